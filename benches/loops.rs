@@ -18,7 +18,6 @@ use lmscope::instruments::backpatch::pairs::{
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::pass::{Logits, Pass};
 use lmscope::lab::run::Run;
 use lmscope::model::load::Options;
 
@@ -143,13 +142,8 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, lab: &Lab) {
 fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(Pair, Became)> {
     let last = run.tokens.len() - 1;
     let own = held(lab, run, last, last).unwrap();
-    let base = Pass {
-        from: Some(last),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
-    };
-    let base = lab.run_one(&base).unwrap();
-    let wanted = Wanted::favoured(lab, "answer", base.last(), None).unwrap();
+    let best = lab.favoured(run).unwrap();
+    let wanted = Wanted::favoured(lab, "answer", best, None).unwrap();
     let back: Vec<Pair> = pairs(lab.model.card.layers)
         .into_iter()
         .filter(|pair| goes_back(*pair))

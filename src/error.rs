@@ -40,7 +40,7 @@ pub enum Error {
     DownloadStopped(String),
     /// A `model_type` that no family serves.
     #[error(
-        "No family serves model_type `{found}`. Known: {known}. A new family is one file in src/model/families."
+        "No model family supports model_type `{found}`. Known: {known}. A new family is one file in src/model/network/families."
     )]
     UnknownFamily {
         /// The `model_type` of config.json.
@@ -119,7 +119,7 @@ pub enum Error {
         near: Option<String>,
     },
     /// An address that is written wrongly.
-    #[error("`{given}` is no address: {why}")]
+    #[error("`{given}` is not an address: {why}")]
     BadAddress {
         /// What was written.
         given: String,
@@ -163,7 +163,7 @@ pub enum Error {
         next: String,
     },
     /// Nothing to run the model on.
-    #[error("The prompt is empty. Write at least one token, with -p TEXT or --ids 1,2,3.")]
+    #[error("The prompt is empty. Give at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,
     /// More tokens than fit.
     #[error(
@@ -297,12 +297,12 @@ impl Error {
     /// Describes a parameter that does not fit.
     pub fn argument(
         name: impl Into<String>,
-        given: impl Into<String>,
+        given: impl std::fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
         Self::BadArgument {
             name: name.into(),
-            given: given.into(),
+            given: given.to_string(),
             expected: expected.into(),
         }
     }

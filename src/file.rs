@@ -72,7 +72,7 @@ pub fn check(path: &Path, overwrite: Overwrite) -> Result<()> {
             "Choose another name; on the command line --force replaces the file.",
         )
     } else {
-        refuse("it is no file", "Choose another name.")
+        refuse("it is not a file", "Choose another name.")
     }
 }
 
@@ -123,7 +123,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplac
     let fail = |e: std::io::Error| match e.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::bad_file(
             path,
-            format!("there is no room for it ({e})"),
+            format!("the disk is full ({e})"),
             "Make room, or name a file on another disk. What was there is as it was.",
         ),
         _ => Error::io(path, e),
@@ -337,7 +337,7 @@ pub fn append_private(path: &Path) -> std::io::Result<File> {
         Ok(found) if found.is_symlink() => {
             return Err(refuse("it is a link, and nothing is written through one"));
         }
-        Ok(found) if !found.is_file() => return Err(refuse("it is no file")),
+        Ok(found) if !found.is_file() => return Err(refuse("it is not a file")),
         Ok(_) | Err(_) => {}
     }
     let file = OpenOptions::new()
@@ -519,7 +519,7 @@ mod tests {
         write(Path::new("/dev/null"), b"x", Overwrite::Never).unwrap();
         if Path::new("/dev/full").exists() {
             let error = write(Path::new("/dev/full"), b"x", Overwrite::Never);
-            assert!(error.unwrap_err().to_string().contains("no room"));
+            assert!(error.unwrap_err().to_string().contains("disk is full"));
         }
     }
 
@@ -566,7 +566,7 @@ mod tests {
             assert!(check_is_file(path).is_err(), "{}", path.display());
         }
         let log = append_private(&pipe).unwrap_err().to_string();
-        assert!(log.contains("no file"), "{log}");
+        assert!(log.contains("not a file"), "{log}");
         assert!(began.elapsed() < Duration::from_secs(1));
         assert!(check_is_file(&folder.path().join("new")).is_ok());
         // The command line waits a little for a reader that is still to come, and gets everything through.

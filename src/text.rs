@@ -80,6 +80,16 @@ pub fn refuse_wide(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
+/// Names from outside in one sentence, each in backquotes, at most so many of them.
+pub fn quoted(names: &[impl AsRef<str>], most: usize) -> String {
+    let quoted = |name: &_| format!("`{}`", plain(AsRef::<str>::as_ref(name).as_bytes()));
+    let shown: Vec<String> = names.iter().take(most).map(quoted).collect();
+    match names.len().saturating_sub(most) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// What is wrong with bytes of UTF-16, and what to do.
 fn wide(bytes: &[u8]) -> Option<(String, &'static str)> {
     let told = |name: &str| {

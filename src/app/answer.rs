@@ -5,7 +5,8 @@
 
 use super::beside::{self, Baseline};
 use super::commands::{Why, command};
-use super::history::{Lost, Restoring, Way};
+use super::history::{Lost, Way};
+use super::layout::Pane;
 use super::notice::Level;
 use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
@@ -34,7 +35,10 @@ impl App {
                 self.history.refuse(&edits);
                 self.inform("the edits are as they were");
             }
-            Update::Kept(number) => self.kept = Some(self.lost(number)),
+            Update::Kept(number) => self.history.keep(Lost {
+                number,
+                text: self.transcript.clone(),
+            }),
             Update::Rewound(left) => self.rewound(left),
             Update::Restored(number) => return self.restored(number),
             Update::Edited { boundary, receipts } => self.edited(boundary, receipts),
@@ -93,8 +97,8 @@ impl App {
                 // What was written before it was forced was the edited run's own choice.
                 let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
                 let chosen = written.map(|t| {
-                    let other = Some(t).filter(forced).and_then(beside::rival);
-                    other.unwrap_or_else(|| beside::plain(t))
+                    let other = Some(t).filter(forced).and_then(|t| t.other.as_deref());
+                    other.cloned().unwrap_or_else(|| beside::plain(t))
                 });
                 Baseline::live(chosen, diverged)
             }
@@ -122,7 +126,7 @@ impl App {
             self.history.offer(&edit);
         }
         self.inform(format!(
-            "kept as {{{name}}}: {number} switches {edit} on, and any edit can use it"
+            "kept as {{{name}}}: {number} turns {edit} on, and any edit can use it"
         ));
     }
 
@@ -140,14 +144,14 @@ impl App {
         }
         self.cursor.layer = loaded.card.layers.saturating_sub(1);
         let mut rows = Vec::new();
-        for (path, preset) in std::mem::take(&mut self.start.presets) {
+        for (path, preset) in std::mem::take(&mut self.settings.presets) {
             if let Some(caution) = preset.caution(&path, &loaded.card) {
                 self.warn(caution);
             }
             self.history.start_in(preset.mode);
             rows.extend(preset.edits);
         }
-        rows.append(&mut self.start.edits);
+        rows.append(&mut self.settings.edits);
         // What cannot be understood here is refused when it runs, with its reason.
         let understood = |row: Edit| row.on(&loaded.card.blueprint).unwrap_or(row);
         rows = rows.into_iter().map(understood).collect();
@@ -157,9 +161,9 @@ impl App {
         let chosen = !rows.iter().any(|e| e.on);
         self.history.ready(rows);
         self.model = Some(loaded);
-        if !self.chat_possible() && self.chat {
-            self.chat = false;
-            self.warn("this model has no chat template; prompts go in as raw text");
+        if !self.chat_possible() && self.settings.chat {
+            self.settings.chat = false;
+            self.warn("this model has no chat template; prompts are raw text");
         }
         let mut effects = vec![self.ask(Request::Sampling(self.history.sampling()))];
         self.watched.clear();
@@ -167,8 +171,8 @@ impl App {
         if !chosen {
             effects.push(self.ask_edits());
         }
-        if let Some(text) = self.start.prompt.take() {
-            let chat = self.chat;
+        if let Some(text) = self.settings.prompt.take() {
+            let chat = self.settings.chat;
             effects.extend(self.start(text, chat));
         }
         effects
@@ -193,7 +197,9 @@ impl App {
         };
         let live = INSTRUMENTS
             .iter()
-            .filter(|of| of.steady() || [self.slot, self.second].contains(&of.name()))
+            .filter(|of| {
+                of.steady() || [self.layout.figure, self.layout.second].contains(&of.name())
+            })
             .filter(|i| i.live(&model.card, &asked(i.name())));
         live.map(|i| question(i.name())).collect()
     }
@@ -230,9 +236,7 @@ impl App {
     }
 
     fn began(&mut self, tokens: Vec<Token>) {
-        if let Some(lost) = self.kept.take() {
-            self.history.lost(lost);
-        }
+        self.history.lost(0);
         let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
         let before = &self.transcript.tokens;
         let again = !before.is_empty() && ids(before).starts_with(&ids(&tokens));
@@ -251,29 +255,10 @@ impl App {
         self.forget_figures();
     }
 
-    /// The present text as one that can come back.
-    fn lost(&self, number: u64) -> Lost {
-        Lost {
-            number,
-            text: self.transcript.clone(),
-        }
-    }
-
     /// A text is back; the one that stood in its place can come back in its turn.
     fn restored(&mut self, number: u64) -> Vec<Effect> {
-        let gone = self.kept.take();
-        let coming = self.restoring.take();
-        let Some(coming) = coming.filter(|r| r.lost().number == number) else {
+        let Some((way, lost)) = self.history.arrived(number) else {
             return Vec::new();
-        };
-        let (way, lost) = match coming {
-            Restoring::Text(way, lost) => {
-                if let Some(gone) = gone {
-                    self.history.swapped(way, gone);
-                }
-                (Some(way), lost)
-            }
-            Restoring::Schedule(lost) => (None, lost),
         };
         self.transcript = lost.text;
         self.transcript.not_finite = None;
@@ -350,11 +335,7 @@ impl App {
     }
 
     fn rewound(&mut self, left: usize) {
-        if let Some(lost) = self.kept.take()
-            && left < lost.text.tokens.len()
-        {
-            self.history.lost(lost);
-        }
+        self.history.lost(left);
         self.transcript.truncate(left);
         self.transcript.not_finite = None;
         self.baseline = None;
@@ -375,9 +356,7 @@ impl App {
     }
 
     fn edited(&mut self, boundary: Option<usize>, receipts: Vec<Receipt>) {
-        if let Some(lost) = self.kept.take() {
-            self.history.forgot(lost);
-        }
+        self.history.forgot();
         self.receipts = receipts;
         self.transcript.not_finite = None;
         let now = self.history.in_force();
@@ -423,7 +402,7 @@ impl App {
         if let Some(problem) = problem.filter(|_| self.difference) {
             self.warn(problem);
         }
-        if anew && self.difference && slot == self.slot {
+        if anew && self.difference && slot == self.layout.figure {
             return self.ask_unedited();
         }
         Vec::new()
@@ -468,7 +447,7 @@ impl App {
             .position(|e| e.direction() == name)
             .map_or(0, |i| i + 1);
         self.inform(format!(
-            "the direction {name} is ready ({about}); {number} switches it on"
+            "the direction {name} is ready ({about}); {number} turns it on"
         ));
     }
 
@@ -486,9 +465,7 @@ impl App {
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
-            if let Some(Restoring::Text(way, lost)) = self.restoring.take() {
-                self.history.put_back(way, lost);
-            }
+            self.history.put_back();
             if self.model.is_none() {
                 self.loading = None;
             }
@@ -513,15 +490,11 @@ impl App {
             .split_once(char::is_whitespace)
             .map_or((line, ""), |(w, r)| (w, r.trim()));
         if let Some(row) = command(word) {
-            (row.enabled)(self)?;
-            if row.wants() && rest.is_empty() {
-                self.open_line(row);
-                return Ok(Vec::new());
-            }
-            return (row.run)(self, rest);
+            return self.obey(row, rest);
         }
-        if INSTRUMENTS.iter().any(|i| i.name() == word) {
-            return self.execute(&format!("show {word}"));
+        if let Ok(of) = instrument(word) {
+            self.set_focus(Pane::Figure(of.name()));
+            return Ok(Vec::new());
         }
         Err(Why(format!(
             "there is no command `{word}`; ? lists what can be done here"

@@ -41,28 +41,16 @@ impl Baseline {
 
     /// Takes in the other run's part of a token that was written.
     pub fn grow(&mut self, token: &Token, beside: Beside) {
-        if let Some(rival) = rival(token) {
-            if rival.id != token.id {
+        if let Some(other) = token.other.as_deref() {
+            if other.id != token.id {
                 self.diverges = self.diverges.or(Some(token.position));
             }
-            self.text.join(rival);
+            self.text.join(other.clone());
         } else if token.kl.is_none() || beside == Beside::Forced {
             // No edit is in force: both runs are one.
             self.text.join(plain(token));
         }
     }
-}
-
-/// What the other run chose in the place of a token.
-pub fn rival(token: &Token) -> Option<Token> {
-    let other = token.other.as_ref()?;
-    Some(Token {
-        id: other.id,
-        bytes: other.bytes.clone(),
-        special: other.special,
-        logprob: Some(other.logprob),
-        ..plain(token)
-    })
 }
 
 /// A token as one that another run has in common.
@@ -237,7 +225,7 @@ mod tests {
 
     #[test]
     fn kl_is_comparable_up_to_the_first_token_that_differs() {
-        let token = |position: usize, other: u32| Token {
+        let token = |position: usize| Token {
             position,
             id: 7,
             bytes: b"x".to_vec(),
@@ -246,12 +234,14 @@ mod tests {
             rank: None,
             kl: Some(position as f32),
             fired: Vec::new(),
-            other: Some(crate::engine::Rival {
+            other: None,
+        };
+        let token = |position: usize, other: u32| Token {
+            other: Some(Box::new(Token {
                 id: other,
-                bytes: b"y".to_vec(),
-                special: false,
-                logprob: -1.0,
-            }),
+                ..token(position)
+            })),
+            ..token(position)
         };
         let mut text = Transcript::default();
         for (position, other, beside) in [

@@ -128,16 +128,17 @@ fn nearest(
         .map(|(.., i)| i)
 }
 
+fn place(anchor: Anchor) -> Option<usize> {
+    anchor.position.map(|p| p as usize)
+}
+
 fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
     let last = Spot {
         row: grid.rows.len().checked_sub(1)?,
         column: grid.columns.len().checked_sub(1)?,
     };
     let layers = grid.rows.iter().map(|h| h.anchor.layer.map(usize::from));
-    let positions = grid
-        .columns
-        .iter()
-        .map(|h| h.anchor.position.map(|p| p as usize));
+    let positions = grid.columns.iter().map(|h| place(h.anchor));
     let row = nearest(layers, cursor.layer, spot.row).unwrap_or(spot.row);
     let column = nearest(positions, cursor.position, spot.column).unwrap_or(spot.column);
     let found = Spot {
@@ -149,13 +150,9 @@ fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
 
 fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     let last = table.pages.len().checked_sub(1)?;
-    let positions = table
-        .pages
-        .iter()
-        .map(|p| p.anchor.position.map(|p| p as usize));
-    let column = nearest(positions, cursor.position, spot.column)
-        .unwrap_or(spot.column)
-        .min(last);
+    let positions = table.pages.iter().map(|p| place(p.anchor));
+    let column = nearest(positions, cursor.position, spot.column).unwrap_or(spot.column);
+    let column = column.min(last);
     let rows = &table.pages.get(column)?.rows;
     let plain = rows.iter().all(|r| r.anchor.unit.is_none());
     let mut positions: Vec<_> = rows.iter().map(|r| r.anchor.position).collect();
@@ -204,7 +201,7 @@ fn locate_series(series: &Series, cursor: Cursor, spot: Spot) -> Option<Spot> {
 /// among blocks) stays.
 fn near(anchors: impl Iterator<Item = Anchor> + Clone, cursor: Cursor, held: usize) -> usize {
     let layers = anchors.clone().map(|a| a.layer.map(usize::from));
-    let positions = anchors.map(|a| a.position.map(|p| p as usize));
+    let positions = anchors.map(place);
     let (mut titles, wanted) = if layers.clone().any(|l| l.is_some()) {
         (layers.collect::<Vec<_>>(), cursor.layer)
     } else {
@@ -234,9 +231,9 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 value: Some((grid.value.clone(), cell.value)),
                 axis: candidates(grid, spot),
                 more: cell.more.clone(),
-                entries: Vec::new(),
                 scale: Some(grid.scale),
                 story,
+                ..Reading::default()
             })
         }
         Body::Table(table) => {
@@ -244,18 +241,12 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             let row = page.rows.get(spot.row)?;
             let mut anchor = row.anchor;
             anchor.position = anchor.position.or(page.anchor.position);
-            let entries = table
-                .columns
-                .iter()
-                .cloned()
-                .zip(row.entries.iter().map(spell))
-                .collect();
-            let label = row.entries.first().map(spell).unwrap_or_default();
+            let entries = row.entries.iter().map(spell);
             Some(Reading {
                 anchor,
                 column: page.title.clone(),
-                label,
-                entries,
+                label: entries.clone().next().unwrap_or_default(),
+                entries: table.columns.iter().cloned().zip(entries).collect(),
                 ..Reading::default()
             })
         }
@@ -281,20 +272,16 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 column: point.label.clone(),
                 axis: Some((series.value.clone(), series.reach(spot.row))),
                 scale: Some(series.scale),
-                story: None,
                 label: point.label.clone(),
                 value: chosen.map(|v| (series.value.clone(), v)),
                 more,
-                entries: Vec::new(),
-            })
-        }
-        Body::Text(text) => {
-            let label = text.lines.get(spot.row)?.clone();
-            Some(Reading {
-                label,
                 ..Reading::default()
             })
         }
+        Body::Text(text) => Some(Reading {
+            label: text.lines.get(spot.row)?.clone(),
+            ..Reading::default()
+        }),
     }
 }
 
@@ -374,48 +361,24 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
         Body::Text(text) => (text.lines.len(), 1, true),
     };
     let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
-    let up = |by: usize| {
-        if downward {
-            from.row.saturating_sub(by)
-        } else {
-            (from.row + by).min(last_row)
+    let Spot { row, column } = from;
+    let (row, column) = match step {
+        Step::Left => (row, column.saturating_sub(1)),
+        Step::Right => (row, (column + 1).min(last_column)),
+        Step::First => (row, 0),
+        Step::Last => (row, last_column),
+        Step::Up | Step::Down | Step::PageUp | Step::PageDown => {
+            let pages = matches!(step, Step::PageUp | Step::PageDown);
+            let by = if pages { page } else { 1 };
+            let row = if matches!(step, Step::Up | Step::PageUp) == downward {
+                row.saturating_sub(by)
+            } else {
+                (row + by).min(last_row)
+            };
+            (row, column)
         }
     };
-    let down = |by: usize| {
-        if downward {
-            (from.row + by).min(last_row)
-        } else {
-            from.row.saturating_sub(by)
-        }
-    };
-    match step {
-        Step::Left => Spot {
-            column: from.column.saturating_sub(1),
-            ..from
-        },
-        Step::Right => Spot {
-            column: (from.column + 1).min(last_column),
-            ..from
-        },
-        Step::Up => Spot { row: up(1), ..from },
-        Step::Down => Spot {
-            row: down(1),
-            ..from
-        },
-        Step::First => Spot { column: 0, ..from },
-        Step::Last => Spot {
-            column: last_column,
-            ..from
-        },
-        Step::PageUp => Spot {
-            row: up(page),
-            ..from
-        },
-        Step::PageDown => Spot {
-            row: down(page),
-            ..from
-        },
-    }
+    Spot { row, column }
 }
 
 /// Bars stand below each other: up and down go over points, left and right over curves.

@@ -1,7 +1,9 @@
 //! History: everything the user changes about the experiment, and every earlier state of it.
 //!
-//! Invariant: every change goes through [`History::change`] or [`History::lost`], so undo brings back exactly what was
-//! there. To let undo cover something else, add it to [`State`].
+//! Invariant: every change goes through [`History::change`], and every text through [`History::keep`], so undo brings back exactly
+//! what was there. To let undo cover something else, add it to [`State`].
+
+use std::rc::Rc;
 
 use super::mark::Mark;
 use super::transcript::Transcript;
@@ -50,12 +52,13 @@ pub struct Lost {
     pub text: Transcript,
 }
 
-/// One step.
+/// One step: what taking it brings back.
 #[derive(Clone, Debug)]
-enum Step {
-    /// The state before, and the text where the change made it forget which edits were in force where.
-    State(Box<State>, Option<Box<Lost>>),
-    Text(Box<Lost>),
+pub enum Step {
+    /// The state, and the text where the change made it forget which edits were in force where.
+    State(Rc<State>, Option<Lost>),
+    /// A text.
+    Text(Lost),
 }
 
 /// Which way a step is taken.
@@ -67,40 +70,17 @@ pub enum Way {
     Forth,
 }
 
-/// What a step led to.
-#[derive(Clone, Debug)]
-pub enum Taken {
-    /// The state is another one; this was it before, and this the text that goes with the new one, where one does.
-    State(Box<State>, Option<Box<Lost>>),
-    /// This text has to be brought back; [`History::swapped`] completes the step.
-    Text(Box<Lost>),
-}
-
-/// A text on its way back.
-#[derive(Clone, Debug)]
-pub enum Restoring {
-    /// The step is about the text: another one stands in its place, and comes back by the opposite step.
-    Text(Way, Box<Lost>),
-    /// The tokens are those that stand there; the edits that were in force where come back.
-    Schedule(Box<Lost>),
-}
-
-impl Restoring {
-    /// What is on its way.
-    pub fn lost(&self) -> &Lost {
-        match self {
-            Self::Text(_, lost) | Self::Schedule(lost) => lost,
-        }
-    }
-}
-
-/// The state with undo and redo.
+/// The state with undo and redo. States are shared values: a step holds the one that a change left behind.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    now: State,
+    now: Rc<State>,
     ids: EditIds,
     past: Vec<Step>,
     future: Vec<Step>,
+    /// The text that the engine keeps before it cuts or replaces it, or forgets its edits.
+    kept: Option<Lost>,
+    /// The text that is on its way back: by a step that is about it, or, without one, for the edits that were in force where.
+    coming: Option<(Option<Way>, Lost)>,
     /// The selected edit.
     pub selected: usize,
 }
@@ -111,7 +91,7 @@ impl History {
         let mut ids = EditIds::default();
         ids.give(&mut now.edits);
         Self {
-            now,
+            now: Rc::new(now),
             ids,
             ..Self::default()
         }
@@ -165,13 +145,19 @@ impl History {
 
     /// Begins in a mode, without a step of undo.
     pub fn start_in(&mut self, mode: Mode) {
-        self.now.mode = mode;
+        Rc::make_mut(&mut self.now).mode = mode;
     }
 
-    /// Puts rows in place without a step of undo: the ready rows of a model.
+    /// Puts edits in place without a step of undo.
+    fn put(&mut self, edits: Vec<Edit>) {
+        let now = Rc::make_mut(&mut self.now);
+        now.edits = edits;
+        self.ids.give(&mut now.edits);
+    }
+
+    /// The same with the ready rows of a model.
     pub fn ready(&mut self, edits: Vec<Edit>) {
-        self.now.edits = edits;
-        self.ids.give(&mut self.now.edits);
+        self.put(edits);
         self.selected = 0;
     }
 
@@ -179,59 +165,47 @@ impl History {
     pub fn offer(&mut self, edit: &Edit) {
         let steps = self.past.iter_mut().chain(&mut self.future);
         let states = steps.filter_map(|step| match step {
-            Step::State(state, _) => Some(&mut **state),
+            Step::State(state, _) => Some(state),
             Step::Text(_) => None,
         });
         for state in std::iter::once(&mut self.now).chain(states) {
-            state.edits.push(edit.clone());
-            self.ids.give(&mut state.edits);
+            let edits = &mut Rc::make_mut(state).edits;
+            edits.push(edit.clone());
+            self.ids.give(edits);
         }
     }
 
-    /// Changes the state; false when nothing changed.
-    pub fn change(&mut self, with: impl FnOnce(&mut State)) -> bool {
-        let before = self.now.clone();
-        with(&mut self.now);
-        self.ids.give(&mut self.now.edits);
-        if self.now == before {
-            return false;
+    /// Changes the state, and gives the one before; none when nothing changed.
+    pub fn change(&mut self, with: impl FnOnce(&mut State)) -> Option<Rc<State>> {
+        let mut now = State::clone(&self.now);
+        with(&mut now);
+        if now == *self.now {
+            return None;
         }
-        self.push(Step::State(Box::new(before), None));
+        self.ids.give(&mut now.edits);
+        let before = std::mem::replace(&mut self.now, Rc::new(now));
+        self.push(Step::State(before.clone(), None));
         self.clamp();
-        true
-    }
-
-    /// The last change of edits or of the mode made the text forget which edits were in force where; undoing it brings
-    /// this one back.
-    pub fn forgot(&mut self, lost: Lost) {
-        if let Some(Step::State(state, text)) = self.past.last_mut()
-            && (state.edits != self.now.edits || state.mode != self.now.mode)
-        {
-            *text = Some(Box::new(lost));
-        }
+        Some(before)
     }
 
     /// The last change of edits was refused and these are in force: it never was.
     pub fn refuse(&mut self, edits: &[Edit]) {
-        let on = |edits: &'_ [Edit]| edits.iter().filter(|e| e.on).cloned().collect::<Vec<_>>();
-        let same = |state: &State| on(&state.edits) == on(edits);
+        let same = |state: &State| {
+            let on = state.edits.iter().filter(|e| e.on);
+            on.eq(edits.iter().filter(|e| e.on))
+        };
         if same(&self.now) {
             return;
         }
         match self.past.pop() {
-            Some(Step::State(state, _)) if same(&state) => self.now = *state,
+            Some(Step::State(state, _)) if same(&state) => self.now = state,
             other => {
                 self.past.extend(other);
-                self.now.edits = edits.to_vec();
-                self.ids.give(&mut self.now.edits);
+                self.put(edits.to_vec());
             }
         }
         self.clamp();
-    }
-
-    /// Notes that a text was cut or replaced.
-    pub fn lost(&mut self, lost: Lost) {
-        self.push(Step::Text(Box::new(lost)));
     }
 
     fn push(&mut self, step: Step) {
@@ -242,38 +216,77 @@ impl History {
         self.future.clear();
     }
 
-    /// Takes a step; none when there is none. A text stays where it is until [`History::swapped`] or
-    /// [`History::put_back`] is told.
-    pub fn take(&mut self, way: Way) -> Option<Taken> {
-        let (from, to) = match way {
-            Way::Back => (&mut self.past, &mut self.future),
-            Way::Forth => (&mut self.future, &mut self.past),
-        };
-        match from.pop()? {
-            Step::State(state, text) => {
-                let before = std::mem::replace(&mut self.now, *state);
-                to.push(Step::State(Box::new(before.clone()), None));
-                self.clamp();
-                Some(Taken::State(Box::new(before), text))
-            }
-            Step::Text(lost) => Some(Taken::Text(lost)),
+    fn steps(&mut self, way: Way) -> &mut Vec<Step> {
+        match way {
+            Way::Back => &mut self.past,
+            Way::Forth => &mut self.future,
         }
     }
 
-    /// A text came back; `lost` is the one that stood in its place.
-    pub fn swapped(&mut self, way: Way, lost: Lost) {
-        let to = match way {
-            Way::Back => &mut self.future,
-            Way::Forth => &mut self.past,
-        };
-        to.push(Step::Text(Box::new(lost)));
+    /// Takes a step, and gives what it is about; none when there is none. Of a state that is the one before; a text has to
+    /// [come back](History::bring) first.
+    pub fn take(&mut self, way: Way) -> Option<Step> {
+        match self.steps(way).pop()? {
+            Step::State(state, text) => {
+                let before = std::mem::replace(&mut self.now, state);
+                self.steps(way.other())
+                    .push(Step::State(before.clone(), None));
+                self.clamp();
+                Some(Step::State(before, text))
+            }
+            text @ Step::Text(_) => Some(text),
+        }
     }
 
-    /// A text could not be brought back: the step can be tried again.
-    pub fn put_back(&mut self, way: Way, lost: Box<Lost>) {
-        match way {
-            Way::Back => self.past.push(Step::Text(lost)),
-            Way::Forth => self.future.push(Step::Text(lost)),
+    /// A text is on its way back: by a step, or for its schedule of edits alone.
+    pub fn bring(&mut self, way: Option<Way>, text: Lost) {
+        self.coming = Some((way, text));
+    }
+
+    /// Whether a text is on its way back.
+    pub fn restoring(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    /// It did not come back: its step can be tried again.
+    pub fn put_back(&mut self) {
+        if let Some((Some(way), text)) = self.coming.take() {
+            self.steps(way).push(Step::Text(text));
+        }
+    }
+
+    /// The text of this number is back; what stood in its place comes back by the opposite step.
+    pub fn arrived(&mut self, number: u64) -> Option<(Option<Way>, Lost)> {
+        let gone = self.kept.take();
+        let (way, text) = self.coming.take().filter(|(_, t)| t.number == number)?;
+        if let (Some(way), Some(gone)) = (way, gone) {
+            self.steps(way.other()).push(Step::Text(gone));
+        }
+        Some((way, text))
+    }
+
+    /// The engine keeps a text before something happens to it.
+    pub fn keep(&mut self, text: Lost) {
+        self.kept = Some(text);
+    }
+
+    /// The text that was kept was replaced, or cut to so many tokens.
+    pub fn lost(&mut self, left: usize) {
+        if let Some(text) = self.kept.take()
+            && left < text.text.tokens.len()
+        {
+            self.push(Step::Text(text));
+        }
+    }
+
+    /// The last change of edits or of the mode made the text that was kept forget which edits were in force where; undoing it
+    /// brings that back.
+    pub fn forgot(&mut self) {
+        if let Some(lost) = self.kept.take()
+            && let Some(Step::State(state, text)) = self.past.last_mut()
+            && (state.edits != self.now.edits || state.mode != self.now.mode)
+        {
+            *text = Some(lost);
         }
     }
 
@@ -290,6 +303,15 @@ impl History {
     }
 }
 
+impl Way {
+    fn other(self) -> Self {
+        match self {
+            Self::Back => Self::Forth,
+            Self::Forth => Self::Back,
+        }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -299,22 +321,36 @@ mod tests {
         text.parse().unwrap()
     }
 
+    /// A text that is kept, and lost whole.
     fn lost(number: u64) -> Lost {
-        Lost {
-            number,
-            text: Transcript::default(),
-        }
+        let mut text = Transcript::default();
+        text.join(crate::engine::Token {
+            position: 0,
+            id: 0,
+            bytes: Vec::new(),
+            special: false,
+            logprob: None,
+            rank: None,
+            kl: None,
+            fired: Vec::new(),
+            other: None,
+        });
+        Lost { number, text }
     }
 
     #[test]
     fn undo_brings_back_what_was_there() {
         let mut history = History::default();
         assert!(history.take(Way::Back).is_none() && history.take(Way::Forth).is_none());
-        assert!(history.change(|s| s.edits.push(edit("zero:1@mlp_act.0"))));
-        assert!(!history.change(|_| {}), "nothing changed, no step");
-        assert!(history.change(|s| s.edits[0].on = false));
-        assert!(history.change(|s| s.mode = Mode::AsIfAlways));
-        assert!(history.change(|s| s.sampling.seed = 7));
+        assert!(
+            history
+                .change(|s| s.edits.push(edit("zero:1@mlp_act.0")))
+                .is_some()
+        );
+        assert!(history.change(|_| {}).is_none(), "nothing changed, no step");
+        assert!(history.change(|s| s.edits[0].on = false).is_some());
+        assert!(history.change(|s| s.mode = Mode::AsIfAlways).is_some());
+        assert!(history.change(|s| s.sampling.seed = 7).is_some());
         let last = history.now().clone();
         assert!(history.take(Way::Back).is_some());
         assert_eq!(
@@ -331,7 +367,11 @@ mod tests {
         assert_eq!(*history.now(), last);
         while history.take(Way::Back).is_some() {}
         assert_eq!(*history.now(), State::default());
-        assert!(history.change(|s| s.edits.push(edit("zero:2@mlp_act.0"))));
+        assert!(
+            history
+                .change(|s| s.edits.push(edit("zero:2@mlp_act.0")))
+                .is_some()
+        );
         assert!(
             !history.can(Way::Forth),
             "a new change ends the other future"
@@ -342,21 +382,29 @@ mod tests {
     fn a_text_waits_between_two_states_until_it_is_back() {
         let mut history = History::default();
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
-        history.lost(lost(1));
-        let Some(Taken::Text(text)) = history.take(Way::Back) else {
+        history.keep(lost(1));
+        history.lost(0);
+        let Some(Step::Text(text)) = history.take(Way::Back) else {
             unreachable!("the text was the last step");
         };
         assert_eq!(text.number, 1);
-        history.put_back(Way::Back, text);
-        assert!(matches!(history.take(Way::Back), Some(Taken::Text(_))));
-        history.swapped(Way::Back, lost(2));
+        history.bring(Some(Way::Back), text);
+        history.put_back();
+        let Some(Step::Text(text)) = history.take(Way::Back) else {
+            unreachable!("it can be tried again");
+        };
+        history.bring(Some(Way::Back), text);
+        history.keep(lost(2));
+        assert!(history.restoring());
+        let (way, text) = history.arrived(1).unwrap();
+        assert_eq!((way, text.number), (Some(Way::Back), 1));
         assert!(matches!(
             history.take(Way::Back),
-            Some(Taken::State(_, None))
+            Some(Step::State(_, None))
         ));
         assert!(history.edits().is_empty());
-        assert!(matches!(history.take(Way::Forth), Some(Taken::State(..))));
-        let Some(Taken::Text(text)) = history.take(Way::Forth) else {
+        assert!(matches!(history.take(Way::Forth), Some(Step::State(..))));
+        let Some(Step::Text(text)) = history.take(Way::Forth) else {
             unreachable!("and forth again");
         };
         assert_eq!(text.number, 2, "the text that stood in its place");
@@ -366,21 +414,23 @@ mod tests {
     fn a_change_that_forgot_the_past_has_a_text_to_bring_back() {
         let mut history = History::default();
         history.change(|s| s.mode = Mode::AsIfAlways);
-        history.forgot(lost(3));
+        history.keep(lost(3));
+        history.forgot();
         history.change(|s| s.marks.clear());
         history.change(|s| s.sampling.seed = 4);
-        history.forgot(lost(4));
+        history.keep(lost(4));
+        history.forgot();
         assert!(
-            matches!(history.take(Way::Back), Some(Taken::State(_, None))),
+            matches!(history.take(Way::Back), Some(Step::State(_, None))),
             "a seed forgets nothing"
         );
-        let Some(Taken::State(_, Some(text))) = history.take(Way::Back) else {
+        let Some(Step::State(_, Some(text))) = history.take(Way::Back) else {
             unreachable!("the mode was the step before");
         };
         assert_eq!(text.number, 3);
         assert!(matches!(
             history.take(Way::Forth),
-            Some(Taken::State(_, None))
+            Some(Step::State(_, None))
         ));
     }
 
@@ -392,7 +442,7 @@ mod tests {
         history.change(|s| s.edits[0].strength = 2.0);
         history.refuse(&held);
         assert_eq!(history.edits(), held);
-        assert!(matches!(history.take(Way::Back), Some(Taken::State(..))));
+        assert!(matches!(history.take(Way::Back), Some(Step::State(..))));
         assert!(history.edits().is_empty() && !history.can(Way::Back));
         // A step of undo was refused: the list shows what is in force.
         history.refuse(&held);

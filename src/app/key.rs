@@ -136,7 +136,9 @@ impl FromStr for Key {
 
     fn from_str(s: &str) -> Result<Self, String> {
         let bad = || {
-            format!("`{s}` is no key; write a character, ctrl-x, S-Tab, Enter, Space, PgUp or F1")
+            format!(
+                "`{s}` is not a key; write a character, ctrl-x, S-Tab, Enter, Space, PgUp or F1"
+            )
         };
         let (mut rest, mut ctrl, mut shift) = (s, false, false);
         while rest.chars().count() > 1 {

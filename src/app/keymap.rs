@@ -114,7 +114,7 @@ impl Keymap {
     fn rebind(&mut self, name: &str, value: &toml::Value) -> Result<(), String> {
         let command = commands()
             .find(|c| c.name == name)
-            .ok_or_else(|| format!("`{name}` is no command; `lmscope keys` lists them"))?;
+            .ok_or_else(|| format!("`{name}` is not a command; `lmscope keys` lists them"))?;
         let texts: Vec<&str> = match value {
             toml::Value::String(text) => vec![text],
             toml::Value::Array(list) => list
@@ -127,7 +127,7 @@ impl Keymap {
             | toml::Value::Datetime(_)
             | toml::Value::Table(_) => {
                 return Err(
-                    "a key is written in quotes, several in a list: steer = [\"s\", \"g s\"]"
+                    "a key is written in quotes, several as a list: steer = [\"s\", \"g s\"]"
                         .into(),
                 );
             }

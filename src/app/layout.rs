@@ -100,11 +100,9 @@ impl Zoom {
 /// What the layout depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
-    /// Columns of the screen.
-    pub width: u16,
-    /// Rows of the screen.
-    pub height: u16,
-    /// The focused pane.
+    /// Columns and rows of the screen.
+    pub size: (u16, u16),
+    /// The pane that has the keys.
     pub focus: Pane,
     /// The last focused pane that was not the transcript.
     pub beside: Pane,
@@ -162,14 +160,14 @@ pub fn order(wish: &Wish) -> Vec<Pane> {
 ///                   └────────┴─────────┘
 /// ```
 pub fn arrange(wish: &Wish) -> Option<Arrangement> {
-    if wish.width < LEAST.0 || wish.height < LEAST.1 {
+    if wish.size.0 < LEAST.0 || wish.size.1 < LEAST.1 {
         return None;
     }
     let screen = Area {
         x: 0,
         y: 0,
-        width: wish.width,
-        height: wish.height,
+        width: wish.size.0,
+        height: wish.size.1,
     };
     let (header, rest) = screen.top(1);
     let (body, footer) = rest.bottom(2);
@@ -184,8 +182,8 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
             true,
         ),
         Zoom::Normal if triple(wish) => (columns(body, wish), false),
-        Zoom::Normal if wish.width >= 100 && body.height >= 18 => (quarters(body, wish), false),
-        Zoom::Normal if wish.width >= 100 => (halves(body, wish), true),
+        Zoom::Normal if wish.size.0 >= 100 && body.height >= 18 => (quarters(body, wish), false),
+        Zoom::Normal if wish.size.0 >= 100 => (halves(body, wish), true),
         Zoom::Normal if body.height >= 36 => (tower(body, wish), false),
         Zoom::Normal if body.height >= 14 => (stacked(body, wish.focus, wish.beside, false), true),
         Zoom::Full | Zoom::Normal => (vec![(wish.focus, body)], true),
@@ -199,7 +197,7 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
 }
 
 fn triple(wish: &Wish) -> bool {
-    wish.width >= 160 && wish.height >= 30
+    wish.size.0 >= 160 && wish.size.1 >= 30
 }
 
 fn stacked(body: Area, focus: Pane, beside: Pane, reading: bool) -> Vec<(Pane, Area)> {
@@ -287,7 +285,7 @@ mod tests {
         fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3) {
             let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
             let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
-            let wish = Wish { width, height, focus, beside, first: "lens", figure: "lens", second: "neurons", zoom };
+            let wish = Wish { size: (width, height), focus, beside, first: "lens", figure: "lens", second: "neurons", zoom };
             let Some(arrangement) = arrange(&wish) else {
                 prop_assert!(width < LEAST.0 || height < LEAST.1);
                 return Ok(());

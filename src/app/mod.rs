@@ -38,9 +38,10 @@ use crate::lab::writer::Beside;
 use crate::model::load::Options;
 
 use beside::Baseline;
+use commands::Command;
 use cursor::Cursor;
 use form::Form;
-use history::{History, Lost, Restoring, State};
+use history::{History, State};
 use key::Key;
 use keymap::Keymap;
 use layout::{Arrangement, Pane, Wish, Zoom};
@@ -158,7 +159,7 @@ pub enum Overlay {
 #[derive(Clone, Debug)]
 pub struct Line {
     /// The command.
-    pub command: &'static str,
+    pub command: &'static Command,
     /// What it takes.
     pub label: String,
     /// What is written.
@@ -226,10 +227,10 @@ pub struct App {
     pub revision: u64,
     /// Time since the start.
     pub now: Duration,
-    /// Columns and rows of the screen.
-    pub size: (u16, u16),
-    /// The model argument.
-    pub named: String,
+    /// What it started with; how much is written and how, and the theme, may have changed since.
+    pub settings: Settings,
+    /// What the layout depends on: the size of the screen, which panes are chosen, and which has the keys.
+    pub layout: Wish,
     /// The loaded model.
     pub model: Option<Loaded>,
     /// What the engine says while loading.
@@ -246,18 +247,8 @@ pub struct App {
     pub shown: BTreeMap<Slot, Shown>,
     /// What the engine was last told to keep live.
     watched: Vec<Question>,
-    /// The figure chosen last.
-    pub slot: Slot,
-    /// The figure shown under the first one where there is room.
-    pub second: Slot,
     /// The shared cursor.
     pub cursor: Cursor,
-    /// The pane that has the keys.
-    pub focus: Pane,
-    /// The last focused pane that was not the transcript.
-    pub beside: Pane,
-    /// Zoom of the focused pane.
-    pub zoom: Zoom,
     /// How much a grid cell says.
     pub density: Density,
     /// Whether grids have their first row on top.
@@ -270,8 +261,6 @@ pub struct App {
     pub history: History,
     /// Their receipts, in their order.
     pub receipts: Vec<Receipt>,
-    /// How many tokens are written at most.
-    pub count: usize,
     /// Positions a second of the latest whole pass.
     pub pace: Option<f32>,
     /// The self-check of this run.
@@ -296,8 +285,6 @@ pub struct App {
     pub prompt: Prompt,
     /// Whether the prompt has the keys.
     pub writing: bool,
-    /// Whether what is written goes through the chat template.
-    pub chat: bool,
     /// What lies over the panes.
     pub overlay: Option<Overlay>,
     /// The beginning of a longer binding.
@@ -306,25 +293,14 @@ pub struct App {
     pub notices: Notices,
     /// The keys.
     pub keymap: Keymap,
-    /// The chosen theme.
-    pub theme: String,
-    /// Every theme.
-    pub themes: Vec<(String, String)>,
-    /// Every export format.
-    pub formats: Vec<String>,
     /// What was asked for so far.
     pub session: Session,
     /// Until when a second ctrl-c leaves.
     pub leaving: Option<Duration>,
     /// Marks that were given a name, by it.
     groups: BTreeMap<String, Vec<mark::Mark>>,
-    /// The edits that were on when the engine last took them in, as they print.
+    /// The edits that were on when the engine last took them in.
     in_force: Vec<EditId>,
-    /// The text that the engine keeps before it cuts or replaces it.
-    kept: Option<Lost>,
-    /// The text that is being brought back.
-    restoring: Option<Restoring>,
-    start: Settings,
     theme_before: Option<String>,
 }
 
@@ -341,8 +317,15 @@ impl App {
         let mut app = Self {
             revision: 1,
             now: Duration::ZERO,
-            size: (0, 0),
-            named: settings.model.clone(),
+            layout: Wish {
+                size: (0, 0),
+                focus: Pane::Transcript,
+                beside: Pane::Figure(first),
+                first,
+                figure: first,
+                second,
+                zoom: Zoom::Normal,
+            },
             model: None,
             loading: None,
             loading_since: Duration::ZERO,
@@ -362,12 +345,7 @@ impl App {
                 })
                 .collect(),
             watched: Vec::new(),
-            slot: first,
-            second,
             cursor: Cursor::default(),
-            focus: Pane::Transcript,
-            beside: Pane::Figure(first),
-            zoom: Zoom::Normal,
             density: Density::default(),
             flip: false,
             tint: false,
@@ -377,7 +355,6 @@ impl App {
                 ..State::default()
             }),
             receipts: Vec::new(),
-            count: settings.count,
             pace: None,
             check: None,
             alongside: Beside::default(),
@@ -390,22 +367,16 @@ impl App {
             show_presets: false,
             prompt: Prompt::paragraph(),
             writing: false,
-            chat: settings.chat,
             overlay: None,
             pending: Vec::new(),
             notices: Notices::default(),
             keymap,
-            theme: settings.theme.clone(),
-            themes: settings.themes.clone(),
-            formats: settings.formats.clone(),
             session: Session::kept_in(settings.session.clone()),
             leaving: None,
             groups: BTreeMap::new(),
             in_force: Vec::new(),
-            kept: None,
-            restoring: None,
             theme_before: None,
-            start: settings,
+            settings,
         };
         for warning in warnings {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
@@ -419,8 +390,8 @@ impl App {
         self.loading = Some("starting".into());
         self.loading_since = self.now;
         let load = Request::Load {
-            model: self.start.model.clone(),
-            options: self.start.options.clone(),
+            model: self.settings.model.clone(),
+            options: self.settings.options.clone(),
         };
         vec![self.ask(load)]
     }
@@ -445,7 +416,7 @@ impl App {
             }
             Event::Resize(width, height) => {
                 self.revision += 1;
-                self.size = (width, height);
+                self.layout.size = (width, height);
                 Vec::new()
             }
             Event::Engine(update) => {
@@ -487,42 +458,26 @@ impl App {
             .min()
     }
 
-    /// What the layout depends on.
-    pub fn wish(&self) -> Wish {
-        let first = INSTRUMENTS.first().map_or("", |i| i.name());
-        let (width, height) = self.size;
-        Wish {
-            width,
-            height,
-            focus: self.focus,
-            beside: self.beside,
-            first,
-            figure: self.slot,
-            second: self.second,
-            zoom: self.zoom,
-        }
-    }
-
     /// Where everything is; none when the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
-        layout::arrange(&self.wish())
+        layout::arrange(&self.layout)
     }
 
     /// The panes that Tab visits.
     pub fn panes(&self) -> Vec<Pane> {
-        layout::order(&self.wish())
+        layout::order(&self.layout)
     }
 
     /// Gives a pane the keys.
     pub fn set_focus(&mut self, pane: Pane) {
-        self.focus = pane;
+        self.layout.focus = pane;
         if pane != Pane::Transcript {
-            self.beside = pane;
+            self.layout.beside = pane;
         }
         if let Pane::Figure(slot) = pane {
-            self.slot = slot;
+            self.layout.figure = slot;
             if INSTRUMENTS.first().is_some_and(|i| i.name() != slot) {
-                self.second = slot;
+                self.layout.second = slot;
             }
             if self.difference && self.shown.get(slot).is_some_and(|s| s.difference.is_none()) {
                 self.difference = false;
@@ -538,11 +493,6 @@ impl App {
     /// Whether the model has a chat template; until it is loaded, perhaps.
     pub fn chat_possible(&self) -> bool {
         self.model.as_ref().is_none_or(|m| m.card.chat)
-    }
-
-    /// Whether a text is being brought back.
-    pub fn restoring(&self) -> bool {
-        self.restoring.is_some()
     }
 
     /// The token under the cursor.

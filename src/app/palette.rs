@@ -1,11 +1,12 @@
 //! Lists to choose from by typing: the palette, help, and pickers. All three are the same list with other items.
 //!
-//! Invariant: an item is a command line; choosing it runs exactly what typing it would run.
-//! To add a picker, build a [`Listing`] of items whose lines name the command.
+//! Invariant: an item is a command with its argument; choosing it runs exactly what typing it would run.
+//! To add a picker, build a [`Listing`] of [`picks`].
 
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
 use nucleo_matcher::{Config, Matcher, Utf32Str};
 
+use super::commands::{Command, command};
 use super::key::{Code, Key};
 use super::prompt::{Prompt, Typed};
 
@@ -17,11 +18,35 @@ pub struct Item {
     /// One sentence.
     pub about: String,
     /// Its keys.
-    pub keys: String,
-    /// The command line.
-    pub line: String,
-    /// Whether an argument has to be written first.
-    pub wants: bool,
+    pub keys: Vec<String>,
+    /// What it runs.
+    pub command: &'static Command,
+    /// With what.
+    pub argument: String,
+}
+
+/// Values of a command to choose from, each with a sentence.
+pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<Item> {
+    let item = |command, (value, about): (String, String)| Item {
+        name: value.clone(),
+        about,
+        keys: Vec::new(),
+        command,
+        argument: value,
+    };
+    let Some(command) = command(name) else {
+        return Vec::new();
+    };
+    let values = values.into_iter();
+    values.map(|value| item(command, value)).collect()
+}
+
+/// Keys in a few columns: `h, Left`, and `1-9` for a long row of them.
+pub fn span(keys: &[String]) -> String {
+    match keys {
+        [first, .., last] if keys.len() > 3 => format!("{first}-{last}"),
+        keys => keys.join(", "),
+    }
 }
 
 /// Which list it is.
@@ -61,8 +86,10 @@ pub enum Choice {
     Stay,
     /// Nothing was chosen.
     Close,
-    /// Run this command line.
-    Run(String),
+    /// Run this, with this argument.
+    Run(&'static Command, String),
+    /// Run a command line as it was typed.
+    Typed(String),
 }
 
 impl Listing {
@@ -126,7 +153,8 @@ impl Listing {
 
     fn complete(&mut self) {
         if let Some(item) = self.current() {
-            let line = format!("{} ", item.line);
+            let line = format!("{} {}", item.command.name, item.argument);
+            let line = format!("{} ", line.trim_end());
             self.filter.set(&line);
             self.narrow();
         }
@@ -134,22 +162,14 @@ impl Listing {
 
     fn choose(&mut self) -> Choice {
         let typed = self.filter.text().trim().to_string();
-        let (word, rest) = typed
-            .split_once(char::is_whitespace)
-            .unwrap_or((&typed, ""));
-        let exact = self.purpose == Purpose::Palette && self.items.iter().any(|i| i.line == word);
-        if exact && (!rest.is_empty() || self.current().is_none_or(|i| i.line == word)) {
-            return Choice::Run(typed);
-        }
         // A line with arguments is meant as typed, so that a slip in its first word is refused by name.
-        if self.purpose == Purpose::Palette && !rest.is_empty() {
-            return Choice::Run(typed);
+        let meant =
+            !typed.is_empty() && (typed.contains(char::is_whitespace) || self.current().is_none());
+        if meant && self.purpose == Purpose::Palette {
+            return Choice::Typed(typed);
         }
-        match self.current() {
-            Some(item) => Choice::Run(item.line.clone()),
-            None if self.purpose == Purpose::Palette && !typed.is_empty() => Choice::Run(typed),
-            None => Choice::Stay,
-        }
+        let run = |item: &Item| Choice::Run(item.command, item.argument.clone());
+        self.current().map_or(Choice::Stay, run)
     }
 
     /// Keeps what matches: by the name first, by the sentence after it.
@@ -171,8 +191,9 @@ impl Listing {
         let mut score = |text: &str| pattern.score(Utf32Str::new(text, &mut buffer), &mut matcher);
         let mut found: Vec<(u32, usize)> = Vec::new();
         for (i, item) in self.items.iter().enumerate() {
-            let exact = if item.line == words { 100_000 } else { 0 };
-            let key = if item.keys.split(", ").any(|k| k == words) {
+            let command = item.argument.is_empty() && item.command.name == words;
+            let exact = if command { 100_000 } else { 0 };
+            let key = if item.keys.iter().any(|k| k == words) {
                 50_000
             } else {
                 0
@@ -202,9 +223,9 @@ mod tests {
         Item {
             name: name.into(),
             about: about.into(),
-            keys: keys.into(),
-            line: name.into(),
-            wants: false,
+            keys: vec![keys.into()],
+            command: command(name).unwrap(),
+            argument: String::new(),
         }
     }
 
@@ -230,19 +251,19 @@ mod tests {
         type_in(&mut list, "temp");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Run("temperature".into())
+            Choice::Run(command("temperature").unwrap(), String::new())
         );
         let mut list = listing(Purpose::Palette);
         type_in(&mut list, "temperature 0.7");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Run("temperature 0.7".into())
+            Choice::Typed("temperature 0.7".into())
         );
         let mut list = listing(Purpose::Palette);
         type_in(&mut list, "nonsense 3");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Run("nonsense 3".into()),
+            Choice::Typed("nonsense 3".into()),
             "so that it can be refused by name"
         );
     }

@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use super::commands::{Command, Context, Why, commands};
+use super::commands::{Command, Context, Outcome, Why, commands};
 use super::form::{Filled, Form};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
 use super::layout::Pane;
-use super::palette::{Choice, Item, Listing, Purpose};
+use super::palette::{Choice, Item, Listing, Purpose, picks, span};
 use super::prompt::{Prompt, Typed};
 use super::{App, Effect, Line, Overlay};
 use crate::instruments::{INSTRUMENTS, Instrument, instrument};
@@ -41,7 +41,7 @@ const FIRST: &[&str] = &[
 impl App {
     /// Where keys are looked up now.
     pub fn context(&self) -> Context {
-        match self.focus {
+        match self.layout.focus {
             Pane::Transcript => Context::Transcript,
             Pane::Figure(_) => Context::Figure,
             Pane::Edits => Context::Edits,
@@ -94,20 +94,27 @@ impl App {
             self.inform(why);
             return Vec::new();
         }
-        let argument = match key.code {
-            Code::Char(c) if c.is_ascii_digit() => c.to_string(),
-            _ => String::new(),
+        let outcome = match (row.numbered, key.code) {
+            (Some(run), Code::Char(c)) if c.is_ascii_digit() => {
+                run(self, c as usize - '0' as usize)
+            }
+            _ => self.obey(row, ""),
         };
-        if row.wants() && argument.is_empty() {
-            self.open_line(row);
-            return Vec::new();
-        }
-        let outcome = (row.run)(self, &argument);
         self.settle(outcome)
     }
 
+    /// Runs a command; one that wants an argument and has none asks for it.
+    pub(super) fn obey(&mut self, row: &'static Command, argument: &str) -> Outcome {
+        (row.enabled)(self)?;
+        if row.wants() && argument.is_empty() {
+            self.open_line(row);
+            return Ok(Vec::new());
+        }
+        (row.run)(self, argument)
+    }
+
     /// An error of a command becomes a notice.
-    fn settle(&mut self, outcome: Result<Vec<Effect>, Why>) -> Vec<Effect> {
+    fn settle(&mut self, outcome: Outcome) -> Vec<Effect> {
         outcome.unwrap_or_else(|Why(why)| {
             self.warn(why);
             Vec::new()
@@ -136,9 +143,9 @@ impl App {
             }
             (false, Code::Tab) => {
                 if self.chat_possible() {
-                    self.chat = !self.chat;
+                    self.settings.chat = !self.settings.chat;
                 } else {
-                    self.inform("this model has no chat template; prompts go in as raw text");
+                    self.inform("this model has no chat template; prompts are raw text");
                 }
                 return Vec::new();
             }
@@ -152,7 +159,10 @@ impl App {
             return Vec::new();
         }
         self.writing = false;
-        let (text, chat) = (self.prompt.send(), self.chat && self.chat_possible());
+        let (text, chat) = (
+            self.prompt.send(),
+            self.settings.chat && self.chat_possible(),
+        );
         self.start(text, chat)
     }
 
@@ -200,7 +210,11 @@ impl App {
         match choice {
             Choice::Stay => self.keep(Overlay::Listing(listing)),
             Choice::Close => Vec::new(),
-            Choice::Run(line) => {
+            Choice::Run(command, argument) => {
+                let outcome = self.obey(command, &argument);
+                self.settle(outcome)
+            }
+            Choice::Typed(line) => {
                 let outcome = self.execute(&line);
                 self.settle(outcome)
             }
@@ -212,17 +226,17 @@ impl App {
         let before = self
             .theme_before
             .clone()
-            .unwrap_or_else(|| self.theme.clone());
+            .unwrap_or_else(|| self.settings.theme.clone());
         match (choice, listing.current()) {
             (Choice::Stay, Some(item)) => {
                 self.theme_before = Some(before);
-                self.theme.clone_from(&item.name);
+                self.settings.theme.clone_from(&item.name);
             }
             (Choice::Stay | Choice::Close, _) => {
-                self.theme = before;
+                self.settings.theme = before;
                 self.theme_before = None;
             }
-            (Choice::Run(_), _) => self.theme_before = None,
+            (Choice::Run(..) | Choice::Typed(_), _) => self.theme_before = None,
         }
     }
 
@@ -236,31 +250,21 @@ impl App {
             Typed::Sent if line.value.text().trim().is_empty() => {
                 line.error = Some("write something, or leave with Esc".into());
             }
-            Typed::Sent => {
-                let text = format!("{} {}", line.command, line.value.text());
-                match self.execute(&text) {
-                    Ok(effects) => return effects,
-                    Err(Why(why)) => line.error = Some(why),
-                }
-            }
+            Typed::Sent => match self.obey(line.command, line.value.text().trim()) {
+                Ok(effects) => return effects,
+                Err(Why(why)) => line.error = Some(why),
+            },
         }
         self.keep(Overlay::Line(line))
     }
 
     /// Asks for the argument of a command.
     pub(super) fn open_line(&mut self, row: &'static Command) {
-        let now = match row.name {
-            "temperature" => format!("now {}", self.history.sampling().temperature),
-            "seed" => format!("now {}", self.history.sampling().seed),
-            "top-p" => format!("now {}", self.history.sampling().top_p),
-            "top-k" => format!("now {}", self.history.sampling().top_k),
-            "count" => format!("now {}", self.count),
-            _ => row.arguments.to_string(),
-        };
-        let label = format!("{} ({now})", row.name);
+        let now = row.now.map(|now| format!("now {}", now(self)));
+        let now = now.unwrap_or_else(|| row.arguments.into());
         self.overlay = Some(Overlay::Line(Line {
-            command: row.name,
-            label,
+            command: row,
+            label: format!("{} ({now})", row.name),
             value: Prompt::line(),
             error: None,
         }));
@@ -272,7 +276,7 @@ impl App {
         let after = self.until(form.slot).and_then(|n| {
             let token = self.transcript.tokens.get(n - 1)?;
             let text = text::visible(&token.bytes);
-            Some(format!("asks what follows {text} ({})", n - 1))
+            Some(format!("asks for the token after {text} ({})", n - 1))
         });
         let cost = self.cost(form).map(|cost| format!("takes {cost}"));
         let parts: Vec<String> = [after, cost].into_iter().flatten().collect();
@@ -306,8 +310,19 @@ impl App {
         )));
     }
 
-    pub(super) fn open_listing(&mut self, purpose: Purpose, title: &str, items: Vec<Item>) {
+    fn open_listing(&mut self, purpose: Purpose, title: &str, items: Vec<Item>) {
         self.overlay = Some(Overlay::Listing(Listing::new(purpose, title, items)));
+    }
+
+    /// Values of a command to choose from, each with a sentence.
+    pub(super) fn open_picker(&mut self, of: &str, title: &str, values: Vec<(String, String)>) {
+        self.open_listing(Purpose::Picker, title, picks(of, values));
+    }
+
+    /// The themes; the selected one is shown at once.
+    pub(super) fn open_themes(&mut self) {
+        let items = picks("theme", self.settings.themes.clone());
+        self.open_listing(Purpose::Theme, "theme", items);
     }
 
     fn item(&self, row: &'static Command) -> Item {
@@ -319,9 +334,9 @@ impl App {
         Item {
             name,
             about: row.about.to_string(),
-            keys: span(&self.keymap.keys_of(row)),
-            line: row.name.to_string(),
-            wants: row.wants(),
+            keys: self.keymap.keys_of(row),
+            command: row,
+            argument: String::new(),
         }
     }
 
@@ -341,13 +356,10 @@ impl App {
     /// The palette: every command, and every instrument by name.
     pub(super) fn open_palette(&mut self) {
         let mut items: Vec<Item> = commands().map(|c| self.item(c)).collect();
-        items.extend(INSTRUMENTS.iter().map(|i| Item {
-            name: i.name().into(),
-            about: i.about().into(),
-            keys: String::new(),
-            line: format!("show {}", i.name()),
-            wants: false,
-        }));
+        let instruments = INSTRUMENTS
+            .iter()
+            .map(|i| (i.name().into(), i.about().into()));
+        items.extend(picks("show", instruments.collect()));
         let mut seen = std::collections::BTreeSet::new();
         items.retain(|i| seen.insert(i.name.clone()));
         self.open_listing(Purpose::Palette, "palette", items);
@@ -360,7 +372,7 @@ impl App {
         }
         let working = self.transcript.busy()
             || self.baseline_asked
-            || self.restoring.is_some()
+            || self.history.restoring()
             || self.shown.values().any(|s| s.working.is_some());
         if working {
             self.baseline_asked = false;
@@ -370,7 +382,7 @@ impl App {
         if self.overlay.is_some() {
             self.overlay = None;
             if let Some(before) = self.theme_before.take() {
-                self.theme = before;
+                self.settings.theme = before;
             }
             return Vec::new();
         }
@@ -428,7 +440,7 @@ impl App {
                 ("Enter", "send"),
                 (
                     "Tab",
-                    if self.chat {
+                    if self.settings.chat {
                         "write raw text"
                     } else {
                         "write chat"
@@ -476,14 +488,6 @@ impl App {
             }
         }
         out
-    }
-}
-
-/// Keys in a few columns: `h, Left`, and `1-9` for a long row of them.
-fn span(keys: &[String]) -> String {
-    match keys {
-        [first, .., last] if keys.len() > 3 => format!("{first}-{last}"),
-        keys => keys.join(", "),
     }
 }
 

@@ -4,7 +4,7 @@
 //! To ask for something new, add a method that returns effects.
 
 use super::cursor::{self, Step};
-use super::history::{Lost, Restoring, State, Taken, Way};
+use super::history::{Lost, State, Step as Undo, Way};
 use super::layout::Pane;
 use super::notice::Level;
 use super::shown::EARLIER_TEXT;
@@ -37,7 +37,7 @@ impl App {
         };
         vec![self.ask(Request::Generate {
             prompt,
-            count: self.count,
+            count: self.settings.count,
         })]
     }
 
@@ -46,7 +46,9 @@ impl App {
         self.transcript.activity = Activity::Writing;
         self.transcript.since = Some((self.now, 0));
         self.outdate();
-        vec![self.ask(Request::Continue { count: self.count })]
+        vec![self.ask(Request::Continue {
+            count: self.settings.count,
+        })]
     }
 
     /// Cuts the text and writes on from there.
@@ -73,57 +75,52 @@ impl App {
 
     /// Changes the experiment, as one step of undo, and sends what is different.
     pub(super) fn change(&mut self, with: impl FnOnce(&mut State)) -> Vec<Effect> {
-        let before = self.history.now().clone();
-        if self.history.change(with) {
-            self.send_changes(&before)
-        } else {
-            Vec::new()
-        }
+        let before = self.history.change(with);
+        before.map_or_else(Vec::new, |before| self.send_changes(&before))
     }
 
     /// Undoes or redoes one step, and says what stands now.
     pub(super) fn step(&mut self, way: Way) -> Vec<Effect> {
         match self.history.take(way) {
             None => Vec::new(),
-            Some(Taken::State(before, text)) => {
+            Some(Undo::State(before, text)) => {
                 let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
                 let same = |lost: &Lost| ids(&lost.text) == ids(&self.transcript);
                 let effects = match text.filter(|lost| same(lost)) {
                     // Nothing was written since: the text comes back with the edits that were in force where.
-                    Some(lost) => self.bring_back(Restoring::Schedule(lost)),
+                    Some(lost) => self.bring_back(None, lost),
                     None => self.send_changes(&before),
                 };
                 self.inform(told(way, &before, self.history.now()));
                 effects
             }
-            Some(Taken::Text(lost)) => self.bring_back(Restoring::Text(way, lost)),
+            Some(Undo::Text(lost)) => self.bring_back(Some(way), lost),
         }
     }
 
-    fn bring_back(&mut self, restoring: Restoring) -> Vec<Effect> {
-        let number = restoring.lost().number;
-        self.restoring = Some(restoring);
+    fn bring_back(&mut self, way: Option<Way>, lost: Lost) -> Vec<Effect> {
+        let number = lost.number;
+        self.history.bring(way, lost);
         vec![self.ask(Request::Restore(number))]
     }
 
     /// Sends what differs from the state before.
     fn send_changes(&mut self, before: &State) -> Vec<Effect> {
         let (sampling, mode) = (self.history.sampling(), self.history.mode());
+        let beside = self.history.now().beside;
         let mut effects = Vec::new();
         if sampling != before.sampling {
             effects.push(self.ask(Request::Sampling(sampling)));
         }
-        if self.history.now().beside != before.beside {
-            let beside = self.history.now().beside;
+        if beside != before.beside {
             effects.push(self.ask(Request::Beside(beside)));
         }
         // Edits that stay the same are read in again when they are to hold for what was written before them.
         let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
         if again || self.history.edits() != before.edits {
-            let on = |edits: &[Edit]| -> Vec<Edit> {
-                edits.iter().filter(|e| e.active()).cloned().collect()
-            };
-            if again || on(self.history.edits()) != on(&before.edits) {
+            let on = |e: &&Edit| e.active();
+            let now = self.history.edits().iter().filter(on);
+            if again || !now.eq(before.edits.iter().filter(on)) {
                 self.age(self.history.mode());
                 self.outdate();
             }
@@ -180,9 +177,9 @@ impl App {
         if !instrument(slot).is_ok_and(Instrument::reads_end) {
             return None;
         }
-        let within = match self.focus {
+        let within = match self.layout.focus {
             Pane::Figure(focus) => focus == slot,
-            Pane::Cell => self.slot == slot,
+            Pane::Cell => self.layout.figure == slot,
             Pane::Transcript | Pane::Edits => false,
         };
         // From within a figure of this text it is asked again about what it was about.
@@ -202,19 +199,19 @@ impl App {
 
     /// Asks for the chosen figure of the unedited run.
     pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
-        let shown = self.shown.get(self.slot);
+        let shown = self.shown.get(self.layout.figure);
         let (arguments, until) = shown
             .map(|s| (s.arguments.clone(), s.until))
             .unwrap_or_default();
         let question = |unedited| Question {
-            instrument: self.slot,
+            instrument: self.layout.figure,
             arguments: arguments.clone(),
             unedited,
             until,
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
-        self.with(self.slot, |s| s.refused = None);
+        self.with(self.layout.figure, |s| s.refused = None);
         vec![
             self.ask(Request::Observe(edited)),
             self.ask(Request::Observe(unedited)),
@@ -252,7 +249,7 @@ impl App {
                 arguments = arguments.with(position.name, position.default);
             } else if !live || !shown(self.cursor.position) {
                 // A figure is asked again about where the text's cursor is, another one about the cell under it.
-                let own = self.slot == instrument.name();
+                let own = self.layout.figure == instrument.name();
                 let at = if own { self.cursor.position } else { here.1 };
                 arguments = arguments.with(position.name, at);
             }
@@ -262,12 +259,12 @@ impl App {
 
     /// Moves the cursor, or the selection of a list.
     pub(super) fn go(&mut self, step: Step) -> Vec<Effect> {
-        match self.focus {
+        match self.layout.focus {
             Pane::Transcript if self.choosing() => self.choose(step),
             Pane::Transcript => self.walk(step),
             Pane::Edits => self.select(step),
             Pane::Figure(slot) => self.move_in(slot, step),
-            Pane::Cell => self.move_in(self.slot, step),
+            Pane::Cell => self.move_in(self.layout.figure, step),
         }
         Vec::new()
     }

@@ -96,7 +96,7 @@ impl Session {
             Err(error) => {
                 let place = self.held.as_ref().map_or(folder, |held| &held.path);
                 self.failure = Some(format!(
-                    "the session is not kept in {} ({error}); :session FILE writes it elsewhere, --state FOLDER names another folder, and --no-session keeps none",
+                    "the session is not kept in {} ({error}); :session FILE writes it elsewhere, --state FOLDER names another folder, and --no-session turns it off",
                     place.display()
                 ));
             }

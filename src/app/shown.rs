@@ -66,7 +66,7 @@ pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
 pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
 /// What is said of a difference whose parts were not measured.
-const STOPPED: &str = "The unedited run was not measured; D twice asks for it again.";
+const STOPPED: &str = "The unedited run was not measured; D twice requests it again.";
 
 impl Shown {
     /// Shows the chosen number in every figure that has it.
@@ -83,8 +83,8 @@ impl Shown {
         let words = self.stale?;
         let from = self.figure.as_ref().map(|f| &f.provenance);
         let about = match (words, from) {
-            (BEFORE_EDIT, Some(from)) if from.edits.is_empty() => "then no edit was on".into(),
-            (BEFORE_EDIT, Some(from)) => format!("then on: {}", from.edits.join(" · ")),
+            (BEFORE_EDIT, Some(from)) if from.edits.is_empty() => "no edit was on then".into(),
+            (BEFORE_EDIT, Some(from)) => format!("on then: {}", from.edits.join(" · ")),
             (_, Some(from)) if !self.text.is_empty() => {
                 format!("“{}”, {} tokens", self.text, from.tokens.len())
             }
@@ -160,11 +160,11 @@ impl App {
         let key = commands::command("widen").filter(|row| (row.enabled)(self).is_ok());
         let key = key.and_then(|row| self.keymap.keys_of(row).into_iter().next());
         let next = key.map_or_else(
-            || "o asks elsewhere".to_owned(),
+            || "o opens the parameters".to_owned(),
             |key| format!("{key} measures at the cursor too"),
         );
         Some(format!(
-            "the {slot} holds positions {first}-{last} of 0-{end}; {next}"
+            "the {slot} figure covers positions {first}-{last} of 0-{end}; {next}"
         ))
     }
 
@@ -172,7 +172,7 @@ impl App {
     /// edge of a figure that ends before the cursor, or the cursor's own in the text.
     pub fn here(&self) -> (usize, usize) {
         let own = (self.cursor.layer, self.cursor.position);
-        let cell = match self.focus {
+        let cell = match self.layout.focus {
             Pane::Transcript | Pane::Edits => None,
             Pane::Figure(_) | Pane::Cell => self.reading(),
         };
@@ -184,7 +184,7 @@ impl App {
 
     /// What the chosen figure says at the cursor.
     pub fn reading(&self) -> Option<Reading> {
-        self.reading_of(self.slot)
+        self.reading_of(self.layout.figure)
     }
 
     /// The beginning of what the text was asked.

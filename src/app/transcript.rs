@@ -224,12 +224,7 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
         }
         for (i, part) in piece.split('\n').enumerate() {
             if i > 0 {
-                if let Some(line) = lines.last_mut() {
-                    line.push(Span {
-                        token,
-                        text: "⏎".into(),
-                    });
-                }
+                append(&mut lines, token, "⏎");
                 lines.push(Vec::new());
                 used = 0;
             }
@@ -239,14 +234,8 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
             let wide = text::width(part);
             // Marks that belong to the letter before stay with it, whatever becomes of the rest.
             let marks = leading_marks(part);
-            if marks > 0
-                && used > 0
-                && let Some(line) = lines.last_mut()
-            {
-                line.push(Span {
-                    token,
-                    text: part[..marks].into(),
-                });
+            if marks > 0 && used > 0 {
+                append(&mut lines, token, &part[..marks]);
             }
             let part = if used > 0 { &part[marks..] } else { part };
             if part.is_empty() {
@@ -257,16 +246,19 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
             }
             place(&mut lines, &mut used, token, part, width);
         }
-        if piece.is_empty()
-            && let Some(line) = lines.last_mut()
-        {
-            line.push(Span {
-                token,
-                text: String::new(),
-            });
+        if piece.is_empty() {
+            append(&mut lines, token, "");
         }
     }
     lines
+}
+
+/// Puts a part of a token on the last line.
+fn append(lines: &mut [Vec<Span>], token: usize, text: &str) {
+    if let Some(line) = lines.last_mut() {
+        let text = text.into();
+        line.push(Span { token, text });
+    }
 }
 
 /// How many bytes at the beginning belong to the letter before.
@@ -285,18 +277,11 @@ fn break_line(lines: &mut Vec<Vec<Span>>, part: &str) -> usize {
     let Some(line) = lines.last_mut() else {
         return 0;
     };
-    let word = if part.starts_with(' ') {
-        line.len()
-    } else {
-        line.iter()
-            .rposition(|s| s.text.starts_with(' '))
-            .unwrap_or(line.len())
-    };
-    let tail = if word == 0 {
-        Vec::new()
-    } else {
-        line.split_off(word)
-    };
+    let begins = line.iter().rposition(|s| s.text.starts_with(' '));
+    let word = begins.filter(|_| !part.starts_with(' '));
+    // A word that fills its line is cut.
+    let word = word.filter(|at| *at > 0).unwrap_or(line.len());
+    let tail = line.split_off(word);
     let used = tail.iter().map(|s| text::width(&s.text)).sum();
     lines.push(tail);
     used
@@ -309,21 +294,14 @@ fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str,
     for grapheme in part.graphemes(true) {
         let wide = text::width(grapheme);
         if *used + wide > width && *used > 0 {
-            if let Some(line) = lines.last_mut() {
-                line.push(Span {
-                    token,
-                    text: std::mem::take(&mut held),
-                });
-            }
+            append(lines, token, &std::mem::take(&mut held));
             lines.push(Vec::new());
             *used = 0;
         }
         held.push_str(grapheme);
         *used += wide;
     }
-    if let Some(line) = lines.last_mut() {
-        line.push(Span { token, text: held });
-    }
+    append(lines, token, &held);
 }
 
 /// The first line that shows a token.

@@ -23,24 +23,10 @@ use crate::model::load::Options;
 use crate::text;
 
 /// Names that an instrument's parameter cannot take as its flag.
+#[rustfmt::skip]
 pub const RESERVED: &[&str] = &[
-    "prompt",
-    "ids",
-    "chat",
-    "edit",
-    "preset",
-    "seed",
-    "format",
-    "output",
-    "force",
-    "dtype",
-    "device",
-    "context",
-    "threads",
-    "log-level",
-    "model",
-    "help",
-    "version",
+    "prompt", "ids", "chat", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
+    "threads", "log-level", "model", "help", "version",
 ];
 
 /// A flag `--NAME VALUE`.
@@ -52,13 +38,23 @@ pub fn value(
     Arg::new(name).long(name).value_name(value_name).help(help)
 }
 
+/// A flag whose value is one of a few words, the first where it is not given.
+pub fn one_of<const N: usize>(
+    name: &'static str,
+    words: [&'static str; N],
+    help: &'static str,
+) -> Arg {
+    let flag = Arg::new(name).long(name).help(help);
+    flag.value_parser(words).default_value(words[0])
+}
+
 /// How a model is loaded.
 pub fn loading() -> [Arg; 4] {
     [
         value(
             "dtype",
             "DTYPE",
-            "How matrices are kept: f32, f16, bf16 or q8_0 [default: f32 where it fits twice, else f16 or q8_0; on CUDA bf16]",
+            "Data type of the weight matrices: f32, f16, bf16 or q8_0 [default: f32 if twice its size is free, else f16 or q8_0; on CUDA bf16]",
         ),
         value(
             "device",
@@ -68,13 +64,13 @@ pub fn loading() -> [Arg; 4] {
         value(
             "context",
             "N",
-            "Most tokens of one run [default: the model's own, at most 8192]",
+            "Maximum tokens of one run [default: the model's own, at most 8192]",
         )
         .value_parser(value_parser!(usize)),
         value(
             "threads",
             "N",
-            "CPU threads [default: RAYON_NUM_THREADS, or one a core]",
+            "CPU threads [default: RAYON_NUM_THREADS, or one per core]",
         )
         .value_parser(value_parser!(usize)),
     ]
@@ -91,51 +87,50 @@ pub fn model(command: Command) -> Command {
 
 /// What a run starts from: exactly one of `-p` and `--ids`.
 pub fn prompt(command: Command) -> Command {
+    let start = ArgGroup::new("start").args(["prompt", "ids"]);
     command
         .arg(
             value(
                 "prompt",
                 "TEXT",
-                "The prompt, encoded as the model's tokenizer does it, with its BOS",
+                "The prompt, encoded as the model's tokenizer does it, with its BOS token",
             )
             .short('p')
             .allow_hyphen_values(true),
         )
         .arg(
-            value("ids", "1,2,3", "Token ids as they are, instead of a prompt")
-                .allow_hyphen_values(true)
-                .conflicts_with("chat"),
+            value(
+                "ids",
+                "1,2,3",
+                "Token ids instead of a prompt, used as they are",
+            )
+            .allow_hyphen_values(true)
+            .conflicts_with("chat"),
         )
         .arg(super::switch(
             "chat",
             "Wraps the prompt as one user turn of the chat template",
         ))
-        .group(
-            ArgGroup::new("start")
-                .args(["prompt", "ids"])
-                .required(true),
-        )
+        .group(start.required(true))
 }
 
 /// Edits and the seed of anything random.
 pub fn edits(command: Command) -> Command {
     command
-        .arg(value("edit", "EDIT", "An edit that is in force from the first position, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
+        .arg(value("edit", "EDIT", "An edit (intervention) that applies from the first position on, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
         .arg(preset())
-        .arg(value("seed", "N", "Seed of everything random").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
 }
 
 /// The flag of preset files.
 pub fn preset() -> Arg {
-    value("preset", "FILE", "Edits saved by :save-edits; those that are on are in force from the first position, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
+    value("preset", "FILE", "A file of edits saved by :save-edits; those that are on apply from the first position on, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
 }
 
 /// The flag of consent, for every subcommand that writes a file.
 pub fn force() -> Arg {
-    super::switch(
-        "force",
-        "Replaces the file to write where one of that name is there",
-    )
+    let help = "Overwrites the output file if it exists";
+    super::switch("force", help)
 }
 
 /// Whether files may be replaced.
@@ -158,11 +153,8 @@ pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
 /// The preset files, in their order; none for a subcommand that takes none.
 pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, Preset)>> {
     let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
-    files
-        .into_iter()
-        .flatten()
-        .map(|path| Ok((path.clone(), Preset::load(path)?)))
-        .collect()
+    let load = |path: &PathBuf| Ok((path.clone(), Preset::load(path)?));
+    files.into_iter().flatten().map(load).collect()
 }
 
 /// A text argument, or empty.
@@ -215,15 +207,11 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
         };
     };
     within("--threads", *count)?;
-    let refuse = |expected: &str| Error::argument("--threads", count.to_string(), expected);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(*count)
-        .build_global()
-        .map_err(|e| {
-            refuse(&format!(
-                "a number of threads that the system can start ({e})"
-            ))
-        })
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(*count);
+    pool.build_global().map_err(|e| {
+        let expected = format!("a number of threads that the system can start ({e})");
+        Error::argument("--threads", count, expected)
+    })
 }
 
 /// Loads the model, and downloads it first where it must; Ctrl-C stops the download, and the model's work from then on.
@@ -259,12 +247,8 @@ pub fn tokens(matches: &ArgMatches, lab: &Lab) -> Result<Vec<u32>> {
 
 fn parse_ids(list: &str) -> Result<Vec<u32>> {
     let parts = list.split(',').map(str::trim).filter(|p| !p.is_empty());
-    parts
-        .map(|p| {
-            p.parse()
-                .map_err(|_| Error::argument("--ids", p, "token ids such as 1,2,3"))
-        })
-        .collect()
+    let refuse = |part: &str| Error::argument("--ids", part, "token ids such as 1,2,3");
+    parts.map(|p| p.parse().map_err(|_| refuse(p))).collect()
 }
 
 /// The edits of the presets that are on, and those of the flags, parsed before anything is loaded.
@@ -291,6 +275,15 @@ pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
         .collect()
 }
 
+/// The first and the last of the layers that `3` or `2-5` means, in a model that has so many.
+pub fn layers(flag: &str, given: &str, count: usize, expected: String) -> Result<(usize, usize)> {
+    let (first, last) = given.split_once('-').unwrap_or((given, given));
+    match (first.trim().parse(), last.trim().parse()) {
+        (Ok(first), Ok(last)) if first <= last && last < count => Ok((first, last)),
+        _ => Err(Error::argument(flag, given, expected)),
+    }
+}
+
 /// The seed.
 pub fn seed(matches: &ArgMatches) -> u64 {
     matches.get_one::<u64>("seed").copied().unwrap_or(1)
@@ -299,16 +292,19 @@ pub fn seed(matches: &ArgMatches) -> u64 {
 /// A run over the prompt under the edits.
 pub fn run(matches: &ArgMatches, lab: &Lab, edits: Vec<Edit>) -> Result<Run> {
     let tokens = tokens(matches, lab)?;
-    let schedule = if edits.is_empty() {
-        Schedule::none()
-    } else {
-        Schedule::always(resolved(edits, lab)?)
-    };
     Ok(Run {
-        schedule,
+        schedule: schedule(edits, lab)?,
         seed: seed(matches),
         ..Run::plain(tokens)
     })
+}
+
+/// Edits from the first position on, as they are on this model.
+pub fn schedule(edits: Vec<Edit>, lab: &Lab) -> Result<Schedule> {
+    if edits.is_empty() {
+        return Ok(Schedule::none());
+    }
+    Ok(Schedule::always(resolved(edits, lab)?))
 }
 
 /// Edits as they are on this model; where a name of TransformerLens became one of ours, that is said.
@@ -316,7 +312,7 @@ pub fn resolved(edits: Vec<Edit>, lab: &Lab) -> Result<Vec<Edit>> {
     let on = |edit: Edit| {
         let resolved = edit.on(&lab.model.card.blueprint)?;
         if resolved.place != edit.place {
-            output::note(&format!("{edit} is {resolved} on this model."));
+            output::note(&format!("{edit} means {resolved} on this model."));
         }
         Ok(resolved)
     };

@@ -11,9 +11,10 @@ use clap::{ArgMatches, Command, value_parser};
 
 use super::bench_report::Report;
 use super::{Subcommand, arguments, doctor, models, output};
-use crate::edit::Edit;
 use crate::edit::direction::{Direction, Origin, random_like};
+use crate::edit::op::{DirectionName, DirectionWithin, Op, UnitsTo, Which};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS, Instrument};
 use crate::lab::Lab;
@@ -26,7 +27,7 @@ use crate::model::network::site::Site;
 /// The row.
 pub const BENCH: Subcommand = Subcommand {
     name: "bench",
-    about: "Measures start-up, tokens a second bare, with the steady live instruments and under ten edits, and memory",
+    about: "Measures start-up time, memory, and tokens per second: plain, with the live instruments, and under ten edits",
     arguments: build,
     run,
 };
@@ -52,8 +53,8 @@ const FIRST: &str = "first";
 
 fn build(command: Command) -> Command {
     models::format(arguments::model(command))
-        .arg(arguments::value("count", "N", "Tokens of a round").short('n').value_parser(value_parser!(usize)).default_value("96"))
-        .arg(super::switch("startup", "Says when the model is loaded and when the first token is there, for the measuring parent").hide(true))
+        .arg(arguments::value("count", "N", "Tokens of one round").short('n').value_parser(value_parser!(usize)).default_value("96"))
+        .arg(super::switch("startup", "Reports when the model is loaded and when the first token is generated, for the measuring parent process").hide(true))
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
@@ -105,8 +106,9 @@ fn outside(matches: &ArgMatches) -> Result<(f64, f64)> {
 }
 
 fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
-    let fail =
-        |e: std::io::Error| Error::Engine(format!("a fresh process to measure did not work: {e}"));
+    let fail = |e: std::io::Error| {
+        Error::Engine(format!("a new process to measure could not be run: {e}"))
+    };
     let mut process = Process::new(std::env::current_exe().map_err(fail)?);
     process.args(["bench", "--startup"]);
     for name in ["dtype", "device"] {
@@ -127,13 +129,8 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
     let since = Instant::now();
     let mut child = process.spawn().map_err(fail)?;
     let (mut loaded, mut first) = (None, None);
-    for line in child
-        .stdout
-        .take()
-        .map(BufReader::new)
-        .into_iter()
-        .flat_map(BufReader::lines)
-    {
+    let said = child.stdout.take().map(BufReader::new).into_iter();
+    for line in said.flat_map(BufReader::lines) {
         let at = since.elapsed().as_secs_f64() * 1e3;
         match line.map_err(fail)?.as_str() {
             LOADED => loaded = Some(at),
@@ -143,22 +140,18 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
     }
     if !child.wait().map_err(fail)?.success() {
         return Err(Error::Text {
-            what: "Nothing was measured: a fresh process that was to be timed failed, and said why above".into(),
-            next: "Mend that first.".into(),
+            what: "Nothing was measured: a new process that was to be timed failed, for the reason above".into(),
+            next: "Solve that first.".into(),
         });
     }
     loaded
         .zip(first)
-        .ok_or_else(|| Error::Engine("a fresh process to measure ended without a token".into()))
+        .ok_or_else(|| Error::Engine("a new process to measure ended without a token".into()))
 }
 
 fn measure(matches: &ArgMatches) -> Result<Report> {
-    let count = matches
-        .get_one::<usize>("count")
-        .copied()
-        .unwrap_or(96)
-        .max(1);
-    output_status("starting fresh processes");
+    let count = matches.get_one::<usize>("count").map_or(96, |n| *n.max(&1));
+    output_status("starting new processes");
     let mut lab = arguments::open(matches)?;
     let (load_ms, first_token_ms) = outside(matches)?;
     let card = lab.model.card.clone();
@@ -205,22 +198,14 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
     };
     let ratios = [of_bare(&full), of_bare(&edited), of_bare(&accompanied)];
     let rounds = bare.len();
-    let long: Vec<u32> = prompt
-        .iter()
-        .copied()
-        .cycle()
-        .take(PREFILL.min(card.context))
-        .collect();
+    let long = prompt.iter().copied().cycle();
+    let long: Vec<u32> = long.take(PREFILL.min(card.context)).collect();
     let mut reads = Vec::new();
     for _ in 0..rounds {
-        let since = Instant::now();
-        Writer::begin(
-            &mut lab,
-            long.clone(),
-            Schedule::none(),
-            Sampling::default(),
-        )?;
-        reads.push(long.len() as f64 / since.elapsed().as_secs_f64());
+        let (long, since) = (long.clone(), Instant::now());
+        let count = long.len() as f64;
+        Writer::begin(&mut lab, long, Schedule::none(), Sampling::default())?;
+        reads.push(count / since.elapsed().as_secs_f64());
     }
     Ok(Report {
         card,
@@ -267,22 +252,30 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
         origin: Origin::default(),
     };
     lab.directions.insert(DIRECTION.into(), direction);
-    let neurons = lab.model.card.neuron_layers.first().copied();
-    let site = neurons.map_or("mlp_out.0".to_string(), |l| format!("mlp_act.{l}"));
-    let layer = |i: usize| i * (layers - 1) / 9;
-    let lines = [
-        format!("add:{DIRECTION}@resid_pre.{}*0.01", layer(1)),
-        format!("add:{DIRECTION}@resid_pre.{}*-0.01", layer(3)),
-        format!("add:{DIRECTION}@resid_post.{}*0.01", layer(5)),
-        format!("add_unit_norm:{DIRECTION}@resid_post.{}*0.01", layer(7)),
-        format!("project_out:{DIRECTION}@resid_pre.{}", layer(2)),
-        format!("project_out:{DIRECTION}@attn_out.{}", layer(4)),
-        format!("clamp_along:{DIRECTION}=-1..1@mlp_out.{}", layer(6)),
-        format!("scale:0@z.{}*0.9", layer(8)),
-        format!("zero:1,2,3@{site}"),
-        format!("set:4,5=0.1@{site}"),
+    let name = || DirectionName(DIRECTION.into());
+    let neurons = lab.model.card.neuron_layers.first();
+    let neurons = neurons.map_or(Site::MlpOut.at(0), |l| Site::MlpAct.at(*l));
+    let at = |site: Site, i: usize| site.at(i * (layers - 1) / 9);
+    let heads = Op::Scale(Which::List(vec![0]));
+    let bounded = Op::ClampAlong(DirectionWithin(DIRECTION.into(), -1.0, 1.0));
+    let set = Op::Set(UnitsTo(Which::List(vec![4, 5]), 0.1));
+    let edits = [
+        (Op::Add(name()), at(Site::ResidPre, 1), 0.01),
+        (Op::Add(name()), at(Site::ResidPre, 3), -0.01),
+        (Op::Add(name()), at(Site::ResidPost, 5), 0.01),
+        (Op::AddUnitNorm(name()), at(Site::ResidPost, 7), 0.01),
+        (Op::ProjectOut(name()), at(Site::ResidPre, 2), 1.0),
+        (Op::ProjectOut(name()), at(Site::AttnOut, 4), 1.0),
+        (bounded, at(Site::MlpOut, 6), 1.0),
+        (heads, at(Site::Z, 8), 0.9),
+        (Op::Zero(Which::List(vec![1, 2, 3])), neurons, 1.0),
+        (set, neurons, 1.0),
     ];
-    lines.iter().filter_map(|line| line.parse().ok()).collect()
+    let edit = |(op, at, strength)| Edit {
+        strength,
+        ..Edit::new(op, Place::At(at))
+    };
+    edits.map(edit).into()
 }
 
 /// The name of the direction of [`ten_edits`].

@@ -93,95 +93,56 @@ impl Report {
 
     /// For people.
     pub fn table(&self) -> String {
-        let card = &self.card;
-        let rows = [
-            (
-                "model",
-                format!(
-                    "{}, {}, {} parameters, {} on {}",
-                    card.name,
-                    card.family,
-                    text::count(card.parameters as u64),
-                    card.dtype,
-                    card.device
-                ),
-            ),
-            (
-                "machine",
-                format!(
-                    "{}, {} threads, {} build of {}",
-                    self.cpu,
-                    self.threads,
-                    profile(),
-                    env!("CARGO_PKG_VERSION")
-                ),
-            ),
-            (
-                "process start to loaded model",
-                format!("{:.0} ms", self.load_ms),
-            ),
-            (
-                "process start to first token",
-                format!("{:.0} ms", self.first_token_ms),
-            ),
-            ("writing, bare", format!("{:.1} tokens/s", self.bare)),
-            (
-                "writing, live",
-                format!(
-                    "{:.1} tokens/s with {}",
-                    self.live,
-                    self.instruments.join(", ")
-                ),
-            ),
-            ("live / bare", format!("{:.2}", self.ratio)),
-            (
-                "writing, edited",
-                format!(
-                    "{:.1} tokens/s under {} edits, {:.2} of bare",
-                    self.edited,
-                    self.edits.len(),
-                    self.edited_ratio
-                ),
-            ),
-            (
-                "writing, edited and unedited",
-                format!(
-                    "{:.1} tokens/s side by side, {:.2} of bare",
-                    self.accompanied, self.accompanied_ratio
-                ),
-            ),
-            (
-                "reading",
-                format!(
-                    "{:.1} tokens/s over {} tokens",
-                    self.prefill, self.prefill_tokens
-                ),
-            ),
-            (
-                "peak memory",
-                format!(
-                    "{} (estimated {} with a full context)",
-                    self.peak_memory
-                        .map_or_else(|| "unknown".into(), text::size),
-                    text::size(self.estimated_memory)
-                ),
-            ),
-            (
-                "measured",
-                format!(
-                    "medians of {} rounds of {} tokens after {}",
-                    self.rounds, self.tokens, self.prompt_tokens
-                ),
-            ),
-        ];
-        rows.iter()
-            .flat_map(|(name, value)| [text::fit(name, 32), value.clone(), "\n".into()])
-            .collect()
+        let Self {
+            card,
+            cpu,
+            threads,
+            prompt_tokens,
+            tokens,
+            rounds,
+            load_ms,
+            first_token_ms,
+            bare,
+            live,
+            ratio,
+            edited,
+            edited_ratio,
+            accompanied,
+            accompanied_ratio,
+            prefill_tokens,
+            prefill,
+            ..
+        } = self;
+        let (dtype, device) = (&card.dtype, &card.device);
+        let parameters = text::count(card.parameters as u64);
+        let (profile, version) = (profile(), env!("CARGO_PKG_VERSION"));
+        let peak = self.peak_memory.map_or("unknown".into(), text::size);
+        let estimated = text::size(self.estimated_memory);
+        format!(
+            "\
+model                           {}, {}, {parameters} parameters, {dtype} on {device}
+machine                         {cpu}, {threads} threads, {profile} build of {version}
+process start to loaded model   {load_ms:.0} ms
+process start to first token    {first_token_ms:.0} ms
+generating, plain               {bare:.1} tokens/s
+generating, live                {live:.1} tokens/s with {}
+live / plain                    {ratio:.2}
+generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
+generating, edited and unedited {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of plain
+reading                         {prefill:.1} tokens/s over {prefill_tokens} tokens
+peak memory                     {peak} (estimated {estimated} with a full context)
+measured                        medians of {rounds} rounds of {tokens} tokens after {prompt_tokens}
+",
+            card.name,
+            card.family,
+            self.instruments.join(", "),
+            self.edits.len(),
+        )
     }
 }
 
 /// Which of cargo's profiles this binary comes from.
-fn profile() -> &'static str {
+pub(super) fn profile() -> &'static str {
     if cfg!(debug_assertions) {
         "debug"
     } else {

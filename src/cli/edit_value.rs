@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::edit::Edit;
 use crate::edit::preset::Preset;
-use crate::edit::schedule::Schedule;
-use crate::error::{Error, Result};
-use crate::instruments::knowledge::fact_neurons::Search;
+use crate::error::Result;
+use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search};
 use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
 use crate::instruments::knowledge::value_edit;
@@ -24,12 +23,12 @@ use crate::lab::Lab;
 /// The row.
 pub const EDIT_VALUE: Subcommand = Subcommand {
     name: "edit-value",
-    about: "Turns the value vectors of facts' neurons to other answers, and counts what changed, beside random neurons",
+    about: "Edits the value vectors of a fact's neurons towards another answer, and counts what changed, with random neurons as a control",
     arguments: build,
     run,
 };
 
-const CAUTION: &str = "these edits change how a fact is expressed in these words; that it was known there does not follow, and other wordings may keep it (Niu et al. 2024, 2405.02421).";
+const CAUTION: &str = "these edits change how a fact is expressed in these wordings; it does not follow that the fact was stored there, and other wordings may keep it (Niu et al. 2024, 2405.02421).";
 
 fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
@@ -47,19 +46,19 @@ fn build(command: Command) -> Command {
     };
     let command = models::format(arguments::edits(arguments::model(command)));
     command
-        .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts between tabs; may be repeated").required(true).action(ArgAction::Append))
-        .arg(file("others", "Other prompts to look after, one a line"))
-        .arg(arguments::value("strength", "C", "Strength of the turn: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
+        .arg(file("fact", "Facts: a JSON list of {\"prompts\", \"answer\", \"relation\", \"new\"}, or lines of relation, answer and prompts, separated by tabs; may be repeated").required(true).action(ArgAction::Append))
+        .arg(file("others", "Unrelated prompts, one a line, to check for side effects"))
+        .arg(arguments::value("strength", "C", "Strength C of the edit of a value vector: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
         .arg(arguments::value("scale", "C", "Multiplies the neurons instead: 0 suppresses, 2 amplifies").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase"))
-        .arg(super::switch("erase", "Sets the neurons to 0 instead"))
-        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("answer: neurons by their direct effect on the answer's logit; contrast: on it less the mean of the relation's other answers"))
-        .arg(number("neurons", "5", "Most neurons a fact"))
-        .arg(percent("share", "20", "Least score, of the largest under the same prompt"))
-        .arg(percent("present", "70", "Prompts under which a neuron must reach that; moved by 5 until 2 to 5 neurons are left"))
-        .arg(percent("shared", "10", "Neurons that more of a relation's facts have are left alone"))
-        .arg(number("facts", "10", "Facts edited of each relation, drawn by the seed"))
+        .arg(super::switch("erase", "Ablates the neurons instead (sets them to 0)"))
+        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("How neurons are scored: answer: direct effect on the answer's logit; contrast: that minus the mean over the relation's other answers"))
+        .arg(number("neurons", "5", "Maximum neurons per fact"))
+        .arg(percent("share", "20", "A neuron counts under a prompt if its score is at least this percentage of the largest one"))
+        .arg(percent("present", "70", "A neuron is kept if it counts under at least this percentage of the prompts; adjusted in steps of 5 until 2 to 5 neurons are left"))
+        .arg(percent("shared", "10", "Neurons shared by more than this percentage of a relation's facts are left alone"))
+        .arg(number("facts", "10", "How many facts of each relation are edited, drawn by the seed"))
         .arg(arguments::value("layers", "A-B", "Only neurons of these layers"))
-        .arg(file("output", "Writes the edits: a preset where FILE ends in .toml, the first fact's on and the others off; else a line each under their fact, for --edit").short('o').long("output"))
+        .arg(file("output", "Writes the edits: a preset if FILE ends in .toml, with the edits of the first fact on and the others off; else one --edit a line, under its fact").short('o').long("output"))
         .arg(arguments::force())
 }
 
@@ -79,11 +78,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             texts.push(lab.model.encode(line, false)?);
         }
     }
-    let schedule = if edits.is_empty() {
-        Schedule::none()
-    } else {
-        Schedule::always(arguments::resolved(edits, &lab)?)
-    };
+    let schedule = arguments::schedule(edits, &lab)?;
     let report = arguments::showing_progress(&mut lab, "edit-value", |lab| {
         value_edit::run(lab, &list, &texts, &schedule, plan)
     })?;
@@ -100,20 +95,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         table(&report, &list)?;
     }
+    let without = match report.without {
+        0 => String::new(),
+        n => format!("; for {n} no neuron or no other answer was left (--shared, --share)"),
+    };
     output::note(&format!(
-        "{} of {} facts are answered in every wording; {} were edited, seed {}{}.",
+        "{} of {} facts are answered correctly in every wording; {} were edited, seed {}{without}.",
         report.known,
         list.len(),
         report.cases.len(),
         plan.seed,
-        if report.without > 0 {
-            format!(
-                "; for {} no neuron or no other answer was left (--shared, --share)",
-                report.without
-            )
-        } else {
-            String::new()
-        }
     ));
     output::note(CAUTION);
     Ok(())
@@ -132,14 +123,8 @@ fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
     let range = match matches.get_one::<String>("layers") {
         None => all.layers,
         Some(given) => {
-            let (a, b) = given.split_once('-').unwrap_or((given, given));
-            match (a.trim().parse::<usize>(), b.trim().parse::<usize>()) {
-                (Ok(a), Ok(b)) if a <= b && b < layers => (a, b),
-                _ => {
-                    let expected = format!("a layer from 0 to {}, or A-B", layers - 1);
-                    return Err(Error::argument("--layers", given, expected));
-                }
-            }
+            let expected = format!("a layer from 0 to {}, or A-B", layers - 1);
+            arguments::layers("--layers", given, layers, expected)?
         }
     };
     Ok(Plan {
@@ -174,14 +159,9 @@ fn table(report: &Report, list: &[Fact]) -> Result<()> {
         groups.clear();
     }
     for relation in groups.iter().copied().map(Some).chain([None]) {
-        let cases: Vec<Case> = report
-            .cases
-            .iter()
-            .filter(|c| relation.is_none_or(|r| list[c.fact].relation == r))
-            .cloned()
-            .collect();
+        let belongs = |c: &&Case| relation.is_none_or(|r| list[c.fact].relation == r);
         let part = Report {
-            cases,
+            cases: report.cases.iter().filter(belongs).cloned().collect(),
             ..Report::default()
         };
         let found: usize = part.cases.iter().map(|c| c.neurons.len()).sum();
@@ -191,12 +171,8 @@ fn table(report: &Report, list: &[Fact]) -> Result<()> {
         if count == 0 {
             continue;
         }
-        rows.push(row(
-            name,
-            format!("{mean:.1} found"),
-            count,
-            part.mean(|c| c.own),
-        ));
+        let found = format!("{mean:.1} found");
+        rows.push(row(name, found, count, part.mean(|c| c.own)));
         rows.push(row("", "random".into(), count, part.mean(|c| c.null)));
     }
     output::listing(COLUMNS, &rows, false)
@@ -229,11 +205,8 @@ fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
         })
     };
     let case = |c: &Case| {
-        let neurons: Vec<Value> = c
-            .neurons
-            .iter()
-            .map(|n| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts}))
-            .collect();
+        let neuron = |n: &FactNeuron| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts});
+        let neurons: Vec<Value> = c.neurons.iter().map(neuron).collect();
         let edits: Vec<String> = c.edits.iter().map(ToString::to_string).collect();
         json!({
             "relation": list[c.fact].relation, "prompt": list[c.fact].prompts[0],

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, output};
@@ -25,7 +25,7 @@ use crate::text;
 /// The row.
 pub const GENERATE: Subcommand = Subcommand {
     name: "generate",
-    about: "Writes a continuation of a prompt, under edits if you like",
+    about: "Generates a continuation of a prompt, with or without edits",
     arguments: build,
     run,
 };
@@ -33,50 +33,39 @@ pub const GENERATE: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let command = arguments::edits(arguments::prompt(arguments::model(command)));
     let command = command
-        .arg(super::switch("lockstep", "Lets the unedited model write its own text beside, from the same seed: KL, and where they diverge"))
-        .arg(super::switch("forced", "Lockstep in which the edited run is given the unedited run's tokens, so that KL compares like with like"))
-        .arg(super::switch("alone", "Runs nothing beside the edited text: faster, and no KL a token").conflicts_with_all(["lockstep", "forced"]));
-    let command = command.arg(super::switch(
-        "safe",
-        "Makes the text safe to show in a pipe as well, as it is on a terminal; a pipe gets the model's bytes otherwise",
-    ));
-    sampling_arguments(command).arg(
-        Arg::new("format")
-            .long("format")
-            .value_parser(["text", "jsonl"])
-            .default_value("text")
-            .help("text, or jsonl: a line a token and a summary"),
-    )
+        .arg(super::switch("lockstep", "Also generates with the unedited model, in lockstep and from the same seed: KL divergence for each token, and where the texts diverge"))
+        .arg(super::switch("forced", "Like lockstep, but the edited run is given the unedited run's tokens, so that KL always compares the same text"))
+        .arg(super::switch("alone", "Does not run the unedited model: faster, but no KL for each token").conflicts_with_all(["lockstep", "forced"]));
+    let safe = "Escapes control characters in a pipe as well, as on a terminal; by default a pipe gets the model's raw bytes";
+    let format = "text, or jsonl: one line for each token and a summary";
+    sampling_arguments(command.arg(super::switch("safe", safe))).arg(arguments::one_of(
+        "format",
+        ["text", "jsonl"],
+        format,
+    ))
 }
 
 /// How many tokens are written, and how they are chosen.
 pub fn sampling_arguments(command: Command) -> Command {
+    let count = arguments::value("count", "N", "Maximum tokens to generate").short('n');
+    let temperature =
+        arguments::value("temperature", "T", "0 always takes the most probable token");
+    let top_p = "Top-p sampling: keeps the smallest set of tokens with this much probability";
+    let top_p = arguments::value("top-p", "P", top_p);
+    let top_k = arguments::value(
+        "top-k",
+        "K",
+        "Top-k sampling: keeps this many tokens; 0 keeps all",
+    );
     command
+        .arg(count.value_parser(value_parser!(usize)).default_value("64"))
         .arg(
-            arguments::value("count", "N", "Most tokens to write")
-                .short('n')
-                .value_parser(value_parser!(usize))
-                .default_value("64"),
-        )
-        .arg(
-            arguments::value("temperature", "T", "0 takes the most probable token")
+            temperature
                 .value_parser(value_parser!(f64))
                 .default_value("0"),
         )
-        .arg(
-            arguments::value(
-                "top-p",
-                "P",
-                "Keeps the smallest set of tokens with this much probability",
-            )
-            .value_parser(value_parser!(f64))
-            .default_value("1"),
-        )
-        .arg(
-            arguments::value("top-k", "K", "Keeps so many tokens; 0 keeps all")
-                .value_parser(value_parser!(usize))
-                .default_value("0"),
-        )
+        .arg(top_p.value_parser(value_parser!(f64)).default_value("1"))
+        .arg(top_k.value_parser(value_parser!(usize)).default_value("0"))
 }
 
 /// How many tokens are written at most.
@@ -109,28 +98,17 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let sampling = sampling(matches)?;
     let count = count(matches);
-    let shape = match (
-        arguments::text(matches, "format"),
-        output::stdout_is_terminal(),
-    ) {
+    let format = arguments::text(matches, "format");
+    let shape = match (format, output::stdout_is_terminal()) {
         ("jsonl", _) => Shape::Lines,
         (_, terminal) if terminal || matches.get_flag("safe") => Shape::Screen,
         (_, _) => Shape::Bytes,
     };
     let mut lab = arguments::open(matches)?;
-    let Run {
-        tokens, schedule, ..
-    } = arguments::run(matches, &lab, edits)?;
-
+    let begun = arguments::run(matches, &lab, edits)?;
     let beside = beside(matches);
     let since = Instant::now();
-    let begun = Run {
-        prompt: tokens.len(),
-        tokens: tokens.clone(),
-        schedule: schedule.clone(),
-        seed: sampling.seed,
-        rest: Vec::new(),
-    };
+    let (tokens, schedule) = (begun.tokens.clone(), begun.schedule.clone());
     let writer = Writer::begin_beside(&mut lab, tokens, schedule, sampling, beside);
     let mut writer = match writer {
         Err(error @ Error::NotFinite { .. }) => {
@@ -159,19 +137,17 @@ fn run(matches: &ArgMatches) -> Result<()> {
     if matches!(shape, Shape::Lines) {
         output::json_line(&json!({ "summary": summary(&lab, &writer, &tally, &json!(receipts)) }))?;
     } else if output::stderr_is_terminal() {
+        let (written, seconds, rate) = (tally.written, tally.seconds, rate(&tally));
         output::note(&format!(
-            "{} tokens in {:.2} s, {:.1} a second.",
-            tally.written,
-            tally.seconds,
-            rate(&tally)
+            "{written} tokens in {seconds:.2} s, {rate:.1} a second."
         ));
     }
     if let (Some((text, diverged)), false) =
         (unedited(&lab, &writer), matches!(shape, Shape::Lines))
     {
         let parted = diverged.map_or_else(
-            || "they did not part".into(),
-            |position| format!("they part at position {position}"),
+            || "they did not diverge".into(),
+            |position| format!("they diverge at position {position}"),
         );
         let text = crate::text::plain(text.as_bytes());
         output::note(&format!("unedited, from the same seed ({parted}):{text}"));
@@ -251,18 +227,10 @@ pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
         |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
     let (temperature, top_p) = (number("temperature", 0.0), number("top-p", 1.0));
     if !(temperature.is_finite() && temperature >= 0.0) {
-        return Err(Error::argument(
-            "--temperature",
-            temperature.to_string(),
-            "0 or more",
-        ));
+        return Err(Error::argument("--temperature", temperature, "0 or more"));
     }
     if !(top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::argument(
-            "--top-p",
-            top_p.to_string(),
-            "more than 0, at most 1",
-        ));
+        return Err(Error::argument("--top-p", top_p, "more than 0, at most 1"));
     }
     Ok(Sampling {
         temperature,

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValue;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::{arguments, log, output};
@@ -21,7 +22,11 @@ use crate::text;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
-    match parameter.name {
+    spelled(of, parameter.name)
+}
+
+fn spelled(of: &dyn Instrument, name: &str) -> String {
+    match name {
         // The prompt that reads, beside the run's own prompt (Patchscopes).
         "prompt" => "target-prompt".to_string(),
         // One switch for every text that is read.
@@ -58,32 +63,23 @@ pub fn build(of: &'static dyn Instrument) -> Command {
         command = command.arg(argument(of, parameter));
     }
     let formats: Vec<&'static str> = FORMATS.iter().map(|f| f.name).collect();
-    let output = Arg::new("output")
-        .short('o')
-        .long("output")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf));
+    let format = Arg::new("format").long("format").value_parser(formats);
+    let written = "Writes the figure to a file instead of standard output";
+    let output = arguments::value("output", "FILE", written).short('o');
     command
-        .arg(
-            Arg::new("format")
-                .long("format")
-                .value_parser(formats)
-                .help("How the figure is written [default: by the ending of FILE, or text]"),
-        )
-        .arg(output.help("Writes the figure to a file instead of standard output"))
+        .arg(format.help("Output format of the figure [default: by the ending of FILE, else text]"))
+        .arg(output.value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
 
 fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
     let arg = Arg::new(id(parameter.name))
         .long(flag(of, parameter))
+        .aliases(parameter.older.iter().map(|name| spelled(of, name)))
         .help_heading("Parameters")
         .help(parameter.about);
-    let arg = if parameter.default.is_empty() {
-        arg
-    } else {
-        arg.default_value(parameter.default)
-    };
+    let default = Some(parameter.default).filter(|default| !default.is_empty());
+    let arg = arg.default_value(default);
     match parameter.kind {
         Kind::Count { lo, hi } => {
             arg.value_name("N")
@@ -94,7 +90,11 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
         }
         Kind::Layer => arg.value_name("LAYER").allow_hyphen_values(true),
         Kind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
-        Kind::Choice(words) => arg.value_parser(words.to_vec()),
+        Kind::Choice(words) => {
+            let word =
+                |w: &&'static str| PossibleValue::new(*w).aliases(parameter.older_spellings(w));
+            arg.value_parser(words.iter().map(word).collect::<Vec<_>>())
+        }
         Kind::Word(_) | Kind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
     }
 }
@@ -121,7 +121,7 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: Cost) -> Result<()> {
     if time >= WORTH_SAYING {
         let time = text::duration(time);
         output::note(&format!(
-            "{name}: {cost}, at most about {time}; Ctrl-C keeps what is done"
+            "{name}: {cost}, at most about {time}; Ctrl-C keeps the results so far"
         ));
     }
     Ok(())
@@ -140,19 +140,15 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let given = given(of, matches)?;
     let path = arguments::output(matches)?;
     if let Some(path) = path.filter(|p| p.extension().is_some_and(|e| e == "safetensors")) {
-        let expected = "a file for the figure, whose ending names a format; `lmscope direction` and `lmscope select --save` write directions";
-        return Err(Error::argument("-o", path.display().to_string(), expected));
+        let expected = "a file name for the figure that ends in a format; directions are written by `lmscope direction` and `lmscope select --save`";
+        return Err(Error::argument("-o", path.display(), expected));
     }
     let ending = path
         .and_then(|p| p.extension())
         .and_then(|e| e.to_str())
         .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
-    let named = matches
-        .get_one::<String>("format")
-        .map(String::as_str)
-        .or(ending)
-        .unwrap_or(FORMATS[0].name);
-    let format = export::format_named(named)?;
+    let named = matches.get_one::<String>("format").map(String::as_str);
+    let format = export::format_named(named.or(ending).unwrap_or(FORMATS[0].name))?;
 
     let mut lab = arguments::open(matches)?;
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
@@ -166,8 +162,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     } else {
         return Err(Error::argument(
             "--edit",
-            edits[0].to_string(),
-            "a prompt beside it that it can act on; without one nothing of the user's runs",
+            &edits[0],
+            "a prompt that it can act on; without one, the edit has no effect here",
         ));
     };
     lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
@@ -188,9 +184,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     }
     if lab.unfinished.stopped {
         match &lab.unfinished.failure {
-            None => output::note("stopped; the same command goes on from there"),
+            None => output::note("stopped; the same command continues from there"),
             Some(why) => output::note(&format!(
-                "stopped; the same command begins anew, because what was measured could not be kept: {why}"
+                "stopped; the same command starts again, because the results could not be kept: {why}"
             )),
         }
         return Err(Error::Cancelled);

@@ -13,7 +13,7 @@ use crate::ui::theme::{Theme, Variant};
 /// The row of `sites`.
 pub const SITES: Subcommand = Subcommand {
     name: "sites",
-    about: "Lists the named places in the forward pass",
+    about: "Lists the sites: the named places in the forward pass",
     arguments: build_sites,
     run: super::sites::run,
 };
@@ -38,7 +38,7 @@ fn build_sites(command: Command) -> Command {
     let model = arguments::value(
         "model",
         "MODEL",
-        "Says which of them this model has, and what the names of TransformerLens mean on it",
+        "Shows which sites this model has, and what TransformerLens hook names mean on it",
     );
     models::format(command)
         .arg(model)

@@ -189,8 +189,80 @@ pub(crate) fn switch(name: &'static str, help: &'static str) -> Arg {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Every spelling of a parameter or a value that was in use before, with today's.
+    const OLDER: [(&str, [&str; 2], [&str; 2]); 17] = [
+        ("heads", ["--null", "random"], ["--control", "random"]),
+        ("heads", ["--rank", "asked"], ["--rank", "zero_shot"]),
+        ("attention", ["--show", "writes"], ["--show", "outputs"]),
+        ("attention", ["--value", "write"], ["--value", "output"]),
+        ("attention", ["--silence", "3"], ["--ablate", "3"]),
+        ("sweep", ["--null", "beside"], ["--control", "cells"]),
+        ("sweep", ["--null", "columns"], ["--control", "columns"]),
+        ("sweep", ["--null", "random"], ["--control", "random"]),
+        ("sweep", ["--null", "no"], ["--control", "no"]),
+        (
+            "patchscope",
+            ["--null", "beside"],
+            ["--control", "unrelated"],
+        ),
+        ("patchscope", ["--slot", "Z"], ["--placeholder", "Z"]),
+        (
+            "patchscope",
+            ["--slots", "each"],
+            ["--placeholders", "each"],
+        ),
+        ("patching", ["--null", "top"], ["--control", "top"]),
+        ("patching", ["--null", "random"], ["--control", "random"]),
+        ("backpatch", ["--null", "beside"], ["--control", "both"]),
+        (
+            "backpatch",
+            ["--null", "unrelated"],
+            ["--control", "unrelated"],
+        ),
+        ("backpatch", ["--slot", "Z"], ["--placeholder", "Z"]),
+    ];
+
+    #[test]
+    fn every_older_spelling_asks_for_the_same_figure_and_is_named_nowhere() {
+        let given = |name: &str, flags: [&str; 2]| {
+            let of = crate::instruments::instrument(name).unwrap();
+            let line = ["lmscope", name, "demo", "-p", "x"].into_iter();
+            let matches = command().try_get_matches_from(line.chain(flags)).unwrap();
+            let (_, own) = matches.subcommand().unwrap();
+            // What the flags gave, and the same read from names and values alone, as a form or a session gives them.
+            let name = flags[0].trim_start_matches("--");
+            let alone = crate::instruments::Arguments::default().with(name, flags[1]);
+            (
+                instrument::given(of, own).unwrap(),
+                of.read(&alone).unwrap(),
+            )
+        };
+        for (name, older, today) in OLDER {
+            assert_eq!(given(name, older), given(name, today), "{name} {older:?}");
+        }
+        for of in INSTRUMENTS {
+            let mut own = command().find_subcommand(of.name()).unwrap().clone();
+            let help = own.render_long_help().to_string();
+            for row in of.parameters() {
+                let of_it = || OLDER.iter().filter(|(name, ..)| *name == of.name());
+                for older in row.older {
+                    let flag = format!("--{older}");
+                    assert!(of_it().any(|row| row.1[0] == flag), "{} {flag}", of.name());
+                    assert!(!help.contains(&format!("{flag} <")), "{flag}");
+                }
+                for (older, today) in row.older_values {
+                    let listed =
+                        |r: &&(_, [&str; 2], [&str; 2])| r.1[1] == *older && r.2[1] == *today;
+                    assert!(of_it().any(|row| listed(&row)), "{} {older}", of.name());
+                    assert!(!help.contains(&format!("{older},")), "{older}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

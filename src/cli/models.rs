@@ -7,10 +7,10 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
-use super::{Subcommand, output};
+use super::{Subcommand, arguments, output};
 use crate::error::Result;
 use crate::file;
 use crate::model::hub::{Cached, cache_folder, cached_models};
@@ -22,7 +22,7 @@ use crate::text;
 /// The row.
 pub const MODELS: Subcommand = Subcommand {
     name: "models",
-    about: "Lists the demo and the models of the hub cache",
+    about: "Lists the demo and the models in the hub cache",
     arguments: build,
     run,
 };
@@ -43,20 +43,13 @@ const LONGEST_HEADER: u64 = 100 << 20;
 
 /// `--format text|json`, for every list.
 pub fn format(command: Command) -> Command {
-    command.arg(
-        Arg::new("format")
-            .long("format")
-            .value_parser(["text", "json"])
-            .default_value("text")
-            .help("A table for people, or JSON"),
-    )
+    let help = "A table to read, or JSON";
+    command.arg(arguments::one_of("format", ["text", "json"], help))
 }
 
 /// Whether JSON was asked for.
 pub fn as_json(matches: &ArgMatches) -> bool {
-    matches
-        .get_one::<String>("format")
-        .is_some_and(|f| f == "json")
+    arguments::text(matches, "format") == "json"
 }
 
 fn build(command: Command) -> Command {
@@ -66,13 +59,11 @@ fn build(command: Command) -> Command {
 fn run(matches: &ArgMatches) -> Result<()> {
     let json = as_json(matches);
     let mut rows = Vec::new();
-    if let Ok(demo) = load(
-        "demo",
-        &Options {
-            device: Some("cpu".into()),
-            ..Options::default()
-        },
-    ) {
+    let on_cpu = Options {
+        device: Some("cpu".into()),
+        ..Options::default()
+    };
+    if let Ok(demo) = load("demo", &on_cpu) {
         let card = demo.card;
         let size = if json { Value::Null } else { json!("embedded") };
         rows.push(vec![
@@ -158,7 +149,7 @@ fn family(folder: &Path) -> String {
     match family_of(&config) {
         Ok(family) => family.name.to_string(),
         Err(_) => format!(
-            "{} (not served)",
+            "{} (not supported)",
             config
                 .get("model_type")
                 .and_then(Value::as_str)
@@ -193,10 +184,8 @@ impl Weights {
             ("bin", "pytorch"),
             ("gguf", "gguf"),
         ];
-        if let Some((extension, kind)) = kinds
-            .into_iter()
-            .find(|(extension, _)| files.iter().any(|f| ends(f, extension)))
-        {
+        let held = |(extension, _): &(&str, _)| files.iter().any(|f| ends(f, extension));
+        if let Some((extension, kind)) = kinds.into_iter().find(held) {
             files.retain(|f| ends(f, extension));
             out.kind = kind;
             for file in &files {
@@ -224,16 +213,9 @@ impl Weights {
         let mut header = Vec::new();
         file.take(count).read_to_end(&mut header).ok()?;
         let header: Map<String, Value> = serde_json::from_slice(&header).ok()?;
-        for info in header
-            .iter()
-            .filter(|(name, _)| *name != "__metadata__")
-            .map(|(_, info)| info)
-        {
-            let size: u64 = info["shape"]
-                .as_array()?
-                .iter()
-                .filter_map(Value::as_u64)
-                .product();
+        for (_, info) in header.iter().filter(|(name, _)| *name != "__metadata__") {
+            let shape = info["shape"].as_array()?;
+            let size: u64 = shape.iter().filter_map(Value::as_u64).product();
             let dtype = info["dtype"].as_str()?.to_lowercase();
             self.parameters += size;
             match self.dtypes.iter_mut().find(|(d, _)| *d == dtype) {

@@ -50,7 +50,7 @@ fn receipt_line(receipt: &Receipt) -> String {
     }
     let mut out = if receipt.not_finite {
         format!(
-            "WARNING: edit {edit} is NOT FINITE: what it makes of the numbers is NaN or infinity (it acted {} times). Lower its strength",
+            "WARNING: edit {edit} is NOT FINITE: it turns activations into NaN or infinity (it acted {} times). Lower its strength",
             receipt.fired
         )
     } else if receipt.idle() && receipt.fired == 0 {
@@ -66,20 +66,14 @@ fn receipt_line(receipt: &Receipt) -> String {
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
         let nulls = [
-            ("a random one of equal size", receipt.null),
-            ("on an unrelated text", receipt.elsewhere),
+            ("control: random edit of equal size", receipt.null),
+            ("unrelated text", receipt.elsewhere),
         ];
-        let nulls: Vec<String> = nulls
-            .iter()
-            .filter_map(|(name, kl)| Some((name, (*kl)?)))
-            .map(|(name, kl)| {
-                if kl.is_finite() {
-                    format!("{name} {kl:.4}")
-                } else {
-                    format!("{name} {NOT_FINITE}")
-                }
-            })
-            .collect();
+        let said = nulls.into_iter().filter_map(|(name, kl)| match kl? {
+            kl if kl.is_finite() => Some(format!("{name} {kl:.4}")),
+            _ => Some(format!("{name} {NOT_FINITE}")),
+        });
+        let nulls: Vec<String> = said.collect();
         if !nulls.is_empty() {
             let _ = write!(out, " ({}; seed {})", nulls.join(", "), receipt.seed);
         }
@@ -94,28 +88,17 @@ fn receipt_line(receipt: &Receipt) -> String {
 /// Rows under column names, as aligned text or as a JSON array of objects.
 pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<()> {
     if as_json {
-        let object = |row: &Vec<Value>| {
-            Value::Object(
-                columns
-                    .iter()
-                    .map(ToString::to_string)
-                    .zip(row.iter().cloned())
-                    .collect::<Map<_, _>>(),
-            )
+        let named = |row: &Vec<Value>| {
+            let names = columns.iter().map(ToString::to_string);
+            names.zip(row.iter().cloned()).collect::<Map<_, _>>()
         };
-        return json_line(&json!(rows.iter().map(object).collect::<Vec<_>>()));
+        return json_line(&json!(rows.iter().map(named).collect::<Vec<_>>()));
     }
-    let spelled: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| row.iter().map(spell).collect())
-        .collect();
+    let spelled = rows.iter().map(|row| row.iter().map(spell).collect());
+    let spelled: Vec<Vec<String>> = spelled.collect();
     let wide = |i: usize| {
-        spelled
-            .iter()
-            .map(|row| spelling::width(&row[i]))
-            .max()
-            .unwrap_or(0)
-            .max(columns[i].len())
+        let widths = spelled.iter().map(|row| spelling::width(&row[i]));
+        widths.max().unwrap_or(0).max(columns[i].len())
     };
     let widths: Vec<usize> = (0..columns.len()).map(wide).collect();
     let mut out = String::new();

@@ -23,19 +23,19 @@ pub fn arguments(command: Command) -> Command {
         arguments::value(name, value, help).hide(true)
     };
     generate::sampling_arguments(command)
-        .arg(arguments::value("prompt", "TEXT", "A prompt to run at once").short('p').allow_hyphen_values(true))
+        .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
-        .arg(arguments::value("edit", "EDIT", "An edit that is in force from the start; may be repeated").action(ArgAction::Append))
+        .arg(arguments::value("edit", "EDIT", "An edit (intervention) that applies from the start; may be repeated").action(ArgAction::Append))
         .arg(arguments::preset())
-        .arg(arguments::value("seed", "N", "Seed of everything random").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
         .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
-        .arg(arguments::value("color", "DEPTH", "How many colours to use, when the terminal does not say it right: auto, none, 16, 256 or truecolor"))
+        .arg(arguments::value("color", "DEPTH", "Number of colours, if the terminal does not report it correctly: auto, none, 16, 256 or truecolor"))
         .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
         .arg(folder("state", "The folder for session files [default: the user's]"))
-        .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so always"))
-        .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG and ends").value_parser(value_parser!(PathBuf)))
+        .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so permanently"))
+        .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG, then exits").value_parser(value_parser!(PathBuf)))
         .arg(hidden("shot-size", "WxH", "Columns and rows of the picture").default_value("120x40"))
-        .arg(hidden("shot-keys", "KEYS", "Keys pressed after the first text, as keys.toml writes them, with spaces between").default_value("").allow_hyphen_values(true))
+        .arg(hidden("shot-keys", "KEYS", "Keys to press after the first text, spelled as in keys.toml, separated by spaces").default_value("").allow_hyphen_values(true))
 }
 
 /// Whether a picture was asked for, which needs no terminal.

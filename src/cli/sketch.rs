@@ -45,7 +45,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     ))?;
     output::line(&format!("prompt: {PROMPT}"))?;
     output::line(
-        "each line: a token the model wrote, and what every layer, read through the final norm and the unembedding, would say next",
+        "each line: a generated token, and the prediction of every layer for the next one, read through the final norm and the unembedding (logit lens)",
     )?;
     output::line("")?;
     let shown: Vec<usize> = (0..SHOWN.min(layers))
@@ -87,7 +87,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         output::line(&format!("{mark} (largest difference {:.1e})", check.error))?;
     }
     output::note(
-        "standard output is no terminal, so this was a demonstration; in a terminal `lmscope` opens the screen, and `lmscope --help` lists what scripts can use.",
+        "standard output is not a terminal, so this was a demonstration; in a terminal `lmscope` opens the screen; `lmscope --help` lists the commands for scripts.",
     );
     if lab.cancel.load(std::sync::atomic::Ordering::Relaxed) {
         Err(Error::Cancelled)

@@ -28,7 +28,7 @@ const LONGEST: u64 = 1 << 30;
 /// The row.
 pub const STATS: Subcommand = Subcommand {
     name: "stats",
-    about: "Measures mean and variance of activations over a text, for `mean` edits",
+    about: "Measures the mean and variance of activations over a text, for `mean` edits (mean ablation)",
     arguments: build,
     run,
 };
@@ -37,8 +37,8 @@ fn build(command: Command) -> Command {
     arguments::model(command)
         .arg(Arg::new("text").value_name("TEXT_FILE").required(true).value_parser(value_parser!(PathBuf)).help("A neutral text of 10 000 tokens or more"))
         .arg(arguments::value("sites", "SITES", format!("Addresses, for example 'mlp_act.*,resid_post.4' [default: {USUAL}, at every layer that has them]")))
-        .arg(arguments::value("skip", "N", "First positions of every piece that are left out: attention sinks live there").value_parser(value_parser!(usize)).default_value("1"))
-        .arg(arguments::value("piece", "N", format!("Tokens that are read together [default: {PIECE}, or the context where that is less]")).value_parser(value_parser!(usize)))
+        .arg(arguments::value("skip", "N", "How many first positions of every piece are left out; attention sinks are there").value_parser(value_parser!(usize)).default_value("1"))
+        .arg(arguments::value("piece", "N", format!("Tokens of one piece that is read at once [default: {PIECE}, or the context if that is shorter]")).value_parser(value_parser!(usize)))
         .arg(arguments::value("output", "FILE", "The safetensors file to write").short('o').required(true).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
 }
@@ -56,7 +56,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         Some(n) if (2..=context).contains(n) => *n,
         Some(n) => {
             let expected = format!("2 to {context} tokens");
-            return Err(Error::argument("--piece", n.to_string(), expected));
+            return Err(Error::argument("--piece", n, expected));
         }
     };
     let name = source

@@ -16,6 +16,7 @@ use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::Lab;
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
@@ -23,7 +24,7 @@ use crate::text;
 /// The row.
 pub const TRACE: Subcommand = Subcommand {
     name: "trace",
-    about: "Keeps the activations of a prompt in a safetensors file",
+    about: "Saves the activations of a prompt to a safetensors file",
     arguments: build,
     run,
 };
@@ -46,14 +47,19 @@ fn run(matches: &ArgMatches) -> Result<()> {
         if let Ok(Pattern::Foreign(name)) = text.parse() {
             let site = name.on(&lab.model.card.blueprint)?;
             let ours = written(site, name.layers);
-            output::note(&format!("{name} is {ours} on this model."));
+            output::note(&format!("{name} means {ours} on this model."));
         }
     }
     let run = arguments::run(matches, &lab, edits)?;
     let (recording, broken) = match lab.record(&run, &wanted) {
         // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.
         Err(error @ Error::NotFinite { .. }) => {
-            (Arc::new(lab.record_as_is(&run, &wanted)?), Some(error))
+            let as_is = Pass {
+                record: wanted.clone(),
+                lenient: true,
+                ..Pass::of(run.clone())
+            };
+            (Arc::new(lab.run_one(&as_is)?), Some(error))
         }
         recording => (recording?, None),
     };
@@ -92,32 +98,25 @@ struct Entry {
 }
 
 fn tokens(run: &Run) -> Entry {
-    let bytes = run
-        .tokens
-        .iter()
-        .flat_map(|t| i64::from(*t).to_le_bytes())
-        .collect();
+    let bytes = run.tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes());
     Entry {
         name: "tokens".into(),
         dtype: Dtype::I64,
         shape: vec![run.tokens.len()],
-        bytes,
+        bytes: bytes.collect(),
     }
 }
 
 fn tensor(name: String, value: &Tensor) -> Result<Entry> {
-    let bytes = value
+    let values = value
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1::<f32>()?
-        .iter()
-        .flat_map(|x| x.to_le_bytes())
-        .collect();
+        .to_vec1::<f32>()?;
     Ok(Entry {
         name,
         dtype: Dtype::F32,
         shape: value.dims().to_vec(),
-        bytes,
+        bytes: values.iter().flat_map(|x| x.to_le_bytes()).collect(),
     })
 }
 
@@ -133,15 +132,11 @@ fn metadata(
         ("sites".to_string(), sites.to_string()),
     ];
     let spell = |json: serde_json::Result<String>| json.map_err(|e| Error::Engine(e.to_string()));
+    let provenance = spell(serde_json::to_string(&lab.provenance(run, parameters)))?;
+    let receipts = spell(serde_json::to_string(receipts))?;
     Ok(HashMap::from([
-        (
-            "lmscope.provenance".to_string(),
-            spell(serde_json::to_string(&lab.provenance(run, parameters)))?,
-        ),
-        (
-            "lmscope.receipts".to_string(),
-            spell(serde_json::to_string(receipts))?,
-        ),
+        ("lmscope.provenance".to_string(), provenance),
+        ("lmscope.receipts".to_string(), receipts),
     ]))
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 /// The row.
 pub const VECTORS: Subcommand = Subcommand {
     name: "vectors",
-    about: "Says what files of directions hold, and turns one format into another",
+    about: "Shows what direction files hold, and converts between their formats",
     arguments: build,
     run,
 };
@@ -33,18 +33,16 @@ fn build(command: Command) -> Command {
         .value_name("FILE")
         .required(true)
         .action(ArgAction::Append)
-        .help(
-            "Files of directions; FILE#-1 moves its vectors one layer earlier, here and in edits",
-        );
+        .help("Direction files; FILE#-1 moves its vectors one layer earlier, here and in edits");
     let at = arguments::value(
         "at",
         "PLACE",
-        "Where its vector belongs, such as resid_post.10; of several vectors their site, such as attn_out",
+        "The address of its vector, such as resid_post.10; with several vectors their site, such as attn_out",
     );
     let output = arguments::value(
         "output",
         "FILE",
-        "Writes the one FILE given to this file, in the format that its name speaks of",
+        "Converts the one given FILE to this file, in the format of its ending",
     )
     .short('o')
     .value_parser(value_parser!(PathBuf));
@@ -60,11 +58,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let files: Vec<&String> = matches.get_many("files").into_iter().flatten().collect();
     if matches.contains_id("output") && files.len() != 1 {
         let given = format!("{} files", files.len());
-        return Err(Error::argument(
-            "-o",
-            given,
-            "one file to turn into another",
-        ));
+        return Err(Error::argument("-o", given, "one file to convert"));
     }
     let target = arguments::output(matches)?;
     let as_json = models::as_json(matches);
@@ -72,7 +66,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     for name in files {
         let found = Direction::open(name)?;
         let mut direction = found.ok_or_else(|| {
-            Error::argument("FILE", name.as_str(), "a file of directions that is there")
+            Error::argument("FILE", name.as_str(), "an existing file of directions")
         })?;
         let place = arguments::text(matches, "at");
         if !place.is_empty() {

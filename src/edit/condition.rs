@@ -50,7 +50,7 @@ impl Condition {
         let text = whole.text;
         let bad = || {
             format!(
-                "`{text}` is no condition; write DIRECTION@ADDRESS>NUMBER or p(\"TEXT\")>NUMBER, with > or <"
+                "`{text}` is not a condition; write DIRECTION@ADDRESS>NUMBER or p(\"TEXT\")>NUMBER, with > or <"
             )
         };
         let at = whole.rfind(">").max(whole.rfind("<")).ok_or_else(bad)?;

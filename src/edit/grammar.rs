@@ -77,7 +77,7 @@ impl FromStr for Edit {
         let name = name.text.trim();
         let spec = OPS.iter().find(|o| o.name == name).ok_or_else(|| {
             bad(format!(
-                "`{name}` is no operation; they are {}",
+                "`{name}` is not an operation; the operations are {}",
                 OPS.iter().map(|o| o.name).collect::<Vec<_>>().join(", ")
             ))
         })?;
@@ -150,7 +150,7 @@ fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
     match number.parse::<f32>() {
         Ok(value) if value.is_finite() => Ok((rest, value)),
         Ok(_) | Err(_) => Err(format!(
-            "`{number}` is no strength; write a number after `*`, at most {:e}",
+            "`{number}` is not a strength; write a number after `*`, at most {:e}",
             f32::MAX
         )),
     }
@@ -227,23 +227,23 @@ mod tests {
     fn bad_edits_say_why() {
         for (text, why) in [
             ("zero:17", "@ADDRESS"),
-            ("zap:1@mlp_act.0", "no operation"),
-            ("zero:x@mlp_act.0", "no unit"),
+            ("zap:1@mlp_act.0", "not an operation"),
+            ("zero:x@mlp_act.0", "not the number of a unit"),
             ("add@resid_pre.0", "needs a direction"),
-            ("zero@attn_probs.0", "z (a head"),
+            ("zero@attn_probs.0", "z (the output"),
             ("zero@logits", "model's output"),
-            ("cut:1@z.0", "scores of attention"),
-            ("cut:1@attn_probs.0", "scores of attention"),
+            ("cut:1@z.0", "attention scores"),
+            ("cut:1@attn_probs.0", "attention scores"),
             ("cut:1=some@attn_scores.0", "positions"),
             ("zero@mlp_akt.0", "mlp_act"),
-            ("zero:1@mlp_act.0*huge", "no strength"),
-            ("zero:1@blocks.*.mlp.hook_post*huge", "no strength"),
+            ("zero:1@mlp_act.0*huge", "not a strength"),
+            ("zero:1@blocks.*.mlp.hook_post*huge", "not a strength"),
             ("zero:1@blocks.0.attn.hook_result", "z.0"),
-            ("zero@mlp_act.-1", "no negative"),
+            ("zero@mlp_act.-1", "negative layers"),
             ("zero@MLP_ACT.1", "lower case"),
             ("set:1@mlp_act.0", "needs a value"),
             ("set_along:d@resid_pre.0", "and a value"),
-            ("clamp_along:d=3..1@resid_pre.0", "wrong way round"),
+            ("clamp_along:d=3..1@resid_pre.0", "wrong order"),
             ("swap:d@resid_pre.0", "two directions"),
             ("resample:1@mlp_act.0", "needs a text"),
             ("mean:1=@mlp_act.0", "statistics file"),
@@ -251,10 +251,10 @@ mod tests {
             ("mean:1=\" \"@mlp_act.0", "statistics file"),
             ("zero:{}@mlp_act.0", "{NAME}"),
             ("rewrite:1=a@mlp_act.0", "two tokens"),
-            ("rewrite:1=\"a\">\"b\"@z.0", "addressed by"),
-            ("add:d@resid_pre.0 when d@resid_pre.0", "no condition"),
+            ("rewrite:1=\"a\">\"b\"@z.0", "its address is mlp_act"),
+            ("add:d@resid_pre.0 when d@resid_pre.0", "not a condition"),
             ("add:d@resid_pre.0 when d@resid_pot.0>1", "resid_pos"),
-            ("add:d@resid_pre.0 when p()>1", "no condition"),
+            ("add:d@resid_pre.0 when p()>1", "not a condition"),
         ] {
             let error = text.parse::<Edit>().unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");

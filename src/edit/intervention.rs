@@ -261,7 +261,7 @@ impl Edit {
         match spec.axis {
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),
             Axis::Positions => Err(format!(
-                "`{}` has a row a query and cannot be edited by this operation; use z (a head's result), or cut:HEADS=POSITIONS@attn_scores.L instead",
+                "`{}` has one row for each query position and cannot be edited by this operation; use z (the output of each head), or cut:HEADS=POSITIONS@attn_scores.L instead",
                 spec.name
             )),
             Axis::Vocab => Err(format!(

@@ -1,10 +1,11 @@
 //! Operations: what an edit may do to the value at its address, each with what it works with.
 //!
 //! Invariant: an operation carries its own argument, so that an illegal pair cannot be written; names, help, grammar, the
-//! sites it acts on and the neutral strength are read off its row. To add an operation, add a row to `operations!` below and
-//! its formula, where the compiler then asks for it: an arm in `prepare` (`lab/prepare.rs`), which makes a `Change` of it;
-//! where no `Change` computes it yet, a variant and its arms in `lab/change/`. To add a kind of argument, add an `argument!` below.
+//! sites it acts on and the neutral strength are read off its row, and what it works with is looked up by what its argument
+//! mentions. To add an operation, add a row to `operations!` below and its formula to `lab/change/mod.rs`, where the compiler then asks
+//! for it. To add a kind of argument, add an `argument!` below.
 
+use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
@@ -72,31 +73,31 @@ macro_rules! operations {
 
 operations! {
     /// `x + c·v`, the direction as it is.
-    Add(DirectionName) "add" 0.0 Acts::Values, "adds strength times a direction, unnormalised" "add:mood@resid_pre.4*0.5";
+    Add(DirectionName) "add" 0.0 Acts::Values, "adds strength times a direction, as it is (activation addition)" "add:mood@resid_pre.4*0.5";
     /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
-    AddUnitNorm(DirectionName) "add_unit_norm" 0.0 Acts::Values, "adds a direction scaled to the local norm, at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
+    AddUnitNorm(DirectionName) "add_unit_norm" 0.0 Acts::Values, "adds strength times the norm of the activation, along a direction; at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
     /// `y·‖x‖/‖y‖` with `y = x + c·v` (repeng's `normalize`).
-    AddRenorm(DirectionName) "add_renorm" 0.0 Acts::Values, "adds strength times a direction, then restores the norm" "add_renorm:mood@resid_pre.4*0.5";
+    AddRenorm(DirectionName) "add_renorm" 0.0 Acts::Values, "adds strength times a direction, then restores the norm of the activation" "add_renorm:mood@resid_pre.4*0.5";
     /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)` (in-context vectors, Liu et al. 2023, 2311.06668).
-    Icv(DirectionName) "icv" 0.0 Acts::Values, "turns towards a direction, more where the value points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
+    Icv(DirectionName) "icv" 0.0 Acts::Values, "rotates towards a direction, more where the activation points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
     /// `x − c·(x·v̂)·v̂`.
-    ProjectOut(DirectionName) "project_out" 0.0 Acts::Values, "removes the component along a direction" "project_out:refusal@writes";
+    ProjectOut(DirectionName) "project_out" 0.0 Acts::Values, "removes the component along a direction (directional ablation)" "project_out:refusal@writes";
     /// `x + (c − 1)·(x·v̂)·v̂`: 0 ablates, 1 changes nothing, −1 reflects.
     ScaleAlong(DirectionName) "scale_along" 1.0 Acts::Values, "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
     /// Moves `x·v̂` to the nearer bound where it lies outside; `c` of the way.
-    ClampAlong(DirectionWithin) "clamp_along" 0.0 Acts::Values, "moves the component along a direction into bounds where it lies outside" "clamp_along:mood=-1..1@resid_pre.4";
+    ClampAlong(DirectionWithin) "clamp_along" 0.0 Acts::Values, "clamps the component along a direction to bounds" "clamp_along:mood=-1..1@resid_pre.4";
     /// Moves `x·v̂` to a value; `c` of the way.
-    SetAlong(DirectionTo) "set_along" 0.0 Acts::Values, "sets the component along a direction" "set_along:mood=2.5@resid_pre.4";
+    SetAlong(DirectionTo) "set_along" 0.0 Acts::Values, "sets the component along a direction to a value" "set_along:mood=2.5@resid_pre.4";
     /// `x − (x·ŝ)·ŝ + (x·ŝ)·t̂`; `c` of the way.
-    Swap(TwoDirections) "swap" 0.0 Acts::Values, "turns the component along one direction into one along another" "swap:mood>politeness@resid_pre.4";
+    Swap(TwoDirections) "swap" 0.0 Acts::Values, "moves the component along one direction to another direction" "swap:mood>politeness@resid_pre.4";
     /// `x + c·(v − x)`.
-    Replace(DirectionName) "replace" 0.0 Acts::Values, "puts a vector in the value's place" "replace:mood@resid_pre.4:last";
+    Replace(DirectionName) "replace" 0.0 Acts::Values, "replaces the activation by a vector" "replace:mood@resid_pre.4:last";
     /// Units towards 0: `x·(1 − c)`.
-    Zero(Which) "zero" 0.0 Acts::Values, "sets units (neurons, heads, coordinates; all without a list) to 0" "zero:17,52@mlp_act.3";
+    Zero(Which) "zero" 0.0 Acts::Values, "ablates units (neurons, heads, coordinates; without a list all): sets them to 0" "zero:17,52@mlp_act.3";
     /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
-    Mean(UnitsMean) "mean" 0.0 Acts::Values, "sets units to their mean over a text (`lmscope stats`), or over the prompt, first token excluded" "mean:3@z.1:last";
+    Mean(UnitsMean) "mean" 0.0 Acts::Values, "mean-ablates units: sets them to their mean over a text (`lmscope stats`), or over the prompt without its first token" "mean:3@z.1:last";
     /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
-    Resample(UnitsAsIn) "resample" 0.0 Acts::Values, "sets units to what they are on another text, at the same position" r#"resample:0,3="The king of Japan is"@z.2"#;
+    Resample(UnitsAsIn) "resample" 0.0 Acts::Values, "sets units to their values on another text, at the same position (resample ablation)" r#"resample:0,3="The king of Japan is"@z.2"#;
     /// Units times `c`.
     Scale(Which) "scale" 1.0 Acts::Values, "multiplies units by the strength" "scale:17@mlp_act.3*2";
     /// Units towards a value: `x + c·(value − x)`.
@@ -104,17 +105,17 @@ operations! {
     /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
     /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
     Rewrite(UnitsTurn) "rewrite" 0.0
-        Acts::Only(Site::MlpAct, "`rewrite` changes what neurons write and is addressed by them: rewrite:17=\"A\">\"B\"@mlp_act.L"),
-        "turns what neurons write from one token to another, as an overlay on the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
+        Acts::Only(Site::MlpAct, "`rewrite` changes the value vectors of neurons, so its address is mlp_act: rewrite:17=\"A\">\"B\"@mlp_act.L"),
+        "turns the value vectors of neurons from one token to another, without changing the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
     /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
     /// al. 2023, 2304.14767). A position always reads itself.
     Cut(CutEdges) "cut" 0.0
-        Acts::Only(Site::AttnScores, "`cut` acts on the scores of attention: cut:2=0..4@attn_scores.L"),
-        "keeps positions from reading other ones, in some heads or all (attention knockout); each still reads itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
+        Acts::Only(Site::AttnScores, "`cut` acts on attention scores: cut:2=0..4@attn_scores.L"),
+        "attention knockout: positions cannot attend to some others, in some heads or all; each can still attend to itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
 }
 
 /// What an operation works with. It prints as it is read; what prints as nothing is left out, with its colon.
-pub trait Argument: fmt::Display {
+pub trait Argument: fmt::Display + Any {
     /// Reads it; says what is missing.
     fn of(typed: ArgumentText<'_>) -> Result<Self, String>
     where
@@ -135,6 +136,8 @@ pub struct Mentions<'a> {
     pub statistics: Option<&'a str>,
     /// Another text, on which values are taken.
     pub text: Option<&'a str>,
+    /// The value that units are set to.
+    pub value: Option<f32>,
     /// Whether values are means over the prompt.
     pub prompt_mean: bool,
     /// Positions that cannot be read, in heads.
@@ -197,7 +200,7 @@ impl<'a> ArgumentText<'a> {
 
 fn number(text: &str) -> Result<f32, String> {
     let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
-    value.ok_or_else(|| format!("`{text}` is no number"))
+    value.ok_or_else(|| format!("`{text}` is not a number"))
 }
 
 /// Which units of a site.
@@ -231,14 +234,14 @@ impl FromStr for Which {
         let text = text.trim();
         if let Some(name) = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')) {
             return match read(name.trim())?.as_str() {
-                "" => Err("`{}` names no set; write {NAME}".into()),
+                "" => Err("`{}` does not name a unit set; write {NAME}".into()),
                 name => Ok(Self::Set(name.into())),
             };
         }
         let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
         let read = |unit: &str| {
             unit.parse()
-                .map_err(|_| format!("`{unit}` is no unit number"))
+                .map_err(|_| format!("`{unit}` is not the number of a unit"))
         };
         let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
         Ok(if units.is_empty() {
@@ -317,7 +320,7 @@ argument! {
         let (low, high) = parts.ok_or_else(|| typed.wants("bounds", example))?;
         let (low, high) = (number(low)?, number(high)?);
         if low > high {
-            return Err(format!("the bounds {low}..{high} are the wrong way round"));
+            return Err(format!("the bounds {low}..{high} are in the wrong order"));
         }
         Ok(Self(typed.direction(name, example)?, low, high))
     },
@@ -378,7 +381,7 @@ argument! {
         let (units, value) = typed.split("a value", "17=3.5")?;
         Ok(Self(units.text.parse()?, number(value.text)?))
     },
-    |own| Mentions::units(&own.0)
+    |own| Mentions { value: Some(own.1), ..Mentions::units(&own.0) }
 }
 
 argument! {

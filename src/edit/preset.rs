@@ -88,7 +88,7 @@ impl Preset {
         let text = crate::file::words(path)?;
         Self::parse(&text).map_err(|why| {
             let why = why.trim_end_matches('.').to_string();
-            Error::bad_file(path, why, "Mend it, or save one again with :save-edits")
+            Error::bad_file(path, why, "Correct it, or save one again with :save-edits")
         })
     }
 
@@ -185,7 +185,7 @@ mod tests {
             ),
             (
                 "[[edit]]\nedit = \"zap@mlp_out.0\"",
-                ["edit 1", "no operation"],
+                ["edit 1", "not an operation"],
             ),
             ("[[edit]]\non = true", ["line 1", "edit"]),
             ("edit = 3", ["line 1", "[[edit]]"]),

@@ -191,13 +191,13 @@ fn unescaped(text: &str) -> Result<String, String> {
             '"' | '\'' | '\\' | '/' | '“' | '”' | '„' | '‘' | '’' => escape,
             'u' => {
                 let (found, after) = code(rest.as_str())
-                    .ok_or_else(|| format!("`\\u` in `{text}` is followed by no character's number"))?;
+                    .ok_or_else(|| format!("`\\u` in `{text}` is not followed by the number of a character"))?;
                 rest = after.chars();
                 found
             }
             other => {
                 return Err(format!(
-                    "`\\{other}` in `{text}` is no escape; between quotation marks write \\\\ for a backslash"
+                    "`\\{other}` in `{text}` is not an escape; between quotation marks write \\\\ for a backslash"
                 ));
             }
         });
@@ -274,7 +274,7 @@ mod tests {
             ("\"a\"\"b\"", "follows the closing"),
             ("say \"a\"", "inside"),
             ("a”", "inside"),
-            ("\"C:\\dir\"", "no escape"),
+            ("\"C:\\dir\"", "not an escape"),
             ("\"\\u12\"", "number"),
             ("\"\\ud800x\"", "number"),
             ("\"a\\\"", "not closed"),

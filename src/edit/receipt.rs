@@ -43,17 +43,6 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Adds a caution, once.
-    pub fn remark(&mut self, words: &str) {
-        if words.is_empty() || self.note.contains(words) {
-            return;
-        }
-        if !self.note.is_empty() {
-            self.note.push_str("; ");
-        }
-        self.note.push_str(words);
-    }
-
     /// Whether it is on and has done nothing.
     pub fn idle(&self) -> bool {
         !self.why.is_empty()

@@ -59,7 +59,7 @@ impl UnitSet {
             return Ok(());
         }
         let expected = format!(
-            "one chosen on this model, {} ({})",
+            "a set chosen on this model, {} ({})",
             card.name, card.revision
         );
         Err(Error::argument("unit set", &self.revision, expected))
@@ -77,11 +77,11 @@ impl UnitSet {
         let read = |unit: &String| {
             let parts = unit.split_once('/');
             let numbers = parts.and_then(|(l, u)| Some((l.parse().ok()?, u.parse().ok()?)));
-            numbers.ok_or_else(|| fail(format!("`{unit}` is no LAYER/UNIT")))
+            numbers.ok_or_else(|| fail(format!("`{unit}` is not LAYER/UNIT")))
         };
         let units = written.units.iter().map(read).collect::<Result<Vec<_>>>()?;
         if units.is_empty() {
-            return Err(fail("it names no unit".into()));
+            return Err(fail("it names no units".into()));
         }
         Ok(Self::new(site, units, &written.revision))
     }

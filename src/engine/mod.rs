@@ -165,22 +165,9 @@ pub struct Token {
     /// What the edits did at its position, counted as receipts are.
     #[serde(default)]
     pub fired: Vec<Fired>,
-    /// In lockstep: what the other of the two runs chose here.
+    /// In lockstep: what the other of the two runs chose here, with its probability in that run.
     #[serde(default)]
-    pub other: Option<Rival>,
-}
-
-/// A token that the other run of a lockstep chose.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Rival {
-    /// Its id.
-    pub id: u32,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// Whether it is special.
-    pub special: bool,
-    /// Natural logarithm of its probability in the run that chose it.
-    pub logprob: f32,
+    pub other: Option<Box<Token>>,
 }
 
 /// A direction that edits can name.

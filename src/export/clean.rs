@@ -11,44 +11,42 @@ use crate::text;
 
 /// The same figure, safe to show.
 pub(super) fn clean(figure: &Figure) -> Figure {
+    let mut figure = figure.clone();
     let Figure {
         title,
         body,
         notes,
-        check,
+        check: _,
         provenance,
-    } = figure;
-    Figure {
-        title: one(title),
-        body: match body {
-            Body::Grid(grid) => Body::Grid(clean_grid(grid)),
-            Body::Table(table) => Body::Table(clean_table(table)),
-            Body::Series(series) => Body::Series(clean_series(series)),
-            Body::Text(Text { lines }) => Body::Text(Text { lines: all(lines) }),
-        },
-        notes: all(notes),
-        check: *check,
-        provenance: clean_provenance(provenance),
+    } = &mut figure;
+    one(title);
+    match body {
+        Body::Grid(grid) => clean_grid(grid),
+        Body::Table(table) => clean_table(table),
+        Body::Series(series) => clean_series(series),
+        Body::Text(Text { lines }) => all(lines),
+    }
+    all(notes);
+    clean_provenance(provenance);
+    figure
+}
+
+/// Makes one safe line of it.
+fn one(words: &mut String) {
+    *words = text::plain(words.replace(['\n', '\r'], " ").as_bytes());
+}
+
+fn all<'a>(lines: impl IntoIterator<Item = &'a mut String>) {
+    lines.into_iter().for_each(one);
+}
+
+fn headers(headers: &mut [Header]) {
+    for Header { label, anchor: _ } in headers {
+        one(label);
     }
 }
 
-/// One safe line.
-fn one(words: &str) -> String {
-    text::plain(words.replace(['\n', '\r'], " ").as_bytes())
-}
-
-fn all(lines: &[String]) -> Vec<String> {
-    lines.iter().map(|line| one(line)).collect()
-}
-
-fn header(Header { label, anchor }: &Header) -> Header {
-    Header {
-        label: one(label),
-        anchor: *anchor,
-    }
-}
-
-fn clean_grid(grid: &Grid) -> Grid {
+fn clean_grid(grid: &mut Grid) {
     let Grid {
         row_axis,
         column_axis,
@@ -56,145 +54,90 @@ fn clean_grid(grid: &Grid) -> Grid {
         rows,
         columns,
         cells,
-        scale,
+        scale: _,
         also,
     } = grid;
-    let cell = |cell: &Cell| {
+    all([row_axis, column_axis, value]);
+    headers(rows);
+    headers(columns);
+    for cell in cells.iter_mut().flatten() {
         let Cell {
             label,
-            value,
-            anchor,
+            value: _,
+            anchor: _,
             more,
         } = cell;
-        Cell {
-            label: one(label),
-            value: *value,
-            anchor: *anchor,
-            more: more.iter().map(|(word, n)| (one(word), *n)).collect(),
-        }
-    };
-    Grid {
-        row_axis: one(row_axis),
-        column_axis: one(column_axis),
-        value: one(value),
-        rows: rows.iter().map(header).collect(),
-        columns: columns.iter().map(header).collect(),
-        cells: cells
-            .iter()
-            .map(|column| column.iter().map(cell).collect())
-            .collect(),
-        scale: *scale,
-        also: clean_also(also),
+        one(label);
+        all(more.iter_mut().map(|(word, _)| word));
     }
-}
-
-fn clean_also(also: &Also) -> Also {
     let Also {
         numbers,
         candidates,
         stories,
     } = also;
-    Also {
-        numbers: numbers
-            .iter()
-            .map(|number| Number {
-                value: one(&number.value),
-                ..number.clone()
-            })
-            .collect(),
-        candidates: candidates.as_deref().map(one),
-        stories: stories
-            .iter()
-            .map(|story| Story {
-                token: one(&story.token),
-                ..story.clone()
-            })
-            .collect(),
+    all(numbers.iter_mut().map(|Number { value, .. }| value));
+    all(candidates);
+    all(stories.iter_mut().map(|Story { token, .. }| token));
+}
+
+fn clean_table(Table { columns, pages }: &mut Table) {
+    all(columns);
+    for page in pages {
+        let Page {
+            title,
+            anchor: _,
+            rows,
+        } = page;
+        one(title);
+        for Row { anchor: _, entries } in rows {
+            for entry in entries {
+                match entry {
+                    Entry::Number(_) => {}
+                    Entry::Text(words) => one(words),
+                }
+            }
+        }
     }
 }
 
-fn clean_table(Table { columns, pages }: &Table) -> Table {
-    let entry = |entry: &Entry| match entry {
-        Entry::Number(number) => Entry::Number(*number),
-        Entry::Text(words) => Entry::Text(one(words)),
-    };
-    let row = |Row { anchor, entries }: &Row| Row {
-        anchor: *anchor,
-        entries: entries.iter().map(entry).collect(),
-    };
-    let page = |Page {
-                    title,
-                    anchor,
-                    rows,
-                }: &Page| Page {
-        title: one(title),
-        anchor: *anchor,
-        rows: rows.iter().map(row).collect(),
-    };
-    Table {
-        columns: all(columns),
-        pages: pages.iter().map(page).collect(),
-    }
-}
-
-fn clean_series(series: &Series) -> Series {
+fn clean_series(series: &mut Series) {
     let Series {
         axis,
         value,
         points,
         curves,
-        scale,
-        style,
+        scale: _,
+        style: _,
     } = series;
-    let curve = |curve: &Curve| {
+    all([axis, value]);
+    headers(points);
+    for curve in curves {
         let Curve {
             label,
-            anchor,
-            values,
-            total,
+            anchor: _,
+            values: _,
+            total: _,
         } = curve;
-        Curve {
-            label: one(label),
-            anchor: *anchor,
-            values: values.clone(),
-            total: *total,
-        }
-    };
-    Series {
-        axis: one(axis),
-        value: one(value),
-        points: points.iter().map(header).collect(),
-        curves: curves.iter().map(curve).collect(),
-        scale: *scale,
-        style: *style,
+        one(label);
     }
 }
 
-fn clean_provenance(provenance: &Provenance) -> Provenance {
+fn clean_provenance(provenance: &mut Provenance) {
     let Provenance {
         model,
         revision,
         dtype,
         device,
-        tokens,
+        tokens: _,
         edits,
-        seed,
+        seed: _,
         parameters,
         version,
     } = provenance;
-    Provenance {
-        model: one(model),
-        revision: one(revision),
-        dtype: one(dtype),
-        device: one(device),
-        tokens: tokens.clone(),
-        edits: all(edits),
-        seed: *seed,
-        parameters: parameters
-            .iter()
-            .map(|(name, value)| (one(name), one(value)))
-            .collect(),
-        version: one(version),
+    all([model, revision, dtype, device, version]);
+    all(edits);
+    for (name, value) in parameters {
+        all([name, value]);
     }
 }
 

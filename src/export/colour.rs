@@ -15,6 +15,12 @@ impl std::fmt::Display for Rgb {
     }
 }
 
+impl From<Rgb> for Color {
+    fn from(Rgb(r, g, b): Rgb) -> Self {
+        Self::Rgb(r, g, b)
+    }
+}
+
 impl Rgb {
     /// From `0xrrggbb`.
     pub const fn hex(value: u32) -> Self {

@@ -43,37 +43,18 @@ fn write_grid(out: &mut String, grid: &Grid) {
             let first = usize::from(itself || cell.more.is_empty());
             let own = (!itself).then_some(&own);
             for (i, (token, value)) in own.into_iter().chain(&cell.more).enumerate() {
-                let [layer, position, unit] = place(cell.anchor);
-                let rank = (first + i).to_string();
-                let labels = [row.label.clone(), column.label.clone()];
-                let [row, column] = labels;
-                record(
-                    out,
-                    &[
-                        row,
-                        column,
-                        layer,
-                        position,
-                        unit,
-                        rank,
-                        token.clone(),
-                        value.to_string(),
-                    ],
-                );
+                let mut fields = vec![row.label.clone(), column.label.clone()];
+                fields.extend(place(cell.anchor));
+                fields.extend([(first + i).to_string(), token.clone(), value.to_string()]);
+                record(out, &fields);
             }
         }
     }
 }
 
 fn write_table(out: &mut String, table: &Table) {
-    let columns = table
-        .pages
-        .iter()
-        .flat_map(|page| &page.rows)
-        .map(|row| row.entries.len())
-        .max()
-        .unwrap_or(0);
-    let columns = columns.max(table.columns.len());
+    let columns = table.pages.iter().map(|page| table.columns_of(page));
+    let columns = columns.max().unwrap_or(table.columns.len());
     let mut header: Vec<String> = ["page", "layer", "position", "unit"]
         .map(str::to_owned)
         .to_vec();
@@ -97,19 +78,18 @@ fn write_table(out: &mut String, table: &Table) {
 /// is its total.
 fn write_series(out: &mut String, series: &Series) {
     out.push_str("curve,point,layer,position,unit,value\n");
-    let spell = |value: Option<f32>| value.map(|v| v.to_string()).unwrap_or_default();
     for (c, curve) in series.curves.iter().enumerate() {
+        let mut line = |point: &str, anchor: Anchor, value: Option<f32>| {
+            let [layer, position, unit] = place(anchor);
+            let value = value.map(|v| v.to_string()).unwrap_or_default();
+            let label = curve.label.clone();
+            record(out, &[label, point.into(), layer, position, unit, value]);
+        };
         for (p, point) in series.points.iter().enumerate() {
-            let [layer, position, unit] = place(series.anchor(c, p));
-            let (label, point) = (curve.label.clone(), point.label.clone());
-            let value = spell(series.value(c, p));
-            record(out, &[label, point, layer, position, unit, value]);
+            line(&point.label, series.anchor(c, p), series.value(c, p));
         }
         if series.style == Style::Waterfall && curve.total.is_some() {
-            let [layer, position, unit] = place(curve.anchor);
-            let (label, point) = (curve.label.clone(), "total".to_string());
-            let value = spell(curve.total);
-            record(out, &[label, point, layer, position, unit, value]);
+            line("total", curve.anchor, curve.total);
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::markup::{escape, paint};
+use super::markup::{candidate, escape, paint};
 use super::number::{significant, spelled};
 use super::provenance;
 use crate::figure::{Body, Cell, Entry, Figure, Grid, Table};
@@ -51,11 +51,8 @@ fn write_grid(out: &mut String, grid: &Grid) {
     }
     out.push_str("</tr>\n");
     for (row, title) in grid.rows.iter().enumerate().rev() {
-        let _ = write!(
-            out,
-            "<tr><th scope=\"row\" class=\"n\">{}</th>",
-            escape(&title.label)
-        );
+        let label = escape(&title.label);
+        let _ = write!(out, "<tr><th scope=\"row\" class=\"n\">{label}</th>");
         for column in &grid.cells {
             match column.get(row) {
                 Some(cell) => write_cell(out, grid, cell),
@@ -69,27 +66,16 @@ fn write_grid(out: &mut String, grid: &Grid) {
     let _ = write!(out, "{} ", spelled(grid.scale, lo));
     for step in 0..16 {
         let at = grid.scale.along(step as f32 / 15.0);
-        let _ = write!(
-            out,
-            "<span style=\"background:{}\"></span>",
-            paint(grid.scale, at).0
-        );
+        let back = paint(grid.scale, at).0;
+        let _ = write!(out, "<span style=\"background:{back}\"></span>");
     }
-    let _ = writeln!(
-        out,
-        " {} {}</p>",
-        spelled(grid.scale, hi),
-        escape(&grid.value)
-    );
+    let (most, value) = (spelled(grid.scale, hi), escape(&grid.value));
+    let _ = writeln!(out, " {most} {value}</p>");
 }
 
 fn write_cell(out: &mut String, grid: &Grid, cell: &Cell) {
     let (back, ink) = paint(grid.scale, cell.value);
-    let more: Vec<String> = cell
-        .more
-        .iter()
-        .map(|(token, value)| format!("{token} {}", significant(*value)))
-        .collect();
+    let more: Vec<String> = cell.more.iter().map(candidate).collect();
     let _ = write!(
         out,
         "<td style=\"background:{back};color:{ink}\" title=\"{}\">{} <small>{}</small></td>",
@@ -101,11 +87,8 @@ fn write_cell(out: &mut String, grid: &Grid, cell: &Cell) {
 
 fn write_table(out: &mut String, table: &Table) {
     for page in &table.pages {
-        let _ = write!(
-            out,
-            "<table>\n<caption>{}</caption>\n<tr>",
-            escape(&page.title)
-        );
+        let title = escape(&page.title);
+        let _ = write!(out, "<table>\n<caption>{title}</caption>\n<tr>");
         for name in &table.columns {
             let _ = write!(out, "<th scope=\"col\">{}</th>", escape(name));
         }
@@ -113,12 +96,11 @@ fn write_table(out: &mut String, table: &Table) {
         for row in &page.rows {
             out.push_str("<tr>");
             for entry in &row.entries {
-                let _ = match entry {
-                    Entry::Number(value) => {
-                        write!(out, "<td class=\"n\">{}</td>", significant(*value))
-                    }
-                    Entry::Text(text) => write!(out, "<td>{}</td>", escape(text)),
+                let (class, text) = match entry {
+                    Entry::Number(value) => (" class=\"n\"", significant(*value)),
+                    Entry::Text(text) => ("", escape(text)),
                 };
+                let _ = write!(out, "<td{class}>{text}</td>");
             }
             out.push_str("</tr>\n");
         }

@@ -3,6 +3,7 @@
 //! Invariant: no text of a model or user reaches a file unescaped.
 
 use super::colour::{self, Rgb};
+use super::number::significant;
 use crate::figure::Scale;
 use crate::text;
 
@@ -23,17 +24,18 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
+/// A runner-up of a cell.
+pub(super) fn candidate((token, value): &(String, f32)) -> String {
+    format!("{token} {}", significant(*value))
+}
+
 /// Background and text of a number, on white: magnitudes from light to dark, signed numbers through a light middle.
 pub(super) fn paint(scale: Scale, value: f32) -> (Rgb, Rgb) {
-    let place = scale.place(value);
-    let back = match scale {
-        Scale::Unit | Scale::Range { .. } | Scale::Rank { .. } => {
-            colour::sample(colour::ramp("viridis").unwrap_or_default(), place)
-        }
-        Scale::Diverging { .. } => {
-            colour::sample(colour::ramp("purple-orange").unwrap_or_default(), place)
-        }
+    let ramp = match scale {
+        Scale::Unit | Scale::Range { .. } | Scale::Rank { .. } => "viridis",
+        Scale::Diverging { .. } => "purple-orange",
     };
+    let back = colour::sample(colour::ramp(ramp).unwrap_or_default(), scale.place(value));
     (back, colour::ink(back))
 }
 

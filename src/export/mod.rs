@@ -41,7 +41,7 @@ pub const FORMATS: &[Format] = &[
     Format {
         name: "text",
         extension: "txt",
-        about: "Aligned columns to read.",
+        about: "A text table with aligned columns.",
         write: |figure| Ok(text::write(&clean::clean(figure))),
     },
     Format {
@@ -53,19 +53,19 @@ pub const FORMATS: &[Format] = &[
     Format {
         name: "csv",
         extension: "csv",
-        about: "One number a line, for sheets and data frames.",
+        about: "One number a line, for spreadsheets and data frames.",
         write: |figure| Ok(csv::write(&clean::clean(figure))),
     },
     Format {
         name: "svg",
         extension: "svg",
-        about: "A picture, with its legend.",
+        about: "A vector picture, with its legend.",
         write: |figure| Ok(svg::write(&clean::clean(figure))),
     },
     Format {
         name: "html",
         extension: "html",
-        about: "A page that needs no other file.",
+        about: "A single-file web page.",
         write: |figure| Ok(html::write(&clean::clean(figure))),
     },
 ];

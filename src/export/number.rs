@@ -7,13 +7,7 @@ use crate::figure::Scale;
 /// Spells a number with three significant digits: `0.0123`, `12.3`, `1230`, `1.23e7`, `-0.5`.
 pub fn significant(value: f32) -> String {
     if !value.is_finite() {
-        return if value.is_nan() {
-            "nan".into()
-        } else if value > 0.0 {
-            "inf".into()
-        } else {
-            "-inf".into()
-        };
+        return value.to_string().to_lowercase();
     }
     let size = value.abs();
     if size == 0.0 {
@@ -40,11 +34,7 @@ pub fn compact(value: f32, columns: usize, signed: bool) -> String {
     let size = value.abs();
     let room = columns.saturating_sub(sign.len());
     let text = if !size.is_finite() {
-        if size.is_nan() {
-            "nan".into()
-        } else {
-            "inf".into()
-        }
+        size.to_string().to_lowercase()
     } else if size < 0.995 {
         let digits = room.saturating_sub(1).clamp(1, 3);
         let text = format!("{size:.digits$}");
@@ -64,12 +54,7 @@ pub fn compact(value: f32, columns: usize, signed: bool) -> String {
             format!("{size:.digits$}")
         }
     };
-    let text = format!("{sign}{text}");
-    if text.len() > columns {
-        "#".repeat(columns)
-    } else {
-        text
-    }
+    fitting(format!("{sign}{text}"), columns)
 }
 
 /// Spells a rank, which counts from 1, in at most `columns` columns where that can be: `#1`, `#348`, `#4.7k`, `#49k`.
@@ -94,12 +79,7 @@ pub fn rank(value: f32, columns: usize) -> String {
             format!("{size:.0}{unit}")
         }
     };
-    let text = format!("#{short}");
-    if text.len() > columns {
-        "#".repeat(columns)
-    } else {
-        text
-    }
+    fitting(format!("#{short}"), columns)
 }
 
 /// Spells a number of a scale in full: ranks as whole numbers, others with three significant digits.
@@ -109,6 +89,15 @@ pub fn spelled(scale: Scale, value: f32) -> String {
         Scale::Rank { .. } | Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => {
             significant(value)
         }
+    }
+}
+
+/// The number, or as many `#` as there are columns where it is wider.
+fn fitting(number: String, columns: usize) -> String {
+    if number.len() > columns {
+        "#".repeat(columns)
+    } else {
+        number
     }
 }
 

@@ -7,38 +7,25 @@ use crate::figure::Figure;
 /// Names and values, one line each. Values are on one line.
 pub(super) fn lines(figure: &Figure) -> Vec<(&'static str, String)> {
     let from = &figure.provenance;
-    let list = |items: Vec<String>| {
-        if items.is_empty() {
-            "none".to_owned()
-        } else {
-            items.join(", ")
-        }
+    let list = |items: &[String]| match items {
+        [] => "none".to_owned(),
+        items => items.join(", "),
     };
+    let parameters = from
+        .parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let tokens: Vec<String> = from.tokens.iter().map(u32::to_string).collect();
     let mut lines = vec![
         ("figure", figure.title.clone()),
         ("model", from.model.clone()),
         ("revision", from.revision.clone()),
         ("dtype", from.dtype.clone()),
         ("device", from.device.clone()),
-        ("edits", list(from.edits.clone())),
-        (
-            "parameters",
-            list(
-                from.parameters
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
-                    .collect(),
-            ),
-        ),
+        ("edits", list(&from.edits)),
+        ("parameters", list(&parameters.collect::<Vec<_>>())),
         ("seed", from.seed.to_string()),
-        (
-            "tokens",
-            from.tokens
-                .iter()
-                .map(u32::to_string)
-                .collect::<Vec<_>>()
-                .join(" "),
-        ),
+        ("tokens", tokens.join(" ")),
         ("lmscope", from.version.clone()),
     ];
     if let Some(check) = figure.check {

@@ -80,17 +80,9 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),
-        rows: (0..layers)
-            .map(|l| Header {
-                label: l.to_string(),
-                anchor: Anchor::layer(l),
-            })
-            .collect(),
+        rows: Header::layers(layers),
         columns: (0..positions)
-            .map(|p| Header {
-                label: WORDS[p % 12].into(),
-                anchor: Anchor::position(p),
-            })
+            .map(|p| Header::of(WORDS[p % 12], Anchor::position(p)))
             .collect(),
         cells: (0..positions)
             .map(|p| (0..layers).map(|l| cell(p, l)).collect())
@@ -151,12 +143,7 @@ pub fn curves() -> Figure {
     figure(Body::Series(Series {
         axis: "layer".into(),
         value: "probability".into(),
-        points: (0..6)
-            .map(|l| Header {
-                label: l.to_string(),
-                anchor: Anchor::layer(l),
-            })
-            .collect(),
+        points: Header::layers(6),
         curves: vec![
             curve("␣Paris", 7, &[0.01, 0.02, 0.05, 0.4, 0.7, 0.94]),
             curve("␣Rome", 8, &[0.04, 0.1, 0.3, 0.2, 0.1, 0.02]),
@@ -168,9 +155,8 @@ pub fn curves() -> Figure {
 
 /// A sum of four parts, one of which takes away.
 pub fn waterfall() -> Figure {
-    let point = |label: &str, layer: Option<usize>| Header {
-        label: label.into(),
-        anchor: layer.map_or(Anchor::default(), Anchor::layer),
+    let point = |label: &str, layer: Option<usize>| {
+        Header::of(label, layer.map_or(Anchor::default(), Anchor::layer))
     };
     figure(Body::Series(Series {
         axis: "write".into(),

@@ -35,10 +35,8 @@ pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> St
     } else {
         TITLE + MARGIN / 2.0
     };
-    let (wide, high) = (
-        f32::from(area.width) * CELL.0 + 2.0 * MARGIN,
-        f32::from(area.height) * CELL.1 + top + MARGIN,
-    );
+    let wide = f32::from(area.width) * CELL.0 + 2.0 * MARGIN;
+    let high = f32::from(area.height) * CELL.1 + top + MARGIN;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {wide:.1} {high:.1}\" width=\"{wide:.0}\" height=\"{high:.0}\" \
          font-family=\"{FONTS}\" font-size=\"14\" xml:space=\"preserve\">\n"
@@ -108,10 +106,9 @@ fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<Run> {
         let Some(cell) = buffer.cell((area.x + x, area.y + y)) else {
             continue;
         };
-        let symbol = if cell.symbol().is_empty() {
-            " "
-        } else {
-            cell.symbol()
+        let symbol = match cell.symbol() {
+            "" => " ",
+            symbol => symbol,
         };
         let columns = width(symbol).clamp(1, usize::from(area.width - x));
         hidden = columns - 1;
@@ -141,10 +138,8 @@ fn joins(text: &str) -> bool {
 }
 
 fn settle(cell: &Cell, background: Rgb, foreground: Rgb) -> Paint {
-    let (mut ink, mut back) = (
-        rgb(cell.fg).unwrap_or(foreground),
-        rgb(cell.bg).unwrap_or(background),
-    );
+    let mut ink = rgb(cell.fg).unwrap_or(foreground);
+    let mut back = rgb(cell.bg).unwrap_or(background);
     let modifier = cell.modifier;
     if modifier.contains(Modifier::REVERSED) {
         std::mem::swap(&mut ink, &mut back);
@@ -189,16 +184,16 @@ fn write_text(out: &mut String, run: &Run, line: f32) {
     if run.paint.modifier.contains(Modifier::ITALIC) {
         style.push_str(" font-style=\"italic\"");
     }
-    let under = run.paint.modifier.contains(Modifier::UNDERLINED);
-    let struck = run.paint.modifier.contains(Modifier::CROSSED_OUT);
-    if under || struck {
-        let words = [(under, "underline"), (struck, "line-through")];
-        let words: Vec<&str> = words
-            .iter()
-            .filter(|(on, _)| *on)
-            .map(|(_, word)| *word)
-            .collect();
-        let _ = write!(style, " text-decoration=\"{}\"", words.join(" "));
+    let lines = [
+        (Modifier::UNDERLINED, "underline"),
+        (Modifier::CROSSED_OUT, "line-through"),
+    ];
+    let drawn = lines
+        .iter()
+        .filter(|(line, _)| run.paint.modifier.contains(*line));
+    let drawn: Vec<&str> = drawn.map(|(_, word)| *word).collect();
+    if !drawn.is_empty() {
+        let _ = write!(style, " text-decoration=\"{}\"", drawn.join(" "));
     }
     let _ = writeln!(
         out,
@@ -217,6 +212,7 @@ fn blocks(out: &mut String, text: &str, run: &Run, lead: usize, line: f32) -> bo
     fn shape(c: char) -> Option<(f32, f32, f32, f32, f32)> {
         let eighths = |base: char| (u32::from(c) - u32::from(base) + 1) as f32;
         Some(match c {
+            ' ' => (0.0, 0.0, 0.0, 0.0, 0.0),
             '█' => (0.0, 0.0, 8.0, 8.0, 1.0),
             '▀' => (0.0, 0.0, 8.0, 4.0, 1.0),
             '▁'..='▇' => (0.0, 8.0 - eighths('▁'), 8.0, 8.0, 1.0),
@@ -228,20 +224,10 @@ fn blocks(out: &mut String, text: &str, run: &Run, lead: usize, line: f32) -> bo
             _ => return None,
         })
     }
-    let shapes: Vec<_> = text
-        .chars()
-        .map(|c| {
-            if c == ' ' {
-                Some((0.0, 0.0, 0.0, 0.0, 0.0))
-            } else {
-                shape(c)
-            }
-        })
-        .collect();
-    if shapes.iter().any(Option::is_none) {
+    let Some(shapes) = text.chars().map(shape).collect::<Option<Vec<_>>>() else {
         return false;
-    }
-    for (i, (left, top, right, bottom, solid)) in shapes.into_iter().flatten().enumerate() {
+    };
+    for (i, (left, top, right, bottom, solid)) in shapes.into_iter().enumerate() {
         if solid > 0.0 {
             let _ = writeln!(
                 out,

@@ -4,11 +4,11 @@
 
 use std::fmt::Write as _;
 
-use super::markup::{escape, paint};
+use super::markup::{candidate, escape, paint};
 use super::number::{significant, spelled};
 use super::provenance;
 use super::screen::FONTS;
-use crate::figure::{Body, Entry, Figure, Grid, Scale, Table};
+use crate::figure::{Body, Entry, Figure, Grid, Row, Scale, Table};
 use crate::text::{clip, width};
 
 /// Columns of a grid cell, in characters, and the size of a character.
@@ -84,20 +84,16 @@ pub(super) fn write(figure: &Figure) -> String {
         }
     }
     page.y += LINE / 2.0;
-    let facts = provenance::lines(figure);
-    for (name, value) in &facts {
-        page.text(
-            0.0,
-            &clip(&format!("{name}: {value}"), 110),
-            "fill=\"#666666\" font-size=\"10\"",
-        );
+    let facts = provenance::lines(figure).into_iter();
+    let facts: Vec<String> = facts
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    for fact in &facts {
+        let quiet = "fill=\"#666666\" font-size=\"10\"";
+        page.text(0.0, &clip(fact, 110), quiet);
         page.y += LINE * 0.75;
     }
     let (wide, high) = (page.wide + 2.0 * MARGIN, page.y + MARGIN);
-    let facts: Vec<String> = facts
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}"))
-        .collect();
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {wide:.0} {high:.0}\" width=\"{wide:.0}\" height=\"{high:.0}\" \
          font-family=\"{FONTS}\" font-size=\"12\" fill=\"#111111\" xml:space=\"preserve\">\n<title>{}</title>\n<desc>{}</desc>\n\
@@ -114,11 +110,8 @@ fn draw_grid(page: &mut Page, grid: &Grid) {
     let cell = TOKEN as f32 * CHAR + 6.0;
     page.text(0.0, &grid.row_axis, "fill=\"#666666\"");
     for (i, title) in grid.columns.iter().enumerate() {
-        page.text(
-            left + i as f32 * cell + 3.0,
-            &clip(&title.label, TOKEN),
-            "fill=\"#666666\"",
-        );
+        let x = left + i as f32 * cell + 3.0;
+        page.text(x, &clip(&title.label, TOKEN), "fill=\"#666666\"");
     }
     page.y += LINE;
     for (row, title) in grid.rows.iter().enumerate().rev() {
@@ -130,25 +123,17 @@ fn draw_grid(page: &mut Page, grid: &Grid) {
             };
             let (back, ink) = paint(grid.scale, cell_here.value);
             let x = left + i as f32 * cell;
-            let candidate =
-                |(token, value): &(String, f32)| format!("{token} {}", significant(*value));
-            let mut hover = vec![format!(
-                "{} {}",
-                cell_here.label,
-                spelled(grid.scale, cell_here.value)
-            )];
+            let value = spelled(grid.scale, cell_here.value);
+            let mut hover = vec![format!("{} {value}", cell_here.label)];
             hover.extend(cell_here.more.iter().map(candidate));
             page.fill(x, cell, back, &hover.join("\n"));
             let shown = if cell_here.label.is_empty() {
-                spelled(grid.scale, cell_here.value)
+                value
             } else {
                 clip(&cell_here.label, TOKEN)
             };
-            page.text(
-                x + 3.0,
-                &shown,
-                &format!("fill=\"{ink}\" pointer-events=\"none\""),
-            );
+            let style = format!("fill=\"{ink}\" pointer-events=\"none\"");
+            page.text(x + 3.0, &shown, &style);
         }
         page.y += LINE;
     }
@@ -165,18 +150,16 @@ fn draw_legend(page: &mut Page, scale: Scale, value: &str) {
         let at = scale.along(step as f32 / 15.0);
         page.fill(start + step as f32 * 8.0, 8.0, paint(scale, at).0, "");
     }
-    page.text(
-        start + 16.0 * 8.0 + CHAR,
-        &format!("{} {value}", spelled(scale, hi)),
-        "",
-    );
+    let text = format!("{} {value}", spelled(scale, hi));
+    page.text(start + 16.0 * 8.0 + CHAR, &text, "");
     page.y += LINE;
 }
 
 fn draw_table(page: &mut Page, table: &Table) {
+    let blank = (false, String::new());
     let entry_text = |entry: &Entry| match entry {
-        Entry::Number(value) => significant(*value),
-        Entry::Text(text) => clip(text, 60),
+        Entry::Number(value) => (true, significant(*value)),
+        Entry::Text(text) => (false, clip(text, 60)),
     };
     for one in &table.pages {
         page.text(0.0, &one.title, "font-weight=\"bold\"");
@@ -186,21 +169,10 @@ fn draw_table(page: &mut Page, table: &Table) {
         let top = page.y;
         for i in 0..count {
             let name = table.columns.get(i).map_or("", String::as_str);
-            let texts: Vec<(bool, String)> = one
-                .rows
-                .iter()
-                .map(|row| {
-                    row.entries.get(i).map_or((false, String::new()), |e| {
-                        (matches!(e, Entry::Number(_)), entry_text(e))
-                    })
-                })
-                .collect();
-            let wide = texts
-                .iter()
-                .map(|(_, text)| width(text))
-                .max()
-                .unwrap_or(0)
-                .max(width(name));
+            let text = |row: &Row| row.entries.get(i).map_or(blank.clone(), entry_text);
+            let texts: Vec<(bool, String)> = one.rows.iter().map(text).collect();
+            let widths = texts.iter().map(|(_, text)| width(text));
+            let wide = widths.max().unwrap_or(0).max(width(name));
             page.y = top;
             page.text(x, name, "fill=\"#666666\"");
             for (number, text) in &texts {

@@ -22,11 +22,11 @@ const BAR: usize = 40;
 /// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
     let from = &figure.provenance;
-    let mut out = format!("{}\n", one_line(&figure.title));
+    let mut out = format!("{}\n", figure.title);
     let _ = writeln!(
         out,
         "model {} · revision {} · {} · {} · {} tokens · seed {} · lmscope {}",
-        one_line(&from.model),
+        from.model,
         from.revision,
         from.dtype,
         from.device,
@@ -51,14 +51,10 @@ pub(super) fn write(figure: &Figure) -> String {
     if !figure.notes.is_empty() {
         out.push('\n');
         for note in &figure.notes {
-            let _ = writeln!(out, "note: {}", one_line(note));
+            let _ = writeln!(out, "note: {note}");
         }
     }
     out
-}
-
-fn one_line(text: &str) -> String {
-    text.split(['\n', '\r']).collect::<Vec<_>>().join(" ")
 }
 
 /// One line a row, the first row at the bottom; a column as wide as its widest cell.
@@ -72,16 +68,8 @@ fn write_grid(out: &mut String, grid: &Grid) {
         .iter()
         .zip(&grid.cells)
         .map(|(title, cells)| {
-            let token = cells
-                .iter()
-                .map(|cell| width(&words(cell)))
-                .max()
-                .unwrap_or(0);
-            let value = cells
-                .iter()
-                .map(|cell| number(cell).len())
-                .max()
-                .unwrap_or(0);
+            let token = widest(cells.iter().map(words));
+            let value = widest(cells.iter().map(number));
             let whole = token + usize::from(token > 0 && value > 0) + value;
             (token, value, whole.max(width(&clip(&title.label, TOKEN))))
         })
@@ -113,11 +101,8 @@ fn write_grid(out: &mut String, grid: &Grid) {
             {
                 let text = cells.get(row).map_or_else(String::new, |cell| {
                     let gap = if *token > 0 { " " } else { "" };
-                    format!(
-                        "{}{gap}{}",
-                        pad(&words(cell), *token),
-                        right(&number(cell), *value)
-                    )
+                    let words = pad(&words(cell), *token);
+                    format!("{words}{gap}{}", right(&number(cell), *value))
                 });
                 line.push_str("  ");
                 line.push_str(&pad(&text, *whole));
@@ -158,28 +143,17 @@ fn write_table(out: &mut String, table: &Table) {
         let shape: Vec<(usize, bool)> = (0..count)
             .map(|i| {
                 let name = table.columns.get(i).map_or(0, |name| width(name));
-                let content = column(i)
-                    .map(|entry| width(&entry_text(entry)))
-                    .max()
-                    .unwrap_or(0);
-                (
-                    name.max(content),
-                    column(i).next().is_some() && column(i).all(|e| matches!(e, Entry::Number(_))),
-                )
+                let number = |entry: &Entry| matches!(entry, Entry::Number(_));
+                let numbers = column(i).next().is_some() && column(i).all(number);
+                (name.max(widest(column(i).map(entry_text))), numbers)
             })
             .collect();
         let line = |texts: &mut dyn Iterator<Item = String>| {
-            let cells: Vec<String> = texts
-                .zip(&shape)
-                .map(|(text, (wide, number))| {
-                    if *number {
-                        right(&text, *wide)
-                    } else {
-                        pad(&text, *wide)
-                    }
-                })
-                .collect();
-            cells.join("  ")
+            let cells = texts.zip(&shape).map(|(text, (wide, number))| {
+                let put = if *number { right } else { pad };
+                put(&text, *wide)
+            });
+            cells.collect::<Vec<_>>().join("  ")
         };
         push_line(out, &line(&mut table.columns.iter().cloned()));
         for row in &page.rows {
@@ -227,6 +201,10 @@ fn write_series(out: &mut String, series: &Series) {
         out.push_str("(no points)\n");
     }
     let _ = writeln!(out, "numbers: {}", series.value);
+}
+
+fn widest(texts: impl Iterator<Item = String>) -> usize {
+    texts.map(|text| width(&text)).max().unwrap_or(0)
 }
 
 fn push_line(out: &mut String, line: &str) {

@@ -62,7 +62,7 @@ pub struct Story {
     /// Its rank at every layer, from 1.
     pub ranks: Vec<u32>,
     /// Its probability at every layer.
-    #[serde(deserialize_with = "probabilities")]
+    #[serde(deserialize_with = "super::series::numbers")]
     pub probabilities: Vec<f32>,
     /// The first layer from which on it is the strongest to the end.
     pub first: Option<usize>,
@@ -72,11 +72,6 @@ pub struct Story {
     pub top_100: Option<usize>,
     /// Where it rose most.
     pub jump: Option<Jump>,
-}
-
-fn probabilities<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
-    let read: Vec<Option<f32>> = Vec::deserialize(from)?;
-    Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
 }
 
 impl Story {

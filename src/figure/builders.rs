@@ -4,6 +4,7 @@
 
 use super::{
     Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Text,
+    Unit,
 };
 
 impl From<f32> for Entry {
@@ -28,30 +29,6 @@ impl From<&str> for Entry {
 impl From<usize> for Entry {
     fn from(number: usize) -> Self {
         Self::Text(number.to_string())
-    }
-}
-
-impl From<Grid> for Body {
-    fn from(grid: Grid) -> Self {
-        Self::Grid(grid)
-    }
-}
-
-impl From<Table> for Body {
-    fn from(table: Table) -> Self {
-        Self::Table(table)
-    }
-}
-
-impl From<Series> for Body {
-    fn from(series: Series) -> Self {
-        Self::Series(series)
-    }
-}
-
-impl From<Text> for Body {
-    fn from(text: Text) -> Self {
-        Self::Text(text)
     }
 }
 
@@ -120,6 +97,27 @@ impl Header {
     pub fn token(visible: String, position: usize) -> Self {
         Self::of(visible, Anchor::position(position))
     }
+
+    /// The heads of any layer.
+    pub fn heads(count: usize) -> Vec<Self> {
+        let head = |h: usize| Self::of(h.to_string(), Anchor::default().with(Unit::Head(h as u32)));
+        (0..count).map(head).collect()
+    }
+
+    /// A head of a layer, as `3.1`.
+    pub fn head(layer: usize, head: usize) -> Self {
+        Self::of(format!("{layer}.{head}"), Anchor::head(layer, head))
+    }
+}
+
+impl Scale {
+    /// From zero up to a largest value.
+    pub fn up_to(hi: f32) -> Self {
+        Self::Range {
+            lo: 0.0,
+            hi: hi.max(1e-6),
+        }
+    }
 }
 
 impl Cell {
@@ -144,6 +142,18 @@ impl Cell {
     }
 }
 
+macro_rules! bodies {
+    ($($of:ident)*) => {
+        $(impl From<$of> for Body {
+            fn from(body: $of) -> Self {
+                Self::$of(body)
+            }
+        })*
+    };
+}
+
+bodies! { Grid Table Series Text }
+
 impl Grid {
     /// A grid of shares: the names of its axes with their titles, what its numbers are, and the cell of every row and column.
     pub fn of(
@@ -153,15 +163,32 @@ impl Grid {
         cell: impl Fn(usize, usize) -> Cell,
     ) -> Self {
         let column = |column| (0..rows.len()).map(|row| cell(row, column)).collect();
+        let cells = (0..columns.len()).map(column).collect();
+        Self::filled((row_axis, rows), (column_axis, columns), value, cells)
+    }
+
+    /// A grid of cells that are there, column by column.
+    pub fn filled(
+        (row_axis, rows): (&str, Vec<Header>),
+        (column_axis, columns): (&str, Vec<Header>),
+        value: impl Into<String>,
+        cells: Vec<Vec<Cell>>,
+    ) -> Self {
         Self {
             row_axis: row_axis.into(),
             column_axis: column_axis.into(),
             value: value.into(),
-            cells: (0..columns.len()).map(column).collect(),
+            cells,
             rows,
             columns,
             ..Self::default()
         }
+    }
+
+    /// The same on another scale.
+    #[must_use]
+    pub fn scaled(self, scale: Scale) -> Self {
+        Self { scale, ..self }
     }
 
     /// The same with numbers coloured by how far they are from zero, of all that are finite.

@@ -19,12 +19,15 @@ impl Figure {
             }
             (Body::Table(_), Body::Table(_)) => {
                 return Err(refused(
-                    "a table has none, for its rows need not be about the same in both runs",
-                    "Switch the difference off, and read the table with the edits on and off",
+                    "a table has no difference, because its rows need not match between the two runs",
+                    "Turn the difference off, and compare the tables with the edits on and off",
                 ));
             }
             (Body::Text(_), Body::Text(_)) => {
-                return Err(refused("a text has none", "Switch the difference off"));
+                return Err(refused(
+                    "a text has no difference",
+                    "Turn the difference off",
+                ));
             }
             (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_), _) => {
                 return Err(refused(
@@ -37,7 +40,7 @@ impl Figure {
             }
         };
         let mut notes = self.notes.clone();
-        notes.push("with edits, less the unedited run of the same tokens".into());
+        notes.push("edited run minus the unedited run of the same tokens".into());
         Ok(Self {
             title: format!("{} Δ", self.title),
             body,
@@ -70,8 +73,8 @@ fn agree(edited: &str, unedited: &str) -> Result<()> {
         return Ok(());
     }
     Err(refused(
-        format!("with the edits it is `{edited}`, without them `{unedited}`"),
-        "Name the token that both are to be about",
+        format!("it is `{edited}` in the edited run and `{unedited}` in the unedited run"),
+        "Name the token that both runs are read for",
     ))
 }
 
@@ -103,7 +106,7 @@ fn pair(titles: &[Header], baseline: &[Header]) -> Result<Vec<Option<usize>>> {
             Some(base) => {
                 agree(&spelled(title), &spelled(base))?;
                 return Err(refused(
-                    format!("the two runs mean different places by `{}`", title.label),
+                    format!("`{}` is a different place in the two runs", title.label),
                     "Ask for the figure again",
                 ));
             }
@@ -174,15 +177,17 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
                 reach = reach.max(value.abs());
             }
         }
-        number.scale = Scale::Diverging {
-            reach: reach.max(1e-6),
-        };
+        number.scale = around_zero(reach);
         out.also.numbers.push(number);
     }
-    out.scale = Scale::Diverging {
-        reach: reach.max(1e-6),
-    };
+    out.scale = around_zero(reach);
     Ok(out)
+}
+
+fn around_zero(reach: f32) -> Scale {
+    Scale::Diverging {
+        reach: reach.max(1e-6),
+    }
 }
 
 /// How numbers of a kind are subtracted.
@@ -252,10 +257,7 @@ fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
 fn of_series(a: &Series, b: &Series) -> Result<Series> {
     agree(&a.value, &b.value)?;
     let titles = |series: &Series| -> Vec<Header> {
-        let title = |curve: &Curve| Header {
-            label: curve.label.clone(),
-            anchor: curve.anchor,
-        };
+        let title = |curve: &Curve| Header::of(&curve.label, curve.anchor);
         series.curves.iter().map(title).collect()
     };
     let curves = pair(&titles(a), &titles(b))?;
@@ -275,8 +277,6 @@ fn of_series(a: &Series, b: &Series) -> Result<Series> {
         let before = base.and_then(|base| base.total);
         curve.total = curve.total.zip(before).map(|(now, before)| now - before);
     }
-    out.scale = Scale::Diverging {
-        reach: reach.max(1e-6),
-    };
+    out.scale = around_zero(reach);
     Ok(out)
 }

@@ -44,18 +44,16 @@ impl Anchor {
     /// A layer at a position.
     pub fn cell(layer: usize, position: usize) -> Self {
         Self {
-            layer: Some(layer as u16),
             position: Some(position as u32),
-            unit: None,
+            ..Self::layer(layer)
         }
     }
 
     /// A position alone.
     pub fn position(position: usize) -> Self {
         Self {
-            layer: None,
             position: Some(position as u32),
-            unit: None,
+            ..Self::default()
         }
     }
 
@@ -63,9 +61,13 @@ impl Anchor {
     pub fn layer(layer: usize) -> Self {
         Self {
             layer: Some(layer as u16),
-            position: None,
-            unit: None,
+            ..Self::default()
         }
+    }
+
+    /// A head of a layer.
+    pub fn head(layer: usize, head: usize) -> Self {
+        Self::layer(layer).with(Unit::Head(head as u32))
     }
 
     /// The same place with a unit.
@@ -404,7 +406,7 @@ impl Check {
                 self.error, self.tolerance
             ))
         } else {
-            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or a smaller strength of the edit".into())
+            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or lower the strength of the edit".into())
         }
     }
 
@@ -486,7 +488,7 @@ impl Figure {
         self.notes.insert(
             0,
             format!(
-                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or a smaller strength"
+                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or lower the strength"
             ),
         );
     }
@@ -639,7 +641,7 @@ mod tests {
         if let Body::Series(series) = &mut moved.body {
             series.curves[0].anchor = Anchor::layer(2);
         }
-        assert!(refused(&curves(0..2, 0.0), &moved).contains("places"));
+        assert!(refused(&curves(0..2, 0.0), &moved).contains("different place"));
         let mut table = grid(0..0);
         table.body = Body::Table(Table {
             columns: vec![],

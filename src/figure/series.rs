@@ -54,7 +54,7 @@ pub struct Series {
 }
 
 /// JSON has no not-a-number: it is written as null, and read back as what it was.
-fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+pub(super) fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
     let read: Vec<Option<f32>> = Vec::deserialize(from)?;
     Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
 }
@@ -171,19 +171,10 @@ impl Series {
             for curve in &self.curves {
                 entries.extend([number(curve.total), Entry::Text(String::new())]);
             }
-            rows.push(Row {
-                anchor: Anchor::default(),
-                entries,
-            });
+            rows.push(Row::at(Anchor::default(), entries));
         }
-        Table {
-            columns,
-            pages: vec![Page {
-                title: String::new(),
-                anchor: Anchor::default(),
-                rows,
-            }],
-        }
+        let pages = vec![Page::of("", Anchor::default(), rows)];
+        Table { columns, pages }
     }
 
     /// Appends points to curves of the same names; other curves replace it whole. Says whether it grew.

@@ -30,7 +30,7 @@
 //! }
 //! ```
 //!
-//! Its flags, form, title and provenance follow; README's table of instruments wants its line. Kinds of parameters are in
+//! Its flags, form, title and provenance follow; the table in docs/reference.md is written anew as its test says. Kinds of parameters are in
 //! [`params`], shapes of figures in [`crate::figure`].
 
 pub mod attention;
@@ -402,7 +402,7 @@ pub fn observe(
 
 /// Every instrument.
 pub const INSTRUMENTS: &[&dyn Instrument] = &[
-    &crate::instruments::logit_lens::lens::Lens,
+    &logit_lens::lens::Lens,
     &neurons::Neurons,
     &patchscope::Patchscope,
     &backpatch::Backpatch,
@@ -433,11 +433,7 @@ pub fn instrument(name: &str) -> Result<&'static dyn Instrument> {
         .copied()
         .find(|i| i.name() == name)
         .ok_or_else(|| {
-            let known = INSTRUMENTS
-                .iter()
-                .map(|i| i.name())
-                .collect::<Vec<_>>()
-                .join(", ");
-            Error::argument("instrument", name, format!("one of {known}"))
+            let known: Vec<&str> = INSTRUMENTS.iter().map(|i| i.name()).collect();
+            Error::argument("instrument", name, format!("one of {}", known.join(", ")))
         })
 }

@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::edit::positions::Positions;
@@ -46,6 +46,23 @@ pub struct Parameter {
     pub default: &'static str,
     /// One sentence.
     pub about: &'static str,
+    /// What it was called before; these names are still read, and nowhere offered.
+    pub older: &'static [&'static str],
+    /// Older spellings of its values, each with today's; see [`ParameterValue::OLDER`].
+    pub older_values: &'static [(&'static str, &'static str)],
+}
+
+impl Parameter {
+    /// Whether this is its name, or was.
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name || self.older.contains(&name)
+    }
+
+    /// The older spellings of one of its values.
+    pub fn older_spellings(&self, today: &str) -> impl Iterator<Item = &'static str> {
+        let pairs = self.older_values.iter();
+        pairs.filter(move |pair| pair.1 == today).map(|pair| pair.0)
+    }
 }
 
 /// The value of a parameter.
@@ -56,6 +73,8 @@ pub trait ParameterValue: Sized {
     const DEFAULT: &'static str = "";
     /// The sentence of a parameter that has none of its own.
     const ABOUT: &'static str = "";
+    /// Spellings that were in use before and are still read, each with today's.
+    const OLDER: &'static [(&'static str, &'static str)] = &[];
 
     /// Reads it.
     ///
@@ -134,24 +153,41 @@ impl Arguments {
         self
     }
 
-    /// The same, read as the parameters `P` of an instrument.
+    /// The same, read as the parameters `P` of an instrument, in today's spellings.
     pub(super) fn read<P: Params>(&self, instrument: &str) -> Result<Self> {
         Ok(Self {
-            given: self.given.clone(),
             read: Some(self.params::<P>(instrument)?),
+            ..self.today(P::ROWS)?
         })
+    }
+
+    /// The same with every older spelling of a name or value replaced by today's: the one place that reads older spellings.
+    fn today(&self, rows: &[Parameter]) -> Result<Self> {
+        let mut given = BTreeMap::new();
+        for (name, value) in &self.given {
+            let row = rows.iter().find(|row| row.is_called(name));
+            let pairs = row.map_or(&[][..], |row| row.older_values);
+            let pair = pairs.iter().find(|(older, _)| older == value);
+            let value = pair.map_or(value.as_str(), |(_, today)| today);
+            let today = row.map_or(name.as_str(), |row| row.name);
+            if given.insert(today.to_string(), value.to_string()).is_some() {
+                let older = row.map_or_else(String::new, |row| row.older.join(", "));
+                let expected = format!("one value for `{today}`, which was called {older} before");
+                return Err(Error::argument(name, value, expected));
+            }
+        }
+        Ok(Self::of(given))
     }
 
     /// The parameters `P`: what was read from them, or, where nobody has, what they are read as now.
     pub(super) fn params<P: Params>(&self, instrument: &str) -> Result<Arc<P>> {
         let read = self.read.clone().and_then(|read| read.downcast().ok());
-        read.map_or_else(
-            || {
-                self.fit(P::ROWS, instrument)?;
-                P::parse(self).map(Arc::new)
-            },
-            Ok,
-        )
+        if let Some(read) = read {
+            return Ok(read);
+        }
+        let today = self.today(P::ROWS)?;
+        today.fit(P::ROWS, instrument)?;
+        P::parse(&today).map(Arc::new)
     }
 
     /// Refuses names that the instrument does not have, and choices it does not offer.
@@ -198,7 +234,8 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
 /// Declares the parameters of an instrument: a struct with a field a parameter.
 ///
 /// The sentence above a field is the parameter's, in its help, its form and the reference; `= "..."` is its default, which the type
-/// may have as well; `as "..."` names a parameter that is no identifier of the language.
+/// may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."` gives the names that it
+/// had before, which are still read.
 ///
 /// ```text
 /// params! {
@@ -207,7 +244,7 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
 ///         /// how many of the last positions to read
 ///         window: Count<1, 4096> = "64",
 ///         /// a file of held-out prompts
-///         held_out as "held-out": String,
+///         held_out as "held-out" was "kept": String,
 ///     }
 /// }
 /// ```
@@ -215,7 +252,10 @@ macro_rules! params {
     (
         $(#[$meta:meta])*
         pub struct $name:ident {
-            $( $(#[doc = $about:literal])* $field:ident $(as $word:literal)? : $type:ty $(= $default:expr)? ),* $(,)?
+            $(
+                $(#[doc = $about:literal])*
+                $field:ident $(as $word:literal)? $(was $($older:literal)|+)? : $type:ty $(= $default:expr)?
+            ),* $(,)?
         }
     ) => {
         $(#[$meta])*
@@ -237,6 +277,8 @@ macro_rules! params {
                     about: $crate::instruments::params::first(&[
                         $($about,)* <$type as $crate::instruments::params::ParameterValue>::ABOUT
                     ]).trim_ascii(),
+                    older: &[$( $($older),+ )?],
+                    older_values: <$type as $crate::instruments::params::ParameterValue>::OLDER,
                 }, )*
             ];
 
@@ -258,24 +300,27 @@ macro_rules! params {
     };
 }
 
-/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered. With
-/// `for TYPE` the words are those of an enum that stands elsewhere.
+/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered, and behind
+/// `|` the words that it had before and that are still read. With `for TYPE` the words are those of an enum that stands elsewhere.
 macro_rules! choices {
     (
         $(#[$meta:meta])*
-        pub enum $name:ident { $( $(#[$doc:meta])* $variant:ident = $word:literal ),* $(,)? }
+        pub enum $name:ident { $( $(#[$doc:meta])* $variant:ident = $word:literal $(| $older:literal)* ),* $(,)? }
     ) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs)] // a variant is what its word says
         pub enum $name { $( $(#[$doc])* $variant, )* }
 
-        $crate::instruments::params::choices! { for $name { $($variant = $word),* } }
+        $crate::instruments::params::choices! { for $name { $($variant = $word $(| $older)*),* } }
     };
-    (for $name:ty { $( $variant:ident = $word:literal ),* $(,)? } $(= $default:literal, $about:literal)?) => {
+    (
+        for $name:ty { $( $variant:ident = $word:literal $(| $older:literal)* ),* $(,)? } $(= $default:literal, $about:literal)?
+    ) => {
         impl $crate::instruments::params::ParameterValue for $name {
             const KIND: $crate::instruments::params::Kind =
                 $crate::instruments::params::Kind::Choice(&[$($word),*]);
+            const OLDER: &'static [(&'static str, &'static str)] = &[$( $( ($older, $word), )* )*];
             $( const DEFAULT: &'static str = $default; const ABOUT: &'static str = $about; )?
 
             fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -313,6 +358,25 @@ impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
     }
 }
 
+/// The prompts of a file: one a line, empty lines left out.
+///
+/// # Errors
+///
+/// When the file cannot be read or holds none.
+pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
+    let text = crate::file::words(path)?;
+    let lines = text.lines().filter(|l| !l.trim().is_empty());
+    let prompts: Vec<String> = lines.map(ToString::to_string).collect();
+    if prompts.is_empty() {
+        return Err(Error::bad_file(
+            path,
+            "it holds no prompts",
+            "Write one prompt a line.",
+        ));
+    }
+    Ok(prompts)
+}
+
 /// One layer, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerOrAll(pub Option<usize>);
@@ -328,7 +392,7 @@ impl LayerOrAll {
             None => Ok(self.0),
             Some(layer) => {
                 let expected = format!("`all` or a layer from 0 to {}", layers - 1);
-                Err(Error::argument("layer", layer.to_string(), expected))
+                Err(Error::argument("layer", layer, expected))
             }
         }
     }
@@ -547,7 +611,7 @@ mod tests {
 
     choices! {
         /// A choice.
-        pub enum Colour { Red = "red", DeepBlue = "deep_blue" }
+        pub enum Colour { Red = "red", DeepBlue = "deep_blue" | "navy" | "ink" }
     }
 
     params! {
@@ -556,9 +620,9 @@ mod tests {
             /// how many
             count: Count<1, 9> = "4",
             /// which colour
-            colour: Colour = "deep_blue",
+            colour was "tint" | "paint": Colour = "deep_blue",
             /// a file of others
-            held_out as "held-out": Option<PathBuf>,
+            held_out as "held-out" was "others": Option<PathBuf>,
             position: Position,
             /// which layer
             layer: LayerOrAll = "all",
@@ -595,6 +659,35 @@ mod tests {
         let given = asked(&[("colour", "red"), ("held-out", " a.txt "), ("layer", "3")]).unwrap();
         assert_eq!(given.colour, Colour::Red);
         assert_eq!(given.print(), ["4", "red", "a.txt", "-1", "3", "\n"]);
+    }
+
+    #[test]
+    fn older_spellings_are_read_as_todays_and_named_nowhere() {
+        let today = asked(&[("colour", "red"), ("held-out", "a.txt")]).unwrap();
+        for (colour, file) in [("tint", "others"), ("paint", "held-out")] {
+            assert_eq!(asked(&[(colour, "red"), (file, "a.txt")]).unwrap(), today);
+        }
+        for older in ["navy", "ink"] {
+            let given = Arguments::default().with("tint", older);
+            let read = given.read::<SettleParams>("test").unwrap();
+            assert_eq!(read.given["colour"], "deep_blue");
+            assert_eq!(read.given.len(), 1);
+            assert_eq!(asked(&[("colour", older)]).unwrap(), asked(&[]).unwrap());
+        }
+        let row = SettleParams::ROWS[1];
+        assert_eq!(row.kind, Kind::Choice(&["red", "deep_blue"]));
+        assert_eq!(
+            Vec::from_iter(row.older_spellings("deep_blue")),
+            ["navy", "ink"]
+        );
+        assert_eq!(row.older_spellings("red").count(), 0);
+        let error = asked(&[("tint", "red"), ("colour", "red")]).unwrap_err();
+        assert!(
+            error.to_string().contains("was called tint, paint before"),
+            "{error}"
+        );
+        let error = asked(&[("colour", "green")]).unwrap_err().to_string();
+        assert!(!error.contains("navy"), "{error}");
     }
 
     #[test]

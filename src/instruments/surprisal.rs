@@ -16,8 +16,7 @@ pub struct Surprisal;
 impl Measurement for Surprisal {
     type Params = ();
     const NAME: &'static str = "surprisal";
-    const ABOUT: &'static str =
-        "How unexpected each token was, and how unsure the model was before it, in nats";
+    const ABOUT: &'static str = "Surprisal of each token (how unexpected it was, -ln p) and entropy of the prediction before it, in nats";
     const SOURCE: &'static str =
         "surprisal and entropy: Shannon 1948; perplexity: Jelinek et al. 1977";
 
@@ -43,7 +42,7 @@ impl Measurement for Surprisal {
         let points = lab.headers(&of.run, of.positions.clone());
         Ok(Draft::of(Series::of("position", "nats", points, curves, Style::Lines))
             .titled("-ln p and entropy")
-            .note("of each token under the distribution that it was drawn from; the first token of a text has nothing before it, and no number"))
+            .note("of each token under the model's prediction for its position; the first token has no prediction before it, hence no number"))
     }
 
     fn summary(body: &Body) -> Option<String> {
@@ -54,7 +53,7 @@ impl Measurement for Surprisal {
         let (count, perplexity, point) = (told.len(), mean.exp(), &series.points[most]);
         let (token, at) = (&point.label, point.anchor.position?);
         Some(format!(
-            "mean {mean:.3} nats, perplexity {perplexity:.2}, over {count} tokens; the most surprising is {token} at {at}: {nats:.2} nats"
+            "mean {mean:.3} nats, perplexity {perplexity:.2}, over {count} tokens; most surprising: {token} at position {at}, {nats:.2} nats"
         ))
     }
 }

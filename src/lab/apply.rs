@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::change::{self, Change};
+use super::change::{self, Change, HostRow};
+use super::readout::Said;
 use super::silence::silence;
 use super::watch::Watch;
 use crate::edit::Edit;
@@ -38,6 +39,8 @@ pub(crate) struct Tally {
     relative: f64,
     /// Whether a pass broke off because of it.
     broken: bool,
+    /// What to know of it, each once.
+    remarks: Vec<String>,
     /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
     pub(crate) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
@@ -140,6 +143,15 @@ impl Program {
         self.receipts.len() - 1
     }
 
+    /// Adds a caution to a receipt, once.
+    pub(crate) fn remark(&mut self, receipt: usize, words: String) {
+        let held = &mut self.tallies[receipt].remarks;
+        if !words.is_empty() && !held.contains(&words) {
+            held.push(words);
+            self.receipts[receipt].note = held.join("; ");
+        }
+    }
+
     /// Lets edits act on the first rows of a batch alone.
     pub fn act_on(&mut self, rows: usize) {
         self.rows = Some(rows);
@@ -168,12 +180,16 @@ impl Program {
         self.watches.iter().any(|w| w.token().is_some())
     }
 
-    /// Brings the unedited model's log-probabilities after a position, before the pass that covers it.
-    pub fn hear(&mut self, position: usize, log_probs: &[f32]) {
+    /// Of which tokens.
+    pub fn asked(&self) -> Vec<u32> {
+        self.watches.iter().filter_map(Watch::token).collect()
+    }
+
+    /// Brings what the unedited model says after a position, asked about these tokens, before the pass that covers it.
+    pub fn hear(&mut self, position: usize, said: &Said) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {
-                let logged = log_probs.get(token as usize).copied();
-                watch.note(position, logged.unwrap_or(f32::NEG_INFINITY).exp());
+                watch.note(position, said.token(token).logprob.exp());
             }
         }
     }
@@ -291,14 +307,20 @@ impl Program {
         };
         let mut before = vec![0f32; width];
         for (act, mask) in self.acts[&at].iter().zip(masks) {
+            let Change::Values(change) = &act.change else {
+                continue;
+            };
             for (i, row) in values.chunks_exact_mut(width).enumerate() {
                 if !mask.get(i).is_some_and(|m| *m) {
                     continue;
                 }
                 before.copy_from_slice(row);
                 let position = span.start + i % tokens;
-                let own = neurons.as_ref().map(|n| n[i].as_slice());
-                act.change.row(row, position, own);
+                change.on(&mut HostRow {
+                    x: row,
+                    position,
+                    neurons: neurons.as_ref().map_or(&[], |n| n[i].as_slice()),
+                });
                 let moved = change::moved(&before, row);
                 self.measured.push((act.receipt, position, moved));
             }
@@ -317,6 +339,9 @@ impl Program {
         let (batch, tokens, _) = x.dims3()?;
         let mut flat = x.clone();
         for (act, mask) in self.acts[&at].iter().zip(masks) {
+            let Change::Values(change) = &act.change else {
+                continue;
+            };
             let mut flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
             flags.resize(batch * tokens, 0);
             let hit: Vec<u32> = (0..flags.len() as u32)
@@ -325,7 +350,7 @@ impl Program {
             if hit.is_empty() {
                 continue;
             }
-            let changed = act.change.on(&flat, span.start, self.neurons(at))?;
+            let changed = change.on_tensor(&flat, span.start, self.neurons(at))?;
             let next = if hit.len() == flags.len() {
                 changed
             } else {
@@ -401,7 +426,7 @@ impl Program {
                 reasons.next_back().unwrap_or_default()
             } else if tally.relative == 0.0 {
                 format!(
-                    "it acted {} times and found nothing to change: the values were already so",
+                    "it acted {} times and changed nothing: the activations already had these values",
                     tally.fired
                 )
             } else {

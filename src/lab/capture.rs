@@ -2,8 +2,8 @@
 //!
 //! Invariant: a capture is plain data about consecutive positions of one run, and a position has the same numbers whether it was
 //! read with the whole text or was the newest one of a growing text; an instrument makes its figure of a capture and cannot
-//! tell which it was. Only statistics of vocabularies are kept, reduced where the logits are, unless [`Needs::output`] asks
-//! for a row. To keep something else, add a field to [`Needs`] and one to [`Capture`].
+//! tell which it was. Only statistics of vocabularies are kept, reduced where the logits are, unless [`Output::whole`]
+//! asks for rows. To keep something else, add a field to [`Needs`] or [`Output`] and one to [`Capture`].
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::readout::Said;
+use super::readout::{Against, Ask, Said, Tokens};
 use super::run::Run;
 use crate::edit::receipt::Receipt;
 use crate::error::{Error, Result};
@@ -28,8 +28,95 @@ pub struct Needs {
     pub read: Option<Readout>,
     /// Whether the distribution that each token was drawn from is wanted.
     pub before: bool,
-    /// Whether the model's own logits after the last position are wanted.
-    pub output: bool,
+}
+
+/// After which positions the model's own output is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum After {
+    /// After none.
+    #[default]
+    Nothing,
+    /// After the last so many of a text.
+    Last(usize),
+    /// After each of these.
+    Each(Range<usize>),
+}
+
+/// Which statistics of the model's own output are wanted, and after which positions. They are reduced where the logits are,
+/// and only they come back.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// After which positions.
+    pub after: After,
+    /// How many of the strongest tokens; one at least.
+    pub top: usize,
+    /// Tokens of interest, after every position.
+    pub tokens: Vec<u32>,
+    /// One token a position instead, by row. A list that is shorter than the positions is about the last ones.
+    pub each: Vec<Vec<u32>>,
+    /// Whether ranks of tokens of interest are counted.
+    pub ranks: bool,
+    /// Entropies.
+    pub entropy: bool,
+    /// KL and the largest difference of logits from these, read whole: by row (or one row for all), and by position.
+    pub kl: Option<Arc<Vec<Vec<Said>>>>,
+    /// Whether whole rows of logits come back.
+    pub whole: bool,
+}
+
+impl Output {
+    /// The strongest tokens after the last position.
+    pub fn top(count: usize) -> Self {
+        Self {
+            after: After::Last(1),
+            top: count,
+            ..Self::default()
+        }
+    }
+
+    /// The strongest token after the last position, and these.
+    pub fn tokens(tokens: &[u32]) -> Self {
+        Self {
+            tokens: tokens.to_vec(),
+            ..Self::top(1)
+        }
+    }
+
+    /// Whole rows of logits.
+    pub fn whole(after: After) -> Self {
+        Self {
+            after,
+            whole: true,
+            ..Self::default()
+        }
+    }
+
+    /// What is asked of a row, so many positions before the last one that is read.
+    pub(crate) fn ask(&self, row: usize, back: usize) -> Ask<'_> {
+        let tokens = match self.each.get(row) {
+            Some(each) => behind(each, back),
+            None => &self.tokens,
+        };
+        let base = self.kl.as_ref().and_then(|kl| kl.get(row).or(kl.first()));
+        let against = base.map(|base| Against {
+            rows: behind(base, back),
+            of: &[0],
+        });
+        Ask {
+            top: self.top.max(1),
+            tokens: Tokens::Same(tokens),
+            ranks: self.ranks,
+            entropy: self.entropy,
+            against: against.filter(|against| !against.rows.is_empty()),
+            keep: self.whole,
+        }
+    }
+}
+
+/// One entry of a list, counted from its end; nothing where it is shorter.
+fn behind<T>(list: &[T], back: usize) -> &[T] {
+    let at = list.len().checked_sub(back + 1);
+    at.map_or(&[], |at| &list[at..=at])
 }
 
 /// Whose statistics the final norm uses.
@@ -95,31 +182,44 @@ pub struct Seen {
     pub plain: Vec<Vec<Said>>,
     /// The last block's stream with its own norm, by position.
     pub finals: Vec<Said>,
-    /// What is called the answer at each position: the model's own strongest token, or that of another run
-    /// ([`super::lab::Lab::answers_of`]).
+    /// What is called the answer at each position: the model's own strongest token, or that of another run ([`Run::answers`]).
     pub answers: Vec<u32>,
 }
 
+/// Of a row that was not read.
+static NOTHING: Said = Said {
+    top: Vec::new(),
+    tokens: Vec::new(),
+    entropy: f32::NAN,
+    kl: f32::NAN,
+    gap: f32::NAN,
+    total: f64::NAN,
+    logits: Vec::new(),
+};
+
 /// What one row of a pass leaves behind.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Capture {
     /// The tokens and edits that it belongs to.
     pub run: Arc<Run>,
     /// The positions.
     pub positions: Range<usize>,
-    /// Recorded values, `[positions, width]` (attention's sites have their heads before), in the order of the positions.
+    /// Recorded values, `[positions, width]` (attention's sites have their heads before), in the order of the positions; in the
+    /// dtype of the run, f32 where they were captured for a figure.
     pub recorded: HashMap<Address, Tensor>,
     /// What was read through the unembedding.
     pub read: Seen,
     /// For every position the distribution that its token was drawn from, where it was asked for: the token itself is
     /// [`Said::tokens`], beside entropy and strongest tokens. None for the first token of a text.
     pub before: Vec<Option<Said>>,
-    /// The model's own logits after the last position, `[vocab]`, where they were asked for.
-    pub output: Option<Vec<f32>>,
-    /// What the edits did.
+    /// The model's own output after each position that was asked for.
+    pub output: Vec<Said>,
+    /// What the edits did, in a row without patches.
     pub receipts: Vec<Receipt>,
     /// Tokens that the row was continued with.
     pub tail: Vec<u32>,
+    /// Whether the continuation broke off because its numbers were not finite any more.
+    pub silent: bool,
     /// The last state of the stream against the model's own logits, where it was read and no edit acts behind it.
     pub check: Option<Check>,
 }
@@ -143,14 +243,36 @@ impl Capture {
             recorded: HashMap::new(),
             read: Seen::default(),
             before: Vec::new(),
-            output: None,
+            output: Vec::new(),
             receipts: Vec::new(),
             tail: Vec::new(),
+            silent: false,
             check: None,
         }
     }
 
-    /// Recorded rows.
+    /// The model's own output after the last position that was asked for; numbers that are none where none was.
+    pub fn last(&self) -> &Said {
+        self.output.last().unwrap_or(&NOTHING)
+    }
+
+    /// The whole row of logits there, `[vocab]`; empty where it was not asked for.
+    pub fn logits(&self) -> &[f32] {
+        &self.last().logits
+    }
+
+    /// Whether every address was recorded.
+    pub fn holds(&self, wanted: &[Address]) -> bool {
+        wanted.iter().all(|at| self.recorded.contains_key(at))
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        self.recorded.values().map(size).sum()
+    }
+
+    /// A recorded value, shaped as in [`crate::model::network::site::SITES`].
     ///
     /// # Errors
     ///

@@ -6,8 +6,10 @@
 use candle_core::Tensor;
 
 use super::apply::{Act, Null, Program};
+use super::capture::{After, Output};
 use super::lab::Lab;
-use super::prepare::{Prepared, prepare};
+use super::pass::Pass;
+use super::prepare::{Placed, prepare};
 use super::run::Run;
 use super::shelf::Shelf;
 use super::watch::{Watch, Watched};
@@ -34,10 +36,14 @@ impl Lab {
             program.bind(given);
         }
         if program.asks_probability() && !run.tokens.is_empty() {
-            let plain = run.unedited();
-            let rows = self.log_probs(&plain, run.tokens.len())?;
-            for (position, row) in rows.iter().enumerate() {
-                program.hear(position, row);
+            let output = Output {
+                after: After::Each(0..run.tokens.len()),
+                tokens: program.asked(),
+                ..Output::default()
+            };
+            let plain = self.run_one(&Pass::after(run.unedited(), output))?;
+            for (position, said) in plain.output.iter().enumerate() {
+                program.hear(position, said);
             }
         }
         Ok(program)
@@ -61,7 +67,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 *sources = sources.resolve(&pieces)?;
             }
             let (places, caution) = places(edit, shelf)?;
-            program.receipts[receipt].remark(&caution);
+            program.remark(receipt, caution);
             let watched = watch(&resolved, &places, shelf)?;
             let watch = watched.map(|watch| {
                 program.watches.push(watch);
@@ -74,13 +80,13 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 let Some(ready) = prepare(&resolved, at, shelf, null)? else {
                     continue;
                 };
-                let Prepared {
+                let Placed {
                     at: place,
                     change,
                     note,
                 } = ready;
                 shelf.lab.model.offers(place)?;
-                program.receipts[receipt].remark(&note);
+                program.remark(receipt, note);
                 if place != at {
                     program.remembered.insert(at, None);
                 }
@@ -114,7 +120,7 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
             // What an overlay changes comes later than the neurons it is addressed by.
             if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
                 return Err(refused(format!(
-                    "its condition looks at {at}, which the pass reaches only after {early}. Look at an earlier address."
+                    "its condition reads {at}, which the forward pass reaches only after {early}. Use an earlier address."
                 )));
             }
             let vector = shelf.direction(name, *at)?;
@@ -164,7 +170,7 @@ fn places(edit: &Edit, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
     }
     if !missing.is_empty() {
         let missing = missing.join(", ");
-        cautions.push(format!("no vector for {missing}, left as it is"));
+        cautions.push(format!("no vector for {missing}, which stays unedited"));
     }
     Ok((held, cautions.join("; ")))
 }

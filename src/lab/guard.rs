@@ -157,7 +157,7 @@ impl Guard<'_> {
 
 /// The same for what is read of a model, as the beginning of a sentence: "Its logits are".
 pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
-    let what = format!("{place} not finite (NaN or infinity), so nothing is read from them");
+    let what = format!("{place} not finite (NaN or infinity), so no result is read from them");
     let damage = &transformer.damage;
     let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
     let list = |of: &[&crate::model::network::finite::Damage]| {
@@ -176,13 +176,13 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let (why, next, brief) = if !stored.is_empty() {
         (
                 format!("the file itself holds such values, in {}", list(&stored)),
-                "It is damaged or was written so: download it again; `lmscope doctor MODEL` lists every such tensor"
+                "It is damaged, or was written that way: download it again; `lmscope doctor MODEL` lists every such tensor"
                     .to_string(),
                 "damaged weights, see doctor",
             )
     } else if !rounded.is_empty() {
         (
-            format!("{} holds values that {dtype} cannot", list(&rounded)),
+            format!("{} holds values that do not fit {dtype}", list(&rounded)),
             "Load the model with --dtype f32".into(),
             "use --dtype f32",
         )
@@ -207,7 +207,7 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
             }
         };
         (
-            "its weights are finite but lead out of the range of f32".into(),
+            "its weights are finite, but its activations leave the range of f32".into(),
             next.to_string(),
             "see lmscope doctor",
         )
@@ -242,10 +242,10 @@ fn by_edits(edits: &[String]) -> Error {
     };
     Error::NotFinite {
         what: format!(
-            "Under the {whose} {} the model's numbers are not finite (NaN or infinity), so nothing is read from them: too strong for its range",
+            "Under the {whose} {} the model's numbers are not finite (NaN or infinity), so no result is read from them: it is too strong",
             named.join(", ")
         ),
-        next: format!("Lower the strength, or take {it} away"),
+        next: format!("Lower the strength, or remove {it}"),
         brief: "lower the edit's strength",
     }
 }

@@ -1,30 +1,31 @@
 //! The lab: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
 //!
-//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; recordings are
+//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; captures are
 //! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
 
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
+use super::capture::{After, Capture, Output};
 use super::guard::{Guard, not_finite};
-use super::pass::{Logits, Pass};
-use super::progress::WorkProgress;
-use super::run::{Recording, Run};
-use super::sample::{NO_TOKEN, log_sum_exp, top};
-use super::shared::SharedRun;
+use super::pass::{Pass, SharedRun};
+use super::progress::{Unfinished, WorkProgress};
+use super::readout::{Ask, Said, read};
+use super::run::Run;
+use super::sample::NO_TOKEN;
 use super::target::Target;
-use super::unfinished::Unfinished;
-use super::value_card::ValueCards;
 use crate::edit::Edit;
 use crate::edit::direction::Direction;
+use crate::edit::schedule::Schedule;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Header, Provenance};
+use crate::figure::{Header, Provenance};
 use crate::file::Overwrite;
 use crate::model::hub::Watch;
 use crate::model::load::{Options, load_watched};
@@ -33,18 +34,10 @@ use crate::model::network::site::Address;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
-/// Bytes of recordings that are kept, unless told otherwise.
+/// The memory of the lab beside the model, unless told otherwise. It is one number, so that a machine that runs the model runs
+/// every instrument: captures and shared runs are kept within it ([`Lab::make_room`]), and what a pass lays out at once takes
+/// half of it ([`Lab::room`]). Larger batches are no faster by then.
 const BUDGET: usize = 512 << 20;
-
-/// Rows that go through the unembedding at once.
-const CHUNK: usize = 64;
-
-/// One row of logits, read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reading {
-    /// The strongest tokens and their probabilities.
-    pub top: Vec<(u32, f32)>,
-}
 
 /// A model on the lab.
 pub struct Lab {
@@ -56,9 +49,6 @@ pub struct Lab {
     pub sets: HashMap<String, UnitSet>,
     /// Raised to stop what runs, within a layer.
     pub cancel: Arc<AtomicBool>,
-    /// The run whose own strongest tokens are "the answer", where it is not the run that is read: a difference of two runs
-    /// is of one token in both.
-    pub answers_of: Option<Run>,
     /// How far the work is, and who is told.
     pub progress: WorkProgress,
     /// Whether files that an instrument saves may take the place of others.
@@ -67,13 +57,13 @@ pub struct Lab {
     pub unfinished: Unfinished,
     /// Positions a second of the latest whole pass; none before the first one.
     pub pace: Option<f32>,
-    /// Value cards.
-    pub cards: ValueCards,
-    /// Bytes of recordings that are kept, and of attention that is recorded at once.
+    /// Bytes that are kept of past passes, and twice those that a pass may lay out at once.
     pub budget: usize,
     /// The text of the null, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
-    kept: Vec<(u64, Arc<Recording>)>,
+    captures: Vec<(u64, Arc<Capture>)>,
+    /// What instruments derive from the weights, one value a type.
+    derived: HashMap<TypeId, Rc<dyn Any>>,
     /// Runs that passes go on from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
     /// Tokens as safe visible text, filled as they are asked for.
@@ -91,14 +81,13 @@ impl Lab {
             sets: HashMap::new(),
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
-            answers_of: None,
             progress: WorkProgress::default(),
             overwrite: Overwrite::Never,
             unfinished: Unfinished::default(),
             pace: None,
-            cards: ValueCards::default(),
+            derived: HashMap::new(),
             budget: BUDGET,
-            kept: Vec::new(),
+            captures: Vec::new(),
             shared_runs: Vec::new(),
         }
     }
@@ -122,6 +111,13 @@ impl Lab {
             }
         }
         Ok(lab)
+    }
+
+    /// What an instrument derives from the weights alone and keeps from one figure to the next: one value a type.
+    pub fn derived<T: Default + 'static>(&mut self) -> Rc<T> {
+        let entry = self.derived.entry(TypeId::of::<T>());
+        let held = entry.or_insert_with(|| Rc::new(T::default())).clone();
+        held.downcast().unwrap_or_default()
     }
 
     /// Does work and tells somebody how far it is.
@@ -161,46 +157,57 @@ impl Lab {
 
     /// Runs the tokens in one pass and keeps the values at `wanted`, all positions.
     /// Sites after the last block cost an unembedding of every position.
-    pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Recording>> {
-        self.model.check_prompt(&run.tokens)?;
-        wanted.iter().try_for_each(|a| self.model.offers(*a))?;
-        let key = self.key(run);
-        if let Some((_, held)) = self.kept.iter().find(|(k, r)| *k == key && r.holds(wanted)) {
-            return Ok(held.clone());
-        }
-        let since = std::time::Instant::now();
-        let read = self.run_one(&recorded(run, wanted))?;
-        let recording = Arc::new(read.recording(false));
-        let seconds = since.elapsed().as_secs_f32();
-        self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
-        self.keep(key, recording.clone());
-        Ok(recording)
+    pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
+        self.kept(run, wanted, false)
     }
 
     /// As [`Lab::record`], with the model's own logits after the last position, of the same pass.
-    pub fn record_with_output(
-        &mut self,
-        run: &Run,
-        wanted: &[Address],
-    ) -> Result<(Arc<Recording>, Vec<f32>)> {
+    pub fn record_with_output(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
+        self.kept(run, wanted, true)
+    }
+
+    fn kept(&mut self, run: &Run, wanted: &[Address], output: bool) -> Result<Arc<Capture>> {
         self.model.check_prompt(&run.tokens)?;
         wanted.iter().try_for_each(|a| self.model.offers(*a))?;
         let key = self.key(run);
-        let held = self.kept.iter().find_map(|(k, r)| {
-            let output = r.output.clone().filter(|_| *k == key && r.holds(wanted))?;
-            Some((r.clone(), output))
-        });
-        if let Some(held) = held {
-            return Ok(held);
+        let serves = |(k, held): &&(u64, Arc<Capture>)| {
+            *k == key && held.holds(wanted) && (!output || !held.output.is_empty())
+        };
+        if let Some((_, held)) = self.captures.iter().find(serves) {
+            return Ok(held.clone());
         }
-        let read = self.run_one(&Pass {
-            logits: Logits::Last(1),
-            ..recorded(run, wanted)
-        })?;
-        let recording = Arc::new(read.recording(true));
-        self.keep(key, recording.clone());
-        let output = recording.output.clone().unwrap_or_default();
-        Ok((recording, output))
+        let since = std::time::Instant::now();
+        let after = if output {
+            After::Last(1)
+        } else {
+            After::Nothing
+        };
+        let capture = Arc::new(self.run_one(&Pass {
+            record: wanted.to_vec(),
+            ..Pass::after(run.clone(), Output::whole(after))
+        })?);
+        let seconds = since.elapsed().as_secs_f32();
+        self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
+        self.captures.push((key, capture.clone()));
+        self.make_room();
+        Ok(capture)
+    }
+
+    /// Lets the oldest of what is kept go until it fits; the newest of each kind stays.
+    pub(crate) fn make_room(&mut self) {
+        let captures = |lab: &Self| lab.captures.iter().map(|(_, c)| c.bytes()).sum::<usize>();
+        let shared = |lab: &Self| lab.shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
+        while self.shared_runs.len() > 1 && captures(self) + shared(self) > self.budget {
+            self.shared_runs.remove(0);
+        }
+        while self.captures.len() > 1 && captures(self) + shared(self) > self.budget {
+            self.captures.remove(0);
+        }
+    }
+
+    /// How many things of so many bytes a pass may lay out at once, at least one.
+    pub(crate) fn room(&self, bytes: usize) -> usize {
+        (self.budget / 2 / bytes.max(1)).max(1)
     }
 
     /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does
@@ -224,64 +231,42 @@ impl Lab {
         digest.finish()
     }
 
-    fn keep(&mut self, key: u64, recording: Arc<Recording>) {
-        self.kept.push((key, recording));
-        while self.kept.len() > 1
-            && self.kept.iter().map(|(_, r)| r.bytes()).sum::<usize>() > self.budget
-        {
-            self.kept.remove(0);
-        }
+    /// What a run says after its last token.
+    pub fn last(&mut self, run: &Run, output: Output) -> Result<Said> {
+        let capture = self.run_one(&Pass::after(run.clone(), output))?;
+        Ok(capture.last().clone())
     }
 
-    /// As [`Lab::record`] where the numbers are not finite, for those who want to look at them all the same.
-    pub fn record_as_is(&mut self, run: &Run, wanted: &[Address]) -> Result<Recording> {
-        let pass = Pass {
-            lenient: true,
-            ..recorded(run, wanted)
-        };
-        Ok(self.run_one(&pass)?.recording(false))
+    /// What prompts side by side say after their last tokens, under a schedule.
+    pub fn last_of(
+        &mut self,
+        prompts: &[Vec<u32>],
+        schedule: &Schedule,
+        output: Output,
+    ) -> Result<Vec<Said>> {
+        let read = self.run(&Pass::prompts(prompts, schedule, output))?;
+        let last = |mut row: Capture| row.output.pop().unwrap_or_default();
+        Ok(read.into_iter().map(last).collect())
+    }
+
+    /// The token that a run favours.
+    pub fn favoured(&mut self, run: &Run) -> Result<u32> {
+        Ok(self.last(run, Output::top(1))?.first().0)
     }
 
     /// The model's own logits after the last position of a run: `[vocab]`.
     pub fn last_logits(&mut self, run: &Run) -> Result<Vec<f32>> {
-        let mut read = self.run_one(&Pass {
-            logits: Logits::Last(1),
-            ..Pass::of(run.clone())
-        })?;
-        Ok(read.logits.pop().unwrap_or_default())
+        Ok(self.last(run, Output::whole(After::Last(1)))?.logits)
     }
 
-    /// Natural log-probabilities of the model after each of the last positions of a run: `[n][vocab]`.
-    pub fn log_probs(&mut self, run: &Run, window: usize) -> Result<Vec<Vec<f32>>> {
-        let read = self.run_one(&Pass {
-            logits: Logits::Last(window),
-            ..Pass::of(run.clone())
-        })?;
-        Ok(read.log_probs())
-    }
-
-    /// The strongest `k` tokens of each residual row `[n, d_model]`, through final norm and unembedding.
-    pub fn read(&mut self, rows: &Tensor, k: usize) -> Result<Vec<Reading>> {
-        let count = rows.dim(0)?;
-        let known = self.model.known_tokens();
-        let mut out = Vec::with_capacity(count);
-        let mut start = 0;
-        while start < count {
-            self.report(start as f32 / count as f32)?;
-            let size = CHUNK.min(count - start);
-            let logits = self.unembedded(&rows.narrow(0, start, size)?)?;
-            out.par_extend(logits.into_par_iter().map(|row| reading(&row, known, k)));
-            if out.iter().any(|read| read.top.is_empty()) {
-                return Err(self.not_finite("What the unembedding makes of the stream is"));
-            }
-            start += size;
+    /// What residual rows `[n, d_model]` say, through final norm and unembedding.
+    pub fn read(&mut self, rows: &Tensor, ask: &Ask) -> Result<Vec<Said>> {
+        let rows = self.model.transformer.prepared(rows, None)?;
+        let out = read(&self.model, &rows, ask, &mut |done| self.report(done))?;
+        if out.iter().all(Said::is_finite) {
+            return Ok(out);
         }
-        Ok(out)
-    }
-
-    /// What final norm and unembedding make of residual rows `[n, d_model]`: logits `[n][vocab]`.
-    pub fn unembedded(&self, rows: &Tensor) -> Result<Vec<Vec<f32>>> {
-        Ok(self.model.transformer.unembed(rows)?.to_vec2()?)
+        Err(self.not_finite("The logits of the residual stream are"))
     }
 
     /// The guard of a pass.
@@ -304,12 +289,15 @@ impl Lab {
         held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
     }
 
+    /// Tokens alone, as safe visible text with blanks between.
+    pub fn visibles(&self, ids: impl IntoIterator<Item = u32>) -> String {
+        let words: Vec<String> = ids.into_iter().map(|id| self.visible(id)).collect();
+        words.join(" ")
+    }
+
     /// The titles of positions: their tokens.
     pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<Header> {
-        let header = |p: usize| Header {
-            label: self.visible(run.tokens[p]),
-            anchor: Anchor::position(p),
-        };
+        let header = |p: usize| Header::token(self.visible(run.tokens[p]), p);
         positions.into_iter().map(header).collect()
     }
 
@@ -337,31 +325,5 @@ impl Target {
             None => lab.visible(self.token),
             Some(less) => format!("{} − {}", lab.visible(self.token), lab.visible(less)),
         }
-    }
-}
-
-/// A run of which every position is recorded.
-fn recorded(run: &Run, wanted: &[Address]) -> Pass {
-    Pass {
-        record: wanted.to_vec(),
-        ..Pass::of(run.clone())
-    }
-}
-
-impl Reading {
-    /// The strongest token and its probability, [`NO_TOKEN`] and not-a-number where the row is no distribution.
-    pub fn first(&self) -> (u32, f32) {
-        self.top.first().copied().unwrap_or((NO_TOKEN, f32::NAN))
-    }
-}
-
-/// Softmax statistics and the strongest tokens of one row of logits.
-pub fn reading(row: &[f32], known: usize, k: usize) -> Reading {
-    let total = log_sum_exp(row);
-    Reading {
-        top: top(row, known, k)
-            .into_iter()
-            .map(|(id, z)| (id, (z - total).exp()))
-            .collect(),
     }
 }

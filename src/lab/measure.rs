@@ -4,14 +4,18 @@
 //! equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: seeded,
 //! and the seed is in the receipt. To add a null, add a field to [`Receipt`] and measure it here.
 
+use std::sync::Arc;
+
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
 use super::apply::Null;
+use super::capture::{After, Output};
 use super::lab::Lab;
-use super::pass::{Logits, Pass};
+use super::pass::Pass;
+use super::readout::Said;
 use super::run::Run;
-use super::sample::{Sampling, kl};
+use super::sample::Sampling;
 use super::writer::{Beside, Writer};
 use crate::edit::Edit;
 use crate::edit::op::Which;
@@ -34,18 +38,17 @@ impl Lab {
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
-        let plain = self.log_probs(&run.unedited(), WINDOW)?;
+        let plain = self.whole(&run.unedited())?;
         // What an edit breaks is what its receipt is to say.
         let edited = self.run_one(&Pass {
             lenient: true,
-            logits: Logits::Last(1),
-            ..Pass::of(run.clone())
+            ..Pass::after(run.clone(), Output::top(1))
         })?;
         let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
         // As much of it is prompt as of the run: what acts on what is written alone has a place in both.
         let (total, length) = (run.tokens.len(), unrelated.tokens.len());
         unrelated.prompt = (run.prompt * length).div_ceil(total.max(1)).min(length);
-        let elsewhere = self.log_probs(&unrelated, WINDOW)?;
+        let elsewhere = self.whole(&unrelated)?;
         let mut receipts = edited.receipts;
         for receipt in receipts.iter_mut().filter(|r| r.active) {
             let mut alone = run.schedule.clone();
@@ -99,29 +102,39 @@ impl Lab {
         Ok(receipts)
     }
 
+    /// The last positions of a run, read whole.
+    fn whole(&mut self, run: &Run) -> Result<Arc<Vec<Vec<Said>>>> {
+        let output = Output::whole(After::Last(WINDOW));
+        let read = self.run_one(&Pass::after(run.clone(), output))?;
+        Ok(Arc::new(vec![read.output]))
+    }
+
     /// KL(plain ‖ this schedule) at each of the last positions of a run.
     fn moved(
         &mut self,
         run: &Run,
         schedule: &Schedule,
         random: Option<u64>,
-        plain: &[Vec<f32>],
+        plain: &Arc<Vec<Vec<Said>>>,
     ) -> Result<Vec<f32>> {
         let run = Run {
             schedule: schedule.clone(),
             ..run.clone()
         };
+        let output = Output {
+            after: After::Last(WINDOW),
+            kl: Some(plain.clone()),
+            ..Output::default()
+        };
         let read = self.run_one(&Pass {
             random,
             lenient: true,
-            logits: Logits::Last(WINDOW),
-            ..Pass::of(run)
+            ..Pass::after(run, output)
         })?;
         // An edit that leaves the range may come out as finite nonsense.
         let broken = read.receipts.iter().any(|r| r.not_finite);
-        let rows = read.log_probs();
-        let kl = |(p, q): (&Vec<f32>, &Vec<f32>)| if broken { f32::NAN } else { kl(p, q) };
-        Ok(plain.iter().zip(&rows).map(kl).collect())
+        let kl = |said: &Said| if broken { f32::NAN } else { said.kl };
+        Ok(read.output.iter().map(kl).collect())
     }
 
     /// A text that has nothing to do with anybody's prompt: what the model writes by itself at temperature 1 after its first

@@ -4,18 +4,14 @@
 //! instruments need, add a question here; what only one of them needs lives in its own folder.
 
 pub mod apply;
-pub mod attribution;
-pub mod batch;
 pub mod capture;
 pub(crate) mod change;
 pub(crate) mod compile;
 pub(crate) mod cut;
-pub mod decomposition;
 pub mod guard;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
 pub(crate) mod measure;
-pub mod neurons;
 pub mod pass;
 pub(crate) mod prepare;
 pub mod progress;
@@ -23,18 +19,14 @@ pub mod readout;
 pub mod run;
 pub(crate) mod runner;
 pub mod sample;
-pub(crate) mod shared;
 pub(crate) mod shelf;
 pub(crate) mod silence;
 pub mod statistics;
-pub mod step;
 pub mod tap;
 pub mod target;
 pub mod trials;
 pub mod unembed;
-pub mod unfinished;
-pub mod value_card;
 pub(crate) mod watch;
 pub mod writer;
 
-pub use self::lab::{Lab, Reading, reading};
+pub use self::lab::Lab;

@@ -1,22 +1,24 @@
 //! A pass as a value: what is read, what differs between its rows, and what is wanted of each. Plain data;
-//! `lab/runner` carries it out.
+//! `lab/runner` carries it out, and keeps what rows share: the text read once, with what lies before and below what they change.
 //!
 //! Invariant: a row's answer depends on its own text, patches and knockout alone, to the rounding of wider products. To
 //! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
-//! it, add a field to [`Pass`] and one to [`RowCapture`].
+//! it, add a field to [`Pass`] and one to [`super::capture::Capture`].
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
-use super::run::{Recording, Run};
-use super::sample::log_softmax;
+use super::apply::Program;
+use super::capture::Output;
+use super::run::Run;
 use crate::edit::positions::Positions;
 use crate::edit::receipt::Receipt;
+use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Axis, Site};
 
 /// A value that is put elsewhere: it overwrites an address at a position of one row, after the edits there.
@@ -71,7 +73,7 @@ impl Patch {
         let axis = self.at.site.spec().axis;
         if axis == Axis::Positions {
             return refused(
-                "its values run over positions, so no vector of a position fits. Use z.".into(),
+                "its values run over positions, so a vector of one position cannot be patched there. Use z.".into(),
             );
         }
         if !positions.contains(&self.position) {
@@ -186,18 +188,6 @@ impl PassRow {
     }
 }
 
-/// After which positions the model's own logits are wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Logits {
-    /// After none.
-    #[default]
-    None,
-    /// After the last so many.
-    Last(usize),
-    /// After this one.
-    After(usize),
-}
-
 /// What is read, and what is wanted of it.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
@@ -217,8 +207,8 @@ pub struct Pass {
     pub rows: Vec<PassRow>,
     /// Addresses that are recorded of plain rows, from position `from` on.
     pub record: Vec<Address>,
-    /// Which logits are wanted.
-    pub logits: Logits,
+    /// What is wanted of the model's own output.
+    pub output: Output,
     /// By how many tokens every row is continued greedily, an end token included.
     pub tail: usize,
 }
@@ -230,6 +220,23 @@ impl Pass {
             run,
             rows: vec![PassRow::default()],
             ..Self::default()
+        }
+    }
+
+    /// A run alone, and what its last token is followed by.
+    pub fn after(run: Run, output: Output) -> Self {
+        Self {
+            output,
+            ..Self::of(run)
+        }
+    }
+
+    /// Prompts side by side under a schedule.
+    pub fn prompts(prompts: &[Vec<u32>], schedule: &Schedule, output: Output) -> Self {
+        let run = Run::plain(Vec::new()).under(schedule);
+        Self {
+            output,
+            ..Self::texts(run, prompts.iter().cloned())
         }
     }
 
@@ -247,51 +254,48 @@ impl Pass {
     }
 }
 
-/// What a row of a pass comes to.
-#[derive(Clone, Debug, Default)]
-pub struct RowCapture {
-    /// The model's own logits after each position that was asked for, `[positions][vocab]`.
-    pub logits: Vec<Vec<f32>>,
-    /// What was recorded, without the batch dimension.
-    pub recorded: HashMap<Address, Tensor>,
-    /// What the edits did, in a plain row.
-    pub receipts: Vec<Receipt>,
-    /// What the row was continued with.
-    pub tail: Vec<u32>,
-    /// Whether the continuation broke off because its numbers were not finite any more.
-    pub silent: bool,
+/// A run that was read once, for the passes that go on from it: what lies before and below what they change.
+pub(crate) struct SharedRun {
+    /// What was read: the run under its edits, see `Lab::key`.
+    pub(crate) key: u64,
+    /// Seed of random edits.
+    pub(crate) random: Option<u64>,
+    /// What every row has put in.
+    pub(crate) common: Vec<Patch>,
+    /// As compiled: every pass works on a copy, so that no row sees what another measured.
+    pub(crate) program: Program,
+    pub(crate) cache: Cache,
+    /// What enters every block, and what leaves the last: `[1, end - from, d_model]`.
+    pub(crate) streams: Vec<Tensor>,
+    /// What was recorded of it, from the first position on.
+    pub(crate) values: HashMap<Address, Tensor>,
+    /// The first position that rows may change.
+    pub(crate) from: usize,
+    /// The position after which logits are read.
+    pub(crate) read: usize,
+    /// Positions that passes cover.
+    pub(crate) end: usize,
+    /// The run's own logits after the position that is read, `[1, vocab]`.
+    pub(crate) logits: Tensor,
+    /// What its edits did.
+    pub(crate) receipts: Vec<Receipt>,
 }
 
-impl RowCapture {
-    /// Logits after the last position that was asked for, `[vocab]`; empty where none was.
-    pub fn last(&self) -> &[f32] {
-        self.logits.last().map_or(&[], Vec::as_slice)
+impl SharedRun {
+    /// Bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        let tensors = self.streams.iter().chain(self.values.values());
+        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
+        self.cache.bytes() + tensors.map(size).sum::<usize>()
     }
 
-    /// Natural log-probabilities after each position that was asked for, `[positions][vocab]`.
-    pub fn log_probs(mut self) -> Vec<Vec<f32>> {
-        self.logits.par_iter_mut().for_each(|row| log_softmax(row));
-        self.logits
-    }
-
-    /// As a recording, with its logits where they are those after the last position.
-    pub(super) fn recording(mut self, with_output: bool) -> Recording {
-        Recording {
-            output: self.logits.pop().filter(|_| with_output),
-            tensors: self.recorded,
-            receipts: self.receipts,
-        }
-    }
-
-    /// A recorded value.
-    ///
-    /// # Errors
-    ///
-    /// When it was not asked for.
-    pub fn get(&self, at: Address) -> Result<&Tensor> {
-        self.recorded.get(&at).ok_or_else(|| Error::Refused {
-            address: at.to_string(),
-            why: "it was not recorded. Ask for it before the run.".into(),
-        })
+    /// A value of its first reading, from its first position on.
+    pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
+        let stream = match at.site {
+            Site::Embed => self.streams.first(),
+            Site::ResidPost => self.streams.get(usize::from(at.layer) + 1),
+            _ => None,
+        };
+        self.values.get(&at).or(stream)
     }
 }

@@ -1,18 +1,15 @@
 //! From an edit to the operation at one address: vectors, units and targets looked up and checked.
 //!
 //! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is cut or padded.
-//! To add an operation, add its arm in [`prepare`].
+//! An operation is prepared by what its argument mentions; to let arguments mention something else, look it up in [`prepare`].
 
 use super::apply::Null;
-use super::change::{Change, Numbers};
+use super::change::{Change, Numbers, Pointed, Prepared};
 use super::cut::Cut;
 use super::shelf::{Shelf, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
-use crate::edit::op::{
-    CutEdges, DirectionName, DirectionTo, DirectionWithin, Op, TwoDirections, UnitsAsIn, UnitsMean,
-    UnitsTo, UnitsTurn, Which,
-};
+use crate::edit::op::{CutEdges, Op, UnitsTurn, Which};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
@@ -20,55 +17,58 @@ use crate::model::network::site::{Address, Site};
 /// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
 const TURN: f32 = 8.0;
 
-/// An operation, where it acts, and what the receipt should add.
+/// What is done, where, and what the receipt should add.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct Placed {
     pub(crate) at: Address,
     pub(crate) change: Change,
     pub(crate) note: String,
 }
 
-/// Prepares an edit for one of its addresses; none where its set has no unit at that layer.
+/// Prepares an edit for one of its addresses: looks up what its argument mentions. None where its set has no unit at that layer.
 pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
     shelf: &mut Shelf,
     null: Null,
-) -> Result<Option<Prepared>> {
+) -> Result<Option<Placed>> {
     let device = &shelf.lab.model.transformer.device.clone();
     let width = shelf.lab.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
         why,
     };
-    let units = match edit.which() {
+    let mentioned = edit.op.argument().mentions();
+    let units = match mentioned.units {
         None => Units::default(),
         Some(which) => match units(edit, which, at, shelf, null)? {
             Some(units) => units,
             None => return Ok(None),
         },
     };
-    let numbers = |v: Vec<f32>| Numbers::new(v, width, device);
-    let mask = || Numbers::new(units.mask(width), width, device);
-    let c = f64::from(edit.strength);
-    let towards = |mask, target| {
-        Ok::<_, Error>(Change::Towards {
-            mask,
-            target: numbers(target)?,
-            strength: c,
-        })
-    };
-    // Values that somebody measured, as many as fit.
-    let fitting = |source: &str, target: Vec<f32>| {
-        if target.is_empty() || !target.len().is_multiple_of(width) {
-            return Err(refused(format!(
-                "`{source}` has {} numbers for {at}, which has {width}",
-                target.len()
-            )));
+    let strength = f64::from(edit.strength);
+    if let Op::Cut(CutEdges(_, sources)) = &edit.op {
+        if edit.strength > 1.0 {
+            return Err(refused(
+                "a cut removes at most all of the attention: use a strength up to 1".into(),
+            ));
         }
-        Ok(target)
-    };
-    let mut direction = |name: &str| -> Result<Vec<f32>> {
+        let layer = &shelf.lab.model.transformer.blueprint.layers[usize::from(at.layer)];
+        let change = Change::Cut(Cut {
+            heads: units.list,
+            sources: vec![sources.clone()],
+            strength,
+            window: layer.window,
+            null: match null {
+                Null::No => None,
+                Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
+            },
+        });
+        let note = "its size is the share of attention that moved elsewhere".into();
+        return Ok(Some(Placed { at, change, note }));
+    }
+    let mut directions = Vec::new();
+    for name in mentioned.directions.into_iter().flatten() {
         let vector = shelf.direction(name, at)?;
         if vector.len() != width {
             return Err(refused(format!(
@@ -76,108 +76,61 @@ pub(crate) fn prepare(
                 vector.len()
             )));
         }
-        Ok(match null {
+        let vector = match null {
             // One vector for all addresses, as the direction itself is one.
             Null::Random(seed) => random_like(&vector, seed),
             Null::No => vector,
-        })
+        };
+        directions.push(Pointed {
+            unit: Numbers::new(unit(&vector), width, device)?,
+            vector: Numbers::new(vector, width, device)?,
+        });
+    }
+    let capped = matches!(edit.op, Op::AddUnitNorm(_)) && strength.abs() > 1.0;
+    let mut note = if capped {
+        "the strength is capped at once the local norm".to_string()
+    } else {
+        String::new()
     };
-    let scaled = |v: Vec<f32>| numbers(v.iter().map(|x| x * edit.strength).collect());
-    let along = |v: Vec<f32>| numbers(unit(&v));
-    let (mut place, mut note) = (at, String::new());
-    let change = match &edit.op {
-        Op::Add(DirectionName(name)) => Change::Add(scaled(direction(name)?)?),
-        Op::AddRenorm(DirectionName(name)) => Change::AddRenorm(scaled(direction(name)?)?),
-        Op::Icv(DirectionName(name)) => Change::Icv(along(direction(name)?)?, c),
-        Op::AddUnitNorm(DirectionName(name)) => {
-            if c.abs() > 1.0 {
-                note = "the strength is capped at once the local norm".into();
-            }
-            Change::AddUnitNorm(along(direction(name)?)?, c.clamp(-1.0, 1.0))
+    // Values that somebody measured, as many as fit.
+    let mut measured = |source: &str, (values, from): (Vec<f32>, String)| {
+        note = from;
+        if values.is_empty() || !values.len().is_multiple_of(width) {
+            return Err(refused(format!(
+                "`{source}` has {} numbers for {at}, which has {width}",
+                values.len()
+            )));
         }
-        Op::ProjectOut(DirectionName(name)) => Change::ProjectOut(along(direction(name)?)?, c),
-        Op::ScaleAlong(DirectionName(name)) => {
-            Change::ProjectOut(along(direction(name)?)?, 1.0 - c)
-        }
-        Op::ClampAlong(DirectionWithin(name, low, high)) => Change::ClampAlong {
-            unit: along(direction(name)?)?,
-            low: f64::from(*low),
-            high: f64::from(*high),
-            strength: c,
-        },
-        Op::SetAlong(DirectionTo(name, value)) => {
-            Change::SetAlong(along(direction(name)?)?, f64::from(*value), c)
-        }
-        Op::Swap(TwoDirections(from, to)) => Change::Swap {
-            from: along(direction(from)?)?,
-            to: along(direction(to)?)?,
-            strength: c,
-        },
-        Op::Replace(DirectionName(name)) => {
-            let all = Numbers::new(vec![1; width], width, device)?;
-            towards(all, direction(name)?)?
-        }
-        Op::Zero(_) => towards(mask()?, vec![0.0; width])?,
-        Op::Set(UnitsTo(_, value)) => towards(mask()?, vec![*value; width])?,
-        Op::Scale(_) => Change::Times {
-            mask: mask()?,
-            factor: c,
-        },
-        Op::Mean(UnitsMean(_, None)) => {
-            let (mean, from) = shelf.mean(at)?;
-            note = from;
-            towards(mask()?, mean)?
-        }
-        Op::Mean(UnitsMean(_, Some(file))) => {
-            let (mean, from) = shelf.statistic(file, at)?;
-            note = from;
-            towards(mask()?, fitting(file, mean)?)?
-        }
-        Op::Resample(UnitsAsIn(_, text)) => {
-            let (other, from) = shelf.other(text, at)?;
-            note = from;
-            towards(mask()?, fitting(text, other)?)?
-        }
-        Op::Rewrite(UnitsTurn(_, from, to)) => {
-            let layer = usize::from(at.layer);
-            place = Site::MlpOut.at(layer);
-            let (from, to) = (shelf.token(from)?, shelf.token(to)?);
-            let deltas = shelf.lab.model.transformer.turned_values(
-                layer,
-                &units.list,
-                (from, to),
-                (edit.strength, TURN * edit.strength),
-            )?;
-            let width = shelf.lab.model.card.d_model;
-            Change::Overlay {
-                units: units.list,
-                deltas: Numbers::new(deltas.flatten_all()?.to_vec1()?, width, device)?,
-            }
-        }
-        Op::Cut(CutEdges(_, sources)) => {
-            if edit.strength > 1.0 {
-                return Err(refused(
-                    "a cut takes away at most everything: use a strength up to 1".into(),
-                ));
-            }
-            note = "its size is the share of attention that moved elsewhere".into();
-            Change::Cut(Cut {
-                heads: units.list,
-                sources: vec![sources.clone()],
-                strength: c,
-                window: shelf.lab.model.transformer.blueprint.layers[usize::from(at.layer)].window,
-                null: match null {
-                    Null::No => None,
-                    Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
-                },
-            })
-        }
+        Ok(values)
     };
-    Ok(Some(Prepared {
-        at: place,
-        change,
-        note,
-    }))
+    let (mut place, mut wide) = (at, width);
+    let target = if let Op::Rewrite(UnitsTurn(_, from, to)) = &edit.op {
+        let layer = usize::from(at.layer);
+        (place, wide) = (Site::MlpOut.at(layer), shelf.lab.model.card.d_model);
+        let turn = (shelf.token(from)?, shelf.token(to)?);
+        let by = (edit.strength, TURN * edit.strength);
+        let network = &shelf.lab.model.transformer;
+        let deltas = network.turned_values(layer, &units.list, turn, by)?;
+        deltas.flatten_all()?.to_vec1()?
+    } else if let Some(file) = mentioned.statistics {
+        measured(file, shelf.statistic(file, at)?)?
+    } else if let Some(text) = mentioned.text {
+        measured(text, shelf.other(text, at)?)?
+    } else if mentioned.prompt_mean {
+        measured("the prompt", shelf.mean(at)?)?
+    } else {
+        vec![mentioned.value.unwrap_or(0.0); width]
+    };
+    let change = Change::Values(Box::new(Prepared {
+        op: edit.op.clone(),
+        strength,
+        directions,
+        mask: Numbers::new(units.mask(width), width, device)?,
+        units: units.list,
+        target: Numbers::new(target, wide, device)?,
+    }));
+    let at = place;
+    Ok(Some(Placed { at, change, note }))
 }
 
 /// The units of an edit at an address.

@@ -10,11 +10,12 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Storage, Tensor};
+use candle_core::{D, DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
 use super::sample::{CHUNK, LANES, NO_RANK, NO_TOKEN, exp, summed};
 use crate::error::{Error, Result};
+use crate::figure::Check;
 use crate::model::Model;
 
 /// Tokens of the vocabulary in one product.
@@ -74,6 +75,8 @@ pub struct Ask<'a> {
 pub struct Told {
     /// The token.
     pub id: u32,
+    /// Its logit.
+    pub logit: f32,
     /// Its natural log-probability.
     pub logprob: f32,
     /// How many tokens are strictly more probable; 0 where it was not counted, [`NO_RANK`] where the row is no distribution.
@@ -102,6 +105,9 @@ pub struct Said {
     pub entropy: f32,
     /// KL(other row ‖ this row), nats; not-a-number where it was not asked for.
     pub kl: f32,
+    /// The largest difference of its logits from those of the other row; not-a-number where it was not asked for, and in rows
+    /// that were read strip by strip.
+    pub gap: f32,
     /// `ln Σ exp(z)`.
     pub total: f64,
     /// `[vocab]` logits, where they were to be kept.
@@ -118,6 +124,23 @@ impl Said {
     /// Whether it is a distribution.
     pub fn is_finite(&self) -> bool {
         self.total.is_finite()
+    }
+
+    /// A token of interest; of one that was not asked for, numbers that are none.
+    pub fn token(&self, id: u32) -> Told {
+        let told = self.tokens.iter().find(|told| told.id == id);
+        told.copied().unwrap_or(Told {
+            id,
+            logit: f32::NAN,
+            logprob: f32::NAN,
+            rank: NO_RANK,
+        })
+    }
+
+    /// The probability of all tokens of interest together.
+    pub fn share(&self) -> f64 {
+        let each = self.tokens.iter().map(|told| f64::from(told.logprob).exp());
+        each.sum()
     }
 }
 
@@ -234,24 +257,66 @@ pub fn read(
 /// Reads rows of logits that are there already, one after the other: waking a second thread costs more than a vocabulary of
 /// exponentials.
 pub fn read_rows(rows: &[&[f32]], known: usize, ask: &Ask) -> Vec<Said> {
-    let read = |(i, row): (usize, &&[f32])| {
-        let other = ask.against.map(|a| &a.rows[a.of[i]]);
-        let mut state = State {
-            top: f32::NEG_INFINITY,
-            best: Vec::with_capacity(ask.top + 1),
-            ..State::default()
-        };
-        let ids = match ask.tokens {
-            Tokens::None => &[][..],
-            Tokens::Same(ids) => ids,
-            Tokens::Each(ids) => &ids[i..=i],
-        };
-        let logit = |id: &u32| row.get(*id as usize).map(|z| (*id, *z, 0));
-        state.tokens = ids.iter().filter_map(logit).collect();
-        state.take(row, 0..row.len(), ask, known, other);
-        state.said(ask, other.map(|o| o.total))
-    };
+    let read = |(i, row): (usize, &&[f32])| read_row(row, i, known, ask);
     rows.iter().enumerate().map(read).collect()
+}
+
+/// Reads a tensor of logits, `[.., vocab]`, of which something else may be asked in every row. They are there whole, so that
+/// KL is exact however small it is.
+pub(crate) fn read_logits<'a>(
+    logits: &Tensor,
+    known: usize,
+    ask: impl Fn(usize) -> Ask<'a> + Sync,
+) -> Result<Vec<Said>> {
+    let vocab = logits.dim(D::Minus1)?;
+    let read = |(i, row): (usize, &[f32])| {
+        let mut ask = ask(i);
+        let other = ask.against.take().map(|a| &a.rows[a.of[0]]);
+        let mut said = read_row(row, 0, known, &ask);
+        if let Some(other) = other {
+            said.kl = divergence(other, row, said.total);
+            said.gap = Check::of(&other.logits, row, 0.0).error;
+        }
+        said
+    };
+    on_cpu(logits, |all| {
+        if all.len() == vocab {
+            return vec![read((0, all))];
+        }
+        all.par_chunks(vocab).enumerate().map(read).collect()
+    })
+}
+
+/// KL(other ‖ row), nats, in f64.
+fn divergence(other: &Said, row: &[f32], total: f64) -> f32 {
+    let pairs = other.logits.iter().zip(row);
+    let logs = pairs.map(|(p, q)| (f64::from(*p) - other.total, f64::from(*q) - total));
+    // What has no probability counts nothing; what is not a number is kept.
+    let parts = logs.filter_map(|(p, q)| {
+        let share = p.exp();
+        (share != 0.0 || q.is_nan()).then_some(share * (p - q))
+    });
+    let kl: f64 = parts.sum();
+    (if kl < 0.0 { 0.0 } else { kl }) as f32
+}
+
+/// Reads the `i`th row.
+fn read_row(row: &[f32], i: usize, known: usize, ask: &Ask) -> Said {
+    let other = ask.against.map(|a| &a.rows[a.of[i]]);
+    let mut state = State {
+        top: f32::NEG_INFINITY,
+        best: Vec::with_capacity(ask.top + 1),
+        ..State::default()
+    };
+    let ids = match ask.tokens {
+        Tokens::None => &[][..],
+        Tokens::Same(ids) => ids,
+        Tokens::Each(ids) => &ids[i..=i],
+    };
+    let logit = |id: &u32| row.get(*id as usize).map(|z| (*id, *z, 0));
+    state.tokens = ids.iter().filter_map(logit).collect();
+    state.take(row, 0..row.len(), ask, known, other);
+    state.said(ask, other.map(|o| o.total))
 }
 
 /// The logits of the tokens of interest, from a product with their rows alone.
@@ -388,8 +453,9 @@ impl State {
 
     fn said(self, ask: &Ask, other: Option<f64>) -> Said {
         if self.broken || self.top == f32::NEG_INFINITY {
-            let told = self.tokens.iter().map(|(id, ..)| Told {
+            let told = self.tokens.iter().map(|(id, logit, _)| Told {
                 id: *id,
+                logit: *logit,
                 logprob: f32::NAN,
                 rank: NO_RANK,
             });
@@ -397,6 +463,7 @@ impl State {
                 tokens: told.collect(),
                 entropy: f32::NAN,
                 kl: f32::NAN,
+                gap: f32::NAN,
                 total: f64::NAN,
                 logits: self.logits,
                 ..Said::default()
@@ -411,6 +478,7 @@ impl State {
                 .iter()
                 .map(|(id, z, rank)| Told {
                     id: *id,
+                    logit: *z,
                     logprob: (f64::from(*z) - total) as f32,
                     rank: *rank,
                 })
@@ -427,6 +495,7 @@ impl State {
                 // Rounding goes below nothing; what is not a number stays so.
                 (if kl < 0.0 { 0.0 } else { kl }) as f32
             }),
+            gap: f32::NAN,
             total,
             logits: self.logits,
         }

@@ -1,19 +1,14 @@
-//! Runs and recordings: tokens under edits, and the tensors kept from them.
+//! Runs: tokens under edits.
 //!
-//! Invariant: a recording belongs to one run, and what it holds is what flowed on.
-//! To keep something else from a run, ask for its address.
+//! Invariant: two runs of one digest flow alike. To make a run depend on something else, add a field and write it into
+//! [`Run::digest`].
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use candle_core::Tensor;
-
-use crate::edit::receipt::Receipt;
 use crate::edit::schedule::Schedule;
-use crate::error::{Error, Result};
 use crate::model::Fingerprint;
-use crate::model::network::site::Address;
 
-/// Tokens, edits and a seed: what a recording belongs to.
+/// Tokens, edits and a seed: what a capture belongs to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// Token ids.
@@ -27,6 +22,9 @@ pub struct Run {
     pub schedule: Schedule,
     /// The seed of anything random.
     pub seed: u64,
+    /// The run whose own strongest tokens are called the answers, where it is not this one: a difference of two runs is of one
+    /// token in both. What flows does not depend on it.
+    pub answers: Option<Arc<Run>>,
 }
 
 impl Run {
@@ -38,6 +36,16 @@ impl Run {
             rest: Vec::new(),
             schedule: Schedule::none(),
             seed: 1,
+            answers: None,
+        }
+    }
+
+    /// The same under edits.
+    #[must_use]
+    pub fn under(self, schedule: &Schedule) -> Self {
+        Self {
+            schedule: schedule.clone(),
+            ..self
         }
     }
 
@@ -82,38 +90,5 @@ impl Run {
         }
         hash.write(&self.schedule.digest().to_le_bytes());
         hash.finish()
-    }
-}
-
-/// Tensors kept from a run, without the batch dimension, in the dtype of the run.
-#[derive(Debug, Default)]
-pub struct Recording {
-    pub(super) tensors: HashMap<Address, Tensor>,
-    /// What the edits did.
-    pub receipts: Vec<Receipt>,
-    /// The model's own logits after the last position, `[vocab]`, where they were asked for.
-    pub output: Option<Vec<f32>>,
-}
-
-impl Recording {
-    /// A recorded value, shaped as in [`crate::model::network::site::SITES`].
-    pub fn get(&self, at: Address) -> Result<&Tensor> {
-        self.tensors.get(&at).ok_or_else(|| Error::Refused {
-            address: at.to_string(),
-            why: "it was not recorded. Ask for it before the run.".into(),
-        })
-    }
-
-    /// Whether every address is there.
-    pub fn holds(&self, wanted: &[Address]) -> bool {
-        wanted.iter().all(|a| self.tensors.contains_key(a))
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.tensors
-            .values()
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
     }
 }

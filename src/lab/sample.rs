@@ -125,6 +125,12 @@ pub fn log_softmax(logits: &mut [f32]) {
     logits.iter_mut().for_each(|z| *z -= shift);
 }
 
+/// Natural log-probabilities of logits.
+pub fn log_probs(logits: &[f32]) -> Vec<f32> {
+    let shift = log_sum_exp(logits);
+    logits.iter().map(|z| z - shift).collect()
+}
+
 /// What stands for the strongest token of a row that is no distribution; it spells as "not finite".
 pub const NO_TOKEN: u32 = u32::MAX;
 

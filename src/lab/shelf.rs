@@ -146,7 +146,7 @@ impl<'a> Shelf<'a> {
         tokens
             .first()
             .copied()
-            .ok_or_else(|| Error::argument("token", text, "a text that has a token"))
+            .ok_or_else(|| Error::argument("token", text, "a text that has at least one token"))
     }
 }
 
@@ -169,19 +169,22 @@ pub(crate) fn find(
         Some(held) => Ok(Some(held.clone())),
         None => Direction::at_path(name),
     })?;
-    let Some(found) = found else {
-        let mut known: Vec<&str> = loaded.keys().map(String::as_str).collect();
-        known.sort_unstable();
-        let known = if known.is_empty() {
-            "none is loaded".to_string()
-        } else {
-            format!("loaded are {}", known.join(", "))
-        };
-        let expected = format!("a file, or a loaded direction ({known})");
-        return Err(Error::argument("direction", name, expected));
-    };
+    let found = found.ok_or_else(|| unknown("direction", name, "loaded", loaded))?;
     found.check(&model.card)?;
     found.settled(&model.card)
+}
+
+/// Refuses a name that is neither a file nor one that the lab holds.
+fn unknown<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> Error {
+    let mut known: Vec<&str> = all.keys().map(String::as_str).collect();
+    known.sort_unstable();
+    let known = if known.is_empty() {
+        format!("no {what} is {held}")
+    } else {
+        format!("{held}: {}", known.join(", "))
+    };
+    let expected = format!("a file, or a {held} {what} ({known})");
+    Error::argument(what, name, expected)
 }
 
 impl Lab {
@@ -204,17 +207,7 @@ impl Lab {
             None if std::path::Path::new(name).exists() => {
                 UnitSet::load(std::path::Path::new(name))?
             }
-            None => {
-                let mut known: Vec<&str> = self.sets.keys().map(String::as_str).collect();
-                known.sort_unstable();
-                let known = if known.is_empty() {
-                    "none is kept".to_string()
-                } else {
-                    format!("kept are {}", known.join(", "))
-                };
-                let expected = format!("a file, or a kept unit set ({known})");
-                return Err(Error::argument("unit set", name, expected));
-            }
+            None => return Err(unknown("unit set", name, "kept", &self.sets)),
         };
         found.check(&self.model.card)?;
         Ok(found)

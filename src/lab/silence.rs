@@ -19,12 +19,12 @@ pub(crate) fn silence(
     seen: usize,
 ) -> String {
     if seen == 0 {
-        return "nothing was read yet".into();
+        return "nothing has been read yet".into();
     }
     let inside = |p: &usize| span.contains(p);
     if !(0..seen).any(|p| inside(&p)) {
         return format!(
-            "it is in force from position {} on, and the text has {seen} so far",
+            "it applies from position {} on, and the text has {seen} tokens so far",
             span.start
         );
     }
@@ -41,7 +41,7 @@ pub(crate) fn silence(
             Some(Phase::Prefill) => "prefill, the prompt",
             Some(Phase::Decode) | None => "decode, what is written",
         };
-        return format!("its phase is {phase}, and none of its positions lies there so far");
+        return format!("its phase is {phase}, and none of its positions is in that phase so far");
     }
     if let Some(watch) = watch {
         return watch.silence();
@@ -49,11 +49,13 @@ pub(crate) fn silence(
     let mentions = edit.op.argument().mentions();
     if let Some(sources) = mentions.sources {
         return format!(
-            "none of its positions has any of {sources} before it, within what it sees; a position always reads itself"
+            "none of its positions has any of {sources} before it, within its attention window; a position can always attend to itself"
         );
     }
     match mentions.units {
-        Some(Which::Set(name)) => format!("the set `{name}` has no unit at its layers"),
-        Some(Which::All | Which::List(_)) | None => "the pass did not reach its address".into(),
+        Some(Which::Set(name)) => format!("the set `{name}` has no units at its layers"),
+        Some(Which::All | Which::List(_)) | None => {
+            "the forward pass did not reach its address".into()
+        }
     }
 }

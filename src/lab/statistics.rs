@@ -153,7 +153,7 @@ impl Statistics {
             if at.site.spec().axis == Axis::Positions {
                 return Err(Error::Refused {
                     address: at.to_string(),
-                    why: "it has a row a query and no vector a position. Use z, a head's result."
+                    why: "it has one row for each query, not a vector for each position. Use z, the output of each head."
                         .into(),
                 });
             }
@@ -191,8 +191,7 @@ impl Statistics {
             if mean.iter().chain(&variance).any(|v| !v.is_finite()) {
                 return Err(Error::Refused {
                     address: at.to_string(),
-                    why: "its activations are no finite numbers in this dtype. Use --dtype f32."
-                        .into(),
+                    why: "its activations are not finite in this dtype. Use --dtype f32.".into(),
                 });
             }
             rows.push(Moments {
@@ -296,7 +295,7 @@ impl Statistics {
             "statistics",
             format!("{} ({})", self.origin.model, self.origin.revision),
             format!(
-                "those of this model, {} ({}); `lmscope stats` measures them",
+                "statistics of this model, {} ({}); `lmscope stats` measures them",
                 card.name, card.revision
             ),
         ))
@@ -400,7 +399,7 @@ impl Statistics {
             rows.push(row);
         }
         if rows.is_empty() {
-            return Err(fail("it holds no mean".into()));
+            return Err(fail("it holds no means".into()));
         }
         rows.sort_by_key(|row| row.at);
         Ok(Self { rows, origin })
@@ -413,7 +412,7 @@ fn caution(tokens: usize) -> String {
         return String::new();
     }
     format!(
-        "only {} tokens: means of so short a text are noisy, {} or more are wanted",
+        "only {} tokens: means over so short a text are noisy, {} or more are recommended",
         grouped(tokens),
         grouped(WANTED)
     )

@@ -5,6 +5,7 @@
 
 use candle_core::Tensor;
 
+use super::readout::Said;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -56,6 +57,17 @@ impl Target {
         })
     }
 
+    /// Its tokens, for who reads them.
+    pub fn tokens(self) -> Vec<u32> {
+        std::iter::once(self.token).chain(self.less).collect()
+    }
+
+    /// Its logit where its tokens were read.
+    pub fn logit(self, said: &Said) -> f32 {
+        let at = |token: u32| said.token(token).logit;
+        at(self.token) - self.less.map_or(0.0, at)
+    }
+
     /// Its value in a row of logits, or of log-probabilities.
     pub fn of(self, logits: &[f32]) -> f32 {
         let at = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NAN);
@@ -83,11 +95,30 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     // A tokenizer may have been given words after the model was trained.
     if (first as usize) >= known {
         let expected = format!(
-            "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has and the model, of {known} tokens, has not"
+            "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has but the model, with {known} tokens, does not"
         );
         return Err(Error::argument(name, text, expected));
     }
     Ok(first)
+}
+
+/// First tokens of texts separated by `|`, each once, as [`first_token`] reads them; `name` is the parameter, for messages.
+///
+/// # Errors
+///
+/// When there is no text, or one without a token that the model has.
+pub fn first_tokens(name: &str, texts: &str, model: &Model) -> Result<Vec<u32>> {
+    let mut out = Vec::new();
+    for text in texts.split('|').filter(|t| !t.is_empty()) {
+        let first = first_token(name, text, model)?;
+        if !out.contains(&first) {
+            out.push(first);
+        }
+    }
+    if out.is_empty() {
+        return Err(Error::argument(name, texts, "texts separated by |"));
+    }
+    Ok(out)
 }
 
 /// The id that a text names as `#17`, whether or not there is such a token.

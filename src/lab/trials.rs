@@ -84,7 +84,7 @@ impl<T> Trials<T> {
     pub fn note(&self) -> Option<String> {
         self.stopped().then(|| {
             format!(
-                "stopped after {} of {} trials; asked again, it goes on from there",
+                "stopped after {} of {} trials; the same request continues from there",
                 self.done(),
                 self.results.len()
             )
@@ -235,7 +235,7 @@ fn held(path: &Path) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::edit::schedule::Schedule;
-    use crate::lab::unfinished::KEPT;
+    use crate::lab::progress::KEPT;
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 

@@ -16,17 +16,14 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::lab::Lab;
-use crate::lab::capture::{Capture, Needs, NormOf, Readout, Seen};
-use crate::lab::pass::{Logits, Pass};
+use crate::lab::capture::{After, Capture, Needs, NormOf, Output, Readout, Seen};
+use crate::lab::pass::Pass;
 use crate::lab::readout::{Against, Ask, Said, Tokens, read, read_rows, tolerance};
-use crate::lab::run::{Recording, Run};
+use crate::lab::run::Run;
 use crate::model::network::site::{Address, Axis, Site};
 
-/// Rows that go through the unembedding together.
+/// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
 const ROWS: usize = 1536;
-
-/// Bytes of whole rows of logits that are held at a time, where some must be.
-const HELD: usize = 256 << 20;
 
 /// How many of the strongest tokens are kept of the distribution that a token was drawn from.
 const BEFORE: usize = 5;
@@ -56,20 +53,27 @@ impl Lab {
         wanted.sort_unstable();
         wanted.dedup();
         let mut capture = Capture::of(Arc::new(run.clone()), positions.clone());
-        if needs.read.is_some() || needs.output {
-            let (recording, own) = self.record_with_output(run, &wanted)?;
-            if let Some(readout) = &needs.read {
-                capture.check = check(self, run, recording.get(last)?, &own)?;
-                capture.read = self.states(&recording, &positions, readout)?;
-            }
-            capture.take(&recording, &needs.record)?;
-            capture.output = needs.output.then_some(own);
-        } else if !wanted.is_empty() {
-            let recording = self.record(run, &wanted)?;
-            capture.take(&recording, &needs.record)?;
-        }
         if needs.before {
             capture.before = self.before(run, &positions)?;
+        }
+        if needs.read.is_some() || !wanted.is_empty() {
+            let whole = if needs.read.is_some() {
+                self.record_with_output(run, &wanted)?
+            } else {
+                self.record(run, &wanted)?
+            };
+            capture.receipts.clone_from(&whole.receipts);
+            if let Some(readout) = &needs.read {
+                capture.check = check(self, run, whole.get(last)?, whole.logits())?;
+                capture.read = self.states(&whole, run.answers.as_deref(), &positions, readout)?;
+            }
+            for at in &needs.record {
+                let axis = usize::from(at.site.spec().axis == Axis::Positions);
+                let rows = whole
+                    .get(*at)?
+                    .narrow(axis, positions.start, positions.len())?;
+                capture.recorded.insert(*at, rows.to_dtype(DType::F32)?);
+            }
         }
         Ok(capture)
     }
@@ -77,22 +81,20 @@ impl Lab {
     /// Reads states of recorded positions through the unembedding.
     fn states(
         &mut self,
-        recording: &Recording,
+        recording: &Capture,
+        answers: Option<&Run>,
         positions: &Range<usize>,
         readout: &Readout,
     ) -> Result<Seen> {
-        let other = match self.answers_of.clone() {
-            Some(other) if readout.answer => {
-                let at = Site::ResidPost.at(self.model.card.layers - 1);
-                Some(self.record_with_output(&other, &[at])?.0)
-            }
-            _ => None,
-        };
+        let at = Site::ResidPost.at(self.model.card.layers - 1);
+        let other = answers.filter(|_| readout.answer);
+        let other = other.map(|run| self.record_with_output(run, &[at]));
+        let other = other.transpose()?;
         let mut seen = Seen::of(readout);
         let total = positions.len().max(1);
         let most = ROWS / readout.at.len().max(1);
         let most = if readout.kl {
-            most.min(HELD / (4 * self.model.card.vocab))
+            most.min(self.room(4 * self.model.card.vocab))
         } else {
             most
         };
@@ -106,26 +108,21 @@ impl Lab {
         Ok(seen)
     }
 
-    /// The distributions that tokens of a run were drawn from: the model's own output one position before each, so many at a
-    /// time as there is room for.
+    /// The distributions that tokens of a run were drawn from: the model's own output one position before each.
     fn before(&mut self, run: &Run, positions: &Range<usize>) -> Result<Vec<Option<Said>>> {
-        let most = (HELD / (4 * self.model.card.vocab)).max(1);
-        let mut out: Vec<Option<Said>> = positions
-            .clone()
-            .filter(|p| *p == 0)
-            .map(|_| None)
-            .collect();
-        let all = positions.start.max(1)..positions.end.max(1);
-        for start in all.clone().step_by(most) {
-            let tokens = &run.tokens[start..all.end.min(start + most)];
-            let pass = Pass {
-                logits: Logits::Last(tokens.len()),
-                ..Pass::of(run.clone().until(start + tokens.len() - 1))
+        let (first, end) = (positions.start.max(1), positions.end);
+        let mut out = vec![None; first.min(end) - positions.start];
+        if first < end {
+            let output = Output {
+                after: After::Each(first - 1..end - 1),
+                top: BEFORE,
+                each: vec![run.tokens[first..end].to_vec()],
+                ranks: true,
+                entropy: true,
+                ..Output::default()
             };
-            let logits = self.run_one(&pass)?.logits;
-            let rows: Vec<&[f32]> = logits.iter().map(Vec::as_slice).collect();
-            let said = drawn(&rows, tokens, self.model.known_tokens());
-            out.extend(said.into_iter().map(Some));
+            let read = self.run_one(&Pass::after(run.clone().until(end - 1), output))?;
+            out.extend(read.output.into_iter().map(Some));
         }
         Ok(out)
     }
@@ -141,20 +138,6 @@ pub(crate) fn drawn(rows: &[&[f32]], tokens: &[u32], known: usize) -> Vec<Said> 
         ..Ask::default()
     };
     read_rows(rows, known, &ask)
-}
-
-impl Capture {
-    /// Keeps the rows of its positions, f32.
-    fn take(&mut self, recording: &Recording, wanted: &[Address]) -> Result<()> {
-        self.receipts.clone_from(&recording.receipts);
-        for at in wanted {
-            let axis = usize::from(at.site.spec().axis == Axis::Positions);
-            let (first, count) = (self.positions.start, self.positions.len());
-            let rows = recording.get(*at)?.narrow(axis, first, count)?;
-            self.recorded.insert(*at, rows.to_dtype(DType::F32)?);
-        }
-        Ok(())
-    }
 }
 
 impl Seen {
@@ -221,7 +204,7 @@ fn tell(
             ranks: readout.ranks,
             entropy: readout.entropy,
             keep: readout.kl,
-            against: None,
+            ..Ask::default()
         };
         read(Of::Finals, &ask)?
     } else {
@@ -308,7 +291,7 @@ fn check(lab: &Lab, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<Chec
 /// Reads a few positions at all states; the answers are those of another run where one is given.
 fn piece(
     lab: &mut Lab,
-    (recording, other): (&Recording, Option<&Recording>),
+    (recording, other): (&Capture, Option<&Capture>),
     readout: &Readout,
     positions: Range<usize>,
     (done, share): (f32, f32),
@@ -316,7 +299,7 @@ fn piece(
 ) -> Result<()> {
     let count = positions.len();
     let end = Site::ResidPost.at(lab.model.card.layers - 1);
-    let part = |recording: &Recording, at: Address| -> Result<Tensor> {
+    let part = |recording: &Capture, at: Address| -> Result<Tensor> {
         let rows = recording.get(at)?.narrow(0, positions.start, count)?;
         Ok(rows.contiguous()?)
     };

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::apply::{Null, Program};
 use super::capture::{Capture, Needs, NormOf};
@@ -16,8 +17,7 @@ use super::lab::Lab;
 use super::readout::{Said, on_cpu, tolerance};
 use super::run::Run;
 use super::runner::{read_on, unedited};
-use super::sample::{Sampling, kl, log_softmax, rank};
-pub use super::step::{Beside, Choice, Other, Step};
+use super::sample::{Sampling, kl, log_probs, rank};
 use super::tap::{Keep, RunTap};
 use super::unembed::{drawn, from_logits};
 use crate::edit::Edit;
@@ -27,6 +27,68 @@ use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Site};
+
+/// What runs beside the edited text, unedited, in the same passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Beside {
+    /// Nothing: no KL is known.
+    Nothing,
+    /// The unedited model reads the edited text: KL is exact at every token.
+    #[default]
+    SameText,
+    /// Lockstep: it goes on with a text of its own, from the same seed. KL compares like with like until the two texts
+    /// diverge.
+    OwnText,
+    /// Lockstep, and the edited run is given the tokens that the unedited one chooses: KL stays exact.
+    Forced,
+}
+
+impl Beside {
+    /// Whether the unedited run chooses tokens of its own.
+    pub fn is_lockstep(self) -> bool {
+        matches!(self, Self::OwnText | Self::Forced)
+    }
+}
+
+/// The choice that was not taken: the unedited run's own token, or the one that a forced run would have written.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Other {
+    /// Its id.
+    pub id: u32,
+    /// Its natural log-probability in the run that chose it.
+    pub logprob: f32,
+}
+
+/// What is known of a token that was chosen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Its position.
+    pub position: usize,
+    /// Its id.
+    pub id: u32,
+    /// Natural log-probability before temperature.
+    pub logprob: f32,
+    /// How many tokens were more probable.
+    pub rank: u32,
+    /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, while edits are active. In lockstep the two
+    /// have different texts once they diverged.
+    pub kl: Option<f32>,
+    /// In lockstep, what the other run chose here: the unedited one ([`Beside::OwnText`]; none after its end), or the
+    /// edited one ([`Beside::Forced`]).
+    pub other: Option<Other>,
+}
+
+/// One token written and read back in.
+#[derive(Debug)]
+pub struct Step {
+    /// The token.
+    pub choice: Choice,
+    /// What the edits did at its position.
+    pub fired: Vec<Fired>,
+    /// What was asked for at its position, in the order of the needs.
+    pub captures: Vec<Capture>,
+}
 
 /// The unedited run in the second row of the batch.
 #[derive(Clone)]
@@ -49,8 +111,7 @@ pub struct Held {
     diverged: Option<usize>,
 }
 
-/// A growing text. A clone shares its caches, so that of two only one may be written on.
-#[derive(Clone)]
+/// A growing text.
 pub struct Writer {
     /// Tokens, prompt and schedule.
     pub run: Run,
@@ -138,10 +199,23 @@ impl Writer {
         })
     }
 
+    /// As it stands. It shares the caches, so that of the two only one may be written on.
+    fn copy(&self) -> Self {
+        Self {
+            run: self.run.clone(),
+            cache: self.cache.clone(),
+            program: self.program.clone(),
+            companion: self.companion.clone(),
+            scout: self.scout.clone(),
+            logits: self.logits.clone(),
+            ..*self
+        }
+    }
+
     /// Makes a change, or leaves everything as it was: what reads the text again reads it into a new cache, so that the
     /// one before it is whole.
     fn attempt<T>(&mut self, change: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let before = self.clone();
+        let before = self.copy();
         let changed = change(self);
         if changed.is_err() {
             *self = before;
@@ -238,8 +312,8 @@ impl Writer {
     /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
     fn probe(&mut self, lab: &Lab, cache: &mut Cache) -> Result<()> {
         let text = [self.run.tokens.clone()];
-        let row = unedited(lab, &text, self.run.prompt, cache)?;
-        self.program.hear(self.run.tokens.len() - 1, &row);
+        let said = unedited(lab, &text, self.run.prompt, &self.program.asked(), cache)?;
+        self.program.hear(self.run.tokens.len() - 1, &said);
         Ok(())
     }
 
@@ -251,67 +325,36 @@ impl Writer {
     /// Chooses the next token of both runs.
     fn choose(&self) -> Result<(Choice, u32)> {
         let position = self.run.tokens.len();
-        let log_probs = |logits: &Tensor| -> Result<Vec<f32>> {
-            let mut row = logits.to_vec1::<f32>()?;
-            log_softmax(&mut row);
-            Ok(row)
-        };
-        let own = log_probs(&self.logits)?;
+        let own = log_probs(&self.logits.to_vec1::<f32>()?);
         let wanted = self.sampling.choose(&self.logits, position)?;
-        let Some(companion) = &self.companion else {
-            let (logprob, rank) = (own[wanted as usize], rank(&own, wanted));
-            let (id, kl, other) = (wanted, None, None);
-            return Ok((
-                Choice {
-                    position,
-                    id,
-                    logprob,
-                    rank,
-                    kl,
-                    other,
-                },
-                wanted,
-            ));
+        let choice = |id: u32, kl: Option<f32>, other: Option<Other>| Choice {
+            position,
+            id,
+            logprob: own[id as usize],
+            rank: rank(&own, id),
+            kl,
+            other,
         };
-        let base = log_probs(&companion.logits)?;
+        let Some(companion) = &self.companion else {
+            return Ok((choice(wanted, None, None), wanted));
+        };
+        let base = log_probs(&companion.logits.to_vec1::<f32>()?);
         let unedited = if self.beside.is_lockstep() && companion.ended.is_none() {
             self.sampling.choose(&companion.logits, position)?
         } else {
             wanted
         };
+        let other = |id: u32, of: &[f32]| {
+            let logprob = of[id as usize];
+            Some(Other { id, logprob })
+        };
         let (id, other) = match self.beside {
             Beside::Nothing | Beside::SameText => (wanted, None),
             Beside::OwnText if companion.ended.is_some() => (wanted, None),
-            Beside::OwnText => {
-                let logprob = base[unedited as usize];
-                (
-                    wanted,
-                    Some(Other {
-                        id: unedited,
-                        logprob,
-                    }),
-                )
-            }
-            Beside::Forced => {
-                let logprob = own[wanted as usize];
-                (
-                    unedited,
-                    Some(Other {
-                        id: wanted,
-                        logprob,
-                    }),
-                )
-            }
+            Beside::OwnText => (wanted, other(unedited, &base)),
+            Beside::Forced => (unedited, other(wanted, &own)),
         };
-        let choice = Choice {
-            position,
-            id,
-            logprob: own[id as usize],
-            rank: rank(&own, id),
-            kl: Some(kl(&base, &own)),
-            other,
-        };
-        Ok((choice, unedited))
+        Ok((choice(id, Some(kl(&base, &own)), other), unedited))
     }
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
@@ -390,9 +433,6 @@ impl Writer {
             capture.receipts = self.program.receipts().to_vec();
             if needs.before {
                 capture.before.push(before.cloned());
-            }
-            if needs.output {
-                capture.output = Some(self.output()?);
             }
             if let Some(readout) = &needs.read {
                 let row = |at: Address| {

@@ -289,10 +289,10 @@ fn other_gguf(gguf: &Gguf) -> Option<(String, String)> {
         ("imatrix", _) => "an importance matrix",
         ("vocab", _) => "a vocabulary without weights",
         (_, "bert" | "nomic-bert" | "jina-bert-v2" | "modern-bert" | "neo-bert" | "eurobert") => {
-            "an encoder, which makes embeddings of texts and writes none"
+            "an encoder, which makes embeddings of texts and does not generate text"
         }
         (_, "t5" | "t5encoder") => "an encoder with a decoder, or an encoder alone",
-        (_, "whisper") => "a model of sound",
+        (_, "whisper") => "an audio model",
         (_, "controlvector") => "a steering vector",
         _ => return None,
     };
@@ -322,7 +322,7 @@ pub fn device(given: &str) -> Result<Device> {
         ("cuda" | "metal", number) => {
             let number = number
                 .parse()
-                .map_err(|_| refuse("the part after the colon is no number"))?;
+                .map_err(|_| refuse("the part after the colon is not a number"))?;
             accelerator(number).ok_or_else(|| refuse("it does not answer"))
         }
         _ => Err(Error::argument(
@@ -384,7 +384,7 @@ fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
         Some(n) if (1..=allowed).contains(&n) => Ok(n),
         Some(n) => Err(Error::argument(
             "--context",
-            n.to_string(),
+            n,
             format!("1 to {allowed}, what the model was made for"),
         )),
     }

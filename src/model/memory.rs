@@ -347,9 +347,9 @@ pub fn choose(plan: &Plan, within_f16: impl FnOnce() -> bool) -> (Precision, Opt
             let safe = plan.family_is_safe() && plan.fits(half, 1) && within_f16();
             let taken = if safe { half } else { Precision::Q8 };
             let wish = if plan.fits(full, 1) {
-                "--dtype f32 asks for it all the same"
+                "--dtype f32 loads it in f32 anyway"
             } else {
-                "--dtype asks for another"
+                "--dtype sets another"
             };
             let note = format!(
                 "{} is loaded in {}: in f32 it would take {} and {} are free, which is not twice as much ({wish}).",

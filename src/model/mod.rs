@@ -225,7 +225,7 @@ impl Model {
             }),
             _ => Err(Error::argument(
                 "ids",
-                bad.to_string(),
+                bad,
                 format!("token ids below {rows}"),
             )),
         }
@@ -384,5 +384,14 @@ impl Fingerprint {
     /// The hash so far.
     pub fn finish(self) -> u64 {
         self.0
+    }
+
+    /// The hash of numbers, for example a seed and what is drawn with it.
+    pub fn of(numbers: impl IntoIterator<Item = u64>) -> u64 {
+        let mut hash = Self::default();
+        numbers
+            .into_iter()
+            .for_each(|n| hash.write(&n.to_le_bytes()));
+        hash.finish()
     }
 }

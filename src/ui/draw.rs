@@ -15,18 +15,14 @@ use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
 use crate::app::{App, Overlay, beside};
+use crate::figure::Anchor;
 use crate::model::hub::Progress;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text;
 
 /// An area of the layout as the terminal library says it.
 pub fn rect(area: Area) -> Rect {
-    Rect {
-        x: area.x,
-        y: area.y,
-        width: area.width,
-        height: area.height,
-    }
+    Rect::new(area.x, area.y, area.width, area.height)
 }
 
 /// Draws the whole screen.
@@ -36,30 +32,21 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     let Some(arrangement) = app.arrangement() else {
         return too_small(app, theme, screen, buf);
     };
-    header(
-        app,
-        theme,
-        rect(arrangement.header).intersection(screen),
-        buf,
-    );
+    let within = |area: Area| rect(area).intersection(screen);
+    header(app, theme, within(arrangement.header), buf);
     for (pane, area) in &arrangement.panes {
         let tabs = arrangement.tabs && *pane != Pane::Transcript;
         let mut canvas = Canvas {
             app,
             theme,
             memory: &mut *memory,
-            area: rect(*area).intersection(screen),
+            area: within(*area),
             tabs,
             buf: &mut *buf,
         };
         panes::draw(*pane, &mut canvas);
     }
-    footer(
-        app,
-        theme,
-        rect(arrangement.footer).intersection(screen),
-        buf,
-    );
+    footer(app, theme, within(arrangement.footer), buf);
     if let Some(overlay) = &app.overlay {
         let body = Rect {
             y: screen.y + 1,
@@ -80,17 +67,15 @@ fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
     );
     let mut lines = fold(&words, usize::from(screen.width));
     if app.transcript.busy() {
-        lines.push(format!("writing, {} tokens", app.transcript.tokens.len()));
+        lines.push(format!(
+            "generating, {} tokens",
+            app.transcript.tokens.len()
+        ));
     }
     lines.push("q quits".into());
-    for (i, line) in lines.iter().take(usize::from(screen.height)).enumerate() {
-        put(
-            buf,
-            screen.x,
-            screen.y + i as u16,
-            screen.width,
-            &Line::from(Span::styled(line.clone(), theme.style(Role::Text))),
-        );
+    for (line, y) in lines.iter().zip(screen.y..screen.bottom()) {
+        let line = Line::styled(line.as_str(), theme.style(Role::Text));
+        put(buf, screen.x, y, screen.width, &line);
     }
 }
 
@@ -101,29 +86,14 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     }
     let unicode = theme.glyphs == Glyphs::Unicode;
     let span = |text: String, role: Role| Span::styled(text, theme.style(role));
-    let dot = || {
-        Span::styled(
-            if unicode { " · " } else { " | " },
-            theme.style(Role::Faint),
-        )
-    };
-    let mut left = vec![span(
-        format!(" {}", text::plain(app.named.as_bytes())),
-        Role::Title,
-    )];
+    let mut parts: Vec<(String, Role)> = Vec::new();
     if let Some(model) = &app.model {
         let card = &model.card;
         let used = app.transcript.tokens.len();
-        for part in [
-            card.dtype.to_string(),
-            card.device.clone(),
-            format!("{used:>3}/{}", card.context),
-        ] {
-            left.push(dot());
-            left.push(span(part, Role::Muted));
-        }
+        let context = format!("{used:>3}/{}", card.context);
+        let said = [card.dtype.to_string(), card.device.clone(), context];
+        parts.extend(said.map(|part| (part, Role::Muted)));
     } else if let Some(loading) = &app.loading {
-        left.push(dot());
         let seconds = app.now.saturating_sub(app.loading_since).as_secs();
         let share = loading.download.as_ref().and_then(Progress::share);
         let how_far = match share {
@@ -131,30 +101,25 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             None if seconds >= 1 => format!(", {seconds} s"),
             None => String::new(),
         };
-        left.push(span(format!("{}{how_far}", loading.phase), Role::Accent));
+        parts.push((format!("{}{how_far}", loading.phase), Role::Accent));
     } else {
-        left.push(dot());
-        left.push(span("not loaded".into(), Role::Error));
+        parts.push(("not loaded".into(), Role::Error));
     }
-    left.push(dot());
-    left.push(span(
-        format!("seed {}", app.history.sampling().seed),
-        Role::Muted,
-    ));
-    left.push(dot());
-    left.push(span(
-        format!("temp {}", app.history.sampling().temperature),
-        Role::Muted,
-    ));
+    let sampling = app.history.sampling();
+    parts.push((format!("seed {}", sampling.seed), Role::Muted));
+    parts.push((format!("temp {}", sampling.temperature), Role::Muted));
     let rate = match app.transcript.since {
         Some((at, count)) if count > 1 && app.now > at => {
             Some(count as f32 / app.now.saturating_sub(at).as_secs_f32().max(0.001))
         }
         Some(_) | None => app.transcript.rate,
     };
-    if let Some(rate) = rate {
-        left.push(dot());
-        left.push(span(format!("{rate:.0} tok/s"), Role::Muted));
+    parts.extend(rate.map(|rate| (format!("{rate:.0} tok/s"), Role::Muted)));
+    let dot = if unicode { " · " } else { " | " };
+    let name = format!(" {}", text::plain(app.settings.model.as_bytes()));
+    let mut left = vec![span(name, Role::Title)];
+    for (part, role) in parts {
+        left.extend([span(dot.into(), Role::Faint), span(part, role)]);
     }
     let mut right = Vec::new();
     let on = app.history.active();
@@ -206,15 +171,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let used = put(buf, area.x, area.y, room, &Line::from(left));
     let rule = if unicode { "─" } else { "-" };
     if room > used + 2 {
-        let fill = rule.repeat(usize::from(room - used - 2));
-        ink::write(
-            buf,
-            area.x + used + 1,
-            area.y,
-            fill,
-            usize::from(room - used - 2),
-            theme.style(Role::Border),
-        );
+        let wide = usize::from(room - used - 2);
+        let (x, style) = (area.x + used + 1, theme.style(Role::Border));
+        ink::write(buf, x, area.y, rule.repeat(wide), wide, style);
     }
     put(buf, area.x + room, area.y, wide, &right);
 }
@@ -224,26 +183,17 @@ fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if area.height < 2 {
         return;
     }
-    put(
-        buf,
-        area.x,
-        area.y,
-        area.width,
-        &Line::from(words(app, theme)),
-    );
+    let line = Line::from(words(app, theme));
+    put(buf, area.x, area.y, area.width, &line);
+    let span = |text: String, role: Role| Span::styled(text, theme.style(role));
     let mut spans = vec![Span::raw(" ")];
     let mut used = 1;
     let help = "  ? help".len();
     if app.leaving.is_some() {
-        spans.push(Span::styled(
-            "ctrl-c again quits",
-            theme.style(Role::Warning),
-        ));
+        spans.push(span("ctrl-c again quits".into(), Role::Warning));
     } else if !app.pending.is_empty() {
-        spans.push(Span::styled(
-            format!("{} …", crate::app::key::spell(&app.pending)),
-            theme.style(Role::Accent),
-        ));
+        let keys = crate::app::key::spell(&app.pending);
+        spans.push(span(format!("{keys} …"), Role::Accent));
     } else {
         let hints = app.hints();
         let asks = app.overlay.is_none() && !app.writing;
@@ -252,13 +202,13 @@ fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             if used + wide + if asks { help } else { 0 } > usize::from(area.width) {
                 break;
             }
-            spans.push(Span::styled(keys.clone(), theme.style(Role::Key)));
-            spans.push(Span::styled(format!(" {word}  "), theme.style(Role::Hint)));
+            spans.push(span(keys.clone(), Role::Key));
+            spans.push(span(format!(" {word}  "), Role::Hint));
             used += wide;
         }
         if let Some((keys, word)) = hints.iter().find(|(keys, _)| asks && keys == "?") {
-            spans.push(Span::styled(keys.clone(), theme.style(Role::Key)));
-            spans.push(Span::styled(format!(" {word}"), theme.style(Role::Hint)));
+            spans.push(span(keys.clone(), Role::Key));
+            spans.push(span(format!(" {word}"), Role::Hint));
         }
     }
     put(buf, area.x, area.y + 1, area.width, &Line::from(spans));
@@ -273,29 +223,29 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 " The model is being downloaded; prompts can be chosen already."
             }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
-            (None, None) => " No model is loaded. L tries once more, q leaves.",
+            (None, None) => " No model is loaded. L tries again, q quits.",
         };
         return vec![span(first.into(), Role::Muted)];
     };
     let mut out = Vec::new();
     let reading = app
         .reading()
-        .filter(|_| app.focus != Pane::Transcript && app.focus != Pane::Edits);
+        .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
+    let layer = |anchor: Anchor| {
+        let layer = anchor.layer;
+        layer.map_or_else(String::new, |l| format!(" layer {l}"))
+    };
     if let Some(reading) = reading {
-        let layer = reading
-            .anchor
-            .layer
-            .map_or_else(String::new, |l| format!(" layer {l}"));
         // A figure may have been measured at another position than the cursor's.
-        let position = reading
-            .anchor
-            .position
-            .map_or(app.cursor.position, |p| p as usize);
-        out.push(span(
-            format!(" {}{layer} @ {position} ", app.slot),
-            Role::Muted,
-        ));
-        let older = app.shown.get(app.slot).is_some_and(|s| s.stale.is_some());
+        let layer = layer(reading.anchor);
+        let position = reading.anchor.position;
+        let position = position.map_or(app.cursor.position, |p| p as usize);
+        let place = format!(" {}{layer} @ {position} ", app.layout.figure);
+        out.push(span(place, Role::Muted));
+        let older = app
+            .shown
+            .get(app.layout.figure)
+            .is_some_and(|s| s.stale.is_some());
         let token = if older && !reading.column.is_empty() {
             reading.column.clone()
         } else {
@@ -304,10 +254,8 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         out.push(span(token, Role::Title));
         out.push(span("  ".into(), Role::Muted));
         for (i, (label, value)) in reading.more.iter().enumerate() {
-            out.push(span(
-                label.clone(),
-                if i == 0 { Role::Accent } else { Role::Text },
-            ));
+            let role = if i == 0 { Role::Accent } else { Role::Text };
+            out.push(span(label.clone(), role));
             out.push(span(format!(" {}  ", number(*value)), Role::Muted));
         }
         if reading.more.is_empty() && reading.entries.is_empty() {
@@ -319,14 +267,8 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         }
     } else {
         out.push(span(format!(" token {} ", token.position), Role::Muted));
-        out.push(span(
-            text::visible(&token.bytes),
-            if token.special {
-                Role::Special
-            } else {
-                Role::Title
-            },
-        ));
+        let role = panes::role_of(token);
+        out.push(span(text::visible(&token.bytes), role));
         match (token.logprob, token.rank) {
             (Some(logprob), Some(rank)) => out.push(span(
                 format!("  p {} · #{}", number(logprob.exp()), rank + 1),
@@ -341,11 +283,11 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             .reading()
             .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
         {
-            let layer = reading
-                .anchor
-                .layer
-                .map_or_else(String::new, |l| format!(" layer {l}"));
-            out.push(span(format!("  │ {}{layer}: ", app.slot), Role::Faint));
+            let layer = layer(reading.anchor);
+            out.push(span(
+                format!("  │ {}{layer}: ", app.layout.figure),
+                Role::Faint,
+            ));
             for (label, value) in reading.more {
                 out.push(span(format!("{label} "), Role::Text));
                 out.push(span(format!("{}  ", number(value)), Role::Muted));
@@ -365,20 +307,11 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
         Level::Warning => ("! ", Role::Warning),
         Level::Error => ("error: ", Role::Error),
     };
-    let times = if notice.times > 1 {
-        format!(" (x{})", notice.times)
-    } else {
-        String::new()
+    let close = match notice.level {
+        Level::Error => " [Esc]",
+        Level::Info | Level::Warning => "",
     };
-    let close = if notice.level == Level::Error {
-        " [Esc]"
-    } else {
-        ""
-    };
-    let said = format!(
-        "{mark}{}{times}{close}",
-        text::plain(notice.text.as_bytes())
-    );
+    let said = format!("{mark}{}{close}", overlay::repeated(notice));
     let mut lines = fold(&said, usize::from(footer.width.saturating_sub(2)));
     if lines.len() > 4 {
         lines.truncate(4);
@@ -391,18 +324,8 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
     let bottom = footer.bottom();
     for (i, line) in lines.iter().enumerate() {
         let y = bottom.saturating_sub(height) + i as u16;
-        let row = Rect {
-            y,
-            height: 1,
-            ..footer
-        };
-        ink::clear(buf, row, theme.ground());
-        put(
-            buf,
-            footer.x + 1,
-            y,
-            footer.width.saturating_sub(1),
-            &Line::from(Span::styled(line.clone(), theme.style(role))),
-        );
+        ink::clear(buf, Rect::new(footer.x, y, footer.width, 1), theme.ground());
+        let line = Line::styled(line.as_str(), theme.style(role));
+        put(buf, footer.x + 1, y, footer.width.saturating_sub(1), &line);
     }
 }

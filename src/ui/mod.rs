@@ -208,7 +208,7 @@ impl Wardrobe {
 
 /// Paints the app on a buffer of its size.
 fn paint(app: &App, theme: &Theme, memory: &mut Memory) -> Buffer {
-    let mut buffer = Buffer::empty(Rect::new(0, 0, app.size.0, app.size.1));
+    let mut buffer = Buffer::empty(Rect::new(0, 0, app.layout.size.0, app.layout.size.1));
     draw(app, theme, memory, &mut buffer);
     buffer
 }

@@ -95,7 +95,7 @@ impl Screen {
         for warning in &wardrobe.warnings {
             app.warn(warning.clone());
         }
-        let theme = wardrobe.theme(&app.theme);
+        let theme = wardrobe.theme(&app.settings.theme);
         let screen = Self {
             app,
             engine,
@@ -182,14 +182,14 @@ impl Screen {
     }
 
     fn frame(&mut self) -> Result<()> {
-        if self.theme.name != self.app.theme {
-            self.theme = self.wardrobe.theme(&self.app.theme);
+        if self.theme.name != self.app.settings.theme {
+            self.theme = self.wardrobe.theme(&self.app.settings.theme);
         }
         let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);
         self.terminal.frame(|buffer| {
             // The window may have been dragged since the app was last told.
             let size = (buffer.area.width, buffer.area.height);
-            if app.size != size {
+            if app.layout.size != size {
                 app.update(Event::Resize(size.0, size.1));
             }
             draw(app, theme, memory, buffer);
@@ -238,8 +238,7 @@ impl Screen {
                 }
                 Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
                 Some(OnTerminal::Suspend) => {
-                    let why =
-                        "There is no shell that could bring a stopped lmscope back; q leaves.";
+                    let why = "No shell can resume a suspended lmscope here; q quits.";
                     self.app.report(Err(why.into()));
                 }
                 Some(OnTerminal::Redraw) => self.come_back()?,

@@ -51,7 +51,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
             .app
             .notices
             .shown()
-            .map_or_else(|| "nothing was said".to_string(), |n| n.text.clone());
+            .map_or_else(|| "no notice was shown".to_string(), |n| n.text.clone());
         return Err(Error::Engine(format!("no model was loaded: {why}")));
     }
     let enter = (!prompted).then_some(Key::plain(Code::Enter));
@@ -64,7 +64,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
     }
     // What was said on the way is not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
-    let theme = wardrobe.theme(&stage.app.theme);
+    let theme = wardrobe.theme(&stage.app.settings.theme);
     let done = shoot(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
     stage.engine.close();
     done
@@ -73,7 +73,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
 impl Stage<'_> {
     fn perform(&mut self, effects: Vec<Effect>) -> Flow {
         for effect in effects {
-            let theme = self.wardrobe.theme(&self.app.theme);
+            let theme = self.wardrobe.theme(&self.app.settings.theme);
             let (app, memory) = (&mut self.app, &mut self.memory);
             match perform(effect, app, &self.engine, &theme, memory) {
                 None | Some(OnTerminal::Copy(_) | OnTerminal::Suspend | OnTerminal::Redraw) => {}
@@ -88,8 +88,16 @@ impl Stage<'_> {
         app.loading.is_some()
             || app.transcript.busy()
             || app.baseline_asked
-            || app.restoring()
+            || app.history.restoring()
             || app.shown.values().any(|s| s.working.is_some())
+            || self.differing()
+    }
+
+    /// Whether the difference of the figure that is looked at was asked for and has not come.
+    fn differing(&self) -> bool {
+        let app = &self.app;
+        let shown = app.shown.get(app.layout.figure).filter(|_| app.difference);
+        shown.is_some_and(|s| s.difference.is_none() && s.refused.is_none() && s.failed.is_none())
     }
 
     /// Takes in updates until nothing is going on any more.
@@ -108,9 +116,7 @@ impl Stage<'_> {
                 }
             }
             if began.elapsed() > PATIENCE {
-                return Err(Error::Engine(
-                    "it did not come to rest within three minutes".into(),
-                ));
+                return Err(Error::Engine("it was not idle within three minutes".into()));
             }
         }
     }

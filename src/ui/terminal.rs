@@ -264,12 +264,8 @@ impl Drop for Terminal {
 /// At most [`MOST_CELLS`].
 fn bounded(width: u16, height: u16) -> Rect {
     let most = MOST_CELLS / u32::from(width.max(1));
-    Rect::new(
-        0,
-        0,
-        width,
-        height.min(u16::try_from(most).unwrap_or(u16::MAX)),
-    )
+    let most = u16::try_from(most).unwrap_or(u16::MAX);
+    Rect::new(0, 0, width, height.min(most))
 }
 
 /// What the terminal shows, and how it becomes something else.

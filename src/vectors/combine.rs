@@ -14,7 +14,7 @@ pub type Term = (f64, String);
 /// Reads `a + 2*b - c.safetensors`: names with spaces around the signs, so that names may hold signs themselves.
 pub fn parse(text: &str) -> Result<Vec<Term>> {
     let bad = || {
-        let expected = "names or files with + or - between them, spaces around the signs, such as `a + 2*b - c`";
+        let expected = "names or files with + or - between them and spaces around the signs, such as `a + 2*b - c`";
         Error::argument("combine", text, expected)
     };
     let mut terms = Vec::new();
@@ -61,17 +61,10 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
         let single = frame.rows.len() == 1
             && direction.rows.len() == 1
             && frame.rows[0].0.site == direction.rows[0].0.site;
-        let same = frame
-            .rows
-            .iter()
-            .map(|r| r.0)
-            .eq(direction.rows.iter().map(|r| r.0));
-        let widths = frame
-            .rows
-            .iter()
-            .map(|r| r.1.len())
-            .eq(direction.rows.iter().map(|r| r.1.len()));
-        if !(single || same) || !widths {
+        let places = |of: &Direction| of.rows.iter().map(|r| r.0).collect::<Vec<_>>();
+        let widths = |of: &Direction| of.rows.iter().map(|r| r.1.len()).collect::<Vec<_>>();
+        let same = single || places(frame) == places(&direction);
+        if !same || widths(frame) != widths(&direction) {
             return Err(Error::argument(
                 "combine",
                 format!("{name}, measured at {}", direction.places()),
@@ -87,23 +80,17 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
                 .zip(vector)
                 .for_each(|(t, v)| *t += factor * f64::from(*v));
         }
-        cautions.extend(
-            direction
-                .origin
-                .cautions
-                .iter()
-                .map(|c| format!("{name}: {c}")),
-        );
-        notes.push(format!(
-            "{name}: {} at {}",
-            direction.origin.method,
-            direction.places()
-        ));
+        let Origin {
+            cautions: own,
+            method,
+            ..
+        } = &direction.origin;
+        cautions.extend(own.iter().map(|c| format!("{name}: {c}")));
+        notes.push(format!("{name}: {method} at {}", direction.places()));
     }
     let Some((frame, totals)) = sum else {
         return Err(Error::argument("combine", text, "at least one direction"));
     };
-    let card = &lab.model.card;
     let length = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
     let sizes = frame
         .rows
@@ -114,7 +101,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
         return Err(Error::argument(
             "combine",
             text,
-            "directions that do not cancel out: this sum has length zero",
+            "directions that do not cancel out: this sum is zero",
         ));
     }
     let rows = frame.rows.iter().zip(totals);
@@ -123,9 +110,6 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
             .map(|((at, _), total)| (*at, total.into_iter().map(|v| v as f32).collect()))
             .collect(),
         origin: Origin {
-            model: card.name.clone(),
-            family: card.family.into(),
-            revision: card.revision.clone(),
             method: format!("sum: {text}"),
             positions: frame.origin.positions.clone(),
             prompts: frame.origin.prompts,
@@ -133,8 +117,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
             anywhere: frame.origin.anywhere,
             cautions,
             notes,
-            version: env!("CARGO_PKG_VERSION").into(),
-            ..Origin::default()
+            ..Origin::of(&lab.model.card)
         },
     })
 }

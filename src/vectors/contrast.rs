@@ -39,18 +39,34 @@ pub enum Method {
 }
 
 /// Methods by name.
-const METHODS: [(&str, Method); 5] = [
-    ("mean", Method::Mean),
-    ("pca", Method::Pca),
-    ("pca-diff", Method::PcaDiff),
-    ("icv", Method::Icv),
-    ("caa", Method::Caa),
+const METHODS: [(&str, Method, &str); 5] = [
+    ("mean", Method::Mean, "difference of means"),
+    (
+        "pca",
+        Method::Pca,
+        "PCA of pairs, each centred on its midpoint (repeng pca_center)",
+    ),
+    (
+        "pca-diff",
+        Method::PcaDiff,
+        "PCA of centred differences (repeng pca_diff)",
+    ),
+    (
+        "icv",
+        Method::Icv,
+        "in-context vector (mean difference plus first component over all layers)",
+    ),
+    (
+        "caa",
+        Method::Caa,
+        "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
+    ),
 ];
 
 impl Method {
     /// Every name, for flags.
     pub fn names() -> [&'static str; 5] {
-        METHODS.map(|(name, _)| name)
+        METHODS.map(|(name, ..)| name)
     }
 
     /// Where it is measured unless somebody says otherwise.
@@ -69,13 +85,8 @@ impl Method {
 
 impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Mean => "difference of means",
-            Self::Pca => "PCA of pairs, each centred on its middle (repeng pca_center)",
-            Self::PcaDiff => "PCA of centred differences (repeng pca_diff)",
-            Self::Icv => "in-context vector (mean difference plus first component over all layers)",
-            Self::Caa => "CAA: difference of means at the answer letters (Panickssery et al. 2023)",
-        })
+        let row = METHODS.iter().find(|(_, method, _)| method == self);
+        f.write_str(row.map_or("", |row| row.2))
     }
 }
 
@@ -83,9 +94,8 @@ impl FromStr for Method {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let found = METHODS.iter().find(|(name, _)| *name == s);
-        found
-            .map(|(_, method)| *method)
+        let row = METHODS.iter().find(|(name, ..)| *name == s);
+        row.map(|row| row.1)
             .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
     }
 }
@@ -147,7 +157,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{} and {}, the same on both sides", plus.len(), minus.len()),
-                "two lists that differ: between equal ones there is no direction",
+                "two lists that differ: equal lists have no direction between them",
             ));
         }
         let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
@@ -179,7 +189,7 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}"),
-                "lists of equal length, prompt by prompt in pairs, for this method",
+                "lists of equal length, because this method pairs the prompts",
             ));
         }
         let layers = self.plus.iter().zip(&self.minus);
@@ -220,7 +230,7 @@ impl Contrast {
         let mut notes = Vec::new();
         if self.shared > 0 {
             notes.push(format!(
-                "{} of the prompts are on both sides, and say nothing of what tells them apart",
+                "{} of the prompts are in both lists, and do not help to tell the lists apart",
                 self.shared
             ));
         }
@@ -239,29 +249,25 @@ impl Contrast {
             return Err(Error::argument(
                 "prompts",
                 format!("{a} and {b}, alike at {nothing}"),
-                "prompts whose states differ there beyond rounding: a direction between these has length zero. Measure at another layer or position, or choose other prompts",
+                "prompts whose states differ there by more than rounding: a direction between these is zero. Measure at another layer or position, or choose other prompts",
             ));
         }
         if !nothing.is_empty() {
-            notes.push(format!("left out as both sides are alike there: {nothing}"));
+            notes.push(format!(
+                "left out because both lists are equal there: {nothing}"
+            ));
         }
-        let card = &lab.model.card;
         Ok(Direction {
             rows,
             origin: Origin {
-                model: card.name.clone(),
-                family: card.family.into(),
-                revision: card.revision.clone(),
                 method: method.to_string(),
                 positions: match self.measure.positions {
                     Positions::Last => "last prompt token".into(),
                     ref other => other.to_string(),
                 },
                 prompts: (a, b),
-                dtype: card.dtype.into(),
                 notes,
-                version: env!("CARGO_PKG_VERSION").into(),
-                ..Origin::default()
+                ..Origin::of(&lab.model.card)
             },
         })
     }
@@ -338,7 +344,7 @@ pub fn check_letters(
             let shown: Vec<String> = a.iter().map(|t| text::visible(&model.bytes(*t))).collect();
             return Err(Error::argument(
                 "positions",
-                positions.to_string(),
+                positions,
                 format!(
                     "one token that is the answer's letter; in pair {} it is `{}` on both sides. End the texts in the letter, or count from the end: -2 for texts that end in `(A)`",
                     number + 1,
@@ -367,7 +373,7 @@ fn vectors(
     if covered.is_empty() {
         return Err(Error::argument(
             "positions",
-            measure.positions.to_string(),
+            &measure.positions,
             format!("positions that a prompt of {} tokens has", run.tokens.len()),
         ));
     }

@@ -12,9 +12,9 @@ use super::shots::Ask;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use crate::lab::capture::{Capture, Output};
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
 use crate::model::Fingerprint;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
@@ -46,20 +46,14 @@ impl HeadMeans {
             lab.report(done as f32 / asks.len() as f32)?;
             let read = at_the_end(lab, &Run::plain(ask.tokens.clone()), &wanted)?;
             for layer in 0..layers {
-                let z = value(&read, Site::Z.at(layer))?;
-                values[layer]
-                    .iter_mut()
-                    .zip(z)
-                    .for_each(|(s, v)| *s += f64::from(v));
+                add(&mut values[layer], &value(&read, Site::Z.at(layer))?);
                 let out = value(&read, Site::AttnOut.at(layer))?;
                 scales[layer] += f64::from(lab.model.transformer.attention_scale(layer, &out));
             }
         }
-        let count = asks.len().max(1) as f64;
-        let mean = |sums: Vec<f64>| sums.into_iter().map(|s| (s / count) as f32).collect();
         Ok(Self {
-            values: values.into_iter().map(mean).collect(),
-            scales: mean(scales),
+            values: values.iter().map(|sums| mean(sums, asks.len())).collect(),
+            scales: mean(&scales, asks.len()),
             width: lab.model.transformer.blueprint.head_dim,
         })
     }
@@ -87,11 +81,8 @@ impl HeadMeans {
         let mut out = self.clone();
         for (layer, values) in out.values.iter_mut().enumerate() {
             for (head, value) in values.chunks_exact_mut(self.width).enumerate() {
-                let mut hash = Fingerprint::default();
-                [seed, layer as u64, head as u64]
-                    .iter()
-                    .for_each(|n| hash.write(&n.to_le_bytes()));
-                value.copy_from_slice(&random_like(value, hash.finish()));
+                let seed = Fingerprint::of([seed, layer as u64, head as u64]);
+                value.copy_from_slice(&random_like(value, seed));
             }
         }
         out
@@ -117,9 +108,8 @@ impl Effects {
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
-            total.add(&Self::of(lab, &run, ask.answer, |head| {
-                means.head(head).to_vec()
-            })?);
+            let mean = |head| means.head(head).to_vec();
+            total.add(&Self::of(lab, &run, ask.answer, mean)?);
         }
         Ok(total.averaged())
     }
@@ -186,7 +176,7 @@ impl Effects {
 }
 
 /// What a run holds at its last token.
-pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<RowCapture> {
+pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<Capture> {
     lab.run_one(&Pass {
         from: Some(run.tokens.len().saturating_sub(1)),
         record: wanted.to_vec(),
@@ -195,7 +185,7 @@ pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result
 }
 
 /// All heads of a recorded address, one after the other.
-pub(crate) fn value(read: &RowCapture, at: Address) -> Result<Vec<f32>> {
+pub(crate) fn value(read: &Capture, at: Address) -> Result<Vec<f32>> {
     let value = read.get(at)?.to_dtype(DType::F32)?;
     Ok(value.flatten_all()?.to_vec1()?)
 }
@@ -210,32 +200,34 @@ fn changes(
     let position = run.tokens.len().saturating_sub(1);
     let device = lab.model.transformer.device.clone();
     let patched = heads.iter().map(|((layer, head), value)| {
+        let value = Tensor::new(value.as_slice(), &device)?;
         Ok(PassRow::patched(vec![Patch {
             head: Some(*head),
-            ..Patch::new(
-                Site::Z.at(*layer),
-                position,
-                Tensor::new(value.as_slice(), &device)?,
-            )
+            ..Patch::new(Site::Z.at(*layer), position, value)
         }]))
     });
     let rows = std::iter::once(Ok(PassRow::default())).chain(patched);
     let pass = Pass {
         rows: rows.collect::<Result<_>>()?,
         from: Some(position),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
+        ..Pass::after(run.clone(), Output::tokens(&[answer]))
     };
-    let mut found = lab.run_map(&pass, |_, _, row| probability(row.last(), answer))?;
-    let base = found.remove(0);
-    Ok((base, found.into_iter().map(|p| p - base).collect()))
+    let found = lab.run(&pass)?;
+    let base = found[0].last().share();
+    let changes = found[1..].iter().map(|row| row.last().share() - base);
+    Ok((base, changes.collect()))
 }
 
-/// The probability of a token under a row of logits.
-pub(crate) fn probability(logits: &[f32], token: u32) -> f64 {
-    let mut row = logits.to_vec();
-    log_softmax(&mut row);
-    f64::from(row[token as usize]).exp()
+/// Adds numbers to sums.
+pub(crate) fn add(sums: &mut [f64], numbers: &[f32]) {
+    let pairs = sums.iter_mut().zip(numbers);
+    pairs.for_each(|(sum, number)| *sum += f64::from(*number));
+}
+
+/// The means that sums are of.
+pub(crate) fn mean(sums: &[f64], count: usize) -> Vec<f32> {
+    let count = count.max(1) as f64;
+    sums.iter().map(|sum| (sum / count) as f32).collect()
 }
 
 /// The sum of what heads write at their means, as it is added to the stream: `Σ W_O ā`, without a bias; where the family
@@ -251,9 +243,7 @@ pub fn assemble(model: &Model, means: &HeadMeans, heads: &[Head]) -> Result<Vec<
     for (layer, head) in heads {
         let written = transformer.head_write(*layer, *head, means.head((*layer, *head)))?;
         let added = transformer.head_added(*layer, &written, means.scales[*layer])?;
-        sum.iter_mut()
-            .zip(added)
-            .for_each(|(s, v)| *s += f64::from(v));
+        add(&mut sum, &added);
     }
     Ok(sum.into_iter().map(|v| v as f32).collect())
 }

@@ -7,15 +7,16 @@
 
 use candle_core::{DType, Tensor};
 
-use super::function_vector::probability;
 use super::shots::Ask;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Body, Entry, Figure, Page, Row, Table};
+use crate::figure::builders::entries;
+use crate::figure::{Anchor, Figure, Row, Table};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::Output;
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::top;
 use crate::model::Fingerprint;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
@@ -42,11 +43,11 @@ impl Score {
         self.probability / self.of.max(1) as f64
     }
 
-    fn count(&mut self, logits: &[f32], answer: u32, known: usize) {
-        let best = top(logits, known, 1).first().map(|t| t.0);
-        self.right += usize::from(best == Some(answer));
+    /// Counts what was said where the answer was asked about.
+    fn count(&mut self, said: &Said, answer: u32) {
+        self.right += usize::from(said.first().0 == answer);
         self.of += 1;
-        self.probability += probability(logits, answer);
+        self.probability += said.share();
     }
 }
 
@@ -62,7 +63,7 @@ pub struct Questions {
 }
 
 /// One layer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerScore {
     /// The block whose output was changed.
     pub layer: usize,
@@ -129,21 +130,16 @@ impl Verdict {
                 format!("{width}, the width of this model"),
             ));
         }
+        let unscored = |layer: &usize| LayerScore {
+            layer: *layer,
+            ..LayerScore::default()
+        };
         let mut out = Self {
             insertion,
-            layers: layers
-                .iter()
-                .map(|layer| LayerScore {
-                    layer: *layer,
-                    fit: Score::default(),
-                    held: Score::default(),
-                    random: Score::default(),
-                })
-                .collect(),
+            layers: layers.iter().map(unscored).collect(),
             bare: Score::default(),
             answered: Score::default(),
         };
-        let known = lab.model.known_tokens();
         let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
         for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
@@ -153,8 +149,10 @@ impl Verdict {
             let own = Pass {
                 from: Some(position),
                 record: wanted.clone(),
-                logits: Logits::Last(1),
-                ..Pass::of(Run::plain(ask.tokens.clone()))
+                ..Pass::after(
+                    Run::plain(ask.tokens.clone()),
+                    Output::tokens(&[ask.answer]),
+                )
             };
             let read = lab.run_one(&own)?;
             let put = |at: &Address, vector: &[f32]| -> Result<PassRow> {
@@ -173,16 +171,17 @@ impl Verdict {
                 .map(|(at, vector)| put(at, vector))
                 .collect::<Result<_>>()?;
             if held.is_some() {
-                out.bare.count(read.last(), ask.answer, known);
+                out.bare.count(read.last(), ask.answer);
                 for (at, vector) in wanted.iter().zip(&vectors) {
-                    let mut hash = Fingerprint::default();
-                    [seed, u64::from(at.layer), number as u64]
-                        .iter()
-                        .for_each(|n| hash.write(&n.to_le_bytes()));
-                    rows.push(put(at, &random_like(vector, hash.finish()))?);
+                    let seed = Fingerprint::of([seed, u64::from(at.layer), number as u64]);
+                    rows.push(put(at, &random_like(vector, seed))?);
                 }
             }
-            let rows = lab.run(&Pass { rows, ..own })?;
+            let rows = lab.run(&Pass {
+                rows,
+                record: Vec::new(),
+                ..own
+            })?;
             let (with, random) = rows.split_at(layers.len());
             for (score, row) in out.layers.iter_mut().zip(with) {
                 let side = if held.is_some() {
@@ -190,16 +189,17 @@ impl Verdict {
                 } else {
                     &mut score.fit
                 };
-                side.count(row.last(), ask.answer, known);
+                side.count(row.last(), ask.answer);
             }
             for (score, row) in out.layers.iter_mut().zip(random) {
-                score.random.count(row.last(), ask.answer, known);
+                score.random.count(row.last(), ask.answer);
             }
         }
         for (number, ask) in asked.answered.iter().enumerate() {
             lab.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
-            let logits = lab.last_logits(&Run::plain(ask.tokens.clone()))?;
-            out.answered.count(&logits, ask.answer, known);
+            let run = Run::plain(ask.tokens.clone());
+            let said = lab.last(&run, Output::tokens(&[ask.answer]))?;
+            out.answered.count(&said, ask.answer);
         }
         Ok(out)
     }
@@ -222,10 +222,10 @@ impl Verdict {
         let behind = if self.answered.of == 0 {
             String::new()
         } else {
-            format!(", behind examples {:.2}", self.answered.accuracy())
+            format!(", with demonstrations {:.2}", self.answered.accuracy())
         };
         format!(
-            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without it {:.2}, with random vectors of its length {:.2}{behind}",
+            "layer {} chosen on {} pairs (zero-shot accuracy {:.2}); on {} held-out pairs {:.2}, without the vector {:.2}, control: random vectors of its norm {:.2}{behind}",
             best.layer,
             best.fit.of,
             best.fit.accuracy(),
@@ -244,17 +244,17 @@ impl Verdict {
         seed: u64,
         parameters: Vec<(String, String)>,
     ) -> Figure {
-        let rows = self.layers.iter().map(|score| Row {
-            anchor: Anchor::layer(score.layer),
-            entries: vec![
-                Entry::Text(score.layer.to_string()),
-                Entry::Number(score.fit.accuracy() as f32),
-                Entry::Number(score.held.accuracy() as f32),
-                Entry::Number(score.random.accuracy() as f32),
-                Entry::Number(score.held.mean() as f32),
-                Entry::Number(score.random.mean() as f32),
-            ],
-        });
+        let row = |score: &LayerScore| {
+            let entries = entries![
+                score.layer,
+                score.fit.accuracy() as f32,
+                score.held.accuracy() as f32,
+                score.random.accuracy() as f32,
+                score.held.mean() as f32,
+                score.random.mean() as f32,
+            ];
+            Row::at(Anchor::layer(score.layer), entries)
+        };
         let columns = [
             "layer",
             "chosen on",
@@ -269,17 +269,10 @@ impl Verdict {
         };
         Figure {
             title: format!("zero-shot accuracy · {} {name} at the last token of resid_post", self.insertion.name()),
-            body: Body::Table(Table {
-                columns: columns.map(String::from).to_vec(),
-                pages: vec![Page {
-                    title: String::new(),
-                    anchor: Anchor::default(),
-                    rows: rows.collect(),
-                }],
-            }),
+            body: Table::of(&columns, self.layers.iter().map(row).collect()).into(),
             notes: vec![
                 self.sentence(),
-                "right: the most probable next token is the first token of the answer; random: a vector of the same length, another one for every query".into(),
+                "accuracy: how often the top prediction is the first token of the answer; chosen on: the pairs that chose the layer; random: the control, a vector of the same norm, a new one for every query".into(),
             ],
             check: None,
             provenance: lab.provenance(&run, parameters),
@@ -302,7 +295,7 @@ fn layers_of(direction: &Direction, layers: usize) -> Result<Vec<usize>> {
         return Err(Error::Refused {
             address: "resid_post.*".into(),
             why: format!(
-                "the direction was measured at {}. Judge one with a single vector, or with vectors of block outputs.",
+                "the direction was measured at {}. Evaluate one with a single vector, or with vectors of block outputs.",
                 direction.places()
             ),
         });

@@ -10,16 +10,19 @@
 
 use candle_core::DType;
 
-use crate::edit::Edit;
+use super::function_vector::add;
 use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
+use crate::edit::op::{DirectionName, Op};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::batch;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
+use crate::lab::sample::log_probs;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
@@ -159,15 +162,20 @@ pub fn behaviour(logits: &[f32], markers: &[u32]) -> f64 {
 
 /// `Σ p·(log(p + 1e-6) − log(q + 1e-6))` in f64, from logits: the reference code's KL, which an unlikely token cannot blow up.
 pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
-    let shares = |logits: &[f32]| {
-        let mut logs = logits.to_vec();
-        log_softmax(&mut logs);
-        logs.into_iter().map(|l| f64::from(l).exp())
-    };
+    let shares = |logits: &[f32]| log_probs(logits).into_iter().map(|l| f64::from(l).exp());
     shares(base)
         .zip(shares(edited))
         .map(|(p, q)| p * ((p + 1e-6).ln() - (q + 1e-6).ln()))
         .sum()
+}
+
+/// The scores are sums over the vocabulary in f64, so rows are read whole.
+fn whole() -> Output {
+    Output::whole(After::Last(1))
+}
+
+fn mean_behaviour(rows: &[Said], markers: &[u32]) -> f64 {
+    average(rows.iter().map(|said| behaviour(&said.logits, markers)))
 }
 
 fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -185,10 +193,9 @@ pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for mut logits in batch::last_logits(lab, prompts, schedule)? {
-            log_softmax(&mut logits);
-            for (ahead, log) in ahead.iter_mut().zip(&logits) {
-                *ahead += share * f64::from(*log).exp();
+        for said in lab.last_of(prompts, schedule, whole())? {
+            for (ahead, log) in ahead.iter_mut().zip(log_probs(&said.logits)) {
+                *ahead += share * f64::from(log).exp();
             }
         }
     }
@@ -257,10 +264,10 @@ pub fn select(
             return Err(Error::argument(
                 list,
                 format!(
-                    "no prompt is left ({} plus and {} minus did not behave as their list says)",
+                    "no prompt is left (on {} plus and {} minus prompts the model does not behave as their list says)",
                     left_out.0, left_out.1
                 ),
-                "two prompts or more that do; other markers, or filter=no, may help",
+                "two prompts or more on which it does; other markers, or filter=no, may help",
             ));
         }
     }
@@ -317,10 +324,10 @@ fn behaving(
     left_out: &mut (usize, usize),
 ) -> Result<Sides> {
     let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
-        let logits = batch::last_logits(lab, prompts, schedule)?;
-        let pairs = prompts.iter().zip(&logits);
+        let said = lab.last_of(prompts, schedule, whole())?;
+        let pairs = prompts.iter().zip(&said);
         Ok(pairs
-            .filter(|(_, z)| sign * behaviour(z, &rules.markers) > 0.0)
+            .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
             .map(|(p, _)| p.clone())
             .collect())
     };
@@ -357,10 +364,7 @@ fn means(
             ));
         }
         lab.report(0.0)?;
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(tokens.clone())
-        };
+        let run = Run::plain(tokens.clone()).under(schedule);
         let recording = lab.run_one(&Pass {
             record: wanted.clone(),
             ..Pass::of(run)
@@ -370,18 +374,13 @@ fn means(
             for (i, position) in rules.positions.iter().enumerate() {
                 let row = rows.narrow(0, tokens.len() - position, 1)?;
                 let row = row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                let sum = &mut sums[i][layer];
-                sum.iter_mut()
-                    .zip(row)
-                    .for_each(|(s, v)| *s += f64::from(v));
+                add(&mut sums[i][layer], &row);
             }
         }
     }
     let share = 1.0 / prompts.len().max(1) as f64;
-    sums.iter_mut()
-        .flatten()
-        .flatten()
-        .for_each(|s| *s *= share);
+    let all = sums.iter_mut().flatten().flatten();
+    all.for_each(|s| *s *= share);
     Ok(sums)
 }
 
@@ -391,15 +390,15 @@ struct Gauge<'a> {
     held_out: Sides,
     markers: Vec<u32>,
     schedule: Schedule,
-    base: Vec<Vec<f32>>,
+    base: Vec<Said>,
     unedited: (f64, f64),
 }
 
 impl<'a> Gauge<'a> {
     fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
-        let plus = batch::last_logits(lab, &held_out.plus, schedule)?;
-        let base = batch::last_logits(lab, &held_out.minus, schedule)?;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, &rules.markers)));
+        let plus = lab.last_of(&held_out.plus, schedule, whole())?;
+        let base = lab.last_of(&held_out.minus, schedule, whole())?;
+        let score = |rows: &[Said]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
             lab,
@@ -438,20 +437,22 @@ impl<'a> Gauge<'a> {
     }
 
     fn measure(&mut self, at: Address) -> Result<Scores> {
-        let with =
-            |edit: String| -> Result<Schedule> { Ok(self.schedule.and(&edit.parse::<Edit>()?)) };
-        let ablated = with(format!("project_out:{CANDIDATE}@writes"))?;
-        let added = with(format!("add:{CANDIDATE}@{at}"))?;
+        let with = |op: fn(DirectionName) -> Op, place| {
+            let op = op(DirectionName(CANDIDATE.into()));
+            self.schedule.and(&Edit::new(op, place))
+        };
+        let ablated = with(Op::ProjectOut, Place::Writes);
+        let added = with(Op::Add, Place::At(at));
         let markers = &self.markers;
-        let score = |rows: &[Vec<f32>]| average(rows.iter().map(|z| behaviour(z, markers)));
-        let plus = batch::last_logits(self.lab, &self.held_out.plus, &ablated)?;
-        let moved = batch::last_logits(self.lab, &self.held_out.minus, &ablated)?;
-        let brought = batch::last_logits(self.lab, &self.held_out.minus, &added)?;
+        let score = |rows: &[Said]| mean_behaviour(rows, markers);
+        let plus = self.lab.last_of(&self.held_out.plus, &ablated, whole())?;
+        let moved = self.lab.last_of(&self.held_out.minus, &ablated, whole())?;
+        let brought = self.lab.last_of(&self.held_out.minus, &added, whole())?;
         let pairs = self.base.iter().zip(&moved);
         Ok(Scores {
             ablation: score(&plus),
             addition: score(&brought),
-            kl: average(pairs.map(|(p, q)| divergence(p, q))),
+            kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
         })
     }
 }

@@ -35,12 +35,12 @@ pub fn read(path: &Path) -> Result<Vec<Pair>> {
 /// The same from text; `path` is for messages.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
     let bad = |what: String| {
-        let next = "Write a pair a line, input and output with a tab between, or a JSON list of {\"input\": .., \"output\": ..}.";
+        let next = "Write one pair a line: input, tab, output; or a JSON list of {\"input\": .., \"output\": ..}.";
         Error::bad_file(path, what, next)
     };
     let found = if text.trim_start().starts_with(['[', '{']) {
         let value: Value =
-            serde_json::from_str(text).map_err(|e| bad(format!("it is no JSON ({e})")))?;
+            serde_json::from_str(text).map_err(|e| bad(format!("it is not JSON ({e})")))?;
         from_json(&value).map_err(bad)?
     } else {
         let lines = text
@@ -68,7 +68,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
         }
     }
     if pairs.is_empty() {
-        return Err(bad("it holds no pair".into()));
+        return Err(bad("it holds no pairs".into()));
     }
     Ok(pairs)
 }
@@ -208,28 +208,26 @@ pub struct Shots<'a> {
 impl Shots<'_> {
     /// Prompts with true labels, each with a query of its own (Todd et al. 2024, 2310.15213).
     pub fn clean(&self, prompts: usize) -> Result<Vec<Ask>> {
-        let mut rng = self.rng("clean");
-        (0..prompts)
-            .map(|_| {
-                let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
-                let shown = self.examples(&mut rng, query, false)?;
-                self.ask(&shown, query)
-            })
-            .collect()
+        self.drawn(prompts, "clean", false)
+    }
+
+    fn drawn(&self, prompts: usize, purpose: &str, shuffled: bool) -> Result<Vec<Ask>> {
+        let mut rng = self.rng(purpose);
+        let one = |_| {
+            let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
+            let mut shown = self.examples(&mut rng, query, shuffled)?;
+            if shuffled {
+                permute(&mut rng, &mut shown)?;
+            }
+            self.ask(&shown, query)
+        };
+        (0..prompts).map(one).collect()
     }
 
     /// Prompts whose labels are permuted among the examples: they say what inputs and labels look like, and not how they
     /// belong together (the corrupted prompts of Todd et al. 2024). No example has the query's own label.
     pub fn shuffled(&self, prompts: usize) -> Result<Vec<Ask>> {
-        let mut rng = self.rng("shuffled");
-        (0..prompts)
-            .map(|_| {
-                let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
-                let mut shown = self.examples(&mut rng, query, true)?;
-                permute(&mut rng, &mut shown)?;
-                self.ask(&shown, query)
-            })
-            .collect()
+        self.drawn(prompts, "shuffled", true)
     }
 
     /// One set of examples with several queries that do not matter (Hendel et al. 2023, 2310.15916).
@@ -291,7 +289,7 @@ impl Shots<'_> {
             _ => Err(Error::argument(
                 "template",
                 text::plain(format!("{asked}{answer}").as_bytes()),
-                "one in which the answer begins with a token of its own; a space before {y} often makes the difference",
+                "a form in which the answer begins with a token of its own; a space before {y} often makes the difference",
             )),
         }
     }
@@ -310,14 +308,11 @@ impl Shots<'_> {
 
     fn draw(&self, rng: &mut StdRng, count: usize, of: usize) -> Result<Vec<usize>> {
         if count > of {
-            return Err(Error::argument(
-                "shots",
-                self.count.to_string(),
-                format!(
-                    "fewer, or more demonstrations: {count} have to be drawn, and {of} of {} can be",
-                    self.pairs.len()
-                ),
-            ));
+            let all = self.pairs.len();
+            let expected = format!(
+                "fewer, or more demonstrations: {count} have to be drawn, but only {of} of {all} can be"
+            );
+            return Err(Error::argument("shots", self.count, expected));
         }
         Ok(index::sample(rng, of, count).into_vec())
     }
@@ -341,8 +336,8 @@ fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
     if before.iter().all(|label| *label == before[0]) {
         return Err(Error::argument(
             "shots",
-            before.len().to_string(),
-            "enough for two different labels, which is what shuffling needs",
+            before.len(),
+            "enough for two different labels, because shuffling needs them",
         ));
     }
     let mut labels = before.clone();

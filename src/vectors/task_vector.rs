@@ -8,7 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::function_vector::{Effects, Head, HeadMeans, assemble, at_the_end, value};
+use super::function_vector::{Effects, Head, HeadMeans, add, assemble, at_the_end, mean, value};
 use super::judge::Insertion;
 use super::shots::{Ask, Shots};
 use crate::edit::direction::{Direction, Origin};
@@ -30,10 +30,22 @@ pub enum InContext {
 }
 
 /// Methods by name.
-const METHODS: [(&str, InContext); 3] = [
-    ("layer-average", InContext::LayerAverage),
-    ("task-vector", InContext::TaskVector),
-    ("function-vector", InContext::FunctionVector),
+const METHODS: [(&str, InContext, &str); 3] = [
+    (
+        "layer-average",
+        InContext::LayerAverage,
+        "layer average (Todd et al. 2024)",
+    ),
+    (
+        "task-vector",
+        InContext::TaskVector,
+        "task vector (Hendel et al. 2023)",
+    ),
+    (
+        "function-vector",
+        InContext::FunctionVector,
+        "function vector (Todd et al. 2024)",
+    ),
 ];
 
 /// Prompts that do not show the task, in which heads are put to their means.
@@ -79,7 +91,7 @@ impl Default for Recipe {
 impl InContext {
     /// Every name, for flags.
     pub fn names() -> [&'static str; 3] {
-        METHODS.map(|(name, _)| name)
+        METHODS.map(|(name, ..)| name)
     }
 
     /// How its vectors are put in.
@@ -93,7 +105,7 @@ impl InContext {
     /// Measures a vector for every layer's output. A function vector is the same at all of them.
     pub fn make(self, lab: &mut Lab, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
         let mut notes = vec![format!(
-            "{} examples a prompt, seed {}",
+            "{} demonstrations a prompt, seed {}",
             shots.count, shots.seed
         )];
         let (vectors, prompts) = match self {
@@ -114,7 +126,7 @@ impl InContext {
                     }
                     Rank::Asked => (
                         shots.on(lab).unshown(recipe.shuffled)?,
-                        "prompts without examples",
+                        "prompts without demonstrations",
                     ),
                 };
                 let means = HeadMeans::measure(lab, &asks)?;
@@ -127,7 +139,7 @@ impl InContext {
                     .map(|((layer, head), effect)| format!("{layer}.{head} {}", signed(*effect)))
                     .collect();
                 notes.push(format!(
-                    "heads (layer.head, average indirect effect over {} {on}, whose answers have probability {:.3}): {}",
+                    "heads (layer.head, average indirect effect over {} {on}, where the answer has probability {:.3}): {}",
                     effects.prompts,
                     effects.base,
                     listed.join(", ")
@@ -136,26 +148,20 @@ impl InContext {
                     notes.push("WARNING: the prompts that heads were ranked on are answered already, so the ranking says little; rank on prompts that do not show the task".into());
                 }
                 if lab.model.transformer.norms_writes() {
-                    notes.push("this family norms what attention writes: the vector went through that norm's gain, at its mean scale over the prompts".into());
+                    notes.push("this family normalizes the attention output: the vector went through that norm's gain, at its mean scale over the prompts".into());
                 }
                 (vec![vector; lab.model.card.layers], asks.len())
             }
         };
-        let card = &lab.model.card;
         let rows = vectors.into_iter().enumerate();
         Ok(Direction {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
             origin: Origin {
-                model: card.name.clone(),
-                family: card.family.into(),
-                revision: card.revision.clone(),
                 method: self.to_string(),
                 positions: "last prompt token".into(),
                 prompts: (prompts, 0),
-                dtype: card.dtype.into(),
                 notes,
-                version: env!("CARGO_PKG_VERSION").into(),
-                ..Origin::default()
+                ..Origin::of(&lab.model.card)
             },
         })
     }
@@ -163,11 +169,8 @@ impl InContext {
 
 impl fmt::Display for InContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::LayerAverage => "layer average (Todd et al. 2024)",
-            Self::TaskVector => "task vector (Hendel et al. 2023)",
-            Self::FunctionVector => "function vector (Todd et al. 2024)",
-        })
+        let row = METHODS.iter().find(|(_, method, _)| method == self);
+        f.write_str(row.map_or("", |row| row.2))
     }
 }
 
@@ -175,9 +178,8 @@ impl FromStr for InContext {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let found = METHODS.iter().find(|(name, _)| *name == s);
-        found
-            .map(|(_, method)| *method)
+        let row = METHODS.iter().find(|(name, ..)| *name == s);
+        row.map(|row| row.1)
             .ok_or_else(|| Error::argument("method", s, Self::names().join(", ")))
     }
 }
@@ -229,13 +231,9 @@ pub fn states(lab: &mut Lab, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
         lab.report(done as f32 / asks.len() as f32)?;
         let read = at_the_end(lab, &Run::plain(ask.tokens.clone()), &wanted)?;
         for (sum, at) in sums.iter_mut().zip(&wanted) {
-            let values = value(&read, *at)?;
-            sum.iter_mut()
-                .zip(values)
-                .for_each(|(s, v)| *s += f64::from(v));
+            add(sum, &value(&read, *at)?);
         }
     }
-    let count = asks.len().max(1) as f64;
-    let mean = |sum: Vec<f64>| sum.into_iter().map(|s| (s / count) as f32).collect();
+    let mean = |sum: Vec<f64>| mean(&sum, asks.len());
     Ok(sums.into_iter().map(mean).collect())
 }

@@ -388,10 +388,7 @@ const CALLERS: &[(&str, &[&str])] = &[
     ),
     ("through", &["lab/runner"]),
     ("prepare", &["lab/runner"]),
-    (
-        "unembed",
-        &["cli/doctor/identities", "lab/lab", "lab/unembed"],
-    ),
+    ("unembed", &["cli/doctor/identities", "lab/unembed"]),
 ];
 
 /// The methods that a file's code calls, tests left out.

@@ -80,7 +80,7 @@ fn patterns_are_what_flowed() {
         let v = recording.get(v).unwrap().to_vec3::<f32>().unwrap();
         let shape = lab.model.transformer.blueprint.clone();
         let group = shape.heads / shape.kv_heads;
-        for value in ["value", "write"] {
+        for value in ["value", "output"] {
             let mut with = at.to_vec();
             with.push(("value", value));
             let figure = observe(&mut lab, &run, &with);
@@ -150,7 +150,7 @@ fn what_a_head_writes_is_what_taking_it_away_takes() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
-        let figure = observe(&mut lab, &run, &[("show", "writes"), ("count", "200")]);
+        let figure = observe(&mut lab, &run, &[("show", "outputs"), ("count", "200")]);
         let Body::Table(table) = &figure.body else {
             panic!("a table")
         };
@@ -246,7 +246,7 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
         let scores = grid(&figure);
         assert_eq!(scores.cells.len(), lab.model.card.heads);
         assert_eq!(scores.cells[1][0].anchor.unit, Some(Unit::Head(1)));
-        assert!(figure.notes.iter().any(|n| n.contains("null")));
+        assert!(figure.notes.iter().any(|n| n.contains("control")));
     }
 }
 
@@ -273,10 +273,8 @@ fn a_head_that_can_read_only_one_token_scores_one() {
         (2..length).map(|i| f64::from(own[1][i][i])).sum::<f64>() / (length - 2) as f64;
     assert!((found.values[3][1] - (1.0 - itself)).abs() < 1e-6);
 }
-
-/// T60.
 #[test]
-fn t60_a_cut_hides_what_it_says_and_nothing_else() {
+fn a_cut_hides_what_it_says_and_nothing_else() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let text = prompt(LENGTH);
@@ -422,7 +420,7 @@ fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
     let run = |edit: &str| edited(vec![0, 5, 6, 7], &[edit]);
     for (edit, why) in [
         ("cut:9=1@attn_scores.0", "past the end"),
-        ("cut:0=1@attn_scores.0*2", "at most everything"),
+        ("cut:0=1@attn_scores.0*2", "at most all"),
         ("cut:0=text:\"zebra\"@attn_scores.0", "occurs in the prompt"),
         ("cut:0=1@attn_scores.99", "layers"),
     ] {
@@ -432,7 +430,7 @@ fn cuts_that_can_never_do_anything_are_refused_or_say_why() {
     let receipts = lab.receipts(&run("cut:0=3@attn_scores.1")).unwrap();
     assert_eq!(receipts[0].fired, 0);
     assert!(
-        receipts[0].why.contains("always reads itself"),
+        receipts[0].why.contains("always attend to itself"),
         "{}",
         receipts[0].why
     );
@@ -684,9 +682,9 @@ fn the_demo_reads_the_subject_where_its_heads_do() {
     assert!(figure.notes.iter().any(|n| n.contains("strongest")));
     let knockout = instrument("knockout").unwrap();
     for (name, value, why) in [
-        ("sources", "zebra", "occurs in the run's text"),
-        ("sources", "last", "always reads itself"),
-        ("sources", "1..9; rest", "other groups leave"),
+        ("sources", "zebra", "text that occurs in the run"),
+        ("sources", "last", "always attend to itself"),
+        ("sources", "1..9; rest", "other groups do not cover"),
         ("targets", "0", "before them"),
         ("targets", "99", "positions of this text"),
         ("heads", "0,9", "heads from 0 to 3"),
@@ -711,7 +709,7 @@ fn scores_say_what_they_will_take() {
     assert_eq!(cost(Arguments::default()), None, "one pass");
     let found = cost(scores.clone()).unwrap();
     assert_eq!((found.passes, found.tokens), (4, 41));
-    let found = cost(scores.clone().with("silence", 3).with("trials", 2)).unwrap();
+    let found = cost(scores.clone().with("ablate", 3).with("trials", 2)).unwrap();
     assert_eq!((found.passes, found.tokens), (2 * 11, 41));
     let found = cost(scores.with("on", "prompt")).unwrap();
     assert_eq!((found.passes, found.tokens), (1, 7));
@@ -726,7 +724,7 @@ fn scores_and_what_they_are_for_have_one_progress() {
     lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
     let run = Run::plain(prompt(7));
     for (silence, passes) in [("3", 11.0), ("0", 1.0)] {
-        let arguments = [("show", "scores"), ("silence", silence), ("trials", "2")];
+        let arguments = [("show", "scores"), ("ablate", silence), ("trials", "2")];
         observe(&mut lab, &run, &arguments);
         let shares = std::mem::take(&mut *seen.lock().unwrap());
         assert!(shares.is_sorted() && shares[0] == 0.0, "{shares:?}");
@@ -745,7 +743,7 @@ fn attention_of_few_layers_at_a_time_is_the_same() {
         let family = lab.model.card.family;
         assert!(lab.attention_layers(run.tokens.len()) >= lab.model.card.layers);
         let asked = [
-            ("attention", [("show", "writes"), ("position", "9")]),
+            ("attention", [("show", "outputs"), ("position", "9")]),
             ("attention", [("show", "scores"), ("on", "prompt")]),
             ("residual", [("by", "source"), ("position", "9")]),
         ];
@@ -838,10 +836,11 @@ fn a_knockout_is_about_the_run_s_last_token() {
             let layer = largest.anchor.layer.unwrap();
             let note = figure.notes.iter().find(|n| n.starts_with("strongest"));
             let note = note.unwrap();
-            let expected = format!("strongest: `{label}` cut in layers {layer} to {layer} ");
+            let expected =
+                format!("strongest: `{label}` knocked out in layers {layer} to {layer} ");
             assert!(note.starts_with(&expected), "{name} {arguments:?}: {note}");
             gained |= largest.value > 0.0;
-            by_head |= figure.notes[0].contains("the sources with the column's head");
+            by_head |= figure.notes[0].contains("the sources, in the column's head");
         }
         let arguments = [("targets", "generated"), ("sources", "prompt")];
         let generated = knock(&mut lab, &written, &arguments);
@@ -858,10 +857,10 @@ fn copying_keeps_the_run_s_edits() {
     let mut lab = demo();
     let tokens = lab.model.encode("The capital of France is", false);
     let tokens = tokens.unwrap();
-    let arguments = [("show", "scores"), ("silence", "3"), ("trials", "2")];
+    let arguments = [("show", "scores"), ("ablate", "3"), ("trials", "2")];
     let copying = |lab: &mut Lab, edits: &[&str]| -> Vec<String> {
         let figure = observe(lab, &edited(tokens.clone(), edits), &arguments);
-        let found = figure.notes.iter().filter(|n| n.contains("silenced"));
+        let found = figure.notes.iter().filter(|n| n.contains("ablated"));
         found.cloned().collect()
     };
     let plain = copying(&mut lab, &[]);
@@ -869,5 +868,5 @@ fn copying_keeps_the_run_s_edits() {
     // Without attention nothing is copied, whatever else is silenced.
     let blind = copying(&mut lab, &["zero@attn_out.*"]);
     assert!(blind[0].contains("probability 0.0"), "{blind:?}");
-    assert!(blind[1].contains("silenced 0.0"), "{blind:?}");
+    assert!(blind[1].contains("ablated 0.0"), "{blind:?}");
 }

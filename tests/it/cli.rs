@@ -769,7 +769,7 @@ fn models_of_the_cache_are_listed_and_those_of_unknown_families_marked() {
     );
     assert!(
         out.lines()
-            .any(|l| l.starts_with("b/strange") && l.contains("mamba (not served)")),
+            .any(|l| l.starts_with("b/strange") && l.contains("mamba (not supported)")),
         "{out}"
     );
     let code = lmscope(&["generate", "a/known", "--ids", "1", "-n", "1"])
@@ -907,5 +907,5 @@ fn a_lockstep_is_told_in_lines_and_in_words() {
     let (forced, _) = tokens(&[&edit[..], &["--forced"]].concat());
     assert_eq!(ids(&forced), ids(&plain));
     let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
-    assert!(said.contains("they part at position"), "{said}");
+    assert!(said.contains("they diverge at position"), "{said}");
 }

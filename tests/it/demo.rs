@@ -9,7 +9,8 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::figure::Body;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::batch::continuations;
+use lmscope::lab::capture::Output;
+use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::writer::Writer;
@@ -83,9 +84,11 @@ fn share(lab: &mut Lab, row: &Value) -> f64 {
                     .model
                     .encode(item["prompt"].as_str().unwrap(), false)
                     .unwrap();
-                let written =
-                    continuations(lab, &[tokens], &Schedule::none(), answer.len()).unwrap();
-                f64::from(u8::from(written[0].tokens == answer))
+                let written = lab.run_one(&Pass {
+                    tail: answer.len().max(1),
+                    ..Pass::prompts(&[tokens], &Schedule::none(), Output::top(1))
+                });
+                f64::from(u8::from(written.unwrap().tail == answer))
             }
             "each_token" => {
                 let answer = lab
@@ -421,7 +424,7 @@ fn the_sweep_tells_a_vector_from_chance() {
     let mut grid = |null: &str, measure: &str| {
         let arguments = arguments
             .clone()
-            .with("null", null)
+            .with("control", null)
             .with("measure", measure);
         let figure = instrument("sweep")
             .unwrap()

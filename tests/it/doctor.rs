@@ -106,7 +106,7 @@ fn what_was_reached_is_said() {
     };
     assert!(said("gemma2", "masks").contains("causal; window 16)"));
     assert!(said("llama_dynamic", "cache on = off").contains("read again 32 times"));
-    assert!(said("opt_350m", "parts = stream").contains("normed"));
+    assert!(said("opt_350m", "parts = stream").contains("normalized"));
     let mut short = open("gemma2", "f32");
     let found = measure(&mut short, &Run::plain((1..10).collect())).unwrap();
     assert!(

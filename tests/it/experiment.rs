@@ -72,7 +72,7 @@ impl Stage {
     fn settle(&mut self) {
         loop {
             let app = &self.app;
-            let busy = app.loading.is_some() || app.transcript.busy() || app.restoring();
+            let busy = app.loading.is_some() || app.transcript.busy() || app.history.restoring();
             let patience = if busy || self.awaited > 0 {
                 60_000
             } else {

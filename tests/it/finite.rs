@@ -232,7 +232,7 @@ fn an_edit_that_is_too_strong_has_a_receipt_without_numbers() {
     for strength in ["inf", "nan", "1e39", "-inf"] {
         let edit = format!("add:refusal@resid_pre.3*{strength}");
         let command = ["generate", "demo", "-p", FACT, "--edit", &edit];
-        refused(&command, 2, &["is no strength"]);
+        refused(&command, 2, &["is not a strength"]);
     }
 }
 

@@ -1,11 +1,13 @@
 //! The grammar of edits: what prints is read, whatever names and texts hold; what help shows is run; and nothing that was
 //! not understood is taken for a text.
 
+use std::any::Any;
+
 use lmscope::edit::condition::{Condition, Probe};
 use lmscope::edit::grammar::understood;
 use lmscope::edit::op::{
-    Acts, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, TwoDirections, UnitsAsIn,
-    UnitsMean, UnitsTo, UnitsTurn, Which,
+    Acts, Argument, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, OpSpec,
+    TwoDirections, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn, Which,
 };
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
@@ -98,38 +100,70 @@ fn positions() -> impl Strategy<Value = Positions> {
     ]
 }
 
-/// Every operation, with whatever it works with.
+/// Every operation, with whatever the argument of its example may be.
 fn op() -> impl Strategy<Value = Op> {
-    let mean = (which(), proptest::option::of(text()))
-        .prop_map(|(w, t)| UnitsMean(w, t.map(|t| t.trim().to_string())))
-        .prop_filter("a file", |mean| mean.1.as_deref() != Some(""));
-    prop_oneof![
-        direction(Op::Add),
-        direction(Op::AddUnitNorm),
-        direction(Op::AddRenorm),
-        direction(Op::Icv),
-        direction(Op::ProjectOut),
-        direction(Op::ScaleAlong),
-        (text(), number(), number()).prop_map(|(d, a, b)| Op::ClampAlong(DirectionWithin(
-            d,
-            a.min(b),
-            a.max(b)
-        ))),
-        (text(), number()).prop_map(|(d, v)| Op::SetAlong(DirectionTo(d, v))),
-        (text(), text()).prop_map(|(a, b)| Op::Swap(TwoDirections(a, b))),
-        direction(Op::Replace),
-        which().prop_map(Op::Zero),
-        mean.prop_map(Op::Mean),
-        (which(), text()).prop_map(|(w, t)| Op::Resample(UnitsAsIn(w, t))),
-        which().prop_map(Op::Scale),
-        (which(), number()).prop_map(|(w, v)| Op::Set(UnitsTo(w, v))),
-        (which(), text(), text()).prop_map(|(w, a, b)| Op::Rewrite(UnitsTurn(w, a, b))),
-        (which(), positions()).prop_map(|(w, p)| Op::Cut(CutEdges(w, p))),
-    ]
+    (0..OPS.len()).prop_flat_map(|i| {
+        let spec = &OPS[i];
+        let example: Edit = spec.example.parse().unwrap();
+        let argument: &dyn Any = example.op.argument();
+        let within = |(d, a, b): (String, f32, f32)| DirectionWithin(d, a.min(b), a.max(b));
+        let mean = (which(), proptest::option::of(text()))
+            .prop_map(|(w, t)| UnitsMean(w, t.map(|t| t.trim().to_string())))
+            .prop_filter("a file", |mean| mean.1.as_deref() != Some(""));
+        if argument.is::<DirectionName>() {
+            with(spec, text().prop_map(DirectionName))
+        } else if argument.is::<DirectionWithin>() {
+            with(spec, (text(), number(), number()).prop_map(within))
+        } else if argument.is::<DirectionTo>() {
+            with(
+                spec,
+                (text(), number()).prop_map(|(d, v)| DirectionTo(d, v)),
+            )
+        } else if argument.is::<TwoDirections>() {
+            with(
+                spec,
+                (text(), text()).prop_map(|(a, b)| TwoDirections(a, b)),
+            )
+        } else if argument.is::<Which>() {
+            with(spec, which())
+        } else if argument.is::<UnitsMean>() {
+            with(spec, mean)
+        } else if argument.is::<UnitsAsIn>() {
+            with(spec, (which(), text()).prop_map(|(w, t)| UnitsAsIn(w, t)))
+        } else if argument.is::<UnitsTo>() {
+            with(spec, (which(), number()).prop_map(|(w, v)| UnitsTo(w, v)))
+        } else if argument.is::<UnitsTurn>() {
+            let turn = (which(), text(), text()).prop_map(|(w, a, b)| UnitsTurn(w, a, b));
+            with(spec, turn)
+        } else if argument.is::<CutEdges>() {
+            let cut = (which(), positions()).prop_map(|(w, p)| CutEdges(w, p));
+            with(spec, cut)
+        } else {
+            panic!("nothing draws an argument such as that of {}", spec.example)
+        }
+    })
 }
 
-fn direction(op: fn(DirectionName) -> Op) -> impl Strategy<Value = Op> {
-    text().prop_map(move |name| op(DirectionName(name)))
+/// An operation with drawn arguments, which are read as they print.
+fn with<A>(spec: &'static OpSpec, drawn: impl Strategy<Value = A> + 'static) -> BoxedStrategy<Op>
+where
+    A: Argument + std::fmt::Debug + PartialEq,
+{
+    let site = match spec.acts {
+        Acts::Only(site, _) => site,
+        Acts::Values => Site::MlpAct,
+    };
+    drawn
+        .prop_map(move |argument| {
+            let (typed, at) = (argument.to_string(), site.at(0));
+            let colon = if typed.is_empty() { "" } else { ":" };
+            let line = format!("{}{colon}{typed}@{at}", spec.name);
+            let op = line.parse::<Edit>().unwrap().op;
+            let read: &dyn Any = op.argument();
+            assert_eq!(read.downcast_ref(), Some(&argument), "{line}");
+            op
+        })
+        .boxed()
 }
 
 fn place(op: &Op) -> BoxedStrategy<Place> {
@@ -330,15 +364,18 @@ fn a_mark_that_delimits_nothing_is_refused() {
             "add:d@resid_pre.3 when p(\"no\" x)>0.5",
             "follows the closing",
         ),
-        ("add:\"C:\\dir\"@resid_pre.3", "no escape"),
-        ("add:d@resid_pre.3*inf", "no strength"),
-        ("add:d@resid_pre.3*-inf", "no strength"),
-        ("add:d@resid_pre.3*nan", "no strength"),
-        ("add:d@resid_pre.3*1e39", "no strength"),
+        ("add:\"C:\\dir\"@resid_pre.3", "not an escape"),
+        ("add:d@resid_pre.3*inf", "not a strength"),
+        ("add:d@resid_pre.3*-inf", "not a strength"),
+        ("add:d@resid_pre.3*nan", "not a strength"),
+        ("add:d@resid_pre.3*1e39", "not a strength"),
         ("set:1=1e39@mlp_act.3", "no number"),
         ("set:1=nan@mlp_act.3", "no number"),
         ("clamp_along:d=-inf..1@resid_pre.3", "no number"),
-        ("add:d@resid_pre.3 when d@resid_pre.1>1e39", "no condition"),
+        (
+            "add:d@resid_pre.3 when d@resid_pre.1>1e39",
+            "not a condition",
+        ),
         ("zero:{g.toml}@mlp_act", "mlp_act.0"),
         ("zero:1@mlp_act.x", "`x` is no layer"),
         ("zero:1@mlp_act.5-2", "runs backwards"),

@@ -11,8 +11,10 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
 use lmscope::lab::Lab;
+use lmscope::lab::capture::{After, Output};
+use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
-use lmscope::lab::sample::{Sampling, kl};
+use lmscope::lab::sample::{Sampling, kl, log_probs};
 use lmscope::lab::writer::{Beside, Held, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
@@ -190,8 +192,8 @@ fn no_edit_is_silent() {
             "add:mood@resid_pre.4 when mood@resid_pre.4>1000",
             "never held",
         ),
-        ("zero:{late}@mlp_act.0-3", "no unit at its layers"),
-        ("clamp_along:mood=-1000..1000@resid_pre.4", "already so"),
+        ("zero:{late}@mlp_act.0-3", "no units at its layers"),
+        ("clamp_along:mood=-1000..1000@resid_pre.4", "already had"),
     ] {
         let found = receipts(&mut lab, &edited(tokens.clone(), &[edit]));
         assert!(found[0].idle(), "{edit}");
@@ -213,7 +215,7 @@ fn no_edit_is_silent() {
         ),
         (
             "add:mood@resid_pre.2 when nothing@resid_pre.2>1",
-            "loaded are",
+            "loaded: ",
         ),
         (
             "mean:1=missing.safetensors@mlp_act.0",
@@ -337,7 +339,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
             assert!((mean - receipt.kl.unwrap()).abs() < 1e-6);
             assert!(
                 receipt.positions[..2].iter().all(|p| p.1 == 0.0),
-                "nothing before it"
+                "no prediction before it"
             );
             assert!(receipt.elsewhere.is_some() && receipt.null.is_some() && receipt.seed == 1);
         }
@@ -392,11 +394,21 @@ fn lockstep_is_two_runs() {
             schedule: schedule.clone(),
             ..Run::plain(forced.clone())
         };
-        let plain = lab.log_probs(&run.unedited(), 17).unwrap();
-        let moved = lab.log_probs(&run, 17).unwrap();
+        let whole = Output::whole(After::Last(17));
+        let plain = Pass::after(run.unedited(), whole.clone());
+        let mut rows = |pass: &Pass| {
+            let read = lab.run_one(pass).unwrap().output;
+            let rows = read.iter().map(|said| log_probs(&said.logits));
+            rows.collect::<Vec<_>>()
+        };
+        let plain = rows(&plain);
+        let moved = rows(&Pass::after(run, whole));
         for choice in choices {
             let before = choice.position - 1;
-            let expected = kl(&plain[before], &moved[before]);
+            let expected = kl(
+                &log_probs(&plain[before].logits),
+                &log_probs(&moved[before].logits),
+            );
             let found = choice.kl.unwrap();
             assert!(
                 (found - expected).abs() < 1e-4 * expected.max(1.0),

@@ -79,7 +79,7 @@ fn relative(a: &[f32], b: &[f32]) -> f32 {
 }
 
 #[test]
-fn t12_a_task_vector_put_back_where_it_came_from_changes_nothing() {
+fn a_task_vector_put_back_where_it_came_from_changes_nothing() {
     for mut lab in every_family() {
         let ask = &asks()[0];
         let run = Run::plain(ask.tokens.clone());
@@ -117,7 +117,7 @@ fn t12_a_task_vector_put_back_where_it_came_from_changes_nothing() {
 }
 
 #[test]
-fn t13_function_vectors_of_heads_apart_add_up() {
+fn function_vectors_of_heads_apart_add_up() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let means = HeadMeans::measure(&mut lab, &asks()).unwrap();
@@ -138,7 +138,7 @@ fn t13_function_vectors_of_heads_apart_add_up() {
 
 /// Σ W_O z = attn_out − bias, and what each head adds, with what the bias adds, is what attention adds.
 #[test]
-fn t14_what_all_heads_write_is_what_attention_returns_but_for_the_bias() {
+fn what_all_heads_write_is_what_attention_returns_but_for_the_bias() {
     let mut biased = 0;
     for mut lab in every_family() {
         let run = Run::plain(prompt(40));
@@ -193,7 +193,7 @@ fn a_stream_that_is_normed_after_every_write_has_no_function_vector() {
         .unwrap_err()
         .to_string();
     assert!(
-        why.contains("normed after every write") && why.contains("task-vector"),
+        why.contains("normalizes the stream after every component") && why.contains("task-vector"),
         "{why}"
     );
     assert_eq!(
@@ -277,7 +277,7 @@ fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
 }
 
 #[test]
-fn t16_an_in_context_vector_of_no_strength_is_nothing_and_of_some_keeps_the_norm() {
+fn an_in_context_vector_of_no_strength_is_nothing_and_of_some_keeps_the_norm() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let width = lab.model.card.d_model;
@@ -521,7 +521,7 @@ fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, Verdict)
 }
 
 #[test]
-fn t15_a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
+fn a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
     let mut lab = demo();
     for (method, least) in [
         (InContext::FunctionVector, 0.5),
@@ -767,21 +767,21 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
         .with("template", "{x} -> {y}")
         .with("separator", " ; ")
         .with("ask", "{x} - {y}")
-        .with("rank", "asked")
+        .with("rank", "zero_shot")
         .with("shots", 4)
         .with("trials", 10)
         .with("prompts", 5);
     assert!(of.needs_prompt(&Arguments::default()) && !of.needs_prompt(&shown));
     let aie = of.observe(&Run::default(), &shown, &mut lab).unwrap();
     assert!(
-        aie.notes.iter().any(|n| n.starts_with("null: ")),
+        aie.notes.iter().any(|n| n.starts_with("control: ")),
         "{:?}",
         aie.notes
     );
     let null = of
-        .observe(&Run::default(), &shown.with("null", "random"), &mut lab)
+        .observe(&Run::default(), &shown.with("control", "random"), &mut lab)
         .unwrap();
-    assert!(null.title.contains("null"));
+    assert!(null.title.contains("control"));
     assert_ne!(aie.body, null.body);
     let missing = Arguments::default().with("demos", "no/such/file.tsv");
     assert!(of.observe(&run, &missing, &mut lab).is_err());

@@ -14,6 +14,7 @@ use lmscope::lab::Lab;
 use lmscope::lab::apply::{Null, Program};
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
+use lmscope::lab::readout::Ask;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::tap::{Keep, RunTap};
@@ -840,7 +841,11 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
             .branches(&mut lab, vec![vec![put]], 1, &[])
             .unwrap()
             .remove(0);
-        let lens = lab.read(&state.unsqueeze(0).unwrap(), 1).unwrap();
+        let ask = Ask {
+            top: 1,
+            ..Ask::default()
+        };
+        let lens = lab.read(&state.unsqueeze(0).unwrap(), &ask).unwrap();
         assert_eq!(patched.tokens[0], lens[0].top[0].0);
         assert_eq!(patched.first.top[0].1.to_bits(), lens[0].top[0].1.to_bits());
     }
@@ -870,7 +875,7 @@ fn i19_a_neuron_set_to_its_own_value_changes_no_bit() {
 }
 
 #[test]
-fn t2_zeroing_every_neuron_leaves_the_bias_alone() {
+fn zeroing_every_neuron_leaves_the_bias_alone() {
     for mut lab in dense_families() {
         let at = Site::MlpOut.at(0);
         let out = lab

@@ -63,6 +63,7 @@ fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
         top: strongest.into_iter().map(|(id, p)| (id, p.exp())).collect(),
         tokens: vec![lmscope::lab::readout::Told {
             id: token,
+            logit: row[token as usize],
             logprob: logprobs[token as usize],
             rank: rank(row, token),
         }],
@@ -79,9 +80,9 @@ fn close(a: f32, b: f32, tolerance: f32, what: &str) {
     );
 }
 
-/// T42: the strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
+/// The strips' sums are those of whole rows, for every family, with its bias, multiplier and cap.
 #[test]
-fn t42_a_grid_is_every_cell_by_itself() {
+fn a_grid_is_every_cell_by_itself() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let layers = lab.model.card.layers;
@@ -182,7 +183,7 @@ fn strips_and_chunks_hide_no_token() {
                 rows: &finals,
                 of: &[2, 1, 0],
             }),
-            keep: false,
+            ..Ask::default()
         };
         let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         for (row, said) in said.iter().enumerate() {
@@ -260,9 +261,9 @@ fn a_large_vocabulary_opens_with_ranks() {
     ranks_are_those_of_whole_rows(&mut lab, &Run::plain(tokens));
 }
 
-/// T41 and I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
+/// I24: a residual of nothing says nothing, whatever the strip; ties have rank 0 and the order of their ids.
 #[test]
-fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
+fn the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
     for lab in every_family() {
         let transformer = &lab.model.transformer;
         if transformer.head.bias.is_some() {
@@ -292,9 +293,9 @@ fn t41_the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
     }
 }
 
-/// T38 with the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
+/// With the kernel of the grid: the last row is the model's own distribution, and the figure checks itself.
 #[test]
-fn t38_the_last_row_is_the_model() {
+fn the_last_row_is_the_model() {
     for mut lab in every_family() {
         let run = Run::plain(prompt(9));
         let own = lab.last_logits(&run).unwrap();
@@ -310,9 +311,9 @@ fn t38_the_last_row_is_the_model() {
     }
 }
 
-/// T43: the cap keeps ranks and changes probabilities.
+/// The cap keeps ranks and changes probabilities.
 #[test]
-fn t43_a_soft_cap_keeps_ranks_and_changes_probabilities() {
+fn a_soft_cap_keeps_ranks_and_changes_probabilities() {
     let capped = FAMILIES
         .iter()
         .map(tiny)
@@ -589,9 +590,10 @@ fn what_settles_nowhere_is_said() {
         let settles = last(&output) == last(&writes);
         let note = &writes.notes[2];
         assert!(note.starts_with("after "), "{name}: {:?}", writes.notes);
-        let said = note.contains("settles at layer");
+        let said = note.contains("converges at layer");
         assert_eq!(said, settles, "{name}: {note}");
-        let nothing = "the strongest at no last layer of this lens; 0 of 1 positions settle";
+        let nothing =
+            "not the top prediction of this lens at the last layer; 0 of 1 positions converge";
         assert_eq!(note.contains(nothing), !settles, "{name}: {note}");
         nowhere += usize::from(!settles);
     }

@@ -266,7 +266,7 @@ fn the_demo_thinks_of_the_country_first() {
         figure
             .notes
             .iter()
-            .any(|n| n.contains("null, the sets of another word")),
+            .any(|n| n.contains("control, the token sets of another word")),
         "{:?}",
         figure.notes
     );

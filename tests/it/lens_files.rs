@@ -134,7 +134,7 @@ fn a_jacobian_lens_meets_the_output_of_its_block() {
     }
 }
 
-/// I16 and T61: a tuned lens of zeros is the logit lens, bit for bit; and the plain lens stands beside.
+/// I16: a tuned lens of zeros is the logit lens, bit for bit; and the plain lens stands beside.
 #[test]
 fn a_tuned_lens_of_zeros_is_the_logit_lens() {
     let mut lab = lab();

@@ -17,12 +17,14 @@
 static GUARD: lies::guard::Guard = lies::guard::Guard;
 
 mod absent_keys;
+mod adding;
 mod architecture;
 mod attention;
 mod backpatch;
 mod cli;
 mod demo;
 mod doctor;
+mod documented;
 mod engine;
 mod experiment;
 mod finite;

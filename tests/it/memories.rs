@@ -15,15 +15,15 @@ use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::neurons::contexts::{Scan, Scanner};
+use lmscope::instruments::neurons::sight::sights;
+use lmscope::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::batch::last_logits;
-use lmscope::lab::neurons::sights;
+use lmscope::lab::capture::{After, Output};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::lab::target::Target;
-use lmscope::lab::value_card::{Reading, SIDE};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -131,15 +131,15 @@ fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: Reading) ->
 }
 
 #[test]
-fn t45_a_card_holds_the_ends_of_an_explicit_product() {
+fn a_card_holds_the_ends_of_an_explicit_product() {
     for mut lab in with_neurons() {
         let layer = *lab.model.card.neuron_layers.last().unwrap();
         for reading in [Reading::Gained, Reading::Raw] {
             let by_hand = promoted_by_hand(&lab, layer, 5, reading);
             let mut order: Vec<usize> = (0..by_hand.len()).collect();
             order.sort_by(|a, b| by_hand[*b].total_cmp(&by_hand[*a]));
-            let sides = lab
-                .cards
+            let sides = ValueCards::on(&mut lab)
+                .borrow_mut()
                 .sides(&lab.model, (layer as u16, 5), reading)
                 .unwrap();
             assert_eq!(sides.promoted.len(), SIDE.min(by_hand.len()));
@@ -208,7 +208,7 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
 }
 
 #[test]
-fn t3_effects_are_differences_of_frozen_scale_logits() {
+fn effects_are_differences_of_frozen_scale_logits() {
     for mut lab in with_neurons() {
         let run = Run::plain(prompt(9));
         let (a, b) = (3u32, 11u32);
@@ -281,7 +281,7 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
 }
 
 #[test]
-fn t1_t44_neurons_set_to_their_own_values_change_no_bit() {
+fn neurons_set_to_their_own_values_change_no_bit() {
     for mut lab in with_neurons() {
         let tokens = prompt(6);
         let plain = Run::plain(tokens.clone());
@@ -302,7 +302,7 @@ fn t1_t44_neurons_set_to_their_own_values_change_no_bit() {
 }
 
 #[test]
-fn t2_zeroing_a_layers_neurons_deletes_its_mlp_up_to_the_bias() {
+fn zeroing_a_layers_neurons_deletes_its_mlp_up_to_the_bias() {
     for mut lab in with_neurons() {
         let layer = lab.model.card.neuron_layers[0];
         if let Mlp::Dense(mlp) = &mut lab.model.transformer.blocks[layer].mlp {
@@ -319,7 +319,7 @@ fn t2_zeroing_a_layers_neurons_deletes_its_mlp_up_to_the_bias() {
 }
 
 #[test]
-fn t5_the_order_of_a_group_does_not_matter() {
+fn the_order_of_a_group_does_not_matter() {
     for mut lab in with_neurons() {
         let layers = &lab.model.card.neuron_layers;
         let (a, b) = (layers[0], *layers.last().unwrap());
@@ -352,14 +352,15 @@ fn prompts_side_by_side_are_read_as_alone() {
             .enumerate()
             .map(|(i, n)| prompt(*n).iter().map(|t| (t + i as u32) % 59).collect())
             .collect();
-        let together = last_logits(&mut lab, &prompts, &schedule).unwrap();
+        let whole = Output::whole(After::Last(1));
+        let together = lab.last_of(&prompts, &schedule, whole).unwrap();
         for (tokens, row) in prompts.iter().zip(together) {
             let run = Run {
                 schedule: schedule.clone(),
                 ..Run::plain(tokens.clone())
             };
             let alone = lab.last_logits(&run).unwrap();
-            let far = alone.iter().zip(&row).map(|(a, b)| (a - b).abs());
+            let far = alone.iter().zip(&row.logits).map(|(a, b)| (a - b).abs());
             assert!(far.fold(0.0, f32::max) < 1e-4, "{}", lab.model.card.name);
         }
     }
@@ -434,7 +435,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
             panic!("a table")
         };
         let title = &table.pages[0].title;
-        let (own, null) = title.split_once(" · null ").unwrap();
+        let (own, null) = title.split_once(" · control ").unwrap();
         assert!(own.contains(&units) && null.contains("seed 1"), "{title}");
         let null = null.split(',').next().unwrap().to_string();
         assert!(!units.split(',').any(|u| u == null), "{title}");
@@ -480,7 +481,7 @@ fn planted(lab: &mut Lab, layer: usize, neuron: usize, token: u32) {
 }
 
 #[test]
-fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
+fn a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     let llama = lmscope::model::network::families::FAMILIES
         .iter()
         .find(|f| f.name == "llama")
@@ -540,7 +541,7 @@ fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
         let stays = answer(&mut lab, &without) == token;
         assert_eq!(stays, other != 3, "neuron {other}");
     }
-    // Turned to another token, the answer follows, and back again once the edit is gone (T49).
+    // Turned to another token, the answer follows, and back again once the edit is gone.
     let before = logits(&mut lab, &speaking);
     let turn: Edit = "rewrite:3=\"#17\">\"#30\"@mlp_act.1".parse().unwrap();
     let turned = Run {
@@ -552,7 +553,7 @@ fn t4_t46_a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
 }
 
 #[test]
-fn t49_a_value_edit_taken_back_leaves_every_bit() {
+fn a_value_edit_taken_back_leaves_every_bit() {
     for mut lab in with_neurons() {
         let layer = lab.model.card.neuron_layers[0];
         let plain = Run::plain(prompt(7));
@@ -688,7 +689,7 @@ fn plan(turn: Turn) -> Plan {
 }
 
 #[test]
-fn t50_a_value_edit_changes_the_fact_and_leaves_the_others() {
+fn a_value_edit_changes_the_fact_and_leaves_the_others() {
     let mut lab = demo();
     let list = some_facts(&["capital", "language", "currency"], 20);
     let plan = plan(Turn::Rewrite(0.5));

@@ -369,7 +369,7 @@ fn a_stop_from_anywhere_gives_the_shell_its_terminal_and_fg_the_screen() {
 fn ctrl_z_without_a_shell_says_so_and_goes_on() {
     let mut terminal = written(false);
     terminal.press("\x1a");
-    terminal.wait("why not", |t| t.contains("no shell"));
+    terminal.wait("why not", |t| t.contains("No shell"));
     assert_ne!(state(terminal.pid()), 'T');
     // From outside somebody asked for it, and can let it go on.
     terminal.signal(Signal::TSTP);

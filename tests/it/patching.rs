@@ -1,4 +1,4 @@
-//! Activation patching: T69 on every family, every cell against the whole run patched by hand, and on the demo the heads that
+//! Activation patching: on every family, every cell against the whole run patched by hand, and on the demo the heads that
 //! it finds for the indirect object are those whose ablation breaks the task.
 
 use candle_core::Tensor;
@@ -182,9 +182,9 @@ fn every_cell_is_the_whole_run_with_that_value_put_in() {
     }
 }
 
-/// T69: patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
+/// Patch everything and it is the clean run, nothing and it is the corrupted one, a run into itself and it stays.
 #[test]
-fn t69_everything_is_the_clean_run_and_nothing_the_corrupted_one() {
+fn everything_is_the_clean_run_and_nothing_the_corrupted_one() {
     for mut lab in every_family() {
         let layers = lab.model.card.layers;
         let clean = Run::plain(prompt(12));
@@ -333,15 +333,19 @@ fn the_null_is_a_change_of_equal_size_that_says_little() {
     let (clean, _) = two(&lab, &[]);
     let arguments = with(&[("corrupt", OTHER)]);
     let own = observe(&mut lab, &clean, &arguments);
-    let null = observe(&mut lab, &clean, &arguments.clone().with("null", "random"));
+    let null = observe(
+        &mut lab,
+        &clean,
+        &arguments.clone().with("control", "random"),
+    );
     let (own_cells, null_cells) = (&grid(&own).cells, &grid(&null).cells);
     assert!((own_cells[0][0].value - 1.0).abs() < 1e-3);
     assert!(null_cells[0][0].value < 0.5, "{}", null_cells[0][0].value);
-    assert!(null.title.contains("null"));
+    assert!(null.title.contains("control"));
     let noted: Vec<&String> = own
         .notes
         .iter()
-        .filter(|n| n.starts_with("null:"))
+        .filter(|n| n.starts_with("control:"))
         .collect();
     assert_eq!(noted.len(), 3);
     // The strongest cell's note is the null grid's number.
@@ -372,7 +376,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
     for (pairs, why) in [
         (
             &[("corrupt", longer)][..],
-            "as many tokens as the clean prompt, 6 (they part at position 3: ␣of against ␣city)",
+            "as many tokens as the clean prompt, 6 (they differ from position 3 on: ␣of against ␣city)",
         ),
         (&[("corrupt", FACT)], "differs from the clean one"),
         (
@@ -388,7 +392,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         ),
         (
             &[("corrupt", OTHER), ("answer", "\" Paris\" - \" Paris\"")],
-            "tells the clean from the corrupted run",
+            "differs between the clean and the corrupted run",
         ),
         (
             &[("corrupt", OTHER), ("positions", "last")],
@@ -412,7 +416,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let error = refused(&mut lab, &nothing, &with(&[("pairs", &path), (name, "a")]));
         assert!(
             error.contains(&format!("`{name}` is `a`"))
-                && error.contains("nothing beside a file of pairs"),
+                && error.contains("nothing when a file of pairs"),
             "{error}"
         );
     }
@@ -454,7 +458,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         figure
             .notes
             .iter()
-            .any(|n| n.contains("6 and 7 tokens, of which 1")),
+            .any(|n| n.contains("6 and 7 tokens; 1 tokens of the longer")),
         "{:?}",
         figure.notes
     );
@@ -619,11 +623,11 @@ fn heads_are_patched_in_every_pair_or_refused() {
             ("positions", positions),
         ]);
         let error = refused(&mut lab, &clean, &arguments);
-        assert!(error.contains("something in common"), "{error}");
+        assert!(error.contains("tokens in common"), "{error}");
     }
     let early = with(&[("corrupt", OTHER), ("site", "heads"), ("positions", "2")]);
     let error = refused(&mut lab, &clean, &early);
-    assert!(error.contains("differs: from 4 to 5"), "{error}");
+    assert!(error.contains("difference: from 4 to 5"), "{error}");
     // Pairs of different lengths: a position is looked for in each.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pairs.json");

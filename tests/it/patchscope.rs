@@ -11,6 +11,7 @@ use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::pass::{Pass, Patch};
 use lmscope::lab::progress::WorkProgress;
+use lmscope::lab::readout::{Ask, Tokens, read_rows};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
@@ -65,7 +66,7 @@ fn places(lab: &Lab, layer: usize) -> Vec<Address> {
 }
 
 #[test]
-fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
+fn a_state_put_where_it_was_taken_changes_no_bit() {
     for mut lab in every_family() {
         let tokens = prompt(7);
         // Read in the same steps as the branches read it, so that nothing but the value differs.
@@ -116,7 +117,7 @@ fn t51_a_state_put_where_it_was_taken_changes_no_bit() {
 }
 
 #[test]
-fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
+fn a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
     for mut lab in every_family() {
         let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let target: Vec<u32> = prompt(12)[5..].to_vec();
@@ -124,13 +125,19 @@ fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
             let value = state(&mut lab, &prompt(8), Site::ResidPost.at(layer), 3);
             let row = value.unsqueeze(0).unwrap();
             let lens = lab.model.transformer.unembed(&row).unwrap();
-            let mut lens = values(&lens);
-            log_softmax(&mut lens);
+            let lens = values(&lens);
+            let all: Vec<u32> = (0..lens.len() as u32).collect();
+            let ask = Ask {
+                tokens: Tokens::Same(&all),
+                ..Ask::default()
+            };
+            let lens = read_rows(&[&lens], lens.len(), &ask);
             let said = written(&mut lab, &target, 6, vec![put(last, 6, value)], 1);
-            let worst = lens
+            let worst = lens[0]
+                .tokens
                 .iter()
                 .zip(&said.watched)
-                .map(|(l, p)| (l.exp() - p).abs())
+                .map(|(l, p)| (l.logprob.exp() - p).abs())
                 .fold(0.0, f32::max);
             assert!(worst < 1e-7, "{}: {worst}", lab.model.card.name);
         }
@@ -138,7 +145,7 @@ fn t52_a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
 }
 
 #[test]
-fn t53_a_tokens_own_embedding_is_that_token() {
+fn a_tokens_own_embedding_is_that_token() {
     for mut lab in every_family() {
         let target = prompt(6);
         let mut other = target.clone();
@@ -161,7 +168,7 @@ fn t53_a_tokens_own_embedding_is_that_token() {
 }
 
 #[test]
-fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
+fn a_wired_description_names_the_bridge_from_its_layer_on() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         for hop1 in [0, 1, 2] {
             let world = TwoHop::new(layout, hop1, 3);
@@ -171,7 +178,7 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
                 let run = Run::plain(tokens(&lab, &TwoHop::prompt(subject)));
                 let arguments = Arguments::default()
                     .with("prompt", "it is")
-                    .with("slot", "it")
+                    .with("placeholder", "it")
                     .with("layer", "0-3")
                     // From here on the target prompt takes no hop itself.
                     .with("target", "2")
@@ -196,7 +203,7 @@ fn t54_a_wired_description_names_the_bridge_from_its_layer_on() {
 
 /// Exactly once a request: in the pass that reads the slot, in its row alone; and a value without a slot is an error.
 #[test]
-fn t55_a_value_acts_once_in_its_own_branch() {
+fn a_value_acts_once_in_its_own_branch() {
     for mut lab in every_family() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
@@ -321,7 +328,7 @@ fn a_description_reads_names_back() {
 fn a_person_is_read_from_a_slot_for_each_token() {
     let mut lab = demo();
     let people = over(&list("people.tsv")).with("layer", "0");
-    let each = people.clone().with("slots", "each");
+    let each = people.clone().with("placeholders", "each");
     let both = column(&observe(&mut lab, &Run::default(), &each).unwrap(), "read")[0];
     let last = column(
         &observe(&mut lab, &Run::default(), &people).unwrap(),
@@ -421,8 +428,12 @@ fn grid_table_and_curves_are_one_measurement() {
         .with("layer", "0-3")
         .with("target", "0,2")
         .with("answers", " Asia|:")
-        .with("null", "beside");
+        .with("control", "unrelated");
     let table = observe(&mut lab, &run, &base).unwrap();
+    let mut older = base.clone();
+    older.given.remove("control");
+    let older = observe(&mut lab, &run, &older.with("null", "beside")).unwrap();
+    assert_eq!(older, table, "an older spelling asks for the same figure");
     let grid = observe(&mut lab, &run, &base.clone().with("show", "grid")).unwrap();
     let curves = observe(&mut lab, &run, &base.with("show", "curves")).unwrap();
     let (Body::Grid(grid), Body::Series(series)) = (&grid.body, &curves.body) else {
@@ -523,7 +534,7 @@ fn subjects_of_any_length_stand_where_their_file_has_them() {
     let lines = "Mei Berg\tpilot\tThen we met Mei Berg\nrobin\tbird\tThe robin\nYuki Haddad\tpilot|Spain\tThen we met Yuki Haddad\n";
     std::fs::write(&path, lines).unwrap();
     let arguments = over(&path.display().to_string())
-        .with("slots", "each")
+        .with("placeholders", "each")
         .with("show", "items")
         .with("layer", "0");
     let figure = observe(&mut lab, &Run::default(), &arguments).unwrap();
@@ -596,14 +607,14 @@ fn what_does_not_fit_is_said_before_anything_runs() {
     let few = few.display().to_string();
     for (name, value, why) in [
         ("layer", "8", "layers from 0 to 7"),
-        ("target", "same+8", "an offset"),
+        ("target", "same+8", "a target layer from -1 to 7"),
         ("target", "seme", "layers such as 3"),
         ("position", "9", "a position from 0 to 3"),
-        ("position", "1..3", "slots=each"),
+        ("position", "1..3", "placeholders=each"),
         ("position", "here", "token:"),
-        ("slot", "Z", "occurs in the target prompt"),
+        ("placeholder", "Z", "occurs in the target prompt"),
         ("template", "worlds", "world, echo"),
-        ("library", &bad, "the slot `x` of `a`"),
+        ("library", &bad, "the placeholder `x` of `a`"),
         ("map", "linear", "identity, norm"),
         ("map", &few, "positions"),
         ("save", "m.safetensors", "only maps that are fitted"),
@@ -623,7 +634,7 @@ fn what_does_not_fit_is_said_before_anything_runs() {
     assert!(
         error
             .to_string()
-            .contains("nothing beside a list of subjects"),
+            .contains("no answers when a list of subjects"),
         "{error}"
     );
 }
@@ -768,7 +779,7 @@ fn what_a_sweep_takes_counts_from_its_first_slot() {
     let tokens = |slots: &str| {
         let arguments = Arguments::default()
             .with("prompt", "x is one and x is two and x is")
-            .with("slots", slots)
+            .with("placeholders", slots)
             .with("tokens", 1);
         of.cost(4, &arguments, &lab.model.card).unwrap().tokens
     };

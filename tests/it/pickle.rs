@@ -186,7 +186,7 @@ fn other_formats_are_told_apart() {
             b"version https://git-lfs.github.com/spec/v1".to_vec(),
             "Git LFS",
         ),
-        (b"<html>".to_vec(), "no PyTorch checkpoint"),
+        (b"<html>".to_vec(), "not a PyTorch checkpoint"),
         (zip(&[("a/data.pkl", b".".to_vec())], 8), "compressed"),
         (zip(&[("a/other", b".".to_vec())], 0), "data.pkl"),
         (b"PK\x03\x04".to_vec(), "zip directory"),

@@ -12,8 +12,8 @@ use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::apply::Null;
-use lmscope::lab::batch::{continuations, last_logits};
-use lmscope::lab::pass::{Knockout, Logits, Pass, PassRow, Patch};
+use lmscope::lab::capture::{After, Output};
+use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
 use lmscope::lab::tap::{Keep, RunTap};
@@ -77,13 +77,18 @@ fn prompts_of_one_length_meet_their_own_edits() {
         let count = if line.contains("The capital") { 1 } else { 2 };
         let own = prompts[..count].to_vec();
         let schedule = schedule(&[line]);
-        let together = last_logits(&mut lab, &own, &schedule).unwrap();
+        let whole = Output::whole(After::Last(1));
+        let rows = |lab: &mut Lab, prompts: &[Vec<u32>]| {
+            let said = lab.last_of(prompts, &schedule, whole.clone()).unwrap();
+            said.into_iter().map(|said| said.logits).collect::<Vec<_>>()
+        };
+        let together = rows(&mut lab, &own);
         for (tokens, row) in own.iter().zip(&together) {
             let alone = lab.last_logits(&under(tokens, &schedule)).unwrap();
             assert!(apart(&alone, row) < 1e-3, "{line}: {}", apart(&alone, row));
         }
         let backwards: Vec<Vec<u32>> = own.iter().rev().cloned().collect();
-        let mut turned = last_logits(&mut lab, &backwards, &schedule).unwrap();
+        let mut turned = rows(&mut lab, &backwards);
         turned.reverse();
         for (a, b) in together.iter().zip(&turned) {
             assert!(apart(a, b) < 1e-3, "{line}: the order of prompts decides");
@@ -262,11 +267,10 @@ fn a_patched_row_meets_its_own_condition() {
     let rows = |lab: &mut Lab, run: &Run, rows: Vec<PassRow>| {
         let pass = Pass {
             rows,
-            logits: Logits::Last(1),
-            ..Pass::of(run.clone())
+            ..Pass::after(run.clone(), Output::whole(After::Last(1)))
         };
         let read = lab.run(&pass).unwrap().into_iter();
-        read.map(|row| row.last().to_vec()).collect::<Vec<_>>()
+        read.map(|row| row.logits().to_vec()).collect::<Vec<_>>()
     };
     let patched = PassRow::patched(vec![patch.clone()]);
     for word in ["once", "when"] {
@@ -305,7 +309,12 @@ fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
         "add:refusal@resid_pre.3:generated*6 once p(\".\")>0.5",
     ] {
         let edits = schedule(&[line]);
-        let found = continuations(&mut lab, std::slice::from_ref(&tokens), &edits, 6).unwrap();
+        let prompts = std::slice::from_ref(&tokens);
+        let found = lab.run(&Pass {
+            tail: 6,
+            ..Pass::prompts(prompts, &edits, Output::top(1))
+        });
+        let found = found.unwrap();
         let greedy = Sampling {
             temperature: 0.0,
             ..Sampling::default()
@@ -319,8 +328,8 @@ fn what_a_condition_asks_of_the_unedited_model_is_asked_of_what_is_written() {
             writer.run.tokens[tokens.len()..].to_vec()
         };
         let own = text(&edits);
-        let count = found[0].tokens.len();
-        assert_eq!(found[0].tokens, own[..count], "{line}");
+        let count = found[0].tail.len();
+        assert_eq!(found[0].tail, own[..count], "{line}");
         assert_ne!(own, text(&Schedule::none()), "{line} does something");
     }
 }

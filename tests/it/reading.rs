@@ -32,7 +32,7 @@ fn ranked(from: usize, to: usize) -> Figure {
         number("probability of the answer", Scale::Unit, |l| 0.1 * l as f32),
         number("probability", Scale::Unit, |l| 0.11 * l as f32),
         number(
-            "KL from the output (nats)",
+            "KL divergence from the output (nats)",
             Scale::Range { lo: 0.0, hi: 9.0 },
             |l| 7.0 - l as f32,
         ),
@@ -105,7 +105,7 @@ fn one_key_goes_through_the_numbers_and_asks_nothing() {
             "rank of the answer",
             "probability of the answer",
             "probability",
-            "KL from the output (nats)",
+            "KL divergence from the output (nats)",
             "entropy (nats)",
             "rank of the answer"
         ]
@@ -182,7 +182,7 @@ fn a_figure_says_which_positions_it_holds() {
     assert_eq!(app.held("lens"), Held::Outside(20, 29));
     assert!(app.reading().is_none(), "no other position's cell is shown");
     let seen = screen(&app);
-    let held = "the lens holds positions 20-29 of 0-29; w measures at the cursor too";
+    let held = "the lens figure covers positions 20-29 of 0-29; w measures at the cursor too";
     assert!(seen.matches(held).count() >= 1, "{seen}");
     // No column is marked, and the cell pane is about the cursor's token.
     let lens = seen.lines().take(24).collect::<String>();
@@ -245,7 +245,7 @@ fn an_edit_that_is_off_ages_nothing_and_an_undone_one_leaves_no_line() {
     let stale = |app: &App| app.shown["patchscope"].stale;
     // A strength of an edit that is off.
     press(&mut app, "Tab Tab Tab");
-    while !matches!(app.focus, lmscope::app::layout::Pane::Edits) {
+    while !matches!(app.layout.focus, lmscope::app::layout::Pane::Edits) {
         press(&mut app, "Tab");
     }
     press(&mut app, ">");

@@ -7,7 +7,7 @@ use lmscope::app::key::chord;
 use lmscope::app::{App, Effect, Event, Settings};
 use lmscope::edit::EditId;
 use lmscope::edit::receipt::{Fired, Receipt};
-use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Rival, Slot, Token, Update};
+use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Slot, Token, Update};
 use lmscope::figure::{
     Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
     Unit,
@@ -276,7 +276,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             kl: (fired > 0).then_some(0.42),
             null: (fired > 0).then_some(0.05),
             why: if active && fired == 0 {
-                "nothing was read yet".into()
+                "nothing has been read yet".into()
             } else {
                 String::new()
             },
@@ -297,12 +297,11 @@ pub fn beside(position: usize, word: &str, other: &str, kl: f32) -> Token {
             fired: 1,
             relative: 0.1 * (1 + position % 4) as f32,
         }],
-        other: Some(Rival {
+        other: Some(Box::new(Token {
             id: if same { rival.id } else { 900 },
-            bytes: rival.bytes,
-            special: rival.special,
-            logprob: -0.5,
-        }),
+            logprob: Some(-0.5),
+            ..rival
+        })),
         ..token(position, word.as_bytes(), Some(-0.2), Some(kl))
     }
 }

@@ -1,16 +1,23 @@
-//! The registries: names are unique, every row is documented, and the README says what they say.
+//! The registries: names are unique, every row is documented, and docs/reference.md says what they say.
+//!
+//! Invariant: what stands in that page between `<!-- NAME: made from the code -->` and `<!-- end -->` is made here, and written anew by
+//! `INSTA_UPDATE=always cargo test --test it registry::the_reference`. To list another registry, add it to [`tables`].
 
 use std::collections::HashSet;
 use std::path::Path;
 
+use lmscope::app::commands::commands;
+use lmscope::cli::SUBCOMMANDS;
 use lmscope::edit::Edit;
+use lmscope::edit::direction as directions;
 use lmscope::edit::op::OPS;
 use lmscope::export::FORMATS;
-use lmscope::instruments::INSTRUMENTS;
+use lmscope::instruments::{INSTRUMENTS, Instrument, Kind};
 use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::names::SPELLINGS;
 use lmscope::model::network::site::SITES;
-use lmscope::ui::theme::THEMES;
+use lmscope::ui::panes::PANES;
+use lmscope::ui::theme::{THEMES, Theme, Variant};
 
 use super::parity::CASES;
 
@@ -91,20 +98,232 @@ fn cases_of(family: &Family) -> Vec<&'static str> {
     cases
 }
 
+/// A table of Markdown.
+fn table(columns: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let heads: Vec<String> = columns.iter().map(ToString::to_string).collect();
+    let mut table = line(&heads) + &"|---".repeat(columns.len()) + "|\n";
+    for row in rows {
+        let cells: Vec<String> = row.iter().map(|c| c.replace('|', "\\|")).collect();
+        table += &line(&cells);
+    }
+    table
+}
+
+fn code(text: &str) -> String {
+    format!("`{text}`")
+}
+
+/// Several words as code, with blanks between.
+fn codes(words: &[&str]) -> String {
+    let words: Vec<String> = words.iter().map(|w| code(w)).collect();
+    words.join(" ")
+}
+
+/// The parameters of an instrument, as its part of the page.
+fn parameters(of: &dyn Instrument) -> String {
+    if of.parameters().is_empty() {
+        return String::new();
+    }
+    let rows = of.parameters().iter().map(|p| {
+        let takes = match p.kind {
+            Kind::Choice(words) => words.join(", "),
+            Kind::Count { lo, hi } => format!("{lo} to {hi}"),
+            Kind::Layer => "layer".into(),
+            Kind::Position => "position".into(),
+            Kind::Word(_) | Kind::Text => "text".into(),
+        };
+        let default = match p.default {
+            "" => String::new(),
+            text => code(&text.replace('\n', "\\n")),
+        };
+        let about = p.about.replace('\n', "\\n").replace('<', "&lt;");
+        vec![code(&format!("--{}", p.name)), takes, default, about]
+    });
+    let table = table(&["flag", "takes", "default", "what it is"], rows);
+    format!("### {}\n\n{}.\n\n{table}\n", of.name(), of.about())
+}
+
+/// What docs/reference.md has from the registries, by the name in its marker.
+fn tables() -> Vec<(&'static str, String)> {
+    let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let instruments = INSTRUMENTS
+        .iter()
+        .map(|i| vec![code(i.name()), i.about().into(), i.source().into()]);
+    let subcommands = SUBCOMMANDS
+        .iter()
+        .map(|s| vec![code(s.name), s.about.into()]);
+    let operations = OPS
+        .iter()
+        .map(|o| vec![code(o.name), o.about.into(), code(o.example)]);
+    let families = FAMILIES
+        .iter()
+        .map(|f| vec![code(f.name), f.differs.into(), cases_of(f).join(", ")]);
+    let sites = SITES.iter().map(|s| {
+        let layer = if s.layered { ".L" } else { "" };
+        vec![
+            code(&format!("{}{layer}", s.name)),
+            code(s.shape),
+            s.about.into(),
+        ]
+    });
+    let keys = commands().map(|c| {
+        let name = format!("{} {}", c.name, c.arguments);
+        let keys = codes(c.keys).replace("`|`", "`\\|`");
+        vec![
+            keys,
+            code(name.trim()),
+            c.context.name().into(),
+            c.about.into(),
+        ]
+    });
+    let panes = PANES.iter().map(|p| row(&[p.name, p.about]));
+    let themes = Theme::all().into_iter().map(|t| {
+        let ground = match t.variant {
+            Variant::Any => "any",
+            Variant::Dark => "dark",
+            Variant::Light => "light",
+        };
+        vec![code(&t.name), t.title.clone(), ground.into()]
+    });
+    let formats = FORMATS
+        .iter()
+        .map(|f| vec![code(f.name), code(f.extension), f.about.into()]);
+    let directions = directions::FORMATS.iter().map(|f| {
+        let ends: Vec<String> = f.extensions.iter().map(|e| format!(".{e}")).collect();
+        let ends: Vec<&str> = ends.iter().map(String::as_str).collect();
+        vec![f.name.into(), codes(&ends), f.about.into()]
+    });
+    vec![
+        (
+            "instruments",
+            table(&["instrument", "what it shows", "source"], instruments),
+        ),
+        (
+            "subcommands",
+            table(&["command", "what it does"], subcommands),
+        ),
+        (
+            "operations",
+            table(&["operation", "what it does", "for example"], operations),
+        ),
+        ("sites", table(&["site", "shape", "what it is"], sites)),
+        (
+            "keys",
+            table(&["keys", "command", "where", "what it does"], keys),
+        ),
+        ("panes", table(&["pane", "what it shows"], panes)),
+        ("themes", table(&["theme", "title", "background"], themes)),
+        (
+            "families",
+            table(
+                &[
+                    "family",
+                    "what differs from Llama",
+                    "cases of `cargo test parity`",
+                ],
+                families,
+            ),
+        ),
+        (
+            "formats",
+            table(&["format", "extension", "what it is for"], formats),
+        ),
+        (
+            "directions",
+            table(
+                &["format", "extensions", "what its layers mean"],
+                directions,
+            ),
+        ),
+        (
+            "parameters",
+            INSTRUMENTS.iter().map(|i| parameters(*i)).collect(),
+        ),
+    ]
+}
+
+/// The page with its tables as the registries have them.
+fn written(page: &str) -> String {
+    let mut page = page.to_string();
+    for (name, table) in tables() {
+        let begin = format!("<!-- {name}: made from the code -->\n");
+        let (before, rest) = page
+            .split_once(&begin)
+            .unwrap_or_else(|| panic!("docs/reference.md has no line `{}`", begin.trim()));
+        let (_, after) = rest.split_once("<!-- end -->").unwrap();
+        page = format!(
+            "{before}{begin}\n{}\n\n<!-- end -->{after}",
+            table.trim_end()
+        );
+    }
+    page
+}
+
 #[test]
-fn the_readme_lists_what_there_is() {
-    let readme = readme();
-    for of in INSTRUMENTS {
-        let row = format!("| `{}` | {} | {} |", of.name(), of.about(), of.source());
-        assert!(readme.contains(&row), "README.md should say\n{row}");
+fn the_reference_lists_what_there_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference.md");
+    let page = std::fs::read_to_string(&path).unwrap();
+    let right = written(&page);
+    if std::env::var("INSTA_UPDATE").is_ok_and(|v| v == "always") {
+        std::fs::write(&path, &right).unwrap();
+        return;
     }
-    for family in FAMILIES {
-        let cases = cases_of(family).join(", ");
-        let row = format!("| `{}` | {} | {cases} |", family.name, family.differs);
-        assert!(readme.contains(&row), "README.md should say\n{row}");
+    let wrong = page.lines().zip(right.lines()).find(|(a, b)| a != b);
+    assert!(
+        page == right,
+        "docs/reference.md is not what the registries say; the first difference is {wrong:?}. Write its tables anew with\n\
+         INSTA_UPDATE=always cargo test --test it registry::the_reference"
+    );
+}
+
+#[test]
+fn the_readme_counts_the_families() {
+    let said = format!("{} model families", FAMILIES.len());
+    assert!(readme().contains(&said), "README.md should say {said}");
+}
+
+/// The ids of a text that stand in it as `I26` or as the name of a test, `i26_...`.
+fn ids(text: &str) -> HashSet<u32> {
+    let mut ids = HashSet::new();
+    for line in text.lines() {
+        let named = line.trim_start().strip_prefix("fn i");
+        let told = line.split("//").skip(1).flat_map(|c| c.split('I').skip(1));
+        for rest in named.into_iter().chain(told) {
+            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            let after = rest[digits.len()..].chars().next();
+            if matches!(after, Some('_' | ':' | ',' | ')' | ' ')) {
+                ids.extend(digits.parse::<u32>());
+            }
+        }
     }
-    for op in OPS {
-        let row = format!("| `{}` | {} | `{}` |", op.name, op.about, op.example);
-        assert!(readme.contains(&row), "README.md should say\n{row}");
+    ids
+}
+
+#[test]
+fn the_ids_that_tests_carry_are_explained() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/methods.md")).unwrap();
+    let explained: HashSet<u32> = page
+        .lines()
+        .filter_map(|l| l.strip_prefix("| I")?.split(' ').next()?.parse().ok())
+        .collect();
+    let mut carried = HashSet::new();
+    let mut folders = vec![root.join("tests/it"), root.join("src/cli/doctor")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("registry.rs")
+            {
+                carried.extend(ids(&std::fs::read_to_string(path).unwrap()));
+            }
+        }
     }
+    assert!(carried.len() > 10, "{carried:?}");
+    assert_eq!(
+        carried, explained,
+        "the ids in tests, and those of docs/methods.md"
+    );
 }

@@ -3,7 +3,8 @@
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::direction::{Direction, Origin};
 use lmscope::lab::Lab;
-use lmscope::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use lmscope::lab::capture::{After, Capture, Output};
+use lmscope::lab::pass::{Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::{Address, Site};
 
@@ -33,8 +34,7 @@ fn gap(a: &[f32], b: &[f32]) -> f32 {
 fn reading(run: &Run, from: usize) -> Pass {
     Pass {
         from: Some(from),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
+        ..Pass::after(run.clone(), Output::whole(After::Last(1)))
     }
 }
 
@@ -44,18 +44,13 @@ fn collect(pass: &Pass, lab: &mut Lab, trials: &[Vec<Patch>]) -> Vec<Vec<f32>> {
         rows: trials.iter().cloned().map(PassRow::patched).collect(),
         ..pass.clone()
     };
-    let mut out = vec![Vec::new(); trials.len()];
-    lab.run_each(&pass, &mut |_, i, row| {
-        assert!(out[i].is_empty(), "every trial is handed over once");
-        out[i] = row.last().to_vec();
-        Ok(())
-    })
-    .unwrap();
-    out
+    let rows = lab.run(&pass).unwrap();
+    assert_eq!(rows.len(), trials.len(), "every trial comes back once");
+    rows.iter().map(|row| row.logits().to_vec()).collect()
 }
 
 /// The run itself.
-fn own(pass: &Pass, lab: &mut Lab) -> RowCapture {
+fn own(pass: &Pass, lab: &mut Lab) -> Capture {
     lab.run_one(pass).unwrap()
 }
 
@@ -114,7 +109,7 @@ const EDITS: &[&[&str]] = &[
 ];
 
 #[test]
-fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
+fn a_trial_is_the_whole_run_with_the_same_values_put_in() {
     // Longer than every window and than the original length of the dynamic rotations.
     for mut lab in every_family() {
         for length in [1, 11, 40] {
@@ -130,7 +125,7 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
                 let pass = reading(&run, from);
                 let found = collect(&pass, &mut lab, &all);
                 let plain = read_again(&mut lab, &run, length - 1, &[]);
-                assert!(gap(own(&pass, &mut lab).last(), &plain) < 1e-5);
+                assert!(gap(own(&pass, &mut lab).logits(), &plain) < 1e-5);
                 let (mut moved, count) = (0, all.len());
                 for (trial, found) in all.drain(..).zip(&found) {
                     let expected = read_again(&mut lab, &run, length - 1, &trial);
@@ -155,7 +150,7 @@ fn t57_a_trial_is_the_whole_run_with_the_same_values_put_in() {
 }
 
 #[test]
-fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
+fn logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
     for mut lab in every_family() {
         let length = 30;
         let run = Run::plain(prompt(length));
@@ -169,11 +164,11 @@ fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
             let pass = Pass {
                 common: common.clone(),
                 record: vec![Site::Z.at(1)],
-                logits: Logits::After(read),
+                output: Output::whole(After::Each(read..read + 1)),
                 ..reading(&run, 6)
             };
             let plain = own(&pass, &mut lab);
-            assert!(gap(plain.last(), &read_again(&mut lab, &run, read, &common)) < 1e-5);
+            assert!(gap(plain.logits(), &read_again(&mut lab, &run, read, &common)) < 1e-5);
             let all: Vec<Vec<Patch>> = vec![
                 vec![Patch::new(Site::ResidPost.at(0), 8, noise(1, width))],
                 vec![Patch::new(Site::AttnOut.at(1), 14, noise(2, width))],
@@ -190,7 +185,7 @@ fn t57_logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
             let z = plain.get(Site::Z.at(1)).unwrap().get(8 - 6).unwrap();
             let same = vec![vec![Patch::new(Site::Z.at(1), 8, z)]];
             let found = collect(&pass, &mut lab, &same);
-            assert!(gap(&found[0], plain.last()) < 1e-5);
+            assert!(gap(&found[0], plain.logits()) < 1e-5);
         }
     }
 }
@@ -229,13 +224,13 @@ fn a_head_is_replaced_alone() {
             let all = Tensor::new(all.as_slice(), &Device::Cpu).unwrap();
             let expected = read_again(&mut lab, &run, 11, &[Patch::new(at, position, all)]);
             assert!(gap(&found[0], &expected) < 1e-5);
-            assert!(gap(&found[1], plain.last()) < 1e-5 && gap(&found[0], plain.last()) > 1e-4);
+            assert!(gap(&found[1], plain.logits()) < 1e-5 && gap(&found[0], plain.logits()) > 1e-4);
         }
     }
 }
 
 #[test]
-fn t56_a_state_put_back_where_it_was_changes_nothing() {
+fn a_state_put_back_where_it_was_changes_nothing() {
     for mut lab in every_family() {
         let (layers, length) = (lab.model.card.layers, 30);
         for edits in EDITS {
@@ -254,7 +249,7 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                     })
                     .collect();
                 for (layer, found) in collect(&pass, &mut lab, &all).iter().enumerate() {
-                    assert!(gap(found, plain.last()) < 1e-5, "{layer} at {position}");
+                    assert!(gap(found, plain.logits()) < 1e-5, "{layer} at {position}");
                 }
                 // The same kernels, the same bits: rows of one pass, and the pass over the whole text.
                 let twice = [all.clone(), all.clone()].concat();
@@ -285,7 +280,7 @@ fn t56_a_state_put_back_where_it_was_changes_nothing() {
                         position,
                         trial[0].value.clone(),
                     )];
-                    let found = gap(&collect(&pass, &mut lab, &[moved])[0], plain.last());
+                    let found = gap(&collect(&pass, &mut lab, &[moved])[0], plain.logits());
                     assert!(found > 1e-4 || position + 1 < length);
                 }
             }
@@ -317,7 +312,7 @@ fn texts_go_on_as_whole_reruns_would() {
             };
             let out = lab.run(&pass).unwrap();
             for (trial, row) in all.iter().zip(&out) {
-                let (first, written) = (row.last(), &row.tail);
+                let (first, written) = (row.logits(), &row.tail);
                 assert_eq!(written.len(), 7);
                 let expected = read_again(&mut lab, &run, length - 1, trial);
                 assert!(gap(first, &expected) < 1e-5);
@@ -337,7 +332,7 @@ fn texts_go_on_as_whole_reruns_would() {
             }
             let early = Pass {
                 from: Some(0),
-                logits: Logits::After(5),
+                output: Output::whole(After::Each(5..6)),
                 tail: 2,
                 ..pass
             };
@@ -407,7 +402,7 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
     let far = Patch::new(Site::ResidPost.at(99), 5, noise(1, width));
     assert!(refused(far).contains("layers"));
     let beyond = Pass {
-        logits: Logits::After(9),
+        output: Output::whole(After::Each(9..10)),
         ..reading(&run, 4)
     };
     for pass in [reading(&run, 9), beyond] {
@@ -415,4 +410,50 @@ fn what_does_not_fit_is_refused_with_the_numbers() {
         assert!(error.to_string().contains("0 to 8"));
     }
     assert_eq!(noise(1, 4).dtype(), DType::F32);
+}
+
+#[test]
+fn a_patched_row_is_recorded_as_the_whole_run_with_the_same_values_put_in() {
+    for mut lab in every_family() {
+        for edits in EDITS {
+            let (length, from) = (11, 1);
+            let run = edited(prompt(length), edits);
+            let sites = [
+                Site::Embed,
+                Site::ResidPre,
+                Site::Z,
+                Site::AttnProbs,
+                Site::AttnOut,
+                Site::MlpOut,
+                Site::ResidPost,
+            ];
+            let all = sites.iter().flat_map(|site| [site.at(0), site.at(1)]);
+            let record: Vec<Address> = all.filter(|at| lab.model.offers(*at).is_ok()).collect();
+            let patched = trials(&lab, length).into_iter().map(PassRow::patched);
+            let pass = Pass {
+                rows: patched.collect(),
+                record: record.clone(),
+                ..reading(&run, from)
+            };
+            // A row with a text of its own is read whole.
+            let mut whole = pass.clone();
+            for row in &mut whole.rows {
+                row.tokens.clone_from(&run.tokens);
+            }
+            let (found, whole) = (lab.run(&pass).unwrap(), lab.run(&whole).unwrap());
+            for (i, (row, whole)) in found.iter().zip(&whole).enumerate() {
+                assert_eq!(row.positions, from..length);
+                for at in &record {
+                    let axis = usize::from(at.site == Site::AttnProbs);
+                    let whole = whole.get(*at).unwrap();
+                    let whole = whole.narrow(axis, from, length - from).unwrap();
+                    let whole = values(&whole);
+                    let size = whole.iter().fold(1.0f32, |most, x| most.max(x.abs()));
+                    let far = gap(&values(row.get(*at).unwrap()), &whole) / size;
+                    let name = &lab.model.card.name;
+                    assert!(far < 1e-5, "{name} {at} of trial {i}: {far}");
+                }
+            }
+        }
+    }
 }

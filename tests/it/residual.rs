@@ -6,10 +6,10 @@ use candle_core::Tensor;
 use lmscope::edit::direction::{Direction, Origin};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Scale};
+use lmscope::instruments::residual::attribution::{Attribution, Part, Question};
+use lmscope::instruments::residual::decomposition::{of_attention, of_mlp};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::attribution::{Attribution, Part, Question};
-use lmscope::lab::decomposition::{of_attention, of_mlp};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::target::Target;
@@ -77,7 +77,7 @@ fn sum(whole: &Attribution, i: usize) -> f64 {
 }
 
 #[test]
-fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
+fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -118,7 +118,7 @@ fn t34_t35_the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
 
 /// Every part by the formula, in f64, from the weights themselves: nothing of the code under test but the recording.
 #[test]
-fn t35_every_part_is_what_the_formula_says() {
+fn every_part_is_what_the_formula_says() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -195,7 +195,7 @@ fn t35_every_part_is_what_the_formula_says() {
 }
 
 #[test]
-fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
+fn heads_and_the_tokens_they_read_sum_to_attention() {
     for mut lab in every_family() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -267,7 +267,7 @@ fn t36_heads_and_the_tokens_they_read_sum_to_attention() {
 }
 
 #[test]
-fn t37_neurons_sum_to_their_mlp() {
+fn neurons_sum_to_their_mlp() {
     for mut lab in dense_families() {
         let name = lab.model.card.name.clone();
         let run = Run::plain(prompt(LENGTH));
@@ -338,7 +338,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
             let said = figure
                 .notes
                 .iter()
-                .any(|n| n.contains("edits of the writes"));
+                .any(|n| n.contains("edits of the component outputs"));
             assert_eq!(said, heads.rest[LENGTH - 1].abs() > 0.0, "{name} {by}");
         }
         // Live figures record other sites and come to the same sum.
@@ -439,7 +439,10 @@ fn a_stream_that_is_normed_between_writes_is_refused_with_the_reason() {
             .observe(&run, &arguments, &mut lab)
             .unwrap_err()
             .to_string();
-        assert!(error.contains("no sum of writes"), "{by}: {error}");
+        assert!(
+            error.contains("not a sum of component outputs"),
+            "{by}: {error}"
+        );
     }
     // Nor is it offered at every new token.
     let residual = instrument("residual").unwrap();

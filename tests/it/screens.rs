@@ -22,7 +22,7 @@ use crate::recorded::{
 };
 
 pub fn paint(app: &App, theme: &Theme) -> Buffer {
-    let mut buffer = Buffer::empty(Rect::new(0, 0, app.size.0, app.size.1));
+    let mut buffer = Buffer::empty(Rect::new(0, 0, app.layout.size.0, app.layout.size.1));
     draw(app, theme, &mut Memory::default(), &mut buffer);
     buffer
 }
@@ -46,7 +46,7 @@ pub fn text(buffer: &Buffer) -> String {
 }
 
 fn shot(name: &str, app: &App) {
-    let (width, height) = app.size;
+    let (width, height) = app.layout.size;
     insta::assert_snapshot!(
         format!("{name}_{width}x{height}"),
         text(&paint(app, &Theme::default()))
@@ -593,7 +593,7 @@ proptest! {
                 Deed::Paste(text) => { app.update(Event::Paste(text)); }
                 Deed::Tick(s) => { app.update(Event::Tick(std::time::Duration::from_millis(s * 100))); }
             }
-            let mut buffer = Buffer::empty(Rect::new(0, 0, app.size.0, app.size.1));
+            let mut buffer = Buffer::empty(Rect::new(0, 0, app.layout.size.0, app.layout.size.1));
             draw(&app, &theme, &mut memory, &mut buffer);
             prop_assert!(buffer.content.iter().all(|c| !c.symbol().chars().any(char::is_control)));
         }

@@ -107,7 +107,7 @@ fn near(a: f64, b: f64, what: &str) {
     );
 }
 
-/// T11, and every discard by its rule, written out once more.
+/// Every discard by its rule, written out once more.
 fn compare(lab: &mut Lab, making: &Sides, held_out: &Sides, rules: &Rules) -> Selection {
     let name = lab.model.card.name.clone();
     let layers = lab.model.card.layers;
@@ -161,7 +161,7 @@ fn compare(lab: &mut Lab, making: &Sides, held_out: &Sides, rules: &Rules) -> Se
 }
 
 #[test]
-fn t11_scores_are_those_of_a_brute_force_on_random_models() {
+fn scores_are_those_of_a_brute_force_on_random_models() {
     for family in ["llama", "gpt2", "gemma2", "gpt_neox", "mixtral"] {
         let family = FAMILIES.iter().find(|f| f.name == family).unwrap();
         let mut lab = tiny(family);
@@ -191,7 +191,7 @@ fn t11_scores_are_those_of_a_brute_force_on_random_models() {
 }
 
 #[test]
-fn t11_holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
+fn holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
     let mut lab = demo();
     let plants = plants();
     let vector = &plants["vectors"]["refusal"];
@@ -382,7 +382,7 @@ fn a_discarded_candidate_stays_in_the_figure_with_its_reason() {
         ["weak", "weak", "weak", "weak", "kl", "kl", "late", "late"]
     );
     assert!(
-        figure.notes[0].starts_with("nothing was chosen"),
+        figure.notes[0].starts_with("no candidate was chosen"),
         "{:?}",
         figure.notes
     );
@@ -449,7 +449,7 @@ fn bad_parameters_are_refused_before_any_work() {
         ("positions", "-99", "shortest prompt"),
         ("positions", "first", "negative positions"),
         ("save", "/no/such/folder/r.safetensors", "folder"),
-        ("chat", "perhaps", "one of no, yes"),
+        ("chat", "(optionally)", "one of no, yes"),
     ] {
         let arguments = lists("mood").with(name, value);
         let found = instrument("select")

@@ -179,7 +179,7 @@ fn what_has_no_mean_is_refused() {
         found.unwrap_err().to_string()
     };
     let error = refused(Site::AttnProbs.at(0), &cut, 1);
-    assert!(error.contains("a row a query"), "{error}");
+    assert!(error.contains("one row for each query"), "{error}");
     let error = refused(Site::ResidPost.at(99), &cut, 1);
     assert!(error.contains("layers"), "{error}");
     let error = refused(Site::ResidPost.at(0), &[vec![3]], 1);

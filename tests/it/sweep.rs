@@ -228,7 +228,7 @@ fn colours_and_nulls_are_a_matter_of_choice() {
         assert_eq!(other.value, number(other, measure));
         assert_eq!(other.value, number(cell, measure));
     }
-    let beside = sweep(&mut lab, &arguments.clone().with("null", "columns"));
+    let beside = sweep(&mut lab, &arguments.clone().with("control", "columns"));
     let titles: Vec<&str> = grid(&beside)
         .columns
         .iter()
@@ -243,9 +243,9 @@ fn colours_and_nulls_are_a_matter_of_choice() {
         assert_eq!(cells[1].value, number(cells[0], "success, random"));
         assert_eq!(cells[0].value, number(cells[0], "success"));
     }
-    let alone = sweep(&mut lab, &arguments.clone().with("null", "random"));
+    let alone = sweep(&mut lab, &arguments.clone().with("control", "random"));
     assert_eq!(grid(&alone).cells[1], grid(&beside).cells[3]);
-    let without = sweep(&mut lab, &arguments.with("null", "no"));
+    let without = sweep(&mut lab, &arguments.with("control", "no"));
     let names = grid(&without).cells[1][2].more.iter().map(|m| m.0.as_str());
     assert_eq!(names.collect::<Vec<_>>(), ["success", "kl", "fluency"]);
 }
@@ -271,7 +271,7 @@ fn the_best_cell_keeps_its_fluency() {
     let arguments = arguments
         .with("direction", "word")
         .with("strengths", "0.1,200")
-        .with("null", "no");
+        .with("control", "no");
     let strict = sweep(&mut lab, &arguments.clone().with("within", "0.3"));
     let lenient = sweep(&mut lab, &arguments.with("within", "100"));
     let cells = &grid(&strict).cells;
@@ -309,7 +309,8 @@ fn what_a_sweep_lacks_is_said() {
     assert!(refused(&text, &success).contains("prompts=FILE"));
     assert!(refused(&Run::default(), &Arguments::default()).contains("prompt is empty"));
     assert!(
-        refused(&Run::default(), &listed.clone().with("answers", "")).contains("mark a success")
+        refused(&Run::default(), &listed.clone().with("answers", ""))
+            .contains("count as a success")
     );
     assert!(refused(&Run::default(), &listed.clone().with("within", "-1")).contains("0 or more"));
     assert!(

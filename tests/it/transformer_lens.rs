@@ -467,7 +467,7 @@ fn heads_promote_what_they_promote_in_transformer_lens() {
         let expected = case.get("direct.head.all").clone();
         let (layers, heads, _) = expected.dims3().unwrap();
         let count = (layers * heads).to_string();
-        let parameters = [("show", "writes"), ("count", count.as_str())];
+        let parameters = [("show", "outputs"), ("count", count.as_str())];
         let figure = case.observe(&run, "attention", &parameters);
         let Body::Table(table) = &figure.body else {
             panic!("writes are a table")

@@ -26,7 +26,7 @@ use crate::recorded;
 
 /// Paints the app, and looks whether a terminal could be harmed.
 fn paint(app: &App, theme: &Theme, memory: &mut Memory) {
-    let (width, height) = app.size;
+    let (width, height) = app.layout.size;
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
     draw(app, theme, memory, &mut buffer);
     for cell in buffer.content() {

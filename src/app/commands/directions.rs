@@ -3,34 +3,27 @@
 //! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
 //! To add a command, add a row.
 
-use super::{Command, Outcome, Why, has_model};
+use super::{Outcome, Why, has_model, needs};
 use crate::app::App;
 use crate::app::history::Turn;
 use crate::engine::Request;
+use crate::instruments::params::read_prompts;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("example-plus", &["g +"], |app, _| example(app, true))
-        .about("keeps this turn as an example of a behaviour, or takes it away again; :direction NAME uses them")
-        .when(has_turn),
-    Command::new("example-minus", &["g -"], |app, _| example(app, false))
-        .about("keeps this turn as an example without the behaviour, or takes it away again")
-        .when(has_turn),
-    Command::new("direction", &[], direction)
-        .about("makes a direction at the cursor's layer by difference of means: NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line")
-        .takes("NAME [PLUS MINUS]")
-        .when(has_model),
-];
+rows! {
+    "example-plus" ["g +"] |app, _| example(app, true), "keeps this turn as an example of a behaviour, or removes it again; :direction NAME uses the examples", when has_turn;
+    "example-minus" ["g -"] |app, _| example(app, false), "keeps this turn as an example without the behaviour, or removes it again", when has_turn;
+    "direction" [] direction, "makes a direction at the cursor's layer (difference of means): NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line", takes "NAME [PLUS MINUS]", when has_model;
+}
 
 fn has_turn(app: &App) -> Result<(), Why> {
-    if app.last.is_some() {
-        Ok(())
-    } else {
-        Err("nothing was said yet; i writes a prompt".into())
-    }
+    needs(
+        app.last.is_some(),
+        "there is no text yet; i starts a prompt",
+    )
 }
 
 fn example(app: &mut App, plus: bool) -> Outcome {
-    let (text, chat) = app.last.clone().ok_or("nothing was said yet")?;
+    let (text, chat) = app.last.clone().ok_or("there is no text yet")?;
     let turn = Turn { text, chat, plus };
     let effects = app.change(|state| {
         let held = state.turns.len();
@@ -47,7 +40,7 @@ fn example(app: &mut App, plus: bool) -> Outcome {
     let next = match (plus, minus) {
         (0, _) => "; g + keeps one with the behaviour",
         (_, 0) => "; g - keeps one without it",
-        _ => "; :direction NAME makes a direction between them",
+        _ => "; :direction NAME makes a direction from them",
     };
     app.inform(format!("examples: {plus} with, {minus} without{next}"));
     Ok(effects)
@@ -78,7 +71,7 @@ fn kept(app: &App) -> Result<Sides, Why> {
     let chat = turns.iter().any(|t| t.chat);
     if turns.iter().any(|t| t.chat != chat) {
         return Err(
-            "some examples went through the chat template and some did not; a direction between them would be the template's"
+            "some examples went through the chat template and some did not; a direction between them would be that of the template"
                 .into(),
         );
     }
@@ -86,20 +79,8 @@ fn kept(app: &App) -> Result<Sides, Why> {
 }
 
 fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
-    let read = |path: &str| -> Result<Vec<String>, Why> {
-        let text = crate::file::words(path.as_ref()).map_err(|e| Why(e.to_string()))?;
-        let lines: Vec<String> = text
-            .lines()
-            .filter(|l| !l.trim().is_empty())
-            .map(str::to_string)
-            .collect();
-        if lines.is_empty() {
-            Err(Why(format!("{path} has no prompt; write one a line")))
-        } else {
-            Ok(lines)
-        }
-    };
-    Ok((read(plus)?, read(minus)?, app.chat))
+    let read = |path: &str| read_prompts(path.as_ref());
+    Ok((read(plus)?, read(minus)?, app.settings.chat))
 }
 
 fn direction(app: &mut App, text: &str) -> Outcome {

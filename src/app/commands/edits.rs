@@ -3,90 +3,51 @@
 //! Invariant: every change of edits goes through [`App::edit`], which sends them to the engine and can be undone.
 //! To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, has_model};
+use std::any::Any;
+
+use super::{Context, Outcome, Why, has_model, needs};
 use crate::app::mark::{self, Mark};
-use crate::app::{App, Effect, palette};
+use crate::app::{App, Effect};
 use crate::edit::grammar::understood;
 use crate::edit::op::{DirectionName, Op, UnitsMean, Which};
 use crate::edit::{Edit, Place};
 use crate::engine::Known;
 use crate::model::network::site::Site;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("toggle", &["1", "2", "3", "4", "5", "6", "7", "8", "9"], toggle)
-        .about("switches the edit with that number on or off, even between two tokens")
-        .takes("N")
-        .hint("edit on/off")
-        .when(has_edits),
-    Command::new("toggle-selected", &["Space", "Enter"], toggle_selected)
-        .about("switches the selected edit on or off")
-        .within(Context::Edits)
-        .hint("on/off")
-        .when(has_edits),
-    Command::new("stronger", &[">"], |app, _| strengthen(app, 0.25))
-        .about("raises the strength of the selected edit by a quarter")
-        .hint("stronger")
-        .when(has_edits),
-    Command::new("weaker", &["<"], |app, _| strengthen(app, -0.25))
-        .about("lowers the strength of the selected edit by a quarter")
-        .hint("weaker")
-        .when(has_edits),
-    Command::new("strength", &[], strength)
-        .about("sets the strength of the selected edit")
-        .takes("NUMBER")
-        .when(has_edits),
-    Command::new("ablate", &["x"], |app, _| ablate(app, Op::Zero))
-        .about("sets the neuron or head under the cursor to zero, or everything that is marked")
-        .hint("ablate")
-        .when(has_target),
-    Command::new("ablate-mean", &["X"], |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))))
-        .about("sets the neuron or head under the cursor, or everything that is marked, to its mean over the prompt")
-        .when(has_target),
-    Command::new("steer", &["s"], steer)
-        .about("adds a direction at the cursor's layer")
-        .takes("[DIRECTION]")
-        .hint("steer")
-        .when(has_directions),
-    Command::new("edit", &["e"], edit)
-        .about("writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]")
-        .takes("EDIT")
-        .hint("new edit")
-        .when(has_model),
-    Command::new("operation", &["O"], operation)
-        .about("turns the selected edit's operation: add, project out, add to the local norm")
-        .within(Context::Edits)
-        .hint("operation")
-        .when(has_direction),
-    Command::new("delete", &["d", "Delete"], delete)
-        .about("removes the selected edit")
-        .within(Context::Edits)
-        .hint("delete")
-        .when(has_edits),
-];
+rows! {
+    "toggle" ["1" "2" "3" "4" "5" "6" "7" "8" "9"] toggle, "turns the edit with that number on or off, even between two tokens", takes "N", numbered toggle_number, hint "edit on/off", when has_edits;
+    "toggle-selected" ["Space" "Enter"] toggle_selected, "turns the selected edit on or off", within Context::Edits, hint "on/off", when has_edits;
+    "stronger" [">"] |app, _| strengthen(app, 0.25), "raises the strength of the selected edit by a quarter", hint "stronger", when has_edits;
+    "weaker" ["<"] |app, _| strengthen(app, -0.25), "lowers the strength of the selected edit by a quarter", hint "weaker", when has_edits;
+    "strength" [] strength, "sets the strength of the selected edit", takes "NUMBER", when has_edits;
+    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "ablates the neuron or head under the cursor, or everything marked: sets it to zero", hint "ablate", when has_target;
+    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "mean-ablates the neuron or head under the cursor, or everything marked: sets it to its mean over the prompt", when has_target;
+    "steer" ["s"] steer, "steers: adds a direction at the cursor's layer", takes "[DIRECTION]", hint "steer", when has_directions;
+    "edit" ["e"] edit, "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", takes "EDIT", hint "new edit", when has_model;
+    "operation" ["O"] operation, "changes the selected edit's operation: add, project out, add in units of the local norm", within Context::Edits, hint "operation", when has_direction;
+    "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
+}
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit; e writes one, s steers at the cursor",
+    )
 }
 
 fn has_direction(app: &App) -> Result<(), Why> {
-    if app.history.current().is_some_and(|e| e.op.directed()) {
-        Ok(())
-    } else {
-        Err("the selected edit has no direction".into())
-    }
+    needs(
+        app.history.current().is_some_and(|e| e.op.directed()),
+        "the selected edit has no direction",
+    )
 }
 
 fn has_directions(app: &App) -> Result<(), Why> {
     has_model(app)?;
-    if app.directions.is_empty() {
-        Err("this model has no direction yet; :direction makes one".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.directions.is_empty(),
+        "this model has no direction yet; :direction makes one",
+    )
 }
 
 /// What x acts on: everything that is marked, else the cell under the cursor.
@@ -95,9 +56,9 @@ fn targets(app: &App) -> Result<Vec<Mark>, Why> {
         return Ok(app.history.marks().to_vec());
     }
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
-    Mark::of(anchor)
-        .map(|m| vec![m])
-        .ok_or_else(|| "x needs a neuron or a head under the cursor; f turns to the neurons".into())
+    Mark::of(anchor).map(|m| vec![m]).ok_or_else(|| {
+        "x needs a neuron or a head under the cursor; f switches to the neurons".into()
+    })
 }
 
 fn has_target(app: &App) -> Result<(), Why> {
@@ -105,11 +66,13 @@ fn has_target(app: &App) -> Result<(), Why> {
 }
 
 fn toggle(app: &mut App, text: &str) -> Outcome {
+    let number = text.trim().parse();
+    let number = number.map_err(|_| Why(format!("`{text}` is not the number of an edit")))?;
+    toggle_number(app, number)
+}
+
+fn toggle_number(app: &mut App, number: usize) -> Outcome {
     let count = app.history.edits().len();
-    let number: usize = text
-        .trim()
-        .parse()
-        .map_err(|_| Why(format!("`{text}` is no number of an edit")))?;
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Why(format!("there is no edit {number}; there are {count}")));
     };
@@ -117,22 +80,24 @@ fn toggle(app: &mut App, text: &str) -> Outcome {
     toggle_selected(app, "")
 }
 
-fn toggle_selected(app: &mut App, _: &str) -> Outcome {
+/// Changes the selected edit.
+fn selected(app: &mut App, with: impl FnOnce(&mut Edit)) -> Outcome {
     let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
-            edit.on = !edit.on;
+            with(edit);
         }
     }))
 }
 
+fn toggle_selected(app: &mut App, _: &str) -> Outcome {
+    selected(app, |edit| edit.on = !edit.on)
+}
+
 fn strengthen(app: &mut App, by: f32) -> Outcome {
-    let index = app.history.selected;
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
-        }
-    }))
+    selected(app, |edit| {
+        edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
+    })
 }
 
 fn strength(app: &mut App, text: &str) -> Outcome {
@@ -141,13 +106,8 @@ fn strength(app: &mut App, text: &str) -> Outcome {
         .parse()
         .ok()
         .filter(|v: &f32| v.is_finite())
-        .ok_or_else(|| Why(format!("`{text}` is no number")))?;
-    let index = app.history.selected;
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            edit.strength = value;
-        }
-    }))
+        .ok_or_else(|| Why(format!("`{text}` is not a number")))?;
+    selected(app, |edit| edit.strength = value)
 }
 
 /// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
@@ -194,16 +154,9 @@ fn steer(app: &mut App, text: &str) -> Outcome {
     let name = match (text.trim(), app.directions.as_slice()) {
         ("", [only]) => only.name.clone(),
         ("", many) => {
-            let item = |known: &Known| palette::Item {
-                name: known.name.clone(),
-                about: known.about(),
-                keys: String::new(),
-                line: format!("steer {}", known.name),
-                wants: false,
-            };
-            let items = many.iter().map(item).collect();
+            let item = |known: &Known| (known.name.clone(), known.about());
             let title = format!("steer at layer {} with", app.here().0);
-            app.open_listing(palette::Purpose::Picker, &title, items);
+            app.open_picker("steer", &title, many.iter().map(item).collect());
             return Ok(vec![]);
         }
         (name, many) => {
@@ -243,7 +196,6 @@ fn edit(app: &mut App, text: &str) -> Outcome {
 
 /// The next operation that works with the same direction.
 fn operation(app: &mut App, _: &str) -> Outcome {
-    let index = app.history.selected;
     let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());
     };
@@ -251,29 +203,26 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let known = app.directions.iter().find(|d| d.name == edit.direction());
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());
-    let name = edit.op.spec().name;
-    let (op, place, strength) = if let Op::Add(direction) = edit.op {
-        (Op::ProjectOut(direction), Place::Writes, 1.0)
-    } else if let Op::ProjectOut(direction) = edit.op {
-        (Op::AddUnitNorm(direction), place, 0.5)
-    } else if let Op::AddUnitNorm(direction) = edit.op {
-        (Op::AddRenorm(direction), place, strength)
-    } else if let Op::AddRenorm(direction)
-    | Op::Icv(direction)
-    | Op::ScaleAlong(direction)
-    | Op::Replace(direction) = edit.op
-    {
-        (Op::Add(direction), place, strength)
-    } else {
+    let argument: &dyn Any = edit.op.argument();
+    let Some(direction) = argument.downcast_ref::<DirectionName>() else {
+        let name = edit.op.spec().name;
         return Err(Why(format!(
             "no other operation takes what {name} takes; e writes an edit"
         )));
     };
-    Ok(app.edit(|edits| {
-        if let Some(edit) = edits.get_mut(index) {
-            (edit.op, edit.place, edit.strength) = (op, place, strength);
-        }
-    }))
+    let with = || direction.clone();
+    let mut turns = [
+        (Op::Add(with()), place.clone(), strength),
+        (Op::ProjectOut(with()), Place::Writes, 1.0),
+        (Op::AddUnitNorm(with()), place.clone(), 0.5),
+        (Op::AddRenorm(with()), place, strength),
+    ];
+    let now = turns.iter().position(|(op, ..)| *op == edit.op);
+    turns.rotate_left(now.map_or(0, |now| (now + 1) % 4));
+    let [(op, place, strength), ..] = turns;
+    selected(app, |edit| {
+        (edit.op, edit.place, edit.strength) = (op, place, strength);
+    })
 }
 
 fn delete(app: &mut App, _: &str) -> Outcome {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Command, Outcome, Why};
+use super::{Outcome, Why, needs};
 use crate::app::history::Way;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
@@ -15,78 +15,44 @@ use crate::engine::{Mode, Request};
 use crate::lab::writer::Beside;
 use crate::model::network::site::Site;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("undo", &["u"], |app, _| Ok(app.step(Way::Back)))
-        .about("takes the last change back: edits, mode, sampling, marks, a text that was cut or replaced")
-        .hint("undo")
-        .when(can_undo),
-    Command::new("redo", &["ctrl-r"], |app, _| Ok(app.step(Way::Forth)))
-        .about("brings back what was undone")
-        .hint("redo")
-        .when(can_redo),
-    Command::new("mode", &["m"], mode)
-        .about("whether a change of edits holds from now on, or as if it always had")
-        .hint("mode"),
-    Command::new("mark", &["a"], mark)
-        .about("marks the neuron or head under the cursor, or takes its mark away; x acts on all that are marked")
-        .hint("mark")
-        .when(has_unit),
-    Command::new("unmark", &["A"], unmark)
-        .about("takes every mark away")
-        .hint("unmark all")
-        .when(has_marks),
-    Command::new("group", &[], group)
-        .about("keeps what is marked under a name that edits can use: {NAME}; a name with .toml is a file as well")
-        .takes("NAME")
-        .when(has_marks),
-    Command::new("lockstep", &["B"], lockstep)
-        .about("lets the unedited run go on beside this one, token by token, from the same seed")
-        .hint("lockstep")
-        .when(super::has_model),
-    Command::new("force", &["="], force)
-        .about("gives this run the tokens that the unedited one chooses, so that KL compares like with like")
-        .hint("force")
-        .when(super::has_model),
-    Command::new("save-edits", &[], save)
-        .about("writes the edits, on and off, and the mode to a TOML file")
-        .takes("FILE")
-        .when(has_edits),
-    Command::new("load-edits", &[], load)
-        .about("puts the edits and the mode of a TOML file in the place of these")
-        .takes("FILE")
-        .when(super::has_model),
-];
+rows! {
+    "undo" ["u"] |app, _| Ok(app.step(Way::Back)), "undoes the last change: of edits, mode, sampling, marks, or a text that was shortened or replaced", hint "undo", when can_undo;
+    "redo" ["ctrl-r"] |app, _| Ok(app.step(Way::Forth)), "redoes what was undone", hint "redo", when can_redo;
+    "mode" ["m"] mode, "changes when edits apply: from the next token on, or to the whole text, as if they had always been on", hint "mode";
+    "mark" ["a"] mark, "marks the neuron or head under the cursor, or unmarks it; x acts on all that are marked", hint "mark", when has_unit;
+    "unmark" ["A"] unmark, "removes all marks", hint "unmark all", when has_marks;
+    "group" [] group, "keeps the marked units as a unit set under a name that edits can use: {NAME}; a name with .toml also writes a file", takes "NAME", when has_marks;
+    "lockstep" ["B"] lockstep, "generates with the unedited model as well, token by token, from the same seed", hint "lockstep", when super::has_model;
+    "force" ["="] force, "gives this run the tokens that the unedited run chooses, so that KL always compares the same text", hint "force", when super::has_model;
+    "save-edits" [] save, "saves the edits, on and off, and the mode to a TOML file", takes "FILE", when has_edits;
+    "load-edits" [] load, "loads edits and mode from a TOML file, in place of the current ones", takes "FILE", when super::has_model;
+}
 
 fn settled(app: &App) -> Result<(), Why> {
-    if app.restoring() {
-        Err("a text is being brought back; wait for it".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.restoring(),
+        "a text is being restored; wait for it",
+    )
 }
 
 fn can_undo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Back) {
-        Ok(())
-    } else {
-        Err("there is no change to take back".into())
-    }
+    needs(app.history.can(Way::Back), "there is no change to undo")
 }
 
 fn can_redo(app: &App) -> Result<(), Why> {
     settled(app)?;
-    if app.history.can(Way::Forth) {
-        Ok(())
-    } else {
-        Err("there is no undone change to bring back".into())
-    }
+    needs(
+        app.history.can(Way::Forth),
+        "there is no undone change to redo",
+    )
 }
 
 fn unit(app: &App) -> Result<Mark, Why> {
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
-    Mark::of(anchor)
-        .ok_or_else(|| "a needs a neuron or a head under the cursor; f turns to the neurons".into())
+    Mark::of(anchor).ok_or_else(|| {
+        "a needs a neuron or a head under the cursor; f switches to the neurons".into()
+    })
 }
 
 fn has_unit(app: &App) -> Result<(), Why> {
@@ -94,27 +60,25 @@ fn has_unit(app: &App) -> Result<(), Why> {
 }
 
 fn has_marks(app: &App) -> Result<(), Why> {
-    if app.history.marks().is_empty() {
-        Err("nothing is marked; a marks the neuron under the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.marks().is_empty(),
+        "nothing is marked; a marks the neuron under the cursor",
+    )
 }
 
 fn has_edits(app: &App) -> Result<(), Why> {
-    if app.history.edits().is_empty() {
-        Err("there is no edit to save; e writes one, s steers at the cursor".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.history.edits().is_empty(),
+        "there is no edit to save; e writes one, s steers at the cursor",
+    )
 }
 
 fn mode(app: &mut App, _: &str) -> Outcome {
     let effects = app.change(|state| state.mode = state.mode.other());
     if effects.is_empty() {
         app.inform(match app.history.mode() {
-            Mode::FromNow => "a change of edits holds from the next token on",
-            Mode::AsIfAlways => "a change of edits reads the whole text again under it",
+            Mode::FromNow => "a change of edits applies from the next token on",
+            Mode::AsIfAlways => "a change of edits applies to the whole text, which is read again",
         });
     }
     Ok(effects)
@@ -143,18 +107,18 @@ fn group(app: &mut App, text: &str) -> Outcome {
     let marks = app.history.marks().to_vec();
     let sites: BTreeSet<Site> = marks.iter().map(|m| m.at.site).collect();
     let (Some(site), 1) = (sites.first(), sites.len()) else {
-        return Err("a group has neurons or heads, not both; unmark some with a".into());
+        return Err("a unit set has neurons or heads, not both; unmark some with a".into());
     };
     if name.contains(['{', '}', '@', ':', '=', '*']) || name.split_whitespace().count() != 1 {
         return Err(Why(format!(
-            "`{name}` cannot be written in an edit; take letters, digits and dashes"
+            "`{name}` cannot be written in an edit; use letters, digits and dashes"
         )));
     }
     let path = Path::new(&name);
     let save = path.extension().map(|_| path.to_path_buf());
     if save.as_ref().is_some_and(|p| p.exists()) {
         return Err(Why(format!(
-            "{name} is there already; nothing was overwritten, choose another name"
+            "{name} exists already; nothing was overwritten, choose another name"
         )));
     }
     let units = marks.iter().map(|m| (m.at.layer, m.unit)).collect();
@@ -190,10 +154,10 @@ fn run_beside(app: &mut App, beside: Beside) -> Vec<Effect> {
     }
     app.inform(match beside {
         Beside::OwnText if app.history.active() == 0 => {
-            "lockstep: both runs are one until an edit is on"
+            "lockstep: both runs are the same until an edit is on"
         }
         Beside::OwnText => {
-            "lockstep: the unedited run goes on beside this one from the next token on"
+            "lockstep: the unedited run is generated next to this one, from the next token on"
         }
         Beside::Forced => "forced: from the next token on this run gets the unedited one's tokens",
         Beside::Nothing | Beside::SameText => "no lockstep",
@@ -248,7 +212,7 @@ fn load(app: &mut App, text: &str) -> Outcome {
     match caution {
         Some(caution) => app.warn(caution),
         None => app.inform(format!(
-            "{}: {count} edits, {on} of them on; u takes them back",
+            "{}: {count} edits, {on} of them on; u restores the previous ones",
             path.display()
         )),
     }

@@ -4,116 +4,64 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Outcome, Why, has_figure, has_text};
+use super::{Outcome, Why, has_figure, has_text, needs};
 use crate::app::cursor::Step;
 use crate::app::layout::Pane;
 use crate::app::{App, Effect, Held, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
 use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("next-figure", &["f"], |app, _| turn(app, 1))
-        .about("turns to the next instrument")
-        .hint("figure"),
-    Command::new("previous-figure", &["F"], |app, _| turn(app, INSTRUMENTS.len() - 1))
-        .about("turns to the instrument before"),
-    Command::new("patchscope", &["p"], patchscope)
-        .about("reads the state under the cursor with another prompt: asks which, then runs it")
-        .hint("patchscope")
-        .when(has_text),
-    Command::new("sweep", &["P"], sweep)
-        .about("reads the states of all layers at the cursor's position with another prompt")
-        .hint("sweep")
-        .when(has_text),
-    Command::new("question", &["o"], |app, _| open_form(app, app.slot))
-        .about("sets the parameters of the figure and asks again")
-        .hint("parameters"),
-    Command::new("number", &["#"], number)
-        .about("shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy")
-        .hint("number")
-        .when(has_numbers),
-    Command::new("widen", &["w"], widen)
-        .about("measures the figure as far back as the cursor, where its window ends before")
-        .hint("measure here")
-        .when(can_widen),
-    Command::new("notes", &["N"], |app, _| {
-        app.overlay = Some(Overlay::Notes { scroll: 0 });
-        Ok(vec![])
-    })
-    .about("shows all notes of the figure: what it is of, its controls, its limits")
-    .hint("notes")
-    .when(has_figure),
-    Command::new("difference", &["D"], difference)
-        .about("shows the figure less that of the unedited run")
-        .hint("difference")
-        .when(has_figure),
-    Command::new("show", &[], show)
-        .about("turns to an instrument: lens, neurons, patchscope")
-        .takes("INSTRUMENT"),
-    Command::new("copy", &["y"], copy)
-        .about("copies the token or cell under the cursor")
-        .when(has_text),
-    Command::new("copy-figure", &["Y"], copy_figure)
-        .about("copies the figure as a table for a sheet")
-        .when(has_figure),
-    Command::new("export", &[], export)
-        .about("writes the figure to a file, with what it was measured on")
-        .takes("FORMAT FILE")
-        .when(has_figure),
-    Command::new("left", &["h", "Left"], |app, _| Ok(app.go(Step::Left)))
-        .about("moves one position back"),
-    Command::new("right", &["l", "Right"], |app, _| Ok(app.go(Step::Right)))
-        .about("moves one position on"),
-    Command::new("up", &["k", "Up"], |app, _| Ok(app.go(Step::Up)))
-        .about("moves up: a layer, a row, a line"),
-    Command::new("down", &["j", "Down"], |app, _| Ok(app.go(Step::Down)))
-        .about("moves down: a layer, a row, a line"),
-    Command::new("page-up", &["PgUp", "ctrl-u"], |app, _| Ok(app.go(Step::PageUp)))
-        .about("moves half a page up"),
-    Command::new("page-down", &["PgDn", "ctrl-d"], |app, _| Ok(app.go(Step::PageDown)))
-        .about("moves half a page down"),
-    Command::new("first", &["Home", "g g"], |app, _| Ok(app.go(Step::First)))
-        .about("moves to the first position"),
-    Command::new("last", &["End", "G"], |app, _| Ok(app.go(Step::Last)))
-        .about("moves to the newest token and follows it")
-        .hint("follow")
-        .when(not_following),
-    Command::new("goto", &[], goto)
-        .about("moves to a position")
-        .takes("POSITION")
-        .when(has_text),
-];
+rows! {
+    "next-figure" ["f"] |app, _| turn(app, 1), "switches to the next instrument", hint "figure";
+    "previous-figure" ["F"] |app, _| turn(app, INSTRUMENTS.len() - 1), "switches to the instrument before";
+    "patchscope" ["p"] patchscope, "Patchscope: reads the state under the cursor with another prompt; shows the parameters first", hint "patchscope", when has_text;
+    "sweep" ["P"] sweep, "Patchscope of all layers at the cursor's position", hint "sweep", when has_text;
+    "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and measures again", hint "parameters";
+    "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
+    "widen" ["w"] widen, "measures the figure back to the cursor, if its window ends before", hint "measure here", when can_widen;
+    "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
+    "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
+    "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
+    "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
+    "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
+    "left" ["h" "Left"] |app, _| Ok(app.go(Step::Left)), "moves one position back";
+    "right" ["l" "Right"] |app, _| Ok(app.go(Step::Right)), "moves one position on";
+    "up" ["k" "Up"] |app, _| Ok(app.go(Step::Up)), "moves up: a layer, a row, a line";
+    "down" ["j" "Down"] |app, _| Ok(app.go(Step::Down)), "moves down: a layer, a row, a line";
+    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.go(Step::PageUp)), "moves half a page up";
+    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.go(Step::PageDown)), "moves half a page down";
+    "first" ["Home" "g g"] |app, _| Ok(app.go(Step::First)), "moves to the first position";
+    "last" ["End" "G"] |app, _| Ok(app.go(Step::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
+    "goto" [] goto, "moves to a position", takes "POSITION", when has_text;
+}
 
 fn not_following(app: &App) -> Result<(), Why> {
     has_text(app)?;
-    if app.cursor.follow {
-        Err("it follows the newest token already".into())
-    } else {
-        Ok(())
-    }
+    needs(!app.cursor.follow, "it follows the newest token already")
 }
 
 fn has_numbers(app: &App) -> Result<(), Why> {
     has_figure(app)?;
-    match app.figure(app.slot).map(|f| &f.body) {
+    match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
         _ => Err(Why(format!(
-            "the {} figure has one number a cell; o sets its parameters",
-            app.slot
+            "the {} figure has one number a cell; o opens its parameters",
+            app.layout.figure
         ))),
     }
 }
 
 fn number(app: &mut App, _: &str) -> Outcome {
     has_numbers(app)?;
-    let next = match app.figure(app.slot).map(|f| &f.body) {
+    let next = match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) => {
             let numbers = grid.also.numbers.len().max(1);
             grid.turned().map_or(0, |at| (at + 1) % numbers)
         }
         _ => 0,
     };
-    app.with(app.slot, |shown| {
+    app.with(app.layout.figure, |shown| {
         shown.number = Some(next);
         shown.turn();
     });
@@ -122,11 +70,11 @@ fn number(app: &mut App, _: &str) -> Outcome {
 
 /// The window that reaches the cursor, where a figure of the text's last positions ends after it.
 fn window(app: &App) -> Option<usize> {
-    let Held::Outside(first, _) = app.held(app.slot) else {
+    let Held::Outside(first, _) = app.held(app.layout.figure) else {
         return None;
     };
-    let has =
-        instrument(app.slot).is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
+    let has = instrument(app.layout.figure)
+        .is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
     let back = app.transcript.tokens.len() - app.cursor.position;
     // A few more, so that a step to the left is inside too.
     (has && app.cursor.position < first).then(|| (back + 8).min(app.transcript.tokens.len()))
@@ -136,8 +84,8 @@ fn can_widen(app: &App) -> Result<(), Why> {
     has_figure(app)?;
     window(app).map(|_| ()).ok_or_else(|| {
         Why(format!(
-            "the {} figure holds the cursor's position, or has no window",
-            app.slot
+            "the {} figure covers the cursor's position, or has no window",
+            app.layout.figure
         ))
     })
 }
@@ -145,11 +93,11 @@ fn can_widen(app: &App) -> Result<(), Why> {
 fn widen(app: &mut App, _: &str) -> Outcome {
     can_widen(app)?;
     let wide = window(app).unwrap_or(1);
-    let slot = app.slot;
+    let slot = app.layout.figure;
     let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
     let arguments = arguments.unwrap_or_default().with("window", wide);
     let arguments = instrument(slot)?.read(&arguments)?;
-    let focus = app.focus;
+    let focus = app.layout.focus;
     let effects = app.question(slot, arguments);
     app.set_focus(focus);
     Ok(effects)
@@ -158,7 +106,7 @@ fn widen(app: &mut App, _: &str) -> Outcome {
 fn turn(app: &mut App, by: usize) -> Outcome {
     let at = INSTRUMENTS
         .iter()
-        .position(|i| i.name() == app.slot)
+        .position(|i| i.name() == app.layout.figure)
         .unwrap_or(0);
     let next = INSTRUMENTS[(at + by) % INSTRUMENTS.len()].name();
     app.set_focus(Pane::Figure(next));
@@ -206,11 +154,11 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
 fn difference(app: &mut App, _: &str) -> Outcome {
     if app
         .shown
-        .get(app.slot)
-        .is_some_and(|s| !s.about_text(app.slot))
+        .get(app.layout.figure)
+        .is_some_and(|s| !s.about_text(app.layout.figure))
     {
         return Err(
-            "this figure is about texts of its own, which no edit of this one touches".into(),
+            "this figure is about texts of its own, to which the edits do not apply".into(),
         );
     }
     app.difference = !app.difference;
@@ -222,11 +170,11 @@ fn difference(app: &mut App, _: &str) -> Outcome {
 }
 
 fn copy(app: &mut App, _: &str) -> Outcome {
-    let text = match app.focus {
+    let text = match app.layout.focus {
         Pane::Figure(_) | Pane::Cell => app.reading().map(|r| r.label),
         Pane::Transcript | Pane::Edits => None,
     };
-    let text = match (text, app.focus, app.history.current()) {
+    let text = match (text, app.layout.focus, app.history.current()) {
         (_, Pane::Edits, Some(edit)) => edit.to_string(),
         (Some(label), _, _) => label,
         (None, _, _) => app
@@ -240,7 +188,10 @@ fn copy(app: &mut App, _: &str) -> Outcome {
 }
 
 fn copy_figure(app: &mut App, _: &str) -> Outcome {
-    let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
+    let figure = app
+        .figure(app.layout.figure)
+        .cloned()
+        .ok_or("there is no figure")?;
     Ok(vec![Effect::Copy(tabbed(&figure))])
 }
 
@@ -294,18 +245,21 @@ fn tabbed(figure: &Figure) -> String {
 }
 
 fn export(app: &mut App, text: &str) -> Outcome {
-    let known = app.formats.join(", ");
+    let known = app.settings.formats.join(", ");
     let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
         Why(format!(
-            "write :export FORMAT FILE, with a format out of {known}"
+            "write :export FORMAT FILE, with one of the formats {known}"
         ))
     })?;
-    if !app.formats.iter().any(|f| f == format) {
+    if !app.settings.formats.iter().any(|f| f == format) {
         return Err(Why(format!(
             "there is no format `{format}`; there are {known}"
         )));
     }
-    let figure = app.figure(app.slot).cloned().ok_or("there is no figure")?;
+    let figure = app
+        .figure(app.layout.figure)
+        .cloned()
+        .ok_or("there is no figure")?;
     Ok(vec![Effect::Export {
         format: format.to_string(),
         path: PathBuf::from(path.trim()),
@@ -317,7 +271,7 @@ fn goto(app: &mut App, text: &str) -> Outcome {
     let position: usize = text
         .trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is no position")))?;
+        .map_err(|_| Why(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
     app.cursor.rest = false;

@@ -4,47 +4,25 @@
 
 use std::path::PathBuf;
 
-use super::{Command, Context, Outcome, Why, has_model};
+use super::{Context, Outcome, Why, has_model};
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("help", &["?", "F1"], help)
-        .about("shows what can be done here; Enter does it")
-        .hint("help"),
-    Command::new("palette", &[":", "ctrl-p"], palette).about("opens the palette: type a command"),
-    Command::new("load", &["L"], |app, _| Ok(app.load()))
-        .about("tries once more to load the model; a download goes on where it stopped")
-        .hint("load")
-        .when(lacks_model),
-    Command::new("quit", &["q"], |app, _| Ok(app.quit()))
-        .about("leaves the program; the session is kept")
-        .hint("quit"),
-    Command::new("back", &["Esc"], back)
-        .about("goes back one level: dismisses a notice, leaves a comparison"),
-    Command::new("interrupt", &["ctrl-c"], |app, _| Ok(app.interrupt()))
-        .about("stops writing, then clears what you write, then (twice) leaves")
-        .within(Context::Always),
-    Command::new("suspend", &["ctrl-z"], |_, _| Ok(vec![Effect::Suspend]))
-        .about("hands the terminal back to the shell; fg returns")
-        .within(Context::Always),
-    Command::new("redraw", &["ctrl-l"], |_, _| Ok(vec![Effect::Redraw]))
-        .about("paints the whole screen again")
-        .within(Context::Always),
-    Command::new("notices", &[], notices).about("shows everything that was said"),
-    Command::new("model", &[], model)
-        .about("says what the loaded model is")
-        .when(has_model),
-    Command::new("shot", &[], shot)
-        .about("writes the screen as an SVG picture")
-        .takes("FILE"),
-    Command::new("session", &[], session)
-        .about("writes the session so far to a file, one request a line")
-        .takes("FILE"),
-    Command::new("panic", &[], panic)
-        .about("makes the engine fail on purpose, to see that the model survives")
-        .takes("[screen]"),
-];
+rows! {
+    "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter runs the selected command", hint "help";
+    "palette" [":" "ctrl-p"] |app, _| { app.open_palette(); Ok(vec![]) }, "opens the palette: type a command";
+    "load" ["L"] |app, _| Ok(app.load()), "tries again to load the model; a download continues where it stopped", hint "load", when lacks_model;
+    "quit" ["q"] |app, _| Ok(app.quit()), "quits; the session is kept", hint "quit";
+    "back" ["Esc"] back, "goes back one level: dismisses a notice, leaves a comparison";
+    "interrupt" ["ctrl-c"] |app, _| Ok(app.interrupt()), "stops generating, then clears what you write, then (twice) quits", within Context::Always;
+    "suspend" ["ctrl-z"] |_, _| Ok(vec![Effect::Suspend]), "suspends lmscope and returns to the shell; fg resumes", within Context::Always;
+    "redraw" ["ctrl-l"] |_, _| Ok(vec![Effect::Redraw]), "redraws the whole screen", within Context::Always;
+    "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows all notices so far";
+    "model" [] model, "describes the loaded model", when has_model;
+    "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
+    "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
+    "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
+}
 
 fn lacks_model(app: &App) -> Result<(), Why> {
     match (&app.model, &app.loading) {
@@ -65,16 +43,6 @@ fn panic(_: &mut App, which: &str) -> Outcome {
     }
 }
 
-fn help(app: &mut App, _: &str) -> Outcome {
-    app.open_help();
-    Ok(vec![])
-}
-
-fn palette(app: &mut App, _: &str) -> Outcome {
-    app.open_palette();
-    Ok(vec![])
-}
-
 fn back(app: &mut App, _: &str) -> Outcome {
     if app.notices.dismiss() {
         return Ok(vec![]);
@@ -86,13 +54,8 @@ fn back(app: &mut App, _: &str) -> Outcome {
     } else if app.show_presets && !app.transcript.tokens.is_empty() {
         app.show_presets = false;
     } else {
-        app.zoom = crate::app::layout::Zoom::Normal;
+        app.layout.zoom = crate::app::layout::Zoom::Normal;
     }
-    Ok(vec![])
-}
-
-fn notices(app: &mut App, _: &str) -> Outcome {
-    app.overlay = Some(Overlay::Notices { scroll: 0 });
     Ok(vec![])
 }
 

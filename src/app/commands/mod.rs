@@ -5,6 +5,15 @@
 //! To add a command, add a row to one of the files here.
 #![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
+/// The rows of a topic: name, keys, what runs, a sentence, and what else there is to say of it.
+macro_rules! rows {
+    ($($name:literal [$($key:literal)*] $run:expr, $about:literal $(, $part:ident $value:expr)*;)*) => {
+        pub(super) const ROWS: &[super::Command] = &[
+            $(super::Command::new($name, &[$($key),*], $run, $about)$(.$part($value))*),*
+        ];
+    };
+}
+
 mod directions;
 mod edits;
 mod experiment;
@@ -91,10 +100,14 @@ pub struct Command {
     pub keys: &'static [&'static str],
     /// Where these keys hold.
     pub context: Context,
-    /// What it takes: nothing, `NAME`, or `[NAME]` when it can do without. A digit key gives itself.
+    /// What it takes: nothing, `NAME`, or `[NAME]` when it can do without.
     pub arguments: &'static str,
     /// One or two words for the footer; empty when it is not worth the room.
     pub hint: &'static str,
+    /// What it would change, as it is now; shown where its argument is asked for.
+    pub now: Option<fn(&App) -> String>,
+    /// What a digit key does that it has, with its number.
+    pub numbered: Option<fn(&mut App, usize) -> Outcome>,
     /// Whether it can run now.
     pub enabled: fn(&App) -> Result<(), Why>,
     /// Runs it.
@@ -107,28 +120,35 @@ impl fmt::Debug for Command {
     }
 }
 
+/// Names are unique.
+impl PartialEq for Command {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Command {}
+
 impl Command {
     /// A command of every pane that can always run and takes nothing.
     const fn new(
         name: &'static str,
         keys: &'static [&'static str],
         run: fn(&mut App, &str) -> Outcome,
+        about: &'static str,
     ) -> Self {
         Self {
             name,
-            about: "",
+            about,
             keys,
             context: Context::Anywhere,
             arguments: "",
             hint: "",
+            now: None,
+            numbered: None,
             enabled: always,
             run,
         }
-    }
-
-    const fn about(mut self, about: &'static str) -> Self {
-        self.about = about;
-        self
     }
 
     const fn within(mut self, context: Context) -> Self {
@@ -143,6 +163,16 @@ impl Command {
 
     const fn hint(mut self, hint: &'static str) -> Self {
         self.hint = hint;
+        self
+    }
+
+    const fn now(mut self, now: fn(&App) -> String) -> Self {
+        self.now = Some(now);
+        self
+    }
+
+    const fn numbered(mut self, run: fn(&mut App, usize) -> Outcome) -> Self {
+        self.numbered = Some(run);
         self
     }
 
@@ -178,32 +208,31 @@ pub fn command(name: &str) -> Option<&'static Command> {
     commands().find(|c| c.name == name)
 }
 
+/// Refuses where something does not hold.
+fn needs(holds: bool, why: impl Into<Why>) -> Result<(), Why> {
+    if holds { Ok(()) } else { Err(why.into()) }
+}
+
 fn always(_: &App) -> Result<(), Why> {
     Ok(())
 }
 
 fn has_model(app: &App) -> Result<(), Why> {
-    if app.model.is_some() {
-        Ok(())
-    } else {
-        Err("no model is loaded yet".into())
-    }
+    needs(app.model.is_some(), "no model is loaded yet")
 }
 
 fn has_text(app: &App) -> Result<(), Why> {
-    if app.transcript.tokens.is_empty() {
-        Err("there is no text yet; choose a ready prompt or press i".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.transcript.tokens.is_empty(),
+        "there is no text yet; choose a ready prompt or press i",
+    )
 }
 
 fn has_figure(app: &App) -> Result<(), Why> {
-    if app.figure(app.slot).is_some() {
-        Ok(())
-    } else {
-        Err(Why(format!("there is no {} figure yet", app.slot)))
-    }
+    needs(
+        app.figure(app.layout.figure).is_some(),
+        format!("there is no {} figure yet", app.layout.figure),
+    )
 }
 
 #[cfg(test)]

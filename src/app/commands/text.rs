@@ -2,63 +2,27 @@
 //!
 //! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
 
-use super::{Command, Context, Outcome, Why, has_model, has_text};
-use crate::app::{App, Effect};
+use super::{Context, Outcome, Why, has_model, has_text, needs};
+use crate::app::App;
 use crate::engine::Request;
 use crate::lab::sample::Sampling;
 
-pub(super) const ROWS: &[Command] = &[
-    Command::new("run", &["Enter"], run_preset)
-        .about("runs the selected ready prompt; under a text, writes more tokens")
-        .within(Context::Transcript)
-        .hint("run")
-        .when(can_run),
-    Command::new("write", &["i"], write)
-        .about("write a prompt of your own (ctrl-j starts a new line)")
-        .hint("write")
-        .when(can_load),
-    Command::new("stop", &[], |app, _| Ok(app.stop()))
-        .about("stops writing")
-        .when(busy),
-    Command::new("continue", &["c"], go_on)
-        .about("writes more tokens")
-        .hint("continue")
-        .when(can_go_on),
-    Command::new("rewind", &["r"], rewind)
-        .about("forgets everything from the cursor on and writes on from there")
-        .hint("rewind")
-        .when(has_text),
-    Command::new("again", &["R"], again)
-        .about("runs the same prompt once more from its beginning, under the edits as they are")
-        .hint("again")
-        .when(has_last),
-    Command::new("new", &["n"], new)
-        .about("shows the ready prompts")
-        .hint("prompts")
-        .when(not_choosing),
-    Command::new("compare", &["b"], compare)
-        .about("shows the unedited run of the same seed beside this one, or hides it")
-        .hint("compare")
-        .when(has_text),
-    Command::new("chat", &["C"], chat)
-        .about("switches between raw text and one turn of chat for what you write")
-        .when(has_chat),
-    Command::new("temperature", &["t"], temperature)
-        .about("how freely tokens are drawn; 0 takes the most probable one")
-        .takes("NUMBER"),
-    Command::new("seed", &["T"], seed)
-        .about("the seed of the draw")
-        .takes("NUMBER"),
-    Command::new("top-p", &[], top_p)
-        .about("keeps the smallest set of tokens with this much probability; 1 keeps all")
-        .takes("NUMBER"),
-    Command::new("top-k", &[], top_k)
-        .about("keeps so many tokens; 0 keeps all")
-        .takes("NUMBER"),
-    Command::new("count", &[], count)
-        .about("how many tokens are written at most")
-        .takes("NUMBER"),
-];
+rows! {
+    "run" ["Enter"] run_preset, "runs the selected ready prompt; with a text, generates more tokens", within Context::Transcript, hint "run", when can_run;
+    "write" ["i"] write, "starts a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
+    "stop" [] |app, _| Ok(app.stop()), "stops generating", when busy;
+    "continue" ["c"] |app, _| Ok(app.go_on()), "generates more tokens", hint "continue", when can_go_on;
+    "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "removes the text from the cursor on and generates again from there", hint "rewind", when has_text;
+    "again" ["R"] again, "runs the same prompt again from its beginning, under the current edits", hint "again", when has_last;
+    "new" ["n"] new, "shows the ready prompts", hint "prompts", when not_choosing;
+    "compare" ["b"] compare, "shows or hides the unedited run of the same seed next to this one", hint "compare", when has_text;
+    "chat" ["C"] chat, "switches between raw text and one chat turn for what you write", when has_chat;
+    "temperature" ["t"] temperature, "sets the sampling temperature; 0 takes the most probable token", takes "NUMBER", now |app| app.history.sampling().temperature.to_string();
+    "seed" ["T"] seed, "sets the random seed", takes "NUMBER", now |app| app.history.sampling().seed.to_string();
+    "top-p" [] top_p, "sets top-p: sampling keeps the smallest set of tokens with this much probability; 1 keeps all", takes "NUMBER", now |app| app.history.sampling().top_p.to_string();
+    "top-k" [] top_k, "sets top-k: sampling keeps this many tokens; 0 keeps all", takes "NUMBER", now |app| app.history.sampling().top_k.to_string();
+    "count" [] count, "sets how many tokens are generated at most", takes "NUMBER", now |app| app.settings.count.to_string();
+}
 
 fn can_run(app: &App) -> Result<(), Why> {
     if app.choosing() {
@@ -73,61 +37,46 @@ fn choosing(app: &App) -> Result<(), Why> {
         return Err("the ready prompts are not shown; n shows them".into());
     }
     can_load(app)?;
-    if app.presets.is_empty() {
-        Err("there is no ready prompt; press i to write one".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.presets.is_empty(),
+        "there is no ready prompt; press i to write one",
+    )
 }
 
 /// A model is there, or on its way.
 fn can_load(app: &App) -> Result<(), Why> {
     if app.model.is_none() && app.loading.is_none() {
-        return Err("no model is loaded; L tries once more, q leaves".into());
+        return Err("no model is loaded; L tries again, q quits".into());
     }
     Ok(())
 }
 
 fn not_choosing(app: &App) -> Result<(), Why> {
-    if app.choosing() {
-        Err("the ready prompts are shown already".into())
-    } else {
-        Ok(())
-    }
+    needs(!app.choosing(), "the ready prompts are shown already")
 }
 
 fn busy(app: &App) -> Result<(), Why> {
-    if app.transcript.busy() {
-        Ok(())
-    } else {
-        Err("nothing is being written".into())
-    }
+    needs(app.transcript.busy(), "nothing is being generated")
 }
 
 fn can_go_on(app: &App) -> Result<(), Why> {
     has_text(app)?;
-    if app.transcript.busy() {
-        Err("it is writing already; ctrl-c stops it".into())
-    } else {
-        Ok(())
-    }
+    needs(
+        !app.transcript.busy(),
+        "it is generating already; ctrl-c stops it",
+    )
 }
 
 fn has_last(app: &App) -> Result<(), Why> {
-    if app.last.is_some() {
-        Ok(())
-    } else {
-        Err("nothing was run yet".into())
-    }
+    needs(app.last.is_some(), "nothing has been run yet")
 }
 
 fn has_chat(app: &App) -> Result<(), Why> {
     has_model(app)?;
-    if app.chat_possible() {
-        Ok(())
-    } else {
-        Err("this model has no chat template; prompts go in as raw text".into())
-    }
+    needs(
+        app.chat_possible(),
+        "this model has no chat template; prompts are raw text",
+    )
 }
 
 fn run_preset(app: &mut App, _: &str) -> Outcome {
@@ -139,7 +88,7 @@ fn run_preset(app: &mut App, _: &str) -> Outcome {
         .get(app.preset)
         .cloned()
         .ok_or("there is no ready prompt")?;
-    app.chat = preset.chat;
+    app.settings.chat = preset.chat;
     Ok(app.start(preset.text, preset.chat))
 }
 
@@ -149,16 +98,8 @@ fn write(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-fn go_on(app: &mut App, _: &str) -> Outcome {
-    Ok(app.go_on())
-}
-
-fn rewind(app: &mut App, _: &str) -> Outcome {
-    Ok(app.rewind(app.cursor.position.max(1)))
-}
-
 fn again(app: &mut App, _: &str) -> Outcome {
-    let (text, chat) = app.last.clone().ok_or("nothing was run yet")?;
+    let (text, chat) = app.last.clone().ok_or("nothing has been run yet")?;
     Ok(app.start(text, chat))
 }
 
@@ -178,11 +119,11 @@ fn compare(app: &mut App, _: &str) -> Outcome {
 }
 
 fn chat(app: &mut App, _: &str) -> Outcome {
-    app.chat = !app.chat;
-    app.inform(if app.chat {
+    app.settings.chat = !app.settings.chat;
+    app.inform(if app.settings.chat {
         "prompts go through the chat template"
     } else {
-        "prompts go in as raw text"
+        "prompts are raw text"
     });
     Ok(vec![])
 }
@@ -193,63 +134,44 @@ fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Why> {
         .map_err(|_| Why(format!("`{text}` is not {expected}")))
 }
 
-fn sample(app: &mut App, sampling: Sampling) -> Vec<Effect> {
-    app.change(|state| state.sampling = sampling)
+fn sample(app: &mut App, with: impl FnOnce(&mut Sampling)) -> Outcome {
+    Ok(app.change(|state| with(&mut state.sampling)))
+}
+
+/// A number that passes.
+fn number(text: &str, wanted: &str, passes: impl Fn(f64) -> bool) -> Result<f64, Why> {
+    let number = parse(text, wanted)?;
+    needs(passes(number), format!("`{text}` is not {wanted}"))?;
+    Ok(number)
 }
 
 fn temperature(app: &mut App, text: &str) -> Outcome {
     let wanted = "a number from 0 to 10";
-    let temperature = Some(parse::<f64>(text, wanted)?)
-        .filter(|t| (0.0..=10.0).contains(t))
-        .ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
-    Ok(sample(
-        app,
-        Sampling {
-            temperature,
-            ..app.history.sampling()
-        },
-    ))
+    let temperature = number(text, wanted, |t| (0.0..=10.0).contains(&t))?;
+    sample(app, |s| s.temperature = temperature)
 }
 
 fn seed(app: &mut App, text: &str) -> Outcome {
     let seed = parse(text, "a whole number, 0 or more")?;
-    Ok(sample(
-        app,
-        Sampling {
-            seed,
-            ..app.history.sampling()
-        },
-    ))
+    sample(app, |s| s.seed = seed)
 }
 
 fn top_p(app: &mut App, text: &str) -> Outcome {
-    let wanted = "a number above 0, up to 1";
-    let top_p = Some(parse::<f64>(text, wanted)?)
-        .filter(|p| *p > 0.0 && *p <= 1.0)
-        .ok_or_else(|| Why(format!("`{text}` is not {wanted}")))?;
-    Ok(sample(
-        app,
-        Sampling {
-            top_p,
-            ..app.history.sampling()
-        },
-    ))
+    let top_p = number(text, "a number above 0, up to 1", |p| p > 0.0 && p <= 1.0)?;
+    sample(app, |s| s.top_p = top_p)
 }
 
 fn top_k(app: &mut App, text: &str) -> Outcome {
     let top_k = parse(text, "a whole number, 0 or more")?;
-    Ok(sample(
-        app,
-        Sampling {
-            top_k,
-            ..app.history.sampling()
-        },
-    ))
+    sample(app, |s| s.top_k = top_k)
 }
 
 fn count(app: &mut App, text: &str) -> Outcome {
     let count: usize = parse(text, "a whole number, 1 or more")?;
-    app.count = count.max(1);
-    app.inform(format!("at most {} tokens are written", app.count));
+    app.settings.count = count.max(1);
+    app.inform(format!(
+        "at most {} tokens are generated",
+        app.settings.count
+    ));
     Ok(vec![])
 }

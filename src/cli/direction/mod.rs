@@ -7,7 +7,9 @@ mod prompts;
 mod shots;
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, output};
@@ -33,55 +35,77 @@ fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
         arguments::value(name, "FILE", help).value_parser(value_parser!(PathBuf))
     };
-    let methods: Vec<&str> = Method::names()
-        .into_iter()
-        .chain(InContext::names())
-        .collect();
+    let methods = Method::names().into_iter().chain(InContext::names());
     let command = arguments::model(command)
         .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
-        .arg(file("minus", "Prompts that do not, one a line").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("layer", "LAYERS", "Measured at this layer, at A-B, or at all of them; with demonstrations the layer of the highest zero-shot accuracy is kept unless given").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("method", "METHOD", "mean (usual for lists): difference of means; pca, pca-diff: as repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters in which the texts end. From --demos: task-vector, function-vector, layer-average").value_parser(methods))
-        .arg(arguments::value("site", "SITE", "Measured at this site; resid_pre unless the method is icv or caa, which read resid_post"))
-        .arg(arguments::value("positions", "POSITIONS", "Measured at these positions of each prompt, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; the mean over them").allow_hyphen_values(true).default_value("last"))
+        .arg(file("minus", "Prompts that do not show it, one a line").required_unless_present_any(OTHERWISE))
+        .arg(arguments::value("layer", "LAYERS", "Layer to measure at: a number, A-B, or all; with demonstrations the layer of the highest zero-shot accuracy is the default").required_unless_present_any(OTHERWISE))
+        .arg(arguments::value("method", "METHOD", "mean (default for lists): difference of means; pca, pca-diff: like repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters that end the texts. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<Making>())))
+        .arg(arguments::value("site", "SITE", "Site to measure at; default resid_pre, with icv and caa resid_post"))
+        .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
     shots::arguments(command)
-        .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
-        .arg(arguments::value("strength", "C", "A strength at which it was seen to work, kept in the file for the screen to start with").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
-        .arg(arguments::value("name", "NAME", "A name for the file, when -o gives none: NAME.safetensors"))
-        .arg(arguments::value("output", "FILE", "The file to write: .safetensors, or .gguf, .pt, .f32 as `lmscope vectors --help` has them").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
+        .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', with spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
+        .arg(arguments::value("strength", "C", "A strength that works, saved in the file as the screen's starting strength").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
+        .arg(arguments::value("name", "NAME", "Names the file if -o does not: NAME.safetensors"))
+        .arg(arguments::value("output", "FILE", "The output file: .safetensors, or .gguf, .pt, .f32 (see `lmscope vectors --help`)").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
         .arg(arguments::force())
+}
+
+/// How a direction is made: from two lists of prompts, or from demonstrations.
+#[derive(Clone, Copy)]
+enum Making {
+    Lists(Method),
+    Demos(InContext),
+}
+
+impl FromStr for Making {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let lists = name.parse().map(Self::Lists);
+        lists.or_else(|_| name.parse().map(Self::Demos))
+    }
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
     if let Some(path) = target(matches) {
         file::check(&path, arguments::overwrite(matches))?;
     }
-    if matches.contains_id("combine") {
-        return sum(matches);
+    let combined = matches.get_one::<String>("combine");
+    let evaluated = matches.get_one::<String>("evaluate");
+    match (combined, evaluated) {
+        (Some(text), _) => {
+            crate::vectors::combine::parse(text)?;
+            let mut lab = arguments::open(matches)?;
+            let direction = combine(&lab, text)?;
+            let file = write(matches, direction.clone())?;
+            output::note(&format!(
+                "{file}: {text}, at {}, norm {:.3}.",
+                direction.places(),
+                direction.norm()
+            ));
+            if matches.contains_id("demos") {
+                shots::judge(matches, &mut lab, text, &direction)?;
+            }
+            Ok(())
+        }
+        (None, Some(name)) => {
+            let mut lab = arguments::open(matches)?;
+            let direction = lab.direction(name)?;
+            shots::judge(matches, &mut lab, name, &direction)
+        }
+        (None, None) if matches.contains_id("demos") => shots::run(matches),
+        (None, None) => prompts::run(matches),
     }
-    if matches.contains_id("demos") {
-        return shots::run(matches);
-    }
-    prompts::run(matches)
 }
 
-fn sum(matches: &ArgMatches) -> Result<()> {
-    let text = arguments::text(matches, "combine");
-    crate::vectors::combine::parse(text)?;
-    let mut lab = arguments::open(matches)?;
-    let direction = combine(&lab, text)?;
-    let path = write(matches, direction.clone())?;
-    output::note(&format!(
-        "{}: {text}, at {}, length {:.3}.",
-        path.display(),
-        direction.places(),
-        direction.norm()
-    ));
-    if matches.contains_id("demos") {
-        shots::judge(matches, &mut lab, &direction)?;
-    }
-    Ok(())
+/// Refuses a method that the rest of the command line does not go with; says which do.
+fn other_method(matches: &ArgMatches, fitting: &[&str], next: &str) -> Error {
+    let given = matches.get_raw("method").into_iter().flatten().next();
+    let given = given.map_or_else(String::new, |g| g.to_string_lossy().into_owned());
+    let expected = format!("one of {}, {next}", fitting.join(", "));
+    Error::argument("--method", given, expected)
 }
 
 /// The file to write: that of -o, or one of the name that was given.
@@ -91,34 +115,24 @@ fn target(matches: &ArgMatches) -> Option<PathBuf> {
     given.or_else(|| matches.get_one::<String>("name").map(named))
 }
 
-/// Writes a direction where the user wants it.
-fn write(matches: &ArgMatches, mut direction: Direction) -> Result<PathBuf> {
+/// Writes a direction where the user wants it, and says where that is.
+fn write(matches: &ArgMatches, mut direction: Direction) -> Result<String> {
     let path = target(matches).unwrap_or_default();
     direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
     let lost = direction.save_as(&path, arguments::overwrite(matches))?;
+    let file = path.display().to_string();
     if !lost.is_empty() {
-        output::note(&format!("{}: {lost}.", path.display()));
+        output::note(&format!("{file}: {lost}."));
     }
-    Ok(path)
+    Ok(file)
 }
 
 /// `3`, `2-5` or `all`.
 fn layers(given: &str, count: usize) -> Result<Vec<usize>> {
-    let bad = || {
-        Error::argument(
-            "--layer",
-            given,
-            format!("a layer from 0 to {}, A-B, or all", count - 1),
-        )
-    };
-    let number = |text: &str| text.trim().parse::<usize>().map_err(|_| bad());
-    let (first, last) = match given.split_once('-') {
-        _ if given == "all" || given == "*" => (0, count - 1),
-        Some((first, last)) => (number(first)?, number(last)?),
-        None => (number(given)?, number(given)?),
-    };
-    if first > last || last >= count {
-        return Err(bad());
+    if given == "all" || given == "*" {
+        return Ok((0..count).collect());
     }
+    let expected = format!("a layer from 0 to {}, A-B, or all", count - 1);
+    let (first, last) = arguments::layers("--layer", given, count, expected)?;
     Ok((first..=last).collect())
 }

@@ -3,13 +3,14 @@
 //! Invariant: an answer-letter direction is measured where the two sides' letters stand, or refused.
 //! To add a method, add it to `vectors/contrast.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::{arguments, layers, output, write};
+use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
+use crate::instruments::params::read_prompts;
 use crate::model::network::address::site_named;
 use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
 
@@ -17,18 +18,16 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let prompts = |name: &str| {
         matches
             .get_one::<PathBuf>(name)
-            .map_or_else(|| Ok(Vec::new()), |path| lines(path))
+            .map_or_else(|| Ok(Vec::new()), |path| read_prompts(path))
     };
     let (plus, minus) = (prompts("plus")?, prompts("minus")?);
-    let method: Method = match arguments::text(matches, "method") {
-        "" => Method::Mean,
-        name => name.parse().map_err(|_| {
-            let expected = format!(
-                "one of {}, or --demos FILE beside it",
-                Method::names().join(", ")
-            );
-            Error::argument("--method", name, expected)
-        })?,
+    let method = match matches.get_one("method") {
+        None => Method::Mean,
+        Some(Making::Lists(method)) => *method,
+        Some(Making::Demos(_)) => {
+            let next = "or --demos FILE with it";
+            return Err(other_method(matches, &Method::names(), next));
+        }
     };
     let site = matches
         .get_one::<String>("site")
@@ -39,7 +38,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         return Err(Error::argument(
             "--chat",
             "true",
-            "texts with their turn marks written out, because the answer's letter stands in the reply; leave --chat out",
+            "texts with their turn marks written out, because the answer's letter is in the reply; leave --chat out",
         ));
     }
     let mut lab = arguments::open(matches)?;
@@ -56,10 +55,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         Contrast::measure(lab, &plus, &minus, measure)
     })?;
     let direction = contrast.direction(method, &lab)?;
-    let path = write(matches, direction.clone())?;
+    let file = write(matches, direction.clone())?;
     let notes = direction.origin.notes.iter();
-    notes.for_each(|note| output::note(&format!("{}: {note}.", path.display())));
-    let file = path.display();
+    notes.for_each(|note| output::note(&format!("{file}: {note}.")));
     // Every layer that the file has; some formats have no place for the first.
     let several = direction.rows.len() > 1;
     let place = match direction.rows[0].0 {
@@ -72,37 +70,18 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         Method::Caa => {
             format!("--edit 'add:{file}@{place}:last' --edit 'add:{file}@{place}:generated'")
         }
-        Method::Mean | Method::Pca | Method::PcaDiff if several => {
-            format!("--edit 'add:{file}@{place}'")
-        }
         Method::Mean | Method::Pca | Method::PcaDiff => {
-            format!("--edit 'add:{file}@{place}' or --edit 'project_out:{file}@writes'")
+            let out = format!(" or --edit 'project_out:{file}@writes'");
+            let out = if several { "" } else { &out };
+            format!("--edit 'add:{file}@{place}'{out}")
         }
     };
     output::note(&format!(
-        "{file}: {method}, from {} and {} prompts at {}, length {:.3}. Use it as {usage}.",
+        "{file}: {method}, from {} and {} prompts at {}, norm {:.3}. Use it as {usage}.",
         plus.len(),
         minus.len(),
         direction.span(),
         direction.norm(),
     ));
     Ok(())
-}
-
-/// The prompts of a file: one a line, empty lines left out.
-fn lines(path: &Path) -> Result<Vec<String>> {
-    let text = crate::file::words(path)?;
-    let prompts: Vec<String> = text
-        .lines()
-        .filter(|l| !l.trim().is_empty())
-        .map(ToString::to_string)
-        .collect();
-    if prompts.is_empty() {
-        return Err(Error::bad_file(
-            path,
-            "it holds no prompt",
-            "Write one prompt a line.",
-        ));
-    }
-    Ok(prompts)
 }

@@ -5,14 +5,15 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
 
-use super::{layers, output, write};
-use crate::cli::arguments;
+use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::Lab;
+use crate::lab::capture::Output;
 use crate::model::network::site::Site;
 use crate::vectors::judge::{Insertion, Questions, Verdict};
 use crate::vectors::shots::{Layout, Pair, read, split};
@@ -32,20 +33,20 @@ pub(super) fn arguments(command: Command) -> Command {
             .allow_hyphen_values(true)
     };
     command
-        .arg(text("demos", "FILE", "Demonstrations of a task: a pair a line, input and output with a tab between, or JSON").value_parser(value_parser!(PathBuf)).conflicts_with_all(["plus", "minus"]))
-        .arg(text("template", "TEXT", "How a demonstration looks; \\n and \\t may be spelled").default_value("Q: {x}\\nA: {y}"))
-        .arg(text("separator", "TEXT", "What stands between them").default_value("\\n\\n"))
-        .arg(text("ask", "TEMPLATE", "How a query without demonstrations is asked, when not as one of them: behind other words, or in other ones, for example 'cat -> cat ; gold -> gold ; {x} -> {y}'"))
+        .arg(text("demos", "FILE", "Demonstrations of a task: one pair a line, input and output with a tab between, or JSON").value_parser(value_parser!(PathBuf)).conflicts_with_all(["plus", "minus"]))
+        .arg(text("template", "TEXT", "The form of a demonstration; \\n and \\t may be used").default_value("Q: {x}\\nA: {y}"))
+        .arg(text("separator", "TEXT", "The text between demonstrations").default_value("\\n\\n"))
+        .arg(text("ask", "TEMPLATE", "The form of a query without demonstrations, if it differs from that of a demonstration, for example 'cat -> cat ; gold -> gold ; {x} -> {y}'"))
         .arg(count("shots", "10", "Demonstrations before a query"))
-        .arg(count("trials", "100", "Prompts that means are taken over: function-vector, layer-average"))
-        .arg(count("shuffled", "25", "Prompts that heads are ranked on: function-vector"))
-        .arg(text("rank", "PROMPTS", "On which prompts heads are ranked: shuffled, whose demonstrations have permuted labels; asked, without any, for tasks that permuted labels do not hide").value_parser(["shuffled", "asked"]).default_value("shuffled"))
-        .arg(count("heads", "10", "Heads in the sum: function-vector"))
-        .arg(count("dummies", "2", "Queries behind one set of demonstrations that the state is averaged over: task-vector"))
-        .arg(text("held-out", "SHARE", "The share of the pairs that no vector is made from and no layer chosen on").default_value("0.3").value_parser(value_parser!(f32)))
-        .arg(arguments::value("seed", "N", "Seed of everything that is drawn").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1"))
-        .arg(text("evaluate", "NAME", "Judges a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
-        .arg(text("op", "OP", "How an evaluated direction is put into the last token [default: replace for task vectors, else add]").value_parser(["add", "replace"]))
+        .arg(count("trials", "100", "How many prompts means are taken over: function-vector, layer-average"))
+        .arg(count("shuffled", "25", "How many prompts heads are ranked on: function-vector"))
+        .arg(text("rank", "PROMPTS", "The prompts that heads are ranked on: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new([PossibleValue::new("shuffled"), PossibleValue::new("zero_shot").alias("asked")]).map(|p| if p == "shuffled" { Rank::Shuffled } else { Rank::Asked })).default_value("shuffled"))
+        .arg(count("heads", "10", "How many heads are summed: function-vector"))
+        .arg(count("dummies", "2", "How many queries the state after one set of demonstrations is averaged over: task-vector"))
+        .arg(text("held-out", "SHARE", "The share of the pairs that is held out: neither the vector nor the layer is chosen on them").default_value("0.3").value_parser(value_parser!(f32)))
+        .arg(arguments::value("seed", "N", "Random seed").help_heading("Demonstrations").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(text("evaluate", "NAME", "Evaluates a loaded or saved direction on the demonstrations instead of making one").requires("demos").conflicts_with_all(["method", "combine", "output", "name"]))
+        .arg(text("op", "OP", "How an evaluated direction is applied at the last token [default: replace for task vectors, else add]").value_parser(PossibleValuesParser::new(["add", "replace"]).map(|p| if p == "add" { Insertion::Add } else { Insertion::Replace })))
 }
 
 /// What the flags say about demonstrations.
@@ -109,16 +110,13 @@ fn count(matches: &ArgMatches, name: &str) -> usize {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
-    if let Some(name) = matches.get_one::<String>("evaluate") {
-        let mut lab = arguments::open(matches)?;
-        let direction = lab.direction(name)?;
-        judge(matches, &mut lab, &direction)?;
-        return Ok(());
-    }
-    let method: InContext = arguments::text(matches, "method").parse().map_err(|_| {
-        let expected = format!("one of {}, for --demos", InContext::names().join(", "));
-        Error::argument("--method", arguments::text(matches, "method"), expected)
-    })?;
+    let method = match matches.get_one("method") {
+        Some(Making::Demos(method)) => *method,
+        Some(Making::Lists(_)) | None => {
+            let next = "for --demos";
+            return Err(other_method(matches, &InContext::names(), next));
+        }
+    };
     let given = Given::read(matches)?;
     let mut lab = arguments::open(matches)?;
     let kept = match arguments::text(matches, "layer") {
@@ -128,10 +126,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let recipe = Recipe {
         trials: count(matches, "trials"),
         shuffled: count(matches, "shuffled"),
-        rank: match arguments::text(matches, "rank") {
-            "asked" => Rank::Asked,
-            _ => Rank::Shuffled,
-        },
+        rank: *matches.get_one("rank").unwrap_or(&Rank::Shuffled),
         heads: count(matches, "heads"),
         dummies: count(matches, "dummies"),
     };
@@ -153,11 +148,10 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
             .retain(|(at, _)| usize::from(at.layer) == best);
     }
     direction.origin.notes.push(verdict.sentence());
-    let path = write(matches, direction.clone())?;
-    let file = path.display().to_string();
+    let file = write(matches, direction.clone())?;
     show(matches, &mut lab, &file, &direction, &verdict, given.seed)?;
     output::note(&format!(
-        "{file}: {method}, from {} prompts at {}, length {:.3}. Use it as --edit '{}:{file}@{}:last'.",
+        "{file}: {method}, from {} prompts at {}, norm {:.3}. Use it as --edit '{}:{file}@{}:last'.",
         direction.origin.prompts.0,
         direction.places(),
         direction.norm(),
@@ -168,21 +162,25 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Judges a direction on the demonstrations that the flags name, and prints the result.
-pub(super) fn judge(matches: &ArgMatches, lab: &mut Lab, direction: &Direction) -> Result<()> {
+pub(super) fn judge(
+    matches: &ArgMatches,
+    lab: &mut Lab,
+    name: &str,
+    direction: &Direction,
+) -> Result<()> {
     let given = Given::read(matches)?;
-    let op = match arguments::text(matches, "op") {
-        "replace" => Insertion::Replace,
-        "" if direction.origin.method == InContext::TaskVector.to_string() => Insertion::Replace,
-        _ => Insertion::Add,
+    // A file keeps how its vector was made as a sentence.
+    let replaces = direction.origin.method == InContext::TaskVector.to_string();
+    let usual = if replaces {
+        Insertion::Replace
+    } else {
+        Insertion::Add
     };
+    let op = matches.get_one("op").copied().unwrap_or(usual);
     let asked = given.questions(lab)?;
     let verdict = arguments::showing_progress(lab, "direction", |lab| {
         Verdict::reach(lab, direction, op, &asked, given.seed)
     });
-    let name = matches
-        .get_one::<String>("evaluate")
-        .or(matches.get_one::<String>("combine"));
-    let name = name.map_or("", String::as_str);
     show(matches, lab, name, direction, &verdict?, given.seed)
 }
 
@@ -216,14 +214,14 @@ fn show(
         let row = candle_core::Tensor::new(vector.as_slice(), device)?
             .unsqueeze(0)?
             .to_dtype(lab.model.transformer.dtype())?;
-        let read = lab.read(&row, 5)?;
+        let read = lab.read(&row, &Output::top(5).ask(0, 0))?;
         let words: Vec<String> = read
             .iter()
             .flat_map(|r| &r.top)
             .map(|(id, p)| format!("{} {p:.2}", lab.visible(*id)))
             .collect();
         figure.notes.push(format!(
-            "through the final norm and the unembedding the vector of {at} reads: {}",
+            "logit lens of the vector of {at}, through the final norm and the unembedding: {}",
             words.join(", ")
         ));
     }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: every identity is measured on values that really flowed; a difference that is no number counts as
 //! infinite; an identity that a model cannot have is refused with the reason, never passed over. Differences of vectors
-//! are relative to the largest entry of what they are compared with. To add one, write a function that returns an
-//! [`Identity`] and call it in [`measure`].
+//! are relative to the largest entry of what they are compared with. To add one, write a function that returns
+//! what it [`Found`] and name it in `judge`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -56,22 +56,11 @@ pub struct Measured {
 }
 
 impl Identity {
-    fn new(name: &'static str, what: impl Into<String>, difference: f32, tolerance: f32) -> Self {
+    fn of((name, (what, measured)): (&'static str, Found)) -> Self {
         Self {
             name,
-            what: what.into(),
-            measured: Some(Measured {
-                difference,
-                tolerance,
-            }),
-        }
-    }
-
-    fn refused(name: &'static str, why: impl Into<String>) -> Self {
-        Self {
-            name,
-            what: why.into(),
-            measured: None,
+            what,
+            measured,
         }
     }
 
@@ -79,6 +68,21 @@ impl Identity {
     pub fn passed(&self) -> bool {
         self.measured.is_none_or(|m| m.difference <= m.tolerance)
     }
+}
+
+/// What was compared or why it cannot be, and how far apart the two sides lie.
+type Found = (String, Option<Measured>);
+
+fn found(what: String, difference: f32, tolerance: f32) -> Found {
+    let measured = Measured {
+        difference,
+        tolerance,
+    };
+    (what, Some(measured))
+}
+
+fn refused(why: &str) -> Found {
+    (why.into(), None)
 }
 
 /// One pass over a text with everything recorded.
@@ -93,7 +97,7 @@ impl Seen {
     fn get(&self, at: Address) -> Result<Tensor> {
         let held = self.sites.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
-            why: "the pass did not visit it. Please report this.".into(),
+            why: "the forward pass did not visit it. Please report this.".into(),
         })?;
         Ok(held.squeeze(0)?.to_dtype(DType::F32)?)
     }
@@ -154,24 +158,26 @@ pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
     let seen = pass(lab, run, &all)?;
     let bare = pass(lab, run, &[])?;
     let mut out = judge(&lab.model, &seen, &bare)?;
-    out.push(cache(lab, run, &bare.logits)?);
+    let cached = cache(lab, run, &bare.logits)?;
+    out.push(Identity::of(("cache on = off", cached)));
     Ok(out)
 }
 
 /// What can be said of two passes over one text: one in which everything was recorded, and one in which nothing was.
 fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
-    Ok(vec![
-        finite(seen)?,
-        lens(model, seen)?,
-        live_lens(model, seen)?,
-        parts(model, seen)?,
-        captures(seen, bare)?,
-        rows(model, seen)?,
-        masks(model, seen)?,
-        mixed_values(model, seen)?,
-        heads(model, seen)?,
-        neurons(model, seen)?,
-    ])
+    let all = [
+        ("finite", finite(seen)?),
+        ("lens = logits", lens(model, seen)?),
+        ("live lens = logits", live_lens(model, seen)?),
+        ("parts = stream", parts(model, seen)?),
+        ("captures change nothing", captures(seen, bare)?),
+        ("attention sums to one", rows(model, seen)?),
+        ("masks", masks(model, seen)?),
+        ("probabilities x values = heads", mixed_values(model, seen)?),
+        ("heads = attention", heads(model, seen)?),
+        ("neurons = MLP", neurons(model, seen)?),
+    ];
+    Ok(all.map(Identity::of).into())
 }
 
 /// One pass over the whole run without a cache.
@@ -211,8 +217,8 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// The largest of some differences; one that is no number is infinite.
-fn worst(differences: impl Iterator<Item = f32>) -> f32 {
-    differences.fold(0.0, |most, d| {
+fn worst(differences: impl IntoIterator<Item = f32>) -> f32 {
+    differences.into_iter().fold(0.0, |most, d| {
         if d.is_nan() {
             f32::INFINITY
         } else {
@@ -236,22 +242,19 @@ fn relative(found: &Tensor, whole: &Tensor) -> Result<f32> {
     Ok(gap(&found, &whole) / reach.max(f32::MIN_POSITIVE))
 }
 
-fn finite(seen: &Seen) -> Result<Identity> {
+fn finite(seen: &Seen) -> Result<Found> {
     let logits = values(&seen.logits)?;
     let broken = logits.iter().filter(|v| !v.is_finite()).count();
-    let what = format!("logits that are no finite number, of {}", logits.len());
-    Ok(Identity::new("finite", what, broken as f32, 0.0))
+    let what = format!("logits that are not finite, of {}", logits.len());
+    Ok(found(what, broken as f32, 0.0))
 }
 
 /// I1, on the same kernel: the lens at the last layer is the model's own output, bit for bit.
-fn lens(model: &Model, seen: &Seen) -> Result<Identity> {
+fn lens(model: &Model, seen: &Seen) -> Result<Found> {
     let last = Site::ResidPost.at(model.card.layers - 1);
     let rows = seen.sites.get(&last).map(|t| t.squeeze(0)).transpose()?;
     let Some(rows) = rows else {
-        return Ok(Identity::refused(
-            "lens = logits",
-            format!("{last} was not visited"),
-        ));
+        return Ok(refused(&format!("{last} was not visited")));
     };
     let read = model.transformer.unembed(&rows)?;
     let difference = gap(&values(&read)?, &values(&seen.logits)?);
@@ -259,11 +262,11 @@ fn lens(model: &Model, seen: &Seen) -> Result<Identity> {
         "{last} through the lens against the logits, {} tokens",
         rows.dim(0)?
     );
-    Ok(Identity::new("lens = logits", what, difference, 0.0))
+    Ok(found(what, difference, 0.0))
 }
 
 /// I1, as the live lens reads it: all layers in one product with the model's own row.
-fn live_lens(model: &Model, seen: &Seen) -> Result<Identity> {
+fn live_lens(model: &Model, seen: &Seen) -> Result<Found> {
     let row = |layer: usize| -> Result<Tensor> {
         let rows = seen.get(Site::ResidPost.at(layer))?;
         Ok(rows.narrow(0, rows.dim(0)? - 1, 1)?)
@@ -280,20 +283,15 @@ fn live_lens(model: &Model, seen: &Seen) -> Result<Identity> {
     };
     let what = format!("the last of {layers} lens rows against the logits of its own step");
     let difference = relative(&rider, &own)?;
-    Ok(Identity::new(
-        "live lens = logits",
-        what,
-        difference,
-        slack(model, 1e-5),
-    ))
+    Ok(found(what, difference, slack(model, 1e-5)))
 }
 
 /// I2: the stream after every block is the embedding and all that blocks have added.
-fn parts(model: &Model, seen: &Seen) -> Result<Identity> {
-    let name = "parts = stream";
+fn parts(model: &Model, seen: &Seen) -> Result<Found> {
     if model.transformer.blueprint.arrangement == Arrangement::NormedStream {
-        let why = "the stream itself is normed after every write, so it is no sum of writes";
-        return Ok(Identity::refused(name, why));
+        let why =
+            "the stream is normalized after every component, so it is not a sum of their outputs";
+        return Ok(refused(why));
     }
     let mut sum = seen.get(Site::Embed.at(0))?;
     let mut differences = Vec::new();
@@ -303,55 +301,40 @@ fn parts(model: &Model, seen: &Seen) -> Result<Identity> {
         differences.push(relative(&sum, &seen.get(Site::ResidPost.at(layer))?)?);
     }
     let what = format!(
-        "the embedding and every write against resid_post, {} blocks, relative",
+        "embedding and all component outputs against resid_post, {} blocks, relative",
         model.card.layers
     );
-    Ok(Identity::new(
-        name,
-        what,
-        worst(differences.into_iter()),
-        slack(model, 1e-5),
-    ))
+    Ok(found(what, worst(differences), slack(model, 1e-5)))
 }
 
 /// I26: a pass in which everything is recorded gives the bits of one in which nobody looks.
-fn captures(seen: &Seen, bare: &Seen) -> Result<Identity> {
+fn captures(seen: &Seen, bare: &Seen) -> Result<Found> {
     let count = seen.sites.len();
     let (seen, bare) = (values(&seen.logits)?, values(&bare.logits)?);
     let other = seen
         .iter()
         .zip(&bare)
         .filter(|(a, b)| a.to_bits() != b.to_bits());
-    let what = format!("logits with other bits when {count} sites are recorded");
-    Ok(Identity::new(
-        "captures change nothing",
-        what,
-        other.count() as f32,
-        0.0,
-    ))
+    let what = format!("logits that differ in any bit when {count} sites are recorded");
+    Ok(found(what, other.count() as f32, 0.0))
 }
 
 /// I4: probabilities of every query sum to one.
-fn rows(model: &Model, seen: &Seen) -> Result<Identity> {
+fn rows(model: &Model, seen: &Seen) -> Result<Found> {
     let mut most = Vec::new();
     for layer in 0..model.card.layers {
         let sums = values(&seen.get(Site::AttnProbs.at(layer))?.sum(2)?)?;
         most.push(worst(sums.iter().map(|s| (s - 1.0).abs())));
     }
     let what = format!(
-        "sums of probabilities against one, {} layers of {} heads",
+        "sums of attention probabilities against one, {} layers of {} heads",
         model.card.layers, model.card.heads
     );
-    Ok(Identity::new(
-        "attention sums to one",
-        what,
-        worst(most.into_iter()),
-        1e-5,
-    ))
+    Ok(found(what, worst(most), 1e-5))
 }
 
 /// Scores are -inf exactly where a query may not look, and nothing is read from there.
-fn masks(model: &Model, seen: &Seen) -> Result<Identity> {
+fn masks(model: &Model, seen: &Seen) -> Result<Found> {
     let specs = &model.transformer.blueprint.layers;
     let (mut wrong, mut windows, mut tokens) = (0usize, Vec::new(), 0);
     for (layer, spec) in specs.iter().enumerate() {
@@ -384,11 +367,11 @@ fn masks(model: &Model, seen: &Seen) -> Result<Identity> {
         "scores on the wrong side of the mask ({}), {tokens} tokens",
         kinds.join("; ")
     );
-    Ok(Identity::new("masks", what, wrong as f32, 0.0))
+    Ok(found(what, wrong as f32, 0.0))
 }
 
 /// I4: probabilities times the values of the head's group are what the head writes from.
-fn mixed_values(model: &Model, seen: &Seen) -> Result<Identity> {
+fn mixed_values(model: &Model, seen: &Seen) -> Result<Found> {
     let shape = &model.transformer.blueprint;
     let group = shape.heads / shape.kv_heads;
     let mut most = Vec::new();
@@ -407,13 +390,8 @@ fn mixed_values(model: &Model, seen: &Seen) -> Result<Identity> {
         "in {} layers, {group} heads a key-value head, relative",
         model.card.layers
     );
-    let difference = worst(most.into_iter());
-    Ok(Identity::new(
-        "probabilities x values = heads",
-        what,
-        difference,
-        slack(model, 1e-5),
-    ))
+    let difference = worst(most);
+    Ok(found(what, difference, slack(model, 1e-5)))
 }
 
 /// The first, the middle and the last of some layers.
@@ -443,7 +421,7 @@ fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
 }
 
 /// I5: what attention writes is the sum of what its heads write, and the bias once.
-fn heads(model: &Model, seen: &Seen) -> Result<Identity> {
+fn heads(model: &Model, seen: &Seen) -> Result<Found> {
     let layers = some_of(&(0..model.card.layers).collect::<Vec<_>>());
     let mut most = Vec::new();
     for &layer in &layers {
@@ -453,21 +431,15 @@ fn heads(model: &Model, seen: &Seen) -> Result<Identity> {
         most.push(relative(&sum, &seen.get(Site::AttnOut.at(layer))?)?);
     }
     let what = format!(
-        "every head's write against attn_out, {}, relative",
+        "sum of all head outputs against attn_out, {}, relative",
         blocks(&layers)
     );
-    Ok(Identity::new(
-        "heads = attention",
-        what,
-        worst(most.into_iter()),
-        slack(model, 1e-5),
-    ))
+    Ok(found(what, worst(most), slack(model, 1e-5)))
 }
 
 /// I5: what an MLP writes is the sum of what its neurons write, and the bias once.
-fn neurons(model: &Model, seen: &Seen) -> Result<Identity> {
+fn neurons(model: &Model, seen: &Seen) -> Result<Found> {
     const PIECES: usize = 8;
-    let name = "neurons = MLP";
     let layers = some_of(&model.transformer.blueprint.dense_layers());
     let mut most = Vec::new();
     for &layer in &layers {
@@ -479,18 +451,13 @@ fn neurons(model: &Model, seen: &Seen) -> Result<Identity> {
     }
     if most.is_empty() {
         let why = "every block is a mixture of experts, whose neurons have no address";
-        return Ok(Identity::refused(name, why));
+        return Ok(refused(why));
     }
     let what = format!(
-        "neurons' writes against mlp_out, {}, relative",
+        "sum of all neuron outputs against mlp_out, {}, relative",
         blocks(&layers)
     );
-    Ok(Identity::new(
-        name,
-        what,
-        worst(most.into_iter()),
-        slack(model, 1e-5),
-    ))
+    Ok(found(what, worst(most), slack(model, 1e-5)))
 }
 
 fn blocks(layers: &[usize]) -> String {
@@ -503,11 +470,10 @@ fn blocks(layers: &[usize]) -> String {
 
 /// I20: half of the text through the cache and then token by token, as generation does it, against one pass over the
 /// same tokens; the text is read again where its frequencies change.
-fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Identity> {
-    let name = "cache on = off";
+fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
     let total = run.tokens.len();
     if total < 2 {
-        return Ok(Identity::refused(name, "one token leaves nothing to cache"));
+        return Ok(refused("one token leaves nothing to cache"));
     }
     let first = total / 2;
     let regime = lab.model.transformer.regime(total);
@@ -542,15 +508,10 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Identity> {
         n => format!(", read again {n} times for other rotary frequencies"),
     };
     let what = format!(
-        "{first} tokens and then {} one by one against one pass{again}, relative",
+        "{first} tokens and then {} one by one, against one pass{again}, relative",
         most.len() - 1
     );
-    Ok(Identity::new(
-        name,
-        what,
-        worst(most.into_iter()),
-        slack(&lab.model, 1e-4),
-    ))
+    Ok(found(what, worst(most), slack(&lab.model, 1e-4)))
 }
 
 #[cfg(test)]
@@ -641,17 +602,17 @@ mod tests {
         let mut lab = Lab::new(Model::tiny(llama, 7).unwrap());
         let run = Run::plain((1..11).collect());
         let whole = pass(&mut lab, &run, &[]).unwrap().logits;
-        assert!(cache(&mut lab, &run, &whole).unwrap().passed());
+        let mut cached = |run: &Run, whole: &Tensor| {
+            Identity::of(("cache on = off", cache(&mut lab, run, whole).unwrap()))
+        };
+        assert!(cached(&run, &whole).passed());
         let vocab = whole.dim(1).unwrap();
         // The rows before the last of the half that is read at once are not written by the cache.
         for row in 4..10 {
             let wrong = bent(&whole, row * vocab + 7, 1e-2);
-            assert!(
-                !cache(&mut lab, &run, &wrong).unwrap().passed(),
-                "row {row}"
-            );
+            assert!(!cached(&run, &wrong).passed(), "row {row}");
         }
-        let found = cache(&mut lab, &Run::plain(vec![3]), &whole).unwrap();
+        let found = cached(&Run::plain(vec![3]), &whole);
         assert_eq!(found.measured, None, "{}", found.what);
     }
 }

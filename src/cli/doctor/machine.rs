@@ -2,7 +2,7 @@
 //!
 //! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
 
-use crate::cli::{log, output};
+use crate::cli::{bench_report, log, output};
 use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::device;
 use crate::text;
@@ -10,76 +10,51 @@ use crate::text;
 /// What is found, by name.
 pub(super) fn facts() -> Vec<(&'static str, String)> {
     let var = |name: &str| std::env::var(name).unwrap_or_else(|_| "not set".into());
-    let size = crossterm::terminal::size().map_or_else(
-        |_| "unknown: no terminal".into(),
-        |(w, h)| format!("{w} x {h}"),
-    );
+    let size = match crossterm::terminal::size() {
+        Ok((w, h)) => format!("{w} x {h}"),
+        Err(_) => "unknown: no terminal".into(),
+    };
     let stream = |terminal: bool| if terminal { "terminal" } else { "no terminal" };
-    let features: Vec<&str> = [
+    let features = [
         ("demo", cfg!(feature = "demo")),
         ("cuda", cfg!(feature = "cuda")),
         ("metal", cfg!(feature = "metal")),
-    ]
-    .into_iter()
-    .filter(|f| f.1)
-    .map(|f| f.0)
-    .collect();
+    ];
+    let (version, profile) = (env!("CARGO_PKG_VERSION"), bench_report::profile());
+    let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
+    let cpu = format!("{}, {} threads", cpu(), rayon::current_num_threads());
+    let (cache, models) = (cache_folder(), cached_models().len());
+    let hub = format!("{} ({models} models)", cache.display());
+    let state = match log::state_folder() {
+        Some(folder) => folder.display().to_string(),
+        None => "none: no home folder".into(),
+    };
+    let terminal = stream(output::stdout_is_terminal());
     vec![
-        (
-            "version",
-            format!(
-                "lmscope {} ({})",
-                env!("CARGO_PKG_VERSION"),
-                if cfg!(debug_assertions) {
-                    "debug build"
-                } else {
-                    "release build"
-                }
-            ),
-        ),
-        (
-            "features",
-            if features.is_empty() {
-                "none".into()
-            } else {
-                features.join(", ")
-            },
-        ),
-        (
-            "system",
-            format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-        ),
-        (
-            "cpu",
-            format!("{}, {} threads", cpu(), rayon::current_num_threads()),
-        ),
+        ("version", format!("lmscope {version} ({profile} build)")),
+        ("features", present(&features)),
+        ("system", format!("{system} {machine}")),
+        ("cpu", cpu),
         ("memory", memory()),
         ("devices", devices().join(", ")),
-        (
-            "standard output",
-            stream(output::stdout_is_terminal()).into(),
-        ),
+        ("standard output", terminal.into()),
         ("TERM", var("TERM")),
         ("COLORTERM", var("COLORTERM")),
         ("NO_COLOR", var("NO_COLOR")),
         ("size", size),
         ("unicode", unicode()),
-        (
-            "hub cache",
-            format!(
-                "{} ({} models)",
-                cache_folder().display(),
-                cached_models().len()
-            ),
-        ),
-        (
-            "state folder",
-            log::state_folder().map_or_else(
-                || "none: no home folder".into(),
-                |f| f.display().to_string(),
-            ),
-        ),
+        ("hub cache", hub),
+        ("state folder", state),
     ]
+}
+
+/// The names of those that are there.
+pub(super) fn present(all: &[(&str, bool)]) -> String {
+    let there: Vec<&str> = all.iter().filter(|a| a.1).map(|a| a.0).collect();
+    match there.as_slice() {
+        [] => "none".into(),
+        there => there.join(", "),
+    }
 }
 
 /// The CPU's name.

@@ -26,7 +26,7 @@ pub use machine::{cpu, kilobytes};
 /// The row.
 pub const DOCTOR: Subcommand = Subcommand {
     name: "doctor",
-    about: "Says what this build and machine offer, or how a model is built, and checks the numbers",
+    about: "Shows what this build and machine offer, or how a model is built, and checks its numbers",
     arguments: build,
     run,
 };
@@ -34,7 +34,7 @@ pub const DOCTOR: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let model = Arg::new("model")
         .value_name("MODEL")
-        .help("Says how this model is built and measures the identities on it, instead of looking at the machine");
+        .help("Shows how this model is built and checks identities on it, instead of the machine");
     models::format(command.arg(model).args(arguments::loading()))
 }
 
@@ -77,7 +77,7 @@ fn demo(options: &Options) -> Result<String> {
             check.error
         )),
         Some(check) => Err(Error::Engine(format!(
-            "the demo's last lens row differs from its output by {:.1e}, tolerated are {:.0e}",
+            "the demo's last lens row differs from its output by {:.1e}, tolerated is {:.0e}",
             check.error, check.tolerance
         ))),
         None => Err(Error::Engine("the demo's lens has no check".into())),
@@ -139,7 +139,7 @@ fn damaged(model: &Model) -> Option<Error> {
         format!(", and {more} more")
     };
     let next = if damage.iter().any(|d| d.stored) {
-        "The file is damaged or was written so: download it again, and trust no text that reads these weights"
+        "The file is damaged, or was written that way: download it again, and do not trust text generated from these weights"
     } else {
         "Load the model with --dtype f32"
     };

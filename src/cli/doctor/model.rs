@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::machine::present;
 use crate::model::Model;
 use crate::model::memory::available;
 use crate::model::network::blueprint::{
@@ -18,26 +19,24 @@ use crate::text::size;
 pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
     let (b, card) = (&model.transformer.blueprint, &model.card);
     let differs = FAMILIES.iter().find(|f| f.name == b.family);
+    let parameters = card.parameters;
+    let heads = format!(
+        "{}, key-value heads {}, head_dim {}",
+        b.heads, b.kv_heads, b.head_dim
+    );
+    let capped =
+        |scale: f64, cap: Option<f64>| format!("x {}, soft-cap {}", round(scale), or_none(cap));
+    let (known, longest) = (model.known_tokens(), b.context);
+    let (kept, active) = (&card.dtype, model.transformer.dtype().as_str());
+    let chat = if card.chat { "yes" } else { "none" };
     let mut facts = vec![
         ("model", card.name.clone()),
         ("family", b.family.to_string()),
-        (
-            "differs",
-            differs.map_or_else(String::new, |f| f.differs.to_string()),
-        ),
-        (
-            "parameters",
-            format!("{} in matrices and tables", card.parameters),
-        ),
+        ("differs", differs.map_or("", |f| f.differs).to_string()),
+        ("parameters", format!("{parameters} in matrices and tables")),
         ("layers", b.layers.len().to_string()),
         ("width", width(b)),
-        (
-            "heads",
-            format!(
-                "{}, key-value heads {}, head_dim {}",
-                b.heads, b.kv_heads, b.head_dim
-            ),
-        ),
+        ("heads", heads),
         ("MLP", mlp(b)),
         ("arrangement", arrangement(b.arrangement).into()),
         ("norm", norm(b)),
@@ -47,44 +46,22 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
     facts.extend(positions(b));
     facts.push(("windows", windows(&b.layers)));
     facts.extend([
-        (
-            "scores",
-            format!("x {}, soft-cap {}", round(b.score_scale), or_none(b.score_cap)),
-        ),
+        ("scores", capped(b.score_scale, b.score_cap)),
         ("embedding", format!("x {}", round(b.embed_scale))),
-        ("writes", format!("x {}", round(b.residual_scale))),
-        (
-            "logits",
-            format!("x {}, soft-cap {}", round(b.logit_scale), or_none(b.logit_cap)),
-        ),
+        ("added outputs", format!("x {}", round(b.residual_scale))),
+        ("logits", capped(b.logit_scale, b.logit_cap)),
         ("head", if b.tied { "tied to the embedding" } else { "its own matrix" }.into()),
         ("biases", biases(b.biases)),
-        (
-            "vocabulary",
-            format!("{} rows, {} tokens known", b.vocab, model.known_tokens()),
-        ),
-        (
-            "context",
-            format!("{} of the {} it was made for", card.context, b.context),
-        ),
+        ("vocabulary", format!("{} rows, {known} tokens known", b.vocab)),
+        ("context", format!("{} of the {longest} it was made for", card.context)),
         ("tokenizer", tokenizer(model)),
-        (
-            "chat template",
-            if card.chat { "yes" } else { "none" }.into(),
-        ),
-        (
-            "dtype",
-            format!(
-                "matrices kept in {}, activations in {}, norms and softmax in f32",
-                card.dtype,
-                model.transformer.dtype().as_str()
-            ),
-        ),
+        ("chat template", chat.into()),
+        ("dtype", format!("matrices kept in {kept}, activations in {active}, norms and softmax in f32")),
         ("weights", weights(model)),
         ("device", card.device.clone()),
         (
             "attention",
-            "scores, mask and softmax one after the other, in f32; the same kernel whether or not anybody looks".into(),
+            "scores, mask and softmax step by step, in f32; the same computation with and without recording".into(),
         ),
         ("memory", memory(model)),
         ("fingerprint", card.revision.clone()),
@@ -208,17 +185,15 @@ fn norm(b: &Blueprint) -> String {
 }
 
 fn qk_norm(b: &Blueprint) -> String {
-    b.qk_norm.map_or_else(
-        || "none".into(),
-        |qk| {
-            let over = match qk.over {
-                QkNormOver::Head => "each head, one gain for all",
-                QkNormOver::HeadOwnGain => "each head, with a gain of its own",
-                QkNormOver::AllHeads => "all heads at once",
-            };
-            format!("{} over {over}", qk.norm.describe())
-        },
-    )
+    let Some(qk) = b.qk_norm else {
+        return "none".into();
+    };
+    let over = match qk.over {
+        QkNormOver::Head => "each head, one gain for all",
+        QkNormOver::HeadOwnGain => "each head, with a gain of its own",
+        QkNormOver::AllHeads => "all heads at once",
+    };
+    format!("{} over {over}", qk.norm.describe())
 }
 
 fn positions(b: &Blueprint) -> Vec<(&'static str, String)> {
@@ -314,27 +289,20 @@ fn span(numbers: &[f64]) -> String {
 }
 
 fn windows(layers: &[LayerSpec]) -> String {
-    grouped(layers, |l| {
-        l.window.map_or_else(
-            || "every earlier position".into(),
-            |w| format!("the last {w} positions"),
-        )
+    grouped(layers, |l| match l.window {
+        Some(w) => format!("the last {w} positions"),
+        None => "every earlier position".into(),
     })
 }
 
 fn biases(of: Biases) -> String {
     let named = [
-        (of.qkv, "queries, keys and values"),
-        (of.attn_out, "attention output"),
-        (of.mlp, "MLP"),
-        (of.head, "unembedding"),
+        ("queries, keys and values", of.qkv),
+        ("attention output", of.attn_out),
+        ("MLP", of.mlp),
+        ("unembedding", of.head),
     ];
-    let there: Vec<&str> = named.iter().filter(|n| n.0).map(|n| n.1).collect();
-    if there.is_empty() {
-        "none".into()
-    } else {
-        there.join(", ")
-    }
+    present(&named)
 }
 
 fn weights(model: &Model) -> String {
@@ -363,14 +331,11 @@ fn tokenizer(model: &Model) -> String {
     let Some(tokenizer) = &model.tokenizer else {
         return "none; token ids are taken with --ids".into();
     };
-    let bos = tokenizer
-        .bos()
-        .map_or_else(|| "none".into(), |id| id.to_string());
-    let ends = tokenizer.eos().iter().map(ToString::to_string);
-    let ends = ends.collect::<Vec<_>>().join(", ");
-    format!(
-        "{}, bos {bos}, ends {}",
-        tokenizer.kind(),
-        if ends.is_empty() { "none" } else { &ends }
-    )
+    let bos = tokenizer.bos().map_or("none".into(), |id| id.to_string());
+    let ends: Vec<String> = tokenizer.eos().iter().map(ToString::to_string).collect();
+    let ends = match ends.as_slice() {
+        [] => "none".into(),
+        ends => ends.join(", "),
+    };
+    format!("{}, bos {bos}, ends {ends}", tokenizer.kind())
 }

@@ -47,20 +47,21 @@ const BIASES: &[&str] = &[
 ];
 
 /// What is said of vectors whose layers have numbers and no site.
-pub(crate) const BY_LAYER: &str = "its file numbers layers and does not say of which site, so that the vector of a layer serves every site of that layer";
+pub(crate) const BY_LAYER: &str = "its file has layer numbers but no site, so the vector of a layer can be used at every site of that layer";
 
 /// [`BY_LAYER`], or what is said of the only vector: it serves other layers than its own, too.
 fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
     match rows {
         [(at, _)] => format!(
-            "its file says layer {} and not of which site; its vector serves wherever it is put",
+            "its file has layer {} but no site; its vector can be used anywhere",
             at.layer
         ),
         _ => BY_LAYER.into(),
     }
 }
 
-const NEXT: &str = "A direction is one vector, a vector a layer, or a table with a row a layer.";
+const NEXT: &str =
+    "A direction is one vector, one vector for each layer, or a table with one row for each layer.";
 
 /// Where the vector of a name belongs.
 #[derive(Clone, Copy)]
@@ -101,25 +102,18 @@ pub(crate) fn read(
     if !key.is_empty() {
         let all = names(&found);
         let ends = format!(".{key}");
-        let holds = |t: &Loose| {
-            t.name == key || t.name.ends_with(&ends) || t.name.starts_with(&format!("{key}."))
-        };
-        found.retain(holds);
+        let begins = format!("{key}.");
+        found.retain(|Loose { name, .. }| {
+            name == key || name.ends_with(&ends) || name.starts_with(&begins)
+        });
         if found.is_empty() {
-            return Err(Error::bad_file(
-                path,
-                format!("it holds no vector called `{key}`; it holds {all}"),
-                NEXT,
-            ));
+            let what = format!("it holds no vector called `{key}`; it holds {all}");
+            return Err(Error::bad_file(path, what, NEXT));
         }
     }
     for array in &found {
-        let name = if array.name.is_empty() {
-            "the tensor"
-        } else {
-            &array.name
-        };
-        finite(path, name, &array.values, NEXT)?;
+        let name = Some(array.name.as_str()).filter(|name| !name.is_empty());
+        finite(path, name.unwrap_or("the tensor"), &array.values, NEXT)?;
     }
     let sidecar = beside(path)?;
     let listed = (0..found.len()).all(|i| found.iter().any(|t| t.name == format!("[{i}]")));
@@ -128,15 +122,11 @@ pub(crate) fn read(
         ([], _) => Err(Error::bad_file(path, "it holds no vector", NEXT)),
         (many, _) if listed && many.len() > 1 => {
             // A list is a table: its rows have numbers and no names.
-            let rows: BTreeMap<usize, &Loose> = many
-                .iter()
-                .filter_map(|t| Some((t.name.get(1..t.name.len() - 1)?.parse().ok()?, t)))
-                .collect();
+            let number = |t: &Loose| t.name.get(1..t.name.len() - 1)?.parse::<usize>().ok();
+            let mut rows: Vec<&Loose> = many.iter().collect();
+            rows.sort_by_key(|t| number(t));
             let width = widths(path, many)?;
-            let values: Vec<f32> = rows
-                .values()
-                .flat_map(|t| t.values.iter().copied())
-                .collect();
+            let values: Vec<f32> = rows.iter().flat_map(|t| &t.values).copied().collect();
             table(path, &[many.len(), width], &values, sidecar.as_ref(), maker)
         }
         ([one], Some(_)) if sidecar.is_none() && vector(one) => by_layer(path, &found, maker),
@@ -188,20 +178,13 @@ fn names(arrays: &[Loose]) -> String {
 /// The width of vectors, which is one.
 fn widths(path: &Path, arrays: &[Loose]) -> Result<usize> {
     let width = arrays.first().map_or(0, |t| t.values.len());
-    match arrays
-        .iter()
-        .find(|t| !vector(t) || t.values.len() != width)
-    {
-        None => Ok(width),
-        Some(odd) => Err(Error::bad_file(
-            path,
-            format!(
-                "its `{}` is {:?} and its first vector has {width} numbers",
-                odd.name, odd.shape
-            ),
-            NEXT,
-        )),
-    }
+    let mut odd = arrays.iter();
+    let Some(Loose { name, shape, .. }) = odd.find(|t| !vector(t) || t.values.len() != width)
+    else {
+        return Ok(width);
+    };
+    let what = format!("its `{name}` is {shape:?} and its first vector has {width} numbers");
+    Err(Error::bad_file(path, what, NEXT))
 }
 
 /// A vector a layer, at the site that the names say or at none.
@@ -222,20 +205,15 @@ fn by_layer(path: &Path, arrays: &[Loose], maker: &str) -> Result<Direction> {
             None => continue,
         };
         if rows.insert(at, array.values.clone()).is_some() {
-            let what = format!(
-                "two of its vectors are for layer {}: {}",
-                at.layer,
-                names(arrays)
-            );
+            let all = names(arrays);
+            let what = format!("two of its vectors are for layer {}: {all}", at.layer);
             return Err(Error::bad_file(path, what, NEXT));
         }
     }
     if origin.anywhere {
         if rows.keys().any(|at| at.site != Site::ResidPost) {
-            let what = format!(
-                "some of its vectors name a site and some only a layer: {}",
-                names(arrays)
-            );
+            let all = names(arrays);
+            let what = format!("some of its vectors name a site and some only a layer: {all}");
             return Err(Error::bad_file(path, what, NEXT));
         }
         let rows: Vec<_> = rows.into_iter().collect();
@@ -276,17 +254,12 @@ pub(crate) fn dictionary(path: &Path, arrays: &[Loose]) -> Result<()> {
     // A bias of the encoder has a number a feature; without one there are more features than numbers.
     let biases = arrays.iter().filter(|t| t.shape.len() == 1);
     let bias = biases.filter(|t| {
-        BIASES
-            .iter()
-            .any(|n| t.name.to_ascii_lowercase().ends_with(n))
+        let name = t.name.to_ascii_lowercase();
+        BIASES.iter().any(|n| name.ends_with(n))
     });
     let count = bias.map(|t| t.shape[0]).find(|n| shape.contains(n));
     let features = count.or(shape.iter().max().copied()).unwrap_or(0);
-    let width = shape
-        .iter()
-        .find(|d| **d != features)
-        .copied()
-        .unwrap_or(features);
+    let width = shape.iter().find(|d| **d != features).unwrap_or(&features);
     let one = if shape.first() == Some(&features) {
         "[FEATURE]"
     } else {

@@ -19,7 +19,7 @@ use crate::model::network::site::Site;
 pub(crate) const FORMAT: Format = Format {
     name: "ds4",
     extensions: &["f32"],
-    about: "ds4's directional steering, with its X.json: a row a layer, of what the MLP or attention returns; it removes, as project_out does",
+    about: "directional steering files of ds4, with their X.json: one row for each layer, of the MLP or attention output; ds4 removes the direction, as project_out does",
     begins: |_| false,
     read: |path, key| {
         nameless(path, key)?;
@@ -46,7 +46,7 @@ fn read(path: &Path) -> Result<Direction> {
     let next = "The two files of ds4 belong together: take both from one place.";
     if !beside.exists() {
         let what = format!(
-            "its shape stands in {}, which is not there",
+            "its shape is given in {}, which does not exist",
             beside.display()
         );
         return Err(Error::bad_file(path, what, next));
@@ -54,7 +54,7 @@ fn read(path: &Path) -> Result<Direction> {
     let json = Sidecar::read(beside, None)?;
     let said = json.text(&["format"]);
     if said != NAME {
-        return Err(json.bad(format!("its `format` is `{said}`; `{NAME}` is read")));
+        return Err(json.bad(format!("its `format` is `{said}`; only `{NAME}` is read")));
     }
     let side = |i: usize| {
         let shape = json.value(&["shape"]).and_then(Value::as_array);
@@ -80,7 +80,7 @@ fn read(path: &Path) -> Result<Direction> {
         return Err(Error::bad_file(
             path,
             format!(
-                "it has {} bytes, and {layers} x {width} numbers were announced",
+                "it has {} bytes, but {layers} x {width} numbers were announced",
                 bytes.len()
             ),
             next,
@@ -113,7 +113,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let Some((component, _)) = component else {
         return Err(Error::Refused {
             address: direction.span(),
-            why: "ds4 steers what the MLP or attention returns, mlp_out or attn_out. Measure there, or write GGUF or safetensors.".into(),
+            why: "ds4 steers the MLP or attention output, mlp_out or attn_out. Measure there, or write GGUF or safetensors.".into(),
         });
     };
     let width = direction.rows[0].1.len();
@@ -145,7 +145,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         "note": origin.method,
     });
     let lost = format!(
-        "its rows have unit length and end at layer {}, and ds4 removes what they point to",
+        "its rows have unit norm and end at layer {}; ds4 removes the direction they point to",
         layers - 1
     );
     let beside = (path.with_extension("json"), json(&origin, theirs));

@@ -20,7 +20,7 @@ use crate::model::network::site::Site;
 pub(crate) const FORMAT: Format = Format {
     name: "GGUF control vector",
     extensions: &["gguf"],
-    about: "llama.cpp's and repeng's: `direction.N` is added to the output of block N, resid_post.N; there is none for block 0",
+    about: "control vectors of llama.cpp and repeng: `direction.N` is added to the output of block N, resid_post.N; block 0 has none",
     begins: |first| first.starts_with(b"GGUF"),
     read: |path, key| {
         nameless(path, key)?;
@@ -30,13 +30,13 @@ pub(crate) const FORMAT: Format = Format {
 };
 
 /// What to do about a file that cannot be used.
-const NEXT: &str = "A control vector holds `direction.N` in F32, one vector a layer, N from 1 on, and nothing else.";
+const NEXT: &str = "A control vector file holds `direction.N` in F32, one vector for each layer, N from 1 on, and nothing else.";
 
 /// Our own provenance, in files that we write; other readers pass over it.
 const ORIGIN: &str = "lmscope.direction";
 
 /// What is known of a file whose count of layers is signed.
-pub(crate) const OFFSET: &str = "the file looks made by llama-cvector-generator, which names the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name puts them back";
+pub(crate) const OFFSET: &str = "the file seems to be made by llama-cvector-generator, which calls the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name moves them back";
 
 fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     let bad = |what: String| Error::bad_file(path, what, NEXT);
@@ -50,7 +50,10 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
         };
         // Sides of 1 in front do not count, as in ggml.
         if info.shape.iter().skip_while(|d| **d == 1).count() > 1 {
-            return Err(bad(format!("`{name}` is {:?}, no vector", info.shape)));
+            return Err(bad(format!(
+                "`{name}` is {:?}, which is not a vector",
+                info.shape
+            )));
         }
         let vector = numbers(DType::F32, bytes)?;
         finite(path, name, &vector, NEXT)?;
@@ -102,7 +105,7 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
 fn layer_of(name: &str) -> Result<u16, String> {
     let Some(("direction", rest)) = name.split_once('.') else {
         return Err(format!(
-            "it holds `{name}`, which is no direction (is it a model?)"
+            "it holds `{name}`, which is not a direction (is it a model?)"
         ));
     };
     match stoi(rest) {
@@ -163,7 +166,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         why,
     };
     if direction.origin.anywhere {
-        let why = "a control vector belongs to a layer, and nothing says which. Say where: `lmscope vectors FILE --at resid_post.LAYER -o FILE.gguf`.";
+        let why = "a control vector belongs to a layer, and no layer is given. Name it: `lmscope vectors FILE --at resid_post.LAYER -o FILE.gguf`.";
         return Err(refused(why.into()));
     }
     let mut rows: BTreeMap<usize, &[f32]> = BTreeMap::new();
@@ -171,7 +174,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     for (at, vector) in &direction.rows {
         let Some(place) = stream(*at) else {
             return Err(refused(format!(
-                "a control vector is added to what leaves a block, resid_post, and {at} is another place. Write safetensors instead."
+                "a control vector is added to the output of a block, resid_post, and {at} is another place. Write safetensors instead."
             )));
         };
         // What enters block N + 1 is what leaves block N; nothing before the output of block 1 can be written.
@@ -179,14 +182,14 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
             left.push(at.to_string());
         } else if rows.insert(place - 1, vector).is_some() {
             return Err(refused(format!(
-                "two vectors are for the output of block {}. Write one of them.",
+                "two vectors are for the output of block {}. Write only one of them.",
                 place - 1
             )));
         }
     }
     if rows.is_empty() {
         return Err(refused(
-            "llama.cpp steers the outputs of blocks 1 and on, none before. Measure later, or write safetensors.".into(),
+            "llama.cpp steers the outputs of blocks 1 and later only. Measure at a later layer, or write safetensors.".into(),
         ));
     }
     let origin = serde_json::to_string(&direction.origin)
@@ -213,7 +216,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         String::new()
     } else {
         format!(
-            "{} left out: llama.cpp steers the outputs of blocks 1 and on, none before",
+            "{} left out: llama.cpp steers the outputs of blocks 1 and later only",
             left.join(", ")
         )
     };

@@ -85,7 +85,7 @@ pub fn format_of(path: &Path) -> Result<&'static Format> {
     FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
         Error::bad_file(
             path,
-            "it is no file of directions",
+            "it is not a file of directions",
             format!("Directions are read from {}.", extensions()),
         )
     })
@@ -142,6 +142,20 @@ fn one() -> f32 {
     1.0
 }
 
+impl Origin {
+    /// Of what is made with a model, now.
+    pub fn of(card: &Card) -> Self {
+        Self {
+            model: card.name.clone(),
+            family: card.family.into(),
+            revision: card.revision.clone(),
+            dtype: card.dtype.into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Origin {
     fn default() -> Self {
         Self {
@@ -168,12 +182,12 @@ pub fn places(addresses: &[Address], anywhere: bool) -> String {
     if anywhere && addresses.len() > 1 {
         let layers: Vec<String> = all.map(|at| at.layer.to_string()).collect();
         return format!(
-            "layers {} of a site that its file does not say",
+            "layers {} of a site that its file does not name",
             layers.join(", ")
         );
     }
     if anywhere {
-        return "a place that its file does not say".into();
+        return "a place that its file does not name".into();
     }
     all.map(Address::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -204,9 +218,7 @@ impl Direction {
         if let Some((at, _)) = found.filter(|(_, v)| norm(v) <= NOTHING) {
             return Err(Error::Refused {
                 address: address.to_string(),
-                why: format!(
-                    "the direction's vector of {at} has length zero. Edit where it has one."
-                ),
+                why: format!("the direction's vector at {at} is zero. Edit where it is not."),
             });
         }
         found
@@ -214,7 +226,7 @@ impl Direction {
             .ok_or_else(|| Error::Refused {
                 address: address.to_string(),
                 why: format!(
-                    "the direction was measured at {} and has no vector for it. Edit one of those.",
+                    "the direction was measured at {} and has no vector for this address. Edit one of those.",
                     self.span()
                 ),
             })
@@ -261,7 +273,7 @@ impl Direction {
                 "direction",
                 format!("{} ({})", self.origin.model, self.origin.revision),
                 format!(
-                    "one measured on this model, {} ({})",
+                    "a direction measured on this model, {} ({})",
                     card.name, card.revision
                 ),
             ));
@@ -355,7 +367,9 @@ impl Direction {
                 let expected = match (one, !numbered) {
                     (_, true) => "an address such as resid_post.10",
                     (true, false) => "an address such as resid_post.10, or a site such as attn_out",
-                    (false, false) => "a site such as attn_out: every vector keeps its layer",
+                    (false, false) => {
+                        "a site such as attn_out, because every vector keeps its layer"
+                    }
                 };
                 return Err(Error::argument("place", place, expected));
             };
@@ -369,7 +383,7 @@ impl Direction {
                 .cautions
                 .retain(|c| !open.contains(&c.as_str()));
         }
-        let note = format!("put at {place}; its file said {}", self.span());
+        let note = format!("moved to {place}; its file says {}", self.span());
         moved.origin.notes.push(note);
         Ok(moved)
     }
@@ -402,8 +416,8 @@ impl Direction {
         if self.is_nothing() {
             return Err(Error::argument(
                 "direction",
-                "a vector of length zero",
-                "one that does something: prompts that differ where it is measured, or directions that do not cancel out",
+                "a vector of norm zero",
+                "a vector that is not zero: prompts that differ where it is measured, or directions that do not cancel out",
             ));
         }
         let (files, lost) = (format.write)(self, path)?;
@@ -428,8 +442,8 @@ impl Direction {
         if found.is_nothing() {
             return Err(Error::bad_file(
                 path,
-                "its vector has length zero, or none that is a number, and points nowhere",
-                "Make it once more, from prompts that differ where it is measured.",
+                "its vector is zero or not finite, and has no direction",
+                "Make it again, from prompts that differ where it is measured.",
             ));
         }
         Ok(found)
@@ -509,7 +523,10 @@ fn whole(path: &Path) -> Result<Vec<u8>> {
     if length.len() > MOST {
         return Err(Error::bad_file(
             path,
-            format!("it has {} bytes, too many for directions", length.len()),
+            format!(
+                "it has {} bytes, too many for a file of directions",
+                length.len()
+            ),
             "Is it a model? Name a file of directions.",
         ));
     }

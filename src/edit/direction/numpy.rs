@@ -13,7 +13,7 @@ use crate::model::checkpoint::numpy;
 pub(crate) const FORMAT: Format = Format {
     name: "numpy arrays",
     extensions: &["npy", "npz"],
-    about: "a vector, a table with a row a layer, or several arrays named for layers or otherwise (FILE#NAME), with a JSON file beside it as for safetensors; read only",
+    about: "a vector, a table with one row for each layer, or several arrays named after layers or otherwise (FILE#NAME), with a JSON file beside it as for safetensors; read only",
     begins: |first| first.starts_with(b"\x93NUMPY"),
     read: |path, key| arrays::read(path, numpy::arrays(path)?, key, "array of numpy"),
     write,
@@ -22,6 +22,6 @@ pub(crate) const FORMAT: Format = Format {
 fn write(direction: &Direction, _: &Path) -> Result<(VectorFiles, String)> {
     Err(Error::Refused {
         address: direction.span(),
-        why: "numpy's files have no place for where a vector belongs and are read only. Write .safetensors, .gguf or .pt.".into(),
+        why: "numpy files have no place for the address of a vector and can only be read. Write .safetensors, .gguf or .pt.".into(),
     })
 }

@@ -20,7 +20,7 @@ use crate::model::network::site::Address;
 pub(crate) const FORMAT: Format = Format {
     name: "safetensors",
     extensions: &["safetensors"],
-    about: "this program's own: a vector an address, with its provenance; or any one vector with a JSON file beside it",
+    about: "lmscope's own format: one vector for each address, with its provenance; or any one vector with a JSON file beside it",
     begins: |first| first.get(8) == Some(&b'{') && first.get(4..8) == Some(&[0; 4]),
     read: |path, key| parse(&whole(path)?, path, key),
     write,
@@ -30,7 +30,7 @@ pub(crate) const FORMAT: Format = Format {
 const ORIGIN: &str = "lmscope.direction";
 
 /// What to do about a file that cannot be read.
-const NEXT: &str = "A direction is a safetensors file with one vector an address, such as `lmscope direction` writes, or with one vector and a JSON file beside it.";
+const NEXT: &str = "A direction file holds one vector for each address, as `lmscope direction` writes it, or one vector with a JSON file beside it.";
 
 fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let data: Vec<(String, Vec<u8>)> = direction
@@ -86,7 +86,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
             Dtype::BF16 => DType::BF16,
             other => {
                 return Err(fail(format!(
-                    "`{name}` is of {other:?}; vectors are floating-point"
+                    "`{name}` is of type {other:?}; vectors must be floating-point"
                 )));
             }
         };
@@ -115,7 +115,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     for (name, view) in &tensors {
         let address: Address = name.parse().map_err(|e| {
             fail(format!(
-                "its tensor `{name}` is named for no address, such as resid_post.10 ({e})"
+                "its tensor `{name}` is not named after an address such as resid_post.10 ({e})"
             ))
         })?;
         if view.shape().len() != 1 {

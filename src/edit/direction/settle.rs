@@ -34,11 +34,11 @@ impl Direction {
             let places = self.rows.iter_mut().enumerate();
             places.for_each(|(l, (at, _))| *at = Site::ResidPre.at(l));
             self.open_as(format!(
-                "its {rows} rows are one more than this model's blocks, as transformers' hidden states (persona vectors): row L is read as what enters block L, resid_pre.L, which leaves block L-1; row 0 is the embedding, and the last row, taken after the final norm, is left out"
+                "it has {rows} rows, one more than this model has blocks, like transformers' hidden states (persona vectors): row L is read as the input of block L, resid_pre.L, which is the output of block L-1; row 0 is the embedding; the last row, taken after the final norm, is left out"
             ));
         } else if anywhere && rows == layers {
             self.open_as(format!(
-                "its {rows} rows are as many as this model's blocks (assistant axis): row L is read as the output of block L, resid_post.L"
+                "it has {rows} rows, as many as this model has blocks (assistant axis): row L is read as the output of block L, resid_post.L"
             ));
         } else if anywhere || rows == layers + 1 {
             let site = site.filter(|_| !anywhere);

@@ -19,10 +19,10 @@ const EXAMPLE: &str =
 
 /// What is said of a vector whose file leaves its place open.
 pub(crate) const ANYWHERE: &str =
-    "its file does not say where it was measured, so that it serves wherever it is put";
+    "its file does not say where it was measured, so it can be used anywhere";
 
 /// What is said of a table whose file leaves its site open.
-pub(crate) const OPEN: &str = "its file does not say of which site its rows are: as many as the model has blocks are their outputs, one more transformers' hidden states";
+pub(crate) const OPEN: &str = "its file does not name the site of its rows: as many rows as the model has blocks are their outputs; one more are transformers' hidden states";
 
 /// The JSON beside a file.
 pub(crate) struct Sidecar {
@@ -55,8 +55,9 @@ impl Sidecar {
     /// Reads a JSON object.
     pub(crate) fn read(path: PathBuf, usual: Option<Site>) -> Result<Self> {
         let text = super::whole(&path)?;
-        let map = serde_json::from_slice::<Map<String, Value>>(&text)
-            .map_err(|e| Error::bad_file(&path, format!("it is no JSON object ({e})"), EXAMPLE))?;
+        let map = serde_json::from_slice::<Map<String, Value>>(&text).map_err(|e| {
+            Error::bad_file(&path, format!("it is not a JSON object ({e})"), EXAMPLE)
+        })?;
         Ok(Self { path, map, usual })
     }
 
@@ -84,7 +85,7 @@ impl Sidecar {
         let layer = given.as_u64().and_then(|l| u16::try_from(l).ok());
         layer
             .map(Some)
-            .ok_or_else(|| self.bad(format!("its `layer` is {given}, no layer")))
+            .ok_or_else(|| self.bad(format!("its `layer` is {given}, which is not a layer")))
     }
 
     /// The site, or the whole address, that it names; a layer that stands apart is left to [`Sidecar::address`].
@@ -107,14 +108,14 @@ impl Sidecar {
         let (layer, place) = (self.layer()?, self.place()?);
         let Some((site, own)) = place else {
             return match layer {
-                Some(layer) => Err(self.bad(format!("it says layer {layer} of no site"))),
+                Some(layer) => Err(self.bad(format!("it has layer {layer} and no site"))),
                 None => Ok(None),
             };
         };
         if let (Some(a), Some(b)) = (own, layer)
             && a != b
         {
-            return Err(self.bad(format!("it says layer {b}, and its site is at {a}")));
+            return Err(self.bad(format!("it says layer {b}, but its site is at {a}")));
         }
         Ok(match own.or(layer) {
             Some(layer) => Some(site.at(usize::from(layer))),
@@ -186,7 +187,9 @@ pub(crate) fn table(
                 Some(_) => {
                     return Err(Error::bad_file(
                         path,
-                        format!("it holds {layers} vectors, and the JSON beside it says one place"),
+                        format!(
+                            "it holds {layers} vectors, and the JSON beside it gives one place"
+                        ),
                         r#"Name the site alone, as in {"site": "resid_post"}, where row L is of layer L; or take the JSON away."#,
                     ));
                 }
@@ -205,7 +208,7 @@ pub(crate) fn table(
         }
         _ => Err(Error::bad_file(
             path,
-            format!("its tensor has shape {shape:?}, and a direction is one vector"),
+            format!("its tensor has shape {shape:?}, but a direction is one vector"),
             "Of refusal_direction, take direction.pt; mean_diffs.pt holds every candidate.",
         )),
     }

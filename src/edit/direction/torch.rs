@@ -19,7 +19,7 @@ use crate::text::visible;
 pub(crate) const FORMAT: Format = Format {
     name: "PyTorch tensor",
     extensions: &["pt", "pth", "bin"],
-    about: "refusal_direction's direction.pt with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
+    about: "direction.pt of refusal_direction with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
     begins: |first| first.starts_with(b"PK"),
     read,
     write,
@@ -40,7 +40,7 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
         found
             .origin
             .cautions
-            .push(format!("it says layer {}", visible(layer.as_bytes())));
+            .push(format!("it names layer {}", visible(layer.as_bytes())));
     }
     Ok(found)
 }
@@ -115,7 +115,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         Some(place) => Some(place),
         None => {
             return Err(refused(
-                "refusal_direction's vectors are of what enters a block, resid_pre. Measure there, or write safetensors.",
+                "refusal_direction's vectors are measured on the input of a block, resid_pre. Measure there, or write safetensors.",
             ));
         }
     };

@@ -26,7 +26,7 @@ impl Worker {
             return Err(Error::argument(
                 "baseline",
                 "nothing written",
-                "a text with at least one written token to compare",
+                "a text with at least one generated token to compare",
             ));
         }
         let writer = Writer::begin(

@@ -53,7 +53,7 @@ impl Worker {
             return Err(Error::argument(
                 "restore",
                 number.to_string(),
-                "a text that is still kept; the oldest ones are forgotten",
+                "a text that is still kept; the oldest ones are dropped",
             ));
         };
         let (writer, lab) = self.writer()?;
@@ -66,26 +66,19 @@ impl Worker {
             };
             self.tell(Update::Failed {
                 slot: None,
-                message: format!("The text was not brought back: {why}"),
+                message: format!("The text was not restored: {why}"),
             });
             return Ok(());
         }
-        let receipts = writer.receipts().to_vec();
-        let fired = writer.fired().to_vec();
         let edits = writer.run.schedule.latest().to_vec();
         self.edits = edits;
         self.kept.texts.remove(&number);
         self.shelve(before);
         self.check = None;
         self.tell(Update::Restored(number));
-        self.tell(Update::Receipts(receipts));
-        self.tell(Update::Fired(fired));
-        self.tell_beside();
+        self.tell_edits();
         self.refresh();
-        self.receipts_due = self
-            .writer
-            .as_ref()
-            .is_some_and(|w| !w.run.schedule.is_idle());
+        self.receipts_due = self.edited();
         Ok(())
     }
 }

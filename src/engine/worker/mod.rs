@@ -42,6 +42,16 @@ struct Goal {
     since: Instant,
 }
 
+impl Goal {
+    fn of(count: usize) -> Self {
+        Self {
+            left: count,
+            written: 0,
+            since: Instant::now(),
+        }
+    }
+}
+
 /// What the screen is told of a model that is on its way.
 fn loading(progress: &Progress) -> Loading {
     match progress.phase {
@@ -108,27 +118,22 @@ impl Worker {
     /// Works until the other side is gone.
     pub fn work(mut self) {
         loop {
-            let first = if self.busy() {
-                match self.requests.try_recv() {
-                    Ok(request) => Some(request),
-                    Err(TryRecvError::Empty) => None,
-                    Err(TryRecvError::Disconnected) => return,
-                }
+            let next = if self.busy() {
+                self.requests.try_recv()
             } else {
-                match self.requests.recv() {
-                    Ok(request) => Some(request),
-                    Err(_) => return,
-                }
+                let next = self.requests.recv();
+                next.map_err(|_| TryRecvError::Disconnected)
             };
+            if matches!(next, Err(TryRecvError::Disconnected)) {
+                return;
+            }
             if self.cancel.swap(false, Ordering::Relaxed) {
                 self.stop();
             }
-            if let Some(request) = first {
-                self.guarded(None, |w| w.handle(request));
-                self.remark();
-                continue;
+            match next {
+                Ok(request) => self.guarded(None, |w| w.handle(request)),
+                Err(_) => self.turn(),
             }
-            self.turn();
             self.remark();
         }
     }
@@ -139,6 +144,12 @@ impl Worker {
         for sentence in said.into_iter().flatten() {
             self.tell(Update::Noted(sentence));
         }
+    }
+
+    /// Whether an edit acts anywhere in the text.
+    fn edited(&self) -> bool {
+        let run = self.writer.as_ref().map(|w| &w.run);
+        run.is_some_and(|run| !run.schedule.is_idle())
     }
 
     fn busy(&self) -> bool {
@@ -237,10 +248,7 @@ impl Worker {
                 written: goal.written,
                 rate: goal.written as f32 / seconds,
             });
-            self.receipts_due = self
-                .writer
-                .as_ref()
-                .is_some_and(|w| !w.run.schedule.is_idle());
+            self.receipts_due = self.edited();
         }
     }
 
@@ -251,11 +259,7 @@ impl Worker {
             Request::Generate { prompt, count } => self.generate(prompt, count),
             Request::Continue { count } => {
                 self.writer()?;
-                self.goal = Some(Goal {
-                    left: count,
-                    written: 0,
-                    since: Instant::now(),
-                });
+                self.goal = Some(Goal::of(count));
                 Ok(())
             }
             Request::Stop => {
@@ -349,24 +353,14 @@ impl Worker {
     }
 
     fn lab(&mut self) -> Result<&mut Lab> {
-        self.lab.as_mut().ok_or_else(|| {
-            Error::argument(
-                "model",
-                "none",
-                "a model that is loaded; wait for it, or start with one that exists",
-            )
-        })
+        self.lab.as_mut().ok_or_else(no_model)
     }
 
     /// The text and the lab, or a sentence.
     fn writer(&mut self) -> Result<(&mut Writer, &mut Lab)> {
         match (&mut self.writer, &mut self.lab) {
             (Some(writer), Some(lab)) => Ok((writer, lab)),
-            (_, None) => Err(Error::argument(
-                "model",
-                "none",
-                "a model that is loaded; wait for it, or start with one that exists",
-            )),
+            (_, None) => Err(no_model()),
             (None, _) => Err(Error::EmptyPrompt),
         }
     }
@@ -388,11 +382,7 @@ impl Worker {
         self.check = None;
         self.tell(Update::Began(tokens));
         self.refresh();
-        self.goal = Some(Goal {
-            left: count,
-            written: 0,
-            since: Instant::now(),
-        });
+        self.goal = Some(Goal::of(count));
         Ok(())
     }
 
@@ -469,16 +459,16 @@ impl Worker {
     fn observe(&mut self, question: &Question) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
-        let mut edited = None;
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
             let run = writer.run.clone();
             let run = run.until(question.until.unwrap_or(usize::MAX));
             if question.unedited {
                 // What is taken from the edited figure is about the same tokens.
-                let unedited = run.unedited();
-                edited = Some(run);
-                unedited
+                Run {
+                    answers: Some(Arc::new(run.clone())),
+                    ..run.unedited()
+                }
             } else {
                 run
             }
@@ -498,10 +488,8 @@ impl Worker {
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };
-        lab.answers_of = edited;
         let of = instrument(slot)?;
         let figure = lab.told(tell, |lab| observe(of, &run, &question.arguments, lab));
-        lab.answers_of = None;
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
@@ -537,14 +525,24 @@ impl Worker {
         let before = writer.hold();
         writer.rewind(lab, position)?;
         let left = writer.run.tokens.len();
-        let receipts = writer.receipts().to_vec();
-        let fired = writer.fired().to_vec();
         self.shelve(before);
         self.tell(Update::Rewound(left));
-        self.tell(Update::Receipts(receipts));
-        self.tell(Update::Fired(fired));
-        self.tell_beside();
+        self.tell_edits();
         self.refresh();
         Ok(())
     }
+
+    /// Tells what the edits did to the text, and what runs beside it.
+    fn tell_edits(&self) {
+        if let Some(writer) = &self.writer {
+            self.tell(Update::Receipts(writer.receipts().to_vec()));
+            self.tell(Update::Fired(writer.fired().to_vec()));
+        }
+        self.tell_beside();
+    }
+}
+
+fn no_model() -> Error {
+    let expected = "a loaded model; wait until it is loaded, or start with one that exists";
+    Error::argument("model", "none", expected)
 }

@@ -3,7 +3,7 @@
 //! Invariant: bytes come from the tokenizer unchanged; whoever shows them makes them safe.
 
 use crate::edit::receipt::Fired;
-use crate::engine::{Rival, Token};
+use crate::engine::Token;
 use crate::lab::Lab;
 use crate::lab::writer::{Choice, Writer};
 
@@ -20,43 +20,38 @@ pub(super) fn prompt_tokens(lab: &Lab, writer: &Writer) -> Vec<Token> {
 
 /// Tokens of which nothing more is known, the first at a position.
 pub(super) fn plain_tokens(lab: &Lab, first: usize, ids: &[u32]) -> Vec<Token> {
-    let token = |(i, id): (usize, &u32)| Token {
-        position: first + i,
-        id: *id,
-        bytes: lab.model.bytes(*id),
-        special: special(lab, *id),
+    let ids = ids.iter().enumerate();
+    ids.map(|(i, id)| plain_token(lab, first + i, *id))
+        .collect()
+}
+
+/// A token the model chose.
+pub(super) fn written_token(lab: &Lab, choice: Choice, fired: &[Fired]) -> Token {
+    let other = choice.other.map(|other| Token {
+        logprob: Some(other.logprob),
+        ..plain_token(lab, choice.position, other.id)
+    });
+    Token {
+        logprob: Some(choice.logprob),
+        rank: Some(choice.rank),
+        kl: choice.kl,
+        fired: fired.to_vec(),
+        other: other.map(Box::new),
+        ..plain_token(lab, choice.position, choice.id)
+    }
+}
+
+fn plain_token(lab: &Lab, position: usize, id: u32) -> Token {
+    let tokenizer = lab.model.tokenizer.as_ref();
+    Token {
+        position,
+        id,
+        bytes: lab.model.bytes(id),
+        special: tokenizer.is_some_and(|t| t.is_special(id)),
         logprob: None,
         rank: None,
         kl: None,
         fired: Vec::new(),
         other: None,
-    };
-    ids.iter().enumerate().map(token).collect()
-}
-
-/// A token the model chose.
-pub(super) fn written_token(lab: &Lab, choice: Choice, fired: &[Fired]) -> Token {
-    Token {
-        position: choice.position,
-        id: choice.id,
-        bytes: lab.model.bytes(choice.id),
-        special: special(lab, choice.id),
-        logprob: Some(choice.logprob),
-        rank: Some(choice.rank),
-        kl: choice.kl,
-        fired: fired.to_vec(),
-        other: choice.other.map(|other| Rival {
-            id: other.id,
-            bytes: lab.model.bytes(other.id),
-            special: special(lab, other.id),
-            logprob: other.logprob,
-        }),
     }
-}
-
-fn special(lab: &Lab, id: u32) -> bool {
-    lab.model
-        .tokenizer
-        .as_ref()
-        .is_some_and(|t| t.is_special(id))
 }

@@ -11,7 +11,6 @@ use candle_core::{DType, Tensor};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
-use crate::lab::run::Recording;
 use crate::lab::sample::top;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::site::{Address, Site};
@@ -132,14 +131,14 @@ pub struct Written {
 
 /// What must be recorded to read writes of a layer.
 pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
-    crate::lab::decomposition::of_attention(&[layer], norms_writes, false)
+    crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
 /// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds
 /// [`of_writes`] of their layers.
 pub fn written(
     lab: &Lab,
-    recording: &Recording,
+    recording: &Capture,
     heads: &[(usize, usize)],
     position: usize,
     count: usize,

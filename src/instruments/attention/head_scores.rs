@@ -17,6 +17,8 @@ use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
+use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
@@ -95,7 +97,7 @@ impl Repeated {
         if period > most || period < 2 {
             return Err(Error::argument(
                 "period",
-                period.to_string(),
+                period,
                 format!("2 to {most} tokens, so that two copies fit into the context"),
             ));
         }
@@ -203,18 +205,19 @@ impl Copying {
     /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
     pub fn measure(lab: &mut Lab, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
-        let known = lab.model.known_tokens();
         for text in texts {
-            let run = Run {
-                schedule: schedule.clone(),
-                ..Run::plain(text.tokens.clone())
+            let run = Run::plain(text.tokens.clone()).under(schedule);
+            let end = text.tokens.len() - 1;
+            let output = Output {
+                after: After::Each(text.first + text.period..end),
+                each: vec![text.tokens[text.first + text.period + 1..].to_vec()],
+                ranks: true,
+                ..Output::default()
             };
-            let rows = lab.log_probs(&run, text.period)?;
-            let second = &text.tokens[text.first + text.period..];
-            for (row, next) in rows.iter().zip(&second[1..]) {
-                let own = row[*next as usize];
-                probability += f64::from(own).exp();
-                right += usize::from(row[..known].iter().all(|p| *p <= own));
+            let read = lab.run_one(&Pass::after(run.until(end), output))?;
+            for said in &read.output {
+                probability += said.share();
+                right += usize::from(said.tokens[0].rank == 0);
                 count += 1;
             }
         }

@@ -12,15 +12,15 @@ use crate::error::Result;
 use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
 use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::shots::{Layout, read};
 use crate::vectors::task_vector::Prompts;
 
 choices! {
     /// The prompts that heads are put into.
-    pub enum Corrupt { Shuffled = "shuffled", Unshown = "asked" }
+    pub enum Corrupt { Shuffled = "shuffled", Unshown = "zero_shot" | "asked" }
 }
 
 choices! {
@@ -31,24 +31,24 @@ choices! {
 params! {
     /// What `heads` is asked.
     pub struct HeadsParams {
-        /// a file of demonstrations, input and output with a tab between; without one, what silencing each head costs the run's own favoured token
+        /// a file of demonstrations of a task, input and output with a tab between; without one, each head is ablated in the run itself, and a cell is the change of the top prediction's probability
         demos: Option<PathBuf>,
-        /// how a demonstration looks
+        /// the form of a demonstration, with {x} for the input and {y} for the output
         template: String = "Q: {x}\\nA: {y}",
-        /// what stands between demonstrations
+        /// the text between demonstrations
         separator: String = "\\n\\n",
-        /// how a query without demonstrations is asked, when not as one of them
+        /// the form of a query without demonstrations, if it differs from that of a demonstration
         ask: Option<String>,
-        /// the prompts that heads are put into: demonstrations with permuted labels, or none at all
+        /// the prompts that head outputs are patched into: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations
         rank: Corrupt = "shuffled",
-        /// demonstrations before a query
+        /// how many demonstrations stand before a query
         shots: Count<1, 1000> = "10",
-        /// prompts that a head's mean is taken over
+        /// how many prompts a head's mean output is taken over
         trials: Count<1, 10_000> = "100",
-        /// prompts that heads are put into
+        /// how many prompts the mean outputs are patched into
         prompts: Count<1, 10_000> = "25",
-        /// random: the same grid with a random vector of the same length in every head's place
-        null: Null = "no",
+        /// the control: random draws the grid with a random vector of the same norm in the place of each head's mean output
+        control was "null": Null = "no",
     }
 }
 
@@ -58,13 +58,13 @@ pub struct Heads;
 impl Measurement for Heads {
     type Params = HeadsParams;
     const NAME: &'static str = "heads";
-    const ABOUT: &'static str = "What every attention head does for an answer: put to its mean behind demonstrations of a task, or silenced in the run";
+    const ABOUT: &'static str = "Causal effect of every attention head on an answer: its output replaced by its mean over demonstrations of a task, or ablated (set to 0)";
     const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
     const READS: Reads<HeadsParams> = Reads::TextWhere(|asked| asked.demos.is_none());
     const READS_END: bool = true;
 
     fn measure(asked: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let null = asked.null == Null::Random;
+        let null = asked.control == Null::Random;
         let found = match &asked.demos {
             None => silenced(run, lab, null)?,
             Some(demos) => asked.shown(demos, run, lab, null)?,
@@ -100,38 +100,34 @@ impl HeadsParams {
         };
         let clean = prompts.on(lab).clean(self.trials.0)?;
         let count = self.prompts.0;
-        let by_labels = self.rank == Corrupt::Shuffled;
-        let corrupt = if by_labels {
-            prompts.on(lab).shuffled(count)?
-        } else {
-            prompts.on(lab).unshown(count)?
+        let (corrupt, how) = match self.rank {
+            Corrupt::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
+            Corrupt::Unshown => (prompts.on(lab).unshown(count)?, "without demonstrations"),
         };
         let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
         let effects = Effects::indirect(lab, &corrupt, if null { &random } else { &measured })?;
         let mut notes = vec![format!(
-            "each cell: by how much the probability of the answer's first token changes when the head's output at the last token is put to {}; {count} prompts {}, whose answers have probability {:.3}",
+            "each cell: the change of the probability of the answer's first token when the head's output at the last token is replaced by {}; mean over {count} prompts {how}, where the answer has probability {:.3}",
             if null {
-                "a random vector as long as its mean"
+                "a random vector with the norm of its mean"
             } else {
-                "its mean over prompts that show the task"
-            },
-            if by_labels {
-                "with permuted labels"
-            } else {
-                "without demonstrations"
+                "its mean over prompts that demonstrate the task"
             },
             effects.base,
         )];
         if !null && let Some((head, effect)) = effects.top(1).first() {
             let chance = Effects::at(lab, &corrupt, &random, *head)?;
             notes.push(format!(
-                "null: {}.{} {effect:+.4}; a random vector of its mean's length in the same place {chance:+.4} (seed {}). null=random makes the whole grid of it",
+                "control: head {}.{} {effect:+.4}; a random vector with the norm of its mean, in the same place, {chance:+.4} (seed {}). control=random draws the whole grid of it",
                 head.0, head.1, run.seed
             ));
         }
         if run.schedule.latest().iter().any(Edit::active) {
-            notes.push("the run's edits are not in force here: the prompts are those of the demonstrations".into());
+            notes.push(
+                "the run's edits do not apply here: the prompts are made of the demonstrations"
+                    .into(),
+            );
         }
         Ok(Found {
             effects,
@@ -145,8 +141,7 @@ impl HeadsParams {
 
 /// What the run's favoured token loses without each head.
 fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
-    let logits = lab.last_logits(run)?;
-    let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
+    let favoured = lab.favoured(run)?;
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
@@ -156,20 +151,20 @@ fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
     };
     let name = lab.visible(favoured);
     let instead = if null {
-        "replaced by a random vector as long as it is"
+        "replaced by a random vector of the same norm"
     } else {
-        "set to zero"
+        "ablated (set to 0)"
     };
     Ok(Found {
         notes: vec![
             format!(
-                "each cell: by how much the probability of {name} after the last token ({:.3}) changes when the head's output there is {instead}",
+                "each cell: the change of the probability of {name} after the last token ({:.3}) when the head's output there is {instead}",
                 effects.base
             ),
-            "other heads may take a silenced one's place, so a small change does not say that a head did nothing; compare with null=random".into(),
+            "other heads can take over from an ablated one, so a small change does not show that a head does nothing; compare with control=random".into(),
         ],
         effects,
-        title: format!("{name} without each head at the last token"),
+        title: format!("{name} with each head ablated at the last token"),
         value: format!("change of the probability of {name}"),
         position: run.tokens.len().checked_sub(1),
     })
@@ -189,15 +184,11 @@ impl Found {
             Cell::of("", value, at.with(Unit::Head(head as u32)))
                 .more([("before", base), ("after", base + value)])
         };
-        let title = |h: usize| {
-            let anchor = Anchor::default().with(Unit::Head(h as u32));
-            Header::of(h.to_string(), anchor)
-        };
         let rows = ("layer", Header::layers(layers));
-        let columns = ("head", (0..heads).map(title).collect());
+        let columns = ("head", Header::heads(heads));
         let grid = Grid::of(rows, columns, self.value, cell).around_zero();
         let of = if null {
-            " · null: random vectors of the same lengths"
+            " · control: random vectors of the same norm"
         } else {
             ""
         };

@@ -33,7 +33,7 @@ use crate::model::network::site::{Address, Site};
 
 choices! {
     /// What is shown of attention.
-    pub enum Show { Heads = "heads", Pattern = "pattern", Writes = "writes", Scores = "scores" }
+    pub enum Show { Heads = "heads", Pattern = "pattern", Writes = "outputs" | "writes", Scores = "scores" }
 }
 
 choices! {
@@ -41,7 +41,7 @@ choices! {
     pub enum Worth {
         Probability = "probability",
         Value = "value",
-        Write = "write",
+        Write = "output" | "write",
         Entropy = "entropy",
     }
 }
@@ -63,32 +63,32 @@ choices! {
 params! {
     /// What `attention` is asked.
     pub struct AttentionParams {
-        /// heads: what each head reads most at each position; pattern: who reads whom in one head; writes: the tokens that heads' writes promote; scores: what kind of reader each head is
+        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
         show: Show = "heads",
-        /// the layer, or all
+        /// one layer, or all
         layer: LayerOrAll = "all",
-        /// the head of a pattern
+        /// with show=pattern: the head
         head: Count<0, 1023> = "0",
-        /// the last position that reads; the one whose writes are shown
+        /// the last query position that is shown; with show=outputs the only one
         position: Position,
         /// how many positions up to that one to show
         window: Count<1, 1024> = "64",
-        /// what an edge is worth: its probability, that times the length of the value, or times what the value becomes in the output projection; entropy (for heads): how spread a head's reading is, in nats
+        /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector; output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread out a head's attention is, in nats
         value: Worth = "probability",
-        /// apart: position 0, a sink in many models, has no part in colours and in the strongest source; counted: it has
+        /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources; counted: treated like any other
         first: First = "apart",
-        /// how many heads' writes to list
+        /// with show=outputs: how many heads to list
         count: Count<1, 200> = "12",
-        /// induction: reads what came after the same token; previous: the token before; duplicate: the same token; sink: the first
+        /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
         score: Score = "induction",
-        /// scores on random tokens repeated once, or on the prompt
+        /// with show=scores, the text: random: random tokens, repeated once; prompt: the prompt
         on: On = "random",
-        /// how many random tokens are repeated
+        /// how many random tokens one copy has
         period: Count<2, 512> = "20",
-        /// how many random sequences
+        /// how many random sequences are read
         trials: Count<1, 100> = "4",
-        /// scores on random tokens: silences so many of the highest heads, and as many others, and tells how copying fares
-        silence: Count<0, 64> = "0",
+        /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a control, and measures how well the model still copies
+        ablate was "silence": Count<0, 64> = "0",
     }
 }
 
@@ -98,7 +98,7 @@ pub struct Attention;
 impl Measurement for Attention {
     type Params = AttentionParams;
     const NAME: &'static str = "attention";
-    const ABOUT: &'static str = "What attention heads read and write, and which of them copy: patterns, strongest sources, induction scores";
+    const ABOUT: &'static str = "Attention patterns: what each head attends to, which tokens its output promotes, and induction, previous-token, duplicate-token and sink scores";
     const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
     const READS: Reads<AttentionParams> =
         Reads::TextWhere(|asked| asked.show != Show::Scores || asked.on == On::Prompt);
@@ -110,11 +110,7 @@ impl Measurement for Attention {
         if asked.on == On::Prompt {
             return Some(Cost { passes: 1, tokens });
         }
-        let copying = if asked.silence.0 == 0 {
-            0
-        } else {
-            scores::RUNS
-        };
+        let copying = if asked.ablate.0 == 0 { 0 } else { scores::RUNS };
         Some(Cost {
             passes: asked.trials.0 * (1 + copying),
             tokens: 2 * asked.period.0 + 1,
@@ -195,12 +191,9 @@ impl AttentionParams {
             Some((j, v)) => (lab.visible(run.tokens[*j]), *v),
             None => (String::new(), 0.0),
         };
-        Cell {
-            label,
-            value: if by_entropy { spread } else { value },
-            anchor: Anchor::cell(layer, query).with(Unit::Head(head as u32)),
-            more,
-        }
+        let value = if by_entropy { spread } else { value };
+        let anchor = Anchor::cell(layer, query).with(Unit::Head(head as u32));
+        Cell::of(label, value, anchor).more(more)
     }
 
     fn needs_of(&self, layers: &[usize]) -> Needs {
@@ -267,50 +260,32 @@ impl AttentionParams {
         lab: &Lab,
     ) -> Draft {
         let heads = lab.model.card.heads;
-        let all = layers.iter().flat_map(|l| (0..heads).map(move |h| (*l, h)));
+        let rows = layers
+            .iter()
+            .flat_map(|l| (0..heads).map(move |h| Header::head(*l, h)));
         let judged = cells.iter().flatten();
         let judged = judged.filter(|c| !self.apart() || c.anchor.position != Some(0));
         let hi = judged.map(|c| c.value).fold(0f32, f32::max);
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "head".into(),
-            column_axis: "position".into(),
-            value: match self.value {
-                Worth::Entropy => "entropy of what is read, nats".into(),
-                Worth::Probability => "probability of the strongest source".into(),
-                Worth::Value | Worth::Write => format!(
-                    "probability times the length of the {}, at the strongest source",
-                    self.value.print()
-                ),
-            },
-            rows: all
-                .map(|(l, h)| Header {
-                    label: format!("{l}.{h}"),
-                    anchor: Anchor::layer(l).with(Unit::Head(h as u32)),
-                })
-                .collect(),
-            columns: lab.headers(run, positions),
-            cells,
-            scale: match self.value {
-                Worth::Probability => Scale::Unit,
-                Worth::Value | Worth::Write | Worth::Entropy => Scale::Range {
-                    lo: 0.0,
-                    hi: hi.max(1e-6),
-                },
-            },
+        let word = self.value.print();
+        let (value, scale) = match self.value {
+            Worth::Entropy => ("entropy of the attention, nats".into(), Scale::up_to(hi)),
+            Worth::Probability => ("attention to the strongest source".into(), Scale::Unit),
+            Worth::Value | Worth::Write => (
+                format!("attention times the norm of the {word}, at the strongest source"),
+                Scale::up_to(hi),
+            ),
         };
-        let mut notes = vec![
-            "each cell: the token that the head reads most when the position is read".to_string(),
-        ];
-        notes.extend(self.about_first());
-        Draft::of(grid)
-            .titled(format!("what heads read · {}", self.value.print()))
-            .notes(notes)
+        let columns = ("position", lab.headers(run, positions));
+        let grid: Grid = Grid::filled(("head", rows.collect()), columns, value, cells);
+        Draft::of(grid.scaled(scale))
+            .titled(format!("strongest sources · {word}"))
+            .note("each cell: the token that the head attends to most from that position")
+            .notes(self.about_first())
     }
 
     fn about_first(&self) -> Option<String> {
         self.apart().then(|| {
-            "position 0, which many heads read for want of anything else, is set apart: it is no strongest source and no part of the colour scale (first=counted changes that); probabilities are as they are".into()
+            "position 0 is an attention sink in many models: it is left out of the strongest sources and of the colour scale (first=counted includes it); probabilities are unchanged".into()
         })
     }
 
@@ -320,7 +295,7 @@ impl AttentionParams {
         let (layers, heads) = (card.layers, card.heads);
         let layer = self.layer.within(layers)?.ok_or_else(|| {
             let expected = format!(
-                "one layer from 0 to {} for the pattern of a head",
+                "one layer from 0 to {}, because show=pattern is about one head",
                 layers - 1
             );
             Error::argument("layer", "all", expected)
@@ -328,10 +303,10 @@ impl AttentionParams {
         let head = self.head.0;
         if head >= heads {
             let expected = format!("a head from 0 to {}", heads - 1);
-            return Err(Error::argument("head", head.to_string(), expected));
+            return Err(Error::argument("head", head, expected));
         }
         if self.value == Worth::Entropy {
-            let expected = "probability, value or write: an edge has no entropy";
+            let expected = "probability, value or output: an edge has no entropy";
             return Err(Error::argument("value", "entropy", expected));
         }
         let shown = self.shown(run)?;
@@ -339,61 +314,32 @@ impl AttentionParams {
         let captured = self.captured(run, &shown);
         let capture = lab.capture(run, captured, &self.needs_of(&[layer]))?;
         let edges = Edges::read(lab, &capture, layer, weight)?;
-        let unit = Unit::Head(head as u32);
-        // The first query on top: rows are drawn from below.
-        let queries: Vec<usize> = shown.clone().rev().collect();
-        let cell = |query: usize, source: usize| Cell {
-            label: String::new(),
-            value: edges.row(head, query)[source],
-            anchor: Anchor::cell(layer, query).with(unit),
-            more: vec![(
-                format!(
-                    "{} {query} reads {} {source}",
-                    lab.visible(run.tokens[query]),
-                    lab.visible(run.tokens[source])
-                ),
-                edges.row(head, query)[source],
-            )],
+        let cell = |row: usize, column: usize| {
+            let (query, source) = (shown.end - 1 - row, shown.start + column);
+            let weight = edges.row(head, query)[source];
+            let [reader, read] = [query, source].map(|p| lab.visible(run.tokens[p]));
+            let anchor = Anchor::cell(layer, query).with(Unit::Head(head as u32));
+            Cell::of("", weight, anchor).more([(
+                format!("{reader} {query} attends to {read} {source}"),
+                weight,
+            )])
         };
-        let cells: Vec<Vec<Cell>> = shown
-            .clone()
-            .map(|source| queries.iter().map(|query| cell(*query, source)).collect())
-            .collect();
-        let apart = self.apart();
-        let judged = shown
-            .clone()
-            .flat_map(|q| shown.clone().map(move |s| (q, s)));
-        let judged = judged.filter(|(_, source)| !apart || *source > 0);
-        let hi = judged
-            .map(|(q, s)| edges.row(head, q)[s])
-            .fold(0f32, f32::max);
-        let mut notes = vec![
-            "each row: a position that reads; each column: a position that is read; masked edges are 0".to_string(),
-        ];
-        if shown.start > 0 {
-            notes.push(format!(
-                "positions before {} are left out, so rows do not sum to 1 here",
-                shown.start
-            ));
-        }
-        notes.extend(self.about_first());
         let value = self.value.print();
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "reads".into(),
-            column_axis: "is read".into(),
-            value: value.clone(),
-            rows: lab.headers(run, shown.clone().rev()),
-            columns: lab.headers(run, shown),
-            cells,
-            scale: Scale::Range {
-                lo: 0.0,
-                hi: hi.max(1e-6),
-            },
-        };
-        Ok(Draft::of(grid)
+        // The first query on top: rows are drawn from below.
+        let rows = ("query position", lab.headers(run, shown.clone().rev()));
+        let columns = ("key position", lab.headers(run, shown.clone()));
+        let grid = Grid::of(rows, columns, &value, cell);
+        let apart = usize::from(self.apart() && shown.start == 0);
+        let judged = grid.cells.iter().skip(apart).flatten();
+        let hi = judged.map(|c| c.value).fold(0f32, f32::max);
+        let first = shown.start;
+        let left_out =
+            format!("positions before {first} are left out, so rows do not sum to 1 here");
+        Ok(Draft::of(grid.scaled(Scale::up_to(hi)))
             .titled(format!("head {layer}.{head} · {value}"))
-            .notes(notes))
+            .note("each row: a query position; each column: a key position that it attends to; masked edges are 0")
+            .notes((first > 0).then_some(left_out))
+            .notes(self.about_first()))
     }
 
     /// What each of some heads reads most at a position, and how much of its attention that is.
@@ -446,10 +392,7 @@ impl AttentionParams {
         let mut rows = Vec::with_capacity(found.len());
         for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
-            let words = |side: &[(u32, f32)]| {
-                let words = side.iter().map(|(id, _)| lab.visible(*id));
-                words.collect::<Vec<_>>().join(" ")
-            };
+            let words = |side: &[(u32, f32)]| lab.visibles(side.iter().map(|(id, _)| *id));
             let anchor = Anchor::cell(layer, position).with(Unit::Head(head as u32));
             rows.push(Row::at(
                 anchor,
@@ -466,19 +409,16 @@ impl AttentionParams {
         let columns = [
             "head",
             "size",
-            "reads",
+            "attends to",
             "probability",
             "promotes",
             "suppresses",
         ];
-        let mut notes = vec![
-            "size: the length of what the head adds to the stream; promotes, suppresses: that write through the final norm's gain and the unembedding, as if nothing came between".to_string(),
-        ];
-        notes.extend(self.about_first());
         let title = format!("after {}", lab.visible(run.tokens[position]));
         let page = Page::of(title, Anchor::position(position), rows);
         Ok(Draft::of(Table::paged(&columns, vec![page]))
-            .titled("what heads write")
-            .notes(notes))
+            .titled("head outputs")
+            .note("size: the norm of the head's output (what it adds to the residual stream); promotes, suppresses: direct logit attribution of that output, through the final norm's gain and the unembedding")
+            .notes(self.about_first()))
     }
 }

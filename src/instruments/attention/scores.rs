@@ -5,7 +5,7 @@
 
 use super::{AttentionParams, On};
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::figure::{Anchor, Cell, Grid, Header};
 use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
     Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
@@ -37,15 +37,12 @@ impl AttentionParams {
             }
             let schedule = &run.schedule;
             let own = texts.iter().map(|text| {
-                let own = Run {
-                    schedule: schedule.clone(),
-                    ..Run::plain(text.tokens.clone())
-                };
+                let own = Run::plain(text.tokens.clone()).under(schedule);
                 (own, text.first)
             });
             own.collect()
         };
-        let silence = if on_prompt { 0 } else { self.silence.0 };
+        let silence = if on_prompt { 0 } else { self.ablate.0 };
         // Scores take one pass over every text, copying one for every time that it is measured.
         let share = if silence > 0 {
             1.0 / (1 + RUNS) as f32
@@ -54,27 +51,27 @@ impl AttentionParams {
         };
         let found = lab.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
         let mut notes = vec![match score {
-            Score::Induction => "induction: mean attention to what came after the earlier occurrences of the token that reads".to_string(),
-            Score::Previous => "previous: mean attention to the token before".into(),
-            Score::Duplicate => "duplicate: mean attention to earlier occurrences of the token that reads".into(),
-            Score::Sink => "sink: mean attention to position 0".into(),
+            Score::Induction => "induction score: mean attention to the token after an earlier occurrence of the current token".to_string(),
+            Score::Previous => "previous-token score: mean attention to the token before".into(),
+            Score::Duplicate => "duplicate-token score: mean attention to earlier occurrences of the current token".into(),
+            Score::Sink => "sink score: mean attention to position 0".into(),
         }];
         notes.push(if on_prompt {
-            format!("on this prompt: {} positions have something of the kind to read", found.queries)
+            format!("on this prompt: {} positions have such a token before them", found.queries)
         } else {
             format!(
-                "on {} sequences of {} random tokens, repeated once, behind the token that begins a text where the model has one; seeds {} on",
+                "on {} sequences of {} random tokens, each repeated once, after the BOS token where the model has one; seeds {} on",
                 texts.len(),
                 texts.first().map_or(0, |t| t.period),
                 run.seed
             )
         });
         if found.queries == 0 {
-            notes.push("nothing in this text has anything of the kind to read, so every score is 0; a text that repeats itself would".into());
+            notes.push("no position of this text has such a token before it, so every score is 0; try a text that repeats itself".into());
         }
         let even: Vec<String> = lowest_and_highest(&found.even);
         notes.push(format!(
-            "null: a head that reads evenly what it sees would score {}",
+            "control: a head with uniform attention would score {}",
             even.join(" to ")
         ));
         let highest = found.top(5);
@@ -90,33 +87,16 @@ impl AttentionParams {
 
 fn score_grid(lab: &Lab, score: Score, found: &HeadScores) -> Draft {
     let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
-    let cell = |layer: usize, head: usize| Cell {
-        label: String::new(),
-        value: found.values[layer][head] as f32,
-        anchor: Anchor::layer(layer).with(Unit::Head(head as u32)),
-        more: vec![
-            (score.word().into(), found.values[layer][head] as f32),
-            ("evenly".into(), found.even[layer] as f32),
-        ],
+    let word = score.word();
+    let cell = |layer: usize, head: usize| {
+        let value = found.values[layer][head] as f32;
+        let evenly = found.even[layer] as f32;
+        Cell::of("", value, Anchor::head(layer, head)).more([(word, value), ("evenly", evenly)])
     };
-    let grid = Grid {
-        also: crate::figure::also::Also::default(),
-        row_axis: "layer".into(),
-        column_axis: "head".into(),
-        value: format!("{} score", score.word()),
-        rows: Header::layers(layers),
-        columns: (0..heads)
-            .map(|h| Header {
-                label: h.to_string(),
-                anchor: Anchor::default().with(Unit::Head(h as u32)),
-            })
-            .collect(),
-        cells: (0..heads)
-            .map(|h| (0..layers).map(|l| cell(l, h)).collect())
-            .collect(),
-        scale: Scale::Unit,
-    };
-    Draft::of(grid).titled(format!("{} score of every head", score.word()))
+    let (rows, columns) = (Header::layers(layers), Header::heads(heads));
+    let value = format!("{word} score");
+    let grid = Grid::of(("layer", rows), ("head", columns), value, cell);
+    Draft::of(grid).titled(format!("{word} score of every head"))
 }
 
 /// The ends of some numbers; one where they are alike.
@@ -150,7 +130,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
     let names: Vec<String> = heads.iter().map(|(l, h)| format!("{l}.{h}")).collect();
     Ok(vec![
         format!(
-            "copying: the next token of the second copy has probability {:.3} ({:.0} % are favoured); with {} silenced {:.3} ({:.0} %)",
+            "copying: the next token of the second copy has probability {:.3} (top prediction in {:.0} %); with {} ablated {:.3} ({:.0} %)",
             all.probability,
             100.0 * all.right,
             names.join(", "),
@@ -158,7 +138,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
             100.0 * without.right
         ),
         format!(
-            "null: with {} random other heads silenced {:.3} ({:.0} %), the mean of {DRAWS} draws, the lowest {worst:.3}; seeds {seed} on",
+            "control: with {} random other heads ablated {:.3} ({:.0} %), mean of {DRAWS} draws, lowest {worst:.3}; seeds {seed} on",
             heads.len(),
             mean(|c| c.probability),
             100.0 * mean(|c| c.right)

@@ -14,7 +14,7 @@ use crate::instruments::backpatch::pairs::{
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow};
+use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
 /// Most pairs of one slice.
@@ -42,12 +42,7 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     lab.model.check_prompt(&run.tokens)?;
     let position = asked.position(run, lab)?;
     let own = held(lab, run, position, position)?;
-    let base = lab.run_one(&Pass {
-        from: Some(position),
-        logits: Logits::Last(1),
-        ..Pass::of(run.clone())
-    })?;
-    let wanted = asked.wanted(lab, base.last())?;
+    let wanted = asked.wanted(run, lab)?;
     let unpatched = wanted
         .of(lab, run, position, vec![PassRow::default()])?
         .swap_remove(0);
@@ -111,7 +106,7 @@ fn draft(
     told: &Told,
 ) -> Draft {
     let layers = lab.model.card.layers;
-    let drawn = match asked.null {
+    let drawn = match asked.control {
         Drawn::Own => 0,
         Drawn::Unrelated => 1,
         Drawn::Random => 2,
@@ -152,13 +147,13 @@ fn draft(
     let token = lab.visible(run.tokens[told.position]);
     let mut title = format!("{answer} · at {token} ({})", told.position);
     if drawn > 0 {
-        let _ = write!(title, " · null: {}", NAMES[drawn]);
+        let _ = write!(title, " · control: {}", NAMES[drawn]);
     }
     let grid = Grid::of(
         ("target layer", headers.clone()),
         ("source layer", headers),
         if writes {
-            format!("{answer} is written")
+            format!("{answer} is generated")
         } else {
             format!("probability of {answer}")
         },
@@ -190,7 +185,7 @@ fn notes(
         let share = 100.0 * score.share();
         let oracle = if score.oracle() { "yes" } else { "no" };
         format!(
-            "{} of {} pairs ({share:.0} %; oracle, any pair: {oracle})",
+            "{} of {} pairs ({share:.0} %; at least one pair: {oracle})",
             score.hits, score.pairs
         )
     };
@@ -203,33 +198,33 @@ fn notes(
             unpatched.probability,
             unpatched.rank,
             match told.wanted.tokens {
-                Some(_) => format!("; writes {:?}", said(lab, &unpatched.written)),
+                Some(_) => format!("; generated {:?}", said(lab, &unpatched.written)),
                 None => String::new(),
             }
         ),
         format!(
-            "{} when a state goes back (source above target): {}; beside it an unrelated text's state: {}; random numbers as long as the state: {}",
+            "{} after patching a later state into an earlier layer (source above target): {}; controls: with the state of an unrelated text {}; with random numbers of the same norm {}",
             if told.wanted.tokens.is_some() {
-                "the answer is written"
+                "the answer is generated"
             } else {
-                "the answer comes out on top"
+                "the answer is the top prediction"
             },
             told_of(score(0, goes_back)),
             told_of(score(1, goes_back)),
             told_of(score(2, goes_back)),
         ),
         format!(
-            "states that go forward instead (source below target): {}",
+            "after patching an earlier state into a later layer (source below target): {}",
             told_of(score(0, |(s, t)| s < t))
         ),
-        "an oracle knows the answer and takes the best of all pairs: chance alone succeeds more often the more pairs there are, so read it beside its nulls".into(),
+        "`at least one pair` is an oracle: it takes the best of all pairs, with knowledge of the answer; the more pairs, the more often chance alone succeeds, so compare it with the controls".into(),
         format!(
             "each cell: resid_post of the source layer overwrote resid_post of the target layer at position {}, once, while the prompt was read; on the diagonal nothing changes{}",
             told.position,
             if asked.renormed() {
-                "; every vector was scaled to the length of what it replaced, which the paper does not do"
+                "; every state was scaled to the norm of what it replaced, unlike in the paper"
             } else {
-                "; ‖h‖ ratio is the length of the state over that of what it replaced"
+                "; ‖h‖ ratio: norm of the state over the norm of what it replaced"
             }
         ),
         format!(
@@ -245,7 +240,7 @@ fn notes(
         .filter_map(|(_, m)| Some((m.as_ref()?[0].probability - unpatched.probability).abs()));
     let off = off.fold(0f32, f32::max);
     notes.push(format!(
-        "check: states put back where they were change the probability by at most {off:.0e}"
+        "check: patching a state into its own place changes the probability by at most {off:.0e}"
     ));
     notes.extend(told.stopped.clone());
     notes

@@ -11,13 +11,12 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::positions::Positions;
-use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, states, trials};
 use crate::lab::Lab;
-use crate::lab::batch::continuations;
-use crate::lab::pass::PassRow;
+use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
+use crate::model::Fingerprint;
 
 /// One spelling or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -72,7 +71,7 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
     };
     let lines: Vec<Line> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if lines.is_empty() {
-        return Err(fail("it holds no question".into()));
+        return Err(fail("it holds no questions".into()));
     }
     let list = |given: Option<Spellings>| match given {
         None => Vec::new(),
@@ -321,23 +320,18 @@ impl Measure {
     /// Whether the model answers a prompt by itself.
     fn answers(&self, lab: &mut Lab, prompt: &str, wanted: &Wanted) -> Result<bool> {
         let tokens = lab.model.encode(prompt, self.chat)?;
-        let count = wanted.tokens.unwrap_or(1);
-        let found = continuations(lab, &[tokens], &Schedule::none(), count)?;
-        let written = if wanted.tokens.is_some() {
-            found[0].tokens.as_slice()
-        } else {
-            &[]
-        };
-        Ok(wanted.read(lab, &found[0].first, written).hit)
+        let read = lab.run_one(&Pass {
+            tail: wanted.tokens.unwrap_or(0),
+            ..Pass::after(Run::plain(tokens), wanted.output())
+        })?;
+        Ok(wanted.read(lab, &read).hit)
     }
 }
 
 /// A question whose answer and bridge are other ones, drawn by the seed.
 fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
-    let mut hash = crate::model::Fingerprint::default();
-    hash.write(&seed.to_le_bytes());
-    hash.write(&(at as u64).to_le_bytes());
-    let start = (hash.finish() % all.len() as u64) as usize;
+    let start = Fingerprint::of([seed, at as u64]) % all.len() as u64;
+    let start = start as usize;
     let shares = |a: &[String], b: &[String]| {
         a.iter()
             .any(|x| b.iter().any(|y| x.trim().eq_ignore_ascii_case(y.trim())))

@@ -43,7 +43,7 @@ choices! {
 
 choices! {
     /// Which grid is drawn.
-    pub enum Drawn { Own = "beside", Unrelated = "unrelated", Random = "random" }
+    pub enum Drawn { Own = "both" | "beside", Unrelated = "unrelated", Random = "random" }
 }
 
 /// Where states are taken and put.
@@ -88,33 +88,33 @@ impl ParameterValue for Where {
 params! {
     /// What `backpatch` is asked.
     pub struct BackpatchParams {
-        /// pairs: the grid of source and target layers; trace: at which layer the bridge and the answer can be read; a file of questions gives a table
+        /// pairs: the grid of source and target layers; trace: at which layer the bridge entity and the answer can be read; a file of questions gives a table
         show: Show = "pairs",
-        /// the answer looked for, with the space it begins with, spellings separated by |; by default what the run favours now
+        /// the answer, with the space it begins with; several spellings are separated by |; by default the run's top prediction
         answer: Option<String>,
-        /// the entity between the two hops, spellings separated by |, for the trace
+        /// the bridge entity between the two hops, spellings separated by |, for the trace
         bridge: String,
         /// the text in the prompt whose last token ends the first hop (last occurrence)
         entity: Option<String>,
-        /// where states are taken and put: last, entity, or a position; auto: the entity where one is given, else the last token, and both for a file
+        /// the position of the patch: last, entity, or a number; auto: the entity if one is given, else the last token, and both for a file
         position: Where = "auto",
-        /// probability: of the answer's first tokens, a success where they come out on top; success: the answer is in what is written; auto: success for a file
+        /// probability: of the answer's first tokens, and a success if they are the top prediction; success: the answer is in the generated text; auto: success for a file of questions, else probability
         measure: Success = "auto",
-        /// how many tokens are written, for success
+        /// how many tokens are generated, for success
         tokens: Count<1, 200> = "10",
-        /// own: vectors are put in as they are; replaced: scaled to the length of what they replace
+        /// own: states are patched as they are; replaced: they are scaled to the norm of what they replace
         length: Length = "own",
-        /// which grid is drawn: the run's own states with both nulls in every cell, or one of the nulls alone
-        null: Drawn = "beside",
-        /// a prompt whose states are the null; by default a text that the model writes by itself
+        /// the controls, an unrelated text's states and random numbers of the same norm: both: the run's own grid, with both controls inside every cell; unrelated, random: the grid of that control alone
+        control was "null": Drawn = "both",
+        /// the unrelated prompt whose states are the control; by default a text that the model generates
         unrelated: Option<String>,
-        /// yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is written
+        /// yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is
         chat: bool,
-        /// the prompt that reads states in the trace; its slot is overwritten
+        /// for the trace: the target prompt of the Patchscope that reads states; its placeholder is overwritten
         reader: String = "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x ->",
-        /// the text in the reader whose last token is overwritten (last occurrence)
-        slot: String = "x",
-        /// a JSON file of two-hop questions instead of the text that is there: counts by case as a table
+        /// the placeholder of the reader: the text whose last token is overwritten (last occurrence)
+        placeholder was "slot": String = "x",
+        /// a JSON file of two-hop questions instead of the run's own text; gives a table of counts by case
         questions: Option<PathBuf>,
     }
 }
@@ -125,7 +125,7 @@ pub struct Backpatch;
 impl Measurement for Backpatch {
     type Params = BackpatchParams;
     const NAME: &'static str = "backpatch";
-    const ABOUT: &'static str = "Whether an answer comes when a later layer's state is put back into an earlier one, for every pair of layers";
+    const ABOUT: &'static str = "Back-patching: a later layer's hidden state patched into an earlier layer, and whether the answer then comes, for every pair of layers";
     const SOURCE: &'static str = "back-patching: Biran et al. 2024 (2406.12775)";
     const READS: Reads<BackpatchParams> = Reads::TextWhere(|asked| asked.questions.is_none());
     const READS_END: bool = true;
@@ -173,7 +173,7 @@ impl BackpatchParams {
             Where::Entity => Ok(vec![Place::Entity]),
             Where::Last => Ok(vec![Place::Last]),
             Where::At(position) => {
-                let expected = "last, entity or auto (both), because every question of a file has its own positions";
+                let expected = "last, entity or auto (both), because the positions differ between the questions of a file";
                 Err(Error::argument("position", position.print(), expected))
             }
         }
@@ -184,7 +184,7 @@ impl BackpatchParams {
         let tokens = run.tokens.len();
         match (self.position, &self.entity) {
             (Where::Entity, None) => {
-                let expected = "a text of the prompt in `entity`, whose last token is meant";
+                let expected = "a text of the prompt in `entity`; its last token is used";
                 Err(Error::argument("position", "entity", expected))
             }
             (Where::Auto | Where::Entity, Some(entity)) => {
@@ -193,17 +193,21 @@ impl BackpatchParams {
             (Where::Auto, None) | (Where::Last, _) => Ok(tokens.saturating_sub(1)),
             (Where::At(position), _) => position.within(tokens),
             (Where::Both, _) => {
-                let expected = "last, entity, auto or a position; both are for a file of questions";
+                let expected =
+                    "last, entity, auto or a position; `both` is for a file of questions";
                 Err(Error::argument("position", "both", expected))
             }
         }
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, lab: &Lab, logits: &[f32]) -> Result<Wanted> {
+    fn wanted(&self, run: &Run, lab: &mut Lab) -> Result<Wanted> {
         let tokens = self.written();
         match &self.answer {
-            None => Wanted::favoured(lab, "answer", logits, tokens),
+            None => {
+                let best = lab.favoured(run)?;
+                Wanted::favoured(lab, "answer", best, tokens)
+            }
             Some(text) => Wanted::new(lab, "answer", &spellings(text), tokens),
         }
     }

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Output};
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::{NO_RANK, log_sum_exp};
+use crate::lab::sample::NO_RANK;
 use crate::lab::target::{first_token, id_of};
-use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -95,11 +97,8 @@ pub fn trials(
             Vector::Random(seed) => {
                 let own = &own[*source];
                 let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-                let mut hash = Fingerprint::default();
-                for part in [seed, *source as u64, *target as u64] {
-                    hash.write(&part.to_le_bytes());
-                }
-                let drawn = random_like(&numbers, hash.finish());
+                let seed = Fingerprint::of([seed, *source as u64, *target as u64]);
+                let drawn = random_like(&numbers, seed);
                 Tensor::new(drawn.as_slice(), own.device())?.to_dtype(own.dtype())?
             }
         };
@@ -166,7 +165,7 @@ impl Wanted {
             }
         }
         if firsts.is_empty() {
-            let expected = "at least one text, several separated by |";
+            let expected = "at least one text; several are separated by |";
             return Err(Error::argument(name, "", expected));
         }
         // An id stands for the letters of its token.
@@ -182,8 +181,7 @@ impl Wanted {
     /// # Errors
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
-    pub fn favoured(lab: &Lab, name: &str, logits: &[f32], tokens: Option<usize>) -> Result<Self> {
-        let best = reading(logits, lab.model.known_tokens(), 1).first().0;
+    pub fn favoured(lab: &Lab, name: &str, best: u32, tokens: Option<usize>) -> Result<Self> {
         Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 
@@ -198,7 +196,7 @@ impl Wanted {
         let end = firsts.iter().find(|id| lab.model.is_end(**id));
         if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
             let given = lab.visible(*end.unwrap_or(&firsts[0]));
-            let expected = "an answer whose letters can be looked for in what is written; use measure=probability for this one";
+            let expected = "an answer with letters that can be searched for in the generated text; use measure=probability for this one";
             return Err(Error::argument(name, given, expected));
         }
         Ok(Self {
@@ -208,26 +206,27 @@ impl Wanted {
         })
     }
 
-    /// What became of it after these logits, and this continuation of theirs.
-    pub fn read(&self, lab: &Lab, logits: &[f32], written: &[u32]) -> Became {
-        let known = &logits[..lab.model.known_tokens().min(logits.len())];
-        let total = log_sum_exp(logits);
-        let best = reading(known, known.len(), 1).first().0;
-        let rank = rank(known, &self.firsts);
-        let probability = self
-            .firsts
-            .iter()
-            .map(|id| (logits[*id as usize] - total).exp());
+    /// What has to be read of a row for [`Wanted::read`].
+    pub fn output(&self) -> Output {
+        Output {
+            ranks: true,
+            ..Output::tokens(&self.firsts)
+        }
+    }
+
+    /// What became of it in a row, and in its continuation.
+    pub fn read(&self, lab: &Lab, row: &Capture) -> Became {
+        let (said, rank) = (row.last(), rank(row.last(), &self.firsts));
         Became {
-            top: best,
-            probability: probability.sum(),
+            top: said.first().0,
+            probability: said.share() as f32,
             rank,
             hit: if self.tokens.is_some() {
-                self.says(&said(lab, written))
+                self.says(&self::said(lab, &row.tail))
             } else {
                 rank == 0
             },
-            written: written.to_vec(),
+            written: row.tail.clone(),
         }
     }
 
@@ -253,22 +252,19 @@ impl Wanted {
             run: run.clone(),
             from: Some(from),
             rows,
-            logits: Logits::Last(1),
+            output: self.output(),
             tail: self.tokens.unwrap_or(0),
             ..Pass::default()
         };
-        lab.run_map(&pass, |lab, _, row| self.read(lab, row.last(), &row.tail))
+        let rows = lab.run(&pass)?;
+        Ok(rows.iter().map(|row| self.read(lab, row)).collect())
     }
 }
 
-/// How many tokens have a larger number than the best of these, [`NO_RANK`] where what is no number stands among them; padding of the vocabulary left out by the caller.
-pub fn rank(known: &[f32], of: &[u32]) -> u32 {
-    if !known.iter().all(|z| *z < f32::INFINITY) {
-        return NO_RANK;
-    }
-    let best = of.iter().filter_map(|id| known.get(*id as usize));
-    let best = best.copied().fold(f32::NEG_INFINITY, f32::max);
-    known.iter().filter(|z| **z > best).count() as u32
+/// How many tokens are more probable than the best of these, [`NO_RANK`] where the row is no distribution.
+pub fn rank(said: &Said, of: &[u32]) -> u32 {
+    let ranks = of.iter().map(|id| said.token(*id).rank);
+    ranks.min().unwrap_or(NO_RANK)
 }
 
 /// What was written, as text, its end left out.
@@ -338,6 +334,7 @@ impl Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::readout::read_rows;
 
     #[test]
     fn pairs_cover_every_source_and_target_once() {
@@ -359,9 +356,15 @@ mod tests {
 
     #[test]
     fn ranks_count_what_is_strictly_more_probable() {
-        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[1]), 0);
-        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[2]), 2);
-        assert_eq!(rank(&[1.0, 3.0, 2.0, 3.0], &[0, 2]), 2);
+        let output = Output {
+            ranks: true,
+            ..Output::tokens(&[0, 1, 2, 3])
+        };
+        let read = |row: &[f32]| read_rows(&[row], 4, &output.ask(0, 0)).remove(0);
+        let said = read(&[1.0, 3.0, 2.0, 3.0]);
+        assert_eq!(rank(&said, &[1]), 0);
+        assert_eq!(rank(&said, &[2]), 2);
+        assert_eq!(rank(&said, &[0, 2]), 2);
     }
 
     #[test]

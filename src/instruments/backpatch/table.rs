@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{Backpatch, BackpatchParams};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Page, Row, Table};
+use crate::figure::{Anchor, Entry, Page, Row, Table};
 use crate::instruments::backpatch::hops::{Found, Measure, Place, Question, Tried, read};
 use crate::instruments::backpatch::pairs::{Pair, Score, goes_back, pairs as all_pairs};
 use crate::instruments::{Draft, lines};
@@ -34,21 +34,14 @@ const COLUMNS: [&str; 11] = [
 pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
-        return Err(Error::argument(
-            "questions",
-            file.display().to_string(),
-            expected,
-        ));
+        return Err(Error::argument("questions", file.display(), expected));
     }
     let questions = read(file)?;
     let layers = lab.model.card.layers;
-    let back: Vec<Pair> = all_pairs(layers)
-        .into_iter()
-        .filter(|p| goes_back(*p))
-        .collect();
+    let back = all_pairs(layers).into_iter().filter(|p| goes_back(*p));
     let measure = Measure {
         places: asked.places()?,
-        pairs: back,
+        pairs: back.collect(),
         tokens: asked.written(),
         chat: asked.chat,
         renormed: asked.renormed(),
@@ -111,41 +104,33 @@ const CASES: &[(&str, Belongs)] = &[
     ("both hops known, right", |f| known(f) && f.right),
     ("both hops known, wrong", |f| known(f) && !f.right),
     ("only the first hop known", |f| {
-        f.first == Some(true) && f.second == Some(false)
+        hops(f) == Some((true, false))
     }),
     ("only the second hop known", |f| {
-        f.first == Some(false) && f.second == Some(true)
+        hops(f) == Some((false, true))
     }),
-    ("neither hop known", |f| {
-        f.first == Some(false) && f.second == Some(false)
-    }),
+    ("neither hop known", |f| hops(f) == Some((false, false))),
 ];
 
+/// Whether the first hop is known, and the second, where both were asked alone.
+fn hops(found: &Found) -> Option<(bool, bool)> {
+    found.first.zip(found.second)
+}
+
 fn known(found: &Found) -> bool {
-    found.first == Some(true) && found.second == Some(true)
+    hops(found) == Some((true, true))
 }
 
 /// Shares of pairs and of questions, of one kind of vector.
-struct Rates {
-    pairs: f32,
-    any: f32,
-}
-
-impl Rates {
-    fn of(pairs: &[Pair], hits: &[&[bool]]) -> Self {
-        let scores = hits.iter().map(|hits| Score::of(pairs, hits, goes_back));
-        let count = hits.len().max(1) as f32;
-        let (shares, any) = scores.fold((0.0, 0.0), |(shares, any), score| {
-            (
-                shares + score.share(),
-                any + f32::from(u8::from(score.oracle())),
-            )
-        });
-        Self {
-            pairs: shares / count,
-            any: any / count,
-        }
+/// Of the pairs that work, and of questions that any pair answers, means over questions.
+fn rates(pairs: &[Pair], hits: &[&[bool]]) -> [f32; 2] {
+    let mut sums = [0.0; 2];
+    for hits in hits {
+        let score = Score::of(pairs, hits, goes_back);
+        sums[0] += score.share();
+        sums[1] += f32::from(u8::from(score.oracle()));
     }
+    sums.map(|sum| sum / hits.len().max(1) as f32)
 }
 
 /// The pair that sets most questions right, and how many of them.
@@ -167,20 +152,17 @@ fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<
         return None;
     }
     let right = some.iter().filter(|f| f.right).count() as f32 / some.len() as f32;
-    let rates = |pick: fn(&Tried) -> &[bool]| {
-        let hits: Vec<&[bool]> = tried.iter().map(|t| pick(t)).collect();
-        Rates::of(pairs, &hits)
-    };
-    let own: Vec<&[bool]> = tried.iter().map(|t| t.own.as_slice()).collect();
-    let best = best_pair(pairs, &own).map_or_else(String::new, |((s, t), share)| {
-        format!("{s} → {t}: {:.0} %", 100.0 * share)
-    });
     let mut entries = entries![name, place.word(), tried.len() as f32, right];
     let kinds: [fn(&Tried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
-    for pick in kinds {
-        let rates = rates(pick);
-        entries.extend(entries![rates.pairs, rates.any]);
-    }
+    let hits = kinds.map(|pick| tried.iter().map(|t| pick(t)).collect::<Vec<_>>());
+    entries.extend(
+        hits.iter()
+            .flat_map(|hits| rates(pairs, hits))
+            .map(Entry::Number),
+    );
+    let best = best_pair(pairs, &hits[0]).map_or_else(String::new, |((s, t), share)| {
+        format!("{s} → {t}: {:.0} %", 100.0 * share)
+    });
     entries.push(best.into());
     Some(Row::at(Anchor::default(), entries))
 }
@@ -189,12 +171,11 @@ fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> 
     let word = |known: Option<bool>| match known {
         Some(true) => "known",
         Some(false) => "not known",
-        None => "not asked",
+        None => "not tested",
     };
-    let works = |hits: &[bool]| Score::of(pairs, hits, goes_back);
     let mut entries = entries![
         format!(
-            "{} → {}; says {}; first hop {}, second hop {}",
+            "{} → {}; generates {}; first hop {}, second hop {}",
             question.prompt,
             question.answer[0].trim(),
             found.says.trim(),
@@ -206,7 +187,7 @@ fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> 
         f32::from(u8::from(found.right)),
     ];
     for hits in [&tried.own, &tried.unrelated, &tried.random] {
-        let score = works(hits);
+        let score = Score::of(pairs, hits, goes_back);
         entries.extend(entries![score.share(), f32::from(u8::from(score.oracle()))]);
     }
     let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
@@ -240,28 +221,28 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
             )
         };
         notes.push(format!(
-            "of {} questions that are wrong before, some pair at {} sets {own} right (oracle){beats}; unrelated question's state: {unrelated} (oracle), random numbers as long as the state: {random} (oracle)",
+            "of {} questions that are answered wrongly without a patch, {own} are answered correctly with some pair at {}{beats}; controls: with an unrelated question's state {unrelated}, with random numbers of the same norm {random} (all oracles)",
             wrong.len(),
             place.word()
         ));
     }
     notes.push(format!(
-        "{} pairs of {layers} layers, source above target; a success: {}; shares are 0 to 1; best single pair is chosen after the fact too",
+        "{} pairs of {layers} layers, source above target; a success: {}; shares are from 0 to 1; the best single pair is chosen after the fact as well",
         measure.pairs.len(),
         match measure.tokens {
-            Some(count) => format!("a spelling of the answer in the {count} tokens that follow, whatever the case"),
-            None => "the answer's first token on top".into(),
+            Some(count) => format!("a spelling of the answer occurs in the {count} generated tokens, whatever the case"),
+            None => "the answer's first token is the top prediction".into(),
         }
     ));
-    notes.push("an oracle knows the answer and takes the best of all pairs: chance alone succeeds more often the more pairs there are, and a few common answers are easily hit; the nulls had as many tries".into());
+    notes.push("oracle: it takes the best of all pairs, with knowledge of the answer; the more pairs, the more often chance alone succeeds, and frequent answers are easily hit; the controls had as many tries".into());
     notes.push(format!(
-        "unrelated: the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
+        "unrelated: the control, the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
         measure.seed
     ));
     let alone = done.iter().filter(|(_, f)| f.unrelated.is_none()).count();
     if alone > 0 {
         notes.push(format!(
-            "for {alone} of {} questions no other one is unrelated; the end of a text that the model wrote stood in",
+            "for {alone} of {} questions no other one is unrelated; the end of a text that the model generated is used instead",
             done.len()
         ));
     }
@@ -269,7 +250,10 @@ fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<Stri
         .iter()
         .all(|(_, f)| f.first.is_none() && f.second.is_none())
     {
-        notes.push("the file asks no hop alone, so cases by what is known are left out".into());
+        notes.push(
+            "the file has no question for a single hop, so the cases by known hops are left out"
+                .into(),
+        );
     }
     notes
 }

@@ -8,12 +8,13 @@ use candle_core::Tensor;
 
 use super::{BackpatchParams, Where, quoted, spelled, spellings};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Unit};
+use crate::figure::{Anchor, Cell, Grid, Header, Unit};
 use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
 use crate::instruments::backpatch::pairs::{Wanted, rank, states};
 use crate::lab::Lab;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::Output;
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
@@ -35,7 +36,6 @@ struct Ranks {
 /// The figure.
 pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
-    let logits = lab.last_logits(run)?;
     let mut sought = Vec::new();
     let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
@@ -46,7 +46,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     }
     sought.push(Sought {
         name: "answer",
-        firsts: asked.wanted(lab, &logits)?.firsts,
+        firsts: asked.wanted(run, lab)?.firsts,
     });
     let last = run.tokens.len() - 1;
     let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
@@ -57,7 +57,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(lab, &asked.reader, &asked.slot)?;
+    let reader = Reader::new(lab, &asked.reader, &asked.placeholder)?;
     let other = asked.other(run, lab)?;
     let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
@@ -83,25 +83,32 @@ impl Reader {
     fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
-        let position = last_token_of(lab, &run.tokens, "slot", slot)
-            .map_err(|_| Error::argument("slot", slot, expected))?;
+        let position = last_token_of(lab, &run.tokens, "placeholder", slot)
+            .map_err(|_| Error::argument("placeholder", slot, expected))?;
         if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
-            return Err(Error::argument("slot", slot, expected));
+            return Err(Error::argument("placeholder", slot, expected));
         }
-        let slot = position;
         Ok(Self {
             run,
-            slot,
+            slot: position,
             prompt: prompt.to_string(),
         })
     }
 
     /// Ranks of everything sought in states, by layer.
     fn ranks(&self, lab: &mut Lab, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
-        let known = lab.model.known_tokens();
         let layers = states.len();
-        let rows = lab.unembedded(&Tensor::stack(states, 0)?)?;
+        let output = Output {
+            ranks: true,
+            ..Output::tokens(
+                &sought
+                    .iter()
+                    .flat_map(|s| s.firsts.clone())
+                    .collect::<Vec<_>>(),
+            )
+        };
+        let lens = lab.read(&Tensor::stack(states, 0)?, &output.ask(0, 0))?;
         // Every source at every target, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
@@ -113,24 +120,18 @@ impl Reader {
             run: self.run.clone(),
             from: Some(self.slot),
             rows: rows_of,
-            logits: Logits::Last(1),
+            output: output.clone(),
             ..Pass::default()
         };
-        let read: Vec<Vec<u32>> = lab.run_map(&pass, |_, _, row| {
-            let logits = row.last();
-            let known = &logits[..known.min(logits.len())];
-            sought.iter().map(|s| rank(known, &s.firsts)).collect()
-        })?;
+        let rows = lab.run(&pass)?;
+        let read = |row: usize, k: usize| rank(rows[row].last(), &sought[k].firsts);
         let of = |k: usize| Ranks {
-            lens: rows
-                .iter()
-                .map(|row| rank(&row[..known.min(row.len())], &sought[k].firsts))
-                .collect(),
-            same: (0..layers).map(|l| read[l * layers + l][k]).collect(),
+            lens: lens.iter().map(|s| rank(s, &sought[k].firsts)).collect(),
+            same: (0..layers).map(|l| read(l * layers + l, k)).collect(),
             best: (0..layers)
                 .map(|s| {
                     (0..layers)
-                        .map(|t| read[t * layers + s][k])
+                        .map(|t| read(t * layers + s, k))
                         .min()
                         .unwrap_or(0)
                 })
@@ -167,14 +168,11 @@ fn draft(
                     format!("{} {position} {name}", sought.name),
                     Anchor::position(*position).with(token),
                 ));
-                let cell = |layer: usize| Cell {
-                    label: own[layer].to_string(),
-                    value: reciprocal(own[layer]),
-                    anchor: Anchor::cell(layer, *position).with(token),
-                    more: vec![
-                        ("rank".into(), own[layer] as f32),
-                        ("rank, unrelated text".into(), null[layer] as f32),
-                    ],
+                let cell = |layer: usize| {
+                    let (rank, away) = (own[layer], null[layer] as f32);
+                    let anchor = Anchor::cell(layer, *position).with(token);
+                    Cell::of(rank.to_string(), 1.0 / (rank as f32 + 1.0), anchor)
+                        .more([("rank", rank as f32), ("rank, control", away)])
                 };
                 cells.push((0..layers).map(cell).collect());
                 let earliest = |ranks: &[u32]| match ranks.iter().position(|r| *r == 0) {
@@ -182,7 +180,7 @@ fn draft(
                     None => "no layer".to_string(),
                 };
                 firsts.push(format!(
-                    "{} {position} {name}: {} at {place} is on top first at {} (unrelated text: {})",
+                    "{} {position} {name}: {} at {place} is the top prediction first at {} (control: {})",
                     sought.name,
                     spelled(lab, &sought.firsts),
                     earliest(own),
@@ -196,7 +194,7 @@ fn draft(
         .map(|s| format!("{} {}", s.name, spelled(lab, &s.firsts)))
         .collect();
     let mut notes = firsts;
-    notes.push("each cell: the rank of the first token (0 is on top) and, as colour, 1 / (rank + 1), by what is read, at which position, and how: lens, a Patchscope at the same layer (scope), or at whichever target layer reads it best (oracle: so read it beside the unrelated text, which had as many tries)".into());
+    notes.push("each cell: the rank of the first token (0 is the top prediction), coloured by 1 / (rank + 1); columns: which entity, at which position, and how it is read: lens (logit lens), scope (Patchscope into the same layer) or oracle (Patchscope into whichever target layer reads it best; its control had as many tries)".into());
     notes.push(format!(
         "patchscope: the state overwrites position {} of the {} of {:?}",
         reader.slot,
@@ -204,25 +202,13 @@ fn draft(
         reader.prompt
     ));
     notes.push(format!(
-        "unrelated text, read at its last token: {}; seed {}",
+        "control: the last token of an unrelated text, {}; seed {}",
         quoted(lab, &other.tokens),
         run.seed
     ));
-    let grid = Grid {
-        row_axis: "layer".into(),
-        column_axis: "what is read, where and how".into(),
-        value: "reciprocal rank".into(),
-        rows: Header::layers(layers),
-        columns,
-        cells,
-        scale: Scale::Unit,
-        ..Grid::default()
-    };
-    Draft::of(grid)
+    let columns = ("entity, position, reading", columns);
+    let rows = ("layer", Header::layers(layers));
+    Draft::of(Grid::filled(rows, columns, "reciprocal rank", cells))
         .titled(format!("trace of {}", named.join(" and ")))
         .notes(notes)
-}
-
-fn reciprocal(rank: u32) -> f32 {
-    1.0 / (rank as f32 + 1.0)
 }

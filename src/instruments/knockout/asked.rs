@@ -43,19 +43,19 @@ impl AnswerChange {
 params! {
     /// What `knockout` is asked.
     pub struct KnockoutParams {
-        /// the answer: a text (its first token) or #ID; by default what the model favours
+        /// the answer: a text (its first token) or #ID; by default the model's top prediction
         token: Option<String>,
-        /// what cannot be read, in groups: `subject=Marco Silva; rest`, each a text of the prompt, a position rule or `rest` (everything else but position 0); by default every token by itself
+        /// the tokens that cannot be attended to, in groups: `subject=Marco Silva; rest`; a group is a text of the prompt, a position rule, or `rest` (everything else except position 0); by default each token is a group
         sources: Groups,
-        /// who cannot read it: a position rule, counted in the whole text, or a text of it
+        /// the positions that cannot attend to them: a position rule, counted over the whole text, or a text that occurs in it
         targets: NamedPositions = "last",
-        /// source: a column a group, all heads; head: a column a head, all groups together
+        /// what a column is: source: one group of sources, all heads; head: one head, all groups together
         by: By = "source",
-        /// by source: only these heads, such as 0,2; by default all
+        /// with by=source: only these heads, such as 0,2; by default all heads
         heads: HeadList,
-        /// how many layers are cut at once, around each; 0: a fifth of them
+        /// how many consecutive layers are knocked out at once, centred on each layer; 0 means a fifth of all layers
         window: Count<0, 256> = "0",
-        /// of the answer's probability: its change, its change in shares of what it was, or the change of its logarithm
+        /// what a cell shows: change: of the answer's probability; relative: that change divided by the probability before; logprob: change of the log-probability
         value: AnswerChange = "change",
     }
 }
@@ -106,7 +106,7 @@ impl NamedPositions {
         let bad = |expected: String| Error::argument(name, &self.text, expected);
         let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let rule = self.rule.resolve(&spelled).map_err(|_| {
-            bad("a position rule (last, 3, 2..5, -2, text:\"...\"), or a text that occurs in the run's text".into())
+            bad("a position rule (last, 3, 2..5, -2, text:\"...\") or a text that occurs in the run".into())
         })?;
         // What is asked is what follows the run's last token, so ends are counted from there and not from the prompt's.
         let whole = !matches!(rule, Positions::Prompt | Positions::Generated);
@@ -114,7 +114,9 @@ impl NamedPositions {
         let end = if whole { count } else { run.prompt.min(count) };
         let found: Vec<usize> = (0..count).filter(|p| rule.covers(*p, end)).collect();
         if found.is_empty() {
-            return Err(bad(format!("positions of this text, which has {count}")));
+            return Err(bad(format!(
+                "positions of this text, which has {count} tokens"
+            )));
         }
         Ok(found)
     }
@@ -174,7 +176,8 @@ impl Groups {
                 found = place.within("sources", run, lab)?;
                 found.retain(|p| *p < last);
                 if found.is_empty() {
-                    let expected = "positions before the targets: a position always reads itself";
+                    let expected =
+                        "positions before the targets; a position can always attend to itself";
                     return Err(Error::argument("sources", &place.text, expected));
                 }
             }
@@ -184,7 +187,7 @@ impl Groups {
             let taken: Vec<usize> = out.iter().flat_map(|g| g.1.clone()).collect();
             out[rest].1 = (1..last).filter(|p| !taken.contains(p)).collect();
             if out[rest].1.is_empty() {
-                let expected = "something that the other groups leave";
+                let expected = "positions that the other groups do not cover";
                 return Err(Error::argument("sources", "rest", expected));
             }
         }

@@ -14,8 +14,8 @@ use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
 use crate::error::Result;
 use crate::figure::{Anchor, Cell, Check, Grid, Header};
+use crate::instruments::residual::attribution::rounding;
 use crate::lab::Lab;
-use crate::lab::attribution::rounding;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::trials::Cost;
@@ -27,7 +27,7 @@ pub struct Knock;
 impl Measurement for Knock {
     type Params = KnockoutParams;
     const NAME: &'static str = "knockout";
-    const ABOUT: &'static str = "What becomes of an answer when some tokens cannot read some others, in a window of layers at a time";
+    const ABOUT: &'static str = "Attention knockout: how an answer's probability changes when some tokens cannot attend to others, in a window of layers at a time";
     const SOURCE: &'static str = "attention knockout: Geva et al. 2023 (2304.14767)";
     const READS_END: bool = true;
 
@@ -103,21 +103,21 @@ impl Plan<'_> {
         let cells_done = outcomes.count();
         let notes = [
             format!(
-                "each cell: what becomes of {name} after the last token (p {}, rank {}) when {} cannot read {} in {} layers around the row; a position always reads itself",
+                "each cell: the change for {name} after the last token (p {}, rank {} without a knockout) when {} cannot attend to {}, in {} layers around the row; a position can always attend to itself",
                 short(found.base.exp()),
                 found.base_rank,
                 who(&self.targets),
                 match asked.by {
-                    By::Head => "the sources with the column's head",
+                    By::Head => "the sources, in the column's head",
                     By::Source => "the column",
                 },
                 self.window
             ),
             if nulls.is_empty() {
-                "null: none, for there are not as many other edges as are cut; compare the columns, or cut less".into()
+                "control: none, because there are too few other edges to knock out as many; compare the columns, or knock out fewer".into()
             } else {
                 format!(
-                    "null: as many random other edges of the same positions, heads and layers cut, in {} of {cells_done} cells that have as many, mean {:+.4}; each such cell carries its own (`random edges`, seed {})",
+                    "control: as many random other edges knocked out, same positions, heads and layers; {} of {cells_done} cells have enough other edges, mean {:+.4}; the number of each cell is its `random edges` (seed {})",
                     nulls.len(),
                     nulls.iter().sum::<f32>() / nulls.len() as f32,
                     run.seed
@@ -125,11 +125,11 @@ impl Plan<'_> {
             },
         ];
         Draft::of(grid.around_zero())
-            .titled(format!("{name} without what is cut"))
+            .titled(format!("{name} under attention knockout"))
             .notes(notes)
             .notes(found.null.clone())
             .notes(found.stopped.clone())
-            .note("a cut of one window says what is read there and nowhere else; what was read earlier has moved on")
+            .note("a knockout in one window of layers shows what is attended to there; what was copied in earlier layers has already moved on")
             .checked(Some(check))
     }
 }

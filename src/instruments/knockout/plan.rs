@@ -3,19 +3,21 @@
 //! Invariant: a trial and its null lose as many edges, or the trial has no null. To cut something else, add a variant of
 //! [`By`] and its columns in [`Plan::read`].
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Knock;
 use super::asked::{By, KnockoutParams};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Check, Unit};
+use crate::figure::{Anchor, Unit};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
-use crate::lab::pass::{Knockout, Logits, Pass, PassRow, RowCapture};
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Output};
+use crate::lab::pass::{Knockout, Pass, PassRow};
 use crate::lab::run::Run;
-use crate::lab::sample::{log_softmax, rank};
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite;
 
 /// Cells of one slice.
@@ -79,22 +81,19 @@ impl<'a> Plan<'a> {
     pub(super) fn read(asked: &'a KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let answer = match &asked.token {
-            None => {
-                let logits = lab.last_logits(run)?;
-                reading(&logits, lab.model.known_tokens(), 1).first().0
-            }
+            None => lab.favoured(run)?,
             Some(text) => first_token("token", text, &lab.model)?,
         };
         let targets = asked.targets.within("targets", run, lab)?;
         let last = targets.iter().copied().max().unwrap_or(0);
         let groups = asked.sources.before(last, run, lab)?;
         if groups.is_empty() {
-            let expected = "targets that have something before them to read";
+            let expected = "targets that have at least one position before them";
             return Err(Error::argument("targets", asked.targets.print(), expected));
         }
         let only = asked.heads.within(heads)?;
         if asked.by == By::Head && !only.is_empty() {
-            let expected = "nothing with by=head, where every head is a column; by=source cuts only these heads";
+            let expected = "nothing with by=head, where every head is a column; by=source knocks out only these heads";
             return Err(Error::argument("heads", asked.heads.print(), expected));
         }
         let columns = match asked.by {
@@ -154,19 +153,22 @@ impl<'a> Plan<'a> {
 
     pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<Found> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
-        let answer = self.answer as usize;
-        let logged = |row: &[f32]| {
-            let mut row = row.to_vec();
-            log_softmax(&mut row);
-            row
+        let output = Output {
+            ranks: true,
+            whole: true,
+            ..Output::tokens(&[self.answer])
         };
-        let plain = Pass {
+        let mut plain = Pass {
             from: Some(first),
-            logits: Logits::Last(1),
-            ..Pass::of(run.clone())
+            ..Pass::after(run.clone(), output.clone())
         };
         let base = lab.run_one(&plain)?;
-        let own = logged(base.last());
+        plain.output = Output {
+            whole: false,
+            kl: Some(Arc::new(vec![base.output.clone()])),
+            ..output
+        };
+        let own = base.last().token(self.answer);
         let count = self.columns.len() * self.layers;
         let parameters = lines::<Knock>(self.asked);
         let trials = lab.trials(run, parameters, count, SLICE, |lab, range| {
@@ -175,26 +177,25 @@ impl<'a> Plan<'a> {
             let null = range.clone().map(|i| self.cut(i, Some(run.seed)));
             let all: Vec<Knockout> = real.chain(null).collect();
             // A row that loses nothing, read as the others are.
-            let whole = Knockout {
+            let uncut = Knockout {
                 sources: Vec::new(),
                 ..self.cut(range.start, None)
             };
-            let rows = lab.run(&cutting(&plain, all.iter().chain([&whole])))?;
-            let gap = Check::of(rows[2 * size].last(), base.last(), 0.0).error;
+            let rows = lab.run(&cutting(&plain, all.iter().chain([&uncut])))?;
             let model = &lab.model;
             let outcome = |(k, i): (usize, usize)| {
-                let row = logged(rows[k].last());
+                let told = rows[k].last().token(self.answer);
                 let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
                 Outcome {
-                    logprob: row[answer],
-                    rank: rank(&row, self.answer),
-                    null: fair.then(|| logged(rows[size + k].last())[answer]),
-                    gap,
+                    logprob: told.logprob,
+                    rank: told.rank,
+                    null: fair.then(|| rows[size + k].last().token(self.answer).logprob),
+                    gap: rows[2 * size].last().gap,
                 }
             };
             Ok(range.enumerate().map(outcome).collect())
         })?;
-        let size = |logprob: f32| self.asked.value.of(logprob, own[answer]).abs();
+        let size = |logprob: f32| self.asked.value.of(logprob, own.logprob).abs();
         let strongest = trials
             .results
             .iter()
@@ -208,9 +209,9 @@ impl<'a> Plan<'a> {
             None => None,
         };
         Ok(Found {
-            base: own[answer],
-            base_rank: rank(&own, self.answer),
-            reach: base.last().iter().fold(1.0, |most, z| most.max(z.abs())),
+            base: own.logprob,
+            base_rank: own.rank,
+            reach: base.logits().iter().fold(1.0, |most, z| most.max(z.abs())),
             stopped: trials.note(),
             outcomes: trials.results,
             null,
@@ -222,16 +223,12 @@ impl<'a> Plan<'a> {
         &self,
         lab: &mut Lab,
         plain: &Pass,
-        base: &RowCapture,
+        base: &Capture,
         i: usize,
         logprob: f32,
     ) -> Result<String> {
-        let (answer, run) = (self.answer as usize, &plain.run);
-        let probability = |row: &[f32]| {
-            let mut row = row.to_vec();
-            log_softmax(&mut row);
-            row[answer].exp()
-        };
+        let run = &plain.run;
+        let probability = |of: &Capture| of.last().token(self.answer).logprob.exp();
         let layers = self.around(i % self.layers);
         let edges = self.cut(i, None).edges(&lab.model);
         let column = &self.columns[i / self.layers];
@@ -240,10 +237,10 @@ impl<'a> Plan<'a> {
             _ => column.label.clone(),
         };
         let said = format!(
-            "strongest: `{name}` cut in layers {} to {} ({edges} edges a head), p {} to {}",
+            "strongest: `{name}` knocked out in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
-            short(probability(base.last())),
+            short(probability(base)),
             short(logprob.exp())
         );
         let draws: Vec<Knockout> = (0..DRAWS)
@@ -252,16 +249,18 @@ impl<'a> Plan<'a> {
         let others = draws[0].edges(&lab.model);
         if others < edges {
             return Ok(format!(
-                "{said}; it has no fair null: of other edges there are only {others}"
+                "{said}; no control: there are only {others} other edges"
             ));
         }
         let rows = lab.run(&cutting(plain, &draws))?;
-        let found: Vec<f32> = rows.iter().map(|r| probability(r.last())).collect();
+        let found: Vec<f32> = rows.iter().map(probability).collect();
         if !finite::all(&found) {
-            return Ok(format!("{said}; its null is not finite"));
+            return Ok(format!(
+                "{said}; its control is not finite (NaN or infinity)"
+            ));
         }
         Ok(format!(
-            "{said}; null: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
+            "{said}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
             short(found.iter().sum::<f32>() / found.len() as f32),
             short(found.iter().copied().fold(1.0, f32::min)),
             short(found.iter().copied().fold(0.0, f32::max)),

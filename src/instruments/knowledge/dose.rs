@@ -5,20 +5,25 @@
 //! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::edit::op::{Op, Which};
 use crate::edit::positions::Positions;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
+use crate::instruments::neurons::sight::{neuron, sights};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
+use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
-use crate::lab::neurons::{neuron, sights};
 use crate::lab::run::Run;
-use crate::lab::sample::{NO_RANK, NO_TOKEN, kl, log_softmax, rank, top};
+use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -31,13 +36,13 @@ choices! {
 params! {
     /// What `dose` is asked.
     pub struct DoseParams {
-        /// LAYER/UNIT, several between commas, such as 5/17,6/3; by default the neuron with the largest direct effect
+        /// the units as LAYER/UNIT, several with commas, such as 5/17,6/3; by default the neuron with the largest direct effect
         units: String,
         /// mlp_act: the units are neurons; z: they are heads
         site: UnitSite = "mlp_act",
-        /// what the units are multiplied by, a row each
+        /// the factors that the units are multiplied by, one row each: 0 ablates, above 1 amplifies, -1 flips the sign
         strengths: Strengths = "-1,0,0.5,1,2,4",
-        /// the answer: a text (its first token) or #ID; "A" - "B" for a difference of logits; by default what the run favours
+        /// the answer: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the run's top prediction
         token: String,
         positions: Positions,
     }
@@ -50,9 +55,9 @@ const COLUMNS: &[&str] = &[
     "rank",
     "KL",
     "top",
-    "null logit",
-    "null p",
-    "null KL",
+    "control logit",
+    "control p",
+    "control KL",
 ];
 
 /// Units by layer.
@@ -73,27 +78,30 @@ pub struct Dose;
 impl Measurement for Dose {
     type Params = DoseParams;
     const NAME: &'static str = "dose";
-    const ABOUT: &'static str =
-        "What neurons or heads do to the next token when they are turned off, down, up or around";
+    const ABOUT: &'static str = "Neurons or heads multiplied by several factors (0 ablates, above 1 amplifies, -1 flips the sign), and the effect on the next token";
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
     fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &asked.strengths.0;
-        let mut base = lab.last_logits(run)?;
+        let base = lab.last(run, Output::whole(After::Last(1)))?;
         let target = match asked.token.as_str() {
-            "" => Target::one(reading(&base, lab.model.known_tokens(), 1).first().0),
+            "" => Target::one(base.first().0),
             text => Target::parse("token", text, &lab.model)?,
         };
-        log_softmax(&mut base);
+        let output = Output {
+            ranks: true,
+            kl: Some(Arc::new(vec![vec![base]])),
+            ..Output::tokens(&target.tokens())
+        };
         let units = asked.units(run, target, lab)?;
         let null = asked.null(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
             lab.report(i as f32 / strengths.len() as f32)?;
-            let own = asked.point(run, &units, *strength, target, &base, lab)?;
-            let other = asked.point(run, &null, *strength, target, &base, lab)?;
+            let own = asked.point(run, &units, *strength, target, &output, lab)?;
+            let other = asked.point(run, &null, *strength, target, &output, lab)?;
             rows.push(Row::at(
                 anchor,
                 entries![
@@ -114,7 +122,7 @@ impl Measurement for Dose {
         }
         let name = target.spell(lab);
         let title = format!(
-            "{} {} times · null {}, seed {}",
+            "{} {} multiplied · control {}, seed {}",
             asked.site.print(),
             spell(&units),
             spell(&null),
@@ -123,8 +131,17 @@ impl Measurement for Dose {
         let page = Page::of(title, anchor, rows);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{} on {name}", spell(&units)))
-            .note(format!("logit, p and rank of {name} after the last token; KL(run ‖ dosed) there, nats; times 1 is the run itself"))
-            .note("null: as many units of the same layers, each drawn by the seed among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+            .note(format!("logit, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
+            .note("control: as many other units of the same layers, each drawn (by the seed) among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+    }
+}
+
+impl UnitSite {
+    fn of(self) -> Site {
+        match self {
+            Self::Neurons => Site::MlpAct,
+            Self::Heads => Site::Z,
+        }
     }
 }
 
@@ -137,8 +154,9 @@ impl DoseParams {
             let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &sight.activations {
-                let view = lab.cards.view(&lab.model, *layer, target)?;
-                let effects = sight.effects(*layer, view);
+                let cards = ValueCards::on(lab);
+                let effects =
+                    sight.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -146,7 +164,7 @@ impl DoseParams {
                 }
             }
             if best.0 == f32::NEG_INFINITY {
-                return Err(lab.not_finite("The effects of all neurons are"));
+                return Err(lab.not_finite("The direct effects of all neurons are"));
             }
             units.insert(best.1, vec![best.2]);
             return Ok(units);
@@ -178,7 +196,8 @@ impl DoseParams {
                 z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
             } else {
                 let sight = sights(lab, run, last)?.remove(0);
-                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
+                let cards = ValueCards::on(lab);
+                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             null.insert(*layer, near_in_size(&sizes, own, run.seed));
         }
@@ -191,25 +210,23 @@ impl DoseParams {
         units: &Units,
         strength: f32,
         target: Target,
-        base: &[f32],
+        output: &Output,
         lab: &mut Lab,
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
-            let units: Vec<String> = units.iter().map(u32::to_string).collect();
-            let edit = format!(
-                "scale:{}@{}.{layer}:{}*{strength}",
-                units.join(","),
-                self.site.print(),
-                self.positions
-            );
-            schedule = schedule.and(&edit.parse()?);
+            let op = Op::Scale(Which::List(units.clone()));
+            schedule = schedule.and(&Edit {
+                positions: self.positions.clone(),
+                strength,
+                ..Edit::new(op, Place::At(self.site.of().at(*layer)))
+            });
         }
         let dosed = Run {
             schedule,
             ..run.clone()
         };
-        let Some(mut logits) = tried(lab.last_logits(&dosed))? else {
+        let Some(said) = tried(lab.last(&dosed, output.clone()))? else {
             return Ok(Point {
                 logit: f32::NAN,
                 p: f32::NAN,
@@ -218,15 +235,13 @@ impl DoseParams {
                 top: NO_TOKEN,
             });
         };
-        let logit = target.of(&logits);
-        let favoured = reading(&logits, lab.model.known_tokens(), 1).first().0;
-        log_softmax(&mut logits);
+        let told = said.token(target.token);
         Ok(Point {
-            logit,
-            p: logits[target.token as usize].exp(),
-            rank: rank(&logits, target.token),
-            kl: kl(base, &logits),
-            top: favoured,
+            logit: target.logit(&said),
+            p: told.logprob.exp(),
+            rank: told.rank,
+            kl: said.kl,
+            top: said.first().0,
         })
     }
 }

@@ -7,33 +7,37 @@
 
 use std::path::PathBuf;
 
+use crate::edit::op::{Op, Which};
+use crate::edit::{Edit, Place};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
+use crate::instruments::neurons::sight::sights;
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::neurons::words;
+use crate::instruments::params::read_prompts;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::batch::{last_logits, read_prompts};
-use crate::lab::neurons::sights;
+use crate::lab::Lab;
+use crate::lab::capture::Output;
 use crate::lab::run::Run;
-use crate::lab::sample::log_softmax;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
+use crate::model::network::site::Site;
 
 params! {
     /// What `fact` is asked.
     pub struct FactParams {
-        /// the answer: a text (its first token) or #ID; "A" - "B" scores by the difference; by default what the run favours
+        /// the answer: a text (its first token) or #ID; "A" - "B" scores by the logit difference; by default the run's top prediction
         answer: String,
-        /// a file with other ways of asking, one a line, besides the run's own
+        /// a file with other wordings of the prompt, one a line; the run's own prompt is always used
         prompts: Option<PathBuf>,
-        /// least score in percent of the largest under the same prompt
+        /// a neuron counts under a prompt if its direct effect is at least this percentage of the largest one
         share: Count<1, 100> = "20",
-        /// percent of the prompts that must agree; moved in steps of 5 until 2 to 5 neurons are left
+        /// a neuron is kept if it counts under at least this percentage of the prompts; adjusted in steps of 5 until 2 to 5 neurons are left
         present: Count<1, 100> = "70",
-        /// most neurons, strongest first
+        /// how many neurons are kept at most, strongest first
         count: Count<1, 200> = "5",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -55,7 +59,7 @@ pub struct Fact;
 impl Measurement for Fact {
     type Params = FactParams;
     const NAME: &'static str = "fact";
-    const ABOUT: &'static str = "The neurons that carry a fact over several ways of asking, and what is left of it without them";
+    const ABOUT: &'static str = "Knowledge neurons: the neurons that express a fact over several wordings, and the answer's probability when they are ablated (set to 0)";
     const SOURCE: &'static str =
         "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
@@ -74,10 +78,7 @@ impl Measurement for Fact {
             }
         }
         let target = match asked.answer.as_str() {
-            "" => {
-                let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
-            }
+            "" => Target::one(lab.favoured(run)?),
             text => Target::parse("answer", text, &lab.model)?,
         };
         let all = Search::new(lab.model.card.layers);
@@ -94,10 +95,12 @@ impl Measurement for Fact {
         found.truncate(search.most);
         let without = without(run, &prompts, &found, target, lab)?;
         let neurons: Vec<(u16, u32)> = found.iter().map(|n| (n.layer, n.neuron)).collect();
-        lab.cards.prepare(&lab.model, &neurons)?;
+        let cards = ValueCards::on(lab);
+        let mut cards = cards.borrow_mut();
+        cards.prepare(&lab.model, &neurons)?;
         let last = run.tokens.len() - 1;
         let row = |n: &FactNeuron| {
-            let card = lab.cards.get(n.layer, n.neuron)?;
+            let card = cards.get(n.layer, n.neuron)?;
             let [up, down] = words(&card.sides, n.act, lab);
             Some(Row::at(
                 Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
@@ -118,9 +121,9 @@ impl Measurement for Fact {
             found.iter().filter_map(row).collect(),
         );
         let mut draft = Draft::of(Table::paged(COLUMNS, vec![page]))
-            .note(format!("p is the mean over the prompts after the last token; without: all listed neurons set to 0 at every position; null: as many of the same layers, next in size, seed {}", run.seed))
-            .note(format!("effect is the mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, prompts.len()))
-            .note("these neurons express the answer; that they are where it is known does not follow (Niu et al. 2024, 2405.02421)")
+            .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; control: as many other neurons of the same layers, next in size, seed {}", run.seed))
+            .note(format!("effect: mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, prompts.len()))
+            .note("these neurons express the answer; it does not follow that the fact is stored in them (Niu et al. 2024, 2405.02421)")
             .titled(name);
         draft.run = Some(run.clone());
         Ok(draft)
@@ -140,34 +143,34 @@ fn without(
     let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
     layers.sort_unstable();
     layers.dedup();
+    let cards = ValueCards::on(lab);
     for layer in layers {
         let here = found.iter().filter(|n| n.layer == layer);
         let units: Vec<u32> = here.map(|n| n.neuron).collect();
         let at = usize::from(layer);
-        let sizes = sight.sizes(at, &lab.cards.norms(&lab.model)?[at]);
-        own = own.and(&zero(layer, &units)?);
+        let sizes = sight.sizes(at, &cards.borrow_mut().norms(&lab.model)?[at]);
         let others = near_in_size(&sizes, &units, run.seed);
+        own = own.and(&zero(at, units));
         if !others.is_empty() {
-            null = null.and(&zero(layer, &others)?);
+            null = null.and(&zero(at, others));
         }
     }
     let mut mean = |schedule| -> Result<f32> {
-        let mut rows = last_logits(lab, prompts, schedule)?;
-        let p = rows.iter_mut().map(|row| {
-            log_softmax(row);
-            row[target.token as usize].exp()
-        });
+        let rows = lab.last_of(prompts, schedule, Output::tokens(&[target.token]))?;
+        let p = rows
+            .iter()
+            .map(|said| said.token(target.token).logprob.exp());
         Ok(p.sum::<f32>() / prompts.len() as f32)
     };
     Ok(format!(
-        "{:.3}, without these {:.3}, null {:.3}",
+        "{:.3}, ablated {:.3}, control {:.3}",
         mean(&run.schedule)?,
         mean(&own)?,
         mean(&null)?
     ))
 }
 
-fn zero(layer: u16, units: &[u32]) -> Result<crate::edit::Edit> {
-    let units: Vec<String> = units.iter().map(u32::to_string).collect();
-    format!("zero:{}@mlp_act.{layer}", units.join(",")).parse()
+fn zero(layer: usize, units: Vec<u32>) -> Edit {
+    let at = Site::MlpAct.at(layer);
+    Edit::new(Op::Zero(Which::List(units)), Place::At(at))
 }

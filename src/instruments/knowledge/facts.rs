@@ -33,7 +33,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
         Error::bad_file(
             path,
             why,
-            "Write a JSON list of {\"prompts\": [\"...\"], \"answer\": \" ...\"}, or lines of relation, answer and prompts between tabs.",
+            "Write a JSON list of {\"prompts\": [\"...\"], \"answer\": \" ...\"}, or lines of relation, answer and prompts, separated by tabs.",
         )
     };
     let facts: Vec<Fact> = if text.trim_start().starts_with('[') {
@@ -56,7 +56,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
         lines.map(fact).collect::<Result<_>>()?
     };
     if facts.is_empty() {
-        return Err(fail("it holds no fact".into()));
+        return Err(fail("it holds no facts".into()));
     }
     for (i, fact) in facts.iter().enumerate() {
         if fact.prompts.is_empty() || fact.prompts.iter().any(String::is_empty) {

@@ -8,24 +8,27 @@
 //! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
 //! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`Turn`].
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
-use rayon::prelude::*;
 
 use super::control_units as null_units;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
 use super::facts::Fact;
-use crate::edit::Edit;
+use crate::edit::op::{Op, UnitsTurn, Which};
 use crate::edit::schedule::Schedule;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
-use crate::lab::batch::last_logits;
-use crate::lab::neurons::sights;
+use crate::instruments::neurons::sight::sights;
+use crate::lab::Lab;
+use crate::lab::capture::{After, Output};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax};
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
+use crate::model::network::site::Site;
 
 /// What is done to the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -114,13 +117,14 @@ struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
     favoured: u32,
-    log_probs: Vec<f32>,
 }
 
 /// Everything that is asked before and after.
 struct Suite {
     prompts: Vec<Vec<u32>>,
     asked: Vec<ValueEditRequest>,
+    /// What each prompt says unedited, whole.
+    unedited: Arc<Vec<Vec<Said>>>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
@@ -145,7 +149,7 @@ pub fn run(
         return Err(Error::argument(
             "--fact",
             format!("{} facts", facts.len()),
-            "facts that the model answers: it gives the first token of the answer for none of them in all wordings (does the answer begin with a space?)",
+            "facts that the model knows: it predicts the first token of the answer in all wordings of none of them (does the answer begin with a space?)",
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
@@ -181,9 +185,8 @@ pub fn run(
         let null = suite.null(lab, fact, &neurons, schedule, seed)?;
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
-        let edits = edits(&neurons, plan.turn, old, turned, lab)?;
-        let idle =
-            crate::instruments::knowledge::value_edit::edits(&null, plan.turn, old, turned, lab)?;
+        let edits = edits(&neurons, plan.turn, old, turned, lab);
+        let idle = self::edits(&null, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
         report.cases.push(Case {
             fact,
@@ -213,19 +216,16 @@ impl Suite {
         }
         prompts.extend_from_slice(texts);
         owners.resize(prompts.len(), None);
-        let rows = last_logits(lab, &prompts, schedule)?;
-        let vocabulary = lab.model.known_tokens();
-        let asked: Vec<ValueEditRequest> = rows
-            .into_par_iter()
-            .zip(owners)
-            .map(|(mut row, fact)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                ValueEditRequest {
-                    fact,
-                    favoured,
-                    log_probs: row,
-                }
+        let output = Output {
+            tokens: answers.clone(),
+            ..Output::whole(After::Last(1))
+        };
+        let said = lab.last_of(&prompts, schedule, output)?;
+        let of = said.iter().zip(owners);
+        let asked: Vec<ValueEditRequest> = of
+            .map(|(said, fact)| ValueEditRequest {
+                fact,
+                favoured: said.first().0,
             })
             .collect();
         let mut known = vec![true; facts.len()];
@@ -237,6 +237,7 @@ impl Suite {
         Ok(Self {
             prompts,
             asked,
+            unedited: Arc::new(said.into_iter().map(|said| vec![said]).collect()),
             answers,
             known,
         })
@@ -328,10 +329,7 @@ impl Suite {
         }
         let prompts = self.of(fact);
         for prompt in &prompts {
-            let run = Run {
-                schedule: schedule.clone(),
-                ..Run::plain(prompt.clone())
-            };
+            let run = Run::plain(prompt.clone()).under(schedule);
             let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
             for n in &mut drawn {
                 let act = sight.layer(usize::from(n.layer));
@@ -353,18 +351,19 @@ impl Suite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        let rows = last_logits(lab, &self.prompts, &edited)?;
-        let vocabulary = lab.model.known_tokens();
         // Favoured token, probability of the old answer over what it was, KL.
-        let old = self.answers[fact] as usize;
+        let old = self.answers[fact];
+        let output = Output {
+            kl: Some(self.unedited.clone()),
+            ..Output::tokens(&[old])
+        };
+        let rows = lab.last_of(&self.prompts, &edited, output)?;
         let after: Vec<(u32, f32, f32)> = rows
-            .into_par_iter()
-            .zip(&self.asked)
-            .map(|(mut row, before)| {
-                let favoured = reading(&row, vocabulary, 1).first().0;
-                log_softmax(&mut row);
-                let kept = (row[old] - before.log_probs[old]).exp();
-                (favoured, kept, kl(&before.log_probs, &row))
+            .iter()
+            .zip(self.unedited.iter().flatten())
+            .map(|(said, before)| {
+                let kept = (said.token(old).logprob - before.token(old).logprob).exp();
+                (said.first().0, kept, said.kl)
             })
             .collect();
         let both = || self.asked.iter().zip(&after);
@@ -416,33 +415,29 @@ fn edits(
     old: (&str, u32),
     new: Option<(&str, u32)>,
     lab: &Lab,
-) -> Result<Vec<Edit>> {
-    let list = |units: &[u32]| {
-        let units: Vec<String> = units.iter().map(u32::to_string).collect();
-        units.join(",")
+) -> Vec<Edit> {
+    let edit = |layer: u16, op, strength| Edit {
+        strength,
+        ..Edit::new(op, Place::At(Site::MlpAct.at(usize::from(layer))))
     };
-    let lines: Vec<String> = match (turn, new) {
+    match (turn, new) {
         (Turn::Rewrite(strength), Some(new)) => {
-            let turned = format!("{}>{}", spell(old, lab), spell(new, lab));
+            let (old, new) = (spell(old, lab), spell(new, lab));
             let sign = |n: &FactNeuron| if n.act < 0.0 { -1 } else { 1 };
-            by_layer(neurons, sign)
-                .iter()
-                .map(|(layer, units, sign)| {
-                    let strength = f32::from(*sign) * strength;
-                    format!(
-                        "rewrite:{}={turned}@mlp_act.{layer}*{strength}",
-                        list(units)
-                    )
-                })
-                .collect()
+            let each = by_layer(neurons, sign).into_iter();
+            let rewrite = |(layer, units, sign)| {
+                let turn = UnitsTurn(Which::List(units), old.clone(), new.clone());
+                edit(layer, Op::Rewrite(turn), f32::from(sign) * strength)
+            };
+            each.map(rewrite).collect()
         }
         (Turn::Rewrite(_), None) => Vec::new(),
-        (Turn::Scale(factor), _) => by_layer(neurons, |_| 1)
-            .iter()
-            .map(|(layer, units, _)| format!("scale:{}@mlp_act.{layer}*{factor}", list(units)))
-            .collect(),
-    };
-    lines.iter().map(|line| line.parse()).collect()
+        (Turn::Scale(factor), _) => {
+            let each = by_layer(neurons, |_| 1).into_iter();
+            let scale = |(layer, units, _)| edit(layer, Op::Scale(Which::List(units)), factor);
+            each.map(scale).collect()
+        }
+    }
 }
 
 /// A token as an edit names it: its text where that reads back as the token, else its id.
@@ -450,7 +445,7 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
     let plain = !text.contains(['"', '\\', '<', '>', '=', '@', '#', '\n']);
     let reads_back = first_token("answer", text, &lab.model).is_ok_and(|t| t == id);
     if plain && reads_back {
-        format!("\"{text}\"")
+        text.into()
     } else {
         format!("#{id}")
     }

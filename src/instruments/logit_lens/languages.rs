@@ -40,21 +40,21 @@ params! {
     pub struct LanguagesParams {
         /// a word list: a line of language names, then a line a word, commas or tabs between
         words: Option<PathBuf>,
-        /// prompt: the run's own text; translate, repeat: texts made of the list
+        /// prompt: the run's own text; translate, repeat: prompts made from the word list
         task: Task = "prompt",
-        /// for a prompt of your own: the answer, as it stands in the list; by default all words together
+        /// with task=prompt: the answer, as it stands in the list; by default all words together
         word: String,
         /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one
         from: String,
         /// the language of the answer; by default the second
         to: String,
-        /// the language whose words must differ from the answer's; by default the first
+        /// the language to test for as an internal pivot; only words that differ from the answer in it are used; by default the first
         pivot: String,
-        /// how many words are asked for
+        /// how many words are tested
         count: Count<1, 1000> = "20",
-        /// how many solved lines stand before the question
+        /// how many solved examples stand before the question
         shots: Count<0, 16> = "4",
-        /// the probability of each language's tokens, or the entropy of the whole distribution in nats
+        /// mass: the probability of each language's tokens; entropy: of the whole distribution, in nats
         show: Drawn = "mass",
         site: ReadSite,
         norm: NormOf,
@@ -92,7 +92,7 @@ pub struct Languages;
 impl Measurement for Languages {
     type Params = LanguagesParams;
     const NAME: &'static str = "languages";
-    const ABOUT: &'static str = "The language of thought: probability of an answer's words in each language, over the layers";
+    const ABOUT: &'static str = "Latent language: the probability of the answer's words in each language, by layer of the logit lens";
     const SOURCE: &'static str = "latent language: Wendler et al. 2024 (2402.10588)";
     const READS: Reads<LanguagesParams> = Reads::TextWhere(|asked| asked.task == Task::Own);
     const READS_END: bool = true;
@@ -111,7 +111,8 @@ impl Measurement for Languages {
     fn measure(asked: &LanguagesParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let list = match &asked.words {
             None => {
-                let expected = "the file of a word list: a line of languages, then a line a word";
+                let expected =
+                    "the file of a word list: a line of language names, then a line a word";
                 return Err(Error::argument("words", "", expected));
             }
             Some(path) => WordList::load(path)?,
@@ -123,7 +124,7 @@ impl Measurement for Languages {
             Task::Translate => {
                 let roles = asked.roles(&list)?;
                 if roles.from == roles.to {
-                    let expected = "another language than the one that is translated to";
+                    let expected = "another language than the target language";
                     return Err(Error::argument(
                         "from",
                         &list.languages[roles.from],
@@ -159,7 +160,7 @@ impl Measurement for Languages {
             Drawn::Entropy => {
                 let hi = (lab.model.card.vocab as f32).ln();
                 let curves = vec![curve("entropy".into(), &|a, l| a.entropy[l])];
-                ("nats", curves, Scale::Range { lo: 0.0, hi })
+                ("nats", curves, Scale::up_to(hi))
             }
             Drawn::Mass => {
                 notes.extend(doubts(&list, &answers));
@@ -170,17 +171,14 @@ impl Measurement for Languages {
                 ("probability", named.collect(), Scale::Unit)
             }
         };
+        let points = Header::layers(layers);
         Ok(Draft::of(Series {
-            axis: "layer".into(),
-            value: value.into(),
-            points: Header::layers(layers),
-            curves,
             scale,
-            style: Style::Lines,
+            ..Series::of("layer", value, points, curves, Style::Lines)
         })
         .titled(format!("{} · {}", asked.task.print(), asked.show.print()))
         .notes(notes)
-        .note("a set: every token that the word, with or without a space before it, begins with")
+        .note("a set: all tokens that the word, with or without a space before it, begins with")
         .notes(cautions(&view, layers)))
     }
 }
@@ -208,7 +206,10 @@ impl LanguagesParams {
         };
         let (rows, null, note) = if word.is_empty() {
             let all: Vec<usize> = (0..list.rows.len()).collect();
-            let note = format!("all {} words of each language together; no null", all.len());
+            let note = format!(
+                "all {} words of each language together; no control",
+                all.len()
+            );
             (all, None, note)
         } else {
             let row = list
@@ -285,7 +286,7 @@ impl LanguagesParams {
                 "words",
                 self.words.print(),
                 format!(
-                    "at least {} words whose tokens in {} and {} have nothing in common; there are {} of {}",
+                    "at least {} words whose tokens in {} and {} do not overlap; there are {} of {}",
                     shots + 1,
                     list.languages[roles.pivot],
                     list.languages[roles.to],
@@ -318,7 +319,7 @@ impl LanguagesParams {
             });
         }
         let note = format!(
-            "{count} words of {}, {left} left out as their tokens in {} and {} overlap; {shots} solved lines before each",
+            "{count} words of {}, {left} left out because their tokens in {} and {} overlap; {shots} solved examples before each",
             list.rows.len(),
             list.languages[roles.pivot],
             list.languages[roles.to],
@@ -400,7 +401,7 @@ fn doubts(list: &WordList, answers: &[Answer]) -> Vec<String> {
             .map(|g| format!("{} {:.3}", list.languages[g], most(g)))
             .collect();
         notes.push(format!(
-            "null, the sets of another word, at most over the layers: {}",
+            "control, the token sets of another word, maximum over the layers: {}",
             each.join(", ")
         ));
     }

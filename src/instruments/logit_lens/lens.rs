@@ -27,9 +27,9 @@ params! {
         top: Count<1, 50> = "5",
         /// how many of the last positions to read
         window: Count<1, 4096> = "64",
-        /// the number of a cell: of a token (ranks count from 1), or the cell's entropy or its KL from the model's output, in nats; auto: rank where the vocabulary has more than 8192 tokens, else probability
+        /// the number of a cell: rank (from 1), probability or reciprocal_rank of a token; entropy of the cell; kl: KL divergence of the model's output from the cell, nats; auto: rank if the vocabulary has more than 8192 tokens, else probability
         show: Opening = "auto",
-        /// the token that the number is of: a text, or `answer`, the model's own there; else the cell's strongest, for ranks the answer
+        /// the token of that number: a text, or `answer` for the model's own top prediction; by default the cell's top prediction, for ranks the answer
         of: String,
         site: ReadSite,
         norm: NormOf,
@@ -45,13 +45,13 @@ pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     match (view.site, view.norm) {
         (Site::AttnAdd | Site::MlpAdd, NormOf::Own) => notes.push(
-            "a write is read as a direction: its own norm makes it as long as a state, however small it was".into(),
+            "a component output is read like a state: its own norm scales it up, however small it is".into(),
         ),
         (Site::AttnAdd | Site::MlpAdd, NormOf::Final) => notes.push(
-            "a write with the last state's norm: its part of the logits, and no distribution that the model ever has".into(),
+            "a component output with the last state's norm: its part of the logits, and not a distribution of the model".into(),
         ),
         (_, NormOf::Final) => notes.push(
-            "all rows with the last state's norm: early ones, which are shorter, look nearly uniform".into(),
+            "all rows with the last state's norm: early states have smaller norms and look nearly uniform".into(),
         ),
         (_, NormOf::Own) => {}
     }
@@ -61,7 +61,7 @@ pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
         if !lacks.is_empty() {
             let names: Vec<String> = lacks.iter().map(ToString::to_string).collect();
             notes.push(format!(
-                "the file has no map for {} of {}: what is said there is the plain lens",
+                "the file has no map for {} of {}: these rows are the plain logit lens",
                 view.site.spec().name,
                 match names.as_slice() {
                     [one] => format!("layer {one}"),
@@ -82,7 +82,7 @@ impl LensParams {
 impl Measurement for Lens {
     type Params = LensParams;
     const NAME: &'static str = "lens";
-    const ABOUT: &'static str = "What every layer would have said: the residual stream read through the final norm and the unembedding";
+    const ABOUT: &'static str = "Logit lens: the next-token prediction of every layer, read from the residual stream through the final norm and the unembedding";
     const SOURCE: &'static str = "logit lens: nostalgebraist 2020; Kao et al. 2020 (2001.09309)";
     const STEADY: bool = true;
 
@@ -126,14 +126,8 @@ impl Measurement for Lens {
         let kind = view.file.as_ref().map(|file| file.kind.name());
         let rows = (0..lab.model.card.layers)
             .flat_map(|l| {
-                let own = Header {
-                    label: l.to_string(),
-                    anchor: Anchor::layer(l),
-                };
-                let plain = kind.map(|_| Header {
-                    label: format!("{l} plain"),
-                    anchor: Anchor::layer(l),
-                });
+                let own = Header::of(l.to_string(), Anchor::layer(l));
+                let plain = kind.map(|_| Header::of(format!("{l} plain"), Anchor::layer(l)));
                 std::iter::once(own).chain(plain)
             })
             .collect();
@@ -175,7 +169,7 @@ impl Measurement for Lens {
         let site = view.site.spec().name;
         let norm = view.norm.print();
         let mut notes = vec![format!(
-            "each cell: the most probable next token after its position, read from {site} of its layer"
+            "each cell: the top next-token prediction at that position, read from {site} of that layer"
         )];
         notes.extend(told);
         let all = of.positions == Self::positions(asked, &of.run)?;
@@ -207,21 +201,24 @@ fn settled(of: &Capture, whole: bool, view: &View, lab: &Lab) -> Vec<String> {
     if let Some(i) = count.checked_sub(1) {
         let answer = lab.visible(seen.finals[i].first().0);
         let last = match seen.settles(i) {
-            Some(layer) => format!("settles at layer {layer} of 0-{}", layers - 1),
-            None => "is the strongest at no last layer of this lens".into(),
+            Some(layer) => format!("converges at layer {layer} of 0-{}", layers - 1),
+            None => "is not the top prediction of this lens at the last layer".into(),
         };
         let after = lab.visible(of.run.tokens[of.positions.end - 1]);
         let share = if whole && all.len() + from < count {
-            format!("; {} of {} positions settle", all.len(), count - from)
+            format!("; {} of {} positions converge", all.len(), count - from)
         } else {
             String::new()
         };
         let median = all.get(all.len() / 2).filter(|_| whole);
         let median = median.map_or_else(String::new, |median| {
-            format!("; median over {} positions: layer {median}", all.len())
+            format!(
+                "; median convergence layer over {} positions: {median}",
+                all.len()
+            )
         });
         notes.push(format!(
-            "after {after} the answer {answer} {last}{median}{share}"
+            "after {after} the prediction {answer} {last}{median}{share}"
         ));
     }
     notes.extend(cautions(view, layers));

@@ -141,7 +141,7 @@ impl LensFile {
                         "it was made for {}, with {key} {there}, and this model has {here}",
                         text::visible(of.as_bytes())
                     ),
-                    "Take the lens of this model; a lens of another one says nothing here.",
+                    "Take the lens of this model; a lens of another model has no meaning here.",
                 ));
             }
         }
@@ -170,7 +170,7 @@ impl LensFile {
     fn checked(self, model: &Model) -> Result<Self> {
         let (d, layers) = (model.card.d_model, model.card.layers);
         let other = |what: String| {
-            let next = "Take the lens of this model; a lens of another one says nothing here.";
+            let next = "Take the lens of this model; a lens of another model has no meaning here.";
             Err(Error::bad_file(&self.path, what, next))
         };
         if let Some(last) = self.maps.keys().next_back().filter(|last| **last > layers) {
@@ -182,14 +182,14 @@ impl LensFile {
             let shape = self.file.sample(name).map_or(&[][..], |s| s.0);
             if shape != [d, d] {
                 return other(format!(
-                    "its `{name}` is {shape:?}, and this model's stream is {d} wide"
+                    "its `{name}` is {shape:?}, and this model's residual stream has width {d}"
                 ));
             }
             if let Some(bias) = bias {
                 let shape = self.file.sample(bias).map_or(&[][..], |s| s.0);
                 if shape != [d] {
                     return other(format!(
-                        "its `{bias}` is {shape:?}, and this model's stream is {d} wide"
+                        "its `{bias}` is {shape:?}, and this model's residual stream has width {d}"
                     ));
                 }
             }
@@ -222,7 +222,7 @@ impl LensFile {
             _ => Err(Error::Refused {
                 address: at.to_string(),
                 why: format!(
-                    "a {} was fitted on the stream between blocks. Read resid_post or resid_pre with it.",
+                    "a {} was fitted on the residual stream between blocks. Read resid_post or resid_pre with it.",
                     self.kind.name()
                 ),
             }),
@@ -260,7 +260,7 @@ impl LensFile {
         let tensor = stored.load()?.to_dtype(DType::F32)?;
         let sum = tensor.abs()?.max_all()?.to_scalar::<f32>()?;
         if !sum.is_finite() {
-            let what = format!("its `{name}` holds what is no finite number");
+            let what = format!("its `{name}` holds a number that is not finite (NaN or infinity)");
             return Err(Error::bad_file(
                 &self.path,
                 what,
@@ -274,7 +274,8 @@ impl LensFile {
 /// How many blocks beyond its number a Jacobian's state went through.
 fn capture(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
     let bad = |what: String| {
-        let next = "Take one that was fitted on what leaves blocks (block_output) or enters them (attn_in).";
+        let next =
+            "Take one that was fitted on the output (block_output) or input (attn_in) of blocks.";
         Err(Error::bad_file(path, what, next))
     };
     // Of models with several streams: a map of their mean or sum is of no state that is here.
@@ -297,13 +298,13 @@ fn capture(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
         "block_output" | "resid_post" => Ok(1),
         "attn_in" | "resid_pre" => Ok(0),
         "mlp_in" | "resid_mid" => bad(format!(
-            "it was fitted at `{point}`, inside a block between attention and MLP (resid_mid), and states between blocks are read"
+            "it was fitted at `{point}`, inside a block between attention and MLP (resid_mid), but states between blocks are read here"
         )),
         "attn_out" | "mlp_out" => bad(format!(
-            "it was fitted at `{point}`, on what a block adds to the stream, and the stream itself is read"
+            "it was fitted at `{point}`, on what a block adds to the residual stream, but the stream itself is read here"
         )),
         other => bad(format!(
-            "it was fitted at `{}`, which is no place between blocks that is known here",
+            "it was fitted at `{}`, which is not a known place between blocks",
             text::visible(other.as_bytes())
         )),
     }
@@ -314,7 +315,7 @@ fn config(params: &Path) -> Result<Value> {
     let path = params.with_file_name("config.json");
     match crate::file::read_if_there(&path, crate::file::WORDS)? {
         Some(text) => serde_json::from_slice(&text)
-            .map_err(|e| Error::bad_file(&path, format!("it is no JSON ({e})"), NEXT)),
+            .map_err(|e| Error::bad_file(&path, format!("it is not JSON ({e})"), NEXT)),
         None => Ok(Value::Null),
     }
 }

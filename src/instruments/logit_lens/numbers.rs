@@ -156,7 +156,7 @@ impl Shown {
             Show::Rank => format!("rank{of}"),
             Show::ReciprocalRank => format!("reciprocal rank{of}"),
             Show::Entropy => "entropy (nats)".into(),
-            Show::Kl => "KL from the output (nats)".into(),
+            Show::Kl => "KL divergence from the output (nats)".into(),
         }
     }
 
@@ -180,14 +180,8 @@ impl Shown {
             Show::Rank => Scale::Rank {
                 worst: lab.model.card.vocab as f32,
             },
-            Show::Entropy => Scale::Range {
-                lo: 0.0,
-                hi: (lab.model.card.vocab as f32).ln(),
-            },
-            Show::Kl => Scale::Range {
-                lo: 0.0,
-                hi: largest().max(1e-6),
-            },
+            Show::Entropy => Scale::up_to((lab.model.card.vocab as f32).ln()),
+            Show::Kl => Scale::up_to(largest()),
         }
     }
 
@@ -195,14 +189,8 @@ impl Shown {
     pub(crate) fn cell(self, lab: &Lab, said: &Said, anchor: Anchor) -> Cell {
         let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
-        Cell {
-            label: more
-                .first()
-                .map_or_else(|| NOT_FINITE.into(), |m| m.0.clone()),
-            value: Self::number(self.first, said),
-            anchor,
-            more,
-        }
+        let label = more.first().map_or(NOT_FINITE, |m| &m.0);
+        Cell::of(label, Self::number(self.first, said), anchor).more(more)
     }
 
     /// All numbers of a row.

@@ -10,7 +10,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Row, Table};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
-use crate::instruments::{Draft, Measurement};
+use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
@@ -27,7 +27,14 @@ params! {
 }
 
 const COLUMNS: &[&str] = &[
-    "position", "after", "answer", "p", "settles", "first", "p there", "KL there",
+    "position",
+    "after",
+    "answer",
+    "p",
+    "converges",
+    "first",
+    "p there",
+    "KL there",
 ];
 
 /// The instrument.
@@ -36,25 +43,26 @@ pub struct Settle;
 impl Measurement for Settle {
     type Params = SettleParams;
     const NAME: &'static str = "settle";
-    const ABOUT: &'static str = "At which layer each answer settles: from there on every layer's strongest token is the model's own";
+    const ABOUT: &'static str = "Convergence layer of each prediction: from this layer on, the top prediction of every layer is the model's own";
     const SOURCE: &'static str =
         "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
 
     fn measure(asked: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let total = run.tokens.len();
-        let start = total - asked.window.0.min(total);
+        let shown = last(asked.window.0, run);
+        let start = shown.start;
         let readout = Readout {
             top: 1,
             answer: true,
             kl: true,
             ..view.readout(lab.model.card.layers)
         };
-        let capture = lab.capture(run, start..total, &Needs::of(readout))?;
+        let capture = lab.capture(run, shown.clone(), &Needs::of(readout))?;
         let seen = &capture.read;
         let layers = seen.layers.len();
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
-        for (i, position) in (start..total).enumerate() {
+        for (i, position) in shown.enumerate() {
             let (answer, p) = seen.finals[i].first();
             let from = seen.settles(i);
             // The first position often is a sink, and says nothing of the others.
@@ -82,17 +90,17 @@ impl Measurement for Settle {
         let mean = settled.iter().sum::<usize>() as f64 / settled.len().max(1) as f64;
         let summary = match settled.get(settled.len() / 2) {
             Some(median) => format!(
-                "{} of {} positions after the first settle: median layer {median}, mean {mean:.2}, of 0-{}",
+                "{} of {} positions after the first converge: convergence layer median {median}, mean {mean:.2}, of 0-{}",
                 settled.len(),
                 rows.len() - usize::from(start == 0 && total > 1),
                 layers - 1
             ),
-            None => "no position settles: this lens does not end in the model's output".into(),
+            None => "no position converges: this lens does not end in the model's output".into(),
         };
         Ok(Draft::of(Table::of(COLUMNS, rows))
             .titled(view.site.spec().name)
             .note(summary)
-            .note("settles: from this layer on the strongest token never changes; first: where it was strongest at all; p and KL (nats) from the output at the layer where it settles")
+            .note("converges: the convergence layer, from which on the top prediction never changes; first: the first layer with that top prediction; p there, KL there: at the convergence layer, KL divergence in nats from the model's output")
             .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
     }

@@ -10,11 +10,11 @@ use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
-use crate::lab::capture::{Needs, NormOf, Readout};
+use crate::lab::Lab;
+use crate::lab::capture::{Needs, NormOf, Output, Readout};
 use crate::lab::readout::{Said, Told};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
-use crate::lab::{Lab, reading};
 
 choices! {
     /// The number that is followed.
@@ -29,13 +29,13 @@ choices! {
 params! {
     /// What `track` is asked.
     pub struct TrackParams {
-        /// the tokens to follow, with | between: texts (the first token of each, spaces count) or #ID; by default the strongest of the output
+        /// the tokens to follow, separated by |: texts (the first token of each, spaces count) or #ID; by default the top predictions
         tokens: String,
-        /// how many of the output's strongest tokens are followed when none are named
+        /// how many of the top predictions are followed when no tokens are named
         count: Count<1, MOST> = "4",
-        /// the number that is followed; log-probabilities in nats, rank 0 is the strongest
+        /// the number that is followed; log-probabilities in nats, rank 0 is the top prediction
         show: Show = "probability",
-        /// the position that is read; negative counts from the end
+        /// the position that is read; negative numbers count from the end
         position: Position,
         site: ReadSite,
         norm: NormOf,
@@ -52,7 +52,8 @@ pub struct Track;
 impl Measurement for Track {
     type Params = TrackParams;
     const NAME: &'static str = "track";
-    const ABOUT: &'static str = "Tokens followed through the layers: the probability or rank that every layer would have given them";
+    const ABOUT: &'static str =
+        "Logit lens of chosen tokens: their probability or rank at every layer";
     const SOURCE: &'static str =
         "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
 
@@ -88,18 +89,14 @@ impl Measurement for Track {
             })
             .collect();
         let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
-        let series = Series {
-            axis: "layer".into(),
-            value: match asked.show {
-                Show::Logprob => "log-probability (nats)".into(),
-                show => show.print().replace('_', " "),
-            },
-            points: Header::layers(seen.layers.len()),
-            scale: asked.show.scale(&curves),
-            curves,
-            style: Style::Lines,
+        let value = match asked.show {
+            Show::Logprob => "log-probability (nats)".into(),
+            show => show.print().replace('_', " "),
         };
-        Ok(Draft::of(series)
+        let points = Header::layers(seen.layers.len());
+        let scale = asked.show.scale(&curves);
+        let series = Series::of("layer", &value, points, curves, Style::Lines);
+        Ok(Draft::of(Series { scale, ..series })
             .titled(format!(
                 "{}{} · after {} at {position}",
                 kind.unwrap_or_default(),
@@ -108,9 +105,9 @@ impl Measurement for Track {
             ))
             .note(answer_settles(seen, lab))
             .note(if ranked {
-                "rank: how many tokens are strictly stronger; the lens is biased in early layers"
+                "rank: how many tokens have a higher logit; the logit lens is biased in early layers"
             } else {
-                "layers differ in temperature as well: where that matters, compare ranks"
+                "layers differ in how peaked their predictions are; where that matters, compare ranks"
             })
             .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
@@ -122,9 +119,8 @@ impl TrackParams {
     fn followed(&self, run: &Run, lab: &mut Lab, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
         if self.tokens.is_empty() {
-            let logits = lab.last_logits(&run.clone().until(position + 1))?;
-            let known = lab.model.known_tokens();
-            let strongest = reading(&logits, known, self.count.0);
+            let output = Output::top(self.count.0);
+            let strongest = lab.last(&run.clone().until(position + 1), output)?;
             tokens.extend(strongest.top.iter().map(|t| t.0));
         } else {
             for part in self.tokens.split('|').filter(|part| !part.is_empty()) {
@@ -135,7 +131,7 @@ impl TrackParams {
             }
         }
         if tokens.is_empty() || tokens.len() > MOST {
-            let expected = format!("from 1 to {MOST} tokens, with | between");
+            let expected = format!("1 to {MOST} tokens, separated by |");
             return Err(Error::argument("tokens", &self.tokens, expected));
         }
         Ok(tokens)
@@ -159,10 +155,7 @@ impl Show {
                 lo: values().filter(|v| v.is_finite()).fold(-1.0, f32::min),
                 hi: 0.0,
             },
-            Self::Rank => Scale::Range {
-                lo: 0.0,
-                hi: values().fold(1.0, f32::max),
-            },
+            Self::Rank => Scale::up_to(values().fold(1.0, f32::max)),
             Self::Probability | Self::ReciprocalRank => Scale::Unit,
         }
     }

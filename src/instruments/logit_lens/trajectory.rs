@@ -14,15 +14,15 @@ use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, v
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
-use crate::lab::capture::{Needs, NormOf, Readout};
-use crate::lab::run::{Recording, Run};
+use crate::lab::capture::{Capture, Needs, NormOf, Readout};
+use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::model::network::site::{Address, Site};
 
 params! {
     /// What `trajectory` is asked.
     pub struct TrajectoryParams {
-        /// the position that is read; negative counts from the end
+        /// the position that is read; negative numbers count from the end
         position: Position,
         norm: NormOf,
         maps: MapsFile,
@@ -49,7 +49,7 @@ pub struct Trajectory;
 impl Measurement for Trajectory {
     type Params = TrajectoryParams;
     const NAME: &'static str = "trajectory";
-    const ABOUT: &'static str = "A position through the layers: entropy and KL of the lens, rank of the answer, lengths and turns of the stream";
+    const ABOUT: &'static str = "One position through the layers: entropy and KL divergence of the logit lens, rank of the answer, norm of the residual stream, and how far each block turns it";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
     fn measure(asked: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
@@ -69,7 +69,7 @@ impl Measurement for Trajectory {
             .iter()
             .flat_map(|site| (0..layers).map(|l| site.at(l)))
             .collect();
-        let (recording, _) = lab.record_with_output(run, &wanted)?;
+        let recording = lab.record_with_output(run, &wanted)?;
         let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
         let mut rows = Vec::new();
@@ -103,14 +103,14 @@ impl Measurement for Trajectory {
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))
             .note(answer_settles(seen, lab))
-            .note("rank of the answer: how many tokens are strictly stronger; entropy and KL(output ‖ layer) in nats; turn: cosine of the stream before and after the block")
+            .note("rank of the answer: how many tokens have a higher logit; entropy, and KL divergence KL(output ‖ layer), in nats; turn: cosine of the residual stream before and after the block")
             .notes(cautions(&view, layers))
             .checked(capture.check))
     }
 }
 
 /// One recorded row, widened.
-fn row(recording: &Recording, at: Address, position: usize) -> Result<Vec<f64>> {
+fn row(recording: &Capture, at: Address, position: usize) -> Result<Vec<f64>> {
     let row = recording.get(at)?.get(position)?;
     let row = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
     Ok(row.into_iter().map(f64::from).collect())

@@ -36,8 +36,7 @@ pub struct ReadSite(pub Site);
 impl ParameterValue for ReadSite {
     const KIND: Kind = Kind::Choice(NAMES);
     const DEFAULT: &'static str = "resid_post";
-    const ABOUT: &'static str =
-        "what is read at every layer: the stream, or what attention or the MLP adds to it";
+    const ABOUT: &'static str = "what the lens reads at every layer: the residual stream, or the output of attention or MLP";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let found = READABLE.iter().find(|(name, _)| *name == text);
@@ -53,7 +52,7 @@ impl ParameterValue for ReadSite {
 
 choices! {
     for NormOf { Own = "own", Final = "final" } = "own",
-        "the statistics of the final norm: of each row itself, or of the model's last state at that position"
+        "the statistics of the final norm: own: of each row itself; final: of the model's last state at that position"
 }
 
 /// A file of maps, if any.
@@ -62,8 +61,7 @@ pub struct MapsFile(pub String);
 
 impl ParameterValue for MapsFile {
     const KIND: Kind = Kind::Text;
-    const ABOUT: &'static str =
-        "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain lens stands beside";
+    const ABOUT: &'static str = "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain logit lens is shown for comparison";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok(Self(text.into()))
@@ -126,9 +124,9 @@ pub(super) fn answer_settles(seen: &Seen, lab: &Lab) -> String {
     let answer = lab.visible(seen.finals[0].first().0);
     match seen.settles(0) {
         Some(layer) => format!(
-            "the answer {answer} settles at layer {layer} of 0-{}",
+            "the prediction {answer} converges at layer {layer} of 0-{}",
             seen.layers.len() - 1
         ),
-        None => format!("the answer {answer} is the strongest at no last layer of this lens"),
+        None => format!("{answer} is not the top prediction of this lens at the last layer"),
     }
 }

@@ -24,8 +24,7 @@ pub struct WordList {
     pub digest: u64,
 }
 
-const NEXT: &str = "A word list has a line of language names, such as `English,Français,中文`, and a line a word; \
-    several spellings stand with | between, and lines that begin with # are left out.";
+const NEXT: &str = "A word list has a line of language names, such as `English,Français,中文`, then a line a word; several spellings are separated by |, and lines that begin with # are ignored.";
 
 impl WordList {
     /// Reads a file.
@@ -85,7 +84,7 @@ impl WordList {
             rows.push(row);
         }
         if rows.is_empty() {
-            return Err(bad("it has languages and no words".into()));
+            return Err(bad("it has languages but no words".into()));
         }
         let mut digest = Fingerprint::default();
         digest.write(text.as_bytes());

@@ -170,10 +170,7 @@ impl Scan {
         schedule: &Schedule,
         scanner: Scanner,
     ) -> Result<()> {
-        let run = Run {
-            schedule: schedule.clone(),
-            ..Run::plain(tokens.to_vec())
-        };
+        let run = Run::plain(tokens.to_vec()).under(schedule);
         let at = Site::MlpAct.at(scanner.layer);
         lab.model.check_prompt(tokens)?;
         // Not kept: a long text would push everything else out of the lab.

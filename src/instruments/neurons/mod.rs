@@ -2,13 +2,15 @@
 //!
 //! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by default
 //! the favoured one's), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
-//! attribution, [`crate::lab::neurons`]). The direct effect ignores what later layers do with the write, and is on the logit
+//! attribution, [`crate::instruments::neurons::sight`]). The direct effect ignores what later layers do with the write, and is on the logit
 //! before a soft-cap. The total effect is measured: the neuron is set to 0 at that position and the rest runs again.
 
 pub mod contexts;
 pub mod promoters;
+pub mod sight;
 pub mod triggers;
 pub mod value;
+pub mod value_card;
 
 use std::ops::Range;
 
@@ -18,15 +20,15 @@ use super::{Draft, Measurement, last};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
+use crate::instruments::neurons::sight::{Sight, needs};
+use crate::instruments::neurons::value_card::{Sides, ValueCards};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::lab::Lab;
-use crate::lab::capture::{Capture, Needs, Readout};
-use crate::lab::neurons::{Sight, needs};
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::capture::{After, Capture, Needs, Output, Readout};
+use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
-use crate::lab::value_card::Sides;
 use crate::model::Card;
 use crate::model::network::finite;
 use crate::model::network::finite::order;
@@ -42,15 +44,15 @@ params! {
     pub struct NeuronsParams {
         /// how many neurons to list at every position
         count: Count<1, 200> = "12",
-        /// size: |activation| times the value vector's length; effect: on the logit of the token
+        /// size: |activation| times the norm of the value vector; effect: direct effect on the logit of the token
         rank: Rank = "size",
         /// one layer, or all
         layer: LayerOrAll = "all",
         /// how many of the last positions to read
         window: Count<1, 256> = "16",
-        /// the token whose logit effects are on: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
+        /// the token for direct effects: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
-        /// yes: beside the direct effect the total one, from running again without the neuron (not live)
+        /// yes: adds the total effect, measured by ablating each neuron (set to 0) and running again (not live)
         total: bool,
     }
 }
@@ -61,8 +63,7 @@ pub struct Neurons;
 impl Measurement for Neurons {
     type Params = NeuronsParams;
     const NAME: &'static str = "neurons";
-    const ABOUT: &'static str =
-        "The neurons that wrote most at each position, and the tokens their value vectors promote";
+    const ABOUT: &'static str = "The neurons with the largest outputs at each position, and the tokens that their value vectors (output weights) promote";
     const SOURCE: &'static str =
         "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const STEADY: bool = true;
@@ -100,11 +101,11 @@ impl Measurement for Neurons {
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(asked.total.then_some("total"));
         columns.extend(["promotes", "suppresses"]);
-        let total = "total is what the logit loses when the neuron is 0 at that position and the rest runs again; it holds what later layers make of the write, and what they make up for";
+        let total = "total: total effect, the drop of the logit when the neuron is set to 0 at that position and the later layers run again; unlike the direct effect it includes what later layers make of the output, and how they compensate";
         Ok(Draft::of(Table::paged(&columns, pages))
             .titled(format!("by {}", asked.rank.print()))
-            .note("size is |act|·‖v‖; effect is the direct effect on the token's logit (before a soft-cap), before any later layer reacts")
-            .note("tokens are those the write promotes and suppresses at the sign of its activation")
+            .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on the token's logit (before a soft-cap), without the reaction of later layers")
+            .note("promotes, suppresses: tokens, by direct logit attribution of the value vector times the sign of the activation")
             .notes(asked.total.then(|| total.to_string())))
     }
 }
@@ -112,18 +113,20 @@ impl Measurement for Neurons {
 impl NeuronsParams {
     fn page(&self, sight: &Sight, target: Target, run: &Run, lab: &mut Lab) -> Result<Page> {
         let neurons = self.ranked(sight, target, lab)?;
-        lab.cards.prepare(&lab.model, &neurons)?;
+        let cards = ValueCards::on(lab);
+        cards.borrow_mut().prepare(&lab.model, &neurons)?;
         let totals = if self.total {
             total_effects(sight, &neurons, target, run, lab)?
         } else {
             Vec::new()
         };
         let direction = target.direction(&lab.model)?.to_vec1::<f32>()?;
-        let norms = lab.cards.norms(&lab.model)?.to_vec();
+        let mut cards = cards.borrow_mut();
+        let norms = cards.norms(&lab.model)?.to_vec();
         let mut rows = Vec::with_capacity(neurons.len());
         for (i, &(layer, neuron)) in neurons.iter().enumerate() {
             let (at, unit) = (usize::from(layer), neuron as usize);
-            let (Some(card), Some((row, factor))) = (lab.cards.get(layer, neuron), sight.layer(at))
+            let (Some(card), Some((row, factor))) = (cards.get(layer, neuron), sight.layer(at))
             else {
                 continue;
             };
@@ -141,7 +144,7 @@ impl NeuronsParams {
             rows.push(Row::at(anchor, entries));
         }
         let title = format!(
-            "after {} · effect on {}",
+            "after {} · direct effect on {}",
             lab.visible(run.tokens[sight.position]),
             target.spell(lab)
         );
@@ -154,19 +157,21 @@ impl NeuronsParams {
         let only = self.layer.within(lab.model.card.layers)?;
         let by_effect = self.rank == Rank::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
+        let cards = ValueCards::on(lab);
         for (layer, _) in &sight.activations {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
             let scores: Vec<f32> = if by_effect {
-                let view = lab.cards.view(&lab.model, *layer, target)?;
+                let mut cards = cards.borrow_mut();
+                let view = cards.view(&lab.model, *layer, target)?;
                 let effects = sight.effects(*layer, view);
                 effects.into_iter().map(f32::abs).collect()
             } else {
-                sight.sizes(*layer, &lab.cards.norms(&lab.model)?[*layer])
+                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             if !finite::all(&scores) {
-                return Err(lab.not_finite(&format!("What neurons of layer {layer} do is")));
+                return Err(lab.not_finite(&format!("The output of neurons of layer {layer} is")));
             }
             let best = top(&scores, scores.len(), count);
             ranked.extend(best.into_iter().map(|(i, s)| (s, *layer as u16, i)));
@@ -179,17 +184,12 @@ impl NeuronsParams {
 
 /// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
 pub(crate) fn words(sides: &Sides, act: f32, lab: &Lab) -> [String; 2] {
-    let spell = |side: &[(u32, f32)]| {
-        let words = side.iter().take(4).map(|(id, _)| lab.visible(*id));
-        words.collect::<Vec<_>>().join(" ")
-    };
-    let words = [spell(&sides.promoted), spell(&sides.suppressed)];
+    let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
+    let mut words = [spell(&sides.promoted), spell(&sides.suppressed)];
     if act < 0.0 {
-        let [up, down] = words;
-        [down, up]
-    } else {
-        words
+        words.reverse();
     }
+    words
 }
 
 /// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.
@@ -218,10 +218,14 @@ fn total_effects(
         rows: own
             .chain(neurons.iter().map(without))
             .collect::<Result<_>>()?,
-        logits: Logits::After(sight.position),
+        output: Output {
+            after: After::Each(sight.position..sight.position + 1),
+            ..Output::tokens(&target.tokens())
+        },
         ..Pass::of(run.clone())
     };
-    let mut found = lab.run_map(&pass, |_, _, row| target.of(row.last()))?;
-    let before = found.remove(0);
-    Ok(found.into_iter().map(|after| before - after).collect())
+    let found = lab.run(&pass)?;
+    let logits = found.iter().map(|row| target.logit(row.last()));
+    let before = target.logit(found[0].last());
+    Ok(logits.skip(1).map(|after| before - after).collect())
 }

@@ -3,24 +3,25 @@
 //! `v_i · (γ ⊙ W_U[t])`, one product a layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The scale of
 //! the final norm is left out: it depends on the text, and these are weights alone.
 
+use super::value_card::ValueCards;
 use super::words;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
+use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::order;
 
 params! {
     /// What `promoters` is asked.
     pub struct PromotersParams {
-        /// the token: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one
+        /// the token: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction
         token: String,
-        /// how many neurons on each side
+        /// how many neurons to list on each side
         count: Count<1, 200> = "12",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -35,8 +36,7 @@ pub struct Promoters;
 impl Measurement for Promoters {
     type Params = PromotersParams;
     const NAME: &'static str = "promoters";
-    const ABOUT: &'static str =
-        "The value vectors of all layers that promote a token most, and those that suppress it";
+    const ABOUT: &'static str = "The neurons of all layers whose value vectors (output weights) promote a token most, and those that suppress it most";
     const SOURCE: &'static str =
         "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const READS: Reads<PromotersParams> = Reads::TextWhere(|asked| asked.token.is_empty());
@@ -50,10 +50,7 @@ impl Measurement for Promoters {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
-            "" => {
-                let logits = lab.last_logits(run)?;
-                Target::one(reading(&logits, lab.model.known_tokens(), 1).first().0)
-            }
+            "" => Target::one(lab.favoured(run)?),
             text => Target::parse("token", text, &lab.model)?,
         };
         let count = asked.count.0;
@@ -65,10 +62,14 @@ impl Measurement for Promoters {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
-            let mut view = lab.cards.view(&lab.model, *layer, target)?.to_vec();
+            let cards = ValueCards::on(lab);
+            let mut view = cards
+                .borrow_mut()
+                .view(&lab.model, *layer, target)?
+                .to_vec();
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
-                return Err(lab.not_finite(&format!("What neurons of layer {layer} write is")));
+                return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));
             }
             left_out += broken;
             // Neither the largest nor the smallest.
@@ -95,10 +96,10 @@ impl Measurement for Promoters {
         );
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(name)
-            .note("logit is v·(γ⊙W_U[t]), before the final norm's scale: positive ones promote, negative ones suppress at a positive activation")
-            .note("weights alone: whether a neuron is active is what `neurons` and `triggers` say")
+            .note("logit: v·(γ⊙W_U[t]), value vector times the token's unembedding through the final norm's gain, before the norm's scale; at a positive activation, positive values promote and negative ones suppress")
+            .note("computed from the weights alone; `neurons` and `triggers` show when a neuron is active")
             .notes((left_out > 0).then(|| {
-                format!("{left_out} neurons are left out: what they write is not finite (NaN or infinity)")
+                format!("{left_out} neurons are left out, because their value vectors are not finite (NaN or infinity)")
             }))
             .checked((left_out > 0).then(Check::not_finite)))
     }
@@ -106,10 +107,12 @@ impl Measurement for Promoters {
 
 fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<Row>> {
     let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
-    lab.cards.prepare(&lab.model, &neurons)?;
-    let norms = lab.cards.norms(&lab.model)?.to_vec();
+    let cards = ValueCards::on(lab);
+    let mut cards = cards.borrow_mut();
+    cards.prepare(&lab.model, &neurons)?;
+    let norms = cards.norms(&lab.model)?.to_vec();
     let row = |&(logit, layer, unit): &(f32, u16, u32)| {
-        let card = lab.cards.get(layer, unit)?;
+        let card = cards.get(layer, unit)?;
         let [up, down] = words(&card.sides, 1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
         Some(Row::at(

@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
 use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
+use crate::instruments::neurons::sight::neuron_of;
+use crate::instruments::neurons::value_card::{Reading, ValueCards};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
-use crate::lab::value_card::Reading;
 use crate::text;
 
 choices! {
@@ -25,15 +25,15 @@ choices! {
 params! {
     /// What `triggers` is asked.
     pub struct TriggersParams {
-        /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
+        /// the neuron as LAYER/NEURON, such as 5/17; by default the one with the largest output at the last position
         neuron: String,
-        /// a text file, read from beginning to end whatever its size; by default the run's own text
+        /// a text file of any size; by default the run's own text
         file: Option<PathBuf>,
         /// how many places to list
         count: Count<1, 200> = "25",
-        /// which activations are strong: gated neurons have both signs
+        /// which activations count as strong; neurons of gated MLPs have both signs
         side: Side = "positive",
-        /// tokens read at a time: how much a token sees before it at most
+        /// the file is read in pieces of this many tokens, and a token sees only its own piece
         window: Count<2, 4096> = "128",
     }
 }
@@ -52,7 +52,7 @@ pub struct Triggers;
 impl Measurement for Triggers {
     type Params = TriggersParams;
     const NAME: &'static str = "triggers";
-    const ABOUT: &'static str = "What triggers a neuron: the places of a text file where it is most active, and whether its value agrees";
+    const ABOUT: &'static str = "Trigger examples of a neuron: where in a text it is most active, and whether its value vector predicts the token that follows";
     const SOURCE: &'static str = "trigger prefixes: Geva et al. 2021 (2012.14913)";
     const READS: Reads<TriggersParams> =
         Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
@@ -75,8 +75,9 @@ impl Measurement for Triggers {
             let expected = "a text of more than one token, or a file that holds one";
             return Err(Error::argument("file", file.unwrap_or_default(), expected));
         }
-        let sides = lab
-            .cards
+        let cards = ValueCards::on(lab);
+        let sides = cards
+            .borrow_mut()
             .sides(&lab.model, (layer, unit), Reading::Gained)?;
         // A negative activation promotes what the value vector suppresses.
         let promoted = if scanner.negative {
@@ -134,9 +135,17 @@ fn notes(scan: &Scan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
     let spelled: Vec<String> = quantiles.iter().map(|q| format!("{q:.3}")).collect();
     let above = scan.acts.iter().filter(|a| **a > 0.0).count() as f32 / scan.acts.len() as f32;
     vec![
-        format!("the token after the strongest trigger {top} the value vector's strongest, {favourite}; so are {agreeing} of the {} listed", scan.best.len()),
-        format!("quantiles 1, 25, 50, 75, 99 %: {}; above 0: {:.1} %", spelled.join(" "), above * 100.0),
-        "the token in ⟦ ⟧ is where the activation was; the first position of every window is left out".into(),
+        format!(
+            "the token after the strongest trigger {top} the top token of the value vector, {favourite}; this holds for {agreeing} of the {} listed",
+            scan.best.len()
+        ),
+        format!(
+            "quantiles of the activation, 1, 25, 50, 75, 99 %: {}; above 0: {:.1} %",
+            spelled.join(" "),
+            above * 100.0
+        ),
+        "⟦ ⟧ marks the token with the activation; the first position of every piece is left out"
+            .into(),
     ]
 }
 

@@ -6,19 +6,19 @@
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::instruments::neurons::sight::neuron_of;
+use crate::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::neurons::neuron_of;
 use crate::lab::run::Run;
-use crate::lab::value_card::{Reading, SIDE};
 
 params! {
     /// What `value` is asked.
     pub struct ValueParams {
-        /// LAYER/NEURON, such as 5/17; by default the one that wrote most at the last position
+        /// the neuron as LAYER/NEURON, such as 5/17; by default the one with the largest output at the last position
         neuron: String,
-        /// how many tokens on each side
+        /// how many tokens to list on each side
         count: Count<1, SIDE> = "15",
     }
 }
@@ -40,17 +40,17 @@ pub struct Value;
 impl Measurement for Value {
     type Params = ValueParams;
     const NAME: &'static str = "value";
-    const ABOUT: &'static str = "The tokens that one neuron's value vector promotes and suppresses, through the final norm's gain and raw";
+    const ABOUT: &'static str = "The tokens that one neuron's value vector (output weights) promotes and suppresses, with the final norm's gain and without";
     const SOURCE: &'static str = "value vectors: Geva et al. 2022 (2203.14680)";
     const READS: Reads<ValueParams> = Reads::TextWhere(|asked| asked.neuron.is_empty());
 
     fn measure(asked: &ValueParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
-        let gained = lab
-            .cards
-            .sides(&lab.model, (layer, unit), Reading::Gained)?;
-        let raw = lab.cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
-        let length = lab.cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
+        let cards = ValueCards::on(lab);
+        let mut cards = cards.borrow_mut();
+        let gained = cards.sides(&lab.model, (layer, unit), Reading::Gained)?;
+        let raw = cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
+        let length = cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let lists = [
             &gained.promoted,
@@ -67,11 +67,11 @@ impl Measurement for Value {
             Row::at(anchor, sides.collect())
         };
         let rows = (0..asked.count.0.min(gained.promoted.len())).map(row);
-        let title = format!("value vector of neuron {layer}/{unit}, length {length:.3}");
+        let title = format!("value vector of neuron {layer}/{unit}, norm {length:.3}");
         let page = Page::of(title, anchor, rows.collect());
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{layer}/{unit}"))
-            .note("logits per unit of activation, before the final norm's scale: W_U (γ⊙v), and raw W_U v")
-            .note("a negative activation writes the opposite: then the suppressed tokens are promoted"))
+            .note("logits per unit of activation, before the final norm's scale: W_U (γ⊙v), with the norm's gain γ, and raw W_U v, without it")
+            .note("at a negative activation the signs flip: the suppressed tokens are then promoted"))
     }
 }

@@ -39,15 +39,11 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
     if let Some(file) = &asked.pairs {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
-            return Err(Error::argument(
-                "pairs",
-                file.display().to_string(),
-                expected,
-            ));
+            return Err(Error::argument("pairs", file.display(), expected));
         }
         for (name, given) in [("corrupt", corrupt), ("subject", subject)] {
             if let Some(given) = given {
-                let expected = "nothing beside a file of pairs, which has the prompts";
+                let expected = "nothing when a file of pairs is given; the file has the prompts";
                 return Err(Error::argument(name, given, expected));
             }
         }
@@ -62,7 +58,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
         (None, None) if run.tokens.len() == 1 => Err(Error::argument(
             "corrupt",
             "",
-            "a corrupted prompt, because one of a single token has nothing to noise",
+            "a corrupted prompt, because a prompt of a single token has nothing to add noise to",
         )),
         (Some(_), Some(subject)) => Err(Error::argument(
             "subject",
@@ -121,10 +117,7 @@ fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> R
     let read = |text: &str| -> Result<Run> {
         let tokens = lab.model.encode(text, asked.chat)?;
         lab.model.check_prompt(&tokens)?;
-        Ok(Run {
-            schedule: run.schedule.clone(),
-            ..Run::plain(tokens)
-        })
+        Ok(Run::plain(tokens).under(&run.schedule))
     };
     let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
     for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
@@ -155,7 +148,7 @@ pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
             "site",
             "a grid of positions",
             format!(
-                "prompts of one length in the whole file, and there are some of {} and of {} tokens; site=heads takes any",
+                "prompts of one length in the whole file, but some have {} and some {} tokens; site=heads takes any",
                 cases[0].clean.tokens.len(),
                 other.clean.tokens.len()
             ),
@@ -221,7 +214,7 @@ impl HeadsAt {
             (false, _) => Ok(found),
             (true, Some((from, _))) => {
                 let expected = format!(
-                    "a position of the clean prompt that stands for one of the corrupted prompt and does not come before the first that differs: from {from} to {}",
+                    "a position of the clean prompt that is paired with one of the corrupted prompt and does not come before the first difference: from {from} to {}",
                     clean - 1
                 );
                 Err(Error::argument("positions", self.print(), expected))
@@ -254,7 +247,7 @@ fn of_pair(file: &Path, index: usize, error: &Error) -> Error {
 fn apart_at_once() -> Error {
     Error::argument(
         "corrupt",
-        "a prompt that goes on where the other ends",
-        "prompts that have something in common after they part",
+        "a prompt that goes on where the other one ends",
+        "prompts that have tokens in common after the first difference",
     )
 }

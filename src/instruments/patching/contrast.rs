@@ -2,11 +2,12 @@
 //! with, and noise on a subject instead of another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation
 //! patching: Zhang and Nanda 2023, 2309.16042).
 //!
-//! Invariant: positions are paired only where both runs have one, and in order; a metric of a run is a number of its logits
-//! after the last token. To add a metric, add a variant of [`Metric`] and its arm in [`Metric::of`].
+//! Invariant: positions are paired only where both runs have one, and in order; a metric of a run is a number of what it says
+//! after the last token. To add a metric, add a variant of [`Metric`] and its arms in [`Metric::output`] and [`Metric::of`].
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use rand::SeedableRng;
@@ -15,9 +16,10 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::lab::capture::Output;
 use crate::lab::pass::Patch;
+use crate::lab::readout::{Said, read_rows};
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax, log_sum_exp, top};
 use crate::lab::target::Target;
 use crate::model::network::site::Site;
 use crate::model::normal::normals;
@@ -32,38 +34,46 @@ pub enum Metric {
     Difference(Target),
     /// The answer's probability.
     Probability(u32),
-    /// KL(clean ‖ this run) in nats, from the clean run's log-probabilities.
-    Kl(Vec<f32>),
+    /// KL(clean ‖ this run) in nats, from the clean run, read whole.
+    Kl(Arc<Vec<Vec<Said>>>),
 }
 
 impl Metric {
-    /// The number of a run, from its logits.
-    pub fn of(&self, logits: &[f32]) -> f32 {
+    /// What has to be read of a run.
+    pub fn output(&self) -> Output {
         match self {
-            Self::Difference(target) => target.of(logits),
-            Self::Probability(token) => (logits[*token as usize] - log_sum_exp(logits)).exp(),
-            Self::Kl(clean) => {
-                let mut row = logits.to_vec();
-                log_softmax(&mut row);
-                kl(clean, &row)
-            }
+            Self::Difference(target) => Output::tokens(&target.tokens()),
+            Self::Probability(token) => Output::tokens(&[*token]),
+            Self::Kl(clean) => Output {
+                kl: Some(clean.clone()),
+                ..Output::top(1)
+            },
         }
     }
 
-    /// KL from a clean run with these logits.
-    pub fn from_clean(logits: &[f32]) -> Self {
-        let mut row = logits.to_vec();
-        log_softmax(&mut row);
-        Self::Kl(row)
+    /// The number of a run that was read so.
+    pub fn of(&self, said: &Said) -> f32 {
+        match self {
+            Self::Difference(target) => target.logit(said),
+            Self::Probability(token) => said.token(*token).logprob.exp(),
+            Self::Kl(_) => said.kl,
+        }
+    }
+
+    /// The number of a run whose logits are there.
+    pub fn of_logits(&self, logits: &[f32], known: usize) -> f32 {
+        let output = self.output();
+        let said = read_rows(&[logits], known, &output.ask(0, 0));
+        self.of(&said[0])
     }
 }
 
 /// The answer less what the other run favours: of one token alone, the other's best that is not it.
-pub fn beside(answer: u32, other: &[f32], known: usize) -> Target {
-    let less = top(other, known, 2).into_iter().map(|(id, _)| id);
+pub fn beside(answer: u32, other: &Said) -> Target {
+    let mut less = other.top.iter().take(2).map(|(id, _)| *id);
     Target {
         token: answer,
-        less: less.into_iter().find(|id| *id != answer),
+        less: less.find(|id| *id != answer),
     }
 }
 
@@ -101,7 +111,7 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
             "corrupt",
             format!("{} tokens", corrupt.len()),
             format!(
-                "as many tokens as the clean prompt, {} (they part at position {begin}: {} against {}). Choose words of equally many tokens, or give align=ends",
+                "as many tokens as the clean prompt, {} (they differ from position {begin} on: {} against {}). Choose words with equally many tokens, or give align=ends",
                 clean.len(),
                 spell(clean),
                 spell(corrupt)
@@ -242,7 +252,7 @@ pub fn read(path: &Path) -> Result<Vec<Contrast>> {
     };
     let all: Vec<Contrast> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if all.is_empty() {
-        return Err(fail("it holds no pair of prompts".into()));
+        return Err(fail("it holds no pairs of prompts".into()));
     }
     for (i, pair) in all.iter().enumerate() {
         if pair.clean.is_empty() || pair.corrupt.is_empty() {
@@ -256,6 +266,7 @@ pub fn read(path: &Path) -> Result<Vec<Contrast>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::lab::capture::After;
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 
@@ -278,7 +289,7 @@ mod tests {
             .to_string();
         for part in [
             "5 tokens",
-            "4 (they part at position 1",
+            "4 (they differ from position 1 on",
             "[2] against [5]",
             "align=ends",
         ] {
@@ -311,21 +322,29 @@ mod tests {
             token: 1,
             less: Some(0),
         };
-        assert!((Metric::Difference(target).of(&logits) - 2.0).abs() < 1e-6);
-        assert!((Metric::Probability(1).of(&logits) - p[1]).abs() < 1e-6);
-        assert!(Metric::from_clean(&logits).of(&logits).abs() < 1e-6);
+        let of = |metric: &Metric, logits: &[f32]| metric.of_logits(logits, 3);
+        assert!((of(&Metric::Difference(target), &logits) - 2.0).abs() < 1e-6);
+        assert!((of(&Metric::Probability(1), &logits) - p[1]).abs() < 1e-6);
+        let whole = Output::whole(After::Last(1));
+        let clean = read_rows(&[&logits], 3, &whole.ask(0, 0));
+        let from_clean = Metric::Kl(Arc::new(vec![clean]));
+        assert!(of(&from_clean, &logits).abs() < 1e-6);
         let other = [3.0f32, 1.0, 0.5];
         let expected: f32 = (0..3).map(|i| p[i] * (logits[i] - other[i])).sum();
-        assert!((Metric::from_clean(&logits).of(&other) - expected).abs() < 1e-5);
+        assert!((of(&from_clean, &other) - expected).abs() < 1e-5);
+        let two = Output::top(2);
+        let beside = |answer, logits: &[f32]| {
+            super::beside(answer, &read_rows(&[logits], 3, &two.ask(0, 0))[0])
+        };
         assert_eq!(
-            beside(1, &[0.0, 5.0, 2.0], 3),
+            beside(1, &[0.0, 5.0, 2.0]),
             Target {
                 token: 1,
                 less: Some(2)
             }
         );
         assert_eq!(
-            beside(0, &[0.0, 5.0, 2.0], 3),
+            beside(0, &[0.0, 5.0, 2.0]),
             Target {
                 token: 0,
                 less: Some(1)

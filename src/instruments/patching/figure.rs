@@ -48,8 +48,8 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
         "{} · {}",
         match plan.asked.site {
             Kind::Resid => "residual stream",
-            Kind::Attn => "attention writes",
-            Kind::Mlp => "MLP writes",
+            Kind::Attn => "attention output",
+            Kind::Mlp => "MLP output",
             Kind::Heads => "heads",
         },
         if plan.denoise() {
@@ -59,7 +59,7 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
         }
     );
     if plan.random() {
-        title.push_str(" · null: random changes of equal size");
+        title.push_str(" · control: random changes of equal size");
     }
     let axis = match plan.asked.site {
         Kind::Heads => "head",
@@ -69,7 +69,7 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
     let grid = Grid::of(
         ("layer", Header::layers(layers)),
         (axis, titles.collect()),
-        "share of the way to the other run",
+        "normalized effect (0: no change, 1: like the other run)",
         cell,
     );
     Draft::of(grid.around_zero())
@@ -119,16 +119,18 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
         };
         let over = match (plan.cases(), plan.sigma) {
             (1, _) => String::new(),
-            (n, Some(_)) => format!(", means over {most}{n} draws of the noise"),
+            (n, Some(_)) => format!(", mean over {most}{n} noise samples"),
             (n, None) => {
-                format!(", means over {most}{n} pairs of prompts; the words are those of the first")
+                format!(
+                    ", mean over {most}{n} pairs of prompts; the tokens shown are those of the first"
+                )
             }
         };
         note.push_str(&over);
         notes.push(note);
     }
     notes.push(format!(
-        "each cell: {} of the {source} run put into the {base} run, once{}",
+        "each cell: {} of the {source} run patched into the {base} run, once{}",
         match plan.asked.site {
             Kind::Resid => "resid_pre".to_string(),
             Kind::Attn => "attn_out".to_string(),
@@ -143,7 +145,7 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
     notes.push(spelled(lab, plan));
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
-            "noise of standard deviation {sigma:.4} on what enters block 0 at {}, seeds {seed} to {}",
+            "Gaussian noise of standard deviation {sigma:.4} added to the input of block 0 at {}, seeds {seed} to {}",
             plan.noised(),
             seed.wrapping_add(plan.cases() as u64 - 1)
         ));
@@ -159,11 +161,11 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
             (None, None) => format!("layer {}", spot.layer),
         };
         notes.push(format!(
-            "null: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
+            "control: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
         ));
     }
     if plan.asked.site == Kind::Heads {
-        notes.push("other heads may take over what one does, so shares need not add up to 1, and a small one does not say that a head did nothing".into());
+        notes.push("other heads can take over from one that is patched, so effects need not sum to 1, and a small effect does not show that a head does nothing".into());
     }
     notes.extend(found.stopped.clone());
     notes
@@ -174,10 +176,10 @@ fn spelled(lab: &Lab, plan: &Plan) -> String {
     let (clean, corrupt, alignment) = plan.shown();
     if plan.sigma.is_some() {
         if alignment.first == 0 {
-            return "the noise begins at the first token, so every position is a cell".into();
+            return "the noise starts at the first token, so no position is left out".into();
         }
         return format!(
-            "positions before the subject, 0 to {}, are left out: nothing differs there",
+            "positions before the subject, 0 to {}, are left out, because the runs are equal there",
             alignment.first.saturating_sub(1)
         );
     }
@@ -205,11 +207,13 @@ fn spelled(lab: &Lab, plan: &Plan) -> String {
     if alone > 0 {
         let _ = write!(
             note,
-            "; {} and {} tokens, of which {alone} of the longer one stand for nothing and stay",
+            "; {} and {} tokens; {alone} tokens of the longer prompt are not paired and stay as they are",
             clean.tokens.len(),
             corrupt.tokens.len()
         );
     }
-    note.push_str("; what comes before the first difference is left out: nothing differs there");
+    note.push_str(
+        "; positions before the first difference are left out, because the runs are equal there",
+    );
     note
 }

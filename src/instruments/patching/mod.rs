@@ -66,31 +66,31 @@ impl ParameterValue for Deviations {
 params! {
     /// What `patching` is asked.
     pub struct PatchingParams {
-        /// the corrupted prompt, beside the run's own, which is the clean one; without one, the subject is noised
+        /// the corrupted prompt; the run's own prompt is the clean one; without a corrupted prompt, noise is added to the subject
         corrupt: Option<String>,
-        /// the text in the prompt whose embeddings are noised (last occurrence), instead of a corrupted prompt; by default everything after the first token
+        /// the text in the prompt whose embeddings get noise (last occurrence), instead of a corrupted prompt; by default everything after the first token
         subject: Option<String>,
-        /// what is put in: what enters a block, attention's write, the MLP's write (layer by position), or a head's output (layer by head)
+        /// the activation that is patched: resid: the residual stream entering a block; attn, mlp: the attention or MLP output (all three by layer and position); heads: a head's output (by layer and head)
         site: Kind = "resid",
-        /// denoise: clean values into the corrupted run; noise: corrupted values into the clean run
+        /// denoise: clean activations are patched into the corrupted run; noise: corrupted activations into the clean run
         way: Way = "denoise",
-        /// difference: the answer's logit less the other's; probability: of the answer; kl: from the clean run, nats; auto: difference, and for noise probability
+        /// difference: logit difference between the answer and the other answer; probability: of the answer; kl: KL divergence from the clean run, nats; auto: difference, and with noise on a subject probability
         metric: Wanted = "auto",
-        /// the clean run's answer, or the difference of two as " Ann" - " Bob"; by default what each run favours
+        /// the clean run's answer, or two answers as " Ann" - " Bob"; by default the top prediction of each run
         answer: Option<String>,
-        /// length: prompts of unequal length are refused; ends: what they begin and end with is paired, and what lies between from its end
+        /// how positions of the two prompts are paired: length: one by one, and prompts of unequal length are refused; ends: the common beginning and the common end, and what lies between from its end
         align: Pairing = "length",
         /// how many layers around the cell's are patched together (attn and mlp; causal tracing used 10)
         window: Count<1, 1000> = "1",
-        /// for heads: all positions from the first that differs, last, or one position
+        /// with site=heads, the positions that are patched: all from the first difference on, last, or one position
         positions: HeadsAt = "all",
-        /// noise on the subject, in standard deviations of the embedding table's entries
+        /// standard deviation of the noise on the subject, as a multiple of that of the embedding table's entries
         sigma: Deviations = "3",
-        /// how often noise is drawn; every number is the mean
+        /// how many noise samples are drawn; every number is the mean over them
         samples: Count<1, 1000> = "10",
-        /// top: beside the strongest cells, a random change of equal size in the same place; random: the whole grid of it
-        null: Control = "top",
-        /// a JSON file of clean and corrupted prompts instead of the text that is there: every number is the mean
+        /// the control, a random change of equal size in the same place: top: for the strongest cells, in a note; random: the grid of the control alone
+        control was "null": Control = "top",
+        /// a JSON file of clean and corrupted prompts instead of the run's own text; every number is the mean over the pairs
         pairs: Option<PathBuf>,
         /// yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template
         chat: bool,
@@ -110,7 +110,7 @@ pub struct Patching;
 impl Measurement for Patching {
     type Params = PatchingParams;
     const NAME: &'static str = "patching";
-    const ABOUT: &'static str = "Which states carry what a clean prompt says and a corrupted one does not, by layer and position or by head";
+    const ABOUT: &'static str = "Activation patching: how far each activation of a clean run, put into a corrupted run, restores the answer; by layer and position, or by head";
     const SOURCE: &'static str = "activation patching, causal tracing: Meng et al. 2022 (2202.05262), Zhang and Nanda 2023 (2309.16042)";
     const READS: Reads<PatchingParams> = Reads::TextWhere(|asked| asked.pairs.is_none());
     const READS_END: bool = true;
@@ -146,7 +146,7 @@ impl Measurement for Patching {
         let shown = nulls.as_deref().unwrap_or_default();
         let late = nulls
             .is_none()
-            .then_some("stopped before the nulls were measured");
+            .then_some("stopped before the controls were measured");
         Ok(figure::draft(run, lab, &plan, &found, shown).notes(late.map(String::from)))
     }
 }

@@ -3,6 +3,8 @@
 //! Invariant: a cell means the same in every case, so that their mean is one; a case is loaded when its first cell is
 //! measured and forgotten after its last.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -14,10 +16,12 @@ use crate::figure::Unit;
 use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
 use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
-use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use crate::lab::Lab;
+use crate::lab::capture::{After, Capture, Output};
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
 use crate::lab::target::Target;
-use crate::lab::{Lab, reading};
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -67,10 +71,10 @@ struct Loaded {
     case: usize,
     /// The run that is patched, and what it holds.
     base: Pass,
-    own: RowCapture,
+    own: Capture,
     /// The first position of the other run, and what that holds from there on.
     there: usize,
-    source: RowCapture,
+    source: Capture,
     metric: Metric,
     base_value: f32,
     source_value: f32,
@@ -161,10 +165,11 @@ impl<'a> Plan<'a> {
         let window = asked.window.0;
         if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
-            return Err(Error::argument("window", window.to_string(), expected));
+            return Err(Error::argument("window", window, expected));
         }
         if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
-            let expected = "all for this site, whose grid has every position; others are for heads";
+            let expected =
+                "all, because the grid of this site has every position; other values are for heads";
             return Err(Error::argument(
                 "positions",
                 asked.positions.print(),
@@ -340,7 +345,7 @@ impl<'a> Plan<'a> {
 
     /// Whether the whole grid is the null.
     pub fn random(&self) -> bool {
-        self.asked.null == Control::Random
+        self.asked.control == Control::Random
     }
 
     /// Cells of one case.
@@ -367,13 +372,13 @@ impl<'a> Plan<'a> {
             rows: spots.iter().map(trial).collect::<Result<_>>()?,
             ..loaded.base.clone()
         };
-        let known = lab.model.known_tokens();
-        lab.run_map(&pass, |_, _, row| Cell {
+        let cell = |row: &Capture| Cell {
             patched: loaded.metric.of(row.last()),
             base: loaded.base_value,
             source: loaded.source_value,
-            top: reading(row.last(), known, 1).first().0,
-        })
+            top: row.last().first().0,
+        };
+        Ok(lab.run(&pass)?.iter().map(cell).collect())
     }
 
     /// The patches of a cell: the source's values, or changes of equal size in random directions.
@@ -410,12 +415,8 @@ impl<'a> Plan<'a> {
                     Some(seed) => {
                         let here = loaded.base.from.unwrap_or_default();
                         let own = held(&loaded.own, at, base - here, head)?;
-                        astray(
-                            &own,
-                            &value,
-                            seed,
-                            &[layer, spot.column, *clean, loaded.case],
-                        )?
+                        let place = [layer, spot.column, *clean, loaded.case];
+                        astray(&own, &value, seed, &place)?
                     }
                 };
                 trial.push(Patch {
@@ -443,8 +444,14 @@ impl<'a> Plan<'a> {
         let clean = Pass {
             from: Some(from_clean),
             record: wanted,
-            logits: Logits::Last(1),
-            ..Pass::of(case.clean.clone())
+            // Only these rows say what the metric is of.
+            ..Pass::after(
+                case.clean.clone(),
+                Output {
+                    top: 2,
+                    ..Output::whole(After::Last(1))
+                },
+            )
         };
         let corrupt = Pass {
             run: case.corrupt.clone(),
@@ -466,12 +473,14 @@ impl<'a> Plan<'a> {
             (own.last(), source.last())
         };
         let metric = self.metric_of(lab, case, of_clean, of_corrupt)?;
+        let known = lab.model.known_tokens();
         Ok(Loaded {
             case: index,
-            base_value: metric.of(own.last()),
-            source_value: metric.of(source.last()),
+            base_value: metric.of_logits(own.logits(), known),
+            source_value: metric.of_logits(source.logits(), known),
             base: Pass {
                 record: Vec::new(),
+                output: metric.output(),
                 ..base
             },
             own,
@@ -481,14 +490,13 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn metric_of(&self, lab: &Lab, case: &Case, clean: &[f32], corrupt: &[f32]) -> Result<Metric> {
-        let known = lab.model.known_tokens();
+    fn metric_of(&self, lab: &Lab, case: &Case, clean: &Said, corrupt: &Said) -> Result<Metric> {
         let given = match &case.answer {
             Some(text) => Target::parse("answer", text, &lab.model)?,
-            None => Target::one(reading(clean, known, 1).first().0),
+            None => Target::one(clean.first().0),
         };
         Ok(match self.metric {
-            Which::Kl => Metric::from_clean(clean),
+            Which::Kl => Metric::Kl(Arc::new(vec![vec![clean.clone()]])),
             Which::Probability => Metric::Probability(given.token),
             Which::Difference => {
                 let other = case.other.as_deref().map(|text| {
@@ -501,7 +509,7 @@ impl<'a> Plan<'a> {
                         less: Some(less),
                         ..given
                     },
-                    None => beside(given.token, corrupt, known),
+                    None => beside(given.token, corrupt),
                 })
             }
         })
@@ -516,12 +524,12 @@ fn apart(base: f32, source: f32) -> Result<()> {
     Err(Error::argument(
         "metric",
         format!("{base} on both runs"),
-        "a metric that tells the clean from the corrupted run; choose another answer, metric or prompt",
+        "a metric that differs between the clean and the corrupted run; choose another answer, metric or prompt",
     ))
 }
 
 /// A recorded value at a position, `[width]`, or `[head_dim]` of one head.
-fn held(read: &RowCapture, at: Address, position: usize, head: Option<usize>) -> Result<Tensor> {
+fn held(read: &Capture, at: Address, position: usize, head: Option<usize>) -> Result<Tensor> {
     let row = read.get(at)?.get(position)?;
     Ok(match head {
         None => row.flatten_all()?,
@@ -534,10 +542,8 @@ fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<
     let read = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1::<f32>();
     let (own, other) = (read(base)?, read(source)?);
     let change: Vec<f32> = own.iter().zip(&other).map(|(a, b)| b - a).collect();
-    let mut hash = Fingerprint::default();
-    hash.write(&seed.to_le_bytes());
-    place.iter().for_each(|p| hash.write(&p.to_le_bytes()));
-    let drawn = random_like(&change, hash.finish());
+    let place = place.iter().map(|p| *p as u64);
+    let drawn = random_like(&change, Fingerprint::of([seed].into_iter().chain(place)));
     let moved: Vec<f32> = own.iter().zip(drawn).map(|(a, d)| a + d).collect();
     Ok(Tensor::new(moved.as_slice(), base.device())?.to_dtype(base.dtype())?)
 }
@@ -547,6 +553,6 @@ fn told(lab: &Lab, metric: &Metric) -> String {
     match metric {
         Metric::Difference(target) => format!("logit difference {}", target.spell(lab)),
         Metric::Probability(token) => format!("probability of {}", lab.visible(*token)),
-        Metric::Kl(_) => "KL from the clean run, nats".into(),
+        Metric::Kl(_) => "KL divergence from the clean run, nats".into(),
     }
 }

@@ -25,7 +25,7 @@ choices! {
 
 choices! {
     /// Whether the state of an unrelated text is read beside.
-    pub enum Unrelated { No = "no", Beside = "beside" }
+    pub enum Unrelated { No = "no", Beside = "unrelated" | "beside" }
 }
 
 choices! {
@@ -63,45 +63,45 @@ impl StateSite {
 params! {
     /// What `patchscope` is asked.
     pub struct PatchscopeParams {
-        /// the target prompt: a built-in one, or yours from the library or from templates.toml in the config folder
+        /// the target prompt: the name of a built-in one, or of yours in the library or in templates.toml of the config folder
         template: TemplateName = "description",
-        /// source layers: all for the sweep, 3, 2-5, 0,4,8; -1 is the embedding
+        /// source layers: all, 3, 2-5, 0,4,8; -1 is the embedding
         layer: Layers = "all",
-        /// source position; a span A..B or token:" text" work too, a span with slots=each
+        /// source position; also a span A..B (with placeholders=each) or token:" text"
         position: SourcePosition = "-1",
-        /// target layers: same as the source, same+2, same-1, all, 3, 2-5; -1 is the embedding
+        /// target layers: same (as the source), same+2, same-1, all, 3, 2-5; -1 is the embedding
         target: TargetLayers = "same",
-        /// table: what is written; grid: source layers by target layers, the first token's probability; curves: the same over source layers; items: each subject of a list
+        /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's probability; curves: the same over source layers; items: one row for each subject of `attributes`
         show: Show = "table",
-        /// how many tokens to write
+        /// how many tokens to generate
         tokens: Count<1, 200> = "12",
-        /// texts separated by |, in quotes or not, or ids as #17, whose first tokens' probability as the first token is shown
+        /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation begins with one of their first tokens
         answers: Option<String>,
-        /// which occurrences of the slot: the last, all with the same state, or each with one of several source tokens
-        slots: Slots = "last",
+        /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the state of one of several source tokens
+        placeholders was "slots": Slots = "last",
         /// a target prompt of your own, instead of the template
         prompt: Option<String>,
-        /// the text in the target whose last token is overwritten; the template knows its own, and x is usual
-        slot: Option<String>,
-        /// beside: what the state of an unrelated text says in the same slot (a list of subjects always has it)
-        null: Unrelated = "no",
-        /// between source and target: identity, norm (scaled to what is replaced), a .safetensors file of affine maps, or a text file to fit them on
+        /// the placeholder: the text in the target prompt whose last token is overwritten; a template has its own, mostly x
+        placeholder was "slot": Option<String>,
+        /// the control: unrelated patches in the state of an unrelated text as well (always done for a list of subjects)
+        control was "null": Unrelated = "no",
+        /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a .safetensors file of affine maps; or a text file to fit affine maps on
         map: MapChoice = "identity",
-        /// penalty of fitted maps, in mean squares of a coordinate; it draws them towards the identity
+        /// ridge penalty of fitted maps, in units of the mean square of a coordinate; it pulls them towards the identity
         ridge: NonNegative = "0.01",
-        /// a .safetensors file to keep the fitted maps in
+        /// a .safetensors file to save the fitted maps in
         save: Option<PathBuf>,
-        /// another source prompt instead of the run, or @FILE for one a line; read without edits
+        /// a source prompt instead of the run's own text, or @FILE for a file with one a line; read without edits
         from: SourceTexts,
-        /// yes: every source prompt, or subject's prompt, is one user turn of the chat template; the target stays as it is
+        /// yes: every source prompt is one user turn of the chat template; the target prompt stays as it is
         chat: bool,
-        /// the site that states are taken from
+        /// the site of the source states
         site: StateSite = "resid_post",
-        /// the site that states are put into
+        /// the site that is overwritten
         into: StateSite = "resid_post",
-        /// a file of subjects and answers (TSV or JSON): the share of subjects whose answer is said, by layer
+        /// a file of subjects and answers (TSV or JSON); shown is the share of subjects whose answer appears in the continuation, by layer
         attributes: Option<PathBuf>,
-        /// a TOML file of templates: [[template]] with name, prompt, slot and about
+        /// a TOML file of templates: [[template]] with name, prompt, placeholder and about
         library: Option<PathBuf>,
     }
 }
@@ -131,7 +131,7 @@ impl PatchscopeParams {
                 about: String::new(),
             },
         };
-        if let Some(slot) = &self.slot {
+        if let Some(slot) = &self.placeholder {
             found.slot.clone_from(slot);
         }
         Ok(found)
@@ -151,13 +151,13 @@ impl PatchscopeParams {
     /// How many readings there are to make of one source, and how many tokens of a target follow its first slot, roughly.
     pub(super) fn size(&self, layers: usize) -> Option<(usize, usize)> {
         let (_, pairs, _) = self.pairs(layers).ok()?;
-        let nulls = match self.null {
+        let nulls = match self.control {
             Unrelated::Beside => 2,
             Unrelated::No => 1,
         };
         let template = self.template().ok()?;
         // Every branch reads on from the first slot that it fills.
-        let rest = match self.slots {
+        let rest = match self.placeholders {
             Slots::Last => template.prompt.rsplit(&template.slot).next(),
             Slots::All | Slots::Each => template.prompt.split_once(&template.slot).map(|s| s.1),
         }?;
@@ -272,7 +272,7 @@ impl TargetLayers {
         let out: Vec<_> = all.filter(|(_, target)| known.contains(target)).collect();
         if out.is_empty() {
             let expected = format!(
-                "an offset that leads from a source layer to one from -1 to {}",
+                "a target layer from -1 to {} for at least one source layer",
                 count - 1
             );
             return Err(Error::argument("target", self.print(), expected));

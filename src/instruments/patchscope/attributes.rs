@@ -118,7 +118,7 @@ pub fn read(path: &Path) -> Result<Vec<Subject>> {
 /// As [`read`].
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
     let bad = |what: String| {
-        let next = "Write a subject a line, subject and answers with a tab between, answers separated by |, or a JSON list of {\"subject\": .., \"answers\": [..]}.";
+        let next = "Write one subject a line: subject, tab, answers separated by |; or a JSON list of {\"subject\": .., \"answers\": [..]}.";
         Error::bad_file(path, what, next)
     };
     let subjects: Vec<Subject> = if text.trim_start().starts_with('[') {
@@ -135,7 +135,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
                     prompt: rest.first().map_or_else(String::new, ToString::to_string),
                 }),
                 _ => Err(bad(format!(
-                    "line {} is not subject, answers and perhaps a prompt between tabs",
+                    "line {} is not subject, answers and (optionally) a prompt, with tabs between them",
                     i + 1
                 ))),
             }
@@ -143,7 +143,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
         lines.map(subject).collect::<Result<_>>()?
     };
     if subjects.is_empty() {
-        return Err(bad("it holds no subject".into()));
+        return Err(bad("it holds no subjects".into()));
     }
     for (i, subject) in subjects.iter().enumerate() {
         let name = &subject.subject;
@@ -153,7 +153,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
         }
         if subject.answers.is_empty() || subject.answers.iter().any(|a| words(a).is_empty()) {
             return Err(bad(format!(
-                "subject {number}, `{name}`, has no answer, or one without a word"
+                "subject {number}, `{name}`, has no answer, or an answer without letters or digits"
             )));
         }
         if !subject.text().contains(name.as_str()) {

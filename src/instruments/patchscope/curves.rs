@@ -45,13 +45,10 @@ pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) 
         };
         Header::of(spelled(*layer), anchor)
     };
+    let points = plan.layers.iter().map(point).collect();
     Series {
-        axis: "source layer".into(),
-        value: value.into(),
-        points: plan.layers.iter().map(point).collect(),
-        curves,
         scale: Scale::Unit,
-        style: Style::Lines,
+        ..Series::of("source layer", value, points, curves, Style::Lines)
     }
 }
 
@@ -75,7 +72,9 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
         curves.push(flat(plan, "unpatched", target.control.p()));
     }
     let what = match plan.watched.as_slice() {
-        [] => "the probability of whatever token comes first, which need not be the same at every layer".into(),
+        [] => {
+            "the probability of whatever token comes first, which can differ between layers".into()
+        }
         _ => plan.answers(lab),
     };
     let (place, title) = match plan.sources.len() {

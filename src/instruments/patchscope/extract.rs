@@ -149,7 +149,7 @@ impl Scores {
             .map_or_else(|| "none".into(), |n| format!("{n:.3}"));
         let mut out = vec![
             format!(
-                "best: layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, unrelated {null}; at any of {} pairs (oracle): {any} of {count}",
+                "best: source layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, control {null}; over {} pairs, {any} of {count} are read at some pair (oracle: the best pair, chosen with knowledge of the answer)",
                 spelled(from),
                 spelled(to),
                 self.share(best).unwrap_or(0.0),
@@ -157,13 +157,13 @@ impl Scores {
                 plan.pairs.len(),
             ),
             format!(
-                "read: an answer stands in the {} tokens that follow, as whole words in any case; unrelated: mean over what the states of the list's other subjects say, where they share no answer",
+                "read: an answer occurs in the {} generated tokens, as whole words in any case; unrelated: the control, the mean over states of the other subjects of the list that share no answer with this one",
                 plan.count
             ),
         ];
         if self.lone > 0 {
             out.push(format!(
-                "{} of {count} subjects share an answer with every other, and have no null: add subjects with other answers",
+                "{} of {count} subjects share an answer with every other subject and have no control; add subjects with other answers",
                 self.lone
             ));
         }
@@ -208,7 +208,7 @@ fn table(plan: &Plan, scores: &Scores) -> Table {
     };
     let rows = plan.pairs.iter().enumerate().map(row).collect();
     let title = format!(
-        "share of {} subjects whose answer is said",
+        "share of {} subjects whose answer is generated",
         plan.subjects.len()
     );
     Table::paged(

@@ -9,10 +9,10 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::map::{Fit, Maps, Origin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
 use crate::lab::Lab;
-use crate::lab::batch::read_prompts;
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 
@@ -44,7 +44,7 @@ pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64)
             pairs.len(),
             (pairs.len() * d * d * 4) >> 30
         );
-        return Err(Error::argument("layer", pairs.len().to_string(), expected));
+        return Err(Error::argument("layer", pairs.len(), expected));
     }
     let prompts = read_prompts(path)?;
     let mut wanted: Vec<Address> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();

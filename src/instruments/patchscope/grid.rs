@@ -66,11 +66,11 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
     let (of, chosen) = if plan.watched.is_empty() {
         ("that token".into(), String::new())
     } else {
-        let chosen = format!(", the chosen {:.3}", control.p());
+        let chosen = format!(", the answers {:.3}", control.p());
         (plan.answers(lab), chosen)
     };
     let what = format!(
-        "{}; each cell: the first token after the target, its colour the probability of {of}; unpatched: {alone}{chosen}",
+        "{}; each cell: the first generated token, coloured by the probability of {of}; unpatched: {alone}{chosen}",
         title(plan, source, target, lab),
     );
     Ok(Draft::of(grid)

@@ -210,7 +210,9 @@ impl Maps {
             }
             let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
             if values.iter().any(|v: &f32| !v.is_finite()) {
-                return Err(fail(format!("`{name}` holds a number that is not finite")));
+                return Err(fail(format!(
+                    "`{name}` holds a number that is not finite (NaN or infinity)"
+                )));
             }
             Ok(Some(values))
         };

@@ -36,7 +36,7 @@ pub struct Patchscope;
 impl Measurement for Patchscope {
     type Params = PatchscopeParams;
     const NAME: &'static str = "patchscope";
-    const ABOUT: &'static str = "What a hidden state means when another prompt reads it, for one source layer or all of them";
+    const ABOUT: &'static str = "Patchscope: a hidden state patched into another prompt, whose continuation shows what the state encodes; for one source layer or all";
     const SOURCE: &'static str = "Patchscopes: Ghandeharioun et al. 2024 (2401.06102)";
     const READS: Reads<PatchscopeParams> = Reads::TextWhere(PatchscopeParams::of_the_run);
     const READS_CELL: bool = true;

@@ -37,7 +37,7 @@ impl Slots {
         let last = all.last().ok_or_else(|| {
             let text = String::from_utf8_lossy(&pieces.concat()).into_owned();
             let expected = format!("a text that occurs in the target prompt `{text}`");
-            Error::argument("slot", slot, expected)
+            Error::argument("placeholder", slot, expected)
         })?;
         let mut out = Slotted {
             tokens: tokens.to_vec(),
@@ -58,16 +58,16 @@ impl Slots {
             }
             Self::Each => {
                 let expected = format!(
-                    "a text that occurs once in the target prompt, or {count} times, once a source token; it occurs {} times",
+                    "a text that occurs in the target prompt once, or {count} times, once for each source token; it occurs {} times",
                     all.len()
                 );
-                return Err(Error::argument("slot", slot, expected));
+                return Err(Error::argument("placeholder", slot, expected));
             }
         }
         out.slots.dedup();
         if out.slots.contains(&0) {
-            let expected = "a slot after the first token, whose state is unlike any other; begin the target prompt with another word";
-            return Err(Error::argument("slot", slot, expected));
+            let expected = "a placeholder after the first token, whose state is unlike any other; begin the target prompt with another word";
+            return Err(Error::argument("placeholder", slot, expected));
         }
         Ok(out)
     }

@@ -7,6 +7,7 @@ use super::asked::{Layer, LayerPair, MapChoice, PatchscopeParams, Show, SourceTe
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::attributes;
 use crate::instruments::patchscope::attributes::Subject;
 use crate::instruments::patchscope::fit::fit;
@@ -14,8 +15,8 @@ use crate::instruments::patchscope::map::{Map, Maps};
 use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
 use crate::instruments::patchscope::templates::Template;
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
@@ -69,7 +70,7 @@ impl<'a> Plan<'a> {
         let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
         let watched = match &asked.answers {
             None => Vec::new(),
-            Some(texts) => first_tokens(lab, "answers", texts)?,
+            Some(texts) => first_tokens("answers", texts, &lab.model)?,
         };
         let mut plan = Self {
             asked,
@@ -113,7 +114,7 @@ impl<'a> Plan<'a> {
     pub(super) fn slotted(&self, lab: &Lab, count: usize) -> Result<Slotted> {
         let tokens = lab.model.encode(&self.template.prompt, false)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
-        let rule = self.asked.slots;
+        let rule = self.asked.placeholders;
         rule.place(&tokens, &pieces, &self.template.slot, count)
     }
 
@@ -124,6 +125,19 @@ impl<'a> Plan<'a> {
     }
 
     /// Target layers, rising.
+    /// Where states are taken from, or put: one of the addresses of every pair, each once.
+    pub(super) fn wanted(&self, side: fn((Address, Address)) -> Address) -> Vec<Address> {
+        let mut wanted: Vec<Address> = self
+            .pairs
+            .iter()
+            .map(|p| side(self.addresses(*p)))
+            .collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        wanted
+    }
+
+    /// The target layers, each once.
     pub(super) fn targets(&self) -> Vec<Layer> {
         let mut targets: Vec<Layer> = self.pairs.iter().map(|p| p.1).collect();
         targets.sort_unstable();
@@ -135,13 +149,12 @@ impl<'a> Plan<'a> {
         let asked = self.asked;
         if let Some(list) = &asked.attributes {
             if asked.from != SourceTexts::Run {
-                let expected =
-                    "no other source beside a list of subjects; its third column holds the prompts";
+                let expected = "no other source when a list of subjects is given; its third column holds the prompts";
                 return Err(Error::argument("from", asked.from.print(), expected));
             }
             if let Some(answers) = &asked.answers {
                 let expected =
-                    "nothing beside a list of subjects; its second column holds the answers";
+                    "no answers when a list of subjects is given; its second column holds them";
                 return Err(Error::argument("answers", answers, expected));
             }
             self.subjects = attributes::read(list)?;
@@ -151,7 +164,7 @@ impl<'a> Plan<'a> {
         }
         if asked.show == Show::Items {
             let expected =
-                "table, grid or curves; items are those of a list of subjects (`attributes`)";
+                "table, grid or curves; items shows the subjects of a list (`attributes`)";
             return Err(Error::argument("show", "items", expected));
         }
         let texts = match &asked.from {
@@ -187,10 +200,10 @@ impl<'a> Plan<'a> {
                 "a position from 0 to {last}, or -1 for the last"
             )));
         }
-        if positions.len() > 1 && self.asked.slots != Slots::Each {
+        if positions.len() > 1 && self.asked.placeholders != Slots::Each {
             let n = positions.len();
             return Err(bad(format!(
-                "one position; with slots=each the {n} of them fill a slot each"
+                "one position; with placeholders=each these {n} fill one placeholder each"
             )));
         }
         let words: String = positions
@@ -225,7 +238,7 @@ impl<'a> Plan<'a> {
         let last = *place.end();
         Ok(Source {
             run: Run::plain(tokens),
-            positions: match self.asked.slots {
+            positions: match self.asked.placeholders {
                 Slots::Each => place.collect(),
                 Slots::Last | Slots::All => vec![last],
             },
@@ -240,13 +253,8 @@ impl<'a> Plan<'a> {
         let path = match (&self.asked.map, save) {
             (MapChoice::Fitted(path), _) => path,
             (MapChoice::Identity | MapChoice::Norm | MapChoice::Kept(_), Some(save)) => {
-                let expected =
-                    "nothing to keep: only maps that are fitted on a text file (`map`) are saved";
-                return Err(Error::argument(
-                    "save",
-                    save.display().to_string(),
-                    expected,
-                ));
+                let expected = "no file, because there is nothing to save: only maps that are fitted on a text file (`map`) are saved";
+                return Err(Error::argument("save", save.display(), expected));
             }
             (MapChoice::Identity, None) => return Ok(Map::Identity),
             (MapChoice::Norm, None) => return Ok(Map::Norm),
@@ -287,10 +295,10 @@ impl<'a> Plan<'a> {
 
     /// What the null is, where there is one.
     pub(super) fn null(&self) -> Option<String> {
-        match self.asked.null {
+        match self.asked.control {
             Unrelated::No => None,
             Unrelated::Beside => Some(format!(
-                "unrelated: the same with the last token of a text that the model wrote by itself, seed {}",
+                "unrelated: the control, the same with the last token of an unrelated text that the model generates, seed {}",
                 self.seed
             )),
         }
@@ -298,24 +306,24 @@ impl<'a> Plan<'a> {
 
     /// What every figure of this plan must say.
     pub(super) fn notes(&self, run: &Run, lab: &Lab) -> Vec<String> {
-        let what = match self.asked.slots {
-            Slots::Last => "the slot",
-            Slots::All => "every slot",
-            Slots::Each => "a slot for each source token",
+        let what = match self.asked.placeholders {
+            Slots::Last => "the placeholder",
+            Slots::All => "every placeholder",
+            Slots::Each => "one placeholder for each source token",
         };
         let mut out = vec![format!(
-            "patched: greedy continuation after {} of the source layer overwrote {what} at {} of the target layer, once, while the target was read; unpatched: the same target left alone",
+            "patched: greedy continuation of the target prompt after {} of the source layer overwrote {what} at {} of the target layer, once, while the prompt was read; unpatched: its continuation without the patch",
             self.asked.site.print(),
             self.asked.into.print(),
         )];
         match &self.map {
             Map::Identity => {}
             Map::Norm => out.push(
-                "states were scaled to the length of what they replaced (not in the paper); ‖h‖ ratio is from before".into(),
+                "states were scaled to the norm of what they replaced (not in the paper); ‖h‖ ratio is before scaling".into(),
             ),
             Map::Affine(maps) => out.extend(maps.origin.as_ref().map(|o| {
                 format!(
-                    "affine maps by ridge regression (penalty {}) on {} positions of {}, {} held out, first positions left out; left over: share of the target's variance on the held-out ones",
+                    "affine maps by ridge regression (penalty {}) on {} positions of {}, {} of them held out, first positions left out; left over: share of the target's variance that the map leaves unexplained on the held-out positions",
                     o.ridge,
                     o.positions,
                     text::visible(o.text.as_bytes()),
@@ -336,7 +344,7 @@ impl<'a> Plan<'a> {
             ));
         }
         if !self.asked.of_the_run() && !run.schedule.latest().is_empty() {
-            out.push("the source prompts were read without the edits that are on".into());
+            out.push("the source prompts were read without the active edits".into());
         }
         let first = self.sources.iter().filter(|s| s.positions[0] == 0).count();
         if first > 0 {

@@ -69,7 +69,7 @@ impl Regression {
                 "a larger number, or more text: {} positions do not determine a map of width {width} with so small a penalty",
                 x.dims()[0]
             );
-            Error::argument("ridge", ridge.to_string(), expected)
+            Error::argument("ridge", ridge, expected)
         })?;
         Ok(Self {
             mean,

@@ -81,7 +81,7 @@ impl Found {
         let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
         let shared = token.map(|token| {
             format!(
-                "the slot `{}` is no token of its own: {} was overwritten. Put a space before it, or choose another slot",
+                "the placeholder `{}` is not a token of its own: {} was overwritten. Put a space before it, or choose another placeholder",
                 text::plain(plan.template.slot.as_bytes()),
                 lab.visible(token)
             )
@@ -103,9 +103,7 @@ impl Prepared {
 
     fn new(plan: &Plan, lab: &mut Lab, count: usize) -> Result<Self> {
         let slotted = plan.slotted(lab, count)?;
-        let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).1).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
+        let wanted = plan.wanted(|(_, to)| to);
         let recording = lab.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
         let mut replaced = BTreeMap::new();
         for at in wanted {
@@ -228,11 +226,8 @@ fn puts(
     lab: &mut Lab,
 ) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);
-    let mut wanted: Vec<Address> = plan.pairs.iter().map(|p| plan.addresses(*p).0).collect();
-    wanted.sort_unstable();
-    wanted.dedup();
     // Every layer at once, so that a source is read once.
-    let recording = lab.record(&source.run, &wanted)?;
+    let recording = lab.record(&source.run, &plan.wanted(|(from, _)| from))?;
     let values = recording.get(from)?;
     let device = &lab.model.transformer.device;
     let mut out = Vec::with_capacity(target.slots.len());

@@ -4,10 +4,11 @@
 //! something else of a branch, add a field to [`Written`].
 
 use crate::error::Result;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch};
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Output};
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::log_sum_exp;
-use crate::lab::{Lab, Reading, reading};
 
 /// Most branches that are read before anybody asks whether to go on.
 pub const SLICE: usize = 32;
@@ -23,7 +24,7 @@ pub struct Written {
     /// Whether it broke off because its numbers were not finite any more.
     pub silent: bool,
     /// The most probable first tokens.
-    pub first: Reading,
+    pub first: Said,
     /// Probabilities of the watched tokens as the first, in the order they were asked for.
     pub watched: Vec<f32>,
 }
@@ -54,22 +55,26 @@ impl Target {
         let pass = Pass {
             from: Some(self.from),
             rows: branches.into_iter().map(PassRow::patched).collect(),
-            logits: Logits::Last(1),
             tail: count.max(1),
-            ..Pass::of(Run::plain(self.tokens.clone()))
+            ..Pass::after(
+                Run::plain(self.tokens.clone()),
+                Output {
+                    top: TOP,
+                    ..Output::tokens(watched)
+                },
+            )
         };
-        let known = lab.model.known_tokens();
-        let out = lab.run_map(&pass, |_, _, row| {
-            let logits = row.last();
-            let total = log_sum_exp(logits);
-            let p = watched.iter().map(|t| (logits[*t as usize] - total).exp());
+        let written = |mut row: Capture| {
+            let first = row.output.pop().unwrap_or_default();
+            let p = first.tokens.iter().map(|told| told.logprob.exp());
             Written {
                 watched: p.collect(),
-                first: reading(logits, known, TOP),
+                first,
                 tokens: row.tail,
                 silent: row.silent,
             }
-        })?;
+        };
+        let out: Vec<Written> = lab.run(&pass)?.into_iter().map(written).collect();
         // A value may break its own branch; in all of them it is the model that is broken.
         if out.iter().all(|w| w.silent && w.tokens.is_empty()) {
             return Err(lab.not_finite("The model's numbers are"));

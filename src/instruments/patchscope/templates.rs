@@ -92,7 +92,7 @@ pub struct Template {
     /// The target prompt.
     pub prompt: String,
     /// The text whose token is overwritten.
-    #[serde(default = "usual")]
+    #[serde(default = "usual", rename = "placeholder", alias = "slot")]
     pub slot: String,
     /// One sentence.
     #[serde(default)]
@@ -139,7 +139,7 @@ pub fn find(name: &str, library: Option<&Path>) -> Result<Template> {
         }
     }
     let expected = format!(
-        "one of {}; your own stand in `{FILE}` of the config folder or in the file that `library` names",
+        "one of {}; your own templates go into `{FILE}` of the config folder or into the file that `library` names",
         names.join(", ")
     );
     Err(Error::argument("template", name, expected))
@@ -168,7 +168,7 @@ pub fn read(path: &Path) -> Result<Vec<Template>> {
 /// As [`read`].
 pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
     let bad = |what: String| {
-        let next = "Write [[template]] with name, prompt, slot (x when left out) and about (may be left out).";
+        let next = "Write [[template]] with name, prompt, placeholder (x by default) and about (optional).";
         Error::bad_file(path, what, next)
     };
     let file: File = toml::from_str(text).map_err(|e| {
@@ -177,7 +177,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
         bad(format!("{place}{}", e.message().replace('\n', ", ")))
     })?;
     if file.template.is_empty() {
-        return Err(bad("it holds no template".into()));
+        return Err(bad("it holds no templates".into()));
     }
     for (i, template) in file.template.iter().enumerate() {
         let name = &template.name;
@@ -190,7 +190,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
         if template.slot.is_empty() || !template.prompt.contains(&template.slot) {
             let slot = &template.slot;
             return Err(bad(format!(
-                "the slot `{slot}` of `{name}` does not occur in its prompt"
+                "the placeholder `{slot}` of `{name}` does not occur in its prompt"
             )));
         }
     }
@@ -223,12 +223,12 @@ mod tests {
     #[test]
     fn a_bad_file_is_refused_in_one_sentence() {
         for (text, why) in [
-            ("", "it holds no template"),
+            ("", "it holds no templates"),
             ("[[template]]\nname = \"a\"", "missing field `prompt`"),
             ("x = 1", "unknown field `x`"),
             (
                 "[[template]]\nname = \"a\"\nprompt = \"b\"\n",
-                "the slot `x` of `a` does not occur",
+                "the placeholder `x` of `a` does not occur",
             ),
             (
                 "[[template]]\nname = \"a\"\nprompt = \"x\"\nslto = \"x\"\n",

@@ -41,7 +41,7 @@ pub(super) fn anchor(source: &Source, layer: Layer) -> Anchor {
 
 /// The state of an unrelated text, as another source; nothing where none was asked for.
 pub(super) fn unrelated(plan: &Plan, lab: &mut Lab) -> Result<Option<Source>> {
-    if plan.asked.null == Unrelated::No {
+    if plan.asked.control == Unrelated::No {
         return Ok(None);
     }
     let count = plan.sources.iter().map(|s| s.positions.len()).max();
@@ -72,18 +72,14 @@ fn ending(null: &Source, count: usize) -> Source {
 
 /// The title of a source's page: what is put where.
 pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, lab: &Lab) -> String {
-    let slots: Vec<String> = target
-        .slots
-        .iter()
-        .map(|s| lab.visible(target.tokens()[*s]))
-        .collect();
-    let several = if slots.len() > 1 { "slots" } else { "slot" };
-    format!(
-        "{} → {several} {} of: {}",
-        source.label,
-        slots.join(" "),
-        text::plain(plan.template.prompt.as_bytes()).replace('\n', "⏎")
-    )
+    let several = if target.slots.len() > 1 {
+        "placeholders"
+    } else {
+        "placeholder"
+    };
+    let slots = lab.visibles(target.slots.iter().map(|s| target.tokens()[*s]));
+    let prompt = text::line(&plan.template.prompt);
+    format!("{} → {several} {slots} of: {prompt}", source.label)
 }
 
 /// The table and its notes.
@@ -147,12 +143,12 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
         .and_then(|(maps, pair)| maps.fit(plan.addresses(*pair)));
     let fitted = first.map(|f| {
         format!(
-            "left over by the first map: {:.3} where it was fitted, {:.3} held out, and {:.3} by the identity",
+            "left over by the first map: {:.3} on the positions it was fitted on, {:.3} on held-out positions; by the identity {:.3}",
             f.residual, f.held_out, f.identity
         )
     });
     Ok(Draft::of(Table::paged(&columns, pages))
-        .note("‖h‖ ratio: length of the state over the length of what it replaced")
+        .note("‖h‖ ratio: norm of the source state over the norm of what it replaced")
         .notes(plan.null())
         .notes(fitted)
         .notes(found.notes(plan, lab)))

@@ -2,10 +2,12 @@
 //!
 //! At one position the sum is told write by write (embedding, every attention write, every MLP write, biases) and opens to
 //! heads, to neurons, and to the tokens that attention read; over several positions it is a grid. The sums are
-//! [`crate::lab::attribution`]; what makes up a write is [`crate::lab::decomposition`]. Invariant: every figure carries the error of the sum that it shows.
+//! [`crate::instruments::residual::attribution`]; what makes up a write is [`crate::instruments::residual::decomposition`]. Invariant: every figure carries the error of the sum that it shows.
 //! Sources: nostalgebraist 2020; Elhage et al. 2021; TransformerLens `logit_attrs`; shares: Ferrando and Voita 2024
 //! (2403.00824).
 
+pub mod attribution;
+pub mod decomposition;
 mod open;
 
 use std::ops::Range;
@@ -14,8 +16,10 @@ use super::{Draft, Measurement};
 use crate::error::Result;
 use crate::figure::{Anchor, Body, Cell, Check, Curve, Grid, Header, Scale, Series, Style, Unit};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::instruments::residual::attribution::{
+    Attribution, Part, Question, Share, addresses, check_sum, needs,
+};
 use crate::lab::Lab;
-use crate::lab::attribution::{Attribution, Part, Question, Share, addresses, check_sum, needs};
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::target::Target;
@@ -34,19 +38,19 @@ choices! {
 params! {
     /// What `residual` is asked.
     pub struct ResidualParams {
-        /// whose logit is taken apart: a text (its first token) or #ID; "A" - "B" for a difference; by default the favoured one at each position
+        /// the token whose logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
-        /// layer: every write; head, neuron: what writes are made of; source: the tokens that attention read
+        /// what the logit is split into: layer: the output of every component (embedding, attention, MLP); head, neuron: their parts; source: the tokens that attention read from
         by: By = "layer",
-        /// the layer that is opened to heads, neurons or sources, or all
+        /// the layer that is split into heads, neurons or sources, or all
         layer: LayerOrAll = "all",
-        /// the position after which the logit is read
+        /// the position whose next-token logit is split
         position: Position,
-        /// how many positions, up to that one; more than one make a grid
+        /// how many positions, up to that one; with more than one the figure is a grid
         window: Count<1, 256> = "1",
-        /// by layer: the effect on the logit, length of the write, its cosine with the stream before it, or its share in the end of the stream (not additive in logits)
+        /// with by=layer: effect: direct effect on the logit; size: norm of the component output; cosine: with the residual stream before it; share: of the component output in the final residual stream (does not add up to the logit)
         value: Value = "effect",
-        /// yes: takes the mean over the vocabulary away from the logit of a single token
+        /// yes: subtracts the mean logit over the vocabulary from the logit of a single token
         centred: bool,
         /// how many neurons to list
         count: Count<1, 200> = "12",
@@ -59,7 +63,7 @@ pub struct Residual;
 impl Measurement for Residual {
     type Params = ResidualParams;
     const NAME: &'static str = "residual";
-    const ABOUT: &'static str = "Where a logit came from: the residual stream as a sum of writes, opened to heads, neurons and source tokens";
+    const ABOUT: &'static str = "Direct logit attribution: a logit as a sum over component outputs (embedding, attention, MLP), split further by head, neuron or source token";
     const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)";
     // What an edit of the stream moves is a row of its own.
     const ROWS_FOLLOW_EDITS: bool = true;
@@ -115,15 +119,15 @@ impl ResidualParams {
             spelled(sum, lab)
         };
         let title = match (many, value) {
-            (false, Value::Effect) => format!("what made {whose}"),
+            (false, Value::Effect) => format!("logit of {whose}, by component"),
             _ => measured(value, &whose),
         };
-        let body = if many {
-            Body::Grid(grid(sum, run, value, &whose, lab))
+        let body: Body = if many {
+            grid(sum, run, value, &whose, lab).into()
         } else {
-            Body::Series(series(sum, value, &whose))
+            series(sum, value, &whose).into()
         };
-        let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) of a write c in the end of the stream x, in sums of magnitudes, over all writes; it says nothing of logits".to_string());
+        let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) for a component output c of the final residual stream x, in sums of magnitudes, divided by the sum over all components; it is not about logits".to_string());
         Draft::of(body)
             .titled(title)
             .notes(self.notes(sum, run, lab))
@@ -138,36 +142,36 @@ impl ResidualParams {
         let of = sum.targets[i];
         let total: f64 = sum.shares[i].iter().map(|s| f64::from(s.effect)).sum();
         let mut notes = vec![format!(
-            "after {}: the parts sum to {total:.6}, the model's own value is {:.6}; they sum to the end of the stream within {:.0e} of its largest entry",
+            "after {}: the parts sum to {total:.6}, the model's own value is {:.6}; as vectors they sum to the final residual stream within {:.0e} of its largest entry",
             lab.visible(run.tokens[sum.positions[i]]),
             sum.logits[i],
             sum.stream_error.max(1e-9)
         )];
-        notes.push("direct effects alone: what later layers make of a write is theirs; the final norm's scale is held at what it was".into());
+        notes.push("direct effects only: what later layers make of a component output counts as theirs; the final norm's scale is frozen".into());
         if let Some(cap) = shape.logit_cap {
             notes.push(format!(
-                "the logits of this model are capped softly at {cap}; attributed is the logit before the cap, where the sum is exact"
+                "this model soft-caps its logits at {cap}; the logit before the cap is attributed, where the sum is exact"
             ));
         }
         if of.less.is_none() {
             notes.push(if self.centred {
-                "centred: the mean over the vocabulary is taken away".into()
+                "centred: the mean logit over the vocabulary is subtracted".into()
             } else {
-                "the logit of one token has no zero of its own: compare with another token (\"A\" - \"B\") or use centred=yes".to_string()
+                "the logit of a single token has no natural zero: compare it with another token (\"A\" - \"B\") or use centred=yes".to_string()
             });
         }
         if run
             .schedule
             .acts_at(crate::model::network::site::Site::FinalNorm)
         {
-            notes.push("an edit acts after the last block (final_norm), which is not in this sum: the value is that of the unedited end".into());
+            notes.push("an edit acts after the last block (at final_norm), outside this sum: the value is that before the edit".into());
         }
         notes
     }
 }
 
 /// The targets where none is given.
-const FAVOURED: &str = "the favoured token of each position";
+const FAVOURED: &str = "the top prediction at each position";
 
 /// The targets of a figure in words.
 pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
@@ -192,34 +196,32 @@ fn series(sum: &Attribution, value: Value, whose: &str) -> Series {
         .iter()
         .map(|k| pick(&sum.shares[0][*k], value))
         .collect();
-    let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    let scale = scale(values.iter().copied(), value);
     let adds = value == Value::Effect;
+    let curve = Curve {
+        total: adds.then(|| sum.logits[0]),
+        ..Curve::of(value.print(), Anchor::position(sum.positions[0]), values)
+    };
+    // Only the layer: a live figure that named a position here would grow instead of being replaced.
+    let points = kept.iter().map(|k| header(sum.parts[*k])).collect();
+    let style = if adds { Style::Waterfall } else { Style::Bars };
     Series {
-        axis: "write".into(),
-        value: measured(value, whose),
-        // Only the layer: a live figure that named a position here would grow instead of being replaced.
-        points: kept.iter().map(|k| header(sum.parts[*k])).collect(),
-        curves: vec![Curve {
-            label: value.print(),
-            anchor: Anchor::position(sum.positions[0]),
-            values,
-            total: adds.then(|| sum.logits[0]),
-        }],
-        scale: match value {
-            Value::Size => Scale::Range { lo: 0.0, hi: reach },
-            Value::Share => Scale::Unit,
-            Value::Cosine => Scale::Diverging { reach: 1.0 },
-            Value::Effect => Scale::Diverging { reach },
-        },
-        style: if adds { Style::Waterfall } else { Style::Bars },
+        scale,
+        ..Series::of(
+            "component",
+            &measured(value, whose),
+            points,
+            vec![curve],
+            style,
+        )
     }
 }
 
 fn header(part: Part) -> Header {
-    Header {
-        label: part.name(),
-        anchor: part.layer().map_or_else(Anchor::default, Anchor::layer),
-    }
+    Header::of(
+        part.name(),
+        part.layer().map_or_else(Anchor::default, Anchor::layer),
+    )
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
@@ -243,47 +245,42 @@ fn pick(share: &Share, value: Value) -> f32 {
 /// What the numbers are.
 fn measured(value: Value, whose: &str) -> String {
     match value {
-        Value::Effect => format!("effect on the logit of {whose}"),
-        Value::Size => "length of the write".into(),
-        Value::Cosine => "cosine of the write with the stream before it".into(),
-        Value::Share => "share of the write in the end of the stream".into(),
+        Value::Effect => format!("direct effect on the logit of {whose}"),
+        Value::Size => "norm of the component output".into(),
+        Value::Cosine => "cosine of the component output with the residual stream before it".into(),
+        Value::Share => "share of the component output in the final residual stream".into(),
     }
 }
 
 /// Parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> Grid {
     let kept = kept(sum, value);
-    let cells = sum.positions.iter().enumerate().map(|(i, position)| {
-        let cell = |k: &usize| {
-            let share = &sum.shares[i][*k];
-            Cell {
-                label: String::new(),
-                value: pick(share, value),
-                anchor: anchor(sum.parts[*k], *position),
-                more: vec![
-                    ("effect".into(), share.effect),
-                    ("size".into(), share.size),
-                    ("cosine".into(), share.cosine),
-                ],
-            }
-        };
-        kept.iter().map(cell).collect::<Vec<_>>()
-    });
-    let cells: Vec<Vec<Cell>> = cells.collect();
+    let cell = |row: usize, i: usize| {
+        let (part, share) = (sum.parts[kept[row]], &sum.shares[i][kept[row]]);
+        Cell::of("", pick(share, value), anchor(part, sum.positions[i])).more([
+            ("effect", share.effect),
+            ("size", share.size),
+            ("cosine", share.cosine),
+        ])
+    };
     let columns = match value {
         Value::Effect => targets(sum, run, lab),
         _ => lab.headers(run, sum.positions.iter().copied()),
     };
-    Grid {
-        also: crate::figure::also::Also::default(),
-        row_axis: "write".into(),
-        column_axis: "position".into(),
-        value: measured(value, whose),
-        rows: kept.iter().map(|k| header(sum.parts[*k])).collect(),
-        columns,
-        scale: scale(&sum.positions, &cells, value),
-        cells,
-    }
+    let rows = kept.iter().map(|k| header(sum.parts[*k])).collect();
+    let grid = Grid::of(
+        ("component", rows),
+        ("position", columns),
+        measured(value, whose),
+        cell,
+    );
+    let columns = sum.positions.iter().zip(&grid.cells);
+    let judged = columns.filter(|(p, _)| sum.positions.len() == 1 || **p > 0);
+    let scale = scale(
+        judged.flat_map(|(_, column)| column.iter().map(|c| c.value)),
+        value,
+    );
+    grid.scaled(scale)
 }
 
 /// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
@@ -296,13 +293,10 @@ pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<Header> {
 }
 
 /// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.
-fn scale(positions: &[usize], cells: &[Vec<Cell>], value: Value) -> Scale {
-    let columns = positions.iter().zip(cells);
-    let judged = columns.filter(|(p, _)| positions.len() == 1 || **p > 0);
-    let values = judged.flat_map(|(_, column)| column.iter().map(|c| c.value));
-    let reach = values.fold(0f32, |most, v| most.max(v.abs())).max(1e-6);
+fn scale(values: impl Iterator<Item = f32>, value: Value) -> Scale {
+    let reach = values.fold(1e-6, |most: f32, v| most.max(v.abs()));
     match value {
-        Value::Size => Scale::Range { lo: 0.0, hi: reach },
+        Value::Size => Scale::up_to(reach),
         Value::Share => Scale::Unit,
         Value::Cosine => Scale::Diverging { reach: 1.0 },
         Value::Effect => Scale::Diverging { reach },
@@ -310,7 +304,10 @@ fn scale(positions: &[usize], cells: &[Vec<Cell>], value: Value) -> Scale {
 }
 
 /// The worse of a sum's check and the rests of what was opened.
-pub(crate) fn with_rests(check: Check, pieces: &[crate::lab::decomposition::Pieces]) -> Check {
+pub(crate) fn with_rests(
+    check: Check,
+    pieces: &[crate::instruments::residual::decomposition::Pieces],
+) -> Check {
     pieces.iter().filter(|p| !p.edited).fold(check, |check, p| {
         let error = p.rest.iter().fold(0f32, |most, r| most.max(r.abs()));
         let own = Check {

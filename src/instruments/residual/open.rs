@@ -7,34 +7,23 @@ use std::ops::Range;
 
 use super::{ResidualParams, all_addresses, spelled, targets, with_rests};
 use crate::error::{Error, Result};
+use crate::figure::builders::entries;
 use crate::figure::{
-    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
+    Anchor, Body, Cell, Curve, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
 };
 use crate::instruments::Draft;
+use crate::instruments::residual::attribution::{Attribution, Part, Question};
+use crate::instruments::residual::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::Lab;
-use crate::lab::attribution::{Attribution, Part, Question};
-use crate::lab::decomposition::{Pieces, of_attention, of_mlp};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 
-/// A layer's number as a header.
-fn of_layer(layer: usize) -> Header {
-    Header {
-        label: layer.to_string(),
-        anchor: Anchor::layer(layer),
-    }
-}
-
-/// Zero in the middle, as far as the largest of some cells.
-fn diverging(cells: &[Vec<Cell>], judged: impl Fn(&Cell) -> bool) -> Scale {
-    let values = cells
-        .iter()
-        .flatten()
-        .filter(|c| judged(c))
-        .map(|c| c.value.abs());
-    Scale::Diverging {
-        reach: values.fold(1e-6, f32::max),
-    }
+/// Around zero, as far as the cells reach; those of position 0, the sink of attention, are asked only where `sink` says so.
+fn diverging(grid: Grid, sink: bool) -> Grid {
+    let cells = grid.cells.iter().flatten();
+    let judged = cells.filter(|c| sink || c.anchor.position != Some(0));
+    let reach = judged.map(|c| c.value.abs()).fold(1e-6, f32::max);
+    grid.scaled(Scale::Diverging { reach })
 }
 
 /// What biases and edits add beside the pieces, in words; nothing where there is neither.
@@ -46,9 +35,11 @@ fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
         words.push(format!("their biases add {bias:+.4}"));
     }
     if moved.abs() > 0.0 {
-        words.push(format!("edits of the writes themselves {moved:+.4}"));
+        words.push(format!(
+            "edits of the component outputs themselves {moved:+.4}"
+        ));
     }
-    (!words.is_empty()).then(|| format!("beside these, {}", words.join(", ")))
+    (!words.is_empty()).then(|| format!("besides these, {}", words.join(", ")))
 }
 
 impl ResidualParams {
@@ -80,69 +71,42 @@ impl ResidualParams {
             pieces.push(sum.heads(lab, run, &recording, *layer)?);
         }
         let heads = lab.model.card.heads;
-        let cell = |k: usize, i: usize, head: usize| Cell {
-            label: String::new(),
-            value: pieces[k].values[i][head],
-            anchor: Anchor::cell(layers[k], sum.positions[i]).with(Unit::Head(head as u32)),
-            more: vec![(
-                format!("all of attention {}", layers[k]),
-                sum.effect(i, Part::Attention(layers[k])),
-            )],
+        let cell = |k: usize, i: usize, head: usize| {
+            let layer = layers[k];
+            let anchor = Anchor::cell(layer, sum.positions[i]).with(Unit::Head(head as u32));
+            let all = sum.effect(i, Part::Attention(layer));
+            Cell::of("", pieces[k].values[i][head], anchor)
+                .more([(format!("all heads of layer {layer}"), all)])
         };
         let last = sum.positions.len() - 1;
-        let effect = format!("effect on the logit of {}", spelled(&sum, lab));
-        let body = if let ([layer], 0) = (layers.as_slice(), last) {
-            Body::Series(one_layer(&pieces[0], *layer, &sum, effect))
+        let effect = format!("direct effect on the logit of {}", spelled(&sum, lab));
+        let body: Body = if let ([layer], 0) = (layers.as_slice(), last) {
+            one_layer(&pieces[0], *layer, &sum, &effect).into()
         } else if last == 0 {
-            let cells: Vec<Vec<Cell>> = (0..heads)
-                .map(|h| (0..layers.len()).map(|k| cell(k, 0, h)).collect())
-                .collect();
-            Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "layer".into(),
-                column_axis: "head".into(),
-                value: effect,
-                rows: layers.iter().map(|l| of_layer(*l)).collect(),
-                columns: (0..heads)
-                    .map(|h| Header {
-                        label: h.to_string(),
-                        anchor: Anchor::default().with(Unit::Head(h as u32)),
-                    })
-                    .collect(),
-                scale: diverging(&cells, |_| true),
-                cells,
-            })
+            let rows = layers.iter().map(|l| Header::layer(*l)).collect();
+            let columns = ("head", Header::heads(heads));
+            let cell = |k: usize, h: usize| cell(k, 0, h);
+            let grid = Grid::of(("layer", rows), columns, effect, cell);
+            diverging(grid, true).into()
         } else {
-            let all = || (0..layers.len()).flat_map(|k| (0..heads).map(move |h| (k, h)));
-            let cells: Vec<Vec<Cell>> = (0..=last)
-                .map(|i| all().map(|(k, h)| cell(k, i, h)).collect())
+            let all: Vec<(usize, usize)> = (0..layers.len())
+                .flat_map(|k| (0..heads).map(move |h| (k, h)))
                 .collect();
-            Body::Grid(Grid {
-                also: crate::figure::also::Also::default(),
-                row_axis: "head".into(),
-                column_axis: "position".into(),
-                value: effect,
-                rows: all()
-                    .map(|(k, h)| Header {
-                        label: format!("{}.{h}", layers[k]),
-                        anchor: Anchor::layer(layers[k]).with(Unit::Head(h as u32)),
-                    })
-                    .collect(),
-                columns: targets(&sum, run, lab),
-                scale: diverging(&cells, |c| c.anchor.position != Some(0)),
-                cells,
-            })
+            let rows = all
+                .iter()
+                .map(|(k, h)| Header::head(layers[*k], *h))
+                .collect();
+            let columns = ("position", targets(&sum, run, lab));
+            let cell = |row: usize, i: usize| cell(all[row].0, i, all[row].1);
+            diverging(Grid::of(("head", rows), columns, effect, cell), false).into()
         };
-        let mut notes = self.notes(&sum, run, lab);
-        notes.push(
-            "each cell: what the head's write through the output projection adds to the logit"
-                .into(),
-        );
-        notes.extend(beside(&pieces, last));
-        let title = format!("heads that made {}", spelled(&sum, lab));
         Ok(Draft::of(body)
-            .titled(title)
-            .notes(notes)
+            .titled(format!("logit of {}, by head", spelled(&sum, lab)))
+            .notes(self.notes(&sum, run, lab))
+            .note(
+                "each cell: what the head's output, after the output projection, adds to the logit",
+            )
+            .notes(beside(&pieces, last))
             .checked(Some(with_rests(sum.check, &pieces))))
     }
 
@@ -164,7 +128,7 @@ impl ResidualParams {
         {
             return Err(Error::argument(
                 "layer",
-                one.to_string(),
+                one,
                 format!("a layer with one MLP: {known:?}; the others are mixtures of experts"),
             ));
         }
@@ -182,18 +146,11 @@ impl ResidualParams {
         let pages = (0..sum.positions.len())
             .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, lab))
             .collect();
-        let mut notes = self.notes(&sum, run, lab);
-        notes.push("effect: activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed ones make up the MLPs' writes".into());
-        let title = format!("neurons that made {}", spelled(&sum, lab));
-        Ok(Draft::of(Table {
-            columns: ["neuron", "effect", "of its MLP"]
-                .map(String::from)
-                .to_vec(),
-            pages,
-        })
-        .titled(title)
-        .notes(notes)
-        .checked(Some(with_rests(sum.check, &pieces))))
+        Ok(Draft::of(Table::paged(&["neuron", "effect", "of its MLP"], pages))
+            .titled(format!("logit of {}, by neuron", spelled(&sum, lab)))
+            .notes(self.notes(&sum, run, lab))
+            .note("effect: direct effect, activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed neurons sum to the MLP outputs")
+            .checked(Some(with_rests(sum.check, &pieces))))
     }
 
     /// The tokens that attention read: layers by sources, or the heads of one layer by sources.
@@ -219,71 +176,42 @@ impl ResidualParams {
         let (heads, sources) = (lab.model.card.heads, position + 1);
         let one = self.layer.within(lab.model.card.layers)?;
         let effect = |k: usize, h: usize, j: usize| pieces[k].values[0][h * sources + j];
-        let cells: Vec<Vec<Cell>> = (0..sources)
-            .map(|j| match one {
-                Some(layer) => (0..heads)
-                    .map(|h| Cell {
-                        value: effect(0, h, j),
-                        anchor: Anchor::cell(layer, j).with(Unit::Head(h as u32)),
-                        ..Cell::default()
-                    })
-                    .collect(),
-                None => (0..layers.len())
-                    .map(|k| {
-                        let all = (0..heads).map(|h| f64::from(effect(k, h, j))).sum::<f64>();
-                        let strongest = top_heads(&pieces[k], heads, sources, j);
-                        Cell {
-                            label: String::new(),
-                            value: all as f32,
-                            anchor: Anchor::cell(layers[k], j),
-                            more: strongest
-                                .into_iter()
-                                .map(|(h, e)| (format!("head {h}"), e))
-                                .collect(),
-                        }
-                    })
-                    .collect(),
-            })
-            .collect();
-        let rows = match one {
-            Some(layer) => (0..heads)
-                .map(|h| Header {
-                    label: format!("{layer}.{h}"),
-                    anchor: Anchor::layer(layer).with(Unit::Head(h as u32)),
-                })
-                .collect(),
-            None => layers.iter().map(|l| of_layer(*l)).collect(),
+        let cell = |row: usize, j: usize| {
+            if let Some(layer) = one {
+                let anchor = Anchor::cell(layer, j).with(Unit::Head(row as u32));
+                return Cell::of("", effect(0, row, j), anchor);
+            }
+            let all: f64 = (0..heads).map(|h| f64::from(effect(row, h, j))).sum();
+            let strongest = top_heads(&pieces[row], heads, sources, j).into_iter();
+            Cell::of("", all as f32, Anchor::cell(layers[row], j))
+                .more(strongest.map(|(h, e)| (format!("head {h}"), e)))
         };
-        let mut notes = self.notes(&sum, run, lab);
-        notes.push("each cell: what attention adds to the logit by reading that token: probability times the token's value through the output projection".into());
-        notes.extend(beside(&pieces, 0));
-        let title = format!(
-            "tokens that made {} after {}",
-            spelled(&sum, lab),
-            lab.visible(run.tokens[position])
-        );
-        Ok(Draft::of(Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: if one.is_some() { "head" } else { "layer" }.into(),
-            column_axis: "source".into(),
-            value: format!("effect on the logit of {}", spelled(&sum, lab)),
+        let rows = match one {
+            Some(layer) => ("head", (0..heads).map(|h| Header::head(layer, h)).collect()),
+            None => ("layer", layers.iter().map(|l| Header::layer(*l)).collect()),
+        };
+        let columns = ("source", lab.headers(run, 0..sources));
+        let whose = spelled(&sum, lab);
+        let grid = Grid::of(
             rows,
-            columns: lab.headers(run, 0..sources),
-            scale: diverging(&cells, |c| sources == 1 || c.anchor.position != Some(0)),
-            cells,
-        })
-        .titled(title)
-        .notes(notes)
-        .checked(Some(with_rests(sum.check, &pieces))))
+            columns,
+            format!("direct effect on the logit of {whose}"),
+            cell,
+        );
+        let after = lab.visible(run.tokens[position]);
+        Ok(Draft::of(diverging(grid, sources == 1))
+            .titled(format!("logit of {whose} by source token, after {after}"))
+            .notes(self.notes(&sum, run, lab))
+            .note("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection")
+            .notes(beside(&pieces, 0))
+            .checked(Some(with_rests(sum.check, &pieces))))
     }
 }
 
 /// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
-fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: String) -> Series {
-    let heads = pieces.values[0].iter().enumerate().map(|(h, v)| {
-        let anchor = Anchor::layer(layer).with(Unit::Head(h as u32));
-        (format!("head {h}"), anchor, *v)
-    });
+fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: &str) -> Series {
+    let heads = pieces.values[0].iter().enumerate();
+    let heads = heads.map(|(h, v)| (format!("head {h}"), Anchor::head(layer, h), *v));
     let beside = [
         ("biases", pieces.bias[0], true),
         ("edits", pieces.rest[0], pieces.edited),
@@ -298,18 +226,13 @@ fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: String) ->
         values.push(value);
     }
     let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
+    let curve = Curve {
+        total: Some(sum.effect(0, Part::Attention(layer))),
+        ..Curve::of("effect", Anchor::position(sum.positions[0]), values)
+    };
     Series {
-        axis: "head".into(),
-        value,
-        points,
-        curves: vec![Curve {
-            label: "effect".into(),
-            anchor: Anchor::position(sum.positions[0]),
-            values,
-            total: Some(sum.effect(0, Part::Attention(layer))),
-        }],
         scale: Scale::Diverging { reach },
-        style: Style::Waterfall,
+        ..Series::of("head", value, points, vec![curve], Style::Waterfall)
     }
 }
 
@@ -362,26 +285,15 @@ fn neuron_page(
         .map(|v| f64::from(*v))
         .sum();
     let biases: f64 = pieces.iter().map(|p| f64::from(p.bias[i])).sum();
-    let mut rows: Vec<Row> = all
-        .iter()
-        .map(|(layer, neuron, effect)| Row {
-            anchor: Anchor::cell(*layer, position).with(Unit::Neuron(*neuron)),
-            entries: vec![
-                Entry::Text(format!("{layer}/{neuron}")),
-                Entry::Number(*effect),
-                Entry::Number(sum.effect(i, Part::Mlp(*layer))),
-            ],
-        })
-        .collect();
+    let row = |(layer, neuron, effect): &(usize, u32, f32)| {
+        let anchor = Anchor::cell(*layer, position).with(Unit::Neuron(*neuron));
+        let own = sum.effect(i, Part::Mlp(*layer));
+        Row::at(anchor, entries![format!("{layer}/{neuron}"), *effect, own])
+    };
+    let mut rows: Vec<Row> = all.iter().map(row).collect();
     let mut line = |name: &str, value: f64| {
-        rows.push(Row {
-            anchor: Anchor::position(position),
-            entries: vec![
-                Entry::Text(name.into()),
-                Entry::Number(value as f32),
-                Entry::Number(whole as f32),
-            ],
-        });
+        let entries = entries![name, value as f32, whole as f32];
+        rows.push(Row::at(Anchor::position(position), entries));
     };
     line("other neurons", neurons - listed);
     line("biases", biases);
@@ -391,16 +303,13 @@ fn neuron_page(
         .map(|p| f64::from(p.rest[i]))
         .sum();
     if moved.abs() > 0.0 {
-        line("edits of the writes", moved);
+        line("edits of outputs", moved);
     }
-    Page {
-        title: format!(
-            "after {} · logit of {}: {:.4}",
-            lab.visible(run.tokens[position]),
-            sum.targets[i].spell(lab),
-            sum.logits[i]
-        ),
-        anchor: Anchor::position(position),
-        rows,
-    }
+    let title = format!(
+        "after {} · logit of {}: {:.4}",
+        lab.visible(run.tokens[position]),
+        sum.targets[i].spell(lab),
+        sum.logits[i]
+    );
+    Page::of(title, Anchor::position(position), rows)
 }

@@ -27,9 +27,9 @@ choices! {
 params! {
     /// What `meters` is asked.
     pub struct MetersParams {
-        /// a loaded direction's name or a file, a row a layer; or all that are loaded, a row each at its home layer
+        /// the name of a loaded direction, or a file: one row a layer; or all: one row for each loaded direction, at the layer it was measured at
         direction: String = "all",
-        /// where in the block the stream is read
+        /// where in the block the residual stream is read
         site: At = "resid_pre",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -56,7 +56,7 @@ impl Measurement for Meters {
     type Params = MetersParams;
     const NAME: &'static str = "meters";
     const ABOUT: &'static str =
-        "How far every token's residual stream lies along each loaded direction";
+        "Projection of every token's residual stream on each loaded direction";
     const SOURCE: &'static str = "projections on a direction: Arditi et al. 2024 (2406.11717)";
 
     fn live(asked: &MetersParams, card: &Card) -> bool {
@@ -100,49 +100,36 @@ impl Measurement for Meters {
             .filter(|v| v.is_finite())
             .fold(1e-6, f32::max);
         let what = match asked.direction.trim() {
-            "" | ALL => "every direction at its home".to_string(),
+            "" | ALL => "every direction where it was measured".to_string(),
             named => text::visible(named.as_bytes()),
         };
         let rows = meters
             .into_iter()
             .map(|m| Header::of(m.title, Anchor::layer(m.layer)));
-        let grid = Grid {
-            also: crate::figure::also::Also::default(),
-            row_axis: "meter".into(),
-            column_axis: "position".into(),
-            value: "projection".into(),
-            rows: rows.collect(),
-            columns: lab.headers(&of.run, of.positions.clone()),
-            cells,
-            scale: Scale::Diverging { reach },
-        };
-        Ok(Draft::of(grid)
+        let columns = lab.headers(&of.run, of.positions.clone());
+        let (rows, columns) = (("meter", rows.collect()), ("position", columns));
+        let grid = Grid::filled(rows, columns, "projection", cells);
+        Ok(Draft::of(grid.scaled(Scale::Diverging { reach }))
             .titled(format!("{what} · {}", asked.site().spec().name))
-            .note("each cell: the component of the residual stream along a unit direction; its sign is the direction's")
-            .note("the first position, an attention sink in most models, takes no part in the colour scale"))
+            .note("each cell: the component of the residual stream along the unit direction; the sign is relative to the direction")
+            .note("the first position, an attention sink in most models, is left out of the colour scale"))
     }
 }
 
 /// The cell of a meter over one row of the stream; sums in f64.
 fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(a, b)| f64::from(*a) * f64::from(*b))
-            .sum()
+        let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        products.sum()
     };
     let projection = dot(row, &meter.along);
     let length = dot(row, row).sqrt();
-    Cell {
-        label: String::new(),
-        value: projection as f32,
-        anchor: Anchor::cell(meter.layer, position),
-        more: vec![
-            ("projection".into(), projection as f32),
-            ("cosine".into(), (projection / (length + 1e-12)) as f32),
-            ("‖h‖".into(), length as f32),
-        ],
-    }
+    let (value, anchor) = (projection as f32, Anchor::cell(meter.layer, position));
+    Cell::of("", value, anchor).more([
+        ("projection", value),
+        ("cosine", (projection / (length + 1e-12)) as f32),
+        ("‖h‖", length as f32),
+    ])
 }
 
 impl MetersParams {
@@ -183,7 +170,7 @@ impl MetersParams {
                     "direction",
                     named,
                     format!(
-                        "one of the residual stream, {} numbers; this one has {}, at {}",
+                        "a direction of the residual stream, {} numbers; this one has {}, at {}",
                         card.d_model,
                         vector.len(),
                         direction.places()
@@ -226,15 +213,12 @@ impl MetersParams {
 /// What is said where there is nothing to measure along.
 fn nothing(lab: &Lab) -> Draft {
     let line = if lab.directions.is_empty() {
-        "No direction is loaded, so there is nothing to measure along."
+        "No direction is loaded, so there is nothing to project on."
     } else {
-        "No loaded direction has its home there."
+        "No loaded direction was measured there."
     };
-    let lines = vec![
-        line.to_string(),
-        "`lmscope direction` and `lmscope select` make directions; o names one, by its file."
-            .to_string(),
-    ];
+    let next = "`lmscope direction` and `lmscope select` make directions; o opens the form, where you can name one by its file.";
+    let lines = [line, next].map(String::from).to_vec();
     Draft::of(Text { lines })
 }
 

@@ -4,16 +4,18 @@
 //! To measure something else of every trial, add a field to [`Outcome`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::lab::batch::{continuations, surprise};
+use crate::lab::Lab;
+use crate::lab::capture::{After, Capture, Output};
+use crate::lab::pass::Pass;
+use crate::lab::readout::Said;
 use crate::lab::run::Run;
-use crate::lab::sample::{kl, log_softmax};
-use crate::lab::{Lab, reading};
 use crate::model::network::finite::NOT_FINITE;
 
 /// What is tried.
@@ -80,20 +82,25 @@ impl Outcome {
     }
 }
 
-/// Log-probabilities after the last token, a row a prompt: `[prompts][vocab]`.
-pub type Base = Vec<Vec<f32>>;
+/// What is said after the last token, whole, by prompt.
+pub type Base = Arc<Vec<Vec<Said>>>;
 
 impl Trial {
-    /// The outcome without another edit, and the log-probabilities that others are told against.
+    /// The outcome without another edit, and what others are told against.
     ///
     /// # Errors
     ///
     /// When a prompt does not fit or the work is stopped.
     pub fn unedited(&self, lab: &mut Lab) -> Result<(Outcome, Base)> {
-        let (mut out, mut rows) = self.passes(lab, None)?;
-        rows.iter_mut().for_each(|row| log_softmax(row));
-        out.answers = self.share(&rows);
-        Ok((out, rows))
+        let output = Output {
+            tokens: self.answers.clone(),
+            ..Output::whole(After::Last(1))
+        };
+        let (out, rows) = self.passes(lab, None, output)?;
+        Ok((
+            out,
+            Arc::new(rows.into_iter().map(|said| vec![said]).collect()),
+        ))
     }
 
     /// The outcome under one more edit.
@@ -101,31 +108,28 @@ impl Trial {
     /// # Errors
     ///
     /// As [`Trial::unedited`], and when the edit cannot be applied.
-    pub fn under(&self, lab: &mut Lab, edit: &Edit, base: &[Vec<f32>]) -> Result<Outcome> {
-        let (mut out, mut rows) = self.passes(lab, Some(edit))?;
-        rows.iter_mut().for_each(|row| log_softmax(row));
-        out.answers = self.share(&rows);
-        let moved = base.iter().zip(&rows).map(|(p, q)| f64::from(kl(p, q)));
+    pub fn under(&self, lab: &mut Lab, edit: &Edit, base: &Base) -> Result<Outcome> {
+        let output = Output {
+            kl: Some(base.clone()),
+            ..Output::tokens(&self.answers)
+        };
+        let (mut out, rows) = self.passes(lab, Some(edit), output)?;
+        let moved = rows.iter().map(|said| f64::from(said.kl));
         out.kl = (moved.sum::<f64>() / rows.len() as f64) as f32;
         Ok(out)
     }
 
-    /// Mean probability of the answers, from log-probabilities.
-    fn share(&self, rows: &[Vec<f32>]) -> f32 {
-        let each = rows.iter().map(|row| {
-            let answers = self.answers.iter().map(|a| f64::from(row[*a as usize]));
-            answers.map(f64::exp).sum::<f64>()
-        });
-        (each.sum::<f64>() / rows.len() as f64) as f32
-    }
-
-    /// The passes of one outcome, and their logits after the last token.
-    fn passes(&self, lab: &mut Lab, edit: Option<&Edit>) -> Result<(Outcome, Base)> {
+    /// The passes of one outcome, and what they say after the last token.
+    fn passes(
+        &self,
+        lab: &mut Lab,
+        edit: Option<&Edit>,
+        output: Output,
+    ) -> Result<(Outcome, Vec<Said>)> {
         let with = |schedule: &Schedule| match edit {
             Some(edit) => schedule.and(edit),
             None => schedule.clone(),
         };
-        let known = lab.model.known_tokens();
         let mut out = Outcome::default();
         let rows = match &self.subject {
             Subject::Text(run) => {
@@ -133,27 +137,32 @@ impl Trial {
                     schedule: with(&run.schedule),
                     ..run.clone()
                 };
-                let logits = lab.last_logits(&run)?;
-                let read = reading(&logits, known, 5);
-                let spelled = read.top.iter().map(|(id, p)| (lab.visible(*id), *p));
+                let said = lab.last(&run, Output { top: 5, ..output })?;
+                let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
                 out.top = spelled.collect();
                 out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
-                vec![logits]
+                vec![said]
             }
             Subject::Prompts(prompts, schedule) => {
-                let count = self.tokens.unwrap_or(1);
-                let written = continuations(lab, prompts, &with(schedule), count)?;
-                let firsts = written.iter().filter_map(|c| c.tokens.first().copied());
+                let mut written = lab.run(&Pass {
+                    tail: self.tokens.unwrap_or(1).max(1),
+                    ..Pass::prompts(prompts, &with(schedule), output)
+                })?;
+                let firsts = written.iter().filter_map(|c| c.tail.first().copied());
                 out.label = commonest(firsts).map_or_else(String::new, |id| lab.visible(id));
                 if self.tokens.is_some() {
-                    let said = written.iter().filter(|c| self.says(lab, &c.tokens));
+                    let said = written.iter().filter(|c| self.says(lab, &c.tail));
                     out.success = said.count() as f32 / written.len() as f32;
-                    let nats = surprise(lab, prompts, &written)?;
+                    let tails: Vec<&[u32]> = written.iter().map(|c| c.tail.as_slice()).collect();
+                    let nats = surprise(lab, prompts, &tails)?;
                     out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
                 }
-                written.into_iter().map(|c| c.first).collect()
+                let rows = written.iter_mut().map(|c| c.output.swap_remove(0));
+                rows.collect()
             }
         };
+        let shares = rows.iter().map(Said::share);
+        out.answers = (shares.sum::<f64>() / rows.len() as f64) as f32;
         Ok((out, rows))
     }
 
@@ -169,6 +178,32 @@ impl Trial {
             }
         })
     }
+}
+
+/// How surprising each prompt's continuation is to the unedited model: mean negative log-likelihood a token, nats.
+fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[&[u32]]) -> Result<Vec<f64>> {
+    // The last token of a text is predicted and not read.
+    let texts = prompts.iter().zip(written);
+    let texts = texts.map(|(prompt, tail)| [prompt, &tail[..tail.len() - 1]].concat());
+    let output = Output {
+        after: After::Last(written.iter().map(|tail| tail.len()).max().unwrap_or(0)),
+        each: written.iter().map(|tail| tail.to_vec()).collect(),
+        ..Output::default()
+    };
+    let pass = Pass {
+        output,
+        ..Pass::texts(Run::default(), texts)
+    };
+    let nats = |row: Capture| {
+        let own: Vec<_> = row
+            .output
+            .into_iter()
+            .flat_map(|said| said.tokens)
+            .collect();
+        let total: f64 = own.iter().map(|told| -f64::from(told.logprob)).sum();
+        total / own.len() as f64
+    };
+    Ok(lab.run(&pass)?.into_iter().map(nats).collect())
 }
 
 /// The token that occurs most, the smallest of several.

@@ -13,11 +13,12 @@ use rand::seq::SliceRandom;
 use crate::edit::direction::{Direction, Origin, norm};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::instruments::params::read_prompts;
 use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
-use crate::lab::batch::{first_tokens, read_prompts};
 use crate::lab::run::Run;
+use crate::lab::target::first_tokens;
 use crate::model::network::site::Site;
 use crate::vectors::selection::{
     Candidate, Rules, Scores, Selection, Sides, Verdict, after_instruction, find_markers, select,
@@ -38,29 +39,29 @@ params! {
     pub struct SelectParams {
         /// a file of prompts that show the behaviour, one a line
         plus: Option<PathBuf>,
-        /// a file of prompts that do not
+        /// a file of prompts that do not show it
         minus: Option<PathBuf>,
         /// yes: every prompt is one user turn of the chat template
         chat: bool,
-        /// texts separated by |, whose first tokens mark the behaviour; by default those that begin plus answers and not minus answers
+        /// texts separated by |, whose first tokens mark the behaviour in an answer; by default the tokens that begin answers to plus prompts and not to minus prompts
         markers: Option<String>,
         /// candidate positions: 5 for the last five, or -1,-3; by default the template's tokens after the user's words, or the last five
         positions: String,
-        /// share of each list that measures the candidates and makes none, at most 32 prompts
+        /// the share of each list that is held out to measure the candidates, at most 32 prompts; the rest makes them
         validation: Share = "0.5",
         /// a file of plus prompts to measure on, instead of a share of the list
         plus_validation as "plus-validation": Option<PathBuf>,
         /// a file of minus prompts to measure on, instead of a share of the list
         minus_validation as "minus-validation": Option<PathBuf>,
-        /// layers from this share of the depth on are discarded
+        /// candidates from layers beyond this share of the depth are discarded
         depth: Share = "0.8",
-        /// candidates that move minus prompts by more than so many nats are discarded
+        /// candidates are discarded if ablating them changes the next-token distribution on minus prompts by more KL divergence than this, in nats
         kl: NonNegative = "0.1",
-        /// yes: only prompts that behave as their list says are used
+        /// yes: uses only prompts on which the model behaves as their list says; no: uses all
         filter: Used = "yes",
-        /// the score that is coloured; all three are in every cell
+        /// the score that sets the colour; every cell holds all three
         measure: Coloured = "ablation",
-        /// a safetensors file for the chosen direction
+        /// a safetensors file to save the chosen direction in
         save: Option<PathBuf>,
     }
 }
@@ -77,8 +78,7 @@ pub struct Select;
 impl Measurement for Select {
     type Params = SelectParams;
     const NAME: &'static str = "select";
-    const ABOUT: &'static str =
-        "Which layer and position give the direction that switches a behaviour off and on";
+    const ABOUT: &'static str = "Candidate directions for a behaviour, by layer and position (difference of means), and the one that best removes and induces it";
     const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
     const READS: Reads<SelectParams> = Reads::Others;
 
@@ -92,7 +92,7 @@ impl Measurement for Select {
         let markers = match &asked.markers {
             None => find_markers(lab, &making, &run.schedule)?,
             Some(given) => {
-                let ids = first_tokens(lab, "markers", given)?;
+                let ids = first_tokens("markers", given, &lab.model)?;
                 ids.into_iter().map(|id| (id, f64::NAN)).collect()
             }
         };
@@ -109,9 +109,15 @@ impl Measurement for Select {
             match found.chosen.map(|i| &found.candidates[i]) {
                 Some(best) => {
                     direction(lab, best, &found, &markers).save_as(path, lab.overwrite)?;
-                    notes.insert(1, format!("the chosen direction is in {}", path.display()));
+                    notes.insert(
+                        1,
+                        format!("the chosen direction was saved in {}", path.display()),
+                    );
                 }
-                None => notes.insert(1, "NOTHING WAS SAVED, for nothing was chosen".into()),
+                None => notes.insert(
+                    1,
+                    "NOTHING WAS SAVED, because no candidate was chosen".into(),
+                ),
             }
         }
         let titles = titles(lab, &rules, &making);
@@ -129,8 +135,8 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
         None => Ok(()),
         Some(folder) => Err(Error::argument(
             "save",
-            folder.display().to_string(),
-            "a file in a folder that is there",
+            folder.display(),
+            "a file in an existing folder",
         )),
     }
 }
@@ -170,7 +176,7 @@ impl SelectParams {
             if making.is_empty() || held_out.is_empty() {
                 let given = format!("{} and {}", making.len(), held_out.len());
                 let expected = format!(
-                    "prompts of `{list}` both to make candidates and to measure them; change `validation`, or give `{list}-validation`"
+                    "more prompts in `{list}`: it has to both make and measure candidates; change `validation`, or give `{list}-validation`"
                 );
                 return Err(Error::argument("validation", given, expected));
             }
@@ -274,13 +280,10 @@ impl Coloured {
         let rows = ("layer", Header::layers(layers));
         let grid = Grid::of(rows, ("position", columns), value, cell).around_zero();
         match self {
-            Self::Kl => Grid {
-                scale: Scale::Range {
-                    lo: 0.0,
-                    hi: grid.reach(),
-                },
-                ..grid
-            },
+            Self::Kl => {
+                let hi = grid.reach();
+                grid.scaled(Scale::up_to(hi))
+            }
             Self::Ablation | Self::Addition => grid,
         }
     }
@@ -327,7 +330,7 @@ fn notes(
         (Some(best), Some(null)) => {
             let (plus, minus) = found.unedited;
             out.push(format!(
-                "chosen: resid_pre.{} at -{}, length {:.3}: ablation {:.2} (unedited {plus:.2}, random {:.2}), addition {:.2} (unedited {minus:.2}, random {:.2}), KL {:.4} (random {:.4}); random: a direction of its length, seed {}",
+                "chosen: resid_pre.{} at -{}, norm {:.3}: ablation {:.2} (unedited {plus:.2}, random {:.2}), addition {:.2} (unedited {minus:.2}, random {:.2}), KL {:.4} (random {:.4}); random: a control direction of the same norm, seed {}",
                 best.layer,
                 best.position,
                 norm(&best.vector),
@@ -340,16 +343,15 @@ fn notes(
                 run.seed,
             ));
         }
-        _ => out.push(
-            "nothing was chosen: every candidate is discarded, for the reason in its cell".into(),
-        ),
+        _ => out
+            .push("no candidate was chosen: each was discarded, for the reason in its cell".into()),
     }
     let count = |verdict| {
         let of = found.candidates.iter().filter(|c| c.verdict == verdict);
         of.count()
     };
     out.push(format!(
-        "ablation: log-odds of the markers on plus prompts with the candidate projected out of every write (lower is better); addition: on minus prompts with it added (higher); discarded: {} late (from {} of the depth on), {} kl (above {} nats), {} weak (addition below 0), {} nan",
+        "ablation: log-odds of the markers on plus prompts with the candidate projected out of the residual stream and all component outputs (lower is better); addition: on minus prompts with it added (higher is better); discarded: {} late (from {} of the depth on), {} kl (above {} nats), {} weak (addition below 0), {} nan",
         count(Verdict::Late),
         rules.depth,
         count(Verdict::Kl),
@@ -360,11 +362,11 @@ fn notes(
     let from = if markers.iter().any(|m| m.1.is_nan()) {
         "given"
     } else {
-        "found: how much more probable they begin a plus answer than a minus answer"
+        "found; in brackets: how much more probable they are at the start of a plus answer than of a minus answer"
     };
     out.push(format!("markers: {} ({from})", spell(lab, markers)));
     out.push(format!(
-        "candidates from {} + {} prompts, measured on {} + {} others, drawn with seed {}; left out because they do not behave as their list says: {} + {}",
+        "candidates are made from {} + {} prompts and measured on {} + {} others, drawn with seed {}; left out because the model does not behave on them as their list says: {} + {}",
         found.made.0,
         found.made.1,
         found.measured.0,

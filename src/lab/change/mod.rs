@@ -1,17 +1,22 @@
 //! The formulas of edits (Arditi et al. 2024, 2406.11717; repeng; Liu et al. 2023, 2311.06668; Dai et al. 2022, 2104.08696).
 //!
-//! Twice: row by row for a CPU ([`rows`]), where an edit of one token must not cost more than a few hundred
-//! multiplications do, and on whole tensors for other devices ([`tensors`]). Invariant: both give the same within rounding,
-//! which the tests hold them to, and whatever an operation does not move keeps its bits.
-//! To add a formula, add a variant of [`Change`] and its arm in both.
+//! Each is written once, in [`Change::on`], and computed in two ways: row by row for a CPU ([`rows`]), where an edit of one token must
+//! not cost more than a few hundred multiplications do, and on whole tensors for other devices ([`tensors`]). Invariant: both give
+//! the same within rounding, which the tests hold them to, and whatever an operation does not move keeps its bits.
+//! To add a formula, add the arm of its operation; to add something that formulas are made of, a method of [`HiddenState`].
 
 mod rows;
 mod tensors;
 
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
 use candle_core::{D, DType, Device, Tensor};
 
 use super::cut::Cut;
+use crate::edit::op::{DirectionTo, DirectionWithin, Op};
 use crate::error::Result;
+
+pub(crate) use rows::HostRow;
 
 /// Numbers of the host and the same on the model's device.
 #[derive(Clone, Debug)]
@@ -37,51 +42,123 @@ impl<T: candle_core::WithDType> Numbers<T> {
     }
 }
 
-/// A prepared operation on the value at an address.
+/// A direction at one address: as it is, and of length 1.
+#[derive(Clone, Debug)]
+pub(crate) struct Pointed {
+    pub(crate) vector: Numbers<f32>,
+    pub(crate) unit: Numbers<f32>,
+}
+
+/// What is done to the value at one address.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// `x + v`, strength already inside.
-    Add(Numbers<f32>),
-    /// `x + c·‖x‖·v̂`.
-    AddUnitNorm(Numbers<f32>, f64),
-    /// `y·‖x‖/‖y‖`, `y = x + v`, strength already inside.
-    AddRenorm(Numbers<f32>),
-    /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)`.
-    Icv(Numbers<f32>, f64),
-    /// `x − c·(x·v̂)·v̂`.
-    ProjectOut(Numbers<f32>, f64),
-    /// `x + c·(value − x·v̂)·v̂`.
-    SetAlong(Numbers<f32>, f64, f64),
-    /// As `SetAlong` to the nearer bound, where `x·v̂` lies outside them.
-    ClampAlong {
-        unit: Numbers<f32>,
-        low: f64,
-        high: f64,
-        strength: f64,
-    },
-    /// `x + c·(x·ŝ)·(t̂ − ŝ)`.
-    Swap {
-        from: Numbers<f32>,
-        to: Numbers<f32>,
-        strength: f64,
-    },
-    /// Units: `x + c·(target − x)`, where the mask is 1. The target is `[width]`, or `[positions, width]` from
-    /// position 0 on, its last row standing for what lies beyond.
-    Towards {
-        mask: Numbers<u8>,
-        target: Numbers<f32>,
-        strength: f64,
-    },
-    /// Units: `x·c`, where the mask is 1.
-    Times { mask: Numbers<u8>, factor: f64 },
-    /// `x + Σ_i act[i]·Δ_i` over the units: what the MLP returns when the value vectors of these neurons are
-    /// `v_i + Δ_i`. Deltas are `[units, width]`.
-    Overlay {
-        units: Vec<u32>,
-        deltas: Numbers<f32>,
-    },
-    /// Edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
+    /// To its rows, by a formula.
+    Values(Box<Prepared>),
+    /// To edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
     Cut(Cut),
+}
+
+/// An operation with everything that it works with.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) op: Op,
+    pub(crate) strength: f64,
+    /// The directions that it mentions, in their order.
+    pub(crate) directions: Vec<Pointed>,
+    /// Its units; empty where all are meant.
+    pub(crate) units: Vec<u32>,
+    /// `[width]`, 1 where its units are.
+    pub(crate) mask: Numbers<u8>,
+    /// Where its units go: `[width]`, or `[positions, width]` from position 0 on, the last row standing for what lies beyond; 0
+    /// where nothing says so. For an overlay what is added to the value vectors of its units, `[units, width]`.
+    pub(crate) target: Numbers<f32>,
+}
+
+/// The value `x` at an address, as formulas see it: one row or many.
+pub(crate) trait HiddenState {
+    /// One number a row.
+    type Number: RowNumber;
+
+    /// The same number for every row.
+    fn number(&self, number: f64) -> Self::Number;
+    /// `x·v`.
+    fn dot(&self, v: &Numbers<f32>) -> Self::Number;
+    /// `‖x‖`.
+    fn length(&self) -> Self::Number;
+    /// `x + n·v`; where `n` is 0, `x` keeps its bits.
+    fn add(&mut self, n: Self::Number, v: &Numbers<f32>);
+    /// `x + n·(to − from)`.
+    fn turn(&mut self, n: Self::Number, from: &Numbers<f32>, to: &Numbers<f32>);
+    /// `n·x`.
+    fn stretch(&mut self, n: Self::Number);
+    /// Units times a factor.
+    fn scale(&mut self, mask: &Numbers<u8>, factor: f64);
+    /// Units `x + c·(target − x)`; at `c` = 1 the target itself, not a rounding of it.
+    fn towards(&mut self, mask: &Numbers<u8>, target: &Numbers<f32>, c: f64);
+    /// `x + Σ_i act[i]·Δ_i` over the units: what the MLP returns when the value vectors of these neurons are `v_i + Δ_i`.
+    fn overlay(&mut self, units: &[u32], deltas: &Numbers<f32>);
+}
+
+/// A number that formulas calculate with.
+pub(crate) trait RowNumber:
+    Clone
+    + Neg<Output = Self>
+    + Add<f64, Output = Self>
+    + Mul<f64, Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+{
+    /// The nearest number within bounds.
+    fn within(self, low: f64, high: f64) -> Self;
+}
+
+/// Added to what is divided by.
+const LEAST: f64 = 1e-12;
+
+impl Prepared {
+    /// The formula of every operation: `c` is the strength, `v` its direction as it is, `u` of length 1.
+    pub(crate) fn on<X: HiddenState>(&self, x: &mut X) {
+        let c = self.strength;
+        let v = |i: usize| &self.directions[i].vector;
+        let u = |i: usize| &self.directions[i].unit;
+        match &self.op {
+            Op::Add(_) => x.add(x.number(c), v(0)),
+            Op::AddUnitNorm(_) => x.add(x.length() * c.clamp(-1.0, 1.0), u(0)),
+            Op::AddRenorm(_) => {
+                let before = x.length();
+                x.add(x.number(c), v(0));
+                x.stretch(before / (x.length() + LEAST));
+            }
+            Op::Icv(_) => {
+                let size = x.length();
+                let shrink = x.number(1.0) / (size.clone() + LEAST);
+                // How far the value points away from the vector, 0 where it does not.
+                let away = (-x.dot(u(0)) * shrink.clone()).within(0.0, f64::INFINITY);
+                x.stretch(shrink);
+                x.add((away + 1.0) * c, u(0));
+                x.stretch(size / (x.length() + LEAST));
+            }
+            Op::ProjectOut(_) => x.add(-x.dot(u(0)) * c, u(0)),
+            Op::ScaleAlong(_) => x.add(-x.dot(u(0)) * (1.0 - c), u(0)),
+            Op::ClampAlong(DirectionWithin(_, low, high)) => {
+                let now = x.dot(u(0));
+                let inside = now.clone().within(f64::from(*low), f64::from(*high));
+                x.add((inside - now) * c, u(0));
+            }
+            Op::SetAlong(DirectionTo(_, value)) => {
+                x.add((-x.dot(u(0)) + f64::from(*value)) * c, u(0));
+            }
+            Op::Swap(_) => x.turn(x.dot(u(0)) * c, u(0), u(1)),
+            Op::Replace(_) => x.towards(&self.mask, v(0), c),
+            Op::Zero(_) | Op::Set(_) | Op::Mean(_) | Op::Resample(_) => {
+                x.towards(&self.mask, &self.target, c);
+            }
+            Op::Scale(_) => x.scale(&self.mask, c),
+            Op::Rewrite(_) => x.overlay(&self.units, &self.target),
+            Op::Cut(_) => {}
+        }
+    }
 }
 
 /// `‖after − before‖ / ‖before‖` of a row; infinite where the row has no length in f32 any more, in which every norm
@@ -116,6 +193,9 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
+    use crate::edit::Edit;
+    use crate::edit::direction::unit;
+    use crate::edit::op::OPS;
 
     fn row(values: &[f32]) -> Tensor {
         Tensor::new(values, &Device::Cpu)
@@ -128,12 +208,39 @@ mod tests {
         Numbers::new(values.to_vec(), values.len(), &Device::Cpu).unwrap()
     }
 
+    /// The operation of an edit with these directions.
+    fn prepared(edit: &str, directions: &[&[f32]]) -> Prepared {
+        let edit: Edit = edit.parse().unwrap();
+        let pointed = |v: &&[f32]| Pointed {
+            vector: vector(v),
+            unit: vector(&unit(v)),
+        };
+        let width = directions.first().map_or(2, |v| v.len());
+        Prepared {
+            op: edit.op,
+            strength: f64::from(edit.strength),
+            directions: directions.iter().map(pointed).collect(),
+            units: Vec::new(),
+            mask: Numbers::new(vec![1; width], width, &Device::Cpu).unwrap(),
+            target: vector(&vec![0.0; width]),
+        }
+    }
+
+    fn changed(change: &Prepared, x: &mut [f32], position: usize, neurons: &[f32]) {
+        change.on(&mut HostRow {
+            x,
+            position,
+            neurons,
+        });
+    }
+
     /// The changed row; both ways of computing it must agree.
-    fn after(change: &Change, x: &[f32]) -> Vec<f32> {
-        let whole = change.on(&row(x), 0, None).unwrap();
+    fn after(edit: &str, directions: &[&[f32]], x: &[f32]) -> Vec<f32> {
+        let change = prepared(edit, directions);
+        let whole = change.on_tensor(&row(x), 0, None).unwrap();
         let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
         let mut own = x.to_vec();
-        change.row(&mut own, 0, None);
+        changed(&change, &mut own, 0, &[]);
         close(&own, &whole);
         own
     }
@@ -148,135 +255,90 @@ mod tests {
 
     #[test]
     fn formulas_by_hand() {
-        let (x, e0) = ([3.0, 4.0, 0.0], vector(&[1.0, 0.0, 0.0]));
-        close(
-            &after(&Change::AddUnitNorm(e0.clone(), 0.5), &x),
-            &[5.5, 4.0, 0.0],
-        );
+        let (x, e0): ([f32; 3], &[f32]) = ([3.0, 4.0, 0.0], &[1.0, 0.0, 0.0]);
+        let of = |edit: &str, x: &[f32]| after(edit, &[e0], x);
+        close(&of("add_unit_norm:d@resid_pre.0*0.5", &x), &[5.5, 4.0, 0.0]);
         // y = (8, 4, 0), ‖y‖ = √80, back to length 5.
         let factor = 5.0 / 80f32.sqrt();
         close(
-            &after(&Change::AddRenorm(vector(&[5.0, 0.0, 0.0])), &x),
+            &of("add_renorm:d@resid_pre.0*5", &x),
             &[8.0 * factor, 4.0 * factor, 0.0],
         );
-        close(
-            &after(&Change::SetAlong(e0.clone(), -2.0, 1.0), &x),
-            &[-2.0, 4.0, 0.0],
-        );
-        close(
-            &after(&Change::SetAlong(e0.clone(), -2.0, 0.5), &x),
-            &[0.5, 4.0, 0.0],
-        );
-        let swap = Change::Swap {
-            from: e0.clone(),
-            to: vector(&[0.0, 0.0, 1.0]),
-            strength: 1.0,
-        };
-        close(&after(&swap, &x), &[0.0, 4.0, 3.0]);
+        close(&of("set_along:d=-2@resid_pre.0", &x), &[-2.0, 4.0, 0.0]);
+        close(&of("set_along:d=-2@resid_pre.0*0.5", &x), &[0.5, 4.0, 0.0]);
+        let swapped = after("swap:d>e@resid_pre.0", &[e0, &[0.0, 0.0, 1.0]], &x);
+        close(&swapped, &[0.0, 4.0, 3.0]);
         // x/5 = (.6, .8, 0); it points along v, so the step is 0.1 exactly.
+        let icv = "icv:d@resid_pre.0*0.1";
         let turned = [0.7f32, 0.8, 0.0];
         let length = (0.49f32 + 0.64).sqrt();
-        close(
-            &after(&Change::Icv(e0.clone(), 0.1), &x),
-            &turned.map(|v| 5.0 * v / length),
-        );
+        close(&of(icv, &x), &turned.map(|v| 5.0 * v / length));
         // Against v the step grows by the cosine: 0.1·(1 + 0.6).
         let turned = [-0.6f32 + 0.16, 0.8, 0.0];
         let length = (turned[0] * turned[0] + 0.64).sqrt();
         close(
-            &after(&Change::Icv(e0, 0.1), &[-3.0, 4.0, 0.0]),
+            &of(icv, &[-3.0, 4.0, 0.0]),
             &turned.map(|v| 5.0 * v / length),
         );
     }
 
     #[test]
     fn a_component_within_its_bounds_keeps_every_bit() {
-        let clamp = |low: f64, high: f64| Change::ClampAlong {
-            unit: vector(&[1.0, 0.0]),
-            low,
-            high,
-            strength: 1.0,
-        };
         let x = [0.5f32, -0.0];
+        let clamped = |bounds: &str| {
+            let edit = format!("clamp_along:d={bounds}@resid_pre.0");
+            after(&edit, &[&[1.0, 0.0]], &x)
+        };
         let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-        assert_eq!(bits(&after(&clamp(0.0, 1.0), &x)), bits(&x));
-        close(&after(&clamp(0.6, 1.0), &x), &[0.6, 0.0]);
-        close(&after(&clamp(-2.0, -1.0), &x), &[-1.0, 0.0]);
+        assert_eq!(bits(&clamped("0..1")), bits(&x));
+        close(&clamped("0.6..1"), &[0.6, 0.0]);
+        close(&clamped("-2..-1"), &[-1.0, 0.0]);
     }
 
     #[test]
     fn targets_follow_positions_and_end_with_their_last_row() {
-        let change = Change::Towards {
+        let change = Prepared {
             mask: Numbers::new(vec![1u8, 0], 2, &Device::Cpu).unwrap(),
             target: Numbers::new(vec![1f32, 1.0, 2.0, 2.0], 2, &Device::Cpu).unwrap(),
-            strength: 1.0,
+            ..prepared("resample:0=a@mlp_act.0", &[])
         };
         let x = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu).unwrap();
-        let out = change.on(&x, 1, None).unwrap().squeeze(0).unwrap();
-        assert_eq!(
-            out.to_vec2::<f32>().unwrap(),
-            [[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]
-        );
-        let out = change.on(&x, 0, None).unwrap().squeeze(0).unwrap();
-        assert_eq!(out.to_vec2::<f32>().unwrap()[0], [1.0, 0.0]);
+        let whole = |start| change.on_tensor(&x, start, None).unwrap();
+        let rows = |start| whole(start).squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(rows(1), [[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]);
+        assert_eq!(rows(0)[0], [1.0, 0.0]);
         for (position, expected) in [(0, [1f32, 0.0]), (1, [2.0, 0.0]), (9, [2.0, 0.0])] {
             let mut row = [0f32, 0.0];
-            change.row(&mut row, position, None);
+            changed(&change, &mut row, position, &[]);
             assert_eq!(row.map(f32::to_bits), expected.map(f32::to_bits));
         }
     }
 
-    /// Every formula on random rows: row by row, and as one tensor.
+    /// Every operation on random rows: row by row, and as one tensor.
     #[test]
     fn both_ways_of_computing_agree() {
         use rand::SeedableRng;
         let mut rng = rand::rngs::StdRng::seed_from_u64(3);
         let width = 13;
         let mut draw = |n: usize| crate::model::normal::normals(&mut rng, n);
-        let numbers = |v: Vec<f32>| Numbers::new(v, 13, &Device::Cpu).unwrap();
-        let mask = || Numbers::new((0..13u8).map(|i| i % 2).collect(), 13, &Device::Cpu).unwrap();
-        let unit = |v: Vec<f32>| numbers(crate::edit::direction::unit(&v));
-        let changes = [
-            Change::Add(numbers(draw(width))),
-            Change::AddUnitNorm(unit(draw(width)), -0.7),
-            Change::AddRenorm(numbers(draw(width))),
-            Change::Icv(unit(draw(width)), 0.6),
-            Change::ProjectOut(unit(draw(width)), 0.4),
-            Change::SetAlong(unit(draw(width)), 1.5, 0.8),
-            Change::ClampAlong {
-                unit: unit(draw(width)),
-                low: -0.1,
-                high: 0.2,
-                strength: 0.9,
-            },
-            Change::Swap {
-                from: unit(draw(width)),
-                to: unit(draw(width)),
-                strength: 1.3,
-            },
-            Change::Towards {
-                mask: mask(),
-                target: numbers(draw(2 * width)),
-                strength: 0.5,
-            },
-            Change::Times {
-                mask: mask(),
-                factor: -1.5,
-            },
-            Change::Overlay {
-                units: vec![4, 1],
-                deltas: numbers(draw(2 * width)),
-            },
-        ];
         let (x, act) = (draw(2 * 3 * width), draw(2 * 3 * 5));
         let tensor = |v: &[f32], w| Tensor::from_vec(v.to_vec(), (2, 3, w), &Device::Cpu).unwrap();
-        for change in &changes {
-            let whole = change.on(&tensor(&x, width), 1, Some(&tensor(&act, 5)));
+        for spec in OPS.iter().filter(|s| s.name != "cut") {
+            let (v, w) = (draw(width), draw(width));
+            let change = prepared(spec.example, &[&v, &w]);
+            let change = Prepared {
+                strength: 0.7 * change.strength,
+                units: vec![4, 1],
+                mask: Numbers::new((0..13u8).map(|i| i % 2).collect(), 13, &Device::Cpu).unwrap(),
+                target: Numbers::new(draw(2 * width), width, &Device::Cpu).unwrap(),
+                ..change
+            };
+            let whole = change.on_tensor(&tensor(&x, width), 1, Some(&tensor(&act, 5)));
             let whole = whole.unwrap().flatten_all().unwrap();
             let whole = whole.to_vec1::<f32>().unwrap();
             let mut own = x.clone();
             for (i, row) in own.chunks_exact_mut(width).enumerate() {
-                change.row(row, 1 + i % 3, Some(&act[i * 5..(i + 1) * 5]));
+                changed(&change, row, 1 + i % 3, &act[i * 5..(i + 1) * 5]);
             }
             assert_ne!(own, x, "{change:?}");
             close(&own, &whole);

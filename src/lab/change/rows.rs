@@ -1,87 +1,80 @@
-//! Formulas on one row of f32, for a CPU.
+//! What formulas are made of, on one row of f32, for a CPU.
 //!
-//! Invariant: sums are in f64, no memory is allocated but for an `icv` step, and what is not moved is not written.
-//! To add a formula, see [`super`].
+//! Invariant: sums are in f64, no memory is allocated, and what is not moved is not written.
+//! To add a method, see [`super::HiddenState`].
 
-use super::Change;
+use super::{HiddenState, Numbers, RowNumber};
 
-impl Change {
-    /// Changes the value of one position, `[width]`. `act` is what the neurons of the layer were there, `[d_mlp]`.
-    pub(crate) fn row(&self, x: &mut [f32], position: usize, act: Option<&[f32]>) {
-        match self {
-            Self::Add(v) => add(x, &v.host, 1.0),
-            Self::AddUnitNorm(v, c) => add(x, &v.host, (length(x) * c) as f32),
-            Self::AddRenorm(v) => {
-                let before = length(x);
-                add(x, &v.host, 1.0);
-                let factor = (before / (length(x) + 1e-12)) as f32;
-                x.iter_mut().for_each(|x| *x *= factor);
+/// The value of one position.
+pub(crate) struct HostRow<'a> {
+    /// `[width]`.
+    pub(crate) x: &'a mut [f32],
+    pub(crate) position: usize,
+    /// What the neurons of the layer were there, `[d_mlp]`; empty where nobody asks.
+    pub(crate) neurons: &'a [f32],
+}
+
+impl RowNumber for f64 {
+    fn within(self, low: f64, high: f64) -> Self {
+        self.clamp(low, high)
+    }
+}
+
+impl HiddenState for HostRow<'_> {
+    type Number = f64;
+
+    fn number(&self, number: f64) -> f64 {
+        number
+    }
+
+    fn dot(&self, v: &Numbers<f32>) -> f64 {
+        dot(self.x, &v.host)
+    }
+
+    fn length(&self) -> f64 {
+        length(self.x)
+    }
+
+    fn add(&mut self, n: f64, v: &Numbers<f32>) {
+        if n != 0.0 {
+            add(self.x, &v.host, n as f32);
+        }
+    }
+
+    fn turn(&mut self, n: f64, from: &Numbers<f32>, to: &Numbers<f32>) {
+        for ((x, s), t) in self.x.iter_mut().zip(&from.host).zip(&to.host) {
+            *x += n as f32 * (t - s);
+        }
+    }
+
+    fn stretch(&mut self, n: f64) {
+        self.x.iter_mut().for_each(|x| *x *= n as f32);
+    }
+
+    fn scale(&mut self, mask: &Numbers<u8>, factor: f64) {
+        let units = self.x.iter_mut().zip(&mask.host).filter(|(_, m)| **m != 0);
+        units.for_each(|(x, _)| *x *= factor as f32);
+    }
+
+    fn towards(&mut self, mask: &Numbers<u8>, target: &Numbers<f32>, c: f64) {
+        let width = self.x.len();
+        let last = (target.host.len() / width.max(1)).saturating_sub(1);
+        let target = &target.host[self.position.min(last) * width..][..width];
+        for ((x, target), chosen) in self.x.iter_mut().zip(target).zip(&mask.host) {
+            #[allow(clippy::float_cmp)] // exactly full strength
+            if *chosen != 0 && c == 1.0 {
+                *x = *target;
+            } else if *chosen != 0 {
+                *x += (f64::from(target - *x) * c) as f32;
             }
-            Self::Icv(v, c) => {
-                let size = length(x);
-                let shrink = 1.0 / (size + 1e-12);
-                let away = (-dot(x, &v.host) * shrink).max(0.0);
-                x.iter_mut().for_each(|x| *x *= shrink as f32);
-                add(x, &v.host, ((away + 1.0) * c) as f32);
-                let factor = (size / (length(x) + 1e-12)) as f32;
-                x.iter_mut().for_each(|x| *x *= factor);
-            }
-            Self::ProjectOut(v, c) => add(x, &v.host, (-dot(x, &v.host) * c) as f32),
-            Self::SetAlong(v, value, c) => {
-                add(x, &v.host, ((value - dot(x, &v.host)) * c) as f32);
-            }
-            Self::ClampAlong {
-                unit,
-                low,
-                high,
-                strength,
-            } => {
-                let now = dot(x, &unit.host);
-                if !(*low..=*high).contains(&now) {
-                    let missing = now.clamp(*low, *high) - now;
-                    add(x, &unit.host, (missing * strength) as f32);
-                }
-            }
-            Self::Swap { from, to, strength } => {
-                let amount = (dot(x, &from.host) * strength) as f32;
-                for ((x, s), t) in x.iter_mut().zip(&from.host).zip(&to.host) {
-                    *x += amount * (t - s);
-                }
-            }
-            Self::Towards {
-                mask,
-                target,
-                strength,
-            } => {
-                let rows = target.host.len() / x.len().max(1);
-                let row = position.min(rows.saturating_sub(1));
-                let target = &target.host[row * x.len()..][..x.len()];
-                let chosen = mask.host.iter().map(|m| *m != 0);
-                for ((x, target), chosen) in x.iter_mut().zip(target).zip(chosen) {
-                    // At full strength the target itself, not a rounding of it.
-                    #[allow(clippy::float_cmp)] // exactly full strength
-                    if chosen && *strength == 1.0 {
-                        *x = *target;
-                    } else if chosen {
-                        *x += (f64::from(target - *x) * strength) as f32;
-                    }
-                }
-            }
-            Self::Times { mask, factor } => {
-                for (x, chosen) in x.iter_mut().zip(&mask.host) {
-                    if *chosen != 0 {
-                        *x *= *factor as f32;
-                    }
-                }
-            }
-            Self::Cut(_) => {}
-            Self::Overlay { units, deltas } => {
-                let width = x.len();
-                let act = act.unwrap_or(&[]);
-                for (unit, delta) in units.iter().zip(deltas.host.chunks_exact(width)) {
-                    add(x, delta, act.get(*unit as usize).copied().unwrap_or(0.0));
-                }
-            }
+        }
+    }
+
+    fn overlay(&mut self, units: &[u32], deltas: &Numbers<f32>) {
+        let rows = deltas.host.chunks_exact(self.x.len());
+        for (unit, delta) in units.iter().zip(rows) {
+            let act = self.neurons.get(*unit as usize).copied();
+            add(self.x, delta, act.unwrap_or(0.0));
         }
     }
 }

@@ -1,111 +1,176 @@
-//! Formulas on whole tensors, `[batch, tokens, width]`, for any device.
+//! What formulas are made of, on whole tensors, `[batch, tokens, width]`, for any device.
 //!
-//! Invariant: computed in f32, returned in the dtype of the value. To add a formula, see [`super`].
+//! Invariant: computed in f32, returned in the dtype of the value; the first failure is the one that is told.
+//! To add a method, see [`super::HiddenState`].
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 
-use super::Change;
-use crate::error::Result;
+use super::{HiddenState, Numbers, Prepared, RowNumber};
+use crate::error::{Error, Result};
 
-impl Change {
-    /// The whole of `x` changed, `[batch, tokens, width]`; its first token is at position `start`. `act` is what the
-    /// neurons of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
-    pub(crate) fn on(&self, x: &Tensor, start: usize, act: Option<&Tensor>) -> Result<Tensor> {
-        let dtype = x.dtype();
-        let wide = x.to_dtype(DType::F32)?;
-        let out = match self {
-            Self::Add(v) => wide.broadcast_add(&v.tensor)?,
-            Self::AddUnitNorm(v, c) => (&wide + (length(&wide)?.broadcast_mul(&v.tensor)? * *c)?)?,
-            Self::AddRenorm(v) => {
-                let moved = wide.broadcast_add(&v.tensor)?;
-                let factor = (length(&wide)? / (length(&moved)? + 1e-12)?)?;
-                moved.broadcast_mul(&factor)?
-            }
-            Self::Icv(v, c) => {
-                let size = length(&wide)?;
-                let direction = wide.broadcast_div(&(&size + 1e-12)?)?;
-                // How far the value points away from the vector, 0 where it does not.
-                let away = along(&direction, &v.tensor)?.neg()?.relu()?;
-                let step = ((away + 1.0)? * *c)?.broadcast_mul(&v.tensor)?;
-                let turned = (direction + step)?;
-                let turned = turned.broadcast_div(&(length(&turned)? + 1e-12)?)?;
-                turned.broadcast_mul(&size)?
-            }
-            Self::ProjectOut(v, c) => {
-                (&wide - (along(&wide, &v.tensor)?.broadcast_mul(&v.tensor)? * *c)?)?
-            }
-            Self::SetAlong(v, value, c) => {
-                let missing = ((along(&wide, &v.tensor)?.neg()? + *value)? * *c)?;
-                (&wide + missing.broadcast_mul(&v.tensor)?)?
-            }
-            Self::ClampAlong {
-                unit,
-                low,
-                high,
-                strength,
-            } => {
-                let now = along(&wide, &unit.tensor)?;
-                let within = now.clamp(*low, *high)?;
-                let moved = ((&within - &now)? * *strength)?;
-                let moved = (&wide + moved.broadcast_mul(&unit.tensor)?)?;
-                // Adding nothing would still turn -0 into 0.
-                let outside = now.ne(&within)?.broadcast_as(wide.shape())?;
-                outside.where_cond(&moved, &wide)?
-            }
-            Self::Swap { from, to, strength } => {
-                let amount = (along(&wide, &from.tensor)? * *strength)?;
-                (&wide + amount.broadcast_mul(&(&to.tensor - &from.tensor)?)?)?
-            }
-            Self::Towards {
-                mask,
-                target,
-                strength,
-            } => {
-                let target =
-                    rows(&target.tensor, start, wide.dim(1)?)?.broadcast_as(wide.shape())?;
-                // At full strength the target itself, not a rounding of it.
-                #[allow(clippy::float_cmp)] // exactly full strength
-                let moved = if *strength == 1.0 {
-                    target.contiguous()?
-                } else {
-                    (&wide + (target.sub(&wide)? * *strength)?)?
-                };
-                mask.tensor
-                    .broadcast_as(wide.shape())?
-                    .where_cond(&moved, &wide)?
-            }
-            Self::Times { mask, factor } => mask
-                .tensor
-                .broadcast_as(wide.shape())?
-                .where_cond(&(&wide * *factor)?, &wide)?,
-            Self::Cut(_) => wide,
-            Self::Overlay { units, deltas } => {
-                let Some(act) = act else {
-                    return Ok(x.clone());
-                };
-                let index = Tensor::new(units.as_slice(), act.device())?;
-                let act = act.to_dtype(DType::F32)?.index_select(&index, 2)?;
-                // One unit's delta is kept as a vector.
-                let deltas = deltas.tensor.reshape((units.len(), ()))?;
-                (&wide + act.broadcast_matmul(&deltas)?)?
-            }
-        };
-        Ok(out.to_dtype(dtype)?)
+type Candle = candle_core::Result<Tensor>;
+
+/// A tensor in the making, or what failed on the way.
+#[derive(Clone)]
+pub(crate) struct Making(std::result::Result<Tensor, Arc<candle_core::Error>>);
+
+impl Making {
+    fn then(&self, make: impl FnOnce(&Tensor) -> Candle) -> Self {
+        let held = self.0.as_ref().map_err(Arc::clone);
+        Self(held.and_then(|t| make(t).map_err(Arc::new)))
+    }
+
+    fn with(&self, other: &Self, make: impl FnOnce(&Tensor, &Tensor) -> Candle) -> Self {
+        match &other.0 {
+            Ok(other) => self.then(|own| make(own, other)),
+            Err(_) => other.clone(),
+        }
     }
 }
 
-/// `‖x‖` of every row, `[.., 1]`.
-fn length(x: &Tensor) -> Result<Tensor> {
-    Ok(x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+/// Arithmetic on tensors in the making.
+macro_rules! operators {
+    ($($operator:ident $name:ident($other:ty) |$own:ident, $by:ident| $make:expr;)*) => {
+        $(impl $operator<$other> for Making {
+            type Output = Self;
+
+            fn $name(self, $by: $other) -> Self {
+                let $own = self;
+                $make
+            }
+        })*
+    };
 }
 
-/// `x·v` of every row, `[.., 1]`.
-fn along(x: &Tensor, v: &Tensor) -> Result<Tensor> {
-    Ok(x.broadcast_mul(v)?.sum_keepdim(D::Minus1)?)
+operators! {
+    Add add(f64) |own, number| own.then(|t| t + number);
+    Mul mul(f64) |own, number| own.then(|t| t * number);
+    Sub sub(Self) |own, other| own.with(&other, Tensor::broadcast_sub);
+    Mul mul(Self) |own, other| own.with(&other, Tensor::broadcast_mul);
+    Div div(Self) |own, other| own.with(&other, Tensor::broadcast_div);
+}
+
+impl Neg for Making {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        self * -1.0
+    }
+}
+
+impl RowNumber for Making {
+    fn within(self, low: f64, high: f64) -> Self {
+        self.then(|t| t.clamp(low, high))
+    }
+}
+
+/// The values of all rows, f32.
+struct DeviceRows<'a> {
+    x: Making,
+    /// The position of the first token.
+    start: usize,
+    /// What the neurons of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
+    neurons: Option<&'a Tensor>,
+}
+
+impl HiddenState for DeviceRows<'_> {
+    type Number = Making;
+
+    fn number(&self, number: f64) -> Making {
+        self.x
+            .then(|x| Tensor::new(&[[[number as f32]]], x.device()))
+    }
+
+    fn dot(&self, v: &Numbers<f32>) -> Making {
+        self.x
+            .then(|x| x.broadcast_mul(&v.tensor)?.sum_keepdim(D::Minus1))
+    }
+
+    fn length(&self) -> Making {
+        self.x.then(|x| x.sqr()?.sum_keepdim(D::Minus1)?.sqrt())
+    }
+
+    fn add(&mut self, n: Making, v: &Numbers<f32>) {
+        self.x = self.x.with(&n, |x, n| {
+            let moved = x.broadcast_add(&n.broadcast_mul(&v.tensor)?)?;
+            // Adding nothing would still turn -0 into 0.
+            n.ne(0f32)?.broadcast_as(x.shape())?.where_cond(&moved, x)
+        });
+    }
+
+    fn turn(&mut self, n: Making, from: &Numbers<f32>, to: &Numbers<f32>) {
+        self.x = self.x.with(&n, |x, n| {
+            x.broadcast_add(&n.broadcast_mul(&(&to.tensor - &from.tensor)?)?)
+        });
+    }
+
+    fn stretch(&mut self, n: Making) {
+        self.x = self.x.with(&n, Tensor::broadcast_mul);
+    }
+
+    fn scale(&mut self, mask: &Numbers<u8>, factor: f64) {
+        self.x = self.x.then(|x| {
+            mask.tensor
+                .broadcast_as(x.shape())?
+                .where_cond(&(x * factor)?, x)
+        });
+    }
+
+    fn towards(&mut self, mask: &Numbers<u8>, target: &Numbers<f32>, c: f64) {
+        let start = self.start;
+        self.x = self.x.then(|x| {
+            let target = rows(&target.tensor, start, x.dim(1)?)?.broadcast_as(x.shape())?;
+            #[allow(clippy::float_cmp)] // exactly full strength
+            let moved = if c == 1.0 {
+                target.contiguous()?
+            } else {
+                (x + (target.sub(x)? * c)?)?
+            };
+            mask.tensor.broadcast_as(x.shape())?.where_cond(&moved, x)
+        });
+    }
+
+    fn overlay(&mut self, units: &[u32], deltas: &Numbers<f32>) {
+        let Some(neurons) = self.neurons else { return };
+        self.x = self.x.then(|x| {
+            let index = Tensor::new(units, neurons.device())?;
+            let act = neurons.to_dtype(DType::F32)?.index_select(&index, 2)?;
+            // One unit's delta is kept as a vector.
+            let deltas = deltas.tensor.reshape((units.len(), ()))?;
+            x + act.broadcast_matmul(&deltas)?
+        });
+    }
+}
+
+impl Prepared {
+    /// The whole of `x` changed, `[batch, tokens, width]`; its first token is at position `start`. `neurons` is what the neurons
+    /// of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
+    pub(crate) fn on_tensor(
+        &self,
+        x: &Tensor,
+        start: usize,
+        neurons: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let wide = x.to_dtype(DType::F32)?;
+        let mut rows = DeviceRows {
+            x: Making(Ok(wide)),
+            start,
+            neurons,
+        };
+        self.on(&mut rows);
+        let failed = |e: Arc<candle_core::Error>| {
+            let own = Arc::try_unwrap(e);
+            Error::from(own.unwrap_or_else(|e| candle_core::Error::Msg(e.to_string())))
+        };
+        Ok(rows.x.0.map_err(failed)?.to_dtype(x.dtype())?)
+    }
 }
 
 /// The rows of a target for consecutive positions; a target that is one row serves them all.
-fn rows(target: &Tensor, start: usize, tokens: usize) -> Result<Tensor> {
+fn rows(target: &Tensor, start: usize, tokens: usize) -> Candle {
     if target.rank() == 1 {
         return Ok(target.clone());
     }
@@ -113,5 +178,5 @@ fn rows(target: &Tensor, start: usize, tokens: usize) -> Result<Tensor> {
     let index: Vec<u32> = (start..start + tokens)
         .map(|p| p.min(last) as u32)
         .collect();
-    Ok(target.index_select(&Tensor::new(index, target.device())?, 0)?)
+    target.index_select(&Tensor::new(index, target.device())?, 0)
 }

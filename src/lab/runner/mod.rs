@@ -1,6 +1,6 @@
 //! The runner: carries out a [`Pass`]. Nothing else calls the forward pass, but for what checks it.
 //!
-//! Rows of one text share what they have in common. It is read once and kept as a shared: keys and values of every position,
+//! Rows of one text share what they have in common. It is read once and kept: keys and values of every position,
 //! and the stream between the blocks. No position sees a later one, so what lies before the first change of a row is not
 //! read again; blocks below the first change are not computed again either: a row joins the batch at the block where it
 //! begins to differ, so that the batch grows on its way up. Edits with a condition look at values that are not computed
@@ -13,25 +13,28 @@
 mod shared;
 mod tail;
 
-use shared::null;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use shared::{bytes, null};
 use tail::{best, go_on, tensor};
 pub(crate) use tail::{read_on, unedited};
 
 use super::apply::Program;
+use super::capture::{After, Capture};
 use super::lab::Lab;
-use super::pass::{Logits, Pass, PassRow, Patch, RowCapture};
+use super::pass::{Pass, PassRow, Patch};
+use super::readout::{Said, read_logits};
 use super::run::Run;
 use super::tap::{Keep, RunTap};
-use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::{Phase, Span, Tap};
 
-/// Most texts of their own in one pass.
-const TEXTS: usize = 16;
-
-/// Takes the number of a row and what it came to.
-type Took<'a> = dyn FnMut(&Lab, usize, RowCapture) -> Result<()> + 'a;
+/// Rows by their number and what they came to, in the order in which they were read.
+type Rows = Vec<(usize, Capture)>;
 
 impl Lab {
     /// Carries out a pass: what every row comes to, in their order.
@@ -39,26 +42,21 @@ impl Lab {
     /// # Errors
     ///
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
-    pub fn run(&mut self, pass: &Pass) -> Result<Vec<RowCapture>> {
-        self.run_map(pass, |_, _, row| row)
-    }
-
-    /// The same, with what is made of each row as it comes, not in order: what is not kept takes no memory.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Lab::run`].
-    pub fn run_map<T>(
-        &mut self,
-        pass: &Pass,
-        mut make: impl FnMut(&Lab, usize, RowCapture) -> T,
-    ) -> Result<Vec<T>> {
-        let mut out: Vec<Option<T>> = pass.rows.iter().map(|_| None).collect();
-        self.run_each(pass, &mut |lab, i, row| {
-            out[i] = Some(make(lab, i, row));
-            Ok(())
-        })?;
-        Ok(out.into_iter().flatten().collect())
+    pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
+        let mut out = Rows::with_capacity(pass.rows.len());
+        let own_texts = pass.rows.iter().any(|row| !row.tokens.is_empty());
+        let alone = pass.rows.iter().all(PassRow::is_plain);
+        let alone = alone && pass.common.is_empty() && pass.from.is_none();
+        if own_texts || alone || conditional(&pass.run) {
+            for group in self.groups(pass, own_texts) {
+                self.together(pass, &group, &mut out)?;
+            }
+        } else {
+            let shared = self.shared_run(pass)?;
+            self.branches(pass, &shared, &mut out)?;
+        }
+        out.sort_unstable_by_key(|(index, _)| *index);
+        Ok(out.into_iter().map(|(_, row)| row).collect())
     }
 
     /// The same for a pass of one row.
@@ -66,39 +64,32 @@ impl Lab {
     /// # Errors
     ///
     /// Those of [`Lab::run`]; and when there is no row.
-    pub fn run_one(&mut self, pass: &Pass) -> Result<RowCapture> {
+    pub fn run_one(&mut self, pass: &Pass) -> Result<Capture> {
         let row = self.run(pass)?.into_iter().next();
         row.ok_or_else(|| Error::Engine("a pass without rows".into()))
     }
 
-    /// The same, handed over row by row as they come, not in order: what is not kept takes no memory.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Lab::run`], and those of `each`.
-    pub fn run_each(&mut self, pass: &Pass, each: &mut Took) -> Result<()> {
-        let alone = pass.rows.iter().all(PassRow::is_plain);
-        if pass.rows.iter().any(|row| !row.tokens.is_empty())
-            || (alone && pass.common.is_empty() && pass.from.is_none())
-        {
-            return self.side_by_side(pass, each);
+    /// Rows that are read whole together: texts of one length, as many as there is room for; one by one where the edits depend
+    /// on the tokens of a prompt.
+    fn groups(&self, pass: &Pass, own_texts: bool) -> Vec<Vec<usize>> {
+        let length = |row: usize| text(pass, &pass.rows[row]).len();
+        let mut order: Vec<usize> = (0..pass.rows.len()).collect();
+        order.sort_by_key(|i| length(*i));
+        let mut out = Vec::new();
+        for alike in order.chunk_by(|a, b| length(*a) == length(*b)) {
+            let tokens = length(alike[0]);
+            let most = if own_texts && pass.run.schedule.reads_prompt() {
+                1
+            } else {
+                self.room(bytes(&self.model, tokens, tokens, pass.tail > 1))
+            };
+            out.extend(alike.chunks(most).map(<[usize]>::to_vec));
         }
-        let shared = self.shared_run(pass)?;
-        self.branches(pass, &shared, each)
-    }
-
-    /// Reads texts side by side.
-    fn side_by_side(&mut self, pass: &Pass, each: &mut Took) -> Result<()> {
-        let texts: Vec<&[u32]> = pass.rows.iter().map(|row| text(pass, row)).collect();
-        let groups = groups(&texts, &pass.run.schedule);
-        for group in groups {
-            self.together(pass, &group, each)?;
-        }
-        Ok(())
+        out
     }
 
     /// Reads texts of one length in one pass.
-    fn together(&mut self, pass: &Pass, group: &[usize], each: &mut Took) -> Result<()> {
+    fn together(&mut self, pass: &Pass, group: &[usize], into: &mut Rows) -> Result<()> {
         let rows: Vec<&PassRow> = group.iter().map(|i| &pass.rows[*i]).collect();
         let mut texts: Vec<Vec<u32>> = rows.iter().map(|row| text(pass, row).to_vec()).collect();
         for text in &texts {
@@ -123,11 +114,18 @@ impl Lab {
                 patches.push((i, patch));
             }
         }
-        let trials = pass.lenient || !rows.iter().all(|row| row.is_plain());
-        let guard = self.guard().lenient_if(trials);
+        let trials = !rows.iter().all(|row| row.is_plain());
+        let guard = self.guard().lenient_if(pass.lenient || trials);
         // The last token that is chosen need not be read.
         let count = pass.tail.min(model.card.context - length + 1);
         let mut cache = (count > 1).then(|| model.cache(rows.len())).transpose()?;
+        if trials && program.asks_probability() && count > 1 {
+            // The unedited model would have to read along with every row.
+            return Err(Error::Refused {
+                address: "when p(...)".into(),
+                why: "the condition needs the unedited model's probabilities of generated tokens, which are not measured here. Read only the next token (measure=probability, or tokens=1), or remove the condition.".into(),
+            });
+        }
         // The unedited model reads along where a condition asks what it says.
         let mut beside = (program.asks_probability() && count > 1)
             .then(|| model.cache(rows.len()))
@@ -140,48 +138,58 @@ impl Lab {
         };
         let knockouts = rows.iter().enumerate();
         let knockouts = knockouts.filter_map(|(i, row)| Some((i, row.knockout.as_ref()?)));
-        let mut tap = RunTap::new(&mut program, &patches, &pass.record, Keep::All, guard)
+        let from = pass.from.filter(|_| rows[0].tokens.is_empty()).unwrap_or(0);
+        let keep = Keep::From(from);
+        let mut tap = RunTap::new(&mut program, &patches, &pass.record, keep, guard)
             .cutting(knockouts.collect());
         let transformer = &model.transformer;
         let tokens = tensor(model, &texts, 0)?;
         let x = transformer.trunk(&tokens, span, cache.as_mut(), &mut tap)?;
-        let (first, wanted) = match pass.logits {
-            Logits::None if count > 0 => (length - 1, 1),
-            Logits::None => (0, 0),
-            Logits::Last(n) => (length - n.min(length), n.min(length)),
-            Logits::After(at) => (at, 1),
+        let (first, wanted) = match &pass.output.after {
+            After::Nothing if count > 0 => (length - 1, 1),
+            After::Nothing => (0, 0),
+            After::Last(n) => (length - n.min(&length), *n.min(&length)),
+            After::Each(at) => (at.start, at.len()),
         };
+        if first + wanted > length || (count > 0 && first + wanted < length) {
+            let expected = format!("positions to {}", length - 1);
+            let given = (first + wanted).saturating_sub(1).to_string();
+            return Err(Error::argument("after", given, expected));
+        }
         let late =
             |at: &Address| matches!(at.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits);
-        let mut logits: Vec<Vec<Vec<f32>>> = Vec::with_capacity(rows.len());
+        let mut output: Vec<Vec<Said>> = vec![Vec::new(); rows.len()];
+        let mut take = |logits: &Tensor, after: Range<usize>| -> Result<()> {
+            let said = read_logits(logits, model.known_tokens(), |i| {
+                let (row, at) = (i / after.len(), after.start + i % after.len());
+                pass.output.ask(group[row], first + wanted - 1 - at)
+            })?;
+            for (output, own) in output.iter_mut().zip(said.chunks(after.len())) {
+                output.extend_from_slice(own);
+            }
+            Ok(())
+        };
         if pass.record.iter().any(late) {
             let (all, _) = transformer.read_out(&x, None, &mut tap)?;
             if wanted > 0 {
-                logits = all.narrow(1, first, wanted)?.to_vec3()?;
+                take(&all.narrow(1, first, wanted)?, first..first + wanted)?;
             }
-        } else if wanted > 0 {
-            // Edits after the last block see these positions and no others.
-            tap.begin(Span {
-                start: first,
-                len: wanted,
-                ..span
-            });
-            // Of one position all rows in one product, of many each row by itself, for they are large.
-            let at_once = if wanted == 1 || !patches.is_empty() {
-                rows.len()
-            } else {
-                1
-            };
-            for row in (0..rows.len()).step_by(at_once) {
-                let own = x.narrow(0, row, at_once)?.narrow(1, first, wanted)?;
-                let (read, _) = transformer.read_out(&own.contiguous()?, None, &mut tap)?;
-                logits.extend(read.to_vec3()?);
+        } else {
+            // So many positions at a time as there is room for the logits of all rows.
+            let most = self.room(4 * rows.len() * model.card.vocab);
+            for start in (first..first + wanted).step_by(most) {
+                let len = most.min(first + wanted - start);
+                // Edits after the last block see these positions and no others.
+                tap.begin(Span { start, len, ..span });
+                let own = x.narrow(1, start, len)?.contiguous()?;
+                let (logits, _) = transformer.read_out(&own, None, &mut tap)?;
+                take(&logits, start..start + len)?;
             }
         }
         tap.program.settle()?;
-        let mut out: Vec<RowCapture> = Vec::with_capacity(rows.len());
+        let mut out: Vec<Capture> = Vec::with_capacity(rows.len());
         let recorded = std::mem::take(&mut tap.recorded);
-        for row in 0..rows.len() {
+        for (row, output) in output.into_iter().enumerate() {
             let own = recorded.iter().map(|(at, t)| {
                 let one = if rows.len() == 1 {
                     t.squeeze(0)
@@ -190,23 +198,25 @@ impl Lab {
                 };
                 Ok((*at, one?))
             });
-            out.push(RowCapture {
-                recorded: own.collect::<Result<_>>()?,
+            let own = own.collect::<Result<_>>()?;
+            let run = Run {
+                tokens: texts[row].clone(),
+                ..run.clone()
+            };
+            out.push(Capture {
+                recorded: own,
                 receipts: tap.program.receipts().to_vec(),
-                ..RowCapture::default()
+                output,
+                ..Capture::of(Arc::new(run), from..length)
             });
         }
-        if let Some(cache) = cache.as_mut().filter(|_| count > 0) {
-            let last = logits
-                .iter()
-                .filter_map(|row| row.last().cloned())
-                .collect();
+        let firsts: Vec<Option<u32>> = out.iter().map(|row| best(row.last())).collect();
+        if let Some(cache) = cache.as_mut() {
             let mut listen = |program: &mut Program, texts: &[Vec<u32>]| match &mut beside {
                 Some(beside) => {
-                    program.hear(
-                        texts[0].len() - 1,
-                        &unedited(self, &texts[..1], run.prompt, beside)?,
-                    );
+                    let asked = program.asked();
+                    let said = unedited(self, &texts[..1], run.prompt, &asked, beside)?;
+                    program.hear(texts[0].len() - 1, &said);
                     Ok(())
                 }
                 None => Ok(()),
@@ -217,7 +227,7 @@ impl Lab {
                 run.prompt,
                 cache,
                 &mut tap,
-                last,
+                firsts,
                 count,
                 &mut listen,
             )?;
@@ -225,17 +235,11 @@ impl Lab {
                 (row.tail, row.silent) = (tail, silent);
             }
         } else if count == 1 {
-            for (row, logits) in out.iter_mut().zip(&logits) {
-                let best = logits.last().and_then(|row| best(model, row));
+            for (row, best) in out.iter_mut().zip(firsts) {
                 (row.tail, row.silent) = (best.into_iter().collect(), best.is_none());
             }
         }
-        for (row, logits) in out.iter_mut().zip(logits) {
-            row.logits = logits;
-        }
-        for (i, row) in group.iter().zip(out) {
-            each(self, *i, row)?;
-        }
+        into.extend(group.iter().copied().zip(out));
         Ok(())
     }
 }
@@ -249,20 +253,8 @@ fn text<'a>(pass: &'a Pass, row: &'a PassRow) -> &'a [u32] {
     }
 }
 
-/// Indices of texts that may be read together: of equal length, a few at a time; one by one where the edits depend on the
-/// tokens of a prompt.
-fn groups(texts: &[&[u32]], schedule: &Schedule) -> Vec<Vec<usize>> {
-    let mut order: Vec<usize> = (0..texts.len()).collect();
-    order.sort_by_key(|i| texts[*i].len());
-    let most = if schedule.reads_prompt() { 1 } else { TEXTS };
-    let mut out: Vec<Vec<usize>> = Vec::new();
-    for i in order {
-        match out.last_mut() {
-            Some(group) if group.len() < most && texts[group[0]].len() == texts[i].len() => {
-                group.push(i);
-            }
-            _ => out.push(vec![i]),
-        }
-    }
-    out
+/// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.
+fn conditional(run: &Run) -> bool {
+    let mut edits = run.schedule.spans().flat_map(|(_, edits)| edits);
+    edits.any(|edit| edit.active() && edit.when.is_some())
 }

@@ -3,31 +3,25 @@
 //! Invariant: what is shared belongs to a run, its common patches and a first position; every pass works on copies of what it would
 //! change. To share something else, keep it in [`SharedRun`].
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::Took;
-use super::tail::{go_on, tensor};
+use super::Rows;
+use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Null;
-use crate::lab::pass::{Logits, Pass, PassRow, Patch, RowCapture};
-use crate::lab::shared::SharedRun;
+use crate::lab::capture::{After, Capture};
+use crate::lab::pass::{Pass, PassRow, Patch, SharedRun};
+use crate::lab::readout::read_logits;
+use crate::lab::run::Run;
 use crate::lab::tap::{Keep, RunTap, put};
 use crate::model::Model;
 use crate::model::network::cache::{Cache, Own};
-use crate::model::network::site::{Address, Site};
+use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{Phase, Span, Tap};
-
-/// Most rows of one pass.
-const ROWS: usize = 256;
-
-/// Bytes that the values of one pass may take, roughly.
-const BYTES: usize = 256 << 20;
-
-/// Shared runs that are kept, unless they are larger than what else is kept.
-const SHARED_RUNS: usize = 2;
 
 /// Rows that are read in one pass: the position from which on, and their first blocks and indices, lowest block first.
 struct Chunk {
@@ -41,12 +35,12 @@ impl Lab {
         let (run, model) = (&pass.run, &self.model);
         let length = run.tokens.len();
         model.check_prompt(&run.tokens)?;
-        let read = match pass.logits {
-            Logits::None | Logits::Last(1) => length - 1,
-            Logits::After(position) => position,
-            Logits::Last(n) => {
+        let read = match &pass.output.after {
+            After::Nothing | After::Last(1) => length - 1,
+            After::Each(at) if at.len() == 1 => at.start,
+            After::Last(_) | After::Each(_) => {
                 let expected = "one position, where rows differ from their run";
-                return Err(Error::argument("logits", n.to_string(), expected));
+                return Err(Error::argument("after", "several positions", expected));
             }
         };
         let from = pass.from.unwrap_or_else(|| {
@@ -80,13 +74,7 @@ impl Lab {
         }
         let shared = Arc::new(self.read_shared(pass, key, from, read, end)?);
         self.shared_runs.push(shared.clone());
-        let large =
-            |shared_runs: &[Arc<SharedRun>]| shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
-        while self.shared_runs.len() > SHARED_RUNS
-            || (self.shared_runs.len() > 1 && large(&self.shared_runs) > self.budget)
-        {
-            self.shared_runs.remove(0);
-        }
+        self.make_room();
         Ok(shared)
     }
 
@@ -125,10 +113,6 @@ impl Lab {
         let mut values = std::mem::take(&mut tap.recorded);
         let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
         own.settle()?;
-        let conditional = run.schedule.spans().any(|(_, edits)| {
-            let mut edits = edits.iter();
-            edits.any(|edit| edit.active() && edit.when.is_some())
-        });
         Ok(SharedRun {
             key,
             random: pass.random,
@@ -140,8 +124,7 @@ impl Lab {
             from,
             read,
             end,
-            shares: !conditional,
-            logits: logits.flatten_all()?.to_vec1()?,
+            logits: logits.force_contiguous()?,
             receipts: own.receipts().to_vec(),
         })
     }
@@ -151,7 +134,7 @@ impl Lab {
         &mut self,
         pass: &Pass,
         shared: &SharedRun,
-        each: &mut Took,
+        into: &mut Rows,
     ) -> Result<()> {
         let length = pass.run.tokens.len();
         let count = pass.tail.min(self.model.card.context - length + 1);
@@ -159,32 +142,34 @@ impl Lab {
             let expected = format!("{}, the last, where texts are to go on", length - 1);
             return Err(Error::argument("read", shared.read.to_string(), expected));
         }
-        if count > 1 && shared.program.asks_probability() {
-            // The unedited model would have to read along with every row.
-            return Err(Error::Refused {
-                address: "when p(...)".into(),
-                why: "what the unedited model would say of tokens that trials write is not measured. Read the next token alone (measure=probability, or tokens=1), or take the condition away.".into(),
-            });
-        }
         let (plain, chunks) = self.chunks(pass, shared, count > 1)?;
-        if !plain.is_empty() {
-            let capture = self.unchanged(pass, shared, count)?;
-            for index in plain {
-                each(self, index, capture.clone())?;
-            }
+        let run = Arc::new(pass.run.clone());
+        for index in plain {
+            let row = self.unchanged(pass, shared, run.clone(), index, count)?;
+            into.push((index, row));
         }
         for chunk in &chunks {
-            self.chunk(pass, shared, chunk, count, each)?;
+            self.chunk(pass, shared, chunk, count, into)?;
         }
         Ok(())
     }
 
-    /// The run itself, as every plain row has it.
-    fn unchanged(&self, pass: &Pass, shared: &SharedRun, count: usize) -> Result<RowCapture> {
-        let mut capture = RowCapture {
-            logits: vec![shared.logits.clone()],
+    /// The run itself, as a plain row has it.
+    fn unchanged(
+        &self,
+        pass: &Pass,
+        shared: &SharedRun,
+        run: Arc<Run>,
+        index: usize,
+        count: usize,
+    ) -> Result<Capture> {
+        let output = read_logits(&shared.logits, self.model.known_tokens(), |_| {
+            pass.output.ask(index, 0)
+        })?;
+        let mut capture = Capture {
+            output,
             receipts: shared.receipts.clone(),
-            ..RowCapture::default()
+            ..Capture::of(run, shared.from..shared.end)
         };
         for at in &pass.record {
             if let Some(value) = shared.value(*at) {
@@ -200,10 +185,11 @@ impl Lab {
                 rows: vec![PassRow::default()],
                 ..pass.clone()
             };
-            self.chunk(&whole, shared, &alone, count, &mut |_, _, row| {
+            let mut read = Rows::new();
+            self.chunk(&whole, shared, &alone, count, &mut read)?;
+            for (_, row) in read {
                 (capture.tail, capture.silent) = (row.tail, row.silent);
-                Ok(())
-            })?;
+            }
         }
         Ok(capture)
     }
@@ -228,16 +214,15 @@ impl Lab {
                     let expected = format!("positions {} to {}", shared.from, shared.end - 1);
                     return Err(Error::argument("targets", from.to_string(), expected));
                 }
-                Some(from) if shared.shares => order.push((from, row.entry(layers), index)),
-                Some(_) => order.push((0, 0, index)),
+                Some(from) => order.push((from, row.entry(layers), index)),
             }
         }
         order.sort_unstable();
         let mut out = Vec::new();
         for group in order.chunk_by(|a, b| a.0 == b.0) {
             let from = group[0].0;
-            let kept = kept || !shared.shares;
-            for rows in group.chunks(most(model, shared.end - from, shared.end, kept)) {
+            let each = bytes(model, shared.end - from, shared.end, kept);
+            for rows in group.chunks(self.room(each)) {
                 let rows = rows.iter().map(|(_, entry, index)| (*entry, *index));
                 out.push(Chunk {
                     from,
@@ -255,7 +240,7 @@ impl Lab {
         shared: &SharedRun,
         chunk: &Chunk,
         count: usize,
-        each: &mut Took,
+        into: &mut Rows,
     ) -> Result<()> {
         let model = &self.model;
         let layers = model.card.layers;
@@ -270,7 +255,7 @@ impl Lab {
             .flat_map(|(row, (entry, index))| {
                 all(row, *index).filter(move |(_, patch)| {
                     let own = patch.entry(layers);
-                    !shared.shares || own > *entry || (own == *entry && !patch.at_the_door())
+                    own > *entry || (own == *entry && !patch.at_the_door())
                 })
             })
             .collect();
@@ -281,31 +266,18 @@ impl Lab {
         };
         // Every row is a trial, and who takes its logits looks at it.
         let guard = self.guard().lenient();
-        let mut tap = RunTap::new(&mut program, &later, &[], Keep::Last, guard).cutting(cuts());
+        let keep = Keep::From(shared.from);
+        let mut tap = RunTap::new(&mut program, &later, &pass.record, keep, guard).cutting(cuts());
         let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
-        let (logits, mut cache) = if shared.shares {
-            let own = if count > 1 { Own::Kept } else { Own::Passing };
-            let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
-            if count > 1 {
-                cache.complete(chunk.rows.len(), &shared.cache)?;
-            }
-            (logits, cache)
-        } else {
-            let span = Span {
-                start: 0,
-                len: shared.end,
-                prompt: pass.run.prompt,
-                phase: Phase::Prefill,
-            };
-            let read: Vec<Vec<u32>> = texts.iter().map(|t| t[..shared.end].to_vec()).collect();
-            let mut cache = model.cache(texts.len())?;
-            let tokens = tensor(model, &read, 0)?;
-            let x = model
-                .transformer
-                .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-            (after(model, &x, span, shared.read, &mut tap)?, cache)
-        };
-        let logits = logits.to_vec2::<f32>()?;
+        let own = if count > 1 { Own::Kept } else { Own::Passing };
+        let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+        if count > 1 {
+            cache.complete(chunk.rows.len(), &shared.cache)?;
+        }
+        let values = std::mem::take(&mut tap.recorded);
+        let said = read_logits(&logits, model.known_tokens(), |row| {
+            pass.output.ask(chunk.rows[row].1, 0)
+        })?;
         let mut tails = vec![(Vec::new(), false); texts.len()];
         if count > 0 {
             // What is put in comes back where the whole text has to be read again.
@@ -321,22 +293,67 @@ impl Lab {
                 pass.run.prompt,
                 &mut cache,
                 &mut tap,
-                logits.clone(),
+                said.iter().map(best).collect(),
                 count,
                 &mut |_, _| Ok(()),
             )?;
         }
-        for (((_, index), logits), (tail, silent)) in chunk.rows.iter().zip(logits).zip(tails) {
-            let row = RowCapture {
-                logits: vec![logits],
+        let run = Arc::new(pass.run.clone());
+        for (i, ((said, (tail, silent)), (_, index))) in
+            said.into_iter().zip(tails).zip(&chunk.rows).enumerate()
+        {
+            let row = Capture {
+                recorded: recorded(pass, shared, chunk, &values, i)?,
+                output: vec![said],
                 tail,
                 silent,
-                ..RowCapture::default()
+                ..Capture::of(run.clone(), shared.from..shared.end)
             };
-            each(self, *index, row)?;
+            into.push((*index, row));
         }
         Ok(())
     }
+}
+
+/// What the `i`th row of a chunk holds, from the first position that rows may change: what was recorded of it, and what it has
+/// in common with the run before and below that.
+fn recorded(
+    pass: &Pass,
+    shared: &SharedRun,
+    chunk: &Chunk,
+    values: &HashMap<Address, Tensor>,
+    i: usize,
+) -> Result<HashMap<Address, Tensor>> {
+    let before = chunk.from - shared.from;
+    let span = Span {
+        start: shared.from,
+        len: shared.end - shared.from,
+        prompt: pass.run.prompt,
+        phase: Phase::Prefill,
+    };
+    let mut out = HashMap::new();
+    for at in &pass.record {
+        let axis = usize::from(at.site.spec().axis == Axis::Positions);
+        let common = shared.value(*at).map(|t| t.squeeze(0)).transpose()?;
+        // A row is in the batch from the block on at which it joins.
+        let own = values.get(at).filter(|t| t.dims()[0] > i);
+        let value = match (own.map(|t| t.get(i)).transpose()?, common) {
+            (None, None) => continue,
+            (None, Some(common)) => {
+                let own = pass.rows[chunk.rows[i].1].patches.iter();
+                let here: Vec<(usize, &Patch)> =
+                    own.filter(|p| p.at == *at).map(|p| (0, p)).collect();
+                put(common.unsqueeze(0)?, &here, span)?.squeeze(0)?
+            }
+            (Some(own), Some(common)) if own.dim(axis)? + before == common.dim(axis)? => {
+                Tensor::cat(&[&common.narrow(axis, 0, before)?, &own], axis)?
+            }
+            // After the last block one position alone is read.
+            (Some(own), _) => own.force_contiguous()?,
+        };
+        out.insert(*at, value);
+    }
+    Ok(out)
 }
 
 /// The pass of a chunk: every row joins at its block with the stream of the run there. Logits `[rows, vocab]` after the
@@ -426,8 +443,8 @@ fn alike(a: &[Patch], b: &[Patch]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(one)
 }
 
-/// How many rows of so many tokens, which see `end` positions, fit into the bytes of a pass.
-fn most(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
+/// The bytes of a row of so many tokens, which see `end` positions, while a pass goes through, roughly.
+pub(super) fn bytes(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
     let b = &model.transformer.blueprint;
     let width = b.heads * b.head_dim;
     let mut floats = tokens * (8 * b.d_model + 3 * b.d_mlp + 4 * width + 3 * b.heads * end);
@@ -435,5 +452,5 @@ fn most(model: &Model, tokens: usize, end: usize, kept: bool) -> usize {
     if kept {
         floats += 2 * b.layers.len() * b.kv_heads * b.head_dim * (tokens + 16);
     }
-    (BYTES / (4 * floats)).clamp(1, ROWS)
+    4 * floats
 }

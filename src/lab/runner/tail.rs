@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Program;
-use crate::lab::sample::{log_softmax, top};
+use crate::lab::readout::{Ask, Said, Tokens, read_logits};
 use crate::lab::tap::{Keep, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
@@ -18,7 +18,7 @@ use crate::model::network::tap::{Phase, Span, Tap};
 /// Tells edits what they wait for before texts are read on.
 type Listen<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
 
-/// Continues texts greedily from their logits by at most `count` tokens, an end token included: what each wrote, and
+/// Continues texts greedily from the best token of each by at most `count` tokens, an end token included: what each wrote, and
 /// whether it broke off. `listen` is called before every pass.
 #[allow(clippy::too_many_arguments)] // each is another part of a text that grows
 pub(super) fn go_on(
@@ -27,7 +27,7 @@ pub(super) fn go_on(
     prompt: usize,
     cache: &mut Cache,
     tap: &mut RunTap,
-    mut logits: Vec<Vec<f32>>,
+    mut firsts: Vec<Option<u32>>,
     count: usize,
     listen: &mut Listen,
 ) -> Result<Vec<(Vec<u32>, bool)>> {
@@ -36,13 +36,12 @@ pub(super) fn go_on(
         *silent || written.last().is_some_and(|t| model.is_end(*t))
     };
     for step in 1..=count {
-        for ((text, out), row) in texts.iter_mut().zip(&mut out).zip(&logits) {
-            let best = best(model, row);
+        for ((text, out), best) in texts.iter_mut().zip(&mut out).zip(&firsts) {
             // A row without numbers says nothing any more; it is read on with any token beside the others.
             text.push(best.unwrap_or(0));
             if !ended(out) {
                 out.1 |= best.is_none();
-                out.0.extend(best);
+                out.0.extend(*best);
             }
         }
         if step == count || out.iter().all(ended) {
@@ -50,7 +49,12 @@ pub(super) fn go_on(
         }
         listen(tap.program, texts)?;
         let (read, _) = read_on(model, texts, prompt, cache, tap, &[])?;
-        logits = read.to_vec2()?;
+        let ask = |_| Ask {
+            top: 1,
+            ..Ask::default()
+        };
+        let said = read_logits(&read, model.known_tokens(), ask)?;
+        firsts = said.iter().map(best).collect();
         tap.program.settle()?;
     }
     Ok(out)
@@ -114,25 +118,28 @@ pub(crate) fn read_on(
     Ok((logits.squeeze(1)?, lens))
 }
 
-/// What the unedited model says after the text of the first row, brought there through a cache of its own:
-/// log-probabilities, `[vocab]`.
+/// What the unedited model says of some tokens after the text of the first row, brought there through a cache of its own.
 pub(crate) fn unedited(
     lab: &Lab,
     texts: &[Vec<u32>],
     prompt: usize,
+    tokens: &[u32],
     cache: &mut Cache,
-) -> Result<Vec<f32>> {
+) -> Result<Said> {
     let mut idle = Program::default();
     let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, lab.guard());
     let (logits, _) = read_on(&lab.model, texts, prompt, cache, &mut tap, &[])?;
-    let mut row = logits.get(0)?.to_vec1::<f32>()?;
-    log_softmax(&mut row);
-    Ok(row)
+    let ask = |_| Ask {
+        tokens: Tokens::Same(tokens),
+        ..Ask::default()
+    };
+    let said = read_logits(&logits.narrow(0, 0, 1)?, lab.model.known_tokens(), ask)?;
+    Ok(said.into_iter().next().unwrap_or_default())
 }
 
 /// The most probable token; none where the row is no distribution.
-pub(super) fn best(model: &Model, row: &[f32]) -> Option<u32> {
-    top(row, model.known_tokens(), 1).first().map(|t| t.0)
+pub(super) fn best(said: &Said) -> Option<u32> {
+    said.top.first().map(|t| t.0)
 }
 
 /// Tokens as `[rows, n]`, from position `start` on.

@@ -187,7 +187,7 @@ fn no_head(weights: &Weights, name: &str) -> Error {
             "the unembedding is not tied to the embedding, and the file has no `{name}` (transformers would make one up at random). {}",
             weights.holds(name)
         ),
-        next: "If the model uses its embedding for both, set `tie_word_embeddings` to true in config.json; a model for classification or for embeddings writes no text.".into(),
+        next: "If the model uses its embedding for both, set `tie_word_embeddings` to true in config.json; a model for classification or for embeddings does not generate text.".into(),
     }
 }
 
@@ -214,58 +214,22 @@ fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -
     let names = &family.names;
     let base = names.block.replace("{}", &layer.to_string());
     let name = |part: &str| format!("{base}.{part}");
-    let norm = |part: &str| load_norm(b.norm, b.d_model, weights, &name(part)).map(Some);
-    let none = SubNorms::default;
-    let (norms_attn, norms_mlp) = match b.arrangement {
-        Arrangement::PreNorm | Arrangement::Parallel => (
-            SubNorms {
-                input: norm(names.norm_attn)?,
-                ..none()
-            },
-            SubNorms {
-                input: norm(names.norm_mlp)?,
-                ..none()
-            },
-        ),
-        Arrangement::ParallelSharedNorm => (
-            SubNorms {
-                input: norm(names.norm_attn)?,
-                ..none()
-            },
-            none(),
-        ),
-        Arrangement::SandwichNorm => (
-            SubNorms {
-                input: norm(names.norm_attn)?,
-                output: norm(names.norm_attn_out)?,
-                ..none()
-            },
-            SubNorms {
-                input: norm(names.norm_mlp)?,
-                output: norm(names.norm_mlp_out)?,
-                ..none()
-            },
-        ),
-        Arrangement::PostNorm => (
-            SubNorms {
-                output: norm(names.norm_attn_out)?,
-                ..none()
-            },
-            SubNorms {
-                output: norm(names.norm_mlp_out)?,
-                ..none()
-            },
-        ),
-        Arrangement::NormedStream => (
-            SubNorms {
-                stream: norm(names.norm_attn)?,
-                ..none()
-            },
-            SubNorms {
-                stream: norm(names.norm_mlp)?,
-                ..none()
-            },
-        ),
+    let sub_norms = |before: &str, after: &str| -> Result<SubNorms> {
+        let norm = |there: bool, part: &str| {
+            let load = || load_norm(b.norm, b.d_model, weights, &name(part));
+            there.then(load).transpose()
+        };
+        let stream = b.arrangement == Arrangement::NormedStream;
+        Ok(SubNorms {
+            input: norm(!stream && b.arrangement != Arrangement::PostNorm, before)?,
+            output: norm(b.arrangement.norms_writes(), after)?,
+            stream: norm(stream, before)?,
+        })
+    };
+    let norms_attn = sub_norms(names.norm_attn, names.norm_attn_out)?;
+    let norms_mlp = match b.arrangement {
+        Arrangement::ParallelSharedNorm => SubNorms::default(),
+        _ => sub_norms(names.norm_mlp, names.norm_mlp_out)?,
     };
     let mlp = match (b.layers[layer].mlp, b.experts) {
         (MlpKind::Experts, Some(experts)) => {
@@ -291,12 +255,7 @@ fn load_attention(
     let name = |part: &str| format!("{base}.{part}");
     let (q_out, kv_out) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
     let fused = |fused: &str, parts: [Vec<Range<usize>>; 3]| {
-        let loaded = weights.fused(&name(fused), b.d_model, &parts, names.layout, b.biases.qkv)?;
-        <[Linear; 3]>::try_from(loaded).map_err(|_| Error::MissingTensor {
-            name: name(fused),
-            place: "the fused projection".into(),
-            holds: "It has fewer parts than it should".into(),
-        })
+        weights.fused(&name(fused), b.d_model, &parts, names.layout, b.biases.qkv)
     };
     let [q, k, v] = match names.qkv {
         Qkv::Split(q, k, v) => {
@@ -392,13 +351,8 @@ fn load_mlp(
         (_, GateUp::Split { gate, up }) => (Some(into(gate)?), into(up)?),
         (_, GateUp::Fused(whole)) => {
             let parts = [one(0..b.d_mlp), one(b.d_mlp..2 * b.d_mlp)];
-            let loaded =
+            let [gate, up] =
                 weights.fused(&name(whole), b.d_model, &parts, names.layout, b.biases.mlp)?;
-            let [gate, up] = <[Linear; 2]>::try_from(loaded).map_err(|_| Error::MissingTensor {
-                name: name(whole),
-                place: "the fused projection".into(),
-                holds: "It has fewer parts than it should".into(),
-            })?;
             (Some(gate), up)
         }
     };

@@ -108,7 +108,7 @@ pub(crate) fn by_names(names: &[String], config: Option<&Value>) -> Option<(Stri
     if has("modules.json") || has("config_sentence_transformers.json") {
         return say(
             "a sentence-transformers model, which makes embeddings of texts",
-            "Give a model that writes text".into(),
+            "Give a model that generates text".into(),
         );
     }
     if let Some(file) = ends(".nemo") {
@@ -194,7 +194,7 @@ pub(crate) fn also_holds(folder: &Path, weights: &[String]) -> Option<String> {
         ));
     }
     if has("modules.json") || has("config_sentence_transformers.json") {
-        found.push("what sentence-transformers needs to make embeddings of it (modules.json): as a text model it may write nothing sensible".into());
+        found.push("what sentence-transformers needs to make embeddings of it (modules.json): as a text model it may not generate sensible text".into());
     }
     let index = |n: &str| n.starts_with("model-") && n.contains("-of-");
     let others: Vec<String> = names

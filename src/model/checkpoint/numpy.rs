@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 
-use super::torch::Loose;
 use super::torch::archive::{Entry, directory_of};
+use super::torch::{Loose, strided};
 use crate::error::{Error, Result};
 use crate::model::map::map_file;
 
@@ -45,7 +45,7 @@ struct Header {
 ///
 /// When the file is damaged, holds other things than numbers, or unpacks to too much.
 pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
-    let next = "Save it once more: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
+    let next = "Save it again: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
     let bad = |what: String| Error::bad_file(path, what, next);
     let map = map_file(path)?;
     if !map.starts_with(b"PK") {
@@ -144,7 +144,13 @@ fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
         .and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>())
         .map_err(|e| format!("{what} cannot be read ({e})"))?;
     let values = if header.fortran {
-        rows(&header.shape, &numbers)
+        let columns = header.shape.iter().scan(1, |stride, side| {
+            Some(std::mem::replace(stride, *stride * side))
+        });
+        let stride: Vec<usize> = columns.collect();
+        strided(&header.shape, &stride)
+            .map(|at| numbers[at])
+            .collect()
     } else {
         numbers
     };
@@ -156,28 +162,10 @@ fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
 }
 
 /// Columns first to rows first.
-fn rows(shape: &[usize], columns: &[f32]) -> Vec<f32> {
-    let mut index = vec![0usize; shape.len()];
-    (0..columns.len())
-        .map(|_| {
-            let place = index.iter().zip(shape).rev().fold(0, |n, (i, d)| n * d + i);
-            for axis in (0..shape.len()).rev() {
-                index[axis] += 1;
-                if index[axis] < shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-            columns[place]
-        })
-        .collect()
-}
-
-/// Reads the header, a dict of Python: `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`.
 fn header(bytes: &[u8]) -> Result<Header, String> {
     let damaged = || "has no header that numpy writes".to_string();
     if !bytes.starts_with(b"\x93NUMPY") {
-        return Err("is no array that numpy saved".into());
+        return Err("is not an array that numpy saved".into());
     }
     let at = |i: usize| bytes.get(i).copied().ok_or_else(damaged);
     let (length, begin) = match at(6)? {

@@ -69,16 +69,9 @@ pub(crate) fn sentence(unread: &[String], layers: usize) -> Option<String> {
                 || OTHER_PARTS.iter().any(|part| name.contains(part)))
         })
         .collect();
-    let first = left.first()?;
-    let shown: Vec<String> = left
-        .iter()
-        .take(LISTED)
-        .map(|name| format!("`{}`", crate::text::plain(name.as_bytes())))
-        .collect();
-    let more = match left.len().saturating_sub(LISTED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    if left.is_empty() {
+        return None;
+    }
     let kind = KINDS
         .iter()
         .find(|(part, _)| left.iter().any(|name| name.contains(part)))
@@ -94,18 +87,12 @@ pub(crate) fn sentence(unread: &[String], layers: usize) -> Option<String> {
             biases.then(|| " (config.json says there are no such biases)".to_owned())
         })
         .unwrap_or_default();
-    Some(if left.len() == 1 {
-        format!(
-            "1 tensor of the file is not used: `{}`{kind}.",
-            crate::text::plain(first.as_bytes())
-        )
-    } else {
-        format!(
-            "{} tensors of the file are not used: {}{more}{kind}.",
-            left.len(),
-            shown.join(", ")
-        )
-    })
+    let are = match left.len() {
+        1 => "1 tensor of the file is".to_owned(),
+        more => format!("{more} tensors of the file are"),
+    };
+    let names = crate::text::quoted(&left, LISTED);
+    Some(format!("{are} not used: {names}{kind}."))
 }
 
 /// The layer that a name speaks of.

@@ -84,11 +84,8 @@ impl Repository {
 
     /// Makes the folders that a download writes to, and opens the cache for it; the path is that which failed.
     pub fn prepare(&self, commit: &str) -> Result<(), (PathBuf, io::Error)> {
-        for folder in [
-            self.folder.join("blobs"),
-            self.snapshot(commit),
-            self.locks.clone(),
-        ] {
+        let blobs = self.folder.join("blobs");
+        for folder in [blobs, self.snapshot(commit), self.locks.clone()] {
             std::fs::create_dir_all(&folder).map_err(|e| (folder, e))?;
         }
         Ok(())
@@ -200,18 +197,21 @@ fn listed(cache: &Path) -> Vec<Cached> {
 
 fn repository(id: &str, folder: &Path, found: &mut Vec<Cached>) {
     let mut refs = Vec::new();
-    revisions(&folder.join("refs"), "", &mut refs);
+    walk(&folder.join("refs"), "", &mut refs);
+    let read = |(name, path): (String, PathBuf)| Some((name, file::words(&path).ok()?));
+    let mut refs: Vec<_> = refs.into_iter().filter_map(read).collect();
     // Of several names of a commit, the plainest.
     refs.sort_by_key(|(name, _)| (name != "main", name.clone()));
     let before = found.len();
     for (commit, snapshot) in entries(&folder.join("snapshots")) {
-        let at = match refs.iter().find(|(_, c)| *c == commit) {
+        let at = match refs.iter().find(|(_, held)| held.trim() == commit) {
             Some((name, _)) if name == "main" => String::new(),
             Some((name, _)) => format!("@{name}"),
             None => format!("@{commit}"),
         };
         let mut files = Vec::new();
-        ggufs(&snapshot, "", &mut files);
+        walk(&snapshot, "", &mut files);
+        files.retain(|(_, path)| path.is_file() && is_gguf(path));
         let missing = missing(&snapshot);
         // A snapshot of GGUF files alone is no model; each of its files is one.
         if missing.is_none() || files.is_empty() {
@@ -249,24 +249,13 @@ fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
 /// Deepest folder that is looked into; `refs/pr/1` has three.
 const DEPTH: usize = 4;
 
-/// Branches and tags with their commits.
-fn revisions(folder: &Path, prefix: &str, out: &mut Vec<(String, String)>) {
+/// Every file under a folder: its name from there, and where it is.
+fn walk(folder: &Path, prefix: &str, out: &mut Vec<(String, PathBuf)>) {
     for (name, path) in entries(folder) {
         let name = format!("{prefix}{name}");
         if path.is_dir() && prefix.split('/').count() < DEPTH {
-            revisions(&path, &format!("{name}/"), out);
-        } else if let Ok(commit) = file::words(&path) {
-            out.push((name, commit.trim().to_string()));
-        }
-    }
-}
-
-fn ggufs(folder: &Path, prefix: &str, out: &mut Vec<(String, PathBuf)>) {
-    for (name, path) in entries(folder) {
-        let name = format!("{prefix}{name}");
-        if path.is_dir() && prefix.split('/').count() < DEPTH {
-            ggufs(&path, &format!("{name}/"), out);
-        } else if path.is_file() && is_gguf(&path) {
+            walk(&path, &format!("{name}/"), out);
+        } else {
             out.push((name, path));
         }
     }

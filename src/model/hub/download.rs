@@ -4,6 +4,7 @@
 //! name when its length is right and, where its name is a SHA-256, its content too.
 //! To check more of a file, add it to `Remainder::finish`.
 
+use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -70,7 +71,7 @@ async fn run(
     let found = remote.repository(meter, &reference.revision).await?;
     let commit = found.commit;
     if !files::is_safe(&commit) || commit.contains('/') {
-        return Err(Trouble::Odd("its commit is no commit".into()));
+        return Err(Trouble::Odd("its commit is not a commit id".into()));
     }
     if reference.file.is_none() && files::is_adapter(&found.names) {
         return Err(adapter(&remote, reference, repository, &commit, meter)
@@ -142,11 +143,8 @@ fn served(snapshot: &Path) -> Result<(), Trouble> {
         return Ok(());
     };
     let config = serde_json::from_slice(&bytes).map_err(|e| {
-        Error::bad_file(
-            &path,
-            e.to_string(),
-            "It comes like that from the hub; tell its owners.",
-        )
+        let next = "It comes like that from the hub; tell its owners.";
+        Error::bad_file(&path, e.to_string(), next)
     })?;
     Ok(families::read(&config).map(drop)?)
 }
@@ -174,11 +172,8 @@ async fn plan(
             .or_else(|| length(&repository.incomplete(&meta.etag)))
             .unwrap_or(0);
         // What is longer than the file is of no use.
-        let there = if meta.size.is_some_and(|s| there > s) {
-            0
-        } else {
-            there
-        };
+        let fits = meta.size.is_none_or(|s| there <= s);
+        let there = if fits { there } else { 0 };
         total += meta.size.unwrap_or(there);
         before += there;
         items.push(Item { meta, there });
@@ -196,10 +191,10 @@ fn modest(meta: &Meta) -> Result<(), Trouble> {
     if files::is_weights(&meta.name) || size <= file::SMALL {
         return Ok(());
     }
+    let size = crate::text::size(size);
     Err(Trouble::Odd(format!(
-        "{} is announced with {}",
-        meta.name,
-        crate::text::size(size)
+        "{} is announced with {size}",
+        meta.name
     )))
 }
 
@@ -440,16 +435,11 @@ impl<'a> Remainder<'a> {
         if let Some(digest) = self.digest.take() {
             let mut found = String::with_capacity(64);
             for byte in digest.finalize() {
-                found.extend(
-                    [byte >> 4, byte & 15].map(|d| char::from_digit(d.into(), 16).unwrap_or('?')),
-                );
+                let _infallible = write!(found, "{byte:02x}");
             }
             if !found.eq_ignore_ascii_case(&self.meta.etag) {
-                return self.damaged(
-                    "its SHA-256 is not the one that was announced",
-                    meter,
-                    counted,
-                );
+                let why = "its SHA-256 is not the one that was announced";
+                return self.damaged(why, meter, counted);
             }
         }
         std::fs::rename(&self.path, &self.blob).map_err(|e| Trouble::from((self.blob.clone(), e)))

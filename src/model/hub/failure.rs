@@ -24,24 +24,18 @@ pub fn offline(
     repository: &Repository,
     variable: &str,
 ) -> Error {
+    let (id, cache, command) = (&reference.id, settings.cache.display(), reference.by_hand());
     let what = match repository.lacks(reference) {
         Some(part) => format!(
-            "`{}` is only partly in the cache {} ({part} is missing), and {variable} forbids to fetch the rest",
-            reference.id,
-            settings.cache.display(),
+            "`{id}` is only partly in the cache {cache} ({part} is missing), and {variable} forbids to fetch the rest"
         ),
         None => format!(
-            "`{}` is neither a folder here nor in the cache {}, and {variable} forbids to fetch it",
-            reference.id,
-            settings.cache.display(),
+            "`{id}` is neither a folder here nor in the cache {cache}, and {variable} forbids to fetch it"
         ),
     };
     Error::Hub {
         what,
-        next: format!(
-            "Unset {variable}, or fetch it with the same HF_HOME: `{}`.",
-            reference.by_hand()
-        ),
+        next: format!("Unset {variable}, or fetch it with the same HF_HOME: `{command}`."),
     }
 }
 
@@ -52,7 +46,8 @@ pub fn sentence(
     settings: &Settings,
     now: &Progress,
 ) -> Error {
-    let id = &reference.id;
+    let (id, endpoint, cache) = (&reference.id, &settings.endpoint, settings.cache.display());
+    let command = reference.by_hand();
     let kept = if now.done == 0 {
         String::new()
     } else {
@@ -69,19 +64,16 @@ pub fn sentence(
         }
         Trouble::Lost { why, .. } if now.done == 0 => (
             format!(
-                "`{id}` is not in the cache, and {} cannot be reached ({})",
-                settings.endpoint,
+                "`{id}` is not in the cache, and {endpoint} cannot be reached ({})",
                 short(&why)
             ),
             format!(
-                "Check the network, the proxy and HF_ENDPOINT, or fetch it elsewhere: `{}`.",
-                reference.by_hand()
+                "Check the network, the proxy and HF_ENDPOINT, or fetch it elsewhere: `{command}`."
             ),
         ),
         Trouble::Lost { why, .. } => (
             format!(
-                "The connection to {} was lost ({}){kept}",
-                settings.endpoint,
+                "The connection to {endpoint} was lost ({}){kept}",
                 short(&why)
             ),
             "Run the same command again: it goes on from there.".into(),
@@ -94,18 +86,14 @@ pub fn sentence(
         } => refused(status, &code, &message, after, reference, settings, &kept),
         Trouble::Odd(why) => (
             format!(
-                "{} does not answer as a model hub does: {}",
-                settings.endpoint,
+                "{endpoint} does not answer as a model hub does: {}",
                 short(&why)
             ),
             "Check HF_ENDPOINT, or try again later.".into(),
         ),
         Trouble::Damaged { file, why } => (
             format!("{file} of `{id}` arrived damaged ({why}), and was thrown away{kept}"),
-            format!(
-                "Run the same command again; if it happens again, fetch it with `{}`.",
-                reference.by_hand()
-            ),
+            format!("Run the same command again; if it happens again, fetch it with `{command}`."),
         ),
         Trouble::Full { needed, free } => full(&settings.cache, Some((needed, free)), &kept),
         Trouble::Disk(_, error)
@@ -121,8 +109,7 @@ pub fn sentence(
                 path.display()
             ),
             format!(
-                "Make sure that you may write to {}, or set HF_HUB_CACHE to a folder where you may.",
-                settings.cache.display()
+                "Make sure that you may write to {cache}, or set HF_HUB_CACHE to a folder where you may."
             ),
         ),
     };
@@ -155,7 +142,7 @@ fn refused(
     kept: &str,
 ) -> (String, String) {
     let (id, revision) = (&reference.id, &reference.revision);
-    let page = settings.page(id);
+    let (page, endpoint) = (settings.page(id), &settings.endpoint);
     let signed = settings.token.is_some();
     let bad_token = message.contains("credentials") || message.contains("token");
     match (status, code) {
@@ -188,10 +175,7 @@ fn refused(
             ),
         ),
         (404, _) | (401, "RepoNotFound") => (
-            format!(
-                "There is neither a folder `{id}` here nor a model of that name at {}",
-                settings.endpoint
-            ),
+            format!("There is neither a folder `{id}` here nor a model of that name at {endpoint}"),
             if signed {
                 format!(
                     "Check the spelling; a private model needs a token of somebody who may read it, see {TOKENS}."
@@ -227,16 +211,12 @@ fn refused(
             ),
         ),
         (500.., _) => (
-            format!(
-                "The hub at {} has trouble ({status}){kept}",
-                settings.endpoint
-            ),
+            format!("The hub at {endpoint} has trouble ({status}){kept}"),
             "Run the same command again in a few minutes: it goes on from there.".into(),
         ),
         (_, _) => (
             format!(
-                "{} refused `{id}` with status {status} {}{kept}",
-                settings.endpoint,
+                "{endpoint} refused `{id}` with status {status} {}{kept}",
                 short(message)
             ),
             format!("Look at {page}, and check HF_ENDPOINT and the token."),

@@ -163,7 +163,8 @@ pub fn shards(index: &Path) -> Result<Vec<String>> {
     let mut out: Vec<String> = Vec::new();
     for name in map.values() {
         let name = name.as_str().filter(|n| is_safe(n));
-        let name = name.ok_or_else(|| bad("weight_map names something that is no file".into()))?;
+        let name =
+            name.ok_or_else(|| bad("weight_map names something that is not a file".into()))?;
         if !out.iter().any(|o| o == name) {
             out.push(name.to_string());
         }

@@ -16,9 +16,10 @@ pub const TICK: Duration = Duration::from_millis(100);
 const WINDOW: Duration = Duration::from_secs(5);
 
 /// What is being done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
     /// The hub is asked what there is.
+    #[default]
     Asking,
     /// A file comes in.
     Downloading,
@@ -33,7 +34,7 @@ pub enum Phase {
 }
 
 /// How far a download is.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// The model argument.
     pub model: String,
@@ -62,15 +63,7 @@ impl Progress {
     pub fn of(model: &str) -> Self {
         Self {
             model: model.to_string(),
-            phase: Phase::Asking,
-            file: String::new(),
-            number: 0,
-            files: 0,
-            done: 0,
-            total: 0,
-            before: 0,
-            rate: 0.0,
-            left: None,
+            ..Self::default()
         }
     }
 
@@ -248,12 +241,10 @@ impl<'a, 'w> Meter<'a, 'w> {
     fn measure(&mut self) {
         let now = Instant::now();
         self.samples.push_back((now, self.now.done));
-        while self.samples.len() > 2
-            && self
-                .samples
-                .front()
-                .is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
-        {
+        let old = |sample: Option<&(Instant, u64)>| {
+            sample.is_some_and(|(at, _)| now.duration_since(*at) > WINDOW)
+        };
+        while self.samples.len() > 2 && old(self.samples.front()) {
             self.samples.pop_front();
         }
         let Some((since, from)) = self.samples.front() else {

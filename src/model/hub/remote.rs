@@ -254,7 +254,7 @@ impl Remote {
         }
         serde_json::from_slice(&bytes).map_err(|e| {
             Trouble::Odd(format!(
-                "its description of the repository is no JSON ({e})"
+                "its description of the repository is not JSON ({e})"
             ))
         })
     }

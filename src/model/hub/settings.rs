@@ -38,11 +38,8 @@ impl Settings {
         let valid = reqwest::Url::parse(&endpoint)
             .is_ok_and(|u| ["http", "https"].contains(&u.scheme()) && u.has_host());
         if !valid {
-            return Err(Error::argument(
-                "HF_ENDPOINT",
-                endpoint,
-                format!("the address of a hub, such as {ENDPOINT}"),
-            ));
+            let expected = format!("the address of a hub, such as {ENDPOINT}");
+            return Err(Error::argument("HF_ENDPOINT", endpoint, expected));
         }
         let yes = |name: &str| {
             word(name).is_some_and(|v| {

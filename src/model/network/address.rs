@@ -8,6 +8,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use strsim::levenshtein;
+
 use super::blueprint::{Blueprint, MlpKind};
 use super::names::{Meaning, Rule, SPELLINGS, Spelling};
 use super::site::{Address, SITES, Site, SiteSpec, check_layer};
@@ -137,7 +139,7 @@ impl Borrowed {
 
     fn holds(&self, has: &str, nearest: &str) -> Error {
         self.refused(format!(
-            "under this name TransformerLens has {has}, and that is no site of its own. {nearest}"
+            "under this name TransformerLens has {has}, which is not a site here. {nearest}"
         ))
     }
 
@@ -200,7 +202,7 @@ pub fn lacks(at: Address, b: &Blueprint) -> Option<String> {
     let mixed = kind == Some(MlpKind::Experts);
     match at.site {
         Site::MlpGate | Site::MlpUp | Site::MlpAct if mixed => Some(format!(
-            "block {layer} of {family} is a mixture of experts, whose neurons live in the experts. Use mlp_out.{layer} or router.{layer}."
+            "block {layer} of {family} is a mixture of experts, whose neurons are inside the experts. Use mlp_out.{layer} or router.{layer}."
         )),
         Site::MlpGate if kind == Some(MlpKind::Plain) => Some(format!(
             "the MLP of {family} has no gate. Use mlp_up.{layer} (before the activation) or mlp_act.{layer}."
@@ -329,11 +331,8 @@ pub fn expand(patterns: &str, blueprint: &Blueprint) -> Result<Vec<Address>> {
 
 /// Finds a site by its bare name.
 pub fn site_named(name: &str) -> Result<Site> {
-    SITES
-        .iter()
-        .find(|s| s.name == name)
-        .map(|s| s.site)
-        .ok_or_else(|| unknown(name))
+    let found = SITES.iter().find(|s| s.name == name);
+    found.map(|s| s.site).ok_or_else(|| unknown(name))
 }
 
 /// The error for a text that names nothing: what is wrong with it where that can be told, else the nearest name.
@@ -347,19 +346,14 @@ pub fn unknown(given: &str) -> Error {
     let lower = given.to_lowercase();
     let foreign = lower.starts_with("blocks.") || lower.contains("hook_");
     let near = if foreign {
-        let layer = lower
-            .split('.')
-            .nth(1)
-            .filter(|l| Layers::read(l).is_some());
-        SPELLINGS
-            .iter()
-            .map(|s| s.name.replace("{}", layer.unwrap_or("0")))
-            .map(|name| (distance(&lower, &name), name))
-            .min()
+        let layer = lower.split('.').nth(1);
+        let layer = layer.filter(|l| Layers::read(l).is_some()).unwrap_or("0");
+        let names = SPELLINGS.iter().map(|s| s.name.replace("{}", layer));
+        names.map(|n| (levenshtein(&lower, &n), n)).min()
     } else {
         let base = lower.split('.').next().unwrap_or(given);
         let names = SITES.iter().map(|s| s.name);
-        names.map(|n| (distance(base, n), n.to_string())).min()
+        names.map(|n| (levenshtein(base, n), n.to_string())).min()
     };
     let near = near.filter(|(d, n)| *d <= n.len().div_ceil(2));
     Error::UnknownSite {
@@ -406,7 +400,7 @@ fn wrong_layer(layer: &str) -> Option<String> {
     let number = layer.parse::<i64>().ok();
     Some(match (number, layer.split_once('-')) {
         (Some(n), _) if n < 0 => {
-            "layers count from 0, at the embedding, and there are no negative ones. `lmscope sites --model MODEL` lists a model's.".into()
+            "layers count from 0, at the embedding; negative layers do not exist. `lmscope sites --model MODEL` lists the sites of a model.".into()
         }
         (Some(n), _) if n > i64::from(u16::MAX) => {
             format!("no model has a layer {n}. Layers count from 0.")
@@ -415,7 +409,7 @@ fn wrong_layer(layer: &str) -> Option<String> {
         (None, Some((a, b))) if a.parse::<u16>().is_ok() && b.parse::<u16>().is_ok() => {
             format!("the range runs backwards. Write {b}-{a}.")
         }
-        (None, _) => format!("`{layer}` is no layer. Write a number from 0, a range such as 2-5, or * for all."),
+        (None, _) => format!("`{layer}` is not a layer. Write a number from 0, a range such as 2-5, or * for all."),
     })
 }
 
@@ -425,34 +419,12 @@ fn module_path(given: &str) -> Option<String> {
         return Some("hidden_states[0] of transformers is embed, hidden_states[i] is resid_post.(i-1), and the last one is final_norm. Write that.".into());
     }
     let path = given.strip_prefix("model.").unwrap_or(given);
-    let inside = [
-        "layers.",
-        "transformer.h.",
-        "h.",
-        "gpt_neox.layers.",
-        "decoder.layers.",
-    ];
-    let rest = inside.iter().find_map(|p| path.strip_prefix(p))?;
+    let inside = "layers. transformer.h. h. gpt_neox.layers. decoder.layers.";
+    let rest = inside.split(' ').find_map(|p| path.strip_prefix(p))?;
     let layer = rest.split('.').next()?.parse::<u16>().ok()?;
     Some(format!(
         "it looks like the path of a module, which has an input and an output. Write the site: what enters block {layer} is resid_pre.{layer}, what leaves it is resid_post.{layer}; `lmscope sites` lists the others."
     ))
-}
-
-/// Levenshtein distance, for "did you mean".
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut previous = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let cost = previous + usize::from(ca != *cb);
-            previous = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(previous + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]
@@ -545,12 +517,12 @@ mod tests {
             ("Resid_Post.3", "Write resid_post.3."),
             ("BLOCKS.3.ATTN.HOOK_Z", "lower case"),
             ("BLOCKS.3.HOOK_Z", "Did you mean `blocks.3."),
-            ("resid_post.-1", "no negative"),
-            ("blocks.-1.hook_resid_post", "no negative"),
+            ("resid_post.-1", "negative layers"),
+            ("blocks.-1.hook_resid_post", "negative layers"),
             ("resid_post.70000", "no model has"),
             ("resid_post.03", "written 3"),
             ("resid_post.5-2", "Write 2-5"),
-            ("resid_post.x", "no layer"),
+            ("resid_post.x", "not a layer"),
             ("resid_post.*", "one address"),
             ("blocks.*.hook_resid_post", "one address"),
             ("logits.2", "Write logits."),

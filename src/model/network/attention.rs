@@ -63,18 +63,10 @@ impl Attention {
         let (batch, tokens, _) = x.dims3()?;
         let (heads, kv_heads, width) = (shape.heads, shape.kv_heads, shape.head_dim);
         let differentiable = tap.differentiable();
-        let norms = self.norms.as_ref();
-
-        let q = self.heads(&self.q, norms.map(|n| &n.0), x, heads, pass, differentiable)?;
+        let (q_norm, k_norm) = self.norms.as_ref().map(|(q, k)| (q, k)).unzip();
+        let q = self.heads(&self.q, q_norm, x, heads, pass, differentiable)?;
         let q = tap.visit(Q.at(layer), q)?.transpose(1, 2)?;
-        let k = self.heads(
-            &self.k,
-            norms.map(|n| &n.1),
-            x,
-            kv_heads,
-            pass,
-            differentiable,
-        )?;
+        let k = self.heads(&self.k, k_norm, x, kv_heads, pass, differentiable)?;
         let k = tap.visit(K.at(layer), k)?.transpose(1, 2)?;
         let v = self.heads(&self.v, None, x, kv_heads, pass, differentiable)?;
         let v = tap.visit(V.at(layer), v)?.transpose(1, 2)?;
@@ -119,11 +111,7 @@ impl Attention {
             None => scores,
         };
         let scores = tap.visit(AttnScores.at(layer), scores)?;
-        let probs = if differentiable {
-            candle_nn::ops::softmax(&scores, D::Minus1)?
-        } else {
-            candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?
-        };
+        let probs = softmax(&scores, differentiable)?;
         let probs = tap.visit(AttnProbs.at(layer), probs)?.to_dtype(v.dtype())?;
         let probs = probs
             .contiguous()?
@@ -190,6 +178,15 @@ fn across(rows: &Tensor, shared: &Tensor) -> Result<Tensor> {
         .reshape((heads, batch, m, n))?
         .transpose(0, 1)?
         .contiguous()?)
+}
+
+/// Over the last dimension; the slower way where gradients flow.
+pub(super) fn softmax(x: &Tensor, differentiable: bool) -> Result<Tensor> {
+    Ok(if differentiable {
+        candle_nn::ops::softmax(x, D::Minus1)?
+    } else {
+        candle_nn::ops::softmax_last_dim(&x.contiguous()?)?
+    })
 }
 
 /// `cap * tanh(x / cap)`.

@@ -162,6 +162,18 @@ pub struct Biases {
     pub head: bool,
 }
 
+impl Biases {
+    /// On all matrices of the blocks, or on none.
+    pub fn of_blocks(there: bool) -> Self {
+        Self {
+            qkv: there,
+            attn_out: there,
+            mlp: there,
+            head: false,
+        }
+    }
+}
+
 /// How positions enter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Positions {
@@ -284,6 +296,11 @@ impl Blueprint {
             2 * self.d_embed * self.d_model
         };
         blocks + tables + projections + positions
+    }
+
+    /// Gives every layer an MLP of this shape.
+    pub fn set_mlp(&mut self, kind: MlpKind) {
+        self.layers.iter_mut().for_each(|layer| layer.mlp = kind);
     }
 
     /// The layers that have one MLP, whose neurons can be addressed.

@@ -18,6 +18,15 @@ struct Layer {
     values: Tensor,
 }
 
+impl Layer {
+    fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Self> {
+        Ok(Self {
+            keys: Tensor::zeros(&shape, dtype, device)?,
+            values: Tensor::zeros(&shape, dtype, device)?,
+        })
+    }
+}
+
 /// Positions that every run of a branch has in common, held once.
 #[derive(Clone, Debug)]
 struct Stem {
@@ -60,17 +69,10 @@ impl Cache {
         device: &Device,
     ) -> Result<Self> {
         let capacity = context.min(128);
-        let shape = (batch, blueprint.kv_heads, capacity, blueprint.head_dim);
-        let layers = blueprint
-            .layers
-            .iter()
-            .map(|_| {
-                Ok(Some(Layer {
-                    keys: Tensor::zeros(shape, dtype, device)?,
-                    values: Tensor::zeros(shape, dtype, device)?,
-                }))
-            })
-            .collect::<Result<_>>()?;
+        let shape = [batch, blueprint.kv_heads, capacity, blueprint.head_dim];
+        let layer = |_| Layer::zeros(shape, dtype, device).map(Some);
+        let layers = blueprint.layers.iter().map(layer);
+        let layers = layers.collect::<Result<_>>()?;
         Ok(Self {
             layers,
             stem: None,
@@ -128,11 +130,8 @@ impl Cache {
         for layer in self.layers.iter_mut().flatten() {
             for tensor in [&mut layer.keys, &mut layer.values] {
                 let (batch, heads, _, width) = tensor.dims4()?;
-                let grown = Tensor::zeros(
-                    (batch, heads, capacity, width),
-                    tensor.dtype(),
-                    tensor.device(),
-                )?;
+                let shape = (batch, heads, capacity, width);
+                let grown = Tensor::zeros(shape, tensor.dtype(), tensor.device())?;
                 if self.len > 0 {
                     grown.slice_set(&tensor.narrow(2, 0, self.len)?.contiguous()?, 2, 0)?;
                 }
@@ -160,14 +159,8 @@ impl Cache {
             Some(held) => held,
             empty @ None => {
                 let (batch, heads, _, width) = keys.dims4()?;
-                let room = || {
-                    let shape = (batch, heads, capacity, width);
-                    Tensor::zeros(shape, keys.dtype(), keys.device())
-                };
-                empty.insert(Layer {
-                    keys: room()?,
-                    values: room()?,
-                })
+                let shape = [batch, heads, capacity, width];
+                empty.insert(Layer::zeros(shape, keys.dtype(), keys.device())?)
             }
         };
         held.keys.slice_set(&keys, 2, start)?;

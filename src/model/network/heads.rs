@@ -125,7 +125,7 @@ impl Transformer {
         }
         Err(Error::Refused {
             address: "z.*".into(),
-            why: "the stream is normed after every write, so that what heads write cannot be added to it somewhere else. Use the method task-vector or layer-average.".into(),
+            why: "this family normalizes the stream after every component, so head outputs cannot be added to it at another place. Use the method task-vector or layer-average.".into(),
         })
     }
 }

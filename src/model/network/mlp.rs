@@ -10,6 +10,7 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::attention::softmax;
 use super::blueprint::{Activation, Experts};
 use super::linear::Linear;
 use super::site::Site::{MlpAct, MlpGate, MlpUp, Router};
@@ -58,16 +59,14 @@ pub struct DenseMlp {
 
 impl DenseMlp {
     fn forward(&self, layer: usize, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        let neurons = match &self.gate {
-            Some(gate) => {
-                let gate = tap.visit(MlpGate.at(layer), gate.forward(x)?)?;
-                let up = tap.visit(MlpUp.at(layer), self.up.forward(x)?)?;
-                (activate(self.activation, &gate)? * up)?
-            }
-            None => activate(
-                self.activation,
-                &tap.visit(MlpUp.at(layer), self.up.forward(x)?)?,
-            )?,
+        let gate = match &self.gate {
+            Some(gate) => Some(tap.visit(MlpGate.at(layer), gate.forward(x)?)?),
+            None => None,
+        };
+        let up = tap.visit(MlpUp.at(layer), self.up.forward(x)?)?;
+        let neurons = match gate {
+            Some(gate) => (activate(self.activation, &gate)? * up)?,
+            None => activate(self.activation, &up)?,
         };
         self.down.forward(&tap.visit(MlpAct.at(layer), neurons)?)
     }
@@ -99,19 +98,15 @@ impl Mixture {
     pub fn forward(&self, layer: usize, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
         let scores = self.router.forward(x)?.to_dtype(DType::F32)?;
-        let weights = tap.visit(
-            Router.at(layer),
-            self.choose(&scores, tap.differentiable())?,
-        )?;
+        let weights = self.choose(&scores, tap.differentiable())?;
+        let weights = tap.visit(Router.at(layer), weights)?;
         let rows = x.reshape((batch * tokens, width))?;
         let weights = weights.reshape((batch * tokens, self.spec.count))?;
         let values: Vec<Vec<f32>> = weights.to_dtype(DType::F32)?.to_vec2()?;
         let mut sum = rows.zeros_like()?;
         for (e, expert) in self.experts.iter().enumerate() {
-            let visitors: Vec<u32> = (0..values.len())
-                .filter(|row| values[*row][e] != 0.0)
-                .map(|row| row as u32)
-                .collect();
+            let chosen = (0..values.len()).filter(|row| values[*row][e] != 0.0);
+            let visitors: Vec<u32> = chosen.map(|row| row as u32).collect();
             if visitors.is_empty() {
                 continue;
             }
@@ -129,23 +124,16 @@ impl Mixture {
 
     /// Router scores `[batch, tokens, experts]` to weights of the same shape. Ties go to the lower index.
     fn choose(&self, scores: &Tensor, differentiable: bool) -> Result<Tensor> {
-        let probs = if differentiable {
-            candle_nn::ops::softmax(scores, D::Minus1)?
-        } else {
-            candle_nn::ops::softmax_last_dim(&scores.contiguous()?)?
-        };
+        let probs = softmax(scores, differentiable)?;
         let (shape, count) = (probs.dims().to_vec(), self.spec.count);
         let values = probs.flatten_all()?.to_vec1::<f32>()?;
         let mut chosen = vec![0f32; values.len()];
-        for (row, chosen) in values
-            .chunks_exact(count)
-            .zip(chosen.chunks_exact_mut(count))
-        {
+        let rows = values.chunks_exact(count);
+        for (row, chosen) in rows.zip(chosen.chunks_exact_mut(count)) {
             let mut order: Vec<usize> = (0..count).collect();
             order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-            order[..self.spec.active.min(count)]
-                .iter()
-                .for_each(|e| chosen[*e] = 1.0);
+            let active = &order[..self.spec.active.min(count)];
+            active.iter().for_each(|e| chosen[*e] = 1.0);
         }
         let chosen = (probs * Tensor::from_vec(chosen, shape, scores.device())?)?;
         Ok(if self.spec.renormalise {

@@ -72,14 +72,14 @@ macro_rules! spellings {
 const COPY: &str = "a copy of the stream for every head, made on request only";
 const SCALE: &str = "what the norm divides by, one number a token";
 const ROTATION: &str = "what rotates queries and keys";
-const IDS: &str = "token ids or positions, which are no activation";
+const IDS: &str = "token ids or positions, which are not activations";
 const FUSED: &str = "nothing: it never fires";
 const PLAIN_QK: &str = "where queries and keys are neither normed nor clipped";
 const NORMED_QK: &str = "where queries and keys are normed, and not clipped";
 const GAINLESS: &str = "where norms have no gain";
 const PRE_NORMS: &str = "where attention's own norm stands before it";
 const MLP_NORMS: &str = "where the MLP's own norm stands before it";
-const POST_NORMS: &str = "where writes are normed";
+const POST_NORMS: &str = "where component outputs are normalized";
 const GATED: &str = "where the MLP has a gate";
 const NO_GATE: &str = "where the MLP has a gate; mlp_up where it has none";
 const DENSE: &str = "where a block has one MLP";
@@ -104,7 +104,7 @@ spellings! {
     "blocks.{}.hook_q_input" AttnIn Never(COPY, everywhere);
     "blocks.{}.hook_k_input" AttnIn Never(COPY, everywhere);
     "blocks.{}.hook_v_input" AttnIn Never(COPY, everywhere);
-    "blocks.{}.ln1.hook_in" ResidPre Never("the stream as the norm reads it: an edit there leaves the stream itself alone", attn_norm);
+    "blocks.{}.ln1.hook_in" ResidPre Never("the stream as the norm reads it: an edit there does not change the stream itself", attn_norm);
     "blocks.{}.ln1.hook_out" AttnIn Depends(PRE_NORMS, attn_normed);
     "blocks.{}.ln1.hook_normalized" AttnIn Depends(GAINLESS, attn_normalized);
     "blocks.{}.ln1.hook_scale" AttnIn Never(SCALE, attn_norm);
@@ -142,7 +142,7 @@ spellings! {
     "blocks.{}.attn.hook_pattern" AttnProbs Always;
     "blocks.{}.attn.hook_z" Z Always;
     "blocks.{}.attn.o.hook_in" Z Always;
-    "blocks.{}.attn.hook_result" Z Never("what every head writes, made on request only", everywhere);
+    "blocks.{}.attn.hook_result" Z Never("the output of every head in the residual stream, made on request only", everywhere);
     "blocks.{}.hook_attn_out" AttnAdd Always;
     "blocks.{}.attn.hook_out" AttnOut Always;
     "blocks.{}.attn.o.hook_out" AttnOut Always;
@@ -153,7 +153,7 @@ spellings! {
     "blocks.{}.ln1_post.hook_scale" AttnAdd Never(SCALE, writes_normed);
     "blocks.{}.hook_resid_mid" ResidMid Depends("where attention and MLP follow each other", between);
     "blocks.{}.hook_mlp_in" MlpIn Never(COPY, everywhere);
-    "blocks.{}.ln2.hook_in" ResidMid Never("the stream as the norm reads it: an edit there leaves the stream itself alone", mlp_norm);
+    "blocks.{}.ln2.hook_in" ResidMid Never("the stream as the norm reads it: an edit there does not change the stream itself", mlp_norm);
     "blocks.{}.ln2.hook_out" MlpIn Depends(MLP_NORMS, mlp_normed);
     "blocks.{}.ln2.hook_normalized" MlpIn Depends(GAINLESS, mlp_normalized);
     "blocks.{}.ln2.hook_scale" MlpIn Never(SCALE, mlp_norm);
@@ -175,8 +175,8 @@ spellings! {
     "blocks.{}.mlp.dense_out.hook_out" MlpOut Depends(DENSE_AMONG, among_out);
     "blocks.{}.mlp.hook_expert_weights" Router Depends(MIXTURES, router);
     "blocks.{}.mlp.gate.hook_expert_weights" Router Depends(MIXTURES, router);
-    "blocks.{}.mlp.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation", mixed);
-    "blocks.{}.mlp.gate.hook_expert_indices" Router Never("the numbers of the chosen experts, which are no activation", mixed);
+    "blocks.{}.mlp.hook_expert_indices" Router Never("the numbers of the chosen experts, which are not activations", mixed);
+    "blocks.{}.mlp.gate.hook_expert_indices" Router Never("the numbers of the chosen experts, which are not activations", mixed);
     "blocks.{}.mlp.hook_router_scores" Router Never(FUSED, mixed);
     "blocks.{}.hook_mlp_out" MlpAdd Always;
     "blocks.{}.mlp.hook_out" MlpOut Always;
@@ -354,7 +354,7 @@ fn normed_key(b: &Blueprint, _: usize) -> Meaning {
 
 fn scores(b: &Blueprint, _: usize) -> Meaning {
     if b.family == "opt" {
-        return Holds("the probabilities once more", AttnProbs);
+        return Holds("the attention probabilities again", AttnProbs);
     }
     Is(AttnScores)
 }
@@ -365,9 +365,10 @@ fn around_norm(b: &Blueprint, site: Site) -> Meaning {
     let unscaled = b.residual_scale == 1.0;
     match (b.arrangement.norms_writes(), site) {
         (false, _) => Absent,
-        (true, AttnAdd | MlpAdd) if !unscaled => {
-            Holds("the normed write before its multiplier", site)
-        }
+        (true, AttnAdd | MlpAdd) if !unscaled => Holds(
+            "the normalized component output before its multiplier",
+            site,
+        ),
         (true, _) => Is(site),
     }
 }

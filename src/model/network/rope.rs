@@ -118,9 +118,8 @@ impl Parameters<'_> {
         numbers
             .filter(|n| n.len() == length && n.iter().all(|d| d.is_finite() && *d != 0.0))
             .ok_or_else(|| {
-                self.wrong(&format!(
-                    "`{key}`, a list of {length} numbers that are not zero"
-                ))
+                let what = format!("`{key}`, a list of {length} numbers that are not zero");
+                self.wrong(&what)
             })
     }
 }
@@ -324,7 +323,7 @@ fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(
         other => {
             return Err(Error::Config {
                 what: format!(
-                    "rope scaling `{other}` is not served (default, linear, dynamic, llama3, yarn and longrope are)"
+                    "rope scaling `{other}` is not supported (default, linear, dynamic, llama3, yarn and longrope are)"
                 ),
                 next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
             });
@@ -413,13 +412,8 @@ impl Rotation {
         if width == head_dim {
             return Ok(turned);
         }
-        Ok(Tensor::cat(
-            &[
-                &turned,
-                &x.narrow(3, width, head_dim - width)?.contiguous()?,
-            ],
-            3,
-        )?)
+        let rest = x.narrow(3, width, head_dim - width)?.contiguous()?;
+        Ok(Tensor::cat(&[&turned, &rest], 3)?)
     }
 }
 

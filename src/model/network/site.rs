@@ -57,29 +57,29 @@ macro_rules! rows {
 }
 
 rows! {
-    Embed "embed" false "[tokens, d_model]" Model "what enters block 0: the embedding after its multiplier, with learned positions where the family has them";
-    ResidPre "resid_pre" true "[tokens, d_model]" Model "the residual stream entering block L";
-    AttnIn "attn_in" true "[tokens, d_model]" Model "what attention reads: normed, where the family norms it";
-    Q "q" true "[tokens, heads, head_dim]" Heads "queries as they enter the rotation: after their norm, where the family has one";
-    K "k" true "[tokens, kv_heads, head_dim]" KvHeads "keys as they enter the rotation: after their norm, where the family has one";
+    Embed "embed" false "[tokens, d_model]" Model "input of block 0: the embedding after its multiplier, with learned positions if the family has them";
+    ResidPre "resid_pre" true "[tokens, d_model]" Model "residual stream entering block L";
+    AttnIn "attn_in" true "[tokens, d_model]" Model "input of attention, after the norm before it, if the family has one";
+    Q "q" true "[tokens, heads, head_dim]" Heads "queries before the rotation (after their norm, if the family has one)";
+    K "k" true "[tokens, kv_heads, head_dim]" KvHeads "keys before the rotation (after their norm, if the family has one)";
     V "v" true "[tokens, kv_heads, head_dim]" KvHeads "values";
-    AttnScores "attn_scores" true "[heads, tokens, tokens]" Positions "scaled and soft-capped scores before the softmax; masked entries are -inf";
-    AttnProbs "attn_probs" true "[heads, tokens, tokens]" Positions "attention probabilities, a row a query";
-    Z "z" true "[tokens, heads, head_dim]" Heads "probabilities times values, before the output projection";
-    AttnOut "attn_out" true "[tokens, d_model]" Model "what the attention module returns";
-    AttnAdd "attn_add" true "[tokens, d_model]" Model "what attention adds to the residual stream: after a norm of its output or a multiplier, where there is one";
-    ResidMid "resid_mid" true "[tokens, d_model]" Model "the residual stream between attention and MLP (not in parallel blocks)";
-    MlpIn "mlp_in" true "[tokens, d_model]" Model "what the MLP reads: normed, where the family norms it";
-    MlpGate "mlp_gate" true "[tokens, d_mlp]" Mlp "the gate before its activation (gated MLPs)";
-    MlpUp "mlp_up" true "[tokens, d_mlp]" Mlp "the up projection; before the activation in MLPs without a gate";
-    MlpAct "mlp_act" true "[tokens, d_mlp]" Mlp "the neurons: act(gate) * up, or act(up)";
-    Router "router" true "[tokens, experts]" Experts "the weight of every expert in the sum, zero where it is not chosen (mixtures of experts)";
-    MlpOut "mlp_out" true "[tokens, d_model]" Model "what the MLP module returns";
-    MlpAdd "mlp_add" true "[tokens, d_model]" Model "what the MLP adds to the residual stream: after a norm of its output or a multiplier, where there is one";
-    ResidPost "resid_post" true "[tokens, d_model]" Model "the residual stream leaving block L";
-    FinalNorm "final_norm" false "[tokens, d_model]" Model "the final norm's output";
+    AttnScores "attn_scores" true "[heads, tokens, tokens]" Positions "attention scores before the softmax, scaled and soft-capped; masked entries are -inf";
+    AttnProbs "attn_probs" true "[heads, tokens, tokens]" Positions "attention probabilities, one row for each query";
+    Z "z" true "[tokens, heads, head_dim]" Heads "output of each head (attention probabilities times values), before the output projection";
+    AttnOut "attn_out" true "[tokens, d_model]" Model "attention output, as the attention module returns it";
+    AttnAdd "attn_add" true "[tokens, d_model]" Model "attention output, as it is added to the residual stream: after an output norm or multiplier, if there is one";
+    ResidMid "resid_mid" true "[tokens, d_model]" Model "residual stream between attention and MLP (not in parallel blocks)";
+    MlpIn "mlp_in" true "[tokens, d_model]" Model "input of the MLP, after the norm before it, if the family has one";
+    MlpGate "mlp_gate" true "[tokens, d_mlp]" Mlp "gate before its activation function (gated MLPs)";
+    MlpUp "mlp_up" true "[tokens, d_mlp]" Mlp "up projection; in MLPs without a gate before the activation function";
+    MlpAct "mlp_act" true "[tokens, d_mlp]" Mlp "neuron activations: act(gate) * up, or act(up)";
+    Router "router" true "[tokens, experts]" Experts "weight of every expert in the sum, zero if it is not chosen (mixtures of experts)";
+    MlpOut "mlp_out" true "[tokens, d_model]" Model "MLP output, as the MLP module returns it";
+    MlpAdd "mlp_add" true "[tokens, d_model]" Model "MLP output, as it is added to the residual stream: after an output norm or multiplier, if there is one";
+    ResidPost "resid_post" true "[tokens, d_model]" Model "residual stream leaving block L";
+    FinalNorm "final_norm" false "[tokens, d_model]" Model "output of the final norm";
     LogitsRaw "logits_raw" false "[tokens, vocab]" Vocab "logits before multiplier and soft-cap";
-    Logits "logits" false "[tokens, vocab]" Vocab "the model's logits";
+    Logits "logits" false "[tokens, vocab]" Vocab "logits of the model";
 }
 
 impl Site {

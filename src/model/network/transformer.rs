@@ -4,6 +4,7 @@
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
 //! How a checkpoint becomes a [`Transformer`] is in [`crate::model::checkpoint::assemble`].
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -180,11 +181,10 @@ impl Transformer {
 
     /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
     pub fn looked_up(&self, ids: &Tensor) -> Result<Tensor> {
-        let x = self.embed.rows(ids, self.dtype())?;
-        let x = match &self.project_in {
-            Some(projection) => projection.forward(&x)?,
-            None => x,
-        };
+        let x = projected(
+            self.project_in.as_ref(),
+            &self.embed.rows(ids, self.dtype())?,
+        )?;
         scaled(x, self.blueprint.embed_scale)
     }
 
@@ -303,17 +303,12 @@ impl Transformer {
 
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
     fn raw(&self, normed: &Tensor) -> Result<Tensor> {
-        Ok(self
-            .head
-            .forward(&self.projected(&normed.to_dtype(self.dtype())?)?)?
-            .to_dtype(DType::F32)?)
+        let read = self.projected(&normed.to_dtype(self.dtype())?)?;
+        Ok(self.head.forward(&read)?.to_dtype(DType::F32)?)
     }
 
     fn projected(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.project_out {
-            Some(projection) => projection.forward(x),
-            None => Ok(x.clone()),
-        }
+        projected(self.project_out.as_ref(), x)
     }
 
     /// Multiplier and soft-cap.
@@ -337,17 +332,20 @@ impl Transformer {
 
     /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
     pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
-        let promoted = self
-            .head
-            .product(&self.projected(&rows.to_dtype(self.dtype())?)?)?;
-        scaled(promoted.to_dtype(DType::F32)?, self.blueprint.logit_scale)
+        let read = self.projected(&rows.to_dtype(self.dtype())?)?;
+        let promoted = self.head.product(&read)?.to_dtype(DType::F32)?;
+        scaled(promoted, self.blueprint.logit_scale)
     }
 
     /// The direction in the normed stream that one unit of a token's logit (before the soft-cap) stands for:
     /// `[d_model]`, f32.
     pub fn logit_direction(&self, token: u32) -> Result<Tensor> {
         let id = Tensor::new(&[token], &self.device)?;
-        let row = self.head.rows(&id, DType::F32)?;
+        self.before_projection(self.head.rows(&id, DType::F32)?)
+    }
+
+    /// A row of the head as a direction of the stream behind the final norm.
+    fn before_projection(&self, row: Tensor) -> Result<Tensor> {
         let row = match &self.project_out {
             Some(projection) => row.matmul(&projection.weight()?)?,
             None => row,
@@ -359,11 +357,7 @@ impl Transformer {
     /// is centred.
     pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
         let rows = self.head.weight()?.narrow(0, 0, known)?;
-        let row = rows.mean_keepdim(0)?;
-        let row = match &self.project_out {
-            Some(projection) => row.matmul(&projection.weight()?)?,
-            None => row,
-        };
+        let row = self.before_projection(rows.mean_keepdim(0)?)?;
         let bias = match &self.head.bias {
             Some(bias) => {
                 let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
@@ -371,8 +365,7 @@ impl Transformer {
             }
             None => 0.0,
         };
-        let scale = self.blueprint.logit_scale;
-        Ok((scaled(row.squeeze(0)?, scale)?, bias * scale as f32))
+        Ok((row, bias * self.blueprint.logit_scale as f32))
     }
 
     /// What a token's logit has before anything is read: the bias of the unembedding, through the multiplier.
@@ -386,12 +379,11 @@ impl Transformer {
 
     /// What learned positions add to the embedding, `[count, d_model]`, f32; nothing where positions are rotated.
     pub fn position_vectors(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
-        let table = self.positions.as_ref();
-        let rows = table.map(|t| {
-            t.narrow(0, first + self.offset(), count)?
-                .to_dtype(DType::F32)
-        });
-        Ok(rows.transpose()?)
+        let Some(table) = &self.positions else {
+            return Ok(None);
+        };
+        let rows = table.narrow(0, first + self.offset(), count)?;
+        Ok(Some(rows.to_dtype(DType::F32)?))
     }
 
     /// Unused rows before the learned vector of position 0.
@@ -405,23 +397,15 @@ impl Transformer {
     /// Which frequencies a text of `total` tokens has, over all rotations. A cache made under one regime does not
     /// serve another: the text is read again.
     pub fn regime(&self, total: usize) -> usize {
-        self.ropes
-            .iter()
-            .map(|table| table.rope.regime(total))
-            .max()
-            .unwrap_or(0)
+        let regimes = self.ropes.iter().map(|table| table.rope.regime(total));
+        regimes.max().unwrap_or(0)
     }
 
     /// For every window that layers use, `[tokens, start + tokens]`: 0 where a query may look and -inf elsewhere.
     fn masks(&self, span: Span) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
-        let mut windows: Vec<Option<usize>> =
-            self.blueprint.layers.iter().map(|l| l.window).collect();
-        windows.sort_unstable();
-        windows.dedup();
-        windows
-            .into_iter()
-            .map(|window| Ok((window, self.mask(span, window)?)))
-            .collect()
+        let windows: BTreeSet<_> = self.blueprint.layers.iter().map(|l| l.window).collect();
+        let mask = |window| Ok((window, self.mask(span, window)?));
+        windows.into_iter().map(mask).collect()
     }
 
     fn mask(&self, span: Span, window: Option<usize>) -> Result<Option<Tensor>> {
@@ -434,12 +418,18 @@ impl Transformer {
         let rows = (span.start..total).flat_map(|q| {
             (0..total).map(move |k| if sees(q, k) { 0.0 } else { f32::NEG_INFINITY })
         });
+        let rows: Vec<f32> = rows.collect();
         Ok(Some(Tensor::from_vec(
-            rows.collect::<Vec<f32>>(),
+            rows,
             (span.len, total),
             &self.device,
         )?))
     }
+}
+
+/// Through a projection between the stream and the embedding's width, where there is one.
+fn projected(projection: Option<&Linear>, x: &Tensor) -> Result<Tensor> {
+    projection.map_or_else(|| Ok(x.clone()), |p| p.forward(x))
 }
 
 /// `x * factor`; a factor of exactly one leaves every bit alone.

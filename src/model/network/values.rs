@@ -24,9 +24,9 @@ impl Transformer {
     /// Why [`Transformer::neuron_layers`] is empty.
     pub fn no_neurons(&self) -> Error {
         let why = if self.blueprint.arrangement == Arrangement::NormedStream {
-            "the stream is normed after every write, so that no neuron has a direct effect of its own. Use the lens, or record mlp_act."
+            "this family normalizes the stream after every component, so no neuron has a direct effect. Use the lens, or record mlp_act."
         } else {
-            "every block is a mixture of experts, whose neurons live in the experts. Use mlp_out or router."
+            "every block is a mixture of experts, whose neurons are inside the experts. Use mlp_out or router."
         };
         Error::Refused {
             address: "mlp_act.*".into(),

@@ -165,7 +165,7 @@ impl<'a> Vocabulary<'a> {
             "llama" => self.sentence_piece(&ids)?,
             other => {
                 return Err(refuse(format!(
-                    "its kind (`tokenizer.ggml.model`) is `{other}`; gpt2, llama and gemma4 are served"
+                    "its kind (`tokenizer.ggml.model`) is `{other}`; gpt2, llama and gemma4 are supported"
                 )));
             }
         };

@@ -68,7 +68,7 @@ fn byte_level(vocab: &[u8], merges: &[u8], added: Option<&[u8]>, config: &Value)
     let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocab).map_err(|e| {
         refuse(
             "vocab.json",
-            format!("it is no table of tokens and ids ({e})"),
+            format!("it is not a table of tokens and ids ({e})"),
         )
     })?;
     let text =
@@ -206,8 +206,10 @@ impl Pieces {
         for field in Fields(bytes) {
             match field? {
                 (3, Wire::Number(2)) => {}
-                (3, Wire::Number(1)) => return Err("it is a Unigram model; BPE models are served"),
-                (3, _) => return Err("it is a word or character model; BPE models are served"),
+                (3, Wire::Number(1)) => {
+                    return Err("it is a Unigram model; BPE models are supported");
+                }
+                (3, _) => return Err("it is a word or character model; BPE models are supported"),
                 (40, Wire::Number(n)) => self.unknown = id(n),
                 (41, Wire::Number(n)) => self.bos = id(n),
                 (42, Wire::Number(n)) => self.eos = id(n),
@@ -224,16 +226,18 @@ impl Pieces {
         for field in Fields(bytes) {
             match field? {
                 (2, Wire::Bytes(map)) if !map.is_empty() => {
-                    return Err("it maps characters before it splits, which is not served");
+                    return Err("it maps characters before it splits, which is not supported");
                 }
                 (3, Wire::Number(flag)) => self.add_space_prefix = flag != 0,
                 (4, Wire::Number(flag)) => collapses = flag != 0,
-                (5, Wire::Number(0)) => return Err("it does not mark spaces, which is not served"),
+                (5, Wire::Number(0)) => {
+                    return Err("it does not mark spaces, which is not supported");
+                }
                 _ => {}
             }
         }
         if collapses {
-            return Err("it collapses spaces, which is not served");
+            return Err("it collapses spaces, which is not supported");
         }
         Ok(())
     }

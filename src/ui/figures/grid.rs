@@ -12,7 +12,7 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::style::{Modifier, Style};
+use ratatui::style::{Color, Modifier, Style};
 
 use super::plan::{Plan, flip, locate};
 use super::{Density, Hits, View, compact, significant};
@@ -342,30 +342,16 @@ impl Paint<'_> {
                 } else if here(place + 1) {
                     below = mark;
                 }
-                let mut style = Style::new();
                 // Only what is painted: an unpainted half stays the terminal's own background.
+                let plain = Style::new();
                 let ground = self.theme.ground().bg;
-                let glyph = match (
-                    above.filter(|_| above != ground),
-                    below.filter(|_| below != ground),
-                ) {
-                    (None, None) => " ",
-                    (Some(above), None) => {
-                        style = style.fg(above);
-                        "▀"
-                    }
-                    (None, Some(below)) => {
-                        style = style.fg(below);
-                        "▄"
-                    }
-                    (Some(above), Some(below)) if above == below => {
-                        style = style.bg(above);
-                        " "
-                    }
-                    (Some(above), Some(below)) => {
-                        style = style.fg(above).bg(below);
-                        "▀"
-                    }
+                let painted = |colour: Option<Color>| colour.filter(|_| colour != ground);
+                let (glyph, style) = match (painted(above), painted(below)) {
+                    (None, None) => (" ", plain),
+                    (Some(above), None) => ("▀", plain.fg(above)),
+                    (None, Some(below)) => ("▄", plain.fg(below)),
+                    (Some(above), Some(below)) if above == below => (" ", plain.bg(above)),
+                    (Some(above), Some(below)) => ("▀", plain.fg(above).bg(below)),
                 };
                 let anchor_below = self.cell(column, place + 1).map(|cell| cell.anchor);
                 let chosen = if here(place + 1) {
@@ -504,10 +490,7 @@ mod tests {
     #[test]
     fn parts_are_positions_only_where_the_columns_are() {
         let titles = |place: fn(usize) -> usize| -> Vec<Header> {
-            let title = |i| Header {
-                label: String::new(),
-                anchor: Anchor::position(place(i)),
-            };
+            let title = |i| Header::of(String::new(), Anchor::position(place(i)));
             (0..8).map(title).collect()
         };
         let part = |titles: &[Header]| {

@@ -76,10 +76,8 @@ pub(super) fn draw(
 fn locate(series: &Series, view: &View) -> (usize, usize) {
     let last = series.points.len().saturating_sub(1);
     if let Some((point, curve)) = view.spot {
-        return (
-            point.min(last),
-            curve.min(series.curves.len().saturating_sub(1)),
-        );
+        let last_curve = series.curves.len().saturating_sub(1);
+        return (point.min(last), curve.min(last_curve));
     }
     let cursor = view.cursor.unwrap_or_default();
     let point = series
@@ -361,10 +359,8 @@ impl Paint<'_> {
             if point != self.at.0 && x >= free && clear && x + wide <= plot.right() {
                 let style = self.style(Role::Muted);
                 self.put(x, y, &text, style);
-                self.hit(
-                    Rect::new(x, y, wide, 1),
-                    self.series.anchor(self.at.1, point),
-                );
+                let anchor = self.series.anchor(self.at.1, point);
+                self.hit(Rect::new(x, y, wide, 1), anchor);
                 free = x + wide + 1;
             }
         }
@@ -444,12 +440,8 @@ impl Paint<'_> {
             let rect = Rect::new(self.area.x, y, self.area.width, 1);
             if self.view.marked(anchor) {
                 let style = self.theme.style(Role::Accent);
-                self.put(
-                    rect.x + 1 + label as u16,
-                    y,
-                    self.theme.glyphs.mark(),
-                    style,
-                );
+                let x = rect.x + 1 + label as u16;
+                self.put(x, y, self.theme.glyphs.mark(), style);
             }
             self.hit(rect, anchor);
             y += 1;
@@ -457,15 +449,8 @@ impl Paint<'_> {
         if let (Some(total), 1) = (total, below) {
             let y = self.area.bottom() - 1;
             let y = y.min(top + count as u16);
-            let ends = (0.0, total);
-            self.bar(
-                (y, label, bar),
-                "total",
-                Some(total),
-                ends,
-                self.at.1,
-                false,
-            );
+            let (ends, curve) = ((0.0, total), self.at.1);
+            self.bar((y, label, bar), "total", Some(total), ends, curve, false);
         }
         let body = Rect {
             y: top,

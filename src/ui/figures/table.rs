@@ -36,8 +36,8 @@ pub(super) fn draw(
     let page = &table.pages[index];
     let mut y = area.y;
     let text = if view.stale { Role::Stale } else { Role::Text };
+    let muted = theme.style(Role::Muted);
     let bottom = area.bottom();
-
     let several = table.pages.len() > 1;
     if (several || !page.title.is_empty()) && area.height >= 3 {
         let count = if several {
@@ -46,24 +46,11 @@ pub(super) fn draw(
             String::new()
         };
         let room = usize::from(area.width).saturating_sub(count.len());
-        ink::write(
-            buf,
-            area.x,
-            y,
-            fit(&page.title, room),
-            room,
-            theme.style(Role::Title),
-        );
-        ink::write(
-            buf,
-            area.x + room as u16,
-            y,
-            &count,
-            count.len().min(area.width.into()),
-            theme.style(Role::Muted),
-        );
-        hits.cells
-            .push((Rect::new(area.x, y, area.width, 1), page.anchor));
+        let (title, wide) = (fit(&page.title, room), count.len().min(area.width.into()));
+        ink::write(buf, area.x, y, title, room, theme.style(Role::Title));
+        ink::write(buf, area.x + room as u16, y, &count, wide, muted);
+        let line = Rect::new(area.x, y, area.width, 1);
+        hits.cells.push((line, page.anchor));
         y += 1;
     }
 
@@ -81,38 +68,21 @@ pub(super) fn draw(
         let said: Vec<String> = constant.iter().map(say).collect();
         let room = usize::from(area.width);
         let text = fit(&said.join(" · "), room);
-        ink::write(buf, area.x, y, text, room, theme.style(Role::Muted));
+        ink::write(buf, area.x, y, text, room, muted);
         y += 1;
     }
-
     // The left edge holds the cursor's mark, the right edge the scroll mark.
-    let columns = columns(
-        table,
-        page,
-        &constant,
-        usize::from(area.width).saturating_sub(2),
-    );
+    let room = usize::from(area.width).saturating_sub(2);
+    let columns = columns(table, page, &constant, room);
     if area.height >= 2 && !table.columns.is_empty() {
         let mut x = area.x + 1;
         for column in &columns {
             let name = table.columns.get(column.index).map_or("", String::as_str);
-            let text = if column.number {
-                right(name, column.wide)
-            } else {
-                fit(name, column.wide)
-            };
-            ink::write(buf, x, y, text, column.wide, theme.style(Role::Muted));
+            ink::write(buf, x, y, column.lay(name), column.wide, muted);
             x += (column.wide + GAP) as u16;
         }
-        let count = table.columns.len().max(
-            page.rows
-                .iter()
-                .map(|row| row.entries.len())
-                .max()
-                .unwrap_or(0),
-        );
-        if columns.len() + constant.len() < count && area.width > 0 {
-            ink::write(buf, area.right() - 1, y, "…", 1, theme.style(Role::Muted));
+        if columns.len() + constant.len() < table.columns_of(page) && area.width > 0 {
+            ink::write(buf, area.right() - 1, y, "…", 1, muted);
         }
         y += 1;
     }
@@ -155,26 +125,15 @@ pub(super) fn draw(
                 .entries
                 .get(column.index)
                 .map_or(Cow::Borrowed(""), |entry| column.spell(entry));
-            let text = if column.number {
-                right(&entry, column.wide)
-            } else {
-                fit(&entry, column.wide)
-            };
-            ink::write(buf, x, y, text, column.wide, style);
+            ink::write(buf, x, y, column.lay(&entry), column.wide, style);
             x += (column.wide + GAP) as u16;
         }
         if view.marked(row.anchor) {
             // In the gap after the first column, where no entry stands.
             let x = area.x + columns.first().map_or(0, |c| c.wide as u16 + 1);
             let room = usize::from(area.right().saturating_sub(x)).min(1);
-            ink::write(
-                buf,
-                x,
-                y,
-                theme.glyphs.mark(),
-                room,
-                theme.style(Role::Accent),
-            );
+            let accent = theme.style(Role::Accent);
+            ink::write(buf, x, y, theme.glyphs.mark(), room, accent);
         }
         if row.anchor != Anchor::default() {
             hits.cells.push((line, row.anchor));
@@ -229,6 +188,16 @@ struct Column {
 }
 
 impl Column {
+    /// Numbers end where the column ends, words begin where it begins.
+    fn lay(&self, text: &str) -> String {
+        if self.number {
+            right(text, self.wide)
+        } else {
+            fit(text, self.wide)
+        }
+    }
+
+    /// An entry as it is written in this column.
     fn spell<'a>(&self, entry: &'a Entry) -> Cow<'a, str> {
         match entry {
             Entry::Number(value) if self.whole => format!("{value:.0}").into(),

@@ -4,7 +4,7 @@
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
 use super::{below, boxed, said, typed};
 use crate::app::form::Form;
@@ -25,50 +25,28 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
     });
     let cost = ahead.map_or_else(Vec::new, |ahead| fold(&ahead, room));
     let height = form.fields.len() + 2 + wrong.len() + cost.len() + 3;
-    let inner = boxed(
-        &format!("{} · Enter runs it", form.slot),
-        (width, height as u16),
-        theme,
-        body,
-        buf,
-    );
+    let title = format!("{} · Enter runs it", form.slot);
+    let inner = boxed(&title, (width, height as u16), theme, body, buf);
     if inner.is_empty() {
         return;
     }
-    let names = form
-        .fields
-        .iter()
-        .map(|f| f.parameter.name.len())
-        .max()
-        .unwrap_or(0)
-        + 2;
+    let names = form.fields.iter().map(|f| f.parameter.name.len()).max();
+    let names = names.unwrap_or(0) + 2;
     let tail = (about.len() + cost.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
     let high = usize::from(inner.height) - tail;
     let first = (form.selected + 1).saturating_sub(high);
     for (i, field) in form.fields.iter().enumerate().skip(first).take(high) {
         let here = i == form.selected;
         let y = inner.y + (i - first) as u16;
-        let label = format!(
-            "{}{}",
-            if here { "> " } else { "  " },
-            crate::text::fit(field.parameter.name, names)
-        );
-        let used = put(
-            buf,
-            inner.x,
-            y,
-            inner.width,
-            &Line::from(Span::styled(
-                label,
-                theme.style(if here { Role::Key } else { Role::Muted }),
-            )),
-        );
-        let rest = Rect {
-            x: inner.x + used,
-            y,
-            width: inner.width.saturating_sub(used),
-            height: 1,
+        let name = crate::text::fit(field.parameter.name, names);
+        let (pointer, role) = if here {
+            (">", Role::Key)
+        } else {
+            (" ", Role::Muted)
         };
+        let label = Line::styled(format!("{pointer} {name}"), theme.style(role));
+        let used = put(buf, inner.x, y, inner.width, &label);
+        let rest = Rect::new(inner.x + used, y, inner.width.saturating_sub(used), 1);
         let choice = matches!(field.parameter.kind, Kind::Choice(_));
         if here && !choice {
             typed(field.value.halves(), "", theme, rest, buf);
@@ -81,15 +59,13 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
             } else {
                 value
             };
+            let role = if here { Role::Selection } else { Role::Text };
             put(
                 buf,
                 rest.x,
                 y,
                 rest.width,
-                &Line::from(Span::styled(
-                    shown,
-                    theme.style(if here { Role::Selection } else { Role::Text }),
-                )),
+                &Line::styled(shown, theme.style(role)),
             );
         }
     }

@@ -13,19 +13,13 @@ use crate::ui::theme::{Role, Theme};
 /// Draws it.
 pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 80.min(body.width);
-    let wrong = line.error.as_ref().map_or_else(Vec::new, |e| {
-        fold(
-            &crate::text::plain(e.as_bytes()),
-            usize::from(width).saturating_sub(2),
-        )
-    });
-    let inner = boxed(
-        &line.label,
-        (width, 3 + wrong.len() as u16),
-        theme,
-        body,
-        buf,
-    );
+    let room = usize::from(width).saturating_sub(2);
+    let wrong = line
+        .error
+        .as_ref()
+        .map_or_else(Vec::new, |e| fold(&crate::text::plain(e.as_bytes()), room));
+    let size = (width, 3 + wrong.len() as u16);
+    let inner = boxed(&line.label, size, theme, body, buf);
     typed(line.value.halves(), "> ", theme, inner, buf);
     let wrong = wrong.into_iter().map(|text| (text, Role::Error));
     said(wrong, theme, below(inner, 1), buf);

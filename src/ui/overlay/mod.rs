@@ -16,7 +16,8 @@ use ratatui::text::{Line, Span};
 use super::ink;
 use super::panes::put;
 use super::theme::{Role, Theme};
-use crate::app::palette::{Listing, Purpose};
+use crate::app::notice::Notice;
+use crate::app::palette::{Listing, Purpose, span};
 use crate::app::{App, Overlay};
 
 /// Draws what lies over the panes.
@@ -69,7 +70,7 @@ fn said(
     buf: &mut Buffer,
 ) {
     for (y, (text, role)) in (area.y..area.bottom()).zip(lines) {
-        let line = Line::from(Span::styled(text, theme.style(role)));
+        let line = Line::styled(text, theme.style(role));
         put(buf, area.x, y, area.width, &line);
     }
 }
@@ -89,6 +90,15 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     items(list, name_width, theme, below(inner, 1), buf);
 }
 
+/// What a notice says, and how often it was said.
+pub(super) fn repeated(notice: &Notice) -> String {
+    let text = crate::text::plain(notice.text.as_bytes());
+    match notice.times {
+        0 | 1 => text,
+        times => format!("{text} (x{times})"),
+    }
+}
+
 /// An area without its first lines.
 fn below(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
@@ -101,13 +111,8 @@ fn below(area: Rect, lines: u16) -> Rect {
 
 /// Draws what is typed, with its cursor.
 fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf: &mut Buffer) {
-    let used = put(
-        buf,
-        area.x,
-        area.y,
-        area.width,
-        &Line::from(Span::styled(sign.to_string(), theme.style(Role::Key))),
-    );
+    let line = Line::styled(sign, theme.style(Role::Key));
+    let used = put(buf, area.x, area.y, area.width, &line);
     let rest = Rect {
         x: area.x + used,
         width: area.width.saturating_sub(used),
@@ -147,7 +152,8 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
         let y = area.y + (row - first) as u16;
         let base = theme.style(if here { Role::Selection } else { Role::Text });
         let muted = if here { base } else { theme.style(Role::Muted) };
-        let keys = crate::text::width(&item.keys).min(16);
+        let spelled = span(&item.keys);
+        let keys = crate::text::width(&spelled).min(16);
         let room = usize::from(area.width).saturating_sub(name_width + 4 + keys);
         let line = Line::from(vec![
             Span::styled(if here { ">" } else { " " }, base),
@@ -156,7 +162,7 @@ fn items(listing: &Listing, name_width: usize, theme: &Theme, area: Rect, buf: &
             Span::styled(crate::text::fit(&item.about, room), muted),
             Span::styled(" ", base),
             Span::styled(
-                crate::text::fit(&item.keys, keys),
+                crate::text::fit(&spelled, keys),
                 if here { base } else { theme.style(Role::Key) },
             ),
         ]);

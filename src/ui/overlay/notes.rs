@@ -13,10 +13,10 @@ use crate::ui::widgets::scroll as mark;
 
 /// Draws it.
 pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffer) {
-    let Some(figure) = app.figure(app.slot) else {
+    let Some(figure) = app.figure(app.layout.figure) else {
         return;
     };
-    let title = format!("{}: notes", app.slot);
+    let title = format!("{}: notes", app.layout.figure);
     let wide = 100.min(body.width);
     let lines = lines(app, usize::from(wide.saturating_sub(3)));
     let high = (lines.len() as u16 + 2).min(body.height);
@@ -37,17 +37,20 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
 
 /// What the figure is of, what is said at the cursor, and every note.
 fn lines(app: &App, width: usize) -> Vec<(String, Role)> {
-    let Some(figure) = app.figure(app.slot) else {
+    let Some(figure) = app.figure(app.layout.figure) else {
         return Vec::new();
     };
     let mut all: Vec<(String, Role)> = vec![(figure.title.clone(), Role::Title)];
-    let shown = app.shown.get(app.slot);
+    let shown = app.shown.get(app.layout.figure);
     all.extend(
         shown
             .and_then(crate::app::Shown::outdated)
             .map(|words| (words, Role::Warning)),
     );
-    all.extend(app.outside(app.slot).map(|words| (words, Role::Warning)));
+    all.extend(
+        app.outside(app.layout.figure)
+            .map(|words| (words, Role::Warning)),
+    );
     if let Some(reading) = app.reading()
         && let Some((story, _)) = reading.story
     {

@@ -5,7 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{boxed, said};
+use super::{boxed, repeated, said as print};
 use crate::app::App;
 use crate::app::notice::Level;
 use crate::ui::panes::fold;
@@ -25,31 +25,19 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
             Level::Error => Role::Error,
         };
         let seconds = notice.at.as_secs();
-        let times = if notice.times > 1 {
-            format!(" (x{})", notice.times)
-        } else {
-            String::new()
-        };
-        let sentence = format!(
-            "{:>3}:{:02} {:<7} {}{times}",
-            seconds / 60,
-            seconds % 60,
-            notice.level.name(),
-            crate::text::plain(notice.text.as_bytes())
-        );
-        lines.extend(
-            fold(&sentence, usize::from(inner.width))
-                .into_iter()
-                .map(|l| (l, role)),
-        );
+        let (minutes, seconds) = (seconds / 60, seconds % 60);
+        let (level, said) = (notice.level.name(), repeated(notice));
+        let sentence = format!("{minutes:>3}:{seconds:02} {level:<7} {said}");
+        let folded = fold(&sentence, usize::from(inner.width)).into_iter();
+        lines.extend(folded.map(|l| (l, role)));
     }
     if lines.is_empty() {
-        lines.push(("Nothing was said yet.".into(), Role::Muted));
+        lines.push(("No notices yet.".into(), Role::Muted));
     }
     let high = usize::from(inner.height);
     let last = lines
         .len()
         .saturating_sub(scroll.min(lines.len().saturating_sub(high)));
     let first = last.saturating_sub(high);
-    said(lines.drain(first..last), theme, inner, buf);
+    print(lines.drain(first..last), theme, inner, buf);
 }

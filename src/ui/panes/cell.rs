@@ -4,7 +4,7 @@
 
 use ratatui::text::{Line, Span};
 
-use super::{Canvas, fold};
+use super::{Canvas, fold, role_of};
 use crate::app::Shown;
 use crate::app::cursor::{Reading, number, scaled};
 use crate::app::layout::Pane;
@@ -27,16 +27,16 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         (_, layer) => format!(" · layer {}", layer.map_or(app.cursor.layer, usize::from)),
     };
     let right = Line::from(canvas.span(
-        format!(" {}{layer} · position {position} ", app.slot),
+        format!(" {}{layer} · position {position} ", app.layout.figure),
         Role::Muted,
     ));
-    let shown = app.shown.get(app.slot);
+    let shown = app.shown.get(app.layout.figure);
     let outdated = shown
         .filter(|_| reading.is_some())
         .and_then(Shown::outdated);
     // A story is told in the pane itself; of other notes the second is about the newest position.
     let below = app
-        .figure(app.slot)
+        .figure(app.layout.figure)
         .filter(|_| outdated.is_none() && reading.as_ref().is_some_and(|r| r.story.is_none()))
         .and_then(|f| f.notes.get(1).or(f.notes.first()))
         .map_or_else(Line::default, |n| {
@@ -62,14 +62,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     };
     let mut first = vec![
         canvas.span("token ", Role::Muted),
-        canvas.span(
-            text::visible(&token.bytes),
-            if token.special {
-                Role::Special
-            } else {
-                Role::Title
-            },
-        ),
+        canvas.span(text::visible(&token.bytes), role_of(token)),
         canvas.span(
             format!("  {}  id {}", text::exact(&token.bytes), token.id),
             Role::Muted,
@@ -81,7 +74,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     lines.push(Line::from(first));
     lines.extend(canvas.folded(&written(token), width, Role::Muted));
     lines.extend(fired(canvas, position, width));
-    if let Some(outside) = app.outside(app.slot) {
+    if let Some(outside) = app.outside(app.layout.figure) {
         lines.extend(canvas.folded(&outside, width, Role::Warning));
     }
     if let Some(reading) = reading {
@@ -126,6 +119,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
         ]));
     }
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
+        let p = other.logprob.map_or(f32::NAN, f32::exp);
         let name = match text.beside(position) {
             Beside::Forced => "edited run's choice ",
             Beside::Nothing | Beside::SameText | Beside::OwnText => "unedited ",
@@ -133,7 +127,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
         lines.push(Line::from(vec![
             canvas.span(name, Role::Muted),
             canvas.span(text::visible(&other.bytes), Role::Title),
-            canvas.span(format!("  p {}", number(other.logprob.exp())), Role::Muted),
+            canvas.span(format!("  p {}", number(p)), Role::Muted),
         ]));
     }
     lines
@@ -147,7 +141,7 @@ fn written(token: &crate::engine::Token) -> String {
         .kl
         .map_or_else(String::new, |kl| format!(" · KL {} nats", number(kl)));
     format!(
-        "written with p {} · #{} · {:.2} nats of surprise{kl}",
+        "generated with p {} · #{} · surprisal {:.2} nats{kl}",
         number(logprob.exp()),
         rank + 1,
         -logprob
@@ -241,12 +235,8 @@ fn candidates(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'sta
         let role = if i == 0 { Role::Title } else { Role::Text };
         let mut spans = vec![canvas.span(text::fit(label, longest), role), Span::raw(" ")];
         if let Some((_, ends)) = &reading.axis {
-            let role = if along(*ends, *value).1 {
-                Role::Warning
-            } else {
-                Role::Bar
-            };
-            let share = along(*ends, *value).0;
+            let (share, negative) = along(*ends, *value);
+            let role = if negative { Role::Warning } else { Role::Bar };
             spans.push(canvas.span(bar::bar(share, columns, canvas.theme.glyphs), role));
         }
         spans.push(canvas.span(format!(" {:>7}", number(*value)), Role::Muted));

@@ -161,14 +161,8 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                     let Some(shown) = baseline.text.pieces.get(index).cloned() else {
                         break;
                     };
-                    x = piece(
-                        canvas,
-                        (x, y, x.max(body.right())),
-                        &shown,
-                        &baseline.text,
-                        index,
-                        t.prompt,
-                    );
+                    let end = (x, y, x.max(body.right()));
+                    x = piece(canvas, end, &shown, &baseline.text, index, t.prompt);
                 }
             }
         }
@@ -191,13 +185,8 @@ fn piece(
     };
     let position = index + offset;
     let own = offset == 0;
-    let style = style_of(
-        canvas.theme,
-        app,
-        token,
-        position < app.transcript.prompt,
-        own,
-    );
+    let given = position < app.transcript.prompt;
+    let style = style_of(canvas.theme, app, token, given, own);
     let mut shown = shown.replace('\n', "⏎");
     let style = mark(canvas, style, position, own);
     if position == app.cursor.position && shown.is_empty() {
@@ -220,7 +209,7 @@ fn mark(canvas: &Canvas, style: Style, position: usize, own: bool) -> Style {
             .add_modifier(Modifier::UNDERLINED | Modifier::BOLD);
     }
     if position == app.cursor.position {
-        let role = if own && app.focus == Pane::Transcript {
+        let role = if own && app.layout.focus == Pane::Transcript {
             Role::Cursor
         } else {
             Role::Selection
@@ -263,9 +252,9 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
     let (rule, rest) = split(below, below.height.saturating_sub(1));
     let Some(baseline) = &app.baseline else {
         let words = if app.baseline_asked {
-            "── unedited, same seed: being written ──"
+            "── unedited, same seed: being generated ──"
         } else {
-            "── unedited: out of date, b twice writes it again ──"
+            "── unedited: out of date, b twice runs it again ──"
         };
         let line = Line::from(canvas.span(words, Role::Muted));
         return canvas.lines(rule, &[line]);

@@ -94,7 +94,7 @@ fn head(
     let app = canvas.app;
     let selected = index == app.history.selected;
     let unicode = canvas.theme.glyphs == Glyphs::Unicode;
-    let role = match (selected && app.focus == Pane::Edits, edit.on, idle) {
+    let role = match (selected && app.layout.focus == Pane::Edits, edit.on, idle) {
         (true, _, _) => Role::Selection,
         (false, true, true) => Role::Error,
         (false, true, false) => Role::Edited,
@@ -127,31 +127,22 @@ fn head(
         shown = plain.to_string();
         rest = condition.map(|c| c.to_string().trim().to_string());
     }
+    let lamp = match (edit.on, idle) {
+        (true, true) => Role::Error,
+        (true, false) => Role::Edited,
+        (false, _) => Role::Muted,
+    };
+    let share = (edit.strength.abs() / FULL).min(1.0);
+    let strength = bar::bar(share, bar_width, canvas.theme.glyphs);
     let line = Line::from(vec![
         canvas.span(pointer, Role::Accent),
         canvas.span(key, Role::Key),
         Span::raw(" "),
-        canvas.span(
-            mark,
-            if idle && edit.on {
-                Role::Error
-            } else if edit.on {
-                Role::Edited
-            } else {
-                Role::Muted
-            },
-        ),
+        canvas.span(mark, lamp),
         Span::raw(" "),
         canvas.span(text::fit(&shown, room), role),
         canvas.span(format!("{:>6.2} ", edit.strength), role),
-        canvas.span(
-            bar::bar(
-                (edit.strength.abs() / FULL).min(1.0),
-                bar_width,
-                canvas.theme.glyphs,
-            ),
-            Role::Bar,
-        ),
+        canvas.span(strength, Role::Bar),
     ]);
     (line, rest)
 }
@@ -169,16 +160,12 @@ fn receipt(
         return one("on, but at a strength that changes nothing", Role::Warning);
     }
     if receipt.not_finite {
-        return one(
-            "NaN or infinity: not finite. Lower its strength",
-            Role::Error,
-        );
+        let words = "NaN or infinity: not finite. Lower its strength";
+        return one(words, Role::Error);
     }
     if receipt.idle() && waiting {
-        return one(
-            "from the next token on: c goes on, R starts anew",
-            Role::Muted,
-        );
+        let words = "from the next token on: c continues, R starts again";
+        return one(words, Role::Muted);
     }
     if receipt.idle() {
         let words = if receipt.fired == 0 {
@@ -199,29 +186,23 @@ fn receipt(
     let null = |name: &str, value: Option<f32>| {
         value.map_or_else(String::new, |v| format!(" {name} {}", number(v)))
     };
-    let kl = receipt.kl.map_or_else(
-        || " KL …".to_string(),
-        |kl| {
-            format!(
-                " KL {}{}{}",
-                number(kl),
-                null("null", receipt.null),
-                null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
-            )
-        },
-    );
-    let spans = vec![canvas.span(
-        format!(
-            "fired {}× Δh/h {}{kl}",
-            receipt.fired,
-            number(receipt.relative)
+    let kl = match receipt.kl {
+        None => " KL …".to_string(),
+        Some(kl) => format!(
+            " KL {}{}{}",
+            number(kl),
+            null("control", receipt.null),
+            null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
-        Role::Muted,
-    )];
-    let notes = if receipt.note.is_empty() {
-        Vec::new()
-    } else {
-        fold(&receipt.note, width)
+    };
+    let (fired, relative) = (receipt.fired, number(receipt.relative));
+    // A narrow pane has room for the numbers alone.
+    let word = if width >= 60 { "fired " } else { "" };
+    let said = format!("{word}{fired}× Δh/h {relative}{kl}");
+    let spans = vec![canvas.span(said, Role::Muted)];
+    let notes = match receipt.note.as_str() {
+        "" => Vec::new(),
+        note => fold(note, width),
     };
     let most = if selected { notes.len() } else { 1 };
     let notes = notes.into_iter().take(most);

@@ -3,9 +3,9 @@
 //! Invariant: it knows figures, not instruments; a figure that is older than the edits is dimmed and says so.
 //! To show a new instrument, add it to `INSTRUMENTS`; nothing here changes.
 
-use ratatui::text::{Line, Span};
+use ratatui::text::Line;
 
-use super::{Canvas, fold};
+use super::Canvas;
 use crate::app::cursor;
 use crate::app::layout::Pane;
 use crate::app::{Held, Shown, Working};
@@ -61,7 +61,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let view = View {
         cursor: Some(anchor),
         spot: spot.map(|s| (s.column, s.row)),
-        focused: app.focus == pane && app.overlay.is_none(),
+        focused: app.layout.focus == pane && app.overlay.is_none(),
         density: app.density,
         stale: shown.stale.is_some(),
         flip: app.flip,
@@ -118,7 +118,8 @@ fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) ->
 
 /// Why the difference that is asked for is not shown.
 fn refused<'a>(canvas: &Canvas, shown: &'a Shown, slot: Slot) -> Option<&'a str> {
-    let asked = canvas.app.difference && shown.difference.is_none() && canvas.app.slot == slot;
+    let asked =
+        canvas.app.difference && shown.difference.is_none() && canvas.app.layout.figure == slot;
     let why = shown.refused.as_deref().or(shown.failed.as_deref());
     why.filter(|_| asked)
 }
@@ -132,11 +133,8 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
             let left = left.map_or_else(String::new, |left| {
                 format!("· {} left ", text::duration(left))
             });
-            format!(
-                " {} {:>3.0} % {left}",
-                bar::bar(done, 8, canvas.theme.glyphs),
-                done * 100.0
-            )
+            let bar = bar::bar(done, 8, canvas.theme.glyphs);
+            format!(" {bar} {:>3.0} % {left}", done * 100.0)
         } else {
             " asked … ".to_string()
         };
@@ -144,11 +142,11 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
     }
     if refused(canvas, shown, slot).is_some() {
         spans.push(canvas.span(" no Δ ", Role::Warning));
-    } else if app.difference && shown.difference.is_none() && app.slot == slot {
+    } else if app.difference && shown.difference.is_none() && app.layout.figure == slot {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));
     }
     if shown.failed.is_some() && shown.figure.is_some() {
-        spans.push(canvas.span(" failed, this is the one before ", Role::Error));
+        spans.push(canvas.span(" failed; this is the previous one ", Role::Error));
     }
     if let Some(figure) = app.figure(slot) {
         let title = figure
@@ -156,14 +154,12 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
             .strip_prefix(slot)
             .map_or(figure.title.as_str(), |t| t.trim_start_matches([' ', '·']));
         if !title.is_empty() {
-            spans.push(canvas.span(
-                format!(" {title} "),
-                if app.difference {
-                    Role::Warning
-                } else {
-                    Role::Muted
-                },
-            ));
+            let role = if app.difference {
+                Role::Warning
+            } else {
+                Role::Muted
+            };
+            spans.push(canvas.span(format!(" {title} "), role));
         }
     }
     Line::from(spans)
@@ -181,46 +177,31 @@ fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'
     if let Some(progress) = download {
         return super::download::lines(canvas, progress, width);
     }
+    let own = instrument(slot);
+    let reads_prompt = own.as_ref().is_ok_and(|i| i.needs_prompt(&shown.arguments));
+    let about = format!("{about}.");
+    let parameters = "o opens its parameters.";
     let (fact, action) = match (&shown.failed, app.transcript.tokens.is_empty()) {
-        (Some(why), _) => (
-            why.clone(),
-            "o sets other parameters and asks again.".to_string(),
-        ),
-        (None, true) if app.loading.is_some() => {
-            ("The model is being loaded.".into(), String::new())
-        }
-        (None, true) if app.model.is_none() => ("No model is loaded.".into(), String::new()),
-        (None, true) if !instrument(slot).is_ok_and(|i| i.needs_prompt(&shown.arguments)) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (Some(why), _) => (why.clone(), "o opens its parameters; Enter measures again."),
+        (None, true) if app.loading.is_some() => ("The model is being loaded.".into(), ""),
+        (None, true) if app.model.is_none() => ("No model is loaded.".into(), ""),
+        (None, true) if !reads_prompt => (about, parameters),
         (None, true) => (
-            format!("{about}."),
-            "Nothing to look at yet: choose a ready prompt with Enter, or write one with i."
-                .to_string(),
+            about,
+            "Nothing to look at yet: choose a ready prompt with Enter, or write one with i.",
         ),
-        (None, false) if live || shown.working.is_some() => {
-            (format!("{about}."), "It is being measured.".to_string())
-        }
-        (None, false) if instrument(slot).is_ok_and(Instrument::reads_cell) => (
-            format!("{about}."),
-            "p reads the cell under the cursor, P the states of all layers there.".to_string(),
+        (None, false) if live || shown.working.is_some() => (about, "It is being measured."),
+        (None, false) if own.is_ok_and(Instrument::reads_cell) => (
+            about,
+            "p reads the state under the cursor with a Patchscope, P those of all layers there.",
         ),
-        (None, false) => (
-            format!("{about}."),
-            "o sets its parameters and asks.".to_string(),
-        ),
+        (None, false) => (about, parameters),
     };
-    let role = if shown.failed.is_some() {
-        Role::Error
-    } else {
-        Role::Muted
+    let role = match shown.failed {
+        Some(_) => Role::Error,
+        None => Role::Muted,
     };
     let mut lines = canvas.folded(&fact, width, role);
-    lines.extend(
-        fold(&action, width)
-            .into_iter()
-            .map(|l| Line::from(vec![Span::raw(""), canvas.span(l, Role::Accent)])),
-    );
+    lines.extend(canvas.folded(action, width, Role::Accent));
     lines
 }

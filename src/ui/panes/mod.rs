@@ -23,7 +23,7 @@ use ratatui::text::{Line, Span};
 
 use crate::app::App;
 use crate::app::layout::Pane;
-use crate::engine::Slot;
+use crate::engine::{Slot, Token};
 use crate::text;
 use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -81,7 +81,7 @@ pub const PANES: &[Row] = &[
     },
     Row {
         name: "edits",
-        about: "the edits and what each really did",
+        about: "the edits and what each one changed",
         draws: |p| p == Pane::Edits,
         draw: edits::draw,
     },
@@ -100,6 +100,15 @@ pub fn draw(pane: Pane, canvas: &mut Canvas) {
     }
 }
 
+/// How a token that is named is drawn.
+pub(super) fn role_of(token: &Token) -> Role {
+    if token.special {
+        Role::Special
+    } else {
+        Role::Title
+    }
+}
+
 impl Canvas<'_> {
     /// Draws the border with titles left, right and below, and returns what is inside.
     pub fn frame(&mut self, pane: Pane, left: &Line, right: &Line, below: &Line) -> Rect {
@@ -107,7 +116,7 @@ impl Canvas<'_> {
         if area.width < 2 || area.height < 2 {
             return Rect::default();
         }
-        let focused = self.app.focus == pane && self.app.overlay.is_none();
+        let focused = self.app.layout.focus == pane && self.app.overlay.is_none();
         let style = self
             .theme
             .style(if focused { Role::Focus } else { Role::Border });
@@ -154,7 +163,7 @@ impl Canvas<'_> {
         let mut names: Vec<(String, bool)> = Vec::new();
         let figure = matches!(pane, Pane::Figure(_));
         if figure || self.tabs {
-            let one = app.wish().width >= 160 && !self.tabs;
+            let one = app.layout.size.0 >= 160 && !self.tabs;
             for instrument in crate::instruments::INSTRUMENTS {
                 let here = pane == Pane::Figure(instrument.name());
                 if !one || here {
@@ -170,12 +179,12 @@ impl Canvas<'_> {
             }
         }
         // The rest of the line is the figure's own title.
-        let width = usize::from(app.wish().width);
+        let width = usize::from(app.layout.size.0);
         around(
             &mut names,
             if self.tabs { width / 2 } else { width * 3 / 10 },
         );
-        let focused = app.focus == pane && app.overlay.is_none();
+        let focused = app.layout.focus == pane && app.overlay.is_none();
         let mut spans = vec![Span::raw(" ")];
         for (name, here) in names {
             let role = match (here, focused) {

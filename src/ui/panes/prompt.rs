@@ -14,27 +14,23 @@ use crate::ui::theme::{Role, Theme};
 
 /// Rows that the prompt takes, its title included.
 pub fn rows(app: &App, inner: Rect) -> u16 {
-    let lines = app
+    let width = usize::from(inner.width.max(1));
+    let rows = app
         .prompt
         .text()
         .split('\n')
-        .map(|l| text::width(l) / usize::from(inner.width.max(1)) + 1)
-        .sum::<usize>();
+        .map(|l| text::width(l) / width + 1);
+    let lines = rows.sum::<usize>();
     (lines.clamp(1, 6) as u16 + 1).min(inner.height)
 }
 
 /// Draws the prompt with its title.
 pub fn draw(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
-    let label = if app.chat {
-        " write · CHAT (one user turn through the template) · Tab: raw "
-    } else {
-        " write · RAW (text as it is) · Tab: chat "
-    };
-    let label = if app.chat_possible() {
-        label
-    } else {
-        " write · RAW (this model has no chat template) "
+    let label = match (app.chat_possible(), app.settings.chat) {
+        (false, _) => " write · RAW (this model has no chat template) ",
+        (true, true) => " write · CHAT (one user turn through the template) · Tab: raw ",
+        (true, false) => " write · RAW (text as it is) · Tab: chat ",
     };
     let dash = canvas.theme.glyphs.pick("─", "-");
     let fill = dash.repeat(usize::from(area.width));
@@ -42,13 +38,8 @@ pub fn draw(canvas: &mut Canvas, area: Rect) {
     let wide = usize::from(area.width);
     ink::write(canvas.buf, area.x, area.y, &fill, wide, border);
     let line = Line::from(canvas.span(label, Role::Accent));
-    put(
-        canvas.buf,
-        area.x + 1,
-        area.y,
-        area.width.saturating_sub(1),
-        &line,
-    );
+    let room = area.width.saturating_sub(1);
+    put(canvas.buf, area.x + 1, area.y, room, &line);
     let rest = Rect {
         y: area.y + 1,
         height: area.height.saturating_sub(1),
@@ -66,25 +57,14 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
     let mut rows: Vec<Vec<(String, bool)>> = vec![Vec::new()];
     let mut used = 0;
     let mut at = 0;
-    let marked = after.chars().next();
-    let spelled = |c: char| {
-        if c == '\n' {
-            String::new()
-        } else {
-            text::plain(c.to_string().as_bytes())
-        }
-    };
     let head = before.chars().map(|c| (c, false));
-    let tail = after
-        .chars()
-        .enumerate()
-        .map(|(i, c)| (c, i == 0))
-        .chain(marked.is_none().then_some((' ', true)));
-    for (c, here) in head.chain(tail) {
-        let shown = if c == '\n' && here {
-            " ".to_string()
-        } else {
-            spelled(c)
+    let tail = after.chars().enumerate().map(|(i, c)| (c, i == 0));
+    let end = after.is_empty().then_some((' ', true));
+    for (c, here) in head.chain(tail).chain(end) {
+        let shown = match (c, here) {
+            ('\n', true) => " ".to_string(),
+            ('\n', false) => String::new(),
+            (c, _) => text::plain(c.to_string().as_bytes()),
         };
         let wide = text::width(&shown);
         // A mark belongs to the letter before it, on whatever line that is.
@@ -105,12 +85,8 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
         }
     }
     let first = (at + 1).saturating_sub(usize::from(area.height));
-    for (i, row) in rows
-        .iter()
-        .skip(first)
-        .take(usize::from(area.height))
-        .enumerate()
-    {
+    let high = usize::from(area.height);
+    for (i, row) in rows.iter().skip(first).take(high).enumerate() {
         let mut x = area.x;
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });

@@ -4,7 +4,7 @@
 //! To show tokens by another number, add an arm in [`tint`].
 
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::Line;
 
@@ -25,18 +25,9 @@ const KL: f32 = 1.5;
 
 pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
     let below = below.min(area.height);
-    let above = Rect {
-        height: area.height - below,
-        ..area
-    };
-    (
-        above,
-        Rect {
-            y: area.y + above.height,
-            height: below,
-            ..area
-        },
-    )
+    let [above, below] =
+        Layout::vertical([Constraint::Fill(1), Constraint::Length(below)]).areas(area);
+    (above, below)
 }
 
 /// One row of the text: tokens, or the line where edits changed.
@@ -161,16 +152,11 @@ fn draw_line(
             continue;
         };
         let here = piece.token + offset == cursor;
-        let mut style = style_of(
-            theme,
-            app,
-            token,
-            piece.token + offset < app.transcript.prompt,
-            own,
-        );
+        let prompt = piece.token + offset < app.transcript.prompt;
+        let mut style = style_of(theme, app, token, prompt, own);
         let mut shown = piece.text.clone();
         if here {
-            let role = if app.focus == Pane::Transcript {
+            let role = if app.layout.focus == Pane::Transcript {
                 Role::Cursor
             } else {
                 Role::Selection

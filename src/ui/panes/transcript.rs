@@ -28,11 +28,8 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     if inner.is_empty() {
         return;
     }
-    let rows = if app.writing {
-        prompt::rows(app, inner)
-    } else {
-        0
-    };
+    let writing = app.writing.then(|| prompt::rows(app, inner));
+    let rows = writing.unwrap_or(0);
     let (above, below) = split(inner, rows);
     if app.choosing() {
         presets(canvas, above);
@@ -49,46 +46,38 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
     let app = canvas.app;
-    let focused = app.focus == Pane::Transcript && app.overlay.is_none();
-    let title = canvas.span(
-        if app.choosing() {
-            " ready prompts "
-        } else {
-            " text "
-        },
-        if focused { Role::Focus } else { Role::Title },
-    );
-    let mut left = vec![title];
+    let focused = app.layout.focus == Pane::Transcript && app.overlay.is_none();
+    let choosing = app.choosing();
+    let title = if choosing {
+        " ready prompts "
+    } else {
+        " text "
+    };
+    let role = if focused { Role::Focus } else { Role::Title };
+    let mut left = vec![canvas.span(title, role)];
     if app.writing {
-        let mode = if app.chat {
-            "writing · chat "
-        } else {
-            "writing · raw "
-        };
-        left.push(canvas.span(mode, Role::Accent));
+        let mode = if app.settings.chat { "chat" } else { "raw" };
+        left.push(canvas.span(format!("writing · {mode} "), Role::Accent));
     }
     let t = &app.transcript;
     let right = match (t.activity, t.ending) {
         (Activity::Reading, _) => {
-            let seconds = t
-                .since
-                .map_or(0, |(at, _)| app.now.saturating_sub(at).as_secs());
-            let text = if seconds > 0 {
-                format!(" reading the prompt, {seconds} s · ctrl-c cancels ")
-            } else {
-                " reading the prompt ".into()
+            let spent = |(at, _)| app.now.saturating_sub(at).as_secs();
+            let text = match t.since.map_or(0, spent) {
+                0 => " reading the prompt ".into(),
+                seconds => format!(" reading the prompt, {seconds} s · ctrl-c cancels "),
             };
             canvas.span(text, Role::Accent)
         }
         (Activity::Writing, _) => {
-            canvas.span(format!(" writing {} ", t.tokens.len()), Role::Accent)
+            canvas.span(format!(" generating {} ", t.tokens.len()), Role::Accent)
         }
         (Activity::Idle, Some(ending)) if !app.choosing() => {
             let why = match ending {
-                Ending::Count => "count reached, c goes on",
+                Ending::Count => "limit reached, c continues",
                 Ending::EndToken => "the model ended",
                 Ending::Context => "context full",
-                Ending::Stopped => "stopped, c goes on",
+                Ending::Stopped => "stopped, c continues",
                 Ending::NotFinite => "the numbers are not finite",
             };
             canvas.span(format!(" {why} "), Role::Muted)
@@ -104,45 +93,28 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         let line = Line::from(canvas.span("No ready prompts. i writes one.", Role::Muted));
         return canvas.lines(area, &[line]);
     }
-    let (list, foot) = split(
-        area,
-        if area.height >= 16 {
-            8
-        } else {
-            u16::from(area.height >= 6) * 2
-        },
-    );
+    let below = match area.height {
+        16.. => 8,
+        6.. => 2,
+        _ => 0,
+    };
+    let (list, foot) = split(area, below);
     let high = usize::from(list.height).max(1);
     let first = app.preset.saturating_sub(high - 1);
     let whole = list;
     let list = scroll::beside(app.presets.len(), list);
-    for (row, (i, preset)) in app
-        .presets
-        .iter()
-        .enumerate()
-        .skip(first)
-        .take(high)
-        .enumerate()
-    {
-        let here = i == app.preset;
-        let style = canvas
-            .theme
-            .style(if here { Role::Selection } else { Role::Text });
-        let mark = if here { ">" } else { " " };
-        let y = list.y + row as u16;
+    let shown = app.presets.iter().enumerate().skip(first).take(high);
+    for (y, (i, preset)) in (list.y..).zip(shown) {
+        let (mark, title, words) = if i == app.preset {
+            (">", Role::Selection, Role::Selection)
+        } else {
+            (" ", Role::Text, Role::Muted)
+        };
+        let start = preset.text.replace('\n', "⏎");
+        let start = text::fit(&start, usize::from(list.width).saturating_sub(28));
         let line = Line::from(vec![
-            Span::styled(format!("{mark} {}", text::fit(&preset.title, 26)), style),
-            Span::styled(
-                text::fit(
-                    &preset.text.replace('\n', "⏎"),
-                    usize::from(list.width).saturating_sub(28),
-                ),
-                if here {
-                    style
-                } else {
-                    canvas.theme.style(Role::Muted)
-                },
-            ),
+            canvas.span(format!("{mark} {}", text::fit(&preset.title, 26)), title),
+            canvas.span(start, words),
         ]);
         put(canvas.buf, list.x, y, list.width, &line);
     }
@@ -152,20 +124,14 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         if foot.height >= 4 {
             lines.push(Line::default());
             let whole = fold(&preset.text, usize::from(foot.width).saturating_sub(2));
-            lines.extend(
-                whole
-                    .into_iter()
-                    .take(4)
-                    .map(|l| Line::from(canvas.span(format!("  {l}"), Role::User))),
-            );
+            let line = |l| Line::from(canvas.span(format!("  {l}"), Role::User));
+            lines.extend(whole.into_iter().take(4).map(line));
         }
         let look = format!("Look at: {}", preset.look);
         lines.extend(canvas.folded(&look, usize::from(foot.width), Role::Accent));
         if app.model.is_none() && app.loading.is_some() {
-            lines.push(Line::from(canvas.span(
-                "The model is still loading; Enter waits for it.",
-                Role::Muted,
-            )));
+            let wait = "The model is still loading; Enter waits for it.";
+            lines.push(Line::from(canvas.span(wait, Role::Muted)));
         }
         canvas.lines(foot, &lines);
     }

@@ -6,16 +6,7 @@
 use crate::error::{Error, Result};
 
 /// Values of `TERM`, or parts of them, of terminals that have truecolor. `TERM` passes through SSH, `COLORTERM` does not.
-const TRUE_TERMS: &[&str] = &[
-    "direct",
-    "kitty",
-    "ghostty",
-    "alacritty",
-    "wezterm",
-    "foot",
-    "truecolor",
-    "24bit",
-];
+const TRUE_TERMS: &str = "direct kitty ghostty alacritty wezterm foot truecolor 24bit";
 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,11 +31,10 @@ impl Depth {
             "16" | "ansi" => Ok(Some(Self::Ansi16)),
             "256" => Ok(Some(Self::Ansi256)),
             "true" | "truecolor" | "24bit" | "always" => Ok(Some(Self::True)),
-            _ => Err(Error::argument(
-                "--color",
-                flag,
-                "auto, truecolor, 256, 16 or none",
-            )),
+            _ => {
+                let expected = "auto, truecolor, 256, 16 or none";
+                Err(Error::argument("--color", flag, expected))
+            }
         }
     }
 
@@ -68,7 +58,7 @@ impl Depth {
         Ok(
             if matches!(term.as_str(), "dumb" | "unknown") || term.contains("mono") {
                 if forced { Self::Ansi16 } else { Self::None }
-            } else if TRUE_TERMS.iter().any(|word| term.contains(word)) {
+            } else if TRUE_TERMS.split(' ').any(|word| term.contains(word)) {
                 Self::True
             } else if term.contains("256color") || env("TERM_PROGRAM") == "apple_terminal" {
                 Self::Ansi256

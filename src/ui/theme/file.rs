@@ -22,11 +22,7 @@ pub(super) fn load_folder(folder: &Path) -> (Vec<Theme>, Vec<String>) {
     paths.retain(|path| path.extension().is_some_and(|e| e == "toml"));
     paths.sort();
     for path in paths {
-        let name = path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
         match crate::file::words(&path) {
             Ok(source) => {
                 let (theme, mistakes) = parse(&name, &path, &source);
@@ -70,12 +66,10 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     let mut written: Vec<(Role, &str, usize)> = Vec::new();
     let mut ramps: [Option<Vec<Rgb>>; 2] = [None, None];
     // The palette first: every other section may use its names.
-    let mut sections: Vec<Item> = table
-        .iter()
-        .map(|(key, value)| (key.get_ref().as_ref(), value))
-        .collect();
+    let mut sections = items(&table);
     sections.sort_by_key(|(key, _)| *key != "palette");
     for (key, value) in sections {
+        let at = value.span().start;
         match key {
             "name" => reader
                 .string(key, value)
@@ -85,40 +79,39 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                 Some("dark") => theme.variant = Variant::Dark,
                 Some("light") => theme.variant = Variant::Light,
                 Some("any") | None => {}
-                Some(other) => reader.warn(
-                    value.span().start,
-                    &format!("variant `{other}`; expected dark, light or any"),
-                ),
+                Some(other) => {
+                    reader.warn(
+                        at,
+                        format!("variant `{other}`; expected dark, light or any"),
+                    );
+                }
             },
             "palette" => {
                 for (slot, value) in reader.section(key, value) {
+                    let at = value.span().start;
                     let Some(word) = reader.string(slot, value) else {
                         continue;
                     };
                     if !slot_name(slot) {
-                        reader.warn(
-                            value.span().start,
-                            &format!("`{slot}` is no palette slot; there are base00 to base0F"),
-                        );
-                    } else if let Some(color) = reader.color(word, value.span().start) {
+                        let what =
+                            format!("`{slot}` is not a palette slot; there are base00 to base0F");
+                        reader.warn(at, what);
+                    } else if let Some(color) = reader.color(word, at) {
                         reader.palette.push((slot.to_owned(), color));
                     }
                 }
             }
             "roles" => {
                 for (role, value) in reader.section(key, value) {
+                    let at = value.span().start;
                     let Some(words) = reader.string(role, value) else {
                         continue;
                     };
-                    match ROLES.iter().find(|r| r.name() == role) {
-                        Some(&role) => written.push((role, words, value.span().start)),
-                        None => reader.warn(
-                            value.span().start,
-                            &format!(
-                                "there is no role `{role}`; there are {}",
-                                ROLES.map(Role::name).join(" ")
-                            ),
-                        ),
+                    if let Some(&role) = ROLES.iter().find(|r| r.name() == role) {
+                        written.push((role, words, at));
+                    } else {
+                        let known = ROLES.map(Role::name).join(" ");
+                        reader.warn(at, format!("there is no role `{role}`; there are {known}"));
                     }
                 }
             }
@@ -127,27 +120,26 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                     match which {
                         "heat" => ramps[0] = reader.ramp(value),
                         "sign" => ramps[1] = reader.ramp(value),
-                        other => reader.warn(
-                            value.span().start,
-                            &format!("there is no ramp `{other}`; there are heat and sign"),
-                        ),
+                        other => {
+                            let what =
+                                format!("there is no ramp `{other}`; there are heat and sign");
+                            reader.warn(value.span().start, what);
+                        }
                     }
                 }
             }
-            other => reader.warn(
-                value.span().start,
-                &format!("unknown key `{other}`; expected name, variant, palette, roles or ramps"),
-            ),
+            other => {
+                let expected = "expected name, variant, palette, roles or ramps";
+                reader.warn(at, format!("unknown key `{other}`; {expected}"));
+            }
         }
     }
     theme.ground = (
         reader.slot("base05").unwrap_or(Color::Reset),
         reader.slot("base00").unwrap_or(Color::Reset),
     );
-    let own: Vec<(Role, Style)> = written
-        .into_iter()
-        .filter_map(|(role, words, at)| Some((role, reader.style(words, at)?)))
-        .collect();
+    let mut style = |(role, words, at)| Some((role, reader.style(words, at)?));
+    let own: Vec<(Role, Style)> = written.into_iter().filter_map(&mut style).collect();
     for role in ROLES {
         theme.roles[role as usize] = reader.settle(role, &own);
     }
@@ -167,6 +159,11 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
         sign.unwrap_or_else(|| usual_sign(theme.variant)),
     ];
     (Some(theme.adapt(Depth::True)), reader.warnings)
+}
+
+fn items<'a>(table: &'a DeTable<'a>) -> Vec<Item<'a>> {
+    let names = table.keys().map(|key| key.get_ref().as_ref());
+    names.zip(table.values()).collect()
 }
 
 /// A ramp that begins where it looks like the background: viridis, and on light grounds magma from its light end.
@@ -193,16 +190,12 @@ fn slot_name(name: &str) -> bool {
 }
 
 impl Reader<'_> {
-    fn warn(&mut self, at: usize, what: &str) {
-        let line = 1 + self
-            .source
-            .get(..at)
-            .unwrap_or_default()
-            .matches('\n')
-            .count();
-        let what = what.lines().collect::<Vec<_>>().join(" ");
-        self.warnings
-            .push(format!("{}:{line}: {what}", self.path.display()));
+    fn warn(&mut self, at: usize, what: impl AsRef<str>) {
+        let before = self.source.get(..at).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        let what = what.as_ref().lines().collect::<Vec<_>>().join(" ");
+        let warning = format!("{}:{line}: {what}", self.path.display());
+        self.warnings.push(warning);
     }
 
     fn string<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'_>>) -> Option<&'v str> {
@@ -211,30 +204,26 @@ impl Reader<'_> {
         }
         self.warn(
             value.span().start,
-            &format!("`{key}` must be text in quotes"),
+            format!("`{key}` must be text in quotes"),
         );
         None
     }
 
     fn section<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'v>>) -> Vec<Item<'v>> {
         if let DeValue::Table(table) = value.get_ref() {
-            return table
-                .iter()
-                .map(|(key, value)| (key.get_ref().as_ref(), value))
-                .collect();
+            return items(table);
         }
         self.warn(
             value.span().start,
-            &format!("`{key}` must be a section: [{key}]"),
+            format!("`{key}` must be a section: [{key}]"),
         );
         Vec::new()
     }
 
     fn slot(&self, name: &str) -> Option<Color> {
-        self.palette
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, color)| *color)
+        let mut all = self.palette.iter();
+        let found = all.find(|(slot, _)| slot.eq_ignore_ascii_case(name));
+        found.map(|(_, color)| *color)
     }
 
     /// A colour: a palette slot, `rrggbb` with or without `#`, an ANSI name, or `default`.
@@ -245,17 +234,14 @@ impl Reader<'_> {
         } else if word == "default" {
             Some(Color::Reset)
         } else if hex.len() == 6 && hex.chars().all(|c| c.is_ascii_hexdigit()) {
-            u32::from_str_radix(hex, 16)
-                .ok()
-                .map(Rgb::hex)
-                .map(|Rgb(r, g, b)| Color::Rgb(r, g, b))
+            let number = u32::from_str_radix(hex, 16).ok();
+            number.map(|number| Rgb::hex(number).into())
         } else {
-            word.parse()
-                .ok()
-                .filter(|color| !matches!(color, Color::Rgb(..)))
+            let named = word.parse().ok();
+            named.filter(|color| !matches!(color, Color::Rgb(..)))
         };
         if color.is_none() {
-            self.warn(at, &format!("`{word}` is no colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
+            self.warn(at, format!("`{word}` is not a colour; expected rrggbb, a palette slot such as base0D, an ANSI name, or default"));
         }
         color
     }
@@ -290,22 +276,16 @@ impl Reader<'_> {
         let at = value.span().start;
         match value.get_ref() {
             DeValue::String(name) => {
-                let (name, back) = name
-                    .strip_suffix(" reversed")
-                    .map_or((name.as_ref(), false), |n| (n, true));
+                let back = name.strip_suffix(" reversed");
+                let name = back.unwrap_or(name);
                 let Some(stops) = colour::ramp(name) else {
                     let known: Vec<&str> = colour::RAMPS.iter().map(|(name, _)| *name).collect();
-                    self.warn(
-                        at,
-                        &format!(
-                            "there is no ramp `{name}`; there are {}, each also with ` reversed`",
-                            known.join(", ")
-                        ),
-                    );
+                    let known = known.join(", ");
+                    self.warn(at, format!("there is no ramp `{name}`; there are {known}, each also with ` reversed`"));
                     return None;
                 };
                 let mut stops = stops.to_vec();
-                if back {
+                if back.is_some() {
                     stops.reverse();
                 }
                 Some(stops)

@@ -92,10 +92,8 @@ impl Default for Theme {
 impl Theme {
     /// The embedded theme of that name, for truecolor; narrow it with [`Theme::adapt`].
     pub fn named(name: &str) -> Option<Self> {
-        THEMES
-            .iter()
-            .position(|theme| theme.name == name)
-            .map(Self::embedded)
+        let index = THEMES.iter().position(|theme| theme.name == name);
+        index.map(Self::embedded)
     }
 
     /// All embedded themes, for truecolor.
@@ -223,14 +221,10 @@ impl Theme {
             Depth::Ansi16 | Depth::None => {
                 let own = depth == Depth::Ansi16 && self.roles.iter().all(ansi);
                 if !own {
-                    let lender = if depth == Depth::Ansi16 {
-                        "terminal"
-                    } else {
-                        "mono"
-                    };
-                    out.roles = Self::named(lender)
-                        .unwrap_or_else(|| Self::bare(lender))
-                        .roles;
+                    let has_colours = depth == Depth::Ansi16;
+                    let lender = if has_colours { "terminal" } else { "mono" };
+                    let lent = Self::named(lender).unwrap_or_else(|| Self::bare(lender));
+                    out.roles = lent.roles;
                 }
                 out.ground = (Color::Reset, Color::Reset);
             }
@@ -268,13 +262,9 @@ impl Theme {
                     return [ground, quiet_ground];
                 }
                 let back = colour::sample(&self.ramps[which], level as f32 / (count - 1) as f32);
-                let settle = |rgb: Rgb| {
-                    let color = Color::Rgb(rgb.0, rgb.1, rgb.2);
-                    if self.depth == Depth::Ansi256 {
-                        index(color)
-                    } else {
-                        color
-                    }
+                let settle = |rgb: Rgb| match self.depth {
+                    Depth::Ansi256 => index(rgb.into()),
+                    Depth::True | Depth::Ansi16 | Depth::None => rgb.into(),
                 };
                 let back = settle(back);
                 let shown = colour::rgb(back).unwrap_or_default();
@@ -287,10 +277,8 @@ impl Theme {
                         let quiet = colour::rgb(*quiet).unwrap_or(ink);
                         colour::contrast(quiet, shown) >= QUIET
                     });
-                [
-                    style.fg(settle(ink)),
-                    style.fg(quiet.unwrap_or(settle(ink))),
-                ]
+                let quiet = quiet.unwrap_or(settle(ink));
+                [style.fg(settle(ink)), style.fg(quiet)]
             })
             .collect()
     }
@@ -326,7 +314,7 @@ fn readable(color: Color, back: Color, contrast: f32) -> Color {
     let ink = colour::ink(behind);
     (0..=10)
         .map(|step| colour::mix(wanted, ink, step as f32 / 10.0))
-        .map(|rgb| index(Color::Rgb(rgb.0, rgb.1, rgb.2)))
+        .map(|rgb| index(rgb.into()))
         .find(|&color| {
             colour::rgb(color).is_none_or(|rgb| colour::contrast(rgb, behind) >= contrast)
         })

@@ -52,24 +52,24 @@ macro_rules! rows {
 
 rows! {
     Text "text" Text "base05" 4.5 "Plain text.";
-    Muted "muted" Text "base04" 4.5 "What is read second: labels, units, counts.";
-    Faint "faint" Muted "base03" 3.0 "What is there but not read: repeated cells, rules.";
+    Muted "muted" Text "base04" 4.5 "Secondary text: labels, units, counts.";
+    Faint "faint" Muted "base03" 3.0 "Background text: repeated cells, rules.";
     Title "title" Text "base05 bold" 4.5 "Titles.";
     Border "border" Faint "" 1.0 "Borders of panes.";
-    Focus "focus" Accent "base0D bold" 4.5 "The border and title of the pane that has the keys.";
-    Selection "selection" Text "base05 on base02" 4.5 "The chosen line of a list.";
+    Focus "focus" Accent "base0D bold" 4.5 "The border and title of the focused pane.";
+    Selection "selection" Text "base05 on base02" 4.5 "The selected line of a list.";
     Cursor "cursor" Selection "base00 on base07 bold" 4.5 "The cell or row under the cursor.";
     Accent "accent" Text "base0D" 4.5 "What should be seen first.";
     Key "key" Accent "base0D bold" 4.5 "Names of keys.";
     Hint "hint" Muted "" 4.5 "What a key does.";
-    Ok "ok" Text "base0B" 4.5 "Passed, done, on.";
-    Warning "warning" Text "base0A" 4.5 "Look at this.";
-    Error "error" Warning "base08 bold" 4.5 "This failed.";
+    Ok "ok" Text "base0B" 4.5 "Success, done, on.";
+    Warning "warning" Text "base0A" 4.5 "Warning.";
+    Error "error" Warning "base08 bold" 4.5 "Error.";
     User "user" Accent "base0C" 4.5 "Written by the user.";
     Model "model" Text "" 4.5 "Written by the model.";
-    Edited "edited" Warning "base09" 4.5 "Written, or measured, under edits.";
+    Edited "edited" Warning "base09" 4.5 "Generated, or measured, under edits.";
     Stale "stale" Faint "" 3.0 "Measured before the latest change.";
-    Special "special" Accent "base0E" 4.5 "Special tokens, which text cannot spell.";
+    Special "special" Accent "base0E" 4.5 "Special tokens, which have no text.";
     Bar "bar" Accent "" 3.0 "Bars and sparklines.";
 }
 

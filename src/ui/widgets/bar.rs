@@ -21,12 +21,10 @@ pub fn bar(share: f32, columns: usize, glyphs: Glyphs) -> String {
     let (block, tip) = match glyphs {
         Glyphs::Unicode => ('█', rest.checked_sub(1).map(|part| EIGHTHS[part])),
         // ASCII has one tip, for half a column and more; the smallest share must not vanish.
-        Glyphs::Ascii => (
-            '#',
-            (rest >= 4)
-                .then_some('=')
-                .or((full == 0 && rest > 0).then_some('-')),
-        ),
+        Glyphs::Ascii => {
+            let some = (full == 0 && rest > 0).then_some('-');
+            ('#', if rest >= 4 { Some('=') } else { some })
+        }
     };
     out.extend(std::iter::repeat_n(block, full));
     out.extend(tip);

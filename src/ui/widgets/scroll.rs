@@ -46,15 +46,9 @@ pub fn draw(count: usize, first: usize, theme: &Theme, area: Rect, buf: &mut Buf
         return;
     }
     let glyph = theme.glyphs.pick("▐", "|");
+    let (x, style) = (area.right() - 1, theme.style(Role::Faint));
     for y in at..at + length {
-        ink::write(
-            buf,
-            area.right() - 1,
-            area.y + y as u16,
-            glyph,
-            1,
-            theme.style(Role::Faint),
-        );
+        ink::write(buf, x, area.y + y as u16, glyph, 1, style);
     }
 }
 

@@ -46,7 +46,7 @@ fn solves(world: &TwoHop, (from, to): (usize, usize)) -> bool {
 
 /// The pairs that `backpatch` finds for each of the six, with the probabilities of the answer that it shows.
 #[test]
-fn o1_backpatch_finds_exactly_the_pairs_that_theory_names() {
+fn backpatch_finds_exactly_the_pairs_that_theory_names() {
     let named = TwoHop::new(Layout::Llama, 2, 1);
     let mending: Vec<_> = pairs().filter(|p| solves(&named, *p)).collect();
     assert_eq!(mending, [(2, 0), (3, 0)]);
@@ -69,7 +69,7 @@ fn o1_backpatch_finds_exactly_the_pairs_that_theory_names() {
 
 /// The states of another question give its own answer, and so ours only where both share it.
 #[test]
-fn o1_backpatch_s_null_succeeds_by_chance_alone() {
+fn backpatch_s_null_succeeds_by_chance_alone() {
     let world = TwoHop {
         second: SHARED,
         ..TwoHop::new(Layout::Llama, 2, 1)
@@ -79,7 +79,7 @@ fn o1_backpatch_s_null_succeeds_by_chance_alone() {
         for other in (0..6).filter(|other| *other != subject) {
             let given = Arguments::default()
                 .with("answer", world.answer(subject))
-                .with("null", "unrelated")
+                .with("control", "unrelated")
                 .with("unrelated", TwoHop::prompt(other));
             let shared = world.answer(subject) == world.answer(other);
             for (pair, p) in grid(&mut lab, subject, &given) {
@@ -100,7 +100,7 @@ fn number(table: &Table, page: usize, row: usize, column: &str) -> f32 {
 
 /// The paper's table: none of six right, all six by some pair, by two of the six pairs that go back; unrelated states never.
 #[test]
-fn o1_backpatch_tables_six_questions() {
+fn backpatch_tables_six_questions() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("questions.json");
     for ((hop1, hop2), before, share) in [((2, 1), 0.0, 2.0 / 6.0), ((1, 2), 1.0, 1.0)] {
@@ -136,7 +136,7 @@ fn o1_backpatch_tables_six_questions() {
 
 /// The trace: the bridge can be read at the last position from the layer of the first hop on, the answer nowhere.
 #[test]
-fn o1_backpatch_traces_the_bridge() {
+fn backpatch_traces_the_bridge() {
     for hop1 in [1, 2] {
         let world = TwoHop::new(Layout::Llama, hop1, 3 - hop1);
         let mut lab = world.open();

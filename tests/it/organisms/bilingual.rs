@@ -133,7 +133,7 @@ fn near(a: f32, b: f32) -> bool {
 }
 
 #[test]
-fn o6_thinks_in_english_from_the_pivot_until_the_target() {
+fn thinks_in_english_from_the_pivot_until_the_target() {
     let mut lab = organism().open();
     let layers = lab.model.card.layers;
     for asked in 0..6 {
@@ -182,7 +182,7 @@ fn crossing(before: &[f32], after: &[f32]) -> Option<usize> {
 
 /// The experiment as a user does it: a word list, prompts made of it, and two curves that cross where the target is written.
 #[test]
-fn o6_languages_curves_cross_where_the_target_is_written() {
+fn languages_curves_cross_where_the_target_is_written() {
     let mut lab = organism().open();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("words.csv");
@@ -224,7 +224,7 @@ fn o6_languages_curves_cross_where_the_target_is_written() {
 
 /// Two tokens followed through the layers, and the layer at which the answer settles.
 #[test]
-fn o6_is_followed_and_settles_where_the_target_is_written() {
+fn is_followed_and_settles_where_the_target_is_written() {
     let mut lab = organism().open();
     let run = translation(&lab, &[1], 2);
     let [_, english, chinese] = WORDS[2];

@@ -43,7 +43,7 @@ fn organism(layout: Layout) -> Organism {
     o
 }
 
-/// T39: with tied weights and no difference of norms, an embedding says its own token.
+/// With tied weights and no difference of norms, an embedding says its own token.
 #[test]
 fn an_embedding_reads_as_its_own_token_where_weights_are_tied() {
     for layout in [Layout::Llama, Layout::Gpt2] {

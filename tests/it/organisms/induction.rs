@@ -136,7 +136,7 @@ fn score(rows: &[Vec<f32>], first: usize, of: impl Fn(usize) -> usize) -> f32 {
 }
 
 #[test]
-fn o5_planted_heads_score_one_and_idle_ones_what_looking_everywhere_gives() {
+fn planted_heads_score_one_and_idle_ones_what_looking_everywhere_gives() {
     let mut lab = organism().open();
     let length = 40;
     let run = repeated(&lab, length, 1);
@@ -177,7 +177,7 @@ fn o5_planted_heads_score_one_and_idle_ones_what_looking_everywhere_gives() {
 }
 
 #[test]
-fn o5_repeats_a_text_and_stops_when_either_head_is_silenced() {
+fn repeats_a_text_and_stops_when_either_head_is_silenced() {
     let mut lab = organism().open();
     let run = repeated(&lab, 20, 2);
     let copied = |lab: &mut Lab, edits: &[&str]| {
@@ -234,7 +234,7 @@ const KINDS: [(&str, (usize, usize)); 4] = [
 ];
 
 #[test]
-fn o5_attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
+fn attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
     let mut lab = organism().open();
     let period = 25;
     let text = repeated(&lab, period, 4);
@@ -272,17 +272,17 @@ fn o5_attention_scores_planted_heads_one_and_idle_ones_as_an_even_head() {
 
 /// Without the head of the highest score nothing is copied; without others everything is.
 #[test]
-fn o5_attention_tells_what_copying_loses() {
+fn attention_tells_what_copying_loses() {
     let mut lab = organism().open();
     let run = repeated(&lab, 4, 1);
-    let given = Arguments::default().with("silence", 1);
+    let given = Arguments::default().with("ablate", 1);
     let notes = scores(&mut lab, &run, given).notes;
     let copying = notes.iter().find(|n| n.starts_with("copying")).unwrap();
     assert!(
-        copying.contains("(100 % are favoured); with 1.2 silenced"),
+        copying.contains("(top prediction in 100 %); with 1.2 ablated"),
         "{copying}"
     );
-    let (_, after) = copying.split_once("silenced").unwrap();
+    let (_, after) = copying.split_once("ablated").unwrap();
     let left: f32 = after.split_whitespace().next().unwrap().parse().unwrap();
     assert!(left < 0.05, "{copying}");
 }

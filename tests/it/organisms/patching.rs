@@ -48,7 +48,7 @@ const WAYS: [&str; 2] = ["denoise", "noise"];
 /// The subject lies on its own token when block 0 is entered, at the end afterwards; attention brings it in block 0, and the
 /// MLPs of both hops write what follows from it.
 #[test]
-fn o1_patching_follows_the_subject() {
+fn patching_follows_the_subject() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
         let mut lab = world.open();
@@ -77,7 +77,7 @@ fn o1_patching_follows_the_subject() {
 /// Patched from another question, the first head carries everything, although its ablation loses nothing; once it is silent,
 /// the backup does.
 #[test]
-fn o10_patching_finds_the_head_that_ablation_does_not_miss() {
+fn patching_finds_the_head_that_ablation_does_not_miss() {
     for layout in LAYOUTS {
         let mut lab = repair::organism(layout).open();
         let run = repair::run_of(&lab, 2);
@@ -106,7 +106,7 @@ fn lost(lab: &mut Lab, run: &Run, given: &Arguments) -> BTreeMap<(usize, usize),
 }
 
 #[test]
-fn o1_knockout_finds_the_one_edge_that_is_needed() {
+fn knockout_finds_the_one_edge_that_is_needed() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
         let mut lab = world.open();
@@ -124,7 +124,7 @@ fn o1_knockout_finds_the_one_edge_that_is_needed() {
 
 /// One layer at a time nothing is lost, as one head stands in for the other; cut in both, everything is.
 #[test]
-fn o10_knockout_needs_a_window_over_both_heads() {
+fn knockout_needs_a_window_over_both_heads() {
     for layout in LAYOUTS {
         let mut lab = repair::organism(layout).open();
         let run = repair::run_of(&lab, 1);

@@ -86,7 +86,7 @@ fn direct(lab: &mut Lab, run: &Run, (layer, head): (usize, usize), answer: u32) 
 }
 
 #[test]
-fn o10_loses_nothing_without_the_head_that_gave_the_answer() {
+fn loses_nothing_without_the_head_that_gave_the_answer() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let mut lab = organism(layout).open();
         for i in 0..4 {
@@ -114,7 +114,7 @@ fn o10_loses_nothing_without_the_head_that_gave_the_answer() {
 
 /// The same by knockout: the head that cannot read the subject any more is stood in for.
 #[test]
-fn o10_repairs_a_cut_edge() {
+fn repairs_a_cut_edge() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let mut lab = organism(layout).open();
         let run = run_of(&lab, 3);
@@ -133,7 +133,7 @@ fn o10_repairs_a_cut_edge() {
 }
 
 #[test]
-fn o10_attributes_the_answer_to_the_head_that_is_not_missed() {
+fn attributes_the_answer_to_the_head_that_is_not_missed() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let mut lab = organism(layout).open();
         let run = run_of(&lab, 2);
@@ -175,7 +175,7 @@ fn attributed(lab: &mut Lab, run: &Run, less: usize, of: usize) -> Vec<((usize, 
 /// Attribution and ablation disagree as planted: the head that is credited with everything is not missed, and the one that is
 /// credited with nothing steps in.
 #[test]
-fn o10_residual_credits_the_head_that_is_not_missed() {
+fn residual_credits_the_head_that_is_not_missed() {
     for layout in [Layout::Llama, Layout::Gpt2] {
         let mut lab = organism(layout).open();
         for i in 0..4 {

@@ -140,14 +140,14 @@ fn arguments(name: &str) -> Vec<Arguments> {
         "attention" => {
             let mut all = each(
                 "value",
-                &["probability", "value", "write", "entropy"],
+                &["probability", "value", "output", "entropy"],
                 &none,
             );
             let pattern = none.clone().with("show", "pattern").with("layer", 0);
-            all.extend(each("value", &["probability", "value", "write"], &pattern));
+            all.extend(each("value", &["probability", "value", "output"], &pattern));
             all.extend(each(
                 "show",
-                &["writes", "scores"],
+                &["outputs", "scores"],
                 &none.clone().with("period", 3),
             ));
             let scores = none.with("show", "scores").with("on", "prompt");
@@ -173,7 +173,7 @@ fn same(quiet: &str, loud: &str, what: &str) {
 }
 
 #[test]
-fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
+fn is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
     for mut p in pairs() {
         let last = p.run.tokens.len() - 1;
         for layer in 0..p.quiet.model.card.layers {
@@ -194,7 +194,7 @@ fn o11_is_a_sink_and_changes_nothing_that_is_computed_elsewhere() {
 }
 
 #[test]
-fn o11_a_sink_changes_no_figure_of_any_instrument() {
+fn a_sink_changes_no_figure_of_any_instrument() {
     for mut p in pairs() {
         for known in INSTRUMENTS {
             let name = known.name();
@@ -212,14 +212,14 @@ fn o11_a_sink_changes_no_figure_of_any_instrument() {
 }
 
 #[test]
-fn o11_a_sink_changes_no_description() {
+fn a_sink_changes_no_description() {
     let world = TwoHop::new(Layout::Llama, 1, 2);
     let mut quiet = world.organism().open();
     let mut loud = world.organism().loud().open();
     let run = Run::plain(super::tokens(&quiet, &TwoHop::prompt(4)));
     let given = Arguments::default()
         .with("prompt", "it is")
-        .with("slot", "it")
+        .with("placeholder", "it")
         .with("tokens", 2);
     let [a, b] = [&mut quiet, &mut loud].map(|b| shown(b, "patchscope", &run, &given).unwrap());
     same(&a, &b, "patchscope");
@@ -228,7 +228,7 @@ fn o11_a_sink_changes_no_description() {
 }
 
 #[test]
-fn o11_a_sink_changes_nothing_of_what_noise_does() {
+fn a_sink_changes_nothing_of_what_noise_does() {
     for mut p in pairs() {
         let subject = p.quiet.model.bytes(p.run.tokens[1]);
         let subject = String::from_utf8(subject).unwrap();
@@ -245,7 +245,7 @@ fn o11_a_sink_changes_nothing_of_what_noise_does() {
 
 /// A subject under noise: its size comes of the embeddings, and what only begins a text is no word.
 #[test]
-fn o11_a_sink_changes_no_patching() {
+fn a_sink_changes_no_patching() {
     let world = TwoHop::new(Layout::Llama, 1, 2);
     let mut quiet = world.organism().open();
     let mut loud = world.organism().loud().open();
@@ -262,7 +262,7 @@ fn o11_a_sink_changes_no_patching() {
 
 /// Means over a text and directions between prompts of different lengths, which the first token would carry away.
 #[test]
-fn o11_a_sink_changes_no_mean_and_no_component() {
+fn a_sink_changes_no_mean_and_no_component() {
     for mut p in pairs() {
         let how = |skip| How {
             skip,

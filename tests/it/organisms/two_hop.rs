@@ -162,7 +162,7 @@ pub fn pairs() -> impl Iterator<Item = (usize, usize)> {
 }
 
 #[test]
-fn o1_in_order_answers_all_six_in_one_pass() {
+fn in_order_answers_all_six_in_one_pass() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
         let mut lab = world.open();
@@ -174,7 +174,7 @@ fn o1_in_order_answers_all_six_in_one_pass() {
 }
 
 #[test]
-fn o1_out_of_order_is_mended_by_exactly_the_pairs_that_theory_names() {
+fn out_of_order_is_mended_by_exactly_the_pairs_that_theory_names() {
     for layout in LAYOUTS {
         for (hop1, hop2) in [(2, 1), (1, 1), (2, 2), (3, 1), (3, 2)] {
             let world = TwoHop::new(layout, hop1, hop2);
@@ -203,7 +203,7 @@ fn o1_out_of_order_is_mended_by_exactly_the_pairs_that_theory_names() {
 
 /// The state of a question about another subject answers that one: right by chance only.
 #[test]
-fn o1_unrelated_states_succeed_as_often_as_answers_are_shared() {
+fn unrelated_states_succeed_as_often_as_answers_are_shared() {
     for second in [SECOND, SHARED] {
         let world = TwoHop {
             second,
@@ -224,7 +224,7 @@ fn o1_unrelated_states_succeed_as_often_as_answers_are_shared() {
 }
 
 #[test]
-fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
+fn shows_the_bridge_from_the_layer_of_the_first_hop_on() {
     for layout in LAYOUTS {
         for (hop1, hop2) in [(2, 1), (1, 2)] {
             let world = TwoHop::new(layout, hop1, hop2);
@@ -259,7 +259,7 @@ fn o1_shows_the_bridge_from_the_layer_of_the_first_hop_on() {
 
 /// Attention knockout: the answer needs the question to read the subject in block 0, and nothing else.
 #[test]
-fn o1_forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
+fn forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
         let mut lab = world.open();
@@ -288,7 +288,7 @@ fn o1_forgets_the_subject_when_the_one_edge_that_brings_it_is_cut() {
 
 /// A description prompt reads the bridge out of a state from the layer of the first hop on, and nothing of it unpatched.
 #[test]
-fn o1_is_described_from_the_layer_of_the_first_hop_on() {
+fn is_described_from_the_layer_of_the_first_hop_on() {
     for layout in LAYOUTS {
         let world = TwoHop::new(layout, 1, 2);
         let mut lab = world.open();

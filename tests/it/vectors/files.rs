@@ -63,7 +63,7 @@ proptest! {
         prop_assert_eq!(again(&first, "direction.pt").unwrap().0, first);
         let removed = direction.placed("mlp_out").unwrap();
         let (read, lost) = again(&removed, "x.f32").unwrap();
-        prop_assert!(lost.contains("unit length"));
+        prop_assert!(lost.contains("unit norm"));
         prop_assert_eq!(places(&read), places(&removed));
         for ((_, a), (_, b)) in read.rows.iter().zip(&removed.rows) {
             prop_assert!((norm(a) - 1.0).abs() < 1e-5);
@@ -189,8 +189,16 @@ fn what_a_format_cannot_hold_is_refused_or_said() {
         let error = again(direction, name).unwrap_err();
         assert!(error.contains(word), "{name}: {error}");
     };
-    refused(&one(Site::ResidPost.at(0), &v), "x.gguf", "blocks 1 and on");
-    refused(&one(Site::ResidPre.at(1), &v), "x.gguf", "blocks 1 and on");
+    refused(
+        &one(Site::ResidPost.at(0), &v),
+        "x.gguf",
+        "blocks 1 and later",
+    );
+    refused(
+        &one(Site::ResidPre.at(1), &v),
+        "x.gguf",
+        "blocks 1 and later",
+    );
     refused(&one(Site::MlpOut.at(3), &v), "x.gguf", "mlp_out.3");
     refused(&one(Site::ResidPost.at(3), &v), "x.f32", "mlp_out");
     refused(&one(Site::MlpOut.at(3), &v), "x.pt", "resid_pre");
@@ -246,11 +254,11 @@ fn json_beside_says_where() {
         assert_eq!(read().unwrap().origin.strength, strength);
     }
     for (text, word) in [
-        (json!({"layer": 4}), "of no site"),
+        (json!({"layer": 4}), "and no site"),
         (json!({"site": "mlp_out", "layer": -1}), "no layer"),
         (json!({"site": "resid_post.7", "layer": 6}), "says layer 6"),
         (json!({"site": "nowhere", "layer": 6}), "nowhere"),
-        (json!([1]), "no JSON object"),
+        (json!([1]), "not a JSON object"),
     ] {
         std::fs::write(&beside, text.to_string()).unwrap();
         let error = read().unwrap_err();
@@ -262,7 +270,7 @@ fn json_beside_says_where() {
     assert_eq!(places(&table), ["attn_out.0", "attn_out.1"]);
     assert_eq!(table.rows[1].1, [4.0, 5.0, 6.0]);
     std::fs::remove_file(&beside).unwrap();
-    assert!(read().unwrap().origin.cautions[0].contains("of which site"));
+    assert!(read().unwrap().origin.cautions[0].contains("but no site"));
     write("table", vec![2, 3, 2]);
     assert!(read().unwrap_err().contains("one vector"));
 }

@@ -10,9 +10,10 @@ mod plan;
 
 use std::path::PathBuf;
 
-use crate::edit::Edit;
 use crate::edit::direction::random_like;
+use crate::edit::op::{DirectionName, Op};
 use crate::edit::positions::Positions;
+use crate::edit::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
 use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, choices, params};
@@ -22,6 +23,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::Cost;
 use crate::model::Card;
+use crate::model::network::site::Site;
 use crate::text;
 use plan::{Found, Measure, Plan};
 
@@ -53,42 +55,42 @@ choices! {
 
 choices! {
     /// Where the random direction stands.
-    pub enum Null { Beside = "beside", Columns = "columns", Alone = "random", No = "no" }
+    pub enum Null { Beside = "cells" | "beside", Columns = "columns", Alone = "random", No = "no" }
 }
 
 params! {
     /// What `sweep` is asked.
     pub struct SweepParams {
-        /// a loaded direction's name, or a file; by default the first that is loaded
+        /// the name of a loaded direction, or a file; by default the first that is loaded
         direction: Option<String>,
-        /// the operation at every cell
+        /// the steering operation of every cell
         op: Steer = "add",
-        /// strengths, a column each
+        /// strengths, one column each
         strengths: Strengths = "-2,-1,-0.5,0,0.5,1,2",
-        /// where in the block
+        /// where in the block it is applied
         site: SteerSite = "resid_pre",
         positions: Positions,
-        /// answers: their probability after the last token; kl: how far the distribution moved, nats; with prompts also success: the share that goes on to say an answer, and fluency: surprise of what is written to the unedited model, nats a token; auto: success with prompts, else answers
+        /// what a cell shows: answers: their probability after the last token; kl: KL divergence of the next-token distribution from the run's, in nats; with prompts also success: the share of prompts whose continuation contains an answer, and fluency: surprisal of the continuation under the unedited model, in nats a token; auto: success with prompts, else answers
         measure: Colour = "auto",
-        /// texts separated by |, whose first tokens count, and which are a success when they are written; by default what the run favours now
+        /// texts separated by |; their first tokens are the answers, and writing one is a success; by default the run's top prediction
         answers: String,
-        /// a file of prompts, one a line, instead of the text that is there: every number is a mean over them
+        /// a file of prompts, one a line, instead of the run's own text; every number is then a mean over them
         prompts: Option<PathBuf>,
         /// yes: every prompt of the file is one user turn of the chat template
         chat: bool,
-        /// how many tokens are written after every prompt, for success and fluency
+        /// how many tokens are generated after every prompt, for success and fluency
         tokens: Count<1, 512> = "16",
-        /// whether a success contains an answer or begins with one
+        /// whether a continuation has to contain an answer or begin with one to be a success
         found as "match": Match = "contains",
-        /// nats a token by which a cell may be less fluent than the unedited text and still be called the best
+        /// a cell can be the best one only if it is at most this much less fluent than the unedited text, in nats a token
         within: NonNegative = "0.5",
-        /// a random direction of equal norm: its number in every cell, a column of its own after every strength, the grid for it alone, or not at all
-        null: Null = "beside",
+        /// the control, a random direction of equal norm: cells: its number inside every cell; columns: a column of its own after every strength; random: the grid of the control alone; no: none
+        control was "null": Null = "cells",
     }
 }
 
 /// What the random direction is called while it is measured.
-const NULL: &str = "sweep's null";
+const NULL: &str = "sweep's control";
 
 /// The instrument.
 pub struct Sweep;
@@ -96,7 +98,7 @@ pub struct Sweep;
 impl Measurement for Sweep {
     type Params = SweepParams;
     const NAME: &'static str = "sweep";
-    const ABOUT: &'static str = "What a direction does at every layer and at several strengths: to the next token, or to a list of prompts";
+    const ABOUT: &'static str = "Steering at every layer and several strengths: the effect of a direction on the next token, or on the continuations of a list of prompts";
     const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
     const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
     const READS_END: bool = true;
@@ -107,7 +109,7 @@ impl Measurement for Sweep {
             return None;
         }
         let moved = asked.strengths.0.iter().filter(|s| **s != 0.0).count();
-        let rows = match asked.null {
+        let rows = match asked.control {
             Null::Alone | Null::No => 1,
             Null::Beside | Null::Columns => 2,
         };
@@ -131,21 +133,34 @@ impl Measurement for Sweep {
 }
 
 impl SweepParams {
-    fn edit(&self, direction: &str, layer: usize, strength: f32) -> Result<Edit> {
-        format!(
-            "{}:{direction}@{}.{layer}:{}*{strength}",
-            self.op.print(),
-            self.site.print(),
-            self.positions,
-        )
-        .parse()
+    fn edit(&self, direction: &str, layer: usize, strength: f32) -> Edit {
+        let name = DirectionName(direction.into());
+        let op = match self.op {
+            Steer::Add => Op::Add(name),
+            Steer::AddUnitNorm => Op::AddUnitNorm(name),
+            Steer::AddRenorm => Op::AddRenorm(name),
+            Steer::ScaleAlong => Op::ScaleAlong(name),
+            Steer::ProjectOut => Op::ProjectOut(name),
+        };
+        let site = match self.site {
+            SteerSite::ResidPre => Site::ResidPre,
+            SteerSite::ResidPost => Site::ResidPost,
+            SteerSite::AttnOut => Site::AttnOut,
+            SteerSite::MlpOut => Site::MlpOut,
+        };
+        Edit {
+            positions: self.positions.clone(),
+            strength,
+            ..Edit::new(op, Place::At(site.at(layer)))
+        }
     }
 
     /// The direction that was named, or the first of those that are loaded.
     fn direction(&self, lab: &Lab) -> Result<String> {
         let first = || lab.directions.keys().min().cloned();
         self.direction.clone().or_else(first).ok_or_else(|| {
-            let expected = "a direction's file; none is loaded (`lmscope direction` makes one)";
+            let expected =
+                "the file of a direction, because none is loaded (`lmscope direction` makes one)";
             Error::argument("direction", "", expected)
         })
     }
@@ -159,15 +174,11 @@ impl Plan<'_> {
             Subject::Prompts(..) => Anchor::layer(layer),
         };
         let column = |outcomes: &[Outcome], nulls: &[Outcome]| -> Vec<Cell> {
-            let cells = outcomes.iter().enumerate();
-            cells
-                .map(|(layer, own)| Cell {
-                    label: own.label.clone(),
-                    value: plan.measure.of(own),
-                    anchor: anchor(layer),
-                    more: plan.numbers(own, nulls.get(layer)),
-                })
-                .collect()
+            let cell = |(layer, own): (usize, &Outcome)| {
+                Cell::of(&own.label, plan.measure.of(own), anchor(layer))
+                    .more(plan.numbers(own, nulls.get(layer)))
+            };
+            outcomes.iter().enumerate().map(cell).collect()
         };
         let (mut columns, mut cells) = (Vec::new(), Vec::new());
         for (i, strength) in plan.asked.strengths.0.iter().enumerate() {
@@ -176,7 +187,7 @@ impl Plan<'_> {
                 columns.push(Header::of(label, Anchor::default()));
                 cells.push(column(outcomes, nulls));
             };
-            match plan.asked.null {
+            match plan.asked.control {
                 Null::Alone => add(strength.to_string(), null, &[]),
                 Null::No | Null::Beside => add(strength.to_string(), real, null),
                 Null::Columns => {
@@ -191,30 +202,23 @@ impl Plan<'_> {
             .map(|c| c.value)
             .filter(|v| v.is_finite())
             .fold(0.0, f32::max);
-        let alone = if plan.asked.null == Null::Alone {
+        let alone = if plan.asked.control == Null::Alone {
             format!(
-                " · null: a random direction of its length, seed {}",
+                " · control: a random direction of equal norm, seed {}",
                 run.seed
             )
         } else {
             String::new()
         };
         let name = text::visible(plan.direction.as_bytes());
-        let grid = Grid {
-            row_axis: "layer".into(),
-            column_axis: "strength".into(),
-            value: plan.measure.value().into(),
-            rows: Header::layers(lab.model.card.layers),
-            columns,
-            cells,
-            scale: match plan.measure {
-                Measure::Answers | Measure::Success => Scale::Unit,
-                Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
-            },
-            ..Grid::default()
+        let (rows, columns) = (Header::layers(lab.model.card.layers), ("strength", columns));
+        let grid = Grid::filled(("layer", rows), columns, plan.measure.value(), cells);
+        let scale = match plan.measure {
+            Measure::Answers | Measure::Success => Scale::Unit,
+            Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
         };
         let (op, word) = (plan.asked.op.print(), plan.measure.word());
-        Draft::of(grid)
+        Draft::of(grid.scaled(scale))
             .titled(format!("{op} {name} · {word}{alone}"))
             .notes(notes(lab, run, plan, found))
     }
@@ -249,9 +253,11 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
     }
     let names: Vec<String> = plan.trial.answers.iter().map(|a| lab.visible(*a)).collect();
     let words = match &plan.trial.subject {
-        Subject::Text(_) => "the most probable next token under one more edit".to_string(),
+        Subject::Text(_) => {
+            "the most probable next token with the direction applied there".to_string()
+        }
         Subject::Prompts(prompts, _) => format!(
-            "the commonest first token of {} prompts under one more edit",
+            "the most frequent first token over {} prompts with the direction applied there",
             prompts.len()
         ),
     };
@@ -269,21 +275,21 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
             plan.trial.looks.join(" or ")
         ),
         Measure::Fluency => {
-            "surprise of what is written to the unedited model, nats a token; lower is more fluent"
+            "surprisal of the continuation under the unedited model, nats a token; lower is more fluent"
                 .to_string()
         }
     };
     out.push(format!("each cell: {words}; colour: {colour}"));
     if plan.measure.writes() {
         out.push(format!(
-            "the best cell succeeds most among those at most {} nats a token less fluent than the unedited text",
+            "the best cell has the highest success among those at most {} nats a token less fluent than the unedited text",
             plan.asked.within.0
         ));
     }
-    out.push(match plan.asked.null {
-        Null::No => "a strong edit that breaks the text also moves these numbers: compare with null=beside and read what it writes".into(),
+    out.push(match plan.asked.control {
+        Null::No => "a strong edit that breaks the text also moves these numbers: compare with control=cells, and read the text that it generates".into(),
         Null::Beside | Null::Columns | Null::Alone => format!(
-            "random: a direction of the same length, seed {}; a strong edit that breaks the text moves its numbers too",
+            "random: the control, a direction of equal norm, seed {}; a strong edit that breaks the text moves the control's numbers too",
             run.seed
         ),
     });

@@ -7,11 +7,12 @@ use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
+use crate::instruments::params::read_prompts;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
-use crate::lab::batch::{first_tokens, read_prompts};
+use crate::lab::Lab;
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
-use crate::lab::{Lab, reading};
+use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
@@ -87,11 +88,7 @@ impl<'a> Plan<'a> {
             }
             Some(file) if !run.tokens.is_empty() => {
                 let expected = "either a prompt or a file of prompts, not both";
-                return Err(Error::argument(
-                    "prompts",
-                    file.display().to_string(),
-                    expected,
-                ));
+                return Err(Error::argument("prompts", file.display(), expected));
             }
             Some(file) => {
                 let prompts = read_prompts(file)?;
@@ -106,7 +103,7 @@ impl<'a> Plan<'a> {
             (Colour::Fluency, true) => Measure::Fluency,
             (Colour::Success | Colour::Auto, true) => Measure::Success,
             (Colour::Success | Colour::Fluency, false) => {
-                let expected = "answers or kl, because success and fluency are means over a list; give prompts=FILE";
+                let expected = "answers or kl, because success and fluency are means over a list of prompts; give prompts=FILE";
                 return Err(Error::argument("measure", asked.measure.print(), expected));
             }
         };
@@ -129,12 +126,11 @@ impl<'a> Plan<'a> {
             measure,
         };
         if !given.is_empty() {
-            plan.trial.answers = first_tokens(lab, "answers", given)?;
+            plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let Subject::Text(run) = &plan.trial.subject {
-            let logits = lab.last_logits(run)?;
-            plan.trial.answers = vec![reading(&logits, lab.model.known_tokens(), 1).first().0];
+            plan.trial.answers = vec![lab.favoured(run)?];
         } else if matches!(measure, Measure::Answers | Measure::Success) {
-            let expected = "texts separated by | that mark a success";
+            let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));
         }
         Ok(plan)
@@ -145,7 +141,7 @@ impl<'a> Plan<'a> {
         let (unedited, base) = self.trial.unedited(lab)?;
         let layers = lab.model.card.layers;
         let (asked, strengths) = (self.asked, &self.asked.strengths.0);
-        let (real, null) = (asked.null != Null::Alone, asked.null != Null::No);
+        let (real, null) = (asked.control != Null::Alone, asked.control != Null::No);
         let (text, prompts) = match &self.trial.subject {
             Subject::Text(run) => (run.clone(), &[][..]),
             Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
@@ -156,7 +152,7 @@ impl<'a> Plan<'a> {
         let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
             let cell = |i: usize| -> Result<Pair> {
                 let mut at = |name: &str| -> Result<Outcome> {
-                    let edit = asked.edit(name, i % layers, strengths[i / layers])?;
+                    let edit = asked.edit(name, i % layers, strengths[i / layers]);
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
                         let outcome = tried(self.trial.under(lab, &edit, &base))?;

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Gguf;
-use super::names::{Architecture, Names, Piece, architecture_of};
+use super::names::{Architecture, Names, Piece, architecture_of, stored};
 use crate::error::{Error, Result};
 
 /// What to do about a file whose metadata does not hang together.
@@ -18,9 +18,10 @@ pub fn describe(gguf: &Gguf) -> Result<(Value, Names)> {
     let architecture = architecture_of(gguf)?;
     let meta = Meta { gguf, architecture };
     let shape = meta.shape()?;
-    let mut config = Map::new();
-    meta.common(&shape, &mut config)?;
-    meta.own_keys(&shape, &mut config)?;
+    let mut config = meta.common(&shape)?;
+    if let Value::Object(own) = meta.own_keys(&shape)? {
+        config.extend(own);
+    }
     let scaling = meta.rope_scaling(&shape, &mut config)?;
     config.insert("rope_scaling".into(), scaling);
     Ok((
@@ -82,7 +83,7 @@ impl Meta<'_> {
                 Ok(usize::try_from(*first).ok())
             }
             _ => Err(self.wrong(format!(
-                "`{key}` differs between layers, which no family here serves"
+                "`{key}` differs between layers, which no family here supports"
             ))),
         }
     }
@@ -91,7 +92,7 @@ impl Meta<'_> {
         match self.count(name)? {
             Some(n) if n > 0 => Ok(n),
             _ => Err(self.wrong(format!(
-                "`{}` is missing or no positive number",
+                "`{}` is missing or not a positive number",
                 self.key(name)
             ))),
         }
@@ -107,18 +108,8 @@ impl Meta<'_> {
 
     /// A small tensor of numbers, such as rope factors.
     fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>> {
-        let (Some(info), Some(bytes)) = (self.gguf.tensor(tensor), self.gguf.bytes(tensor)) else {
-            return Ok(None);
-        };
-        let Some(dtype) = info.kind.readable() else {
-            return Ok(None);
-        };
-        let piece = Piece {
-            dtype,
-            shape: info.shape.clone(),
-            bytes: bytes.into(),
-        };
-        Ok(Some(piece.unpack()?.flatten_all()?.to_vec1()?))
+        let numbers = |piece: Piece<'_>| Ok(piece.unpack()?.flatten_all()?.to_vec1()?);
+        stored(self.gguf, tensor).map(numbers).transpose()
     }
 
     fn shape(&self) -> Result<Shape> {
@@ -141,7 +132,7 @@ impl Meta<'_> {
             && value != head_dim
         {
             return Err(self.wrong(format!(
-                "values are {value} wide and keys {head_dim}, which no family here serves"
+                "values are {value} wide and keys {head_dim}, which no family here supports"
             )));
         }
         if head_dim == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
@@ -157,7 +148,7 @@ impl Meta<'_> {
             return Err(self.wrong("it has no tensor `token_embd.weight`"));
         };
         if self.flag("attention.causal") == Some(false) {
-            return Err(self.wrong("its attention looks both ways; it does not write text"));
+            return Err(self.wrong("its attention is bidirectional; it does not generate text"));
         }
         Ok(Shape {
             layers,
@@ -175,32 +166,34 @@ impl Meta<'_> {
         })
     }
 
-    fn common(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<()> {
-        let mut put = |key: &str, value: Value| {
-            config.insert(key.into(), value);
+    fn common(&self, s: &Shape) -> Result<Map<String, Value>> {
+        let config = json!({
+            "model_type": self.architecture.model_type,
+            "hidden_size": s.d_model,
+            "num_hidden_layers": s.layers,
+            "num_attention_heads": s.heads,
+            "num_key_value_heads": s.kv_heads,
+            "head_dim": s.head_dim,
+            "intermediate_size": s.d_mlp,
+            "vocab_size": s.vocab,
+            "max_position_embeddings": s.context,
+            "rope_theta": self.number("rope.freq_base").unwrap_or(10_000.0),
+            "tie_word_embeddings": !self.has("output.weight"),
+            "attention_bias": self.has("blk.0.attn_q.bias"),
+            "mlp_bias": self.has("blk.0.ffn_up.bias"),
+        });
+        let Value::Object(mut config) = config else {
+            return Ok(Map::new());
         };
-        put("model_type", self.architecture.model_type.into());
-        put("hidden_size", s.d_model.into());
-        put("num_hidden_layers", s.layers.into());
-        put("num_attention_heads", s.heads.into());
-        put("num_key_value_heads", s.kv_heads.into());
-        put("head_dim", s.head_dim.into());
-        put("intermediate_size", s.d_mlp.into());
-        put("vocab_size", s.vocab.into());
-        put("max_position_embeddings", s.context.into());
-        put(
-            "rope_theta",
-            self.number("rope.freq_base").unwrap_or(10_000.0).into(),
-        );
-        put("tie_word_embeddings", (!self.has("output.weight")).into());
-        put("attention_bias", self.has("blk.0.attn_q.bias").into());
-        put("mlp_bias", self.has("blk.0.ffn_up.bias").into());
+        let mut put = |key: &str, value: f64| {
+            config.insert(key.into(), value.into());
+        };
         if let Some(epsilon) = self.number("attention.layer_norm_rms_epsilon") {
-            put("rms_norm_eps", epsilon.into());
+            put("rms_norm_eps", epsilon);
         }
         if let Some(epsilon) = self.number("attention.layer_norm_epsilon") {
             for key in ["layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"] {
-                put(key, epsilon.into());
+                put(key, epsilon);
             }
         }
         let rotated = self.count("rope.dimension_count")?.unwrap_or(s.head_dim);
@@ -215,97 +208,70 @@ impl Meta<'_> {
                     )));
                 }
             };
-            put(partial, fraction(rotated, s.head_dim).into());
+            put(partial, fraction(rotated, s.head_dim));
         } else if self.architecture.model_type == "gpt_neox" {
-            put("rotary_pct", 1.0.into());
+            put("rotary_pct", 1.0);
         } else {
-            put("partial_rotary_factor", 1.0.into());
+            put("partial_rotary_factor", 1.0);
         }
-        Ok(())
+        Ok(config)
     }
 
-    /// What differs between the families.
-    fn own_keys(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<()> {
-        let mut put = |key: &str, value: Value| {
-            config.insert(key.into(), value);
-        };
+    /// What only this family's config.json says, or says in its own way.
+    fn own_keys(&self, s: &Shape) -> Result<Value> {
         let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
-        match self.architecture.model_type {
-            "llama" | "qwen3" | "smollm3" => {
-                put("hidden_act", "silu".into());
-                if self.architecture.model_type == "smollm3" {
-                    // Every fourth layer has no rope; the format has no key for it.
-                    let rope: Vec<u8> = (1..=s.layers).map(|n| u8::from(n % 4 != 0)).collect();
-                    put("no_rope_layers", json!(rope));
-                    put("use_sliding_window", false.into());
-                }
+        let number = |key, default| self.number(key).unwrap_or(default);
+        // A scale of zero is none.
+        let scale = |key, default| self.number(key).filter(|x| *x != 0.0).unwrap_or(default);
+        Ok(match self.architecture.model_type {
+            "olmo2" if window.is_some() => {
+                let what = "it is an OLMo 3 (OLMo 2 with sliding windows), which is not supported";
+                return Err(self.wrong(what));
             }
-            "qwen2" => {
-                put("hidden_act", "silu".into());
-                put("use_sliding_window", false.into());
-            }
+            "llama" | "qwen3" | "olmo2" => json!({"hidden_act": "silu"}),
+            "smollm3" => json!({
+                "hidden_act": "silu",
+                // Every fourth layer has no rope; the format has no key for it.
+                "no_rope_layers": (1..=s.layers).map(|n| u8::from(n % 4 != 0)).collect::<Vec<_>>(),
+                "use_sliding_window": false,
+            }),
+            "qwen2" => json!({"hidden_act": "silu", "use_sliding_window": false}),
             "mixtral" => {
-                put("hidden_act", "silu".into());
-                put("num_local_experts", self.needed("expert_count")?.into());
-                put(
-                    "num_experts_per_tok",
-                    self.needed("expert_used_count")?.into(),
-                );
                 self.check_router()?;
+                json!({
+                    "hidden_act": "silu",
+                    "num_local_experts": self.needed("expert_count")?,
+                    "num_experts_per_tok": self.needed("expert_used_count")?,
+                })
             }
-            "qwen3_moe" | "olmoe" => {
-                put("hidden_act", "silu".into());
-                let width = self.count("expert_feed_forward_length")?.unwrap_or(s.d_mlp);
-                put("moe_intermediate_size", width.into());
-                put("num_experts", self.needed("expert_count")?.into());
-                put(
-                    "num_experts_per_tok",
-                    self.needed("expert_used_count")?.into(),
-                );
-                let qwen = self.architecture.model_type == "qwen3_moe";
-                let norm = self.flag("expert_weights_norm").unwrap_or(qwen);
-                put("norm_topk_prob", norm.into());
-                put("decoder_sparse_step", 1.into());
+            kind @ ("qwen3_moe" | "olmoe") => {
+                self.check_router()?;
                 let dense = |i: &usize| !self.has(&format!("blk.{i}.ffn_gate_inp.weight"));
-                put(
-                    "mlp_only_layers",
-                    json!((0..s.layers).filter(dense).collect::<Vec<_>>()),
-                );
-                self.check_router()?;
+                json!({
+                    "hidden_act": "silu",
+                    "moe_intermediate_size": self.count("expert_feed_forward_length")?.unwrap_or(s.d_mlp),
+                    "num_experts": self.needed("expert_count")?,
+                    "num_experts_per_tok": self.needed("expert_used_count")?,
+                    // llama.cpp normalises for Qwen 3 without being told.
+                    "norm_topk_prob": self.flag("expert_weights_norm").unwrap_or(kind == "qwen3_moe"),
+                    "decoder_sparse_step": 1,
+                    "mlp_only_layers": (0..s.layers).filter(dense).collect::<Vec<_>>(),
+                })
             }
-            "gemma" => {
-                put("hidden_act", "gelu_pytorch_tanh".into());
-                put("hidden_activation", "gelu_pytorch_tanh".into());
-            }
-            "gemma2" => {
-                put("hidden_activation", "gelu_pytorch_tanh".into());
-                put("sliding_window", window.unwrap_or(4096).into());
-                put("layer_types", layer_types(s.layers, |i| i % 2 == 0));
-                let cap = |key, default| self.number(key).unwrap_or(default);
-                put(
-                    "attn_logit_softcapping",
-                    cap("attn_logit_softcapping", 50.0).into(),
-                );
-                put(
-                    "final_logit_softcapping",
-                    cap("final_logit_softcapping", 30.0).into(),
-                );
+            "gemma" => json!({
+                "hidden_act": "gelu_pytorch_tanh",
+                "hidden_activation": "gelu_pytorch_tanh",
+            }),
+            "gemma2" => json!({
+                "hidden_activation": "gelu_pytorch_tanh",
+                "sliding_window": window.unwrap_or(4096),
+                "layer_types": layer_types(s.layers, |i| i % 2 == 0),
                 // The 27B model divides by the width over the heads, the others by the head's own width.
-                put("query_pre_attn_scalar", self.scalar(s, 46).into());
-            }
+                "attn_logit_softcapping": number("attn_logit_softcapping", 50.0),
+                "final_logit_softcapping": number("final_logit_softcapping", 30.0),
+                "query_pre_attn_scalar": self.scalar(s, 46),
+            }),
             "gemma3_text" => {
-                put("hidden_activation", "gelu_pytorch_tanh".into());
-                put("query_pre_attn_scalar", self.scalar(s, 62).into());
-                put(
-                    "final_logit_softcapping",
-                    json!(self.number("final_logit_softcapping")),
-                );
-                put("attn_logit_softcapping", Value::Null);
-                let local = self.number("rope.freq_base_swa").unwrap_or(10_000.0);
-                put("rope_local_base_freq", local.into());
-                let theta = self.number("rope.freq_base").unwrap_or(1_000_000.0);
-                put("rope_theta", theta.into());
-                put("sliding_window", json!(window));
                 let key = self.key("attention.sliding_window_pattern");
                 let listed = self.gguf.integers(&key);
                 let every = self.gguf.u64(&key).unwrap_or(6).max(1) as usize;
@@ -314,97 +280,74 @@ impl Meta<'_> {
                     (_, Some(list)) => list.get(i).is_some_and(|n| *n != 0),
                     (_, None) => i % every < every - 1,
                 };
-                put("layer_types", layer_types(s.layers, slides));
+                json!({
+                    "hidden_activation": "gelu_pytorch_tanh",
+                    "query_pre_attn_scalar": self.scalar(s, 62),
+                    "final_logit_softcapping": self.number("final_logit_softcapping"),
+                    "attn_logit_softcapping": null,
+                    "rope_local_base_freq": number("rope.freq_base_swa", 10_000.0),
+                    "rope_theta": number("rope.freq_base", 1_000_000.0),
+                    "sliding_window": window,
+                    "layer_types": layer_types(s.layers, slides),
+                })
             }
-            "phi" => {
-                put("hidden_act", "gelu_new".into());
-                put("qk_layernorm", self.has("blk.0.attn_q_norm.weight").into());
+            "phi" => json!({
+                "hidden_act": "gelu_new",
+                "qk_layernorm": self.has("blk.0.attn_q_norm.weight"),
+            }),
+            "phi3" => json!({
+                "hidden_act": "silu",
+                "sliding_window": window,
+                "original_max_position_embeddings":
+                    self.count("rope.scaling.original_context_length")?.unwrap_or(s.context),
+            }),
+            "gpt2" => json!({
+                "n_embd": s.d_model,
+                "n_layer": s.layers,
+                "n_head": s.heads,
+                "n_inner": s.d_mlp,
+                "n_positions": s.context,
+                "activation_function": "gelu_new",
+            }),
+            "gpt_neox" => json!({
+                "hidden_act": "gelu",
+                "use_parallel_residual": self.flag("use_parallel_residual").unwrap_or(true),
+                "attention_bias": self.has("blk.0.attn_qkv.bias"),
+                "rotary_emb_base": number("rope.freq_base", 10_000.0),
+            }),
+            "olmo" => json!({
+                "hidden_act": "silu",
+                "clip_qkv": self.number("attention.clamp_kqv").filter(|c| *c > 0.0),
+            }),
+            "starcoder2" => json!({
+                "hidden_act": "gelu_pytorch_tanh",
+                "use_bias": self.has("blk.0.attn_q.bias"),
+                "sliding_window": window,
+            }),
+            "granite" if self.flag("rope.scaling.finetuned") == Some(false) => {
+                return Err(self.wrong("it is a Granite without rope, which is not supported"));
             }
-            "phi3" => {
-                put("hidden_act", "silu".into());
-                put("sliding_window", json!(window));
-                let original = self.count("rope.scaling.original_context_length")?;
-                put(
-                    "original_max_position_embeddings",
-                    original.unwrap_or(s.context).into(),
-                );
-            }
-            "gpt2" => {
-                put("n_embd", s.d_model.into());
-                put("n_layer", s.layers.into());
-                put("n_head", s.heads.into());
-                put("n_inner", s.d_mlp.into());
-                put("n_positions", s.context.into());
-                put("activation_function", "gelu_new".into());
-            }
-            "gpt_neox" => {
-                put("hidden_act", "gelu".into());
-                let parallel = self.flag("use_parallel_residual").unwrap_or(true);
-                put("use_parallel_residual", parallel.into());
-                put("attention_bias", self.has("blk.0.attn_qkv.bias").into());
-                let theta = self.number("rope.freq_base").unwrap_or(10_000.0);
-                put("rotary_emb_base", theta.into());
-            }
-            "olmo" => {
-                put("hidden_act", "silu".into());
-                put(
-                    "clip_qkv",
-                    json!(self.number("attention.clamp_kqv").filter(|c| *c > 0.0)),
-                );
-            }
-            "olmo2" => {
-                put("hidden_act", "silu".into());
-                if window.is_some() {
-                    return Err(self.wrong(
-                        "it is an OLMo 3 (OLMo 2 with sliding windows), which is not served",
-                    ));
-                }
-            }
-            "starcoder2" => {
-                put("hidden_act", "gelu_pytorch_tanh".into());
-                put("use_bias", self.has("blk.0.attn_q.bias").into());
-                put("sliding_window", json!(window));
-            }
-            "granite" => {
-                put("hidden_act", "silu".into());
-                let scale = |key| self.number(key).filter(|x| *x != 0.0);
-                put(
-                    "embedding_multiplier",
-                    scale("embedding_scale").unwrap_or(1.0).into(),
-                );
-                put(
-                    "residual_multiplier",
-                    scale("residual_scale").unwrap_or(1.0).into(),
-                );
-                put("logits_scaling", scale("logit_scale").unwrap_or(1.0).into());
-                let plain = 1.0 / (s.head_dim as f64).sqrt();
-                put(
-                    "attention_multiplier",
-                    scale("attention.scale").unwrap_or(plain).into(),
-                );
-                if self.flag("rope.scaling.finetuned") == Some(false) {
-                    return Err(self.wrong("it is a Granite without rope, which is not served"));
-                }
-            }
-            "cohere" => {
-                put("hidden_act", "silu".into());
-                put("use_qk_norm", self.has("blk.0.attn_q_norm.weight").into());
-                let scale = self.number("logit_scale").filter(|x| *x != 0.0);
-                put("logit_scale", scale.unwrap_or(1.0).into());
-            }
-            "stablelm" => {
-                put("hidden_act", "silu".into());
-                put("use_qkv_bias", self.has("blk.0.attn_q.bias").into());
-                put("qk_layernorm", self.has("blk.0.attn_q_norm.weight").into());
+            "granite" => json!({
+                "hidden_act": "silu",
+                "embedding_multiplier": scale("embedding_scale", 1.0),
+                "residual_multiplier": scale("residual_scale", 1.0),
+                "logits_scaling": scale("logit_scale", 1.0),
+                "attention_multiplier": scale("attention.scale", 1.0 / (s.head_dim as f64).sqrt()),
+            }),
+            "cohere" => json!({
+                "hidden_act": "silu",
+                "use_qk_norm": self.has("blk.0.attn_q_norm.weight"),
+                "logit_scale": scale("logit_scale", 1.0),
+            }),
+            "stablelm" => json!({
+                "hidden_act": "silu",
+                "use_qkv_bias": self.has("blk.0.attn_q.bias"),
+                "qk_layernorm": self.has("blk.0.attn_q_norm.weight"),
                 // What llama.cpp goes by too: a parallel block has no norm of its own before the MLP.
-                put(
-                    "use_parallel_residual",
-                    (!self.has("blk.0.ffn_norm.weight")).into(),
-                );
-            }
+                "use_parallel_residual": !self.has("blk.0.ffn_norm.weight"),
+            }),
             other => return Err(self.wrong(format!("`{other}` has no configuration here"))),
-        }
-        Ok(())
+        })
     }
 
     /// What Gemma divides its scores by: the head's width, and in the one size with `layers` blocks the width
@@ -423,7 +366,7 @@ impl Meta<'_> {
         match self.count(key)? {
             None | Some(0 | 1) => Ok(()),
             Some(n) => Err(self.wrong(format!(
-                "`{}` is {n}, and only softmax (1) is served",
+                "`{}` is {n}, and only softmax (1) is supported",
                 self.key(key)
             ))),
         }
@@ -468,7 +411,7 @@ impl Meta<'_> {
                 for (key, plain) in [("yarn_ext_factor", 1.0), ("yarn_log_multiplier", 0.0)] {
                     let key = format!("rope.scaling.{key}");
                     if self.number(&key).is_some_and(|x| (x - plain).abs() > 1e-9) {
-                        return Err(self.wrong(format!("`{}` is not served", self.key(&key))));
+                        return Err(self.wrong(format!("`{}` is not supported", self.key(&key))));
                     }
                 }
                 let mut scaling = json!({"rope_type": "yarn", "factor": factor});
@@ -495,23 +438,21 @@ impl Meta<'_> {
                 self.key("rope.scaling.factor")
             ))),
             (Some(other), _) => {
-                Err(self.wrong(format!("its rope scaling `{other}` is not served")))
+                Err(self.wrong(format!("its rope scaling `{other}` is not supported")))
             }
         }
     }
 }
 
 fn layer_types(layers: usize, slides: impl Fn(usize) -> bool) -> Value {
-    (0..layers)
-        .map(|i| {
-            if slides(i) {
-                "sliding_attention"
-            } else {
-                "full_attention"
-            }
-        })
-        .collect::<Vec<_>>()
-        .into()
+    let kind = |i| {
+        if slides(i) {
+            "sliding_attention"
+        } else {
+            "full_attention"
+        }
+    };
+    (0..layers).map(kind).collect::<Vec<_>>().into()
 }
 
 /// `part / whole`, such that `whole` times it does not fall below `part` when it is cut to a whole number.

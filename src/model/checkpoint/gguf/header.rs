@@ -162,7 +162,7 @@ impl Header {
             Some(Entry::Unsigned(n)) if n.is_power_of_two() && (8..=1 << 20).contains(n) => {
                 *n as usize
             }
-            Some(_) => return Err("its `general.alignment` is no power of two from 8 up".into()),
+            Some(_) => return Err("its `general.alignment` is not a power of two from 8 up".into()),
         };
 
         // A name that comes twice ends it at once: zeros to the end of a long file would be tensors without a name.
@@ -287,7 +287,7 @@ impl<'a> Cursor<'a> {
         }
         match std::str::from_utf8(&self.file[span]) {
             Ok(name) => Ok(name.to_string()),
-            Err(_) => Err(format!("{what} is no text")),
+            Err(_) => Err(format!("{what} is not text")),
         }
     }
 

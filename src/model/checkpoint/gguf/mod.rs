@@ -23,7 +23,7 @@ use header::{Cursor, Entry, Header, TensorInfo, width};
 use names::{Names, Piece};
 
 /// What to do about a file that cannot be read.
-const AGAIN: &str = "It is truncated or no GGUF file; download it again.";
+const AGAIN: &str = "It is truncated or not a GGUF file; download it again.";
 
 /// Mixtures of types that `general.file_type` numbers; `_S`, `_M` and `_L` say how many tensors are of a finer type.
 const FILE_TYPES: &[(u64, &str)] = &[
@@ -156,7 +156,7 @@ impl Gguf {
             Some((name, tensor)) => Err(Error::bad_file(
                 &self.path,
                 format!(
-                    "the tensor `{name}` is {}, which is not served",
+                    "the tensor `{name}` is {}, which is not supported",
                     tensor.kind.name()
                 ),
                 "Take a file with F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 or Q2_K to Q6_K (such as Q4_K_M).",

@@ -213,7 +213,6 @@ pub const ARCHITECTURES: &[Architecture] = &[
 
 /// The architecture that a file says it has.
 pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
-    let next = "Take the model's safetensors files instead.";
     let Some(name) = gguf.string("general.architecture") else {
         return Err(Error::bad_file(
             gguf.path(),
@@ -228,14 +227,10 @@ pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
         .ok_or_else(|| {
             let mut known: Vec<_> = ARCHITECTURES.iter().map(|a| a.name).collect();
             known.dedup();
-            Error::bad_file(
-                gguf.path(),
-                format!(
-                    "its architecture `{name}` is not served ({} are)",
-                    known.join(", ")
-                ),
-                next,
-            )
+            let known = known.join(", ");
+            let what = format!("its architecture `{name}` is not supported ({known} are)");
+            let next = "Take the model's safetensors files instead.";
+            Error::bad_file(gguf.path(), what, next)
         })
 }
 
@@ -424,14 +419,13 @@ impl Names {
         let (block, short) = blk.rsplit_once('.')?;
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         // What newer converters fuse on request, and what older ones kept apart.
+        let of_block = |short: &str| stored(gguf, &format!("{block}.{short}.{rest}"));
         match (short, index) {
-            ("attn_q", _) => stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(0..q),
-            ("attn_k", _) => stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(q..q + kv),
-            ("attn_v", _) => {
-                stored(gguf, &format!("{block}.attn_qkv.{rest}"))?.rows(q + kv..q + 2 * kv)
-            }
+            ("attn_q", _) => of_block("attn_qkv")?.rows(0..q),
+            ("attn_k", _) => of_block("attn_qkv")?.rows(q..q + kv),
+            ("attn_v", _) => of_block("attn_qkv")?.rows(q + kv..q + 2 * kv),
             ("ffn_gate_exps" | "ffn_up_exps" | "ffn_down_exps", Some(index)) => {
-                let fused = stored(gguf, &format!("{block}.ffn_gate_up_exps.{rest}"));
+                let fused = of_block("ffn_gate_up_exps");
                 match (fused.and_then(|f| f.nth(index)), short) {
                     (Some(both), "ffn_gate_exps") => {
                         let half = both.shape.first()? / 2;
@@ -441,10 +435,7 @@ impl Names {
                         let all = *both.shape.first()?;
                         both.rows(all / 2..all)
                     }
-                    _ => stored(
-                        gguf,
-                        &format!("{block}.{}.{index}.{rest}", short.trim_end_matches("_exps")),
-                    ),
+                    _ => of_block(&format!("{}.{index}", short.trim_end_matches("_exps"))),
                 }
             }
             _ => None,
@@ -467,7 +458,7 @@ fn fits(pattern: &str, name: &str) -> Option<Option<usize>> {
     }
 }
 
-fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
+pub(crate) fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
     let info = gguf.tensor(tensor)?;
     gguf.mark(tensor);
     Some(Piece {

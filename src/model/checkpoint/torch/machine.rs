@@ -169,10 +169,9 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&line[..length]).map_err(|_| "its pickle names no text".into())
     }
 
-    fn text(&mut self, length: usize) -> Result<(), String> {
-        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
-        self.push(Node::Text(text));
-        Ok(())
+    fn text(&mut self, length: usize) -> Result<Node, String> {
+        let text = self.take(length)?;
+        Ok(Node::Text(String::from_utf8_lossy(text).into_owned()))
     }
 
     fn push(&mut self, node: Node) {
@@ -183,25 +182,26 @@ impl<'a> Machine<'a> {
     fn pop(&mut self) -> Result<Ref, String> {
         // What lies below a mark belongs to whoever set it.
         if self.marks.last().is_some_and(|m| *m >= self.stack.len()) {
-            return Err("its pickle takes what it did not put".into());
+            return Err("its pickle pops from an empty stack".into());
         }
         self.stack
             .pop()
-            .ok_or_else(|| "its pickle takes what it did not put".into())
+            .ok_or_else(|| "its pickle pops from an empty stack".into())
     }
 
     fn since_mark(&mut self) -> Result<Vec<Ref>, String> {
-        let mark = self.marks.pop().ok_or("its pickle has no mark to go to")?;
+        let mark = self
+            .marks
+            .pop()
+            .ok_or("its pickle has no mark to return to")?;
         Ok(self.stack.split_off(mark))
     }
 
-    fn tuple(&mut self, count: usize) -> Result<(), String> {
-        let mut items = (0..count)
-            .map(|_| self.pop())
-            .collect::<Result<Vec<_>, _>>()?;
+    fn tuple(&mut self, count: usize) -> Result<Node, String> {
+        let items = (0..count).map(|_| self.pop());
+        let mut items = items.collect::<Result<Vec<_>, _>>()?;
         items.reverse();
-        self.push(Node::Tuple(items));
-        Ok(())
+        Ok(Node::Tuple(items))
     }
 
     fn last(&mut self) -> Result<&mut Node, String> {
@@ -217,7 +217,7 @@ impl<'a> Machine<'a> {
                 pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
                 Ok(())
             }
-            _ => Err("its pickle puts pairs into what is no dict".into()),
+            _ => Err("its pickle puts pairs into something that is not a dict".into()),
         }
     }
 
@@ -227,30 +227,27 @@ impl<'a> Machine<'a> {
                 list.extend_from_slice(items);
                 Ok(())
             }
-            _ => Err("its pickle appends to what is no list".into()),
+            _ => Err("its pickle appends to something that is not a list".into()),
         }
     }
 
     /// A call becomes data, or is refused by name.
-    fn call(&mut self) -> Result<(), String> {
+    fn call(&mut self) -> Result<Node, String> {
         let (args, callable) = (self.pop()?, self.pop()?);
         let Some(Node::Global(name)) = self.nodes.get(callable) else {
-            return Err("it calls what is no name".into());
+            return Err("it calls something that is not a name".into());
         };
         match name.as_str() {
-            ORDERED => self.push(Node::Dict(Vec::new())),
-            TENSOR | PARAMETER | SUBCLASS => self.push(Node::Call(callable, args)),
-            other => {
-                return Err(format!(
-                    "it asks to call `{other}`, which no checkpoint of tensors needs"
-                ));
-            }
+            ORDERED => Ok(Node::Dict(Vec::new())),
+            TENSOR | PARAMETER | SUBCLASS => Ok(Node::Call(callable, args)),
+            other => Err(format!(
+                "it asks to call `{other}`, which no checkpoint of tensors needs"
+            )),
         }
-        Ok(())
     }
 
     /// A whole number of so many bytes.
-    fn long(&mut self, length: usize) -> Result<(), String> {
+    fn long(&mut self, length: usize) -> Result<Node, String> {
         let digits = self.take(length)?;
         if length > 8 {
             return Err("its pickle has a number beyond 64 bits".into());
@@ -258,48 +255,34 @@ impl<'a> Machine<'a> {
         let negative = digits.last().is_some_and(|b| *b >= 0x80);
         let mut wide = [if negative { 0xff } else { 0 }; 8];
         wide[..length].copy_from_slice(digits);
-        self.push(Node::Int(i64::from_le_bytes(wide)));
-        Ok(())
+        Ok(Node::Int(i64::from_le_bytes(wide)))
     }
 
     fn get(&mut self, id: u32) -> Result<(), String> {
         let at = *self
             .memo
             .get(&id)
-            .ok_or("its pickle recalls what it did not keep")?;
+            .ok_or("its pickle recalls something that it did not store")?;
         self.stack.push(at);
         Ok(())
     }
 
     fn put(&mut self, id: u32) -> Result<(), String> {
-        let at = *self.stack.last().ok_or("its pickle keeps nothing")?;
+        let at = *self.stack.last().ok_or("its pickle stores nothing")?;
         self.memo.insert(id, at);
         Ok(())
     }
 
     /// One instruction; true at the end. The letters are those of Python's `pickletools`.
     fn step(&mut self) -> Result<bool, String> {
-        match self.byte()? {
-            0x80 => {
-                self.byte()?; // PROTO
-            }
-            0x95 => {
-                self.take(8)?; // FRAME
-            }
-            b'c' => {
-                let name = format!("{}.{}", self.line()?, self.line()?);
-                self.push(Node::Global(name));
-            }
-            0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?); // STACK_GLOBAL
-                match (self.nodes.get(module), self.nodes.get(name)) {
-                    (Some(Node::Text(m)), Some(Node::Text(n))) if m.len() + n.len() < 1024 => {
-                        let name = format!("{m}.{n}");
-                        self.push(Node::Global(name));
-                    }
-                    _ => return Err("its pickle names no text".into()),
-                }
-            }
+        let code = self.byte()?;
+        if let Some(node) = self.value(code)? {
+            self.push(node);
+            return Ok(false);
+        }
+        match code {
+            0x80 => self.take(1).map(drop)?, // PROTO
+            0x95 => self.take(8).map(drop)?, // FRAME
             b'q' => {
                 let id = u32::from(self.byte()?);
                 self.put(id)?;
@@ -308,10 +291,7 @@ impl<'a> Machine<'a> {
                 let id = u32::from_le_bytes(self.fixed()?);
                 self.put(id)?;
             }
-            0x94 => {
-                let id = self.memo.len() as u32; // MEMOIZE
-                self.put(id)?;
-            }
+            0x94 => self.put(self.memo.len() as u32)?, // MEMOIZE
             b'h' => {
                 let id = u32::from(self.byte()?);
                 self.get(id)?;
@@ -321,14 +301,6 @@ impl<'a> Machine<'a> {
                 self.get(id)?;
             }
             b'(' => self.marks.push(self.stack.len()),
-            b')' => self.push(Node::Tuple(Vec::new())),
-            b't' => {
-                let items = self.since_mark()?;
-                self.push(Node::Tuple(items));
-            }
-            code @ 0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
-            b'}' => self.push(Node::Dict(Vec::new())),
-            b']' => self.push(Node::List(Vec::new())),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
                 self.fill_dict(&[key, value])?;
@@ -345,71 +317,10 @@ impl<'a> Machine<'a> {
                 let items = self.since_mark()?;
                 self.fill_list(&items)?;
             }
-            b'X' => {
-                let length = u32::from_le_bytes(self.fixed()?);
-                self.text(length as usize)?;
-            }
-            0x8c => {
-                let length = self.byte()?;
-                self.text(usize::from(length))?;
-            }
-            b'K' => {
-                let n = i64::from(self.byte()?);
-                self.push(Node::Int(n));
-            }
-            b'M' => {
-                let n = i64::from(u16::from_le_bytes(self.fixed()?));
-                self.push(Node::Int(n));
-            }
-            b'J' => {
-                let n = i64::from(i32::from_le_bytes(self.fixed()?));
-                self.push(Node::Int(n));
-            }
-            0x8a => {
-                let length = usize::from(self.byte()?); // LONG1
-                self.long(length)?;
-            }
-            0x8b => {
-                let length = i32::from_le_bytes(self.fixed()?); // LONG4
-                let length = usize::try_from(length)
-                    .map_err(|_| "its pickle has a number of negative length")?;
-                self.long(length)?;
-            }
-            b'I' | b'L' => {
-                // As text; `I00` and `I01` are truths, and `L` ends in one.
-                let line = self.line()?;
-                let number = line.strip_suffix('L').unwrap_or(line);
-                let node = match line {
-                    "00" | "01" => Node::Other,
-                    _ => Node::Int(
-                        number
-                            .parse()
-                            .map_err(|_| "its pickle has a number beyond 64 bits")?,
-                    ),
-                };
-                self.push(node);
-            }
-            b'G' => {
-                let value = f64::from_be_bytes(self.fixed()?);
-                self.push(Node::Float(value));
-            }
-            b'F' => {
-                let value = self.line()?.parse();
-                self.push(Node::Float(
-                    value.map_err(|_| "its pickle has a number that is none")?,
-                ));
-            }
-            0x88 | 0x89 | b'N' => self.push(Node::Other),
-            b'Q' => {
-                let id = self.pop()?;
-                self.push(Node::Storage(id));
-            }
-            b'R' | 0x81 => self.call()?,
             b'b' => {
-                // Attributes of a dict (`_metadata`) or of a tensor: tensors do not need them.
                 self.pop()?;
                 if !matches!(self.last()?, Node::Dict(_) | Node::Call(..)) {
-                    return Err("it sets the attributes of what is no tensor".into());
+                    return Err("it sets the attributes of something that is not a tensor".into());
                 }
             }
             b'.' => return Ok(true),
@@ -420,5 +331,63 @@ impl<'a> Machine<'a> {
             }
         }
         Ok(false)
+    }
+
+    /// What an instruction puts on the stack, where that is all it does.
+    fn value(&mut self, code: u8) -> Result<Option<Node>, String> {
+        Ok(Some(match code {
+            b'c' => Node::Global(format!("{}.{}", self.line()?, self.line()?)),
+            0x93 => {
+                let (name, module) = (self.pop()?, self.pop()?); // STACK_GLOBAL
+                match (self.nodes.get(module), self.nodes.get(name)) {
+                    (Some(Node::Text(m)), Some(Node::Text(n))) if m.len() + n.len() < 1024 => {
+                        Node::Global(format!("{m}.{n}"))
+                    }
+                    _ => return Err("its pickle names no text".into()),
+                }
+            }
+            b')' => Node::Tuple(Vec::new()),
+            b't' => Node::Tuple(self.since_mark()?),
+            code @ 0x85..=0x87 => self.tuple(usize::from(code - 0x84))?,
+            b'}' => Node::Dict(Vec::new()),
+            b']' => Node::List(Vec::new()),
+            b'X' => {
+                let length = u32::from_le_bytes(self.fixed()?);
+                self.text(length as usize)?
+            }
+            0x8c => {
+                let length = self.byte()?;
+                self.text(usize::from(length))?
+            }
+            b'K' => Node::Int(i64::from(self.byte()?)),
+            b'M' => Node::Int(i64::from(u16::from_le_bytes(self.fixed()?))),
+            b'J' => Node::Int(i64::from(i32::from_le_bytes(self.fixed()?))),
+            0x8a => {
+                let length = usize::from(self.byte()?); // LONG1
+                self.long(length)?
+            }
+            0x8b => {
+                let length = i32::from_le_bytes(self.fixed()?); // LONG4
+                let length = usize::try_from(length)
+                    .map_err(|_| "its pickle has a number of negative length")?;
+                self.long(length)?
+            }
+            b'I' | b'L' => match self.line()? {
+                "00" | "01" => Node::Other,
+                line => {
+                    let number = line.strip_suffix('L').unwrap_or(line).parse();
+                    Node::Int(number.map_err(|_| "its pickle has a number beyond 64 bits")?)
+                }
+            },
+            b'G' => Node::Float(f64::from_be_bytes(self.fixed()?)),
+            b'F' => {
+                let value = self.line()?.parse();
+                Node::Float(value.map_err(|_| "its pickle has a number that cannot be read")?)
+            }
+            0x88 | 0x89 | b'N' => Node::Other,
+            b'Q' => Node::Storage(self.pop()?),
+            b'R' | 0x81 => self.call()?,
+            _ => return Ok(None),
+        }))
     }
 }

@@ -171,22 +171,30 @@ impl Place {
         if in_order {
             return Cow::Borrowed(&storage[self.offset * width..(self.offset + count) * width]);
         }
-        let mut bytes = Vec::with_capacity(count * width);
-        let mut index = vec![0usize; self.shape.len()];
-        for _ in 0..count {
-            let at: usize = index.iter().zip(&self.stride).map(|(i, s)| i * s).sum();
-            let at = (self.offset + at) * width;
-            bytes.extend_from_slice(&storage[at..at + width]);
-            for axis in (0..index.len()).rev() {
-                index[axis] += 1;
-                if index[axis] < self.shape[axis] {
-                    break;
-                }
-                index[axis] = 0;
-            }
-        }
-        Cow::Owned(bytes)
+        let places = strided(&self.shape, &self.stride).map(|at| (self.offset + at) * width);
+        Cow::Owned(
+            places
+                .flat_map(|at| &storage[at..at + width])
+                .copied()
+                .collect(),
+        )
     }
+}
+
+/// Where the numbers of a tensor lie in its storage, in row-major order.
+pub(crate) fn strided(shape: &[usize], stride: &[usize]) -> impl Iterator<Item = usize> {
+    let mut index = vec![0usize; shape.len()];
+    (0..shape.iter().product()).map(move |_| {
+        let at = index.iter().zip(stride).map(|(i, s)| i * s).sum();
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+        at
+    })
 }
 
 /// What an archive holds: its entries and the folder they lie in, and its pickle.
@@ -200,7 +208,7 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
         } else if file.starts_with(b"version https://git-lfs") {
             "it is a Git LFS pointer, not the file itself"
         } else {
-            "it is no PyTorch checkpoint (a zip that `torch.save` wrote)"
+            "it is not a PyTorch checkpoint (a zip file that `torch.save` wrote)"
         }
         .into());
     }
@@ -229,27 +237,22 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
 /// `dict.number`.
 fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
     let (archive, pickle) = unpickled(file)?;
-    let named: Vec<(String, Ref)> = match state_dict(&pickle) {
-        Some(state) => {
-            let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
-            let mut named = Vec::new();
-            for (key, value) in state {
-                let Some(name) = pickle.text(*key) else {
-                    continue;
-                };
-                if is_tensor(*value) {
-                    named.push((name.to_string(), *value));
-                }
-                let inner = pickle.dict(*value).unwrap_or_default().iter();
-                named.extend(inner.filter(|(_, v)| is_tensor(*v)).filter_map(|(k, v)| {
-                    let number = pickle.size(*k)?;
-                    Some((format!("{name}.{number}"), *v))
-                }));
-            }
-            named
+    let state = state_dict(&pickle).ok_or("it holds no dict of tensors")?;
+    let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
+    let mut named = Vec::new();
+    for (key, value) in state {
+        let Some(name) = pickle.text(*key) else {
+            continue;
+        };
+        if is_tensor(*value) {
+            named.push((name.to_string(), *value));
         }
-        None => return Err("it holds no dict of tensors".into()),
-    };
+        let inner = pickle.dict(*value).unwrap_or_default().iter();
+        named.extend(inner.filter(|(_, v)| is_tensor(*v)).filter_map(|(k, v)| {
+            let number = pickle.size(*k)?;
+            Some((format!("{name}.{number}"), *v))
+        }));
+    }
     let found = named.into_iter().map(|(name, value)| {
         let place = located(&pickle, &archive, &name, value, number)?;
         Ok((name, place))

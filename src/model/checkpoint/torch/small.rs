@@ -31,7 +31,7 @@ const VALUES: usize = 200_000;
 /// The floating-point tensors of a small file, f64 ones too: the file itself, or those of dicts and lists in it, named by the
 /// way to them: `vectors.calm`, `4`, `[2]`.
 pub fn values(path: &Path) -> Result<Vec<Loose>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
+    let bad = bad(path);
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad)?;
     let mut found = Vec::new();
@@ -63,17 +63,14 @@ pub fn values(path: &Path) -> Result<Vec<Loose>> {
 
 /// Names and shapes of the tensors of a file, as [`values`] has them, without their numbers.
 pub fn shapes(path: &Path) -> Result<Vec<Loose>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
     let map = map_file(path)?;
-    let (_, pickle) = unpickled(&map).map_err(bad)?;
-    let found = loose(&pickle).map_err(bad)?.into_iter();
+    let (_, pickle) = unpickled(&map).map_err(bad(path))?;
+    let found = loose(&pickle).map_err(bad(path))?.into_iter();
     let heads = found.filter_map(|(name, at)| {
-        let shape = tensor(&pickle, at, 0)?.shape;
-        let values = Vec::new();
         Some(Loose {
             name,
-            shape,
-            values,
+            shape: tensor(&pickle, at, 0)?.shape,
+            values: Vec::new(),
         })
     });
     Ok(heads.collect())
@@ -92,20 +89,11 @@ fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
         if seen > VALUES {
             return Err("it holds too many values for directions".into());
         }
-        let within = |key: &str| match name.as_str() {
-            "" => key.to_string(),
-            outer => format!("{outer}.{key}"),
-        };
         match pickle.get(at) {
             Node::Call(..) => found.push((name, at)),
             Node::Dict(pairs) if depth < 5 => {
-                let inner = pairs.iter().rev().filter_map(|(key, value)| {
-                    let key = match pickle.get(*key) {
-                        Node::Text(text) => text.clone(),
-                        Node::Int(n) => n.to_string(),
-                        _ => return None,
-                    };
-                    Some((within(&key), *value, depth + 1))
+                let inner = pairs.iter().rev().filter_map(|(inner, value)| {
+                    Some((within(&name, &key(pickle, *inner)?), *value, depth + 1))
                 });
                 open.extend(inner.take(VALUES));
             }
@@ -123,6 +111,27 @@ fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
     Ok(found)
 }
 
+fn bad(path: &Path) -> impl Fn(String) -> Error + Copy {
+    move |what| Error::bad_file(path, what, "Save it again with `torch.save`.")
+}
+
+/// A key of a dict as text.
+fn key(pickle: &Pickle, at: Ref) -> Option<String> {
+    match pickle.get(at) {
+        Node::Text(text) => Some(text.clone()),
+        Node::Int(n) => Some(n.to_string()),
+        _ => None,
+    }
+}
+
+/// The name of what stands in a dict under a key.
+fn within(outer: &str, key: &str) -> String {
+    match outer {
+        "" => key.to_owned(),
+        outer => format!("{outer}.{key}"),
+    }
+}
+
 /// What caps activations along vectors: assistant-axis' `capping_config.pt`.
 #[derive(Debug, Default)]
 pub struct Capping {
@@ -134,9 +143,8 @@ pub struct Capping {
 
 /// Reads a file of capping experiments; none where it is another file.
 pub fn capping(path: &Path) -> Result<Option<Capping>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
     let map = map_file(path)?;
-    let (archive, pickle) = unpickled(&map).map_err(bad)?;
+    let (archive, pickle) = unpickled(&map).map_err(bad(path))?;
     let field = |at: Ref, wanted: &str| {
         let pairs = pickle.dict(at)?.iter();
         let mut found = pairs.filter(|(key, _)| pickle.text(*key) == Some(wanted));
@@ -146,14 +154,9 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
         Some(Node::List(items) | Node::Tuple(items)) => items.clone(),
         _ => Vec::new(),
     };
-    let (vectors, experiments) = (
-        field(pickle.root(), "vectors"),
-        items(field(pickle.root(), "experiments")),
-    );
-    let Some(pairs) = vectors
-        .and_then(|at| pickle.dict(at))
-        .filter(|_| !experiments.is_empty())
-    else {
+    let experiments = items(field(pickle.root(), "experiments"));
+    let vectors = field(pickle.root(), "vectors").and_then(|at| pickle.dict(at));
+    let Some(pairs) = vectors.filter(|_| !experiments.is_empty()) else {
         return Ok(None);
     };
     // A number, or a tensor of one.
@@ -164,15 +167,9 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
         let place = located(&pickle, &archive, "cap", at, 0).ok()?;
         let dtype = place.dtype?;
         let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
-        let raw = Tensor::from_raw_buffer(&bytes, dtype, &[1], &Device::Cpu).ok()?;
-        Some(f64::from(
-            raw.to_dtype(DType::F32)
-                .ok()?
-                .get(0)
-                .ok()?
-                .to_scalar::<f32>()
-                .ok()?,
-        ))
+        let raw = Tensor::from_raw_buffer(&bytes, dtype, &[1], &Device::Cpu);
+        let numbers = raw.and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>());
+        numbers.ok()?.first().map(|cap| f64::from(*cap))
     };
     let mut found = Capping::default();
     for (key, value) in pairs {
@@ -182,12 +179,9 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
         }
     }
     for experiment in experiments {
-        let id = field(experiment, "id");
-        let id = id.map_or_else(String::new, |at| match pickle.get(at) {
-            Node::Text(text) => text.clone(),
-            Node::Int(n) => n.to_string(),
-            _ => String::new(),
-        });
+        let id = field(experiment, "id")
+            .and_then(|at| key(&pickle, at))
+            .unwrap_or_default();
         let caps = items(field(experiment, "interventions"))
             .into_iter()
             .filter_map(|at| {
@@ -201,34 +195,21 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
 
 /// The numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
 pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
-    let bad = |what: String| Error::bad_file(path, what, "Save it once more with `torch.save`.");
     let map = map_file(path)?;
-    let pickle = unpickled(&map).map_err(bad)?.1;
+    let pickle = unpickled(&map).map_err(bad(path))?.1;
     let mut found = BTreeMap::new();
     let mut open = vec![(String::new(), pickle.root(), 0)];
     while let Some((name, at, depth)) = open.pop() {
-        match pickle.get(at) {
-            Node::Int(n) => {
-                found.insert(name, n.to_string());
-            }
-            Node::Float(x) => {
-                found.insert(name, x.to_string());
-            }
-            Node::Text(text) => {
-                found.insert(name, text.clone());
-            }
-            Node::Dict(pairs) if depth < 3 => {
-                let inner = |key: &str| match name.as_str() {
-                    "" => key.to_string(),
-                    outer => format!("{outer}.{key}"),
-                };
-                let texts = pairs
-                    .iter()
-                    .filter_map(|(k, v)| Some((pickle.text(*k)?, *v)));
-                open.extend(texts.map(|(key, value)| (inner(key), value, depth + 1)));
-            }
-            _ => {}
+        let said = match pickle.get(at) {
+            Node::Float(x) => Some(x.to_string()),
+            _ => key(&pickle, at),
+        };
+        if let (Node::Dict(pairs), true) = (pickle.get(at), depth < 3) {
+            open.extend(pairs.iter().filter_map(|(key, value)| {
+                Some((within(&name, pickle.text(*key)?), *value, depth + 1))
+            }));
         }
+        found.extend(said.map(|said| (name, said)));
     }
     Ok(found)
 }

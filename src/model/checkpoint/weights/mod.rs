@@ -72,23 +72,26 @@ impl Weights {
             }
             Files::Pickled(files) => (Source::Pickled(Pickled::open(&files)?), files),
         };
-        let place = files
-            .iter()
-            .map(|f| f.display().to_string())
-            .collect::<Vec<_>>()
-            .join(", ");
+        let place: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         let names = files.iter().filter_map(|f| f.file_name()?.to_str());
         Ok(Self {
             files: names.map(str::to_owned).collect(),
+            ..Self::new(source, place.join(", "), precision, device)
+        })
+    }
+
+    fn new(source: Source, place: String, precision: Precision, device: &Device) -> Self {
+        Self {
             source,
             place,
+            files: Vec::new(),
             prefix: "",
             renamed: Renamed::new(),
             read: RefCell::default(),
             precision,
             device: device.clone(),
             damage: RefCell::default(),
-        })
+        }
     }
 
     /// The names of the files that were opened.
@@ -105,47 +108,24 @@ impl Weights {
                 "This binary is damaged; build it again.",
             )
         })?;
-        Ok(Self {
-            source: Source::Embedded(parsed),
-            place: "the binary".into(),
-            files: Vec::new(),
-            prefix: "",
-            renamed: Renamed::new(),
-            read: RefCell::default(),
-            precision,
-            device: device.clone(),
-            damage: RefCell::default(),
-        })
+        let source = Source::Embedded(parsed);
+        Ok(Self::new(source, "the binary".into(), precision, device))
     }
 
     /// Takes the tensors of a GGUF file.
     pub fn gguf(checkpoint: Checkpoint, precision: Precision, device: &Device) -> Self {
-        Self {
-            place: checkpoint.gguf.path().display().to_string(),
-            source: Source::Gguf(checkpoint),
-            files: Vec::new(),
-            prefix: "",
-            renamed: Renamed::new(),
-            read: RefCell::default(),
-            precision,
-            device: device.clone(),
-            damage: RefCell::default(),
-        }
+        let place = checkpoint.gguf.path().display().to_string();
+        Self::new(Source::Gguf(checkpoint), place, precision, device)
     }
 
     /// Makes up every tensor from a seed, for tests.
     pub fn random(seed: u64, precision: Precision, device: &Device) -> Self {
-        Self {
-            source: Source::Random(seed),
-            place: format!("seed {seed}"),
-            files: Vec::new(),
-            prefix: "",
-            renamed: Renamed::new(),
-            read: RefCell::default(),
+        Self::new(
+            Source::Random(seed),
+            format!("seed {seed}"),
             precision,
-            device: device.clone(),
-            damage: RefCell::default(),
-        }
+            device,
+        )
     }
 
     /// Finds out how the file names its tensors: chooses the prefix under which what every checkpoint of the family has
@@ -460,26 +440,29 @@ impl Weights {
     }
 
     /// Matrices that share one tensor: each takes these of its rows, in this order.
-    pub fn fused(
+    pub fn fused<const N: usize>(
         &self,
         name: &str,
         input: usize,
-        parts: &[Vec<Range<usize>>],
+        parts: &[Vec<Range<usize>>; N],
         layout: Layout,
         bias: bool,
-    ) -> Result<Vec<Linear>> {
+    ) -> Result<[Linear; N]> {
         let output = parts.iter().flatten().map(Range::len).sum();
         let whole = self.matrix(name, input, output, layout)?;
         let whole_bias = bias
             .then(|| self.get(&format!("{name}.bias"), &[output]))
             .transpose()?;
-        parts
-            .iter()
-            .map(|rows| {
-                let bias = whole_bias.as_ref().map(|b| select(b, rows)).transpose()?;
-                self.keep(name, whole.rows(rows)?, bias)
-            })
-            .collect()
+        let part = |rows: &Vec<_>| {
+            let bias = whole_bias.as_ref().map(|b| select(b, rows)).transpose()?;
+            self.keep(name, whole.rows(rows)?, bias)
+        };
+        let loaded: Vec<Linear> = parts.iter().map(part).collect::<Result<_>>()?;
+        loaded.try_into().map_err(|_| Error::MissingTensor {
+            name: name.to_owned(),
+            place: "the fused projection".into(),
+            holds: "It has fewer parts than it should".into(),
+        })
     }
 
     /// A table of vectors `[rows, width]`, which may serve as the unembedding as well.

@@ -98,16 +98,7 @@ pub(crate) fn holds(mut names: Vec<&str>, wanted: &str) -> String {
     };
     let inside = |name: &str| name.split('.').any(|p| p.parse::<usize>().is_ok());
     names.sort_by_key(|name| (last(name) != last(wanted), inside(name), (*name).to_owned()));
-    let shown: Vec<String> = names
-        .iter()
-        .take(LISTED)
-        .map(|name| format!("`{}`", crate::text::plain(name.as_bytes())))
-        .collect();
-    let more = match names.len().saturating_sub(LISTED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("It holds {}{more}", shown.join(", "))
+    format!("It holds {}", crate::text::quoted(&names, LISTED))
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(crate) fn check_header(file: &Path) -> Result<()> {
     use std::io::Read;
     let mut reader = crate::file::open(file)?;
     let length = reader.metadata().map_err(|e| Error::io(file, e))?.len();
-    let next = "It is truncated or no safetensors file; download it again.";
+    let next = "It is truncated or not a safetensors file; download it again.";
     let mut first = [0u8; 8];
     reader.read_exact(&mut first).map_err(|_| {
         Error::bad_file(
@@ -95,7 +95,7 @@ pub(crate) fn check_header(file: &Path) -> Result<()> {
         .read_exact(&mut text)
         .map_err(|e| Error::io(file, e))?;
     let json: serde_json::Value = serde_json::from_slice(&text)
-        .map_err(|e| Error::bad_file(file, format!("its header is no JSON ({e})"), next))?;
+        .map_err(|e| Error::bad_file(file, format!("its header is not JSON ({e})"), next))?;
     let end = json
         .as_object()
         .into_iter()
@@ -138,7 +138,7 @@ impl Mapped {
         for (file, path) in files.iter().enumerate() {
             let map = map_file(path)?;
             let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-                let next = "It is no valid safetensors file; download it again.";
+                let next = "It is not a valid safetensors file; download it again.";
                 Error::bad_file(path, e.to_string(), next)
             })?;
             for (name, info) in metadata.tensors() {

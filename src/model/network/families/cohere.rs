@@ -2,12 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, attention_biases, common};
+use super::llama::{NAMES, attention_biases, common, qk_norm};
 use super::{Family, Reader, rope_of};
 use crate::error::Result;
-use crate::model::network::blueprint::{
-    Arrangement, Blueprint, Gain, NormKind, NormSpec, Positions, QkNorm, QkNormOver,
-};
+use crate::model::network::blueprint::{Arrangement, Blueprint, NormSpec, Positions, QkNormOver};
 use crate::model::network::rope::Rope;
 
 /// The row of the registry.
@@ -25,15 +23,11 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "cohere")?;
     blueprint.arrangement = Arrangement::ParallelSharedNorm;
     blueprint.norm = NormSpec {
-        kind: NormKind::Layer,
-        gain: Gain::Plain,
         bias: false,
-        epsilon: read.number_or("layer_norm_eps", 1e-5),
+        ..NormSpec::layer(read.number_or("layer_norm_eps", 1e-5))
     };
-    blueprint.qk_norm = read.flag_or("use_qk_norm", false).then_some(QkNorm {
-        norm: blueprint.norm,
-        over: QkNormOver::HeadOwnGain,
-    });
+    let normed = read.flag_or("use_qk_norm", false);
+    blueprint.qk_norm = normed.then(|| qk_norm(&blueprint, QkNormOver::HeadOwnGain));
     let rope = Rope {
         interleaved: true,
         ..rope_of(config, "cohere", blueprint.head_dim)?

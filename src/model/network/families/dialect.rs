@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::names;
+use super::read::compare;
 use crate::error::{Error, Result};
 
 const TABLE: &str = include_str!("defaults.json");
@@ -68,35 +70,12 @@ impl Kind {
 }
 
 /// Keys of which nothing here depends: of training, of ids that the tokenizer and generation_config.json say better.
-const IRRELEVANT: &[&str] = &[
-    "attention_dropout",
-    "attn_pdrop",
-    "bos_token_id",
-    "classifier_dropout",
-    "dropout",
-    "embd_pdrop",
-    "embedding_dropout",
-    "eos_token_id",
-    "hidden_dropout",
-    "init_std",
-    "initializer_range",
-    "is_decoder",
-    "layerdrop",
-    "output_router_logits",
-    "pad_token_id",
-    "pretraining_tp",
-    "reorder_and_upcast_attn",
-    "resid_pdrop",
-    "residual_dropout",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "summary_activation",
-    "summary_first_dropout",
-    "summary_proj_to_labels",
-    "summary_type",
-    "summary_use_proj",
-    "use_cache",
-];
+const IRRELEVANT: &str = "
+    attention_dropout attn_pdrop bos_token_id classifier_dropout dropout embd_pdrop embedding_dropout eos_token_id
+    hidden_dropout init_std initializer_range is_decoder layerdrop output_router_logits pad_token_id pretraining_tp
+    reorder_and_upcast_attn resid_pdrop residual_dropout router_aux_loss_coef router_jitter_noise
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_cache
+";
 
 /// Keys that a class lets be null and that its model cannot do without.
 const NEVER_NULL: &[&str] = &["layer_norm_eps", "logit_scale"];
@@ -137,7 +116,7 @@ impl Class {
             };
             let never = value.is_null() && NEVER_NULL.contains(&key.as_str());
             let fits = !never && known.types.iter().any(|kind| kind.takes(value));
-            if fits || IRRELEVANT.contains(&key.as_str()) {
+            if fits || names(IRRELEVANT, key) {
                 continue;
             }
             let kinds = known
@@ -171,17 +150,12 @@ pub(crate) fn short(value: &Value) -> String {
 /// A configuration with what its class fills in; of a multimodal one the text part, which is tied as the whole says.
 pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
     let wrapper = class(model_type)?;
-    let no_object = || Error::Config {
-        what: "it is no JSON object".into(),
-        next: "Compare config.json with the one on the hub.".into(),
-    };
-    if !wrapper.knows("text_config") {
-        let mut filled = config.as_object().ok_or_else(no_object)?.clone();
-        wrapper.fill(&mut filled)?;
-        return Ok(Value::Object(filled));
-    }
-    let mut whole = config.as_object().ok_or_else(no_object)?.clone();
+    let whole = config.as_object().cloned();
+    let mut whole = whole.ok_or_else(|| compare("it is not a JSON object".into()))?;
     wrapper.fill(&mut whole)?;
+    if !wrapper.knows("text_config") {
+        return Ok(Value::Object(whole));
+    }
     let mut text = match whole.get("text_config") {
         Some(Value::Object(text)) => text.clone(),
         _ => Map::new(),

@@ -12,7 +12,7 @@ use crate::model::network::blueprint::{Arrangement, Blueprint};
 pub const GEMMA2: Family = Family {
     name: "gemma2",
     model_types: &["gemma2"],
-    differs: "`post_attention_layernorm` norms what attention writes, not what the MLP reads; scores and logits are soft-capped; even layers slide; scores are divided by sqrt(query_pre_attn_scalar)",
+    differs: "`post_attention_layernorm` normalizes the attention output, not the input of the MLP; scores and logits are soft-capped; even layers slide; scores are divided by sqrt(query_pre_attn_scalar)",
     blueprint: read,
     names: SANDWICHED,
     tiny,

@@ -2,13 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::read::alike;
-use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
+use super::read::start;
+use super::{Family, GateUp, Layout, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
-use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions,
-};
-use crate::model::network::families::Layout;
+use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec, Positions};
 
 /// The row of the registry.
 pub const GPT2: Family = Family {
@@ -25,10 +22,7 @@ pub const GPT2: Family = Family {
         qkv: Qkv::Fused("attn.c_attn"),
         attn_out: "attn.c_proj",
         norm_mlp: "ln_2",
-        gate_up: GateUp::Split {
-            gate: "",
-            up: "mlp.c_fc",
-        },
+        gate_up: GateUp::plain("mlp.c_fc"),
         down: "mlp.c_proj",
         norm_final: "ln_f",
         head: "lm_head",
@@ -47,48 +41,20 @@ fn read(config: &Value) -> Result<Blueprint> {
     read.refuse_flag("add_cross_attention", "blocks attend to a second sequence")?;
     let d_model = read.count(&["n_embd", "hidden_size"])?;
     let heads = read.count(&["n_head", "num_attention_heads"])?;
-    let head_dim = (d_model / heads).max(1);
+    let layers = read.layers(&["n_layer", "num_hidden_layers"])?;
+    let positions = Positions::Learned { offset: 0 };
+    let plain = start("gpt2", (d_model, heads, layers), MlpKind::Plain, positions);
     let scaled = read.flag_or("scale_attn_weights", true);
     Ok(Blueprint {
-        family: "gpt2",
-        d_model,
-        d_embed: d_model,
-        layers: alike(
-            read.layers(&["n_layer", "num_hidden_layers"])?,
-            None,
-            MlpKind::Plain,
-        ),
-        heads,
-        kv_heads: heads,
-        head_dim,
         d_mlp: read.count_or(&["n_inner"], 4 * d_model)?,
-        experts: None,
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["n_positions", "n_ctx", "max_position_embeddings"], 1024)?,
-        arrangement: Arrangement::PreNorm,
         norm: NormSpec::layer(read.number_or("layer_norm_epsilon", 1e-5)),
-        final_norm: true,
-        qk_norm: None,
-        clip_qkv: None,
-        score_scale: if scaled {
-            1.0 / (head_dim as f64).sqrt()
-        } else {
-            1.0
-        },
-        score_cap: None,
+        score_scale: if scaled { plain.score_scale } else { 1.0 },
         activation: read.activation(&["activation_function"], "gelu_new")?,
-        positions: Positions::Learned { offset: 0 },
-        biases: Biases {
-            qkv: true,
-            attn_out: true,
-            mlp: true,
-            head: false,
-        },
-        embed_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        logit_cap: None,
+        biases: Biases::of_blocks(true),
         tied: read.flag_or("tie_word_embeddings", true),
+        ..plain
     })
 }
 

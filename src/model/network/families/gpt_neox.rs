@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::read::alike;
+use super::read::start;
 use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader, rope_of};
 use crate::error::Result;
 use crate::model::network::blueprint::{
@@ -13,7 +13,7 @@ use crate::model::network::blueprint::{
 pub const GPT_NEOX: Family = Family {
     name: "gpt_neox",
     model_types: &["gpt_neox"],
-    differs: "q, k and v lie head by head in one matrix; with `use_parallel_residual` the MLP reads the stream before attention wrote, so there is no `resid_mid`; the unembedding is `embed_out`, without a bias",
+    differs: "q, k and v lie head by head in one matrix; with `use_parallel_residual` the MLP reads the stream before attention is added, so there is no `resid_mid`; the unembedding is `embed_out`, without a bias",
     blueprint: read,
     names: Names {
         prefixes: &["gpt_neox.", ""],
@@ -23,10 +23,7 @@ pub const GPT_NEOX: Family = Family {
         qkv: Qkv::FusedByHead("attention.query_key_value"),
         attn_out: "attention.dense",
         norm_mlp: "post_attention_layernorm",
-        gate_up: GateUp::Split {
-            gate: "",
-            up: "mlp.dense_h_to_4h",
-        },
+        gate_up: GateUp::plain("mlp.dense_h_to_4h"),
         down: "mlp.dense_4h_to_h",
         norm_final: "final_layer_norm",
         head: "embed_out",
@@ -39,19 +36,12 @@ fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
-    let head_dim = (d_model / heads).max(1);
-    let bias = read.flag_or("attention_bias", true);
-    let rope = rope_of(config, "gpt_neox", head_dim)?;
+    let layers = read.layers(&["num_hidden_layers"])?;
+    let rope = rope_of(config, "gpt_neox", (d_model / heads).max(1))?;
+    let positions = Positions::Rotary(vec![rope]);
+    let sizes = (d_model, heads, layers);
     Ok(Blueprint {
-        family: "gpt_neox",
-        d_model,
-        d_embed: d_model,
-        layers: alike(read.layers(&["num_hidden_layers"])?, None, MlpKind::Plain),
-        heads,
-        kv_heads: heads,
-        head_dim,
         d_mlp: read.count_or(&["intermediate_size"], 4 * d_model)?,
-        experts: None,
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["max_position_embeddings"], 2048)?,
         arrangement: if read.flag_or("use_parallel_residual", true) {
@@ -60,24 +50,13 @@ fn read(config: &Value) -> Result<Blueprint> {
             Arrangement::PreNorm
         },
         norm: NormSpec::layer(read.number_or("layer_norm_eps", 1e-5)),
-        final_norm: true,
-        qk_norm: None,
-        clip_qkv: None,
-        score_scale: 1.0 / (head_dim as f64).sqrt(),
-        score_cap: None,
         activation: read.activation(&["hidden_act"], "gelu")?,
-        positions: Positions::Rotary(vec![rope]),
         biases: Biases {
-            qkv: bias,
-            attn_out: bias,
             mlp: true,
-            head: false,
+            ..Biases::of_blocks(read.flag_or("attention_bias", true))
         },
-        embed_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        logit_cap: None,
         tied: read.flag_or("tie_word_embeddings", false),
+        ..start("gpt_neox", sizes, MlpKind::Plain, positions)
     })
 }
 

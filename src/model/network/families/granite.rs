@@ -11,7 +11,7 @@ use crate::model::network::blueprint::Blueprint;
 pub const GRANITE: Family = Family {
     name: "granite",
     model_types: &["granite"],
-    differs: "the embedding, the attention scores and every write are multiplied (`embedding_multiplier`, `attention_multiplier` in place of 1/sqrt(head_dim), `residual_multiplier`); logits are divided by `logits_scaling`",
+    differs: "the embedding, the attention scores and every component output are multiplied (`embedding_multiplier`, `attention_multiplier` in place of 1/sqrt(head_dim), `residual_multiplier`); logits are divided by `logits_scaling`",
     blueprint: read,
     names: NAMES,
     tiny,

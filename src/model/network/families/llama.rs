@@ -2,15 +2,14 @@
 
 use serde_json::{Value, json};
 
-use super::read::alike;
+use super::read::start;
 use super::ropes::{Standard, by_layer_type};
-use super::{ExpertNames, Family, GateUp, Names, Qkv, Reader, rope_of};
+use super::{ExpertNames, Family, GateUp, NAMELESS, Names, Qkv, Reader, rope_of};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
+    Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
 };
-use crate::model::network::families::Layout;
-use crate::model::network::rope::Rope;
+use crate::model::network::rope::{Rope, RopeScaling};
 
 /// The row of the registry.
 pub const LLAMA: Family = Family {
@@ -26,18 +25,13 @@ pub const LLAMA: Family = Family {
 pub(crate) const NAMES: Names = Names {
     prefixes: &["model.", ""],
     embed: "embed_tokens",
-    project_in: "",
-    project_out: "",
-    positions: "",
     block: "layers.{}",
     norm_attn: "input_layernorm",
-    norm_attn_out: "",
     qkv: Qkv::Split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     q_norm: "self_attn.q_norm",
     k_norm: "self_attn.k_norm",
     attn_out: "self_attn.o_proj",
     norm_mlp: "post_attention_layernorm",
-    norm_mlp_out: "",
     gate_up: GateUp::Split {
         gate: "mlp.gate_proj",
         up: "mlp.up_proj",
@@ -50,9 +44,8 @@ pub(crate) const NAMES: Names = Names {
         down: "mlp.experts.{}.down_proj",
     },
     norm_final: "norm",
-    head_prefixes: &[""],
     head: "lm_head",
-    layout: Layout::OutIn,
+    ..NAMELESS
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
@@ -77,40 +70,25 @@ pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> 
     } else {
         rope_of(config, family, head_dim)?
     };
+    let sizes = (d_model, heads, read.layers(&["num_hidden_layers"])?);
     Ok(Blueprint {
-        family,
-        d_model,
-        d_embed: d_model,
-        layers: alike(read.layers(&["num_hidden_layers"])?, None, MlpKind::Gated),
-        heads,
         kv_heads,
         head_dim,
         d_mlp: read.count_or(&["intermediate_size"], 4 * d_model)?,
-        experts: None,
         vocab: read.count(&["vocab_size"])?,
         context: stretched(&rope, read.count_or(&["max_position_embeddings"], 2048)?),
-        arrangement: Arrangement::PreNorm,
         norm: NormSpec::rms(read.number_or("rms_norm_eps", 1e-6)),
-        final_norm: true,
-        qk_norm: None,
-        clip_qkv: None,
         score_scale: 1.0 / (head_dim as f64).sqrt(),
-        score_cap: None,
         activation: read.activation(&["hidden_act"], "silu")?,
-        positions: Positions::Rotary(vec![rope]),
-        biases: Biases::default(),
-        embed_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        logit_cap: None,
         tied: read.flag_or("tie_word_embeddings", false),
+        ..start(family, sizes, MlpKind::Gated, Positions::Rotary(vec![rope]))
     })
 }
 
 /// The context that a rotation reaches: `dynamic` stretches as a text grows, so its original length is no bound.
 fn stretched(rope: &Rope, positions: usize) -> usize {
     match rope.scaling {
-        crate::model::network::rope::RopeScaling::Dynamic { factor, .. } => {
+        RopeScaling::Dynamic { factor, .. } => {
             (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
         }
         _ => positions,
@@ -119,11 +97,9 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
 
 /// A bias on queries, keys, values and the attention output where `attention_bias` says so.
 pub(crate) fn attention_biases(config: &Value) -> Biases {
-    let bias = Reader(config).flag_or("attention_bias", false);
     Biases {
-        qkv: bias,
-        attn_out: bias,
-        ..Biases::default()
+        mlp: false,
+        ..Biases::of_blocks(Reader(config).flag_or("attention_bias", false))
     }
 }
 
@@ -152,10 +128,15 @@ pub(crate) fn slide_named(
 }
 
 /// Gives a window to the layers that slide.
-pub(crate) fn slide(blueprint: &mut Blueprint, window: Option<usize>, sliding: &[bool]) {
+fn slide(blueprint: &mut Blueprint, window: Option<usize>, sliding: &[bool]) {
     for (layer, slides) in blueprint.layers.iter_mut().zip(sliding) {
         layer.window = window.filter(|_| *slides);
     }
+}
+
+/// Gives every layer the same window.
+pub(crate) fn slide_all(blueprint: &mut Blueprint, window: Option<usize>) {
+    blueprint.layers.iter_mut().for_each(|l| l.window = window);
 }
 
 fn tiny() -> Value {

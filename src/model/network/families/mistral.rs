@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, slide_all};
 use super::{Family, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
@@ -20,8 +20,7 @@ pub const MISTRAL: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "mistral")?;
     // As in transformers, `layer_types` is not read: every layer slides, or none.
-    let all = vec![true; blueprint.layers.len()];
-    slide(&mut blueprint, Reader(config).window()?, &all);
+    slide_all(&mut blueprint, Reader(config).window()?);
     Ok(blueprint)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, slide_all};
 use super::{ExpertNames, Family, Names, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
@@ -34,11 +34,8 @@ fn read(config: &Value) -> Result<Blueprint> {
         width: blueprint.d_mlp,
         renormalise: true,
     });
-    for layer in &mut blueprint.layers {
-        layer.mlp = MlpKind::Experts;
-    }
-    let all = vec![true; blueprint.layers.len()];
-    slide(&mut blueprint, read.window()?, &all);
+    blueprint.set_mlp(MlpKind::Experts);
+    slide_all(&mut blueprint, read.window()?);
     Ok(blueprint)
 }
 

@@ -72,6 +72,13 @@ pub enum GateUp {
     Fused(&'static str),
 }
 
+impl GateUp {
+    /// Of a plain MLP.
+    const fn plain(up: &'static str) -> Self {
+        Self::Split { gate: "", up }
+    }
+}
+
 /// Tensor names of a mixture of experts, relative to the block, with `{}` for the expert.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertNames {
@@ -217,7 +224,7 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
     if let Some(kind) = other_kind(found) {
         return Err(Error::Config {
             what: format!("model_type `{found}` is {kind}"),
-            next: "Give a model that writes text.".into(),
+            next: "Give a model that generates text.".into(),
         });
     }
     FAMILIES
@@ -242,7 +249,7 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
     if Reader(config).flag_or("is_encoder_decoder", false) {
         return Err(Error::Config {
             what: "`is_encoder_decoder` is true".into(),
-            next: "Give a model that only decodes.".into(),
+            next: "Give a decoder-only model.".into(),
         });
     }
     let model_type = config.get("model_type").and_then(Value::as_str);
@@ -255,13 +262,10 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
 /// No more experts can be chosen than there are.
 fn check_experts(blueprint: &Blueprint) -> Result<()> {
     match blueprint.experts {
-        Some(experts) if experts.active > experts.count => Err(Error::Config {
-            what: format!(
-                "{} experts a token are to be chosen of {} (`num_experts_per_tok`)",
-                experts.active, experts.count
-            ),
-            next: "Compare config.json with the one on the hub.".into(),
-        }),
+        Some(experts) if experts.active > experts.count => Err(read::compare(format!(
+            "{} experts a token are to be chosen of {} (`num_experts_per_tok`)",
+            experts.active, experts.count
+        ))),
         _ => Ok(()),
     }
 }
@@ -276,53 +280,36 @@ pub fn read_whole(config: &Value) -> Result<(&'static Family, Blueprint)> {
 
 /// Weights that are stored as codes are refused. What bitsandbytes leaves behind with both of its flags off is no code.
 fn refuse_quantized(config: &Value) -> Result<()> {
-    let next = || {
-        "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file."
-            .to_owned()
+    let refused = |how: String| {
+        Err(Error::Config {
+            what: format!("the weights are quantized {how}, which is not supported"),
+            next: "Take the original checkpoint (with --dtype q8_0 if memory is short) or a GGUF file."
+                .into(),
+        })
     };
+    let object = |key: &str| config.get(key).and_then(Value::as_object);
     // What mlx_lm writes.
-    if let Some(scheme) = config.get("quantization").and_then(Value::as_object)
-        && scheme.contains_key("group_size")
-    {
-        return Err(Error::Config {
-            what: format!(
-                "the weights are quantized for MLX ({} bits), which is not served",
-                scheme.get("bits").and_then(Value::as_u64).unwrap_or(4)
-            ),
-            next: next(),
-        });
+    if let Some(scheme) = object("quantization").filter(|s| s.contains_key("group_size")) {
+        let bits = scheme.get("bits").and_then(Value::as_u64).unwrap_or(4);
+        return refused(format!("for MLX ({bits} bits)"));
     }
-    let scheme = ["quantization_config", "compression_config"]
-        .iter()
-        .find_map(|key| {
-            config
-                .get(key)?
-                .as_object()
-                .filter(|scheme| !scheme.is_empty())
-        });
-    let Some(scheme) = scheme else {
+    let mut schemes = ["quantization_config", "compression_config"]
+        .map(object)
+        .into_iter()
+        .flatten();
+    let Some(scheme) = schemes.find(|scheme| !scheme.is_empty()) else {
         return Ok(());
     };
     let method = scheme.get("quant_method").and_then(Value::as_str);
-    let off = |key: &str| {
-        scheme
-            .get(key)
-            .is_none_or(|flag| flag == false || flag.is_null())
-    };
-    let flags = ["load_in_8bit", "load_in_4bit"];
-    let left_over = flags.iter().all(|key| off(key))
-        && flags.iter().any(|key| scheme.contains_key(*key))
+    let flags = ["load_in_8bit", "load_in_4bit"].map(|key| scheme.get(key));
+    let mut said = flags.iter().flatten().peekable();
+    let left_over = said.peek().is_some()
+        && said.all(|flag| **flag == false || flag.is_null())
         && method.is_none_or(|method| method == "bitsandbytes");
     if left_over {
         return Ok(());
     }
-    Err(Error::Config {
-        what: format!(
-            "the weights are quantized by `{}`, which is not served",
-            method.unwrap_or("an unnamed method")
-        ),
-        next: next(),
-    })
+    refused(format!("by `{}`", method.unwrap_or("an unnamed method")))
 }
 
 /// The rope of a family's layers that all rotate alike.
@@ -332,44 +319,38 @@ pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<R
     Rope::read(&rope, most, head_dim)
 }
 
+/// Kinds of models that write no text, and every `model_type` of each.
+const OTHERS: &[(&str, &str)] = &[
+    (
+        "an encoder: its attention is bidirectional, and it does not generate text",
+        "bert roberta xlm-roberta distilbert albert electra deberta deberta-v2 mpnet modernbert nomic_bert new \
+        camembert ernie eurobert neobert longformer big_bird",
+    ),
+    (
+        "an encoder with a decoder, but only decoders are supported",
+        "t5 mt5 umt5 t5gemma longt5 switch_transformers bart mbart marian pegasus m2m_100 blenderbot led fsmt \
+        nllb-moe",
+    ),
+    (
+        "an audio model",
+        "whisper wav2vec2 hubert seamless_m4t speecht5 musicgen encodec",
+    ),
+    (
+        "an image model",
+        "vit clip siglip siglip_vision_model dinov2 convnext swin detr sam blip segformer",
+    ),
+];
+
 /// What a `model_type` is that no family serves, where it writes no text.
 fn other_kind(model_type: &str) -> Option<&'static str> {
-    match model_type {
-        "bert" | "roberta" | "xlm-roberta" | "distilbert" | "albert" | "electra" | "deberta"
-        | "deberta-v2" | "mpnet" | "modernbert" | "nomic_bert" | "new" | "camembert" | "ernie"
-        | "eurobert" | "neobert" | "longformer" | "big_bird" => {
-            Some("an encoder: it reads both ways and writes no text")
-        }
-        "t5"
-        | "mt5"
-        | "umt5"
-        | "t5gemma"
-        | "longt5"
-        | "switch_transformers"
-        | "bart"
-        | "mbart"
-        | "marian"
-        | "pegasus"
-        | "m2m_100"
-        | "blenderbot"
-        | "led"
-        | "fsmt"
-        | "nllb-moe" => Some("an encoder with a decoder, and only decoders are served"),
-        "whisper" | "wav2vec2" | "hubert" | "seamless_m4t" | "speecht5" | "musicgen"
-        | "encodec" => Some("a model of sound"),
-        "vit"
-        | "clip"
-        | "siglip"
-        | "siglip_vision_model"
-        | "dinov2"
-        | "convnext"
-        | "swin"
-        | "detr"
-        | "sam"
-        | "blip"
-        | "segformer" => Some("a model of images"),
-        _ => None,
-    }
+    let mut rows = OTHERS.iter();
+    rows.find(|(_, types)| names(types, model_type))
+        .map(|(kind, _)| *kind)
+}
+
+/// Whether a name is one of a list with blanks between.
+pub(crate) fn names(list: &str, name: &str) -> bool {
+    list.split_whitespace().any(|own| own == name)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::llama::{NAMES, attention_biases, common};
 use super::{Family, Reader};
 use crate::error::Result;
-use crate::model::network::blueprint::{Blueprint, Gain, NormKind, NormSpec};
+use crate::model::network::blueprint::{Blueprint, Gain, NormSpec};
 
 /// The row of the registry.
 pub const OLMO: Family = Family {
@@ -21,10 +21,9 @@ fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let mut blueprint = common(config, "olmo")?;
     blueprint.norm = NormSpec {
-        kind: NormKind::Layer,
         gain: Gain::None,
         bias: false,
-        epsilon: 1e-5,
+        ..NormSpec::layer(1e-5)
     };
     blueprint.clip_qkv = read.positive("clip_qkv")?;
     blueprint.biases = attention_biases(config);

@@ -29,9 +29,7 @@ fn read(config: &Value) -> Result<Blueprint> {
         width: blueprint.d_mlp,
         renormalise: read.flag_or("norm_topk_prob", false),
     });
-    for layer in &mut blueprint.layers {
-        layer.mlp = MlpKind::Experts;
-    }
+    blueprint.set_mlp(MlpKind::Experts);
     blueprint.biases = attention_biases(config);
     Ok(blueprint)
 }

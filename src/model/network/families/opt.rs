@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::read::alike;
+use super::read::start;
 use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, Gain, MlpKind, NormKind, NormSpec, Positions,
+    Arrangement, Biases, Blueprint, Gain, MlpKind, NormSpec, Positions,
 };
 
 /// The row of the registry.
 pub const OPT: Family = Family {
     name: "opt",
     model_types: &["opt"],
-    differs: "positions are learned, their table starts with two unused rows; ReLU; the 350M (`do_layer_norm_before` false) norms the stream after every write, has no final norm, and a narrower embedding",
+    differs: "positions are learned, their table starts with two unused rows; ReLU; the 350M (`do_layer_norm_before` false) normalizes the stream after every component, has no final norm, and a narrower embedding",
     blueprint: read,
     names: Names {
         prefixes: &["model.decoder.", "decoder.", ""],
@@ -26,10 +26,7 @@ pub const OPT: Family = Family {
         qkv: Qkv::Split("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         attn_out: "self_attn.out_proj",
         norm_mlp: "final_layer_norm",
-        gate_up: GateUp::Split {
-            gate: "",
-            up: "fc1",
-        },
+        gate_up: GateUp::plain("fc1"),
         down: "fc2",
         norm_final: "final_layer_norm",
         head: "lm_head",
@@ -42,20 +39,13 @@ fn read(config: &Value) -> Result<Blueprint> {
     let read = Reader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
-    let head_dim = (d_model / heads).max(1);
+    let layers = read.layers(&["num_hidden_layers"])?;
+    let positions = Positions::Learned { offset: 2 };
     let before = read.flag_or("do_layer_norm_before", true);
     let learned = read.flag_or("layer_norm_elementwise_affine", true);
-    let bias = read.flag_or("enable_bias", true);
     Ok(Blueprint {
-        family: "opt",
-        d_model,
         d_embed: read.count_or(&["word_embed_proj_dim"], d_model)?,
-        layers: alike(read.layers(&["num_hidden_layers"])?, None, MlpKind::Plain),
-        heads,
-        kv_heads: heads,
-        head_dim,
         d_mlp: read.count_or(&["ffn_dim"], 4 * d_model)?,
-        experts: None,
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["max_position_embeddings"], 2048)?,
         arrangement: if before {
@@ -64,29 +54,15 @@ fn read(config: &Value) -> Result<Blueprint> {
             Arrangement::NormedStream
         },
         norm: NormSpec {
-            kind: NormKind::Layer,
             gain: if learned { Gain::Plain } else { Gain::None },
             bias: learned,
-            epsilon: 1e-5,
+            ..NormSpec::layer(1e-5)
         },
         final_norm: before && !read.flag_or("_remove_final_layer_norm", false),
-        qk_norm: None,
-        clip_qkv: None,
-        score_scale: 1.0 / (head_dim as f64).sqrt(),
-        score_cap: None,
         activation: read.activation(&["activation_function"], "relu")?,
-        positions: Positions::Learned { offset: 2 },
-        biases: Biases {
-            qkv: bias,
-            attn_out: bias,
-            mlp: bias,
-            head: false,
-        },
-        embed_scale: 1.0,
-        residual_scale: 1.0,
-        logit_scale: 1.0,
-        logit_cap: None,
+        biases: Biases::of_blocks(read.flag_or("enable_bias", true)),
         tied: read.flag_or("tie_word_embeddings", true),
+        ..start("opt", (d_model, heads, layers), MlpKind::Plain, positions)
     })
 }
 

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common};
+use super::llama::{NAMES, common, qk_norm};
 use super::{Family, GateUp, Names, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, QkNorm, QkNormOver,
+    Arrangement, Biases, Blueprint, MlpKind, NormSpec, QkNormOver,
 };
 
 /// The row of the registry.
@@ -19,10 +19,7 @@ pub const PHI: Family = Family {
         q_norm: "self_attn.q_layernorm",
         k_norm: "self_attn.k_layernorm",
         attn_out: "self_attn.dense",
-        gate_up: GateUp::Split {
-            gate: "",
-            up: "mlp.fc1",
-        },
+        gate_up: GateUp::plain("mlp.fc1"),
         down: "mlp.fc2",
         norm_final: "final_layernorm",
         ..NAMES
@@ -37,18 +34,12 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.norm = NormSpec::layer(read.number_or("layer_norm_eps", 1e-5));
     blueprint.activation = read.activation(&["hidden_act"], "gelu_new")?;
     blueprint.biases = Biases {
-        qkv: true,
-        attn_out: true,
-        mlp: true,
         head: true,
+        ..Biases::of_blocks(true)
     };
-    for layer in &mut blueprint.layers {
-        layer.mlp = MlpKind::Plain;
-    }
-    blueprint.qk_norm = read.flag_or("qk_layernorm", false).then_some(QkNorm {
-        norm: blueprint.norm,
-        over: QkNormOver::Head,
-    });
+    blueprint.set_mlp(MlpKind::Plain);
+    let normed = read.flag_or("qk_layernorm", false);
+    blueprint.qk_norm = normed.then(|| qk_norm(&blueprint, QkNormOver::Head));
     Ok(blueprint)
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, slide_all};
 use super::{Family, GateUp, Names, Qkv, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
@@ -23,8 +23,7 @@ pub const PHI3: Family = Family {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "phi3")?;
-    let all = vec![true; blueprint.layers.len()];
-    slide(&mut blueprint, Reader(config).window()?, &all);
+    slide_all(&mut blueprint, Reader(config).window()?);
     Ok(blueprint)
 }
 

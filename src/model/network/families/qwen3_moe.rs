@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, slide};
+use super::llama::{NAMES, slide_all};
 use super::qwen3::normed_heads;
 use super::{Family, Reader};
 use crate::error::Result;
@@ -38,11 +38,8 @@ fn read(config: &Value) -> Result<Blueprint> {
             layer.mlp = MlpKind::Experts;
         }
     }
-    let window = read
-        .window()?
-        .filter(|_| read.flag_or("use_sliding_window", false));
-    let all = vec![true; blueprint.layers.len()];
-    slide(&mut blueprint, window, &all);
+    let slides = read.flag_or("use_sliding_window", false);
+    slide_all(&mut blueprint, read.window()?.filter(|_| slides));
     Ok(blueprint)
 }
 

@@ -6,7 +6,9 @@
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::model::network::blueprint::{Activation, LayerSpec, MlpKind};
+use crate::model::network::blueprint::{
+    Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, NormSpec, Positions,
+};
 
 /// The most that any size in a configuration may be; what is larger is no model but a damaged file.
 const LARGEST: u64 = 1 << 24;
@@ -24,9 +26,11 @@ impl Reader<'_> {
             .and_then(Value::as_u64)
             .filter(|n| (1..=LARGEST).contains(n))
             .map(|n| n as usize)
-            .ok_or_else(|| Error::Config {
-                what: format!("`{}` is missing or no sensible positive number", keys[0]),
-                next: "Compare config.json with the one on the hub.".into(),
+            .ok_or_else(|| {
+                let key = keys[0];
+                compare(format!(
+                    "`{key}` is missing, or not a plausible positive number"
+                ))
             })
     }
 
@@ -52,10 +56,7 @@ impl Reader<'_> {
     /// A number that must be above zero if it is there: a cap or a divisor.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         match self.number(key) {
-            Some(n) if n <= 0.0 => Err(Error::Config {
-                what: format!("`{key}` is {n}, and must be above zero"),
-                next: "Compare config.json with the one on the hub.".into(),
-            }),
+            Some(n) if n <= 0.0 => Err(compare(format!("`{key}` is {n}, and must be above zero"))),
             other => Ok(other),
         }
     }
@@ -73,7 +74,7 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(Error::Config {
-            what: format!("`{key}` is true: {why}, which is not served"),
+            what: format!("`{key}` is true: {why}, which is not supported"),
             next: "Ignoring it would give wrong numbers, so the model is refused.".into(),
         })
     }
@@ -89,7 +90,7 @@ impl Reader<'_> {
             "relu2" => Ok(Activation::ReluSquared),
             other => Err(Error::Config {
                 what: format!(
-                    "activation `{other}` is not served (silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and relu2 are)"
+                    "activation `{other}` is not supported (silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and relu2 are)"
                 ),
                 next: "Replacing it would give wrong numbers, so the model is refused.".into(),
             }),
@@ -101,10 +102,8 @@ impl Reader<'_> {
         if heads.is_multiple_of(kv_heads) {
             return Ok(());
         }
-        Err(Error::Config {
-            what: format!("{heads} heads do not divide into {kv_heads} key-value heads"),
-            next: "Compare config.json with the one on the hub.".into(),
-        })
+        let what = format!("{heads} heads do not divide into {kv_heads} key-value heads");
+        Err(compare(what))
     }
 
     /// How many blocks.
@@ -113,10 +112,10 @@ impl Reader<'_> {
         if layers <= MOST_LAYERS {
             return Ok(layers);
         }
-        Err(Error::Config {
-            what: format!("`{}` is {layers}, more than any model has", keys[0]),
-            next: "Compare config.json with the one on the hub.".into(),
-        })
+        let key = keys[0];
+        Err(compare(format!(
+            "`{key}` is {layers}, more than any model has"
+        )))
     }
 
     /// Which layers see a window: those that `layer_types` calls sliding, or where it is absent those of `rule`.
@@ -134,14 +133,14 @@ impl Reader<'_> {
             .as_array()
             .and_then(|k| k.iter().map(Value::as_str).collect())
             .filter(|k: &Vec<&str>| k.len() == layers)
-            .ok_or_else(|| bad(format!("`layer_types` is no list of {layers} names")))?;
+            .ok_or_else(|| bad(format!("`layer_types` is not a list of {layers} names")))?;
         kinds
             .into_iter()
             .map(|kind| match kind {
                 "sliding_attention" => Ok(true),
                 "full_attention" => Ok(false),
                 other => Err(bad(format!(
-                    "layer type `{other}` is not served (full_attention and sliding_attention are)"
+                    "layer type `{other}` is not supported (full_attention and sliding_attention are)"
                 ))),
             })
             .collect()
@@ -161,12 +160,54 @@ impl Reader<'_> {
     }
 }
 
-/// Layers that are all alike, with the first rotation.
-pub(crate) fn alike(layers: usize, window: Option<usize>, mlp: MlpKind) -> Vec<LayerSpec> {
-    let spec = LayerSpec {
+/// A value of config.json that nothing can be made of.
+pub(crate) fn compare(what: String) -> Error {
+    Error::Config {
+        what,
+        next: "Compare config.json with the one on the hub.".into(),
+    }
+}
+
+/// What families start from and overwrite: layers that are alike, pre-norm, keys and values for every head, no bias, nothing
+/// scaled or capped, untied. Sizes that only the family's own keys say are zero.
+pub(crate) fn start(
+    family: &'static str,
+    (d_model, heads, layers): (usize, usize, usize),
+    mlp: MlpKind,
+    positions: Positions,
+) -> Blueprint {
+    let head_dim = (d_model / heads).max(1);
+    let layer = LayerSpec {
         rope: Some(0),
-        window,
+        window: None,
         mlp,
     };
-    vec![spec; layers]
+    Blueprint {
+        family,
+        d_model,
+        d_embed: d_model,
+        layers: vec![layer; layers],
+        heads,
+        kv_heads: heads,
+        head_dim,
+        d_mlp: 0,
+        experts: None,
+        vocab: 0,
+        context: 0,
+        arrangement: Arrangement::PreNorm,
+        norm: NormSpec::rms(0.0),
+        final_norm: true,
+        qk_norm: None,
+        clip_qkv: None,
+        score_scale: 1.0 / (head_dim as f64).sqrt(),
+        score_cap: None,
+        activation: Activation::Silu,
+        positions,
+        biases: Biases::default(),
+        embed_scale: 1.0,
+        residual_scale: 1.0,
+        logit_scale: 1.0,
+        logit_cap: None,
+        tied: false,
+    }
 }

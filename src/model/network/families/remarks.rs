@@ -5,91 +5,28 @@
 
 use serde_json::Value;
 
-use super::{Family, dialect, ropes};
+use super::{Family, dialect, names, ropes};
 
 /// Keys that change no number here: names, ids, training, generation, and what other programs write for themselves.
-const HARMLESS: &[&str] = &[
-    "_commit_hash",
-    "_name_or_path",
-    "_sliding_window_pattern",
-    "architectures",
-    "attention_probs_dropout_prob",
-    "attention_softmax_in_fp32",
-    "attn_implementation",
-    "auto_map",
-    "bad_words_ids",
-    "boi_token_index",
-    "bos_token",
-    "cache_implementation",
-    "chunk_size_feed_forward",
-    "compression_config",
-    "custom_pipelines",
-    "decoder_start_token_id",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "eoi_token_index",
-    "eos_token",
-    "flash_attn",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "full_attn_mod",
-    "gradient_checkpointing",
-    "hidden_dropout_prob",
-    "id2label",
-    "image_token_index",
-    "is_llama_config",
-    "keys_to_ignore_at_inference",
-    "label2id",
-    "max_length",
-    "max_new_tokens",
-    "max_sequence_length",
-    "min_length",
-    "mm_tokens_per_image",
-    "model_max_length",
-    "model_type",
-    "n_ctx",
-    "no_repeat_ngram_size",
-    "num_labels",
-    "output_attentions",
-    "output_hidden_states",
-    "pad_token",
-    "prefix",
-    "problem_type",
-    "quantization_config",
-    "repetition_penalty",
-    "return_dict",
-    "rope_interleaved",
-    "scale_attention_softmax_in_fp32",
-    "seq_length",
-    "task_specific_params",
-    "temperature",
-    "text_config",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "transformers.js_config",
-    "transformers_version",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_flash_attn",
-    "use_flash_attention_2",
-    "vision_config",
-];
+const HARMLESS: &str = "
+    _commit_hash _name_or_path _sliding_window_pattern architectures attention_probs_dropout_prob
+    attention_softmax_in_fp32 attn_implementation auto_map bad_words_ids boi_token_index bos_token
+    cache_implementation chunk_size_feed_forward compression_config custom_pipelines decoder_start_token_id
+    do_sample dtype early_stopping eoi_token_index eos_token flash_attn forced_bos_token_id forced_eos_token_id
+    full_attn_mod gradient_checkpointing hidden_dropout_prob id2label image_token_index is_llama_config
+    keys_to_ignore_at_inference label2id max_length max_new_tokens max_sequence_length min_length
+    mm_tokens_per_image model_max_length model_type n_ctx no_repeat_ngram_size num_labels output_attentions
+    output_hidden_states pad_token prefix problem_type quantization_config repetition_penalty return_dict
+    rope_interleaved scale_attention_softmax_in_fp32 seq_length task_specific_params temperature text_config
+    tokenizer_class top_k top_p torch_dtype transformers.js_config transformers_version unsloth_fixed
+    unsloth_version use_flash_attn use_flash_attention_2 vision_config
+";
 
 /// Keys that are read although no class lists them; what of rope is not used is said by `ropes`.
-const UNLISTED: &[&str] = &[
-    "head_dim",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-    "rope_local_base_freq",
-    "rope_scaling",
-    "rope_theta",
-    "rotary_emb_base",
-    "rotary_pct",
-    "sliding_window_pattern",
-];
+const UNLISTED: &str = "
+    head_dim original_max_position_embeddings partial_rotary_factor rope_local_base_freq rope_scaling rope_theta
+    rotary_emb_base rotary_pct sliding_window_pattern
+";
 
 /// Most names that a sentence lists.
 const LISTED: usize = 8;
@@ -102,31 +39,31 @@ pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
     let Ok(class) = dialect::class(family.name) else {
         return out;
     };
-    let unknown: Vec<String> = text
+    let unknown: Vec<&String> = text
         .as_object()
         .into_iter()
         .flatten()
         .filter(|(key, value)| {
             let key = key.as_str();
             !(class.knows(key)
-                || HARMLESS.contains(&key)
-                || UNLISTED.contains(&key)
+                || names(HARMLESS, key)
+                || names(UNLISTED, key)
                 || key.ends_with("_token_id")
                 || means_nothing(value)
                 || says_what_holds(key, value, text))
         })
-        .map(|(key, _)| format!("`{}`", crate::text::plain(key.as_bytes())))
+        .map(|(key, _)| key)
         .collect();
     if !unknown.is_empty() {
+        let keys = crate::text::quoted(&unknown, LISTED);
+        let are = if unknown.len() == 1 {
+            "it is"
+        } else {
+            "they are"
+        };
         out.push(format!(
-            "config.json sets {}, which {} does not know: {} not used, as in transformers.",
-            listed(&unknown),
-            family.name,
-            if unknown.len() == 1 {
-                "it is"
-            } else {
-                "they are"
-            }
+            "config.json sets {keys}, which {} does not know: {are} not used, as in transformers.",
+            family.name
         ));
     }
     out
@@ -162,14 +99,5 @@ fn says_what_holds(key: &str, value: &Value, config: &Value) -> bool {
             .as_array()
             .is_some_and(|kinds| kinds.iter().all(|k| k == "full_attention")),
         _ => false,
-    }
-}
-
-/// The first few names of a list.
-pub fn listed(names: &[String]) -> String {
-    let shown = names[..names.len().min(LISTED)].join(", ");
-    match names.len().saturating_sub(LISTED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }

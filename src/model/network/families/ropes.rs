@@ -8,7 +8,8 @@
 use serde_json::{Map, Value};
 
 use super::dialect::short;
-use crate::error::{Error, Result};
+use super::read::compare as refusal;
+use crate::error::Result;
 
 const THETA: &str = "rope_theta";
 const PART: &str = "partial_rotary_factor";
@@ -39,45 +40,26 @@ pub(crate) struct Keys {
 
 /// Where the class of a family looks.
 pub(crate) fn keys(family: &str) -> Keys {
-    let plain = Keys {
-        theta: THETA,
-        base: 10_000.0,
-        part: Part::Whole,
-        longrope_only: false,
+    Keys {
+        theta: match family {
+            "gpt_neox" => "rotary_emb_base",
+            _ => THETA,
+        },
+        base: match family {
+            "mixtral" => 1_000_000.0,
+            "smollm3" => 2_000_000.0,
+            "cohere" => 500_000.0,
+            _ => 10_000.0,
+        },
+        part: match family {
+            "phi" => Part::Key(PART, 0.5),
+            "stablelm" => Part::Key(PART, 0.25),
+            "phi3" => Part::Key(PART, 1.0),
+            "gpt_neox" => Part::Key("rotary_pct", 0.25),
+            _ => Part::Whole,
+        },
+        longrope_only: family == "phi3",
         knows_layers: matches!(family, "qwen2" | "qwen3" | "gemma2" | "smollm3"),
-    };
-    match family {
-        "mixtral" => Keys {
-            base: 1_000_000.0,
-            ..plain
-        },
-        "smollm3" => Keys {
-            base: 2_000_000.0,
-            ..plain
-        },
-        "cohere" => Keys {
-            base: 500_000.0,
-            ..plain
-        },
-        "phi" => Keys {
-            part: Part::Key(PART, 0.5),
-            ..plain
-        },
-        "stablelm" => Keys {
-            part: Part::Key(PART, 0.25),
-            ..plain
-        },
-        "phi3" => Keys {
-            part: Part::Key(PART, 1.0),
-            longrope_only: true,
-            ..plain
-        },
-        "gpt_neox" => Keys {
-            theta: "rotary_emb_base",
-            part: Part::Key("rotary_pct", 0.25),
-            ..plain
-        },
-        _ => plain,
     }
 }
 
@@ -147,7 +129,7 @@ fn settle(
             chosen.insert(TYPE.into(), "longrope".into());
         } else if !["default", "longrope", "frequency_factors"].contains(&kind) {
             return Err(refusal(format!(
-                "rope scaling `{}` is not served for this family, whose class takes default and longrope",
+                "rope scaling `{}` is not supported for this family, whose class takes default and longrope",
                 crate::text::plain(kind.as_bytes())
             )));
         }
@@ -240,13 +222,6 @@ fn or_else(of: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value
     }
 }
 
-fn refusal(what: String) -> Error {
-    Error::Config {
-        what,
-        next: "Compare config.json with the one on the hub.".into(),
-    }
-}
-
 /// Whether two dictionaries say the same: numbers by value, the kind under its older key or its newer.
 fn alike(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     let own = |d: &Map<String, Value>| {
@@ -328,15 +303,15 @@ pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
     }
     if let Some(given) = scaling.or(parameters).filter(|_| !layered) {
         let kind = used.get(TYPE).and_then(Value::as_str).unwrap_or_default();
-        let strange: Vec<String> = given
+        let strange: Vec<&String> = given
             .iter()
             .filter(|(key, value)| !value.is_null() && !reads(kind, key))
-            .map(|(key, _)| format!("`{}`", crate::text::plain(key.as_bytes())))
+            .map(|(key, _)| key)
             .collect();
         if !strange.is_empty() {
+            let keys = crate::text::quoted(&strange, usize::MAX);
             out.push(format!(
-                "rope scaling `{kind}` of config.json does not use {}, as in transformers.",
-                strange.join(", ")
+                "rope scaling `{kind}` of config.json does not use {keys}, as in transformers."
             ));
         }
     }

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common, slide_named};
+use super::read::compare;
 use super::{Family, Reader};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
 /// The row of the registry.
@@ -31,9 +32,10 @@ fn read(config: &Value) -> Result<Blueprint> {
             .as_array()
             .and_then(|l| l.iter().map(|v| v.as_u64().map(|n| n != 0)).collect())
             .filter(|l: &Vec<bool>| l.len() == layers)
-            .ok_or_else(|| Error::Config {
-                what: format!("`no_rope_layers` is no list of {layers} zeros and ones"),
-                next: "Compare config.json with the one on the hub.".into(),
+            .ok_or_else(|| {
+                compare(format!(
+                    "`no_rope_layers` is not a list of {layers} zeros and ones"
+                ))
             })?,
     };
     for (layer, rotates) in blueprint.layers.iter_mut().zip(&rotates) {

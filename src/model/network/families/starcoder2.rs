@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::llama::{NAMES, common, slide};
+use super::llama::{NAMES, common, slide_all};
 use super::{Family, GateUp, Names, Reader};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec};
@@ -14,10 +14,7 @@ pub const STARCODER2: Family = Family {
     differs: "LayerNorm and a plain MLP like GPT-2, rotary positions and grouped heads like Llama; `use_bias` puts a bias everywhere; every layer slides where `sliding_window` is set; tied",
     blueprint: read,
     names: Names {
-        gate_up: GateUp::Split {
-            gate: "",
-            up: "mlp.c_fc",
-        },
+        gate_up: GateUp::plain("mlp.c_fc"),
         down: "mlp.c_proj",
         ..NAMES
     },
@@ -30,18 +27,9 @@ fn read(config: &Value) -> Result<Blueprint> {
     blueprint.norm = NormSpec::layer(read.number_or("norm_epsilon", 1e-5));
     blueprint.activation = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
-    let bias = read.flag_or("use_bias", true);
-    blueprint.biases = Biases {
-        qkv: bias,
-        attn_out: bias,
-        mlp: bias,
-        head: false,
-    };
-    for layer in &mut blueprint.layers {
-        layer.mlp = MlpKind::Plain;
-    }
-    let all = vec![true; blueprint.layers.len()];
-    slide(&mut blueprint, read.window()?, &all);
+    blueprint.biases = Biases::of_blocks(read.flag_or("use_bias", true));
+    blueprint.set_mlp(MlpKind::Plain);
+    slide_all(&mut blueprint, read.window()?);
     Ok(blueprint)
 }
 

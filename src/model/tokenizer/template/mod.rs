@@ -184,7 +184,7 @@ impl Template {
         });
         rendered.map_err(|e| match e.kind() {
             ErrorKind::OutOfFuel => Error::Text {
-                what: "The chat template did not come to an end".into(),
+                what: "The chat template did not finish".into(),
                 next: "Shorten the conversation; if it is short, do not trust this template".into(),
             },
             _ => Error::Text {
@@ -445,9 +445,6 @@ mod tests {
         let endless =
             "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         let stopped = compiled(endless).render(&[], false).unwrap_err();
-        assert!(
-            stopped.to_string().contains("did not come to an end"),
-            "{stopped}"
-        );
+        assert!(stopped.to_string().contains("did not finish"), "{stopped}");
     }
 }

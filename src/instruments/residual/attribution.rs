@@ -11,22 +11,20 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{DType, Device, Tensor};
 
-use super::capture::{Capture, Needs};
-use super::guard::not_finite;
-use super::lab::{Lab, reading};
-use super::run::Run;
-use super::target::Target;
 use crate::edit::op::Op;
 use crate::error::{Error, Result};
 use crate::figure::Check;
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Needs};
+use crate::lab::guard::not_finite;
+use crate::lab::run::Run;
+use crate::lab::sample::{NO_TOKEN, top};
+use crate::lab::target::Target;
 use crate::model::network::blueprint::Arrangement;
 use crate::model::network::finite;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
-
-/// Rows that go through the unembedding at once.
-const CHUNK: usize = 64;
 
 /// What rounding of f32 may cost a product, relative to the lengths of what is multiplied.
 const EXACT: f32 = 1e-6;
@@ -177,7 +175,7 @@ pub fn check_sum(model: &Model) -> Result<()> {
     }
     Err(Error::Refused {
         address: "resid_post.*".into(),
-        why: "the stream itself is normed after every write, so it is no sum of writes and nothing has a direct effect of its own. Use the lens, or patching.".into(),
+        why: "this family normalizes the stream after every component, so the stream is not a sum of component outputs and nothing has a direct effect. Use the lens, or patching.".into(),
     })
 }
 
@@ -214,7 +212,7 @@ impl Attribution {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
-        let (targets, logits) = own_logits(model, last, question)?;
+        let (targets, logits) = own_logits(lab, last, question)?;
         let (directions, constants) = directions(model, last, &targets, question)?;
         let parts = summands(model, capture)?;
         let width = model.card.d_model;
@@ -291,11 +289,13 @@ pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
 
 /// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
 /// where none is given.
-fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+fn own_logits(lab: &Lab, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+    let model = &lab.model;
     let (count, known) = (last.dim(0)?, model.known_tokens());
     let (mut targets, mut logits) = (Vec::new(), Vec::new());
-    for start in (0..count).step_by(CHUNK) {
-        let rows = last.narrow(0, start, CHUNK.min(count - start))?;
+    let most = lab.room(4 * model.card.vocab);
+    for start in (0..count).step_by(most) {
+        let rows = last.narrow(0, start, most.min(count - start))?;
         for row in model
             .transformer
             .uncapped(&rows.contiguous()?)?
@@ -304,10 +304,10 @@ fn own_logits(model: &Model, last: &Tensor, question: Question) -> Result<(Vec<T
             if !finite::distribution(&row) {
                 return Err(not_finite(
                     &model.transformer,
-                    "What the unembedding makes of the stream is",
+                    "The logits of the residual stream are",
                 ));
             }
-            let favoured = || Target::one(reading(&row, known, 1).first().0);
+            let favoured = || Target::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
             let target = question.target.unwrap_or_else(favoured);
             let mean = if question.centred && target.less.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64

@@ -8,9 +8,10 @@
 use candle_core::{DType, Tensor};
 
 use super::attribution::{Attribution, Part, edited, host, rounding};
-use super::lab::Lab;
-use super::run::{Recording, Run};
 use crate::error::Result;
+use crate::lab::Lab;
+use crate::lab::capture::Capture;
+use crate::lab::run::Run;
 use crate::model::network::heads::Constants;
 use crate::model::network::site::{Address, Site};
 
@@ -60,7 +61,7 @@ pub fn of_mlp(layers: &[usize], norms_writes: bool) -> Vec<Address> {
 }
 
 /// The rows of a recorded value at an attribution's positions, f32.
-fn rows(recording: &Recording, at: Address, whole: &Attribution) -> Result<Tensor> {
+fn rows(recording: &Capture, at: Address, whole: &Attribution) -> Result<Tensor> {
     let first = whole.positions.first().copied().unwrap_or(0);
     let rows = recording.get(at)?.narrow(0, first, whole.positions.len())?;
     Ok(rows.to_dtype(DType::F32)?.contiguous()?)
@@ -68,13 +69,7 @@ fn rows(recording: &Recording, at: Address, whole: &Attribution) -> Result<Tenso
 
 impl Attribution {
     /// The attention write of a layer by heads, `[positions][heads]`; `recording` holds [`of_attention`].
-    pub fn heads(
-        &self,
-        lab: &Lab,
-        run: &Run,
-        recording: &Recording,
-        layer: usize,
-    ) -> Result<Pieces> {
+    pub fn heads(&self, lab: &Lab, run: &Run, recording: &Capture, layer: usize) -> Result<Pieces> {
         let transformer = &lab.model.transformer;
         let width = transformer.blueprint.head_dim;
         let views = host(&transformer.head_views(layer, &self.directions)?)?;
@@ -109,7 +104,7 @@ impl Attribution {
         &self,
         lab: &Lab,
         run: &Run,
-        recording: &Recording,
+        recording: &Capture,
         layer: usize,
         i: usize,
     ) -> Result<Pieces> {
@@ -161,7 +156,7 @@ impl Attribution {
         &self,
         lab: &Lab,
         run: &Run,
-        recording: &Recording,
+        recording: &Capture,
         layer: usize,
     ) -> Result<Pieces> {
         let transformer = &lab.model.transformer;
@@ -205,7 +200,7 @@ impl Attribution {
         }
     }
 
-    fn attention_scales(&self, lab: &Lab, recording: &Recording, layer: usize) -> Result<Vec<f64>> {
+    fn attention_scales(&self, lab: &Lab, recording: &Capture, layer: usize) -> Result<Vec<f64>> {
         if !lab.model.card.norms_writes {
             return Ok(vec![1.0; self.positions.len()]);
         }

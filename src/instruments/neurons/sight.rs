@@ -7,10 +7,11 @@
 
 use candle_core::Tensor;
 
-use super::capture::{Capture, Needs};
-use super::lab::Lab;
-use super::run::Run;
+use super::value_card::ValueCards;
 use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Needs};
+use crate::lab::run::Run;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
@@ -144,7 +145,9 @@ pub fn neuron_of(run: &Run, name: &str, text: &str, lab: &mut Lab) -> Result<(u1
         return neuron(name, text, &lab.model);
     }
     let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
-    let norms = lab.cards.norms(&lab.model)?;
+    let cards = ValueCards::on(lab);
+    let mut cards = cards.borrow_mut();
+    let norms = cards.norms(&lab.model)?;
     let sizes = sight.activations.iter().flat_map(|(layer, _)| {
         let sizes = sight.sizes(*layer, &norms[*layer]);
         let units = sizes.into_iter().enumerate();

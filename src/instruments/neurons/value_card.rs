@@ -5,14 +5,17 @@
 //! first where the norm centres). Invariant: a card depends on the weights alone, so each of its parts is made once.
 //! To add a way of reading, add a variant of [`Reading`].
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use candle_core::Tensor;
 
-use super::guard::not_finite;
-use super::sample::top;
-use super::target::Target;
 use crate::error::Result;
+use crate::lab::Lab;
+use crate::lab::guard::not_finite;
+use crate::lab::sample::top;
+use crate::lab::target::Target;
 use crate::model::Model;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::finite;
@@ -61,6 +64,11 @@ pub struct ValueCards {
 }
 
 impl ValueCards {
+    /// Those of a model on the lab.
+    pub fn on(lab: &mut Lab) -> Rc<RefCell<Self>> {
+        lab.derived()
+    }
+
     /// ‖v_i‖ for every neuron of every layer, as it is added; none for layers without neurons.
     pub fn norms(&mut self, model: &Model) -> Result<&[Vec<f32>]> {
         if self.norms.is_empty() {
@@ -128,7 +136,7 @@ impl ValueCards {
         let (mut gained, mut logits) = read(model, &[neuron], reading)?;
         let sound = logits.iter().chain(&gained).all(|row| finite::all(row));
         if !sound {
-            let place = format!("What neuron {}/{} writes is", neuron.0, neuron.1);
+            let place = format!("The value vector of neuron {}/{} is", neuron.0, neuron.1);
             return Err(not_finite(&model.transformer, &place));
         }
         let sides = sides(logits.remove(0), model.known_tokens());

@@ -1,0 +1,343 @@
+//! README and docs: every command that stands in them runs, and prints what the page says.
+//!
+//! Invariants: every line of an `sh` block is a command of `lmscope`, which runs here, or begins with one of [`OTHERS`]. The commands
+//! of a page run in their order, in a folder that the page has for itself, in which `demo` and `docs` are those of the repository. A `text` block
+//! behind an `sh` block is what its commands print, shortened: each of its lines is one that was printed, `...` stands for what was
+//! left out (a line, or the rest of one), and numbers with a point may differ by rounding. Commands on SmolLM2 run where
+//! `LMSCOPE_REAL_MODEL` names it (`.ci/nightly real`). To document a command, write it down; where what is printed has changed,
+//! `INSTA_UPDATE=always cargo test --test it documented::` puts the new lines into the pages.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use lmscope::lab::Lab;
+use lmscope::model::load::Options;
+
+/// The model of the guide: what `$SMOL` stands for.
+const SMOL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+
+/// The longest line of output in a page.
+const WIDTH: usize = 118;
+
+/// How lines of `sh` blocks begin that are not run here.
+const OTHERS: [&str; 9] = [
+    "export SMOL=",
+    "cargo ",
+    "git ",
+    "python3 ",
+    "PYTHON=",
+    ".ci/",
+    "docs/picture.sh ",
+    "fuzz/run ",
+    "INSTA_UPDATE=",
+];
+
+/// Commands that stand together, and what is said to come out.
+struct Block {
+    /// Its first line in the page.
+    line: usize,
+    commands: Vec<String>,
+    printed: Vec<String>,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn collect(folder: &Path, pages: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, pages);
+        } else if path.extension().is_some_and(|e| e == "md") {
+            pages.push(path);
+        }
+    }
+}
+
+/// README, CONTRIBUTING, and everything under docs.
+fn pages() -> Vec<PathBuf> {
+    let mut pages = vec![root().join("README.md"), root().join("CONTRIBUTING.md")];
+    collect(&root().join("docs"), &mut pages);
+    pages.sort();
+    pages
+}
+
+/// The commands of a page, with what is said to come out of them.
+fn blocks(page: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut lines = page.lines().enumerate().peekable();
+    // Whether only blank lines stand between the last command and here.
+    let mut near = false;
+    while let Some((number, line)) = lines.next() {
+        let Some(kind) = line.strip_prefix("```") else {
+            near &= line.trim().is_empty();
+            continue;
+        };
+        let mut inside: Vec<String> = Vec::new();
+        for (_, line) in lines.by_ref().take_while(|(_, l)| !l.starts_with("```")) {
+            match inside.last_mut() {
+                Some(last) if kind == "sh" && last.ends_with('\\') => {
+                    last.pop();
+                    last.push_str(line.trim_start());
+                }
+                _ => inside.push(line.to_string()),
+            }
+        }
+        match (kind, blocks.last_mut()) {
+            ("sh", _) => blocks.push(Block {
+                line: number + 1,
+                commands: inside
+                    .into_iter()
+                    .filter(|l| !l.is_empty() && !l.starts_with('#'))
+                    .collect(),
+                printed: Vec::new(),
+            }),
+            ("text", Some(block)) if near => block.printed = inside,
+            _ => {}
+        }
+        near = kind == "sh";
+    }
+    blocks
+}
+
+/// Whether a command is about the model that is not part of the program.
+fn on_a_real_model(command: &str) -> bool {
+    command.contains("$SMOL") || command.contains(SMOL) || command.contains("path/to/")
+}
+
+/// What a command prints on standard output and then on standard error.
+fn run(command: &str, folder: &Path, model: &str) -> Result<String, String> {
+    let bin = Path::new(env!("CARGO_BIN_EXE_lmscope")).parent().unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let command = command
+        .replace(SMOL, model)
+        .replace("path/to/model.gguf", model);
+    let output = Command::new("sh")
+        .arg("-c")
+        .arg(&command)
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("SMOL", model)
+        .env("HOME", folder)
+        .env("XDG_STATE_HOME", folder.join("state"))
+        .env("XDG_CONFIG_HOME", folder.join("config"))
+        .env("HF_HUB_OFFLINE", "1")
+        .env("COLUMNS", "110")
+        .env("RAYON_NUM_THREADS", "1")
+        .env_remove("LMSCOPE_LOG")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let spell = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (spell(&output.stdout), spell(&output.stderr));
+    if output.status.success() {
+        Ok(out + "\n" + &err)
+    } else {
+        Err(err)
+    }
+}
+
+/// A word as its numbers and what stands between them.
+fn parts(word: &str) -> Vec<&str> {
+    let numeric = |c: char| c.is_ascii_digit() || c == '.';
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    let mut before = None;
+    for (at, c) in word.char_indices() {
+        if before.is_some_and(|b| b != numeric(c)) {
+            parts.push(&word[begin..at]);
+            begin = at;
+        }
+        before = Some(numeric(c));
+    }
+    parts.push(&word[begin..]);
+    parts
+}
+
+/// Whether two words are the same but for rounding.
+fn alike(said: &str, printed: &str) -> bool {
+    let (said, printed) = (parts(said), parts(printed));
+    said.len() == printed.len()
+        && said.iter().zip(&printed).all(|(a, b)| {
+            let close = match (a.parse::<f64>(), b.parse::<f64>()) {
+                (Ok(x), Ok(y)) if a.contains('.') && b.contains('.') => {
+                    (x - y).abs() <= 0.02 * x.abs().max(y.abs()) + 0.002
+                }
+                _ => false,
+            };
+            a == b || close
+        })
+}
+
+/// Whether a line of a page is this line of the output.
+fn is_line(said: &str, printed: &str) -> bool {
+    let mut printed = printed.split_whitespace();
+    for word in said.split_whitespace() {
+        if word == "..." {
+            return true;
+        }
+        if !printed.next().is_some_and(|other| alike(word, other)) {
+            return false;
+        }
+    }
+    printed.next().is_none()
+}
+
+/// The printed line that is most like what a page says, as long as lines of pages are.
+fn nearest(said: &str, printed: &str) -> Option<String> {
+    let shared = |line: &str| {
+        let mut words = line.split_whitespace();
+        let both = |w: &&str| words.next().is_some_and(|o| alike(w, o));
+        said.split_whitespace().filter(both).count()
+    };
+    let line = printed.lines().max_by_key(|l| shared(l))?;
+    if shared(line) == 0 {
+        return None;
+    }
+    if line.chars().count() <= WIDTH {
+        return Some(line.trim_end().to_string());
+    }
+    let cut: String = line.chars().take(WIDTH - 4).collect();
+    Some(format!("{} ...", cut.rsplit_once(' ')?.0.trim_end()))
+}
+
+/// What is wrong with a page: commands that fail, and lines that no command printed.
+fn faults(page: &Path, real: bool, model: &str, compares: bool) -> Vec<String> {
+    let text = std::fs::read_to_string(page).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["demo", "docs"] {
+        std::os::unix::fs::symlink(root().join(part), folder.path().join(part)).unwrap();
+    }
+    let name = page.strip_prefix(root()).unwrap().display();
+    let renew = std::env::var("INSTA_UPDATE").is_ok_and(|v| v == "always");
+    let mut page_now = text.clone();
+    let mut faults = Vec::new();
+    for block in blocks(&text) {
+        let mut printed = String::new();
+        let (mut ran, mut all) = (0, 0);
+        for command in &block.commands {
+            if !command.starts_with("lmscope") {
+                if !OTHERS.iter().any(|o| command.starts_with(o)) {
+                    faults.push(format!(
+                        "{name}:{}: `{command}` is no command of lmscope",
+                        block.line
+                    ));
+                }
+                continue;
+            }
+            all += 1;
+            if on_a_real_model(command) != real {
+                continue;
+            }
+            ran += 1;
+            match run(command, folder.path(), model) {
+                Ok(text) => printed += &text,
+                Err(why) => faults.push(format!("{name}:{}: `{command}`: {why}", block.line)),
+            }
+        }
+        // A page that says what comes out says it of one kind of model in one block.
+        if ran == 0 || !compares || block.printed.is_empty() {
+            continue;
+        }
+        assert_eq!(ran, all, "{name}:{}: two models in one block", block.line);
+        for said in block.printed.iter().filter(|l| !l.trim().is_empty()) {
+            if printed.lines().any(|line| is_line(said, line)) {
+                continue;
+            }
+            match nearest(said, &printed).filter(|_| renew) {
+                Some(line) => page_now = page_now.replace(said.as_str(), &line),
+                None => {
+                    faults.push(format!(
+                        "{name}:{}: nothing printed is\n{said}\nbut\n{printed}",
+                        block.line
+                    ));
+                    break;
+                }
+            }
+        }
+    }
+    if page_now != text {
+        std::fs::write(page, page_now).unwrap();
+    }
+    faults
+}
+
+/// Runs the pages beside each other.
+fn all_faults(real: bool, model: &str, compares: bool) -> String {
+    let pages = pages();
+    let found: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let running: Vec<_> = pages
+            .iter()
+            .map(|page| scope.spawn(move || faults(page, real, model, compares)))
+            .collect();
+        running.into_iter().map(|r| r.join().unwrap()).collect()
+    });
+    found.concat().join("\n\n")
+}
+
+#[test]
+fn every_command_in_the_pages_runs_and_prints_what_they_say() {
+    let faults = all_faults(false, "demo", true);
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn every_command_on_a_real_model_runs_and_prints_what_the_pages_say() {
+    let Ok(model) = std::env::var("LMSCOPE_REAL_MODEL") else {
+        println!("skipped: LMSCOPE_REAL_MODEL names no model");
+        return;
+    };
+    let model = std::fs::canonicalize(&model).map_or(model, |p| p.to_string_lossy().into_owned());
+    let card = Lab::open(&model, &Options::default()).unwrap().model.card;
+    if (card.layers, card.d_model) != (30, 576) {
+        println!("skipped: {model} is not SmolLM2-135M-Instruct, which the pages are about");
+        return;
+    }
+    // Of a quantized file, or in another type, the numbers are others.
+    let faults = all_faults(true, &model, card.dtype == "f32");
+    assert!(faults.is_empty(), "{faults}");
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for part in text.split("](").skip(1) {
+            let target = part.split(')').next().unwrap();
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            if target.contains("://") {
+                continue;
+            }
+            let path = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(file)
+            };
+            assert!(path.exists(), "{}: {target} is not there", page.display());
+            if !anchor.is_empty() {
+                let there = std::fs::read_to_string(&path).unwrap();
+                let found = there
+                    .lines()
+                    .filter(|l| l.starts_with('#'))
+                    .any(|l| slug(l) == anchor);
+                assert!(found, "{}: {target} is no heading", page.display());
+            }
+        }
+    }
+}
+
+/// A heading as GitHub spells it in a link.
+fn slug(heading: &str) -> String {
+    let title = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = title
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn the_readme_is_short() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    assert!(readme.lines().count() <= 150);
+}
