@@ -2,451 +2,45 @@
 //!
 //! Invariant: within a block everything is whole numbers and exact; the sums of blocks are f32, block after block, so a row of
 //! the product has the same bits whatever rows stand beside it and however many threads there are.
-//! To add a kind of block, implement [`Block`] and name it in [`product`].
+//! To add a kind of block, see [`super::kinds`], and name it in [`product`].
 #![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within the group and the records whose lengths `strip` compares.
 
 use std::ops::Range;
 
-use super::activations::{Activations, Record, next};
+use super::activations::{Activations, next};
 use super::encoding::Encoding;
+use super::kinds::{BlockKind, BlockRows, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
 use super::lanes::Lanes;
-use super::machine::{self, Machine};
+use super::machine::{Instructions, Processor};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::packed::{GROUP, Packed};
-use super::threads::{self, Output};
+use super::plain::Plain;
+use super::threads::{self, OutputColumns};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
 
 /// Most groups of sixteen rows that a task takes.
 const MOST: usize = 16;
 
-/// A kind of block, interleaved.
-pub(super) trait Block {
-    const ENCODING: Encoding;
-
-    /// Adds the products of one block to `sums`: `w` is the block of the first of `S::N` rows that stand from `lane` on.
-    ///
-    /// # Safety
-    /// `w` has a block of sixteen rows behind it and `x` a record for every 32 weights; the machine has the lanes.
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]);
-}
-
-/// Where fields of one block lie: those of `S::N` of its sixteen rows.
-#[derive(Clone, Copy)]
-pub(super) struct Rows<S> {
-    block: *const u8,
-    lane: usize,
-    words: usize,
-    lanes: std::marker::PhantomData<S>,
-}
-
-impl<S: Lanes> Rows<S> {
-    #[inline(always)]
-    unsafe fn half(self, i: usize) -> S::F {
-        unsafe { S::load_f16(self.block.add(i * 2 * GROUP + 2 * self.lane).cast()) }
-    }
-
-    #[inline(always)]
-    unsafe fn word(self, i: usize) -> S::I {
-        unsafe { S::load_ints(self.block.add(self.words + i * 4 * GROUP + 4 * self.lane)) }
-    }
-}
-
-/// Adds the products of four weights a lane, those at even and those at odd bytes, with numbers `4 four ..` of a record.
-#[inline(always)]
-unsafe fn dot<S: Lanes, const R: usize>(
-    sums: &mut [S::I; R],
-    [even, odd]: [S::I; 2],
-    x: *const Record<R>,
-    four: usize,
-) {
-    for (r, sum) in sums.iter_mut().enumerate() {
-        unsafe {
-            let numbers = (&raw const (*x).numbers[r]).cast::<i32>().add(2 * four);
-            *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
-            *sum = S::pairs(*sum, odd, S::ints(numbers.add(1).read_unaligned()));
-        }
-    }
-}
-
-/// The sum of a row's numbers in a record, or of one half of them.
-#[inline(always)]
-unsafe fn total<const R: usize>(x: *const Record<R>, row: usize, half: Option<usize>) -> i32 {
-    let [a, b] = unsafe { (*x).sums[row] };
-    match half {
-        None => a + b,
-        Some(0) => a,
-        Some(_) => b,
-    }
-}
-
-/// `by` times those sums, negative: what an offset of the weights adds.
-#[inline(always)]
-unsafe fn below<S: Lanes, const R: usize>(
-    x: *const Record<R>,
-    half: Option<usize>,
-    by: i32,
-) -> [S::I; R] {
-    unsafe {
-        let mut sums = [S::ints(0); R];
-        for (r, sum) in sums.iter_mut().enumerate() {
-            *sum = S::ints(-by * total(x, r, half));
-        }
-        sums
-    }
-}
-
-/// Adds whole numbers times the scales of both sides.
-#[inline(always)]
-unsafe fn scaled<S: Lanes, const R: usize>(
-    whole: [S::I; R],
-    scale: S::F,
-    x: *const Record<R>,
-    sums: &mut [S::F; R],
-) {
-    for r in 0..R {
-        unsafe {
-            let scale = S::mul(scale, S::splat((*x).scales[r]));
-            sums[r] = S::fma(S::to_f(whole[r]), scale, sums[r]);
-        }
-    }
-}
-
-/// Adds what the least weight of a block adds: it, times the sum of the activations.
-#[inline(always)]
-unsafe fn least<S: Lanes, const R: usize>(
-    low: S::F,
-    x: *const Record<R>,
-    half: Option<usize>,
-    sums: &mut [S::F; R],
-) {
-    for r in 0..R {
-        unsafe {
-            let sum = total(x, r, half) as f32 * (*x).scales[r];
-            sums[r] = S::fma(low, S::splat(sum), sums[r]);
-        }
-    }
-}
-
-/// Four numbers of four bits a lane from the low and from the high halves of four bytes.
-#[inline(always)]
-unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
-    unsafe {
-        let four = S::ints(0x000f_000f);
-        [
-            [S::and(v, four), S::and(S::right16::<8>(v), four)],
-            [S::and(S::right16::<4>(v), four), S::right16::<12>(v)],
-        ]
-    }
-}
-
-/// `bits` of a number at `mask`, brought there from `from`.
-#[inline(always)]
-unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
-    unsafe {
-        let there = if from >= to {
-            S::right32(v, from - to)
-        } else {
-            S::left32(v, to - from)
-        };
-        S::and(there, S::ints(mask))
-    }
-}
-
-/// The bytes of a word as 32 bits, zero-extended.
-#[inline(always)]
-unsafe fn byte<S: Lanes>(v: S::I, i: u32) -> S::I {
-    unsafe { S::and(S::right32(v, 8 * i), S::ints(0xff)) }
-}
-
-struct Q4_0;
-struct Q4_1;
-struct Q5_0;
-struct Q5_1;
-struct Q8_0;
-struct Q2K;
-struct Q3K;
-struct Q4K;
-struct Q5K;
-struct Q6K;
-
-/// Four bits, and a fifth where `FIFTH`; words of the block from its fifth bits on.
-#[inline(always)]
-unsafe fn small<S: Lanes, const R: usize, const FIFTH: bool>(
-    w: Rows<S>,
-    x: *const Record<R>,
-    sums: &mut [S::I; R],
-) {
-    unsafe {
-        let fifth = if FIFTH { w.word(0) } else { S::ints(0) };
-        for z in 0..4 {
-            let parts = nibbles::<S>(w.word(z + usize::from(FIFTH)));
-            for (high, pair) in parts.into_iter().enumerate() {
-                let mut pair = pair;
-                if FIFTH {
-                    for (odd, p) in pair.iter_mut().enumerate() {
-                        let bit = (4 * z + 2 * high + odd) as u32;
-                        *p = S::or(*p, brought::<S>(fifth, bit, 4, 0x0010_0010));
-                    }
-                }
-                dot::<S, R>(sums, pair, x, 4 * high + z);
-            }
-        }
-    }
-}
-
-impl Block for Q4_0 {
-    const ENCODING: Encoding = Encoding::Q4_0;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let mut whole = below::<S, R>(x, None, 8);
-            small::<S, R, false>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-        }
-    }
-}
-
-impl Block for Q4_1 {
-    const ENCODING: Encoding = Encoding::Q4_1;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let mut whole = [S::ints(0); R];
-            small::<S, R, false>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-            least::<S, R>(w.half(1), x, None, sums);
-        }
-    }
-}
-
-impl Block for Q5_0 {
-    const ENCODING: Encoding = Encoding::Q5_0;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let mut whole = below::<S, R>(x, None, 16);
-            small::<S, R, true>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-        }
-    }
-}
-
-impl Block for Q5_1 {
-    const ENCODING: Encoding = Encoding::Q5_1;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let mut whole = [S::ints(0); R];
-            small::<S, R, true>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-            least::<S, R>(w.half(1), x, None, sums);
-        }
-    }
-}
-
-impl Block for Q8_0 {
-    const ENCODING: Encoding = Encoding::Q8_0;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let mut whole = [S::ints(0); R];
-            for z in 0..8 {
-                let v = w.word(z);
-                let pair = [S::signed16::<8>(S::left16::<8>(v)), S::signed16::<8>(v)];
-                dot::<S, R>(&mut whole, pair, x, z);
-            }
-            scaled::<S, R>(whole, w.half(0), x, sums);
-        }
-    }
-}
-
-impl Block for Q2K {
-    const ENCODING: Encoding = Encoding::Q2K;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
-            for part in 0..16 {
-                let scales = byte::<S>(w.word(part / 4), part as u32 % 4);
-                let x = x.add(part / 2);
-                let at = 2 * (part as u32 % 8 / 2);
-                let mut whole = [S::ints(0); R];
-                for z in 0..4 {
-                    let v = w.word(4 + part / 8 * 8 + part % 2 * 4 + z);
-                    let pair = [
-                        brought::<S>(v, at, 0, 0x0003_0003),
-                        brought::<S>(v, at + 8, 0, 0x0003_0003),
-                    ];
-                    dot::<S, R>(&mut whole, pair, x, part % 2 * 4 + z);
-                }
-                let scale = S::mul(d, S::to_f(S::and(scales, S::ints(15))));
-                scaled::<S, R>(whole, scale, x, sums);
-                let low = S::mul(low, S::to_f(S::right32(scales, 4)));
-                least::<S, R>(low, x, Some(part % 2), sums);
-            }
-        }
-    }
-}
-
-impl Block for Q3K {
-    const ENCODING: Encoding = Encoding::Q3K;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let d = w.half(0);
-            for part in 0..16 {
-                let low = byte::<S>(w.word(24 + part % 8 / 4), part as u32 % 4);
-                let low = S::and(S::right32(low, part as u32 / 8 * 4), S::ints(15));
-                let high = byte::<S>(w.word(26), part as u32 % 4);
-                let high = brought::<S>(high, part as u32 / 4 * 2, 4, 0x30);
-                let scale = S::sub(S::or(low, high), S::ints(32));
-                let x = x.add(part / 2);
-                let (at, bit) = (2 * (part as u32 % 8 / 2), part as u32 / 2);
-                let mut whole = below::<S, R>(x, Some(part % 2), 4);
-                for z in 0..4 {
-                    let v = w.word(8 + part / 8 * 8 + part % 2 * 4 + z);
-                    let h = w.word(part % 2 * 4 + z);
-                    let mut pair = [v; 2];
-                    for (odd, p) in pair.iter_mut().enumerate() {
-                        let odd = 8 * odd as u32;
-                        let two = brought::<S>(v, at + odd, 0, 0x0003_0003);
-                        *p = S::or(two, brought::<S>(h, bit + odd, 2, 0x0004_0004));
-                    }
-                    dot::<S, R>(&mut whole, pair, x, part % 2 * 4 + z);
-                }
-                scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x, sums);
-            }
-        }
-    }
-}
-
-/// The scales and least weights of eight parts of 32, six bits each, as bytes of two words each.
-#[inline(always)]
-unsafe fn six_bits<S: Lanes>(w: Rows<S>) -> [[S::I; 2]; 2] {
-    unsafe {
-        let [a, b, c] = [w.word(0), w.word(1), w.word(2)];
-        let six = S::ints(0x3f3f_3f3f);
-        let four = S::ints(0x0f0f_0f0f);
-        let top = S::ints(0x3030_3030);
-        let (high_a, high_b) = (S::and(S::right32(a, 2), top), S::and(S::right32(b, 2), top));
-        [
-            [S::and(a, six), S::or(S::and(c, four), high_a)],
-            [
-                S::and(b, six),
-                S::or(S::and(S::right32(c, 4), four), high_b),
-            ],
-        ]
-    }
-}
-
-#[inline(always)]
-unsafe fn four_or_five<S: Lanes, const R: usize, const FIFTH: bool>(
-    w: Rows<S>,
-    x: *const Record<R>,
-    sums: &mut [S::F; R],
-) {
-    unsafe {
-        let [scales, lows] = six_bits::<S>(w);
-        let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
-        let quants = if FIFTH { 11 } else { 3 };
-        for two in 0..4 {
-            let mut whole = [[S::ints(0); R]; 2];
-            for z in 0..8 {
-                let parts = nibbles::<S>(w.word(quants + 8 * two + z));
-                for (high, pair) in parts.into_iter().enumerate() {
-                    let mut pair = pair;
-                    if FIFTH {
-                        let fifth = w.word(3 + z);
-                        for (odd, p) in pair.iter_mut().enumerate() {
-                            let bit = (2 * two + high + 8 * odd) as u32;
-                            *p = S::or(*p, brought::<S>(fifth, bit, 4, 0x0010_0010));
-                        }
-                    }
-                    dot::<S, R>(&mut whole[high], pair, x.add(2 * two + high), z);
-                }
-            }
-            for (high, whole) in whole.into_iter().enumerate() {
-                let part = 2 * two + high;
-                let x = x.add(part);
-                let scale = S::to_f(byte::<S>(scales[part / 4], part as u32 % 4));
-                let least_of = S::to_f(byte::<S>(lows[part / 4], part as u32 % 4));
-                scaled::<S, R>(whole, S::mul(d, scale), x, sums);
-                least::<S, R>(S::mul(low, least_of), x, None, sums);
-            }
-        }
-    }
-}
-
-impl Block for Q4K {
-    const ENCODING: Encoding = Encoding::Q4K;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe { four_or_five::<S, R, false>(w, x, sums) }
-    }
-}
-
-impl Block for Q5K {
-    const ENCODING: Encoding = Encoding::Q5K;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe { four_or_five::<S, R, true>(w, x, sums) }
-    }
-}
-
-impl Block for Q6K {
-    const ENCODING: Encoding = Encoding::Q6K;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(w: Rows<S>, x: *const Record<R>, sums: &mut [S::F; R]) {
-        unsafe {
-            let d = w.half(0);
-            for n in 0..2 {
-                for half in 0..2 {
-                    let mut whole = [[S::ints(0); R]; 4];
-                    for j in 0..4 {
-                        whole[j] = below::<S, R>(x.add(4 * n + j), Some(half), 32);
-                    }
-                    for z in 4 * half..4 * half + 4 {
-                        let top = w.word(32 + 8 * n + z);
-                        for second in 0..2 {
-                            let parts = nibbles::<S>(w.word(16 * n + 8 * second + z));
-                            for (high, [even, odd]) in parts.into_iter().enumerate() {
-                                let j = second + 2 * high;
-                                let from = 2 * j as u32;
-                                let even = S::or(even, brought::<S>(top, from, 4, 0x0030_0030));
-                                let odd = S::or(odd, brought::<S>(top, from + 8, 4, 0x0030_0030));
-                                dot::<S, R>(&mut whole[j], [even, odd], x.add(4 * n + j), z);
-                            }
-                        }
-                    }
-                    for (j, whole) in whole.into_iter().enumerate() {
-                        let part = 8 * n + 2 * j + half;
-                        let scale = byte::<S>(w.word(48 + part / 4), part as u32 % 4);
-                        let low = S::and(scale, S::ints(0x7f));
-                        let scale = S::sub(low, S::and(scale, S::ints(0x80)));
-                        scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x.add(4 * n + j), sums);
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// A task: some groups of a matrix, with all rows of activations.
 #[derive(Clone, Copy)]
-pub(super) struct Strip<'a> {
+struct PackedTask<'a> {
     weights: &'a Packed,
     x: &'a Activations,
-    y: &'a Output,
+    y: &'a OutputColumns,
     /// The rows of the matrix that are asked for.
     rows: (usize, usize),
     first: usize,
     last: usize,
 }
 
-/// `MANY` and `SOME` are those of [`Machine::tiles`].
+/// `MANY` and `SOME` are those of [`Processor::tiles`].
 ///
 /// # Safety
 /// The machine has the lanes, and no other task has these groups.
 #[inline(always)]
-pub(super) unsafe fn strip<S: Lanes, B: Block, const MANY: usize, const SOME: usize>(task: Strip) {
+unsafe fn strip<S: Lanes, B: BlockKind, const MANY: usize, const SOME: usize>(task: PackedTask) {
     let mut row = 0;
     while row < task.x.rows {
         let rows = next(task.x.rows - row, [MANY, SOME]);
@@ -464,7 +58,7 @@ pub(super) unsafe fn strip<S: Lanes, B: Block, const MANY: usize, const SOME: us
 }
 
 #[inline(always)]
-unsafe fn tile<S: Lanes, B: Block, const R: usize>(task: Strip, row: usize) {
+unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: usize) {
     let (size, fields) = (B::ENCODING.bytes(), B::ENCODING.fields());
     let each = B::ENCODING.length() / 32;
     let x = task.x.tile::<R>(row);
@@ -478,12 +72,8 @@ unsafe fn tile<S: Lanes, B: Block, const R: usize>(task: Strip, row: usize) {
             unsafe {
                 let mut sums = [S::splat(0.0); R];
                 for b in 0..blocks {
-                    let w = Rows {
-                        block: bytes.as_ptr().add(b * size * GROUP),
-                        lane,
-                        words: fields.halves.len() * 2 * GROUP,
-                        lanes: std::marker::PhantomData::<S>,
-                    };
+                    let block = bytes.as_ptr().add(b * size * GROUP);
+                    let w = BlockRows::<S>::new(block, lane, fields.halves.len());
                     B::add::<S, R>(w, x.as_ptr().add(b * each), &mut sums);
                 }
                 for (y, sum) in y.iter_mut().zip(sums) {
@@ -504,9 +94,35 @@ unsafe fn tile<S: Lanes, B: Block, const R: usize>(task: Strip, row: usize) {
     }
 }
 
+/// # Safety
+/// As [`strip`], but for the machine.
+unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<B: BlockKind>(task: PackedTask) {
+        unsafe { strip::<Avx2, B, 4, 2>(task) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
+    unsafe fn avx512<B: BlockKind>(task: PackedTask) {
+        unsafe { strip::<Avx512, B, 8, 3>(task) }
+    }
+    unsafe {
+        match on.0 {
+            Instructions::Plain => strip::<Plain, B, 1, 1>(task),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => avx2::<B>(task),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => avx512::<B>(task),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => strip::<Neon, B, 4, 2>(task),
+        }
+    }
+}
+
 /// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`.
 pub(super) fn product(
-    on: Machine,
+    on: Processor,
     weights: &Packed,
     range: Range<usize>,
     x: &[f32],
@@ -515,7 +131,7 @@ pub(super) fn product(
     assert!(range.end <= weights.out);
     let rows = x.len() / weights.input;
     let x = Activations::new(x, rows, weights.input / 32, on.tiles());
-    let y = Output::new(y, rows, range.len());
+    let y = OutputColumns::new(y, rows, range.len());
     let (begin, end) = (range.start / GROUP, range.end.div_ceil(GROUP));
     let share = threads::share(end - begin, MOST);
     let count = (end - begin).div_ceil(share);
@@ -523,7 +139,7 @@ pub(super) fn product(
         let first = begin + i * share;
         let last = end.min(first + share);
         let rows = (range.start, range.end);
-        let task = Strip {
+        let task = PackedTask {
             weights,
             x: &x,
             y: &y,
@@ -531,21 +147,21 @@ pub(super) fn product(
             first,
             last,
         };
-        let run = match weights.encoding {
-            Encoding::Q4_0 => machine::strip::<Q4_0>,
-            Encoding::Q4_1 => machine::strip::<Q4_1>,
-            Encoding::Q5_0 => machine::strip::<Q5_0>,
-            Encoding::Q5_1 => machine::strip::<Q5_1>,
-            Encoding::Q8_0 => machine::strip::<Q8_0>,
-            Encoding::Q2K => machine::strip::<Q2K>,
-            Encoding::Q3K => machine::strip::<Q3K>,
-            Encoding::Q4K => machine::strip::<Q4K>,
-            Encoding::Q5K => machine::strip::<Q5K>,
-            Encoding::Q6K => machine::strip::<Q6K>,
+        let product = match weights.encoding {
+            Encoding::Q4_0 => run::<Q4_0>,
+            Encoding::Q4_1 => run::<Q4_1>,
+            Encoding::Q5_0 => run::<Q5_0>,
+            Encoding::Q5_1 => run::<Q5_1>,
+            Encoding::Q8_0 => run::<Q8_0>,
+            Encoding::Q2K => run::<Q2K>,
+            Encoding::Q3K => run::<Q3K>,
+            Encoding::Q4K => run::<Q4K>,
+            Encoding::Q5K => run::<Q5K>,
+            Encoding::Q6K => run::<Q6K>,
             // Plain numbers are never interleaved (`Packed::new`).
             Encoding::F32 | Encoding::F16 | Encoding::Bf16 => return,
         };
         // SAFETY: every task has groups of its own.
-        unsafe { run(on, task) };
+        unsafe { product(on, task) };
     });
 }

@@ -5,9 +5,14 @@
 //! To add a type, implement [`Element`].
 #![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within rows whose lengths `product` compares.
 
-use super::lanes::{Lanes, Matrix, Width, from_bf16, from_f16};
-use super::machine::{self, Machine};
-use super::threads::{self, Output};
+use super::lanes::{Lanes, Strided, Width, from_bf16, from_f16};
+use super::machine::{Instructions, Processor};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
+use super::plain::Plain;
+use super::threads::{self, OutputColumns};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2, Avx512};
 
 /// Columns that are multiplied at once: so many of a few rows fit the first cache.
 const DEPTH: usize = 1024;
@@ -86,11 +91,11 @@ impl Element for Bf16 {
 
 /// A task: some rows of a matrix, with all rows of activations.
 #[derive(Clone, Copy)]
-pub(super) struct Part<'a, E> {
+struct DenseTask<'a, E> {
     weights: &'a [E],
     input: usize,
     x: &'a [f32],
-    y: &'a Output,
+    y: &'a OutputColumns,
     first: usize,
     last: usize,
 }
@@ -141,7 +146,7 @@ unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
 
 /// Where a block of products comes from and where it is added.
 #[derive(Clone, Copy)]
-struct Place<E> {
+struct TileAt<E> {
     w: *const E,
     w_row: usize,
     x: *const f32,
@@ -154,19 +159,19 @@ struct Place<E> {
 }
 
 #[inline(always)]
-unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: Place<E>) {
+unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt<E>) {
     unsafe {
         let mut at = at;
         if W == 4 && at.depth >= S::N {
-            let w = Matrix {
+            let w = Strided {
                 start: at.w.cast(),
                 bytes: at.w_row * size_of::<E>(),
             };
-            let x = Matrix {
+            let x = Strided {
                 start: at.x,
                 bytes: at.x_row * size_of::<f32>(),
             };
-            let sums = Matrix {
+            let sums = Strided {
                 start: at.sums.cast_const(),
                 bytes: at.sums_row * size_of::<f32>(),
             };
@@ -175,7 +180,7 @@ unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: Place<
                 if whole == at.depth {
                     return;
                 }
-                at = Place {
+                at = TileAt {
                     w: at.w.add(whole),
                     x: at.x.add(whole),
                     depth: at.depth - whole,
@@ -194,11 +199,14 @@ unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: Place<
 
 /// All of a task's rows of weights, `W` at a time, with `X` rows of activations.
 #[inline(always)]
-unsafe fn column<S: Lanes, E: Element, const W: usize, const X: usize>(at: Place<E>, count: usize) {
+unsafe fn column<S: Lanes, E: Element, const W: usize, const X: usize>(
+    at: TileAt<E>,
+    count: usize,
+) {
     unsafe {
         let mut row = 0;
         while row < count {
-            let at = Place {
+            let at = TileAt {
                 w: at.w.add(row * at.w_row),
                 sums: at.sums.add(row),
                 ..at
@@ -224,7 +232,7 @@ unsafe fn tiles<
     const HALF: usize,
     const X: usize,
 >(
-    at: Place<E>,
+    at: TileAt<E>,
     count: usize,
     rows: usize,
 ) {
@@ -232,7 +240,7 @@ unsafe fn tiles<
     while row < rows {
         let left = rows - row;
         unsafe {
-            let at = Place {
+            let at = TileAt {
                 x: at.x.add(row * at.x_row),
                 sums: at.sums.add(row * at.sums_row),
                 ..at
@@ -256,7 +264,7 @@ unsafe fn tiles<
 /// # Safety
 /// The machine has the lanes, and no other task has these rows.
 #[inline(always)]
-pub(super) unsafe fn part<
+unsafe fn part<
     S: Lanes,
     E: Element,
     const FEW: usize,
@@ -264,7 +272,7 @@ pub(super) unsafe fn part<
     const HALF: usize,
     const X: usize,
 >(
-    task: Part<E>,
+    task: DenseTask<E>,
 ) {
     let (input, count) = (task.input, task.last - task.first);
     let rows = task.x.len() / input;
@@ -282,7 +290,7 @@ pub(super) unsafe fn part<
         let depth = DEPTH.min(input - k);
         let rows_of = &task.weights[task.first * input..task.last * input];
         let w = &rows_of[k..];
-        let at = Place {
+        let at = TileAt {
             w: w.as_ptr(),
             w_row: input,
             x: task.x[k..].as_ptr(),
@@ -309,7 +317,7 @@ pub(super) unsafe fn part<
                     to[i] = from[i].widen();
                 }
             }
-            let at = Place {
+            let at = TileAt {
                 w: wide.as_ptr(),
                 w_row: depth,
                 x: at.x,
@@ -326,9 +334,35 @@ pub(super) unsafe fn part<
     }
 }
 
+/// # Safety
+/// As [`part`], but for the machine.
+unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<E: Element>(task: DenseTask<E>) {
+        unsafe { part::<Avx2, E, 4, 2, 3, 6>(task) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
+    unsafe fn avx512<E: Element>(task: DenseTask<E>) {
+        unsafe { part::<Avx512, E, 4, 4, 3, 6>(task) }
+    }
+    unsafe {
+        match on.0 {
+            Instructions::Plain => part::<Plain, E, 1, 1, 1, 1>(task),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => avx2::<E>(task),
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => avx512::<E>(task),
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => part::<Neon, E, 8, 4, 3, 6>(task),
+        }
+    }
+}
+
 /// `x Wᵀ`: `weights` is `[out, input]`, `x` `[rows, input]`, `y` `[rows, out]`.
 pub(super) fn product<E: Element>(
-    on: Machine,
+    on: Processor,
     weights: &[E],
     input: usize,
     x: &[f32],
@@ -336,13 +370,13 @@ pub(super) fn product<E: Element>(
 ) {
     let (out, rows) = (weights.len() / input, x.len() / input);
     assert!(weights.len() == out * input && x.len() == rows * input);
-    let y = Output::new(y, rows, out);
+    let y = OutputColumns::new(y, rows, out);
     let units = out.div_ceil(8);
     let share = 8 * threads::share(units, MOST / 8);
     threads::each(out.div_ceil(share), rows * out * input, |i| {
         let first = i * share;
         let last = out.min(first + share);
-        let task = Part {
+        let task = DenseTask {
             weights,
             input,
             x,
@@ -351,6 +385,6 @@ pub(super) fn product<E: Element>(
             last,
         };
         // SAFETY: every task has rows of its own.
-        unsafe { machine::part(on, task) };
+        unsafe { run(on, task) };
     });
 }

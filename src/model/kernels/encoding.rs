@@ -26,7 +26,7 @@ pub enum Encoding {
 }
 
 /// The fields of a block: where its numbers of two bytes lie, and where (and how long) its runs of four bytes.
-pub(super) struct Fields {
+pub(super) struct BlockFields {
     pub halves: &'static [usize],
     pub words: &'static [(usize, usize)],
 }
@@ -73,7 +73,7 @@ impl Encoding {
         }
     }
 
-    pub(super) fn fields(self) -> Fields {
+    pub(super) fn fields(self) -> BlockFields {
         let (halves, words): (&[usize], &[(usize, usize)]) = match self {
             Self::F32 => (&[], &[(0, 1)]),
             Self::F16 | Self::Bf16 => (&[0], &[]),
@@ -88,7 +88,7 @@ impl Encoding {
             Self::Q5K => (&[0, 2], &[(4, 43)]),
             Self::Q6K => (&[208], &[(0, 52)]),
         };
-        Fields { halves, words }
+        BlockFields { halves, words }
     }
 
     /// The weights of consecutive blocks.

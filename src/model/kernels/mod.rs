@@ -11,19 +11,27 @@ mod activations;
 mod blocks;
 mod dense;
 pub mod encoding;
+mod kinds;
 mod lanes;
 pub mod machine;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
+mod plain;
 mod threads;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use std::ops::Range;
 
-use machine::Machine;
+use machine::Processor;
 pub use packed::Packed;
 
 /// Plain numbers of a matrix, row after row.
 #[derive(Clone, Copy, Debug)]
-pub enum Numbers<'a> {
+pub enum PlainWeights<'a> {
     /// f32.
     F32(&'a [f32]),
     /// The bits of IEEE numbers of sixteen bits.
@@ -33,26 +41,26 @@ pub enum Numbers<'a> {
 }
 
 /// `x Wᵀ`: `x` is `[rows, input]`, `weights` `[out, input]`, `y` `[rows, out]`.
-pub fn dense(weights: Numbers, input: usize, x: &[f32], y: &mut [f32]) {
-    dense_on(Machine::best(), weights, input, x, y);
+pub fn dense(weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
+    dense_on(Processor::best(), weights, input, x, y);
 }
 
 /// The same with chosen instructions, for tests and measurements.
-pub fn dense_on(on: Machine, weights: Numbers, input: usize, x: &[f32], y: &mut [f32]) {
+pub fn dense_on(on: Processor, weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
     match weights {
-        Numbers::F32(weights) => dense::product(on, weights, input, x, y),
-        Numbers::F16(bits) => dense::product(on, dense::F16::of(bits), input, x, y),
-        Numbers::Bf16(bits) => dense::product(on, dense::Bf16::of(bits), input, x, y),
+        PlainWeights::F32(weights) => dense::product(on, weights, input, x, y),
+        PlainWeights::F16(bits) => dense::product(on, dense::F16::of(bits), input, x, y),
+        PlainWeights::Bf16(bits) => dense::product(on, dense::Bf16::of(bits), input, x, y),
     }
 }
 
 /// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`.
 pub fn packed(weights: &Packed, range: Range<usize>, x: &[f32], y: &mut [f32]) {
-    packed_on(Machine::best(), weights, range, x, y);
+    packed_on(Processor::best(), weights, range, x, y);
 }
 
 /// The same with chosen instructions, for tests and measurements.
-pub fn packed_on(on: Machine, weights: &Packed, range: Range<usize>, x: &[f32], y: &mut [f32]) {
+pub fn packed_on(on: Processor, weights: &Packed, range: Range<usize>, x: &[f32], y: &mut [f32]) {
     blocks::product(on, weights, range, x, y);
 }
 

@@ -76,7 +76,7 @@ impl Packed {
     pub fn rows(&self, rows: impl ExactSizeIterator<Item = usize>) -> Vec<f32> {
         let rows: Vec<usize> = rows.collect();
         let mut out = vec![0.0; rows.len() * self.input];
-        let to = threads::Output::new(&mut out, rows.len(), self.input);
+        let to = threads::OutputColumns::new(&mut out, rows.len(), self.input);
         threads::each(rows.len(), rows.len() * self.input, |i| {
             let mut row = vec![0.0; self.input];
             self.row(rows[i], &mut row);

@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use super::encoding::Encoding;
-use super::machine::Machine;
-use super::{Numbers, Packed, dense_on, packed_on};
+use super::machine::Processor;
+use super::{Packed, PlainWeights, dense_on, packed_on};
 
 struct Random(u64);
 
@@ -102,7 +102,7 @@ fn products_of_blocks_are_those_of_the_unpacked_weights() {
             for rows in [1, 2, 3, 7, 8, 17] {
                 let x = random.normals(rows * input, 1.0);
                 let expected = expected(&weights, input, &x);
-                for on in Machine::all() {
+                for on in Processor::all() {
                     let mut y = vec![9.0; rows * out];
                     packed_on(on, &packed, 0..out, &x, &mut y);
                     let apart = apart(&y, &expected, &weights, &x);
@@ -135,15 +135,15 @@ fn dense_products_are_those_of_the_widened_weights() {
             .collect();
         let wide_f16: Vec<f32> = f16s.iter().map(|b| super::lanes::from_f16(*b)).collect();
         let kinds = [
-            (Numbers::F32(&f32s), &f32s),
-            (Numbers::Bf16(&bf16s), &wide_bf16),
-            (Numbers::F16(&f16s), &wide_f16),
+            (PlainWeights::F32(&f32s), &f32s),
+            (PlainWeights::Bf16(&bf16s), &wide_bf16),
+            (PlainWeights::F16(&f16s), &wide_f16),
         ];
         for rows in [1, 2, 3, 4, 5, 6, 7, 17] {
             let x = random.normals(rows * input, 1.0);
             for (numbers, wide) in kinds {
                 let expected = expected(wide, input, &x);
-                for on in Machine::all() {
+                for on in Processor::all() {
                     let mut y = vec![9.0; rows * out];
                     dense_on(on, numbers, input, &x, &mut y);
                     let apart = apart(&y, &expected, wide, &x);
@@ -166,10 +166,10 @@ fn some_rows_of_blocks_are_those_of_the_whole() {
     let packed = Packed::new(Encoding::Q4_1, out, input, &bytes).unwrap();
     let x = random.normals(5 * input, 1.0);
     let mut whole = vec![0.0; 5 * out];
-    packed_on(Machine::best(), &packed, 0..out, &x, &mut whole);
+    packed_on(Processor::best(), &packed, 0..out, &x, &mut whole);
     for range in [0..16, 16..75, 3..4, 5..40, 20..20] {
         let mut some = vec![0.0; 5 * range.len()];
-        packed_on(Machine::best(), &packed, range.clone(), &x, &mut some);
+        packed_on(Processor::best(), &packed, range.clone(), &x, &mut some);
         let expected: Vec<f32> = whole
             .chunks(out)
             .flat_map(|row| row[range.clone()].to_vec())
@@ -194,7 +194,7 @@ fn a_row_is_the_same_beside_others_and_on_any_number_of_threads() {
     let x = random.normals(rows * input, 1.0);
     let weights = random.normals(out * input, 0.1);
     let (bf16s, _) = narrow(&weights);
-    for on in Machine::all() {
+    for on in Processor::all() {
         let alone_and_beside = |product: &(dyn Fn(&[f32], &mut [f32]) + Sync)| {
             let mut all = vec![0.0; rows * out];
             threads(1, || product(&x, &mut all));
@@ -207,8 +207,8 @@ fn a_row_is_the_same_beside_others_and_on_any_number_of_threads() {
                 assert_eq!(alone, y);
             }
         };
-        alone_and_beside(&|x, y| dense_on(on, Numbers::F32(&weights), input, x, y));
-        alone_and_beside(&|x, y| dense_on(on, Numbers::Bf16(&bf16s), input, x, y));
+        alone_and_beside(&|x, y| dense_on(on, PlainWeights::F32(&weights), input, x, y));
+        alone_and_beside(&|x, y| dense_on(on, PlainWeights::Bf16(&bf16s), input, x, y));
         for encoding in Encoding::BLOCKS {
             let bytes = random.blocks(encoding, out, input, &SCALES);
             let packed = Packed::new(encoding, out, input, &bytes).unwrap();
@@ -230,7 +230,7 @@ fn extreme_scales_and_zeros_are_multiplied_too() {
             for size in [1e-25, 1.0, 1e25] {
                 let x = random.normals(3 * input, size);
                 let expected = expected(&weights, input, &x);
-                for on in Machine::all() {
+                for on in Processor::all() {
                     let mut y = vec![9.0; 3 * out];
                     packed_on(on, &packed, 0..out, &x, &mut y);
                     let apart = apart(&y, &expected, &weights, &x);
@@ -244,7 +244,7 @@ fn extreme_scales_and_zeros_are_multiplied_too() {
             for zeros in [0.0, -0.0, 1e-44] {
                 let mut y = vec![9.0; out];
                 packed_on(
-                    Machine::best(),
+                    Processor::best(),
                     &packed,
                     0..out,
                     &vec![zeros; input],
@@ -265,7 +265,7 @@ fn what_is_not_finite_stays_in_its_row() {
         for at in [0, 100, 255] {
             let mut x = random.normals(9 * input, 1.0);
             x[4 * input + at] = bad;
-            for on in Machine::all() {
+            for on in Processor::all() {
                 let mut y = vec![9.0; 9 * out];
                 let check = |y: &[f32]| {
                     for (row, y) in y.chunks(out).enumerate() {
@@ -277,7 +277,7 @@ fn what_is_not_finite_stays_in_its_row() {
                         assert!(!bad.is_nan() || row != 4 || y.iter().all(|y| y.is_nan()));
                     }
                 };
-                dense_on(on, Numbers::F32(&weights), input, &x, &mut y);
+                dense_on(on, PlainWeights::F32(&weights), input, &x, &mut y);
                 check(&y);
                 for encoding in Encoding::BLOCKS {
                     let bytes = random.blocks(encoding, out, input, &SCALES);

@@ -21,7 +21,7 @@ pub(super) fn share(units: usize, most: usize) -> usize {
 }
 
 /// `[rows, out]`, of which every task writes columns of its own.
-pub(super) struct Output {
+pub(super) struct OutputColumns {
     start: *mut f32,
     rows: usize,
     pub out: usize,
@@ -29,12 +29,12 @@ pub(super) struct Output {
 
 // SAFETY: see `put`, the only way to write.
 #[allow(unsafe_code)]
-unsafe impl Send for Output {}
+unsafe impl Send for OutputColumns {}
 // SAFETY: as above.
 #[allow(unsafe_code)]
-unsafe impl Sync for Output {}
+unsafe impl Sync for OutputColumns {}
 
-impl Output {
+impl OutputColumns {
     pub fn new(y: &mut [f32], rows: usize, out: usize) -> Self {
         assert_eq!(y.len(), rows * out);
         Self {

@@ -8,9 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
 
-use super::linear::with_rows;
 use crate::error::{Error, Result};
 use crate::model::kernels::encoding::Encoding;
 use crate::model::kernels::{self, Packed};
@@ -21,12 +20,12 @@ const STRIP: usize = 4096;
 /// A matrix `[out, in]` in blocks along the input.
 #[derive(Clone, Debug)]
 pub struct Blocks {
-    weight: Held,
+    weight: BlockStorage,
     out: usize,
 }
 
 #[derive(Clone, Debug)]
-enum Held {
+enum BlockStorage {
     Here(Arc<Packed>),
     Device(QMatMul, Device),
 }
@@ -59,7 +58,7 @@ impl Blocks {
             return Self::from_bytes(kind, shape, &blocks.data()?, weight.device());
         }
         Ok(Self {
-            weight: Held::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
+            weight: BlockStorage::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
             out: shape.0,
         })
     }
@@ -73,7 +72,7 @@ impl Blocks {
     ) -> Result<Self> {
         let weight = if device.is_cpu() {
             let packed = encoding(kind).and_then(|kind| Packed::new(kind, out, input, bytes));
-            Held::Here(Arc::new(packed.ok_or_else(|| {
+            BlockStorage::Here(Arc::new(packed.ok_or_else(|| {
                 let length = bytes.len();
                 Error::Engine(format!(
                     "{length} bytes are no matrix [{out}, {input}] in blocks of {kind:?}"
@@ -82,7 +81,7 @@ impl Blocks {
         } else {
             let storage = QStorage::from_data(bytes.into(), device, kind)?;
             let blocks = QTensor::new(storage, (out, input))?;
-            Held::Device(QMatMul::from_qtensor(blocks)?, device.clone())
+            BlockStorage::Device(QMatMul::from_qtensor(blocks)?, device.clone())
         };
         Ok(Self { weight, out })
     }
@@ -95,8 +94,8 @@ impl Blocks {
     /// `[.., in] -> [.., out]`, in the dtype of `x`.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {
-            Held::Here(_) => self.part(x, 0..self.out),
-            Held::Device(weight, _) => {
+            BlockStorage::Here(_) => self.part(x, 0..self.out),
+            BlockStorage::Device(weight, _) => {
                 let mut dims = x.dims().to_vec();
                 let width = dims.pop().unwrap_or(0);
                 let rows: usize = dims.iter().product();
@@ -111,11 +110,11 @@ impl Blocks {
     /// The same for some rows of the matrix: `[.., in] -> [.., rows]`.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
         match &self.weight {
-            Held::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
+            BlockStorage::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
                 kernels::packed(packed, rows, x, y);
                 Ok(())
             }),
-            Held::Device(weight, device) => {
+            BlockStorage::Device(weight, device) => {
                 let ids = Tensor::arange(rows.start as u32, rows.end as u32, device)?;
                 let weight = weight.embedding(&ids)?.to_dtype(x.dtype())?;
                 Ok(x.matmul(&weight.t()?)?)
@@ -126,7 +125,7 @@ impl Blocks {
     /// Rows as a table: ids `[n]` to `[n, in]`, f32.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.weight {
-            Held::Here(packed) => {
+            BlockStorage::Here(packed) => {
                 let ids = ids.to_vec1::<u32>()?;
                 if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {
                     let rows = self.out;
@@ -136,14 +135,14 @@ impl Blocks {
                 let shape = (ids.len(), packed.input);
                 Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
             }
-            Held::Device(weight, _) => Ok(weight.embedding(ids)?),
+            BlockStorage::Device(weight, _) => Ok(weight.embedding(ids)?),
         }
     }
 
     /// The whole matrix, f32.
     pub fn unpack(&self) -> Result<Tensor> {
         match &self.weight {
-            Held::Here(packed) => {
+            BlockStorage::Here(packed) => {
                 let shape = (self.out, packed.input);
                 Ok(Tensor::from_vec(
                     packed.rows(0..self.out),
@@ -151,8 +150,10 @@ impl Blocks {
                     &Device::Cpu,
                 )?)
             }
-            Held::Device(QMatMul::QTensor(blocks), device) => Ok(blocks.dequantize(device)?),
-            Held::Device(QMatMul::Tensor(dense) | QMatMul::TensorF16(dense), _) => {
+            BlockStorage::Device(QMatMul::QTensor(blocks), device) => {
+                Ok(blocks.dequantize(device)?)
+            }
+            BlockStorage::Device(QMatMul::Tensor(dense) | QMatMul::TensorF16(dense), _) => {
                 Ok(dense.to_dtype(DType::F32)?)
             }
         }
@@ -161,8 +162,10 @@ impl Blocks {
     /// One column, `[out]`, f32.
     pub fn column(&self, i: usize) -> Result<Tensor> {
         match &self.weight {
-            Held::Here(packed) => Ok(Tensor::from_vec(packed.column(i), self.out, &Device::Cpu)?),
-            Held::Device(weight, device) => {
+            BlockStorage::Here(packed) => {
+                Ok(Tensor::from_vec(packed.column(i), self.out, &Device::Cpu)?)
+            }
+            BlockStorage::Device(weight, device) => {
                 let strips = (0..self.out)
                     .step_by(STRIP)
                     .map(|start| {
@@ -176,6 +179,40 @@ impl Blocks {
             }
         }
     }
+}
+
+/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the other,
+/// both f32.
+pub(super) fn with_rows(
+    x: &Tensor,
+    (out, input): (usize, usize),
+    work: impl FnOnce(&[f32], &mut [f32]) -> candle_core::Result<()>,
+) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if dims.pop() != Some(input) {
+        return Err(mismatch(x, out, input));
+    }
+    dims.push(out);
+    let flat = x.to_dtype(DType::F32)?.contiguous()?;
+    let mut y = vec![0f32; dims.iter().product()];
+    let (storage, layout) = flat.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(Error::Engine(
+            "a product of the CPU was asked for elsewhere".into(),
+        ));
+    };
+    work(
+        &values[layout.start_offset()..][..flat.elem_count()],
+        &mut y,
+    )?;
+    drop(storage);
+    Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
+}
+
+/// What is said of activations of another width.
+pub(super) fn mismatch(x: &Tensor, out: usize, input: usize) -> Error {
+    let shape = x.shape();
+    Error::Engine(format!("{shape:?} times a matrix [{out}, {input}]"))
 }
 
 #[cfg(test)]

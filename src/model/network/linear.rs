@@ -10,9 +10,9 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
 use half::slice::HalfFloatSliceExt;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, mismatch, with_rows};
 use crate::error::{Error, Result};
-use crate::model::kernels::{self, Numbers};
+use crate::model::kernels::{self, PlainWeights};
 
 /// How the matrices of a model are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +228,9 @@ fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
             return with_rows(x, (out, input), |x, y| numbers(weight, x, y));
         }
         let y = x.to_dtype(DType::F32)?.contiguous()?;
-        return Ok(y.apply_op1(Frozen(weight.clone()))?.to_dtype(x.dtype())?);
+        return Ok(y
+            .apply_op1(FrozenProduct(weight.clone()))?
+            .to_dtype(x.dtype())?);
     }
     let rows: usize = dims.iter().product();
     let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
@@ -242,9 +244,9 @@ fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()>
     let (storage, layout) = weight.storage_and_layout();
     let span = layout.start_offset()..layout.start_offset() + weight.elem_count();
     let numbers = match &*storage {
-        Stored::Cpu(CpuStorage::F32(w)) => Numbers::F32(&w[span]),
-        Stored::Cpu(CpuStorage::F16(w)) => Numbers::F16(w[span].reinterpret_cast()),
-        Stored::Cpu(CpuStorage::BF16(w)) => Numbers::Bf16(w[span].reinterpret_cast()),
+        Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
+        Stored::Cpu(CpuStorage::F16(w)) => PlainWeights::F16(w[span].reinterpret_cast()),
+        Stored::Cpu(CpuStorage::BF16(w)) => PlainWeights::Bf16(w[span].reinterpret_cast()),
         _ => candle_core::bail!("no kernel for weights in {:?}", weight.dtype()),
     };
     kernels::dense(numbers, input, x, y);
@@ -252,9 +254,9 @@ fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()>
 }
 
 /// A product on the CPU whose weight is no variable: a gradient passes to `x`, and none is made for the weight.
-struct Frozen(Tensor);
+struct FrozenProduct(Tensor);
 
-impl CustomOp1 for Frozen {
+impl CustomOp1 for FrozenProduct {
     fn name(&self) -> &'static str {
         "frozen-linear"
     }
@@ -284,39 +286,6 @@ impl CustomOp1 for Frozen {
         debug_assert_eq!(x.elem_count() / input, rows.dim(0)?);
         Ok(Some(gradient.reshape(x.dims())?))
     }
-}
-
-/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the other,
-/// both f32.
-pub(super) fn with_rows(
-    x: &Tensor,
-    (out, input): (usize, usize),
-    work: impl FnOnce(&[f32], &mut [f32]) -> candle_core::Result<()>,
-) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    if dims.pop() != Some(input) {
-        return Err(mismatch(x, out, input));
-    }
-    dims.push(out);
-    let flat = x.to_dtype(DType::F32)?.contiguous()?;
-    let mut y = vec![0f32; dims.iter().product()];
-    let (storage, layout) = flat.storage_and_layout();
-    let Stored::Cpu(CpuStorage::F32(values)) = &*storage else {
-        return Err(Error::Engine(
-            "a product of the CPU was asked for elsewhere".into(),
-        ));
-    };
-    work(
-        &values[layout.start_offset()..][..flat.elem_count()],
-        &mut y,
-    )?;
-    drop(storage);
-    Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
-}
-
-fn mismatch(x: &Tensor, out: usize, input: usize) -> Error {
-    let shape = x.shape();
-    Error::Engine(format!("{shape:?} times a matrix [{out}, {input}]"))
 }
 
 /// Rows of a tensor in storage of their own, so that no part keeps the whole alive.
