@@ -5,6 +5,7 @@
 
 pub mod checkpoint;
 pub mod hub;
+pub mod kernels;
 mod limits;
 pub mod load;
 pub(crate) mod map;

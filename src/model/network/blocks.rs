@@ -1,57 +1,66 @@
 //! Matrices kept in blocks of few bits, as a GGUF file stores them, and products with them.
 //!
-//! Invariant: a product is that of the unpacked weights, to about 1e-4 of its size: only the weights are coarse.
-//! candle's CPU kernels round the activations to eight bits first, which alone costs 6e-3. Here what that rounding leaves
-//! over is multiplied as well, `W x = W round(x) + W (x - round(x))`, in one call whose two rows share every weight read;
-//! the second rounding then costs 6e-3 of the remainder. Many rows at once are multiplied in f32, by unpacked weights, a
-//! few thousand of their rows at a time.
-//! To add a kernel that takes f32 activations as they are, put it in [`Blocks::product`].
+//! Invariant: a product is that of the unpacked weights, to about 3e-5 of its size: only the weights are coarse. On the CPU
+//! the kernels of [`crate::model::kernels`] take blocks and activations as they are; a device has candle's.
+//! To add a kind of block, add it to [`encoding`] and to [`crate::model::kernels::encoding`].
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-use candle_core::{DType, Device, Module, Tensor};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
 
-use crate::error::Result;
-use crate::model::normal::normals;
+use crate::error::{Error, Result};
+use crate::model::kernels::encoding::Encoding;
+use crate::model::kernels::{self, Packed};
 
-/// Rows of activations from which unpacking the weights is faster than multiplying blocks twice.
-const MANY: usize = 32;
-
-/// Rows of the weight that are unpacked together.
+/// Rows of the weight that a device unpacks together.
 const STRIP: usize = 4096;
 
 /// A matrix `[out, in]` in blocks along the input.
 #[derive(Clone, Debug)]
 pub struct Blocks {
-    weight: QMatMul,
+    weight: BlockStorage,
     out: usize,
-    /// How the kernel rounds activations, when that could be found out.
-    rounding: Option<GgmlDType>,
-    device: Device,
+}
+
+#[derive(Clone, Debug)]
+enum BlockStorage {
+    Here(Arc<Packed>),
+    Device(QMatMul, Device),
+}
+
+/// The kind as the kernels name it.
+fn encoding(kind: GgmlDType) -> Option<Encoding> {
+    Some(match kind {
+        GgmlDType::Q4_0 => Encoding::Q4_0,
+        GgmlDType::Q4_1 => Encoding::Q4_1,
+        GgmlDType::Q5_0 => Encoding::Q5_0,
+        GgmlDType::Q5_1 => Encoding::Q5_1,
+        GgmlDType::Q8_0 => Encoding::Q8_0,
+        GgmlDType::Q2K => Encoding::Q2K,
+        GgmlDType::Q3K => Encoding::Q3K,
+        GgmlDType::Q4K => Encoding::Q4K,
+        GgmlDType::Q5K => Encoding::Q5K,
+        GgmlDType::Q6K => Encoding::Q6K,
+        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::Q8_1 | GgmlDType::Q8K => {
+            return None;
+        }
+    })
 }
 
 impl Blocks {
-    /// Keeps a quantized matrix.
-    pub fn new(weight: QTensor) -> Result<Self> {
-        let (out, input) = weight.shape().dims2()?;
-        let device = weight.device();
-        let rounding = if device.is_cpu() {
-            rounding(weight.dtype(), out, input)?
-        } else {
-            None
-        };
-        Ok(Self {
-            weight: QMatMul::from_qtensor(weight)?,
-            out,
-            rounding,
-            device,
-        })
-    }
-
     /// Rounds a dense matrix to blocks.
     pub fn quantize(weight: &Tensor, kind: GgmlDType) -> Result<Self> {
-        Self::new(QTensor::quantize(&weight.to_dtype(DType::F32)?, kind)?)
+        let shape = weight.dims2()?;
+        let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, kind)?;
+        if weight.device().is_cpu() {
+            return Self::from_bytes(kind, shape, &blocks.data()?, weight.device());
+        }
+        Ok(Self {
+            weight: BlockStorage::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
+            out: shape.0,
+        })
     }
 
     /// Takes blocks from a file's bytes, row after row.
@@ -61,8 +70,20 @@ impl Blocks {
         bytes: &[u8],
         device: &Device,
     ) -> Result<Self> {
-        let storage = QStorage::from_data(bytes.into(), device, kind)?;
-        Self::new(QTensor::new(storage, (out, input))?)
+        let weight = if device.is_cpu() {
+            let packed = encoding(kind).and_then(|kind| Packed::new(kind, out, input, bytes));
+            BlockStorage::Here(Arc::new(packed.ok_or_else(|| {
+                let length = bytes.len();
+                Error::Engine(format!(
+                    "{length} bytes are no matrix [{out}, {input}] in blocks of {kind:?}"
+                ))
+            })?))
+        } else {
+            let storage = QStorage::from_data(bytes.into(), device, kind)?;
+            let blocks = QTensor::new(storage, (out, input))?;
+            BlockStorage::Device(QMatMul::from_qtensor(blocks)?, device.clone())
+        };
+        Ok(Self { weight, out })
     }
 
     /// Rows.
@@ -72,123 +93,136 @@ impl Blocks {
 
     /// `[.., in] -> [.., out]`, in the dtype of `x`.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let mut dims = x.dims().to_vec();
-        let width = dims.pop().unwrap_or(0);
-        let rows: usize = dims.iter().product();
-        let flat = x
-            .to_dtype(DType::F32)?
-            .reshape((rows, width))?
-            .contiguous()?;
-        let y = match self.rounding {
-            _ if !self.device.is_cpu() => self.weight.forward(&flat)?,
-            Some(kind) if rows < MANY => self.twice(&flat, kind)?,
-            _ => self.unpacked(&flat)?,
-        };
-        dims.push(self.out);
-        Ok(y.reshape(dims)?.to_dtype(x.dtype())?)
+        match &self.weight {
+            BlockStorage::Here(_) => self.part(x, 0..self.out),
+            BlockStorage::Device(weight, _) => {
+                let mut dims = x.dims().to_vec();
+                let width = dims.pop().unwrap_or(0);
+                let rows: usize = dims.iter().product();
+                let flat = x.to_dtype(DType::F32)?.reshape((rows, width))?;
+                let y = weight.forward(&flat.contiguous()?)?;
+                dims.push(self.out);
+                Ok(y.reshape(dims)?.to_dtype(x.dtype())?)
+            }
+        }
     }
 
-    /// The product of what the kernel keeps of `x`, plus that of what it drops.
-    fn twice(&self, x: &Tensor, kind: GgmlDType) -> Result<Tensor> {
-        let rows = x.dim(0)?;
-        let kept = QTensor::quantize(x, kind)?.dequantize(&self.device)?;
-        let both = Tensor::cat(&[&kept, &(x - &kept)?], 0)?;
-        let y = self.weight.forward(&both)?;
-        Ok((y.narrow(0, 0, rows)? + y.narrow(0, rows, rows)?)?)
-    }
-
-    fn unpacked(&self, x: &Tensor) -> Result<Tensor> {
-        let strips = (0..self.out)
-            .step_by(STRIP)
-            .map(|start| {
-                let end = (start + STRIP).min(self.out);
-                let ids = Tensor::arange(start as u32, end as u32, &self.device)?;
-                Ok(x.matmul(&self.weight.embedding(&ids)?.t()?)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(match strips.as_slice() {
-            [one] => one.clone(),
-            many => Tensor::cat(many, 1)?,
-        })
+    /// The same for some rows of the matrix: `[.., in] -> [.., rows]`.
+    pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        match &self.weight {
+            BlockStorage::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
+                kernels::packed(packed, rows, x, y);
+                Ok(())
+            }),
+            BlockStorage::Device(weight, device) => {
+                let ids = Tensor::arange(rows.start as u32, rows.end as u32, device)?;
+                let weight = weight.embedding(&ids)?.to_dtype(x.dtype())?;
+                Ok(x.matmul(&weight.t()?)?)
+            }
+        }
     }
 
     /// Rows as a table: ids `[n]` to `[n, in]`, f32.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(self.weight.embedding(ids)?)
+        match &self.weight {
+            BlockStorage::Here(packed) => {
+                let ids = ids.to_vec1::<u32>()?;
+                if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {
+                    let rows = self.out;
+                    return Err(Error::Engine(format!("row {id} of a table of {rows}")));
+                }
+                let rows = packed.rows(ids.iter().map(|id| *id as usize));
+                let shape = (ids.len(), packed.input);
+                Ok(Tensor::from_vec(rows, shape, &Device::Cpu)?)
+            }
+            BlockStorage::Device(weight, _) => Ok(weight.embedding(ids)?),
+        }
     }
 
     /// The whole matrix, f32.
     pub fn unpack(&self) -> Result<Tensor> {
-        Ok(match &self.weight {
-            QMatMul::QTensor(blocks) => blocks.dequantize(&self.device)?,
-            QMatMul::Tensor(dense) | QMatMul::TensorF16(dense) => dense.to_dtype(DType::F32)?,
-        })
+        match &self.weight {
+            BlockStorage::Here(packed) => {
+                let shape = (self.out, packed.input);
+                Ok(Tensor::from_vec(
+                    packed.rows(0..self.out),
+                    shape,
+                    &Device::Cpu,
+                )?)
+            }
+            BlockStorage::Device(QMatMul::QTensor(blocks), device) => {
+                Ok(blocks.dequantize(device)?)
+            }
+            BlockStorage::Device(QMatMul::Tensor(dense) | QMatMul::TensorF16(dense), _) => {
+                Ok(dense.to_dtype(DType::F32)?)
+            }
+        }
     }
 
-    /// One column, `[out]`, f32; the matrix is unpacked strip by strip.
+    /// One column, `[out]`, f32.
     pub fn column(&self, i: usize) -> Result<Tensor> {
-        let strips = (0..self.out)
-            .step_by(STRIP)
-            .map(|start| {
-                let end = (start + STRIP).min(self.out);
-                let ids = Tensor::arange(start as u32, end as u32, &self.device)?;
-                Ok(self
-                    .weight
-                    .embedding(&ids)?
-                    .narrow(1, i, 1)?
-                    .squeeze(1)?
-                    .copy()?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&strips, 0)?)
+        match &self.weight {
+            BlockStorage::Here(packed) => {
+                Ok(Tensor::from_vec(packed.column(i), self.out, &Device::Cpu)?)
+            }
+            BlockStorage::Device(weight, device) => {
+                let strips = (0..self.out)
+                    .step_by(STRIP)
+                    .map(|start| {
+                        let end = (start + STRIP).min(self.out);
+                        let ids = Tensor::arange(start as u32, end as u32, device)?;
+                        let rows = weight.embedding(&ids)?;
+                        Ok(rows.narrow(1, i, 1)?.squeeze(1)?.copy()?)
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                Ok(Tensor::cat(&strips, 0)?)
+            }
+        }
     }
 }
 
-/// The rounding that candle's kernel for this kind and shape applies to activations: it depends on the machine, so it is
-/// tried on a small matrix. `None` when neither is the kernel's own, and for kinds whose kernels are not worth using: those
-/// of Q4_1 and Q5_1 keep a sum in sixteen bits, that of Q5_0 fails on an odd number of blocks, and none of the three is
-/// faster than unpacking.
-fn rounding(kind: GgmlDType, out: usize, input: usize) -> Result<Option<GgmlDType>> {
-    if matches!(kind, GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1) {
-        return Ok(None);
+/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the other,
+/// both f32.
+pub(super) fn with_rows(
+    x: &Tensor,
+    (out, input): (usize, usize),
+    work: impl FnOnce(&[f32], &mut [f32]) -> candle_core::Result<()>,
+) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    if dims.pop() != Some(input) {
+        return Err(mismatch(x, out, input));
     }
-    let cpu = Device::Cpu;
-    // Kernels are chosen by whether rows come in sixteens and columns in 256s.
-    let rows = if out.is_multiple_of(16) { 16 } else { 15 };
-    let columns = if input.is_multiple_of(256) { 256 } else { 32 };
-    let mut rng = StdRng::seed_from_u64(0);
-    let mut random = |rows: usize| {
-        let values = normals(&mut rng, rows * columns);
-        Tensor::from_vec(values, (rows, columns), &cpu)
+    dims.push(out);
+    let flat = x.to_dtype(DType::F32)?.contiguous()?;
+    let mut y = vec![0f32; dims.iter().product()];
+    let (storage, layout) = flat.storage_and_layout();
+    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
+        return Err(Error::Engine(
+            "a product of the CPU was asked for elsewhere".into(),
+        ));
     };
-    let (weight, x) = (random(rows)?, random(2)?);
-    let weight = QTensor::quantize(&weight, kind)?;
-    let expected = x.matmul(&weight.dequantize(&cpu)?.t()?)?;
-    let size = expected.sqr()?.sum_all()?.to_scalar::<f32>()?.sqrt();
-    let mut blocks = Blocks {
-        weight: QMatMul::from_qtensor(weight)?,
-        out: rows,
-        rounding: None,
-        device: Device::Cpu,
-    };
-    for candidate in [GgmlDType::Q8K, GgmlDType::Q8_0] {
-        if !columns.is_multiple_of(candidate.block_size()) {
-            continue;
-        }
-        blocks.rounding = Some(candidate);
-        let apart = (blocks.twice(&x, candidate)? - &expected)?;
-        let apart = apart.sqr()?.sum_all()?.to_scalar::<f32>()?.sqrt();
-        if apart <= 3e-4 * size {
-            return Ok(Some(candidate));
-        }
-    }
-    Ok(None)
+    work(
+        &values[layout.start_offset()..][..flat.elem_count()],
+        &mut y,
+    )?;
+    drop(storage);
+    Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
+}
+
+/// What is said of activations of another width.
+pub(super) fn mismatch(x: &Tensor, out: usize, input: usize) -> Error {
+    let shape = x.shape();
+    Error::Engine(format!("{shape:?} times a matrix [{out}, {input}]"))
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
     use super::*;
+    use crate::model::normal::normals;
 
     const KINDS: [GgmlDType; 10] = [
         GgmlDType::Q8_0,
@@ -231,14 +265,14 @@ mod tests {
                 }
                 let blocks = Blocks::quantize(&random(out, input), kind).unwrap();
                 let dense = blocks.unpack().unwrap();
-                for rows in [1, 3, MANY] {
+                for rows in [1, 3, 32] {
                     let x = random(rows, input);
                     let apart = relative(
                         &blocks.product(&x).unwrap(),
                         &x.matmul(&dense.t().unwrap()).unwrap(),
                     );
                     assert!(
-                        apart < 1e-4,
+                        apart < 5e-5,
                         "{kind:?} [{out}, {input}], {rows} rows: {apart:.1e}"
                     );
                 }
@@ -246,25 +280,9 @@ mod tests {
         }
     }
 
-    /// Else few rows would go the slow way unnoticed.
-    #[test]
-    #[cfg(target_arch = "x86_64")]
-    fn the_rounding_of_the_fast_kernels_is_known() {
-        for kind in KINDS {
-            let slow = matches!(kind, GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1);
-            for out in [32, 33] {
-                assert_eq!(
-                    rounding(kind, out, 512).unwrap().is_none(),
-                    slow,
-                    "{kind:?}"
-                );
-            }
-        }
-    }
-
     #[test]
     fn rows_and_columns_are_those_of_the_whole() {
-        let blocks = Blocks::quantize(&random(STRIP + 5, 64), GgmlDType::Q5_0).unwrap();
+        let blocks = Blocks::quantize(&random(4101, 64), GgmlDType::Q5_0).unwrap();
         let whole = blocks.unpack().unwrap();
         let column = whole.narrow(1, 17, 1).unwrap().squeeze(1).unwrap();
         assert_eq!(relative(&blocks.column(17).unwrap(), &column), 0.0);

@@ -1,15 +1,18 @@
 //! Dense products: the one seam through which every weight matrix is applied.
 //!
-//! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored.
-//! To add a faster kernel or another storage, add a variant of `Storage`.
+//! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored. On the CPU every product is one of
+//! [`crate::model::kernels`], which widen f16 and bf16 exactly: weights that a file has so stay so, and no number changes.
+//! To add another storage, add a variant of `Storage`.
 
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
+use half::slice::HalfFloatSliceExt;
 
-use super::blocks::Blocks;
+use super::blocks::{Blocks, mismatch, with_rows};
 use crate::error::{Error, Result};
+use crate::model::kernels::{self, PlainWeights};
 
 /// How the matrices of a model are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +59,7 @@ impl Precision {
 /// How a weight matrix is kept.
 #[derive(Clone, Debug)]
 enum Storage {
-    /// `[out, in]` in the compute dtype.
+    /// `[out, in]`, in the compute dtype or, on the CPU, as a file stores it.
     Dense(Tensor),
     /// Blocks of few bits, multiplied as they are. Gradients do not pass.
     Quantized(Blocks),
@@ -112,28 +115,17 @@ impl Linear {
     /// `x Wᵀ` without the bias.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.storage {
-            Storage::Dense(weight) => {
-                let mut dims = x.dims().to_vec();
-                let width = dims.pop().unwrap_or(0);
-                let rows: usize = dims.iter().product();
-                let y = x.reshape((rows, width))?.matmul(&weight.t()?)?;
-                dims.push(self.out);
-                Ok(y.reshape(dims)?)
-            }
+            Storage::Dense(weight) => dense(x, weight),
             Storage::Quantized(blocks) => blocks.product(x),
         }
     }
 
     /// `x` `[n, in]` times some rows of the weight: `[n, rows]`, without the bias.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
-        let weight = match &self.storage {
-            Storage::Dense(weight) => weight.narrow(0, rows.start, rows.len())?,
-            Storage::Quantized(blocks) => {
-                let ids = Tensor::arange(rows.start as u32, rows.end as u32, x.device())?;
-                blocks.rows(&ids)?.to_dtype(x.dtype())?
-            }
-        };
-        Ok(x.matmul(&weight.t()?)?)
+        match &self.storage {
+            Storage::Dense(weight) => dense(x, &weight.narrow(0, rows.start, rows.len())?),
+            Storage::Quantized(blocks) => blocks.part(x, rows),
+        }
     }
 
     /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
@@ -168,7 +160,7 @@ impl Linear {
 /// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
 #[derive(Clone, Debug)]
 pub enum Matrix {
-    /// In the compute dtype, on its device.
+    /// In the compute dtype or, on the CPU, as the file stores it; on its device.
     Dense(Tensor),
     /// Blocks as a GGUF file stores them, row after row.
     Blocks {
@@ -219,6 +211,80 @@ impl Matrix {
                 Ok(Linear::blocks(blocks, bias))
             }
         }
+    }
+}
+
+/// `x Wᵀ` in the dtype of `x`: our kernels on the CPU, candle's elsewhere.
+fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (out, input) = weight.dims2()?;
+    let mut dims = x.dims().to_vec();
+    let width = dims.pop();
+    if width != Some(input) {
+        return Err(mismatch(x, out, input));
+    }
+    let ours = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    if x.device().is_cpu() && ours && weight.is_contiguous() {
+        if !x.track_op() {
+            return with_rows(x, (out, input), |x, y| numbers(weight, x, y));
+        }
+        let y = x.to_dtype(DType::F32)?.contiguous()?;
+        return Ok(y
+            .apply_op1(FrozenProduct(weight.clone()))?
+            .to_dtype(x.dtype())?);
+    }
+    let rows: usize = dims.iter().product();
+    let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
+    dims.push(out);
+    Ok(y.reshape(dims)?)
+}
+
+/// The kernel for the weight's dtype.
+fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
+    let input = weight.dim(1)?;
+    let (storage, layout) = weight.storage_and_layout();
+    let span = layout.start_offset()..layout.start_offset() + weight.elem_count();
+    let numbers = match &*storage {
+        Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
+        Stored::Cpu(CpuStorage::F16(w)) => PlainWeights::F16(w[span].reinterpret_cast()),
+        Stored::Cpu(CpuStorage::BF16(w)) => PlainWeights::Bf16(w[span].reinterpret_cast()),
+        _ => candle_core::bail!("no kernel for weights in {:?}", weight.dtype()),
+    };
+    kernels::dense(numbers, input, x, y);
+    Ok(())
+}
+
+/// A product on the CPU whose weight is no variable: a gradient passes to `x`, and none is made for the weight.
+struct FrozenProduct(Tensor);
+
+impl CustomOp1 for FrozenProduct {
+    fn name(&self) -> &'static str {
+        "frozen-linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (out, input) = self.0.dims2()?;
+        let CpuStorage::F32(values) = storage else {
+            candle_core::bail!("{} takes f32", self.name());
+        };
+        let mut dims = layout.dims().to_vec();
+        let count = layout.shape().elem_count();
+        dims.pop();
+        dims.push(out);
+        let mut y = vec![0f32; count / input * out];
+        numbers(&self.0, &values[layout.start_offset()..][..count], &mut y)?;
+        Ok((CpuStorage::F32(y), dims.into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, by: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let (out, input) = self.0.dims2()?;
+        let rows = by.reshape((by.elem_count() / out, out))?;
+        let gradient = rows.matmul(&self.0.to_dtype(DType::F32)?)?;
+        debug_assert_eq!(x.elem_count() / input, rows.dim(0)?);
+        Ok(Some(gradient.reshape(x.dims())?))
     }
 }
 

@@ -302,6 +302,11 @@ impl Piece<'_> {
 
     /// Unpacks it, f32, on the CPU.
     pub fn unpack(&self) -> Result<Tensor> {
+        Ok(self.numbers()?.to_dtype(DType::F32)?)
+    }
+
+    /// Its numbers on the CPU: as they are, or those of blocks in f32.
+    pub fn numbers(&self) -> Result<Tensor> {
         let cpu = Device::Cpu;
         let dense = match self.dtype {
             GgmlDType::F32 => Some(DType::F32),
@@ -310,8 +315,7 @@ impl Piece<'_> {
             _ => None,
         };
         Ok(match dense {
-            Some(dtype) => Tensor::from_raw_buffer(&self.bytes, dtype, &self.shape, &cpu)?
-                .to_dtype(DType::F32)?,
+            Some(dtype) => Tensor::from_raw_buffer(&self.bytes, dtype, &self.shape, &cpu)?,
             None => self.blocks(&cpu)?.dequantize(&cpu)?,
         })
     }

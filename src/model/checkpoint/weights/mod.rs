@@ -271,12 +271,12 @@ impl Weights {
 
     /// A tensor in the compute dtype.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.read(name, shape, self.precision.compute())
+        self.read(name, shape, self.precision.compute(), false)
     }
 
     /// A tensor in f32: norms and other small things.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        self.read(name, shape, DType::F32)
+        self.read(name, shape, DType::F32, false)
     }
 
     /// A tensor as it is stored, by its whole name.
@@ -295,12 +295,14 @@ impl Weights {
                 .map_err(|_| missing())?
                 .load(&Device::Cpu)?,
             Source::Pickled(p) => p.get(stored)?.ok_or_else(missing)?.load()?,
-            Source::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.unpack()?,
+            Source::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.numbers()?,
             Source::Random(_) => return Err(missing()),
         })
     }
 
-    fn read(&self, name: &str, shape: &[usize], dtype: DType) -> Result<Tensor> {
+    /// A tensor in this dtype. A matrix stays f16 or bf16 on the CPU, whose kernels widen it as they read it, unless it is to
+    /// be rounded to blocks.
+    fn read(&self, name: &str, shape: &[usize], dtype: DType, matrix: bool) -> Result<Tensor> {
         let full = format!("{}{name}", self.prefix);
         let found = match &self.source {
             Source::Random(seed) => random(*seed, &full, shape)?,
@@ -325,6 +327,15 @@ impl Weights {
             });
         }
         self.release(found.elem_count());
+        let narrow = matches!(found.dtype(), DType::F16 | DType::BF16)
+            && dtype == DType::F32
+            && self.precision != Precision::Q8
+            && self.device.is_cpu();
+        let dtype = if matrix && narrow {
+            found.dtype()
+        } else {
+            dtype
+        };
         let kept = found.to_dtype(dtype)?;
         let bad = damage::count(&kept)?;
         if bad > 0 {
@@ -379,10 +390,11 @@ impl Weights {
             return Ok(blocks);
         }
         let turned = matches!(self.source, Source::Gguf(_));
+        let read = |shape: [usize; 2]| self.read(&name, &shape, self.precision.compute(), true);
         Ok(Matrix::Dense(match layout {
-            Layout::InOut if turned => self.get(&name, &[output, input])?,
-            Layout::OutIn => self.get(&name, &[output, input])?,
-            Layout::InOut => self.get(&name, &[input, output])?.t()?.contiguous()?,
+            Layout::InOut if turned => read([output, input])?,
+            Layout::OutIn => read([output, input])?,
+            Layout::InOut => read([input, output])?.t()?.contiguous()?,
         }))
     }
 

@@ -1,0 +1,147 @@
+//! Rows of activations as the products of blocks take them: integers of sixteen bits, with one scale for 32 of them.
+//!
+//! Invariant: every number is kept to 1/65534 of the largest of its 32 neighbours, so a product's error is about 1e-5 of its
+//! size. What is not finite makes its whole block NaN. A row is kept the same whatever rows stand beside it.
+
+/// Numbers that share a scale.
+pub(super) const BLOCK: usize = 32;
+
+/// How many rows of those that are left go together: many, some, or one.
+pub(super) fn next(left: usize, [many, some]: [usize; 2]) -> usize {
+    if left >= many {
+        many
+    } else if left >= some {
+        some
+    } else {
+        1
+    }
+}
+
+/// One block of `R` rows.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct Record<const R: usize> {
+    /// In every four, the order is 0 2 1 3: pairs for weights at even and at odd bytes.
+    pub numbers: [[i16; BLOCK]; R],
+    pub scales: [f32; R],
+    /// Of the first sixteen numbers, and of the others.
+    pub sums: [[i32; 2]; R],
+}
+
+/// Records of one row for the size, which are read as records of as many rows as their tile has.
+pub(super) struct Activations {
+    pub rows: usize,
+    blocks: usize,
+    sizes: [usize; 2],
+    records: Vec<Record<1>>,
+}
+
+impl Activations {
+    /// `x` has `rows` times `blocks * 32` numbers.
+    pub fn new(x: &[f32], rows: usize, blocks: usize, sizes: [usize; 2]) -> Self {
+        let empty = Record {
+            numbers: [[0; BLOCK]],
+            scales: [0.0],
+            sums: [[0; 2]],
+        };
+        let mut records = vec![empty; rows * blocks];
+        let width = blocks * BLOCK;
+        let mut tiles = Vec::new();
+        let (mut to, mut from) = (&mut records[..], x);
+        while !to.is_empty() {
+            let size = next(to.len() / blocks, sizes);
+            let (tile, to_rest) = to.split_at_mut(size * blocks);
+            let (x, from_rest) = from.split_at(size * width);
+            tiles.push((tile, x));
+            (to, from) = (to_rest, from_rest);
+        }
+        if tiles.len() > 8 {
+            use rayon::prelude::*;
+            tiles
+                .into_par_iter()
+                .for_each(|(tile, x)| fill(tile, x, blocks));
+        } else {
+            for (tile, x) in tiles {
+                fill(tile, x, blocks);
+            }
+        }
+        Self {
+            rows,
+            blocks,
+            sizes,
+            records,
+        }
+    }
+
+    /// The records of the tile that begins with this row, which has `R` rows.
+    pub fn tile<const R: usize>(&self, row: usize) -> &[Record<R>] {
+        assert_eq!(R, next(self.rows - row, self.sizes));
+        let records = &self.records[row * self.blocks..(row + R) * self.blocks];
+        // SAFETY: as many bytes, all of them initialised and of any value; the same alignment, that of four bytes.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::slice::from_raw_parts(records.as_ptr().cast(), self.blocks)
+        }
+    }
+}
+
+/// The rows of one tile.
+fn fill(tile: &mut [Record<1>], x: &[f32], blocks: usize) {
+    let rows = tile.len() / blocks.max(1);
+    // A record of `rows` rows has all numbers first, then all scales, then all sums.
+    let start = tile.as_mut_ptr();
+    let size = size_of::<Record<1>>();
+    for (row, x) in x.chunks_exact(blocks * BLOCK).enumerate() {
+        for (block, x) in x.chunks_exact(BLOCK).enumerate() {
+            let one = round(x);
+            // SAFETY: the record of this block begins `block * rows` records of one row into the tile, and `row` is one of
+            // its rows: all three fields lie within the tile.
+            #[allow(unsafe_code)]
+            unsafe {
+                let record = start.cast::<u8>().add(block * rows * size);
+                record.cast::<[i16; BLOCK]>().add(row).write(one.numbers[0]);
+                let scales = record.add(rows * size_of::<[i16; BLOCK]>());
+                scales.cast::<f32>().add(row).write(one.scales[0]);
+                let sums = scales.add(rows * size_of::<f32>());
+                sums.cast::<[i32; 2]>().add(row).write(one.sums[0]);
+            }
+        }
+    }
+}
+
+/// Absolute values compare as their bits do, and what is not finite is largest.
+const INFINITE: u32 = 0x7f80_0000;
+
+fn round(x: &[f32]) -> Record<1> {
+    let mut largest = 0;
+    for v in x {
+        largest = largest.max(v.to_bits() & 0x7fff_ffff);
+    }
+    let scale = f32::from_bits(largest) / 32767.0;
+    let by = 1.0 / scale;
+    let mut record = Record {
+        numbers: [[0; BLOCK]],
+        scales: [scale],
+        sums: [[0; 2]],
+    };
+    if largest >= INFINITE {
+        record.scales = [f32::NAN];
+    } else if by.is_finite() {
+        let mut numbers = [0i32; BLOCK];
+        for (n, v) in numbers.iter_mut().zip(x) {
+            // To the nearest whole number: adding 1.5 * 2^23 leaves it in the lowest bits.
+            *n = ((v * by + 12_582_912.0).to_bits() as i32) - 0x4b40_0000;
+        }
+        for half in 0..2 {
+            record.sums[0][half] = numbers[half * 16..][..16].iter().sum();
+        }
+        for i in (0..BLOCK).step_by(4) {
+            for (to, from) in [0, 2, 1, 3].into_iter().enumerate() {
+                record.numbers[0][i + to] = numbers[i + from] as i16;
+            }
+        }
+    } else {
+        record.scales = [0.0];
+    }
+    record
+}

@@ -1,0 +1,479 @@
+//! The kinds of blocks: what one block of sixteen interleaved rows adds to a product.
+//!
+//! Invariant: within a block everything is whole numbers and exact, but for the scales.
+//! To add a kind, implement [`BlockKind`] and name it in [`super::blocks`].
+#![allow(unsafe_code)] // SAFETY of the whole file: said at [`BlockKind::add`], which every function here is a part of.
+
+use std::marker::PhantomData;
+
+use super::activations::Record;
+use super::encoding::Encoding;
+use super::lanes::Lanes;
+use super::packed::GROUP;
+
+/// A kind of block, interleaved.
+pub(super) trait BlockKind {
+    const ENCODING: Encoding;
+
+    /// Adds the products of one block to `sums`: `w` is the block of the first of `S::N` rows that stand from `lane` on.
+    ///
+    /// # Safety
+    /// `w` has a block of sixteen rows behind it and `x` a record for every 32 weights; the machine has the lanes.
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    );
+}
+
+/// Where fields of one block lie: those of `S::N` of its sixteen rows.
+#[derive(Clone, Copy)]
+pub(super) struct BlockRows<S> {
+    block: *const u8,
+    lane: usize,
+    words: usize,
+    lanes: PhantomData<S>,
+}
+
+impl<S: Lanes> BlockRows<S> {
+    /// Those from `lane` on in a block of sixteen rows that begins at `block` and has so many fields of two bytes.
+    #[inline(always)]
+    pub fn new(block: *const u8, lane: usize, halves: usize) -> Self {
+        Self {
+            block,
+            lane,
+            words: halves * 2 * GROUP,
+            lanes: PhantomData,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn half(self, i: usize) -> S::F {
+        unsafe { S::load_f16(self.block.add(i * 2 * GROUP + 2 * self.lane).cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn word(self, i: usize) -> S::I {
+        unsafe { S::load_ints(self.block.add(self.words + i * 4 * GROUP + 4 * self.lane)) }
+    }
+}
+
+/// Adds the products of four weights a lane, those at even and those at odd bytes, with numbers `4 four ..` of a record.
+#[inline(always)]
+unsafe fn dot<S: Lanes, const R: usize>(
+    sums: &mut [S::I; R],
+    [even, odd]: [S::I; 2],
+    x: *const Record<R>,
+    four: usize,
+) {
+    for (r, sum) in sums.iter_mut().enumerate() {
+        unsafe {
+            let numbers = (&raw const (*x).numbers[r]).cast::<i32>().add(2 * four);
+            *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
+            *sum = S::pairs(*sum, odd, S::ints(numbers.add(1).read_unaligned()));
+        }
+    }
+}
+
+/// The sum of a row's numbers in a record, or of one half of them.
+#[inline(always)]
+unsafe fn total<const R: usize>(x: *const Record<R>, row: usize, half: Option<usize>) -> i32 {
+    let [a, b] = unsafe { (*x).sums[row] };
+    match half {
+        None => a + b,
+        Some(0) => a,
+        Some(_) => b,
+    }
+}
+
+/// `by` times those sums, negative: what an offset of the weights adds.
+#[inline(always)]
+unsafe fn below<S: Lanes, const R: usize>(
+    x: *const Record<R>,
+    half: Option<usize>,
+    by: i32,
+) -> [S::I; R] {
+    unsafe {
+        let mut sums = [S::ints(0); R];
+        for (r, sum) in sums.iter_mut().enumerate() {
+            *sum = S::ints(-by * total(x, r, half));
+        }
+        sums
+    }
+}
+
+/// Adds whole numbers times the scales of both sides.
+#[inline(always)]
+unsafe fn scaled<S: Lanes, const R: usize>(
+    whole: [S::I; R],
+    scale: S::F,
+    x: *const Record<R>,
+    sums: &mut [S::F; R],
+) {
+    for r in 0..R {
+        unsafe {
+            let scale = S::mul(scale, S::splat((*x).scales[r]));
+            sums[r] = S::fma(S::to_f(whole[r]), scale, sums[r]);
+        }
+    }
+}
+
+/// Adds what the least weight of a block adds: it, times the sum of the activations.
+#[inline(always)]
+unsafe fn least<S: Lanes, const R: usize>(
+    low: S::F,
+    x: *const Record<R>,
+    half: Option<usize>,
+    sums: &mut [S::F; R],
+) {
+    for r in 0..R {
+        unsafe {
+            let sum = total(x, r, half) as f32 * (*x).scales[r];
+            sums[r] = S::fma(low, S::splat(sum), sums[r]);
+        }
+    }
+}
+
+/// Four numbers of four bits a lane from the low and from the high halves of four bytes.
+#[inline(always)]
+unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
+    unsafe {
+        let four = S::ints(0x000f_000f);
+        [
+            [S::and(v, four), S::and(S::right16::<8>(v), four)],
+            [S::and(S::right16::<4>(v), four), S::right16::<12>(v)],
+        ]
+    }
+}
+
+/// `bits` of a number at `mask`, brought there from `from`.
+#[inline(always)]
+unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
+    unsafe {
+        let there = if from >= to {
+            S::right32(v, from - to)
+        } else {
+            S::left32(v, to - from)
+        };
+        S::and(there, S::ints(mask))
+    }
+}
+
+/// The bytes of a word as 32 bits, zero-extended.
+#[inline(always)]
+unsafe fn byte<S: Lanes>(v: S::I, i: u32) -> S::I {
+    unsafe { S::and(S::right32(v, 8 * i), S::ints(0xff)) }
+}
+
+pub(super) struct Q4_0;
+pub(super) struct Q4_1;
+pub(super) struct Q5_0;
+pub(super) struct Q5_1;
+pub(super) struct Q8_0;
+pub(super) struct Q2K;
+pub(super) struct Q3K;
+pub(super) struct Q4K;
+pub(super) struct Q5K;
+pub(super) struct Q6K;
+
+/// Four bits, and a fifth where `FIFTH`; words of the block from its fifth bits on.
+#[inline(always)]
+unsafe fn small<S: Lanes, const R: usize, const FIFTH: bool>(
+    w: BlockRows<S>,
+    x: *const Record<R>,
+    sums: &mut [S::I; R],
+) {
+    unsafe {
+        let fifth = if FIFTH { w.word(0) } else { S::ints(0) };
+        for z in 0..4 {
+            let parts = nibbles::<S>(w.word(z + usize::from(FIFTH)));
+            for (high, pair) in parts.into_iter().enumerate() {
+                let mut pair = pair;
+                if FIFTH {
+                    for (odd, p) in pair.iter_mut().enumerate() {
+                        let bit = (4 * z + 2 * high + odd) as u32;
+                        *p = S::or(*p, brought::<S>(fifth, bit, 4, 0x0010_0010));
+                    }
+                }
+                dot::<S, R>(sums, pair, x, 4 * high + z);
+            }
+        }
+    }
+}
+
+impl BlockKind for Q4_0 {
+    const ENCODING: Encoding = Encoding::Q4_0;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let mut whole = below::<S, R>(x, None, 8);
+            small::<S, R, false>(w, x, &mut whole);
+            scaled::<S, R>(whole, w.half(0), x, sums);
+        }
+    }
+}
+
+impl BlockKind for Q4_1 {
+    const ENCODING: Encoding = Encoding::Q4_1;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let mut whole = [S::ints(0); R];
+            small::<S, R, false>(w, x, &mut whole);
+            scaled::<S, R>(whole, w.half(0), x, sums);
+            least::<S, R>(w.half(1), x, None, sums);
+        }
+    }
+}
+
+impl BlockKind for Q5_0 {
+    const ENCODING: Encoding = Encoding::Q5_0;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let mut whole = below::<S, R>(x, None, 16);
+            small::<S, R, true>(w, x, &mut whole);
+            scaled::<S, R>(whole, w.half(0), x, sums);
+        }
+    }
+}
+
+impl BlockKind for Q5_1 {
+    const ENCODING: Encoding = Encoding::Q5_1;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let mut whole = [S::ints(0); R];
+            small::<S, R, true>(w, x, &mut whole);
+            scaled::<S, R>(whole, w.half(0), x, sums);
+            least::<S, R>(w.half(1), x, None, sums);
+        }
+    }
+}
+
+impl BlockKind for Q8_0 {
+    const ENCODING: Encoding = Encoding::Q8_0;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let mut whole = [S::ints(0); R];
+            for z in 0..8 {
+                let v = w.word(z);
+                let pair = [S::signed16::<8>(S::left16::<8>(v)), S::signed16::<8>(v)];
+                dot::<S, R>(&mut whole, pair, x, z);
+            }
+            scaled::<S, R>(whole, w.half(0), x, sums);
+        }
+    }
+}
+
+impl BlockKind for Q2K {
+    const ENCODING: Encoding = Encoding::Q2K;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
+            for part in 0..16 {
+                let scales = byte::<S>(w.word(part / 4), part as u32 % 4);
+                let x = x.add(part / 2);
+                let at = 2 * (part as u32 % 8 / 2);
+                let mut whole = [S::ints(0); R];
+                for z in 0..4 {
+                    let v = w.word(4 + part / 8 * 8 + part % 2 * 4 + z);
+                    let pair = [
+                        brought::<S>(v, at, 0, 0x0003_0003),
+                        brought::<S>(v, at + 8, 0, 0x0003_0003),
+                    ];
+                    dot::<S, R>(&mut whole, pair, x, part % 2 * 4 + z);
+                }
+                let scale = S::mul(d, S::to_f(S::and(scales, S::ints(15))));
+                scaled::<S, R>(whole, scale, x, sums);
+                let low = S::mul(low, S::to_f(S::right32(scales, 4)));
+                least::<S, R>(low, x, Some(part % 2), sums);
+            }
+        }
+    }
+}
+
+impl BlockKind for Q3K {
+    const ENCODING: Encoding = Encoding::Q3K;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let d = w.half(0);
+            for part in 0..16 {
+                let low = byte::<S>(w.word(24 + part % 8 / 4), part as u32 % 4);
+                let low = S::and(S::right32(low, part as u32 / 8 * 4), S::ints(15));
+                let high = byte::<S>(w.word(26), part as u32 % 4);
+                let high = brought::<S>(high, part as u32 / 4 * 2, 4, 0x30);
+                let scale = S::sub(S::or(low, high), S::ints(32));
+                let x = x.add(part / 2);
+                let (at, bit) = (2 * (part as u32 % 8 / 2), part as u32 / 2);
+                let mut whole = below::<S, R>(x, Some(part % 2), 4);
+                for z in 0..4 {
+                    let v = w.word(8 + part / 8 * 8 + part % 2 * 4 + z);
+                    let h = w.word(part % 2 * 4 + z);
+                    let mut pair = [v; 2];
+                    for (odd, p) in pair.iter_mut().enumerate() {
+                        let odd = 8 * odd as u32;
+                        let two = brought::<S>(v, at + odd, 0, 0x0003_0003);
+                        *p = S::or(two, brought::<S>(h, bit + odd, 2, 0x0004_0004));
+                    }
+                    dot::<S, R>(&mut whole, pair, x, part % 2 * 4 + z);
+                }
+                scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x, sums);
+            }
+        }
+    }
+}
+
+/// The scales and least weights of eight parts of 32, six bits each, as bytes of two words each.
+#[inline(always)]
+unsafe fn six_bits<S: Lanes>(w: BlockRows<S>) -> [[S::I; 2]; 2] {
+    unsafe {
+        let [a, b, c] = [w.word(0), w.word(1), w.word(2)];
+        let six = S::ints(0x3f3f_3f3f);
+        let four = S::ints(0x0f0f_0f0f);
+        let top = S::ints(0x3030_3030);
+        let (high_a, high_b) = (S::and(S::right32(a, 2), top), S::and(S::right32(b, 2), top));
+        [
+            [S::and(a, six), S::or(S::and(c, four), high_a)],
+            [
+                S::and(b, six),
+                S::or(S::and(S::right32(c, 4), four), high_b),
+            ],
+        ]
+    }
+}
+
+#[inline(always)]
+unsafe fn four_or_five<S: Lanes, const R: usize, const FIFTH: bool>(
+    w: BlockRows<S>,
+    x: *const Record<R>,
+    sums: &mut [S::F; R],
+) {
+    unsafe {
+        let [scales, lows] = six_bits::<S>(w);
+        let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
+        let quants = if FIFTH { 11 } else { 3 };
+        for two in 0..4 {
+            let mut whole = [[S::ints(0); R]; 2];
+            for z in 0..8 {
+                let parts = nibbles::<S>(w.word(quants + 8 * two + z));
+                for (high, pair) in parts.into_iter().enumerate() {
+                    let mut pair = pair;
+                    if FIFTH {
+                        let fifth = w.word(3 + z);
+                        for (odd, p) in pair.iter_mut().enumerate() {
+                            let bit = (2 * two + high + 8 * odd) as u32;
+                            *p = S::or(*p, brought::<S>(fifth, bit, 4, 0x0010_0010));
+                        }
+                    }
+                    dot::<S, R>(&mut whole[high], pair, x.add(2 * two + high), z);
+                }
+            }
+            for (high, whole) in whole.into_iter().enumerate() {
+                let part = 2 * two + high;
+                let x = x.add(part);
+                let scale = S::to_f(byte::<S>(scales[part / 4], part as u32 % 4));
+                let least_of = S::to_f(byte::<S>(lows[part / 4], part as u32 % 4));
+                scaled::<S, R>(whole, S::mul(d, scale), x, sums);
+                least::<S, R>(S::mul(low, least_of), x, None, sums);
+            }
+        }
+    }
+}
+
+impl BlockKind for Q4K {
+    const ENCODING: Encoding = Encoding::Q4K;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe { four_or_five::<S, R, false>(w, x, sums) }
+    }
+}
+
+impl BlockKind for Q5K {
+    const ENCODING: Encoding = Encoding::Q5K;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe { four_or_five::<S, R, true>(w, x, sums) }
+    }
+}
+
+impl BlockKind for Q6K {
+    const ENCODING: Encoding = Encoding::Q6K;
+    #[inline(always)]
+    unsafe fn add<S: Lanes, const R: usize>(
+        w: BlockRows<S>,
+        x: *const Record<R>,
+        sums: &mut [S::F; R],
+    ) {
+        unsafe {
+            let d = w.half(0);
+            for n in 0..2 {
+                for half in 0..2 {
+                    let mut whole = [[S::ints(0); R]; 4];
+                    for j in 0..4 {
+                        whole[j] = below::<S, R>(x.add(4 * n + j), Some(half), 32);
+                    }
+                    for z in 4 * half..4 * half + 4 {
+                        let top = w.word(32 + 8 * n + z);
+                        for second in 0..2 {
+                            let parts = nibbles::<S>(w.word(16 * n + 8 * second + z));
+                            for (high, [even, odd]) in parts.into_iter().enumerate() {
+                                let j = second + 2 * high;
+                                let from = 2 * j as u32;
+                                let even = S::or(even, brought::<S>(top, from, 4, 0x0030_0030));
+                                let odd = S::or(odd, brought::<S>(top, from + 8, 4, 0x0030_0030));
+                                dot::<S, R>(&mut whole[j], [even, odd], x.add(4 * n + j), z);
+                            }
+                        }
+                    }
+                    for (j, whole) in whole.into_iter().enumerate() {
+                        let part = 8 * n + 2 * j + half;
+                        let scale = byte::<S>(w.word(48 + part / 4), part as u32 % 4);
+                        let low = S::and(scale, S::ints(0x7f));
+                        let scale = S::sub(low, S::and(scale, S::ints(0x80)));
+                        scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x.add(4 * n + j), sums);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Which instructions the kernels use, found out once.
+//!
+//! Invariant: a function compiled for some instructions is called only with a [`Processor`] that has them, and only
+//! [`Processor::all`] makes one. To add instructions, implement [`super::lanes::Lanes`], and add a variant here and an arm to both
+//! `run`s.
+
+use std::sync::OnceLock;
+
+/// Instructions that this machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processor(pub(super) Instructions);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instructions {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+}
+
+impl Processor {
+    /// The fastest.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Processor> = OnceLock::new();
+        *BEST.get_or_init(|| Self::all().pop().unwrap_or(Self(Instructions::Plain)))
+    }
+
+    /// All that there are, the fastest last.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Instructions::Plain];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2")
+                && is_x86_feature_detected!("fma")
+                && is_x86_feature_detected!("f16c")
+            {
+                all.push(Instructions::Avx2);
+            }
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Instructions::Avx512);
+            }
+        }
+        #[cfg(target_arch = "aarch64")]
+        all.push(Instructions::Neon);
+        all.into_iter().map(Self).collect()
+    }
+
+    /// Rows of activations that go with sixteen rows of weights: many, some, or one.
+    pub(super) fn tiles(self) -> [usize; 2] {
+        match self.0 {
+            Instructions::Plain => [1, 1],
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => [4, 2],
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => [8, 3],
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => [4, 2],
+        }
+    }
+
+    /// As a header writes it.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Instructions::Plain => "plain",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => "AVX2",
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => "AVX-512",
+            #[cfg(target_arch = "aarch64")]
+            Instructions::Neon => "NEON",
+        }
+    }
+}
