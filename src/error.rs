@@ -248,6 +248,10 @@ fn shorter(context: usize, allows: usize) -> String {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the tensor library said, without the frames that it adds when a backtrace is wanted.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "what else it says is one line"
+)]
 fn without_backtrace(error: &candle_core::Error) -> String {
     use candle_core::Error as E;
     match error {

@@ -120,13 +120,13 @@ fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> 
 
 /// Puts the bytes beside their place; what is a pipe or a device gets them at once.
 fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplaced>> {
-    let fail = |e: std::io::Error| match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::bad_file(
-            path,
-            format!("the disk is full ({e})"),
-            "Make room, or name a file on another disk. What was there is as it was.",
-        ),
-        _ => Error::io(path, e),
+    let fail = |e: std::io::Error| {
+        if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+            let next = "Make room, or name a file on another disk. What was there is as it was.";
+            Error::bad_file(path, format!("the disk is full ({e})"), next)
+        } else {
+            Error::io(path, e)
+        }
     };
     let found = std::fs::symlink_metadata(path).ok();
     if is_stream(path) || found.as_ref().is_some_and(is_endless) {

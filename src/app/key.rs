@@ -102,9 +102,9 @@ impl Key {
 
     /// The character that it writes into a text, if any.
     pub fn text(self) -> Option<char> {
-        match self.code {
-            Code::Char(c) if !self.ctrl => Some(c),
-            Code::Space if !self.ctrl => Some(' '),
+        match (self.ctrl, self.code) {
+            (false, Code::Char(c)) => Some(c),
+            (false, Code::Space) => Some(' '),
             _ => None,
         }
     }
@@ -118,15 +118,13 @@ impl fmt::Display for Key {
         if self.shift {
             f.write_str("S-")?;
         }
-        match self.code {
-            Code::Char(c) => write!(f, "{c}"),
-            Code::F(n) => write!(f, "F{n}"),
-            code => f.write_str(
-                NAMES
-                    .iter()
-                    .find(|(c, _)| *c == code)
-                    .map_or("", |(_, name)| name),
-            ),
+        if let Code::Char(c) = self.code {
+            write!(f, "{c}")
+        } else if let Code::F(n) = self.code {
+            write!(f, "F{n}")
+        } else {
+            let named = NAMES.iter().find(|(code, _)| *code == self.code);
+            f.write_str(named.map_or("", |(_, name)| name))
         }
     }
 }

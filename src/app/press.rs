@@ -175,25 +175,23 @@ impl App {
                 Filled::Ask(arguments) => self.question(form.slot, arguments),
             },
             Some(Overlay::Line(line)) => self.press_line(line, key),
-            Some(Overlay::Notes { scroll }) => match key.code {
-                Code::Esc | Code::Enter | Code::Char('q' | 'N') => Vec::new(),
-                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notes {
-                    scroll: scroll.saturating_sub(1),
-                }),
-                _ => self.keep(Overlay::Notes {
-                    scroll: (scroll + 1).min(1000),
-                }),
-            },
-            Some(Overlay::Notices { scroll }) => match key.code {
-                Code::Esc | Code::Enter | Code::Char('q') => Vec::new(),
-                Code::Up | Code::Char('k') | Code::PageUp => self.keep(Overlay::Notices {
-                    scroll: (scroll + 1).min(self.notices.all.len()),
-                }),
-                _ => self.keep(Overlay::Notices {
-                    scroll: scroll.saturating_sub(1),
-                }),
-            },
-            None => Vec::new(),
+            Some(Overlay::Notes { scroll }) if key.code != Code::Char('N') && !leaves(key) => {
+                let scroll = if up(key) {
+                    scroll.saturating_sub(1)
+                } else {
+                    (scroll + 1).min(1000)
+                };
+                self.keep(Overlay::Notes { scroll })
+            }
+            Some(Overlay::Notices { scroll }) if !leaves(key) => {
+                let scroll = if up(key) {
+                    (scroll + 1).min(self.notices.all.len())
+                } else {
+                    scroll.saturating_sub(1)
+                };
+                self.keep(Overlay::Notices { scroll })
+            }
+            Some(Overlay::Notes { .. } | Overlay::Notices { .. }) | None => Vec::new(),
         }
     }
 
@@ -489,6 +487,15 @@ impl App {
         }
         out
     }
+}
+
+/// Whether a key leaves what is only read.
+fn leaves(key: Key) -> bool {
+    matches!(key.code, Code::Esc | Code::Enter | Code::Char('q'))
+}
+
+fn up(key: Key) -> bool {
+    matches!(key.code, Code::Up | Code::Char('k') | Code::PageUp)
 }
 
 #[cfg(test)]

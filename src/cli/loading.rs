@@ -58,19 +58,17 @@ impl Teller {
     }
 
     fn hear(&mut self, progress: &Progress) {
-        match progress.phase {
-            Phase::Reading => self.finished(progress),
-            _ if self.terminal => {
-                let columns = crossterm::terminal::size().map_or(80, |(w, _)| usize::from(w));
-                let words = text::plain(progress.words().as_bytes());
-                output::status(&text::clip(&words, columns.saturating_sub(1)));
-                self.last = Some(progress.clone());
-            }
-            phase => {
-                self.log(progress, phase);
-                self.last = Some(progress.clone());
-            }
+        if matches!(progress.phase, Phase::Reading) {
+            return self.finished(progress);
         }
+        if self.terminal {
+            let columns = crossterm::terminal::size().map_or(80, |(w, _)| usize::from(w));
+            let words = text::plain(progress.words().as_bytes());
+            output::status(&text::clip(&words, columns.saturating_sub(1)));
+        } else {
+            self.log(progress, progress.phase);
+        }
+        self.last = Some(progress.clone());
     }
 
     fn log(&mut self, progress: &Progress, phase: Phase) {

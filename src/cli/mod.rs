@@ -161,6 +161,10 @@ pub fn explain(mut usage: clap::Error) -> ExitCode {
     if usage.use_stderr() {
         let quoted: Vec<_> = usage.context().map(|(k, v)| (k, v.clone())).collect();
         for (kind, value) in quoted {
+            #[expect(
+                clippy::wildcard_enum_match_arm,
+                reason = "clap has kinds that hold no text"
+            )]
             let safe = match value {
                 One(word) => One(text::line(&word)),
                 Many(words) => Many(words.iter().map(|w| text::line(w)).collect()),

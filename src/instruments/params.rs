@@ -528,9 +528,12 @@ impl ParameterValue for Positions {
     const ABOUT: &'static str = "which positions, as in edits";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
-        text.parse().map_err(|error| match error {
-            Error::BadArgument { expected, .. } => expected,
-            other => other.to_string(),
+        text.parse().map_err(|error| {
+            if let Error::BadArgument { expected, .. } = error {
+                expected
+            } else {
+                error.to_string()
+            }
         })
     }
 
@@ -677,7 +680,7 @@ mod tests {
         let row = SettleParams::ROWS[1];
         assert_eq!(row.kind, Kind::Choice(&["red", "deep_blue"]));
         assert_eq!(
-            Vec::from_iter(row.older_spellings("deep_blue")),
+            row.older_spellings("deep_blue").collect::<Vec<_>>(),
             ["navy", "ink"]
         );
         assert_eq!(row.older_spellings("red").count(), 0);

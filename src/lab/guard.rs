@@ -146,9 +146,11 @@ impl Guard<'_> {
     fn by_itself(&self, at: Option<Address>) -> Error {
         let place = at.map_or_else(
             || "The model's numbers are".to_string(),
-            |at| match at.site {
-                Site::Logits | Site::LogitsRaw => "The model's logits are".into(),
-                _ => format!("From `{at}` on the model's numbers are"),
+            |at| {
+                if matches!(at.site, Site::Logits | Site::LogitsRaw) {
+                    return "The model's logits are".into();
+                }
+                format!("From `{at}` on the model's numbers are")
             },
         );
         not_finite(self.transformer, &place)

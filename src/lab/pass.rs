@@ -48,11 +48,12 @@ impl Patch {
     /// The first block that has to be computed again.
     pub(crate) fn entry(&self, layers: usize) -> usize {
         let layer = usize::from(self.at.layer);
-        match self.at.site {
-            Site::Embed => 0,
-            Site::ResidPost => layer + 1,
-            Site::FinalNorm | Site::LogitsRaw | Site::Logits => layers,
-            _ => layer,
+        if self.at.site == Site::Embed {
+            0
+        } else if self.at.site.spec().layered {
+            layer + usize::from(self.at.site == Site::ResidPost)
+        } else {
+            layers
         }
     }
 
@@ -291,10 +292,11 @@ impl SharedRun {
 
     /// A value of its first reading, from its first position on.
     pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
-        let stream = match at.site {
-            Site::Embed => self.streams.first(),
-            Site::ResidPost => self.streams.get(usize::from(at.layer) + 1),
-            _ => None,
+        let stream = if at.site == Site::Embed {
+            self.streams.first()
+        } else {
+            let after = self.streams.get(usize::from(at.layer) + 1);
+            after.filter(|_| at.site == Site::ResidPost)
         };
         self.values.get(&at).or(stream)
     }

@@ -252,7 +252,7 @@ fn scan(bytes: &[u8]) -> Scan {
         // With Alt, which no key of ours has.
         [ESC, rest @ ..] => match character(rest) {
             Scan::Done(length, key) => Scan::Done(length + 1, key),
-            other => other,
+            scan @ (Scan::More | Scan::Paste(_)) => scan,
         },
         _ => character(bytes),
     }
@@ -482,10 +482,12 @@ mod tests {
 
     /// Events in words.
     fn told(events: Vec<Event>) -> Vec<String> {
-        let word = |event| match event {
+        let word = |event: Event| match &event {
             Event::Key(key) => key.to_string(),
             Event::Paste(text) => format!("paste {text:?}"),
-            other => format!("{other:?}"),
+            Event::Resize(..) | Event::Engine(_) | Event::Tick(_) | Event::Terminate => {
+                format!("{event:?}")
+            }
         };
         events.into_iter().map(word).collect()
     }

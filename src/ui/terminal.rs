@@ -119,9 +119,10 @@ fn said(info: &PanicHookInfo) -> String {
     let place = info
         .location()
         .map_or_else(String::new, |l| format!(", {l}"));
-    match trace.status() {
-        std::backtrace::BacktraceStatus::Captured => format!("{words}{place}\n{trace}\n"),
-        _ => format!("{words}{place}"),
+    if trace.status() == std::backtrace::BacktraceStatus::Captured {
+        format!("{words}{place}\n{trace}\n")
+    } else {
+        format!("{words}{place}")
     }
 }
 

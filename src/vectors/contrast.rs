@@ -223,10 +223,9 @@ impl Contrast {
         } else {
             self.measure.site
         };
-        let noise = match lab.model.transformer.dtype() {
-            DType::F32 | DType::F64 => 1e-6,
-            _ => 1e-3,
-        };
+        let dtype = lab.model.transformer.dtype();
+        let wide = matches!(dtype, DType::F32 | DType::F64);
+        let noise = if wide { 1e-6 } else { 1e-3 };
         let mut notes = Vec::new();
         if self.shared > 0 {
             notes.push(format!(
@@ -261,9 +260,10 @@ impl Contrast {
             rows,
             origin: Origin {
                 method: method.to_string(),
-                positions: match self.measure.positions {
-                    Positions::Last => "last prompt token".into(),
-                    ref other => other.to_string(),
+                positions: if self.measure.positions == Positions::Last {
+                    "last prompt token".into()
+                } else {
+                    self.measure.positions.to_string()
                 },
                 prompts: (a, b),
                 notes,

@@ -80,6 +80,10 @@ fn pair(input: &str, output: &str) -> Pair {
     }
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "JSON has kinds that are no pairs"
+)]
 fn from_json(value: &Value) -> Result<Vec<Pair>, String> {
     let word = |value: &Value, number: usize| match value {
         Value::String(text) if !text.trim().is_empty() => Ok(text.trim().to_string()),

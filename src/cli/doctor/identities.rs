@@ -134,9 +134,12 @@ pub fn text(lab: &Lab) -> Result<Vec<u32>> {
 
 /// About how many bytes one token leaves when every site is recorded.
 fn bytes_of_a_token(model: &Model) -> usize {
-    let width = |site: Site| match site.spec().axis {
-        Axis::Positions => model.card.heads * LONGEST,
-        _ => model.width(site),
+    let width = |site: Site| {
+        if site.spec().axis == Axis::Positions {
+            model.card.heads * LONGEST
+        } else {
+            model.width(site)
+        }
     };
     let entries: usize = addresses(model).iter().map(|a| width(a.site)).sum();
     4 * entries

@@ -493,11 +493,9 @@ pub fn resolve(
 
 /// Where a point of the residual stream lies between blocks: what leaves a block enters the next.
 fn stream(at: Address) -> Option<usize> {
-    match at.site {
-        Site::ResidPre => Some(usize::from(at.layer)),
-        Site::ResidPost => Some(usize::from(at.layer) + 1),
-        _ => None,
-    }
+    let layer = usize::from(at.layer);
+    let enters = (at.site == Site::ResidPre).then_some(layer);
+    enters.or((at.site == Site::ResidPost).then_some(layer + 1))
 }
 
 fn same_point(a: Address, b: Address) -> bool {

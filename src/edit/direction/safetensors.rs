@@ -79,6 +79,10 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         arrays::dictionary(path, &heads.collect::<Vec<_>>())?;
     }
     let read = |name: &str, view: &TensorView| -> Result<Vec<f32>> {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "other types are refused by name"
+        )]
         let dtype = match view.dtype() {
             Dtype::F32 => DType::F32,
             Dtype::F64 => DType::F64,

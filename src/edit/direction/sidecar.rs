@@ -216,9 +216,10 @@ pub(crate) fn table(
 
 /// Our own provenance and what others read, as the bytes of such a file.
 pub(crate) fn json(origin: &Origin, theirs: Value) -> Vec<u8> {
-    let mut map = match theirs {
-        Value::Object(map) => map,
-        other => Map::from_iter([("value".to_string(), other)]),
+    let mut map = if let Value::Object(map) = theirs {
+        map
+    } else {
+        Map::from_iter([("value".to_string(), theirs)])
     };
     map.insert(super::OWN.into(), json!(origin));
     format!("{:#}\n", Value::Object(map)).into_bytes()

@@ -60,9 +60,10 @@ impl Worker {
         let before = writer.hold();
         if let Err(error) = writer.resume(lab, &held) {
             self.cancel.store(false, Ordering::Relaxed);
-            let why = match error {
-                Error::Cancelled => "it was stopped; undo tries again.".into(),
-                error => error.to_string(),
+            let why = if matches!(error, Error::Cancelled) {
+                "it was stopped; undo tries again.".into()
+            } else {
+                error.to_string()
             };
             self.tell(Update::Failed {
                 slot: None,

@@ -216,17 +216,20 @@ impl LensFile {
 
     /// How many blocks the state at an address went through.
     fn blocks(&self, at: Address) -> Result<usize> {
-        match at.site {
-            Site::ResidPre => Ok(at.layer.into()),
-            Site::ResidPost => Ok(usize::from(at.layer) + 1),
-            _ => Err(Error::Refused {
-                address: at.to_string(),
-                why: format!(
-                    "a {} was fitted on the residual stream between blocks. Read resid_post or resid_pre with it.",
-                    self.kind.name()
-                ),
-            }),
+        let layer = usize::from(at.layer);
+        if at.site == Site::ResidPre {
+            return Ok(layer);
         }
+        if at.site == Site::ResidPost {
+            return Ok(layer + 1);
+        }
+        Err(Error::Refused {
+            address: at.to_string(),
+            why: format!(
+                "a {} was fitted on the residual stream between blocks. Read resid_post or resid_pre with it.",
+                self.kind.name()
+            ),
+        })
     }
 
     /// Rows `[n, d_model]` of the stream at an address through its map; as they are where there is none. Computed in

@@ -89,9 +89,10 @@ impl Measurement for Track {
             })
             .collect();
         let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
-        let value = match asked.show {
-            Show::Logprob => "log-probability (nats)".into(),
-            show => show.print().replace('_', " "),
+        let value = if asked.show == Show::Logprob {
+            "log-probability (nats)".into()
+        } else {
+            asked.show.print().replace('_', " ")
         };
         let points = Header::layers(seen.layers.len());
         let scale = asked.show.scale(&curves);

@@ -140,10 +140,9 @@ impl PatchscopeParams {
     /// Source layers in a model of `count`, the pairs of layers that are read, and how many sources have no target.
     pub(super) fn pairs(&self, count: usize) -> Result<(Vec<Layer>, Vec<LayerPair>, usize)> {
         let sources = self.layer.within("layer", count)?;
-        let targets = match &self.target {
-            TargetLayers::Same(0) if self.show == Show::Grid => &TargetLayers::These(Layers(None)),
-            other => other,
-        };
+        let all = TargetLayers::These(Layers(None));
+        let grid = self.show == Show::Grid && self.target == TargetLayers::Same(0);
+        let targets = if grid { &all } else { &self.target };
         let (pairs, dropped) = targets.of(&sources, count)?;
         Ok((sources, pairs, dropped))
     }

@@ -263,9 +263,10 @@ fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> G
             ("cosine", share.cosine),
         ])
     };
-    let columns = match value {
-        Value::Effect => targets(sum, run, lab),
-        _ => lab.headers(run, sum.positions.iter().copied()),
+    let columns = if value == Value::Effect {
+        targets(sum, run, lab)
+    } else {
+        lab.headers(run, sum.positions.iter().copied())
     };
     let rows = kept.iter().map(|k| header(sum.parts[*k])).collect();
     let grid = Grid::of(

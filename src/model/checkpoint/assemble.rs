@@ -227,9 +227,10 @@ fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -
         })
     };
     let norms_attn = sub_norms(names.norm_attn, names.norm_attn_out)?;
-    let norms_mlp = match b.arrangement {
-        Arrangement::ParallelSharedNorm => SubNorms::default(),
-        _ => sub_norms(names.norm_mlp, names.norm_mlp_out)?,
+    let norms_mlp = if b.arrangement == Arrangement::ParallelSharedNorm {
+        SubNorms::default()
+    } else {
+        sub_norms(names.norm_mlp, names.norm_mlp_out)?
     };
     let mlp = match (b.layers[layer].mlp, b.experts) {
         (MlpKind::Experts, Some(experts)) => {

@@ -111,9 +111,12 @@ impl Repository {
         }
         let write = || {
             path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-            file::write(&path, commit.as_bytes(), Overwrite::Allowed).map_err(|e| match e {
-                Error::Io { source, .. } => source,
-                other => io::Error::other(other),
+            file::write(&path, commit.as_bytes(), Overwrite::Allowed).map_err(|e| {
+                if let Error::Io { source, .. } = e {
+                    source
+                } else {
+                    io::Error::other(e)
+                }
             })
         };
         write().map_err(|e| (path.clone(), e))

@@ -76,9 +76,10 @@ impl From<(PathBuf, std::io::Error)> for Trouble {
 
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Cancelled => Self::Stopped,
-            other => Self::Said(other),
+        if matches!(error, Error::Cancelled) {
+            Self::Stopped
+        } else {
+            Self::Said(error)
         }
     }
 }
@@ -104,6 +105,10 @@ impl From<reqwest::Error> for Trouble {
 
 impl Trouble {
     /// How long to wait before the request is tried again, when that may help.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "nothing else is worth another try"
+    )]
     fn pause(&self, tries: u32) -> Option<Duration> {
         match self {
             Self::Refused {

@@ -154,10 +154,10 @@ fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
 
 /// Where the fifth bits of a block of 32 begin in the file.
 fn fifth(encoding: Encoding) -> Option<usize> {
-    match encoding {
-        Encoding::Q5_0 => Some(2),
-        Encoding::Q5_1 => Some(4),
-        _ => None,
+    if encoding == Encoding::Q5_0 {
+        Some(2)
+    } else {
+        (encoding == Encoding::Q5_1).then_some(4)
     }
 }
 

@@ -180,22 +180,33 @@ fn last(blueprint: &Blueprint) -> u16 {
     u16::try_from(blueprint.layers.len() - 1).unwrap_or(u16::MAX)
 }
 
+/// What stands in for a site that a layer lacks.
+const NEAREST: &[(Site, Site)] = &[
+    (Site::Router, Site::MlpUp),
+    (Site::MlpGate, Site::MlpUp),
+    (Site::MlpUp, Site::MlpOut),
+    (Site::MlpAct, Site::MlpOut),
+    (Site::ResidMid, Site::ResidPre),
+    (Site::FinalNorm, Site::ResidPost),
+];
+
 /// A site, or the nearest one that a layer of an architecture has.
 pub fn stand_in(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
     let mut near = site;
     while lacks(near.at(layer), blueprint).is_some() {
-        near = match near {
-            Site::Router | Site::MlpGate => Site::MlpUp,
-            Site::MlpUp | Site::MlpAct => Site::MlpOut,
-            Site::ResidMid => Site::ResidPre,
-            Site::FinalNorm => Site::ResidPost,
-            other => return other,
+        let Some((_, next)) = NEAREST.iter().find(|(site, _)| *site == near) else {
+            break;
         };
+        near = *next;
     }
     near
 }
 
 /// Why an architecture does not have an address, ending in what to use instead.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "every other site is everywhere"
+)]
 pub fn lacks(at: Address, b: &Blueprint) -> Option<String> {
     let (family, layer) = (b.family, usize::from(at.layer));
     let kind = b.layers.get(layer).map(|l| l.mlp);

@@ -117,6 +117,9 @@ pub fn passed(verdicts: &[Tensor]) -> Result<bool> {
     Ok(sum.to_scalar::<f32>()? == 0.0)
 }
 
+/// The residual stream.
+const STREAM: [Site; 4] = [Site::Embed, Site::ResidPre, Site::ResidMid, Site::ResidPost];
+
 /// A tap that looks at every site, stops at the first value that is not finite, and keeps where that was.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Finder {
@@ -126,13 +129,14 @@ pub struct Finder {
 
 impl Tap for Finder {
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let verdict = match at.site {
-            Site::AttnScores | Site::LogitsRaw | Site::Logits => {
-                let last = x.dim(D::Minus1)?;
-                logits(&x.to_dtype(DType::F32)?.reshape(((), last))?)?
-            }
-            Site::Embed | Site::ResidPre | Site::ResidMid | Site::ResidPost => stream(&x)?,
-            _ => values(&x)?,
+        let scores = matches!(at.site, Site::AttnScores | Site::LogitsRaw | Site::Logits);
+        let verdict = if scores {
+            let last = x.dim(D::Minus1)?;
+            logits(&x.to_dtype(DType::F32)?.reshape(((), last))?)?
+        } else if STREAM.contains(&at.site) {
+            stream(&x)?
+        } else {
+            values(&x)?
         };
         if passed(&[verdict])? {
             return Ok(x);

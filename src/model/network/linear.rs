@@ -247,7 +247,9 @@ fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()>
         Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
         Stored::Cpu(CpuStorage::F16(w)) => PlainWeights::F16(w[span].reinterpret_cast()),
         Stored::Cpu(CpuStorage::BF16(w)) => PlainWeights::Bf16(w[span].reinterpret_cast()),
-        _ => candle_core::bail!("no kernel for weights in {:?}", weight.dtype()),
+        Stored::Cpu(_) | Stored::Cuda(_) | Stored::Metal(_) => {
+            candle_core::bail!("no kernel for weights in {:?}", weight.dtype())
+        }
     };
     kernels::dense(numbers, input, x, y);
     Ok(())

@@ -274,13 +274,14 @@ fn attn_normed(b: &Blueprint, _: usize) -> Meaning {
 }
 
 fn attn_normalized(b: &Blueprint, layer: usize) -> Meaning {
-    match attn_normed(b, layer) {
-        Is(_) | Holds(..) if !gainless(b) => Holds(
-            "what attention reads, normed but before the gain of the norm",
-            AttnIn,
-        ),
-        other => other,
+    let normed = attn_normed(b, layer);
+    if !matches!(normed, Is(_) | Holds(..)) || gainless(b) {
+        return normed;
     }
+    Holds(
+        "what attention reads, normed but before the gain of the norm",
+        AttnIn,
+    )
 }
 
 fn mlp_normed(b: &Blueprint, _: usize) -> Meaning {
@@ -292,13 +293,14 @@ fn mlp_normed(b: &Blueprint, _: usize) -> Meaning {
 }
 
 fn mlp_normalized(b: &Blueprint, layer: usize) -> Meaning {
-    match mlp_normed(b, layer) {
-        Is(_) if !gainless(b) => Holds(
-            "what the MLP reads, normed but before the gain of the norm",
-            MlpIn,
-        ),
-        other => other,
+    let normed = mlp_normed(b, layer);
+    if !matches!(normed, Is(_)) || gainless(b) {
+        return normed;
     }
+    Holds(
+        "what the MLP reads, normed but before the gain of the norm",
+        MlpIn,
+    )
 }
 
 fn between(b: &Blueprint, _: usize) -> Meaning {

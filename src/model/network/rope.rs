@@ -158,23 +158,26 @@ impl Rope {
 
     /// Which frequencies a text of `total` tokens has: two lengths with the same number share them.
     pub fn regime(&self, total: usize) -> usize {
-        match self.scaling {
-            RopeScaling::Dynamic { original, .. } if total > original => total,
-            RopeScaling::Long { original, .. } if total > original => 1,
-            _ => 0,
+        if let RopeScaling::Dynamic { original, .. } = self.scaling
+            && total > original
+        {
+            return total;
         }
+        let long = matches!(self.scaling, RopeScaling::Long { original, .. } if total > original);
+        usize::from(long)
     }
 
     /// `[width / 2]` angles per position, for a text of `total` tokens.
     pub fn frequencies(&self, total: usize) -> Vec<f32> {
         let half = self.width / 2;
         let width = self.width as f64;
-        let base = match self.scaling {
-            RopeScaling::Dynamic { factor, original } if total > original => {
-                let stretch = factor * total as f64 / original as f64 - (factor - 1.0);
-                self.theta * stretch.powf(width / (width - 2.0))
-            }
-            _ => self.theta,
+        let base = if let RopeScaling::Dynamic { factor, original } = self.scaling
+            && total > original
+        {
+            let stretch = factor * total as f64 / original as f64 - (factor - 1.0);
+            self.theta * stretch.powf(width / (width - 2.0))
+        } else {
+            self.theta
         };
         let plain = |i: usize| 1.0 / base.powf(2.0 * i as f64 / width);
         (0..half)

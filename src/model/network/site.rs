@@ -109,10 +109,14 @@ pub struct Address {
 impl Address {
     /// Whether a pass has been here, or is here, when it visits another address.
     pub fn seen_by(self, other: Self) -> bool {
-        let order = |at: Self| match at.site {
-            Site::Embed => (0, 0, 0),
-            Site::FinalNorm | Site::LogitsRaw | Site::Logits => (2, 0, at.site as usize),
-            _ => (1, at.layer, at.site as usize),
+        let order = |at: Self| {
+            if at.site == Site::Embed {
+                (0, 0, 0)
+            } else if at.site.spec().layered {
+                (1, at.layer, at.site as usize)
+            } else {
+                (2, 0, at.site as usize)
+            }
         };
         order(self) <= order(other)
     }

@@ -232,7 +232,10 @@ impl Transformer {
                 let read = norm(&mlp.input, &x)?;
                 ((x + a)?, read)
             }
-            _ => {
+            Arrangement::PreNorm
+            | Arrangement::SandwichNorm
+            | Arrangement::PostNorm
+            | Arrangement::NormedStream => {
                 let x = tap.visit(ResidMid.at(i), norm(&attn.stream, &(x + a)?)?)?;
                 let read = norm(&mlp.input, &x)?;
                 (x, read)

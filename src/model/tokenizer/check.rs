@@ -95,13 +95,13 @@ fn flat<'a>(part: &'a Value, list: &str) -> Vec<&'a Value> {
 /// What a replacement makes of one byte, at the most.
 fn growth(step: &Value) -> usize {
     let content = step["content"].as_str().unwrap_or_default().len();
-    match &step["pattern"] {
-        Value::Object(pattern) => match pattern.get("String").and_then(Value::as_str) {
-            Some(from) if !from.is_empty() => content.div_ceil(from.len()).max(1),
-            // A pattern may match nothing at all, before every character.
-            _ => content + 1,
-        },
-        _ => 1,
+    let Value::Object(pattern) = &step["pattern"] else {
+        return 1;
+    };
+    match pattern.get("String").and_then(Value::as_str) {
+        Some(from) if !from.is_empty() => content.div_ceil(from.len()).max(1),
+        // A pattern may match nothing at all, before every character.
+        _ => content + 1,
     }
 }
 

@@ -151,11 +151,10 @@ impl Pieces {
 
     /// Adds `added_tokens.json`, and marks what the configuration calls special.
     fn add(&mut self, added: Option<&[u8]>, config: &Value) -> Result<()> {
-        let table: HashMap<String, u32> = match parse("added_tokens.json", added)? {
-            Value::Null => HashMap::new(),
-            table => serde_json::from_value(table)
-                .map_err(|e| refuse("added_tokens.json", e.to_string()))?,
-        };
+        let table = parse("added_tokens.json", added)?;
+        let table: Option<HashMap<String, u32>> = serde_json::from_value(table)
+            .map_err(|e| refuse("added_tokens.json", e.to_string()))?;
+        let table = table.unwrap_or_default();
         self.place(table, kind::USER_DEFINED, "added_tokens.json")?;
         if !self.scores.is_empty() {
             self.scores.resize(self.texts.len(), 0.0);

@@ -340,9 +340,10 @@ pub(crate) fn token_named<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
 /// Adds the special tokens of an older model's `special_tokens_map.json` to its `tokenizer_config.json`. As in Python, they
 /// count only where the newer key `added_tokens_decoder` is missing, and win there.
 pub(crate) fn with_special_tokens_map(config: Value, map: &Value) -> Value {
-    let mut config = match config {
-        Value::Object(config) => config,
-        _ => serde_json::Map::new(),
+    let mut config = if let Value::Object(config) = config {
+        config
+    } else {
+        serde_json::Map::new()
     };
     if let Value::Object(map) = map
         && !config.contains_key("added_tokens_decoder")

@@ -272,6 +272,7 @@ impl Reader<'_> {
     }
 
     /// A ramp: a name, or three and more colours.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is a ramp")]
     fn ramp(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Vec<Rgb>> {
         let at = value.span().start;
         match value.get_ref() {

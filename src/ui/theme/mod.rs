@@ -300,9 +300,10 @@ fn ansi(style: &Style) -> bool {
 
 /// The nearest of the 256 colours.
 fn index(color: Color) -> Color {
-    match color {
-        Color::Rgb(r, g, b) => Color::Indexed(colour::nearest(Rgb(r, g, b))),
-        color => color,
+    if let Color::Rgb(r, g, b) = color {
+        Color::Indexed(colour::nearest(Rgb(r, g, b)))
+    } else {
+        color
     }
 }
 
@@ -412,6 +413,7 @@ mod tests {
             }
             styles.push(theme.ground());
             for color in styles.iter().flat_map(|s| [s.fg, s.bg]).flatten() {
+                #[expect(clippy::wildcard_enum_match_arm, reason = "sixteen colours by name")]
                 let deep = match color {
                     Color::Reset => Depth::None,
                     Color::Rgb(..) => Depth::True,

@@ -229,10 +229,10 @@ impl Gguf {
 
     /// Text; `None` when the key is absent or something else.
     pub fn string(&self, key: &str) -> Option<&str> {
-        match self.metadata.get(key)? {
-            Entry::Text(span) => std::str::from_utf8(self.span(span)).ok(),
-            _ => None,
-        }
+        let Entry::Text(span) = self.metadata.get(key)? else {
+            return None;
+        };
+        std::str::from_utf8(self.span(span)).ok()
     }
 
     /// A whole number of any width, not negative.
@@ -240,7 +240,7 @@ impl Gguf {
         match self.metadata.get(key)? {
             Entry::Unsigned(n) => Some(*n),
             Entry::Signed(n) => u64::try_from(*n).ok(),
-            _ => None,
+            Entry::Float(_) | Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
         }
     }
 
@@ -249,7 +249,7 @@ impl Gguf {
         match self.metadata.get(key)? {
             Entry::Unsigned(_) => Some(false),
             Entry::Signed(_) => Some(true),
-            _ => None,
+            Entry::Float(_) | Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
         }
     }
 
@@ -264,49 +264,45 @@ impl Gguf {
             Entry::Unsigned(n) => Some(*n as f64),
             Entry::Signed(n) => Some(*n as f64),
             Entry::Float(x) => Some(*x),
-            _ => None,
+            Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
         }
     }
 
     /// A flag.
     pub fn bool(&self, key: &str) -> Option<bool> {
-        match self.metadata.get(key)? {
-            Entry::Bool(b) => Some(*b),
-            _ => None,
-        }
+        let Entry::Bool(b) = self.metadata.get(key)? else {
+            return None;
+        };
+        Some(*b)
     }
 
     /// A list of strings, such as `tokenizer.ggml.tokens`; `None` too when one of them is no UTF-8.
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
-        match self.metadata.get(key)? {
-            Entry::List {
-                kind: 8,
-                count,
-                span,
-            } => {
-                let mut at = Cursor {
-                    file: self.span(span),
-                    at: 0,
-                };
-                (0..*count)
-                    .map(|_| std::str::from_utf8(at.next_text()?).ok())
-                    .collect()
-            }
-            _ => None,
-        }
+        let Entry::List {
+            kind: 8,
+            count,
+            span,
+        } = self.metadata.get(key)?
+        else {
+            return None;
+        };
+        let mut at = Cursor {
+            file: self.span(span),
+            at: 0,
+        };
+        (0..*count)
+            .map(|_| std::str::from_utf8(at.next_text()?).ok())
+            .collect()
     }
 
     /// A list of floating-point numbers, such as `tokenizer.ggml.scores`.
     pub fn floats(&self, key: &str) -> Option<Vec<f32>> {
-        match self.metadata.get(key)? {
-            Entry::List { kind: 6, span, .. } => Some(
-                self.span(span)
-                    .chunks_exact(4)
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect(),
-            ),
-            _ => None,
-        }
+        let Entry::List { kind: 6, span, .. } = self.metadata.get(key)? else {
+            return None;
+        };
+        let numbers = self.span(span).chunks_exact(4);
+        let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        Some(numbers.map(number).collect())
     }
 
     /// A list of whole numbers of any width (booleans count as 0 and 1), such as `tokenizer.ggml.token_type`.

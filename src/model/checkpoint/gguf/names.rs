@@ -308,6 +308,10 @@ impl Piece<'_> {
     /// Its numbers on the CPU: as they are, or those of blocks in f32.
     pub fn numbers(&self) -> Result<Tensor> {
         let cpu = Device::Cpu;
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "every other type has blocks"
+        )]
         let dense = match self.dtype {
             GgmlDType::F32 => Some(DType::F32),
             GgmlDType::F16 => Some(DType::F16),

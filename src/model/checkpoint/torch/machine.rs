@@ -58,10 +58,10 @@ impl Pickle {
 
     /// The elements of a tuple.
     pub fn tuple(&self, at: Ref) -> Option<&[Ref]> {
-        match self.get(at) {
-            Node::Tuple(items) => Some(items),
-            _ => None,
-        }
+        let Node::Tuple(items) = self.get(at) else {
+            return None;
+        };
+        Some(items)
     }
 
     /// A tuple of whole numbers, none negative.
@@ -71,43 +71,45 @@ impl Pickle {
 
     /// A whole number, not negative.
     pub fn size(&self, at: Ref) -> Option<usize> {
-        match self.get(at) {
-            Node::Int(n) => usize::try_from(*n).ok(),
-            _ => None,
-        }
+        let Node::Int(n) = self.get(at) else {
+            return None;
+        };
+        usize::try_from(*n).ok()
     }
 
     /// A text.
     pub fn text(&self, at: Ref) -> Option<&str> {
-        match self.get(at) {
-            Node::Text(text) => Some(text),
-            _ => None,
-        }
+        let Node::Text(text) = self.get(at) else {
+            return None;
+        };
+        Some(text)
     }
 
     /// A number, whole or not.
     pub fn number(&self, at: Ref) -> Option<f64> {
-        match self.get(at) {
-            Node::Int(n) => Some(*n as f64),
-            Node::Float(x) => Some(*x),
-            _ => None,
+        if let Node::Int(n) = self.get(at) {
+            return Some(*n as f64);
         }
+        let Node::Float(x) = self.get(at) else {
+            return None;
+        };
+        Some(*x)
     }
 
     /// The pairs of a dict.
     pub fn dict(&self, at: Ref) -> Option<&[(Ref, Ref)]> {
-        match self.get(at) {
-            Node::Dict(pairs) => Some(pairs),
-            _ => None,
-        }
+        let Node::Dict(pairs) = self.get(at) else {
+            return None;
+        };
+        Some(pairs)
     }
 
     /// The name of a Python object.
     pub fn global(&self, at: Ref) -> Option<&str> {
-        match self.get(at) {
-            Node::Global(name) => Some(name),
-            _ => None,
-        }
+        let Node::Global(name) = self.get(at) else {
+            return None;
+        };
+        Some(name)
     }
 }
 
@@ -212,23 +214,21 @@ impl<'a> Machine<'a> {
     }
 
     fn fill_dict(&mut self, items: &[Ref]) -> Result<(), String> {
-        match self.last()? {
-            Node::Dict(pairs) if items.len().is_multiple_of(2) => {
-                pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
-                Ok(())
-            }
-            _ => Err("its pickle puts pairs into something that is not a dict".into()),
+        if let Node::Dict(pairs) = self.last()?
+            && items.len().is_multiple_of(2)
+        {
+            pairs.extend(items.chunks_exact(2).map(|p| (p[0], p[1])));
+            return Ok(());
         }
+        Err("its pickle puts pairs into something that is not a dict".into())
     }
 
     fn fill_list(&mut self, items: &[Ref]) -> Result<(), String> {
-        match self.last()? {
-            Node::List(list) => {
-                list.extend_from_slice(items);
-                Ok(())
-            }
-            _ => Err("its pickle appends to something that is not a list".into()),
-        }
+        let Node::List(list) = self.last()? else {
+            return Err("its pickle appends to something that is not a list".into());
+        };
+        list.extend_from_slice(items);
+        Ok(())
     }
 
     /// A call becomes data, or is refused by name.

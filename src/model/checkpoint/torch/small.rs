@@ -105,7 +105,15 @@ fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
                         .map(|(i, at)| (format!("{name}[{i}]"), *at, depth + 1)),
                 );
             }
-            _ => {}
+            Node::Dict(_)
+            | Node::List(_)
+            | Node::Tuple(_)
+            | Node::Int(_)
+            | Node::Float(_)
+            | Node::Text(_)
+            | Node::Global(_)
+            | Node::Storage(_)
+            | Node::Other => {}
         }
     }
     Ok(found)
@@ -117,11 +125,10 @@ fn bad(path: &Path) -> impl Fn(String) -> Error + Copy {
 
 /// A key of a dict as text.
 fn key(pickle: &Pickle, at: Ref) -> Option<String> {
-    match pickle.get(at) {
-        Node::Text(text) => Some(text.clone()),
-        Node::Int(n) => Some(n.to_string()),
-        _ => None,
+    if let Node::Int(n) = pickle.get(at) {
+        return Some(n.to_string());
     }
+    pickle.text(at).map(str::to_owned)
 }
 
 /// The name of what stands in a dict under a key.
@@ -200,9 +207,10 @@ pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let mut open = vec![(String::new(), pickle.root(), 0)];
     while let Some((name, at, depth)) = open.pop() {
-        let said = match pickle.get(at) {
-            Node::Float(x) => Some(x.to_string()),
-            _ => key(&pickle, at),
+        let said = if let Node::Float(x) = pickle.get(at) {
+            Some(x.to_string())
+        } else {
+            key(&pickle, at)
         };
         if let (Node::Dict(pairs), true) = (pickle.get(at), depth < 3) {
             open.extend(pairs.iter().filter_map(|(key, value)| {

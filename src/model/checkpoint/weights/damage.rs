@@ -18,6 +18,7 @@ fn bad<T: Sync>(values: &[T], is_bad: impl Fn(&T) -> bool + Sync) -> usize {
 }
 
 /// How many values of a tensor of the host are not finite.
+#[expect(clippy::wildcard_enum_match_arm, reason = "whole numbers are finite")]
 pub(crate) fn count(x: &Tensor) -> Result<usize> {
     let contiguous = x.contiguous()?;
     let (storage, layout) = contiguous.storage_and_layout();
@@ -34,6 +35,10 @@ pub(crate) fn count(x: &Tensor) -> Result<usize> {
 }
 
 /// Where the f16 scales of a block lie, in bytes from its start.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "other types have no scales in f16"
+)]
 fn scales(kind: GgmlDType) -> &'static [usize] {
     match kind {
         GgmlDType::Q4_0 | GgmlDType::Q5_0 | GgmlDType::Q8_0 => &[0],

@@ -22,9 +22,10 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = offset_gains(config, "gemma")?;
     // Google's first files say `gelu` and mean its approximation, as the class knows.
     let act = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
-    blueprint.activation = match act {
-        Activation::Gelu => Activation::GeluTanh,
-        other => other,
+    blueprint.activation = if act == Activation::Gelu {
+        Activation::GeluTanh
+    } else {
+        act
     };
     Ok(blueprint)
 }

@@ -87,12 +87,10 @@ pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> 
 
 /// The context that a rotation reaches: `dynamic` stretches as a text grows, so its original length is no bound.
 fn stretched(rope: &Rope, positions: usize) -> usize {
-    match rope.scaling {
-        RopeScaling::Dynamic { factor, .. } => {
-            (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
-        }
-        _ => positions,
-    }
+    let RopeScaling::Dynamic { factor, .. } = rope.scaling else {
+        return positions;
+    };
+    (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
 }
 
 /// A bias on queries, keys, values and the attention output where `attention_bias` says so.

@@ -182,20 +182,23 @@ impl Template {
                 "its engine failed",
             ))
         });
-        rendered.map_err(|e| match e.kind() {
-            ErrorKind::OutOfFuel => Error::Text {
-                what: "The chat template did not finish".into(),
-                next: "Shorten the conversation; if it is short, do not trust this template".into(),
-            },
-            _ => Error::Text {
+        rendered.map_err(|e| {
+            if e.kind() == ErrorKind::OutOfFuel {
+                return Error::Text {
+                    what: "The chat template did not finish".into(),
+                    next: "Shorten the conversation; if it is short, do not trust this template".into(),
+                };
+            }
+            Error::Text {
                 what: format!("The chat template refused the conversation: {}", told(&e)),
                 next: "Change the roles or their order, or leave --chat out and write the turns into the prompt".into(),
-            },
+            }
         })
     }
 }
 
 /// The template that a `tokenizer_config.json` holds.
+#[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is a template")]
 fn in_config(given: &serde_json::Value) -> Option<Result<&str, String>> {
     match given {
         serde_json::Value::String(source) => Some(Ok(source)),

@@ -87,6 +87,7 @@ fn bounded(state: &State, value: Value) -> Result<Value, Error> {
 }
 
 /// Counts the parts of a value; false when there are too many, or too deep.
+#[expect(clippy::wildcard_enum_match_arm, reason = "other kinds have no parts")]
 fn count(value: &Value, depth: usize, parts: &mut u64) -> bool {
     *parts += 1;
     if depth > DEEPEST || *parts > MOST_PARTS {
@@ -157,6 +158,10 @@ fn float(
 }
 
 /// Python's methods: our own for what the engine's companion lacks or reads another way.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "other kinds have no methods of ours"
+)]
 fn method(
     state: &mut State,
     value: &Value,
