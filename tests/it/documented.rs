@@ -245,15 +245,14 @@ fn faults(page: &Path, real: bool, model: &str, compares: bool) -> Vec<String> {
             if printed.lines().any(|line| is_line(said, line)) {
                 continue;
             }
-            match nearest(said, &printed).filter(|_| renew) {
-                Some(line) => page_now = page_now.replace(said.as_str(), &line),
-                None => {
-                    faults.push(format!(
-                        "{name}:{}: nothing printed is\n{said}\nbut\n{printed}",
-                        block.line
-                    ));
-                    break;
-                }
+            if let Some(line) = nearest(said, &printed).filter(|_| renew) {
+                page_now = page_now.replace(said.as_str(), &line);
+            } else {
+                faults.push(format!(
+                    "{name}:{}: nothing printed is\n{said}\nbut\n{printed}",
+                    block.line
+                ));
+                break;
             }
         }
     }

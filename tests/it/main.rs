@@ -9,7 +9,9 @@
     clippy::float_cmp,
     clippy::format_push_string,
     clippy::case_sensitive_file_extension_comparisons,
-    clippy::manual_midpoint
+    clippy::manual_midpoint,
+    clippy::format_collect,
+    clippy::wildcard_enum_match_arm // a test says what it wants, and panics at all else
 )]
 
 /// Counts allocations, for the files that lie.
