@@ -436,6 +436,25 @@ pub fn words_of(path: &Path, most: u64) -> Result<String> {
     crate::text::decode(read(path, most)?).map_err(|(what, next)| Error::bad_file(path, what, next))
 }
 
+/// The prompts of a file: one a line, empty lines left out.
+///
+/// # Errors
+///
+/// When the file cannot be read or holds none.
+pub fn prompts(path: &Path) -> Result<Vec<String>> {
+    let text = words(path)?;
+    let lines = text.lines().filter(|l| !l.trim().is_empty());
+    let prompts: Vec<String> = lines.map(ToString::to_string).collect();
+    if prompts.is_empty() {
+        return Err(Error::bad_file(
+            path,
+            "it holds no prompts",
+            "Write one prompt a line.",
+        ));
+    }
+    Ok(prompts)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::edit::positions::Positions;
@@ -356,25 +356,6 @@ impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
     fn print(&self) -> String {
         self.0.to_string()
     }
-}
-
-/// The prompts of a file: one a line, empty lines left out.
-///
-/// # Errors
-///
-/// When the file cannot be read or holds none.
-pub fn read_prompts(path: &Path) -> Result<Vec<String>> {
-    let text = crate::file::words(path)?;
-    let lines = text.lines().filter(|l| !l.trim().is_empty());
-    let prompts: Vec<String> = lines.map(ToString::to_string).collect();
-    if prompts.is_empty() {
-        return Err(Error::bad_file(
-            path,
-            "it holds no prompts",
-            "Write one prompt a line.",
-        ));
-    }
-    Ok(prompts)
 }
 
 /// One layer, or all of them.

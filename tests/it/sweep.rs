@@ -419,7 +419,10 @@ fn ctrl_c_keeps_what_is_done() {
         assert_eq!(out.status.code(), Some(130), "{said}");
         let shown = String::from_utf8(out.stdout).unwrap();
         let (_, rest) = shown.split_once("stopped after ")?;
-        assert!(said.contains("goes on from there"), "{said}");
+        assert!(
+            said.contains("the same command continues from there"),
+            "{said}"
+        );
         rest.split(' ').next()?.parse().ok()
     };
     let (seconds, first) = [2, 5, 15]

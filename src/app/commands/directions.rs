@@ -7,7 +7,6 @@ use super::{Outcome, Why, has_model, needs};
 use crate::app::App;
 use crate::app::history::Turn;
 use crate::engine::Request;
-use crate::instruments::params::read_prompts;
 
 rows! {
     "example-plus" ["g +"] |app, _| example(app, true), "keeps this turn as an example of a behaviour, or removes it again; :direction NAME uses the examples", when has_turn;
@@ -79,7 +78,7 @@ fn kept(app: &App) -> Result<Sides, Why> {
 }
 
 fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
-    let read = |path: &str| read_prompts(path.as_ref());
+    let read = |path: &str| crate::file::prompts(path.as_ref());
     Ok((read(plus)?, read(minus)?, app.settings.chat))
 }
 

@@ -13,7 +13,7 @@ rows! {
     "more" ["+"] |app, _| { app.density = app.density.more(); Ok(vec![]) }, "shows more in every cell";
     "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "shows less in every cell, so that more cells fit";
     "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "flips grids: first layer on top";
-    "theme" [] theme, "chooses a colour theme, with a preview", takes "[NAME]";
+    "theme" [] theme, "chooses the colours: a theme, with a preview", takes "[NAME]";
 }
 
 fn pane(app: &mut App, by: i64) -> Outcome {

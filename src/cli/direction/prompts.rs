@@ -10,7 +10,6 @@ use clap::ArgMatches;
 use super::{Making, arguments, layers, other_method, output, write};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::instruments::params::read_prompts;
 use crate::model::network::address::site_named;
 use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
 
@@ -18,7 +17,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let prompts = |name: &str| {
         matches
             .get_one::<PathBuf>(name)
-            .map_or_else(|| Ok(Vec::new()), |path| read_prompts(path))
+            .map_or_else(|| Ok(Vec::new()), |path| crate::file::prompts(path))
     };
     let (plus, minus) = (prompts("plus")?, prompts("minus")?);
     let method = match matches.get_one("method") {

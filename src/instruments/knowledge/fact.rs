@@ -17,7 +17,6 @@ use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refin
 use crate::instruments::neurons::sight::sights;
 use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::neurons::words;
-use crate::instruments::params::read_prompts;
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
@@ -73,7 +72,7 @@ impl Measurement for Fact {
         };
         let mut prompts = vec![run.tokens.clone()];
         if let Some(file) = &asked.prompts {
-            for text in read_prompts(file)? {
+            for text in crate::file::prompts(file)? {
                 prompts.push(lab.model.encode(&text, false)?);
             }
         }

@@ -9,7 +9,6 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::map::{Fit, Maps, Origin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
 use crate::lab::Lab;
@@ -46,7 +45,7 @@ pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64)
         );
         return Err(Error::argument("layer", pairs.len(), expected));
     }
-    let prompts = read_prompts(path)?;
+    let prompts = crate::file::prompts(path)?;
     let mut wanted: Vec<Address> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
     wanted.sort_unstable();
     wanted.dedup();

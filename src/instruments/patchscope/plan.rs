@@ -7,7 +7,6 @@ use super::asked::{Layer, LayerPair, MapChoice, PatchscopeParams, Show, SourceTe
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
-use crate::instruments::params::read_prompts;
 use crate::instruments::patchscope::attributes;
 use crate::instruments::patchscope::attributes::Subject;
 use crate::instruments::patchscope::fit::fit;
@@ -173,7 +172,7 @@ impl<'a> Plan<'a> {
                 return Ok(());
             }
             SourceTexts::One(text) => vec![text.clone()],
-            SourceTexts::List(path) => read_prompts(path)?,
+            SourceTexts::List(path) => crate::file::prompts(path)?,
         };
         let source = |text: &String| {
             let run = Run::plain(lab.model.encode(text, asked.chat)?);

@@ -13,7 +13,6 @@ use rand::seq::SliceRandom;
 use crate::edit::direction::{Direction, Origin, norm};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Cell, Grid, Header, Scale};
-use crate::instruments::params::read_prompts;
 use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
@@ -145,7 +144,7 @@ impl SelectParams {
     /// The prompts that make candidates, and those that measure them.
     fn sides(&self, run: &Run, lab: &Lab) -> Result<(Sides, Sides)> {
         let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {
-            let prompts = read_prompts(path)?;
+            let prompts = crate::file::prompts(path)?;
             prompts
                 .iter()
                 .map(|p| {

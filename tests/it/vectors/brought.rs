@@ -309,7 +309,7 @@ fn what_is_no_array_of_numbers_is_refused_with_a_sentence() {
         ),
         ("version", npy("<f4", false, &[3], &[0; 12], 9), "version 9"),
         ("cut", good[..20].to_vec(), "no header"),
-        ("magic", b"\x93NUMPX\x01\0".to_vec(), "no array"),
+        ("magic", b"\x93NUMPX\x01\0".to_vec(), "not an array"),
         (
             "scalar",
             npy("<f4", false, &[], &f32s(&[1.0]), 1),
@@ -452,7 +452,7 @@ fn tensors_of_torch_are_found_where_they_lie() {
     // The only vector serves elsewhere too, and which layer the file says is told.
     assert!(read.at(Site::ResidPre.at(2)).is_ok());
     assert!(
-        read.origin.cautions[0].contains("says layer 4"),
+        read.origin.cautions[0].contains("layer 4 but no site"),
         "{:?}",
         read.origin
     );
@@ -781,7 +781,7 @@ fn a_direction_of_length_zero_is_neither_made_nor_used() {
     assert!(code == 2 && err.contains("alike at resid_pre.0"), "{err}");
     let (code, _, err) = make(&a, &ends, &["--layer", "all"]);
     assert!(
-        code == 0 && err.contains("left out as both sides are alike there: resid_pre.0"),
+        code == 0 && err.contains("left out because both lists are equal there: resid_pre.0"),
         "{err}"
     );
     let made = Direction::load(Path::new(out)).unwrap();
@@ -838,10 +838,10 @@ fn a_jacobian_lens_is_of_the_place_that_its_word_means() {
         ("attn_out", "what a block adds"),
         ("mlp_out", "what a block adds"),
         ("mlp_in", "resid_mid"),
-        ("block_outputs", "no place"),
-        ("Block_Output", "no place"),
-        ("output", "no place"),
-        ("", "no place"),
+        ("block_outputs", "not a known place"),
+        ("Block_Output", "not a known place"),
+        ("output", "not a known place"),
+        ("", "not a known place"),
     ] {
         let said = lens(Some(point), vec![]).unwrap_err();
         assert!(said.contains(word), "{point}: {said}");

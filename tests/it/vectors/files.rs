@@ -255,7 +255,7 @@ fn json_beside_says_where() {
     }
     for (text, word) in [
         (json!({"layer": 4}), "and no site"),
-        (json!({"site": "mlp_out", "layer": -1}), "no layer"),
+        (json!({"site": "mlp_out", "layer": -1}), "not a layer"),
         (json!({"site": "resid_post.7", "layer": 6}), "says layer 6"),
         (json!({"site": "nowhere", "layer": 6}), "nowhere"),
         (json!([1]), "not a JSON object"),
@@ -289,7 +289,7 @@ fn ds4s_two_files_belong_together() {
     )
     .unwrap();
     let read = || Direction::load(&path).map_err(|e| e.to_string());
-    assert!(read().unwrap_err().contains("not there"));
+    assert!(read().unwrap_err().contains("does not exist"));
     let good = json!({"format": "ds4-directional-steering-v1", "shape": [3, 2], "component": "ffn_out", "model": "m"});
     let with = |key: &str, value: Value| {
         let mut json = good.clone();

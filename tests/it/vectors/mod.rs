@@ -194,7 +194,7 @@ mod on_the_demo {
                         ours.rows.iter().all(|(a, _)| *a != at),
                         "{positions} {layer}"
                     );
-                    assert!(ours.origin.notes[0].contains("alike there: resid_pre.0"));
+                    assert!(ours.origin.notes[0].contains("equal there: resid_pre.0"));
                     continue;
                 }
                 let ours = ours.at(at).unwrap();

@@ -7,7 +7,6 @@ use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
-use crate::instruments::params::read_prompts;
 use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
 use crate::lab::Lab;
 use crate::lab::guard::tried;
@@ -91,7 +90,7 @@ impl<'a> Plan<'a> {
                 return Err(Error::argument("prompts", file.display(), expected));
             }
             Some(file) => {
-                let prompts = read_prompts(file)?;
+                let prompts = crate::file::prompts(file)?;
                 let tokens = prompts.iter().map(|p| lab.model.encode(p, asked.chat));
                 Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
             }
