@@ -13,7 +13,7 @@ use std::time::Instant;
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::backpatch::Backpatch;
 use lmscope::instruments::backpatch::pairs::{
-    Became, Pair, Vector, Wanted, goes_back, held, pairs, trials,
+    AnswerForms, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, pairs, trials,
 };
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
@@ -55,7 +55,7 @@ fn main() {
         compare_lens(&expected, figure, lab);
     });
     measure.time("back-patching", back_patch, |turn, became, _| {
-        let expected: Vec<(Pair, Answer)> =
+        let expected: Vec<(SourceAndTarget, Answer)> =
             serde_json::from_value(found["back-patching"][turn].clone()).unwrap();
         compare_pairs(&expected, became);
     });
@@ -139,14 +139,14 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, lab: &Lab) {
 }
 
 /// Every pair whose source lies above its target, at the last position: the run read once, the next token of each pair.
-fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(Pair, Became)> {
+fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(SourceAndTarget, AnswerForms)> {
     let last = run.tokens.len() - 1;
     let own = held(lab, run, last, last).unwrap();
     let best = lab.favoured(run).unwrap();
-    let wanted = Wanted::favoured(lab, "answer", best, None).unwrap();
-    let back: Vec<Pair> = pairs(lab.model.card.layers)
+    let wanted = WantedAnswer::top_prediction(lab, "answer", best, None).unwrap();
+    let back: Vec<SourceAndTarget> = pairs(lab.model.card.layers)
         .into_iter()
-        .filter(|pair| goes_back(*pair))
+        .filter(|pair| layer_pairs(*pair))
         .collect();
     let rows = trials(&own, last, &back, Vector::Own, false).unwrap();
     let became = wanted.of(lab, run, last, rows).unwrap();
@@ -154,9 +154,10 @@ fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(Pair, Became)> {
 }
 
 /// The pairs against those of the loops: the same next token, but for ties.
-fn compare_pairs(expected: &[(Pair, Answer)], found: &[(Pair, Became)]) {
+fn compare_pairs(expected: &[(SourceAndTarget, Answer)], found: &[(SourceAndTarget, AnswerForms)]) {
     assert_eq!(expected.len(), found.len());
-    let found: BTreeMap<Pair, &Became> = found.iter().map(|(pair, b)| (*pair, b)).collect();
+    let found: BTreeMap<SourceAndTarget, &AnswerForms> =
+        found.iter().map(|(pair, b)| (*pair, b)).collect();
     let others = expected
         .iter()
         .filter(|(pair, (id, _))| found[pair].top != *id)

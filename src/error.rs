@@ -22,9 +22,7 @@ pub enum Error {
     NotThisKind {
         /// What the user wrote.
         given: String,
-        /// What it is.
         found: String,
-        /// What to do.
         next: String,
     },
     /// The hub or its cache does not give what is needed.
@@ -32,7 +30,6 @@ pub enum Error {
     Hub {
         /// What was asked for and what came.
         what: String,
-        /// What to do.
         next: String,
     },
     /// The user stopped a download; what is kept.
@@ -53,13 +50,11 @@ pub enum Error {
     Config {
         /// Which key, what was expected and what was found.
         what: String,
-        /// What to do.
         next: String,
     },
     /// A model does not fit into the memory that is free.
     #[error("{name} needs about {need}, and {free} are free. {next}.")]
     TooLarge {
-        /// The model.
         name: String,
         /// How much it needs, and for what.
         need: String,
@@ -95,17 +90,14 @@ pub enum Error {
     /// A file that cannot be understood.
     #[error("{}: {what}. {next}", path.display())]
     BadFile {
-        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         what: String,
-        /// What to do.
         next: String,
     },
     /// Reading or writing failed.
     #[error("{}: {source}. Check that the path exists and that you may use it.", path.display())]
     Io {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -149,7 +141,6 @@ pub enum Error {
     BadArgument {
         /// The parameter or flag.
         name: String,
-        /// What was given.
         given: String,
         /// What is accepted.
         expected: String,
@@ -159,7 +150,6 @@ pub enum Error {
     NoDifference {
         /// What keeps them apart.
         why: String,
-        /// What to do.
         next: String,
     },
     /// Nothing to run the model on.
@@ -183,7 +173,6 @@ pub enum Error {
     Text {
         /// What went wrong.
         what: String,
-        /// What to do.
         next: String,
     },
     /// The device that was asked for cannot be used.
@@ -209,7 +198,6 @@ pub enum Error {
         "{model} breaks {failed}, of {count} identities that hold for any weights. Are the files whole, and does the dtype suit it (--dtype f32)? If so, trust no number of it and please report this."
     )]
     Identities {
-        /// The model.
         model: String,
         /// Which, by name.
         failed: String,

@@ -103,7 +103,7 @@ pub fn write_together(files: &[(PathBuf, Vec<u8>)], overwrite: Overwrite) -> Res
     for (path, _) in files {
         check(path, overwrite)?;
     }
-    let ready: Vec<Option<Unplaced>> = files
+    let ready: Vec<Option<FileInTheMaking>> = files
         .iter()
         .map(|(path, bytes)| prepare(path, bytes, None))
         .collect::<Result<_>>()?;
@@ -119,7 +119,7 @@ fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> 
 }
 
 /// Puts the bytes beside their place; what is a pipe or a device gets them at once.
-fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplaced>> {
+fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileInTheMaking>> {
     let fail = |e: std::io::Error| {
         if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
             let next = "Make room, or name a file on another disk. What was there is as it was.";
@@ -133,7 +133,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplac
         let mut stream = open_stream(path)?;
         return stream.write_all(bytes).map(|()| None).map_err(fail);
     }
-    let mut part = Unplaced::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
+    let mut part = FileInTheMaking::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
     if let (None, Some(old)) = (mode, found.filter(Metadata::is_file)) {
         let kept = Permissions::from_mode(old.permissions().mode() & 0o777);
         part.file.set_permissions(kept).map_err(fail)?;
@@ -146,7 +146,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<Unplac
 }
 
 /// Gives what was prepared its name.
-fn arrive(part: Option<Unplaced>, path: &Path, overwrite: Overwrite) -> Result<()> {
+fn arrive(part: Option<FileInTheMaking>, path: &Path, overwrite: Overwrite) -> Result<()> {
     let Some(part) = part else {
         return Ok(());
     };
@@ -161,13 +161,13 @@ fn arrive(part: Option<Unplaced>, path: &Path, overwrite: Overwrite) -> Result<(
 }
 
 /// A file on its way to its name; thrown away unless it arrives.
-struct Unplaced {
+struct FileInTheMaking {
     path: PathBuf,
     file: File,
     arrived: bool,
 }
 
-impl Unplaced {
+impl FileInTheMaking {
     /// A new file beside `path`, under a name of its own that nobody can have prepared.
     fn beside(path: &Path, mode: u32) -> std::io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -229,7 +229,7 @@ impl Unplaced {
     }
 }
 
-impl Drop for Unplaced {
+impl Drop for FileInTheMaking {
     fn drop(&mut self) {
         if !self.arrived {
             let _absent = std::fs::remove_file(&self.path);

@@ -10,7 +10,7 @@ fn main() -> ExitCode {
     cli::threads::settle();
     lmscope::out::report_panics();
     match cli::command().try_get_matches() {
-        Ok(matches) => cli::conclude(&cli::run(&matches)),
+        Ok(matches) => cli::exit_code(&cli::run(&matches)),
         Err(usage) => cli::explain(usage),
     }
 }

@@ -139,7 +139,7 @@ pub fn decode(bytes: Vec<u8>) -> Result<String, (String, &'static str)> {
 /// Spells bytes as prose: spaces and newlines stay, what is unsafe or invisible gets a stand-in.
 ///
 /// The selectors of text and emoji style (U+FE0E, U+FE0F) are dropped: they only choose a glyph, and terminals
-/// disagree on the width they give. Every character is spelled alone, so that [`Stream`] can say the same piece by piece.
+/// disagree on the width they give. Every character is spelled alone, so that [`TextStream`] can say the same piece by piece.
 pub fn plain(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -280,12 +280,12 @@ pub fn clip(text: &str, columns: usize) -> String {
 ///
 /// All pushes and the finish together give what [`plain`] gives for the whole.
 #[derive(Clone, Debug, Default)]
-pub struct Stream {
+pub struct TextStream {
     /// The start of a character that the tokens so far leave open: at most three bytes.
     open: Vec<u8>,
 }
 
-impl Stream {
+impl TextStream {
     /// Takes the bytes of one token and returns the text that is certain now.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.open.extend_from_slice(bytes);
@@ -534,7 +534,7 @@ mod tests {
 
     #[test]
     fn an_emoji_split_over_three_tokens_appears_once() {
-        let mut stream = Stream::default();
+        let mut stream = TextStream::default();
         let said: Vec<String> = [&b"hi \xf0"[..], b"\x9f\x91", b"\x8d!", b"\xe2\x96"]
             .map(|b| stream.push(b))
             .into();
@@ -546,7 +546,7 @@ mod tests {
 
     #[test]
     fn a_broken_character_does_not_swallow_the_next() {
-        let mut stream = Stream::default();
+        let mut stream = TextStream::default();
         assert_eq!(stream.push(b"\xe2\x96"), "");
         assert_eq!(stream.push(b"a"), "⟨e2 96⟩a");
         assert_eq!(stream.push(b"\xf0"), "");
@@ -589,7 +589,7 @@ mod tests {
 
         #[test]
         fn a_stream_says_what_the_whole_says(bytes in bytes(), cuts in prop::collection::vec(0_usize..5, 0..40)) {
-            let (mut stream, mut rest, mut said) = (Stream::default(), &bytes[..], String::new());
+            let (mut stream, mut rest, mut said) = (TextStream::default(), &bytes[..], String::new());
             for cut in cuts {
                 let (head, tail) = rest.split_at(cut.min(rest.len()));
                 said += &stream.push(head);

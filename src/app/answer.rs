@@ -4,20 +4,22 @@
 //! To take in a new update, add its arm in [`App::answer`].
 
 use super::beside::{self, Baseline};
-use super::commands::{Why, command};
-use super::history::{Lost, Way};
+use super::commands::{Unavailable, command};
+use super::history::{ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
 use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
-use super::{App, Effect, Shown, Working, mark};
+use super::{App, Effect, FigureProgress, ShownFigure, mark};
 use crate::edit::receipt::Receipt;
-use crate::edit::{Edit, Place};
-use crate::engine::{Ending, Known, Loaded, Question, Request, Slot, Token, Update};
+use crate::edit::{Edit, EditPlace};
+use crate::engine::{
+    Ending, FigureRequest, KnownDirection, Loaded, PaneName, Request, Token, Update,
+};
 use crate::figure::Figure;
 use crate::figure::column::Column;
 use crate::instruments::{INSTRUMENTS, grow, instrument};
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 
 impl App {
     pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
@@ -35,7 +37,7 @@ impl App {
                 self.history.refuse(&edits);
                 self.inform("the edits are as they were");
             }
-            Update::Kept(number) => self.history.keep(Lost {
+            Update::Kept(number) => self.history.keep(ReplacedText {
                 number,
                 text: self.transcript.clone(),
             }),
@@ -49,9 +51,9 @@ impl App {
             } => return self.figure_came(slot, unedited, *figure),
             Update::Column { slot, column } => self.column_came(slot, *column),
             Update::Working { slot, done, left } => {
-                self.with(slot, |s| s.working = Some(Working { done, left }));
+                self.with(slot, |s| s.working = Some(FigureProgress { done, left }));
             }
-            Update::Dropped(slot) => self.with(slot, Shown::drop_question),
+            Update::Dropped(slot) => self.with(slot, ShownFigure::drop_question),
             Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
             Update::NotFinite(way_out) => self.transcript.not_finite = Some(way_out),
@@ -74,16 +76,16 @@ impl App {
     fn wrote(&mut self, token: Token, receipts: Vec<Receipt>) {
         self.receipts = merge(&self.receipts, receipts);
         if let Some(baseline) = self.baseline.as_mut().filter(|b| b.live) {
-            baseline.grow(&token, self.alongside);
+            baseline.grow(&token, self.baseline_mode);
         }
-        self.transcript.push(token, self.alongside);
-        self.come_back();
+        self.transcript.push(token, self.baseline_mode);
+        self.restore_cursor();
         self.follow();
     }
 
     /// The engine runs this beside the text now.
-    fn beside_came(&mut self, beside: Beside, tokens: Vec<Token>, diverged: Option<usize>) {
-        self.alongside = beside;
+    fn beside_came(&mut self, beside: BaselineMode, tokens: Vec<Token>, diverged: Option<usize>) {
+        self.baseline_mode = beside;
         if !beside.is_lockstep() {
             if self.baseline.take_if(|b| b.live).is_some() {
                 self.compare = false;
@@ -92,8 +94,8 @@ impl App {
         }
         let written = self.transcript.tokens.iter().skip(self.transcript.prompt);
         self.baseline = Some(match beside {
-            Beside::OwnText if !tokens.is_empty() => Baseline::live(tokens, diverged),
-            Beside::Forced => {
+            BaselineMode::OwnText if !tokens.is_empty() => Baseline::live(tokens, diverged),
+            BaselineMode::Forced => {
                 // What was written before it was forced was the edited run's own choice.
                 let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
                 let chosen = written.map(|t| {
@@ -102,7 +104,7 @@ impl App {
                 });
                 Baseline::live(chosen, diverged)
             }
-            Beside::Nothing | Beside::SameText | Beside::OwnText => {
+            BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => {
                 Baseline::live(written.map(beside::plain), diverged)
             }
         });
@@ -130,7 +132,7 @@ impl App {
         ));
     }
 
-    pub(super) fn with(&mut self, slot: Slot, change: impl FnOnce(&mut Shown)) {
+    pub(super) fn with(&mut self, slot: PaneName, change: impl FnOnce(&mut ShownFigure)) {
         if let Some(shown) = self.shown.get_mut(slot) {
             change(shown);
         }
@@ -179,17 +181,17 @@ impl App {
     }
 
     /// The questions of the live instruments that have a place on the screen, and of the steady ones.
-    pub(super) fn live(&self) -> Vec<Question> {
+    pub(super) fn live(&self) -> Vec<FigureRequest> {
         let Some(model) = &self.model else {
             return Vec::new();
         };
-        let asked = |name: Slot| {
+        let asked = |name: PaneName| {
             self.shown
                 .get(name)
                 .map(|s| s.arguments.clone())
                 .unwrap_or_default()
         };
-        let question = |name: Slot| Question {
+        let question = |name: PaneName| FigureRequest {
             instrument: name,
             arguments: asked(name),
             unedited: false,
@@ -212,7 +214,8 @@ impl App {
             return None;
         }
         let before = std::mem::replace(&mut self.watched, live.clone());
-        let within = |list: &[Question], slot: Slot| list.iter().any(|q| q.instrument == slot);
+        let within =
+            |list: &[FigureRequest], slot: PaneName| list.iter().any(|q| q.instrument == slot);
         for question in &before {
             if !within(&live, question.instrument) {
                 self.with(question.instrument, |s| {
@@ -223,7 +226,7 @@ impl App {
         if !self.transcript.tokens.is_empty() {
             for question in live.iter().filter(|q| !before.contains(q)) {
                 self.with(question.instrument, |s| {
-                    s.working = Some(Working::default());
+                    s.working = Some(FigureProgress::default());
                 });
             }
         }
@@ -231,7 +234,7 @@ impl App {
     }
 
     /// Whether an instrument grows with the text.
-    pub(super) fn is_live(&self, slot: Slot) -> bool {
+    pub(super) fn is_live(&self, slot: PaneName) -> bool {
         self.live().iter().any(|q| q.instrument == slot)
     }
 
@@ -240,11 +243,11 @@ impl App {
         let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
         let before = &self.transcript.tokens;
         let again = !before.is_empty() && ids(before).starts_with(&ids(&tokens));
-        self.transcript.begin(tokens, self.now, self.alongside);
+        self.transcript.begin(tokens, self.now, self.baseline_mode);
         self.transcript.source.clone_from(&self.last);
         self.show_presets = false;
         self.baseline = self
-            .alongside
+            .baseline_mode
             .is_lockstep()
             .then(|| Baseline::live([], None));
         self.baseline_asked = false;
@@ -272,8 +275,8 @@ impl App {
         self.follow();
         self.forget_figures();
         let word = match way {
-            Some(Way::Back) => Some("undone"),
-            Some(Way::Forth) => Some("redone"),
+            Some(UndoOrRedo::Back) => Some("undone"),
+            Some(UndoOrRedo::Forth) => Some("redone"),
             // What was undone was said already.
             None => None,
         };
@@ -292,14 +295,14 @@ impl App {
 
     /// Live figures are about the text that was there before and come anew; the others say that they are older.
     fn forget_figures(&mut self) {
-        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             if live.contains(slot) {
-                *shown = Shown {
+                *shown = ShownFigure {
                     arguments: shown.arguments.clone(),
                     spot: shown.spot,
                     number: shown.number,
-                    ..Shown::default()
+                    ..ShownFigure::default()
                 };
             } else if shown.figure.is_some() && shown.about_text(slot) {
                 shown.stale = Some(EARLIER_TEXT);
@@ -340,7 +343,7 @@ impl App {
         self.transcript.not_finite = None;
         self.baseline = None;
         self.follow();
-        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             let about = shown.about_text(slot);
             if let Some(figure) = &mut shown.figure {
@@ -371,7 +374,7 @@ impl App {
         }
     }
 
-    fn figure_came(&mut self, slot: Slot, unedited: bool, figure: Figure) -> Vec<Effect> {
+    fn figure_came(&mut self, slot: PaneName, unedited: bool, figure: Figure) -> Vec<Effect> {
         let (mut problem, mut anew) = (None, false);
         let text = self.beginning();
         self.with(slot, |s| {
@@ -383,7 +386,7 @@ impl App {
                 // Other edits may have another answer, which the unedited run is to be asked about.
                 anew = s
                     .unedited
-                    .take_if(|u| !u.tells_of_the_same(&figure))
+                    .take_if(|u| !u.same_tokens_followed(&figure))
                     .is_some();
                 s.figure = Some(figure);
                 s.stale = None;
@@ -408,7 +411,7 @@ impl App {
         Vec::new()
     }
 
-    fn column_came(&mut self, slot: Slot, column: Column) {
+    fn column_came(&mut self, slot: PaneName, column: Column) {
         let text = self.beginning();
         self.with(slot, |s| {
             s.text = text;
@@ -433,7 +436,7 @@ impl App {
         });
     }
 
-    fn direction_came(&mut self, known: &Known) {
+    fn direction_came(&mut self, known: &KnownDirection) {
         let (name, about) = (&known.name, known.about());
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
@@ -451,7 +454,7 @@ impl App {
         ));
     }
 
-    fn failed(&mut self, slot: Option<Slot>, message: String) {
+    fn failed(&mut self, slot: Option<PaneName>, message: String) {
         // What was asked of a model that never came; why it did not is shown already.
         let echo = slot.is_none()
             && self.model.is_none()
@@ -476,7 +479,7 @@ impl App {
     }
 
     /// Where a direction was measured.
-    pub(super) fn home_of(&self, direction: &str) -> Option<Place> {
+    pub(super) fn home_of(&self, direction: &str) -> Option<EditPlace> {
         self.directions
             .iter()
             .find(|d| d.name == direction)
@@ -484,7 +487,7 @@ impl App {
     }
 
     /// Runs a command line as typed.
-    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Why> {
+    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Unavailable> {
         let line = line.trim();
         let (word, rest) = line
             .split_once(char::is_whitespace)
@@ -496,7 +499,7 @@ impl App {
             self.set_focus(Pane::Figure(of.name()));
             return Ok(Vec::new());
         }
-        Err(Why(format!(
+        Err(Unavailable(format!(
             "there is no command `{word}`; ? lists what can be done here"
         )))
     }
@@ -520,12 +523,12 @@ fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
 }
 
 /// Where a direction acts unless somebody says otherwise.
-fn home(known: &Known) -> Place {
-    known.home().map_or(Place::Writes, Place::At)
+fn home(known: &KnownDirection) -> EditPlace {
+    known.home().map_or(EditPlace::Writes, EditPlace::At)
 }
 
 /// The row that offers a direction: where it was measured, switched off.
-fn ready(known: &Known) -> Edit {
+fn ready(known: &KnownDirection) -> Edit {
     Edit {
         on: false,
         strength: known.strength,

@@ -6,9 +6,9 @@
 use std::ops::Range;
 
 use super::App;
-use super::transcript::{Span, Transcript};
+use super::transcript::{TokenSpan, Transcript};
 use crate::engine::Token;
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::text;
 
 /// The narrowest place in which two texts stand side by side.
@@ -40,13 +40,13 @@ impl Baseline {
     }
 
     /// Takes in the other run's part of a token that was written.
-    pub fn grow(&mut self, token: &Token, beside: Beside) {
+    pub fn grow(&mut self, token: &Token, beside: BaselineMode) {
         if let Some(other) = token.other.as_deref() {
             if other.id != token.id {
                 self.diverges = self.diverges.or(Some(token.position));
             }
             self.text.join(other.clone());
-        } else if token.kl.is_none() || beside == Beside::Forced {
+        } else if token.kl.is_none() || beside == BaselineMode::Forced {
             // No edit is in force: both runs are one.
             self.text.join(plain(token));
         }
@@ -69,7 +69,7 @@ pub fn plain(token: &Token) -> Token {
 pub fn comparable(text: &Transcript) -> Vec<Option<f32>> {
     let mut apart = false;
     let kl = |token: &Token| {
-        let lockstep = text.beside(token.position) == Beside::OwnText;
+        let lockstep = text.beside(token.position) == BaselineMode::OwnText;
         apart &= lockstep;
         let kl = token.kl.filter(|_| !apart);
         let differs = token.other.as_ref().is_some_and(|o| o.id != token.id);
@@ -154,11 +154,11 @@ pub fn pair(
 }
 
 /// What runs beside the text, in a word; none for what always does.
-pub fn name(beside: Beside) -> Option<&'static str> {
+pub fn name(beside: BaselineMode) -> Option<&'static str> {
     match beside {
-        Beside::Nothing | Beside::SameText => None,
-        Beside::OwnText => Some("lockstep"),
-        Beside::Forced => Some("lockstep forced"),
+        BaselineMode::Nothing | BaselineMode::SameText => None,
+        BaselineMode::OwnText => Some("lockstep"),
+        BaselineMode::Forced => Some("lockstep forced"),
     }
 }
 
@@ -183,15 +183,15 @@ impl App {
     }
 
     /// The lines that the cursor walks: those of the text as it is shown.
-    pub(super) fn lines(&self, width: usize) -> Vec<Vec<Span>> {
+    pub(super) fn lines(&self, width: usize) -> Vec<Vec<TokenSpan>> {
         let text = &self.transcript;
         let Some((column, strip)) = self.side_by_side(width) else {
             return text.wrap(width);
         };
         let mut lines = super::transcript::wrap(&text.pieces[..text.prompt], &[], width);
-        let line = |range: Range<usize>| -> Vec<Span> {
+        let line = |range: Range<usize>| -> Vec<TokenSpan> {
             let here = range.filter(|p| *p < text.pieces.len());
-            here.map(|token| Span {
+            here.map(|token| TokenSpan {
                 token,
                 text: text.pieces[token].replace('\n', "⏎"),
             })
@@ -245,12 +245,12 @@ mod tests {
         };
         let mut text = Transcript::default();
         for (position, other, beside) in [
-            (0, 7, Beside::OwnText),
-            (1, 8, Beside::OwnText),
-            (2, 7, Beside::OwnText),
-            (3, 8, Beside::Forced),
-            (4, 7, Beside::Forced),
-            (5, 8, Beside::OwnText),
+            (0, 7, BaselineMode::OwnText),
+            (1, 8, BaselineMode::OwnText),
+            (2, 7, BaselineMode::OwnText),
+            (3, 8, BaselineMode::Forced),
+            (4, 7, BaselineMode::Forced),
+            (5, 8, BaselineMode::OwnText),
         ] {
             text.push(token(position, other), beside);
         }

@@ -2,12 +2,13 @@
 //!
 //! Invariant: a place found in a figure exists in it. All panes follow one anchor: layer, position, unit; a figure
 //! whose rows or columns are something else keeps a spot of its own beside it.
-//! To add a way to move, add a variant of [`Step`].
+//! To add a way to move, add a variant of [`CursorMove`].
 
 use crate::export::number::spelled;
-use crate::figure::also::Story;
+use crate::figure::also::RankStory;
 use crate::figure::{
-    Anchor, Body, Entry, Figure, Grid, Page, Row, Scale, Series, Style, Table, Unit, positions,
+    Anchor, Body, Entry, Figure, Grid, Scale, Series, Style, Table, TablePage, TableRow, Unit,
+    positions,
 };
 
 /// Where the user is.
@@ -48,20 +49,13 @@ impl Cursor {
     }
 }
 
-/// One move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// One to the left.
+pub enum CursorMove {
     Left,
-    /// One to the right.
     Right,
-    /// One up.
     Up,
-    /// One down.
     Down,
-    /// To the first.
     First,
-    /// To the last.
     Last,
     /// Several up.
     PageUp,
@@ -71,8 +65,7 @@ pub enum Step {
 
 /// A row and a column of a figure; in a table the column is the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spot {
-    /// The row.
+pub struct FigureCell {
     pub row: usize,
     /// The column of a grid, the page of a table, nothing in a text.
     pub column: usize,
@@ -80,7 +73,7 @@ pub struct Spot {
 
 /// What a figure says at one place.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Reading {
+pub struct CellUnderCursor {
     /// Where it came from.
     pub anchor: Anchor,
     /// The title of its column or page: the token at its position, where those are positions.
@@ -94,7 +87,7 @@ pub struct Reading {
     /// What their numbers are, and from where to where bars for them go; without it they are of different kinds.
     pub axis: Option<(String, (f32, f32))>,
     /// What becomes of a token along the layers there, and how it stands at this one.
-    pub story: Option<(Story, usize)>,
+    pub story: Option<(RankStory, usize)>,
     /// How the number is spelled.
     pub scale: Option<Scale>,
     /// Named entries of a table row.
@@ -102,12 +95,12 @@ pub struct Reading {
 }
 
 /// Finds the place of the cursor in a figure; `spot` fills in what the anchor does not decide.
-pub fn locate(figure: &Figure, cursor: Cursor, spot: Spot) -> Option<Spot> {
+pub fn locate(figure: &Figure, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
     match &figure.body {
         Body::Grid(grid) => locate_grid(grid, cursor, spot),
         Body::Table(table) => locate_table(table, cursor, spot),
         Body::Series(series) => locate_series(series, cursor, spot),
-        Body::Text(text) => (!text.lines.is_empty()).then(|| Spot {
+        Body::Text(text) => (!text.lines.is_empty()).then(|| FigureCell {
             row: spot.row.min(text.lines.len() - 1),
             column: 0,
         }),
@@ -132,8 +125,8 @@ fn place(anchor: Anchor) -> Option<usize> {
     anchor.position.map(|p| p as usize)
 }
 
-fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
-    let last = Spot {
+fn locate_grid(grid: &Grid, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
+    let last = FigureCell {
         row: grid.rows.len().checked_sub(1)?,
         column: grid.columns.len().checked_sub(1)?,
     };
@@ -141,14 +134,14 @@ fn locate_grid(grid: &Grid, cursor: Cursor, spot: Spot) -> Option<Spot> {
     let positions = grid.columns.iter().map(|h| place(h.anchor));
     let row = nearest(layers, cursor.layer, spot.row).unwrap_or(spot.row);
     let column = nearest(positions, cursor.position, spot.column).unwrap_or(spot.column);
-    let found = Spot {
+    let found = FigureCell {
         row: row.min(last.row),
         column: column.min(last.column),
     };
     grid.cells.get(found.column)?.get(found.row).map(|_| found)
 }
 
-fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
+fn locate_table(table: &Table, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
     let last = table.pages.len().checked_sub(1)?;
     let positions = table.pages.iter().map(|p| place(p.anchor));
     let column = nearest(positions, cursor.position, spot.column).unwrap_or(spot.column);
@@ -161,7 +154,7 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     // Where rows are places of the text, the row is the cursor's position, and its layer there; where every layer has
     // one row, the cursor's layer. Elsewhere rows are ranks, and stay.
     let row = if plain && moving {
-        let away = |(i, row): (usize, &Row)| {
+        let away = |(i, row): (usize, &TableRow)| {
             let anchor = row.anchor;
             let position = (anchor.position? as usize).abs_diff(cursor.position);
             let layer = anchor
@@ -177,21 +170,21 @@ fn locate_table(table: &Table, cursor: Cursor, spot: Spot) -> Option<Spot> {
     } else {
         spot.row
     };
-    Some(Spot {
+    Some(FigureCell {
         row: row.min(rows.len().checked_sub(1)?),
         column,
     })
 }
 
 /// The point nearest to the cursor, of the curve nearest to it; what the anchors do not decide stays.
-fn locate_series(series: &Series, cursor: Cursor, spot: Spot) -> Option<Spot> {
-    let last = Spot {
+fn locate_series(series: &Series, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
+    let last = FigureCell {
         row: series.curves.len().checked_sub(1)?,
         column: series.points.len().checked_sub(1)?,
     };
     let row = near(series.curves.iter().map(|c| c.anchor), cursor, spot.row);
     let column = near(series.points.iter().map(|p| p.anchor), cursor, spot.column);
-    Some(Spot {
+    Some(FigureCell {
         row: row.min(last.row),
         column: column.min(last.column),
     })
@@ -214,7 +207,7 @@ fn near(anchors: impl Iterator<Item = Anchor> + Clone, cursor: Cursor, held: usi
 }
 
 /// What a figure says at a place.
-pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
+pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
     match &figure.body {
         Body::Grid(grid) => {
             let cell = grid.cells.get(spot.column)?.get(spot.row)?;
@@ -223,8 +216,8 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             anchor.layer = anchor.layer.or(row.and_then(|h| h.anchor.layer));
             anchor.position = anchor.position.or(column.and_then(|h| h.anchor.position));
             let layer = anchor.layer.map(usize::from);
-            let story = grid.story(spot.column).cloned().zip(layer);
-            Some(Reading {
+            let story = grid.rank_story(spot.column).cloned().zip(layer);
+            Some(CellUnderCursor {
                 anchor,
                 column: column.map_or_else(String::new, |h| h.label.clone()),
                 label: cell.label.clone(),
@@ -233,7 +226,7 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 more: cell.more.clone(),
                 scale: Some(grid.scale),
                 story,
-                ..Reading::default()
+                ..CellUnderCursor::default()
             })
         }
         Body::Table(table) => {
@@ -242,12 +235,12 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
             let mut anchor = row.anchor;
             anchor.position = anchor.position.or(page.anchor.position);
             let entries = row.entries.iter().map(spell);
-            Some(Reading {
+            Some(CellUnderCursor {
                 anchor,
                 column: page.title.clone(),
                 label: entries.clone().next().unwrap_or_default(),
                 entries: table.columns.iter().cloned().zip(entries).collect(),
-                ..Reading::default()
+                ..CellUnderCursor::default()
             })
         }
         Body::Series(series) => {
@@ -267,7 +260,7 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                     .count();
                 more[..=before].rotate_right(1);
             }
-            Some(Reading {
+            Some(CellUnderCursor {
                 anchor: series.anchor(spot.row, spot.column),
                 column: point.label.clone(),
                 axis: Some((series.value.clone(), series.reach(spot.row))),
@@ -275,18 +268,18 @@ pub fn read(figure: &Figure, spot: Spot) -> Option<Reading> {
                 label: point.label.clone(),
                 value: chosen.map(|v| (series.value.clone(), v)),
                 more,
-                ..Reading::default()
+                ..CellUnderCursor::default()
             })
         }
-        Body::Text(text) => Some(Reading {
+        Body::Text(text) => Some(CellUnderCursor {
             label: text.lines.get(spot.row)?.clone(),
-            ..Reading::default()
+            ..CellUnderCursor::default()
         }),
     }
 }
 
 /// What the numbers of a cell's candidates are, where they are of one kind: another number of the grid, or its own.
-fn candidates(grid: &Grid, spot: Spot) -> Option<(String, (f32, f32))> {
+fn candidates(grid: &Grid, spot: FigureCell) -> Option<(String, (f32, f32))> {
     if let Some(name) = &grid.also.candidates {
         return Some((name.clone(), Scale::Unit.ends()));
     }
@@ -343,7 +336,13 @@ pub fn number(n: f32) -> String {
 }
 
 /// Where a move leads inside a figure; `page` is how far a page is, `flipped` whether grids have row 0 on top.
-pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool) -> Spot {
+pub fn step(
+    figure: &Figure,
+    from: FigureCell,
+    step: CursorMove,
+    page: usize,
+    flipped: bool,
+) -> FigureCell {
     if let Body::Series(series) = &figure.body
         && series.style != Style::Lines
     {
@@ -355,22 +354,26 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
             table.pages.get(from.column).map_or(0, |p| p.rows.len()),
             table.pages.len(),
             // Layers stand as in grids, the last on top.
-            flipped || !table.pages.get(from.column).is_some_and(Page::by_layer),
+            flipped
+                || !table
+                    .pages
+                    .get(from.column)
+                    .is_some_and(TablePage::by_layer),
         ),
         Body::Series(series) => (series.curves.len(), series.points.len(), true),
         Body::Text(text) => (text.lines.len(), 1, true),
     };
     let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
-    let Spot { row, column } = from;
+    let FigureCell { row, column } = from;
     let (row, column) = match step {
-        Step::Left => (row, column.saturating_sub(1)),
-        Step::Right => (row, (column + 1).min(last_column)),
-        Step::First => (row, 0),
-        Step::Last => (row, last_column),
-        Step::Up | Step::Down | Step::PageUp | Step::PageDown => {
-            let pages = matches!(step, Step::PageUp | Step::PageDown);
+        CursorMove::Left => (row, column.saturating_sub(1)),
+        CursorMove::Right => (row, (column + 1).min(last_column)),
+        CursorMove::First => (row, 0),
+        CursorMove::Last => (row, last_column),
+        CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {
+            let pages = matches!(step, CursorMove::PageUp | CursorMove::PageDown);
             let by = if pages { page } else { 1 };
-            let row = if matches!(step, Step::Up | Step::PageUp) == downward {
+            let row = if matches!(step, CursorMove::Up | CursorMove::PageUp) == downward {
                 row.saturating_sub(by)
             } else {
                 (row + by).min(last_row)
@@ -378,31 +381,31 @@ pub fn step(figure: &Figure, from: Spot, step: Step, page: usize, flipped: bool)
             (row, column)
         }
     };
-    Spot { row, column }
+    FigureCell { row, column }
 }
 
 /// Bars stand below each other: up and down go over points, left and right over curves.
-fn step_bars(series: &Series, from: Spot, step: Step, page: usize) -> Spot {
+fn step_bars(series: &Series, from: FigureCell, step: CursorMove, page: usize) -> FigureCell {
     let last = series.points.len().saturating_sub(1);
     let (row, column) = (from.row, from.column);
     let (row, column) = match step {
-        Step::Up => (row, column.saturating_sub(1)),
-        Step::Down => (row, (column + 1).min(last)),
-        Step::PageUp => (row, column.saturating_sub(page)),
-        Step::PageDown => (row, (column + page).min(last)),
-        Step::First => (row, 0),
-        Step::Last => (row, last),
-        Step::Left => (row.saturating_sub(1), column),
-        Step::Right => ((row + 1).min(series.curves.len().saturating_sub(1)), column),
+        CursorMove::Up => (row, column.saturating_sub(1)),
+        CursorMove::Down => (row, (column + 1).min(last)),
+        CursorMove::PageUp => (row, column.saturating_sub(page)),
+        CursorMove::PageDown => (row, (column + page).min(last)),
+        CursorMove::First => (row, 0),
+        CursorMove::Last => (row, last),
+        CursorMove::Left => (row.saturating_sub(1), column),
+        CursorMove::Right => ((row + 1).min(series.curves.len().saturating_sub(1)), column),
     };
-    Spot { row, column }
+    FigureCell { row, column }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::figure::{Cell, Header, Provenance};
+    use crate::figure::{AxisLabel, Cell, Provenance};
 
     fn figure(body: Body) -> Figure {
         Figure {
@@ -433,7 +436,7 @@ mod tests {
             ..Cursor::default()
         };
         for held in [(0, 3), (1, 0), (2, 2)] {
-            let held = Spot {
+            let held = FigureCell {
                 row: held.0,
                 column: held.1,
             };
@@ -449,18 +452,18 @@ mod tests {
             more: vec![],
         };
         figure(Body::Grid(Grid {
-            also: crate::figure::also::Also::default(),
+            also: crate::figure::also::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "p".into(),
             rows: (0..3)
-                .map(|l| Header {
+                .map(|l| AxisLabel {
                     label: l.to_string(),
                     anchor: Anchor::layer(l),
                 })
                 .collect(),
             columns: (2..6)
-                .map(|p| Header {
+                .map(|p| AxisLabel {
                     label: p.to_string(),
                     anchor: Anchor::position(p),
                 })
@@ -482,14 +485,14 @@ mod tests {
                     position,
                     ..Cursor::default()
                 },
-                Spot::default(),
+                FigureCell::default(),
             )
             .unwrap()
         };
-        assert_eq!(at(1, 4), Spot { row: 1, column: 2 });
+        assert_eq!(at(1, 4), FigureCell { row: 1, column: 2 });
         assert_eq!(
             at(9, 0),
-            Spot { row: 2, column: 0 },
+            FigureCell { row: 2, column: 0 },
             "the nearest that exists"
         );
         assert_eq!(read(&grid(), at(1, 4)).unwrap().label, "1.4");
@@ -497,20 +500,20 @@ mod tests {
 
     #[test]
     fn grids_have_the_top_layer_on_top() {
-        let spot = Spot { row: 1, column: 1 };
-        assert_eq!(step(&grid(), spot, Step::Up, 5, false).row, 2);
-        assert_eq!(step(&grid(), spot, Step::Up, 5, true).row, 0);
-        assert_eq!(step(&grid(), spot, Step::PageDown, 5, false).row, 0);
-        assert_eq!(step(&grid(), spot, Step::Last, 5, false).column, 3);
+        let spot = FigureCell { row: 1, column: 1 };
+        assert_eq!(step(&grid(), spot, CursorMove::Up, 5, false).row, 2);
+        assert_eq!(step(&grid(), spot, CursorMove::Up, 5, true).row, 0);
+        assert_eq!(step(&grid(), spot, CursorMove::PageDown, 5, false).row, 0);
+        assert_eq!(step(&grid(), spot, CursorMove::Last, 5, false).column, 3);
     }
 
     #[test]
     fn a_page_belongs_to_a_position() {
-        let row = |n| Row {
+        let row = |n| TableRow {
             anchor: Anchor::layer(n).with(Unit::Neuron(7)),
             entries: vec![Entry::Text("L".into()), Entry::Number(1.234)],
         };
-        let page = |p| Page {
+        let page = |p| TablePage {
             title: "p".into(),
             anchor: Anchor::position(p),
             rows: vec![row(0), row(1)],
@@ -525,10 +528,10 @@ mod tests {
                 position: 1,
                 ..Cursor::default()
             },
-            Spot { row: 9, column: 0 },
+            FigureCell { row: 9, column: 0 },
         )
         .unwrap();
-        assert_eq!(spot, Spot { row: 1, column: 1 });
+        assert_eq!(spot, FigureCell { row: 1, column: 1 });
         let reading = read(&table, spot).unwrap();
         assert_eq!(reading.anchor.position, Some(1));
         assert_eq!(reading.entries[1], ("b".to_string(), "1.23".to_string()));
@@ -537,7 +540,7 @@ mod tests {
     /// Where rows are positions, the row is the cursor's, whatever layer it names.
     #[test]
     fn rows_of_positions_follow_the_position() {
-        let row = |anchor| Row {
+        let row = |anchor| TableRow {
             anchor,
             entries: vec![],
         };
@@ -551,7 +554,7 @@ mod tests {
         ];
         let settle = figure(Body::Table(Table {
             columns: vec![],
-            pages: vec![Page {
+            pages: vec![TablePage {
                 title: String::new(),
                 anchor: Anchor::default(),
                 rows: anchors.map(row).to_vec(),
@@ -563,7 +566,7 @@ mod tests {
                 position,
                 ..Cursor::default()
             };
-            let held = Spot {
+            let held = FigureCell {
                 row: held,
                 column: 0,
             };
@@ -581,6 +584,9 @@ mod tests {
             columns: vec![],
             pages: vec![],
         }));
-        assert_eq!(locate(&empty, Cursor::default(), Spot::default()), None);
+        assert_eq!(
+            locate(&empty, Cursor::default(), FigureCell::default()),
+            None
+        );
     }
 }

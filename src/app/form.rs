@@ -1,28 +1,25 @@
 //! The parameter form of an instrument, derived from its parameters.
 //!
 //! Invariant: what is sent was read by the instrument; a refusal stays in the form with its reason.
-//! To add a kind of field, add a variant of [`Kind`] in `instruments/params.rs` and its arm in [`Form::press`].
+//! To add a kind of field, add a variant of [`ParamKind`] in `instruments/params.rs` and its arm in [`Form::press`].
 
 use super::key::{Code, Key};
-use super::prompt::{Prompt, Typed};
-use crate::engine::Slot;
-use crate::instruments::{Arguments, Instrument, Kind, Parameter, instrument};
+use super::prompt::{EditorOutcome, PromptInput};
+use crate::engine::PaneName;
+use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, instrument};
 
 /// One parameter being written.
 #[derive(Clone, Debug)]
 pub struct Field {
-    /// What it is.
     pub parameter: &'static Parameter,
     /// What is written.
-    pub value: Prompt,
+    pub value: PromptInput,
 }
 
-/// A form.
 #[derive(Clone, Debug)]
 pub struct Form {
     /// The instrument's name.
-    pub slot: Slot,
-    /// Its parameters.
+    pub slot: PaneName,
     pub fields: Vec<Field>,
     /// The field that has the cursor.
     pub selected: usize,
@@ -33,7 +30,7 @@ pub struct Form {
 
 /// What a key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Filled {
+pub enum FormKey {
     /// Still writing.
     Stay,
     /// Given up.
@@ -47,7 +44,7 @@ impl Form {
     pub fn new(instrument: &'static dyn Instrument, arguments: &Arguments, layers: usize) -> Self {
         let field = |p: &'static Parameter| Field {
             parameter: p,
-            value: Prompt::with(
+            value: PromptInput::with(
                 arguments
                     .given
                     .get(p.name)
@@ -73,11 +70,10 @@ impl Form {
         Arguments::of(values.collect())
     }
 
-    /// Takes a key.
-    pub fn press(&mut self, key: Key) -> Filled {
+    pub fn press(&mut self, key: Key) -> FormKey {
         let last = self.fields.len().saturating_sub(1);
         match (key.ctrl, key.shift, key.code) {
-            (false, _, Code::Esc) => return Filled::Close,
+            (false, _, Code::Esc) => return FormKey::Close,
             (false, true, Code::Tab) | (false, _, Code::Up) => {
                 self.selected = self.selected.saturating_sub(1);
             }
@@ -91,15 +87,15 @@ impl Form {
                 let choice = self
                     .fields
                     .get(self.selected)
-                    .is_some_and(|f| matches!(f.parameter.kind, Kind::Choice(_)));
+                    .is_some_and(|f| matches!(f.parameter.kind, ParamKind::Choice(_)));
                 if let Some(field) = self.fields.get_mut(self.selected).filter(|_| !choice)
-                    && field.value.press(key) == Typed::Changed
+                    && field.value.press(key) == EditorOutcome::Changed
                 {
                     self.error = None;
                 }
             }
         }
-        Filled::Stay
+        FormKey::Stay
     }
 
     /// Takes pasted text.
@@ -114,10 +110,13 @@ impl Form {
         self.fields
             .get(self.selected)
             .is_some_and(|f| match f.parameter.kind {
-                Kind::Choice(_) | Kind::Layer | Kind::Count { .. } | Kind::Position => true,
+                ParamKind::Choice(_)
+                | ParamKind::Layer
+                | ParamKind::Count { .. }
+                | ParamKind::Position => true,
                 // A text of one's own is written, not turned.
-                Kind::Word(words) => words.contains(&f.value.text()),
-                Kind::Text => false,
+                ParamKind::Word(words) => words.contains(&f.value.text()),
+                ParamKind::Text => false,
             })
     }
 
@@ -129,18 +128,18 @@ impl Form {
         let text = field.value.text().to_string();
         let number = text.parse::<i64>().ok();
         let next = match field.parameter.kind {
-            Kind::Choice(words) | Kind::Word(words) => {
+            ParamKind::Choice(words) | ParamKind::Word(words) => {
                 let at = words
                     .iter()
                     .position(|w| *w == text)
                     .map_or(0, |i| (i as i64 + by).rem_euclid(words.len() as i64));
                 words.get(at as usize).map(ToString::to_string)
             }
-            Kind::Count { lo, hi } => {
+            ParamKind::Count { lo, hi } => {
                 number.map(|n| (n + by).clamp(lo as i64, hi as i64).to_string())
             }
-            Kind::Position => number.map(|n| (n + by).to_string()),
-            Kind::Layer => {
+            ParamKind::Position => number.map(|n| (n + by).to_string()),
+            ParamKind::Layer => {
                 let all = layers as i64;
                 let at = (number.unwrap_or(all) + by).rem_euclid(all + 1);
                 Some(if at == all {
@@ -149,7 +148,7 @@ impl Form {
                     at.to_string()
                 })
             }
-            Kind::Text => None,
+            ParamKind::Text => None,
         };
         if let Some(next) = next {
             field.value.set(&next);
@@ -157,13 +156,13 @@ impl Form {
         }
     }
 
-    fn send(&mut self) -> Filled {
+    fn send(&mut self) -> FormKey {
         let arguments = self.arguments();
         match instrument(self.slot).and_then(|of| of.read(&arguments)) {
-            Ok(read) => Filled::Ask(read),
+            Ok(read) => FormKey::Ask(read),
             Err(error) => {
                 self.error = Some(error.to_string());
-                Filled::Stay
+                FormKey::Stay
             }
         }
     }

@@ -1,7 +1,7 @@
 //! History: everything the user changes about the experiment, and every earlier state of it.
 //!
 //! Invariant: every change goes through [`History::change`], and every text through [`History::keep`], so undo brings back exactly
-//! what was there. To let undo cover something else, add it to [`State`].
+//! what was there. To let undo cover something else, add it to [`Experiment`].
 
 use std::rc::Rc;
 
@@ -10,14 +10,14 @@ use super::transcript::Transcript;
 use crate::edit::schedule::Mode;
 use crate::edit::{Edit, EditId, EditIds};
 use crate::lab::sample::Sampling;
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 
 /// The most steps kept.
 const DEPTH: usize = 200;
 
 /// What the user decided about the experiment, but for the text.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct State {
+pub struct Experiment {
     /// The edits, on and off.
     pub edits: Vec<Edit>,
     /// What a change of edits means for the past.
@@ -27,15 +27,14 @@ pub struct State {
     /// What is marked, sorted.
     pub marks: Vec<Mark>,
     /// What runs beside the text.
-    pub beside: Beside,
+    pub beside: BaselineMode,
     /// Turns kept as examples, for a direction between them.
-    pub turns: Vec<Turn>,
+    pub turns: Vec<ExampleTurn>,
 }
 
 /// What the user said once, as an example of a behaviour or of its absence.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Turn {
-    /// The text.
+pub struct ExampleTurn {
     pub text: String,
     /// Whether it went through the chat template.
     pub chat: bool,
@@ -45,49 +44,45 @@ pub struct Turn {
 
 /// A text that was cut or replaced.
 #[derive(Clone, Debug)]
-pub struct Lost {
+pub struct ReplacedText {
     /// What the engine keeps it under.
     pub number: u64,
-    /// The text.
     pub text: Transcript,
 }
 
 /// One step: what taking it brings back.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub enum HistoryStep {
     /// The state, and the text where the change made it forget which edits were in force where.
-    State(Rc<State>, Option<Lost>),
-    /// A text.
-    Text(Lost),
+    State(Rc<Experiment>, Option<ReplacedText>),
+    Text(ReplacedText),
 }
 
 /// Which way a step is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Undo.
+pub enum UndoOrRedo {
     Back,
-    /// Redo.
     Forth,
 }
 
 /// The state with undo and redo. States are shared values: a step holds the one that a change left behind.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    now: Rc<State>,
+    now: Rc<Experiment>,
     ids: EditIds,
-    past: Vec<Step>,
-    future: Vec<Step>,
+    past: Vec<HistoryStep>,
+    future: Vec<HistoryStep>,
     /// The text that the engine keeps before it cuts or replaces it, or forgets its edits.
-    kept: Option<Lost>,
+    kept: Option<ReplacedText>,
     /// The text that is on its way back: by a step that is about it, or, without one, for the edits that were in force where.
-    coming: Option<(Option<Way>, Lost)>,
+    coming: Option<(Option<UndoOrRedo>, ReplacedText)>,
     /// The selected edit.
     pub selected: usize,
 }
 
 impl History {
     /// A history that begins with these.
-    pub fn new(mut now: State) -> Self {
+    pub fn new(mut now: Experiment) -> Self {
         let mut ids = EditIds::default();
         ids.give(&mut now.edits);
         Self {
@@ -103,7 +98,7 @@ impl History {
     }
 
     /// The present state.
-    pub fn now(&self) -> &State {
+    pub fn now(&self) -> &Experiment {
         &self.now
     }
 
@@ -165,8 +160,8 @@ impl History {
     pub fn offer(&mut self, edit: &Edit) {
         let steps = self.past.iter_mut().chain(&mut self.future);
         let states = steps.filter_map(|step| match step {
-            Step::State(state, _) => Some(state),
-            Step::Text(_) => None,
+            HistoryStep::State(state, _) => Some(state),
+            HistoryStep::Text(_) => None,
         });
         for state in std::iter::once(&mut self.now).chain(states) {
             let edits = &mut Rc::make_mut(state).edits;
@@ -176,22 +171,22 @@ impl History {
     }
 
     /// Changes the state, and gives the one before; none when nothing changed.
-    pub fn change(&mut self, with: impl FnOnce(&mut State)) -> Option<Rc<State>> {
-        let mut now = State::clone(&self.now);
+    pub fn change(&mut self, with: impl FnOnce(&mut Experiment)) -> Option<Rc<Experiment>> {
+        let mut now = Experiment::clone(&self.now);
         with(&mut now);
         if now == *self.now {
             return None;
         }
         self.ids.give(&mut now.edits);
         let before = std::mem::replace(&mut self.now, Rc::new(now));
-        self.push(Step::State(before.clone(), None));
+        self.push(HistoryStep::State(before.clone(), None));
         self.clamp();
         Some(before)
     }
 
     /// The last change of edits was refused and these are in force: it never was.
     pub fn refuse(&mut self, edits: &[Edit]) {
-        let same = |state: &State| {
+        let same = |state: &Experiment| {
             let on = state.edits.iter().filter(|e| e.on);
             on.eq(edits.iter().filter(|e| e.on))
         };
@@ -199,7 +194,7 @@ impl History {
             return;
         }
         match self.past.pop() {
-            Some(Step::State(state, _)) if same(&state) => self.now = state,
+            Some(HistoryStep::State(state, _)) if same(&state) => self.now = state,
             other => {
                 self.past.extend(other);
                 self.put(edits.to_vec());
@@ -208,7 +203,7 @@ impl History {
         self.clamp();
     }
 
-    fn push(&mut self, step: Step) {
+    fn push(&mut self, step: HistoryStep) {
         self.past.push(step);
         if self.past.len() > DEPTH {
             self.past.remove(0);
@@ -216,30 +211,30 @@ impl History {
         self.future.clear();
     }
 
-    fn steps(&mut self, way: Way) -> &mut Vec<Step> {
+    fn steps(&mut self, way: UndoOrRedo) -> &mut Vec<HistoryStep> {
         match way {
-            Way::Back => &mut self.past,
-            Way::Forth => &mut self.future,
+            UndoOrRedo::Back => &mut self.past,
+            UndoOrRedo::Forth => &mut self.future,
         }
     }
 
     /// Takes a step, and gives what it is about; none when there is none. Of a state that is the one before; a text has to
     /// [come back](History::bring) first.
-    pub fn take(&mut self, way: Way) -> Option<Step> {
+    pub fn take(&mut self, way: UndoOrRedo) -> Option<HistoryStep> {
         match self.steps(way).pop()? {
-            Step::State(state, text) => {
+            HistoryStep::State(state, text) => {
                 let before = std::mem::replace(&mut self.now, state);
                 self.steps(way.other())
-                    .push(Step::State(before.clone(), None));
+                    .push(HistoryStep::State(before.clone(), None));
                 self.clamp();
-                Some(Step::State(before, text))
+                Some(HistoryStep::State(before, text))
             }
-            text @ Step::Text(_) => Some(text),
+            text @ HistoryStep::Text(_) => Some(text),
         }
     }
 
     /// A text is on its way back: by a step, or for its schedule of edits alone.
-    pub fn bring(&mut self, way: Option<Way>, text: Lost) {
+    pub fn bring(&mut self, way: Option<UndoOrRedo>, text: ReplacedText) {
         self.coming = Some((way, text));
     }
 
@@ -251,22 +246,22 @@ impl History {
     /// It did not come back: its step can be tried again.
     pub fn put_back(&mut self) {
         if let Some((Some(way), text)) = self.coming.take() {
-            self.steps(way).push(Step::Text(text));
+            self.steps(way).push(HistoryStep::Text(text));
         }
     }
 
     /// The text of this number is back; what stood in its place comes back by the opposite step.
-    pub fn arrived(&mut self, number: u64) -> Option<(Option<Way>, Lost)> {
+    pub fn arrived(&mut self, number: u64) -> Option<(Option<UndoOrRedo>, ReplacedText)> {
         let gone = self.kept.take();
         let (way, text) = self.coming.take().filter(|(_, t)| t.number == number)?;
         if let (Some(way), Some(gone)) = (way, gone) {
-            self.steps(way.other()).push(Step::Text(gone));
+            self.steps(way.other()).push(HistoryStep::Text(gone));
         }
         Some((way, text))
     }
 
     /// The engine keeps a text before something happens to it.
-    pub fn keep(&mut self, text: Lost) {
+    pub fn keep(&mut self, text: ReplacedText) {
         self.kept = Some(text);
     }
 
@@ -275,7 +270,7 @@ impl History {
         if let Some(text) = self.kept.take()
             && left < text.text.tokens.len()
         {
-            self.push(Step::Text(text));
+            self.push(HistoryStep::Text(text));
         }
     }
 
@@ -283,7 +278,7 @@ impl History {
     /// brings that back.
     pub fn forgot(&mut self) {
         if let Some(lost) = self.kept.take()
-            && let Some(Step::State(state, text)) = self.past.last_mut()
+            && let Some(HistoryStep::State(state, text)) = self.past.last_mut()
             && (state.edits != self.now.edits || state.mode != self.now.mode)
         {
             *text = Some(lost);
@@ -291,10 +286,10 @@ impl History {
     }
 
     /// Whether there is a step to take.
-    pub fn can(&self, way: Way) -> bool {
+    pub fn can(&self, way: UndoOrRedo) -> bool {
         match way {
-            Way::Back => !self.past.is_empty(),
-            Way::Forth => !self.future.is_empty(),
+            UndoOrRedo::Back => !self.past.is_empty(),
+            UndoOrRedo::Forth => !self.future.is_empty(),
         }
     }
 
@@ -303,7 +298,7 @@ impl History {
     }
 }
 
-impl Way {
+impl UndoOrRedo {
     fn other(self) -> Self {
         match self {
             Self::Back => Self::Forth,
@@ -322,7 +317,7 @@ mod tests {
     }
 
     /// A text that is kept, and lost whole.
-    fn lost(number: u64) -> Lost {
+    fn lost(number: u64) -> ReplacedText {
         let mut text = Transcript::default();
         text.join(crate::engine::Token {
             position: 0,
@@ -335,13 +330,15 @@ mod tests {
             fired: Vec::new(),
             other: None,
         });
-        Lost { number, text }
+        ReplacedText { number, text }
     }
 
     #[test]
     fn undo_brings_back_what_was_there() {
         let mut history = History::default();
-        assert!(history.take(Way::Back).is_none() && history.take(Way::Forth).is_none());
+        assert!(
+            history.take(UndoOrRedo::Back).is_none() && history.take(UndoOrRedo::Forth).is_none()
+        );
         assert!(
             history
                 .change(|s| s.edits.push(edit("zero:1@mlp_act.0")))
@@ -352,28 +349,28 @@ mod tests {
         assert!(history.change(|s| s.mode = Mode::AsIfAlways).is_some());
         assert!(history.change(|s| s.sampling.seed = 7).is_some());
         let last = history.now().clone();
-        assert!(history.take(Way::Back).is_some());
+        assert!(history.take(UndoOrRedo::Back).is_some());
         assert_eq!(
             (history.sampling().seed, history.mode()),
             (1, Mode::AsIfAlways)
         );
-        assert!(history.take(Way::Back).is_some());
+        assert!(history.take(UndoOrRedo::Back).is_some());
         assert_eq!(history.mode(), Mode::FromNow);
-        assert!(history.take(Way::Back).is_some());
+        assert!(history.take(UndoOrRedo::Back).is_some());
         assert!(history.edits()[0].on);
         for _ in 0..3 {
-            assert!(history.take(Way::Forth).is_some());
+            assert!(history.take(UndoOrRedo::Forth).is_some());
         }
         assert_eq!(*history.now(), last);
-        while history.take(Way::Back).is_some() {}
-        assert_eq!(*history.now(), State::default());
+        while history.take(UndoOrRedo::Back).is_some() {}
+        assert_eq!(*history.now(), Experiment::default());
         assert!(
             history
                 .change(|s| s.edits.push(edit("zero:2@mlp_act.0")))
                 .is_some()
         );
         assert!(
-            !history.can(Way::Forth),
+            !history.can(UndoOrRedo::Forth),
             "a new change ends the other future"
         );
     }
@@ -384,27 +381,30 @@ mod tests {
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
         history.keep(lost(1));
         history.lost(0);
-        let Some(Step::Text(text)) = history.take(Way::Back) else {
+        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Back) else {
             unreachable!("the text was the last step");
         };
         assert_eq!(text.number, 1);
-        history.bring(Some(Way::Back), text);
+        history.bring(Some(UndoOrRedo::Back), text);
         history.put_back();
-        let Some(Step::Text(text)) = history.take(Way::Back) else {
+        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Back) else {
             unreachable!("it can be tried again");
         };
-        history.bring(Some(Way::Back), text);
+        history.bring(Some(UndoOrRedo::Back), text);
         history.keep(lost(2));
         assert!(history.restoring());
         let (way, text) = history.arrived(1).unwrap();
-        assert_eq!((way, text.number), (Some(Way::Back), 1));
+        assert_eq!((way, text.number), (Some(UndoOrRedo::Back), 1));
         assert!(matches!(
-            history.take(Way::Back),
-            Some(Step::State(_, None))
+            history.take(UndoOrRedo::Back),
+            Some(HistoryStep::State(_, None))
         ));
         assert!(history.edits().is_empty());
-        assert!(matches!(history.take(Way::Forth), Some(Step::State(..))));
-        let Some(Step::Text(text)) = history.take(Way::Forth) else {
+        assert!(matches!(
+            history.take(UndoOrRedo::Forth),
+            Some(HistoryStep::State(..))
+        ));
+        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Forth) else {
             unreachable!("and forth again");
         };
         assert_eq!(text.number, 2, "the text that stood in its place");
@@ -421,16 +421,19 @@ mod tests {
         history.keep(lost(4));
         history.forgot();
         assert!(
-            matches!(history.take(Way::Back), Some(Step::State(_, None))),
+            matches!(
+                history.take(UndoOrRedo::Back),
+                Some(HistoryStep::State(_, None))
+            ),
             "a seed forgets nothing"
         );
-        let Some(Step::State(_, Some(text))) = history.take(Way::Back) else {
+        let Some(HistoryStep::State(_, Some(text))) = history.take(UndoOrRedo::Back) else {
             unreachable!("the mode was the step before");
         };
         assert_eq!(text.number, 3);
         assert!(matches!(
-            history.take(Way::Forth),
-            Some(Step::State(_, None))
+            history.take(UndoOrRedo::Forth),
+            Some(HistoryStep::State(_, None))
         ));
     }
 
@@ -442,8 +445,11 @@ mod tests {
         history.change(|s| s.edits[0].strength = 2.0);
         history.refuse(&held);
         assert_eq!(history.edits(), held);
-        assert!(matches!(history.take(Way::Back), Some(Step::State(..))));
-        assert!(history.edits().is_empty() && !history.can(Way::Back));
+        assert!(matches!(
+            history.take(UndoOrRedo::Back),
+            Some(HistoryStep::State(..))
+        ));
+        assert!(history.edits().is_empty() && !history.can(UndoOrRedo::Back));
         // A step of undo was refused: the list shows what is in force.
         history.refuse(&held);
         assert_eq!(history.edits(), held);
@@ -454,7 +460,7 @@ mod tests {
         let mut history = History::default();
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
         history.offer(&edit("add:calm@resid_pre.2"));
-        history.take(Way::Back);
+        history.take(UndoOrRedo::Back);
         assert_eq!(history.edits(), [edit("add:calm@resid_pre.2")]);
     }
 }

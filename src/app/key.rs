@@ -11,15 +11,11 @@ use std::str::FromStr;
 pub enum Code {
     /// A character, with Shift already applied.
     Char(char),
-    /// Enter.
     Enter,
     /// Escape.
     Esc,
-    /// Tab.
     Tab,
-    /// Backspace.
     Backspace,
-    /// Delete.
     Delete,
     /// Arrow up.
     Up,
@@ -29,13 +25,9 @@ pub enum Code {
     Left,
     /// Arrow right.
     Right,
-    /// Home.
     Home,
-    /// End.
     End,
-    /// Page up.
     PageUp,
-    /// Page down.
     PageDown,
     /// The space bar.
     Space,
@@ -64,7 +56,6 @@ const NAMES: &[(Code, &str)] = &[
 /// One key press. Shift is kept only where the character does not show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
-    /// Which key.
     pub code: Code,
     /// With Control.
     pub ctrl: bool,

@@ -9,23 +9,19 @@ use std::path::Path;
 use super::commands::{Command, Context, commands};
 use super::key::{Key, chord, spell};
 
-/// One binding.
 #[derive(Clone, Debug)]
 pub struct Binding {
     /// Keys pressed one after the other.
     pub keys: Vec<Key>,
-    /// What they do.
     pub command: &'static Command,
 }
 
 /// What pressed keys lead to.
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup {
-    /// A command.
     Command(&'static Command),
     /// The beginning of a longer binding.
     Pending,
-    /// Nothing.
     Nothing,
 }
 

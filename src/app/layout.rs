@@ -3,7 +3,7 @@
 //! Invariant: panes never overlap, lie inside the screen, and depend on size, focus and zoom alone, never on content.
 //! To add a pane, add a variant of [`Pane`], a place in [`arrange`], and a row in `ui/panes`.
 
-use crate::engine::Slot;
+use crate::engine::PaneName;
 
 /// The smallest screen that can be used.
 pub const LEAST: (u16, u16) = (40, 10);
@@ -17,7 +17,6 @@ pub struct Area {
     pub y: u16,
     /// Columns.
     pub width: u16,
-    /// Rows.
     pub height: u16,
 }
 
@@ -66,7 +65,7 @@ pub enum Pane {
     /// The text, token by token.
     Transcript,
     /// What an instrument shows.
-    Figure(Slot),
+    Figure(PaneName),
     /// The edits and their receipts.
     Edits,
     /// The cell under the cursor in full.
@@ -99,19 +98,19 @@ impl Zoom {
 
 /// What the layout depends on.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct LayoutRequest {
     /// Columns and rows of the screen.
     pub size: (u16, u16),
     /// The pane that has the keys.
     pub focus: Pane,
     /// The last focused pane that was not the transcript.
-    pub beside: Pane,
+    pub last_side_pane: Pane,
     /// The figure that always has a place where there is room for two.
-    pub first: Slot,
+    pub first: PaneName,
     /// The figure chosen last.
-    pub figure: Slot,
+    pub figure: PaneName,
     /// The figure shown under the first where there is room for two.
-    pub second: Slot,
+    pub second: PaneName,
     /// Zoom of the focused pane.
     pub zoom: Zoom,
 }
@@ -137,7 +136,7 @@ impl Arrangement {
 }
 
 /// Every pane that Tab visits, in order, whatever is shown now.
-pub fn order(wish: &Wish) -> Vec<Pane> {
+pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
     let mut panes = vec![Pane::Transcript];
     if triple(wish) {
         panes.extend([Pane::Figure(wish.first), Pane::Figure(wish.second)]);
@@ -159,7 +158,7 @@ pub fn order(wish: &Wish) -> Vec<Pane> {
 /// └──────────────┘  │ edits  │ cell    │  └────────┴─────────┴───────┘
 ///                   └────────┴─────────┘
 /// ```
-pub fn arrange(wish: &Wish) -> Option<Arrangement> {
+pub fn arrange(wish: &LayoutRequest) -> Option<Arrangement> {
     if wish.size.0 < LEAST.0 || wish.size.1 < LEAST.1 {
         return None;
     }
@@ -176,7 +175,7 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
             stacked(
                 body,
                 wish.focus,
-                wish.beside,
+                wish.last_side_pane,
                 wish.focus == Pane::Transcript,
             ),
             true,
@@ -185,7 +184,9 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
         Zoom::Normal if wish.size.0 >= 100 && body.height >= 18 => (quarters(body, wish), false),
         Zoom::Normal if wish.size.0 >= 100 => (halves(body, wish), true),
         Zoom::Normal if body.height >= 36 => (tower(body, wish), false),
-        Zoom::Normal if body.height >= 14 => (stacked(body, wish.focus, wish.beside, false), true),
+        Zoom::Normal if body.height >= 14 => {
+            (stacked(body, wish.focus, wish.last_side_pane, false), true)
+        }
         Zoom::Full | Zoom::Normal => (vec![(wish.focus, body)], true),
     };
     Some(Arrangement {
@@ -196,7 +197,7 @@ pub fn arrange(wish: &Wish) -> Option<Arrangement> {
     })
 }
 
-fn triple(wish: &Wish) -> bool {
+fn triple(wish: &LayoutRequest) -> bool {
     wish.size.0 >= 160 && wish.size.1 >= 30
 }
 
@@ -215,17 +216,17 @@ fn stacked(body: Area, focus: Pane, beside: Pane, reading: bool) -> Vec<(Pane, A
     vec![(Pane::Transcript, top), (lower, bottom)]
 }
 
-fn halves(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+fn halves(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
     let (left, right) = body.left(body.width * 2 / 5);
     let beside = if wish.focus == Pane::Transcript {
-        wish.beside
+        wish.last_side_pane
     } else {
         wish.focus
     };
     vec![(Pane::Transcript, left), (beside, right)]
 }
 
-fn quarters(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+fn quarters(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
     let (left, right) = body.left(body.width * 2 / 5);
     let low = (body.height / 3).clamp(7, 12);
     let (text, edits) = left.bottom(low);
@@ -238,7 +239,7 @@ fn quarters(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
     ]
 }
 
-fn columns(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+fn columns(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
     let (text, rest) = body.left((body.width / 4).clamp(40, 70));
     let (figures, side) = rest.left(rest.width.saturating_sub((body.width / 4).clamp(44, 60)));
     let (first, second) = figures.top(figures.height / 2);
@@ -252,7 +253,7 @@ fn columns(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
     ]
 }
 
-fn tower(body: Area, wish: &Wish) -> Vec<(Pane, Area)> {
+fn tower(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
     let (text, rest) = body.top(body.height * 3 / 10);
     let (figure, low) = rest.bottom((body.height / 3).max(14));
     let (edits, cell) = low.top(low.height / 2);
@@ -285,7 +286,7 @@ mod tests {
         fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3) {
             let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
             let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
-            let wish = Wish { size: (width, height), focus, beside, first: "lens", figure: "lens", second: "neurons", zoom };
+            let wish = LayoutRequest { size: (width, height), focus, last_side_pane: beside, first: "lens", figure: "lens", second: "neurons", zoom };
             let Some(arrangement) = arrange(&wish) else {
                 prop_assert!(width < LEAST.0 || height < LEAST.1);
                 return Ok(());

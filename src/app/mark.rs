@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::edit::op::{Op, Which};
-use crate::edit::{Edit, Place};
+use crate::edit::op::{Op, UnitChoice};
+use crate::edit::{Edit, EditPlace};
 use crate::figure::{Anchor, Unit};
 use crate::model::network::site::{Address, Site};
 
@@ -15,7 +15,6 @@ use crate::model::network::site::{Address, Site};
 pub struct Mark {
     /// Where it is read: `mlp_act` of a layer, or `z` for a head.
     pub at: Address,
-    /// Which one.
     pub unit: u32,
 }
 
@@ -38,21 +37,21 @@ impl Mark {
 }
 
 /// Edits that do the same to every one of these: one edit an address, in the order of addresses.
-pub fn edits(op: fn(Which) -> Op, marks: &[Mark]) -> Vec<Edit> {
+pub fn edits(op: fn(UnitChoice) -> Op, marks: &[Mark]) -> Vec<Edit> {
     let mut places: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
     for mark in marks {
         places.entry(mark.at).or_default().push(mark.unit);
     }
-    let edit = |(at, units)| Edit::new(op(Which::List(units)), Place::At(at));
+    let edit = |(at, units)| Edit::new(op(UnitChoice::List(units)), EditPlace::At(at));
     places.into_iter().map(edit).collect()
 }
 
 /// An edit that ablates a named group, switched off.
 pub fn group(name: &str, site: Site) -> Edit {
-    let op = Op::Zero(Which::Set(name.into()));
+    let op = Op::Zero(UnitChoice::Set(name.into()));
     Edit {
         on: false,
-        ..Edit::new(op, Place::Every(site))
+        ..Edit::new(op, EditPlace::Every(site))
     }
 }
 

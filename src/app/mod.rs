@@ -30,27 +30,29 @@ use std::time::Duration;
 
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
-use crate::engine::{Known, Loaded, Loading, Question, Request, Slot, Token, Update};
+use crate::engine::{
+    FigureRequest, KnownDirection, Loaded, Loading, PaneName, Request, Token, Update,
+};
 use crate::figure::{Check, Figure};
 use crate::instruments::INSTRUMENTS;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::model::load::Options;
 
 use beside::Baseline;
 use commands::Command;
 use cursor::Cursor;
 use form::Form;
-use history::{History, State};
+use history::{Experiment, History};
 use key::Key;
 use keymap::Keymap;
-use layout::{Arrangement, Pane, Wish, Zoom};
+use layout::{Arrangement, LayoutRequest, Pane, Zoom};
 use notice::{Level, Notices};
 use palette::Listing;
-use presets::Preset;
-use prompt::Prompt;
+use presets::ReadyPrompt;
+use prompt::PromptInput;
 use session::Session;
-pub use shown::{Held, Shown, Working};
+pub use shown::{CursorFocus, FigureProgress, ShownFigure};
 use transcript::Transcript;
 
 /// What happens to the app.
@@ -87,9 +89,7 @@ pub enum Effect {
     Export {
         /// One of the export formats.
         format: String,
-        /// Where to.
         path: PathBuf,
-        /// What.
         figure: Box<Figure>,
     },
     /// Write the screen as a picture.
@@ -142,7 +142,7 @@ pub enum Overlay {
     /// The parameters of an instrument.
     Form(Form),
     /// The argument of a command.
-    Line(Line),
+    Line(ArgumentLine),
     /// All notes of the chosen figure.
     Notes {
         /// Lines scrolled down from the first.
@@ -157,20 +157,19 @@ pub enum Overlay {
 
 /// The argument of a command being written.
 #[derive(Clone, Debug)]
-pub struct Line {
-    /// The command.
+pub struct ArgumentLine {
     pub command: &'static Command,
     /// What it takes.
     pub label: String,
     /// What is written.
-    pub value: Prompt,
+    pub value: PromptInput,
     /// Why it was refused.
     pub error: Option<String>,
 }
 
 /// What the app starts with; everything in it was settled by the caller.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct AppSettings {
     /// The model argument.
     pub model: String,
     /// How to load it.
@@ -184,10 +183,9 @@ pub struct Settings {
     /// How many tokens are written at most.
     pub count: usize,
     /// Preset files with what they hold; their edits come before the others.
-    pub presets: Vec<(PathBuf, crate::edit::preset::Preset)>,
+    pub presets: Vec<(PathBuf, crate::edit::preset::EditPreset)>,
     /// Edits that are in force from the start.
     pub edits: Vec<Edit>,
-    /// The theme.
     pub theme: String,
     /// Every theme: name and sentence.
     pub themes: Vec<(String, String)>,
@@ -199,7 +197,7 @@ pub struct Settings {
     pub session: Option<PathBuf>,
 }
 
-impl Default for Settings {
+impl Default for AppSettings {
     fn default() -> Self {
         Self {
             model: "demo".into(),
@@ -228,25 +226,23 @@ pub struct App {
     /// Time since the start.
     pub now: Duration,
     /// What it started with; how much is written and how, and the theme, may have changed since.
-    pub settings: Settings,
+    pub settings: AppSettings,
     /// What the layout depends on: the size of the screen, which panes are chosen, and which has the keys.
-    pub layout: Wish,
-    /// The loaded model.
+    pub layout: LayoutRequest,
     pub model: Option<Loaded>,
     /// What the engine says while loading.
     pub loading: Option<Loading>,
     /// When that began.
     pub loading_since: Duration,
     /// Directions that edits can name, with where they were measured.
-    pub directions: Vec<Known>,
-    /// The text.
+    pub directions: Vec<KnownDirection>,
     pub transcript: Transcript,
     /// The prompt that was run last.
     pub last: Option<(String, bool)>,
     /// What each instrument shows.
-    pub shown: BTreeMap<Slot, Shown>,
+    pub shown: BTreeMap<PaneName, ShownFigure>,
     /// What the engine was last told to keep live.
-    watched: Vec<Question>,
+    watched: Vec<FigureRequest>,
     /// The shared cursor.
     pub cursor: Cursor,
     /// How much a grid cell says.
@@ -266,7 +262,7 @@ pub struct App {
     /// The self-check of this run.
     pub check: Option<Check>,
     /// What the engine runs beside the text.
-    pub alongside: Beside,
+    pub baseline_mode: BaselineMode,
     /// The other text.
     pub baseline: Option<Baseline>,
     /// Whether it is being written.
@@ -275,14 +271,13 @@ pub struct App {
     pub returns: Option<usize>,
     /// Whether it is shown.
     pub compare: bool,
-    /// Ready prompts.
-    pub presets: Vec<Preset>,
+    pub presets: Vec<ReadyPrompt>,
     /// The selected one.
     pub preset: usize,
     /// Whether they are shown although there is a text.
     pub show_presets: bool,
     /// The prompt being written.
-    pub prompt: Prompt,
+    pub prompt: PromptInput,
     /// Whether the prompt has the keys.
     pub writing: bool,
     /// What lies over the panes.
@@ -306,7 +301,7 @@ pub struct App {
 
 impl App {
     /// The app before anything happened, and what it wants done first.
-    pub fn new(settings: Settings) -> (Self, Vec<Effect>) {
+    pub fn new(settings: AppSettings) -> (Self, Vec<Effect>) {
         let keys = settings
             .keys
             .as_ref()
@@ -317,10 +312,10 @@ impl App {
         let mut app = Self {
             revision: 1,
             now: Duration::ZERO,
-            layout: Wish {
+            layout: LayoutRequest {
                 size: (0, 0),
                 focus: Pane::Transcript,
-                beside: Pane::Figure(first),
+                last_side_pane: Pane::Figure(first),
                 first,
                 figure: first,
                 second,
@@ -337,9 +332,9 @@ impl App {
                 .map(|i| {
                     (
                         i.name(),
-                        Shown {
+                        ShownFigure {
                             arguments: presets::defaults(&settings.model, *i),
-                            ..Shown::default()
+                            ..ShownFigure::default()
                         },
                     )
                 })
@@ -350,14 +345,14 @@ impl App {
             flip: false,
             tint: false,
             difference: false,
-            history: History::new(State {
+            history: History::new(Experiment {
                 sampling: settings.sampling,
-                ..State::default()
+                ..Experiment::default()
             }),
             receipts: Vec::new(),
             pace: None,
             check: None,
-            alongside: Beside::default(),
+            baseline_mode: BaselineMode::default(),
             baseline: None,
             baseline_asked: false,
             returns: None,
@@ -365,7 +360,7 @@ impl App {
             presets: presets::presets(&settings.model),
             preset: 0,
             show_presets: false,
-            prompt: Prompt::paragraph(),
+            prompt: PromptInput::paragraph(),
             writing: false,
             overlay: None,
             pending: Vec::new(),
@@ -472,7 +467,7 @@ impl App {
     pub fn set_focus(&mut self, pane: Pane) {
         self.layout.focus = pane;
         if pane != Pane::Transcript {
-            self.layout.beside = pane;
+            self.layout.last_side_pane = pane;
         }
         if let Pane::Figure(slot) = pane {
             self.layout.figure = slot;
@@ -511,7 +506,7 @@ impl App {
     }
 
     /// Says that something failed; stays until dismissed.
-    pub fn complain(&mut self, text: impl Into<String>) {
+    pub fn warn_loudly(&mut self, text: impl Into<String>) {
         self.notices.say(self.now, Level::Error, text);
     }
 
@@ -520,7 +515,7 @@ impl App {
         self.revision += 1;
         match outcome {
             Ok(text) => self.inform(text),
-            Err(text) => self.complain(text),
+            Err(text) => self.warn_loudly(text),
         }
     }
 }

@@ -26,7 +26,6 @@ impl Level {
         }
     }
 
-    /// Its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "info",

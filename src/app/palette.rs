@@ -8,26 +8,24 @@ use nucleo_matcher::{Config, Matcher, Utf32Str};
 
 use super::commands::{Command, command};
 use super::key::{Code, Key};
-use super::prompt::{Prompt, Typed};
+use super::prompt::{EditorOutcome, PromptInput};
 
 /// One thing to choose.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct PaletteItem {
     /// Its name with the arguments it takes.
     pub name: String,
     /// One sentence.
     pub about: String,
-    /// Its keys.
     pub keys: Vec<String>,
     /// What it runs.
     pub command: &'static Command,
-    /// With what.
     pub argument: String,
 }
 
 /// Values of a command to choose from, each with a sentence.
-pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<Item> {
-    let item = |command, (value, about): (String, String)| Item {
+pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<PaletteItem> {
+    let item = |command, (value, about): (String, String)| PaletteItem {
         name: value.clone(),
         about,
         keys: Vec::new(),
@@ -49,9 +47,8 @@ pub fn span(keys: &[String]) -> String {
     }
 }
 
-/// Which list it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum PaletteList {
     /// Type a command; what is typed may be a whole command line.
     Palette,
     /// Read about keys; Enter runs the line.
@@ -65,23 +62,20 @@ pub enum Purpose {
 /// A list with a filter.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Which list.
-    pub purpose: Purpose,
-    /// Its title.
+    pub purpose: PaletteList,
     pub title: String,
     /// What is typed.
-    pub filter: Prompt,
+    pub filter: PromptInput,
     /// Everything there is.
-    pub items: Vec<Item>,
+    pub items: Vec<PaletteItem>,
     /// Indices of the items that match, best first.
     pub shown: Vec<usize>,
-    /// The selected one of them.
     pub selected: usize,
 }
 
 /// What a key led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Choice {
+pub enum PaletteKey {
     /// Still choosing.
     Stay,
     /// Nothing was chosen.
@@ -94,12 +88,12 @@ pub enum Choice {
 
 impl Listing {
     /// A list that shows everything.
-    pub fn new(purpose: Purpose, title: &str, items: Vec<Item>) -> Self {
+    pub fn new(purpose: PaletteList, title: &str, items: Vec<PaletteItem>) -> Self {
         let shown = (0..items.len()).collect();
         Self {
             purpose,
             title: title.to_string(),
-            filter: Prompt::line(),
+            filter: PromptInput::line(),
             items,
             shown,
             selected: 0,
@@ -107,26 +101,27 @@ impl Listing {
     }
 
     /// The selected item.
-    pub fn current(&self) -> Option<&Item> {
+    pub fn current(&self) -> Option<&PaletteItem> {
         self.shown.get(self.selected).map(|i| &self.items[*i])
     }
 
-    /// Takes a key.
-    pub fn press(&mut self, key: Key) -> Choice {
+    pub fn press(&mut self, key: Key) -> PaletteKey {
         let last = self.shown.len().saturating_sub(1);
         match (key.ctrl, key.code) {
-            (false, Code::Esc) => return Choice::Close,
+            (false, Code::Esc) => return PaletteKey::Close,
             (false, Code::Char('?') | Code::F(1))
-                if self.purpose == Purpose::Help && self.filter.is_empty() =>
+                if self.purpose == PaletteList::Help && self.filter.is_empty() =>
             {
-                return Choice::Close;
+                return PaletteKey::Close;
             }
             (false, Code::Char('q'))
-                if self.purpose != Purpose::Palette && self.filter.is_empty() =>
+                if self.purpose != PaletteList::Palette && self.filter.is_empty() =>
             {
-                return Choice::Close;
+                return PaletteKey::Close;
             }
-            (true, Code::Char('p')) if self.purpose == Purpose::Palette => return Choice::Close,
+            (true, Code::Char('p')) if self.purpose == PaletteList::Palette => {
+                return PaletteKey::Close;
+            }
             (false, Code::Up) | (true, Code::Char('p')) => {
                 self.selected = self.selected.saturating_sub(1);
             }
@@ -137,12 +132,12 @@ impl Listing {
             (false, Code::PageDown) => self.selected = (self.selected + 10).min(last),
             (false, Code::Tab) => self.complete(),
             _ => match self.filter.press(key) {
-                Typed::Changed => self.narrow(),
-                Typed::Sent => return self.choose(),
-                Typed::Ignored => {}
+                EditorOutcome::Changed => self.narrow(),
+                EditorOutcome::Sent => return self.choose(),
+                EditorOutcome::Ignored => {}
             },
         }
-        Choice::Stay
+        PaletteKey::Stay
     }
 
     /// Takes pasted text.
@@ -160,23 +155,23 @@ impl Listing {
         }
     }
 
-    fn choose(&mut self) -> Choice {
+    fn choose(&mut self) -> PaletteKey {
         let typed = self.filter.text().trim().to_string();
         // A line with arguments is meant as typed, so that a slip in its first word is refused by name.
         let meant =
             !typed.is_empty() && (typed.contains(char::is_whitespace) || self.current().is_none());
-        if meant && self.purpose == Purpose::Palette {
-            return Choice::Typed(typed);
+        if meant && self.purpose == PaletteList::Palette {
+            return PaletteKey::Typed(typed);
         }
-        let run = |item: &Item| Choice::Run(item.command, item.argument.clone());
-        self.current().map_or(Choice::Stay, run)
+        let run = |item: &PaletteItem| PaletteKey::Run(item.command, item.argument.clone());
+        self.current().map_or(PaletteKey::Stay, run)
     }
 
     /// Keeps what matches: by the name first, by the sentence after it.
     fn narrow(&mut self) {
         self.selected = 0;
         let typed = self.filter.text().trim();
-        let words = if self.purpose == Purpose::Palette && self.filter.text().contains(' ') {
+        let words = if self.purpose == PaletteList::Palette && self.filter.text().contains(' ') {
             typed.split_whitespace().next().unwrap_or("")
         } else {
             typed
@@ -219,8 +214,8 @@ impl Listing {
 mod tests {
     use super::*;
 
-    fn item(name: &str, about: &str, keys: &str) -> Item {
-        Item {
+    fn item(name: &str, about: &str, keys: &str) -> PaletteItem {
+        PaletteItem {
             name: name.into(),
             about: about.into(),
             keys: vec![keys.into()],
@@ -229,7 +224,7 @@ mod tests {
         }
     }
 
-    fn listing(purpose: Purpose) -> Listing {
+    fn listing(purpose: PaletteList) -> Listing {
         let items = vec![
             item("theme", "choose colours", ""),
             item("temperature", "set it", "t"),
@@ -238,7 +233,7 @@ mod tests {
         Listing::new(purpose, "test", items)
     }
 
-    fn type_in(list: &mut Listing, text: &str) -> Choice {
+    fn type_in(list: &mut Listing, text: &str) -> PaletteKey {
         text.chars()
             .map(|c| list.press(Key::char(c)))
             .last()
@@ -247,35 +242,38 @@ mod tests {
 
     #[test]
     fn typing_narrows_and_enter_runs() {
-        let mut list = listing(Purpose::Palette);
+        let mut list = listing(PaletteList::Palette);
         type_in(&mut list, "temp");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Run(command("temperature").unwrap(), String::new())
+            PaletteKey::Run(command("temperature").unwrap(), String::new())
         );
-        let mut list = listing(Purpose::Palette);
+        let mut list = listing(PaletteList::Palette);
         type_in(&mut list, "temperature 0.7");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Typed("temperature 0.7".into())
+            PaletteKey::Typed("temperature 0.7".into())
         );
-        let mut list = listing(Purpose::Palette);
+        let mut list = listing(PaletteList::Palette);
         type_in(&mut list, "nonsense 3");
         assert_eq!(
             list.press(Key::plain(Code::Enter)),
-            Choice::Typed("nonsense 3".into()),
+            PaletteKey::Typed("nonsense 3".into()),
             "so that it can be refused by name"
         );
     }
 
     #[test]
     fn help_is_found_by_key_and_by_sentence() {
-        let mut list = listing(Purpose::Help);
+        let mut list = listing(PaletteList::Help);
         type_in(&mut list, "s");
         assert_eq!(list.current().unwrap().name, "steer");
-        let mut list = listing(Purpose::Help);
+        let mut list = listing(PaletteList::Help);
         type_in(&mut list, "colour");
         assert_eq!(list.current().unwrap().name, "theme");
-        assert_eq!(listing(Purpose::Help).press(Key::char('?')), Choice::Close);
+        assert_eq!(
+            listing(PaletteList::Help).press(Key::char('?')),
+            PaletteKey::Close
+        );
     }
 }

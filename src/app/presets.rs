@@ -11,10 +11,9 @@ use crate::instruments::{Arguments, Instrument};
 
 /// A prompt with a reason to try it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Preset {
+pub struct ReadyPrompt {
     /// A few words.
     pub title: String,
-    /// The prompt.
     pub text: String,
     /// Whether it goes through the chat template.
     #[serde(default)]
@@ -25,7 +24,7 @@ pub struct Preset {
 
 #[derive(Default, Deserialize)]
 struct Presets {
-    prompt: Vec<Preset>,
+    prompt: Vec<ReadyPrompt>,
     /// Parameters of instruments that suit the model better than the defaults.
     #[serde(default)]
     defaults: BTreeMap<String, BTreeMap<String, String>>,
@@ -67,7 +66,7 @@ look = "The turn marks, and what the first written token was chosen from."
 "#;
 
 /// The ready prompts for a model argument.
-pub fn presets(model: &str) -> Vec<Preset> {
+pub fn presets(model: &str) -> Vec<ReadyPrompt> {
     read(model).prompt
 }
 

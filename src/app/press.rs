@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use super::commands::{Command, Context, Outcome, Why, commands};
-use super::form::{Filled, Form};
+use super::commands::{Command, CommandResult, Context, Unavailable, commands};
+use super::form::{Form, FormKey};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
 use super::layout::Pane;
-use super::palette::{Choice, Item, Listing, Purpose, picks, span};
-use super::prompt::{Prompt, Typed};
-use super::{App, Effect, Line, Overlay};
+use super::palette::{Listing, PaletteItem, PaletteKey, PaletteList, picks, span};
+use super::prompt::{EditorOutcome, PromptInput};
+use super::{App, ArgumentLine, Effect, Overlay};
 use crate::instruments::{INSTRUMENTS, Instrument, instrument};
 use crate::text;
 
@@ -90,7 +90,7 @@ impl App {
     }
 
     fn run_key(&mut self, row: &'static Command, key: Key) -> Vec<Effect> {
-        if let Err(Why(why)) = (row.enabled)(self) {
+        if let Err(Unavailable(why)) = (row.enabled)(self) {
             self.inform(why);
             return Vec::new();
         }
@@ -104,7 +104,7 @@ impl App {
     }
 
     /// Runs a command; one that wants an argument and has none asks for it.
-    pub(super) fn obey(&mut self, row: &'static Command, argument: &str) -> Outcome {
+    pub(super) fn obey(&mut self, row: &'static Command, argument: &str) -> CommandResult {
         (row.enabled)(self)?;
         if row.wants() && argument.is_empty() {
             self.open_line(row);
@@ -114,8 +114,8 @@ impl App {
     }
 
     /// An error of a command becomes a notice.
-    fn settle(&mut self, outcome: Outcome) -> Vec<Effect> {
-        outcome.unwrap_or_else(|Why(why)| {
+    fn settle(&mut self, outcome: CommandResult) -> Vec<Effect> {
+        outcome.unwrap_or_else(|Unavailable(why)| {
             self.warn(why);
             Vec::new()
         })
@@ -151,7 +151,7 @@ impl App {
             }
             _ => {}
         }
-        if self.prompt.press(key) != Typed::Sent {
+        if self.prompt.press(key) != EditorOutcome::Sent {
             return Vec::new();
         }
         if self.prompt.text().is_empty() {
@@ -170,9 +170,9 @@ impl App {
         match self.overlay.take() {
             Some(Overlay::Listing(listing)) => self.press_listing(listing, key),
             Some(Overlay::Form(mut form)) => match form.press(key) {
-                Filled::Stay => self.keep(Overlay::Form(form)),
-                Filled::Close => Vec::new(),
-                Filled::Ask(arguments) => self.question(form.slot, arguments),
+                FormKey::Stay => self.keep(Overlay::Form(form)),
+                FormKey::Close => Vec::new(),
+                FormKey::Ask(arguments) => self.question(form.slot, arguments),
             },
             Some(Overlay::Line(line)) => self.press_line(line, key),
             Some(Overlay::Notes { scroll }) if key.code != Code::Char('N') && !leaves(key) => {
@@ -202,17 +202,17 @@ impl App {
 
     fn press_listing(&mut self, mut listing: Listing, key: Key) -> Vec<Effect> {
         let choice = listing.press(key);
-        if listing.purpose == Purpose::Theme {
+        if listing.purpose == PaletteList::Theme {
             self.preview(&listing, &choice);
         }
         match choice {
-            Choice::Stay => self.keep(Overlay::Listing(listing)),
-            Choice::Close => Vec::new(),
-            Choice::Run(command, argument) => {
+            PaletteKey::Stay => self.keep(Overlay::Listing(listing)),
+            PaletteKey::Close => Vec::new(),
+            PaletteKey::Run(command, argument) => {
                 let outcome = self.obey(command, &argument);
                 self.settle(outcome)
             }
-            Choice::Typed(line) => {
+            PaletteKey::Typed(line) => {
                 let outcome = self.execute(&line);
                 self.settle(outcome)
             }
@@ -220,37 +220,37 @@ impl App {
     }
 
     /// Shows the selected theme; giving up brings the former back.
-    fn preview(&mut self, listing: &Listing, choice: &Choice) {
+    fn preview(&mut self, listing: &Listing, choice: &PaletteKey) {
         let before = self
             .theme_before
             .clone()
             .unwrap_or_else(|| self.settings.theme.clone());
         match (choice, listing.current()) {
-            (Choice::Stay, Some(item)) => {
+            (PaletteKey::Stay, Some(item)) => {
                 self.theme_before = Some(before);
                 self.settings.theme.clone_from(&item.name);
             }
-            (Choice::Stay | Choice::Close, _) => {
+            (PaletteKey::Stay | PaletteKey::Close, _) => {
                 self.settings.theme = before;
                 self.theme_before = None;
             }
-            (Choice::Run(..) | Choice::Typed(_), _) => self.theme_before = None,
+            (PaletteKey::Run(..) | PaletteKey::Typed(_), _) => self.theme_before = None,
         }
     }
 
-    fn press_line(&mut self, mut line: Line, key: Key) -> Vec<Effect> {
+    fn press_line(&mut self, mut line: ArgumentLine, key: Key) -> Vec<Effect> {
         if key == Key::plain(Code::Esc) {
             return Vec::new();
         }
         match line.value.press(key) {
-            Typed::Changed => line.error = None,
-            Typed::Ignored => {}
-            Typed::Sent if line.value.text().trim().is_empty() => {
+            EditorOutcome::Changed => line.error = None,
+            EditorOutcome::Ignored => {}
+            EditorOutcome::Sent if line.value.text().trim().is_empty() => {
                 line.error = Some("write something, or leave with Esc".into());
             }
-            Typed::Sent => match self.obey(line.command, line.value.text().trim()) {
+            EditorOutcome::Sent => match self.obey(line.command, line.value.text().trim()) {
                 Ok(effects) => return effects,
-                Err(Why(why)) => line.error = Some(why),
+                Err(Unavailable(why)) => line.error = Some(why),
             },
         }
         self.keep(Overlay::Line(line))
@@ -260,10 +260,10 @@ impl App {
     pub(super) fn open_line(&mut self, row: &'static Command) {
         let now = row.now.map(|now| format!("now {}", now(self)));
         let now = now.unwrap_or_else(|| row.arguments.into());
-        self.overlay = Some(Overlay::Line(Line {
+        self.overlay = Some(Overlay::Line(ArgumentLine {
             command: row,
             label: format!("{} ({now})", row.name),
-            value: Prompt::line(),
+            value: PromptInput::line(),
             error: None,
         }));
     }
@@ -308,28 +308,28 @@ impl App {
         )));
     }
 
-    fn open_listing(&mut self, purpose: Purpose, title: &str, items: Vec<Item>) {
+    fn open_listing(&mut self, purpose: PaletteList, title: &str, items: Vec<PaletteItem>) {
         self.overlay = Some(Overlay::Listing(Listing::new(purpose, title, items)));
     }
 
     /// Values of a command to choose from, each with a sentence.
     pub(super) fn open_picker(&mut self, of: &str, title: &str, values: Vec<(String, String)>) {
-        self.open_listing(Purpose::Picker, title, picks(of, values));
+        self.open_listing(PaletteList::Picker, title, picks(of, values));
     }
 
     /// The themes; the selected one is shown at once.
     pub(super) fn open_themes(&mut self) {
         let items = picks("theme", self.settings.themes.clone());
-        self.open_listing(Purpose::Theme, "theme", items);
+        self.open_listing(PaletteList::Theme, "theme", items);
     }
 
-    fn item(&self, row: &'static Command) -> Item {
+    fn item(&self, row: &'static Command) -> PaletteItem {
         let name = if row.arguments.is_empty() {
             row.name.to_string()
         } else {
             format!("{} {}", row.name, row.arguments)
         };
-        Item {
+        PaletteItem {
             name,
             about: row.about.to_string(),
             keys: self.keymap.keys_of(row),
@@ -348,19 +348,19 @@ impl App {
         rows.sort_by_key(|c| (c.context != here, c.keys.is_empty()));
         let items = rows.into_iter().map(|c| self.item(c)).collect();
         let title = format!("help · {}", here.name());
-        self.open_listing(Purpose::Help, &title, items);
+        self.open_listing(PaletteList::Help, &title, items);
     }
 
     /// The palette: every command, and every instrument by name.
     pub(super) fn open_palette(&mut self) {
-        let mut items: Vec<Item> = commands().map(|c| self.item(c)).collect();
+        let mut items: Vec<PaletteItem> = commands().map(|c| self.item(c)).collect();
         let instruments = INSTRUMENTS
             .iter()
             .map(|i| (i.name().into(), i.about().into()));
         items.extend(picks("show", instruments.collect()));
         let mut seen = std::collections::BTreeSet::new();
         items.retain(|i| seen.insert(i.name.clone()));
-        self.open_listing(Purpose::Palette, "palette", items);
+        self.open_listing(PaletteList::Palette, "palette", items);
     }
 
     /// Ctrl-c: stop the work, then clear what is being written, then leave.
@@ -413,14 +413,16 @@ impl App {
         let pair = |(keys, words): &(&str, &str)| (keys.to_string(), words.to_string());
         let fixed: &[(&str, &str)] = match &self.overlay {
             Some(Overlay::Listing(list)) => match list.purpose {
-                Purpose::Palette => &[
+                PaletteList::Palette => &[
                     ("Enter", "run"),
                     ("Tab", "complete"),
                     ("Esc", "back"),
                     ("Up Down", "choose"),
                 ],
-                Purpose::Theme => &[("Enter", "take it"), ("Esc", "back"), ("Up Down", "choose")],
-                Purpose::Help | Purpose::Picker => {
+                PaletteList::Theme => {
+                    &[("Enter", "take it"), ("Esc", "back"), ("Up Down", "choose")]
+                }
+                PaletteList::Help | PaletteList::Picker => {
                     &[("Enter", "run"), ("Esc", "back"), ("Up Down", "choose")]
                 }
             },

@@ -1,13 +1,13 @@
 //! The line editor behind every place where the user writes: prompt, palette, forms, filters.
 //!
 //! Invariant: the cursor stands on a character boundary of the text; readline keys mean what they mean in a shell.
-//! To add an editing key, add an arm in [`Prompt::press`].
+//! To add an editing key, add an arm in [`PromptInput::press`].
 
 use super::key::{Code, Key};
 
 /// What a key did to the editor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Typed {
+pub enum EditorOutcome {
     /// The text or its cursor changed.
     Changed,
     /// Enter: the text is done.
@@ -18,7 +18,7 @@ pub enum Typed {
 
 /// Text being written, with a cursor, a cut buffer and earlier texts.
 #[derive(Clone, Debug, Default)]
-pub struct Prompt {
+pub struct PromptInput {
     text: String,
     at: usize,
     cut: String,
@@ -30,7 +30,7 @@ pub struct Prompt {
     draft: String,
 }
 
-impl Prompt {
+impl PromptInput {
     /// An empty editor of one line.
     pub fn line() -> Self {
         Self::default()
@@ -151,7 +151,7 @@ impl Prompt {
         self.back = back;
     }
 
-    fn up(&mut self) -> Typed {
+    fn up(&mut self) -> EditorOutcome {
         let start = self.line_start();
         if start > 0 {
             let column = self.text[start..self.at].chars().count();
@@ -161,17 +161,17 @@ impl Prompt {
                 .char_indices()
                 .nth(column)
                 .map_or(self.at, |(i, _)| above + i);
-            return Typed::Changed;
+            return EditorOutcome::Changed;
         }
         let next = self.back.map_or(0, |b| b + 1);
         if next < self.past.len() {
             self.recall(Some(next));
-            return Typed::Changed;
+            return EditorOutcome::Changed;
         }
-        Typed::Ignored
+        EditorOutcome::Ignored
     }
 
-    fn down(&mut self) -> Typed {
+    fn down(&mut self) -> EditorOutcome {
         let end = self.line_end();
         if end < self.text.len() {
             let column = self.text[self.line_start()..self.at].chars().count();
@@ -181,29 +181,28 @@ impl Prompt {
                 .char_indices()
                 .nth(column)
                 .map_or(end, |(i, _)| start + i);
-            return Typed::Changed;
+            return EditorOutcome::Changed;
         }
         match self.back {
             Some(0) => self.recall(None),
             Some(b) => self.recall(Some(b - 1)),
-            None => return Typed::Ignored,
+            None => return EditorOutcome::Ignored,
         }
-        Typed::Changed
+        EditorOutcome::Changed
     }
 
-    /// Takes a key.
-    pub fn press(&mut self, key: Key) -> Typed {
+    pub fn press(&mut self, key: Key) -> EditorOutcome {
         if let Some(c) = key.text() {
             self.text.insert(self.at, c);
             self.at += c.len_utf8();
-            return Typed::Changed;
+            return EditorOutcome::Changed;
         }
         match (key.ctrl, key.code) {
             (true, Code::Char('j')) if self.lines => {
                 self.text.insert(self.at, '\n');
                 self.at += 1;
             }
-            (false, Code::Enter) | (true, Code::Char('j')) => return Typed::Sent,
+            (false, Code::Enter) | (true, Code::Char('j')) => return EditorOutcome::Sent,
             (false, Code::Backspace) => self.remove(self.before(), self.at, false),
             (false, Code::Delete) => self.remove(self.at, self.after(), false),
             (true, Code::Char('d')) if !self.is_empty() => {
@@ -223,9 +222,9 @@ impl Prompt {
             }
             (false, Code::Up) => return self.up(),
             (false, Code::Down) => return self.down(),
-            _ => return Typed::Ignored,
+            _ => return EditorOutcome::Ignored,
         }
-        Typed::Changed
+        EditorOutcome::Changed
     }
 }
 
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn type_in(prompt: &mut Prompt, keys: &str) {
+    fn type_in(prompt: &mut PromptInput, keys: &str) {
         for key in keys.split_whitespace() {
             prompt.press(key.parse().unwrap());
         }
@@ -243,7 +242,7 @@ mod tests {
 
     #[test]
     fn readline_keys_work() {
-        let mut p = Prompt::paragraph();
+        let mut p = PromptInput::paragraph();
         p.paste("one two three");
         type_in(&mut p, "ctrl-w");
         assert_eq!(p.text(), "one two ");
@@ -257,7 +256,7 @@ mod tests {
 
     #[test]
     fn earlier_texts_come_back() {
-        let mut p = Prompt::line();
+        let mut p = PromptInput::line();
         p.set("first");
         assert_eq!(p.send(), "first");
         p.set("second");
@@ -277,7 +276,7 @@ mod tests {
             "a", "é", "漢", "Space", "ctrl-j", "Backspace", "Delete", "Left", "Right", "Up", "Down", "Home", "End",
             "ctrl-w", "ctrl-k", "ctrl-u", "ctrl-y", "ctrl-Left", "ctrl-d",
         ]), 0..60)) {
-            let mut p = Prompt::paragraph();
+            let mut p = PromptInput::paragraph();
             for key in keys {
                 p.press(key.parse().unwrap());
                 let (a, b) = p.halves();

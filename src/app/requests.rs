@@ -3,16 +3,16 @@
 //! Invariant: every request goes through [`App::ask`], which notes it in the session.
 //! To ask for something new, add a method that returns effects.
 
-use super::cursor::{self, Step};
-use super::history::{Lost, State, Step as Undo, Way};
+use super::cursor::{self, CursorMove};
+use super::history::{Experiment, HistoryStep as Undo, ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
 use super::shown::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
-use super::{App, Effect, Held, Shown, Working, beside, mark};
+use super::{App, CursorFocus, Effect, FigureProgress, ShownFigure, beside, mark};
 use crate::edit::Edit;
-use crate::engine::{Ending, Mode, Prompt, Question, Request, Slot};
-use crate::instruments::{Arguments, Instrument, Kind, instrument};
+use crate::engine::{Ending, FigureRequest, Mode, PaneName, PromptSource, Request};
+use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 
 impl App {
     /// Notes a request and turns it into an effect.
@@ -27,13 +27,13 @@ impl App {
     pub(super) fn start(&mut self, text: String, chat: bool) -> Vec<Effect> {
         self.last = Some((text.clone(), chat));
         self.show_presets = false;
-        self.compare = self.compare && self.alongside.is_lockstep();
+        self.compare = self.compare && self.baseline_mode.is_lockstep();
         self.transcript.activity = Activity::Reading;
         self.transcript.since = Some((self.now, 0));
         let prompt = if chat {
-            Prompt::Chat(text)
+            PromptSource::Chat(text)
         } else {
-            Prompt::Text(text)
+            PromptSource::Text(text)
         };
         vec![self.ask(Request::Generate {
             prompt,
@@ -74,38 +74,38 @@ impl App {
     }
 
     /// Changes the experiment, as one step of undo, and sends what is different.
-    pub(super) fn change(&mut self, with: impl FnOnce(&mut State)) -> Vec<Effect> {
+    pub(super) fn change(&mut self, with: impl FnOnce(&mut Experiment)) -> Vec<Effect> {
         let before = self.history.change(with);
         before.map_or_else(Vec::new, |before| self.send_changes(&before))
     }
 
     /// Undoes or redoes one step, and says what stands now.
-    pub(super) fn step(&mut self, way: Way) -> Vec<Effect> {
+    pub(super) fn step(&mut self, way: UndoOrRedo) -> Vec<Effect> {
         match self.history.take(way) {
             None => Vec::new(),
             Some(Undo::State(before, text)) => {
                 let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
-                let same = |lost: &Lost| ids(&lost.text) == ids(&self.transcript);
+                let same = |lost: &ReplacedText| ids(&lost.text) == ids(&self.transcript);
                 let effects = match text.filter(|lost| same(lost)) {
                     // Nothing was written since: the text comes back with the edits that were in force where.
                     Some(lost) => self.bring_back(None, lost),
                     None => self.send_changes(&before),
                 };
-                self.inform(told(way, &before, self.history.now()));
+                self.inform(step_in_words(way, &before, self.history.now()));
                 effects
             }
             Some(Undo::Text(lost)) => self.bring_back(Some(way), lost),
         }
     }
 
-    fn bring_back(&mut self, way: Option<Way>, lost: Lost) -> Vec<Effect> {
+    fn bring_back(&mut self, way: Option<UndoOrRedo>, lost: ReplacedText) -> Vec<Effect> {
         let number = lost.number;
         self.history.bring(way, lost);
         vec![self.ask(Request::Restore(number))]
     }
 
     /// Sends what differs from the state before.
-    fn send_changes(&mut self, before: &State) -> Vec<Effect> {
+    fn send_changes(&mut self, before: &Experiment) -> Vec<Effect> {
         let (sampling, mode) = (self.history.sampling(), self.history.mode());
         let beside = self.history.now().beside;
         let mut effects = Vec::new();
@@ -144,9 +144,9 @@ impl App {
     }
 
     /// Asks an instrument with these arguments and turns to its pane.
-    pub(super) fn question(&mut self, slot: Slot, arguments: Arguments) -> Vec<Effect> {
+    pub(super) fn question(&mut self, slot: PaneName, arguments: Arguments) -> Vec<Effect> {
         self.set_focus(Pane::Figure(slot));
-        let question = Question {
+        let question = FigureRequest {
             instrument: slot,
             arguments,
             unedited: false,
@@ -165,7 +165,7 @@ impl App {
             return effects;
         }
         if let Some(shown) = self.shown.get_mut(slot) {
-            shown.working = Some(Working::default());
+            shown.working = Some(FigureProgress::default());
         }
         effects.push(self.ask(Request::Observe(question)));
         effects
@@ -173,7 +173,7 @@ impl App {
 
     /// Where a text ends for an instrument that asks what follows: at the cursor of the text, or, where the cursor follows a text that the
     /// model has ended, at the end of its prompt. Nothing where that is the whole text.
-    pub(super) fn until(&self, slot: Slot) -> Option<usize> {
+    pub(super) fn until(&self, slot: PaneName) -> Option<usize> {
         if !instrument(slot).is_ok_and(Instrument::reads_end) {
             return None;
         }
@@ -183,7 +183,7 @@ impl App {
             Pane::Transcript | Pane::Edits => false,
         };
         // From within a figure of this text it is asked again about what it was about.
-        let fresh = |s: &&Shown| s.figure.is_some() && s.stale != Some(EARLIER_TEXT);
+        let fresh = |s: &&ShownFigure| s.figure.is_some() && s.stale != Some(EARLIER_TEXT);
         if let Some(shown) = self.shown.get(slot).filter(|s| within && fresh(s)) {
             return shown.until;
         }
@@ -203,7 +203,7 @@ impl App {
         let (arguments, until) = shown
             .map(|s| (s.arguments.clone(), s.until))
             .unwrap_or_default();
-        let question = |unedited| Question {
+        let question = |unedited| FigureRequest {
             instrument: self.layout.figure,
             arguments: arguments.clone(),
             unedited,
@@ -226,9 +226,9 @@ impl App {
             .map(|s| s.arguments.clone())
             .unwrap_or_default();
         let live = self.is_live(instrument.name());
-        let named = |kind: Kind| instrument.parameters().iter().find(|p| p.kind == kind);
+        let named = |kind: ParamKind| instrument.parameters().iter().find(|p| p.kind == kind);
         let here = self.here();
-        if let Some(layer) = named(Kind::Layer).filter(|_| !live) {
+        if let Some(layer) = named(ParamKind::Layer).filter(|_| !live) {
             arguments = arguments.with(layer.name, here.0);
         }
         // Prompts beside the text are begun as it was.
@@ -243,7 +243,7 @@ impl App {
             let reading = self.reading_of(instrument.name());
             reading.is_some_and(|r| r.anchor.position == Some(position as u32))
         };
-        if let Some(position) = named(Kind::Position) {
+        if let Some(position) = named(ParamKind::Position) {
             let newest = self.cursor.follow && position.default == "-1";
             if newest {
                 arguments = arguments.with(position.name, position.default);
@@ -258,7 +258,7 @@ impl App {
     }
 
     /// Moves the cursor, or the selection of a list.
-    pub(super) fn go(&mut self, step: Step) -> Vec<Effect> {
+    pub(super) fn go(&mut self, step: CursorMove) -> Vec<Effect> {
         match self.layout.focus {
             Pane::Transcript if self.choosing() => self.choose(step),
             Pane::Transcript => self.walk(step),
@@ -269,24 +269,26 @@ impl App {
         Vec::new()
     }
 
-    fn choose(&mut self, step: Step) {
+    fn choose(&mut self, step: CursorMove) {
         let last = self.presets.len().saturating_sub(1);
         self.preset = match step {
-            Step::Up | Step::Left => self.preset.saturating_sub(1),
-            Step::Down | Step::Right => (self.preset + 1).min(last),
-            Step::First | Step::PageUp => 0,
-            Step::Last | Step::PageDown => last,
+            CursorMove::Up | CursorMove::Left => self.preset.saturating_sub(1),
+            CursorMove::Down | CursorMove::Right => (self.preset + 1).min(last),
+            CursorMove::First | CursorMove::PageUp => 0,
+            CursorMove::Last | CursorMove::PageDown => last,
         };
     }
 
-    fn select(&mut self, step: Step) {
+    fn select(&mut self, step: CursorMove) {
         let last = self.history.edits().len().saturating_sub(1);
         match step {
-            Step::Up => self.history.selected = self.history.selected.saturating_sub(1),
-            Step::Down => self.history.selected = (self.history.selected + 1).min(last),
-            Step::PageUp => self.history.selected = 0,
-            Step::PageDown => self.history.selected = last,
-            Step::Left | Step::Right | Step::First | Step::Last => self.along(step),
+            CursorMove::Up => self.history.selected = self.history.selected.saturating_sub(1),
+            CursorMove::Down => self.history.selected = (self.history.selected + 1).min(last),
+            CursorMove::PageUp => self.history.selected = 0,
+            CursorMove::PageDown => self.history.selected = last,
+            CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last => {
+                self.along(step);
+            }
         }
     }
 
@@ -304,7 +306,7 @@ impl App {
 
     /// The cursor goes back to where it stood when the text that is written again has come so far; whoever moved
     /// meanwhile stays where they went.
-    pub(super) fn come_back(&mut self) {
+    pub(super) fn restore_cursor(&mut self) {
         let written = self.transcript.tokens.len();
         if let Some(position) = self.returns.take_if(|p| *p < written)
             && self.cursor.rest
@@ -315,17 +317,19 @@ impl App {
     }
 
     /// Moves along the positions of the text.
-    fn along(&mut self, step: Step) {
+    fn along(&mut self, step: CursorMove) {
         let last = self.transcript.tokens.len().saturating_sub(1);
         let position = self.cursor.position;
-        self.cursor.follow = step == Step::Last;
+        self.cursor.follow = step == CursorMove::Last;
         self.cursor.rest = false;
         self.cursor.position = match step {
-            Step::Left => position.saturating_sub(1),
-            Step::Right => (position + 1).min(last),
-            Step::First => 0,
-            Step::Last => last,
-            Step::Up | Step::Down | Step::PageUp | Step::PageDown => position,
+            CursorMove::Left => position.saturating_sub(1),
+            CursorMove::Right => (position + 1).min(last),
+            CursorMove::First => 0,
+            CursorMove::Last => last,
+            CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {
+                position
+            }
         };
     }
 
@@ -335,13 +339,15 @@ impl App {
         area.map_or(40, |a| usize::from(a.width.saturating_sub(2)))
     }
 
-    fn walk(&mut self, step: Step) {
+    fn walk(&mut self, step: CursorMove) {
         let by = match step {
-            Step::Up => -1,
-            Step::Down => 1,
-            Step::PageUp => -8,
-            Step::PageDown => 8,
-            Step::Left | Step::Right | Step::First | Step::Last => return self.along(step),
+            CursorMove::Up => -1,
+            CursorMove::Down => 1,
+            CursorMove::PageUp => -8,
+            CursorMove::PageDown => 8,
+            CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last => {
+                return self.along(step);
+            }
         };
         let width = self.text_width();
         let area = self.arrangement().and_then(|a| a.area(Pane::Transcript));
@@ -363,7 +369,7 @@ impl App {
         }
     }
 
-    fn move_in(&mut self, slot: Slot, step: Step) {
+    fn move_in(&mut self, slot: PaneName, step: CursorMove) {
         let page = self
             .arrangement()
             .and_then(|a| a.area(Pane::Figure(slot)))
@@ -372,8 +378,10 @@ impl App {
             return;
         };
         // Outside the figure it is the text's cursor that moves.
-        if let (Held::Outside(..), Step::Left | Step::Right | Step::First | Step::Last) =
-            (self.held(slot), step)
+        if let (
+            CursorFocus::Outside(..),
+            CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last,
+        ) = (self.held(slot), step)
         {
             return self.along(step);
         }
@@ -386,22 +394,22 @@ impl App {
             return self.along(step);
         };
         // At the edge of the figure the text may go on.
-        if to == from && matches!(step, Step::Left | Step::Right) {
+        if to == from && matches!(step, CursorMove::Left | CursorMove::Right) {
             return self.along(step);
         }
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.spot = to;
         }
         match step {
-            Step::Left | Step::Right | Step::First => {
+            CursorMove::Left | CursorMove::Right | CursorMove::First => {
                 self.cursor.follow = false;
                 self.cursor.rest = false;
             }
-            Step::Last => {
+            CursorMove::Last => {
                 self.cursor.follow = true;
                 self.cursor.rest = false;
             }
-            Step::Up | Step::Down | Step::PageUp | Step::PageDown => {}
+            CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {}
         }
         let anchor = reading.anchor;
         self.cursor.layer = anchor.layer.map_or(self.cursor.layer, usize::from);
@@ -412,7 +420,7 @@ impl App {
 }
 
 /// What an undo or a redo led to, in words.
-fn told(way: Way, before: &State, now: &State) -> String {
+fn step_in_words(way: UndoOrRedo, before: &Experiment, now: &Experiment) -> String {
     let mut parts = Vec::new();
     if now.edits != before.edits {
         let on = now.edits.iter().filter(|e| e.active()).count();
@@ -440,8 +448,8 @@ fn told(way: Way, before: &State, now: &State) -> String {
         parts.push(format!("{plus} examples with, {minus} without"));
     }
     let word = match way {
-        Way::Back => "undone",
-        Way::Forth => "redone",
+        UndoOrRedo::Back => "undone",
+        UndoOrRedo::Forth => "redone",
     };
     format!("{word}: {}", parts.join(" · "))
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::engine::{Prompt, Request};
+use crate::engine::{PromptSource, Request};
 use crate::file;
 
 /// The requests so far, and where they are kept.
@@ -20,7 +20,7 @@ pub struct Session {
     lines: Vec<String>,
     /// The folder for its file; none where nothing is kept.
     folder: Option<PathBuf>,
-    held: Option<Held>,
+    held: Option<OpenFile>,
     /// How many of the lines are on the disk.
     kept: usize,
     /// Whether anything was generated: before that nothing is worth a file.
@@ -31,7 +31,7 @@ pub struct Session {
 
 /// The file, how it is called and how long it is.
 #[derive(Debug)]
-struct Held {
+struct OpenFile {
     path: PathBuf,
     file: File,
     length: u64,
@@ -105,7 +105,7 @@ impl Session {
 }
 
 /// Appends to the session's file, which is made where there is none yet; of what does not fit nothing stays.
-fn append(held: &mut Option<Held>, folder: &Path, text: &[u8]) -> std::io::Result<()> {
+fn append(held: &mut Option<OpenFile>, folder: &Path, text: &[u8]) -> std::io::Result<()> {
     if held.is_none() {
         *held = Some(begin(folder)?);
     }
@@ -125,7 +125,7 @@ fn append(held: &mut Option<Held>, folder: &Path, text: &[u8]) -> std::io::Resul
 }
 
 /// A new file whose name says when the session began and in which process.
-fn begin(folder: &Path) -> std::io::Result<Held> {
+fn begin(folder: &Path) -> std::io::Result<OpenFile> {
     file::private_folder(folder)?;
     let stamp = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
@@ -136,7 +136,7 @@ fn begin(folder: &Path) -> std::io::Result<Held> {
         let path = folder.join(format!("session-{stamp}-{process}-{number}.jsonl"));
         match file::create_private(&path) {
             Ok(file) => {
-                return Ok(Held {
+                return Ok(OpenFile {
                     path,
                     file,
                     length: 0,
@@ -157,9 +157,9 @@ fn line(request: &Request) -> Option<Value> {
         }),
         Request::Generate { prompt, count } => {
             let (kind, text) = match prompt {
-                Prompt::Text(text) => ("text", json!(text)),
-                Prompt::Chat(text) => ("chat", json!(text)),
-                Prompt::Ids(ids) => ("ids", json!(ids)),
+                PromptSource::Text(text) => ("text", json!(text)),
+                PromptSource::Chat(text) => ("chat", json!(text)),
+                PromptSource::Ids(ids) => ("ids", json!(ids)),
             };
             json!({ "request": "generate", kind: text, "count": count })
         }
@@ -197,7 +197,7 @@ mod tests {
 
     fn generate(text: &str) -> Request {
         Request::Generate {
-            prompt: Prompt::Text(text.into()),
+            prompt: PromptSource::Text(text.into()),
             count: 3,
         }
     }
@@ -263,7 +263,7 @@ mod tests {
         let mut session = Session::default();
         session.note(&Request::Live(vec![]));
         session.note(&Request::Generate {
-            prompt: Prompt::Text("a \"b\"\n".into()),
+            prompt: PromptSource::Text("a \"b\"\n".into()),
             count: 3,
         });
         session.note(&Request::Edits {

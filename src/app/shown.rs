@@ -4,17 +4,17 @@
 
 use std::time::Duration;
 
-use super::cursor::{self, Reading, Spot};
+use super::cursor::{self, CellUnderCursor, FigureCell};
 use super::layout::Pane;
 use super::{App, commands};
-use crate::engine::{Mode, Slot};
+use crate::engine::{Mode, PaneName};
 use crate::figure::Figure;
 use crate::instruments::Arguments;
 use crate::instruments::instrument;
 
 /// How far a figure is.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Working {
+pub struct FigureProgress {
     /// From 0 to 1; 0 before anything was heard.
     pub done: f32,
     /// What the rest will take.
@@ -23,7 +23,7 @@ pub struct Working {
 
 /// Where the cursor is, seen from a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum CursorFocus {
     /// At a position that the figure holds, or it is about no positions of this text.
     Here,
     /// At a position that comes with the next columns.
@@ -34,7 +34,7 @@ pub enum Held {
 
 /// What an instrument's pane shows.
 #[derive(Clone, Debug, Default)]
-pub struct Shown {
+pub struct ShownFigure {
     /// The figure of the run.
     pub figure: Option<Figure>,
     /// The same of the unedited run.
@@ -46,7 +46,7 @@ pub struct Shown {
     /// What the figure is older than, in words.
     pub stale: Option<&'static str>,
     /// How far the next one is.
-    pub working: Option<Working>,
+    pub working: Option<FigureProgress>,
     /// Why there is none.
     pub failed: Option<String>,
     /// The parameters asked with.
@@ -54,7 +54,7 @@ pub struct Shown {
     /// How many tokens of the text it was asked about, where that is not all of them.
     pub until: Option<usize>,
     /// The row and column that the anchor does not decide.
-    pub spot: Spot,
+    pub spot: FigureCell,
     /// Which of the numbers of its cells was chosen.
     pub number: Option<usize>,
     /// The beginning of the text that the figure is about.
@@ -68,7 +68,7 @@ pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 /// What is said of a difference whose parts were not measured.
 const STOPPED: &str = "The unedited run was not measured; D twice requests it again.";
 
-impl Shown {
+impl ShownFigure {
     /// Shows the chosen number in every figure that has it.
     pub(super) fn turn(&mut self) {
         let Some(number) = self.number else { return };
@@ -112,7 +112,7 @@ impl Shown {
 
 impl App {
     /// The figure that a pane shows: the difference where it is asked for and there.
-    pub fn figure(&self, slot: Slot) -> Option<&Figure> {
+    pub fn figure(&self, slot: PaneName) -> Option<&Figure> {
         let shown = self.shown.get(slot)?;
         shown
             .difference
@@ -122,8 +122,8 @@ impl App {
     }
 
     /// What a figure says at the cursor.
-    pub fn reading_of(&self, slot: Slot) -> Option<Reading> {
-        if let Held::Outside(..) = self.held(slot) {
+    pub fn reading_of(&self, slot: PaneName) -> Option<CellUnderCursor> {
+        if let CursorFocus::Outside(..) = self.held(slot) {
             return None;
         }
         let figure = self.figure(slot)?;
@@ -132,9 +132,9 @@ impl App {
     }
 
     /// Whether the cursor's position is among those that a figure of this text holds.
-    pub fn held(&self, slot: Slot) -> Held {
+    pub fn held(&self, slot: PaneName) -> CursorFocus {
         let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
-            return Held::Here;
+            return CursorFocus::Here;
         };
         let own = shown.about_text(slot) && shown.stale != Some(EARLIER_TEXT);
         let at = self.cursor.position;
@@ -142,18 +142,18 @@ impl App {
             Some((first, last)) if at < first || at > last => {
                 // What grows with the text is about to be there.
                 if at > last && (self.transcript.busy() || shown.working.is_some()) {
-                    Held::Coming
+                    CursorFocus::Coming
                 } else {
-                    Held::Outside(first, last)
+                    CursorFocus::Outside(first, last)
                 }
             }
-            Some(_) | None => Held::Here,
+            Some(_) | None => CursorFocus::Here,
         }
     }
 
     /// What is said where the cursor is outside a figure.
-    pub fn outside(&self, slot: Slot) -> Option<String> {
-        let Held::Outside(first, last) = self.held(slot) else {
+    pub fn outside(&self, slot: PaneName) -> Option<String> {
+        let CursorFocus::Outside(first, last) = self.held(slot) else {
             return None;
         };
         let end = self.transcript.tokens.len().saturating_sub(1);
@@ -183,7 +183,7 @@ impl App {
     }
 
     /// What the chosen figure says at the cursor.
-    pub fn reading(&self) -> Option<Reading> {
+    pub fn reading(&self) -> Option<CellUnderCursor> {
         self.reading_of(self.layout.figure)
     }
 
@@ -205,7 +205,7 @@ impl App {
     /// Marks figures that the edits just asked for leave behind.
     pub(super) fn age(&mut self, mode: Mode) {
         let on = self.active_edits();
-        let live: Vec<Slot> = self.live().iter().map(|q| q.instrument).collect();
+        let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             // A live figure's columns were measured under the edits of their time; from now on they go on.
             let holds = mode == Mode::FromNow && live.contains(slot);
@@ -223,9 +223,9 @@ impl App {
     }
 }
 
-impl Shown {
+impl ShownFigure {
     /// Whether what an instrument shows is about the text and its edits; some read files of their own.
-    pub(super) fn about_text(&self, slot: Slot) -> bool {
+    pub(super) fn about_text(&self, slot: PaneName) -> bool {
         instrument(slot).is_ok_and(|of| of.needs_prompt(&self.arguments))
     }
 }

@@ -7,26 +7,24 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::edit::EditId;
-use crate::edit::receipt::Fired;
+use crate::edit::receipt::FiredAt;
 use crate::engine::{Ending, Token};
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::text;
 
 /// What the engine is doing with the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activity {
-    /// Nothing.
     #[default]
     Idle,
     /// It reads the prompt.
     Reading,
-    /// It writes.
     Writing,
 }
 
 /// A part of a line that belongs to one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct TokenSpan {
     /// The token's index.
     pub token: usize,
     /// Safe visible text, without line breaks.
@@ -36,12 +34,11 @@ pub struct Span {
 /// The text of the run.
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
-    /// The tokens.
     pub tokens: Vec<Token>,
     /// The prose of each token.
     pub pieces: Vec<String>,
     /// What ran beside the text when each token was written.
-    beside: Vec<Beside>,
+    beside: Vec<BaselineMode>,
     /// How many tokens the prompt has.
     pub prompt: usize,
     /// First positions of changes made from now.
@@ -60,12 +57,12 @@ pub struct Transcript {
     pub source: Option<(String, bool)>,
     /// The way out, in a few words, where what the model makes of it is not finite.
     pub not_finite: Option<&'static str>,
-    open: text::Stream,
+    open: text::TextStream,
 }
 
 impl Transcript {
     /// Starts anew with the tokens of a prompt.
-    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, beside: Beside) {
+    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, beside: BaselineMode) {
         *self = Self {
             activity: Activity::Writing,
             prompt: tokens.len(),
@@ -78,7 +75,7 @@ impl Transcript {
     }
 
     /// Appends a token that was written.
-    pub fn push(&mut self, token: Token, beside: Beside) {
+    pub fn push(&mut self, token: Token, beside: BaselineMode) {
         if token.position < self.tokens.len() {
             self.truncate(token.position);
         }
@@ -91,10 +88,10 @@ impl Transcript {
 
     /// Appends a token of a text that is only read beside this one.
     pub fn join(&mut self, token: Token) {
-        self.add(token, Beside::default());
+        self.add(token, BaselineMode::default());
     }
 
-    fn add(&mut self, token: Token, beside: Beside) {
+    fn add(&mut self, token: Token, beside: BaselineMode) {
         let piece = if token.special {
             let rest = self.open.finish();
             if let Some(last) = self.pieces.last_mut() {
@@ -117,7 +114,7 @@ impl Transcript {
         let tokens = std::mem::take(&mut self.tokens);
         let beside = std::mem::take(&mut self.beside);
         self.pieces.clear();
-        self.open = text::Stream::default();
+        self.open = text::TextStream::default();
         for (token, beside) in tokens.into_iter().zip(beside).take(count) {
             self.add(token, beside);
         }
@@ -126,7 +123,7 @@ impl Transcript {
     }
 
     /// Takes in what the edits did at every position of a text that was read again.
-    pub fn refire(&mut self, fired: &[Fired]) {
+    pub fn refire(&mut self, fired: &[FiredAt]) {
         self.tokens.iter_mut().for_each(|t| t.fired.clear());
         for fired in fired {
             if let Some(token) = self.tokens.get_mut(fired.position) {
@@ -136,18 +133,18 @@ impl Transcript {
     }
 
     /// What an edit did at a position.
-    pub fn fired(&self, position: usize, edit: EditId) -> Option<Fired> {
+    pub fn fired(&self, position: usize, edit: EditId) -> Option<FiredAt> {
         let mut fired = self.fired_at(position).iter();
         fired.find(|f| f.edit == edit).copied()
     }
 
     /// What every edit did at a position that did something there.
-    pub fn fired_at(&self, position: usize) -> &[Fired] {
+    pub fn fired_at(&self, position: usize) -> &[FiredAt] {
         self.tokens.get(position).map_or(&[], |t| &t.fired)
     }
 
     /// What ran beside the text when a token was written.
-    pub fn beside(&self, position: usize) -> Beside {
+    pub fn beside(&self, position: usize) -> BaselineMode {
         self.beside.get(position).copied().unwrap_or_default()
     }
 
@@ -159,7 +156,7 @@ impl Transcript {
         if position <= self.prompt || position >= self.tokens.len() {
             return None;
         }
-        let forced = |p: usize| self.beside(p) == Beside::Forced;
+        let forced = |p: usize| self.beside(p) == BaselineMode::Forced;
         match (forced(position - 1), forced(position)) {
             (false, true) => Some("forced tokens from here"),
             (true, false) => Some("own tokens from here"),
@@ -207,15 +204,15 @@ impl Transcript {
     }
 
     /// Lines of at most `width` columns, and the line of every token.
-    pub fn wrap(&self, width: usize) -> Vec<Vec<Span>> {
+    pub fn wrap(&self, width: usize) -> Vec<Vec<TokenSpan>> {
         wrap(&self.pieces, &self.breaks(), width)
     }
 }
 
 /// Wraps pieces at spaces, the way prose wraps; a change of edits starts a line of its own.
-pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>> {
+pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<TokenSpan>> {
     let width = width.max(1);
-    let mut lines: Vec<Vec<Span>> = vec![Vec::new()];
+    let mut lines: Vec<Vec<TokenSpan>> = vec![Vec::new()];
     let mut used = 0;
     for (token, piece) in pieces.iter().enumerate() {
         if breaks.contains(&token) && used > 0 {
@@ -254,10 +251,10 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<Span>>
 }
 
 /// Puts a part of a token on the last line.
-fn append(lines: &mut [Vec<Span>], token: usize, text: &str) {
+fn append(lines: &mut [Vec<TokenSpan>], token: usize, text: &str) {
     if let Some(line) = lines.last_mut() {
         let text = text.into();
-        line.push(Span { token, text });
+        line.push(TokenSpan { token, text });
     }
 }
 
@@ -273,7 +270,7 @@ fn leading_marks(part: &str) -> usize {
 }
 
 /// Starts a line; the unfinished word goes along. Returns the columns used on the new line.
-fn break_line(lines: &mut Vec<Vec<Span>>, part: &str) -> usize {
+fn break_line(lines: &mut Vec<Vec<TokenSpan>>, part: &str) -> usize {
     let Some(line) = lines.last_mut() else {
         return 0;
     };
@@ -288,7 +285,13 @@ fn break_line(lines: &mut Vec<Vec<Span>>, part: &str) -> usize {
 }
 
 /// Puts text on the last line, and on more lines when it is longer than one.
-fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str, width: usize) {
+fn place(
+    lines: &mut Vec<Vec<TokenSpan>>,
+    used: &mut usize,
+    token: usize,
+    part: &str,
+    width: usize,
+) {
     use unicode_segmentation::UnicodeSegmentation as _;
     let mut held = String::new();
     for grapheme in part.graphemes(true) {
@@ -305,7 +308,7 @@ fn place(lines: &mut Vec<Vec<Span>>, used: &mut usize, token: usize, part: &str,
 }
 
 /// The first line that shows a token.
-pub fn line_of(lines: &[Vec<Span>], token: usize) -> usize {
+pub fn line_of(lines: &[Vec<TokenSpan>], token: usize) -> usize {
     lines
         .iter()
         .position(|l| l.iter().any(|s| s.token == token))
@@ -313,7 +316,7 @@ pub fn line_of(lines: &[Vec<Span>], token: usize) -> usize {
 }
 
 /// The token nearest to a column of a line.
-pub fn token_at(line: &[Span], column: usize) -> Option<usize> {
+pub fn token_at(line: &[TokenSpan], column: usize) -> Option<usize> {
     let mut used = 0;
     for span in line {
         used += text::width(&span.text);
@@ -325,7 +328,7 @@ pub fn token_at(line: &[Span], column: usize) -> Option<usize> {
 }
 
 /// The column at which a token starts on a line.
-pub fn column_of(line: &[Span], token: usize) -> usize {
+pub fn column_of(line: &[TokenSpan], token: usize) -> usize {
     line.iter()
         .take_while(|s| s.token != token)
         .map(|s| text::width(&s.text))
@@ -376,11 +379,11 @@ mod tests {
         t.begin(
             vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")],
             Duration::ZERO,
-            Beside::default(),
+            BaselineMode::default(),
         );
-        t.push(token(2, b"\x8d!"), Beside::default());
+        t.push(token(2, b"\x8d!"), BaselineMode::default());
         assert_eq!(t.pieces, ["hi ", "", "👍!"]);
-        t.push(token(1, b"x"), Beside::default());
+        t.push(token(1, b"x"), BaselineMode::default());
         assert_eq!(t.tokens.len(), 2, "a rewound position replaces");
     }
 

@@ -12,7 +12,7 @@ use super::loading;
 use super::output;
 use crate::edit::Edit;
 use crate::edit::grammar::understood;
-use crate::edit::preset::Preset;
+use crate::edit::preset::EditPreset;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
@@ -151,9 +151,9 @@ pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
 }
 
 /// The preset files, in their order; none for a subcommand that takes none.
-pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, Preset)>> {
+pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, EditPreset)>> {
     let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
-    let load = |path: &PathBuf| Ok((path.clone(), Preset::load(path)?));
+    let load = |path: &PathBuf| Ok((path.clone(), EditPreset::load(path)?));
     files.into_iter().flatten().map(load).collect()
 }
 
@@ -284,7 +284,6 @@ pub fn layers(flag: &str, given: &str, count: usize, expected: String) -> Result
     }
 }
 
-/// The seed.
 pub fn seed(matches: &ArgMatches) -> u64 {
     matches.get_one::<u64>("seed").copied().unwrap_or(1)
 }
@@ -339,7 +338,7 @@ pub fn showing_progress<T>(
             output::status(&format!("{what} {:3.0} %{left}", done * 100.0));
         }
     };
-    let done = lab.told(show, work);
+    let done = lab.with_progress(show, work);
     output::clear_status();
     done
 }

@@ -1,7 +1,7 @@
 //! `lmscope bench`: how fast a model is here: bare, with the steady instruments live, and under edits.
 //!
 //! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
-//! moment of the machine hits both. To measure something else, add a field to [`Report`] and fill it in `measure`.
+//! moment of the machine hits both. To measure something else, add a field to [`BenchReport`] and fill it in `measure`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};
@@ -9,22 +9,21 @@ use std::time::Instant;
 
 use clap::{ArgMatches, Command, value_parser};
 
-use super::bench_report::Report;
+use super::bench_report::BenchReport;
 use super::{Subcommand, arguments, doctor, models, output};
-use crate::edit::direction::{Direction, Origin, random_like};
-use crate::edit::op::{DirectionName, DirectionWithin, Op, UnitsTo, Which};
+use crate::edit::direction::{Direction, DirectionOrigin, random_like};
+use crate::edit::op::{DirectionName, DirectionWithin, Op, UnitChoice, UnitsTo};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, INSTRUMENTS, Instrument};
 use crate::lab::Lab;
 use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Beside, Writer};
+use crate::lab::writer::{BaselineMode, Writer};
 use crate::model::network::site::Site;
 
-/// The row.
 pub const BENCH: Subcommand = Subcommand {
     name: "bench",
     about: "Measures start-up time, memory, and tokens per second: plain, with the live instruments, and under ten edits",
@@ -149,7 +148,7 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
         .ok_or_else(|| Error::Engine("a new process to measure ended without a token".into()))
 }
 
-fn measure(matches: &ArgMatches) -> Result<Report> {
+fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     let count = matches.get_one::<usize>("count").map_or(96, |n| *n.max(&1));
     output_status("starting new processes");
     let mut lab = arguments::open(matches)?;
@@ -169,10 +168,10 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
 
     let edits = ten_edits(&mut lab);
     let kinds = [
-        Kind::Bare,
-        Kind::Live(&live, &needs),
-        Kind::Edited(&edits, Beside::Nothing),
-        Kind::Edited(&edits, Beside::SameText),
+        BenchMode::Bare,
+        BenchMode::Live(&live, &needs),
+        BenchMode::Edited(&edits, BaselineMode::Nothing),
+        BenchMode::Edited(&edits, BaselineMode::SameText),
     ];
     // A short round of each fills caches of value cards and wakes the threads.
     for kind in &kinds {
@@ -207,7 +206,7 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
         Writer::begin(&mut lab, long, Schedule::none(), Sampling::default())?;
         reads.push(count / since.elapsed().as_secs_f64());
     }
-    Ok(Report {
+    Ok(BenchReport {
         card,
         cpu: doctor::cpu(),
         threads: rayon::current_num_threads(),
@@ -233,13 +232,13 @@ fn measure(matches: &ArgMatches) -> Result<Report> {
 }
 
 /// How a round writes.
-enum Kind<'a> {
+enum BenchMode<'a> {
     /// Nothing is watched and nothing changed.
     Bare,
     /// The steady live instruments make their columns.
     Live(&'a [&'static dyn Instrument], &'a [Needs]),
     /// Under edits.
-    Edited(&'a [Edit], Beside),
+    Edited(&'a [Edit], BaselineMode),
 }
 
 /// Ten edits of different kinds that every model takes: four vectors added and two projected out, at layers spread
@@ -249,16 +248,16 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
     let vector = random_like(&vec![1.0; width], 1);
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(0), vector)],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     lab.directions.insert(DIRECTION.into(), direction);
     let name = || DirectionName(DIRECTION.into());
     let neurons = lab.model.card.neuron_layers.first();
     let neurons = neurons.map_or(Site::MlpOut.at(0), |l| Site::MlpAct.at(*l));
     let at = |site: Site, i: usize| site.at(i * (layers - 1) / 9);
-    let heads = Op::Scale(Which::List(vec![0]));
+    let heads = Op::Scale(UnitChoice::List(vec![0]));
     let bounded = Op::ClampAlong(DirectionWithin(DIRECTION.into(), -1.0, 1.0));
-    let set = Op::Set(UnitsTo(Which::List(vec![4, 5]), 0.1));
+    let set = Op::Set(UnitsTo(UnitChoice::List(vec![4, 5]), 0.1));
     let edits = [
         (Op::Add(name()), at(Site::ResidPre, 1), 0.01),
         (Op::Add(name()), at(Site::ResidPre, 3), -0.01),
@@ -268,12 +267,12 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
         (Op::ProjectOut(name()), at(Site::AttnOut, 4), 1.0),
         (bounded, at(Site::MlpOut, 6), 1.0),
         (heads, at(Site::Z, 8), 0.9),
-        (Op::Zero(Which::List(vec![1, 2, 3])), neurons, 1.0),
+        (Op::Zero(UnitChoice::List(vec![1, 2, 3])), neurons, 1.0),
         (set, neurons, 1.0),
     ];
     let edit = |(op, at, strength)| Edit {
         strength,
-        ..Edit::new(op, Place::At(at))
+        ..Edit::new(op, EditPlace::At(at))
     };
     edits.map(edit).into()
 }
@@ -282,14 +281,14 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
 const DIRECTION: &str = "bench";
 
 /// Seconds to write `count` tokens after a prompt.
-fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &Kind) -> Result<f64> {
+fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &BenchMode) -> Result<f64> {
     let arguments = Arguments::default();
     let (live, needs, edits, beside) = match kind {
-        Kind::Bare => (&[][..], &[][..], &[][..], Beside::Nothing),
-        Kind::Live(live, needs) => (*live, *needs, &[][..], Beside::Nothing),
-        Kind::Edited(edits, beside) => (&[][..], &[][..], *edits, *beside),
+        BenchMode::Bare => (&[][..], &[][..], &[][..], BaselineMode::Nothing),
+        BenchMode::Live(live, needs) => (*live, *needs, &[][..], BaselineMode::Nothing),
+        BenchMode::Edited(edits, beside) => (&[][..], &[][..], *edits, *beside),
     };
-    let mut writer = Writer::begin_beside(
+    let mut writer = Writer::begin_with_baseline(
         lab,
         prompt.to_vec(),
         Schedule::always(edits.to_vec()),

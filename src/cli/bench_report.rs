@@ -1,7 +1,7 @@
 //! What `lmscope bench` reports, as JSON for scripts and as a table for people.
 //!
-//! Invariant: both say the same numbers. To add one, add a field, a key in [`Report::json`] and a line in
-//! [`Report::table`].
+//! Invariant: both say the same numbers. To add one, add a field, a key in [`BenchReport::json`] and a line in
+//! [`BenchReport::table`].
 
 use serde_json::{Value, json};
 
@@ -10,8 +10,7 @@ use crate::text;
 
 /// What was measured.
 #[derive(Clone, Debug)]
-pub struct Report {
-    /// The model.
+pub struct BenchReport {
     pub card: Card,
     /// The CPU's name.
     pub cpu: String,
@@ -33,7 +32,7 @@ pub struct Report {
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,
-    /// Tokens a second under the edits of [`Report::edits`], nothing beside them.
+    /// Tokens a second under the edits of [`BenchReport::edits`], nothing beside them.
     pub edited: f64,
     /// Edited over bare, the median over pairs of rounds.
     pub edited_ratio: f64,
@@ -55,7 +54,7 @@ pub struct Report {
     pub estimated_memory: u64,
 }
 
-impl Report {
+impl BenchReport {
     /// For scripts. Keys are stable.
     pub fn json(&self) -> Value {
         let card = &self.card;

@@ -9,7 +9,6 @@ use clap_complete::Shell;
 use super::{Subcommand, output};
 use crate::error::{Error, Result};
 
-/// The row.
 pub const COMPLETIONS: Subcommand = Subcommand {
     name: "completions",
     about: "Writes a completion script: bash, elvish, fish, powershell or zsh",

@@ -11,16 +11,17 @@ use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
 use crate::edit::Edit;
-use crate::edit::preset::Preset;
+use crate::edit::preset::EditPreset;
 use crate::error::Result;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search};
 use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
 use crate::instruments::knowledge::value_edit;
-use crate::instruments::knowledge::value_edit::{Case, Effect, Plan, Report, Score, Turn};
+use crate::instruments::knowledge::value_edit::{
+    EditEffect, EditedFact, NeuronChange, NeuronScore, ValueEditPlan, ValueEditReport,
+};
 use crate::lab::Lab;
 
-/// The row.
 pub const EDIT_VALUE: Subcommand = Subcommand {
     name: "edit-value",
     about: "Edits the value vectors of a fact's neurons towards another answer, and counts what changed, with random neurons as a control",
@@ -110,7 +111,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
+fn plan(matches: &ArgMatches, layers: usize) -> Result<ValueEditPlan> {
     let percent = |name: &str| f32::from(matches.get_one::<u8>(name).copied().unwrap_or(0)) / 100.0;
     let number = |name: &str| matches.get_one::<u32>(name).copied().unwrap_or(1) as usize;
     let strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
@@ -127,7 +128,7 @@ fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
             arguments::layers("--layers", given, layers, expected)?
         }
     };
-    Ok(Plan {
+    Ok(ValueEditPlan {
         search: Search {
             share: percent("share"),
             present: percent("present"),
@@ -135,13 +136,13 @@ fn plan(matches: &ArgMatches, layers: usize) -> Result<Plan> {
             layers: range,
         },
         score: if arguments::text(matches, "score") == "contrast" {
-            Score::Contrast
+            NeuronScore::Contrast
         } else {
-            Score::Answer
+            NeuronScore::Answer
         },
         shared: percent("shared"),
         facts: number("facts"),
-        turn: scale.map_or(Turn::Rewrite(strength), Turn::Scale),
+        turn: scale.map_or(NeuronChange::Rewrite(strength), NeuronChange::Scale),
         seed: arguments::seed(matches),
     })
 }
@@ -152,17 +153,17 @@ const COLUMNS: &[&str] = &[
 ];
 
 /// A row of rates for each relation and for all, each above its null.
-fn table(report: &Report, list: &[Fact]) -> Result<()> {
+fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
     let mut rows = Vec::new();
     let mut groups: Vec<&str> = report.present.iter().map(|(r, _)| r.as_str()).collect();
     if groups.len() == 1 {
         groups.clear();
     }
     for relation in groups.iter().copied().map(Some).chain([None]) {
-        let belongs = |c: &&Case| relation.is_none_or(|r| list[c.fact].relation == r);
-        let part = Report {
+        let belongs = |c: &&EditedFact| relation.is_none_or(|r| list[c.fact].relation == r);
+        let part = ValueEditReport {
             cases: report.cases.iter().filter(belongs).cloned().collect(),
-            ..Report::default()
+            ..ValueEditReport::default()
         };
         let found: usize = part.cases.iter().map(|c| c.neurons.len()).sum();
         let mean = found as f32 / part.cases.len().max(1) as f32;
@@ -178,7 +179,7 @@ fn table(report: &Report, list: &[Fact]) -> Result<()> {
     output::listing(COLUMNS, &rows, false)
 }
 
-fn row(name: &str, neurons: String, facts: usize, effect: Effect) -> Vec<Value> {
+fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Value> {
     let number = |value: f32| Value::String(format!("{value:.3}"));
     let maybe = |value: Option<f32>| value.map_or(Value::Null, number);
     vec![
@@ -196,15 +197,15 @@ fn row(name: &str, neurons: String, facts: usize, effect: Effect) -> Vec<Value> 
 }
 
 /// Everything, for scripts.
-fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
-    let effect = |e: &Effect| {
+fn whole(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
+    let effect = |e: &EditEffect| {
         json!({
             "changed": e.changed, "success": e.success, "kept": e.kept,
             "others_changed": e.others_changed, "others_kl": e.others_kl,
             "texts_changed": e.texts.map(|t| t.0), "texts_kl": e.texts.map(|t| t.1),
         })
     };
-    let case = |c: &Case| {
+    let case = |c: &EditedFact| {
         let neuron = |n: &FactNeuron| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts});
         let neurons: Vec<Value> = c.neurons.iter().map(neuron).collect();
         let edits: Vec<String> = c.edits.iter().map(ToString::to_string).collect();
@@ -223,21 +224,21 @@ fn whole(report: &Report, list: &[Fact], plan: Plan) -> Value {
 }
 
 /// The edits of all facts; those of the first are on, because turned all at once they are another experiment.
-fn preset(report: &Report, lab: &Lab) -> Preset {
-    let of = |(i, case): (usize, &Case)| {
+fn preset(report: &ValueEditReport, lab: &Lab) -> EditPreset {
+    let of = |(i, case): (usize, &EditedFact)| {
         let edits = case.edits.clone().into_iter();
         edits.map(move |edit| Edit { on: i == 0, ..edit })
     };
-    Preset {
+    EditPreset {
         model: lab.model.card.name.clone(),
         revision: lab.model.card.revision.clone(),
         edits: report.cases.iter().enumerate().flat_map(of).collect(),
-        ..Preset::default()
+        ..EditPreset::default()
     }
 }
 
 /// The edits, a line each under their fact.
-fn lines(report: &Report, list: &[Fact]) -> String {
+fn lines(report: &ValueEditReport, list: &[Fact]) -> String {
     let mut out = String::new();
     for case in &report.cases {
         let fact = &list[case.fact];

@@ -18,11 +18,10 @@ use crate::lab::Lab;
 use crate::lab::capture::{Needs, Readout};
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::writer::{Beside, Step, Writer};
+use crate::lab::writer::{BaselineMode, Writer, WrittenToken};
 use crate::model::network::site::Site;
 use crate::text;
 
-/// The row.
 pub const GENERATE: Subcommand = Subcommand {
     name: "generate",
     about: "Generates a continuation of a prompt, with or without edits",
@@ -74,7 +73,7 @@ pub fn count(matches: &ArgMatches) -> usize {
 }
 
 /// What is shown while tokens come.
-enum Shape {
+enum OutputFormat {
     /// Safe text, for a terminal, or a pipe that leads to one.
     Screen,
     /// The bytes of the tokens, for a pipe.
@@ -84,7 +83,7 @@ enum Shape {
 }
 
 /// What a run amounted to.
-struct Tally {
+struct GenerateSummary {
     written: usize,
     prompt_seconds: f64,
     seconds: f64,
@@ -100,16 +99,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let count = count(matches);
     let format = arguments::text(matches, "format");
     let shape = match (format, output::stdout_is_terminal()) {
-        ("jsonl", _) => Shape::Lines,
-        (_, terminal) if terminal || matches.get_flag("safe") => Shape::Screen,
-        (_, _) => Shape::Bytes,
+        ("jsonl", _) => OutputFormat::Lines,
+        (_, terminal) if terminal || matches.get_flag("safe") => OutputFormat::Screen,
+        (_, _) => OutputFormat::Bytes,
     };
     let mut lab = arguments::open(matches)?;
     let begun = arguments::run(matches, &lab, edits)?;
     let beside = beside(matches);
     let since = Instant::now();
     let (tokens, schedule) = (begun.tokens.clone(), begun.schedule.clone());
-    let writer = Writer::begin_beside(&mut lab, tokens, schedule, sampling, beside);
+    let writer = Writer::begin_with_baseline(&mut lab, tokens, schedule, sampling, beside);
     let mut writer = match writer {
         Err(error @ Error::NotFinite { .. }) => {
             return Err(refused(&mut lab, &begun, &shape, error));
@@ -117,7 +116,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         writer => writer?,
     };
     let prompt_seconds = since.elapsed().as_secs_f64();
-    let mut tally = Tally {
+    let mut tally = GenerateSummary {
         written: 0,
         prompt_seconds,
         seconds: 0.0,
@@ -134,7 +133,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         output::measured(&mut lab, &writer.run, &counted)
     };
-    if matches!(shape, Shape::Lines) {
+    if matches!(shape, OutputFormat::Lines) {
         output::json_line(&json!({ "summary": summary(&lab, &writer, &tally, &json!(receipts)) }))?;
     } else if output::stderr_is_terminal() {
         let (written, seconds, rate) = (tally.written, tally.seconds, rate(&tally));
@@ -142,9 +141,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
             "{written} tokens in {seconds:.2} s, {rate:.1} a second."
         ));
     }
-    if let (Some((text, diverged)), false) =
-        (unedited(&lab, &writer), matches!(shape, Shape::Lines))
-    {
+    if let (Some((text, diverged)), false) = (
+        unedited(&lab, &writer),
+        matches!(shape, OutputFormat::Lines),
+    ) {
         let parted = diverged.map_or_else(
             || "they did not diverge".into(),
             |position| format!("they diverge at position {position}"),
@@ -164,13 +164,13 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Tells what is known where not even the prompt could be read: the edits' receipts, and in JSON a summary without tokens.
-fn refused(lab: &mut Lab, run: &Run, shape: &Shape, error: Error) -> Error {
+fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Error {
     let receipts = if run.schedule.is_idle() {
         Vec::new()
     } else {
         output::measured(lab, run, &[])
     };
-    if matches!(shape, Shape::Lines) {
+    if matches!(shape, OutputFormat::Lines) {
         let edits = run.schedule.latest().iter().map(ToString::to_string);
         let summary = json!({ "summary": {
             "model": lab.model.card.name,
@@ -201,19 +201,19 @@ fn as_json(check: Check) -> Value {
 }
 
 /// What runs beside the text.
-fn beside(matches: &ArgMatches) -> Beside {
+fn beside(matches: &ArgMatches) -> BaselineMode {
     match ["forced", "lockstep", "alone"].map(|flag| matches.get_flag(flag)) {
-        [true, ..] => Beside::Forced,
-        [_, true, _] => Beside::OwnText,
-        [_, _, true] => Beside::Nothing,
-        _ => Beside::SameText,
+        [true, ..] => BaselineMode::Forced,
+        [_, true, _] => BaselineMode::OwnText,
+        [_, _, true] => BaselineMode::Nothing,
+        _ => BaselineMode::SameText,
     }
 }
 
 /// The text of the unedited run of a lockstep, and where the two parted.
 fn unedited(lab: &Lab, writer: &Writer) -> Option<(String, Option<usize>)> {
-    let lockstep = writer.beside() == Beside::OwnText;
-    let tokens = writer.companion().filter(|_| lockstep)?;
+    let lockstep = writer.baseline_mode() == BaselineMode::OwnText;
+    let tokens = writer.baseline_row().filter(|_| lockstep)?;
     let tokenizer = lab.model.tokenizer.as_ref()?;
     let written = &tokens[writer.run.prompt..];
     let end = written.iter().position(|t| lab.model.is_end(*t));
@@ -245,11 +245,11 @@ fn write(
     lab: &mut Lab,
     writer: &mut Writer,
     count: usize,
-    shape: &Shape,
-    tally: &mut Tally,
+    shape: &OutputFormat,
+    tally: &mut GenerateSummary,
 ) -> Result<()> {
     let since = Instant::now();
-    let mut stream = text::Stream::default();
+    let mut stream = text::TextStream::default();
     // The lens rides along once, for the self-check; the other steps are bare.
     let last = vec![Site::ResidPost.at(lab.model.card.layers - 1)];
     let mut needs = vec![Needs::of(Readout {
@@ -285,9 +285,9 @@ fn write(
     }
     tally.seconds = since.elapsed().as_secs_f64();
     match shape {
-        Shape::Lines => Ok(()),
-        Shape::Screen => output::line(&stream.finish()),
-        Shape::Bytes => {
+        OutputFormat::Lines => Ok(()),
+        OutputFormat::Screen => output::line(&stream.finish()),
+        OutputFormat::Bytes => {
             let rest = stream.open().to_vec();
             output::bytes(&[rest.as_slice(), b"\n"].concat())
         }
@@ -296,10 +296,10 @@ fn write(
 
 fn show(
     lab: &Lab,
-    stream: &mut text::Stream,
-    step: &Step,
+    stream: &mut text::TextStream,
+    step: &WrittenToken,
     receipts: &[Receipt],
-    shape: &Shape,
+    shape: &OutputFormat,
 ) -> Result<()> {
     let choice = &step.choice;
     let line = |text: &str, special| token(lab, step, receipts, text, special);
@@ -311,7 +311,7 @@ fn show(
         || lab.model.is_end(choice.id);
     let bytes = lab.model.bytes(choice.id);
     if special {
-        return if matches!(shape, Shape::Lines) {
+        return if matches!(shape, OutputFormat::Lines) {
             output::json_line(&line(&String::from_utf8_lossy(&bytes), true))
         } else {
             Ok(())
@@ -323,13 +323,13 @@ fn show(
     let safe = stream.push(&bytes);
     raw.truncate(raw.len() - stream.open().len());
     match shape {
-        Shape::Screen => output::text(&safe),
-        Shape::Bytes => output::bytes(&raw),
-        Shape::Lines => output::json_line(&line(&String::from_utf8_lossy(&raw), false)),
+        OutputFormat::Screen => output::text(&safe),
+        OutputFormat::Bytes => output::bytes(&raw),
+        OutputFormat::Lines => output::json_line(&line(&String::from_utf8_lossy(&raw), false)),
     }
 }
 
-fn token(lab: &Lab, step: &Step, receipts: &[Receipt], text: &str, special: bool) -> Value {
+fn token(lab: &Lab, step: &WrittenToken, receipts: &[Receipt], text: &str, special: bool) -> Value {
     let choice = &step.choice;
     let mut line = json!({ "pos": choice.position, "id": choice.id, "text": text, "logprob": choice.logprob, "rank": choice.rank });
     if let Some(kl) = choice.kl {
@@ -354,11 +354,11 @@ fn token(lab: &Lab, step: &Step, receipts: &[Receipt], text: &str, special: bool
     line
 }
 
-fn rate(tally: &Tally) -> f64 {
+fn rate(tally: &GenerateSummary) -> f64 {
     tally.written as f64 / tally.seconds.max(1e-9)
 }
 
-fn summary(lab: &Lab, writer: &Writer, tally: &Tally, receipts: &Value) -> Value {
+fn summary(lab: &Lab, writer: &Writer, tally: &GenerateSummary, receipts: &Value) -> Value {
     let card = &lab.model.card;
     let check = if tally.broken.is_some() {
         Some(Check::not_finite())
@@ -383,7 +383,7 @@ fn summary(lab: &Lab, writer: &Writer, tally: &Tally, receipts: &Value) -> Value
         "top_p": writer.sampling.top_p,
         "top_k": writer.sampling.top_k,
         "edits": writer.run.schedule.latest().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "beside": writer.beside(),
+        "beside": writer.baseline_mode(),
         "diverged": writer.diverged(),
         "unedited": unedited(lab, writer).map(|(text, _)| text),
         "receipts": receipts,

@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
 use crate::figure::Check;
 use crate::file;
-use crate::instruments::{Arguments, Instrument, Kind, Parameter, observe};
+use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, observe};
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::text;
 
 /// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
@@ -81,21 +81,21 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
     let default = Some(parameter.default).filter(|default| !default.is_empty());
     let arg = arg.default_value(default);
     match parameter.kind {
-        Kind::Count { lo, hi } => {
+        ParamKind::Count { lo, hi } => {
             arg.value_name("N")
                 .value_parser(move |text: &str| match text.parse::<usize>() {
                     Ok(n) if (lo..=hi).contains(&n) => Ok(text.to_string()),
                     Ok(_) | Err(_) => Err(format!("expected a whole number from {lo} to {hi}")),
                 })
         }
-        Kind::Layer => arg.value_name("LAYER").allow_hyphen_values(true),
-        Kind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
-        Kind::Choice(words) => {
+        ParamKind::Layer => arg.value_name("LAYER").allow_hyphen_values(true),
+        ParamKind::Position => arg.value_name("POSITION").allow_hyphen_values(true),
+        ParamKind::Choice(words) => {
             let word =
                 |w: &&'static str| PossibleValue::new(*w).aliases(parameter.older_spellings(w));
             arg.value_parser(words.iter().map(word).collect::<Vec<_>>())
         }
-        Kind::Word(_) | Kind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
+        ParamKind::Word(_) | ParamKind::Text => arg.value_name("TEXT").allow_hyphen_values(true),
     }
 }
 
@@ -111,7 +111,7 @@ fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
 const WORTH_SAYING: Duration = Duration::from_secs(3);
 
 /// Says what a sweep will take, when that is long: its passes, and their time at the pace of one over the run itself.
-fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: Cost) -> Result<()> {
+fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()> {
     if run.tokens.is_empty() {
         output::note(&format!("{name}: {cost}"));
         return Ok(());

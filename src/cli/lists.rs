@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Subcommand, arguments, models, output};
 use crate::app::commands::commands;
 use crate::error::Result;
-use crate::ui::theme::{Theme, Variant};
+use crate::ui::theme::{Theme, ThemeVariant};
 
 /// The row of `sites`.
 pub const SITES: Subcommand = Subcommand {
@@ -47,9 +47,9 @@ fn build_sites(command: Command) -> Command {
 
 fn themes(matches: &ArgMatches) -> Result<()> {
     let made_for = |theme: &Theme| match theme.variant {
-        Variant::Any => "any background",
-        Variant::Dark => "dark",
-        Variant::Light => "light",
+        ThemeVariant::Any => "any background",
+        ThemeVariant::Dark => "dark",
+        ThemeVariant::Light => "light",
     };
     let rows: Vec<Vec<Value>> = Theme::all()
         .iter()

@@ -10,23 +10,25 @@ use std::time::{Duration, Instant};
 use super::interrupt::{self, Interrupt};
 use super::output;
 use crate::error::Result;
-use crate::model::hub::{Phase, Progress, Watch, cache_folder};
+use crate::model::hub::{DownloadPhase, DownloadWatch, Progress, cache_folder};
 use crate::text;
 
 /// The shortest time between two lines of a log.
 const SPARSE: Duration = Duration::from_secs(5);
 
 /// Opens something that may be downloaded first. Ctrl-C stops the download, and from then on what raises the flag.
-pub fn watched<T>(open: impl FnOnce(&mut Watch<'_>) -> Result<T>) -> Result<(T, Interrupt)> {
+pub fn watched<T>(
+    open: impl FnOnce(&mut DownloadWatch<'_>) -> Result<T>,
+) -> Result<(T, Interrupt)> {
     let interrupt = interrupt::watch()?;
-    let mut teller = Teller::new(output::stderr_is_terminal());
+    let mut teller = LoadingMessages::new(output::stderr_is_terminal());
     let mut show = |progress: &Progress| {
         interrupt
             .heeded
-            .store(progress.phase != Phase::Reading, Ordering::Relaxed);
+            .store(progress.phase != DownloadPhase::Reading, Ordering::Relaxed);
         teller.hear(progress);
     };
-    let mut watch = Watch {
+    let mut watch = DownloadWatch {
         show: &mut show,
         cancelled: &|| interrupt.asked.load(Ordering::Relaxed),
     };
@@ -37,7 +39,7 @@ pub fn watched<T>(open: impl FnOnce(&mut Watch<'_>) -> Result<T>) -> Result<(T, 
 }
 
 /// What was said so far.
-struct Teller {
+struct LoadingMessages {
     terminal: bool,
     began: Instant,
     /// When the last line was written, and at which tenth of the way.
@@ -46,7 +48,7 @@ struct Teller {
     last: Option<Progress>,
 }
 
-impl Teller {
+impl LoadingMessages {
     fn new(terminal: bool) -> Self {
         Self {
             terminal,
@@ -58,7 +60,7 @@ impl Teller {
     }
 
     fn hear(&mut self, progress: &Progress) {
-        if matches!(progress.phase, Phase::Reading) {
+        if matches!(progress.phase, DownloadPhase::Reading) {
             return self.finished(progress);
         }
         if self.terminal {
@@ -71,8 +73,8 @@ impl Teller {
         self.last = Some(progress.clone());
     }
 
-    fn log(&mut self, progress: &Progress, phase: Phase) {
-        let waits = matches!(phase, Phase::Waiting(_) | Phase::Queued);
+    fn log(&mut self, progress: &Progress, phase: DownloadPhase) {
+        let waits = matches!(phase, DownloadPhase::Waiting(_) | DownloadPhase::Queued);
         if waits && !self.waiting {
             output::note(&format!("{}.", progress.doing()));
         }

@@ -38,13 +38,11 @@ use crate::text;
 /// One row of [`SUBCOMMANDS`].
 #[derive(Debug)]
 pub struct Subcommand {
-    /// Its name.
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
     /// Adds its arguments.
     pub arguments: fn(Command) -> Command,
-    /// Does it.
     pub run: fn(&ArgMatches) -> Result<()>,
 }
 
@@ -109,7 +107,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 
 /// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 128 + n ended by signal
 /// n (130 interrupted).
-pub fn conclude(outcome: &Result<()>) -> ExitCode {
+pub fn exit_code(outcome: &Result<()>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
     };

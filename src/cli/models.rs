@@ -19,7 +19,6 @@ use crate::model::memory;
 use crate::model::network::families::family_of;
 use crate::text;
 
-/// The row.
 pub const MODELS: Subcommand = Subcommand {
     name: "models",
     about: "Lists the demo and the models in the hub cache",
@@ -92,7 +91,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
 
 /// The row of a model of the cache.
 fn row(cached: &Cached, json: bool) -> Vec<Value> {
-    let weights = Weights::of(&cached.path);
+    let weights = WeightsSummary::of(&cached.path);
     let family = if cached.path.is_file() {
         "gguf".to_string()
     } else if cached.missing.as_deref() == Some("config.json") {
@@ -126,7 +125,7 @@ fn row(cached: &Cached, json: bool) -> Vec<Value> {
 
 /// Whether the model fits into the memory that is free now, as it would be loaded by default; where its configuration does
 /// not say (a GGUF file, a family that is not served), whether its weights do. None where free memory is not known.
-fn fits(path: &Path, weights: &Weights) -> Option<bool> {
+fn fits(path: &Path, weights: &WeightsSummary) -> Option<bool> {
     let free = memory::available(&Device::Cpu)?;
     let by_shape = configuration(path).and_then(|c| memory::fits(&c, DEFAULT_CONTEXT, free));
     by_shape.or(Some(weights.bytes <= free))
@@ -160,14 +159,14 @@ fn family(folder: &Path) -> String {
 
 /// The weights of a model: their bytes, and what the headers of safetensors files say of them.
 #[derive(Default)]
-struct Weights {
+struct WeightsSummary {
     parameters: u64,
     bytes: u64,
     dtypes: Vec<(String, u64)>,
     kind: &'static str,
 }
 
-impl Weights {
+impl WeightsSummary {
     /// Of a snapshot folder, or of one file.
     fn of(path: &Path) -> Self {
         let mut out = Self::default();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, ArgMatches, Command, value_parser};
 
 use super::{arguments, generate};
-use crate::app::Settings;
+use crate::app::AppSettings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
 use crate::ui::{ScreenOptions, Shot};
@@ -56,7 +56,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         }),
         None => None,
     };
-    let start = Settings {
+    let start = AppSettings {
         model: arguments::model_name(matches).to_string(),
         options: arguments::options(matches),
         prompt: word("prompt"),
@@ -65,7 +65,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         count: generate::count(matches),
         presets: arguments::presets(matches)?,
         edits: arguments::written_edits(matches)?,
-        ..Settings::default()
+        ..AppSettings::default()
     };
     Ok(ScreenOptions {
         start,

@@ -10,7 +10,7 @@ use super::{arguments, models, output};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::load::load_watched;
-use crate::model::network::names::{Meaning, Rule, SPELLINGS, Spelling};
+use crate::model::network::names::{NameMeaning, NameRule, SPELLINGS, Spelling};
 use crate::model::network::site::{SITES, Site, SiteSpec};
 
 /// Prints the list.
@@ -76,12 +76,12 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
 /// A name of which the architecture decides: the name, the site, where it is that one.
 fn conditional(spelling: &Spelling) -> Option<Vec<Value>> {
     match spelling.rule {
-        Rule::Depends(place, _) => Some(vec![
+        NameRule::Depends(place, _) => Some(vec![
             json!(spelling.name.replace("{}", "L")),
             json!(address(spelling.near)),
             json!(place),
         ]),
-        Rule::Always | Rule::Never(..) => None,
+        NameRule::Always | NameRule::Never(..) => None,
     }
 }
 
@@ -101,13 +101,13 @@ pub fn names(site: Site, model: Option<&Model>) -> Vec<String> {
         let name = spelling.name.replace("{}", "L");
         match model {
             Some(model) => meanings(spelling, model)
-                .contains(&Meaning::Is(site))
+                .contains(&NameMeaning::Is(site))
                 .then_some(name),
             None => match spelling.rule {
                 _ if spelling.near != site => None,
-                Rule::Always => Some(name),
-                Rule::Depends(place, _) => Some(format!("{name} ({place})")),
-                Rule::Never(..) => None,
+                NameRule::Always => Some(name),
+                NameRule::Depends(place, _) => Some(format!("{name} ({place})")),
+                NameRule::Never(..) => None,
             },
         }
     };
@@ -120,24 +120,24 @@ fn none(spelling: &Spelling, model: Option<&Model>) -> Option<(String, &'static 
         (Some(model), _) => meanings(spelling, model)
             .into_iter()
             .find_map(|m| match m {
-                Meaning::Holds(has, near) => Some((has, near)),
-                Meaning::Is(_) | Meaning::Absent | Meaning::Unmeasured => None,
+                NameMeaning::Holds(has, near) => Some((has, near)),
+                NameMeaning::Is(_) | NameMeaning::Absent | NameMeaning::Unmeasured => None,
             })?,
-        (None, Rule::Never(has, _)) => (*has, spelling.near),
-        (None, Rule::Always | Rule::Depends(..)) => return None,
+        (None, NameRule::Never(has, _)) => (*has, spelling.near),
+        (None, NameRule::Always | NameRule::Depends(..)) => return None,
     };
     Some((spelling.name.replace("{}", "L"), has, address(near)))
 }
 
 /// What a name means at each layer, once each.
-fn meanings(spelling: &Spelling, model: &Model) -> Vec<Meaning> {
+fn meanings(spelling: &Spelling, model: &Model) -> Vec<NameMeaning> {
     let blueprint = &model.card.blueprint;
     let mut found = Vec::new();
     for layer in 0..blueprint.layers.len() {
         let meaning = spelling.meaning(blueprint, layer);
         let there = match meaning {
-            Meaning::Is(site) => model.offers(site.at(layer)).is_ok(),
-            Meaning::Holds(..) | Meaning::Absent | Meaning::Unmeasured => true,
+            NameMeaning::Is(site) => model.offers(site.at(layer)).is_ok(),
+            NameMeaning::Holds(..) | NameMeaning::Absent | NameMeaning::Unmeasured => true,
         };
         if there && !found.contains(&meaning) {
             found.push(meaning);

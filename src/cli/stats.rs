@@ -11,7 +11,7 @@ use super::{Subcommand, arguments, output};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::Lab;
-use crate::lab::statistics::{How, Statistics, grouped, pieces};
+use crate::lab::statistics::{Statistics, TextReading, grouped, pieces};
 use crate::model::network::address::expand;
 use crate::model::network::site::Address;
 use crate::text;
@@ -25,7 +25,6 @@ const PIECE: usize = 128;
 /// Longest text that is read.
 const LONGEST: u64 = 1 << 30;
 
-/// The row.
 pub const STATS: Subcommand = Subcommand {
     name: "stats",
     about: "Measures the mean and variance of activations over a text, for `mean` edits (mean ablation)",
@@ -62,7 +61,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let name = source
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
-    let how = How {
+    let how = TextReading {
         skip: matches.get_one::<usize>("skip").copied().unwrap_or(1),
         piece,
         text: text::plain(name.as_bytes()),

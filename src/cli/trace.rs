@@ -21,7 +21,6 @@ use crate::lab::run::Run;
 use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
 
-/// The row.
 pub const TRACE: Subcommand = Subcommand {
     name: "trace",
     about: "Saves the activations of a prompt to a safetensors file",
@@ -90,16 +89,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// A tensor ready for the file.
-struct Entry {
+struct TracedTensor {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Vec<u8>,
 }
 
-fn tokens(run: &Run) -> Entry {
+fn tokens(run: &Run) -> TracedTensor {
     let bytes = run.tokens.iter().flat_map(|t| i64::from(*t).to_le_bytes());
-    Entry {
+    TracedTensor {
         name: "tokens".into(),
         dtype: Dtype::I64,
         shape: vec![run.tokens.len()],
@@ -107,12 +106,12 @@ fn tokens(run: &Run) -> Entry {
     }
 }
 
-fn tensor(name: String, value: &Tensor) -> Result<Entry> {
+fn tensor(name: String, value: &Tensor) -> Result<TracedTensor> {
     let values = value
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1::<f32>()?;
-    Ok(Entry {
+    Ok(TracedTensor {
         name,
         dtype: Dtype::F32,
         shape: value.dims().to_vec(),
@@ -141,7 +140,11 @@ fn metadata(
 }
 
 /// The file's bytes; its path is for messages.
-fn packed(path: &Path, tensors: &[Entry], metadata: HashMap<String, String>) -> Result<Vec<u8>> {
+fn packed(
+    path: &Path,
+    tensors: &[TracedTensor],
+    metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
     let fail = |e: safetensors::SafeTensorError| {
         Error::bad_file(path, e.to_string(), "Ask for fewer sites, or report this.")
     };

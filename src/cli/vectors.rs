@@ -12,7 +12,6 @@ use super::{Subcommand, arguments, models, output};
 use crate::edit::direction::{Direction, FORMATS, format_named, format_of, norm};
 use crate::error::{Error, Result};
 
-/// The row.
 pub const VECTORS: Subcommand = Subcommand {
     name: "vectors",
     about: "Shows what direction files hold, and converts between their formats",

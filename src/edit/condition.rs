@@ -5,17 +5,17 @@
 //! the same pass, edits before it included; or `p("TEXT")`, the probability that the unedited model gives to the first
 //! token of a text after this position. Invariants: printing and parsing are inverse; a condition looks at nothing
 //! later than its position, so that a text written token by token meets the same conditions as one read at once.
-//! To add a probe, add a variant of [`Probe`], its spelling, and where `lab/compile.rs` prepares to measure it.
+//! To add a probe, add a variant of [`ConditionProbe`], its spelling, and where `lab/compile.rs` prepares to measure it.
 
 use std::fmt;
 
-use super::quotes::{Piece, named, quoted, read};
+use super::quotes::{LinePiece, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Address;
 
 /// What is looked at.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Probe {
+pub enum ConditionProbe {
     /// `x·v̂` at an address that the pass visits before the edit's own.
     Along(String, Address),
     /// The unedited model's probability of a text's first token as the next one.
@@ -26,10 +26,9 @@ pub enum Probe {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
     /// What is looked at.
-    pub probe: Probe,
+    pub probe: ConditionProbe,
     /// Whether it must lie above the threshold; below it otherwise.
     pub above: bool,
-    /// The threshold.
     pub threshold: f32,
     /// Whether the edit goes on acting once it has begun.
     pub stays: bool,
@@ -46,7 +45,7 @@ impl Condition {
     }
 
     /// Reads what stands after ` when ` or ` once `.
-    pub(crate) fn read(whole: Piece<'_>, stays: bool) -> Result<Self, String> {
+    pub(crate) fn read(whole: LinePiece<'_>, stays: bool) -> Result<Self, String> {
         let text = whole.text;
         let bad = || {
             format!(
@@ -63,7 +62,7 @@ impl Condition {
             if plain.is_empty() {
                 return Err(bad());
             }
-            Probe::Probability(plain)
+            ConditionProbe::Probability(plain)
         } else {
             let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
             let address = address.text.parse().map_err(|e: Error| e.to_string())?;
@@ -71,7 +70,7 @@ impl Condition {
             if name.is_empty() {
                 return Err(bad());
             }
-            Probe::Along(name, address)
+            ConditionProbe::Along(name, address)
         };
         Ok(Self {
             probe,
@@ -82,7 +81,7 @@ impl Condition {
     }
 }
 
-impl fmt::Display for Probe {
+impl fmt::Display for ConditionProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Along(name, at) => write!(f, "{}@{at}", named(name)),

@@ -9,14 +9,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::condition::Condition;
-use super::intervention::{Edit, EditId, Place};
+use super::intervention::{Edit, EditId, EditPlace};
 use super::op::{ArgumentText, OPS};
 use super::positions::Positions;
-use super::quotes::{Line, Piece};
+use super::quotes::{LinePiece, QuotedLine};
 use crate::error::{Error, Result};
 use crate::model::network::address::Pattern;
-use crate::model::network::names::Rule;
-use crate::model::network::tap::Phase;
+use crate::model::network::names::NameRule;
+use crate::model::network::tap::PassPhase;
 
 /// An edit as it was understood, where that is not as it was typed.
 pub fn understood(typed: &str, edit: &Edit) -> Option<String> {
@@ -35,18 +35,18 @@ impl fmt::Display for Edit {
             write!(f, ":{argument}")?;
         }
         match &self.place {
-            Place::At(address) => write!(f, "@{address}")?,
-            Place::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
-            Place::Every(site) => write!(f, "@{}.*", site.spec().name)?,
-            Place::Borrowed(name) => write!(f, "@{name}")?,
-            Place::Writes => f.write_str("@writes")?,
+            EditPlace::At(address) => write!(f, "@{address}")?,
+            EditPlace::Layers(site, a, b) => write!(f, "@{}.{a}-{b}", site.spec().name)?,
+            EditPlace::Every(site) => write!(f, "@{}.*", site.spec().name)?,
+            EditPlace::Borrowed(name) => write!(f, "@{name}")?,
+            EditPlace::Writes => f.write_str("@writes")?,
         }
         if self.positions != Positions::All {
             write!(f, ":{}", self.positions)?;
         }
         match self.phase {
-            Some(Phase::Prefill) => f.write_str("/prefill")?,
-            Some(Phase::Decode) => f.write_str("/decode")?,
+            Some(PassPhase::Prefill) => f.write_str("/prefill")?,
+            Some(PassPhase::Decode) => f.write_str("/decode")?,
             None => {}
         }
         #[allow(clippy::float_cmp)] // 1 is what is left out
@@ -68,7 +68,7 @@ impl FromStr for Edit {
             edit: s.to_string(),
             why,
         };
-        let line = Line::new(s).map_err(&bad)?;
+        let line = QuotedLine::new(s).map_err(&bad)?;
         let (text, when) = split_condition(line.whole()).map_err(&bad)?;
         let (head, tail) = text
             .rsplit_once('@')
@@ -82,7 +82,10 @@ impl FromStr for Edit {
             ))
         })?;
         let (tail, strength) = strength(tail).map_err(&bad)?;
-        let phases = [("prefill", Phase::Prefill), ("decode", Phase::Decode)];
+        let phases = [
+            ("prefill", PassPhase::Prefill),
+            ("decode", PassPhase::Decode),
+        ];
         let (tail, phase) = match tail.rsplit_once('/') {
             Some((rest, word)) => {
                 let found = phases.iter().find(|(name, _)| *name == word.text.trim());
@@ -117,7 +120,7 @@ impl FromStr for Edit {
 }
 
 /// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
-fn split_condition(text: Piece<'_>) -> Result<(Piece<'_>, Option<Condition>), String> {
+fn split_condition(text: LinePiece<'_>) -> Result<(LinePiece<'_>, Option<Condition>), String> {
     let place = [" when ", " once "]
         .iter()
         .filter_map(|word| text.rfind(word).map(|at| (at, *word)))
@@ -138,7 +141,7 @@ fn split_condition(text: Piece<'_>) -> Result<(Piece<'_>, Option<Condition>), St
 }
 
 /// Splits `*STRENGTH` off the end; the star of `resid_post.*` or `blocks.*.hook_z` belongs to the address.
-fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
+fn strength(tail: LinePiece<'_>) -> Result<(LinePiece<'_>, f32), String> {
     let Some((rest, number)) = tail.rsplit_once('*') else {
         return Ok((tail, 1.0));
     };
@@ -156,15 +159,15 @@ fn strength(tail: Piece<'_>) -> Result<(Piece<'_>, f32), String> {
     }
 }
 
-fn place(text: &str) -> Result<Place> {
+fn place(text: &str) -> Result<EditPlace> {
     if text == "writes" {
-        return Ok(Place::Writes);
+        return Ok(EditPlace::Writes);
     }
     Ok(match text.parse::<Pattern>()? {
-        Pattern::Own(site, layers) => Place::of(site, layers),
+        Pattern::Own(site, layers) => EditPlace::of(site, layers),
         Pattern::Foreign(name) => match name.spelling.rule {
-            Rule::Depends(..) => Place::Borrowed(name),
-            Rule::Always | Rule::Never(..) => Place::of(name.anywhere()?, name.layers),
+            NameRule::Depends(..) => EditPlace::Borrowed(name),
+            NameRule::Always | NameRule::Never(..) => EditPlace::of(name.anywhere()?, name.layers),
         },
     })
 }

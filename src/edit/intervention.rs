@@ -6,31 +6,30 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::condition::{Condition, Probe};
-use super::op::{Acts, Op, Which};
+use super::condition::{Condition, ConditionProbe};
+use super::op::{Op, OpSites, UnitChoice};
 use super::positions::Positions;
 use crate::error::{Error, Result};
-use crate::model::network::address::{Borrowed, Layers};
+use crate::model::network::address::{ForeignName, Layers};
 use crate::model::network::blueprint::Blueprint;
 use crate::model::network::site::{Address, Axis, Site, check_layer};
-use crate::model::network::tap::Phase;
+use crate::model::network::tap::PassPhase;
 
 /// Where an edit acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// One address.
+pub enum EditPlace {
     At(Address),
     /// A site at layers `a` to `b`, both included.
     Layers(Site, u16, u16),
     /// A site at every layer.
     Every(Site),
     /// A name of TransformerLens of which the architecture says what it means; [`Edit::on`] puts a site in its place.
-    Borrowed(Borrowed),
+    Borrowed(ForeignName),
     /// Every block input, attention write and MLP write (Arditi et al. 2024).
     Writes,
 }
 
-impl Place {
+impl EditPlace {
     /// A site at some layers.
     pub fn of(site: Site, layers: Layers) -> Self {
         match layers {
@@ -78,7 +77,6 @@ impl Place {
 )]
 pub struct EditId(pub u32);
 
-/// The edits that have an id.
 #[derive(Clone, Debug, Default)]
 pub struct EditIds(Vec<Edit>);
 
@@ -132,14 +130,11 @@ impl EditIds {
 pub struct Edit {
     /// Which one of a list or a session it is; given by [`EditIds`], and no part of what it is.
     pub id: EditId,
-    /// What it does, and with what.
     pub op: Op,
-    /// Where.
-    pub place: Place,
-    /// Which positions.
+    pub place: EditPlace,
     pub positions: Positions,
     /// Prompt, continuation, or both.
-    pub phase: Option<Phase>,
+    pub phase: Option<PassPhase>,
     /// How much; at the neutral strength of its operation it touches nothing.
     pub strength: f32,
     /// What must hold at a position.
@@ -165,7 +160,7 @@ impl Edit {
     }
 
     /// An edit that is on everywhere in the text, at strength 1.
-    pub fn new(op: Op, place: Place) -> Self {
+    pub fn new(op: Op, place: EditPlace) -> Self {
         Self {
             id: EditId::default(),
             op,
@@ -184,7 +179,7 @@ impl Edit {
     }
 
     /// Its units; none for operations on directions.
-    pub fn which(&self) -> Option<&Which> {
+    pub fn which(&self) -> Option<&UnitChoice> {
         self.op.argument().mentions().units
     }
 
@@ -192,12 +187,12 @@ impl Edit {
     pub fn names(&self) -> Vec<&str> {
         let names = self.op.argument().mentions();
         let set = names.units.and_then(|units| match units {
-            Which::Set(name) => Some(name.as_str()),
-            Which::All | Which::List(_) => None,
+            UnitChoice::Set(name) => Some(name.as_str()),
+            UnitChoice::All | UnitChoice::List(_) => None,
         });
         let probe = self.when.as_ref().and_then(|when| match &when.probe {
-            Probe::Along(name, _) => Some(name.as_str()),
-            Probe::Probability(_) => None,
+            ConditionProbe::Along(name, _) => Some(name.as_str()),
+            ConditionProbe::Probability(_) => None,
         });
         let [first, second] = names.directions;
         let all = [first, second, names.statistics, set, probe];
@@ -215,10 +210,10 @@ impl Edit {
 
     /// The same on an architecture: a borrowed name becomes the site that it means there, or is refused.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
-        let Place::Borrowed(name) = &self.place else {
+        let EditPlace::Borrowed(name) = &self.place else {
             return Ok(self.clone());
         };
-        let place = Place::of(name.on(blueprint)?, name.layers);
+        let place = EditPlace::of(name.on(blueprint)?, name.layers);
         let edit = Self {
             place,
             ..self.clone()
@@ -242,8 +237,8 @@ impl Edit {
     pub fn covers(&self, position: usize, prompt: usize) -> bool {
         let phase = match self.phase {
             None => true,
-            Some(Phase::Prefill) => position < prompt,
-            Some(Phase::Decode) => position >= prompt,
+            Some(PassPhase::Prefill) => position < prompt,
+            Some(PassPhase::Decode) => position >= prompt,
         };
         phase && self.positions.covers(position, prompt)
     }
@@ -254,9 +249,9 @@ impl Edit {
     pub(crate) fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
         match self.op.spec().acts {
-            Acts::Only(site, _) if spec.site == site => return Ok(()),
-            Acts::Only(_, why) => return Err(format!("{why}, not {}", spec.name)),
-            Acts::Values => {}
+            OpSites::Only(site, _) if spec.site == site => return Ok(()),
+            OpSites::Only(_, why) => return Err(format!("{why}, not {}", spec.name)),
+            OpSites::Values => {}
         }
         match spec.axis {
             Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads | Axis::Experts => Ok(()),

@@ -16,4 +16,4 @@ pub mod receipt;
 pub mod schedule;
 pub mod unit_set;
 
-pub use intervention::{Edit, EditId, EditIds, Place};
+pub use intervention::{Edit, EditId, EditIds, EditPlace};

@@ -10,13 +10,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::positions::Positions;
-use super::quotes::{Piece, named, quoted, read};
+use super::quotes::{LinePiece, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Site;
 
 /// Where an operation acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acts {
+pub enum OpSites {
     /// On the values of a site: a vector or units at every position.
     Values,
     /// On one site alone, which the sentence gives as the reason for refusing others.
@@ -25,17 +25,14 @@ pub enum Acts {
 
 /// One row of [`OPS`].
 pub struct OpSpec {
-    /// Its name.
     pub name: &'static str,
     /// The strength at which it does nothing.
     pub neutral: f32,
-    /// Where it acts.
-    pub acts: Acts,
+    pub acts: OpSites,
     /// One sentence.
     pub about: &'static str,
     /// An edit that does it, as it prints; the demo has what it names.
     pub example: &'static str,
-    /// Reads it with its argument.
     pub(crate) read: fn(ArgumentText<'_>) -> Result<Op, String>,
 }
 
@@ -54,8 +51,8 @@ macro_rules! operations {
         impl Op {
             /// Its row.
             pub fn spec(&self) -> &'static OpSpec {
-                enum Row { $($op),* }
-                &OPS[match self { $(Self::$op(_) => Row::$op as usize),* }]
+                enum OpRow { $($op),* }
+                &OPS[match self { $(Self::$op(_) => OpRow::$op as usize),* }]
             }
 
             /// What it works with.
@@ -73,44 +70,44 @@ macro_rules! operations {
 
 operations! {
     /// `x + c·v`, the direction as it is.
-    Add(DirectionName) "add" 0.0 Acts::Values, "adds strength times a direction, as it is (activation addition)" "add:mood@resid_pre.4*0.5";
+    Add(DirectionName) "add" 0.0 OpSites::Values, "adds strength times a direction, as it is (activation addition)" "add:mood@resid_pre.4*0.5";
     /// `x + c·‖x‖·v̂`, with `|c|` at most 1.
-    AddUnitNorm(DirectionName) "add_unit_norm" 0.0 Acts::Values, "adds strength times the norm of the activation, along a direction; at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
+    AddUnitNorm(DirectionName) "add_unit_norm" 0.0 OpSites::Values, "adds strength times the norm of the activation, along a direction; at most once that norm" "add_unit_norm:mood@resid_pre.4*0.2";
     /// `y·‖x‖/‖y‖` with `y = x + c·v` (repeng's `normalize`).
-    AddRenorm(DirectionName) "add_renorm" 0.0 Acts::Values, "adds strength times a direction, then restores the norm of the activation" "add_renorm:mood@resid_pre.4*0.5";
+    AddRenorm(DirectionName) "add_renorm" 0.0 OpSites::Values, "adds strength times a direction, then restores the norm of the activation" "add_renorm:mood@resid_pre.4*0.5";
     /// `‖x‖·unit(x/‖x‖ + c·(1 + max(0, cos(x, −v)))·v̂)` (in-context vectors, Liu et al. 2023, 2311.06668).
-    Icv(DirectionName) "icv" 0.0 Acts::Values, "rotates towards a direction, more where the activation points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
+    Icv(DirectionName) "icv" 0.0 OpSites::Values, "rotates towards a direction, more where the activation points away from it, and keeps the norm (in-context vectors)" "icv:mood@mlp_out.*:all*0.2";
     /// `x − c·(x·v̂)·v̂`.
-    ProjectOut(DirectionName) "project_out" 0.0 Acts::Values, "removes the component along a direction (directional ablation)" "project_out:refusal@writes";
+    ProjectOut(DirectionName) "project_out" 0.0 OpSites::Values, "removes the component along a direction (directional ablation)" "project_out:refusal@writes";
     /// `x + (c − 1)·(x·v̂)·v̂`: 0 ablates, 1 changes nothing, −1 reflects.
-    ScaleAlong(DirectionName) "scale_along" 1.0 Acts::Values, "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
+    ScaleAlong(DirectionName) "scale_along" 1.0 OpSites::Values, "multiplies the component along a direction by the strength" "scale_along:refusal@resid_pre.4*-1";
     /// Moves `x·v̂` to the nearer bound where it lies outside; `c` of the way.
-    ClampAlong(DirectionWithin) "clamp_along" 0.0 Acts::Values, "clamps the component along a direction to bounds" "clamp_along:mood=-1..1@resid_pre.4";
+    ClampAlong(DirectionWithin) "clamp_along" 0.0 OpSites::Values, "clamps the component along a direction to bounds" "clamp_along:mood=-1..1@resid_pre.4";
     /// Moves `x·v̂` to a value; `c` of the way.
-    SetAlong(DirectionTo) "set_along" 0.0 Acts::Values, "sets the component along a direction to a value" "set_along:mood=2.5@resid_pre.4";
+    SetAlong(DirectionTo) "set_along" 0.0 OpSites::Values, "sets the component along a direction to a value" "set_along:mood=2.5@resid_pre.4";
     /// `x − (x·ŝ)·ŝ + (x·ŝ)·t̂`; `c` of the way.
-    Swap(TwoDirections) "swap" 0.0 Acts::Values, "moves the component along one direction to another direction" "swap:mood>politeness@resid_pre.4";
+    Swap(TwoDirections) "swap" 0.0 OpSites::Values, "moves the component along one direction to another direction" "swap:mood>politeness@resid_pre.4";
     /// `x + c·(v − x)`.
-    Replace(DirectionName) "replace" 0.0 Acts::Values, "replaces the activation by a vector" "replace:mood@resid_pre.4:last";
+    Replace(DirectionName) "replace" 0.0 OpSites::Values, "replaces the activation by a vector" "replace:mood@resid_pre.4:last";
     /// Units towards 0: `x·(1 − c)`.
-    Zero(Which) "zero" 0.0 Acts::Values, "ablates units (neurons, heads, coordinates; without a list all): sets them to 0" "zero:17,52@mlp_act.3";
+    Zero(UnitChoice) "zero" 0.0 OpSites::Values, "ablates units (neurons, heads, coordinates; without a list all): sets them to 0" "zero:17,52@mlp_act.3";
     /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
-    Mean(UnitsMean) "mean" 0.0 Acts::Values, "mean-ablates units: sets them to their mean over a text (`lmscope stats`), or over the prompt without its first token" "mean:3@z.1:last";
+    Mean(UnitsMean) "mean" 0.0 OpSites::Values, "mean-ablates units: sets them to their mean over a text (`lmscope stats`), or over the prompt without its first token" "mean:3@z.1:last";
     /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
-    Resample(UnitsAsIn) "resample" 0.0 Acts::Values, "sets units to their values on another text, at the same position (resample ablation)" r#"resample:0,3="The king of Japan is"@z.2"#;
+    Resample(UnitsAsIn) "resample" 0.0 OpSites::Values, "sets units to their values on another text, at the same position (resample ablation)" r#"resample:0,3="The king of Japan is"@z.2"#;
     /// Units times `c`.
-    Scale(Which) "scale" 1.0 Acts::Values, "multiplies units by the strength" "scale:17@mlp_act.3*2";
+    Scale(UnitChoice) "scale" 1.0 OpSites::Values, "multiplies units by the strength" "scale:17@mlp_act.3*2";
     /// Units towards a value: `x + c·(value − x)`.
-    Set(UnitsTo) "set" 0.0 Acts::Values, "sets units to a value" "set:17=3.5@mlp_act.3";
+    Set(UnitsTo) "set" 0.0 OpSites::Values, "sets units to a value" "set:17=3.5@mlp_act.3";
     /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
     /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
     Rewrite(UnitsTurn) "rewrite" 0.0
-        Acts::Only(Site::MlpAct, "`rewrite` changes the value vectors of neurons, so its address is mlp_act: rewrite:17=\"A\">\"B\"@mlp_act.L"),
+        OpSites::Only(Site::MlpAct, "`rewrite` changes the value vectors of neurons, so its address is mlp_act: rewrite:17=\"A\">\"B\"@mlp_act.L"),
         "turns the value vectors of neurons from one token to another, without changing the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
     /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
     /// al. 2023, 2304.14767). A position always reads itself.
     Cut(CutEdges) "cut" 0.0
-        Acts::Only(Site::AttnScores, "`cut` acts on attention scores: cut:2=0..4@attn_scores.L"),
+        OpSites::Only(Site::AttnScores, "`cut` acts on attention scores: cut:2=0..4@attn_scores.L"),
         "attention knockout: positions cannot attend to some others, in some heads or all; each can still attend to itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
 }
 
@@ -121,17 +118,16 @@ pub trait Argument: fmt::Display + Any {
     where
         Self: Sized;
 
-    /// What it mentions.
-    fn mentions(&self) -> Mentions<'_>;
+    fn mentions(&self) -> OpOperands<'_>;
 }
 
 /// What an argument mentions, to be looked up before the operation acts.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Mentions<'a> {
+pub struct OpOperands<'a> {
     /// The direction, and the other one of an operation that works with two.
     pub directions: [Option<&'a str>; 2],
     /// The units; none for operations on directions. Heads at `q`, `k`, `v` and `z`.
-    pub units: Option<&'a Which>,
+    pub units: Option<&'a UnitChoice>,
     /// A statistics file.
     pub statistics: Option<&'a str>,
     /// Another text, on which values are taken.
@@ -144,7 +140,7 @@ pub struct Mentions<'a> {
     pub sources: Option<&'a Positions>,
 }
 
-impl<'a> Mentions<'a> {
+impl<'a> OpOperands<'a> {
     fn direction(name: &'a str) -> Self {
         Self {
             directions: [Some(name), None],
@@ -152,7 +148,7 @@ impl<'a> Mentions<'a> {
         }
     }
 
-    fn units(units: &'a Which) -> Self {
+    fn units(units: &'a UnitChoice) -> Self {
         Self {
             units: Some(units),
             ..Self::default()
@@ -164,7 +160,7 @@ impl<'a> Mentions<'a> {
 #[derive(Clone, Copy)]
 pub struct ArgumentText<'a> {
     pub(crate) op: &'static str,
-    pub(crate) what: Piece<'a>,
+    pub(crate) what: LinePiece<'a>,
     pub(crate) address: &'a str,
 }
 
@@ -174,7 +170,7 @@ impl<'a> ArgumentText<'a> {
         format!("`{op}` needs {why}: {op}:{example}@{address}")
     }
 
-    fn direction(self, name: Piece<'_>, example: &str) -> Result<String, String> {
+    fn direction(self, name: LinePiece<'_>, example: &str) -> Result<String, String> {
         match name.trim().read()? {
             name if name.is_empty() => Err(self.wants("a direction", example)),
             name => Ok(name),
@@ -182,13 +178,13 @@ impl<'a> ArgumentText<'a> {
     }
 
     /// What stands before and after the last `=`.
-    fn split(self, why: &str, example: &str) -> Result<(Piece<'a>, Piece<'a>), String> {
+    fn split(self, why: &str, example: &str) -> Result<(LinePiece<'a>, LinePiece<'a>), String> {
         let parts = self.what.rsplit_once('=');
         parts.ok_or_else(|| self.wants(why, example))
     }
 
     /// Units, and the text or file after the first `=`.
-    fn from(self, why: &str, example: &str) -> Result<(Which, String), String> {
+    fn from(self, why: &str, example: &str) -> Result<(UnitChoice, String), String> {
         let parts = self.what.split_once('=');
         let (list, from) = parts.ok_or_else(|| self.wants(why, example))?;
         match from.read()? {
@@ -205,8 +201,7 @@ fn number(text: &str) -> Result<f32, String> {
 
 /// Which units of a site.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Every one.
+pub enum UnitChoice {
     All,
     /// These.
     List(Vec<u32>),
@@ -214,7 +209,7 @@ pub enum Which {
     Set(String),
 }
 
-impl fmt::Display for Which {
+impl fmt::Display for UnitChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => Ok(()),
@@ -227,7 +222,7 @@ impl fmt::Display for Which {
     }
 }
 
-impl FromStr for Which {
+impl FromStr for UnitChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -252,13 +247,13 @@ impl FromStr for Which {
     }
 }
 
-impl Argument for Which {
+impl Argument for UnitChoice {
     fn of(typed: ArgumentText<'_>) -> Result<Self, String> {
         typed.what.text.parse()
     }
 
-    fn mentions(&self) -> Mentions<'_> {
-        Mentions::units(self)
+    fn mentions(&self) -> OpOperands<'_> {
+        OpOperands::units(self)
     }
 }
 
@@ -281,7 +276,7 @@ macro_rules! argument {
                 $read
             }
 
-            fn mentions(&self) -> Mentions<'_> {
+            fn mentions(&self) -> OpOperands<'_> {
                 let $of = self;
                 $mentions
             }
@@ -294,7 +289,7 @@ argument! {
     DirectionName(String),
     |own, f| f.write_str(&named(&own.0)),
     |typed| Ok(Self(typed.direction(typed.what, "NAME")?)),
-    |own| Mentions::direction(&own.0)
+    |own| OpOperands::direction(&own.0)
 }
 
 argument! {
@@ -306,7 +301,7 @@ argument! {
         let (name, value) = typed.split("a direction and a value", example)?;
         Ok(Self(typed.direction(name, example)?, number(value.text)?))
     },
-    |own| Mentions::direction(&own.0)
+    |own| OpOperands::direction(&own.0)
 }
 
 argument! {
@@ -324,7 +319,7 @@ argument! {
         }
         Ok(Self(typed.direction(name, example)?, low, high))
     },
-    |own| Mentions::direction(&own.0)
+    |own| OpOperands::direction(&own.0)
 }
 
 argument! {
@@ -337,12 +332,12 @@ argument! {
         let (from, to) = parts.ok_or_else(|| typed.wants("two directions", example))?;
         Ok(Self(typed.direction(from, example)?, typed.direction(to, example)?))
     },
-    |own| Mentions { directions: [Some(&own.0), Some(&own.1)], ..Mentions::default() }
+    |own| OpOperands { directions: [Some(&own.0), Some(&own.1)], ..OpOperands::default() }
 }
 
 argument! {
     /// Units, and the statistics file that has their means; over the prompt without one.
-    UnitsMean(Which, Option<String>),
+    UnitsMean(UnitChoice, Option<String>),
     |own, f| match own {
         Self(units, None) => write!(f, "{units}"),
         Self(units, Some(file)) => write!(f, "{units}={}", named(file)),
@@ -358,35 +353,35 @@ argument! {
             file => Ok(Self(units, Some(file.to_string()))),
         }
     },
-    |own| Mentions {
+    |own| OpOperands {
         statistics: own.1.as_deref(),
         prompt_mean: own.1.is_none(),
-        ..Mentions::units(&own.0)
+        ..OpOperands::units(&own.0)
     }
 }
 
 argument! {
     /// Units and the text on which their values are taken.
-    UnitsAsIn(Which, String),
+    UnitsAsIn(UnitChoice, String),
     |own, f| write!(f, "{}={}", own.0, quoted(&own.1)),
     |typed| typed.from("a text", "17=\"another text\"").map(|(units, text)| Self(units, text)),
-    |own| Mentions { text: Some(&own.1), ..Mentions::units(&own.0) }
+    |own| OpOperands { text: Some(&own.1), ..OpOperands::units(&own.0) }
 }
 
 argument! {
     /// Units and their value.
-    UnitsTo(Which, f32),
+    UnitsTo(UnitChoice, f32),
     |own, f| write!(f, "{}={}", own.0, own.1),
     |typed| {
         let (units, value) = typed.split("a value", "17=3.5")?;
         Ok(Self(units.text.parse()?, number(value.text)?))
     },
-    |own| Mentions { value: Some(own.1), ..Mentions::units(&own.0) }
+    |own| OpOperands { value: Some(own.1), ..OpOperands::units(&own.0) }
 }
 
 argument! {
     /// Neurons, the token their value vectors turn away from, and the one they turn to.
-    UnitsTurn(Which, String, String),
+    UnitsTurn(UnitChoice, String, String),
     |own, f| write!(f, "{}={}>{}", own.0, quoted(&own.1), quoted(&own.2)),
     |typed| {
         let example = "17=\"A\">\"B\"";
@@ -399,12 +394,12 @@ argument! {
         }
         Ok(Self(list.text.parse()?, from, to))
     },
-    |own| Mentions::units(&own.0)
+    |own| OpOperands::units(&own.0)
 }
 
 argument! {
     /// Heads, and the positions that cannot be read.
-    CutEdges(Which, Positions),
+    CutEdges(UnitChoice, Positions),
     |own, f| match own {
         Self(heads, Positions::All) => write!(f, "{heads}"),
         Self(heads, sources) => write!(f, "{heads}={sources}"),
@@ -417,5 +412,5 @@ argument! {
         let sources = sources.map_err(|e: Error| e.to_string())?;
         Ok(Self(heads.text.parse()?, sources))
     },
-    |own| Mentions { sources: Some(&own.1), ..Mentions::units(&own.0) }
+    |own| OpOperands { sources: Some(&own.1), ..OpOperands::units(&own.0) }
 }

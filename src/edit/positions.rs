@@ -9,17 +9,14 @@ use std::str::FromStr;
 use super::quotes::{quoted, read};
 use crate::error::{Error, Result};
 
-/// Which positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Positions {
-    /// Every position.
     #[default]
     All,
     /// Every position but the first.
     AllButBos,
     /// The last prompt token.
     Last,
-    /// The prompt.
     Prompt,
     /// What the model writes.
     Generated,

@@ -25,21 +25,20 @@ use crate::model::Card;
 
 /// Edits, on and off, and where they come from.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Preset {
+pub struct EditPreset {
     /// The model argument they were made on; may be empty.
     pub model: String,
     /// The fingerprint of its weights; may be empty.
     pub revision: String,
     /// What a change of edits means for the past.
     pub mode: Mode,
-    /// The edits.
     pub edits: Vec<Edit>,
 }
 
 /// The file as it is written.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct PresetFile {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     model: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -47,12 +46,12 @@ struct File {
     #[serde(default = "usual_mode")]
     mode: String,
     #[serde(default)]
-    edit: Vec<Row>,
+    edit: Vec<PresetRow>,
 }
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Row {
+struct PresetRow {
     edit: String,
     #[serde(default = "yes")]
     on: bool,
@@ -66,13 +65,13 @@ fn yes() -> bool {
     true
 }
 
-impl fmt::Display for Preset {
+impl fmt::Display for EditPreset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |edit: &Edit| Row {
+        let row = |edit: &Edit| PresetRow {
             edit: edit.to_string(),
             on: edit.on,
         };
-        let file = File {
+        let file = PresetFile {
             model: self.model.clone(),
             revision: self.revision.clone(),
             mode: self.mode.name().into(),
@@ -82,7 +81,7 @@ impl fmt::Display for Preset {
     }
 }
 
-impl Preset {
+impl EditPreset {
     /// Reads a file.
     pub fn load(path: &Path) -> Result<Self> {
         let text = crate::file::words(path)?;
@@ -94,7 +93,7 @@ impl Preset {
 
     /// Reads the text of a file, or says what is wrong with it.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|e| {
+        let file: PresetFile = toml::from_str(text).map_err(|e| {
             let line = e
                 .span()
                 .map_or(1, |s| text[..s.start.min(text.len())].lines().count().max(1));
@@ -105,7 +104,7 @@ impl Preset {
         })?;
         let modes = [Mode::FromNow, Mode::AsIfAlways];
         let mode = modes.into_iter().find(|m| m.name() == file.mode);
-        let edit = |(i, row): (usize, Row)| {
+        let edit = |(i, row): (usize, PresetRow)| {
             let edit: Edit = row
                 .edit
                 .parse()
@@ -166,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_preset_is_a_file_that_a_person_can_write() {
-        let preset = Preset::parse(
+        let preset = EditPreset::parse(
             "[[edit]]\nedit = \"zero:17@mlp_act.3\"\n[[edit]]\nedit = \"add:calm@resid_pre.2*0.5\"\non = false\n",
         )
         .unwrap();
@@ -190,7 +189,7 @@ mod tests {
             ("[[edit]]\non = true", ["line 1", "edit"]),
             ("edit = 3", ["line 1", "[[edit]]"]),
         ] {
-            let why = Preset::parse(text).unwrap_err();
+            let why = EditPreset::parse(text).unwrap_err();
             assert!(words.iter().all(|w| why.contains(w)), "{text}: {why}");
         }
     }
@@ -220,8 +219,8 @@ mod tests {
         #[test]
         fn writing_and_reading_are_inverse(edits in prop::collection::vec(any_edit(), 0..6), always: bool, model in ".{0,9}") {
             let mode = if always { Mode::AsIfAlways } else { Mode::FromNow };
-            let preset = Preset { model, revision: "0f3a".into(), mode, edits };
-            prop_assert_eq!(Preset::parse(&preset.to_string()).unwrap(), preset);
+            let preset = EditPreset { model, revision: "0f3a".into(), mode, edits };
+            prop_assert_eq!(EditPreset::parse(&preset.to_string()).unwrap(), preset);
         }
     }
 }

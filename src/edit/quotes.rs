@@ -47,20 +47,20 @@ fn end(rest: &str, open: char) -> Option<(usize, char)> {
 }
 
 /// A line whose quoted parts are known.
-pub(crate) struct Line<'a> {
+pub(crate) struct QuotedLine<'a> {
     text: &'a str,
     shadow: String,
 }
 
 /// A part of a line, to be taken apart where nothing is quoted.
 #[derive(Clone, Copy)]
-pub(crate) struct Piece<'a> {
+pub(crate) struct LinePiece<'a> {
     /// As it was typed, quotation marks included.
     pub(crate) text: &'a str,
     shadow: &'a str,
 }
 
-impl<'a> Line<'a> {
+impl<'a> QuotedLine<'a> {
     /// Finds what is quoted; says where a mark is not closed.
     pub(crate) fn new(text: &'a str) -> Result<Self, String> {
         let mut shadow = String::with_capacity(text.len());
@@ -91,9 +91,8 @@ impl<'a> Line<'a> {
         Ok(Self { text, shadow })
     }
 
-    /// All of it.
-    pub(crate) fn whole(&self) -> Piece<'_> {
-        Piece {
+    pub(crate) fn whole(&self) -> LinePiece<'_> {
+        LinePiece {
             text: self.text,
             shadow: &self.shadow,
         }
@@ -101,7 +100,7 @@ impl<'a> Line<'a> {
     }
 }
 
-impl Piece<'_> {
+impl LinePiece<'_> {
     /// The bytes from `start` to `end`.
     pub(crate) fn part(self, start: usize, end: usize) -> Self {
         Self {
@@ -307,7 +306,7 @@ mod tests {
 
     #[test]
     fn only_what_is_not_quoted_splits() {
-        let line = Line::new("a:“x@y”=\"é@\" @'z@w' b").unwrap();
+        let line = QuotedLine::new("a:“x@y”=\"é@\" @'z@w' b").unwrap();
         let (head, tail) = line.whole().rsplit_once('@').unwrap();
         assert_eq!((head.text, tail.text), ("a:“x@y”=\"é@\" ", "'z@w' b"));
         let (name, text) = head.split_once('=').unwrap();
@@ -315,10 +314,10 @@ mod tests {
             (name.text, text.read().unwrap().as_str()),
             ("a:“x@y”", "é@")
         );
-        assert!(Line::new("a:\"x@y").is_err());
+        assert!(QuotedLine::new("a:\"x@y").is_err());
         // An apostrophe inside a text is a letter.
         assert!(
-            Line::new("a:it's@x")
+            QuotedLine::new("a:it's@x")
                 .unwrap()
                 .whole()
                 .rsplit_once('@')

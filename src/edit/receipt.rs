@@ -10,7 +10,6 @@ use super::intervention::EditId;
 /// What one edit did during a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Which edit.
     #[serde(skip)]
     pub id: EditId,
     /// The edit as it prints.
@@ -65,10 +64,8 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error
 
 /// What one edit did at one position.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Fired {
-    /// Which edit.
+pub struct FiredAt {
     pub edit: EditId,
-    /// The position.
     pub position: usize,
     /// How many addresses it changed there.
     pub fired: usize,

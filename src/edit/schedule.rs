@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::intervention::{Edit, EditIds, Place};
+use super::intervention::{Edit, EditIds, EditPlace};
 use crate::error::Result;
 use crate::model::Fingerprint;
 use crate::model::network::blueprint::Blueprint;
@@ -30,7 +30,6 @@ impl Mode {
         }
     }
 
-    /// The other one.
     #[must_use]
     pub fn other(self) -> Self {
         match self {
@@ -42,7 +41,7 @@ impl Mode {
 
 /// A set of edits and since which position it has been in force.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stage {
+pub struct EditStage {
     /// The first position it applies to.
     pub since: usize,
     /// The edits, on and off.
@@ -54,7 +53,7 @@ pub struct Stage {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedule {
     /// Stages, by rising `since`.
-    pub stages: Vec<Stage>,
+    pub stages: Vec<EditStage>,
 }
 
 impl Schedule {
@@ -76,7 +75,7 @@ impl Schedule {
         let mut stages = self.stages.clone();
         if stages.first().is_none_or(|first| first.since > 0) {
             let edits = Vec::new();
-            stages.insert(0, Stage { since: 0, edits });
+            stages.insert(0, EditStage { since: 0, edits });
         }
         let mut ids = EditIds::of(self.edits());
         for stage in &mut stages {
@@ -86,20 +85,19 @@ impl Schedule {
         Self { stages }
     }
 
-    /// Nothing.
     pub fn none() -> Self {
         Self::default()
     }
 
     /// The same on an architecture, which decides what some borrowed names mean.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
-        let resolved = |stage: &Stage| {
+        let resolved = |stage: &EditStage| {
             // What does nothing may be written for another architecture.
             let edits = stage.edits.iter().map(|edit| match edit.on(blueprint) {
                 Err(_) if !edit.active() => Ok(edit.clone()),
                 resolved => resolved,
             });
-            Ok(Stage {
+            Ok(EditStage {
                 since: stage.since,
                 edits: edits.collect::<Result<_>>()?,
             })
@@ -114,7 +112,7 @@ impl Schedule {
     pub fn change(&mut self, position: usize, mut edits: Vec<Edit>) {
         EditIds::of(self.edits().chain(&edits)).give(&mut edits);
         self.stages.retain(|s| s.since < position);
-        self.stages.push(Stage {
+        self.stages.push(EditStage {
             since: position,
             edits,
         });
@@ -152,7 +150,7 @@ impl Schedule {
     pub fn acts_at(&self, site: Site) -> bool {
         self.edits()
             .filter(|e| e.active())
-            .any(|e| e.place != Place::Writes && e.place.site() == site)
+            .any(|e| e.place != EditPlace::Writes && e.place.site() == site)
     }
 
     /// The edits now in force.

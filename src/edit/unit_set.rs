@@ -24,10 +24,9 @@ pub struct UnitSet {
     pub revision: String,
 }
 
-/// A set as its file has it.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Written {
+struct UnitSetFile {
     site: String,
     #[serde(default)]
     revision: String,
@@ -47,7 +46,6 @@ impl UnitSet {
         }
     }
 
-    /// Its units at a layer.
     pub fn at(&self, layer: u16) -> Vec<u32> {
         let here = self.units.iter().filter(|(l, _)| *l == layer);
         here.map(|(_, unit)| *unit).collect()
@@ -71,7 +69,7 @@ impl UnitSet {
         let next =
             "A unit set is a TOML file with site = \"mlp_act\" and units = [\"LAYER/UNIT\", ...].";
         let fail = |why: String| Error::bad_file(path, why, next);
-        let written: Written =
+        let written: UnitSetFile =
             toml::from_str(&text).map_err(|e| fail(e.message().trim_end().replace('\n', " ")))?;
         let site = site_named(&written.site)?;
         let read = |unit: &String| {
@@ -88,7 +86,7 @@ impl UnitSet {
 
     /// Writes such a file, under a name that is free.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let written = Written {
+        let written = UnitSetFile {
             site: self.site.spec().name.into(),
             revision: self.revision.clone(),
             units: self.units.iter().map(|(l, u)| format!("{l}/{u}")).collect(),

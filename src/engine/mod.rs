@@ -16,14 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::Edit;
 use crate::edit::direction::{Direction, places};
-use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::unit_set::UnitSet;
 use crate::error::Result;
 use crate::figure::column::Column;
 use crate::figure::{Check, Figure};
 use crate::instruments::{Arguments, instrument};
 use crate::lab::sample::Sampling;
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
 use crate::model::network::site::Address;
@@ -31,11 +31,11 @@ use crate::model::network::site::Address;
 pub use crate::edit::schedule::Mode;
 
 /// Which pane a figure is for: the name of the instrument that fills it.
-pub type Slot = &'static str;
+pub type PaneName = &'static str;
 
 /// What a text starts from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Prompt {
+pub enum PromptSource {
     /// Text as the model's tokenizer reads it, with its BOS.
     Text(String),
     /// One user turn through the chat template.
@@ -46,9 +46,9 @@ pub enum Prompt {
 
 /// A question to an instrument about the current run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Question {
+pub struct FigureRequest {
     /// The instrument's name.
-    pub instrument: Slot,
+    pub instrument: PaneName,
     /// Its parameters, by name.
     pub arguments: Arguments,
     /// Whether to leave the edits out (the baseline of the same tokens).
@@ -57,7 +57,7 @@ pub struct Question {
     pub until: Option<usize>,
 }
 
-impl Question {
+impl FigureRequest {
     /// Whether it is about the text that is there; some instruments read files alone.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ pub enum Request {
     /// Start a new text and write `count` tokens.
     Generate {
         /// What it starts from.
-        prompt: Prompt,
+        prompt: PromptSource,
         /// Most tokens to write.
         count: usize,
     },
@@ -109,20 +109,17 @@ pub enum Request {
         mode: Mode,
     },
     /// Which instruments are live, with their parameters: each sends a figure now and a column a token.
-    Live(Vec<Question>),
+    Live(Vec<FigureRequest>),
     /// Ask once. A newer question for the same instrument replaces a waiting one.
-    Observe(Question),
+    Observe(FigureRequest),
     /// Write the same prompt without edits, same seed and length; answered by `Baseline`.
     Baseline,
     /// What runs beside the text, from the next token on; answered by `Beside`. Holds for later texts as well.
-    Beside(Beside),
+    Beside(BaselineMode),
     /// Keep units under a name that edits can use.
     Group {
-        /// The name.
         name: String,
-        /// The units.
         set: UnitSet,
-        /// Where to save it.
         save: Option<PathBuf>,
     },
     /// Make a direction by difference of means from two prompt lists.
@@ -137,7 +134,6 @@ pub enum Request {
         chat: bool,
         /// `resid_pre` of this layer, at the last prompt token.
         layer: usize,
-        /// Where to save it.
         save: Option<PathBuf>,
     },
     /// Panic inside, to test that the model survives. Only tests send it.
@@ -148,11 +144,8 @@ pub enum Request {
 /// A token with what is known of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Token {
-    /// Its position.
     pub position: usize,
-    /// Its id.
     pub id: u32,
-    /// Its bytes.
     pub bytes: Vec<u8>,
     /// Whether it is special (begin, end, turn marks).
     pub special: bool,
@@ -164,7 +157,7 @@ pub struct Token {
     pub kl: Option<f32>,
     /// What the edits did at its position, counted as receipts are.
     #[serde(default)]
-    pub fired: Vec<Fired>,
+    pub fired: Vec<FiredAt>,
     /// In lockstep: what the other of the two runs chose here, with its probability in that run.
     #[serde(default)]
     pub other: Option<Box<Token>>,
@@ -172,8 +165,7 @@ pub struct Token {
 
 /// A direction that edits can name.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Known {
-    /// Its name.
+pub struct KnownDirection {
     pub name: String,
     /// Where it has a vector, in order.
     pub addresses: Vec<Address>,
@@ -187,7 +179,7 @@ pub struct Known {
     pub strength: f32,
 }
 
-impl Known {
+impl KnownDirection {
     /// What is told of a direction under a name.
     pub fn of(name: &str, direction: &Direction) -> Self {
         Self {
@@ -239,12 +231,11 @@ impl From<&str> for Loading {
 /// What a loaded model offers the screen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
-    /// What it is.
     pub card: crate::model::Card,
     /// Seconds it took.
     pub seconds: f32,
     /// Directions that edits can name.
-    pub directions: Vec<Known>,
+    pub directions: Vec<KnownDirection>,
     /// What a user should know of how it was loaded.
     pub notes: Vec<String>,
 }
@@ -276,7 +267,6 @@ pub enum Update {
     Began(Vec<Token>),
     /// The model wrote a token.
     Token {
-        /// The token.
         token: Token,
         /// Receipts of the edits so far, in the order of the edits.
         receipts: Vec<Receipt>,
@@ -307,31 +297,27 @@ pub enum Update {
     },
     /// A whole figure.
     Figure {
-        /// Its pane.
-        slot: Slot,
+        slot: PaneName,
         /// Whether it shows the unedited run.
         unedited: bool,
-        /// The figure.
         figure: Box<Figure>,
     },
     /// The newest token's part of a live figure, for [`Figure::append`].
     Column {
-        /// Its pane.
-        slot: Slot,
+        slot: PaneName,
         /// The part.
         column: Box<Column>,
     },
     /// A figure is being made: how far, 0 to 1.
     Working {
-        /// Its pane.
-        slot: Slot,
+        slot: PaneName,
         /// How far.
         done: f32,
         /// What the rest will take at the pace so far; none while that is a guess.
         left: Option<Duration>,
     },
     /// A figure that was asked for is not made: it was stopped, or a new text came first.
-    Dropped(Slot),
+    Dropped(PaneName),
     /// How many positions a second the latest whole pass read.
     Pace(f32),
     /// The self-check of the newest pass: last lens row against the model's own logits.
@@ -341,11 +327,10 @@ pub enum Update {
     /// Receipts with their KL filled in, in the order of the edits.
     Receipts(Vec<Receipt>),
     /// What the edits did at every position that was just read again.
-    Fired(Vec<Fired>),
+    Fired(Vec<FiredAt>),
     /// What runs beside the text.
     Beside {
-        /// What.
-        beside: Beside,
+        beside: BaselineMode,
         /// In lockstep, the unedited run's own text after the prompt; empty where both are still one.
         tokens: Vec<Token>,
         /// The first position at which the two runs chose differently.
@@ -361,13 +346,13 @@ pub enum Update {
         diverges: Option<usize>,
     },
     /// A direction is ready.
-    Direction(Known),
+    Direction(KnownDirection),
     /// Something that a user should know came up.
     Noted(String),
     /// Something could not be done; the state is as before.
     Failed {
         /// The pane it belongs to, if any.
-        slot: Option<Slot>,
+        slot: Option<PaneName>,
         /// What went wrong and what to do.
         message: String,
     },

@@ -3,9 +3,10 @@
 //! Invariant: each text of a figure is one line without control, bidi or invisible characters; numbers and places are as
 //! they were. The compiler lists the fields: to add one to a figure, spell it here.
 
-use crate::figure::also::{Also, Number, Story};
+use crate::figure::also::{CellDetails, Number, RankStory};
 use crate::figure::{
-    Body, Cell, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Series, Table, Text,
+    AxisLabel, Body, Cell, Curve, Entry, Figure, Grid, Provenance, Series, Table, TablePage,
+    TableRow, Text,
 };
 use crate::text;
 
@@ -40,8 +41,8 @@ fn all<'a>(lines: impl IntoIterator<Item = &'a mut String>) {
     lines.into_iter().for_each(one);
 }
 
-fn headers(headers: &mut [Header]) {
-    for Header { label, anchor: _ } in headers {
+fn headers(headers: &mut [AxisLabel]) {
+    for AxisLabel { label, anchor: _ } in headers {
         one(label);
     }
 }
@@ -70,26 +71,26 @@ fn clean_grid(grid: &mut Grid) {
         one(label);
         all(more.iter_mut().map(|(word, _)| word));
     }
-    let Also {
+    let CellDetails {
         numbers,
         candidates,
         stories,
     } = also;
     all(numbers.iter_mut().map(|Number { value, .. }| value));
     all(candidates);
-    all(stories.iter_mut().map(|Story { token, .. }| token));
+    all(stories.iter_mut().map(|RankStory { token, .. }| token));
 }
 
 fn clean_table(Table { columns, pages }: &mut Table) {
     all(columns);
     for page in pages {
-        let Page {
+        let TablePage {
             title,
             anchor: _,
             rows,
         } = page;
         one(title);
-        for Row { anchor: _, entries } in rows {
+        for TableRow { anchor: _, entries } in rows {
             for entry in entries {
                 match entry {
                     Entry::Number(_) => {}

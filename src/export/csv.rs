@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use super::provenance;
 use crate::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
 
-/// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
     let mut out = String::new();
     for (name, value) in provenance::lines(figure) {

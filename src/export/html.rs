@@ -17,7 +17,6 @@ const STYLE: &str = "body{font:14px/1.45 system-ui,sans-serif;margin:2rem;color:
     dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem;color:#555;font-size:12px}dd{margin:0;overflow-wrap:anywhere}\
     caption{text-align:left;font-weight:bold}";
 
-/// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
     let title = escape(&figure.title);
     let mut out = format!(

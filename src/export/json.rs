@@ -18,7 +18,6 @@ struct Document<'a> {
     figure: &'a Figure,
 }
 
-/// Writes a figure.
 pub(super) fn write(figure: &Figure) -> Result<String> {
     let text = serde_json::to_string_pretty(&Document {
         schema: SCHEMA,

@@ -25,7 +25,7 @@ pub use json::SCHEMA;
 
 /// A way to write figures.
 #[derive(Clone, Copy, Debug)]
-pub struct Format {
+pub struct ExportFormat {
     /// What the user calls it.
     pub name: &'static str,
     /// How its files end.
@@ -37,32 +37,32 @@ pub struct Format {
 }
 
 /// Every format; the first is what the command line prints.
-pub const FORMATS: &[Format] = &[
-    Format {
+pub const FORMATS: &[ExportFormat] = &[
+    ExportFormat {
         name: "text",
         extension: "txt",
         about: "A text table with aligned columns.",
         write: |figure| Ok(text::write(&clean::clean(figure))),
     },
-    Format {
+    ExportFormat {
         name: "json",
         extension: "json",
         about: "The whole figure, with its provenance.",
         write: json::write,
     },
-    Format {
+    ExportFormat {
         name: "csv",
         extension: "csv",
         about: "One number a line, for spreadsheets and data frames.",
         write: |figure| Ok(csv::write(&clean::clean(figure))),
     },
-    Format {
+    ExportFormat {
         name: "svg",
         extension: "svg",
         about: "A vector picture, with its legend.",
         write: |figure| Ok(svg::write(&clean::clean(figure))),
     },
-    Format {
+    ExportFormat {
         name: "html",
         extension: "html",
         about: "A single-file web page.",
@@ -71,7 +71,7 @@ pub const FORMATS: &[Format] = &[
 ];
 
 /// The format of that name or file ending.
-pub fn format_named(name: &str) -> Result<&'static Format> {
+pub fn format_named(name: &str) -> Result<&'static ExportFormat> {
     let wanted = name.trim_start_matches('.').to_ascii_lowercase();
     FORMATS
         .iter()

@@ -1,8 +1,8 @@
 //! Figures made by hand, for tests.
 
 use crate::figure::{
-    Anchor, Body, Cell, Check, Curve, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale,
-    Series, Style, Table, Text, Unit,
+    Anchor, AxisLabel, Body, Cell, Check, Curve, Entry, Figure, Grid, Provenance, Scale, Series,
+    Style, Table, TablePage, TableRow, Text, Unit,
 };
 
 /// Provenance with everything filled in.
@@ -76,13 +76,13 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         }
     };
     figure(Body::Grid(Grid {
-        also: crate::figure::also::Also::default(),
+        also: crate::figure::also::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),
-        rows: Header::layers(layers),
+        rows: AxisLabel::layers(layers),
         columns: (0..positions)
-            .map(|p| Header::of(WORDS[p % 12], Anchor::position(p)))
+            .map(|p| AxisLabel::of(WORDS[p % 12], Anchor::position(p)))
             .collect(),
         cells: (0..positions)
             .map(|p| (0..layers).map(|l| cell(p, l)).collect())
@@ -105,7 +105,7 @@ pub fn difference(layers: usize, positions: usize) -> Figure {
 
 /// Neurons: a page for each of three positions.
 pub fn table() -> Figure {
-    let row = |position: usize, i: usize| Row {
+    let row = |position: usize, i: usize| TableRow {
         anchor: Anchor::cell(i % 3, position).with(Unit::Neuron(10 + i as u32)),
         entries: vec![
             Entry::Text(format!("{}.{}", i % 3, 10 + i)),
@@ -116,7 +116,7 @@ pub fn table() -> Figure {
     figure(Body::Table(Table {
         columns: vec!["neuron".into(), "activation".into(), "writes".into()],
         pages: (0..3)
-            .map(|p| Page {
+            .map(|p| TablePage {
                 title: format!("position {p}"),
                 anchor: Anchor::position(p),
                 rows: (0..20).map(|i| row(p, i)).collect(),
@@ -143,7 +143,7 @@ pub fn curves() -> Figure {
     figure(Body::Series(Series {
         axis: "layer".into(),
         value: "probability".into(),
-        points: Header::layers(6),
+        points: AxisLabel::layers(6),
         curves: vec![
             curve("␣Paris", 7, &[0.01, 0.02, 0.05, 0.4, 0.7, 0.94]),
             curve("␣Rome", 8, &[0.04, 0.1, 0.3, 0.2, 0.1, 0.02]),
@@ -156,7 +156,7 @@ pub fn curves() -> Figure {
 /// A sum of four parts, one of which takes away.
 pub fn waterfall() -> Figure {
     let point = |label: &str, layer: Option<usize>| {
-        Header::of(label, layer.map_or(Anchor::default(), Anchor::layer))
+        AxisLabel::of(label, layer.map_or(Anchor::default(), Anchor::layer))
     };
     figure(Body::Series(Series {
         axis: "write".into(),

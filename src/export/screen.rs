@@ -20,7 +20,7 @@ pub(super) const FONTS: &str = "'JetBrains Mono','Cascadia Mono','DejaVu Sans Mo
 
 /// How a cell is painted, settled to colours.
 #[derive(Clone, Copy, PartialEq)]
-struct Paint {
+struct CellStyle {
     ink: Rgb,
     back: Rgb,
     modifier: Modifier,
@@ -82,20 +82,20 @@ pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> St
 }
 
 /// Cells of one line that are painted alike.
-struct Run {
+struct StyledRun {
     column: usize,
     columns: usize,
     text: String,
-    paint: Paint,
+    paint: CellStyle,
 }
 
 fn at(column: usize) -> f32 {
     MARGIN + column as f32 * CELL.0
 }
 
-fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<Run> {
+fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<StyledRun> {
     let area = buffer.area;
-    let mut runs: Vec<Run> = Vec::new();
+    let mut runs: Vec<StyledRun> = Vec::new();
     let mut hidden = 0;
     for x in 0..area.width {
         // Behind a wide character stands an empty cell.
@@ -118,7 +118,7 @@ fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<Run> {
                 run.text.push_str(symbol);
                 run.columns += columns;
             }
-            _ => runs.push(Run {
+            _ => runs.push(StyledRun {
                 column: x.into(),
                 columns,
                 text: symbol.to_owned(),
@@ -137,7 +137,7 @@ fn joins(text: &str) -> bool {
             .all(|c| matches!(c, '─' | '━' | '█' | '▀' | '▄' | ' ' | '·' | '…' | '␣'))
 }
 
-fn settle(cell: &Cell, background: Rgb, foreground: Rgb) -> Paint {
+fn settle(cell: &Cell, background: Rgb, foreground: Rgb) -> CellStyle {
     let mut ink = rgb(cell.fg).unwrap_or(foreground);
     let mut back = rgb(cell.bg).unwrap_or(background);
     let modifier = cell.modifier;
@@ -150,7 +150,7 @@ fn settle(cell: &Cell, background: Rgb, foreground: Rgb) -> Paint {
     if modifier.contains(Modifier::HIDDEN) {
         ink = back;
     }
-    Paint {
+    CellStyle {
         ink,
         back,
         modifier: modifier
@@ -158,7 +158,7 @@ fn settle(cell: &Cell, background: Rgb, foreground: Rgb) -> Paint {
     }
 }
 
-fn write_text(out: &mut String, run: &Run, line: f32) {
+fn write_text(out: &mut String, run: &StyledRun, line: f32) {
     let lead = run.text.len() - run.text.trim_start_matches(' ').len();
     let text = run.text.trim_matches(' ');
     if text.is_empty() {
@@ -207,7 +207,7 @@ fn write_text(out: &mut String, run: &Run, line: f32) {
 }
 
 /// Draws block characters as rectangles, because fonts leave gaps between them; `false` when it is other text.
-fn blocks(out: &mut String, text: &str, run: &Run, lead: usize, line: f32) -> bool {
+fn blocks(out: &mut String, text: &str, run: &StyledRun, lead: usize, line: f32) -> bool {
     /// Left, top, right and bottom edge within the cell, in eighths, and how solid it is.
     fn shape(c: char) -> Option<(f32, f32, f32, f32, f32)> {
         let eighths = |base: char| (u32::from(c) - u32::from(base) + 1) as f32;

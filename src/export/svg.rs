@@ -8,7 +8,7 @@ use super::markup::{candidate, escape, paint};
 use super::number::{significant, spelled};
 use super::provenance;
 use super::screen::FONTS;
-use crate::figure::{Body, Entry, Figure, Grid, Row, Scale, Table};
+use crate::figure::{Body, Entry, Figure, Grid, Scale, Table, TableRow};
 use crate::text::{clip, width};
 
 /// Columns of a grid cell, in characters, and the size of a character.
@@ -18,13 +18,13 @@ const LINE: f32 = 18.0;
 const MARGIN: f32 = 16.0;
 
 /// A drawing that grows downwards.
-struct Page {
+struct SvgPage {
     body: String,
     wide: f32,
     y: f32,
 }
 
-impl Page {
+impl SvgPage {
     /// Writes a line of text at a column, in characters.
     fn text(&mut self, x: f32, text: &str, style: &str) {
         if !text.trim().is_empty() {
@@ -54,9 +54,8 @@ impl Page {
     }
 }
 
-/// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
-    let mut page = Page {
+    let mut page = SvgPage {
         body: String::new(),
         wide: 480.0,
         y: MARGIN,
@@ -104,7 +103,7 @@ pub(super) fn write(figure: &Figure) -> String {
     )
 }
 
-fn draw_grid(page: &mut Page, grid: &Grid) {
+fn draw_grid(page: &mut SvgPage, grid: &Grid) {
     let titles = grid.title_width().max(width(&grid.row_axis));
     let left = (titles + 1) as f32 * CHAR;
     let cell = TOKEN as f32 * CHAR + 6.0;
@@ -141,7 +140,7 @@ fn draw_grid(page: &mut Page, grid: &Grid) {
     draw_legend(page, grid.scale, &grid.value);
 }
 
-fn draw_legend(page: &mut Page, scale: Scale, value: &str) {
+fn draw_legend(page: &mut SvgPage, scale: Scale, value: &str) {
     let (lo, hi) = scale.ends();
     let text = spelled(scale, lo);
     page.text(0.0, &text, "");
@@ -155,7 +154,7 @@ fn draw_legend(page: &mut Page, scale: Scale, value: &str) {
     page.y += LINE;
 }
 
-fn draw_table(page: &mut Page, table: &Table) {
+fn draw_table(page: &mut SvgPage, table: &Table) {
     let blank = (false, String::new());
     let entry_text = |entry: &Entry| match entry {
         Entry::Number(value) => (true, significant(*value)),
@@ -169,7 +168,7 @@ fn draw_table(page: &mut Page, table: &Table) {
         let top = page.y;
         for i in 0..count {
             let name = table.columns.get(i).map_or("", String::as_str);
-            let text = |row: &Row| row.entries.get(i).map_or(blank.clone(), entry_text);
+            let text = |row: &TableRow| row.entries.get(i).map_or(blank.clone(), entry_text);
             let texts: Vec<(bool, String)> = one.rows.iter().map(text).collect();
             let widths = texts.iter().map(|(_, text)| width(text));
             let wide = widths.max().unwrap_or(0).max(width(name));

@@ -19,7 +19,6 @@ const ENTRY: usize = 60;
 /// Columns of the longest bar.
 const BAR: usize = 40;
 
-/// Writes a figure.
 pub(super) fn write(figure: &Figure) -> String {
     let from = &figure.provenance;
     let mut out = format!("{}\n", figure.title);

@@ -54,8 +54,7 @@ pub struct Jump {
 
 /// What becomes of the rank of one token along the layers, at one position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Story {
-    /// The position.
+pub struct RankStory {
     pub anchor: Anchor,
     /// The token, as it is spelled alone.
     pub token: String,
@@ -74,7 +73,7 @@ pub struct Story {
     pub jump: Option<Jump>,
 }
 
-impl Story {
+impl RankStory {
     /// Tells it from the ranks at every layer, which count from 1.
     pub fn of(token: String, anchor: Anchor, ranks: Vec<u32>, probabilities: Vec<f32>) -> Self {
         let [first, top_5, top_100] = WITHIN.map(|most| since(&ranks, most));
@@ -127,7 +126,7 @@ pub fn jump(ranks: &[u32]) -> Option<Jump> {
     })
 }
 
-impl fmt::Display for Story {
+impl fmt::Display for RankStory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.token)?;
         let last = self.ranks.len().saturating_sub(1);
@@ -161,7 +160,7 @@ impl fmt::Display for Story {
 
 /// What a grid holds beside the number that it shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Also {
+pub struct CellDetails {
     /// Every number that it can show, the present one among them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub numbers: Vec<Number>,
@@ -170,10 +169,10 @@ pub struct Also {
     pub candidates: Option<String>,
     /// A story a column.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stories: Vec<Story>,
+    pub stories: Vec<RankStory>,
 }
 
-impl Also {
+impl CellDetails {
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -251,7 +250,7 @@ impl Grid {
     }
 
     /// What becomes of a token along a column.
-    pub fn story(&self, column: usize) -> Option<&Story> {
+    pub fn rank_story(&self, column: usize) -> Option<&RankStory> {
         self.also.stories.get(column)
     }
 }
@@ -261,9 +260,9 @@ impl Grid {
 mod tests {
     use super::*;
 
-    fn story(ranks: &[u32]) -> Story {
+    fn story(ranks: &[u32]) -> RankStory {
         let shares = ranks.iter().map(|r| 1.0 / *r as f32).collect();
-        Story::of(
+        RankStory::of(
             "␣Paris".into(),
             Anchor::position(41),
             ranks.to_vec(),

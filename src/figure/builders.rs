@@ -3,8 +3,8 @@
 //! Invariant: a builder only fills fields in; it measures and decides nothing. To build another shape in one word, add a function here.
 
 use super::{
-    Anchor, Body, Cell, Curve, Entry, Grid, Header, Page, Row, Scale, Series, Style, Table, Text,
-    Unit,
+    Anchor, AxisLabel, Body, Cell, Curve, Entry, Grid, Scale, Series, Style, Table, TablePage,
+    TableRow, Text, Unit,
 };
 
 impl From<f32> for Entry {
@@ -32,7 +32,7 @@ impl From<usize> for Entry {
     }
 }
 
-impl Row {
+impl TableRow {
     /// A row about a place.
     pub fn at(anchor: Anchor, entries: Vec<Entry>) -> Self {
         Self { anchor, entries }
@@ -48,9 +48,8 @@ macro_rules! entries {
 
 pub(crate) use entries;
 
-impl Page {
-    /// A page with a title.
-    pub fn of(title: impl Into<String>, anchor: Anchor, rows: Vec<Row>) -> Self {
+impl TablePage {
+    pub fn of(title: impl Into<String>, anchor: Anchor, rows: Vec<TableRow>) -> Self {
         Self {
             title: title.into(),
             anchor,
@@ -61,12 +60,12 @@ impl Page {
 
 impl Table {
     /// A table of one page without a title.
-    pub fn of(columns: &[&str], rows: Vec<Row>) -> Self {
-        Self::paged(columns, vec![Page::of("", Anchor::default(), rows)])
+    pub fn of(columns: &[&str], rows: Vec<TableRow>) -> Self {
+        Self::paged(columns, vec![TablePage::of("", Anchor::default(), rows)])
     }
 
     /// A table of several pages.
-    pub fn paged(columns: &[&str], pages: Vec<Page>) -> Self {
+    pub fn paged(columns: &[&str], pages: Vec<TablePage>) -> Self {
         Self {
             columns: columns.iter().map(ToString::to_string).collect(),
             pages,
@@ -74,7 +73,7 @@ impl Table {
     }
 }
 
-impl Header {
+impl AxisLabel {
     /// A title about a place.
     pub fn of(label: impl Into<String>, anchor: Anchor) -> Self {
         Self {
@@ -157,8 +156,8 @@ bodies! { Grid Table Series Text }
 impl Grid {
     /// A grid of shares: the names of its axes with their titles, what its numbers are, and the cell of every row and column.
     pub fn of(
-        (row_axis, rows): (&str, Vec<Header>),
-        (column_axis, columns): (&str, Vec<Header>),
+        (row_axis, rows): (&str, Vec<AxisLabel>),
+        (column_axis, columns): (&str, Vec<AxisLabel>),
         value: impl Into<String>,
         cell: impl Fn(usize, usize) -> Cell,
     ) -> Self {
@@ -169,8 +168,8 @@ impl Grid {
 
     /// A grid of cells that are there, column by column.
     pub fn filled(
-        (row_axis, rows): (&str, Vec<Header>),
-        (column_axis, columns): (&str, Vec<Header>),
+        (row_axis, rows): (&str, Vec<AxisLabel>),
+        (column_axis, columns): (&str, Vec<AxisLabel>),
         value: impl Into<String>,
         cells: Vec<Vec<Cell>>,
     ) -> Self {
@@ -223,7 +222,7 @@ impl Series {
     pub fn of(
         axis: &str,
         value: &str,
-        points: Vec<Header>,
+        points: Vec<AxisLabel>,
         curves: Vec<Curve>,
         style: Style,
     ) -> Self {

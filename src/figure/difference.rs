@@ -6,7 +6,7 @@
 
 use super::also::Number;
 use super::series::{Curve, Series};
-use super::{Body, Cell, Figure, Grid, Header, Scale, Unit};
+use super::{AxisLabel, Body, Cell, Figure, Grid, Scale, Unit};
 use crate::error::{Error, Result};
 
 impl Figure {
@@ -51,7 +51,7 @@ impl Figure {
     }
 
     /// Whether both tell of the same tokens along the layers, where both tell of any: "the answer" may be another one.
-    pub fn tells_of_the_same(&self, other: &Self) -> bool {
+    pub fn same_tokens_followed(&self, other: &Self) -> bool {
         let (Body::Grid(a), Body::Grid(b)) = (&self.body, &other.body) else {
             return true;
         };
@@ -79,7 +79,7 @@ fn agree(edited: &str, unedited: &str) -> Result<()> {
 }
 
 /// A title in words, with the token that it is about.
-fn spelled(title: &Header) -> String {
+fn spelled(title: &AxisLabel) -> String {
     match title.anchor.unit {
         Some(Unit::Token(id)) => format!("{} (token #{id})", title.label),
         _ => title.label.clone(),
@@ -93,7 +93,7 @@ fn of_edits(label: &str) -> bool {
 
 /// For every title the place of the same in the baseline; none for parts that only edits have. A baseline may go on over
 /// later positions.
-fn pair(titles: &[Header], baseline: &[Header]) -> Result<Vec<Option<usize>>> {
+fn pair(titles: &[AxisLabel], baseline: &[AxisLabel]) -> Result<Vec<Option<usize>>> {
     let mut next = 0;
     let mut places = Vec::with_capacity(titles.len());
     for title in titles {
@@ -122,7 +122,7 @@ fn pair(titles: &[Header], baseline: &[Header]) -> Result<Vec<Option<usize>>> {
     }
 }
 
-fn missing(run: &str, title: &Header) -> Error {
+fn missing(run: &str, title: &AxisLabel) -> Error {
     refused(
         format!("{run} has no `{}`", spelled(title)),
         "Ask for the figure again",
@@ -133,7 +133,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
     agree(&a.value, &b.value)?;
     let rows = pair(&a.rows, &b.rows)?;
     let columns = pair(&a.columns, &b.columns)?;
-    let rule = Rule::of(a.scale, a.shows_candidates());
+    let rule = DifferenceRule::of(a.scale, a.shows_candidates());
     let mut out = a.clone();
     let mut reach = 0.0f32;
     for (cells, column) in out.cells.iter_mut().zip(&columns) {
@@ -141,7 +141,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
             let place = column.zip(*row);
             if let Some(base) = place.and_then(|(c, r)| b.cells.get(c)?.get(r)) {
                 let value = rule.less(cell, base, cell.value, base.value);
-                was(cell, base, rule);
+                baseline_candidate(cell, base, rule);
                 cell.value = value;
             }
             reach = reach.max(cell.value.abs());
@@ -158,7 +158,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
     for (mine, theirs) in a.also.numbers.iter().zip(&b.also.numbers) {
         agree(&mine.value, &theirs.value)?;
         let own = a.also.candidates.as_ref() == Some(&mine.value);
-        let rule = Rule::of(mine.scale, own);
+        let rule = DifferenceRule::of(mine.scale, own);
         let mut number = Number {
             value: named(&mine.value, mine.scale),
             ..mine.clone()
@@ -192,7 +192,7 @@ fn around_zero(reach: f32) -> Scale {
 
 /// How numbers of a kind are subtracted.
 #[derive(Clone, Copy)]
-struct Rule {
+struct DifferenceRule {
     /// Whether they have a sign of their own.
     signed: bool,
     /// Whether they are ranks.
@@ -201,7 +201,7 @@ struct Rule {
     others: bool,
 }
 
-impl Rule {
+impl DifferenceRule {
     fn of(scale: Scale, candidates: bool) -> Self {
         Self {
             signed: matches!(scale, Scale::Diverging { .. }),
@@ -236,7 +236,7 @@ impl Rule {
 }
 
 /// What the baseline said in a cell, where that is another candidate, before what this one says.
-fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
+fn baseline_candidate(cell: &mut Cell, base: &Cell, rule: DifferenceRule) {
     let theirs = rule.candidate(base, base.value);
     let name = if rule.candidate(cell, cell.value) == theirs {
         (cell.label != base.label).then_some(base.label.as_str())
@@ -256,8 +256,8 @@ fn was(cell: &mut Cell, base: &Cell, rule: Rule) {
 
 fn of_series(a: &Series, b: &Series) -> Result<Series> {
     agree(&a.value, &b.value)?;
-    let titles = |series: &Series| -> Vec<Header> {
-        let title = |curve: &Curve| Header::of(&curve.label, curve.anchor);
+    let titles = |series: &Series| -> Vec<AxisLabel> {
+        let title = |curve: &Curve| AxisLabel::of(&curve.label, curve.anchor);
         series.curves.iter().map(title).collect()
     };
     let curves = pair(&titles(a), &titles(b))?;

@@ -11,7 +11,7 @@ pub mod series;
 
 use serde::{Deserialize, Serialize};
 
-use super::figure::also::Also;
+use super::figure::also::CellDetails;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text::width;
 
@@ -36,12 +36,10 @@ pub struct Anchor {
     pub layer: Option<u16>,
     /// The token position.
     pub position: Option<u32>,
-    /// The unit.
     pub unit: Option<Unit>,
 }
 
 impl Anchor {
-    /// A layer at a position.
     pub fn cell(layer: usize, position: usize) -> Self {
         Self {
             position: Some(position as u32),
@@ -65,7 +63,6 @@ impl Anchor {
         }
     }
 
-    /// A head of a layer.
     pub fn head(layer: usize, head: usize) -> Self {
         Self::layer(layer).with(Unit::Head(head as u32))
     }
@@ -94,7 +91,7 @@ pub struct Cell {
 
 /// A row or column title.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Header {
+pub struct AxisLabel {
     /// Safe visible text.
     pub label: String,
     /// What it stands for.
@@ -185,16 +182,16 @@ pub struct Grid {
     /// What `value` is, for example `probability`.
     pub value: String,
     /// Row titles, from the first row drawn at the bottom (layer 0) up.
-    pub rows: Vec<Header>,
+    pub rows: Vec<AxisLabel>,
     /// Column titles.
-    pub columns: Vec<Header>,
+    pub columns: Vec<AxisLabel>,
     /// Cells by column, then row.
     pub cells: Vec<Vec<Cell>>,
     /// How values become colour.
     pub scale: Scale,
     /// What else is known of the cells.
-    #[serde(default, skip_serializing_if = "Also::is_empty")]
-    pub also: Also,
+    #[serde(default, skip_serializing_if = "CellDetails::is_empty")]
+    pub also: CellDetails,
 }
 
 /// One entry of a table.
@@ -207,9 +204,8 @@ pub enum Entry {
     Text(String),
 }
 
-/// A row of a table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct TableRow {
     /// Where it came from.
     pub anchor: Anchor,
     /// One entry a column.
@@ -218,13 +214,12 @@ pub struct Row {
 
 /// A page of a table: neurons have one for every position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Page {
+pub struct TablePage {
     /// What the page is about.
     pub title: String,
     /// Where it came from.
     pub anchor: Anchor,
-    /// Its rows.
-    pub rows: Vec<Row>,
+    pub rows: Vec<TableRow>,
 }
 
 /// Named columns over pages of rows.
@@ -233,7 +228,7 @@ pub struct Table {
     /// Column names.
     pub columns: Vec<String>,
     /// Pages; a plain table has one.
-    pub pages: Vec<Page>,
+    pub pages: Vec<TablePage>,
 }
 
 /// Where titles stand for positions of a text, one after the other, the first and the last of them. Titles of something
@@ -250,7 +245,7 @@ impl Grid {
     /// Some of its columns, in words: `position 426-431 of 420-484`, or by their number where they are no positions.
     pub fn part(&self, columns: std::ops::Range<usize>) -> String {
         let axis = &self.column_axis;
-        let of = |titles: &[Header]| positions(titles.iter().map(|h| h.anchor));
+        let of = |titles: &[AxisLabel]| positions(titles.iter().map(|h| h.anchor));
         let shown = self.columns.get(columns.clone()).and_then(of);
         let whole = of(&self.columns).zip(shown);
         match whole {
@@ -270,10 +265,10 @@ impl Grid {
     }
 }
 
-impl Page {
+impl TablePage {
     /// Whether its rows are the layers of a model, in order: then the last layer stands on top, as in a grid.
     pub fn by_layer(&self) -> bool {
-        let layer = |row: &Row| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
+        let layer = |row: &TableRow| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
         let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
         layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
     }
@@ -296,7 +291,7 @@ impl Page {
 
 impl Table {
     /// How many columns a page needs: those of the table, or more where a row has more entries.
-    pub fn columns_of(&self, page: &Page) -> usize {
+    pub fn columns_of(&self, page: &TablePage) -> usize {
         let longest = page.rows.iter().map(|row| row.entries.len()).max();
         longest.unwrap_or(0).max(self.columns.len())
     }
@@ -521,17 +516,17 @@ mod tests {
         };
         let columns = positions
             .clone()
-            .map(|p| Header {
+            .map(|p| AxisLabel {
                 label: p.to_string(),
                 anchor: Anchor::position(p),
             })
             .collect();
         let body = Body::Grid(Grid {
-            also: crate::figure::also::Also::default(),
+            also: crate::figure::also::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "probability".into(),
-            rows: vec![Header::default()],
+            rows: vec![AxisLabel::default()],
             columns,
             cells: positions.map(column).collect(),
             scale: Scale::Unit,
@@ -659,7 +654,7 @@ mod tests {
             if let Body::Series(series) = &mut figure.body {
                 series.points = parts
                     .iter()
-                    .map(|(label, _)| Header {
+                    .map(|(label, _)| AxisLabel {
                         label: (*label).into(),
                         anchor: Anchor::layer(1),
                     })
@@ -700,7 +695,7 @@ mod tests {
             value: "probability".into(),
             points: positions
                 .clone()
-                .map(|p| Header {
+                .map(|p| AxisLabel {
                     label: p.to_string(),
                     anchor: Anchor::position(p),
                 })

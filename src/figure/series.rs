@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Anchor, Entry, Header, Page, Row, Scale, Table};
+use super::{Anchor, AxisLabel, Entry, Scale, Table, TablePage, TableRow};
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Series {
     /// What the numbers are, with their unit, for example `probability` or `nats`.
     pub value: String,
     /// The points of the axis, in order.
-    pub points: Vec<Header>,
+    pub points: Vec<AxisLabel>,
     /// The curves; the first is the one a reader looks for.
     pub curves: Vec<Curve>,
     /// The range of the numbers.
@@ -150,7 +150,7 @@ impl Series {
             }
         }
         let steps: Vec<_> = self.curves.iter().map(Curve::steps).collect();
-        let mut rows: Vec<Row> = (0..self.points.len())
+        let mut rows: Vec<TableRow> = (0..self.points.len())
             .map(|point| {
                 let mut entries = vec![Entry::Text(self.points[point].label.clone())];
                 for (curve, steps) in steps.iter().enumerate() {
@@ -163,7 +163,7 @@ impl Series {
                     1 => self.anchor(0, point),
                     _ => self.points[point].anchor,
                 };
-                Row { anchor, entries }
+                TableRow { anchor, entries }
             })
             .collect();
         if sums && self.curves.iter().any(|c| c.total.is_some()) {
@@ -171,9 +171,9 @@ impl Series {
             for curve in &self.curves {
                 entries.extend([number(curve.total), Entry::Text(String::new())]);
             }
-            rows.push(Row::at(Anchor::default(), entries));
+            rows.push(TableRow::at(Anchor::default(), entries));
         }
-        let pages = vec![Page::of("", Anchor::default(), rows)];
+        let pages = vec![TablePage::of("", Anchor::default(), rows)];
         Table { columns, pages }
     }
 
@@ -224,7 +224,7 @@ mod tests {
             axis: "layer".into(),
             value: "logit".into(),
             points: (0..3)
-                .map(|l| Header {
+                .map(|l| AxisLabel {
                     label: l.to_string(),
                     anchor: Anchor::layer(l),
                 })

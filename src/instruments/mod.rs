@@ -55,11 +55,11 @@ use crate::figure::{Body, Check, Figure};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 use params::Params;
-pub use params::{Arguments, Kind, Parameter};
+pub use params::{Arguments, ParamKind, Parameter};
 
 /// Whether an instrument reads the run's own text; where it does not, the command line asks for none, and the screen shows it
 /// without one.
@@ -135,7 +135,6 @@ impl Draft {
 
 /// A method, as it is written: its parameters and what it measures.
 pub trait Measurement: Sync {
-    /// Its parameters.
     type Params: Params;
     /// Its name: pane, subcommand and slot.
     const NAME: &'static str;
@@ -167,7 +166,7 @@ pub trait Measurement: Sync {
     }
 
     /// What that will take, for sweeps: said before they start.
-    fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<Cost> {
+    fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<SweepCost> {
         None
     }
 
@@ -257,7 +256,6 @@ pub trait Instrument: Sync {
     fn about(&self) -> &'static str;
     /// The source: paper and equation or section.
     fn source(&self) -> &'static str;
-    /// Its parameters.
     fn parameters(&self) -> &'static [Parameter];
     /// Reads parameters, once, for all that is asked with them.
     fn read(&self, arguments: &Arguments) -> Result<Arguments>;
@@ -283,7 +281,7 @@ pub trait Instrument: Sync {
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
     fn reads_cell(&self) -> bool;
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
-    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost>;
+    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost>;
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure>;
 }
@@ -362,7 +360,7 @@ impl<M: Measurement> Instrument for M {
         M::READS_CELL
     }
 
-    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<Cost> {
+    fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost> {
         M::cost(&*asked::<M>(arguments).ok()?, tokens, card)
     }
 
@@ -400,7 +398,6 @@ pub fn observe(
     Ok(figure)
 }
 
-/// Every instrument.
 pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &logit_lens::lens::Lens,
     &neurons::Neurons,
@@ -411,11 +408,11 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,
     &attention::Attention,
-    &knockout::Knock,
-    &crate::instruments::neurons::value::Value,
+    &knockout::AttentionKnockout,
+    &crate::instruments::neurons::value::ValueVector,
     &crate::instruments::neurons::triggers::Triggers,
     &crate::instruments::neurons::promoters::Promoters,
-    &crate::instruments::knowledge::fact::Fact,
+    &crate::instruments::knowledge::fact::FactNeurons,
     &crate::instruments::knowledge::dose::Dose,
     &crate::instruments::steering::select::Select,
     &crate::instruments::steering::meters::Meters,

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// What a parameter accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Kind {
+pub enum ParamKind {
     /// A whole number from `lo` to `hi`.
     Count {
         /// Lowest.
@@ -41,7 +41,7 @@ pub struct Parameter {
     /// Its name, lower case.
     pub name: &'static str,
     /// What it accepts.
-    pub kind: Kind,
+    pub kind: ParamKind,
     /// The value when none is given.
     pub default: &'static str,
     /// One sentence.
@@ -65,10 +65,9 @@ impl Parameter {
     }
 }
 
-/// The value of a parameter.
 pub trait ParameterValue: Sized {
     /// What it accepts.
-    const KIND: Kind;
+    const KIND: ParamKind;
     /// The default of a parameter that names none.
     const DEFAULT: &'static str = "";
     /// The sentence of a parameter that has none of its own.
@@ -119,7 +118,6 @@ impl Params for () {
 /// Values of parameters as they come in, by name, with what was read from them.
 #[derive(Clone, Default)]
 pub struct Arguments {
-    /// What was given.
     pub given: BTreeMap<String, String>,
     /// The parameters of the instrument that read them.
     read: Option<Arc<dyn Any + Send + Sync>>,
@@ -198,7 +196,7 @@ impl Arguments {
                 let expected = format!("a parameter of {instrument}: {}", known.join(", "));
                 return Err(Error::argument(name, value, expected));
             };
-            if let Kind::Choice(words) = row.kind
+            if let ParamKind::Choice(words) = row.kind
                 && !words.contains(&value.as_str())
             {
                 let expected = format!("one of {}", words.join(", "));
@@ -318,8 +316,8 @@ macro_rules! choices {
         for $name:ty { $( $variant:ident = $word:literal $(| $older:literal)* ),* $(,)? } $(= $default:literal, $about:literal)?
     ) => {
         impl $crate::instruments::params::ParameterValue for $name {
-            const KIND: $crate::instruments::params::Kind =
-                $crate::instruments::params::Kind::Choice(&[$($word),*]);
+            const KIND: $crate::instruments::params::ParamKind =
+                $crate::instruments::params::ParamKind::Choice(&[$($word),*]);
             const OLDER: &'static [(&'static str, &'static str)] = &[$( $( ($older, $word), )* )*];
             $( const DEFAULT: &'static str = $default; const ABOUT: &'static str = $about; )?
 
@@ -344,7 +342,7 @@ pub(crate) use {choices, params};
 pub struct Count<const LO: usize, const HI: usize>(pub usize);
 
 impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
-    const KIND: Kind = Kind::Count { lo: LO, hi: HI };
+    const KIND: ParamKind = ParamKind::Count { lo: LO, hi: HI };
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let number = text.parse().ok().filter(|n| (LO..=HI).contains(n));
@@ -358,7 +356,6 @@ impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
     }
 }
 
-/// One layer, or all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerOrAll(pub Option<usize>);
 
@@ -380,7 +377,7 @@ impl LayerOrAll {
 }
 
 impl ParameterValue for LayerOrAll {
-    const KIND: Kind = Kind::Layer;
+    const KIND: ParamKind = ParamKind::Layer;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         match text {
@@ -431,7 +428,7 @@ impl Position {
 }
 
 impl ParameterValue for Position {
-    const KIND: Kind = Kind::Position;
+    const KIND: ParamKind = ParamKind::Position;
     const DEFAULT: &'static str = "-1";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -445,7 +442,7 @@ impl ParameterValue for Position {
 }
 
 impl ParameterValue for String {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok(text.to_string())
@@ -458,7 +455,7 @@ impl ParameterValue for String {
 
 /// No, or yes.
 impl ParameterValue for bool {
-    const KIND: Kind = Kind::Choice(&["no", "yes"]);
+    const KIND: ParamKind = ParamKind::Choice(&["no", "yes"]);
     const DEFAULT: &'static str = "no";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -476,7 +473,7 @@ impl ParameterValue for bool {
 
 /// A text that may be left out: nothing where it is empty.
 impl ParameterValue for Option<String> {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok((!text.is_empty()).then(|| text.to_string()))
@@ -489,7 +486,7 @@ impl ParameterValue for Option<String> {
 
 /// A file that may be left out: nothing where its name is empty.
 impl ParameterValue for Option<PathBuf> {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let name = text.trim();
@@ -504,7 +501,7 @@ impl ParameterValue for Option<PathBuf> {
 
 /// Which positions of a text, as in edits.
 impl ParameterValue for Positions {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
     const DEFAULT: &'static str = "all";
     const ABOUT: &'static str = "which positions, as in edits";
 
@@ -525,10 +522,10 @@ impl ParameterValue for Positions {
 
 /// A number from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Share(pub f64);
+pub struct Fraction(pub f64);
 
-impl ParameterValue for Share {
-    const KIND: Kind = Kind::Text;
+impl ParameterValue for Fraction {
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let number = text.trim().parse().ok();
@@ -548,7 +545,7 @@ impl ParameterValue for Share {
 pub struct NonNegative(pub f64);
 
 impl ParameterValue for NonNegative {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let number = text.trim().parse().ok();
@@ -566,12 +563,11 @@ impl ParameterValue for NonNegative {
 pub struct Strengths(pub Vec<f32>);
 
 impl Strengths {
-    /// The most of them.
     pub const MOST: usize = 64;
 }
 
 impl ParameterValue for Strengths {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let number = |part: &str| part.trim().parse::<f32>().ok().filter(|n| n.is_finite());
@@ -631,10 +627,13 @@ mod tests {
             ]
         );
         assert_eq!(SettleParams::ROWS[0].about, "how many");
-        assert_eq!(SettleParams::ROWS[0].kind, Kind::Count { lo: 1, hi: 9 });
+        assert_eq!(
+            SettleParams::ROWS[0].kind,
+            ParamKind::Count { lo: 1, hi: 9 }
+        );
         assert_eq!(
             SettleParams::ROWS[1].kind,
-            Kind::Choice(&["red", "deep_blue"])
+            ParamKind::Choice(&["red", "deep_blue"])
         );
         assert_eq!(SettleParams::ROWS[3].default, "-1");
         let defaults = asked(&[]).unwrap();
@@ -659,7 +658,7 @@ mod tests {
             assert_eq!(asked(&[("colour", older)]).unwrap(), asked(&[]).unwrap());
         }
         let row = SettleParams::ROWS[1];
-        assert_eq!(row.kind, Kind::Choice(&["red", "deep_blue"]));
+        assert_eq!(row.kind, ParamKind::Choice(&["red", "deep_blue"]));
         assert_eq!(
             row.older_spellings("deep_blue").collect::<Vec<_>>(),
             ["navy", "ink"]

@@ -6,11 +6,10 @@ use crate::error::Result;
 use crate::figure::{Anchor, Body, Curve, Series, Style};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::model::Card;
 
-/// The instrument.
 pub struct Surprisal;
 
 impl Measurement for Surprisal {
@@ -32,7 +31,7 @@ impl Measurement for Surprisal {
     }
 
     fn figure(_asked: &(), of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let curve = |label: &str, number: fn(&Said) -> f32| {
+        let curve = |label: &str, number: fn(&RowStats) -> f32| {
             let told = of.before.iter().map(Option::as_ref);
             let values = told.map(|said| said.map_or(f32::NAN, number)).collect();
             Curve::of(label, Anchor::default(), values)

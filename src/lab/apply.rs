@@ -11,19 +11,18 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::change::{self, Change, HostRow};
-use super::readout::Said;
-use super::silence::silence;
-use super::watch::Watch;
+use super::readout::RowStats;
+use super::silence::explain_inactive;
+use super::watch::ConditionWatch;
 use crate::edit::Edit;
-use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::receipt::{FiredAt, Receipt};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
-use crate::model::network::tap::Span;
+use crate::model::network::tap::PassSpan;
 
-/// One edit at one address.
 #[derive(Clone, Debug)]
-pub(crate) struct Act {
+pub(crate) struct EditAtAddress {
     pub(crate) edit: Edit,
     pub(crate) receipt: usize,
     pub(crate) span: Range<usize>,
@@ -34,7 +33,7 @@ pub(crate) struct Act {
 
 /// What one edit did so far.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct EditTally {
     fired: usize,
     relative: f64,
     /// Whether a pass broke off because of it.
@@ -61,22 +60,22 @@ pub struct Program {
     bound: Option<Vec<u32>>,
     /// The first rows of a batch that edits act on; the rest run unedited beside them.
     rows: Option<usize>,
-    pub(crate) acts: HashMap<Address, Vec<Act>>,
+    pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
     /// Neurons whose values an overlay needs when their MLP returns.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
-    pub(crate) watches: Vec<Watch>,
+    pub(crate) watches: Vec<ConditionWatch>,
     pub(crate) receipts: Vec<Receipt>,
-    pub(crate) tallies: Vec<Tally>,
+    pub(crate) tallies: Vec<EditTally>,
     pending: Vec<Pending>,
     measured: Vec<(usize, usize, f64)>,
-    latest: Vec<Fired>,
+    latest: Vec<FiredAt>,
     /// How many positions passes have covered.
     seen: usize,
 }
 
 /// How directions and units are replaced to measure a null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Null {
+pub enum RandomControl {
     /// Not at all.
     No,
     /// By random ones of equal size, from this seed.
@@ -102,7 +101,7 @@ impl Program {
     /// # Errors
     ///
     /// When a row that edits act on has other tokens.
-    pub fn admit(&self, tokens: &Tensor, span: Span) -> Result<()> {
+    pub fn admit(&self, tokens: &Tensor, span: PassSpan) -> Result<()> {
         let Some(own) = self.bound.as_ref().filter(|_| !self.is_idle()) else {
             return Ok(());
         };
@@ -139,7 +138,7 @@ impl Program {
             },
             ..Receipt::default()
         });
-        self.tallies.push(Tally::default());
+        self.tallies.push(EditTally::default());
         self.receipts.len() - 1
     }
 
@@ -175,18 +174,21 @@ impl Program {
         self.acts.is_empty()
     }
 
-    /// Whether a condition asks for probabilities of the unedited model, which [`Program::hear`] must bring.
+    /// Whether a condition asks for probabilities of the unedited model, which [`Program::set_base_log_probs`] must bring.
     pub fn asks_probability(&self) -> bool {
         self.watches.iter().any(|w| w.token().is_some())
     }
 
     /// Of which tokens.
     pub fn asked(&self) -> Vec<u32> {
-        self.watches.iter().filter_map(Watch::token).collect()
+        self.watches
+            .iter()
+            .filter_map(ConditionWatch::token)
+            .collect()
     }
 
     /// Brings what the unedited model says after a position, asked about these tokens, before the pass that covers it.
-    pub fn hear(&mut self, position: usize, said: &Said) {
+    pub fn set_base_log_probs(&mut self, position: usize, said: &RowStats) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {
                 watch.note(position, said.token(token).logprob.exp());
@@ -215,13 +217,13 @@ impl Program {
     }
 
     /// Announces the positions of a pass.
-    pub fn begin(&mut self, span: Span) {
+    pub fn begin(&mut self, span: PassSpan) {
         self.seen = self.seen.max(span.start + span.len);
         self.remembered.values_mut().for_each(|held| *held = None);
     }
 
     /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`; where nothing acts or looks, that is `x`.
-    pub fn apply(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+    pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         if !self.touches(at) {
             return Ok(x);
         }
@@ -261,7 +263,7 @@ impl Program {
     }
 
     /// Cuts scores `[batch, heads, tokens, positions]`.
-    fn by_edges(&mut self, at: Address, x: Tensor, span: Span) -> Result<Tensor> {
+    fn by_edges(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, _, tokens, _) = x.dims4()?;
         let rows = self.rows(batch);
         let mut scores = x;
@@ -297,7 +299,7 @@ impl Program {
         at: Address,
         x: &Tensor,
         masks: &[Vec<bool>],
-        span: Span,
+        span: PassSpan,
     ) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
         let mut values = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
@@ -334,7 +336,7 @@ impl Program {
         at: Address,
         x: &Tensor,
         masks: &[Vec<bool>],
-        span: Span,
+        span: PassSpan,
     ) -> Result<Tensor> {
         let (batch, tokens, _) = x.dims3()?;
         let mut flat = x.clone();
@@ -392,7 +394,7 @@ impl Program {
             let sum: f64 = group.iter().map(|(.., moved)| moved).sum();
             self.tallies[receipt].fired += group.len();
             self.tallies[receipt].relative += sum;
-            self.latest.push(Fired {
+            self.latest.push(FiredAt {
                 edit: self.receipts[receipt].id,
                 position,
                 fired: group.len(),
@@ -421,7 +423,7 @@ impl Program {
             receipt.why = if tally.fired == 0 {
                 let mut reasons = tally.rules.iter().map(|(edit, span, watch)| {
                     let watch = watch.and_then(|w| self.watches.get(w));
-                    silence(edit, span, watch, self.prompt, self.seen)
+                    explain_inactive(edit, span, watch, self.prompt, self.seen)
                 });
                 reasons.next_back().unwrap_or_default()
             } else if tally.relative == 0.0 {
@@ -476,7 +478,7 @@ impl Program {
     }
 
     /// What every edit did at the positions of the passes before the last [`Program::settle`], by edit and position.
-    pub fn latest(&self) -> &[Fired] {
+    pub fn latest(&self) -> &[FiredAt] {
         &self.latest
     }
 
@@ -507,10 +509,10 @@ impl Program {
 
 /// Which (row, token) values of a pass an edit changes, row by row.
 fn covered(
-    act: &Act,
-    watches: &[Watch],
+    act: &EditAtAddress,
+    watches: &[ConditionWatch],
     prompt: usize,
-    span: Span,
+    span: PassSpan,
     rows: usize,
     tokens: usize,
 ) -> Vec<bool> {

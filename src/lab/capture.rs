@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::readout::{Against, Ask, Said, Tokens};
+use super::readout::{ReferenceRows, RowRequest, RowStats, Tokens};
 use super::run::Run;
 use crate::edit::receipt::Receipt;
 use crate::error::{Error, Result};
@@ -56,10 +56,9 @@ pub struct Output {
     pub each: Vec<Vec<u32>>,
     /// Whether ranks of tokens of interest are counted.
     pub ranks: bool,
-    /// Entropies.
     pub entropy: bool,
     /// KL and the largest difference of logits from these, read whole: by row (or one row for all), and by position.
-    pub kl: Option<Arc<Vec<Vec<Said>>>>,
+    pub kl: Option<Arc<Vec<Vec<RowStats>>>>,
     /// Whether whole rows of logits come back.
     pub whole: bool,
 }
@@ -92,17 +91,17 @@ impl Output {
     }
 
     /// What is asked of a row, so many positions before the last one that is read.
-    pub(crate) fn ask(&self, row: usize, back: usize) -> Ask<'_> {
+    pub(crate) fn ask(&self, row: usize, back: usize) -> RowRequest<'_> {
         let tokens = match self.each.get(row) {
             Some(each) => behind(each, back),
             None => &self.tokens,
         };
         let base = self.kl.as_ref().and_then(|kl| kl.get(row).or(kl.first()));
-        let against = base.map(|base| Against {
+        let against = base.map(|base| ReferenceRows {
             rows: behind(base, back),
             of: &[0],
         });
-        Ask {
+        RowRequest {
             top: self.top.max(1),
             tokens: Tokens::Same(tokens),
             ranks: self.ranks,
@@ -130,7 +129,7 @@ pub enum NormOf {
 }
 
 /// Linear maps that states go through before the final norm.
-pub trait Maps {
+pub trait StateMaps {
     /// Refuses a state that has no map by its nature.
     ///
     /// # Errors
@@ -156,7 +155,7 @@ pub struct Readout {
     /// With whose statistics of the final norm.
     pub norm: NormOf,
     /// Through which maps.
-    pub maps: Option<Rc<dyn Maps>>,
+    pub maps: Option<Rc<dyn StateMaps>>,
     /// Whether the reading through no map is wanted beside that through maps.
     pub plain: bool,
     /// How many of the strongest tokens.
@@ -167,7 +166,6 @@ pub struct Readout {
     pub answer: bool,
     /// Whether ranks are counted.
     pub ranks: bool,
-    /// Entropies.
     pub entropy: bool,
     /// KL from the model's own output.
     pub kl: bool,
@@ -175,19 +173,19 @@ pub struct Readout {
 
 /// What the states of a [`Readout`] say.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct StateStats {
     /// By state, in the order of [`Readout::at`], then by position.
-    pub layers: Vec<Vec<Said>>,
+    pub layers: Vec<Vec<RowStats>>,
     /// The same through no map, where there are maps and it was asked for.
-    pub plain: Vec<Vec<Said>>,
+    pub plain: Vec<Vec<RowStats>>,
     /// The last block's stream with its own norm, by position.
-    pub finals: Vec<Said>,
+    pub finals: Vec<RowStats>,
     /// What is called the answer at each position: the model's own strongest token, or that of another run ([`Run::answers`]).
     pub answers: Vec<u32>,
 }
 
 /// Of a row that was not read.
-static NOTHING: Said = Said {
+static NOTHING: RowStats = RowStats {
     top: Vec::new(),
     tokens: Vec::new(),
     entropy: f32::NAN,
@@ -202,18 +200,17 @@ static NOTHING: Said = Said {
 pub struct Capture {
     /// The tokens and edits that it belongs to.
     pub run: Arc<Run>,
-    /// The positions.
     pub positions: Range<usize>,
     /// Recorded values, `[positions, width]` (attention's sites have their heads before), in the order of the positions; in the
     /// dtype of the run, f32 where they were captured for a figure.
     pub recorded: HashMap<Address, Tensor>,
     /// What was read through the unembedding.
-    pub read: Seen,
+    pub read: StateStats,
     /// For every position the distribution that its token was drawn from, where it was asked for: the token itself is
-    /// [`Said::tokens`], beside entropy and strongest tokens. None for the first token of a text.
-    pub before: Vec<Option<Said>>,
+    /// [`RowStats::tokens`], beside entropy and strongest tokens. None for the first token of a text.
+    pub before: Vec<Option<RowStats>>,
     /// The model's own output after each position that was asked for.
-    pub output: Vec<Said>,
+    pub output: Vec<RowStats>,
     /// What the edits did, in a row without patches.
     pub receipts: Vec<Receipt>,
     /// Tokens that the row was continued with.
@@ -241,7 +238,7 @@ impl Capture {
             run,
             positions,
             recorded: HashMap::new(),
-            read: Seen::default(),
+            read: StateStats::default(),
             before: Vec::new(),
             output: Vec::new(),
             receipts: Vec::new(),
@@ -252,7 +249,7 @@ impl Capture {
     }
 
     /// The model's own output after the last position that was asked for; numbers that are none where none was.
-    pub fn last(&self) -> &Said {
+    pub fn last(&self) -> &RowStats {
         self.output.last().unwrap_or(&NOTHING)
     }
 
@@ -285,7 +282,7 @@ impl Capture {
     }
 }
 
-impl Seen {
+impl StateStats {
     /// The state from which on the strongest token never changes again, at the `i`th position read: the answer is the
     /// model's own, so this is none only where the last state does not give it.
     pub fn settles(&self, i: usize) -> Option<usize> {

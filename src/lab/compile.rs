@@ -5,34 +5,34 @@
 
 use candle_core::Tensor;
 
-use super::apply::{Act, Null, Program};
+use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
 use super::lab::Lab;
 use super::pass::Pass;
 use super::prepare::{Placed, prepare};
 use super::run::Run;
-use super::shelf::Shelf;
-use super::watch::{Watch, Watched};
-use crate::edit::condition::Probe;
+use super::shelf::NamedVectors;
+use super::watch::{ConditionWatch, Watched};
+use crate::edit::condition::ConditionProbe;
 use crate::edit::direction::unit;
 use crate::edit::op::{CutEdges, Op};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, check_layer};
 
 impl Lab {
     /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
-    pub fn compile(&mut self, run: &Run, null: Null) -> Result<Program> {
+    pub fn compile(&mut self, run: &Run, null: RandomControl) -> Result<Program> {
         let schedule = &run.schedule;
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
         }
         let schedule = &schedule.on(&self.model.card.blueprint)?;
         let given = run.given();
-        let mut shelf = Shelf::new(self, &given);
+        let mut shelf = NamedVectors::new(self, &given);
         let mut program = program(schedule, run.prompt, &mut shelf, null)?;
-        if schedule.reads_prompt() || matches!(null, Null::Random(_)) {
+        if schedule.reads_prompt() || matches!(null, RandomControl::Random(_)) {
             program.bind(given);
         }
         if program.asks_probability() && !run.tokens.is_empty() {
@@ -43,7 +43,7 @@ impl Lab {
             };
             let plain = self.run_one(&Pass::after(run.unedited(), output))?;
             for (position, said) in plain.output.iter().enumerate() {
-                program.hear(position, said);
+                program.set_base_log_probs(position, said);
             }
         }
         Ok(program)
@@ -52,7 +52,12 @@ impl Lab {
 
 /// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens.
 /// Receipts come in the order of the latest stage's edits; earlier stages share them.
-fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) -> Result<Program> {
+fn program(
+    schedule: &Schedule,
+    prompt: usize,
+    shelf: &mut NamedVectors,
+    null: RandomControl,
+) -> Result<Program> {
     let pieces = shelf.pieces();
     let mut program = Program::after(prompt);
     for edit in schedule.latest() {
@@ -90,7 +95,7 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
                 if place != at {
                     program.remembered.insert(at, None);
                 }
-                program.acts.entry(place).or_default().push(Act {
+                program.acts.entry(place).or_default().push(EditAtAddress {
                     edit: resolved.clone(),
                     receipt,
                     span: span.clone(),
@@ -105,7 +110,11 @@ fn program(schedule: &Schedule, prompt: usize, shelf: &mut Shelf, null: Null) ->
 }
 
 /// The watch of an edit's condition; equal ones of one stage are shared by position anyway, so each edit has its own.
-fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Watch>> {
+fn watch(
+    edit: &Edit,
+    places: &[Address],
+    shelf: &mut NamedVectors,
+) -> Result<Option<ConditionWatch>> {
     let Some(condition) = &edit.when else {
         return Ok(None);
     };
@@ -114,7 +123,7 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
         why,
     };
     let watched = match &condition.probe {
-        Probe::Along(name, at) => {
+        ConditionProbe::Along(name, at) => {
             check_layer(*at, shelf.lab.model.card.layers)?;
             shelf.lab.model.offers(*at)?;
             // What an overlay changes comes later than the neurons it is addressed by.
@@ -134,15 +143,15 @@ fn watch(edit: &Edit, places: &[Address], shelf: &mut Shelf) -> Result<Option<Wa
             let vector = Tensor::new(unit(&vector), &shelf.lab.model.transformer.device)?;
             Watched::Along(*at, vector)
         }
-        Probe::Probability(text) => Watched::Probability(shelf.token(text)?),
+        ConditionProbe::Probability(text) => Watched::Probability(shelf.token(text)?),
     };
-    Ok(Some(Watch::new(condition.clone(), watched)))
+    Ok(Some(ConditionWatch::new(condition.clone(), watched)))
 }
 
 /// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
 /// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
 /// error when it is prepared.
-fn places(edit: &Edit, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
+fn places(edit: &Edit, shelf: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
     let all = edit.place.addresses(shelf.lab.model.card.layers)?;
     let names = edit.op.argument().mentions().directions;
     let names: Vec<&str> = names.into_iter().flatten().collect();
@@ -165,7 +174,7 @@ fn places(edit: &Edit, shelf: &mut Shelf) -> Result<(Vec<Address>, String)> {
             missing.push(at.to_string());
         }
     }
-    if !matches!(edit.place, Place::Every(_)) || held.is_empty() {
+    if !matches!(edit.place, EditPlace::Every(_)) || held.is_empty() {
         return Ok((all, cautions.join("; ")));
     }
     if !missing.is_empty() {

@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use crate::edit::positions::Positions;
 use crate::error::Result;
 use crate::model::Fingerprint;
-use crate::model::network::tap::Span;
+use crate::model::network::tap::PassSpan;
 
 /// Edges of one layer that are taken away.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Cut {
 }
 
 /// What a cut did in one pass.
-pub(crate) struct Severed {
+pub(crate) struct CutEdges {
     /// The scores after it, `[batch, heads, tokens, positions]`.
     pub(crate) scores: Tensor,
     /// The (row, token) values with an edge to cut, counted over both.
@@ -68,9 +68,9 @@ impl Cut {
         &self,
         scores: &Tensor,
         covered: &[bool],
-        span: Span,
+        span: PassSpan,
         prompt: usize,
-    ) -> Result<Option<Severed>> {
+    ) -> Result<Option<CutEdges>> {
         let (batch, heads, tokens, positions) = scores.dims4()?;
         let mut flags = vec![0u8; batch * heads * tokens * positions];
         let chosen = |head: usize| self.heads.is_empty() || self.heads.contains(&(head as u32));
@@ -110,7 +110,7 @@ impl Cut {
         let moved = (apart.sum(D::Minus1)?.sum(1)? / (2.0 * count as f64))?;
         let index = Tensor::new(hit.as_slice(), scores.device())?;
         let moved = moved.flatten_all()?.index_select(&index, 0)?;
-        Ok(Some(Severed {
+        Ok(Some(CutEdges {
             scores: after,
             hit,
             moved: moved.to_dtype(DType::F32)?,

@@ -11,10 +11,10 @@ use candle_core::{DType, Tensor};
 use super::apply::Program;
 use crate::error::{Error, Result};
 use crate::model::network::finite;
-use crate::model::network::finite::Finder;
+use crate::model::network::finite::NonFiniteFinder;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
-use crate::model::network::tap::{Leaving, Phase, Span};
+use crate::model::network::tap::{PassPhase, PassSpan, TapOutcome};
 use crate::model::network::transformer::Transformer;
 
 /// What a tap of the lab stops for.
@@ -72,8 +72,13 @@ impl Guard<'_> {
     }
 
     /// Looks at what leaves the blocks, and at logits.
-    pub(crate) fn leaves(&mut self, leaving: Leaving, span: Span, program: &Program) -> Result<()> {
-        if let Leaving::Stream { tokens, .. } = leaving {
+    pub(crate) fn leaves(
+        &mut self,
+        leaving: TapOutcome,
+        span: PassSpan,
+        program: &Program,
+    ) -> Result<()> {
+        if let TapOutcome::Stream { tokens, .. } = leaving {
             self.tokens = tokens.cloned();
         }
         if !self.strict {
@@ -89,14 +94,14 @@ impl Guard<'_> {
         }
         let mut verdicts: Vec<Tensor> = self.held.take().into_iter().collect();
         match leaving {
-            Leaving::Stream { x, .. } => {
+            TapOutcome::Stream { x, .. } => {
                 verdicts.push(finite::stream(x)?);
-                if span.phase == Phase::Decode {
+                if span.phase == PassPhase::Decode {
                     self.held = verdicts.pop();
                     return Ok(());
                 }
             }
-            Leaving::Logits(x) => {
+            TapOutcome::Logits(x) => {
                 let vocab = x.dim(candle_core::D::Minus1)?;
                 verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
             }
@@ -128,11 +133,11 @@ impl Guard<'_> {
     fn begins(&self) -> Option<Address> {
         let tokens = self.tokens.as_ref()?;
         let length = tokens.dim(1).ok()?;
-        let mut finder = Finder::default();
-        let read = |finder: &mut Finder| -> Result<()> {
+        let mut finder = NonFiniteFinder::default();
+        let read = |finder: &mut NonFiniteFinder| -> Result<()> {
             let x = self
                 .transformer
-                .trunk(tokens, Span::prompt(length), None, finder)?;
+                .trunk(tokens, PassSpan::prompt(length), None, finder)?;
             let last = x.narrow(1, length - 1, 1)?.contiguous()?;
             self.transformer.read_out(&last, None, finder)?;
             Ok(())
@@ -162,7 +167,7 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let what = format!("{place} not finite (NaN or infinity), so no result is read from them");
     let damage = &transformer.damage;
     let (stored, rounded): (Vec<_>, Vec<_>) = damage.iter().partition(|d| d.stored);
-    let list = |of: &[&crate::model::network::finite::Damage]| {
+    let list = |of: &[&crate::model::network::finite::NonFinite]| {
         let first: Vec<String> = of.iter().take(3).map(|d| format!("`{}`", d.name)).collect();
         let more = of.len().saturating_sub(3);
         let more = if more > 0 {

@@ -15,19 +15,19 @@ use candle_core::Tensor;
 use super::capture::{After, Capture, Output};
 use super::guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
-use super::progress::{Unfinished, WorkProgress};
-use super::readout::{Ask, Said, read};
+use super::progress::{UnfinishedSweeps, WorkProgress};
+use super::readout::{RowRequest, RowStats, read};
 use super::run::Run;
 use super::sample::NO_TOKEN;
-use super::target::Target;
+use super::target::LogitTarget;
 use crate::edit::Edit;
 use crate::edit::direction::Direction;
 use crate::edit::schedule::Schedule;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
-use crate::figure::{Header, Provenance};
+use crate::figure::{AxisLabel, Provenance};
 use crate::file::Overwrite;
-use crate::model::hub::Watch;
+use crate::model::hub::DownloadWatch;
 use crate::model::load::{Options, load_watched};
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Address;
@@ -41,7 +41,6 @@ const BUDGET: usize = 512 << 20;
 
 /// A model on the lab.
 pub struct Lab {
-    /// The model.
     pub model: Model,
     /// Directions that edits can name.
     pub directions: HashMap<String, Direction>,
@@ -54,7 +53,7 @@ pub struct Lab {
     /// Whether files that an instrument saves may take the place of others.
     pub overwrite: Overwrite,
     /// Sweeps that were stopped, to go on with.
-    pub unfinished: Unfinished,
+    pub unfinished: UnfinishedSweeps,
     /// Positions a second of the latest whole pass; none before the first one.
     pub pace: Option<f32>,
     /// Bytes that are kept of past passes, and twice those that a pass may lay out at once.
@@ -83,7 +82,7 @@ impl Lab {
             cancel: Arc::new(AtomicBool::new(false)),
             progress: WorkProgress::default(),
             overwrite: Overwrite::Never,
-            unfinished: Unfinished::default(),
+            unfinished: UnfinishedSweeps::default(),
             pace: None,
             derived: HashMap::new(),
             budget: BUDGET,
@@ -98,7 +97,11 @@ impl Lab {
     }
 
     /// The same, watched: a model that the cache lacks is downloaded first.
-    pub fn open_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Self> {
+    pub fn open_watched(
+        given: &str,
+        options: &Options,
+        watch: &mut DownloadWatch<'_>,
+    ) -> Result<Self> {
         Self::with(load_watched(given, options, watch)?)
     }
 
@@ -121,7 +124,7 @@ impl Lab {
     }
 
     /// Does work and tells somebody how far it is.
-    pub fn told<T>(
+    pub fn with_progress<T>(
         &mut self,
         listener: impl FnMut(f32) + 'static,
         work: impl FnOnce(&mut Self) -> T,
@@ -135,7 +138,7 @@ impl Lab {
     }
 
     /// Does work that tells nobody how far it is, because who asked for it does.
-    pub fn untold<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+    pub fn without_progress<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         self.under(WorkProgress::default(), work)
     }
 
@@ -232,7 +235,7 @@ impl Lab {
     }
 
     /// What a run says after its last token.
-    pub fn last(&mut self, run: &Run, output: Output) -> Result<Said> {
+    pub fn last(&mut self, run: &Run, output: Output) -> Result<RowStats> {
         let capture = self.run_one(&Pass::after(run.clone(), output))?;
         Ok(capture.last().clone())
     }
@@ -243,7 +246,7 @@ impl Lab {
         prompts: &[Vec<u32>],
         schedule: &Schedule,
         output: Output,
-    ) -> Result<Vec<Said>> {
+    ) -> Result<Vec<RowStats>> {
         let read = self.run(&Pass::prompts(prompts, schedule, output))?;
         let last = |mut row: Capture| row.output.pop().unwrap_or_default();
         Ok(read.into_iter().map(last).collect())
@@ -260,10 +263,10 @@ impl Lab {
     }
 
     /// What residual rows `[n, d_model]` say, through final norm and unembedding.
-    pub fn read(&mut self, rows: &Tensor, ask: &Ask) -> Result<Vec<Said>> {
-        let rows = self.model.transformer.prepared(rows, None)?;
+    pub fn read(&mut self, rows: &Tensor, ask: &RowRequest) -> Result<Vec<RowStats>> {
+        let rows = self.model.transformer.normalize_for_unembed(rows, None)?;
         let out = read(&self.model, &rows, ask, &mut |done| self.report(done))?;
-        if out.iter().all(Said::is_finite) {
+        if out.iter().all(RowStats::is_finite) {
             return Ok(out);
         }
         Err(self.not_finite("The logits of the residual stream are"))
@@ -296,8 +299,8 @@ impl Lab {
     }
 
     /// The titles of positions: their tokens.
-    pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<Header> {
-        let header = |p: usize| Header::token(self.visible(run.tokens[p]), p);
+    pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<AxisLabel> {
+        let header = |p: usize| AxisLabel::token(self.visible(run.tokens[p]), p);
         positions.into_iter().map(header).collect()
     }
 
@@ -318,7 +321,7 @@ impl Lab {
     }
 }
 
-impl Target {
+impl LogitTarget {
     /// Safe visible text.
     pub fn spell(self, lab: &Lab) -> String {
         match self.less {

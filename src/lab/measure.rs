@@ -9,16 +9,16 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
-use super::apply::Null;
+use super::apply::RandomControl;
 use super::capture::{After, Output};
 use super::lab::Lab;
 use super::pass::Pass;
-use super::readout::Said;
+use super::readout::RowStats;
 use super::run::Run;
 use super::sample::Sampling;
-use super::writer::{Beside, Writer};
+use super::writer::{BaselineMode, Writer};
 use crate::edit::Edit;
-use crate::edit::op::Which;
+use crate::edit::op::UnitChoice;
 use crate::edit::receipt::Receipt;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -34,7 +34,7 @@ const UNRELATED: usize = 32;
 impl Lab {
     /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
-        let program = self.compile(run, Null::No)?;
+        let program = self.compile(run, RandomControl::No)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
@@ -69,7 +69,7 @@ impl Lab {
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
             let whole = |e: &Edit| {
                 let mentions = e.op.argument().mentions();
-                mentions.sources.is_none() && mentions.units == Some(&Which::All)
+                mentions.sources.is_none() && mentions.units == Some(&UnitChoice::All)
             };
             if !edits.any(whole) {
                 let null = self.moved(run, &alone, Some(run.seed), &plain)?;
@@ -103,7 +103,7 @@ impl Lab {
     }
 
     /// The last positions of a run, read whole.
-    fn whole(&mut self, run: &Run) -> Result<Arc<Vec<Vec<Said>>>> {
+    fn whole(&mut self, run: &Run) -> Result<Arc<Vec<Vec<RowStats>>>> {
         let output = Output::whole(After::Last(WINDOW));
         let read = self.run_one(&Pass::after(run.clone(), output))?;
         Ok(Arc::new(vec![read.output]))
@@ -115,7 +115,7 @@ impl Lab {
         run: &Run,
         schedule: &Schedule,
         random: Option<u64>,
-        plain: &Arc<Vec<Vec<Said>>>,
+        plain: &Arc<Vec<Vec<RowStats>>>,
     ) -> Result<Vec<f32>> {
         let run = Run {
             schedule: schedule.clone(),
@@ -133,7 +133,7 @@ impl Lab {
         })?;
         // An edit that leaves the range may come out as finite nonsense.
         let broken = read.receipts.iter().any(|r| r.not_finite);
-        let kl = |said: &Said| if broken { f32::NAN } else { said.kl };
+        let kl = |said: &RowStats| if broken { f32::NAN } else { said.kl };
         Ok(read.output.iter().map(kl).collect())
     }
 
@@ -157,8 +157,13 @@ impl Lab {
             ..Sampling::default()
         };
         let start = vec![first.unwrap_or(drawn)];
-        let mut writer =
-            Writer::begin_beside(self, start, Schedule::none(), sampling, Beside::Nothing)?;
+        let mut writer = Writer::begin_with_baseline(
+            self,
+            start,
+            Schedule::none(),
+            sampling,
+            BaselineMode::Nothing,
+        )?;
         while writer.run.tokens.len() < length && writer.has_room(self) {
             writer.step(self, &[])?;
         }

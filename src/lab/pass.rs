@@ -24,9 +24,7 @@ use crate::model::network::site::{Address, Axis, Site};
 /// A value that is put elsewhere: it overwrites an address at a position of one row, after the edits there.
 #[derive(Clone, Debug)]
 pub struct Patch {
-    /// Where.
     pub at: Address,
-    /// At which position.
     pub position: usize,
     /// Which head of `q`, `k`, `v` or `z` alone.
     pub head: Option<usize>,
@@ -204,7 +202,6 @@ pub struct Pass {
     /// Rows may differ from this position on; what lies before is read once, and kept for the passes that follow. By default
     /// the first position at which one does.
     pub from: Option<usize>,
-    /// The rows.
     pub rows: Vec<PassRow>,
     /// Addresses that are recorded of plain rows, from position `from` on.
     pub record: Vec<Address>,

@@ -3,13 +3,13 @@
 //! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is cut or padded.
 //! An operation is prepared by what its argument mentions; to let arguments mention something else, look it up in [`prepare`].
 
-use super::apply::Null;
-use super::change::{Change, Numbers, Pointed, Prepared};
+use super::apply::RandomControl;
+use super::change::{Change, Numbers, Pointed, PreparedEdit};
 use super::cut::Cut;
-use super::shelf::{Shelf, unit_size};
+use super::shelf::{NamedVectors, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
-use crate::edit::op::{CutEdges, Op, UnitsTurn, Which};
+use crate::edit::op::{CutEdges, Op, UnitChoice, UnitsTurn};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
@@ -29,8 +29,8 @@ pub(crate) struct Placed {
 pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
-    shelf: &mut Shelf,
-    null: Null,
+    shelf: &mut NamedVectors,
+    null: RandomControl,
 ) -> Result<Option<Placed>> {
     let device = &shelf.lab.model.transformer.device.clone();
     let width = shelf.lab.model.width(at.site);
@@ -40,7 +40,7 @@ pub(crate) fn prepare(
     };
     let mentioned = edit.op.argument().mentions();
     let units = match mentioned.units {
-        None => Units::default(),
+        None => EditedUnits::default(),
         Some(which) => match units(edit, which, at, shelf, null)? {
             Some(units) => units,
             None => return Ok(None),
@@ -60,8 +60,8 @@ pub(crate) fn prepare(
             strength,
             window: layer.window,
             null: match null {
-                Null::No => None,
-                Null::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
+                RandomControl::No => None,
+                RandomControl::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
             },
         });
         let note = "its size is the share of attention that moved elsewhere".into();
@@ -78,8 +78,8 @@ pub(crate) fn prepare(
         }
         let vector = match null {
             // One vector for all addresses, as the direction itself is one.
-            Null::Random(seed) => random_like(&vector, seed),
-            Null::No => vector,
+            RandomControl::Random(seed) => random_like(&vector, seed),
+            RandomControl::No => vector,
         };
         directions.push(Pointed {
             unit: Numbers::new(unit(&vector), width, device)?,
@@ -121,7 +121,7 @@ pub(crate) fn prepare(
     } else {
         vec![mentioned.value.unwrap_or(0.0); width]
     };
-    let change = Change::Values(Box::new(Prepared {
+    let change = Change::Values(Box::new(PreparedEdit {
         op: edit.op.clone(),
         strength,
         directions,
@@ -135,14 +135,14 @@ pub(crate) fn prepare(
 
 /// The units of an edit at an address.
 #[derive(Default)]
-struct Units {
+struct EditedUnits {
     /// Which; empty when all are meant.
     list: Vec<u32>,
     /// Coordinates a unit covers: `head_dim` for a head.
     size: usize,
 }
 
-impl Units {
+impl EditedUnits {
     /// `[width]`, 1 where the units are.
     fn mask(&self, width: usize) -> Vec<u8> {
         let mut flags = vec![u8::from(self.list.is_empty()); width];
@@ -157,11 +157,11 @@ impl Units {
 /// The units of an edit at one of its addresses; of a cut those are heads, as at `z`.
 fn units(
     edit: &Edit,
-    which: &Which,
+    which: &UnitChoice,
     at: Address,
-    shelf: &mut Shelf,
-    null: Null,
-) -> Result<Option<Units>> {
+    shelf: &mut NamedVectors,
+    null: RandomControl,
+) -> Result<Option<EditedUnits>> {
     let cut = matches!(edit.op, Op::Cut(_));
     let (own, word) = if cut {
         (Site::Z.at(usize::from(at.layer)), "head")
@@ -171,13 +171,13 @@ fn units(
     let size = unit_size(own.site, &shelf.lab.model);
     let count = shelf.lab.model.width(own.site) / size;
     let mut list = match which {
-        Which::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
-        Which::All => {
+        UnitChoice::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
+        UnitChoice::All => {
             let list = Vec::new();
-            return Ok(Some(Units { list, size }));
+            return Ok(Some(EditedUnits { list, size }));
         }
-        Which::List(list) => list.clone(),
-        Which::Set(name) => shelf.units(name, own)?,
+        UnitChoice::List(list) => list.clone(),
+        UnitChoice::Set(name) => shelf.units(name, own)?,
     };
     if list.is_empty() {
         return Ok(None);
@@ -192,12 +192,12 @@ fn units(
         });
     }
     // What stands for a cut is other edges of the same heads.
-    if let Null::Random(seed) = null
+    if let RandomControl::Random(seed) = null
         && !cut
     {
         list = alike(&list, &shelf.sizes(at)?, seed);
     }
-    Ok(Some(Units { list, size }))
+    Ok(Some(EditedUnits { list, size }))
 }
 
 /// As many other units, each near in rank to one of these by how large they were: a null must not compare a loud

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a part tells shares of its own range and no other, however deep parts lie in each other; a name stands for
 //! everything that results of a sweep depend on, so that what lies under it is an earlier state of the same sweep, or as good as
-//! nothing. To listen, see [`super::lab::Lab::told`]; to do a part of something, see [`super::lab::Lab::part`]; to keep something
+//! nothing. To listen, see [`super::lab::Lab::with_progress`]; to do a part of something, see [`super::lab::Lab::part`]; to keep something
 //! else of a sweep, add it to what [`super::trials`] hands over.
 
 use std::cell::RefCell;
@@ -18,12 +18,12 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 
 /// Who listens: takes shares from 0 to 1.
-type Listener = Rc<RefCell<dyn FnMut(f32)>>;
+type ProgressListener = Rc<RefCell<dyn FnMut(f32)>>;
 
 /// Which part of a whole is being done, and who is told.
 #[derive(Clone)]
 pub struct WorkProgress {
-    listener: Option<Listener>,
+    listener: Option<ProgressListener>,
     part: Range<f32>,
 }
 
@@ -79,7 +79,7 @@ pub(crate) const KEPT: usize = 8;
 
 /// Sweeps that were stopped.
 #[derive(Debug, Default)]
-pub struct Unfinished {
+pub struct UnfinishedSweeps {
     held: Vec<(u64, Vec<Option<Value>>)>,
     /// Where they outlive the process, if anywhere.
     pub folder: Option<PathBuf>,
@@ -89,7 +89,7 @@ pub struct Unfinished {
     pub stopped: bool,
 }
 
-impl Unfinished {
+impl UnfinishedSweeps {
     fn path(&self, key: u64) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
         Some(folder.join(format!("{key:016x}.json")))
@@ -156,7 +156,7 @@ fn write(path: &Path, results: &[Option<Value>]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a name is one that [`Unfinished::path`] makes: only such files are let go.
+/// Whether a name is one that [`UnfinishedSweeps::path`] makes: only such files are let go.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
     stem.is_some_and(|s| s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit()))

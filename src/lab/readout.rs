@@ -4,7 +4,7 @@
 //! NaN or infinite names no token, has no ranks, and all its numbers are not-a-number; and no row of logits is ever held
 //! whole unless it is asked for: the unembedding is read once, a strip of tokens at a time, and each strip
 //! is taken into running sums while it is still in the cache. To read something else of a row, add a field to
-//! [`Ask`], one to [`Said`], and its sum to `State`.
+//! [`RowRequest`], one to [`RowStats`], and its sum to `State`.
 //!
 //! Source: the running maximum and sum of Milakov & Gimelshein 2018 (1805.02867), with two more sums beside.
 
@@ -44,36 +44,33 @@ pub enum Tokens<'a> {
 
 /// What a row's distribution is compared with: for every row, which of these rows of logits.
 #[derive(Clone, Copy, Debug)]
-pub struct Against<'a> {
-    /// Rows that were read with [`Ask::keep`].
-    pub rows: &'a [Said],
+pub struct ReferenceRows<'a> {
+    /// Rows that were read with [`RowRequest::keep`].
+    pub rows: &'a [RowStats],
     /// For every row the number of its own.
     pub of: &'a [usize],
 }
 
 /// What is asked of every row.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ask<'a> {
+pub struct RowRequest<'a> {
     /// How many of the strongest tokens.
     pub top: usize,
     /// Tokens of interest.
     pub tokens: Tokens<'a>,
     /// Whether the ranks of those tokens are counted too.
     pub ranks: bool,
-    /// The entropy.
     pub entropy: bool,
     /// KL from other rows.
-    pub against: Option<Against<'a>>,
+    pub against: Option<ReferenceRows<'a>>,
     /// Whether the logits themselves are kept.
     pub keep: bool,
 }
 
 /// A token of interest in one row.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Told {
-    /// The token.
+pub struct TokenStats {
     pub id: u32,
-    /// Its logit.
     pub logit: f32,
     /// Its natural log-probability.
     pub logprob: f32,
@@ -81,7 +78,7 @@ pub struct Told {
     pub rank: u32,
 }
 
-impl Told {
+impl TokenStats {
     /// The rank as a number; not-a-number where there is none.
     pub fn rank(&self) -> f32 {
         if self.rank == NO_RANK {
@@ -94,11 +91,11 @@ impl Told {
 
 /// What a row says.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Said {
+pub struct RowStats {
     /// The strongest tokens and their probabilities.
     pub top: Vec<(u32, f32)>,
     /// Tokens of interest, in the order they were asked for.
-    pub tokens: Vec<Told>,
+    pub tokens: Vec<TokenStats>,
     /// Nats; not-a-number where it was not asked for.
     pub entropy: f32,
     /// KL(other row ‖ this row), nats; not-a-number where it was not asked for.
@@ -112,7 +109,7 @@ pub struct Said {
     pub logits: Vec<f32>,
 }
 
-impl Said {
+impl RowStats {
     /// The strongest token and its probability; [`NO_TOKEN`] and not-a-number where the row is no distribution, or none was
     /// asked for.
     pub fn first(&self) -> (u32, f32) {
@@ -125,9 +122,9 @@ impl Said {
     }
 
     /// A token of interest; of one that was not asked for, numbers that are none.
-    pub fn token(&self, id: u32) -> Told {
+    pub fn token(&self, id: u32) -> TokenStats {
         let told = self.tokens.iter().find(|told| told.id == id);
-        told.copied().unwrap_or(Told {
+        told.copied().unwrap_or(TokenStats {
             id,
             logit: f32::NAN,
             logprob: f32::NAN,
@@ -181,7 +178,7 @@ impl Finish {
 
 /// The running sums of one row.
 #[derive(Clone, Default)]
-struct State {
+struct RunningSums {
     /// Whether a logit was NaN or infinite.
     broken: bool,
     /// The largest logit so far.
@@ -199,24 +196,24 @@ struct State {
     logits: Vec<f32>,
 }
 
-/// Reads rows `[n, d_embed]` that [`prepared`](crate::model::network::transformer::Transformer::prepared) made; `report` is told
+/// Reads rows `[n, d_embed]` that [`prepared`](crate::model::network::transformer::Transformer::normalize_for_unembed) made; `report` is told
 /// how far it is, 0 to 1, and may stop it.
 pub fn read(
     model: &Model,
     rows: &Tensor,
-    ask: &Ask,
+    ask: &RowRequest,
     report: &mut dyn FnMut(f32) -> Result<()>,
-) -> Result<Vec<Said>> {
+) -> Result<Vec<RowStats>> {
     let transformer = &model.transformer;
     let (count, vocab) = (rows.dim(0)?, transformer.head.out);
     let finish = Finish::of(model)?;
     let known = model.known_tokens();
     let rows = rows.contiguous()?;
     let mut states = vec![
-        State {
+        RunningSums {
             top: f32::NEG_INFINITY,
             best: Vec::with_capacity(ask.top + 1),
-            ..State::default()
+            ..RunningSums::default()
         };
         count
     ];
@@ -224,7 +221,7 @@ pub fn read(
     for start in (0..vocab).step_by(STRIP) {
         report(start as f32 / vocab as f32)?;
         let range = start..(start + STRIP).min(vocab);
-        transformer.inside(|| -> Result<()> {
+        transformer.on_thread_pool(|| -> Result<()> {
             let strip = transformer.head.part(&rows, range.clone())?;
             on_cpu(&strip, |strip| {
                 states
@@ -254,7 +251,7 @@ pub fn read(
 
 /// Reads rows of logits that are there already, one after the other: waking a second thread costs more than a vocabulary of
 /// exponentials.
-pub fn read_rows(rows: &[&[f32]], known: usize, ask: &Ask) -> Vec<Said> {
+pub fn read_rows(rows: &[&[f32]], known: usize, ask: &RowRequest) -> Vec<RowStats> {
     let read = |(i, row): (usize, &&[f32])| read_row(row, i, known, ask);
     rows.iter().enumerate().map(read).collect()
 }
@@ -264,8 +261,8 @@ pub fn read_rows(rows: &[&[f32]], known: usize, ask: &Ask) -> Vec<Said> {
 pub(crate) fn read_logits<'a>(
     logits: &Tensor,
     known: usize,
-    ask: impl Fn(usize) -> Ask<'a> + Sync,
-) -> Result<Vec<Said>> {
+    ask: impl Fn(usize) -> RowRequest<'a> + Sync,
+) -> Result<Vec<RowStats>> {
     let vocab = logits.dim(D::Minus1)?;
     let read = |(i, row): (usize, &[f32])| {
         let mut ask = ask(i);
@@ -286,7 +283,7 @@ pub(crate) fn read_logits<'a>(
 }
 
 /// KL(other ‖ row), nats, in f64.
-fn divergence(other: &Said, row: &[f32], total: f64) -> f32 {
+fn divergence(other: &RowStats, row: &[f32], total: f64) -> f32 {
     let pairs = other.logits.iter().zip(row);
     let logs = pairs.map(|(p, q)| (f64::from(*p) - other.total, f64::from(*q) - total));
     // What has no probability counts nothing; what is not a number is kept.
@@ -299,12 +296,12 @@ fn divergence(other: &Said, row: &[f32], total: f64) -> f32 {
 }
 
 /// Reads the `i`th row.
-fn read_row(row: &[f32], i: usize, known: usize, ask: &Ask) -> Said {
+fn read_row(row: &[f32], i: usize, known: usize, ask: &RowRequest) -> RowStats {
     let other = ask.against.map(|a| &a.rows[a.of[i]]);
-    let mut state = State {
+    let mut state = RunningSums {
         top: f32::NEG_INFINITY,
         best: Vec::with_capacity(ask.top + 1),
-        ..State::default()
+        ..RunningSums::default()
     };
     let ids = match ask.tokens {
         Tokens::None => &[][..],
@@ -323,7 +320,7 @@ fn chosen(
     rows: &Tensor,
     tokens: Tokens,
     finish: &Finish,
-    states: &mut [State],
+    states: &mut [RunningSums],
 ) -> Result<()> {
     let head = &model.transformer.head;
     let (Tokens::Same(ids) | Tokens::Each(ids)) = tokens else {
@@ -370,15 +367,15 @@ pub(crate) fn on_cpu<R>(t: &Tensor, use_it: impl FnOnce(&[f32]) -> R) -> Result<
     }
 }
 
-impl State {
+impl RunningSums {
     /// Takes the logits of a range of tokens in.
     fn take(
         &mut self,
         logits: &[f32],
         range: Range<usize>,
-        ask: &Ask,
+        ask: &RowRequest,
         known: usize,
-        other: Option<&Said>,
+        other: Option<&RowStats>,
     ) {
         for (start, chunk) in range.step_by(CHUNK).zip(logits.chunks(CHUNK)) {
             let largest = largest(chunk);
@@ -419,7 +416,7 @@ impl State {
     }
 
     /// Strongest tokens, and how many are stronger than those of interest.
-    fn rank(&mut self, chunk: &[f32], start: usize, largest: f32, ask: &Ask, known: usize) {
+    fn rank(&mut self, chunk: &[f32], start: usize, largest: f32, ask: &RowRequest, known: usize) {
         let worst = match self.best.last() {
             Some(last) if self.best.len() >= ask.top => last.1,
             _ => f32::NEG_INFINITY,
@@ -449,32 +446,32 @@ impl State {
         }
     }
 
-    fn said(self, ask: &Ask, other: Option<f64>) -> Said {
+    fn said(self, ask: &RowRequest, other: Option<f64>) -> RowStats {
         if self.broken || self.top == f32::NEG_INFINITY {
-            let told = self.tokens.iter().map(|(id, logit, _)| Told {
+            let told = self.tokens.iter().map(|(id, logit, _)| TokenStats {
                 id: *id,
                 logit: *logit,
                 logprob: f32::NAN,
                 rank: NO_RANK,
             });
-            return Said {
+            return RowStats {
                 tokens: told.collect(),
                 entropy: f32::NAN,
                 kl: f32::NAN,
                 gap: f32::NAN,
                 total: f64::NAN,
                 logits: self.logits,
-                ..Said::default()
+                ..RowStats::default()
             };
         }
         let total = f64::from(self.top) + self.sum.ln();
         let share = |z: f32| (f64::from(z) - total).exp() as f32;
-        Said {
+        RowStats {
             top: self.best.iter().map(|(id, z)| (*id, share(*z))).collect(),
             tokens: self
                 .tokens
                 .iter()
-                .map(|(id, z, rank)| Told {
+                .map(|(id, z, rank)| TokenStats {
                     id: *id,
                     logit: *z,
                     logprob: (f64::from(*z) - total) as f32,

@@ -18,9 +18,8 @@ use crate::model::network::site::{Address, Axis, Site};
 use crate::model::tokenizer::Bos;
 
 /// What edits name, for the compiler.
-pub(crate) struct Shelf<'a> {
+pub(crate) struct NamedVectors<'a> {
     pub(crate) lab: &'a mut Lab,
-    /// The prompt.
     given: &'a [u32],
     /// Directions found so far, so that a file is read once.
     opened: HashMap<String, Direction>,
@@ -28,7 +27,7 @@ pub(crate) struct Shelf<'a> {
     read: HashMap<String, Statistics>,
 }
 
-impl<'a> Shelf<'a> {
+impl<'a> NamedVectors<'a> {
     /// For edits of runs of a prompt.
     pub(crate) fn new(lab: &'a mut Lab, given: &'a [u32]) -> Self {
         Self {

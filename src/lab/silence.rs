@@ -5,16 +5,16 @@
 
 use std::ops::Range;
 
-use super::watch::Watch;
+use super::watch::ConditionWatch;
 use crate::edit::Edit;
-use crate::edit::op::Which;
-use crate::model::network::tap::Phase;
+use crate::edit::op::UnitChoice;
+use crate::model::network::tap::PassPhase;
 
 /// Why an edit has not fired in a text of `seen` positions.
-pub(crate) fn silence(
+pub(crate) fn explain_inactive(
     edit: &Edit,
     span: &Range<usize>,
-    watch: Option<&Watch>,
+    watch: Option<&ConditionWatch>,
     prompt: usize,
     seen: usize,
 ) -> String {
@@ -38,8 +38,8 @@ pub(crate) fn silence(
     }
     if !here.clone().any(|p| edit.covers(p, prompt)) {
         let phase = match edit.phase {
-            Some(Phase::Prefill) => "prefill, the prompt",
-            Some(Phase::Decode) | None => "decode, what is written",
+            Some(PassPhase::Prefill) => "prefill, the prompt",
+            Some(PassPhase::Decode) | None => "decode, what is written",
         };
         return format!("its phase is {phase}, and none of its positions is in that phase so far");
     }
@@ -53,8 +53,8 @@ pub(crate) fn silence(
         );
     }
     match mentions.units {
-        Some(Which::Set(name)) => format!("the set `{name}` has no units at its layers"),
-        Some(Which::All | Which::List(_)) | None => {
+        Some(UnitChoice::Set(name)) => format!("the set `{name}` has no units at its layers"),
+        Some(UnitChoice::All | UnitChoice::List(_)) | None => {
             "the forward pass did not reach its address".into()
         }
     }

@@ -31,7 +31,7 @@ const ORIGIN: &str = "lmscope.statistics";
 
 /// Where statistics came from; stored as JSON in the file's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct StatisticsOrigin {
     /// The model argument.
     pub model: String,
     /// Fingerprint of its weights.
@@ -58,7 +58,6 @@ pub struct Origin {
 /// Mean and variance of one address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// Where.
     pub at: Address,
     /// `[width]`.
     pub mean: Vec<f32>,
@@ -72,12 +71,11 @@ pub struct Statistics {
     /// In the order of addresses.
     pub rows: Vec<Moments>,
     /// Where they came from.
-    pub origin: Origin,
+    pub origin: StatisticsOrigin,
 }
 
-/// How a text is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct How {
+pub struct TextReading {
     /// Positions left out at the beginning of every piece.
     pub skip: usize,
     /// Most tokens of a piece, its begin token included.
@@ -88,13 +86,13 @@ pub struct How {
 
 /// Running mean and sum of squared distances of many coordinates, in f64.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Sums {
+pub struct RunningMoments {
     count: usize,
     mean: Vec<f64>,
     squares: Vec<f64>,
 }
 
-impl Sums {
+impl RunningMoments {
     /// Takes a row in; all rows are equally wide.
     pub fn take(&mut self, row: &[f32]) {
         self.mean.resize(row.len(), 0.0);
@@ -146,7 +144,7 @@ impl Statistics {
         lab: &mut Lab,
         pieces: &[Vec<u32>],
         wanted: &[Address],
-        how: &How,
+        how: &TextReading,
     ) -> Result<Self> {
         for at in wanted {
             lab.model.offers(*at)?;
@@ -158,7 +156,7 @@ impl Statistics {
                 });
             }
         }
-        let mut sums = vec![Sums::default(); wanted.len()];
+        let mut sums = vec![RunningMoments::default(); wanted.len()];
         let (mut counted, mut skipped) = (0, 0);
         for (i, piece) in pieces.iter().enumerate() {
             lab.report(i as f32 / pieces.len() as f32)?;
@@ -204,7 +202,7 @@ impl Statistics {
         let card = &lab.model.card;
         Ok(Self {
             rows,
-            origin: Origin {
+            origin: StatisticsOrigin {
                 model: card.name.clone(),
                 revision: card.revision.clone(),
                 dtype: card.dtype.into(),
@@ -356,7 +354,7 @@ impl Statistics {
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
         let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
         let origin = origin.ok_or_else(|| fail("it holds no statistics".into()))?;
-        let origin: Origin = serde_json::from_str(origin)
+        let origin: StatisticsOrigin = serde_json::from_str(origin)
             .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| fail(e.to_string()))?;
         let vector = |name: &str| -> Result<Vec<f32>> {
@@ -447,7 +445,7 @@ mod tests {
     /// A mean of a hundred million with a variance of one: sums of squares in f32 lose it, and in f64 nearly so.
     #[test]
     fn a_large_mean_takes_no_digits_from_the_variance() {
-        let mut sums = Sums::default();
+        let mut sums = RunningMoments::default();
         for i in 0..1000 {
             sums.take(&[if i % 2 == 0 { 1.0e8 } else { 1.0e8 + 16.0 }]);
         }

@@ -12,14 +12,13 @@ use super::guard::Guard;
 use super::pass::{Knockout, Patch};
 use crate::error::Result;
 use crate::model::network::site::{Address, Axis, Site};
-use crate::model::network::tap::{Leaving, Span, Tap};
+use crate::model::network::tap::{PassSpan, Tap, TapOutcome};
 
 /// Which positions a tap keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keep {
+pub enum RecordedPositions {
     /// All positions of the pass.
     All,
-    /// The last one.
     Last,
     /// Those from this one on.
     From(usize),
@@ -32,15 +31,14 @@ pub struct RunTap<'a> {
     pub program: &'a mut Program,
     /// What to record.
     pub wanted: &'a [Address],
-    /// Which positions.
-    pub keep: Keep,
+    pub keep: RecordedPositions,
     /// What it stops for.
     pub guard: Guard<'a>,
     /// What was recorded, with the batch dimension.
     pub recorded: HashMap<Address, Tensor>,
     patches: HashMap<Address, Vec<(usize, &'a Patch)>>,
     knockouts: Vec<(usize, &'a Knockout)>,
-    span: Span,
+    span: PassSpan,
 }
 
 impl<'a> RunTap<'a> {
@@ -49,7 +47,7 @@ impl<'a> RunTap<'a> {
         program: &'a mut Program,
         patches: &[(usize, &'a Patch)],
         wanted: &'a [Address],
-        keep: Keep,
+        keep: RecordedPositions,
         guard: Guard<'a>,
     ) -> Self {
         let mut by_address: HashMap<Address, Vec<(usize, &'a Patch)>> = HashMap::new();
@@ -64,7 +62,7 @@ impl<'a> RunTap<'a> {
             recorded: HashMap::new(),
             patches: by_address,
             knockouts: Vec::new(),
-            span: Span::prompt(0),
+            span: PassSpan::prompt(0),
         }
     }
 
@@ -117,11 +115,11 @@ impl<'a> RunTap<'a> {
         };
         let rows = x.dim(axis)?;
         let skip = match self.keep {
-            Keep::All => 0,
-            Keep::Last => rows - 1,
-            Keep::From(first) => first.saturating_sub(self.span.start).min(rows - 1),
+            RecordedPositions::All => 0,
+            RecordedPositions::Last => rows - 1,
+            RecordedPositions::From(first) => first.saturating_sub(self.span.start).min(rows - 1),
         };
-        if skip == 0 && self.keep != Keep::Last {
+        if skip == 0 && self.keep != RecordedPositions::Last {
             return Ok(x);
         }
         // A copy, or the slice would keep the whole tensor alive.
@@ -130,11 +128,11 @@ impl<'a> RunTap<'a> {
 }
 
 impl Tap for RunTap<'_> {
-    fn reads(&mut self, tokens: &Tensor, span: Span) -> Result<()> {
+    fn reads(&mut self, tokens: &Tensor, span: PassSpan) -> Result<()> {
         self.program.admit(tokens, span)
     }
 
-    fn begin(&mut self, span: Span) {
+    fn begin(&mut self, span: PassSpan) {
         self.span = span;
         self.program.begin(span);
     }
@@ -161,13 +159,13 @@ impl Tap for RunTap<'_> {
         self.guard.checkpoint()
     }
 
-    fn leaves(&mut self, leaving: Leaving<'_>) -> Result<()> {
+    fn leaves(&mut self, leaving: TapOutcome<'_>) -> Result<()> {
         self.guard.leaves(leaving, self.span, self.program)
     }
 }
 
 /// Puts values into `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
-pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: Span) -> Result<Tensor> {
+pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: PassSpan) -> Result<Tensor> {
     let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
     if !patches.iter().any(|(_, patch)| inside(patch)) {
         return Ok(x);

@@ -1,25 +1,23 @@
 //! What an effect is measured on: a token's logit, or the difference of two tokens' logits.
 //!
 //! Invariant: texts are taken as they are written, spaces included, and stand for their first token; figures name
-//! that token. To add another kind of target, add a field and its part in [`Target::direction`] and [`Target::of`].
+//! that token. To add another kind of target, add a field and its part in [`LogitTarget::direction`] and [`LogitTarget::of`].
 
 use candle_core::Tensor;
 
-use super::readout::Said;
+use super::readout::RowStats;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
 /// One token, or one token less another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// The token.
+pub struct LogitTarget {
     pub token: u32,
     /// The token whose logit is taken away.
     pub less: Option<u32>,
 }
 
-impl Target {
-    /// One token.
+impl LogitTarget {
     pub fn one(token: u32) -> Self {
         Self { token, less: None }
     }
@@ -63,7 +61,7 @@ impl Target {
     }
 
     /// Its logit where its tokens were read.
-    pub fn logit(self, said: &Said) -> f32 {
+    pub fn logit(self, said: &RowStats) -> f32 {
         let at = |token: u32| said.token(token).logit;
         at(self.token) - self.less.map_or(0.0, at)
     }

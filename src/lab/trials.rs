@@ -26,21 +26,20 @@ const LARGE: u64 = 64 << 20;
 
 /// What a sweep takes before it starts: rows through the whole model, and the positions of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Rows.
+pub struct SweepCost {
     pub passes: usize,
     /// Positions a row, on average.
     pub tokens: usize,
 }
 
-impl Cost {
+impl SweepCost {
     /// Seconds at a pace in positions a second.
     pub fn seconds(self, pace: f32) -> f32 {
         (self.passes * self.tokens) as f32 / pace.max(f32::MIN_POSITIVE)
     }
 }
 
-impl fmt::Display for Cost {
+impl fmt::Display for SweepCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         write!(
@@ -398,7 +397,7 @@ mod tests {
 
     #[test]
     fn costs_read_as_sentences() {
-        let cost = |passes, tokens| Cost { passes, tokens };
+        let cost = |passes, tokens| SweepCost { passes, tokens };
         assert_eq!(cost(66, 12).to_string(), "66 passes of 12 tokens");
         assert_eq!(cost(1, 1).to_string(), "1 pass of 1 token");
         assert!((cost(10, 20).seconds(100.0) - 2.0).abs() < 1e-6);

@@ -16,9 +16,11 @@ use candle_core::{DType, Tensor};
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::lab::Lab;
-use crate::lab::capture::{After, Capture, Needs, NormOf, Output, Readout, Seen};
+use crate::lab::capture::{After, Capture, Needs, NormOf, Output, Readout, StateStats};
 use crate::lab::pass::Pass;
-use crate::lab::readout::{Against, Ask, Said, Tokens, read, read_rows, tolerance};
+use crate::lab::readout::{
+    ReferenceRows, RowRequest, RowStats, Tokens, read, read_rows, tolerance,
+};
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Axis, Site};
 
@@ -85,12 +87,12 @@ impl Lab {
         answers: Option<&Run>,
         positions: &Range<usize>,
         readout: &Readout,
-    ) -> Result<Seen> {
+    ) -> Result<StateStats> {
         let at = Site::ResidPost.at(self.model.card.layers - 1);
         let other = answers.filter(|_| readout.answer);
         let other = other.map(|run| self.record_with_output(run, &[at]));
         let other = other.transpose()?;
-        let mut seen = Seen::of(readout);
+        let mut seen = StateStats::of(readout);
         let total = positions.len().max(1);
         let most = ROWS / readout.at.len().max(1);
         let most = if readout.kl {
@@ -109,7 +111,7 @@ impl Lab {
     }
 
     /// The distributions that tokens of a run were drawn from: the model's own output one position before each.
-    fn before(&mut self, run: &Run, positions: &Range<usize>) -> Result<Vec<Option<Said>>> {
+    fn before(&mut self, run: &Run, positions: &Range<usize>) -> Result<Vec<Option<RowStats>>> {
         let (first, end) = (positions.start.max(1), positions.end);
         let mut out = vec![None; first.min(end) - positions.start];
         if first < end {
@@ -129,18 +131,18 @@ impl Lab {
 }
 
 /// The distributions that tokens were drawn from, one row of the model's own logits each.
-pub(crate) fn drawn(rows: &[&[f32]], tokens: &[u32], known: usize) -> Vec<Said> {
-    let ask = Ask {
+pub(crate) fn drawn(rows: &[&[f32]], tokens: &[u32], known: usize) -> Vec<RowStats> {
+    let ask = RowRequest {
         top: BEFORE,
         tokens: Tokens::Each(tokens),
         ranks: true,
         entropy: true,
-        ..Ask::default()
+        ..RowRequest::default()
     };
     read_rows(rows, known, &ask)
 }
 
-impl Seen {
+impl StateStats {
     fn of(readout: &Readout) -> Self {
         let plain = readout.plain && readout.maps.is_some();
         Self {
@@ -176,12 +178,12 @@ impl Readout {
             NormOf::Own => None,
             NormOf::Final => Some(scale),
         };
-        lab.model.transformer.prepared(&rows, scale)
+        lab.model.transformer.normalize_for_unembed(&rows, scale)
     }
 }
 
 /// What is read: the last states, or all of them, one state after the other.
-enum Of {
+enum RowsRead {
     Finals,
     States,
 }
@@ -192,30 +194,30 @@ fn tell(
     last: Address,
     count: usize,
     answers: Option<Vec<u32>>,
-    seen: &mut Seen,
-    mut read: impl FnMut(Of, &Ask) -> Result<Vec<Said>>,
+    seen: &mut StateStats,
+    mut read: impl FnMut(RowsRead, &RowRequest) -> Result<Vec<RowStats>>,
 ) -> Result<()> {
     // Where the model's own output decides what is asked of the others, it is read first; else all of it at once.
     let first = readout.answer || readout.kl || !readout.ends_in_output(last);
     let own = if first {
-        let ask = Ask {
+        let ask = RowRequest {
             top: readout.top.max(1),
             tokens: Tokens::Same(&readout.tokens),
             ranks: readout.ranks,
             entropy: readout.entropy,
             keep: readout.kl,
-            ..Ask::default()
+            ..RowRequest::default()
         };
-        read(Of::Finals, &ask)?
+        read(RowsRead::Finals, &ask)?
     } else {
         Vec::new()
     };
-    let named = |said: &[Said]| said.iter().map(|s| s.first().0).collect::<Vec<u32>>();
+    let named = |said: &[RowStats]| said.iter().map(|s| s.first().0).collect::<Vec<u32>>();
     let of_each = answers.clone().unwrap_or_else(|| named(&own));
     let groups = seen.layers.len() + seen.plain.len();
     let ids: Vec<u32> = (0..groups).flat_map(|_| of_each.iter().copied()).collect();
     let numbers: Vec<usize> = (0..groups).flat_map(|_| 0..count).collect();
-    let ask = Ask {
+    let ask = RowRequest {
         top: readout.top,
         tokens: if readout.answer {
             Tokens::Each(&ids)
@@ -224,13 +226,13 @@ fn tell(
         },
         ranks: readout.ranks,
         entropy: readout.entropy,
-        against: readout.kl.then_some(Against {
+        against: readout.kl.then_some(ReferenceRows {
             rows: &own,
             of: &numbers,
         }),
         keep: false,
     };
-    let mut said = read(Of::States, &ask)?.into_iter();
+    let mut said = read(RowsRead::States, &ask)?.into_iter();
     for layer in seen.layers.iter_mut().chain(&mut seen.plain) {
         layer.extend(said.by_ref().take(count));
     }
@@ -239,7 +241,7 @@ fn tell(
         // The logits have served.
         _ => own
             .into_iter()
-            .map(|said| Said {
+            .map(|said| RowStats {
                 logits: Vec::new(),
                 ..said
             })
@@ -257,8 +259,8 @@ pub(crate) fn from_logits<'a>(
     last: Address,
     known: usize,
     row: impl Fn(Address) -> Option<&'a [f32]>,
-) -> Result<Seen> {
-    let mut seen = Seen::of(readout);
+) -> Result<StateStats> {
+    let mut seen = StateStats::of(readout);
     let row = |at: &Address| {
         row(*at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
@@ -267,8 +269,8 @@ pub(crate) fn from_logits<'a>(
     };
     tell(readout, last, 1, None, &mut seen, |of, ask| {
         let rows = match of {
-            Of::Finals => vec![row(&last)?],
-            Of::States => readout.at.iter().map(row).collect::<Result<_>>()?,
+            RowsRead::Finals => vec![row(&last)?],
+            RowsRead::States => readout.at.iter().map(row).collect::<Result<_>>()?,
         };
         Ok(read_rows(&rows, known, ask))
     })?;
@@ -295,7 +297,7 @@ fn piece(
     readout: &Readout,
     positions: Range<usize>,
     (done, share): (f32, f32),
-    seen: &mut Seen,
+    seen: &mut StateStats,
 ) -> Result<()> {
     let count = positions.len();
     let end = Site::ResidPost.at(lab.model.card.layers - 1);
@@ -306,7 +308,7 @@ fn piece(
     let last = part(recording, end)?;
     let transformer = &lab.model.transformer;
     let scale = transformer.norm.inverse_scale(&last)?;
-    let finals = transformer.prepared(&last, None)?;
+    let finals = transformer.normalize_for_unembed(&last, None)?;
     let ways = std::iter::once(true).chain((!seen.plain.is_empty()).then_some(false));
     let states = ways.flat_map(|mapped| readout.at.iter().map(move |at| (*at, mapped)));
     let states =
@@ -314,10 +316,13 @@ fn piece(
     let states = Tensor::cat(&states.collect::<Result<Vec<_>>>()?, 0)?;
     let answers = match other {
         Some(other) => {
-            let rows = lab.model.transformer.prepared(&part(other, end)?, None)?;
-            let ask = Ask {
+            let rows = lab
+                .model
+                .transformer
+                .normalize_for_unembed(&part(other, end)?, None)?;
+            let ask = RowRequest {
                 top: 1,
-                ..Ask::default()
+                ..RowRequest::default()
             };
             let said = reading(lab, &rows, &ask, (done, share * 0.1))?;
             Some(said.iter().map(|said| said.first().0).collect())
@@ -326,11 +331,11 @@ fn piece(
     };
     let mut from = 0.0;
     tell(readout, end, count, answers, seen, |of, ask| match of {
-        Of::Finals => {
+        RowsRead::Finals => {
             from = 0.1;
             reading(lab, &finals, ask, (done, share * from))
         }
-        Of::States => reading(
+        RowsRead::States => reading(
             lab,
             &states,
             ask,
@@ -351,9 +356,9 @@ fn piece(
 fn reading(
     lab: &mut Lab,
     rows: &Tensor,
-    ask: &Ask,
+    ask: &RowRequest,
     (done, share): (f32, f32),
-) -> Result<Vec<Said>> {
+) -> Result<Vec<RowStats>> {
     lab.part(done..done + share, |lab| {
         read(&lab.model, rows, ask, &mut |part| lab.report(part))
     })

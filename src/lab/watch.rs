@@ -8,7 +8,7 @@ use candle_core::{D, DType, Tensor};
 use crate::edit::condition::Condition;
 use crate::error::Result;
 use crate::model::network::site::Address;
-use crate::model::network::tap::Span;
+use crate::model::network::tap::PassSpan;
 
 /// What a watch measures.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(crate) enum Watched {
 
 /// A condition with what was measured of it so far.
 #[derive(Clone, Debug)]
-pub(crate) struct Watch {
+pub(crate) struct ConditionWatch {
     condition: Condition,
     watched: Watched,
     /// Row of the batch and position, and whether the condition holds there.
@@ -32,7 +32,7 @@ pub(crate) struct Watch {
     nearest: Option<f32>,
 }
 
-impl Watch {
+impl ConditionWatch {
     pub(crate) fn new(condition: Condition, watched: Watched) -> Self {
         Self {
             condition,
@@ -57,7 +57,13 @@ impl Watch {
     }
 
     /// Measures a value `[batch, tokens, ..width]` if this is the address; one read-back.
-    pub(crate) fn look(&mut self, at: Address, x: &Tensor, span: Span, rows: usize) -> Result<()> {
+    pub(crate) fn look(
+        &mut self,
+        at: Address,
+        x: &Tensor,
+        span: PassSpan,
+        rows: usize,
+    ) -> Result<()> {
         let Watched::Along(own, vector) = &self.watched else {
             return Ok(());
         };
@@ -148,16 +154,16 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::condition::Probe;
+    use crate::edit::condition::ConditionProbe;
 
-    fn watch(above: bool, stays: bool) -> Watch {
+    fn watch(above: bool, stays: bool) -> ConditionWatch {
         let condition = Condition {
-            probe: Probe::Probability("x".into()),
+            probe: ConditionProbe::Probability("x".into()),
             above,
             threshold: 0.5,
             stays,
         };
-        Watch::new(condition, Watched::Probability(7))
+        ConditionWatch::new(condition, Watched::Probability(7))
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Both are rows of one batch, so that the weights are read once for both. Invariants: the cache holds exactly the tokens of
 //! the run, under the run's schedule; the second row is never edited; without active edits there is no second row.
-//! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`Beside`].
+//! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`BaselineMode`].
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -11,17 +11,17 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::apply::{Null, Program};
+use super::apply::{Program, RandomControl};
 use super::capture::{Capture, Needs, NormOf};
 use super::lab::Lab;
-use super::readout::{Said, on_cpu, tolerance};
+use super::readout::{RowStats, on_cpu, tolerance};
 use super::run::Run;
 use super::runner::{read_on, unedited};
 use super::sample::{Sampling, kl, log_probs, rank};
-use super::tap::{Keep, RunTap};
+use super::tap::{RecordedPositions, RunTap};
 use super::unembed::{drawn, from_logits};
 use crate::edit::Edit;
-use crate::edit::receipt::{Fired, Receipt};
+use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
@@ -31,7 +31,7 @@ use crate::model::network::site::{Address, Site};
 /// What runs beside the edited text, unedited, in the same passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Beside {
+pub enum BaselineMode {
     /// Nothing: no KL is known.
     Nothing,
     /// The unedited model reads the edited text: KL is exact at every token.
@@ -44,7 +44,7 @@ pub enum Beside {
     Forced,
 }
 
-impl Beside {
+impl BaselineMode {
     /// Whether the unedited run chooses tokens of its own.
     pub fn is_lockstep(self) -> bool {
         matches!(self, Self::OwnText | Self::Forced)
@@ -54,7 +54,6 @@ impl Beside {
 /// The choice that was not taken: the unedited run's own token, or the one that a forced run would have written.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Other {
-    /// Its id.
     pub id: u32,
     /// Its natural log-probability in the run that chose it.
     pub logprob: f32,
@@ -63,9 +62,7 @@ pub struct Other {
 /// What is known of a token that was chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
-    /// Its position.
     pub position: usize,
-    /// Its id.
     pub id: u32,
     /// Natural log-probability before temperature.
     pub logprob: f32,
@@ -74,25 +71,24 @@ pub struct Choice {
     /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, while edits are active. In lockstep the two
     /// have different texts once they diverged.
     pub kl: Option<f32>,
-    /// In lockstep, what the other run chose here: the unedited one ([`Beside::OwnText`]; none after its end), or the
-    /// edited one ([`Beside::Forced`]).
+    /// In lockstep, what the other run chose here: the unedited one ([`BaselineMode::OwnText`]; none after its end), or the
+    /// edited one ([`BaselineMode::Forced`]).
     pub other: Option<Other>,
 }
 
 /// One token written and read back in.
 #[derive(Debug)]
-pub struct Step {
-    /// The token.
+pub struct WrittenToken {
     pub choice: Choice,
     /// What the edits did at its position.
-    pub fired: Vec<Fired>,
+    pub fired: Vec<FiredAt>,
     /// What was asked for at its position, in the order of the needs.
     pub captures: Vec<Capture>,
 }
 
 /// The unedited run in the second row of the batch.
 #[derive(Clone)]
-struct Companion {
+struct BaselineRow {
     /// Its text: that of the run, or its own in lockstep.
     tokens: Vec<u32>,
     /// Its logits after the last token, `[vocab]`.
@@ -103,7 +99,7 @@ struct Companion {
 
 /// A text that was put aside, with what a writer needs to go on with it.
 #[derive(Clone, Debug)]
-pub struct Held {
+pub struct SavedText {
     /// Tokens, prompt and schedule.
     run: Run,
     /// In lockstep, the unedited run's own text, and where it ended.
@@ -117,10 +113,10 @@ pub struct Writer {
     pub run: Run,
     /// How tokens are chosen.
     pub sampling: Sampling,
-    beside: Beside,
+    beside: BaselineMode,
     cache: Cache,
     program: Program,
-    companion: Option<Companion>,
+    companion: Option<BaselineRow>,
     /// The unedited run on the edited text for conditions on its probabilities: it must be ahead of the edited one.
     scout: Option<Cache>,
     /// The first position at which the two runs chose differently.
@@ -136,16 +132,16 @@ impl Writer {
         schedule: Schedule,
         sampling: Sampling,
     ) -> Result<Self> {
-        Self::begin_beside(lab, tokens, schedule, sampling, Beside::default())
+        Self::begin_with_baseline(lab, tokens, schedule, sampling, BaselineMode::default())
     }
 
     /// Reads a prompt, with a choice of what runs beside it.
-    pub fn begin_beside(
+    pub fn begin_with_baseline(
         lab: &mut Lab,
         tokens: Vec<u32>,
         schedule: Schedule,
         sampling: Sampling,
-        beside: Beside,
+        beside: BaselineMode,
     ) -> Result<Self> {
         lab.model.check_prompt(&tokens)?;
         let run = Run {
@@ -153,7 +149,7 @@ impl Writer {
             seed: sampling.seed,
             ..Run::plain(tokens)
         };
-        let program = lab.compile(&run, Null::No)?;
+        let program = lab.compile(&run, RandomControl::No)?;
         let logits = Tensor::zeros(1, DType::F32, &candle_core::Device::Cpu)?;
         let mut writer = Self {
             run,
@@ -171,13 +167,13 @@ impl Writer {
     }
 
     /// What runs beside the text.
-    pub fn beside(&self) -> Beside {
+    pub fn baseline_mode(&self) -> BaselineMode {
         self.beside
     }
 
     /// The text of the unedited run: its own in lockstep, else that of the run. None where no edit is in force, for
     /// then they are one.
-    pub fn companion(&self) -> Option<&[u32]> {
+    pub fn baseline_row(&self) -> Option<&[u32]> {
         let companion = self.companion.as_ref()?;
         Some(&companion.tokens[..companion.ended.unwrap_or(companion.tokens.len())])
     }
@@ -188,14 +184,14 @@ impl Writer {
     }
 
     /// Runs something else beside the text from here on. A lockstep that begins shares everything up to here.
-    pub fn set_beside(&mut self, lab: &mut Lab, beside: Beside) -> Result<()> {
+    pub fn set_beside(&mut self, lab: &mut Lab, beside: BaselineMode) -> Result<()> {
         if beside == self.beside {
             return Ok(());
         }
         self.attempt(|writer| {
             writer.beside = beside;
             writer.diverged = None;
-            writer.accompany(lab, true)
+            writer.sync_baseline(lab, true)
         })
     }
 
@@ -230,7 +226,13 @@ impl Writer {
         self.program.act_on(1);
         self.program.forget();
         let logits = {
-            let mut tap = RunTap::new(&mut self.program, &[], &[], Keep::Last, lab.guard());
+            let mut tap = RunTap::new(
+                &mut self.program,
+                &[],
+                &[],
+                RecordedPositions::Last,
+                lab.guard(),
+            );
             let prompt = self.run.prompt;
             read_on(&lab.model, &rows, prompt, &mut cache, &mut tap, &[])?.0
         };
@@ -240,7 +242,7 @@ impl Writer {
         self.companion = (rows.len() > 1)
             .then(|| -> Result<_> {
                 let ended = self.companion.as_ref().and_then(|c| c.ended);
-                Ok(Companion {
+                Ok(BaselineRow {
                     tokens: rows[1].clone(),
                     logits: logits.get(1)?,
                     ended,
@@ -260,7 +262,7 @@ impl Writer {
     /// The rows of a pass: the run, and the unedited one where edits are in force and somebody compares.
     fn texts(&self) -> Vec<Vec<u32>> {
         let mut rows = vec![self.run.tokens.clone()];
-        if !self.program.is_idle() && self.beside != Beside::Nothing {
+        if !self.program.is_idle() && self.beside != BaselineMode::Nothing {
             // Of another length, it is that of a text that was replaced.
             let length = self.run.tokens.len();
             let own = self
@@ -274,8 +276,8 @@ impl Writer {
 
     /// Brings the unedited run to where it should be after a change of edits or of what runs beside: starts it, renews it
     /// (`anew`), or drops it.
-    fn accompany(&mut self, lab: &mut Lab, anew: bool) -> Result<()> {
-        let wanted = !self.program.is_idle() && self.beside != Beside::Nothing;
+    fn sync_baseline(&mut self, lab: &mut Lab, anew: bool) -> Result<()> {
+        let wanted = !self.program.is_idle() && self.beside != BaselineMode::Nothing;
         let scouting = self.program.asks_probability() != self.scout.is_some();
         match (&self.companion, wanted) {
             (Some(_), false) => {
@@ -286,7 +288,7 @@ impl Writer {
             (None, true) if self.run.schedule.began() >= self.run.tokens.len() && !scouting => {
                 self.cache = self.cache.copy(2)?;
                 self.program.act_on(1);
-                self.companion = Some(Companion {
+                self.companion = Some(BaselineRow {
                     tokens: self.run.tokens.clone(),
                     logits: self.logits.clone(),
                     ended: None,
@@ -313,7 +315,8 @@ impl Writer {
     fn probe(&mut self, lab: &Lab, cache: &mut Cache) -> Result<()> {
         let text = [self.run.tokens.clone()];
         let said = unedited(lab, &text, self.run.prompt, &self.program.asked(), cache)?;
-        self.program.hear(self.run.tokens.len() - 1, &said);
+        self.program
+            .set_base_log_probs(self.run.tokens.len() - 1, &said);
         Ok(())
     }
 
@@ -349,17 +352,17 @@ impl Writer {
             Some(Other { id, logprob })
         };
         let (id, other) = match self.beside {
-            Beside::Nothing | Beside::SameText => (wanted, None),
-            Beside::OwnText if companion.ended.is_some() => (wanted, None),
-            Beside::OwnText => (wanted, other(unedited, &base)),
-            Beside::Forced => (unedited, other(wanted, &own)),
+            BaselineMode::Nothing | BaselineMode::SameText => (wanted, None),
+            BaselineMode::OwnText if companion.ended.is_some() => (wanted, None),
+            BaselineMode::OwnText => (wanted, other(unedited, &base)),
+            BaselineMode::Forced => (unedited, other(wanted, &own)),
         };
         Ok((choice(id, Some(kl(&base, &own)), other), unedited))
     }
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
     /// When the pass is cancelled the token is not kept.
-    pub fn step(&mut self, lab: &mut Lab, needs: &[Needs]) -> Result<Step> {
+    pub fn step(&mut self, lab: &mut Lab, needs: &[Needs]) -> Result<WrittenToken> {
         let position = self.run.tokens.len();
         let (choice, unedited) = self.choose()?;
         let before = if needs.iter().any(|n| n.before) {
@@ -392,7 +395,7 @@ impl Writer {
         self.logits = passed.logits.get(0)?;
         if let Some(companion) = &mut self.companion {
             companion.tokens.push(unedited);
-            let ends = self.beside == Beside::OwnText && lab.model.is_end(unedited);
+            let ends = self.beside == BaselineMode::OwnText && lab.model.is_end(unedited);
             let length = companion.tokens.len();
             companion.ended = companion.ended.or(ends.then_some(length));
             companion.logits = passed.logits.get(1)?;
@@ -400,7 +403,7 @@ impl Writer {
         if choice.other.is_some_and(|other| other.id != choice.id) {
             self.diverged = self.diverged.or(Some(position));
         }
-        Ok(Step {
+        Ok(WrittenToken {
             choice,
             fired: self.program.latest().to_vec(),
             captures: self.captures(lab, needs, &passed, before.as_ref())?,
@@ -412,8 +415,8 @@ impl Writer {
         &self,
         lab: &Lab,
         needs: &[Needs],
-        passed: &Passed,
-        before: Option<&Said>,
+        passed: &TokenPass,
+        before: Option<&RowStats>,
     ) -> Result<Vec<Capture>> {
         if needs.is_empty() {
             return Ok(Vec::new());
@@ -467,7 +470,7 @@ impl Writer {
     }
 
     /// One pass over the newest token of every row.
-    fn pass(&mut self, lab: &mut Lab, needs: &[Needs], rows: &[Vec<u32>]) -> Result<Passed> {
+    fn pass(&mut self, lab: &mut Lab, needs: &[Needs], rows: &[Vec<u32>]) -> Result<TokenPass> {
         if let Some(mut scout) = self.scout.take() {
             let probed = self.probe(lab, &mut scout);
             self.scout = Some(scout);
@@ -488,7 +491,13 @@ impl Writer {
         wanted.extend(&ridden);
         wanted.sort_unstable();
         wanted.dedup();
-        let mut tap = RunTap::new(&mut self.program, &[], &wanted, Keep::Last, lab.guard());
+        let mut tap = RunTap::new(
+            &mut self.program,
+            &[],
+            &wanted,
+            RecordedPositions::Last,
+            lab.guard(),
+        );
         let (logits, riders) = read_on(
             &lab.model,
             rows,
@@ -497,7 +506,7 @@ impl Writer {
             &mut tap,
             &ridden,
         )?;
-        Ok(Passed {
+        Ok(TokenPass {
             recorded: std::mem::take(&mut tap.recorded),
             logits,
             ridden,
@@ -517,7 +526,7 @@ impl Writer {
 
     /// What the edits did at the positions of the latest pass: the whole text after it was read, the newest token after
     /// a step.
-    pub fn fired(&self) -> &[Fired] {
+    pub fn fired(&self) -> &[FiredAt] {
         self.program.latest()
     }
 
@@ -530,13 +539,13 @@ impl Writer {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let mut program = lab.compile(&run, Null::No)?;
+        let mut program = lab.compile(&run, RandomControl::No)?;
         program.carry(&self.program);
         self.attempt(|writer| {
             writer.program = program;
             writer.run.schedule = schedule;
             writer.cache.digest = writer.run.schedule.digest();
-            writer.accompany(lab, false)
+            writer.sync_baseline(lab, false)
         })?;
         Ok(position)
     }
@@ -550,7 +559,7 @@ impl Writer {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let program = lab.compile(&run, Null::No)?;
+        let program = lab.compile(&run, RandomControl::No)?;
         self.attempt(|writer| {
             (writer.run.schedule, writer.program) = (schedule, program);
             (writer.companion, writer.diverged) = (None, None);
@@ -559,10 +568,10 @@ impl Writer {
     }
 
     /// The text as it stands, to be put aside.
-    pub fn hold(&self) -> Held {
+    pub fn hold(&self) -> SavedText {
         let companion = self.companion.as_ref();
         let own = companion.filter(|_| self.beside.is_lockstep());
-        Held {
+        SavedText {
             run: self.run.clone(),
             own: own.map(|c| (c.tokens.clone(), c.ended)),
             diverged: self.diverged,
@@ -571,13 +580,13 @@ impl Writer {
 
     /// Goes on with a text that was put aside, under the edits that it was written under. A lockstep goes on with the
     /// unedited run's own text; where there was none, both share everything up to here.
-    pub fn resume(&mut self, lab: &mut Lab, held: &Held) -> Result<()> {
+    pub fn resume(&mut self, lab: &mut Lab, held: &SavedText) -> Result<()> {
         let lockstep = self.beside.is_lockstep();
         let own = held.own.clone().filter(|_| lockstep);
         self.attempt(|writer| {
             writer.run = held.run.clone();
             writer.diverged = held.diverged.filter(|_| lockstep);
-            writer.companion = own.map(|(tokens, ended)| Companion {
+            writer.companion = own.map(|(tokens, ended)| BaselineRow {
                 tokens,
                 logits: writer.logits.clone(),
                 ended,
@@ -588,7 +597,7 @@ impl Writer {
 
     /// Prepares the edits for the text as it is now, and reads it.
     fn read_anew(&mut self, lab: &mut Lab) -> Result<()> {
-        self.program = lab.compile(&self.run, Null::No)?;
+        self.program = lab.compile(&self.run, RandomControl::No)?;
         self.read(lab)
     }
 
@@ -610,7 +619,7 @@ impl Writer {
 }
 
 /// What a pass over one token gave.
-struct Passed {
+struct TokenPass {
     recorded: HashMap<Address, Tensor>,
     /// `[rows, vocab]`.
     logits: Tensor,

@@ -16,14 +16,14 @@ pub(super) fn free() -> Option<u64> {
 
 /// The two layouts of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+enum CgroupVersion {
     /// One hierarchy a controller (v1), here that of memory.
     First,
     /// One hierarchy (v2).
     Unified,
 }
 
-impl Layout {
+impl CgroupVersion {
     /// The limits of a group.
     fn limits(self) -> &'static [&'static str] {
         match self {
@@ -54,7 +54,7 @@ impl Layout {
 fn of_groups(root: &Path) -> Option<u64> {
     let own = read(root, "proc/self/cgroup")?;
     let mounts = read(root, "proc/self/mountinfo")?;
-    let rooms = [Layout::First, Layout::Unified].map(|layout| {
+    let rooms = [CgroupVersion::First, CgroupVersion::Unified].map(|layout| {
         let path = path_in(layout, &own)?;
         let (mounted, at) = mount_of(layout, &mounts)?;
         let top = root.join(at.trim_start_matches('/'));
@@ -67,27 +67,27 @@ fn of_groups(root: &Path) -> Option<u64> {
 }
 
 /// Where the process stands in a hierarchy: `4:memory:/a/b`, `0::/a/b`.
-fn path_in(layout: Layout, own: &str) -> Option<&str> {
+fn path_in(layout: CgroupVersion, own: &str) -> Option<&str> {
     own.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (number, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         let here = match layout {
-            Layout::First => controllers.split(',').any(|c| c == "memory"),
-            Layout::Unified => number == "0" && controllers.is_empty(),
+            CgroupVersion::First => controllers.split(',').any(|c| c == "memory"),
+            CgroupVersion::Unified => number == "0" && controllers.is_empty(),
         };
         here.then_some(path)
     })
 }
 
 /// Which part of a hierarchy is mounted, and where (proc_pid_mountinfo(5)).
-fn mount_of(layout: Layout, mounts: &str) -> Option<(String, String)> {
+fn mount_of(layout: CgroupVersion, mounts: &str) -> Option<(String, String)> {
     mounts.lines().find_map(|line| {
         let (first, last) = line.split_once(" - ")?;
         let mut last = last.split(' ');
         let (kind, options) = (last.next()?, last.nth(1)?);
         let here = match layout {
-            Layout::First => kind == "cgroup" && options.split(',').any(|o| o == "memory"),
-            Layout::Unified => kind == "cgroup2",
+            CgroupVersion::First => kind == "cgroup" && options.split(',').any(|o| o == "memory"),
+            CgroupVersion::Unified => kind == "cgroup2",
         };
         let mut first = first.split(' ').skip(3);
         let (mounted, at) = (first.next()?, first.next()?);
@@ -126,7 +126,7 @@ fn around(top: &Path, path: &str) -> Vec<PathBuf> {
 }
 
 /// What a group leaves; none where it has no limit.
-fn room(layout: Layout, group: &Path) -> Option<u64> {
+fn room(layout: CgroupVersion, group: &Path) -> Option<u64> {
     let number = |name: &str| read(group, name)?.trim().parse::<u64>().ok();
     let limit = layout.limits().iter().filter_map(|l| number(l)).min()?;
     // v1 says "no limit" as the largest number of pages.

@@ -14,13 +14,13 @@ use super::checkpoint::folder;
 use super::checkpoint::gguf::config::describe;
 use super::checkpoint::gguf::{Checkpoint, Gguf, is_later_part};
 use super::checkpoint::weights::Weights;
-use super::hub::{Source, Watch, is_gguf, resolve};
-use super::memory::{self, Plan};
+use super::hub::{DownloadWatch, ModelSource, is_gguf, resolve};
+use super::memory::{self, MemoryPlan};
 use super::network::blueprint::Blueprint;
 use super::network::families;
 use super::network::linear::Precision;
 use super::tokenizer::template;
-use super::tokenizer::template::Template;
+use super::tokenizer::template::ChatTemplate;
 use super::tokenizer::{self, Older, Tokenizer};
 use crate::error::{Error, Result};
 use crate::file;
@@ -76,7 +76,7 @@ impl OlderFiles {
 }
 
 /// The small files beside the weights.
-struct Files {
+struct ModelFiles {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
     older: OlderFiles,
@@ -92,7 +92,7 @@ struct Files {
 
 /// Loads the model that an argument names, unwatched.
 pub fn load(given: &str, options: &Options) -> Result<Model> {
-    let mut watch = Watch {
+    let mut watch = DownloadWatch {
         show: &mut |_| (),
         cancelled: &|| false,
     };
@@ -100,13 +100,17 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
 }
 
 /// Loads the model that an argument names; downloads it first when the cache lacks it.
-pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Result<Model> {
+pub fn load_watched(
+    given: &str,
+    options: &Options,
+    watch: &mut DownloadWatch<'_>,
+) -> Result<Model> {
     let source = resolve(given, watch)?;
     watch.reading(given);
     let folder = match source {
-        Source::Demo => None,
-        Source::Gguf(file) => return load_gguf(given, &file, options),
-        Source::Folder(folder) => match only_gguf(&folder) {
+        ModelSource::Demo => None,
+        ModelSource::Gguf(file) => return load_gguf(given, &file, options),
+        ModelSource::Folder(folder) => match only_gguf(&folder) {
             Some(file) => return load_gguf(given, &file, options),
             None => Some(folder),
         },
@@ -136,7 +140,7 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
     let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     let older = files.older.found().filter(|_| files.tokenizer.is_none());
     if files.tokenizer.is_some() || older.is_some() {
-        model.tokenizer = Some(Tokenizer::from_files(&tokenizer::Files {
+        model.tokenizer = Some(Tokenizer::from_files(&tokenizer::TokenizerFiles {
             tokenizer: files.tokenizer.as_deref().unwrap_or_default(),
             older,
             added: files.added.as_deref(),
@@ -146,7 +150,7 @@ pub fn load_watched(given: &str, options: &Options, watch: &mut Watch<'_>) -> Re
             config: Some(&files.config),
         })?);
     }
-    model.template = Template::from_sources(&template::Sources {
+    model.template = ChatTemplate::from_sources(&template::Sources {
         jinja: files.template.as_deref(),
         named: files.named_templates,
         tokenizer_config: files.tokenizer_config.as_deref(),
@@ -218,7 +222,6 @@ fn only_gguf(folder: &Path) -> Option<PathBuf> {
     (models.len() == 1).then(|| models.remove(0))
 }
 
-/// Loads a GGUF file.
 fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let device = device(options.device.as_deref().unwrap_or("auto"))?;
     let gguf = Gguf::open(file)?;
@@ -242,7 +245,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
         .any(|key| key == "tokenizer.ggml.tokens")
         .then(|| Tokenizer::from_gguf(&gguf))
         .transpose()?;
-    let template = Template::from_gguf(&gguf);
+    let template = ChatTemplate::from_gguf(&gguf);
     let checkpoint = Checkpoint { gguf, names };
     let mut weights = Weights::gguf(checkpoint, Precision::Dense(DType::F32), &device);
     let mut plan = plan(given, options, &blueprint, context, &device);
@@ -350,8 +353,8 @@ fn plan<'a>(
     blueprint: &'a Blueprint,
     context: usize,
     device: &Device,
-) -> Plan<'a> {
-    Plan {
+) -> MemoryPlan<'a> {
+    MemoryPlan {
         name: given,
         blueprint,
         context,
@@ -390,7 +393,7 @@ fn context(given: Option<usize>, allowed: usize) -> Result<usize> {
     }
 }
 
-fn folder_files(folder: &Path) -> Result<Files> {
+fn folder_files(folder: &Path) -> Result<ModelFiles> {
     let read = |name: &str| -> Result<Option<Cow<'static, [u8]>>> {
         Ok(file::read_if_there(&folder.join(name), file::SMALL)?.map(Cow::Owned))
     };
@@ -421,7 +424,7 @@ fn folder_files(folder: &Path) -> Result<Files> {
     }
     let added = read("added_tokens.json")?;
     let template = read("chat_template.jinja")?.map(|b| String::from_utf8_lossy(&b).into_owned());
-    Ok(Files {
+    Ok(ModelFiles {
         config,
         tokenizer,
         older,
@@ -456,8 +459,8 @@ fn named_templates(folder: &Path) -> Result<Vec<(String, String)>> {
 
 #[cfg(feature = "demo")]
 #[allow(clippy::unnecessary_wraps)] // the build without the demo refuses
-fn demo_files() -> Result<Files> {
-    Ok(Files {
+fn demo_files() -> Result<ModelFiles> {
+    Ok(ModelFiles {
         config: Cow::Borrowed(embedded::CONFIG),
         tokenizer: Some(Cow::Borrowed(embedded::TOKENIZER)),
         older: OlderFiles::default(),
@@ -476,7 +479,7 @@ fn demo_weights(precision: Precision, device: &Device) -> Result<Weights> {
 }
 
 #[cfg(not(feature = "demo"))]
-fn demo_files() -> Result<Files> {
+fn demo_files() -> Result<ModelFiles> {
     Err(Error::NotAModel {
         given: "demo".into(),
         found: "this build has no demo model (feature `demo`)".into(),

@@ -10,7 +10,6 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// Maps one file.
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = crate::file::open(path)?;

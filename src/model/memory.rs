@@ -13,7 +13,7 @@ use candle_core::{DType, Device};
 use serde_json::Value;
 
 use super::limits;
-use super::network::blueprint::{Blueprint, MlpKind, Positions, QkNormOver};
+use super::network::blueprint::{Blueprint, MlpKind, PositionEncoding, QkNormOver};
 use super::network::families;
 use super::network::linear::Precision;
 use crate::error::{Error, Result};
@@ -38,7 +38,7 @@ const HELD_BACK: u64 = 32 << 20;
 
 /// What a model will take, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Need {
+pub struct MemoryNeed {
     /// Matrices, tables, biases and norms, as they are kept.
     pub weights: u64,
     /// The second arrangement of blocks that candle keeps for its fast kernels, made at the first product.
@@ -53,7 +53,7 @@ pub struct Need {
     pub program: u64,
 }
 
-impl Need {
+impl MemoryNeed {
     /// The most that is held at one time.
     pub fn total(&self) -> u64 {
         self.weights + self.arranged + self.cache + self.work()
@@ -67,7 +67,12 @@ impl Need {
 
 /// What a model needs when its matrices are kept so. Of blocks that stay as their file has them, the bytes are not
 /// known from the blueprint: say them in `stored`.
-pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<u64>) -> Need {
+pub fn need(
+    b: &Blueprint,
+    precision: Precision,
+    context: usize,
+    stored: Option<u64>,
+) -> MemoryNeed {
     let wide = precision.compute().size_in_bytes() as u64;
     let (d, heads, context) = (b.d_model as u64, b.heads as u64, context as u64);
     let (vocab, layers) = (b.vocab as u64, b.layers.len() as u64);
@@ -86,7 +91,7 @@ pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<
         Precision::Dense(_) => 2 * wide,
         Precision::Q8 | Precision::Stored(_) => 4 + 3 * wide,
     };
-    Need {
+    MemoryNeed {
         arranged: 0,
         weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
         cache: layers * 2 * kv * context * wide,
@@ -97,15 +102,15 @@ pub fn need(b: &Blueprint, precision: Precision, context: usize, stored: Option<
 }
 
 /// A matrix that occurs so often.
-struct Matrix {
+struct MatrixSize {
     rows: u64,
     columns: u64,
     count: u64,
 }
 
 /// Every matrix that a loader may turn into blocks.
-fn matrices(b: &Blueprint) -> Vec<Matrix> {
-    let matrix = |rows: usize, columns: usize, count: usize| Matrix {
+fn matrices(b: &Blueprint) -> Vec<MatrixSize> {
+    let matrix = |rows: usize, columns: usize, count: usize| MatrixSize {
         rows: rows as u64,
         columns: columns as u64,
         count: count as u64,
@@ -137,7 +142,7 @@ fn matrices(b: &Blueprint) -> Vec<Matrix> {
 /// Bytes of the weights as a loader keeps them.
 fn kept(b: &Blueprint, precision: Precision) -> u64 {
     let wide = precision.compute().size_in_bytes() as u64;
-    let matrix = |m: &Matrix| {
+    let matrix = |m: &MatrixSize| {
         // Blocks are 32 wide; a narrower input stays dense.
         let packed = match precision {
             Precision::Dense(_) => false,
@@ -154,8 +159,8 @@ fn kept(b: &Blueprint, precision: Precision) -> u64 {
     let (d, layers) = (b.d_model, b.layers.len());
     let (q, kv) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
     let learned = match b.positions {
-        Positions::Learned { offset } => (b.context + offset) * d,
-        Positions::Rotary(_) => 0,
+        PositionEncoding::Learned { offset } => (b.context + offset) * d,
+        PositionEncoding::Rotary(_) => 0,
     };
     let mlp = if b.biases.mlp { 2 * b.d_mlp + d } else { 0 };
     let attention = if b.biases.qkv { q + 2 * kv } else { 0 };
@@ -175,8 +180,8 @@ fn kept(b: &Blueprint, precision: Precision) -> u64 {
 /// Cosines and sines of every position.
 fn tables(b: &Blueprint, context: u64, wide: u64) -> u64 {
     match &b.positions {
-        Positions::Learned { .. } => 0,
-        Positions::Rotary(ropes) => {
+        PositionEncoding::Learned { .. } => 0,
+        PositionEncoding::Rotary(ropes) => {
             let width: usize = ropes.iter().map(|r| r.width).sum();
             context * width as u64 * wide
         }
@@ -185,7 +190,7 @@ fn tables(b: &Blueprint, context: u64, wide: u64) -> u64 {
 
 /// Where a model is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum DevicePlace {
     /// The processor; whether candle keeps a second, tiled arrangement of blocks for its kernels.
     Cpu {
         /// Where there are vector instructions for products of bytes.
@@ -202,24 +207,23 @@ pub enum Place {
 
 /// A model that is about to be loaded, and what there is for it.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan<'a> {
+pub struct MemoryPlan<'a> {
     /// Its name, for messages.
     pub name: &'a str,
     /// Its shape.
     pub blueprint: &'a Blueprint,
     /// Positions that it will have.
     pub context: usize,
-    /// Where.
-    pub place: Place,
+    pub place: DevicePlace,
     /// Bytes that are free there; none where nobody can tell, and then everything fits.
     pub available: Option<u64>,
     /// Bytes of blocks that stay as their file has them.
     pub stored: Option<u64>,
 }
 
-impl Plan<'_> {
+impl MemoryPlan<'_> {
     /// What it needs when its matrices are kept so.
-    pub fn need(&self, precision: Precision) -> Need {
+    pub fn need(&self, precision: Precision) -> MemoryNeed {
         // Blocks that are unpacked or made anew are counted like any others.
         let stored = match precision {
             Precision::Dense(_) | Precision::Q8 => None,
@@ -233,8 +237,8 @@ impl Plan<'_> {
 
     /// Adds the second arrangement where blocks are multiplied on a processor: candle 0.11 repacks Q8_0 into as many
     /// bytes again, Q4_K and Q6_K into 1.3 and 1.5 times as many.
-    fn arranged(&self, mut need: Need, precision: Precision) -> Need {
-        if self.place == (Place::Cpu { tiles: true }) {
+    fn arranged(&self, mut need: MemoryNeed, precision: Precision) -> MemoryNeed {
+        if self.place == (DevicePlace::Cpu { tiles: true }) {
             need.arranged = match precision {
                 Precision::Dense(_) => 0,
                 Precision::Q8 => need.weights,
@@ -302,7 +306,7 @@ impl Plan<'_> {
             }
         }
         let shorter = |n: &u32| {
-            let plan = Plan {
+            let plan = MemoryPlan {
                 context: self.context >> n,
                 ..*self
             };
@@ -332,18 +336,18 @@ impl Plan<'_> {
 
 /// The dtype when none is asked for, and a sentence where it is not what a reader would expect. `within_f16` says
 /// whether every weight is within the range of f16; it may have to read them, and is asked only when it matters.
-pub fn choose(plan: &Plan, within_f16: impl FnOnce() -> bool) -> (Precision, Option<String>) {
+pub fn choose(plan: &MemoryPlan, within_f16: impl FnOnce() -> bool) -> (Precision, Option<String>) {
     let dense = Precision::Dense;
     let (full, half) = (dense(DType::F32), dense(DType::F16));
     match plan.place {
-        Place::Metal => (full, None),
-        Place::Cuda { bf16: true } => (dense(DType::BF16), None),
-        Place::Cuda { bf16: false } => {
+        DevicePlace::Metal => (full, None),
+        DevicePlace::Cuda { bf16: true } => (dense(DType::BF16), None),
+        DevicePlace::Cuda { bf16: false } => {
             let safe = plan.family_is_safe() && within_f16();
             (if safe { half } else { full }, None)
         }
-        Place::Cpu { .. } if plan.fits(full, 2) => (full, None),
-        Place::Cpu { .. } => {
+        DevicePlace::Cpu { .. } if plan.fits(full, 2) => (full, None),
+        DevicePlace::Cpu { .. } => {
             let safe = plan.family_is_safe() && plan.fits(half, 1) && within_f16();
             let taken = if safe { half } else { Precision::Q8 };
             let wish = if plan.fits(full, 1) {
@@ -367,7 +371,7 @@ pub fn choose(plan: &Plan, within_f16: impl FnOnce() -> bool) -> (Precision, Opt
 /// chosen and a context of `context` at the most; none where no family serves it.
 pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
     let (_, blueprint) = families::read(config).ok()?;
-    let plan = Plan {
+    let plan = MemoryPlan {
         name: "",
         blueprint: &blueprint,
         context: context.min(blueprint.context),
@@ -392,12 +396,12 @@ fn tiles() -> bool {
 }
 
 /// Where a device computes.
-pub fn place(device: &Device) -> Place {
+pub fn place(device: &Device) -> DevicePlace {
     match device {
-        Device::Cpu => Place::Cpu { tiles: tiles() },
-        Device::Metal(_) => Place::Metal,
+        Device::Cpu => DevicePlace::Cpu { tiles: tiles() },
+        Device::Metal(_) => DevicePlace::Metal,
         #[cfg(feature = "cuda")]
-        Device::Cuda(card) => Place::Cuda {
+        Device::Cuda(card) => DevicePlace::Cuda {
             bf16: card
                 .cuda_stream()
                 .context()
@@ -405,7 +409,7 @@ pub fn place(device: &Device) -> Place {
                 .is_ok_and(|(major, _)| major >= 8),
         },
         #[cfg(not(feature = "cuda"))]
-        Device::Cuda(_) => Place::Cuda { bf16: true },
+        Device::Cuda(_) => DevicePlace::Cuda { bf16: true },
     }
 }
 
@@ -452,12 +456,12 @@ mod tests {
         })
     }
 
-    fn plan(blueprint: &Blueprint, available: u64) -> Plan<'_> {
-        Plan {
+    fn plan(blueprint: &Blueprint, available: u64) -> MemoryPlan<'_> {
+        MemoryPlan {
             name: "seven",
             blueprint,
             context: 4096,
-            place: Place::Cpu { tiles: false },
+            place: DevicePlace::Cpu { tiles: false },
             available: Some(available),
             stored: None,
         }
@@ -544,7 +548,7 @@ mod tests {
             "it would be refused"
         );
         // Nobody can tell how much there is.
-        let unknown = Plan {
+        let unknown = MemoryPlan {
             available: None,
             ..plan(&b, 0)
         };
@@ -558,13 +562,13 @@ mod tests {
             let family = families::FAMILIES.iter().find(|f| f.name == *name).unwrap();
             let b = (family.blueprint)(&(family.tiny)()).unwrap();
             let full = need(&b, Precision::Dense(DType::F32), b.context, None).total();
-            let tight = Plan {
+            let tight = MemoryPlan {
                 context: b.context,
                 ..plan(&b, full + full / 2)
             };
             assert_eq!(choose(&tight, || true).0, Precision::Q8, "{name}");
-            let old = Plan {
-                place: Place::Cuda { bf16: false },
+            let old = MemoryPlan {
+                place: DevicePlace::Cuda { bf16: false },
                 ..tight
             };
             assert_eq!(choose(&old, || true).0.name(), "f32", "{name}");
@@ -576,8 +580,8 @@ mod tests {
         let b = named(&seven());
         let on = |bf16: bool| {
             choose(
-                &Plan {
-                    place: Place::Cuda { bf16 },
+                &MemoryPlan {
+                    place: DevicePlace::Cuda { bf16 },
                     ..plan(&b, 40 * GIB)
                 },
                 || true,
@@ -632,7 +636,7 @@ mod tests {
         let told = refused(2, None);
         assert!(told.contains("smaller model"), "{told}");
         // What is named does fit.
-        let shorter = Plan {
+        let shorter = MemoryPlan {
             context: 2048,
             ..plan(&b, 10 * GIB)
         };
@@ -651,11 +655,11 @@ mod tests {
     fn a_second_arrangement_of_blocks_is_counted() {
         let b = named(&seven());
         let once = plan(&b, 14 * GIB);
-        let tiled = Plan {
-            place: Place::Cpu { tiles: true },
+        let tiled = MemoryPlan {
+            place: DevicePlace::Cpu { tiles: true },
             ..once
         };
-        let total = |plan: &Plan, precision| plan.need(precision).total();
+        let total = |plan: &MemoryPlan, precision| plan.need(precision).total();
         let weights = need(&b, Precision::Q8, once.context, None).weights;
         assert_eq!(
             total(&tiled, Precision::Q8) - total(&once, Precision::Q8),

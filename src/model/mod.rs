@@ -26,7 +26,7 @@ use crate::model::network::families::Family;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::transformer::Transformer;
-use crate::model::tokenizer::template::{Message, Template};
+use crate::model::tokenizer::template::{ChatTemplate, Message};
 use tokenizer::{Bos, Tokenizer};
 
 /// What a model is, for headers, provenance and checks.
@@ -34,7 +34,6 @@ use tokenizer::{Bos, Tokenizer};
 pub struct Card {
     /// The argument that named it.
     pub name: String,
-    /// The family.
     pub family: &'static str,
     /// The architecture, which decides what some borrowed names mean.
     pub blueprint: Arc<crate::model::network::blueprint::Blueprint>,
@@ -70,20 +69,18 @@ pub struct Card {
 
 /// A loaded model.
 pub struct Model {
-    /// What it is.
     pub card: Card,
     /// What it computes.
     pub transformer: Transformer,
     /// Its tokenizer; random test models have none.
     pub tokenizer: Option<Tokenizer>,
-    /// Its chat template.
-    pub template: Option<Template>,
+    pub template: Option<ChatTemplate>,
     /// What a reader should know of how it was loaded, in sentences.
     pub notes: Vec<String>,
     /// What comes up while it is used.
     pub remarks: Remarks,
     /// How much memory it was estimated to need before it was loaded; nothing for models that are made up.
-    pub need: memory::Need,
+    pub need: memory::MemoryNeed,
 }
 
 impl Model {
@@ -127,7 +124,7 @@ impl Model {
             neuron_layers: transformer.neuron_layers(),
             norms_writes: transformer.norms_writes(),
             norms_stream: b.arrangement
-                == crate::model::network::blueprint::Arrangement::NormedStream,
+                == crate::model::network::blueprint::BlockOrder::NormedStream,
             heads: b.heads,
             vocab: b.vocab,
             context,
@@ -140,7 +137,7 @@ impl Model {
             template: None,
             notes,
             remarks: Remarks::default(),
-            need: memory::Need::default(),
+            need: memory::MemoryNeed::default(),
         })
     }
 
@@ -154,7 +151,7 @@ impl Model {
     /// Says why an address does not exist on this model.
     pub fn offers(&self, at: Address) -> Result<()> {
         crate::model::network::site::check_layer(at, self.card.layers)?;
-        match crate::model::network::address::lacks(at, &self.transformer.blueprint) {
+        match crate::model::network::address::why_absent(at, &self.transformer.blueprint) {
             Some(why) => Err(Error::Refused {
                 address: at.to_string(),
                 why,

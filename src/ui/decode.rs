@@ -30,7 +30,7 @@ const PASTE_ENDS: &[u8] = b"\x1b[201~";
 
 /// Where a paste stands.
 #[derive(Debug, Default)]
-enum Pasting {
+enum PasteState {
     /// There is none.
     #[default]
     No,
@@ -49,12 +49,12 @@ pub struct Decoder {
     pending: Vec<u8>,
     /// The beginning of a sequence that was given up.
     late: Vec<u8>,
-    pasting: Pasting,
+    pasting: PasteState,
 }
 
 /// What the next bytes are.
 #[derive(Debug, PartialEq, Eq)]
-enum Scan {
+enum InputState {
     /// The beginning of something.
     More,
     /// So many bytes: a key, or nothing of ours.
@@ -67,9 +67,9 @@ impl Decoder {
     /// How long to wait for more bytes before [`Self::expire`]; none is for ever.
     pub fn patience(&self) -> Option<Duration> {
         match self.pasting {
-            Pasting::Unsure(_) => return Some(BURST),
-            Pasting::Open(_) => return Some(PAUSE),
-            Pasting::Torn | Pasting::No => {}
+            PasteState::Unsure(_) => return Some(BURST),
+            PasteState::Open(_) => return Some(PAUSE),
+            PasteState::Torn | PasteState::No => {}
         }
         match (self.pending.as_slice(), self.late.is_empty()) {
             ([], true) => None,
@@ -83,37 +83,37 @@ impl Decoder {
     pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         let mut bytes = bytes.to_vec();
         match std::mem::take(&mut self.pasting) {
-            Pasting::Open(text) if bytes.iter().all(|b| *b == CTRL_C) => {
+            PasteState::Open(text) if bytes.iter().all(|b| *b == CTRL_C) => {
                 // No text that somebody pastes: a call for help.
                 paste(text, out);
-                self.pasting = Pasting::Torn;
+                self.pasting = PasteState::Torn;
                 self.keys(&bytes, out);
                 return;
             }
-            Pasting::Open(text) | Pasting::Unsure(text) => {
+            PasteState::Open(text) | PasteState::Unsure(text) => {
                 self.more_paste(text, bytes, out);
                 return;
             }
-            Pasting::Torn => {
+            PasteState::Torn => {
                 let ended = bytes.windows(PASTE_ENDS.len()).any(|w| w == PASTE_ENDS);
                 if !self.pending.is_empty() || (typed(&bytes) && !ended) {
-                    self.pasting = Pasting::Torn;
+                    self.pasting = PasteState::Torn;
                 } else if single(&bytes) {
-                    self.pasting = Pasting::Unsure(bytes);
+                    self.pasting = PasteState::Unsure(bytes);
                     return;
                 } else {
                     self.more_paste(Vec::new(), bytes, out);
                     return;
                 }
             }
-            Pasting::No => {}
+            PasteState::No => {}
         }
         let late = std::mem::take(&mut self.late);
         if !late.is_empty() && bytes.len() > 1 {
             let joined = [late.as_slice(), &bytes].concat();
             let rest = match scan(&joined) {
-                Scan::Done(length, _) => length == joined.len(),
-                Scan::Paste(_) | Scan::More => true,
+                InputState::Done(length, _) => length == joined.len(),
+                InputState::Paste(_) | InputState::More => true,
             };
             if rest {
                 bytes = joined;
@@ -125,17 +125,17 @@ impl Decoder {
     /// Gives up waiting.
     pub fn expire(&mut self, out: &mut Vec<Event>) {
         match std::mem::take(&mut self.pasting) {
-            Pasting::Open(text) => {
+            PasteState::Open(text) => {
                 paste(text, out);
-                self.pasting = Pasting::Torn;
+                self.pasting = PasteState::Torn;
                 return;
             }
-            Pasting::Unsure(bytes) => {
+            PasteState::Unsure(bytes) => {
                 self.keys(&bytes, out);
                 return;
             }
-            Pasting::Torn => self.pasting = Pasting::Torn,
-            Pasting::No => {}
+            PasteState::Torn => self.pasting = PasteState::Torn,
+            PasteState::No => {}
         }
         self.late.clear();
         match self.pending.as_slice() {
@@ -167,7 +167,7 @@ impl Decoder {
             let tail = text.split_off(text.len() - PASTE_ENDS.len());
             paste(std::mem::replace(&mut text, tail), out);
         }
-        self.pasting = Pasting::Open(text);
+        self.pasting = PasteState::Open(text);
     }
 
     fn keys(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
@@ -181,21 +181,21 @@ impl Decoder {
         let mut at = 0;
         while at < held.len() {
             match scan(&held[at..]) {
-                Scan::More if held.len() - at > LONGEST => break,
-                Scan::More => {
+                InputState::More if held.len() - at > LONGEST => break,
+                InputState::More => {
                     self.pending = held.split_off(at);
                     return;
                 }
-                Scan::Done(length, key) => {
+                InputState::Done(length, key) => {
                     // Its end, or somebody who goes on working: whatever was torn is over.
                     let over = held[at..].starts_with(PASTE_ENDS);
                     if over || key.is_some_and(|key| key != Key::ctrl('c')) {
-                        self.pasting = Pasting::No;
+                        self.pasting = PasteState::No;
                     }
                     out.extend(key.map(Event::Key));
                     at += length;
                 }
-                Scan::Paste(length) => {
+                InputState::Paste(length) => {
                     let rest = held.split_off(at + length);
                     self.more_paste(Vec::new(), rest, out);
                     return;
@@ -216,8 +216,8 @@ fn typed(bytes: &[u8]) -> bool {
     match bytes {
         [] | [ESC, b'[' | b'O', ..] => true,
         [ESC, ..] => match scan(bytes) {
-            Scan::Done(length, _) => length == bytes.len(),
-            Scan::More | Scan::Paste(_) => true,
+            InputState::Done(length, _) => length == bytes.len(),
+            InputState::More | InputState::Paste(_) => true,
         },
         [b'\r' | b'\n' | b'\t', ..] => false,
         [first, ..] => *first < b' ' || *first == 0x7f,
@@ -239,29 +239,29 @@ fn single(bytes: &[u8]) -> bool {
 }
 
 /// What stands at the beginning of `bytes`, of which there is at least one.
-fn scan(bytes: &[u8]) -> Scan {
+fn scan(bytes: &[u8]) -> InputState {
     match bytes {
         [ESC, b'[', ..] => csi(bytes),
         [ESC, b'O', ..] => ss3(bytes),
-        [ESC, ESC, ..] => Scan::Done(1, Some(Key::plain(Code::Esc))),
-        [] | [ESC] | [ESC, b']' | b'P' | b'_'] => Scan::More,
+        [ESC, ESC, ..] => InputState::Done(1, Some(Key::plain(Code::Esc))),
+        [] | [ESC] | [ESC, b']' | b'P' | b'_'] => InputState::More,
         // Answers of a terminal, perhaps to somebody before us.
         [ESC, b']', b'0'..=b'9', ..]
         | [ESC, b'P', b'0'..=b'9' | b'>' | b'!' | b'$' | b'+', ..]
         | [ESC, b'_', b'G', ..] => answer(bytes),
         // With Alt, which no key of ours has.
         [ESC, rest @ ..] => match character(rest) {
-            Scan::Done(length, key) => Scan::Done(length + 1, key),
-            scan @ (Scan::More | Scan::Paste(_)) => scan,
+            InputState::Done(length, key) => InputState::Done(length + 1, key),
+            scan @ (InputState::More | InputState::Paste(_)) => scan,
         },
         _ => character(bytes),
     }
 }
 
 /// A character, or a control byte.
-fn character(bytes: &[u8]) -> Scan {
+fn character(bytes: &[u8]) -> InputState {
     let Some(first) = bytes.first().copied() else {
-        return Scan::More;
+        return InputState::More;
     };
     let ctrl = |code| Key {
         ctrl: true,
@@ -285,18 +285,18 @@ fn character(bytes: &[u8]) -> Scan {
                 ),
             };
             return match (valid.chars().next(), bad) {
-                (Some(c), _) if c.is_control() => Scan::Done(c.len_utf8(), None),
-                (Some(c), _) => Scan::Done(c.len_utf8(), Some(Key::char(c))),
-                (None, Some(length)) => Scan::Done(length, None),
-                (None, None) => Scan::More,
+                (Some(c), _) if c.is_control() => InputState::Done(c.len_utf8(), None),
+                (Some(c), _) => InputState::Done(c.len_utf8(), Some(Key::char(c))),
+                (None, Some(length)) => InputState::Done(length, None),
+                (None, None) => InputState::More,
             };
         }
     };
-    Scan::Done(1, Some(key))
+    InputState::Done(1, Some(key))
 }
 
 /// `ESC O`, modifiers that some terminals put there, and a letter.
-fn ss3(bytes: &[u8]) -> Scan {
+fn ss3(bytes: &[u8]) -> InputState {
     for (i, byte) in bytes.iter().enumerate().skip(2) {
         match byte {
             b'0'..=b'9' | b';' if i < 6 => {}
@@ -307,34 +307,36 @@ fn ss3(bytes: &[u8]) -> Scan {
                     [one] => vec![vec![1], one.clone()],
                     _ => fields,
                 };
-                return Scan::Done(i + 1, final_byte(*byte, &fields));
+                return InputState::Done(i + 1, final_byte(*byte, &fields));
             }
             // Something else begins; this was cut.
-            _ => return Scan::Done(i, None),
+            _ => return InputState::Done(i, None),
         }
     }
-    Scan::More
+    InputState::More
 }
 
 /// `ESC [`, parameters, and a final byte.
-fn csi(bytes: &[u8]) -> Scan {
+fn csi(bytes: &[u8]) -> InputState {
     match bytes.get(2) {
         // The Linux console's function keys.
         Some(b'[') => {
             return match bytes.get(3) {
-                None => Scan::More,
-                Some(c @ b'A'..=b'E') => Scan::Done(4, Some(Key::plain(Code::F(c - b'A' + 1)))),
-                Some(b' '..=b'~') => Scan::Done(4, None),
-                Some(_) => Scan::Done(3, None),
+                None => InputState::More,
+                Some(c @ b'A'..=b'E') => {
+                    InputState::Done(4, Some(Key::plain(Code::F(c - b'A' + 1))))
+                }
+                Some(b' '..=b'~') => InputState::Done(4, None),
+                Some(_) => InputState::Done(3, None),
             };
         }
         // An old mouse report: three more bytes, which may look like letters.
         Some(b'M') => {
             let cut = bytes.iter().take(6).skip(3).position(|b| *b < b' ');
             return match (cut, bytes.len()) {
-                (Some(at), _) => Scan::Done(3 + at, None),
-                (None, 0..6) => Scan::More,
-                (None, _) => Scan::Done(6, None),
+                (Some(at), _) => InputState::Done(3 + at, None),
+                (None, 0..6) => InputState::More,
+                (None, _) => InputState::Done(6, None),
             };
         }
         _ => {}
@@ -342,7 +344,7 @@ fn csi(bytes: &[u8]) -> Scan {
     for (i, byte) in bytes.iter().enumerate().skip(2) {
         match byte {
             b' '..=b'?' => {}
-            b'@'..=b'~' if &bytes[..=i] == PASTE_BEGINS => return Scan::Paste(i + 1),
+            b'@'..=b'~' if &bytes[..=i] == PASTE_BEGINS => return InputState::Paste(i + 1),
             b'@'..=b'~' => {
                 let inside = &bytes[2..i];
                 // Reports of the mouse, of modes and of what the terminal is.
@@ -350,27 +352,27 @@ fn csi(bytes: &[u8]) -> Scan {
                     .iter()
                     .all(|b| b.is_ascii_digit() || b";:".contains(b));
                 let key = ours.then(|| final_byte(*byte, &fields(inside))).flatten();
-                return Scan::Done(i + 1, key);
+                return InputState::Done(i + 1, key);
             }
             // Something else begins; this was cut.
-            _ => return Scan::Done(i, None),
+            _ => return InputState::Done(i, None),
         }
     }
-    Scan::More
+    InputState::More
 }
 
 /// `ESC ]` and the like, up to their end.
-fn answer(bytes: &[u8]) -> Scan {
+fn answer(bytes: &[u8]) -> InputState {
     for (i, byte) in bytes.iter().enumerate().skip(2) {
         match (byte, bytes.get(i + 1)) {
-            (0x07, _) => return Scan::Done(i + 1, None),
-            (&ESC, Some(b'\\')) => return Scan::Done(i + 2, None),
-            (&ESC, None) => return Scan::More,
-            (0..b' ', _) => return Scan::Done(i, None),
+            (0x07, _) => return InputState::Done(i + 1, None),
+            (&ESC, Some(b'\\')) => return InputState::Done(i + 2, None),
+            (&ESC, None) => return InputState::More,
+            (0..b' ', _) => return InputState::Done(i, None),
             (_, _) => {}
         }
     }
-    Scan::More
+    InputState::More
 }
 
 /// Numbers between semicolons, each with its parts between colons; what is missing is 1.
@@ -422,7 +424,6 @@ fn final_byte(byte: u8, fields: &[Vec<u32>]) -> Option<Key> {
         .flatten()
 }
 
-/// The keys with numbers.
 fn numbered(fields: &[Vec<u32>]) -> Option<Key> {
     let code = match *fields.first()?.first()? {
         1 | 7 => Code::Home,
@@ -480,8 +481,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Events in words.
-    fn told(events: Vec<Event>) -> Vec<String> {
+    fn events_in_words(events: Vec<Event>) -> Vec<String> {
         let word = |event: Event| match &event {
             Event::Key(key) => key.to_string(),
             Event::Paste(text) => format!("paste {text:?}"),
@@ -502,7 +502,7 @@ mod tests {
                 decoder.feed(piece, &mut out);
             }
         }
-        told(out)
+        events_in_words(out)
     }
 
     /// How long it waited.
@@ -618,7 +618,7 @@ mod tests {
             );
             decoder.expire(&mut out);
             decoder.feed(b"q", &mut out);
-            assert_eq!(told(out), ["q"], "{bytes:?}");
+            assert_eq!(events_in_words(out), ["q"], "{bytes:?}");
             assert_eq!(read(&[bytes, b"\x03"]), ["ctrl-c"], "{bytes:?} at once");
             assert_eq!(
                 read(&[bytes, b"\x1b[A"]).last().map(String::as_str),
@@ -635,7 +635,7 @@ mod tests {
             decoder.feed(head, &mut out);
             decoder.expire(&mut out);
             decoder.feed(rest, &mut out);
-            told(out)
+            events_in_words(out)
         };
         assert_eq!(expire_once(b"\x1b", b"[A"), ["Esc", "Up"]);
         assert_eq!(expire_once(b"\x1b[<0;1;", b"5M"), Vec::<String>::new());
@@ -735,7 +735,7 @@ mod tests {
             prop_assert!(waited <= Duration::from_millis(1500), "{:?}", waited);
             out.clear();
             decoder.feed(b"\x03", &mut out);
-            prop_assert_eq!(told(out), ["ctrl-c"]);
+            prop_assert_eq!(events_in_words(out), ["ctrl-c"]);
         }
 
         #[test]

@@ -134,7 +134,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         ));
         right.push(span(format!(" {mode} "), Role::Edited));
     }
-    if let Some(name) = beside::name(app.alongside) {
+    if let Some(name) = beside::name(app.baseline_mode) {
         right.push(span(format!(" {name} "), Role::Accent));
     }
     if !app.history.marks().is_empty() {

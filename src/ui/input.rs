@@ -94,17 +94,17 @@ fn read(
     loop {
         let mut told = Vec::new();
         if !ours() {
-            if wait(fd, PollFlags::empty(), Some(LOOK)) == Waited::Gone {
+            if wait(fd, PollFlags::empty(), Some(LOOK)) == InputWait::Gone {
                 return Ended::Gone;
             }
             continue;
         }
         match wait(fd, flags, decoder.patience()) {
-            Waited::Nothing => decoder.expire(&mut told),
-            Waited::Gone => return Ended::Gone,
+            InputWait::Nothing => decoder.expire(&mut told),
+            InputWait::Gone => return Ended::Gone,
             // It was given back while we waited.
-            Waited::Bytes if !ours() => {}
-            Waited::Bytes => match rustix::io::read(fd, &mut bytes) {
+            InputWait::Bytes if !ours() => {}
+            InputWait::Bytes => match rustix::io::read(fd, &mut bytes) {
                 Ok(0) => return Ended::Gone,
                 Ok(count) => decoder.feed(&bytes[..count], &mut told),
                 Err(Errno::INTR | Errno::AGAIN) => {}
@@ -118,7 +118,7 @@ fn read(
                 Err(TrySendError::Closed(_)) => return Ended::Unheard,
                 Err(TrySendError::Full(batch)) => {
                     told = Some(batch);
-                    if wait(fd, PollFlags::empty(), Some(LOOK)) == Waited::Gone {
+                    if wait(fd, PollFlags::empty(), Some(LOOK)) == InputWait::Gone {
                         return Ended::Gone;
                     }
                 }
@@ -129,7 +129,7 @@ fn read(
 
 /// What waiting for a terminal came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Waited {
+enum InputWait {
     Bytes,
     /// In the time that was given.
     Nothing,
@@ -137,7 +137,7 @@ enum Waited {
     Gone,
 }
 
-fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Waited {
+fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> InputWait {
     let timeout = patience.map(|patience| Timespec {
         tv_sec: patience.as_secs().cast_signed(),
         tv_nsec: i64::from(patience.subsec_nanos()),
@@ -145,22 +145,22 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Wai
     loop {
         let mut fds = [PollFd::from_borrowed_fd(fd, flags)];
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Waited::Nothing,
+            Ok(0) => return InputWait::Nothing,
             Ok(_) => {
                 let found = fds[0].revents();
                 let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
                 // What was typed before it went is of no use any more.
                 return if found.intersects(gone) {
-                    Waited::Gone
+                    InputWait::Gone
                 } else {
-                    Waited::Bytes
+                    InputWait::Bytes
                 };
             }
             Err(Errno::INTR) => {}
             // Never become a busy loop.
             Err(_) => {
                 std::thread::sleep(LOOK);
-                return Waited::Nothing;
+                return InputWait::Nothing;
             }
         }
     }

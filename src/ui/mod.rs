@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use crate::app::{App, Effect, Settings};
+use crate::app::{App, AppSettings, Effect};
 use crate::config::UserConfig;
 use crate::engine::Handle;
 use crate::error::{Error, Result};
@@ -36,7 +36,7 @@ pub use draw::draw;
 pub use panes::Memory;
 pub use theme::Theme;
 
-use theme::{Depth, Glyphs, Variant};
+use theme::{Depth, Glyphs, ThemeVariant};
 
 /// A picture of a scripted session, instead of a terminal.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ pub struct Shot {
 pub struct ScreenOptions {
     /// What the app starts with, as far as the caller settles it; themes, keys, formats and the session's folder are found
     /// here.
-    pub start: Settings,
+    pub start: AppSettings,
     /// The theme; by default the first one, which uses the terminal's own colours.
     pub theme: Option<String>,
     /// The value of `--color`.
@@ -71,12 +71,12 @@ pub struct ScreenOptions {
 
 /// Opens the screen and stays until the user leaves.
 pub fn run(options: ScreenOptions) -> Result<()> {
-    let wardrobe = Wardrobe::open(&options)?;
+    let wardrobe = ThemeSet::open(&options)?;
     let session = match options.shot {
         Some(_) => None,
         None => sessions(&options)?,
     };
-    let settings = Settings {
+    let settings = AppSettings {
         theme: wardrobe.first.clone(),
         themes: wardrobe
             .themes
@@ -134,15 +134,15 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
 
 fn about(theme: &Theme) -> String {
     let ground = match theme.variant {
-        Variant::Any => "any background",
-        Variant::Dark => "dark",
-        Variant::Light => "light",
+        ThemeVariant::Any => "any background",
+        ThemeVariant::Dark => "dark",
+        ThemeVariant::Light => "light",
     };
     format!("{}, {ground}", theme.title)
 }
 
 /// What the user's folder holds: every theme, settled for this terminal, and the keys.
-struct Wardrobe {
+struct ThemeSet {
     themes: Vec<Theme>,
     first: String,
     /// `keys.toml`: path and content.
@@ -150,7 +150,7 @@ struct Wardrobe {
     warnings: Vec<String>,
 }
 
-impl Wardrobe {
+impl ThemeSet {
     fn open(options: &ScreenOptions) -> Result<Self> {
         let env = |name: &str| std::env::var(name).ok();
         let depth = if options.shot.is_some() && options.color.is_none() {
@@ -214,11 +214,11 @@ fn paint(app: &App, theme: &Theme, memory: &mut Memory) -> Buffer {
 }
 
 /// Writes a picture of the app.
-fn shoot(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<String> {
+fn paint_buffer(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<String> {
     use export::colour::{Rgb, rgb};
     let (usual_back, usual_fore) = match theme.variant {
-        Variant::Any | Variant::Dark => (Rgb::hex(0x16_18_1d), Rgb::hex(0xd6_da_e0)),
-        Variant::Light => (Rgb::hex(0xfa_fa_f7), Rgb::hex(0x24_28_30)),
+        ThemeVariant::Any | ThemeVariant::Dark => (Rgb::hex(0x16_18_1d), Rgb::hex(0xd6_da_e0)),
+        ThemeVariant::Light => (Rgb::hex(0xfa_fa_f7), Rgb::hex(0x24_28_30)),
     };
     let ground = theme.ground();
     let back = ground.bg.and_then(rgb).unwrap_or(usual_back);
@@ -284,7 +284,7 @@ fn perform(
         } => export::format_named(&format)
             .and_then(|format| (format.write)(&figure))
             .and_then(|text| create(&path, text.as_bytes())),
-        Effect::Shot(path) => shoot(app, theme, memory, &path),
+        Effect::Shot(path) => paint_buffer(app, theme, memory, &path),
         Effect::Copy(text) => return Some(OnTerminal::Copy(text)),
         Effect::Suspend => return Some(OnTerminal::Suspend),
         Effect::Redraw => return Some(OnTerminal::Redraw),
@@ -296,7 +296,7 @@ fn perform(
 
 /// Whether the loop goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
+enum LoopControl {
     On,
     Over,
 }

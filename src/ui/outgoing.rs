@@ -21,10 +21,10 @@ const CUT: u8 = 0x18;
 
 /// The way to a terminal. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Outgoing(Arc<Shared>);
+pub struct Outgoing(Arc<SharedOutput>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedOutput {
     queue: Mutex<Queue>,
     /// Something was given, or something is done.
     moved: Condvar,
@@ -32,9 +32,8 @@ struct Shared {
     idle: Notify,
 }
 
-/// What the thread does.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Pen {
+enum OutgoingThread {
     #[default]
     Rests,
     /// A parcel is on its way.
@@ -47,7 +46,7 @@ enum Pen {
 struct Queue {
     /// Each with whether it must be written even when what waits is dropped.
     waiting: VecDeque<(Vec<u8>, bool)>,
-    pen: Pen,
+    pen: OutgoingThread,
     /// The terminal is gone.
     broken: bool,
     /// Nothing more will be given.
@@ -56,11 +55,11 @@ struct Queue {
 
 impl Queue {
     fn is_idle(&self) -> bool {
-        self.broken || (self.pen == Pen::Rests && self.waiting.is_empty())
+        self.broken || (self.pen == OutgoingThread::Rests && self.waiting.is_empty())
     }
 }
 
-impl Shared {
+impl SharedOutput {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,11 +79,11 @@ impl Shared {
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
             };
-            queue.pen = Pen::Writes;
+            queue.pen = OutgoingThread::Writes;
             drop(queue);
             let outcome = self.write_one(to, &parcel);
             let mut queue = self.lock();
-            queue.pen = Pen::Rests;
+            queue.pen = OutgoingThread::Rests;
             queue.broken |= outcome.is_err();
             let over = queue.is_idle();
             drop(queue);
@@ -100,7 +99,7 @@ impl Shared {
 
     fn write_one(&self, to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         while !bytes.is_empty() {
-            if self.lock().pen == Pen::Hurries {
+            if self.lock().pen == OutgoingThread::Hurries {
                 return Ok(());
             }
             match rustix::io::write(to, &bytes[..bytes.len().min(CHUNK)]) {
@@ -125,7 +124,7 @@ impl Shared {
 impl Outgoing {
     /// Starts the thread that writes to it.
     pub fn to(terminal: impl AsFd + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedOutput {
             queue: Mutex::default(),
             moved: Condvar::new(),
             idle: Notify::new(),
@@ -159,8 +158,8 @@ impl Outgoing {
         let until = Instant::now() + patience;
         let mut queue = self.0.lock();
         queue.waiting.retain(|(_, lasting)| *lasting);
-        if queue.pen != Pen::Rests {
-            queue.pen = Pen::Hurries;
+        if queue.pen != OutgoingThread::Rests {
+            queue.pen = OutgoingThread::Hurries;
             queue.waiting.push_front((vec![CUT], true));
         }
         queue.waiting.push_back((bytes, true));

@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 
-use super::signals::{self, Outside};
+use super::signals::{self, OutsideEvent};
 use super::terminal::{self, Terminal};
-use super::{Flow, Memory, OnTerminal, Theme, Wardrobe, draw, input, perform};
-use crate::app::{App, Effect, Event, Settings};
+use super::{LoopControl, Memory, OnTerminal, Theme, ThemeSet, draw, input, perform};
+use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
 
@@ -39,9 +39,9 @@ struct Screen {
     engine: Handle,
     updates: UnboundedReceiver<Update>,
     keys: Receiver<Vec<Event>>,
-    outside: UnboundedReceiver<Outside>,
+    outside: UnboundedReceiver<OutsideEvent>,
     terminal: Terminal,
-    wardrobe: Wardrobe,
+    wardrobe: ThemeSet,
     theme: Theme,
     memory: Memory,
     began: Instant,
@@ -50,9 +50,8 @@ struct Screen {
     away: bool,
 }
 
-/// What ended the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parting {
+enum LoopEnd {
     /// The user left.
     Quit,
     /// A signal of this number, or a terminal that vanished.
@@ -60,18 +59,18 @@ enum Parting {
 }
 
 /// Opens the screen and stays until it ends.
-pub(super) fn run(settings: Settings, wardrobe: Wardrobe) -> Result<()> {
+pub(super) fn run(settings: AppSettings, wardrobe: ThemeSet) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::io("the event loop", e))?;
     let (mut screen, first) = Screen::open(settings, wardrobe)?;
-    let parting = catch_unwind(AssertUnwindSafe(|| runtime.block_on(screen.stay(first))));
+    let parting = catch_unwind(AssertUnwindSafe(|| runtime.block_on(screen.run(first))));
     screen.close(parting)
 }
 
 impl Screen {
-    fn open(settings: Settings, wardrobe: Wardrobe) -> Result<(Self, Vec<Effect>)> {
+    fn open(settings: AppSettings, wardrobe: ThemeSet) -> Result<(Self, Vec<Effect>)> {
         let began = Instant::now();
         let terminal = Terminal::enter()?;
         let (tell, outside) = unbounded_channel();
@@ -82,7 +81,7 @@ impl Screen {
         signals::watch(tell.clone(), Arc::clone(&last))?;
         let way_out = terminal.way_out();
         let gone = move || {
-            let _ended = tell.send(Outside::End(signals::GONE));
+            let _ended = tell.send(OutsideEvent::End(signals::GONE));
             signals::end(signals::GONE, last.as_ref());
         };
         let keys = input::listen(move || way_out.is_ours(), gone)
@@ -113,17 +112,17 @@ impl Screen {
         Ok((screen, first))
     }
 
-    async fn stay(&mut self, first: Vec<Effect>) -> Result<Parting> {
+    async fn run(&mut self, first: Vec<Effect>) -> Result<LoopEnd> {
         // Something to look at before the model is touched.
         self.frame()?;
-        if self.perform(first)? == Flow::Over {
-            return Ok(Parting::Quit);
+        if self.perform(first)? == LoopControl::Over {
+            return Ok(LoopEnd::Quit);
         }
         loop {
             let wait = self.wait();
-            let unseen = self.unseen();
+            let unseen = self.has_new_frame();
             let mut queue: Vec<Event> = Vec::new();
-            let mut told: Option<Outside> = None;
+            let mut told: Option<OutsideEvent> = None;
             tokio::select! {
                 Some(events) = self.keys.recv() => queue.extend(events),
                 update = self.updates.recv() => queue.extend(update.map(Event::Engine)),
@@ -133,14 +132,14 @@ impl Screen {
             }
             while let Some(outside) = told.take().or_else(|| self.outside.try_recv().ok()) {
                 match outside {
-                    Outside::End(number) => return Ok(Parting::Signal(number)),
-                    Outside::Resized => self.resize(),
-                    Outside::Continued => self.come_back()?,
-                    Outside::Stop => self.stop(false)?,
+                    OutsideEvent::End(number) => return Ok(LoopEnd::Signal(number)),
+                    OutsideEvent::Resized => self.resize(),
+                    OutsideEvent::Continued => self.come_back()?,
+                    OutsideEvent::Stop => self.stop(false)?,
                 }
             }
             if self.terminal.is_gone() {
-                return Ok(Parting::Signal(signals::GONE));
+                return Ok(LoopEnd::Signal(signals::GONE));
             }
             while queue.len() < BATCH
                 && let Ok(events) = self.keys.try_recv()
@@ -155,18 +154,18 @@ impl Screen {
             self.app.update(Event::Tick(self.began.elapsed()));
             for event in queue {
                 let effects = self.app.update(event);
-                if self.perform(effects)? == Flow::Over {
-                    return Ok(Parting::Quit);
+                if self.perform(effects)? == LoopControl::Over {
+                    return Ok(LoopEnd::Quit);
                 }
             }
-            if self.unseen() && self.drawn.1.elapsed() >= FRAME && self.terminal.is_ready() {
+            if self.has_new_frame() && self.drawn.1.elapsed() >= FRAME && self.terminal.is_ready() {
                 self.frame()?;
             }
         }
     }
 
     /// Whether there is something new to draw, and a screen to draw it on.
-    fn unseen(&self) -> bool {
+    fn has_new_frame(&self) -> bool {
         self.app.revision != self.drawn.0 && !self.away
     }
 
@@ -176,7 +175,7 @@ impl Screen {
             .app
             .deadline()
             .map(|at| at.saturating_sub(self.began.elapsed()));
-        let frame = (self.unseen() && self.terminal.is_ready())
+        let frame = (self.has_new_frame() && self.terminal.is_ready())
             .then(|| FRAME.saturating_sub(self.drawn.1.elapsed()));
         [due, frame].into_iter().flatten().min()
     }
@@ -227,13 +226,16 @@ impl Screen {
         Ok(())
     }
 
-    fn perform(&mut self, effects: Vec<Effect>) -> Result<Flow> {
+    fn perform(&mut self, effects: Vec<Effect>) -> Result<LoopControl> {
         for effect in effects {
             let (app, memory) = (&mut self.app, &mut self.memory);
             match perform(effect, app, &self.engine, &self.theme, memory) {
                 None => {}
                 Some(OnTerminal::Copy(text)) => {
-                    let outcome = self.terminal.copy(&text).map(terminal::Outcome::sentence);
+                    let outcome = self
+                        .terminal
+                        .copy(&text)
+                        .map(terminal::CopyOutcome::sentence);
                     self.report(outcome);
                 }
                 Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
@@ -242,10 +244,10 @@ impl Screen {
                     self.app.report(Err(why.into()));
                 }
                 Some(OnTerminal::Redraw) => self.come_back()?,
-                Some(OnTerminal::Quit) => return Ok(Flow::Over),
+                Some(OnTerminal::Quit) => return Ok(LoopControl::Over),
             }
         }
-        Ok(Flow::On)
+        Ok(LoopControl::On)
     }
 
     fn report(&mut self, outcome: Result<String>) {
@@ -253,7 +255,7 @@ impl Screen {
     }
 
     /// The end, however it came. The session goes first: it needs no terminal and no engine.
-    fn close(mut self, parting: Result<Result<Parting>, Box<dyn Any + Send>>) -> Result<()> {
+    fn close(mut self, parting: Result<Result<LoopEnd>, Box<dyn Any + Send>>) -> Result<()> {
         let kept = catch_unwind(AssertUnwindSafe(|| {
             let effects = self.app.update(Event::Terminate);
             let _over = self.perform(effects);
@@ -265,12 +267,12 @@ impl Screen {
         });
         // Whatever failed on a terminal that is not there failed because of that.
         let parting = match parting {
-            Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(Parting::Signal(signals::GONE))),
+            Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(LoopEnd::Signal(signals::GONE))),
             other => other,
         };
         let patience = match &parting {
-            Ok(Ok(Parting::Quit) | Err(_)) => AT_LEISURE,
-            Ok(Ok(Parting::Signal(_))) | Err(_) => AT_ONCE,
+            Ok(Ok(LoopEnd::Quit) | Err(_)) => AT_LEISURE,
+            Ok(Ok(LoopEnd::Signal(_))) | Err(_) => AT_ONCE,
         };
         let heard = self.terminal.leave(patience);
         let failure = self.terminal.way_out().failure();
@@ -287,8 +289,8 @@ impl Screen {
             crate::out::note(&format!("{failure}."));
         }
         let (outcome, code) = match parting {
-            Ok(Ok(Parting::Quit)) => (Ok(()), 0),
-            Ok(Ok(Parting::Signal(number))) => (Err(Error::Signal(number)), signals::code(number)),
+            Ok(Ok(LoopEnd::Quit)) => (Ok(()), 0),
+            Ok(Ok(LoopEnd::Signal(number))) => (Err(Error::Signal(number)), signals::code(number)),
             Ok(Err(error)) => (Err(error), 1),
             Err(_) => {
                 let why = failure.unwrap_or_else(|| "it does not say why".into());

@@ -6,9 +6,9 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use super::{Flow, Memory, OnTerminal, Shot, Wardrobe, perform, shoot};
+use super::{LoopControl, Memory, OnTerminal, Shot, ThemeSet, paint_buffer, perform};
 use crate::app::key::{Code, Key, chord};
-use crate::app::{App, Effect, Event, Settings};
+use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
 
@@ -17,16 +17,16 @@ const QUIET: Duration = Duration::from_millis(250);
 /// The longest wait for one step.
 const PATIENCE: Duration = Duration::from_mins(3);
 
-struct Stage<'a> {
+struct ScriptStage<'a> {
     app: App,
     engine: Handle,
     updates: Receiver<Update>,
-    wardrobe: &'a Wardrobe,
+    wardrobe: &'a ThemeSet,
     memory: Memory,
 }
 
 /// Runs the session and writes its picture.
-pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
+pub fn run(shot: &Shot, settings: AppSettings, wardrobe: &ThemeSet) -> Result<()> {
     let keys: Vec<Key> = if shot.keys.trim().is_empty() {
         Vec::new()
     } else {
@@ -37,7 +37,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
     let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
     let (mut app, first) = App::new(settings);
     app.update(Event::Resize(shot.size.0, shot.size.1));
-    let mut stage = Stage {
+    let mut stage = ScriptStage {
         app,
         engine,
         updates,
@@ -57,7 +57,7 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
     let enter = (!prompted).then_some(Key::plain(Code::Enter));
     for key in enter.into_iter().chain(keys) {
         let effects = stage.app.update(Event::Key(key));
-        if stage.perform(effects) == Flow::Over {
+        if stage.perform(effects) == LoopControl::Over {
             break;
         }
         stage.settle()?;
@@ -65,22 +65,22 @@ pub fn run(shot: &Shot, settings: Settings, wardrobe: &Wardrobe) -> Result<()> {
     // What was said on the way is not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
     let theme = wardrobe.theme(&stage.app.settings.theme);
-    let done = shoot(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
+    let done = paint_buffer(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
     stage.engine.close();
     done
 }
 
-impl Stage<'_> {
-    fn perform(&mut self, effects: Vec<Effect>) -> Flow {
+impl ScriptStage<'_> {
+    fn perform(&mut self, effects: Vec<Effect>) -> LoopControl {
         for effect in effects {
             let theme = self.wardrobe.theme(&self.app.settings.theme);
             let (app, memory) = (&mut self.app, &mut self.memory);
             match perform(effect, app, &self.engine, &theme, memory) {
                 None | Some(OnTerminal::Copy(_) | OnTerminal::Suspend | OnTerminal::Redraw) => {}
-                Some(OnTerminal::Quit) => return Flow::Over,
+                Some(OnTerminal::Quit) => return LoopControl::Over,
             }
         }
-        Flow::On
+        LoopControl::On
     }
 
     fn busy(&self) -> bool {

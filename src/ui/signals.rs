@@ -27,7 +27,7 @@ const ENDING: &[Signal] = &[
 
 /// What the world outside asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
+pub enum OutsideEvent {
     /// The window may have another size.
     Resized,
     /// Stop, and give the terminal to the shell (SIGTSTP).
@@ -47,7 +47,7 @@ pub fn code(signal: i32) -> i32 {
 }
 
 /// Watches for signals from here on and tells about them. `last` gives the terminal back when nobody else did.
-pub fn watch(told: UnboundedSender<Outside>, last: Arc<dyn Fn() + Send + Sync>) -> Result<()> {
+pub fn watch(told: UnboundedSender<OutsideEvent>, last: Arc<dyn Fn() + Send + Sync>) -> Result<()> {
     let fail = |e: std::io::Error| Error::io("signals", e);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -76,14 +76,14 @@ pub fn watch(told: UnboundedSender<Outside>, last: Arc<dyn Fn() + Send + Sync>) 
         loop {
             let heard = runtime.block_on(async {
                 tokio::select! {
-                    number = std::future::poll_fn(|c| next_end(&mut ends, c)) => Outside::End(number),
-                    _ = resized.recv() => Outside::Resized,
-                    _ = stop.recv() => Outside::Stop,
-                    _ = go.recv() => Outside::Continued,
+                    number = std::future::poll_fn(|c| next_end(&mut ends, c)) => OutsideEvent::End(number),
+                    _ = resized.recv() => OutsideEvent::Resized,
+                    _ = stop.recv() => OutsideEvent::Stop,
+                    _ = go.recv() => OutsideEvent::Continued,
                 }
             });
             let unheard = told.send(heard).is_err();
-            if let Outside::End(number) = heard {
+            if let OutsideEvent::End(number) = heard {
                 end(number, last.as_ref());
             }
             if unheard {
@@ -143,18 +143,18 @@ pub fn has_shell() -> bool {
 /// Read from `/proc`: in a container the group or session of an ancestor may be one that has no id inside, and is 0
 /// there, which [`rustix::process::getsid`] takes for impossible.
 #[derive(Debug)]
-struct Kin {
+struct ProcessGroup {
     parent: Option<Pid>,
     group: i32,
     session: i32,
 }
 
-fn family(pid: Pid) -> Option<Kin> {
+fn family(pid: Pid) -> Option<ProcessGroup> {
     let line = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
     // The name stands in brackets and may hold anything.
     let mut rest = line.rsplit_once(')')?.1.split_whitespace().skip(1);
     let mut next = || rest.next()?.parse::<i32>().ok();
-    Some(Kin {
+    Some(ProcessGroup {
         parent: Pid::from_raw(next()?),
         group: next()?,
         session: next()?,

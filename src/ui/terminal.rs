@@ -1,6 +1,6 @@
 //! The terminal: entering it, drawing on it, and leaving it as it was.
 //!
-//! Invariant: whatever happens to the program, [`WayOut::leave`] has run when it is over, and every step of it was
+//! Invariant: whatever happens to the program, [`TerminalRestorer::leave`] has run when it is over, and every step of it was
 //! tried; nothing but this file writes to the terminal, and nothing in it waits for one that does not read without a
 //! bound. To add a mode that is switched on, add its switching off to `leave_sequences`.
 
@@ -41,13 +41,13 @@ const AFTER_PANIC: Duration = Duration::from_millis(300);
 /// The screen while it is ours. Dropping it gives the terminal back.
 #[derive(Debug)]
 pub struct Terminal {
-    way_out: WayOut,
-    painted: Painted,
+    way_out: TerminalRestorer,
+    painted: PaintedScreen,
 }
 
 /// Gives the terminal back; clones are for panics and signals.
 #[derive(Clone, Debug)]
-pub struct WayOut {
+pub struct TerminalRestorer {
     out: Outgoing,
     /// Whether the screen is ours.
     ours: Arc<AtomicBool>,
@@ -57,7 +57,7 @@ pub struct WayOut {
     failure: Arc<Mutex<Option<String>>>,
 }
 
-impl WayOut {
+impl TerminalRestorer {
     /// Gives the terminal back, unless that was done; says whether it took the bytes in this time. One that did not must not
     /// be written to by anybody, who would wait for ever.
     pub fn leave(&self, patience: Duration) -> bool {
@@ -106,14 +106,14 @@ impl WayOut {
                 *way_out
                     .failure
                     .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(said(info));
+                    .unwrap_or_else(PoisonError::into_inner) = Some(panic_in_one_line(info));
             }
         }));
     }
 }
 
 /// A panic in one line, and where it came from when the user asked for that.
-fn said(info: &PanicHookInfo) -> String {
+fn panic_in_one_line(info: &PanicHookInfo) -> String {
     let trace = std::backtrace::Backtrace::capture();
     let words = info.payload_as_str().unwrap_or("it does not say why");
     let place = info
@@ -129,7 +129,7 @@ fn said(info: &PanicHookInfo) -> String {
 impl Terminal {
     /// Takes the screen: raw mode, alternate screen, bracketed paste, hidden cursor, window title.
     ///
-    /// Call it on the thread that will draw: a panic there is kept for [`WayOut::failure`], and a panic anywhere else leaves
+    /// Call it on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic anywhere else leaves
     /// the screen alone and goes to the log.
     pub fn enter() -> Result<Self> {
         if !io::stdout().is_terminal() {
@@ -142,7 +142,7 @@ impl Terminal {
         // Colour is decided by the theme. crossterm 0.29 under NO_COLOR would write a reset in place of every
         // colour, and so lose bold and reversed too; its next release mends this.
         crossterm::style::force_color_output(true);
-        let way_out = WayOut {
+        let way_out = TerminalRestorer {
             out: Outgoing::to(io::stdout()).map_err(on_terminal)?,
             ours: Arc::default(),
             heard: Arc::new(AtomicBool::new(true)),
@@ -151,7 +151,7 @@ impl Terminal {
         way_out.hook();
         let mut terminal = Self {
             way_out,
-            painted: Painted::new(),
+            painted: PaintedScreen::new(),
         };
         terminal.take()?;
         Ok(terminal)
@@ -184,7 +184,7 @@ impl Terminal {
     }
 
     /// For those who have to leave when the screen's own thread does not.
-    pub fn way_out(&self) -> WayOut {
+    pub fn way_out(&self) -> TerminalRestorer {
         self.way_out.clone()
     }
 
@@ -244,11 +244,11 @@ impl Terminal {
     }
 
     /// Sends text to the terminal's clipboard (OSC 52), which works over SSH and cannot be confirmed.
-    pub fn copy(&mut self, text: &str) -> Result<Outcome> {
+    pub fn copy(&mut self, text: &str) -> Result<CopyOutcome> {
         let tmux = std::env::var_os("TMUX").is_some_and(|value| !value.is_empty());
         let sequence = clipboard_sequence(text, tmux)?;
         self.way_out.out.send(sequence.into_bytes());
-        Ok(Outcome {
+        Ok(CopyOutcome {
             bytes: text.len(),
             tmux,
         })
@@ -271,7 +271,7 @@ fn bounded(width: u16, height: u16) -> Rect {
 
 /// What the terminal shows, and how it becomes something else.
 #[derive(Debug)]
-struct Painted {
+struct PaintedScreen {
     buffer: Buffer,
     /// The terminal shows something else, or may.
     stale: bool,
@@ -279,7 +279,7 @@ struct Painted {
     spare: Buffer,
 }
 
-impl Painted {
+impl PaintedScreen {
     fn new() -> Self {
         Self {
             buffer: Buffer::default(),
@@ -316,14 +316,14 @@ impl Painted {
 
 /// What became of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct CopyOutcome {
     /// How much was sent.
     pub bytes: usize,
     /// Whether tmux stands between.
     pub tmux: bool,
 }
 
-impl Outcome {
+impl CopyOutcome {
     /// What can truthfully be said about it.
     pub fn sentence(self) -> String {
         let hint = if self.tmux {
@@ -398,7 +398,7 @@ mod tests {
 
     const AREA: Rect = Rect::new(0, 0, 20, 4);
 
-    fn draw(shown: &mut Painted, word: &str, style: Style) -> Vec<u8> {
+    fn draw(shown: &mut PaintedScreen, word: &str, style: Style) -> Vec<u8> {
         shown
             .frame(AREA, |buf| {
                 super::super::ink::write(buf, 0, 0, word, 20, style);
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn an_unchanged_frame_costs_nothing() {
-        let mut shown = Painted::new();
+        let mut shown = PaintedScreen::new();
         let mut bytes = |word| draw(&mut shown, word, Style::new()).len();
         let (first, second, third) = (bytes("hello"), bytes("hello"), bytes("hallo"));
         assert!(first > 5 && second == 0, "{first} {second}");
@@ -428,14 +428,14 @@ mod tests {
 
     #[test]
     fn a_frame_is_one_synchronized_update() {
-        let text = String::from_utf8(draw(&mut Painted::new(), "x", Style::new())).unwrap();
+        let text = String::from_utf8(draw(&mut PaintedScreen::new(), "x", Style::new())).unwrap();
         assert_eq!(text.matches("\x1b[?2026h").count(), 1);
         assert!(text.starts_with("\x1b[?2026h") && text.ends_with("\x1b[?2026l"));
     }
 
     #[test]
     fn another_size_and_a_lost_screen_paint_everything() {
-        let (mut shown, mut parser) = (Painted::new(), emulator());
+        let (mut shown, mut parser) = (PaintedScreen::new(), emulator());
         let first = draw(&mut shown, "hello", Style::new());
         assert_eq!(seen(&mut parser, &first), "hello");
         // Somebody else wrote there.
@@ -490,8 +490,8 @@ mod tests {
 
     #[test]
     fn a_broken_writer_does_not_stop_the_way_out() {
-        struct Broken(usize);
-        impl Write for Broken {
+        struct BrokenTerminal(usize);
+        impl Write for BrokenTerminal {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
                 self.0 += 1;
                 Err(io::ErrorKind::BrokenPipe.into())
@@ -500,7 +500,7 @@ mod tests {
                 Ok(())
             }
         }
-        let mut broken = Broken(0);
+        let mut broken = BrokenTerminal(0);
         leave_sequences(&mut broken);
         assert!(broken.0 >= 5, "every step was tried: {}", broken.0);
     }
@@ -512,7 +512,7 @@ mod tests {
         crossterm::style::force_color_output(true);
         let style = Style::reset().add_modifier(Modifier::REVERSED | Modifier::BOLD);
         let mut parser = emulator();
-        parser.process(&draw(&mut Painted::new(), "x", style));
+        parser.process(&draw(&mut PaintedScreen::new(), "x", style));
         let cell = parser.screen().cell(0, 0).unwrap();
         assert_eq!(cell.contents(), "x");
         assert!(cell.inverse() && cell.bold());
@@ -537,7 +537,7 @@ mod tests {
             error.contains("80000 bytes") && error.contains(":export"),
             "{error}"
         );
-        let said = Outcome {
+        let said = CopyOutcome {
             bytes: 2,
             tmux: true,
         }

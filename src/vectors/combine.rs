@@ -4,15 +4,15 @@
 //! Invariant: only vectors of one model, and of the same addresses, are summed; sums are in f64, in the order written.
 //! To add an operation, extend [`parse`].
 
-use crate::edit::direction::{Direction, Origin};
+use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 
 /// One summand: a factor and the name or file of a direction.
-pub type Term = (f64, String);
+pub type LinearTerm = (f64, String);
 
 /// Reads `a + 2*b - c.safetensors`: names with spaces around the signs, so that names may hold signs themselves.
-pub fn parse(text: &str) -> Result<Vec<Term>> {
+pub fn parse(text: &str) -> Result<Vec<LinearTerm>> {
     let bad = || {
         let expected = "names or files with + or - between them and spaces around the signs, such as `a + 2*b - c`";
         Error::argument("combine", text, expected)
@@ -80,7 +80,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
                 .zip(vector)
                 .for_each(|(t, v)| *t += factor * f64::from(*v));
         }
-        let Origin {
+        let DirectionOrigin {
             cautions: own,
             method,
             ..
@@ -109,7 +109,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
         rows: rows
             .map(|((at, _), total)| (*at, total.into_iter().map(|v| v as f32).collect()))
             .collect(),
-        origin: Origin {
+        origin: DirectionOrigin {
             method: format!("sum: {text}"),
             positions: frame.origin.positions.clone(),
             prompts: frame.origin.prompts,
@@ -117,7 +117,7 @@ pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
             anywhere: frame.origin.anywhere,
             cautions,
             notes,
-            ..Origin::of(&lab.model.card)
+            ..DirectionOrigin::of(&lab.model.card)
         },
     })
 }

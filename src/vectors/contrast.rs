@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use candle_core::DType;
 
-use crate::edit::direction::{Direction, Origin};
+use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -102,10 +102,9 @@ impl FromStr for Method {
 
 /// Where and how activations are measured.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Measure {
+pub struct ContrastRequest {
     /// The site, at every one of the layers.
     pub site: Site,
-    /// The layers.
     pub layers: Vec<usize>,
     /// Which positions of a prompt; the mean over them.
     pub positions: Positions,
@@ -113,7 +112,7 @@ pub struct Measure {
     pub chat: bool,
 }
 
-impl Measure {
+impl ContrastRequest {
     /// `resid_pre` of one layer at the last prompt token, as the refusal work has it.
     pub fn last(layer: usize, chat: bool) -> Self {
         Self {
@@ -126,15 +125,15 @@ impl Measure {
 }
 
 /// Vectors of one side: `[layer][prompt][width]`.
-type Side = Vec<Vec<Vec<f64>>>;
+type SideVectors = Vec<Vec<Vec<f64>>>;
 
 /// The activations of two lists of prompts.
 pub struct Contrast {
-    measure: Measure,
+    measure: ContrastRequest,
     /// How many prompts are on both sides.
     shared: usize,
-    plus: Side,
-    minus: Side,
+    plus: SideVectors,
+    minus: SideVectors,
 }
 
 impl Contrast {
@@ -143,7 +142,7 @@ impl Contrast {
         lab: &mut Lab,
         plus: &[String],
         minus: &[String],
-        measure: Measure,
+        measure: ContrastRequest,
     ) -> Result<Self> {
         if plus.is_empty() || minus.is_empty() {
             return Err(Error::argument(
@@ -164,7 +163,7 @@ impl Contrast {
         wanted.iter().try_for_each(|a| lab.model.offers(*a))?;
         let total = (plus.len() + minus.len()) as f32;
         let mut done = 0.0;
-        let mut side = |lab: &mut Lab, prompts: &[String]| -> Result<Side> {
+        let mut side = |lab: &mut Lab, prompts: &[String]| -> Result<SideVectors> {
             let mut out = vec![Vec::with_capacity(prompts.len()); wanted.len()];
             for prompt in prompts {
                 done += 1.0;
@@ -258,7 +257,7 @@ impl Contrast {
         }
         Ok(Direction {
             rows,
-            origin: Origin {
+            origin: DirectionOrigin {
                 method: method.to_string(),
                 positions: if self.measure.positions == Positions::Last {
                     "last prompt token".into()
@@ -267,7 +266,7 @@ impl Contrast {
                 },
                 prompts: (a, b),
                 notes,
-                ..Origin::of(&lab.model.card)
+                ..DirectionOrigin::of(&lab.model.card)
             },
         })
     }
@@ -360,7 +359,7 @@ pub fn check_letters(
 fn vectors(
     lab: &mut Lab,
     prompt: &str,
-    measure: &Measure,
+    measure: &ContrastRequest,
     wanted: &[Address],
 ) -> Result<Vec<Vec<f64>>> {
     let run = Run::plain(lab.model.encode(prompt, measure.chat)?);

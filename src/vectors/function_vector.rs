@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::shots::Ask;
+use super::shots::FewShotPrompt;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -29,13 +29,12 @@ pub struct HeadMeans {
     pub values: Vec<Vec<f32>>,
     /// Mean scale of the norm behind attention, by layer; 1 where the family has none.
     pub scales: Vec<f32>,
-    /// Width of a head.
     pub width: usize,
 }
 
 impl HeadMeans {
     /// Measures prompts, a pass each.
-    pub fn measure(lab: &mut Lab, asks: &[Ask]) -> Result<Self> {
+    pub fn measure(lab: &mut Lab, asks: &[FewShotPrompt]) -> Result<Self> {
         let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers)
             .flat_map(|l| [Site::Z.at(l), Site::AttnOut.at(l)])
@@ -103,7 +102,7 @@ pub struct Effects {
 impl Effects {
     /// The average indirect effect of every head: its mean put into the last token of prompts that do not show the task,
     /// `p(answer | z.layer.head := mean) − p(answer)`, averaged.
-    pub fn indirect(lab: &mut Lab, asks: &[Ask], means: &HeadMeans) -> Result<Self> {
+    pub fn indirect(lab: &mut Lab, asks: &[FewShotPrompt], means: &HeadMeans) -> Result<Self> {
         let mut total = Self::none(lab);
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
@@ -115,7 +114,12 @@ impl Effects {
     }
 
     /// The average indirect effect of one head.
-    pub fn at(lab: &mut Lab, asks: &[Ask], means: &HeadMeans, (layer, head): Head) -> Result<f64> {
+    pub fn at(
+        lab: &mut Lab,
+        asks: &[FewShotPrompt],
+        means: &HeadMeans,
+        (layer, head): Head,
+    ) -> Result<f64> {
         let mut sum = 0.0;
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
@@ -218,13 +222,11 @@ fn changes(
     Ok((base, changes.collect()))
 }
 
-/// Adds numbers to sums.
 pub(crate) fn add(sums: &mut [f64], numbers: &[f32]) {
     let pairs = sums.iter_mut().zip(numbers);
     pairs.for_each(|(sum, number)| *sum += f64::from(*number));
 }
 
-/// The means that sums are of.
 pub(crate) fn mean(sums: &[f64], count: usize) -> Vec<f32> {
     let count = count.max(1) as f64;
     sums.iter().map(|sum| (sum / count) as f32).collect()

@@ -3,19 +3,19 @@
 //! Invariant: the layer is chosen on pairs that the vector may have been made from, and what is claimed is counted on pairs
 //! that were held out, beside the bare model, a random vector of the same length (another one for every query, seeded), and
 //! the model behind examples. Right means: the most probable next token is the first token of the answer.
-//! To judge by something else, extend [`Score`].
+//! To judge by something else, extend [`Accuracy`].
 
 use candle_core::{DType, Tensor};
 
-use super::shots::Ask;
+use super::shots::FewShotPrompt;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Figure, Row, Table};
+use crate::figure::{Anchor, Figure, Table, TableRow};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::lab::pass::{Pass, PassRow, Patch};
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::model::network::finite::order;
@@ -23,7 +23,7 @@ use crate::model::network::site::{Address, Site};
 
 /// Right answers among queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Score {
+pub struct Accuracy {
     /// How many were right.
     pub right: usize,
     /// Of how many.
@@ -32,7 +32,7 @@ pub struct Score {
     pub probability: f64,
 }
 
-impl Score {
+impl Accuracy {
     /// The share of right answers.
     pub fn accuracy(self) -> f64 {
         self.right as f64 / self.of.max(1) as f64
@@ -44,7 +44,7 @@ impl Score {
     }
 
     /// Counts what was said where the answer was asked about.
-    fn count(&mut self, said: &Said, answer: u32) {
+    fn count(&mut self, said: &RowStats, answer: u32) {
         self.right += usize::from(said.first().0 == answer);
         self.of += 1;
         self.probability += said.share();
@@ -55,24 +55,23 @@ impl Score {
 #[derive(Clone, Debug, Default)]
 pub struct Questions {
     /// Queries alone, of pairs that the layer may be chosen on.
-    pub fit: Vec<Ask>,
+    pub fit: Vec<FewShotPrompt>,
     /// Queries alone, of the pairs that were held out.
-    pub held: Vec<Ask>,
+    pub held: Vec<FewShotPrompt>,
     /// The held-out queries behind examples.
-    pub answered: Vec<Ask>,
+    pub answered: Vec<FewShotPrompt>,
 }
 
-/// One layer.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LayerScore {
     /// The block whose output was changed.
     pub layer: usize,
     /// On the pairs that the layer is chosen on.
-    pub fit: Score,
+    pub fit: Accuracy,
     /// On the pairs that were held out.
-    pub held: Score,
+    pub held: Accuracy,
     /// There, with a random vector of the same length.
-    pub random: Score,
+    pub random: Accuracy,
 }
 
 /// How a vector enters the residual stream of the last token.
@@ -96,18 +95,17 @@ impl Insertion {
 
 /// What was counted.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Verdict {
+pub struct TaskEvaluation {
     /// How the vector entered.
     pub insertion: Insertion,
-    /// By layer.
     pub layers: Vec<LayerScore>,
     /// The held-out queries alone.
-    pub bare: Score,
+    pub bare: Accuracy,
     /// The same behind examples.
-    pub answered: Score,
+    pub answered: Accuracy,
 }
 
-impl Verdict {
+impl TaskEvaluation {
     /// Puts a direction into the last token of every query, at the output of every layer that it has a vector for; a
     /// direction with one vector is tried at all of them.
     pub fn reach(
@@ -137,8 +135,8 @@ impl Verdict {
         let mut out = Self {
             insertion,
             layers: layers.iter().map(unscored).collect(),
-            bare: Score::default(),
-            answered: Score::default(),
+            bare: Accuracy::default(),
+            answered: Accuracy::default(),
         };
         let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
@@ -253,7 +251,7 @@ impl Verdict {
                 score.held.mean() as f32,
                 score.random.mean() as f32,
             ];
-            Row::at(Anchor::layer(score.layer), entries)
+            TableRow::at(Anchor::layer(score.layer), entries)
         };
         let columns = [
             "layer",

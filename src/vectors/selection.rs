@@ -6,21 +6,21 @@
 //! same on minus prompts with the candidate added, unnormalised, at its own layer; and *kl*, how far ablation moves the next
 //! token of minus prompts. Nothing here knows about refusal: any two behaviours, and any tokens that mark the first.
 //!
-//! Invariant: prompts that measure a candidate never made it. To add a reason to discard, add a variant of [`Verdict`].
+//! Invariant: prompts that measure a candidate never made it. To add a reason to discard, add a variant of [`CandidateVerdict`].
 
 use candle_core::DType;
 
 use super::function_vector::add;
-use crate::edit::direction::{Direction, NOTHING, Origin, norm, random_like};
+use crate::edit::direction::{Direction, DirectionOrigin, NOTHING, norm, random_like};
 use crate::edit::op::{DirectionName, Op};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::pass::Pass;
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
 use crate::model::network::finite::order;
@@ -30,20 +30,20 @@ use crate::model::network::site::{Address, Site};
 const CANDIDATE: &str = "the candidate";
 
 /// Prompts as token ids.
-pub type Prompts = Vec<Vec<u32>>;
+pub type TokenizedPrompts = Vec<Vec<u32>>;
 
 /// The behaviour and its absence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sides {
+pub struct PromptSides {
     /// Prompts that show it.
-    pub plus: Prompts,
+    pub plus: TokenizedPrompts,
     /// Prompts that do not.
-    pub minus: Prompts,
+    pub minus: TokenizedPrompts,
 }
 
 /// What decides.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rules {
+pub struct SelectionRules {
     /// Candidate positions, from the end of a prompt; 1 is the last token.
     pub positions: Vec<usize>,
     /// Tokens that mark the behaviour.
@@ -56,9 +56,8 @@ pub struct Rules {
     pub filter: bool,
 }
 
-/// What a candidate does.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Scores {
+pub struct CandidateScores {
     /// Log-odds of the markers on plus prompts with the candidate projected out of every write; lower is better.
     pub ablation: f64,
     /// Log-odds of the markers on minus prompts with the candidate added at its layer; higher is better.
@@ -69,7 +68,7 @@ pub struct Scores {
 
 /// Whether a candidate may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum CandidateVerdict {
     /// It may.
     Kept,
     /// A score is no number.
@@ -82,7 +81,7 @@ pub enum Verdict {
     Weak,
 }
 
-impl Verdict {
+impl CandidateVerdict {
     /// One word, for cells; empty for what is kept.
     pub fn word(self) -> &'static str {
         match self {
@@ -95,7 +94,12 @@ impl Verdict {
     }
 
     /// The rules in the order of the reference code: no number, late, KL, weak.
-    pub fn of(scores: &Scores, layer: usize, layers: usize, rules: &Rules) -> Self {
+    pub fn of(
+        scores: &CandidateScores,
+        layer: usize,
+        layers: usize,
+        rules: &SelectionRules,
+    ) -> Self {
         // The reference code cuts the product down to a whole layer.
         let late = (layers as f64 * rules.depth) as usize;
         if [scores.ablation, scores.addition, scores.kl]
@@ -115,7 +119,6 @@ impl Verdict {
     }
 }
 
-/// One candidate.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// `resid_pre` of this layer.
@@ -124,10 +127,9 @@ pub struct Candidate {
     pub position: usize,
     /// `[d_model]`.
     pub vector: Vec<f32>,
-    /// What it does.
-    pub scores: Scores,
+    pub scores: CandidateScores,
     /// Whether it may be chosen.
-    pub verdict: Verdict,
+    pub verdict: CandidateVerdict,
 }
 
 /// Every candidate, and the choice.
@@ -140,7 +142,7 @@ pub struct Selection {
     /// Unedited log-odds: of plus prompts, of minus prompts.
     pub unedited: (f64, f64),
     /// The same scores of a random direction of the chosen one's length, at its layer.
-    pub null: Option<Scores>,
+    pub null: Option<CandidateScores>,
     /// How many prompts made the candidates and how many measured them: plus, minus.
     pub made: (usize, usize),
     /// See `made`.
@@ -174,7 +176,7 @@ fn whole() -> Output {
     Output::whole(After::Last(1))
 }
 
-fn mean_behaviour(rows: &[Said], markers: &[u32]) -> f64 {
+fn mean_behaviour(rows: &[RowStats], markers: &[u32]) -> f64 {
     average(rows.iter().map(|said| behaviour(&said.logits, markers)))
 }
 
@@ -189,7 +191,11 @@ fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 /// # Errors
 ///
 /// When the lists begin their answers alike.
-pub fn find_markers(lab: &mut Lab, sides: &Sides, schedule: &Schedule) -> Result<Vec<(u32, f64)>> {
+pub fn find_markers(
+    lab: &mut Lab,
+    sides: &PromptSides,
+    schedule: &Schedule,
+) -> Result<Vec<(u32, f64)>> {
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
@@ -239,17 +245,17 @@ pub fn after_instruction(lab: &Lab) -> usize {
 /// stopped.
 pub fn select(
     lab: &mut Lab,
-    making: &Sides,
-    held_out: &Sides,
-    rules: &Rules,
+    making: &PromptSides,
+    held_out: &PromptSides,
+    rules: &SelectionRules,
     schedule: &Schedule,
     seed: u64,
 ) -> Result<Selection> {
     let mut left_out = (0, 0);
     let (making, held_out) = if rules.filter {
         (
-            behaving(lab, making, rules, schedule, &mut left_out)?,
-            behaving(lab, held_out, rules, schedule, &mut left_out)?,
+            behaves_as_listed(lab, making, rules, schedule, &mut left_out)?,
+            behaves_as_listed(lab, held_out, rules, schedule, &mut left_out)?,
         )
     } else {
         (making.clone(), held_out.clone())
@@ -274,7 +280,7 @@ pub fn select(
     let layers = lab.model.card.layers;
     let plus = means(lab, &making.plus, rules, schedule)?;
     let minus = means(lab, &making.minus, rules, schedule)?;
-    let mut gauge = Gauge::new(lab, held_out, rules, schedule)?;
+    let mut gauge = CandidateMeasurer::new(lab, held_out, rules, schedule)?;
     let mut candidates = Vec::with_capacity(layers * rules.positions.len());
     let total = (layers * rules.positions.len() + 1) as f32;
     for (i, position) in rules.positions.iter().enumerate() {
@@ -286,7 +292,7 @@ pub fn select(
             candidates.push(Candidate {
                 layer,
                 position: *position,
-                verdict: Verdict::of(&scores, layer, layers, rules),
+                verdict: CandidateVerdict::of(&scores, layer, layers, rules),
                 vector,
                 scores,
             });
@@ -294,7 +300,7 @@ pub fn select(
     }
     let kept = (0..candidates.len()).filter(|i| {
         let candidate = &candidates[*i];
-        candidate.verdict == Verdict::Kept && norm(&candidate.vector) > NOTHING
+        candidate.verdict == CandidateVerdict::Kept && norm(&candidate.vector) > NOTHING
     });
     let chosen = kept.min_by(|a, b| {
         let score = |i: &usize| candidates[*i].scores.ablation;
@@ -316,14 +322,14 @@ pub fn select(
 }
 
 /// The prompts that behave as their list says: plus with log-odds above 0, minus below.
-fn behaving(
+fn behaves_as_listed(
     lab: &mut Lab,
-    sides: &Sides,
-    rules: &Rules,
+    sides: &PromptSides,
+    rules: &SelectionRules,
     schedule: &Schedule,
     left_out: &mut (usize, usize),
-) -> Result<Sides> {
-    let mut keep = |prompts: &Prompts, sign: f64| -> Result<Prompts> {
+) -> Result<PromptSides> {
+    let mut keep = |prompts: &TokenizedPrompts, sign: f64| -> Result<TokenizedPrompts> {
         let said = lab.last_of(prompts, schedule, whole())?;
         let pairs = prompts.iter().zip(&said);
         Ok(pairs
@@ -331,7 +337,7 @@ fn behaving(
             .map(|(p, _)| p.clone())
             .collect())
     };
-    let kept = Sides {
+    let kept = PromptSides {
         plus: keep(&sides.plus, 1.0)?,
         minus: keep(&sides.minus, -1.0)?,
     };
@@ -344,7 +350,7 @@ fn behaving(
 fn means(
     lab: &mut Lab,
     prompts: &[Vec<u32>],
-    rules: &Rules,
+    rules: &SelectionRules,
     schedule: &Schedule,
 ) -> Result<Vec<Vec<Vec<f64>>>> {
     let layers = lab.model.card.layers;
@@ -385,20 +391,25 @@ fn means(
 }
 
 /// Measures candidates on held-out prompts, against unedited passes that are made once.
-struct Gauge<'a> {
+struct CandidateMeasurer<'a> {
     lab: &'a mut Lab,
-    held_out: Sides,
+    held_out: PromptSides,
     markers: Vec<u32>,
     schedule: Schedule,
-    base: Vec<Said>,
+    base: Vec<RowStats>,
     unedited: (f64, f64),
 }
 
-impl<'a> Gauge<'a> {
-    fn new(lab: &'a mut Lab, held_out: Sides, rules: &Rules, schedule: &Schedule) -> Result<Self> {
+impl<'a> CandidateMeasurer<'a> {
+    fn new(
+        lab: &'a mut Lab,
+        held_out: PromptSides,
+        rules: &SelectionRules,
+        schedule: &Schedule,
+    ) -> Result<Self> {
         let plus = lab.last_of(&held_out.plus, schedule, whole())?;
         let base = lab.last_of(&held_out.minus, schedule, whole())?;
-        let score = |rows: &[Said]| mean_behaviour(rows, &rules.markers);
+        let score = |rows: &[RowStats]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
             lab,
@@ -410,46 +421,46 @@ impl<'a> Gauge<'a> {
     }
 
     /// The three scores of a vector measured at `resid_pre` of a layer.
-    fn scores(&mut self, layer: usize, vector: &[f32]) -> Result<Scores> {
+    fn scores(&mut self, layer: usize, vector: &[f32]) -> Result<CandidateScores> {
         // Of length zero, where both sides' tokens are alike: it is no edit, and the scores are those of none.
         if norm(vector) <= NOTHING {
-            return Ok(Scores {
+            return Ok(CandidateScores {
                 ablation: self.unedited.0,
                 addition: self.unedited.1,
                 kl: 0.0,
             });
         }
         let at = Site::ResidPre.at(layer);
-        let origin = Origin {
+        let origin = DirectionOrigin {
             revision: self.lab.model.card.revision.clone(),
-            ..Origin::default()
+            ..DirectionOrigin::default()
         };
         let rows = vec![(at, vector.to_vec())];
         let direction = Direction { rows, origin };
         self.lab.directions.insert(CANDIDATE.into(), direction);
         let scores = tried(self.measure(at));
         self.lab.directions.remove(CANDIDATE);
-        Ok(scores?.unwrap_or(Scores {
+        Ok(scores?.unwrap_or(CandidateScores {
             ablation: f64::NAN,
             addition: f64::NAN,
             kl: f64::NAN,
         }))
     }
 
-    fn measure(&mut self, at: Address) -> Result<Scores> {
+    fn measure(&mut self, at: Address) -> Result<CandidateScores> {
         let with = |op: fn(DirectionName) -> Op, place| {
             let op = op(DirectionName(CANDIDATE.into()));
             self.schedule.and(&Edit::new(op, place))
         };
-        let ablated = with(Op::ProjectOut, Place::Writes);
-        let added = with(Op::Add, Place::At(at));
+        let ablated = with(Op::ProjectOut, EditPlace::Writes);
+        let added = with(Op::Add, EditPlace::At(at));
         let markers = &self.markers;
-        let score = |rows: &[Said]| mean_behaviour(rows, markers);
+        let score = |rows: &[RowStats]| mean_behaviour(rows, markers);
         let plus = self.lab.last_of(&self.held_out.plus, &ablated, whole())?;
         let moved = self.lab.last_of(&self.held_out.minus, &ablated, whole())?;
         let brought = self.lab.last_of(&self.held_out.minus, &added, whole())?;
         let pairs = self.base.iter().zip(&moved);
-        Ok(Scores {
+        Ok(CandidateScores {
             ablation: score(&plus),
             addition: score(&brought),
             kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
@@ -462,8 +473,8 @@ impl<'a> Gauge<'a> {
 mod tests {
     use super::*;
 
-    fn rules() -> Rules {
-        Rules {
+    fn rules() -> SelectionRules {
+        SelectionRules {
             positions: vec![1],
             markers: vec![0],
             depth: 0.8,
@@ -493,34 +504,40 @@ mod tests {
 
     #[test]
     fn candidates_are_discarded_in_the_order_of_the_reference() {
-        let good = Scores {
+        let good = CandidateScores {
             ablation: -3.0,
             addition: 0.0,
             kl: 0.1,
         };
-        let of = |scores: Scores, layer| Verdict::of(&scores, layer, 8, &rules());
+        let of = |scores: CandidateScores, layer| CandidateVerdict::of(&scores, layer, 8, &rules());
         assert_eq!(
             of(good, 5),
-            Verdict::Kept,
+            CandidateVerdict::Kept,
             "both bounds belong to what is kept"
         );
-        assert_eq!(of(good, 6), Verdict::Late, "int(0.8 · 8) = 6");
-        assert_eq!(of(Scores { kl: 0.11, ..good }, 5), Verdict::Kl);
-        assert_eq!(of(Scores { kl: 0.11, ..good }, 7), Verdict::Late);
+        assert_eq!(of(good, 6), CandidateVerdict::Late, "int(0.8 · 8) = 6");
+        assert_eq!(
+            of(CandidateScores { kl: 0.11, ..good }, 5),
+            CandidateVerdict::Kl
+        );
+        assert_eq!(
+            of(CandidateScores { kl: 0.11, ..good }, 7),
+            CandidateVerdict::Late
+        );
         assert_eq!(
             of(
-                Scores {
+                CandidateScores {
                     addition: -0.1,
                     ..good
                 },
                 5
             ),
-            Verdict::Weak
+            CandidateVerdict::Weak
         );
-        let bad = Scores {
+        let bad = CandidateScores {
             ablation: f64::NAN,
             ..good
         };
-        assert_eq!(of(bad, 7), Verdict::NotANumber);
+        assert_eq!(of(bad, 7), CandidateVerdict::NotANumber);
     }
 }

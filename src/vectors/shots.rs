@@ -18,7 +18,7 @@ use crate::text;
 
 /// One demonstration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
+pub struct ShotPair {
     /// What is asked.
     pub input: String,
     /// What is answered.
@@ -27,13 +27,13 @@ pub struct Pair {
 
 /// Reads demonstrations: a pair a line with a tab between, or JSON: a list of `{"input": .., "output": ..}` or of
 /// `[input, output]`, or one object from inputs to outputs. Exact repeats are left out.
-pub fn read(path: &Path) -> Result<Vec<Pair>> {
+pub fn read(path: &Path) -> Result<Vec<ShotPair>> {
     let text = crate::file::words(path)?;
     parse(&text, path)
 }
 
 /// The same from text; `path` is for messages.
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
+pub fn parse(text: &str, path: &Path) -> Result<Vec<ShotPair>> {
     let bad = |what: String| {
         let next = "Write one pair a line: input, tab, output; or a JSON list of {\"input\": .., \"output\": ..}.";
         Error::bad_file(path, what, next)
@@ -61,7 +61,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
         });
         pairs.collect::<Result<Vec<_>>>()?
     };
-    let mut pairs: Vec<Pair> = Vec::with_capacity(found.len());
+    let mut pairs: Vec<ShotPair> = Vec::with_capacity(found.len());
     for pair in found {
         if !pairs.contains(&pair) {
             pairs.push(pair);
@@ -73,8 +73,8 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Pair>> {
     Ok(pairs)
 }
 
-fn pair(input: &str, output: &str) -> Pair {
-    Pair {
+fn pair(input: &str, output: &str) -> ShotPair {
+    ShotPair {
         input: input.into(),
         output: output.into(),
     }
@@ -84,7 +84,7 @@ fn pair(input: &str, output: &str) -> Pair {
     clippy::wildcard_enum_match_arm,
     reason = "JSON has kinds that are no pairs"
 )]
-fn from_json(value: &Value) -> Result<Vec<Pair>, String> {
+fn from_json(value: &Value) -> Result<Vec<ShotPair>, String> {
     let word = |value: &Value, number: usize| match value {
         Value::String(text) if !text.trim().is_empty() => Ok(text.trim().to_string()),
         Value::Number(number) => Ok(number.to_string()),
@@ -115,14 +115,14 @@ fn from_json(value: &Value) -> Result<Vec<Pair>, String> {
 
 /// How examples look and what stands between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct ShotLayout {
     before: String,
     between: String,
     after: String,
     separator: String,
 }
 
-impl Layout {
+impl ShotLayout {
     /// From a template such as `Q: {x}\nA: {y}` and a separator such as `\n\n`; `\n`, `\t` and `\\` may be spelled.
     pub fn new(template: &str, separator: &str) -> Result<Self> {
         let whole = unescaped(template);
@@ -155,7 +155,7 @@ impl Layout {
 
     /// The query up to its answer, and the answer. Spaces before the answer belong to it: models write them as part of
     /// their first token, and a prompt that ends in one would ask for something else.
-    fn query(&self, pair: &Pair) -> (String, String) {
+    fn query(&self, pair: &ShotPair) -> (String, String) {
         let open = format!("{}{}{}", self.before, pair.input, self.between);
         let prompt = open.trim_end_matches(' ');
         (
@@ -185,7 +185,7 @@ fn unescaped(text: &str) -> String {
 
 /// A prompt and the first token of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct FewShotPrompt {
     /// The prompt; its last token is the one that predicts the answer.
     pub tokens: Vec<u32>,
     /// The first token of the answer.
@@ -198,11 +198,11 @@ pub struct Shots<'a> {
     /// The model that reads them.
     pub model: &'a Model,
     /// Examples, and queries where none are given.
-    pub pairs: &'a [Pair],
+    pub pairs: &'a [ShotPair],
     /// How they look.
-    pub layout: &'a Layout,
+    pub layout: &'a ShotLayout,
     /// How a query looks that stands without examples.
-    pub asked: &'a Layout,
+    pub asked: &'a ShotLayout,
     /// Examples a prompt.
     pub count: usize,
     /// Of everything that is drawn.
@@ -211,11 +211,11 @@ pub struct Shots<'a> {
 
 impl Shots<'_> {
     /// Prompts with true labels, each with a query of its own (Todd et al. 2024, 2310.15213).
-    pub fn clean(&self, prompts: usize) -> Result<Vec<Ask>> {
+    pub fn clean(&self, prompts: usize) -> Result<Vec<FewShotPrompt>> {
         self.drawn(prompts, "clean", false)
     }
 
-    fn drawn(&self, prompts: usize, purpose: &str, shuffled: bool) -> Result<Vec<Ask>> {
+    fn drawn(&self, prompts: usize, purpose: &str, shuffled: bool) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng(purpose);
         let one = |_| {
             let query = &self.pairs[self.draw(&mut rng, 1, self.pairs.len())?[0]];
@@ -230,16 +230,16 @@ impl Shots<'_> {
 
     /// Prompts whose labels are permuted among the examples: they say what inputs and labels look like, and not how they
     /// belong together (the corrupted prompts of Todd et al. 2024). No example has the query's own label.
-    pub fn shuffled(&self, prompts: usize) -> Result<Vec<Ask>> {
+    pub fn shuffled(&self, prompts: usize) -> Result<Vec<FewShotPrompt>> {
         self.drawn(prompts, "shuffled", true)
     }
 
     /// One set of examples with several queries that do not matter (Hendel et al. 2023, 2310.15916).
-    pub fn dummies(&self, queries: usize) -> Result<Vec<Ask>> {
+    pub fn dummies(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng("dummies");
         let chosen = self.draw(&mut rng, self.count + queries, self.pairs.len())?;
         let (asked, shown) = chosen.split_at(queries);
-        let shown: Vec<Pair> = shown.iter().map(|i| self.pairs[*i].clone()).collect();
+        let shown: Vec<ShotPair> = shown.iter().map(|i| self.pairs[*i].clone()).collect();
         asked
             .iter()
             .map(|i| self.ask(&shown, &self.pairs[*i]))
@@ -247,15 +247,15 @@ impl Shots<'_> {
     }
 
     /// Queries without examples, as many as asked for, in turns.
-    pub fn unshown(&self, prompts: usize) -> Result<Vec<Ask>> {
+    pub fn unshown(&self, prompts: usize) -> Result<Vec<FewShotPrompt>> {
         let mut queries = self.pairs.to_vec();
         queries.shuffle(&mut self.rng("unshown"));
-        let turns: Vec<Pair> = queries.iter().cycle().take(prompts).cloned().collect();
+        let turns: Vec<ShotPair> = queries.iter().cycle().take(prompts).cloned().collect();
         self.bare(&turns)
     }
 
     /// Queries alone.
-    pub fn bare(&self, queries: &[Pair]) -> Result<Vec<Ask>> {
+    pub fn bare(&self, queries: &[ShotPair]) -> Result<Vec<FewShotPrompt>> {
         let alone = Self {
             layout: self.asked,
             ..*self
@@ -264,7 +264,7 @@ impl Shots<'_> {
     }
 
     /// Queries behind true examples.
-    pub fn answered(&self, queries: &[Pair]) -> Result<Vec<Ask>> {
+    pub fn answered(&self, queries: &[ShotPair]) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng("answered");
         queries
             .iter()
@@ -276,7 +276,7 @@ impl Shots<'_> {
     }
 
     /// The prompt of some examples and a query.
-    pub fn ask(&self, shown: &[Pair], query: &Pair) -> Result<Ask> {
+    pub fn ask(&self, shown: &[ShotPair], query: &ShotPair) -> Result<FewShotPrompt> {
         let (asked, answer) = self.layout.query(query);
         let examples = shown
             .iter()
@@ -286,7 +286,7 @@ impl Shots<'_> {
         let whole = self.model.encode(&format!("{prompt}{answer}"), false)?;
         self.model.check_prompt(&tokens)?;
         match whole.get(tokens.len()) {
-            Some(first) if whole.starts_with(&tokens) => Ok(Ask {
+            Some(first) if whole.starts_with(&tokens) => Ok(FewShotPrompt {
                 tokens,
                 answer: *first,
             }),
@@ -299,8 +299,13 @@ impl Shots<'_> {
     }
 
     /// Examples for a query: never the query's input, and `without_label` not its label either.
-    fn examples(&self, rng: &mut StdRng, query: &Pair, without_label: bool) -> Result<Vec<Pair>> {
-        let offered: Vec<&Pair> = self
+    fn examples(
+        &self,
+        rng: &mut StdRng,
+        query: &ShotPair,
+        without_label: bool,
+    ) -> Result<Vec<ShotPair>> {
+        let offered: Vec<&ShotPair> = self
             .pairs
             .iter()
             .filter(|p| p.input != query.input)
@@ -335,7 +340,7 @@ pub(crate) fn seeded(seed: u64, purpose: &str) -> StdRng {
 }
 
 /// Permutes the labels until they are not as they were.
-fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
+fn permute(rng: &mut StdRng, shown: &mut [ShotPair]) -> Result<()> {
     let before: Vec<String> = shown.iter().map(|p| p.output.clone()).collect();
     if before.iter().all(|label| *label == before[0]) {
         return Err(Error::argument(
@@ -356,7 +361,7 @@ fn permute(rng: &mut StdRng, shown: &mut [Pair]) -> Result<()> {
 }
 
 /// Pairs to make a vector from, and pairs held out to judge it: a share of `held`, at least one on each side.
-pub fn split(pairs: &[Pair], held: f32, seed: u64) -> Result<(Vec<Pair>, Vec<Pair>)> {
+pub fn split(pairs: &[ShotPair], held: f32, seed: u64) -> Result<(Vec<ShotPair>, Vec<ShotPair>)> {
     if pairs.len() < 2 || !(0.0..1.0).contains(&held) {
         return Err(Error::argument(
             "held-out",
@@ -376,7 +381,7 @@ pub fn split(pairs: &[Pair], held: f32, seed: u64) -> Result<(Vec<Pair>, Vec<Pai
 mod tests {
     use super::*;
 
-    fn pairs(text: &str) -> Result<Vec<Pair>> {
+    fn pairs(text: &str) -> Result<Vec<ShotPair>> {
         parse(text, Path::new("demos"))
     }
 
@@ -410,19 +415,19 @@ mod tests {
 
     #[test]
     fn a_layout_moves_the_space_to_the_answer() {
-        let layout = Layout::new("Q: {x}\\nA: {y}.", "\\n\\n").unwrap();
+        let layout = ShotLayout::new("Q: {x}\\nA: {y}.", "\\n\\n").unwrap();
         assert_eq!(layout.example("hot", "cold"), "Q: hot\nA: cold.\n\n");
         let (prompt, answer) = layout.query(&pair("hot", "cold"));
         assert_eq!((prompt.as_str(), answer.as_str()), ("Q: hot\nA:", " cold"));
         for bad in ["{x}", "{y} {x}", "{x} {y} {y}", "{x} {x} {y}", ""] {
-            assert!(Layout::new(bad, "").is_err(), "{bad}");
+            assert!(ShotLayout::new(bad, "").is_err(), "{bad}");
         }
         assert_eq!(unescaped(r"a\\n\n\t\q"), "a\\n\n\t\\q");
     }
 
     #[test]
     fn a_split_keeps_both_sides() {
-        let all: Vec<Pair> = (0..10).map(|i| pair(&i.to_string(), "x")).collect();
+        let all: Vec<ShotPair> = (0..10).map(|i| pair(&i.to_string(), "x")).collect();
         for (share, sizes) in [(0.0, (9, 1)), (0.3, (7, 3)), (0.99, (1, 9))] {
             let (made, held) = split(&all, share, 1).unwrap();
             assert_eq!((made.len(), held.len()), sizes);

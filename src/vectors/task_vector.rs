@@ -10,8 +10,8 @@ use std::str::FromStr;
 
 use super::function_vector::{Effects, Head, HeadMeans, add, assemble, at_the_end, mean, value};
 use super::judge::Insertion;
-use super::shots::{Ask, Shots};
-use crate::edit::direction::{Direction, Origin};
+use super::shots::{FewShotPrompt, Shots};
+use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -50,7 +50,7 @@ const METHODS: [(&str, InContext, &str); 3] = [
 
 /// Prompts that do not show the task, in which heads are put to their means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rank {
+pub enum HeadRanking {
     /// Examples with permuted labels (Todd et al. 2024).
     Shuffled,
     /// Queries without examples, for tasks that permuted labels do not hide.
@@ -67,8 +67,7 @@ pub struct Recipe {
     pub trials: usize,
     /// Prompts that do not show the task, for the effects of heads.
     pub shuffled: usize,
-    /// What heads are ranked on.
-    pub rank: Rank,
+    pub rank: HeadRanking,
     /// Heads in a function vector.
     pub heads: usize,
     /// Queries that do not matter, for a task vector.
@@ -81,7 +80,7 @@ impl Default for Recipe {
         Self {
             trials: 100,
             shuffled: 25,
-            rank: Rank::Shuffled,
+            rank: HeadRanking::Shuffled,
             heads: 10,
             dummies: 2,
         }
@@ -103,7 +102,7 @@ impl InContext {
     }
 
     /// Measures a vector for every layer's output. A function vector is the same at all of them.
-    pub fn make(self, lab: &mut Lab, shots: &Prompts, recipe: Recipe) -> Result<Direction> {
+    pub fn make(self, lab: &mut Lab, shots: &ShotPrompts, recipe: Recipe) -> Result<Direction> {
         let mut notes = vec![format!(
             "{} demonstrations a prompt, seed {}",
             shots.count, shots.seed
@@ -121,10 +120,10 @@ impl InContext {
                 lab.model.transformer.check_head_writes()?;
                 let asks = shots.on(lab).clean(recipe.trials)?;
                 let (corrupt, on) = match recipe.rank {
-                    Rank::Shuffled => {
+                    HeadRanking::Shuffled => {
                         (shots.on(lab).shuffled(recipe.shuffled)?, "shuffled prompts")
                     }
-                    Rank::Asked => (
+                    HeadRanking::Asked => (
                         shots.on(lab).unshown(recipe.shuffled)?,
                         "prompts without demonstrations",
                     ),
@@ -156,12 +155,12 @@ impl InContext {
         let rows = vectors.into_iter().enumerate();
         Ok(Direction {
             rows: rows.map(|(l, v)| (Site::ResidPost.at(l), v)).collect(),
-            origin: Origin {
+            origin: DirectionOrigin {
                 method: self.to_string(),
                 positions: "last prompt token".into(),
                 prompts: (prompts, 0),
                 notes,
-                ..Origin::of(&lab.model.card)
+                ..DirectionOrigin::of(&lab.model.card)
             },
         })
     }
@@ -195,20 +194,15 @@ fn signed(effect: f64) -> String {
 
 /// [`Shots`] without the model, which the lab lends while prompts are made.
 #[derive(Clone, Copy, Debug)]
-pub struct Prompts<'a> {
-    /// As in [`Shots`].
-    pub pairs: &'a [super::shots::Pair],
-    /// As in [`Shots`].
-    pub layout: &'a super::shots::Layout,
-    /// As in [`Shots`].
-    pub asked: &'a super::shots::Layout,
-    /// As in [`Shots`].
+pub struct ShotPrompts<'a> {
+    pub pairs: &'a [super::shots::ShotPair],
+    pub layout: &'a super::shots::ShotLayout,
+    pub asked: &'a super::shots::ShotLayout,
     pub count: usize,
-    /// As in [`Shots`].
     pub seed: u64,
 }
 
-impl<'a> Prompts<'a> {
+impl<'a> ShotPrompts<'a> {
     /// Prompts for the model on the lab.
     pub fn on(self, lab: &'a Lab) -> Shots<'a> {
         Shots {
@@ -223,7 +217,7 @@ impl<'a> Prompts<'a> {
 }
 
 /// The mean of `resid_post` at the last token, by layer: `[layers][d_model]`. A pass a prompt.
-pub fn states(lab: &mut Lab, asks: &[Ask]) -> Result<Vec<Vec<f32>>> {
+pub fn states(lab: &mut Lab, asks: &[FewShotPrompt]) -> Result<Vec<Vec<f32>>> {
     let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
     let mut sums = vec![vec![0f64; lab.model.card.d_model]; layers];

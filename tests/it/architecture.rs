@@ -529,3 +529,37 @@ fn the_files_that_the_walks_name_exist() {
         assert!(root.join(path).exists(), "{path} is gone");
     }
 }
+
+/// The names of types that items declare, tests left out.
+fn type_names(items: &[syn::Item], into: &mut Vec<String>) {
+    for item in items {
+        match item {
+            syn::Item::Struct(item) => into.push(item.ident.to_string()),
+            syn::Item::Enum(item) => into.push(item.ident.to_string()),
+            syn::Item::Trait(item) => into.push(item.ident.to_string()),
+            syn::Item::Type(item) => into.push(item.ident.to_string()),
+            syn::Item::Mod(item) if item.ident != "tests" => {
+                let inside = item.content.as_ref().map(|(_, items)| items.as_slice());
+                type_names(inside.unwrap_or_default(), into);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A reader who meets a type knows which one it is.
+#[test]
+fn a_type_name_stands_once() {
+    let mut seen: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for path in sources(&root()) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut names = Vec::new();
+        type_names(&syn::parse_file(&text).unwrap().items, &mut names);
+        for name in names {
+            seen.entry(name).or_default().push(path.clone());
+        }
+    }
+    assert!(seen.len() > 400, "{} types", seen.len());
+    seen.retain(|_, files| files.len() > 1);
+    assert!(seen.is_empty(), "{seen:#?}");
+}

@@ -5,7 +5,7 @@ use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
 use lmscope::instruments::attention::head_scores::{
-    Copying, HeadScores, Repeated, Score, other_heads, silenced,
+    CopyScores, HeadScore, HeadScores, Repeated, other_heads, repeat_probability,
 };
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
@@ -197,20 +197,20 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
         let run = Run::plain(text.tokens.clone());
         let (first, period, length) = (text.first, text.period, text.tokens.len());
         for score in [
-            Score::Induction,
-            Score::Previous,
-            Score::Duplicate,
-            Score::Sink,
+            HeadScore::Induction,
+            HeadScore::Previous,
+            HeadScore::Duplicate,
+            HeadScore::Sink,
         ] {
             let found = HeadScores::measure(&mut lab, score, &[(run.clone(), first)]).unwrap();
             // The definitions by offsets, on the second copy.
             let pairs: Vec<(usize, usize)> = match score {
-                Score::Induction => (first + period..length)
+                HeadScore::Induction => (first + period..length)
                     .map(|i| (i, i + 1 - period))
                     .collect(),
-                Score::Duplicate => (first + period..length).map(|i| (i, i - period)).collect(),
-                Score::Previous => (first + 1..length).map(|i| (i, i - 1)).collect(),
-                Score::Sink => (1..length).map(|i| (i, 0)).collect(),
+                HeadScore::Duplicate => (first + period..length).map(|i| (i, i - period)).collect(),
+                HeadScore::Previous => (first + 1..length).map(|i| (i, i - 1)).collect(),
+                HeadScore::Sink => (1..length).map(|i| (i, 0)).collect(),
             };
             assert_eq!(found.queries, pairs.len(), "{name} {score:?}");
             for layer in 0..lab.model.card.layers {
@@ -231,7 +231,7 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
         }
         // Queries that are nothing read evenly what they see.
         let even = edited(text.tokens.clone(), &["zero@q.*"]);
-        let found = HeadScores::measure(&mut lab, Score::Induction, &[(even, first)]).unwrap();
+        let found = HeadScores::measure(&mut lab, HeadScore::Induction, &[(even, first)]).unwrap();
         for (row, even) in found.values.iter().zip(&found.even) {
             assert!(
                 row.iter().all(|v| (v - even).abs() < 1e-6),
@@ -263,7 +263,7 @@ fn a_head_that_can_read_only_one_token_scores_one() {
     let edits: Vec<&str> = edits.iter().map(String::as_str).collect();
     let run = edited(text.tokens.clone(), &edits);
     let own = probs(&mut lab, &run, 3);
-    let found = HeadScores::measure(&mut lab, Score::Previous, &[(run, 1)]).unwrap();
+    let found = HeadScores::measure(&mut lab, HeadScore::Previous, &[(run, 1)]).unwrap();
     let both: f64 = (2..length)
         .map(|i| f64::from(own[1][i][i - 1]) + f64::from(own[1][i][i]))
         .sum::<f64>()
@@ -509,7 +509,7 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         .iter()
         .map(|t| (Run::plain(t.tokens.clone()), t.first))
         .collect();
-    let found = HeadScores::measure(&mut lab, Score::Induction, &runs).unwrap();
+    let found = HeadScores::measure(&mut lab, HeadScore::Induction, &runs).unwrap();
     let top = found.top(4);
     println!("induction {top:.3?}, evenly {:.3}", found.even[0]);
     assert!(
@@ -517,8 +517,13 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         "three heads stand out: {top:?}"
     );
     let heads: Vec<(usize, usize)> = top[..3].iter().map(|(head, _)| *head).collect();
-    let all = Copying::measure(&mut lab, &texts, &Schedule::none()).unwrap();
-    let without = Copying::measure(&mut lab, &texts, &Schedule::always(silenced(&heads))).unwrap();
+    let all = CopyScores::measure(&mut lab, &texts, &Schedule::none()).unwrap();
+    let without = CopyScores::measure(
+        &mut lab,
+        &texts,
+        &Schedule::always(repeat_probability(&heads)),
+    )
+    .unwrap();
     println!("copying {all:?}, without {heads:?} {without:?}");
     assert!(all.right > 0.95 && all.probability > 0.9, "{all:?}");
     assert!(
@@ -527,19 +532,23 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
     );
     for seed in 0..8 {
         let others = other_heads(&lab, &heads, seed);
-        let null =
-            Copying::measure(&mut lab, &texts, &Schedule::always(silenced(&others))).unwrap();
+        let null = CopyScores::measure(
+            &mut lab,
+            &texts,
+            &Schedule::always(repeat_probability(&others)),
+        )
+        .unwrap();
         println!("without {others:?} {null:?}");
         assert!(null.right > 0.5, "{others:?}: {null:?}");
     }
     // The head before them reads the token before; without it they find nothing.
-    let previous = HeadScores::measure(&mut lab, Score::Previous, &runs).unwrap();
+    let previous = HeadScores::measure(&mut lab, HeadScore::Previous, &runs).unwrap();
     let (head, score) = previous.top(1)[0];
     assert!(
         score > 0.9 && head.0 < heads.iter().map(|h| h.0).min().unwrap(),
         "{head:?}"
     );
-    let edit = silenced(&[head]);
+    let edit = repeat_probability(&[head]);
     let blind: Vec<(Run, usize)> = runs
         .iter()
         .map(|(run, first)| {
@@ -553,7 +562,7 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
             )
         })
         .collect();
-    let lost = HeadScores::measure(&mut lab, Score::Induction, &blind).unwrap();
+    let lost = HeadScores::measure(&mut lab, HeadScore::Induction, &blind).unwrap();
     for (layer, head) in &heads {
         let (with, without) = (found.values[*layer][*head], lost.values[*layer][*head]);
         assert!(without < 0.3 * with, "{layer}.{head}: {with} {without}");

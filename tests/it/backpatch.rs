@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Table};
-use lmscope::instruments::backpatch::pairs::Wanted;
+use lmscope::instruments::backpatch::pairs::WantedAnswer;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;
@@ -450,8 +450,8 @@ fn an_end_is_no_answer_to_look_for() {
     let none = [(end, None), (part.unwrap(), None)];
     let some = none.map(|(id, _)| (id, Some(10)));
     for (end, tokens) in none.into_iter().chain(some) {
-        let given = Wanted::new(&lab, "answer", &[format!("#{end}")], tokens);
-        let favoured = Wanted::favoured(&lab, "answer", end, tokens);
+        let given = WantedAnswer::new(&lab, "answer", &[format!("#{end}")], tokens);
+        let favoured = WantedAnswer::top_prediction(&lab, "answer", end, tokens);
         for wanted in [given, favoured] {
             match (wanted, tokens) {
                 (Ok(wanted), None) => assert_eq!(wanted.firsts, [end]),

@@ -17,7 +17,7 @@ use lmscope::lab::writer::Writer;
 use lmscope::model::load::Options;
 use lmscope::model::network::site::Site;
 use lmscope::model::tokenizer::Bos;
-use lmscope::vectors::contrast::{Contrast, Measure, Method};
+use lmscope::vectors::contrast::{Contrast, ContrastRequest, Method};
 use serde_json::Value;
 
 pub fn demo() -> Lab {
@@ -251,7 +251,7 @@ fn mood_and_politeness_follow_their_vectors() {
             texts(&vector["look_for"]["plus"]),
             texts(&vector["look_for"]["minus"]),
         ];
-        let measure = Measure {
+        let measure = ContrastRequest {
             site: Site::ResidPost,
             layers: every.clone(),
             positions: Positions::Last,
@@ -300,7 +300,7 @@ fn the_shipped_vectors_are_what_our_code_makes_of_their_prompts() {
         let vector = &plants["vectors"][name];
         let shipped = lab.directions[name].clone();
         let (at, held) = shipped.rows[0].clone();
-        let measure = Measure::last(usize::from(at.layer), vector["form"] == "chat");
+        let measure = ContrastRequest::last(usize::from(at.layer), vector["form"] == "chat");
         let (plus, minus) = (texts(&vector["plus"]), texts(&vector["minus"]));
         let contrast = Contrast::measure(&mut lab, &plus, &minus, measure).unwrap();
         let made = contrast.direction(Method::Mean, &lab).unwrap();
@@ -382,7 +382,7 @@ fn every_method_of_contrast_steers_the_mood() {
             "icv:v@mlp_out.*:all*0.4",
         ),
     ] {
-        let measure = Measure {
+        let measure = ContrastRequest {
             site,
             layers,
             positions: Positions::Last,

@@ -356,7 +356,7 @@ fn what_does_not_fit_is_refused_before_it_is_read_and_what_fits_once_is_made_sma
 #[cfg(target_os = "linux")]
 #[test]
 fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
-    use lmscope::model::memory::{Plan, need, place};
+    use lmscope::model::memory::{MemoryPlan, need, place};
     use lmscope::model::network::linear::Precision;
 
     let folder = tempfile::tempdir().unwrap();
@@ -410,7 +410,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
         ("q8_0", Precision::Q8),
     ] {
         let (peak, estimate) = lab(&[path, "--dtype", dtype]);
-        let plan = Plan {
+        let plan = MemoryPlan {
             name: "",
             blueprint: &b,
             context: 256,

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use lmscope::engine::{Ending, Handle, Mode, Prompt, Question, Request, Update, spawn};
+use lmscope::engine::{Ending, FigureRequest, Handle, Mode, PromptSource, Request, Update, spawn};
 use lmscope::figure::Body;
 use lmscope::instruments::Arguments;
 use lmscope::model::load::Options;
@@ -47,7 +47,7 @@ impl Session {
 
     fn generate(&self, text: &str, count: usize) -> Vec<Update> {
         self.handle.ask(Request::Generate {
-            prompt: Prompt::Text(text.into()),
+            prompt: PromptSource::Text(text.into()),
             count,
         });
         self.until(|u| matches!(u, Update::Ended { .. }))
@@ -67,8 +67,8 @@ fn ids(updates: &[Update]) -> Vec<u32> {
         .collect()
 }
 
-fn live(name: &'static str) -> Question {
-    Question {
+fn live(name: &'static str) -> FigureRequest {
+    FigureRequest {
         instrument: name,
         arguments: Arguments::default(),
         unedited: false,
@@ -168,7 +168,7 @@ fn a_live_column_equals_the_whole_figure() {
 fn stops_within_a_turn_and_goes_on() {
     let session = session();
     session.handle.ask(Request::Generate {
-        prompt: Prompt::Text("Once upon a time".into()),
+        prompt: PromptSource::Text("Once upon a time".into()),
         count: 400,
     });
     session.until(|u| matches!(u, Update::Token { .. }));
@@ -267,7 +267,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
     });
     session.until(|u| matches!(u, Update::Edited { .. }));
     let figure = |instrument, unedited, arguments: &Arguments| {
-        session.handle.ask(Request::Observe(Question {
+        session.handle.ask(Request::Observe(FigureRequest {
             arguments: arguments.clone(),
             unedited,
             until: Some(6),
@@ -291,7 +291,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
         let of = Arguments::default().with("show", show).with("of", "answer");
         let edited = figure("lens", false, &of);
         let unedited = figure("lens", true, &of);
-        assert!(unedited.tells_of_the_same(&edited), "{show}");
+        assert!(unedited.same_tokens_followed(&edited), "{show}");
         let (_, answer) = column(&edited);
         let (found, about) = column(&unedited);
         assert_ne!(answer, "␣Paris", "the edit changes the answer");
@@ -379,7 +379,7 @@ fn a_newer_question_replaces_the_waiting_one() {
 #[test]
 fn a_live_sum_is_asked_anew_when_edits_give_it_other_rows() {
     let session = session();
-    let question = Question {
+    let question = FigureRequest {
         arguments: Arguments::default().with("window", 8),
         ..live("residual")
     };
@@ -459,7 +459,7 @@ fn a_stopped_question_is_said_to_be_dropped() {
         session.handle.ask(Request::Observe(live(slot)));
     }
     session.handle.ask(Request::Generate {
-        prompt: Prompt::Text("Once".into()),
+        prompt: PromptSource::Text("Once".into()),
         count: 1,
     });
     let seen = session.until(|u| matches!(u, Update::Began(_)));

@@ -4,8 +4,8 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use lmscope::app::{App, Effect, Event, Settings};
-use lmscope::edit::preset::Preset;
+use lmscope::app::{App, AppSettings, Effect, Event};
+use lmscope::edit::preset::EditPreset;
 use lmscope::edit::schedule::Mode;
 use lmscope::engine::{Handle, Request, Update, spawn};
 use lmscope::model::load::Options;
@@ -29,14 +29,14 @@ impl Stage {
     fn new(count: usize) -> Self {
         let (sender, updates) = channel();
         let engine = spawn(move |update| sender.send(update).is_ok()).unwrap();
-        let (mut app, first) = App::new(Settings {
+        let (mut app, first) = App::new(AppSettings {
             options: Options {
                 device: Some("cpu".into()),
                 ..Options::default()
             },
             prompt: Some(FACT.into()),
             count,
-            ..Settings::default()
+            ..AppSettings::default()
         });
         app.update(Event::Resize(120, 40));
         let mut stage = Self {
@@ -83,7 +83,7 @@ impl Stage {
             };
             let answer = match &update {
                 Update::Edited { .. } | Update::Refused(_) | Update::Restored(_) => true,
-                Update::Beside { .. } => self.app.alongside != self.app.history.now().beside,
+                Update::Beside { .. } => self.app.baseline_mode != self.app.history.now().beside,
                 _ => false,
             };
             self.awaited = self.awaited.saturating_sub(usize::from(answer));
@@ -152,7 +152,7 @@ fn a_preset_saved_on_the_screen_writes_the_same_tokens_everywhere() {
     };
     assert_eq!(to, path);
     std::fs::write(&path, bytes).unwrap();
-    let preset = Preset::load(&path).unwrap();
+    let preset = EditPreset::load(&path).unwrap();
     assert_eq!(preset.edits, stage.app.history.edits());
     assert_eq!(
         preset.revision,
@@ -185,7 +185,7 @@ fn a_preset_saved_on_the_screen_writes_the_same_tokens_everywhere() {
 fn a_preset_of_other_weights_is_used_with_a_caution_and_edits_follow_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.toml");
-    let preset = Preset {
+    let preset = EditPreset {
         model: "llama".into(),
         revision: "beefbeefbeefbeef".into(),
         mode: Mode::AsIfAlways,

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::Edit;
-use lmscope::edit::direction::{Direction, Origin};
+use lmscope::edit::direction::{Direction, DirectionOrigin};
 use lmscope::edit::schedule::Schedule;
-use lmscope::engine::{Ending, Mode, Prompt, Request, Update, spawn};
+use lmscope::engine::{Ending, Mode, PromptSource, Request, Update, spawn};
 use lmscope::error::Error;
 use lmscope::figure::{Body, Check};
 use lmscope::instruments::{Arguments, INSTRUMENTS, observe};
@@ -135,7 +135,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     let rows = (0..lab.model.card.layers)
         .map(|l| (Site::ResidPre.at(l), vec![0.1; lab.model.card.d_model]))
         .collect();
-    let origin = Origin::default();
+    let origin = DirectionOrigin::default();
     lab.directions
         .insert("d".into(), Direction { rows, origin });
     let run = Run::plain(lab.model.encode(FACT, false).unwrap());
@@ -440,7 +440,7 @@ fn a_text_survives_an_edit_that_is_too_strong() {
     until(&|u| matches!(u, Update::Loaded(_)));
     let write = |count| {
         handle.ask(Request::Generate {
-            prompt: Prompt::Text("Tell me about".into()),
+            prompt: PromptSource::Text("Tell me about".into()),
             count,
         });
         until(&ended)

@@ -3,19 +3,19 @@
 
 use std::any::Any;
 
-use lmscope::edit::condition::{Condition, Probe};
+use lmscope::edit::condition::{Condition, ConditionProbe};
 use lmscope::edit::grammar::understood;
 use lmscope::edit::op::{
-    Acts, Argument, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, OpSpec,
-    TwoDirections, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn, Which,
+    Argument, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, OpSites, OpSpec,
+    TwoDirections, UnitChoice, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn,
 };
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
-use lmscope::edit::{Edit, Place};
+use lmscope::edit::{Edit, EditPlace};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::network::site::Site;
-use lmscope::model::network::tap::Phase;
+use lmscope::model::network::tap::PassPhase;
 use proptest::prelude::*;
 
 use super::cli::{outcome, refused};
@@ -76,13 +76,13 @@ fn number() -> impl Strategy<Value = f32> {
     ]
 }
 
-fn which() -> impl Strategy<Value = Which> {
+fn which() -> impl Strategy<Value = UnitChoice> {
     prop_oneof![
-        Just(Which::All),
-        proptest::collection::vec(0u32..5000, 1..4).prop_map(Which::List),
+        Just(UnitChoice::All),
+        proptest::collection::vec(0u32..5000, 1..4).prop_map(UnitChoice::List),
         text()
-            .prop_map(|name| Which::Set(name.trim().to_string()))
-            .prop_filter("a name", |w| *w != Which::Set(String::new())),
+            .prop_map(|name| UnitChoice::Set(name.trim().to_string()))
+            .prop_filter("a name", |w| *w != UnitChoice::Set(String::new())),
     ]
 }
 
@@ -124,7 +124,7 @@ fn op() -> impl Strategy<Value = Op> {
                 spec,
                 (text(), text()).prop_map(|(a, b)| TwoDirections(a, b)),
             )
-        } else if argument.is::<Which>() {
+        } else if argument.is::<UnitChoice>() {
             with(spec, which())
         } else if argument.is::<UnitsMean>() {
             with(spec, mean)
@@ -150,8 +150,8 @@ where
     A: Argument + std::fmt::Debug + PartialEq,
 {
     let site = match spec.acts {
-        Acts::Only(site, _) => site,
-        Acts::Values => Site::MlpAct,
+        OpSites::Only(site, _) => site,
+        OpSites::Values => Site::MlpAct,
     };
     drawn
         .prop_map(move |argument| {
@@ -166,10 +166,10 @@ where
         .boxed()
 }
 
-fn place(op: &Op) -> BoxedStrategy<Place> {
+fn place(op: &Op) -> BoxedStrategy<EditPlace> {
     let sites: Vec<Site> = match op.spec().acts {
-        Acts::Only(site, _) => vec![site],
-        Acts::Values => vec![
+        OpSites::Only(site, _) => vec![site],
+        OpSites::Values => vec![
             Site::ResidPre,
             Site::MlpAct,
             Site::Z,
@@ -182,18 +182,18 @@ fn place(op: &Op) -> BoxedStrategy<Place> {
             let first = layer as u16;
             if site.spec().layered {
                 prop_oneof![
-                    Just(Place::At(site.at(layer))),
-                    Just(Place::Every(site)),
-                    Just(Place::Layers(site, first, first + more)),
+                    Just(EditPlace::At(site.at(layer))),
+                    Just(EditPlace::Every(site)),
+                    Just(EditPlace::Layers(site, first, first + more)),
                 ]
                 .boxed()
             } else {
-                Just(Place::At(site.at(0))).boxed()
+                Just(EditPlace::At(site.at(0))).boxed()
             }
         },
     );
     if op.directed() {
-        prop_oneof![4 => at, 1 => Just(Place::Writes)].boxed()
+        prop_oneof![4 => at, 1 => Just(EditPlace::Writes)].boxed()
     } else {
         at.boxed()
     }
@@ -201,8 +201,8 @@ fn place(op: &Op) -> BoxedStrategy<Place> {
 
 fn condition() -> impl Strategy<Value = Condition> {
     let probe = prop_oneof![
-        (text(), 0usize..9).prop_map(|(name, l)| Probe::Along(name, Site::ResidPre.at(l))),
-        text().prop_map(Probe::Probability),
+        (text(), 0usize..9).prop_map(|(name, l)| ConditionProbe::Along(name, Site::ResidPre.at(l))),
+        text().prop_map(ConditionProbe::Probability),
     ];
     (probe, any::<bool>(), number(), any::<bool>()).prop_map(|(probe, above, threshold, stays)| {
         Condition {
@@ -216,7 +216,11 @@ fn condition() -> impl Strategy<Value = Condition> {
 
 fn edit() -> impl Strategy<Value = Edit> {
     op().prop_flat_map(|op| {
-        let phase = proptest::sample::select(vec![None, Some(Phase::Prefill), Some(Phase::Decode)]);
+        let phase = proptest::sample::select(vec![
+            None,
+            Some(PassPhase::Prefill),
+            Some(PassPhase::Decode),
+        ]);
         let when = proptest::option::of(condition());
         (
             place(&op),
@@ -284,7 +288,7 @@ fn quotation_marks_of_every_kind_mean_the_same() {
     let resample = meaning("resample:6=\"I went: a@b\"@z.3");
     assert_eq!(
         resample.op,
-        Op::Resample(UnitsAsIn(Which::List(vec![6]), "I went: a@b".into()))
+        Op::Resample(UnitsAsIn(UnitChoice::List(vec![6]), "I went: a@b".into()))
     );
     for line in [
         "resample:6=“I went: a@b”@z.3",

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use candle_core::{Device, Tensor};
 use lmscope::edit::Edit;
-use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm};
 use lmscope::edit::receipt::Receipt;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
@@ -15,7 +15,7 @@ use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_probs};
-use lmscope::lab::writer::{Beside, Held, Writer};
+use lmscope::lab::writer::{BaselineMode, SavedText, Writer};
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -36,7 +36,7 @@ fn with_direction(lab: &mut Lab) -> Vec<f32> {
         .collect();
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(0), vector.clone())],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     lab.directions.insert("d".into(), direction);
     let length = norm(&vector);
@@ -97,7 +97,7 @@ fn an_edit_acts_where_its_condition_holds() {
                 "{name}"
             );
             // Token by token: what is streamed is what one pass says, and the same positions are changed.
-            let mut writer = Writer::begin_beside(
+            let mut writer = Writer::begin_with_baseline(
                 &mut lab,
                 prompt(12),
                 run.schedule.clone(),
@@ -105,7 +105,7 @@ fn an_edit_acts_where_its_condition_holds() {
                     temperature: 1.0,
                     ..Sampling::default()
                 },
-                Beside::Nothing,
+                BaselineMode::Nothing,
             )
             .unwrap();
             let mut streamed = Vec::new();
@@ -146,8 +146,12 @@ fn an_edit_acts_where_the_unedited_model_would_say_a_word() {
     }
     // While it writes, the same: the unedited run is always one token ahead of the edit.
     let schedule = Schedule::always(vec![edit.parse().unwrap()]);
-    for beside in [Beside::Nothing, Beside::SameText, Beside::OwnText] {
-        let mut writer = Writer::begin_beside(
+    for beside in [
+        BaselineMode::Nothing,
+        BaselineMode::SameText,
+        BaselineMode::OwnText,
+    ] {
+        let mut writer = Writer::begin_with_baseline(
             &mut lab,
             tokens[..3].to_vec(),
             schedule.clone(),
@@ -360,9 +364,14 @@ fn lockstep_is_two_runs() {
         with_direction(&mut lab);
         let schedule = edited(vec![], &["add:d@resid_pre.1*1.5"]).schedule;
         let mut text = |schedule: &Schedule, beside, count: usize| {
-            let mut writer =
-                Writer::begin_beside(&mut lab, prompt(7), schedule.clone(), sampling, beside)
-                    .unwrap();
+            let mut writer = Writer::begin_with_baseline(
+                &mut lab,
+                prompt(7),
+                schedule.clone(),
+                sampling,
+                beside,
+            )
+            .unwrap();
             let choices: Vec<_> = (0..count)
                 .map(|_| writer.step(&mut lab, &[]).unwrap().choice)
                 .collect();
@@ -370,19 +379,19 @@ fn lockstep_is_two_runs() {
                 writer.run.tokens.clone(),
                 choices,
                 writer.diverged(),
-                writer.companion().map(<[u32]>::to_vec),
+                writer.baseline_row().map(<[u32]>::to_vec),
             )
         };
-        let (edited_text, ..) = text(&schedule, Beside::Nothing, 10);
-        let (plain_text, ..) = text(&Schedule::none(), Beside::Nothing, 10);
-        let (own, choices, diverged, companion) = text(&schedule, Beside::OwnText, 10);
+        let (edited_text, ..) = text(&schedule, BaselineMode::Nothing, 10);
+        let (plain_text, ..) = text(&Schedule::none(), BaselineMode::Nothing, 10);
+        let (own, choices, diverged, companion) = text(&schedule, BaselineMode::OwnText, 10);
         assert_eq!(own, edited_text, "{name}");
         assert_eq!(companion.unwrap(), plain_text, "{name}");
         let first = (7..17).find(|p| edited_text[*p] != plain_text[*p]);
         assert_eq!(diverged, first, "{name}");
         assert_eq!(choices[0].other.unwrap().id, plain_text[7]);
         // Forced: the edited run reads the unedited text, and says what it would have written.
-        let (forced, choices, diverged, _) = text(&schedule, Beside::Forced, 10);
+        let (forced, choices, diverged, _) = text(&schedule, BaselineMode::Forced, 10);
         assert_eq!(forced, plain_text, "{name}");
         assert_eq!(choices[0].other.unwrap().id, edited_text[7], "{name}");
         assert!(
@@ -419,12 +428,14 @@ fn lockstep_is_two_runs() {
 /// A change of the text that is stopped half-way leaves everything as it was: the text goes on as if nobody had tried.
 #[test]
 fn what_is_stopped_half_way_changes_nothing() {
-    type Try = fn(&mut Writer, &mut Lab, &Held) -> Result<()>;
+    type Try = fn(&mut Writer, &mut Lab, &SavedText) -> Result<()>;
     let tries: [(&str, Try); 5] = [
         ("rewind", |w, b, _| w.rewind(b, 6)),
         ("resume", |w, b, held| w.resume(b, held)),
         ("edit_always", |w, b, _| w.edit_always(b, Vec::new())),
-        ("set_beside", |w, b, _| w.set_beside(b, Beside::Forced)),
+        ("set_beside", |w, b, _| {
+            w.set_beside(b, BaselineMode::Forced)
+        }),
         ("edit_from_now", |w, b, _| {
             let edit = "add:d@resid_pre.1*2 when p(#3)>0".parse()?;
             w.edit_from_now(b, vec![edit]).map(|_| ())
@@ -435,12 +446,12 @@ fn what_is_stopped_half_way_changes_nothing() {
         with_direction(&mut lab);
         let go = |lab: &mut Lab, stopped: Option<Try>| {
             let edits = vec!["add:d@resid_pre.1*1.5".parse().unwrap()];
-            let mut writer = Writer::begin_beside(
+            let mut writer = Writer::begin_with_baseline(
                 lab,
                 prompt(5),
                 Schedule::always(edits),
                 Sampling::default(),
-                Beside::OwnText,
+                BaselineMode::OwnText,
             )
             .unwrap();
             let held = writer.hold();
@@ -460,8 +471,8 @@ fn what_is_stopped_half_way_changes_nothing() {
             (
                 writer.run.tokens.clone(),
                 writer.run.schedule.stages.len(),
-                writer.companion().map(<[u32]>::to_vec),
-                (writer.beside(), writer.diverged()),
+                writer.baseline_row().map(<[u32]>::to_vec),
+                (writer.baseline_mode(), writer.diverged()),
                 (
                     writer.receipts()[0].edit.clone(),
                     writer.receipts()[0].fired,
@@ -483,8 +494,8 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
         let name = lab.model.card.name.clone();
         with_direction(&mut lab);
         let edit: Edit = "add:d@resid_pre.1*1.5".parse().unwrap();
-        let go = |lab: &mut Lab, besides: [Beside; 3]| {
-            let mut writer = Writer::begin_beside(
+        let go = |lab: &mut Lab, besides: [BaselineMode; 3]| {
+            let mut writer = Writer::begin_with_baseline(
                 lab,
                 prompt(5),
                 Schedule::none(),
@@ -498,7 +509,9 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
             writer.set_beside(lab, besides[1]).unwrap();
             let middle = writer.run.tokens.clone();
             writer.step(lab, &[]).unwrap();
-            let shared = writer.companion().map(|c| c[..middle.len()] == middle[..]);
+            let shared = writer
+                .baseline_row()
+                .map(|c| c[..middle.len()] == middle[..]);
             let counted = writer.receipts()[0].fired;
             writer.set_beside(lab, besides[2]).unwrap();
             writer.step(lab, &[]).unwrap();
@@ -510,11 +523,15 @@ fn a_lockstep_may_begin_and_end_in_the_middle() {
                 writer.receipts()[0].fired,
             )
         };
-        let (alone, logits, none, ..) = go(&mut lab, [Beside::Nothing; 3]);
+        let (alone, logits, none, ..) = go(&mut lab, [BaselineMode::Nothing; 3]);
         assert_eq!(none, None);
         let (text, beside, shared, counted, fired) = go(
             &mut lab,
-            [Beside::SameText, Beside::OwnText, Beside::Nothing],
+            [
+                BaselineMode::SameText,
+                BaselineMode::OwnText,
+                BaselineMode::Nothing,
+            ],
         );
         assert_eq!((text, shared), (alone, Some(true)), "{name}");
         assert_eq!((counted, fired), (2, 3), "{name}: nothing is counted twice");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::{D, DType};
 use lmscope::app::Event;
 use lmscope::app::layout::Pane;
-use lmscope::edit::direction::{Direction, Origin, norm, random_like};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm, random_like};
 use lmscope::edit::positions::Positions;
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
@@ -15,11 +15,11 @@ use lmscope::lab::sample::log_softmax;
 use lmscope::model::load::Options;
 use lmscope::model::network::site::{Address, Site};
 use lmscope::vectors::combine::combine;
-use lmscope::vectors::contrast::{Contrast, Measure, Method, check_letters};
+use lmscope::vectors::contrast::{Contrast, ContrastRequest, Method, check_letters};
 use lmscope::vectors::function_vector::{Effects, Head, HeadMeans, assemble};
-use lmscope::vectors::judge::{Insertion, Questions, Verdict};
-use lmscope::vectors::shots::{Ask, Layout, Pair, read, split};
-use lmscope::vectors::task_vector::{InContext, Prompts, Rank, Recipe, states};
+use lmscope::vectors::judge::{Insertion, Questions, TaskEvaluation};
+use lmscope::vectors::shots::{FewShotPrompt, ShotLayout, ShotPair, read, split};
+use lmscope::vectors::task_vector::{HeadRanking, InContext, Recipe, ShotPrompts, states};
 
 use super::recorded;
 use super::tools::{edited, every_family, gap, prompt, reach, same_bits, values};
@@ -37,8 +37,8 @@ fn root(path: &str) -> PathBuf {
 }
 
 /// Prompts of different lengths, as tiny models have no tokenizer.
-fn asks() -> Vec<Ask> {
-    let ask = |length: usize, shift: u32| Ask {
+fn asks() -> Vec<FewShotPrompt> {
+    let ask = |length: usize, shift: u32| FewShotPrompt {
         tokens: prompt(length).iter().map(|t| (t + shift) % 41).collect(),
         answer: (7 + shift) % 41,
     };
@@ -48,7 +48,7 @@ fn asks() -> Vec<Ask> {
 fn one_row(at: Address, vector: Vec<f32>) -> Direction {
     Direction {
         rows: vec![(at, vector)],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     }
 }
 
@@ -320,7 +320,7 @@ fn answer_letters_are_read_where_they_stand() {
     };
     let (plus, minus) = (side("A"), side("B"));
     check_letters(&lab.model, &plus, &minus, &Positions::Last).unwrap();
-    let measure = Measure {
+    let measure = ContrastRequest {
         site: Method::Caa.site(),
         layers: vec![2, 5],
         positions: Positions::Last,
@@ -365,8 +365,8 @@ fn answer_letters_are_read_where_they_stand() {
 fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     let lab = demo();
     let pairs = read(&root("demo/lists/antonyms.tsv")).unwrap();
-    let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
-    let prompts = Prompts {
+    let layout = ShotLayout::new("{x} -> {y}", " ; ").unwrap();
+    let prompts = ShotPrompts {
         pairs: &pairs,
         layout: &layout,
         asked: &layout,
@@ -374,8 +374,8 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         seed: 3,
     };
     let tokenizer = lab.model.tokenizer().unwrap();
-    let spell = |ask: &Ask| String::from_utf8(tokenizer.join(&ask.tokens[1..])).unwrap();
-    let answer = |ask: &Ask| String::from_utf8(tokenizer.join(&[ask.answer])).unwrap();
+    let spell = |ask: &FewShotPrompt| String::from_utf8(tokenizer.join(&ask.tokens[1..])).unwrap();
+    let answer = |ask: &FewShotPrompt| String::from_utf8(tokenizer.join(&[ask.answer])).unwrap();
     let shuffled = prompts.on(&lab).shuffled(40).unwrap();
     let clean = prompts.on(&lab).clean(40).unwrap();
     for (asks, permuted) in [(&clean, false), (&shuffled, true)] {
@@ -422,11 +422,11 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     assert_ne!(a, b);
     // The same seed draws the same, another one something else.
     assert_eq!(clean, prompts.on(&lab).clean(40).unwrap());
-    let other = Prompts { seed: 4, ..prompts };
+    let other = ShotPrompts { seed: 4, ..prompts };
     assert_ne!(clean, other.on(&lab).clean(40).unwrap());
     // A query in other words, and its space before the answer belongs to the answer.
-    let asked = Layout::new("Say {x}:\\n{y}", "").unwrap();
-    let other = Prompts {
+    let asked = ShotLayout::new("Say {x}:\\n{y}", "").unwrap();
+    let other = ShotPrompts {
         asked: &asked,
         ..prompts
     };
@@ -436,7 +436,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     assert_eq!((made.len(), held.len()), (30, 10));
     assert!(held.iter().all(|p| !made.contains(p)));
     // Too few to draw from.
-    let few = Prompts {
+    let few = ShotPrompts {
         pairs: &pairs[..4],
         ..prompts
     };
@@ -448,7 +448,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
             .contains("fewer")
     );
     // Labels that several inputs share: the query's is in no shuffled prompt.
-    let kinds: Vec<Pair> = [
+    let kinds: Vec<ShotPair> = [
         "robin bird",
         "crow bird",
         "swan bird",
@@ -460,12 +460,12 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         "axe tool",
     ]
     .map(|line| line.split_once(' ').unwrap())
-    .map(|(input, output)| Pair {
+    .map(|(input, output)| ShotPair {
         input: input.into(),
         output: output.into(),
     })
     .to_vec();
-    let shared = Prompts {
+    let shared = ShotPrompts {
         pairs: &kinds,
         count: 4,
         ..prompts
@@ -474,13 +474,13 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         let (text, own) = (spell(&ask), answer(&ask));
         assert!(!text.contains(own.trim()), "{text}: {own}");
     }
-    let same: Vec<Pair> = ["a", "b", "c"]
-        .map(|input| Pair {
+    let same: Vec<ShotPair> = ["a", "b", "c"]
+        .map(|input| ShotPair {
             input: input.into(),
             output: "one".into(),
         })
         .to_vec();
-    let alike = Prompts {
+    let alike = ShotPrompts {
         pairs: &same,
         count: 2,
         ..prompts
@@ -492,12 +492,12 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
 }
 
 /// Zero-shot antonyms in a form that the demo does not take for a question on antonyms.
-fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, Verdict) {
+fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, TaskEvaluation) {
     let pairs = read(&root("demo/lists/antonyms.tsv")).unwrap();
     let (made_from, held) = split(&pairs, 0.5, seed).unwrap();
-    let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
-    let asked = Layout::new("{x} - {y}", " ; ").unwrap();
-    let prompts = Prompts {
+    let layout = ShotLayout::new("{x} -> {y}", " ; ").unwrap();
+    let asked = ShotLayout::new("{x} - {y}", " ; ").unwrap();
+    let prompts = ShotPrompts {
         pairs: &made_from,
         layout: &layout,
         asked: &asked,
@@ -505,7 +505,7 @@ fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, Verdict)
         seed,
     };
     let recipe = Recipe {
-        rank: Rank::Asked,
+        rank: HeadRanking::Asked,
         trials: 50,
         ..Recipe::default()
     };
@@ -516,7 +516,8 @@ fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, Verdict)
         held: shots.bare(&held).unwrap(),
         answered: shots.answered(&held).unwrap(),
     };
-    let verdict = Verdict::reach(lab, &direction, method.insertion(), &questions, seed).unwrap();
+    let verdict =
+        TaskEvaluation::reach(lab, &direction, method.insertion(), &questions, seed).unwrap();
     (direction, verdict)
 }
 
@@ -563,9 +564,9 @@ fn a_function_vector_lifts_zero_shot_accuracy_and_chance_does_not() {
 #[test]
 fn a_function_vector_says_which_task() {
     let mut lab = demo();
-    let layout = Layout::new("{x} -> {y}", " ; ").unwrap();
+    let layout = ShotLayout::new("{x} -> {y}", " ; ").unwrap();
     let recipe = Recipe {
-        rank: Rank::Asked,
+        rank: HeadRanking::Asked,
         trials: 40,
         ..Recipe::default()
     };
@@ -573,7 +574,7 @@ fn a_function_vector_says_which_task() {
         let pairs = read(&root(&format!("demo/lists/{name}.tsv"))).unwrap();
         split(&pairs, 0.5, 1).unwrap()
     });
-    let prompts = tasks.each_ref().map(|(made_from, _)| Prompts {
+    let prompts = tasks.each_ref().map(|(made_from, _)| ShotPrompts {
         pairs: made_from,
         layout: &layout,
         asked: &layout,
@@ -592,7 +593,8 @@ fn a_function_vector_says_which_task() {
                 held: shots.bare(held).unwrap(),
                 answered: Vec::new(),
             };
-            let verdict = Verdict::reach(&mut lab, &made, Insertion::Add, &questions, 1).unwrap();
+            let verdict =
+                TaskEvaluation::reach(&mut lab, &made, Insertion::Add, &questions, 1).unwrap();
             println!("{own} on {task}: {}", verdict.sentence());
             let held = verdict.best().unwrap().held.accuracy();
             let chance = verdict.best().unwrap().random.accuracy();
@@ -609,7 +611,7 @@ fn a_function_vector_says_which_task() {
     }
     // Permuted labels do not hide this task, and the vector says so.
     let recipe = Recipe {
-        rank: Rank::Shuffled,
+        rank: HeadRanking::Shuffled,
         trials: 2,
         shuffled: 4,
         ..recipe
@@ -629,8 +631,8 @@ fn a_function_vector_says_which_task() {
 fn the_verdict_counts_what_the_edit_does() {
     let mut lab = demo();
     let pairs = read(&root("demo/lists/plurals.tsv")).unwrap();
-    let layout = Layout::new("{x} - {y}", "").unwrap();
-    let prompts = Prompts {
+    let layout = ShotLayout::new("{x} - {y}", "").unwrap();
+    let prompts = ShotPrompts {
         pairs: &pairs,
         layout: &layout,
         asked: &layout,
@@ -647,7 +649,7 @@ fn the_verdict_counts_what_the_edit_does() {
             held: asks[4..].to_vec(),
             answered: Vec::new(),
         };
-        let verdict = Verdict::reach(&mut lab, &direction, op, &questions, 1).unwrap();
+        let verdict = TaskEvaluation::reach(&mut lab, &direction, op, &questions, 1).unwrap();
         assert_eq!(
             verdict.layers.len(),
             lab.model.card.layers,
@@ -1059,8 +1061,8 @@ fn effects_and_vectors_agree_with_transformers() {
             ..Options::default()
         };
         let mut lab = Lab::open(path.to_str().unwrap(), &options).unwrap();
-        let asks = |list: &[Asked]| -> Vec<Ask> {
-            let ask = |a: &Asked| Ask {
+        let asks = |list: &[Asked]| -> Vec<FewShotPrompt> {
+            let ask = |a: &Asked| FewShotPrompt {
                 tokens: a.tokens.clone(),
                 answer: a.answer,
             };

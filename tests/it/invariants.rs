@@ -3,27 +3,27 @@
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use lmscope::edit::Edit;
-use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm};
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Result;
 use lmscope::figure::{Body, Entry};
-use lmscope::instruments::logit_lens::view::View;
-use lmscope::instruments::patchscope::target::{Target, Written};
+use lmscope::instruments::logit_lens::view::LensView;
+use lmscope::instruments::patchscope::target::{ContinuedText, TargetPrompt};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::{Null, Program};
+use lmscope::lab::apply::{Program, RandomControl};
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
-use lmscope::lab::readout::Ask;
+use lmscope::lab::readout::RowRequest;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
-use lmscope::lab::tap::{Keep, RunTap};
+use lmscope::lab::tap::{RecordedPositions, RunTap};
 use lmscope::lab::writer::Writer;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
 use lmscope::model::network::mlp::Mlp;
 use lmscope::model::network::site::{Address, SITES, Site};
-use lmscope::model::network::tap::{GradientTap, NoTap, Span, Tap};
+use lmscope::model::network::tap::{GradientTap, NoTap, PassSpan, Tap};
 
 use lmscope::model::normal::normals;
 use rand::SeedableRng;
@@ -67,7 +67,7 @@ fn with_direction(mut lab: Lab) -> (Lab, Vec<f32>) {
         .collect();
     let direction = Direction {
         rows: vec![(Site::ResidPre.at(0), vector.clone())],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     lab.directions.insert("d".into(), direction);
     (lab, vector)
@@ -112,7 +112,7 @@ fn i1_the_last_lens_row_is_the_output_bit_for_bit() {
 #[test]
 fn i1_holds_for_every_live_step() {
     for mut lab in every_family() {
-        let needs = [Needs::of(View::plain().readout(lab.model.card.layers))];
+        let needs = [Needs::of(LensView::plain().readout(lab.model.card.layers))];
         let mut writer =
             Writer::begin(&mut lab, prompt(5), Schedule::none(), Sampling::default()).unwrap();
         for _ in 0..4 {
@@ -747,7 +747,7 @@ fn i9_a_state_put_back_where_it_was_changes_nothing() {
             .get(4)
             .unwrap();
         let put = Patch::new(at, 4, state);
-        let target = Target {
+        let target = TargetPrompt {
             tokens: tokens.clone(),
             from: 0,
         };
@@ -781,7 +781,7 @@ fn a_patch_fires_once_and_only_in_its_row() {
         let at = Site::ResidPost.at(0);
         let zero = Tensor::zeros(lab.model.card.d_model, DType::F32, &Device::Cpu).unwrap();
         let patch = Patch::new(at, 5, zero);
-        let target = Target {
+        let target = TargetPrompt {
             tokens: tokens.clone(),
             from: 5,
         };
@@ -793,18 +793,24 @@ fn a_patch_fires_once_and_only_in_its_row() {
         let both = rows([vec![], vec![patch.clone()], vec![]]);
         let plain = rows([vec![], vec![], vec![]]);
         // Rows that visit one expert are multiplied together, so the last bits may move.
-        let p = |written: &Written| written.first.top[0].1;
+        let p = |written: &ContinuedText| written.first.top[0].1;
         let close = |row: usize| (p(&both[row]) - p(&plain[row])).abs() < 1e-6;
         assert!(both[0].tokens == plain[0].tokens && close(0));
         assert!(both[2].tokens == plain[2].tokens && close(2));
         assert!(!close(1));
         let mut idle = Program::default();
         let (patches, wanted) = ([(1, &patch)], [at]);
-        let mut tap = RunTap::new(&mut idle, &patches, &wanted, Keep::All, lab.guard());
+        let mut tap = RunTap::new(
+            &mut idle,
+            &patches,
+            &wanted,
+            RecordedPositions::All,
+            lab.guard(),
+        );
         let ids = lab.model.tokens(&tokens).unwrap().repeat((3, 1)).unwrap();
         lab.model
             .transformer
-            .trunk(&ids, Span::prompt(6), None, &mut tap)
+            .trunk(&ids, PassSpan::prompt(6), None, &mut tap)
             .unwrap();
         let kept = tap.recorded[&at].to_vec3::<f32>().unwrap();
         let zeros = kept.iter().enumerate().flat_map(|(row, positions)| {
@@ -833,7 +839,7 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
         let target: Vec<u32> = prompt(12)[5..].to_vec();
         let last = target.len() - 1;
         let put = Patch::new(Site::ResidPost.at(layers - 1), last, state.clone());
-        let target = Target {
+        let target = TargetPrompt {
             tokens: target,
             from: last,
         };
@@ -841,9 +847,9 @@ fn i11_a_patchscope_into_the_last_layer_is_the_lens() {
             .branches(&mut lab, vec![vec![put]], 1, &[])
             .unwrap()
             .remove(0);
-        let ask = Ask {
+        let ask = RowRequest {
             top: 1,
-            ..Ask::default()
+            ..RowRequest::default()
         };
         let lens = lab.read(&state.unsqueeze(0).unwrap(), &ask).unwrap();
         assert_eq!(patched.tokens[0], lens[0].top[0].0);
@@ -998,7 +1004,7 @@ fn i26_recording_everything_changes_no_bit() {
         let ids = lab.model.tokens(&run.tokens).unwrap();
         let transformer = &lab.model.transformer;
         let x = transformer
-            .trunk(&ids, Span::prompt(40), None, &mut NoTap)
+            .trunk(&ids, PassSpan::prompt(40), None, &mut NoTap)
             .unwrap();
         let (bare, _) = transformer.read_out(&x, None, &mut NoTap).unwrap();
         assert!(same_bits(&bare.squeeze(0).unwrap(), &plain));
@@ -1132,7 +1138,7 @@ fn batch_rows_do_not_see_each_other() {
         let run = |ids: &Tensor| {
             lab.model
                 .transformer
-                .trunk(ids, Span::prompt(9), None, &mut NoTap)
+                .trunk(ids, PassSpan::prompt(9), None, &mut NoTap)
                 .unwrap()
         };
         let rows = run(&both);
@@ -1157,17 +1163,17 @@ fn a_cache_can_be_cut_and_copied() {
         transformer
             .trunk(
                 &ids(&prompt(8)),
-                Span::prompt(8),
+                PassSpan::prompt(8),
                 Some(&mut cache),
                 &mut NoTap,
             )
             .unwrap();
         let step = |cache: &mut lmscope::model::network::cache::Cache| {
-            let span = Span {
+            let span = PassSpan {
                 start: cache.len(),
                 len: 1,
                 prompt: 6,
-                phase: lmscope::model::network::tap::Phase::Decode,
+                phase: lmscope::model::network::tap::PassPhase::Decode,
             };
             transformer
                 .trunk(&ids(&[9]), span, Some(cache), &mut NoTap)
@@ -1178,7 +1184,7 @@ fn a_cache_can_be_cut_and_copied() {
         let cut = step(&mut cache);
         let whole: Vec<u32> = prompt(8)[..6].iter().copied().chain([9]).collect();
         let fresh = transformer
-            .trunk(&ids(&whole), Span::prompt(7), None, &mut NoTap)
+            .trunk(&ids(&whole), PassSpan::prompt(7), None, &mut NoTap)
             .unwrap();
         assert!(gap(&cut, &fresh.narrow(1, 6, 1).unwrap()) < 1e-5);
         step(&mut cache);
@@ -1216,7 +1222,9 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
         let ids = lab.model.tokens(&prompt(6)).unwrap();
         let score = |x: &Tensor, tap: &mut dyn Tap| {
             let _ = x;
-            let end = transformer.trunk(&ids, Span::prompt(6), None, tap).unwrap();
+            let end = transformer
+                .trunk(&ids, PassSpan::prompt(6), None, tap)
+                .unwrap();
             let (logits, _) = transformer.read_out(&end, None, tap).unwrap();
             logits
                 .narrow(1, 5, 1)
@@ -1309,19 +1317,19 @@ fn nulls_have_equal_size_and_other_units() {
         let at = Site::MlpAct.at(0);
         let plain = lab.record(&Run::plain(prompt(6)), &[at]).unwrap();
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
-        let mut program = lab.compile(&run, Null::Random(3)).unwrap();
+        let mut program = lab.compile(&run, RandomControl::Random(3)).unwrap();
         let mut tap = RunTap::new(
             &mut program,
             &[],
             std::slice::from_ref(&at),
-            Keep::All,
+            RecordedPositions::All,
             lab.guard(),
         );
         lab.model
             .transformer
             .trunk(
                 &lab.model.tokens(&run.tokens).unwrap(),
-                Span::prompt(6),
+                PassSpan::prompt(6),
                 None,
                 &mut tap,
             )

@@ -2,11 +2,11 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure, Grid};
-use lmscope::instruments::logit_lens::view::{READABLE, View};
+use lmscope::instruments::logit_lens::view::{LensView, READABLE};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::capture::{Needs, NormOf, Readout, Seen};
-use lmscope::lab::readout::{Against, Ask, Said, Tokens, read};
+use lmscope::lab::capture::{Needs, NormOf, Readout, StateStats};
+use lmscope::lab::readout::{ReferenceRows, RowRequest, RowStats, Tokens, read};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
 use lmscope::model::network::families::FAMILIES;
@@ -30,10 +30,10 @@ fn lens(lab: &mut Lab, run: &Run, arguments: &Arguments) -> Figure {
 fn see(
     lab: &mut Lab,
     run: &Run,
-    view: &View,
+    view: &LensView,
     positions: std::ops::Range<usize>,
     ask: &Readout,
-) -> Seen {
+) -> StateStats {
     let Readout { at, norm, maps, .. } = view.readout(lab.model.card.layers);
     let readout = Readout {
         at,
@@ -53,15 +53,15 @@ fn normalised(logits: &Tensor) -> Vec<f32> {
 }
 
 /// Everything that the kernel says of a row, the plain way: a whole row of logits, and the definitions.
-fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
+fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> RowStats {
     let mut logprobs = row.to_vec();
     log_softmax(&mut logprobs);
     let mut theirs = other.to_vec();
     log_softmax(&mut theirs);
     let strongest = top(&logprobs, known, 4);
-    Said {
+    RowStats {
         top: strongest.into_iter().map(|(id, p)| (id, p.exp())).collect(),
-        tokens: vec![lmscope::lab::readout::Told {
+        tokens: vec![lmscope::lab::readout::TokenStats {
             id: token,
             logit: row[token as usize],
             logprob: logprobs[token as usize],
@@ -69,7 +69,7 @@ fn by_hand(row: &[f32], other: &[f32], token: u32, known: usize) -> Said {
         }],
         entropy: entropy(&logprobs),
         kl: kl(&theirs, &logprobs),
-        ..Said::default()
+        ..RowStats::default()
     }
 }
 
@@ -87,7 +87,7 @@ fn a_grid_is_every_cell_by_itself() {
         let name = lab.model.card.name.clone();
         let layers = lab.model.card.layers;
         let run = Run::plain(prompt(6));
-        let view = View::plain();
+        let view = LensView::plain();
         let recording = lab.record(&run, &view.readout(layers).at).unwrap();
         let transformer = &lab.model.transformer;
         let logits = |l: usize, p: usize| {
@@ -97,7 +97,7 @@ fn a_grid_is_every_cell_by_itself() {
         };
         let known = lab.model.known_tokens();
         let token = 17;
-        let plain: Vec<Vec<Said>> = (0..layers)
+        let plain: Vec<Vec<RowStats>> = (0..layers)
             .map(|l| {
                 (0..6)
                     .map(|p| by_hand(&logits(l, p), &logits(layers - 1, p), token, known))
@@ -164,31 +164,31 @@ fn strips_and_chunks_hide_no_token() {
     let logits = rows.matmul(&weight.t().unwrap()).unwrap();
     let logits: Vec<Vec<f32>> = logits.to_vec2().unwrap();
     let finals = {
-        let ask = Ask {
+        let ask = RowRequest {
             top: 1,
             keep: true,
-            ..Ask::default()
+            ..RowRequest::default()
         };
         read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap()
     };
     assert_eq!(finals[0].logits.len(), vocab);
     for token in [0u32, 2047, 2048, 4999, 5002] {
         let tokens = [token, 1];
-        let ask = Ask {
+        let ask = RowRequest {
             top: 4,
             tokens: Tokens::Same(&tokens),
             ranks: true,
             entropy: true,
-            against: Some(Against {
+            against: Some(ReferenceRows {
                 rows: &finals,
                 of: &[2, 1, 0],
             }),
-            ..Ask::default()
+            ..RowRequest::default()
         };
         let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         for (row, said) in said.iter().enumerate() {
             let plain = by_hand(&logits[row], &logits[2 - row], token, vocab);
-            let ids = |s: &Said| s.top.iter().map(|t| t.0).collect::<Vec<_>>();
+            let ids = |s: &RowStats| s.top.iter().map(|t| t.0).collect::<Vec<_>>();
             assert_eq!(ids(said), ids(&plain));
             assert_eq!(said.tokens[0].rank, plain.tokens[0].rank, "token {token}");
             close(
@@ -209,7 +209,9 @@ fn ranks_are_those_of_whole_rows(lab: &mut Lab, run: &Run) {
     let figure = lens(lab, run, &Arguments::default());
     let shown = grid(&figure).clone();
     assert_eq!(shown.value, "rank of the answer");
-    let recording = lab.record(run, &View::plain().readout(layers).at).unwrap();
+    let recording = lab
+        .record(run, &LensView::plain().readout(layers).at)
+        .unwrap();
     let transformer = &lab.model.transformer;
     let known = lab.model.known_tokens();
     for position in 0..total {
@@ -272,12 +274,12 @@ fn the_entropy_of_nothing_is_the_logarithm_of_the_vocabulary() {
         let wide = transformer.blueprint.d_embed;
         let rows = Tensor::zeros((2, wide), transformer.dtype(), &Device::Cpu).unwrap();
         let tokens = [40u32];
-        let ask = Ask {
+        let ask = RowRequest {
             top: 3,
             tokens: Tokens::Same(&tokens),
             ranks: true,
             entropy: true,
-            ..Ask::default()
+            ..RowRequest::default()
         };
         let said = read(&lab.model, &rows, &ask, &mut |_| Ok(())).unwrap();
         let vocab = lab.model.card.vocab as f32;
@@ -328,7 +330,7 @@ fn a_soft_cap_keeps_ranks_and_changes_probabilities() {
             ranks: true,
             ..Readout::default()
         };
-        let view = View::plain();
+        let view = LensView::plain();
         let with = see(&mut lab, &run, &view, 0..7, &ask);
         // The same states without the cap, which lies after the blocks; narrow enough to bend these logits.
         lab.model.transformer.blueprint.logit_cap = Some(2.0);
@@ -339,11 +341,11 @@ fn a_soft_cap_keeps_ranks_and_changes_probabilities() {
             .flatten()
             .zip(narrow.layers.iter().flatten())
         {
-            let ranks = |s: &Said| s.tokens.iter().map(|t| t.rank).collect::<Vec<_>>();
+            let ranks = |s: &RowStats| s.tokens.iter().map(|t| t.rank).collect::<Vec<_>>();
             assert_eq!(ranks(a), ranks(b));
             assert_eq!(a.first().0, b.first().0);
         }
-        let first = |s: &Seen| s.layers[0][3].first().1;
+        let first = |s: &StateStats| s.layers[0][3].first().1;
         assert!(
             first(&with) > 1.05 * first(&narrow),
             "{} {}",
@@ -364,9 +366,9 @@ fn a_multiplier_is_part_of_the_reading() {
         entropy: true,
         ..Readout::default()
     };
-    let one = see(&mut lab, &run, &View::plain(), 0..7, &ask);
+    let one = see(&mut lab, &run, &LensView::plain(), 0..7, &ask);
     lab.model.transformer.blueprint.logit_scale = 4.0;
-    let four = see(&mut lab, &run, &View::plain(), 0..7, &ask);
+    let four = see(&mut lab, &run, &LensView::plain(), 0..7, &ask);
     assert!(four.layers[0][3].entropy < one.layers[0][3].entropy - 0.01);
 }
 
@@ -435,18 +437,22 @@ fn writes_with_the_final_norm_are_parts_of_the_logits() {
         let scale = transformer.norm.inverse_scale(last).unwrap();
         let part = |at| {
             let rows = recording.get(at).unwrap();
-            let rows = transformer.prepared(rows, Some(&scale)).unwrap();
+            let rows = transformer
+                .normalize_for_unembed(rows, Some(&scale))
+                .unwrap();
             rows.to_dtype(DType::F32).unwrap()
         };
         let whole = part(Site::ResidPost.at(layers - 1));
-        let own = transformer.prepared(last, None).unwrap();
+        let own = transformer.normalize_for_unembed(last, None).unwrap();
         let apart = super::tools::gap(&whole, &own.to_dtype(DType::F32).unwrap());
         assert!(
             apart <= 1e-5 * (1.0 + super::tools::reach(&whole)),
             "{name}: {apart}"
         );
         let nothing = (last * 0.0).unwrap();
-        let constant = transformer.prepared(&nothing, Some(&scale)).unwrap();
+        let constant = transformer
+            .normalize_for_unembed(&nothing, Some(&scale))
+            .unwrap();
         let mut sum = part(Site::ResidPre.at(0));
         for l in 0..layers {
             for site in [Site::AttnAdd, Site::MlpAdd] {
@@ -474,10 +480,10 @@ fn the_final_norm_changes_all_rows_but_the_last() {
         entropy: true,
         ..Readout::default()
     };
-    let own = see(&mut lab, &run, &View::plain(), 0..6, &ask);
-    let view = View {
+    let own = see(&mut lab, &run, &LensView::plain(), 0..6, &ask);
+    let view = LensView {
         norm: NormOf::Final,
-        ..View::plain()
+        ..LensView::plain()
     };
     let frozen = see(&mut lab, &run, &view, 0..6, &ask);
     for p in 0..6 {

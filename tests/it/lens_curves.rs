@@ -274,7 +274,7 @@ fn the_demo_thinks_of_the_country_first() {
     let mut logprobs = lab.last_logits(&run).unwrap();
     log_softmax(&mut logprobs);
     let vocabulary =
-        lmscope::instruments::logit_lens::word_lists::Vocabulary::of(&lab.model).unwrap();
+        lmscope::instruments::logit_lens::word_lists::KnownTokens::of(&lab.model).unwrap();
     let set = vocabulary.beginnings(&["Paris".to_string()]);
     assert!(!set.is_empty());
     let mass: f32 = set.iter().map(|id| logprobs[*id as usize].exp()).sum();

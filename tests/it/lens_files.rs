@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure};
-use lmscope::instruments::logit_lens::lens_file::{Kind, LensFile};
+use lmscope::instruments::logit_lens::lens_file::{LensFile, MapKind};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
@@ -220,7 +220,7 @@ fn a_lens_of_another_model_is_refused() {
     assert!(why(&here).contains("config.json"));
     std::fs::remove_file(folder.path().join("config.json")).unwrap();
     let without = LensFile::open(&here, &lab.model).unwrap();
-    assert_eq!(without.kind, Kind::Tuned);
+    assert_eq!(without.kind, MapKind::Tuned);
     let said = why(&given("jacobian_elsewhere.pt"));
     assert!(said.contains("attention.q"), "{said}");
     assert!(why("/no/such/lens").contains("/no/such/lens"));

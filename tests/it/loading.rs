@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use lmscope::engine::{Prompt, Request, Update, spawn};
+use lmscope::engine::{PromptSource, Request, Update, spawn};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::load::{Options, load};
-use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
+use lmscope::model::tokenizer::{Bos, Tokenizer, TokenizerFiles};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -487,11 +487,11 @@ fn added_tokens_have_the_ids_that_transformers_gives_them() {
     for (name, case) in &cases {
         let config = case["config"].to_string();
         let added = (!case["added"].is_null()).then(|| case["added"].to_string());
-        let tokenizer = Tokenizer::from_files(&Files {
+        let tokenizer = Tokenizer::from_files(&TokenizerFiles {
             tokenizer: &file,
             tokenizer_config: Some(config.as_bytes()),
             added: added.as_deref().map(str::as_bytes),
-            ..Files::default()
+            ..TokenizerFiles::default()
         })
         .unwrap();
         for (text, ids) in case["ids"].as_object().unwrap() {
@@ -665,7 +665,7 @@ fn a_bos_that_is_typed_twice_is_said_once() {
     });
     for _ in 0..2 {
         handle.ask(Request::Generate {
-            prompt: Prompt::Text("<|endoftext|>The king".into()),
+            prompt: PromptSource::Text("<|endoftext|>The king".into()),
             count: 1,
         });
     }

@@ -8,22 +8,22 @@ use candle_core::{Device, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Error;
-use lmscope::figure::{Body, Entry, Figure, Row, Unit};
+use lmscope::figure::{Body, Entry, Figure, TableRow, Unit};
 use lmscope::instruments::knowledge::fact_neurons::{Search, ask, refine};
 use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
-use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
-use lmscope::instruments::neurons::contexts::{Scan, Scanner};
+use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, ValueEditPlan};
+use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
 use lmscope::instruments::neurons::sight::sights;
-use lmscope::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
+use lmscope::instruments::neurons::value_card::{SIDE, ValueCards, ValueNorm};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
-use lmscope::lab::target::Target;
+use lmscope::lab::target::LogitTarget;
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
 use lmscope::model::network::linear::Linear;
@@ -67,21 +67,21 @@ fn tried(
 }
 
 /// The rows of the last page.
-fn rows(figure: &Figure) -> &[Row] {
+fn rows(figure: &Figure) -> &[TableRow] {
     match &figure.body {
         Body::Table(table) => &table.pages.last().unwrap().rows,
         Body::Grid(_) | Body::Series(_) | Body::Text(_) => panic!("a table"),
     }
 }
 
-fn number(row: &Row, column: usize) -> f32 {
+fn number(row: &TableRow, column: usize) -> f32 {
     match &row.entries[column] {
         Entry::Number(n) => *n,
         Entry::Text(text) => panic!("{text} is no number"),
     }
 }
 
-fn word(row: &Row, column: usize) -> &str {
+fn word(row: &TableRow, column: usize) -> &str {
     match &row.entries[column] {
         Entry::Text(text) => text,
         Entry::Number(n) => panic!("{n} is no text"),
@@ -94,7 +94,7 @@ fn logits(lab: &mut Lab, run: &Run) -> Tensor {
 }
 
 /// What the weights say, by one explicit product: logits of a value vector, `[vocab]`.
-fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: Reading) -> Vec<f32> {
+fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: ValueNorm) -> Vec<f32> {
     let t = &lab.model.transformer;
     let block = &t.blocks[layer];
     let down = block.mlp.dense().unwrap().down.weight().unwrap();
@@ -106,7 +106,7 @@ fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: Reading) ->
     }
     v.iter_mut()
         .for_each(|v| *v *= t.blueprint.residual_scale as f32);
-    if reading == Reading::Gained {
+    if reading == ValueNorm::Gained {
         if t.norm.kind == NormKind::Layer {
             let mean = v.iter().sum::<f32>() / v.len() as f32;
             v.iter_mut().for_each(|v| *v -= mean);
@@ -134,7 +134,7 @@ fn promoted_by_hand(lab: &Lab, layer: usize, neuron: usize, reading: Reading) ->
 fn a_card_holds_the_ends_of_an_explicit_product() {
     for mut lab in with_neurons() {
         let layer = *lab.model.card.neuron_layers.last().unwrap();
-        for reading in [Reading::Gained, Reading::Raw] {
+        for reading in [ValueNorm::Gained, ValueNorm::Raw] {
             let by_hand = promoted_by_hand(&lab, layer, 5, reading);
             let mut order: Vec<usize> = (0..by_hand.len()).collect();
             order.sort_by(|a, b| by_hand[*b].total_cmp(&by_hand[*a]));
@@ -162,7 +162,7 @@ fn a_card_holds_the_ends_of_an_explicit_product() {
             &Run::default(),
             &[("neuron", &given), ("count", "3")],
         );
-        let by_hand = promoted_by_hand(&lab, layer, 5, Reading::Raw);
+        let by_hand = promoted_by_hand(&lab, layer, 5, ValueNorm::Raw);
         let most = by_hand.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         assert!((number(&rows(&figure)[0], 5) - most).abs() < 1e-4);
         assert_eq!(rows(&figure).len(), 3);
@@ -184,7 +184,7 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
         let mut all: Vec<f32> = Vec::new();
         for layer in layers {
             for neuron in 0..lab.model.card.d_mlp {
-                let logits = promoted_by_hand(&lab, layer, neuron, Reading::Gained);
+                let logits = promoted_by_hand(&lab, layer, neuron, ValueNorm::Gained);
                 all.push(logits[token]);
             }
         }
@@ -220,7 +220,7 @@ fn effects_are_differences_of_frozen_scale_logits() {
             let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());
             // One unit of activation more, the scale of the final norm and of the write held: the logits move by
             // act · (z[a] - z[b]) of the card, and so by nothing else when the activation is taken away.
-            let card = promoted_by_hand(&lab, layer, neuron, Reading::Gained);
+            let card = promoted_by_hand(&lab, layer, neuron, ValueNorm::Gained);
             let (acts, factor) = sight.layer(layer).unwrap();
             let moved = card[a as usize] - card[b as usize];
             let expected = acts[neuron] * factor * sight.scale * moved;
@@ -379,7 +379,7 @@ fn triggers_are_the_largest_activations_of_the_whole_text() {
             negative: false,
         };
         let none = Schedule::none();
-        let scan = Scan::tokens(&mut lab, &text, None, &none, scanner).unwrap();
+        let scan = ContextScan::tokens(&mut lab, &text, None, &none, scanner).unwrap();
         assert_eq!((scan.acts.len(), scan.tokens), (49, 50), "each once");
         let mut sorted = scan.acts.clone();
         sorted.sort_by(|a, b| b.total_cmp(a));
@@ -397,7 +397,7 @@ fn triggers_are_the_largest_activations_of_the_whole_text() {
             assert!((alone.last().unwrap()[4] - found.act).abs() < 1e-5);
         }
         scanner.negative = true;
-        let scan = Scan::tokens(&mut lab, &text, Some(1), &none, scanner).unwrap();
+        let scan = ContextScan::tokens(&mut lab, &text, Some(1), &none, scanner).unwrap();
         assert_eq!(scan.acts.len(), 50, "the BOS alone is left out");
         let least = scan.acts.iter().copied().fold(f32::INFINITY, f32::min);
         assert_eq!(scan.best[0].act, least);
@@ -519,7 +519,7 @@ fn a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     assert_eq!(answer(&mut lab, &speaking), token);
     let fact = observe(&mut lab, "fact", &speaking, &[]);
     assert_eq!(word(&rows(&fact)[0], 0), "1/3", "T4");
-    let direction = Target::one(token).direction(&lab.model).unwrap();
+    let direction = LogitTarget::one(token).direction(&lab.model).unwrap();
     let search = Search::new(lab.model.card.layers);
     let asked = ask(
         &mut lab,
@@ -632,9 +632,9 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
     };
     let none = Schedule::none();
     lab.progress = WorkProgress::default();
-    let scan = Scan::file(&mut lab, &path, &none, scanner).unwrap();
+    let scan = ContextScan::file(&mut lab, &path, &none, scanner).unwrap();
     assert_eq!(scan.tokens, whole.len(), "pieces change no token");
-    let once = Scan::tokens(&mut lab, &whole, bos, &none, scanner).unwrap();
+    let once = ContextScan::tokens(&mut lab, &whole, bos, &none, scanner).unwrap();
     assert_eq!(scan.acts.len(), once.acts.len());
     let same = scan.acts.iter().zip(&once.acts).filter(|(a, b)| a == b);
     assert!(
@@ -659,11 +659,11 @@ fn a_long_file_is_read_in_pieces_and_can_be_stopped() {
     assert!(figure.notes[1].contains("quantiles"), "{:?}", figure.notes);
 
     lab.cancel.store(true, Ordering::Relaxed);
-    let stopped = Scan::file(&mut lab, &path, &none, scanner).unwrap_err();
+    let stopped = ContextScan::file(&mut lab, &path, &none, scanner).unwrap_err();
     assert!(matches!(stopped, Error::Cancelled), "{stopped}");
     lab.cancel.store(false, Ordering::Relaxed);
     std::fs::write(&path, [0xff, 0xfe, b'\n']).unwrap();
-    let error = Scan::file(&mut lab, &path, &none, scanner).unwrap_err();
+    let error = ContextScan::file(&mut lab, &path, &none, scanner).unwrap_err();
     assert!(error.to_string().contains("UTF-8"), "{error}");
 }
 
@@ -677,10 +677,10 @@ fn some_facts(relations: &[&str], each: usize) -> Vec<Fact> {
     relations.iter().flat_map(of).collect()
 }
 
-fn plan(turn: Turn) -> Plan {
-    Plan {
+fn plan(turn: NeuronChange) -> ValueEditPlan {
+    ValueEditPlan {
         search: Search::new(8),
-        score: Score::Contrast,
+        score: NeuronScore::Contrast,
         shared: 1.0,
         facts: 3,
         turn,
@@ -692,7 +692,7 @@ fn plan(turn: Turn) -> Plan {
 fn a_value_edit_changes_the_fact_and_leaves_the_others() {
     let mut lab = demo();
     let list = some_facts(&["capital", "language", "currency"], 20);
-    let plan = plan(Turn::Rewrite(0.5));
+    let plan = plan(NeuronChange::Rewrite(0.5));
     let texts = vec![
         lab.model
             .encode("Once upon a time there was a", false)
@@ -729,8 +729,8 @@ fn a_value_edit_changes_the_fact_and_leaves_the_others() {
 fn ablating_a_facts_neurons_breaks_it_and_random_ones_do_not() {
     let mut lab = demo();
     let list = some_facts(&["capital", "language", "badge"], 12);
-    let mut plan = plan(Turn::Scale(0.0));
-    plan.score = Score::Answer;
+    let mut plan = plan(NeuronChange::Scale(0.0));
+    plan.score = NeuronScore::Answer;
     plan.search.share = 0.05;
     plan.search.most = 20;
     let report = value_edit::run(&mut lab, &list, &[], &Schedule::none(), plan).unwrap();

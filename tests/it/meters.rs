@@ -1,6 +1,6 @@
 //! Projections on directions: against dot products of recorded rows, live against whole, on every family.
 
-use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Grid, Scale};
 use lmscope::instruments::{Arguments, instrument};
@@ -32,7 +32,7 @@ fn with_directions(mut lab: Lab) -> Lab {
         let vector = (0..width).map(|i| ((i * step) % 11) as f32 - 4.0).collect();
         let direction = Direction {
             rows: vec![(at, vector)],
-            origin: Origin::default(),
+            origin: DirectionOrigin::default(),
         };
         lab.directions.insert(name.into(), direction);
     }

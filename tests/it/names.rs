@@ -13,8 +13,8 @@ use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::Model;
 use lmscope::model::load::{Options, load};
-use lmscope::model::network::address::stand_in;
-use lmscope::model::network::names::{Meaning, SPELLINGS};
+use lmscope::model::network::address::nearest_site;
+use lmscope::model::network::names::{NameMeaning, SPELLINGS};
 use lmscope::model::network::site::{Address, Site};
 use serde::Deserialize;
 use serde_json::Value;
@@ -272,12 +272,12 @@ fn told(model: &Model, name: &str) -> Option<String> {
     let mut all: Vec<String> = Vec::new();
     for layer in 0..blueprint.layers.len() {
         let text = match spelling.meaning(blueprint, layer) {
-            Meaning::Is(site) if model.offers(site.at(layer)).is_ok() => written(site),
-            Meaning::Holds(has, near) => {
-                let near = stand_in(near, layer, blueprint);
+            NameMeaning::Is(site) if model.offers(site.at(layer)).is_ok() => written(site),
+            NameMeaning::Holds(has, near) => {
+                let near = nearest_site(near, layer, blueprint);
                 format!("{has} (nearest: {})", written(near))
             }
-            Meaning::Is(_) | Meaning::Absent | Meaning::Unmeasured => continue,
+            NameMeaning::Is(_) | NameMeaning::Absent | NameMeaning::Unmeasured => continue,
         };
         if !all.contains(&text) {
             all.push(text);

@@ -18,7 +18,7 @@ use lmscope::model::load::{Options, load};
 use lmscope::model::network::families;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::{Address, Axis, SITES, Site};
-use lmscope::model::network::tap::{NoTap, Phase, Span};
+use lmscope::model::network::tap::{NoTap, PassPhase, PassSpan};
 use lmscope::model::tokenizer::{self, Bos, Tokenizer};
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -318,7 +318,7 @@ fn steps_past_the_original_context_equal_one_pass() -> Outcome {
         let mut lab = Lab::new(model(case, "f32")?);
         let long = expected(case, PROMPTS[0])?.tokens;
         let original = (1..long.len())
-            .rfind(|n| lab.model.transformer.regime(*n) == 0)
+            .rfind(|n| lab.model.transformer.rope_scaling_regime(*n) == 0)
             .ok_or("a scaled rope has an original context")?;
         let start = long[..original - 3].to_vec();
         let mut writer = Writer::begin(&mut lab, start, Schedule::none(), Sampling::default())?;
@@ -336,7 +336,11 @@ fn steps_past_the_original_context_equal_one_pass() -> Outcome {
                 "{case} at {}: {worst:.2e}",
                 writer.run.tokens.len()
             );
-            seen.insert(lab.model.transformer.regime(writer.run.tokens.len()));
+            seen.insert(
+                lab.model
+                    .transformer
+                    .rope_scaling_regime(writer.run.tokens.len()),
+            );
         }
         assert_eq!(seen.len(), regimes, "{case}: {seen:?}");
     }
@@ -350,11 +354,11 @@ fn cached(model: &Model, ids: &[u32], pieces: &[usize]) -> Result<Tensor, Box<dy
     for (i, &len) in pieces.iter().enumerate() {
         let start = cache.len();
         let phase = if i == 0 {
-            Phase::Prefill
+            PassPhase::Prefill
         } else {
-            Phase::Decode
+            PassPhase::Decode
         };
-        let span = Span {
+        let span = PassSpan {
             start,
             len,
             prompt: pieces[0],
@@ -386,7 +390,10 @@ fn cached_decoding_agrees_with_transformers() -> Outcome {
         let ids = &expected.tokens;
         // A cache serves one regime of frequencies; growing into another is tested by itself.
         let stable = (1..ids.len())
-            .find(|n| model.transformer.regime(*n) == model.transformer.regime(ids.len()))
+            .find(|n| {
+                model.transformer.rope_scaling_regime(*n)
+                    == model.transformer.rope_scaling_regime(ids.len())
+            })
             .unwrap_or(ids.len());
         let mut splits = vec![
             [&[ids.len() - 8][..], &[1; 8]].concat(),
@@ -490,10 +497,10 @@ fn token_ids_are_those_of_python() -> Outcome {
     assert_eq!(all.len(), 2);
     for (name, expected) in all {
         let file = |file: &str| std::fs::read(folder.join(&name).join(file));
-        let tokenizer = Tokenizer::from_files(&tokenizer::Files {
+        let tokenizer = Tokenizer::from_files(&tokenizer::TokenizerFiles {
             tokenizer: &file("tokenizer.json")?,
             tokenizer_config: Some(&file("tokenizer_config.json")?),
-            ..tokenizer::Files::default()
+            ..tokenizer::TokenizerFiles::default()
         })?;
         assert_eq!(
             (tokenizer.bos(), tokenizer.eos()),

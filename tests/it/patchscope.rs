@@ -3,15 +3,15 @@
 use candle_core::Tensor;
 use lmscope::figure::{Body, Entry, Figure, Table};
 use lmscope::file::Overwrite;
-use lmscope::instruments::patchscope::map::{Map, Maps};
+use lmscope::instruments::patchscope::map::{AffineMaps, Map};
 use lmscope::instruments::patchscope::ridge::Affine;
-use lmscope::instruments::patchscope::target::{Target, Written};
+use lmscope::instruments::patchscope::target::{ContinuedText, TargetPrompt};
 use lmscope::instruments::patchscope::templates;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::pass::{Pass, Patch};
 use lmscope::lab::progress::WorkProgress;
-use lmscope::lab::readout::{Ask, Tokens, read_rows};
+use lmscope::lab::readout::{RowRequest, Tokens, read_rows};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::network::site::{Address, Site};
@@ -32,8 +32,14 @@ fn put(at: Address, position: usize, value: Tensor) -> Patch {
 }
 
 /// What a target goes on with under one branch, read from position `from` on.
-fn written(lab: &mut Lab, target: &[u32], from: usize, puts: Vec<Patch>, count: usize) -> Written {
-    let target = Target {
+fn written(
+    lab: &mut Lab,
+    target: &[u32],
+    from: usize,
+    puts: Vec<Patch>,
+    count: usize,
+) -> ContinuedText {
+    let target = TargetPrompt {
         tokens: target.to_vec(),
         from,
     };
@@ -127,9 +133,9 @@ fn a_state_put_last_into_the_last_layer_is_read_as_the_lens_reads_it() {
             let lens = lab.model.transformer.unembed(&row).unwrap();
             let lens = values(&lens);
             let all: Vec<u32> = (0..lens.len() as u32).collect();
-            let ask = Ask {
+            let ask = RowRequest {
                 tokens: Tokens::Same(&all),
-                ..Ask::default()
+                ..RowRequest::default()
             };
             let lens = read_rows(&[&lens], lens.len(), &ask);
             let said = written(&mut lab, &target, 6, vec![put(last, 6, value)], 1);
@@ -208,7 +214,7 @@ fn a_value_acts_once_in_its_own_branch() {
         let tokens = prompt(6);
         let at = Site::ResidPost.at(0);
         let value = (state(&mut lab, &prompt(9), at, 7) * 3.0).unwrap();
-        let target = Target {
+        let target = TargetPrompt {
             tokens: tokens.clone(),
             from: 5,
         };
@@ -360,7 +366,7 @@ fn a_map_that_was_fitted_elsewhere_brings_late_states_back() {
     // Kept and loaded, the maps say the same.
     let loaded = observe(&mut lab, &Run::default(), &base.with("map", &file)).unwrap();
     assert_eq!(column(&loaded, "read"), through);
-    let held = Maps::load(
+    let held = AffineMaps::load(
         folder.path().join("maps.safetensors").as_path(),
         &lab.model.card,
     );
@@ -380,7 +386,7 @@ fn maps_of_other_weights_and_widths_are_refused() {
     let lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.safetensors");
-    let maps = |width: usize| Maps {
+    let maps = |width: usize| AffineMaps {
         maps: vec![(
             None,
             Affine {
@@ -391,22 +397,26 @@ fn maps_of_other_weights_and_widths_are_refused() {
         origin: None,
     };
     maps(128).save(&path, Overwrite::Allowed).unwrap();
-    let held = Maps::load(&path, &lab.model.card).unwrap();
+    let held = AffineMaps::load(&path, &lab.model.card).unwrap();
     assert_eq!(held.maps, maps(128).maps);
     maps(64).save(&path, Overwrite::Allowed).unwrap();
-    let error = Maps::load(&path, &lab.model.card).unwrap_err().to_string();
+    let error = AffineMaps::load(&path, &lab.model.card)
+        .unwrap_err()
+        .to_string();
     assert!(
         error.contains("[64, 64]") && error.contains("[128, 128]"),
         "{error}"
     );
     let mut other = maps(128);
-    other.origin = Some(lmscope::instruments::patchscope::map::Origin {
+    other.origin = Some(lmscope::instruments::patchscope::map::MapOrigin {
         model: "another".into(),
         revision: "0".into(),
         ..Default::default()
     });
     other.save(&path, Overwrite::Allowed).unwrap();
-    let error = Maps::load(&path, &lab.model.card).unwrap_err().to_string();
+    let error = AffineMaps::load(&path, &lab.model.card)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("another"), "{error}");
 }
 

@@ -8,18 +8,18 @@ use lmscope::figure::{Body, Figure};
 use lmscope::instruments::knowledge::fact_neurons::Search;
 use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
-use lmscope::instruments::knowledge::value_edit::{Plan, Score, Turn};
+use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, ValueEditPlan};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::Null;
+use lmscope::lab::apply::RandomControl;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
-use lmscope::lab::tap::{Keep, RunTap};
+use lmscope::lab::tap::{RecordedPositions, RunTap};
 use lmscope::lab::writer::Writer;
 use lmscope::model::network::site::Site;
-use lmscope::model::network::tap::Span;
+use lmscope::model::network::tap::PassSpan;
 
 use super::demo::demo;
 use super::tools::{read_again, values};
@@ -139,12 +139,12 @@ fn edit_value_measures_every_prompt_under_its_own_edits() {
         answer: " Paris".into(),
         new: Some(" Tokyo".into()),
     };
-    let plan = Plan {
+    let plan = ValueEditPlan {
         search: Search::new(lab.model.card.layers),
-        score: Score::Answer,
+        score: NeuronScore::Answer,
         shared: 1.0,
         facts: 1,
-        turn: Turn::Rewrite(0.5),
+        turn: NeuronChange::Rewrite(0.5),
         seed: 1,
     };
     let texts = encoded(&lab, &PROMPTS[1..]);
@@ -186,12 +186,12 @@ fn edits_prepared_for_one_prompt_do_not_meet_another() {
     for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
         let schedule = schedule(&[line]);
         let mut program = lab
-            .compile(&under(&prompts[0], &schedule), Null::No)
+            .compile(&under(&prompts[0], &schedule), RandomControl::No)
             .unwrap();
         let mut read = |tokens: &[u32]| {
-            let mut tap = RunTap::new(&mut program, &[], &[], Keep::All, lab.guard());
+            let mut tap = RunTap::new(&mut program, &[], &[], RecordedPositions::All, lab.guard());
             let ids = lab.model.tokens(tokens).unwrap();
-            let span = Span::prompt(tokens.len());
+            let span = PassSpan::prompt(tokens.len());
             lab.model.transformer.trunk(&ids, span, None, &mut tap)
         };
         read(&prompts[0]).unwrap();

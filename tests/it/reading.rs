@@ -1,10 +1,10 @@
 //! The lens as a person reads it: ranks of a large vocabulary, where the cursor stands, what a window holds, what an older figure
 //! is about, and letters with marks. On recorded updates, without a model.
 
-use lmscope::app::{App, Event, Held};
+use lmscope::app::{App, CursorFocus, Event};
 use lmscope::edit::Edit;
 use lmscope::engine::{Ending, Update};
-use lmscope::figure::also::{Also, Number, Story};
+use lmscope::figure::also::{CellDetails, Number, RankStory};
 use lmscope::figure::{Anchor, Body, Figure, Scale};
 use lmscope::ui::theme::Theme;
 use ratatui::style::Modifier;
@@ -42,9 +42,9 @@ fn ranked(from: usize, to: usize) -> Figure {
     ];
     let story = |p: usize| {
         let shares = (0..LAYERS).map(|l| 0.1 * l as f32).collect();
-        Story::of("␣Paris".into(), Anchor::position(p), RANKS.to_vec(), shares)
+        RankStory::of("␣Paris".into(), Anchor::position(p), RANKS.to_vec(), shares)
     };
-    grid.also = Also {
+    grid.also = CellDetails {
         candidates: Some("probability".into()),
         numbers,
         stories: (from..to).map(story).collect(),
@@ -179,7 +179,7 @@ fn a_figure_says_which_positions_it_holds() {
         "{before}"
     );
     press(&mut app, "g g");
-    assert_eq!(app.held("lens"), Held::Outside(20, 29));
+    assert_eq!(app.held("lens"), CursorFocus::Outside(20, 29));
     assert!(app.reading().is_none(), "no other position's cell is shown");
     let seen = screen(&app);
     let held = "the lens figure covers positions 20-29 of 0-29; w measures at the cursor too";
@@ -339,7 +339,7 @@ fn full_lines_keep_their_last_letter_beside_the_scroll_mark() {
 #[test]
 fn a_notice_wears_nothing_of_what_lies_beneath() {
     let mut app = recorded::app((120, 40), session());
-    app.complain("something failed, and the whole sentence is as loud as its first word; do the next thing. ".repeat(2));
+    app.warn_loudly("something failed, and the whole sentence is as loud as its first word; do the next thing. ".repeat(2));
     let buffer = paint(&app, &Theme::default());
     let seen = text(&buffer);
     let (y, _) = seen

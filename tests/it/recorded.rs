@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lmscope::app::key::chord;
-use lmscope::app::{App, Effect, Event, Settings};
+use lmscope::app::{App, AppSettings, Effect, Event};
 use lmscope::edit::EditId;
-use lmscope::edit::receipt::{Fired, Receipt};
-use lmscope::engine::{Ending, Known, Loaded, Mode, Prompt, Request, Slot, Token, Update};
-use lmscope::figure::{
-    Anchor, Body, Cell, Check, Entry, Figure, Grid, Header, Page, Provenance, Row, Scale, Table,
-    Unit,
+use lmscope::edit::receipt::{FiredAt, Receipt};
+use lmscope::engine::{
+    Ending, KnownDirection, Loaded, Mode, PaneName, PromptSource, Request, Token, Update,
 };
-use lmscope::lab::writer::Beside;
+use lmscope::figure::{
+    Anchor, AxisLabel, Body, Cell, Check, Entry, Figure, Grid, Provenance, Scale, Table, TablePage,
+    TableRow, Unit,
+};
+use lmscope::lab::writer::BaselineMode;
 use lmscope::model::Card;
 use lmscope::model::network::families::FAMILIES;
 
@@ -44,7 +46,7 @@ pub fn loaded() -> Update {
         ("refusal", "resid_pre.3"),
     ];
     let directions = directions
-        .map(|(name, at)| Known {
+        .map(|(name, at)| KnownDirection {
             name: name.into(),
             addresses: vec![at.parse().unwrap()],
             anywhere: false,
@@ -123,18 +125,18 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
         }
     };
     let body = Body::Grid(Grid {
-        also: lmscope::figure::also::Also::default(),
+        also: lmscope::figure::also::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),
         rows: (0..LAYERS)
-            .map(|l| Header {
+            .map(|l| AxisLabel {
                 label: l.to_string(),
                 anchor: Anchor::layer(l),
             })
             .collect(),
         columns: (from..to)
-            .map(|p| Header {
+            .map(|p| AxisLabel {
                 label: format!("t{p}"),
                 anchor: Anchor::position(p),
             })
@@ -162,12 +164,12 @@ pub fn neurons(from: usize, to: usize) -> Figure {
             Entry::Text("␣Paris ␣Rome ␣Berlin".into()),
             Entry::Text("␣the ␣a".into()),
         ];
-        Row {
+        TableRow {
             anchor: Anchor::cell(layer, position).with(Unit::Neuron(neuron)),
             entries,
         }
     };
-    let page = |p: usize| Page {
+    let page = |p: usize| TablePage {
         title: format!("after t{p}"),
         anchor: Anchor::position(p),
         rows: (0..6).map(|i| row(p, i)).collect(),
@@ -208,12 +210,12 @@ pub fn patchscope() -> Figure {
             Entry::Text(": letter.".into()),
             Entry::Number(1.25),
         ];
-        Row {
+        TableRow {
             anchor: Anchor::cell(layer, 4),
             entries,
         }
     };
-    let page = Page {
+    let page = TablePage {
         title: "␣France at 4 → slot x".into(),
         anchor: Anchor::position(4),
         rows: (0..LAYERS).map(row).collect(),
@@ -231,7 +233,7 @@ pub fn patchscope() -> Figure {
     )
 }
 
-pub fn shown(slot: Slot, figure: Figure) -> Update {
+pub fn shown(slot: PaneName, figure: Figure) -> Update {
     Update::Figure {
         slot,
         unedited: false,
@@ -291,7 +293,7 @@ pub fn beside(position: usize, word: &str, other: &str, kl: f32) -> Token {
     let rival = token(position, other.as_bytes(), None, None);
     let same = word == other;
     Token {
-        fired: vec![Fired {
+        fired: vec![FiredAt {
             edit: EditId(3),
             position,
             fired: 1,
@@ -307,7 +309,7 @@ pub fn beside(position: usize, word: &str, other: &str, kl: f32) -> Token {
 }
 
 /// A lockstep of two runs that part at position 9.
-pub fn lockstep(app: &mut App, beside: Beside) {
+pub fn lockstep(app: &mut App, beside: BaselineMode) {
     press(app, "3");
     app.update(Event::Engine(Update::Edited {
         boundary: None,
@@ -318,7 +320,14 @@ pub fn lockstep(app: &mut App, beside: Beside) {
         tokens: vec![],
         diverged: None,
     }));
-    press(app, if beside == Beside::Forced { "=" } else { "B" });
+    press(
+        app,
+        if beside == BaselineMode::Forced {
+            "="
+        } else {
+            "B"
+        },
+    );
     let words = [
         (" I", " I", 0.02),
         (" am", " am", 0.1),
@@ -331,7 +340,7 @@ pub fn lockstep(app: &mut App, beside: Beside) {
     ];
     for (i, (word, other, kl)) in words.iter().enumerate() {
         let (word, other) = match beside {
-            Beside::Forced => (other, word),
+            BaselineMode::Forced => (other, word),
             _ => (word, other),
         };
         app.update(Event::Engine(Update::Token {
@@ -347,10 +356,10 @@ pub fn app(size: (u16, u16), updates: Vec<Update>) -> App {
     let themes = ["terminal", "mocha", "latte"]
         .map(|t| (t.to_string(), format!("{t} about")))
         .to_vec();
-    let settings = Settings {
+    let settings = AppSettings {
         themes,
         formats: vec!["json".into(), "csv".into()],
-        ..Settings::default()
+        ..AppSettings::default()
     };
     let (mut app, _) = App::new(settings);
     app.update(Event::Resize(size.0, size.1));
@@ -398,9 +407,9 @@ fn ask(request: &Request) -> String {
     match request {
         Request::Load { model, .. } => format!("load {model}"),
         Request::Generate { prompt, count } => match prompt {
-            Prompt::Text(text) => format!("generate text {text:?} {count}"),
-            Prompt::Chat(text) => format!("generate chat {text:?} {count}"),
-            Prompt::Ids(ids) => format!("generate ids {ids:?} {count}"),
+            PromptSource::Text(text) => format!("generate text {text:?} {count}"),
+            PromptSource::Chat(text) => format!("generate chat {text:?} {count}"),
+            PromptSource::Ids(ids) => format!("generate ids {ids:?} {count}"),
         },
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),

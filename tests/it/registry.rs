@@ -12,12 +12,12 @@ use lmscope::edit::Edit;
 use lmscope::edit::direction as directions;
 use lmscope::edit::op::OPS;
 use lmscope::export::FORMATS;
-use lmscope::instruments::{INSTRUMENTS, Instrument, Kind};
+use lmscope::instruments::{INSTRUMENTS, Instrument, ParamKind};
 use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::names::SPELLINGS;
 use lmscope::model::network::site::SITES;
 use lmscope::ui::panes::PANES;
-use lmscope::ui::theme::{THEMES, Theme, Variant};
+use lmscope::ui::theme::{THEMES, Theme, ThemeVariant};
 
 use super::parity::CASES;
 
@@ -127,11 +127,11 @@ fn parameters(of: &dyn Instrument) -> String {
     }
     let rows = of.parameters().iter().map(|p| {
         let takes = match p.kind {
-            Kind::Choice(words) => words.join(", "),
-            Kind::Count { lo, hi } => format!("{lo} to {hi}"),
-            Kind::Layer => "layer".into(),
-            Kind::Position => "position".into(),
-            Kind::Word(_) | Kind::Text => "text".into(),
+            ParamKind::Choice(words) => words.join(", "),
+            ParamKind::Count { lo, hi } => format!("{lo} to {hi}"),
+            ParamKind::Layer => "layer".into(),
+            ParamKind::Position => "position".into(),
+            ParamKind::Word(_) | ParamKind::Text => "text".into(),
         };
         let default = match p.default {
             "" => String::new(),
@@ -180,9 +180,9 @@ fn tables() -> Vec<(&'static str, String)> {
     let panes = PANES.iter().map(|p| row(&[p.name, p.about]));
     let themes = Theme::all().into_iter().map(|t| {
         let ground = match t.variant {
-            Variant::Any => "any",
-            Variant::Dark => "dark",
-            Variant::Light => "light",
+            ThemeVariant::Any => "any",
+            ThemeVariant::Dark => "dark",
+            ThemeVariant::Light => "light",
         };
         vec![code(&t.name), t.title.clone(), ground.into()]
     });

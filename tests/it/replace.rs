@@ -1,7 +1,7 @@
 //! Replacing and reading on: every trial against the whole run with the same values put in, on every family.
 
 use candle_core::{DType, Device, Tensor};
-use lmscope::edit::direction::{Direction, Origin};
+use lmscope::edit::direction::{Direction, DirectionOrigin};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Capture, Output};
 use lmscope::lab::pass::{Pass, PassRow, Patch};
@@ -348,7 +348,7 @@ fn under_a_condition_trials_are_read_whole() {
         let width = lab.model.card.d_model;
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(0), values(&noise(9, width)))],
-            origin: Origin::default(),
+            origin: DirectionOrigin::default(),
         };
         lab.directions.insert("d".into(), direction);
         let edits = [

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use candle_core::Tensor;
-use lmscope::edit::direction::{Direction, Origin};
+use lmscope::edit::direction::{Direction, DirectionOrigin};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Scale};
-use lmscope::instruments::residual::attribution::{Attribution, Part, Question};
+use lmscope::instruments::residual::attribution::{Attribution, AttributionRequest, LogitPart};
 use lmscope::instruments::residual::decomposition::{of_attention, of_mlp};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
-use lmscope::lab::target::Target;
+use lmscope::lab::target::LogitTarget;
 use lmscope::lab::writer::Writer;
 use lmscope::model::load::Options;
 use lmscope::model::network::blueprint::NormKind;
@@ -23,9 +23,9 @@ use super::tools::{dense_families, edited, every_family, next, prompt, tiny, val
 
 const LENGTH: usize = 30;
 
-fn pair() -> Question {
-    Question {
-        target: Some(Target {
+fn pair() -> AttributionRequest {
+    AttributionRequest {
+        target: Some(LogitTarget {
             token: 3,
             less: Some(11),
         }),
@@ -33,9 +33,9 @@ fn pair() -> Question {
     }
 }
 
-fn one() -> Question {
-    Question {
-        target: Some(Target::one(7)),
+fn one() -> AttributionRequest {
+    AttributionRequest {
+        target: Some(LogitTarget::one(7)),
         centred: false,
     }
 }
@@ -85,7 +85,7 @@ fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
         let raw = raw.get(Site::LogitsRaw.at(0)).unwrap().to_vec2::<f32>();
         let (raw, scale) = (raw.unwrap(), lab.model.transformer.blueprint.logit_scale);
         let known = lab.model.known_tokens();
-        for question in [pair(), one(), Question::default()] {
+        for question in [pair(), one(), AttributionRequest::default()] {
             let whole = lab.attribute(&run, 0..LENGTH, question).unwrap();
             assert!(whole.check.passed(), "{name}: {:?}", whole.check);
             assert!(whole.check.tolerance < 1e-2, "{name}: {:?}", whole.check);
@@ -102,7 +102,7 @@ fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
                 }
             }
         }
-        let centred = Question {
+        let centred = AttributionRequest {
             centred: true,
             ..one()
         };
@@ -161,15 +161,15 @@ fn every_part_is_what_the_formula_says() {
             };
             let mut stream = row(&mut lab, &run, Site::Embed, 0, position);
             let embed = by_hand(&stream);
-            let found: f32 = [Part::Embed, Part::Token, Part::Position]
+            let found: f32 = [LogitPart::Embed, LogitPart::Token, LogitPart::Position]
                 .iter()
                 .map(|p| whole.effect(position, *p))
                 .sum();
             near(found, embed, 10.0, &format!("{name} embed"));
             for layer in 0..layers {
                 let writes = [
-                    (Site::AttnAdd, Part::Attention(layer)),
-                    (Site::MlpAdd, Part::Mlp(layer)),
+                    (Site::AttnAdd, LogitPart::Attention(layer)),
+                    (Site::MlpAdd, LogitPart::Mlp(layer)),
                 ];
                 for (site, part) in writes {
                     let own = row(&mut lab, &run, site, layer, position);
@@ -188,9 +188,13 @@ fn every_part_is_what_the_formula_says() {
             near(shares, 1.0, 1.0, &name);
         }
         let learned = transformer.positions.is_some();
-        assert_eq!(whole.parts.contains(&Part::Position), learned, "{name}");
+        assert_eq!(
+            whole.parts.contains(&LogitPart::Position),
+            learned,
+            "{name}"
+        );
         let biased = transformer.norm.bias.is_some();
-        assert_eq!(whole.parts.contains(&Part::NormBias), biased, "{name}");
+        assert_eq!(whole.parts.contains(&LogitPart::NormBias), biased, "{name}");
     }
 }
 
@@ -303,7 +307,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         let vector: Vec<f32> = (0..width).map(|i| (i * 7919 % 13) as f32 - 6.0).collect();
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(0), vector)],
-            origin: Origin::default(),
+            origin: DirectionOrigin::default(),
         };
         lab.directions.insert("d".into(), direction);
         let mid = lab.model.offers(Site::ResidMid.at(0)).is_ok();
@@ -321,7 +325,7 @@ fn what_edits_move_is_a_part_and_the_sum_stays_exact() {
         let whole = lab.attribute(&run, 0..LENGTH, pair()).unwrap();
         assert!(whole.check.passed(), "{name}: {:?}", whole.check);
         assert!(whole.stream_error < 1e-5, "{name}: {}", whole.stream_error);
-        let k = |at| whole.parts.iter().position(|p| *p == Part::Edits(at));
+        let k = |at| whole.parts.iter().position(|p| *p == LogitPart::Edits(at));
         let added = k(Site::ResidPre.at(1)).unwrap();
         assert_eq!(whole.shares[4][added].effect, 0.0, "{name}");
         assert!(whole.shares[LENGTH - 1][added].size > 1.0, "{name}");
@@ -414,8 +418,8 @@ fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
         let whole = lab.attribute(
             &run,
             LENGTH - 1..LENGTH,
-            Question {
-                target: Some(Target::one(3)),
+            AttributionRequest {
+                target: Some(LogitTarget::one(3)),
                 centred: false,
             },
         );
@@ -463,7 +467,7 @@ fn the_first_position_has_no_part_in_the_colours() {
     let loud = Tensor::full(300f32, width, &candle_core::Device::Cpu).unwrap();
     let direction = Direction {
         rows: vec![(Site::MlpAdd.at(1), values(&loud))],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     lab.directions.insert("loud".into(), direction);
     for value in ["effect", "size"] {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use lmscope::app::{App, Event};
 use lmscope::engine::{Loading, Update};
-use lmscope::lab::writer::Beside;
-use lmscope::model::hub::{Phase, Progress};
+use lmscope::lab::writer::BaselineMode;
+use lmscope::model::hub::{DownloadPhase, Progress};
 use lmscope::ui::theme::{Depth, Theme};
 use lmscope::ui::{Memory, draw};
 use proptest::prelude::*;
@@ -98,7 +98,7 @@ fn loading() {
 #[test]
 fn downloading() {
     let progress = || Progress {
-        phase: Phase::Downloading,
+        phase: DownloadPhase::Downloading,
         file: "model-00002-of-00004.safetensors".into(),
         number: 3,
         files: 9,
@@ -117,7 +117,7 @@ fn downloading() {
     };
     at_both("downloading", || told(progress()), "");
     let waiting = Progress {
-        phase: Phase::Waiting(12),
+        phase: DownloadPhase::Waiting(12),
         ..progress()
     };
     at_both("download_waits", || told(waiting.clone()), "");
@@ -242,16 +242,16 @@ fn comparison() {
 fn two_runs_in_lockstep() {
     for size in SIZES {
         let mut app = recorded::app(size, vec![loaded(), began(&PROMPT)]);
-        recorded::lockstep(&mut app, Beside::OwnText);
+        recorded::lockstep(&mut app, BaselineMode::OwnText);
         shot("lockstep", &app);
         press(&mut app, "h h h h Tab Tab");
         shot("lockstep_token", &app);
         let mut app = recorded::app(size, vec![loaded(), began(&PROMPT)]);
-        recorded::lockstep(&mut app, Beside::Forced);
+        recorded::lockstep(&mut app, BaselineMode::Forced);
         shot("forced", &app);
     }
     let mut narrow = recorded::app((40, 24), vec![loaded(), began(&PROMPT)]);
-    recorded::lockstep(&mut narrow, Beside::OwnText);
+    recorded::lockstep(&mut narrow, BaselineMode::OwnText);
     shot("lockstep", &narrow);
 }
 
@@ -435,9 +435,9 @@ fn any_update() -> impl Strategy<Value = Update> {
             receipts: vec![],
         }),
         prop_oneof![
-            Just(Beside::SameText),
-            Just(Beside::OwnText),
-            Just(Beside::Forced)
+            Just(BaselineMode::SameText),
+            Just(BaselineMode::OwnText),
+            Just(BaselineMode::Forced)
         ]
         .prop_map(|beside| Update::Beside {
             beside,
@@ -454,7 +454,7 @@ fn any_update() -> impl Strategy<Value = Update> {
             tokens: vec![token(6, b"x", None, None)],
             diverges: Some(6)
         }),
-        Just(Update::Direction(lmscope::engine::Known {
+        Just(Update::Direction(lmscope::engine::KnownDirection {
             name: "calm".into(),
             addresses: vec!["resid_pre.2".parse().unwrap()],
             anywhere: false,

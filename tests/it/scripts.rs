@@ -9,7 +9,7 @@ use lmscope::app::Event;
 use lmscope::engine::{Ending, Update};
 use lmscope::figure::Check;
 use lmscope::instruments::instrument;
-use lmscope::lab::writer::Beside;
+use lmscope::lab::writer::BaselineMode;
 use lmscope::ui::theme::Theme;
 use serde::Deserialize;
 
@@ -74,9 +74,9 @@ fn update(words: &str) -> Update {
         },
         "beside" => Update::Beside {
             beside: match rest {
-                "own" => Beside::OwnText,
-                "forced" => Beside::Forced,
-                _ => Beside::SameText,
+                "own" => BaselineMode::OwnText,
+                "forced" => BaselineMode::Forced,
+                _ => BaselineMode::SameText,
             },
             tokens: vec![],
             diverged: None,
@@ -123,7 +123,7 @@ fn update(words: &str) -> Update {
             slot: None,
             message: rest.into(),
         },
-        "direction" => Update::Direction(lmscope::engine::Known {
+        "direction" => Update::Direction(lmscope::engine::KnownDirection {
             name: rest.into(),
             addresses: vec!["resid_pre.2".parse().unwrap()],
             anywhere: false,

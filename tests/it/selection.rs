@@ -1,6 +1,6 @@
 //! Selecting a direction: scores against a brute-force recomputation, discards against the rules, and what the choice does.
 
-use lmscope::edit::direction::{Direction, Origin, norm, random_like};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm, random_like};
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
@@ -8,7 +8,9 @@ use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::Site;
-use lmscope::vectors::selection::{Rules, Scores, Selection, Sides, Verdict, select};
+use lmscope::vectors::selection::{
+    CandidateScores, CandidateVerdict, PromptSides, Selection, SelectionRules, select,
+};
 
 use super::demo::{demo, plants, refused, texts};
 use super::tools::{edited, tiny};
@@ -37,11 +39,11 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
 /// Scores of the difference of means at a place, prompt by prompt, from recorded activations and logits.
 fn brute(
     lab: &mut Lab,
-    making: &Sides,
-    held_out: &Sides,
-    rules: &Rules,
+    making: &PromptSides,
+    held_out: &PromptSides,
+    rules: &SelectionRules,
     (position, layer): (usize, usize),
-) -> (Vec<f64>, Scores) {
+) -> (Vec<f64>, CandidateScores) {
     let at = Site::ResidPre.at(layer);
     let mut side = |prompts: &[Vec<u32>]| {
         let mut sum = vec![0f64; lab.model.card.d_model];
@@ -58,7 +60,7 @@ fn brute(
     let vector: Vec<f64> = plus.iter().zip(&minus).map(|(p, m)| p - m).collect();
     let direction = Direction {
         rows: vec![(at, vector.iter().map(|v| *v as f32).collect())],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     let length = norm(&direction.rows[0].1);
     let x = format!("x-{position}-{layer}");
@@ -92,7 +94,7 @@ fn brute(
     lab.directions.remove(&x);
     (
         vector,
-        Scores {
+        CandidateScores {
             ablation,
             addition,
             kl,
@@ -108,7 +110,12 @@ fn near(a: f64, b: f64, what: &str) {
 }
 
 /// Every discard by its rule, written out once more.
-fn compare(lab: &mut Lab, making: &Sides, held_out: &Sides, rules: &Rules) -> Selection {
+fn compare(
+    lab: &mut Lab,
+    making: &PromptSides,
+    held_out: &PromptSides,
+    rules: &SelectionRules,
+) -> Selection {
     let name = lab.model.card.name.clone();
     let layers = lab.model.card.layers;
     let found = select(lab, making, held_out, rules, &Schedule::none(), 1).unwrap();
@@ -143,16 +150,17 @@ fn compare(lab: &mut Lab, making: &Sides, held_out: &Sides, rules: &Rules) -> Se
         let own = candidate.scores;
         let late = place.1 >= (rules.depth * layers as f64).floor() as usize;
         let expected = if late {
-            Verdict::Late
+            CandidateVerdict::Late
         } else if own.kl > rules.kl {
-            Verdict::Kl
+            CandidateVerdict::Kl
         } else if own.addition < 0.0 {
-            Verdict::Weak
+            CandidateVerdict::Weak
         } else {
-            Verdict::Kept
+            CandidateVerdict::Kept
         };
         assert_eq!(candidate.verdict, expected, "{name} {place:?} {own:?}");
-        if expected == Verdict::Kept && best.is_none_or(|(_, score)| own.ablation < score) {
+        if expected == CandidateVerdict::Kept && best.is_none_or(|(_, score)| own.ablation < score)
+        {
             best = Some((i, own.ablation));
         }
     }
@@ -175,11 +183,11 @@ fn scores_are_those_of_a_brute_force_on_random_models() {
                 })
                 .collect()
         };
-        let sides = |a, b| Sides {
+        let sides = |a, b| PromptSides {
             plus: list(a),
             minus: list(b),
         };
-        let rules = Rules {
+        let rules = SelectionRules {
             positions: vec![3, 1],
             markers: vec![4, 17, 30],
             depth: 0.8,
@@ -200,7 +208,7 @@ fn holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
         let some = all[range].iter();
         some.map(|t| lab.model.encode(t, true).unwrap()).collect()
     };
-    let sides = |range: std::ops::Range<usize>| Sides {
+    let sides = |range: std::ops::Range<usize>| PromptSides {
         plus: side("plus", range.clone()),
         minus: side("minus", range),
     };
@@ -211,7 +219,7 @@ fn holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
         .unwrap()
         .encode_literal("I'm sorry")
         .unwrap()[0];
-    let rules = Rules {
+    let rules = SelectionRules {
         positions: vec![4, 1],
         markers: vec![sorry],
         depth: 0.8,
@@ -220,7 +228,12 @@ fn holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
     };
     let found = compare(&mut lab, &making, &held_out, &rules);
     assert_eq!(found.left_out, (0, 0));
-    for verdict in [Verdict::Kept, Verdict::Late, Verdict::Kl, Verdict::Weak] {
+    for verdict in [
+        CandidateVerdict::Kept,
+        CandidateVerdict::Late,
+        CandidateVerdict::Kl,
+        CandidateVerdict::Weak,
+    ] {
         assert!(
             found.candidates.iter().any(|c| c.verdict == verdict),
             "{verdict:?} occurs"
@@ -236,7 +249,7 @@ fn holds_on_the_demo_with_its_filter_and_all_reasons_to_discard() {
     for (a, b) in filtered.candidates.iter().zip(&found.candidates) {
         near(a.scores.ablation, b.scores.ablation, "filtered");
     }
-    let all = Sides {
+    let all = PromptSides {
         plus: making.minus.clone(),
         minus: making.minus.clone(),
     };

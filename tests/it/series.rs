@@ -3,7 +3,7 @@
 use lmscope::app::App;
 use lmscope::engine::Update;
 use lmscope::figure::{
-    Anchor, Body, Curve, Figure, Header, Provenance, Scale, Series, Style, Unit,
+    Anchor, AxisLabel, Body, Curve, Figure, Provenance, Scale, Series, Style, Unit,
 };
 use lmscope::ui::theme::{Depth, Theme};
 
@@ -33,7 +33,7 @@ fn curves() -> Figure {
         axis: "layer".into(),
         value: "probability".into(),
         points: (0..LAYERS)
-            .map(|l| Header {
+            .map(|l| AxisLabel {
                 label: l.to_string(),
                 anchor: Anchor::layer(l),
             })
@@ -54,11 +54,11 @@ fn curves() -> Figure {
 /// What each block wrote towards an answer.
 fn waterfall() -> Figure {
     let writes = (0..LAYERS).flat_map(|l| [("attn", l), ("mlp", l)]);
-    let points: Vec<Header> = std::iter::once(Header {
+    let points: Vec<AxisLabel> = std::iter::once(AxisLabel {
         label: "embed".into(),
         anchor: Anchor::default(),
     })
-    .chain(writes.map(|(name, l)| Header {
+    .chain(writes.map(|(name, l)| AxisLabel {
         label: format!("{name} {l}"),
         anchor: Anchor::layer(l),
     }))

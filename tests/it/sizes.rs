@@ -3,8 +3,8 @@
 
 use lmscope::app::{App, Event};
 use lmscope::engine::{Loading, Update};
-use lmscope::lab::writer::Beside;
-use lmscope::model::hub::{Phase, Progress};
+use lmscope::lab::writer::BaselineMode;
+use lmscope::model::hub::{DownloadPhase, Progress};
 use lmscope::ui::theme::Theme;
 use lmscope::ui::{Memory, draw};
 use ratatui::buffer::Buffer;
@@ -75,11 +75,11 @@ fn states(size: (u16, u16)) -> Vec<(&'static str, App)> {
         ),
         (
             "download",
-            after(size, told(download(Phase::Downloading)), ""),
+            after(size, told(download(DownloadPhase::Downloading)), ""),
         ),
         (
             "download waits",
-            after(size, told(download(Phase::Waiting(12))), ""),
+            after(size, told(download(DownloadPhase::Waiting(12))), ""),
         ),
         ("prompts", after(size, vec![loaded()], "j j")),
         ("writing", after(size, vec![loaded()], "i H i ctrl-j y o u")),
@@ -130,7 +130,10 @@ fn states(size: (u16, u16)) -> Vec<(&'static str, App)> {
         }));
         out.push((name, app));
     }
-    for (name, beside) in [("lockstep", Beside::OwnText), ("forced", Beside::Forced)] {
+    for (name, beside) in [
+        ("lockstep", BaselineMode::OwnText),
+        ("forced", BaselineMode::Forced),
+    ] {
         let mut app = recorded::app(size, vec![loaded(), began(&PROMPT)]);
         recorded::lockstep(&mut app, beside);
         out.push((name, app));

@@ -2,7 +2,7 @@
 
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
-use lmscope::lab::statistics::{How, Statistics, pieces};
+use lmscope::lab::statistics::{Statistics, TextReading, pieces};
 use lmscope::model::Model;
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::{Address, Axis, SITES, Site};
@@ -21,8 +21,8 @@ fn vectors(lab: &Lab) -> Vec<Address> {
     all
 }
 
-fn how(skip: usize) -> How {
-    How {
+fn how(skip: usize) -> TextReading {
+    TextReading {
         skip,
         piece: 12,
         text: "neutral.txt".into(),

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use lmscope::model::checkpoint::gguf::Gguf;
-use lmscope::model::tokenizer::template::{Message, Sources, Template};
-use lmscope::model::tokenizer::{Bos, Files, Older, Tokenizer};
+use lmscope::model::tokenizer::template::{ChatTemplate, Message, Sources};
+use lmscope::model::tokenizer::{Bos, Older, Tokenizer, TokenizerFiles};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::Value;
@@ -75,7 +75,7 @@ fn templates_render_as_in_python() -> Outcome {
     let config = serde_json::to_vec(&all.specials)?;
     let mut wrong = Vec::new();
     for case in &all.cases {
-        let template = Template::from_sources(&Sources {
+        let template = ChatTemplate::from_sources(&Sources {
             jinja: Some(&case.template),
             tokenizer_config: Some(&config),
             ..Sources::default()
@@ -161,10 +161,10 @@ impl Shapes {
 }
 
 fn from_folder(folder: &Path) -> Result<Tokenizer, Box<dyn std::error::Error>> {
-    Ok(Tokenizer::from_files(&Files {
+    Ok(Tokenizer::from_files(&TokenizerFiles {
         tokenizer: &std::fs::read(folder.join("tokenizer.json"))?,
         tokenizer_config: Some(&std::fs::read(folder.join("tokenizer_config.json"))?),
-        ..Files::default()
+        ..TokenizerFiles::default()
     })?)
 }
 
@@ -272,10 +272,10 @@ fn older_files_give_the_ids_of_python() -> Outcome {
                 added: Some(&more),
             }
         };
-        let tokenizer = Tokenizer::from_files(&Files {
+        let tokenizer = Tokenizer::from_files(&TokenizerFiles {
             older: Some(older),
             tokenizer_config: Some(&serde_json::to_vec(&list.config)?),
-            ..Files::default()
+            ..TokenizerFiles::default()
         })?;
         let shape = &shapes.tokenizers[name];
         assert_eq!(
@@ -289,9 +289,9 @@ fn older_files_give_the_ids_of_python() -> Outcome {
     // A Unigram model, and a file that ends half way.
     let refusal = |model: &[u8]| {
         let older = Some(Older::SentencePiece { model, added: None });
-        let files = Files {
+        let files = TokenizerFiles {
             older,
-            ..Files::default()
+            ..TokenizerFiles::default()
         };
         Tokenizer::from_files(&files).unwrap_err().to_string()
     };
@@ -443,12 +443,12 @@ fn gguf_ends_and_templates() {
         tokenizer.encode("a", Bos::Add).unwrap(),
         [id("a"), id("<|eot_id|>")]
     );
-    let template = Template::from_gguf(&gguf).unwrap();
+    let template = ChatTemplate::from_gguf(&gguf).unwrap();
     let said = template
         .render(&[Message::new("user", "hi")], true)
         .unwrap();
     assert_eq!(said, "<|begin_of_text|>hi<|eot_id|>");
-    assert!(Template::from_gguf(&Gguf::from_bytes(gguf_of(&[])).unwrap()).is_none());
+    assert!(ChatTemplate::from_gguf(&Gguf::from_bytes(gguf_of(&[])).unwrap()).is_none());
 }
 
 static BYTES: LazyLock<Tokenizer> = LazyLock::new(|| {

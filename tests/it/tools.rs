@@ -6,14 +6,14 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::figure::Figure;
 use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::Null;
+use lmscope::lab::apply::RandomControl;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::run::Run;
-use lmscope::lab::tap::{Keep, RunTap};
+use lmscope::lab::tap::{RecordedPositions, RunTap};
 use lmscope::lab::writer::Writer;
 use lmscope::model::Model;
 use lmscope::model::network::families::{FAMILIES, Family};
-use lmscope::model::network::tap::{Phase, Span, Tap};
+use lmscope::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// A bench with a tiny random model.
 pub fn tiny(family: &'static Family) -> Lab {
@@ -66,21 +66,21 @@ pub fn next(
 
 /// Logits after a position by reading the whole run again, alone, with values put in: nothing is shared with anything.
 pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) -> Vec<f32> {
-    let mut program = lab.compile(run, Null::No).unwrap();
+    let mut program = lab.compile(run, RandomControl::No).unwrap();
     let patches: Vec<(usize, &Patch)> = patches.iter().map(|patch| (0, patch)).collect();
     let guard = lab.guard().lenient();
-    let mut tap = RunTap::new(&mut program, &patches, &[], Keep::All, guard);
-    let span = Span {
+    let mut tap = RunTap::new(&mut program, &patches, &[], RecordedPositions::All, guard);
+    let span = PassSpan {
         start: 0,
         len: run.tokens.len(),
         prompt: run.prompt,
-        phase: Phase::Prefill,
+        phase: PassPhase::Prefill,
     };
     let transformer = &lab.model.transformer;
     let tokens = lab.model.tokens(&run.tokens).unwrap();
     let x = transformer.trunk(&tokens, span, None, &mut tap).unwrap();
     let x = x.narrow(1, position, 1).unwrap().contiguous().unwrap();
-    tap.begin(Span {
+    tap.begin(PassSpan {
         start: position,
         len: 1,
         ..span

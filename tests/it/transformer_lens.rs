@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Header, Unit};
+use lmscope::figure::{AxisLabel, Body, Cell, Entry, Figure, Grid, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
@@ -449,7 +449,7 @@ fn patterns_are_those_of_transformer_lens() {
             let grid = grid(&figure);
             for query in 0..length {
                 // Rows say which position they are.
-                let at = |h: &Header| h.anchor.position.map(|p| p as usize) == Some(query);
+                let at = |h: &AxisLabel| h.anchor.position.map(|p| p as usize) == Some(query);
                 let at = grid.rows.iter().position(at).unwrap();
                 found.extend(grid.cells.iter().map(|source| source[at].value));
             }

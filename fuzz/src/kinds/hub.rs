@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lmscope::error::Result;
-use lmscope::model::hub::{Settings, Watch, resolve_under};
+use lmscope::model::hub::{DownloadWatch, HubSettings, resolve_under};
 use lmscope::model::network::families::FAMILIES;
 
 use super::Place;
@@ -134,7 +134,7 @@ pub fn read(place: &Place, bytes: &[u8]) -> Result<()> {
     *server.answers.lock().unwrap() = answers;
     let cache = place.folder("cache");
     let settings = || {
-        Ok(Settings {
+        Ok(HubSettings {
             cache: cache.clone(),
             endpoint: format!("http://{}", server.address),
             token: None,
@@ -142,7 +142,7 @@ pub fn read(place: &Place, bytes: &[u8]) -> Result<()> {
         })
     };
     let began = Instant::now();
-    let mut watch = Watch {
+    let mut watch = DownloadWatch {
         show: &mut |_| {},
         cancelled: &|| began.elapsed() > PATIENCE,
     };

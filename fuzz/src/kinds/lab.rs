@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::direction::{Direction, FORMATS};
-use lmscope::edit::preset::Preset;
+use lmscope::edit::preset::EditPreset;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
@@ -14,16 +14,16 @@ use lmscope::instruments::backpatch::hops;
 use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::logit_lens::lens_file::LensFile;
 use lmscope::instruments::logit_lens::word_lists::WordList;
-use lmscope::instruments::neurons::contexts::{Scan, Scanner};
+use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
 use lmscope::instruments::patching::contrast;
-use lmscope::instruments::patchscope::map::Maps;
+use lmscope::instruments::patchscope::map::AffineMaps;
 use lmscope::instruments::patchscope::templates;
 use lmscope::lab::run::Run;
-use lmscope::lab::statistics::{How, Statistics, pieces};
+use lmscope::lab::statistics::{Statistics, TextReading, pieces};
 use lmscope::model::network::address::expand;
 use lmscope::model::network::site::Site;
 use lmscope::vectors::shots;
-use lmscope::vectors::shots::Layout;
+use lmscope::vectors::shots::ShotLayout;
 use safetensors::tensor::TensorView;
 
 use super::{Place, file, references, repository};
@@ -132,7 +132,7 @@ pub fn statistics() -> Vec<Vec<u8>> {
     let mut lab = place.tiny();
     let tokens: Vec<u32> = (1..30).collect();
     let wanted = expand("mlp_act.0,resid_pre.1", &lab.model.card.blueprint).unwrap();
-    let how = How {
+    let how = TextReading {
         skip: 1,
         piece: 10,
         text: "numbers".into(),
@@ -187,11 +187,11 @@ pub fn maps() -> Vec<Vec<u8>> {
 pub fn read_maps(place: &Place, bytes: &[u8]) -> Result<()> {
     let path = place.put("maps.safetensors", bytes);
     let card = place.tiny().model.card.clone();
-    let maps = Maps::load(&path, &card)?;
+    let maps = AffineMaps::load(&path, &card)?;
     let saved = place.folder("saved").join("maps.safetensors");
     maps.save(&saved, Overwrite::Allowed)?;
     assert_eq!(
-        Maps::load(&saved, &card).unwrap().maps.len(),
+        AffineMaps::load(&saved, &card).unwrap().maps.len(),
         maps.maps.len()
     );
     std::fs::remove_file(&saved).unwrap();
@@ -271,11 +271,11 @@ pub fn presets() -> Vec<Vec<u8>> {
     let lines = edits
         .iter()
         .map(|line| String::from_utf8_lossy(line).parse().unwrap());
-    let preset = Preset {
+    let preset = EditPreset {
         model: "demo".into(),
         revision: "0f3a".into(),
         edits: lines.collect(),
-        ..Preset::default()
+        ..EditPreset::default()
     };
     vec![
         preset.to_string().into_bytes(),
@@ -285,10 +285,10 @@ pub fn presets() -> Vec<Vec<u8>> {
 
 /// Reads one; what it prints as reads back the same.
 pub fn read_preset(place: &Place, bytes: &[u8]) -> Result<()> {
-    let preset = Preset::load(&place.put("preset.toml", bytes))?;
+    let preset = EditPreset::load(&place.put("preset.toml", bytes))?;
     let _ = preset.caution(Path::new("preset.toml"), &place.tiny().model.card);
     let printed = preset.to_string();
-    let again = Preset::parse(&printed);
+    let again = EditPreset::parse(&printed);
     assert!(
         again.as_ref().is_ok_and(|a| *a == preset),
         "{printed} reads as {again:?}, not as {preset:?}"
@@ -363,7 +363,7 @@ pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
     let hops = hops::read(&path).map(drop);
     let contrasts = contrast::read(&path).map(drop);
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = Layout::new(text, "\n");
+        let _ = ShotLayout::new(text, "\n");
     }
     if bytes.len() <= 600 {
         let scanner = Scanner {
@@ -373,7 +373,7 @@ pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
             count: 3,
             negative: false,
         };
-        let _ = Scan::file(&mut place.demo(), &path, &Schedule::none(), scanner);
+        let _ = ContextScan::file(&mut place.demo(), &path, &Schedule::none(), scanner);
     }
     let mut outcomes = vec![words, pairs, facts, hops, contrasts];
     match outcomes.iter().position(std::result::Result::is_ok) {

@@ -17,7 +17,7 @@ use lmscope::model::load::{Options, load};
 use lmscope::model::network::families::{FAMILIES, family_of};
 use lmscope::model::network::linear::Precision;
 use lmscope::model::tokenizer::Tokenizer;
-use lmscope::model::tokenizer::template::Template;
+use lmscope::model::tokenizer::template::ChatTemplate;
 use serde_json::{Value, json};
 
 use super::tokens::speak;
@@ -94,7 +94,7 @@ pub fn read_gguf(place: &Place, bytes: &[u8]) -> Result<()> {
     if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
         speak(&tokenizer);
     }
-    let _ = Template::from_gguf(&gguf);
+    let _ = ChatTemplate::from_gguf(&gguf);
     if gguf.tensors().next().is_some() {
         run(&place.put("model.gguf", bytes))?;
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lmscope::app::commands::commands;
 use lmscope::app::key::{Code, Key, chord, spell};
 use lmscope::app::keymap::Keymap;
-use lmscope::app::{App, Event, Settings};
+use lmscope::app::{App, AppSettings, Event};
 use lmscope::cli::{self, SUBCOMMANDS, arguments as flags, instrument as observed};
 use lmscope::edit::schedule::Schedule;
 use lmscope::engine::Update;
@@ -14,7 +14,7 @@ use lmscope::error::{Error, Result};
 use lmscope::export;
 use lmscope::instruments::INSTRUMENTS;
 use lmscope::lab::run::Run;
-use lmscope::lab::writer::Beside;
+use lmscope::lab::writer::BaselineMode;
 use lmscope::text;
 use lmscope::ui::theme::{Depth, THEMES, Theme};
 use lmscope::ui::{Memory, draw};
@@ -85,9 +85,9 @@ pub fn read_keymap(_: &Place, bytes: &[u8]) -> Result<()> {
             );
         }
     }
-    let settings = Settings {
+    let settings = AppSettings {
         keys: Some((path, source)),
-        ..Settings::default()
+        ..AppSettings::default()
     };
     let (mut app, _) = App::new(settings);
     app.update(Event::Resize(80, 24));
@@ -185,7 +185,7 @@ fn said(number: u32, app: &App) -> Update {
             receipts: recorded::receipts(app, 3),
         },
         8 => Update::Beside {
-            beside: Beside::OwnText,
+            beside: BaselineMode::OwnText,
             tokens: vec![],
             diverged: None,
         },

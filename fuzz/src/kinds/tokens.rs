@@ -3,8 +3,8 @@
 use std::sync::OnceLock;
 
 use lmscope::error::Result;
-use lmscope::model::tokenizer::template::{Message, Sources, Template};
-use lmscope::model::tokenizer::{Bos, Files, Tokenizer};
+use lmscope::model::tokenizer::template::{ChatTemplate, Message, Sources};
+use lmscope::model::tokenizer::{Bos, Tokenizer, TokenizerFiles};
 use serde_json::Value;
 
 use super::{Place, file, folders, references};
@@ -25,9 +25,9 @@ pub fn tokenizers() -> Vec<Vec<u8>> {
 
 /// Reads it, and uses it.
 pub fn read_tokenizer(_: &Place, bytes: &[u8]) -> Result<()> {
-    let files = Files {
+    let files = TokenizerFiles {
         tokenizer: bytes,
-        ..Files::default()
+        ..TokenizerFiles::default()
     };
     speak(&Tokenizer::from_files(&files)?);
     Ok(())
@@ -71,13 +71,13 @@ pub fn read_config(_: &Place, bytes: &[u8]) -> Result<()> {
     static TOKENIZER: OnceLock<Vec<u8>> = OnceLock::new();
     let tokenizer =
         TOKENIZER.get_or_init(|| file(&references().join("tokenizers_more/gpt_2/tokenizer.json")));
-    let files = Files {
+    let files = TokenizerFiles {
         tokenizer,
         tokenizer_config: Some(bytes),
         special_tokens_map: Some(bytes),
         generation: Some(bytes),
         config: Some(bytes),
-        ..Files::default()
+        ..TokenizerFiles::default()
     };
     speak(&Tokenizer::from_files(&files)?);
     let sources = Sources {
@@ -85,7 +85,7 @@ pub fn read_config(_: &Place, bytes: &[u8]) -> Result<()> {
         special_tokens_map: Some(bytes),
         ..Sources::default()
     };
-    if let Some(template) = Template::from_sources(&sources)? {
+    if let Some(template) = ChatTemplate::from_sources(&sources)? {
         template.render(&[Message::new("user", "hi")], true)?;
     }
     Ok(())
@@ -114,7 +114,7 @@ pub fn read_template(_: &Place, bytes: &[u8]) -> Result<()> {
         ("assistant", "<think>\n</think> ho"),
     ];
     let turns = turns.map(|(role, content)| Message::new(role, content));
-    if let Some(template) = Template::from_sources(&sources)? {
+    if let Some(template) = ChatTemplate::from_sources(&sources)? {
         template.render(&turns, true)?;
     }
     Ok(())

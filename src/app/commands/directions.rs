@@ -3,9 +3,9 @@
 //! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
 //! To add a command, add a row.
 
-use super::{Outcome, Why, has_model, needs};
+use super::{CommandResult, Unavailable, has_model, needs};
 use crate::app::App;
-use crate::app::history::Turn;
+use crate::app::history::ExampleTurn;
 use crate::engine::Request;
 
 rows! {
@@ -14,16 +14,16 @@ rows! {
     "direction" [] direction, "makes a direction at the cursor's layer (difference of means): NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line", takes "NAME [PLUS MINUS]", when has_model;
 }
 
-fn has_turn(app: &App) -> Result<(), Why> {
+fn has_turn(app: &App) -> Result<(), Unavailable> {
     needs(
         app.last.is_some(),
         "there is no text yet; i starts a prompt",
     )
 }
 
-fn example(app: &mut App, plus: bool) -> Outcome {
+fn example(app: &mut App, plus: bool) -> CommandResult {
     let (text, chat) = app.last.clone().ok_or("there is no text yet")?;
-    let turn = Turn { text, chat, plus };
+    let turn = ExampleTurn { text, chat, plus };
     let effects = app.change(|state| {
         let held = state.turns.len();
         state.turns.retain(|t| *t != turn);
@@ -52,9 +52,9 @@ fn counts(app: &App) -> (usize, usize) {
 }
 
 /// The prompts of both sides, and whether they go through the chat template.
-type Sides = (Vec<String>, Vec<String>, bool);
+type SidesArgument = (Vec<String>, Vec<String>, bool);
 
-fn kept(app: &App) -> Result<Sides, Why> {
+fn kept(app: &App) -> Result<SidesArgument, Unavailable> {
     let turns = &app.history.now().turns;
     let side = |plus: bool| {
         let own = turns.iter().filter(|t| t.plus == plus);
@@ -77,12 +77,12 @@ fn kept(app: &App) -> Result<Sides, Why> {
     Ok((plus, minus, chat))
 }
 
-fn from_files(app: &App, plus: &str, minus: &str) -> Result<Sides, Why> {
+fn from_files(app: &App, plus: &str, minus: &str) -> Result<SidesArgument, Unavailable> {
     let read = |path: &str| crate::file::prompts(path.as_ref());
     Ok((read(plus)?, read(minus)?, app.settings.chat))
 }
 
-fn direction(app: &mut App, text: &str) -> Outcome {
+fn direction(app: &mut App, text: &str) -> CommandResult {
     let words: Vec<&str> = text.split_whitespace().collect();
     let (name, (plus, minus, chat)) = match words.as_slice() {
         [name] => (*name, kept(app)?),

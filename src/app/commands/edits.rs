@@ -5,13 +5,13 @@
 
 use std::any::Any;
 
-use super::{Context, Outcome, Why, has_model, needs};
+use super::{CommandResult, Context, Unavailable, has_model, needs};
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
 use crate::edit::grammar::understood;
-use crate::edit::op::{DirectionName, Op, UnitsMean, Which};
-use crate::edit::{Edit, Place};
-use crate::engine::Known;
+use crate::edit::op::{DirectionName, Op, UnitChoice, UnitsMean};
+use crate::edit::{Edit, EditPlace};
+use crate::engine::KnownDirection;
 use crate::model::network::site::Site;
 
 rows! {
@@ -28,21 +28,21 @@ rows! {
     "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
 }
 
-fn has_edits(app: &App) -> Result<(), Why> {
+fn has_edits(app: &App) -> Result<(), Unavailable> {
     needs(
         !app.history.edits().is_empty(),
         "there is no edit; e writes one, s steers at the cursor",
     )
 }
 
-fn has_direction(app: &App) -> Result<(), Why> {
+fn has_direction(app: &App) -> Result<(), Unavailable> {
     needs(
         app.history.current().is_some_and(|e| e.op.directed()),
         "the selected edit has no direction",
     )
 }
 
-fn has_directions(app: &App) -> Result<(), Why> {
+fn has_directions(app: &App) -> Result<(), Unavailable> {
     has_model(app)?;
     needs(
         !app.directions.is_empty(),
@@ -51,7 +51,7 @@ fn has_directions(app: &App) -> Result<(), Why> {
 }
 
 /// What x acts on: everything that is marked, else the cell under the cursor.
-fn targets(app: &App) -> Result<Vec<Mark>, Why> {
+fn targets(app: &App) -> Result<Vec<Mark>, Unavailable> {
     if !app.history.marks().is_empty() {
         return Ok(app.history.marks().to_vec());
     }
@@ -61,27 +61,30 @@ fn targets(app: &App) -> Result<Vec<Mark>, Why> {
     })
 }
 
-fn has_target(app: &App) -> Result<(), Why> {
+fn has_target(app: &App) -> Result<(), Unavailable> {
     targets(app).map(|_| ())
 }
 
-fn toggle(app: &mut App, text: &str) -> Outcome {
+fn toggle(app: &mut App, text: &str) -> CommandResult {
     let number = text.trim().parse();
-    let number = number.map_err(|_| Why(format!("`{text}` is not the number of an edit")))?;
+    let number =
+        number.map_err(|_| Unavailable(format!("`{text}` is not the number of an edit")))?;
     toggle_number(app, number)
 }
 
-fn toggle_number(app: &mut App, number: usize) -> Outcome {
+fn toggle_number(app: &mut App, number: usize) -> CommandResult {
     let count = app.history.edits().len();
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
-        return Err(Why(format!("there is no edit {number}; there are {count}")));
+        return Err(Unavailable(format!(
+            "there is no edit {number}; there are {count}"
+        )));
     };
     app.history.selected = index;
     toggle_selected(app, "")
 }
 
 /// Changes the selected edit.
-fn selected(app: &mut App, with: impl FnOnce(&mut Edit)) -> Outcome {
+fn selected(app: &mut App, with: impl FnOnce(&mut Edit)) -> CommandResult {
     let index = app.history.selected;
     Ok(app.edit(|edits| {
         if let Some(edit) = edits.get_mut(index) {
@@ -90,23 +93,23 @@ fn selected(app: &mut App, with: impl FnOnce(&mut Edit)) -> Outcome {
     }))
 }
 
-fn toggle_selected(app: &mut App, _: &str) -> Outcome {
+fn toggle_selected(app: &mut App, _: &str) -> CommandResult {
     selected(app, |edit| edit.on = !edit.on)
 }
 
-fn strengthen(app: &mut App, by: f32) -> Outcome {
+fn strengthen(app: &mut App, by: f32) -> CommandResult {
     selected(app, |edit| {
         edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
     })
 }
 
-fn strength(app: &mut App, text: &str) -> Outcome {
+fn strength(app: &mut App, text: &str) -> CommandResult {
     let value: f32 = text
         .trim()
         .parse()
         .ok()
         .filter(|v: &f32| v.is_finite())
-        .ok_or_else(|| Why(format!("`{text}` is not a number")))?;
+        .ok_or_else(|| Unavailable(format!("`{text}` is not a number")))?;
     selected(app, |edit| edit.strength = value)
 }
 
@@ -141,20 +144,20 @@ fn add_all(app: &mut App, more: Vec<Edit>) -> Vec<Effect> {
     effects
 }
 
-fn add(app: &mut App, edit: Edit) -> Outcome {
+fn add(app: &mut App, edit: Edit) -> CommandResult {
     Ok(add_all(app, vec![edit]))
 }
 
-fn ablate(app: &mut App, op: fn(Which) -> Op) -> Outcome {
+fn ablate(app: &mut App, op: fn(UnitChoice) -> Op) -> CommandResult {
     let marks = targets(app)?;
     Ok(add_all(app, mark::edits(op, &marks)))
 }
 
-fn steer(app: &mut App, text: &str) -> Outcome {
+fn steer(app: &mut App, text: &str) -> CommandResult {
     let name = match (text.trim(), app.directions.as_slice()) {
         ("", [only]) => only.name.clone(),
         ("", many) => {
-            let item = |known: &Known| (known.name.clone(), known.about());
+            let item = |known: &KnownDirection| (known.name.clone(), known.about());
             let title = format!("steer at layer {} with", app.here().0);
             app.open_picker("steer", &title, many.iter().map(item).collect());
             return Ok(vec![]);
@@ -168,21 +171,23 @@ fn steer(app: &mut App, text: &str) -> Outcome {
             many.iter()
                 .find(|d| d.name == name)
                 .map(|d| d.name.clone())
-                .ok_or_else(|| Why(format!("there is no direction `{name}`; there are {known}")))?
+                .ok_or_else(|| {
+                    Unavailable(format!("there is no direction `{name}`; there are {known}"))
+                })?
         }
     };
     add(
         app,
-        steering(&name, Place::At(Site::ResidPost.at(app.here().0))),
+        steering(&name, EditPlace::At(Site::ResidPost.at(app.here().0))),
     )
 }
 
 /// Adds a direction at a place, everywhere in the text.
-pub(in crate::app) fn steering(direction: &str, place: Place) -> Edit {
+pub(in crate::app) fn steering(direction: &str, place: EditPlace) -> Edit {
     Edit::new(Op::Add(DirectionName(direction.to_string())), place)
 }
 
-fn edit(app: &mut App, text: &str) -> Outcome {
+fn edit(app: &mut App, text: &str) -> CommandResult {
     let mut edit: Edit = text.trim().parse()?;
     if let Some(model) = &app.model {
         edit = edit.on(&model.card.blueprint)?;
@@ -195,7 +200,7 @@ fn edit(app: &mut App, text: &str) -> Outcome {
 }
 
 /// The next operation that works with the same direction.
-fn operation(app: &mut App, _: &str) -> Outcome {
+fn operation(app: &mut App, _: &str) -> CommandResult {
     let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());
     };
@@ -206,14 +211,14 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     let argument: &dyn Any = edit.op.argument();
     let Some(direction) = argument.downcast_ref::<DirectionName>() else {
         let name = edit.op.spec().name;
-        return Err(Why(format!(
+        return Err(Unavailable(format!(
             "no other operation takes what {name} takes; e writes an edit"
         )));
     };
     let with = || direction.clone();
     let mut turns = [
         (Op::Add(with()), place.clone(), strength),
-        (Op::ProjectOut(with()), Place::Writes, 1.0),
+        (Op::ProjectOut(with()), EditPlace::Writes, 1.0),
         (Op::AddUnitNorm(with()), place.clone(), 0.5),
         (Op::AddRenorm(with()), place, strength),
     ];
@@ -225,7 +230,7 @@ fn operation(app: &mut App, _: &str) -> Outcome {
     })
 }
 
-fn delete(app: &mut App, _: &str) -> Outcome {
+fn delete(app: &mut App, _: &str) -> CommandResult {
     let index = app.history.selected;
     Ok(app.edit(|edits| {
         if index < edits.len() {

@@ -5,19 +5,19 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::{Outcome, Why, needs};
-use crate::app::history::Way;
+use super::{CommandResult, Unavailable, needs};
+use crate::app::history::UndoOrRedo;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
-use crate::edit::preset::Preset;
+use crate::edit::preset::EditPreset;
 use crate::edit::unit_set::UnitSet;
 use crate::engine::{Mode, Request};
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::model::network::site::Site;
 
 rows! {
-    "undo" ["u"] |app, _| Ok(app.step(Way::Back)), "undoes the last change: of edits, mode, sampling, marks, or a text that was shortened or replaced", hint "undo", when can_undo;
-    "redo" ["ctrl-r"] |app, _| Ok(app.step(Way::Forth)), "redoes what was undone", hint "redo", when can_redo;
+    "undo" ["u"] |app, _| Ok(app.step(UndoOrRedo::Back)), "undoes the last change: of edits, mode, sampling, marks, or a text that was shortened or replaced", hint "undo", when can_undo;
+    "redo" ["ctrl-r"] |app, _| Ok(app.step(UndoOrRedo::Forth)), "redoes what was undone", hint "redo", when can_redo;
     "mode" ["m"] mode, "changes when edits apply: from the next token on, or to the whole text, as if they had always been on", hint "mode";
     "mark" ["a"] mark, "marks the neuron or head under the cursor, or unmarks it; x acts on all that are marked", hint "mark", when has_unit;
     "unmark" ["A"] unmark, "removes all marks", hint "unmark all", when has_marks;
@@ -28,52 +28,55 @@ rows! {
     "load-edits" [] load, "loads edits and mode from a TOML file, in place of the current ones", takes "FILE", when super::has_model;
 }
 
-fn settled(app: &App) -> Result<(), Why> {
+fn settled(app: &App) -> Result<(), Unavailable> {
     needs(
         !app.history.restoring(),
         "a text is being restored; wait for it",
     )
 }
 
-fn can_undo(app: &App) -> Result<(), Why> {
-    settled(app)?;
-    needs(app.history.can(Way::Back), "there is no change to undo")
-}
-
-fn can_redo(app: &App) -> Result<(), Why> {
+fn can_undo(app: &App) -> Result<(), Unavailable> {
     settled(app)?;
     needs(
-        app.history.can(Way::Forth),
+        app.history.can(UndoOrRedo::Back),
+        "there is no change to undo",
+    )
+}
+
+fn can_redo(app: &App) -> Result<(), Unavailable> {
+    settled(app)?;
+    needs(
+        app.history.can(UndoOrRedo::Forth),
         "there is no undone change to redo",
     )
 }
 
-fn unit(app: &App) -> Result<Mark, Why> {
+fn unit(app: &App) -> Result<Mark, Unavailable> {
     let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
     Mark::of(anchor).ok_or_else(|| {
         "a needs a neuron or a head under the cursor; f switches to the neurons".into()
     })
 }
 
-fn has_unit(app: &App) -> Result<(), Why> {
+fn has_unit(app: &App) -> Result<(), Unavailable> {
     unit(app).map(|_| ())
 }
 
-fn has_marks(app: &App) -> Result<(), Why> {
+fn has_marks(app: &App) -> Result<(), Unavailable> {
     needs(
         !app.history.marks().is_empty(),
         "nothing is marked; a marks the neuron under the cursor",
     )
 }
 
-fn has_edits(app: &App) -> Result<(), Why> {
+fn has_edits(app: &App) -> Result<(), Unavailable> {
     needs(
         !app.history.edits().is_empty(),
         "there is no edit to save; e writes one, s steers at the cursor",
     )
 }
 
-fn mode(app: &mut App, _: &str) -> Outcome {
+fn mode(app: &mut App, _: &str) -> CommandResult {
     let effects = app.change(|state| state.mode = state.mode.other());
     if effects.is_empty() {
         app.inform(match app.history.mode() {
@@ -84,7 +87,7 @@ fn mode(app: &mut App, _: &str) -> Outcome {
     Ok(effects)
 }
 
-fn mark(app: &mut App, _: &str) -> Outcome {
+fn mark(app: &mut App, _: &str) -> CommandResult {
     let mark = unit(app)?;
     let effects = app.change(|state| match state.marks.binary_search(&mark) {
         Ok(index) => {
@@ -95,14 +98,14 @@ fn mark(app: &mut App, _: &str) -> Outcome {
     Ok(effects)
 }
 
-fn unmark(app: &mut App, _: &str) -> Outcome {
+fn unmark(app: &mut App, _: &str) -> CommandResult {
     let gone = mark::count(app.history.marks());
     let effects = app.change(|state| state.marks.clear());
     app.inform(format!("unmarked: {gone}; u marks them again"));
     Ok(effects)
 }
 
-fn group(app: &mut App, text: &str) -> Outcome {
+fn group(app: &mut App, text: &str) -> CommandResult {
     let name = text.trim().to_string();
     let marks = app.history.marks().to_vec();
     let sites: BTreeSet<Site> = marks.iter().map(|m| m.at.site).collect();
@@ -110,14 +113,14 @@ fn group(app: &mut App, text: &str) -> Outcome {
         return Err("a unit set has neurons or heads, not both; unmark some with a".into());
     };
     if name.contains(['{', '}', '@', ':', '=', '*']) || name.split_whitespace().count() != 1 {
-        return Err(Why(format!(
+        return Err(Unavailable(format!(
             "`{name}` cannot be written in an edit; use letters, digits and dashes"
         )));
     }
     let path = Path::new(&name);
     let save = path.extension().map(|_| path.to_path_buf());
     if save.as_ref().is_some_and(|p| p.exists()) {
-        return Err(Why(format!(
+        return Err(Unavailable(format!(
             "{name} exists already; nothing was overwritten, choose another name"
         )));
     }
@@ -128,39 +131,41 @@ fn group(app: &mut App, text: &str) -> Outcome {
     Ok(vec![app.ask(Request::Group { name, set, save })])
 }
 
-fn lockstep(app: &mut App, _: &str) -> Outcome {
+fn lockstep(app: &mut App, _: &str) -> CommandResult {
     let wanted = if app.history.now().beside.is_lockstep() {
-        Beside::SameText
+        BaselineMode::SameText
     } else {
-        Beside::OwnText
+        BaselineMode::OwnText
     };
     Ok(run_beside(app, wanted))
 }
 
-fn force(app: &mut App, _: &str) -> Outcome {
-    let wanted = if app.history.now().beside == Beside::Forced {
-        Beside::OwnText
+fn force(app: &mut App, _: &str) -> CommandResult {
+    let wanted = if app.history.now().beside == BaselineMode::Forced {
+        BaselineMode::OwnText
     } else {
-        Beside::Forced
+        BaselineMode::Forced
     };
     Ok(run_beside(app, wanted))
 }
 
-fn run_beside(app: &mut App, beside: Beside) -> Vec<Effect> {
+fn run_beside(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
     let effects = app.change(|state| state.beside = beside);
     if beside.is_lockstep() {
         app.compare = true;
         app.show_presets = app.show_presets && app.transcript.tokens.is_empty();
     }
     app.inform(match beside {
-        Beside::OwnText if app.history.active() == 0 => {
+        BaselineMode::OwnText if app.history.active() == 0 => {
             "lockstep: both runs are the same until an edit is on"
         }
-        Beside::OwnText => {
+        BaselineMode::OwnText => {
             "lockstep: the unedited run is generated next to this one, from the next token on"
         }
-        Beside::Forced => "forced: from the next token on this run gets the unedited one's tokens",
-        Beside::Nothing | Beside::SameText => "no lockstep",
+        BaselineMode::Forced => {
+            "forced: from the next token on this run gets the unedited one's tokens"
+        }
+        BaselineMode::Nothing | BaselineMode::SameText => "no lockstep",
     });
     effects
 }
@@ -175,9 +180,9 @@ fn file(text: &str) -> PathBuf {
     }
 }
 
-fn save(app: &mut App, text: &str) -> Outcome {
+fn save(app: &mut App, text: &str) -> CommandResult {
     let card = app.model.as_ref().map(|m| &m.card);
-    let preset = Preset {
+    let preset = EditPreset {
         model: card.map_or_else(String::new, |c| c.name.clone()),
         revision: card.map_or_else(String::new, |c| c.revision.clone()),
         mode: app.history.mode(),
@@ -189,9 +194,9 @@ fn save(app: &mut App, text: &str) -> Outcome {
     )])
 }
 
-fn load(app: &mut App, text: &str) -> Outcome {
+fn load(app: &mut App, text: &str) -> CommandResult {
     let path = file(text);
-    let mut preset = Preset::load(&path)?;
+    let mut preset = EditPreset::load(&path)?;
     let card = app.model.as_ref().map(|m| &m.card);
     let caution = card.and_then(|c| preset.caution(&path, c));
     if let Some(card) = card {

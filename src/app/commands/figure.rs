@@ -4,12 +4,12 @@
 
 use std::path::PathBuf;
 
-use super::{Outcome, Why, has_figure, has_text, needs};
-use crate::app::cursor::Step;
+use super::{CommandResult, Unavailable, has_figure, has_text, needs};
+use crate::app::cursor::CursorMove;
 use crate::app::layout::Pane;
-use crate::app::{App, Effect, Held, Overlay};
+use crate::app::{App, CursorFocus, Effect, Overlay};
 use crate::figure::{Body, Entry, Figure, Table};
-use crate::instruments::{INSTRUMENTS, Instrument, Kind, instrument};
+use crate::instruments::{INSTRUMENTS, Instrument, ParamKind, instrument};
 
 rows! {
     "next-figure" ["f"] |app, _| turn(app, 1), "switches to the next instrument", hint "figure";
@@ -25,34 +25,34 @@ rows! {
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
-    "left" ["h" "Left"] |app, _| Ok(app.go(Step::Left)), "moves one position back";
-    "right" ["l" "Right"] |app, _| Ok(app.go(Step::Right)), "moves one position on";
-    "up" ["k" "Up"] |app, _| Ok(app.go(Step::Up)), "moves up: a layer, a row, a line";
-    "down" ["j" "Down"] |app, _| Ok(app.go(Step::Down)), "moves down: a layer, a row, a line";
-    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.go(Step::PageUp)), "moves half a page up";
-    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.go(Step::PageDown)), "moves half a page down";
-    "first" ["Home" "g g"] |app, _| Ok(app.go(Step::First)), "moves to the first position";
-    "last" ["End" "G"] |app, _| Ok(app.go(Step::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
+    "left" ["h" "Left"] |app, _| Ok(app.go(CursorMove::Left)), "moves one position back";
+    "right" ["l" "Right"] |app, _| Ok(app.go(CursorMove::Right)), "moves one position on";
+    "up" ["k" "Up"] |app, _| Ok(app.go(CursorMove::Up)), "moves up: a layer, a row, a line";
+    "down" ["j" "Down"] |app, _| Ok(app.go(CursorMove::Down)), "moves down: a layer, a row, a line";
+    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.go(CursorMove::PageUp)), "moves half a page up";
+    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.go(CursorMove::PageDown)), "moves half a page down";
+    "first" ["Home" "g g"] |app, _| Ok(app.go(CursorMove::First)), "moves to the first position";
+    "last" ["End" "G"] |app, _| Ok(app.go(CursorMove::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
     "goto" [] goto, "moves to a position", takes "POSITION", when has_text;
 }
 
-fn not_following(app: &App) -> Result<(), Why> {
+fn not_following(app: &App) -> Result<(), Unavailable> {
     has_text(app)?;
     needs(!app.cursor.follow, "it follows the newest token already")
 }
 
-fn has_numbers(app: &App) -> Result<(), Why> {
+fn has_numbers(app: &App) -> Result<(), Unavailable> {
     has_figure(app)?;
     match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) if grid.also.numbers.len() > 1 => Ok(()),
-        _ => Err(Why(format!(
+        _ => Err(Unavailable(format!(
             "the {} figure has one number a cell; o opens its parameters",
             app.layout.figure
         ))),
     }
 }
 
-fn number(app: &mut App, _: &str) -> Outcome {
+fn number(app: &mut App, _: &str) -> CommandResult {
     has_numbers(app)?;
     let next = match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) => {
@@ -70,7 +70,7 @@ fn number(app: &mut App, _: &str) -> Outcome {
 
 /// The window that reaches the cursor, where a figure of the text's last positions ends after it.
 fn window(app: &App) -> Option<usize> {
-    let Held::Outside(first, _) = app.held(app.layout.figure) else {
+    let CursorFocus::Outside(first, _) = app.held(app.layout.figure) else {
         return None;
     };
     let has = instrument(app.layout.figure)
@@ -80,17 +80,17 @@ fn window(app: &App) -> Option<usize> {
     (has && app.cursor.position < first).then(|| (back + 8).min(app.transcript.tokens.len()))
 }
 
-fn can_widen(app: &App) -> Result<(), Why> {
+fn can_widen(app: &App) -> Result<(), Unavailable> {
     has_figure(app)?;
     window(app).map(|_| ()).ok_or_else(|| {
-        Why(format!(
+        Unavailable(format!(
             "the {} figure covers the cursor's position, or has no window",
             app.layout.figure
         ))
     })
 }
 
-fn widen(app: &mut App, _: &str) -> Outcome {
+fn widen(app: &mut App, _: &str) -> CommandResult {
     can_widen(app)?;
     let wide = window(app).unwrap_or(1);
     let slot = app.layout.figure;
@@ -103,7 +103,7 @@ fn widen(app: &mut App, _: &str) -> Outcome {
     Ok(effects)
 }
 
-fn turn(app: &mut App, by: usize) -> Outcome {
+fn turn(app: &mut App, by: usize) -> CommandResult {
     let at = INSTRUMENTS
         .iter()
         .position(|i| i.name() == app.layout.figure)
@@ -113,37 +113,37 @@ fn turn(app: &mut App, by: usize) -> Outcome {
     Ok(vec![])
 }
 
-fn show(app: &mut App, text: &str) -> Outcome {
+fn show(app: &mut App, text: &str) -> CommandResult {
     let slot = instrument(text.trim())?.name();
     app.set_focus(Pane::Figure(slot));
     Ok(vec![])
 }
 
-fn open_form(app: &mut App, slot: &str) -> Outcome {
+fn open_form(app: &mut App, slot: &str) -> CommandResult {
     let instrument = instrument(slot)?;
     app.open_form(instrument);
     Ok(vec![])
 }
 
 /// The instrument that reads the state under the cursor.
-fn reader() -> Result<&'static dyn Instrument, Why> {
+fn reader() -> Result<&'static dyn Instrument, Unavailable> {
     let mut all = INSTRUMENTS.iter().copied();
     all.find(|i| i.reads_cell())
         .ok_or("no instrument reads the state under the cursor".into())
 }
 
-fn patchscope(app: &mut App, _: &str) -> Outcome {
+fn patchscope(app: &mut App, _: &str) -> CommandResult {
     app.open_form(reader()?);
     Ok(vec![])
 }
 
-fn sweep(app: &mut App, _: &str) -> Outcome {
+fn sweep(app: &mut App, _: &str) -> CommandResult {
     let instrument = reader()?;
     let mut arguments = app.prefilled(instrument);
     if let Some(layer) = instrument
         .parameters()
         .iter()
-        .find(|p| p.kind == Kind::Layer)
+        .find(|p| p.kind == ParamKind::Layer)
     {
         arguments = arguments.with(layer.name, "all");
     }
@@ -151,7 +151,7 @@ fn sweep(app: &mut App, _: &str) -> Outcome {
     Ok(app.question(instrument.name(), arguments))
 }
 
-fn difference(app: &mut App, _: &str) -> Outcome {
+fn difference(app: &mut App, _: &str) -> CommandResult {
     if app
         .shown
         .get(app.layout.figure)
@@ -169,7 +169,7 @@ fn difference(app: &mut App, _: &str) -> Outcome {
     })
 }
 
-fn copy(app: &mut App, _: &str) -> Outcome {
+fn copy(app: &mut App, _: &str) -> CommandResult {
     let text = match app.layout.focus {
         Pane::Figure(_) | Pane::Cell => app.reading().map(|r| r.label),
         Pane::Transcript | Pane::Edits => None,
@@ -187,7 +187,7 @@ fn copy(app: &mut App, _: &str) -> Outcome {
     Ok(vec![Effect::Copy(text)])
 }
 
-fn copy_figure(app: &mut App, _: &str) -> Outcome {
+fn copy_figure(app: &mut App, _: &str) -> CommandResult {
     let figure = app
         .figure(app.layout.figure)
         .cloned()
@@ -244,15 +244,15 @@ fn tabbed(figure: &Figure) -> String {
     lines.iter().map(|l| l.join("\t") + "\n").collect()
 }
 
-fn export(app: &mut App, text: &str) -> Outcome {
+fn export(app: &mut App, text: &str) -> CommandResult {
     let known = app.settings.formats.join(", ");
     let (format, path) = text.trim().split_once(char::is_whitespace).ok_or_else(|| {
-        Why(format!(
+        Unavailable(format!(
             "write :export FORMAT FILE, with one of the formats {known}"
         ))
     })?;
     if !app.settings.formats.iter().any(|f| f == format) {
-        return Err(Why(format!(
+        return Err(Unavailable(format!(
             "there is no format `{format}`; there are {known}"
         )));
     }
@@ -267,11 +267,11 @@ fn export(app: &mut App, text: &str) -> Outcome {
     }])
 }
 
-fn goto(app: &mut App, text: &str) -> Outcome {
+fn goto(app: &mut App, text: &str) -> CommandResult {
     let position: usize = text
         .trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is not a position")))?;
+        .map_err(|_| Unavailable(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
     app.cursor.rest = false;

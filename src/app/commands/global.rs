@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{Context, Outcome, Why, has_model};
+use super::{CommandResult, Context, Unavailable, has_model};
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
@@ -24,7 +24,7 @@ rows! {
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
 
-fn lacks_model(app: &App) -> Result<(), Why> {
+fn lacks_model(app: &App) -> Result<(), Unavailable> {
     match (&app.model, &app.loading) {
         (Some(_), _) => Err("a model is loaded; another one needs another lmscope".into()),
         (None, Some(_)) => Err("it is being loaded".into()),
@@ -33,7 +33,7 @@ fn lacks_model(app: &App) -> Result<(), Why> {
 }
 
 #[allow(clippy::panic)] // what this command is for
-fn panic(_: &mut App, which: &str) -> Outcome {
+fn panic(_: &mut App, which: &str) -> CommandResult {
     match which {
         "screen" => panic!("a test asked for this panic"),
         "" => Ok(vec![Effect::Ask(Request::Panic)]),
@@ -43,7 +43,7 @@ fn panic(_: &mut App, which: &str) -> Outcome {
     }
 }
 
-fn back(app: &mut App, _: &str) -> Outcome {
+fn back(app: &mut App, _: &str) -> CommandResult {
     if app.notices.dismiss() {
         return Ok(vec![]);
     }
@@ -59,7 +59,7 @@ fn back(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-fn model(app: &mut App, _: &str) -> Outcome {
+fn model(app: &mut App, _: &str) -> CommandResult {
     let model = app.model.as_ref().ok_or("no model is loaded yet")?;
     let card = &model.card;
     let text = format!(
@@ -81,16 +81,16 @@ fn model(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-fn shot(_: &mut App, text: &str) -> Outcome {
+fn shot(_: &mut App, text: &str) -> CommandResult {
     Ok(vec![Effect::Shot(path(text)?)])
 }
 
-fn session(app: &mut App, text: &str) -> Outcome {
+fn session(app: &mut App, text: &str) -> CommandResult {
     let bytes = app.session.bytes();
     Ok(vec![Effect::WritePrivate(path(text)?, bytes)])
 }
 
-fn path(text: &str) -> Result<PathBuf, Why> {
+fn path(text: &str) -> Result<PathBuf, Unavailable> {
     if text.trim().is_empty() {
         Err("a file name is missing".into())
     } else {

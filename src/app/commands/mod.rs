@@ -30,34 +30,34 @@ pub(in crate::app) use edits::steering;
 
 /// Why something cannot be done, in words that name the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Why(pub String);
+pub struct Unavailable(pub String);
 
-impl fmt::Display for Why {
+impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl From<&str> for Why {
+impl From<&str> for Unavailable {
     fn from(text: &str) -> Self {
         Self(text.to_string())
     }
 }
 
-impl From<String> for Why {
+impl From<String> for Unavailable {
     fn from(text: String) -> Self {
         Self(text)
     }
 }
 
-impl From<crate::error::Error> for Why {
+impl From<crate::error::Error> for Unavailable {
     fn from(error: crate::error::Error) -> Self {
         Self(error.to_string())
     }
 }
 
 /// What a command leads to.
-pub type Outcome = Result<Vec<Effect>, Why>;
+pub type CommandResult = Result<Vec<Effect>, Unavailable>;
 
 /// Where a command's keys hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,9 +66,7 @@ pub enum Context {
     Always,
     /// In every pane.
     Anywhere,
-    /// In the transcript.
     Transcript,
-    /// In a figure.
     Figure,
     /// In the list of edits.
     Edits,
@@ -107,11 +105,10 @@ pub struct Command {
     /// What it would change, as it is now; shown where its argument is asked for.
     pub now: Option<fn(&App) -> String>,
     /// What a digit key does that it has, with its number.
-    pub numbered: Option<fn(&mut App, usize) -> Outcome>,
+    pub numbered: Option<fn(&mut App, usize) -> CommandResult>,
     /// Whether it can run now.
-    pub enabled: fn(&App) -> Result<(), Why>,
-    /// Runs it.
-    pub run: fn(&mut App, &str) -> Outcome,
+    pub enabled: fn(&App) -> Result<(), Unavailable>,
+    pub run: fn(&mut App, &str) -> CommandResult,
 }
 
 impl fmt::Debug for Command {
@@ -134,7 +131,7 @@ impl Command {
     const fn new(
         name: &'static str,
         keys: &'static [&'static str],
-        run: fn(&mut App, &str) -> Outcome,
+        run: fn(&mut App, &str) -> CommandResult,
         about: &'static str,
     ) -> Self {
         Self {
@@ -171,12 +168,12 @@ impl Command {
         self
     }
 
-    const fn numbered(mut self, run: fn(&mut App, usize) -> Outcome) -> Self {
+    const fn numbered(mut self, run: fn(&mut App, usize) -> CommandResult) -> Self {
         self.numbered = Some(run);
         self
     }
 
-    const fn when(mut self, enabled: fn(&App) -> Result<(), Why>) -> Self {
+    const fn when(mut self, enabled: fn(&App) -> Result<(), Unavailable>) -> Self {
         self.enabled = enabled;
         self
     }
@@ -198,7 +195,6 @@ pub const COMMANDS: &[&[Command]] = &[
     global::ROWS,
 ];
 
-/// Every command.
 pub fn commands() -> impl Iterator<Item = &'static Command> {
     COMMANDS.iter().flat_map(|rows| rows.iter())
 }
@@ -209,26 +205,26 @@ pub fn command(name: &str) -> Option<&'static Command> {
 }
 
 /// Refuses where something does not hold.
-fn needs(holds: bool, why: impl Into<Why>) -> Result<(), Why> {
+fn needs(holds: bool, why: impl Into<Unavailable>) -> Result<(), Unavailable> {
     if holds { Ok(()) } else { Err(why.into()) }
 }
 
-fn always(_: &App) -> Result<(), Why> {
+fn always(_: &App) -> Result<(), Unavailable> {
     Ok(())
 }
 
-fn has_model(app: &App) -> Result<(), Why> {
+fn has_model(app: &App) -> Result<(), Unavailable> {
     needs(app.model.is_some(), "no model is loaded yet")
 }
 
-fn has_text(app: &App) -> Result<(), Why> {
+fn has_text(app: &App) -> Result<(), Unavailable> {
     needs(
         !app.transcript.tokens.is_empty(),
         "there is no text yet; choose a ready prompt or press i",
     )
 }
 
-fn has_figure(app: &App) -> Result<(), Why> {
+fn has_figure(app: &App) -> Result<(), Unavailable> {
     needs(
         app.figure(app.layout.figure).is_some(),
         format!("there is no {} figure yet", app.layout.figure),

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
 
-use super::{Context, Outcome, Why, has_model, has_text, needs};
+use super::{CommandResult, Context, Unavailable, has_model, has_text, needs};
 use crate::app::App;
 use crate::engine::Request;
 use crate::lab::sample::Sampling;
@@ -24,7 +24,7 @@ rows! {
     "count" [] count, "sets how many tokens are generated at most", takes "NUMBER", now |app| app.settings.count.to_string();
 }
 
-fn can_run(app: &App) -> Result<(), Why> {
+fn can_run(app: &App) -> Result<(), Unavailable> {
     if app.choosing() {
         choosing(app)
     } else {
@@ -32,7 +32,7 @@ fn can_run(app: &App) -> Result<(), Why> {
     }
 }
 
-fn choosing(app: &App) -> Result<(), Why> {
+fn choosing(app: &App) -> Result<(), Unavailable> {
     if !app.choosing() {
         return Err("the ready prompts are not shown; n shows them".into());
     }
@@ -44,22 +44,22 @@ fn choosing(app: &App) -> Result<(), Why> {
 }
 
 /// A model is there, or on its way.
-fn can_load(app: &App) -> Result<(), Why> {
+fn can_load(app: &App) -> Result<(), Unavailable> {
     if app.model.is_none() && app.loading.is_none() {
         return Err("no model is loaded; L tries again, q quits".into());
     }
     Ok(())
 }
 
-fn not_choosing(app: &App) -> Result<(), Why> {
+fn not_choosing(app: &App) -> Result<(), Unavailable> {
     needs(!app.choosing(), "the ready prompts are shown already")
 }
 
-fn busy(app: &App) -> Result<(), Why> {
+fn busy(app: &App) -> Result<(), Unavailable> {
     needs(app.transcript.busy(), "nothing is being generated")
 }
 
-fn can_go_on(app: &App) -> Result<(), Why> {
+fn can_go_on(app: &App) -> Result<(), Unavailable> {
     has_text(app)?;
     needs(
         !app.transcript.busy(),
@@ -67,11 +67,11 @@ fn can_go_on(app: &App) -> Result<(), Why> {
     )
 }
 
-fn has_last(app: &App) -> Result<(), Why> {
+fn has_last(app: &App) -> Result<(), Unavailable> {
     needs(app.last.is_some(), "nothing has been run yet")
 }
 
-fn has_chat(app: &App) -> Result<(), Why> {
+fn has_chat(app: &App) -> Result<(), Unavailable> {
     has_model(app)?;
     needs(
         app.chat_possible(),
@@ -79,7 +79,7 @@ fn has_chat(app: &App) -> Result<(), Why> {
     )
 }
 
-fn run_preset(app: &mut App, _: &str) -> Outcome {
+fn run_preset(app: &mut App, _: &str) -> CommandResult {
     if !app.choosing() {
         return Ok(app.go_on());
     }
@@ -92,24 +92,24 @@ fn run_preset(app: &mut App, _: &str) -> Outcome {
     Ok(app.start(preset.text, preset.chat))
 }
 
-fn write(app: &mut App, _: &str) -> Outcome {
+fn write(app: &mut App, _: &str) -> CommandResult {
     app.writing = true;
     app.set_focus(crate::app::layout::Pane::Transcript);
     Ok(vec![])
 }
 
-fn again(app: &mut App, _: &str) -> Outcome {
+fn again(app: &mut App, _: &str) -> CommandResult {
     let (text, chat) = app.last.clone().ok_or("nothing has been run yet")?;
     Ok(app.start(text, chat))
 }
 
-fn new(app: &mut App, _: &str) -> Outcome {
+fn new(app: &mut App, _: &str) -> CommandResult {
     app.show_presets = true;
     app.set_focus(crate::app::layout::Pane::Transcript);
     Ok(vec![])
 }
 
-fn compare(app: &mut App, _: &str) -> Outcome {
+fn compare(app: &mut App, _: &str) -> CommandResult {
     app.compare = !app.compare;
     if app.compare && app.baseline.is_none() {
         app.baseline_asked = true;
@@ -118,7 +118,7 @@ fn compare(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-fn chat(app: &mut App, _: &str) -> Outcome {
+fn chat(app: &mut App, _: &str) -> CommandResult {
     app.settings.chat = !app.settings.chat;
     app.inform(if app.settings.chat {
         "prompts go through the chat template"
@@ -128,45 +128,44 @@ fn chat(app: &mut App, _: &str) -> Outcome {
     Ok(vec![])
 }
 
-fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Why> {
+fn parse<T: std::str::FromStr>(text: &str, expected: &str) -> Result<T, Unavailable> {
     text.trim()
         .parse()
-        .map_err(|_| Why(format!("`{text}` is not {expected}")))
+        .map_err(|_| Unavailable(format!("`{text}` is not {expected}")))
 }
 
-fn sample(app: &mut App, with: impl FnOnce(&mut Sampling)) -> Outcome {
+fn sample(app: &mut App, with: impl FnOnce(&mut Sampling)) -> CommandResult {
     Ok(app.change(|state| with(&mut state.sampling)))
 }
 
-/// A number that passes.
-fn number(text: &str, wanted: &str, passes: impl Fn(f64) -> bool) -> Result<f64, Why> {
+fn number(text: &str, wanted: &str, passes: impl Fn(f64) -> bool) -> Result<f64, Unavailable> {
     let number = parse(text, wanted)?;
     needs(passes(number), format!("`{text}` is not {wanted}"))?;
     Ok(number)
 }
 
-fn temperature(app: &mut App, text: &str) -> Outcome {
+fn temperature(app: &mut App, text: &str) -> CommandResult {
     let wanted = "a number from 0 to 10";
     let temperature = number(text, wanted, |t| (0.0..=10.0).contains(&t))?;
     sample(app, |s| s.temperature = temperature)
 }
 
-fn seed(app: &mut App, text: &str) -> Outcome {
+fn seed(app: &mut App, text: &str) -> CommandResult {
     let seed = parse(text, "a whole number, 0 or more")?;
     sample(app, |s| s.seed = seed)
 }
 
-fn top_p(app: &mut App, text: &str) -> Outcome {
+fn top_p(app: &mut App, text: &str) -> CommandResult {
     let top_p = number(text, "a number above 0, up to 1", |p| p > 0.0 && p <= 1.0)?;
     sample(app, |s| s.top_p = top_p)
 }
 
-fn top_k(app: &mut App, text: &str) -> Outcome {
+fn top_k(app: &mut App, text: &str) -> CommandResult {
     let top_k = parse(text, "a whole number, 0 or more")?;
     sample(app, |s| s.top_k = top_k)
 }
 
-fn count(app: &mut App, text: &str) -> Outcome {
+fn count(app: &mut App, text: &str) -> CommandResult {
     let count: usize = parse(text, "a whole number, 1 or more")?;
     app.settings.count = count.max(1);
     app.inform(format!(

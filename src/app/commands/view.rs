@@ -2,7 +2,7 @@
 //!
 //! Invariant: none of them asks the engine for anything. To add a command, add a row.
 
-use super::{Outcome, Why, has_text};
+use super::{CommandResult, Unavailable, has_text};
 use crate::app::App;
 
 rows! {
@@ -16,7 +16,7 @@ rows! {
     "theme" [] theme, "chooses the colours: a theme, with a preview", takes "[NAME]";
 }
 
-fn pane(app: &mut App, by: i64) -> Outcome {
+fn pane(app: &mut App, by: i64) -> CommandResult {
     let order = app.panes();
     let at = order
         .iter()
@@ -27,7 +27,7 @@ fn pane(app: &mut App, by: i64) -> Outcome {
     Ok(vec![])
 }
 
-fn theme(app: &mut App, text: &str) -> Outcome {
+fn theme(app: &mut App, text: &str) -> CommandResult {
     let name = text.trim();
     if name.is_empty() {
         app.open_themes();
@@ -36,7 +36,7 @@ fn theme(app: &mut App, text: &str) -> Outcome {
     if !app.settings.themes.iter().any(|t| t.0 == name) {
         let known: Vec<&str> = app.settings.themes.iter().map(|t| t.0.as_str()).collect();
         let known = known.join(", ");
-        return Err(Why(format!(
+        return Err(Unavailable(format!(
             "there is no theme `{name}`; there are {known}"
         )));
     }

@@ -20,7 +20,6 @@ use crate::vectors::combine::combine;
 use crate::vectors::contrast::Method;
 use crate::vectors::task_vector::InContext;
 
-/// The row.
 pub const DIRECTION: Subcommand = Subcommand {
     name: "direction",
     about: "Makes a direction: from two lists of prompts (difference of means, PCA, in-context vector, CAA), from demonstrations of a task (task vector, function vector, layer average), or from other directions",
@@ -40,7 +39,7 @@ fn build(command: Command) -> Command {
         .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
         .arg(file("minus", "Prompts that do not show it, one a line").required_unless_present_any(OTHERWISE))
         .arg(arguments::value("layer", "LAYERS", "Layer to measure at: a number, A-B, or all; with demonstrations the layer of the highest zero-shot accuracy is the default").required_unless_present_any(OTHERWISE))
-        .arg(arguments::value("method", "METHOD", "mean (default for lists): difference of means; pca, pca-diff: like repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters that end the texts. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<Making>())))
+        .arg(arguments::value("method", "METHOD", "mean (default for lists): difference of means; pca, pca-diff: like repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters that end the texts. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<DirectionMethod>())))
         .arg(arguments::value("site", "SITE", "Site to measure at; default resid_pre, with icv and caa resid_post"))
         .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
@@ -54,12 +53,12 @@ fn build(command: Command) -> Command {
 
 /// How a direction is made: from two lists of prompts, or from demonstrations.
 #[derive(Clone, Copy)]
-enum Making {
+enum DirectionMethod {
     Lists(Method),
     Demos(InContext),
 }
 
-impl FromStr for Making {
+impl FromStr for DirectionMethod {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
@@ -86,14 +85,14 @@ fn run(matches: &ArgMatches) -> Result<()> {
                 direction.norm()
             ));
             if matches.contains_id("demos") {
-                shots::judge(matches, &mut lab, text, &direction)?;
+                shots::evaluate(matches, &mut lab, text, &direction)?;
             }
             Ok(())
         }
         (None, Some(name)) => {
             let mut lab = arguments::open(matches)?;
             let direction = lab.direction(name)?;
-            shots::judge(matches, &mut lab, name, &direction)
+            shots::evaluate(matches, &mut lab, name, &direction)
         }
         (None, None) if matches.contains_id("demos") => shots::run(matches),
         (None, None) => prompts::run(matches),

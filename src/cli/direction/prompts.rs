@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use clap::ArgMatches;
 
-use super::{Making, arguments, layers, other_method, output, write};
+use super::{DirectionMethod, arguments, layers, other_method, output, write};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::model::network::address::site_named;
-use crate::vectors::contrast::{Contrast, Measure, Method, check_letters};
+use crate::vectors::contrast::{Contrast, ContrastRequest, Method, check_letters};
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let prompts = |name: &str| {
@@ -22,8 +22,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let (plus, minus) = (prompts("plus")?, prompts("minus")?);
     let method = match matches.get_one("method") {
         None => Method::Mean,
-        Some(Making::Lists(method)) => *method,
-        Some(Making::Demos(_)) => {
+        Some(DirectionMethod::Lists(method)) => *method,
+        Some(DirectionMethod::Demos(_)) => {
             let next = "or --demos FILE with it";
             return Err(other_method(matches, &Method::names(), next));
         }
@@ -44,7 +44,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     if method == Method::Caa {
         check_letters(&lab.model, &plus, &minus, &positions)?;
     }
-    let measure = Measure {
+    let measure = ContrastRequest {
         site,
         layers: layers(arguments::text(matches, "layer"), lab.model.card.layers)?,
         positions,

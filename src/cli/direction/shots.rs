@@ -8,16 +8,16 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
 
-use super::{Making, arguments, layers, other_method, output, write};
+use super::{DirectionMethod, arguments, layers, other_method, output, write};
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::model::network::site::Site;
-use crate::vectors::judge::{Insertion, Questions, Verdict};
-use crate::vectors::shots::{Layout, Pair, read, split};
-use crate::vectors::task_vector::{InContext, Prompts, Rank, Recipe};
+use crate::vectors::judge::{Insertion, Questions, TaskEvaluation};
+use crate::vectors::shots::{ShotLayout, ShotPair, read, split};
+use crate::vectors::task_vector::{HeadRanking, InContext, Recipe, ShotPrompts};
 
 /// Flags about demonstrations.
 pub(super) fn arguments(command: Command) -> Command {
@@ -40,7 +40,7 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(count("shots", "10", "Demonstrations before a query"))
         .arg(count("trials", "100", "How many prompts means are taken over: function-vector, layer-average"))
         .arg(count("shuffled", "25", "How many prompts heads are ranked on: function-vector"))
-        .arg(text("rank", "PROMPTS", "The prompts that heads are ranked on: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new([PossibleValue::new("shuffled"), PossibleValue::new("zero_shot").alias("asked")]).map(|p| if p == "shuffled" { Rank::Shuffled } else { Rank::Asked })).default_value("shuffled"))
+        .arg(text("rank", "PROMPTS", "The prompts that heads are ranked on: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new([PossibleValue::new("shuffled"), PossibleValue::new("zero_shot").alias("asked")]).map(|p| if p == "shuffled" { HeadRanking::Shuffled } else { HeadRanking::Asked })).default_value("shuffled"))
         .arg(count("heads", "10", "How many heads are summed: function-vector"))
         .arg(count("dummies", "2", "How many queries the state after one set of demonstrations is averaged over: task-vector"))
         .arg(text("held-out", "SHARE", "The share of the pairs that is held out: neither the vector nor the layer is chosen on them").default_value("0.3").value_parser(value_parser!(f32)))
@@ -50,16 +50,16 @@ pub(super) fn arguments(command: Command) -> Command {
 }
 
 /// What the flags say about demonstrations.
-struct Given {
-    made_from: Vec<Pair>,
-    held_out: Vec<Pair>,
-    layout: Layout,
-    asked: Layout,
+struct ShotFlags {
+    made_from: Vec<ShotPair>,
+    held_out: Vec<ShotPair>,
+    layout: ShotLayout,
+    asked: ShotLayout,
     shots: usize,
     seed: u64,
 }
 
-impl Given {
+impl ShotFlags {
     fn read(matches: &ArgMatches) -> Result<Self> {
         let path = matches
             .get_one::<PathBuf>("demos")
@@ -78,15 +78,15 @@ impl Given {
         Ok(Self {
             made_from,
             held_out,
-            layout: Layout::new(template, separator)?,
-            asked: Layout::new(asked, separator)?,
+            layout: ShotLayout::new(template, separator)?,
+            asked: ShotLayout::new(asked, separator)?,
             shots: count(matches, "shots"),
             seed,
         })
     }
 
-    fn prompts(&self) -> Prompts<'_> {
-        Prompts {
+    fn prompts(&self) -> ShotPrompts<'_> {
+        ShotPrompts {
             pairs: &self.made_from,
             layout: &self.layout,
             asked: &self.asked,
@@ -111,13 +111,13 @@ fn count(matches: &ArgMatches, name: &str) -> usize {
 
 pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let method = match matches.get_one("method") {
-        Some(Making::Demos(method)) => *method,
-        Some(Making::Lists(_)) | None => {
+        Some(DirectionMethod::Demos(method)) => *method,
+        Some(DirectionMethod::Lists(_)) | None => {
             let next = "for --demos";
             return Err(other_method(matches, &InContext::names(), next));
         }
     };
-    let given = Given::read(matches)?;
+    let given = ShotFlags::read(matches)?;
     let mut lab = arguments::open(matches)?;
     let kept = match arguments::text(matches, "layer") {
         "" | "auto" => None,
@@ -126,7 +126,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let recipe = Recipe {
         trials: count(matches, "trials"),
         shuffled: count(matches, "shuffled"),
-        rank: *matches.get_one("rank").unwrap_or(&Rank::Shuffled),
+        rank: *matches.get_one("rank").unwrap_or(&HeadRanking::Shuffled),
         heads: count(matches, "heads"),
         dummies: count(matches, "dummies"),
     };
@@ -138,7 +138,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
                 .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
         }
         let asked = given.questions(lab)?;
-        let verdict = Verdict::reach(lab, &direction, method.insertion(), &asked, given.seed)?;
+        let verdict =
+            TaskEvaluation::reach(lab, &direction, method.insertion(), &asked, given.seed)?;
         Ok::<_, Error>((direction, verdict))
     })?;
     let best = verdict.best().map_or(0, |b| b.layer);
@@ -162,13 +163,13 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Judges a direction on the demonstrations that the flags name, and prints the result.
-pub(super) fn judge(
+pub(super) fn evaluate(
     matches: &ArgMatches,
     lab: &mut Lab,
     name: &str,
     direction: &Direction,
 ) -> Result<()> {
-    let given = Given::read(matches)?;
+    let given = ShotFlags::read(matches)?;
     // A file keeps how its vector was made as a sentence.
     let replaces = direction.origin.method == InContext::TaskVector.to_string();
     let usual = if replaces {
@@ -179,7 +180,7 @@ pub(super) fn judge(
     let op = matches.get_one("op").copied().unwrap_or(usual);
     let asked = given.questions(lab)?;
     let verdict = arguments::showing_progress(lab, "direction", |lab| {
-        Verdict::reach(lab, direction, op, &asked, given.seed)
+        TaskEvaluation::reach(lab, direction, op, &asked, given.seed)
     });
     show(matches, lab, name, direction, &verdict?, given.seed)
 }
@@ -190,7 +191,7 @@ fn show(
     lab: &mut Lab,
     name: &str,
     direction: &Direction,
-    verdict: &Verdict,
+    verdict: &TaskEvaluation,
     seed: u64,
 ) -> Result<()> {
     let word = |name: &str| (name.to_string(), arguments::text(matches, name).to_string());

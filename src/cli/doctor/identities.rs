@@ -3,7 +3,7 @@
 //! Invariant: every identity is measured on values that really flowed; a difference that is no number counts as
 //! infinite; an identity that a model cannot have is refused with the reason, never passed over. Differences of vectors
 //! are relative to the largest entry of what they are compared with. To add one, write a function that returns
-//! what it [`Found`] and name it in `judge`.
+//! what it `Found` and name it in `judge`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::apply::Null;
+use crate::lab::apply::RandomControl;
 use crate::lab::run::Run;
 use crate::lab::runner::read_on;
-use crate::lab::tap::{Keep, RunTap};
+use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
-use crate::model::network::blueprint::Arrangement;
+use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Linear;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Axis, SITES, Site};
-use crate::model::network::tap::{NoTap, Phase, Span};
+use crate::model::network::tap::{NoTap, PassPhase, PassSpan};
 
 /// Read where a tokenizer is there; cut to the length that the model affords.
 const TEXT: &str = "The capital of France is Paris, and the river that runs through it is the Seine. Ada Lovelace wrote the first program for a machine that was never built. In 1969 two people walked on the Moon, and 3 + 4 = 7 stayed true. def add(a, b): return a + b";
@@ -43,12 +43,12 @@ pub struct Identity {
     /// What was compared, and on how much; or why it cannot be.
     pub what: String,
     /// None where the model cannot have the identity.
-    pub measured: Option<Measured>,
+    pub measured: Option<IdentityError>,
 }
 
 /// How far the two sides of an identity lie apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
+pub struct IdentityError {
     /// The largest difference found.
     pub difference: f32,
     /// The largest that is put down to rounding.
@@ -71,10 +71,10 @@ impl Identity {
 }
 
 /// What was compared or why it cannot be, and how far apart the two sides lie.
-type Found = (String, Option<Measured>);
+type Found = (String, Option<IdentityError>);
 
 fn found(what: String, difference: f32, tolerance: f32) -> Found {
-    let measured = Measured {
+    let measured = IdentityError {
         difference,
         tolerance,
     };
@@ -86,13 +86,13 @@ fn refused(why: &str) -> Found {
 }
 
 /// One pass over a text with everything recorded.
-struct Seen {
+struct FullRecording {
     sites: HashMap<Address, Tensor>,
     /// `[tokens, vocab]`, f32.
     logits: Tensor,
 }
 
-impl Seen {
+impl FullRecording {
     /// A recorded value without its batch dimension, f32.
     fn get(&self, at: Address) -> Result<Tensor> {
         let held = self.sites.get(&at).ok_or_else(|| Error::Refused {
@@ -123,7 +123,7 @@ pub fn text(lab: &Lab) -> Result<Vec<u32>> {
     let tokens = model.tokens(&ids[..probe])?;
     model
         .transformer
-        .trunk(&tokens, Span::prompt(probe), None, &mut NoTap)?;
+        .trunk(&tokens, PassSpan::prompt(probe), None, &mut NoTap)?;
     ids.truncate(match since.elapsed().as_secs_f32() {
         s if s < 1.0 => LONGEST,
         s if s < 4.0 => LONGEST / 2,
@@ -145,7 +145,6 @@ fn bytes_of_a_token(model: &Model) -> usize {
     4 * entries
 }
 
-/// Every address that the model has.
 fn addresses(model: &Model) -> Vec<Address> {
     let layers = |layered: bool| if layered { model.card.layers } else { 1 };
     let all = SITES
@@ -154,7 +153,6 @@ fn addresses(model: &Model) -> Vec<Address> {
     all.filter(|a| model.offers(*a).is_ok()).collect()
 }
 
-/// Measures every identity on a run.
 pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
     lab.model.check_prompt(&run.tokens)?;
     let all = addresses(&lab.model);
@@ -167,7 +165,7 @@ pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
 }
 
 /// What can be said of two passes over one text: one in which everything was recorded, and one in which nothing was.
-fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
+fn judge(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Result<Vec<Identity>> {
     let all = [
         ("finite", finite(seen)?),
         ("lens = logits", lens(model, seen)?),
@@ -184,19 +182,25 @@ fn judge(model: &Model, seen: &Seen, bare: &Seen) -> Result<Vec<Identity>> {
 }
 
 /// One pass over the whole run without a cache.
-fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<Seen> {
-    let mut program = lab.compile(run, Null::No)?;
-    let mut tap = RunTap::new(&mut program, &[], wanted, Keep::All, lab.guard().lenient());
-    let span = Span {
+fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
+    let mut program = lab.compile(run, RandomControl::No)?;
+    let mut tap = RunTap::new(
+        &mut program,
+        &[],
+        wanted,
+        RecordedPositions::All,
+        lab.guard().lenient(),
+    );
+    let span = PassSpan {
         start: 0,
         len: run.tokens.len(),
         prompt: run.prompt,
-        phase: Phase::Prefill,
+        phase: PassPhase::Prefill,
     };
     let transformer = &lab.model.transformer;
     let x = transformer.trunk(&lab.model.tokens(&run.tokens)?, span, None, &mut tap)?;
     let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
-    Ok(Seen {
+    Ok(FullRecording {
         sites: std::mem::take(&mut tap.recorded),
         logits: logits.squeeze(0)?,
     })
@@ -245,7 +249,7 @@ fn relative(found: &Tensor, whole: &Tensor) -> Result<f32> {
     Ok(gap(&found, &whole) / reach.max(f32::MIN_POSITIVE))
 }
 
-fn finite(seen: &Seen) -> Result<Found> {
+fn finite(seen: &FullRecording) -> Result<Found> {
     let logits = values(&seen.logits)?;
     let broken = logits.iter().filter(|v| !v.is_finite()).count();
     let what = format!("logits that are not finite, of {}", logits.len());
@@ -253,7 +257,7 @@ fn finite(seen: &Seen) -> Result<Found> {
 }
 
 /// I1, on the same kernel: the lens at the last layer is the model's own output, bit for bit.
-fn lens(model: &Model, seen: &Seen) -> Result<Found> {
+fn lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let last = Site::ResidPost.at(model.card.layers - 1);
     let rows = seen.sites.get(&last).map(|t| t.squeeze(0)).transpose()?;
     let Some(rows) = rows else {
@@ -269,7 +273,7 @@ fn lens(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// I1, as the live lens reads it: all layers in one product with the model's own row.
-fn live_lens(model: &Model, seen: &Seen) -> Result<Found> {
+fn live_lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let row = |layer: usize| -> Result<Tensor> {
         let rows = seen.get(Site::ResidPost.at(layer))?;
         Ok(rows.narrow(0, rows.dim(0)? - 1, 1)?)
@@ -290,8 +294,8 @@ fn live_lens(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// I2: the stream after every block is the embedding and all that blocks have added.
-fn parts(model: &Model, seen: &Seen) -> Result<Found> {
-    if model.transformer.blueprint.arrangement == Arrangement::NormedStream {
+fn parts(model: &Model, seen: &FullRecording) -> Result<Found> {
+    if model.transformer.blueprint.arrangement == BlockOrder::NormedStream {
         let why =
             "the stream is normalized after every component, so it is not a sum of their outputs";
         return Ok(refused(why));
@@ -311,7 +315,7 @@ fn parts(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// I26: a pass in which everything is recorded gives the bits of one in which nobody looks.
-fn captures(seen: &Seen, bare: &Seen) -> Result<Found> {
+fn captures(seen: &FullRecording, bare: &FullRecording) -> Result<Found> {
     let count = seen.sites.len();
     let (seen, bare) = (values(&seen.logits)?, values(&bare.logits)?);
     let other = seen
@@ -323,7 +327,7 @@ fn captures(seen: &Seen, bare: &Seen) -> Result<Found> {
 }
 
 /// I4: probabilities of every query sum to one.
-fn rows(model: &Model, seen: &Seen) -> Result<Found> {
+fn rows(model: &Model, seen: &FullRecording) -> Result<Found> {
     let mut most = Vec::new();
     for layer in 0..model.card.layers {
         let sums = values(&seen.get(Site::AttnProbs.at(layer))?.sum(2)?)?;
@@ -337,7 +341,7 @@ fn rows(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// Scores are -inf exactly where a query may not look, and nothing is read from there.
-fn masks(model: &Model, seen: &Seen) -> Result<Found> {
+fn masks(model: &Model, seen: &FullRecording) -> Result<Found> {
     let specs = &model.transformer.blueprint.layers;
     let (mut wrong, mut windows, mut tokens) = (0usize, Vec::new(), 0);
     for (layer, spec) in specs.iter().enumerate() {
@@ -374,7 +378,7 @@ fn masks(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// I4: probabilities times the values of the head's group are what the head writes from.
-fn mixed_values(model: &Model, seen: &Seen) -> Result<Found> {
+fn mixed_values(model: &Model, seen: &FullRecording) -> Result<Found> {
     let shape = &model.transformer.blueprint;
     let group = shape.heads / shape.kv_heads;
     let mut most = Vec::new();
@@ -398,7 +402,7 @@ fn mixed_values(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// The first, the middle and the last of some layers.
-fn some_of(layers: &[usize]) -> Vec<usize> {
+fn first_middle_last(layers: &[usize]) -> Vec<usize> {
     let mut some = Vec::new();
     if let (Some(first), Some(last)) = (layers.first(), layers.last()) {
         some = vec![*first, layers[layers.len() / 2], *last];
@@ -424,8 +428,8 @@ fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
 }
 
 /// I5: what attention writes is the sum of what its heads write, and the bias once.
-fn heads(model: &Model, seen: &Seen) -> Result<Found> {
-    let layers = some_of(&(0..model.card.layers).collect::<Vec<_>>());
+fn heads(model: &Model, seen: &FullRecording) -> Result<Found> {
+    let layers = first_middle_last(&(0..model.card.layers).collect::<Vec<_>>());
     let mut most = Vec::new();
     for &layer in &layers {
         let z = seen.get(Site::Z.at(layer))?.flatten_from(1)?;
@@ -441,9 +445,9 @@ fn heads(model: &Model, seen: &Seen) -> Result<Found> {
 }
 
 /// I5: what an MLP writes is the sum of what its neurons write, and the bias once.
-fn neurons(model: &Model, seen: &Seen) -> Result<Found> {
+fn neurons(model: &Model, seen: &FullRecording) -> Result<Found> {
     const PIECES: usize = 8;
-    let layers = some_of(&model.transformer.blueprint.dense_layers());
+    let layers = first_middle_last(&model.transformer.blueprint.dense_layers());
     let mut most = Vec::new();
     for &layer in &layers {
         let Some(mlp) = model.transformer.blocks[layer].mlp.dense() else {
@@ -479,8 +483,8 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
         return Ok(refused("one token leaves nothing to cache"));
     }
     let first = total / 2;
-    let regime = lab.model.transformer.regime(total);
-    let mut program = lab.compile(run, Null::No)?;
+    let regime = lab.model.transformer.rope_scaling_regime(total);
+    let mut program = lab.compile(run, RandomControl::No)?;
     let mut cache = lab.model.cache(1)?;
     let since = Instant::now();
     let (mut most, mut rereads) = (Vec::new(), 0);
@@ -488,14 +492,22 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
         let text = &run.tokens[..length];
         let held = cache.len();
         let transformer = &lab.model.transformer;
-        let mut tap = RunTap::new(&mut program, &[], &[], Keep::Last, lab.guard().lenient());
+        let mut tap = RunTap::new(
+            &mut program,
+            &[],
+            &[],
+            RecordedPositions::Last,
+            lab.guard().lenient(),
+        );
         let text = [text.to_vec()];
         let (logits, _) = read_on(&lab.model, &text, first, &mut cache, &mut tap, &[])?;
         let logits = logits.flatten_all()?;
-        if held > 0 && transformer.regime(held) != transformer.regime(length) {
+        if held > 0
+            && transformer.rope_scaling_regime(held) != transformer.rope_scaling_regime(length)
+        {
             rereads += 1;
         }
-        let own = if transformer.regime(length) == regime {
+        let own = if transformer.rope_scaling_regime(length) == regime {
             whole.get(length - 1)?
         } else {
             let own = lab.last_logits(&run.clone().until(length))?;
@@ -529,7 +541,7 @@ mod tests {
     }
 
     /// Adds to one entry of a tensor.
-    fn bent(whole: &Tensor, entry: usize, by: f32) -> Tensor {
+    fn with_one_entry_changed(whole: &Tensor, entry: usize, by: f32) -> Tensor {
         let mut all = values(whole).unwrap();
         all[entry] += by;
         Tensor::from_vec(all, whole.shape(), whole.device()).unwrap()
@@ -577,19 +589,20 @@ mod tests {
         for (site, entry, by, expected) in faults {
             let at = site.at(model.card.layers - 1);
             let whole = seen.sites[&at].clone();
-            seen.sites.insert(at, bent(&whole, *entry, *by));
+            seen.sites
+                .insert(at, with_one_entry_changed(&whole, *entry, *by));
             let found = judge(model, &seen, &bare).unwrap();
             assert_eq!(failures(&found), *expected, "{at} {entry}");
             seen.sites.insert(at, whole);
         }
         let honest = seen.logits.clone();
-        seen.logits = bent(&honest, 5, 1e-3);
+        seen.logits = with_one_entry_changed(&honest, 5, 1e-3);
         let found = judge(model, &seen, &bare).unwrap();
         assert_eq!(
             failures(&found),
             ["lens = logits", "captures change nothing"]
         );
-        seen.logits = bent(&honest, 5, f32::NAN);
+        seen.logits = with_one_entry_changed(&honest, 5, f32::NAN);
         let found = judge(model, &seen, &bare).unwrap();
         assert!(failures(&found).contains(&"finite"));
         let far = found[1].measured.unwrap().difference;
@@ -612,7 +625,7 @@ mod tests {
         let vocab = whole.dim(1).unwrap();
         // The rows before the last of the half that is read at once are not written by the cache.
         for row in 4..10 {
-            let wrong = bent(&whole, row * vocab + 7, 1e-2);
+            let wrong = with_one_entry_changed(&whole, row * vocab + 7, 1e-2);
             assert!(!cached(&run, &wrong).passed(), "row {row}");
         }
         let found = cached(&Run::plain(vec![3]), &whole);

@@ -23,7 +23,6 @@ use crate::model::load::Options;
 
 pub use machine::{cpu, kilobytes};
 
-/// The row.
 pub const DOCTOR: Subcommand = Subcommand {
     name: "doctor",
     about: "Shows what this build and machine offer, or how a model is built, and checks its numbers",

@@ -9,7 +9,7 @@ use super::machine::present;
 use crate::model::Model;
 use crate::model::memory::available;
 use crate::model::network::blueprint::{
-    Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, Positions, QkNormOver,
+    Activation, Biases, BlockOrder, Blueprint, LayerSpec, MlpKind, PositionEncoding, QkNormOver,
 };
 use crate::model::network::families::FAMILIES;
 use crate::model::network::rope::{Rope, RopeScaling};
@@ -162,16 +162,16 @@ fn ranges(sorted: &[usize]) -> String {
     out
 }
 
-fn arrangement(of: Arrangement) -> &'static str {
+fn arrangement(of: BlockOrder) -> &'static str {
     match of {
-        Arrangement::PreNorm => "x + f(norm(x)), attention then MLP",
-        Arrangement::SandwichNorm => "x + norm(f(norm(x))), attention then MLP",
-        Arrangement::PostNorm => "x + norm(f(x)), attention then MLP",
-        Arrangement::NormedStream => {
+        BlockOrder::PreNorm => "x + f(norm(x)), attention then MLP",
+        BlockOrder::SandwichNorm => "x + norm(f(norm(x))), attention then MLP",
+        BlockOrder::PostNorm => "x + norm(f(x)), attention then MLP",
+        BlockOrder::NormedStream => {
             "norm(x + f(x)), attention then MLP: the stream itself is normed"
         }
-        Arrangement::Parallel => "x + attention(norm(x)) + MLP(another norm(x)), side by side",
-        Arrangement::ParallelSharedNorm => "x + attention(norm(x)) + MLP(the same), side by side",
+        BlockOrder::Parallel => "x + attention(norm(x)) + MLP(another norm(x)), side by side",
+        BlockOrder::ParallelSharedNorm => "x + attention(norm(x)) + MLP(the same), side by side",
     }
 }
 
@@ -198,11 +198,11 @@ fn qk_norm(b: &Blueprint) -> String {
 
 fn positions(b: &Blueprint) -> Vec<(&'static str, String)> {
     match &b.positions {
-        Positions::Learned { offset } => {
+        PositionEncoding::Learned { offset } => {
             let text = format!("a learned vector each, {offset} unused rows before the first");
             vec![("positions", text)]
         }
-        Positions::Rotary(ropes) => {
+        PositionEncoding::Rotary(ropes) => {
             let say = |layer: &LayerSpec| {
                 let rope = layer.rope.and_then(|i| ropes.get(i));
                 rope.map_or_else(|| "no rotation".into(), |r| rotation(r, b.head_dim))

@@ -6,11 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::sidecar::{beside, table};
-use super::{Direction, Origin, finite};
+use super::sidecar::{implied_site, table};
+use super::{Direction, DirectionOrigin, finite};
 use crate::edit::quotes::named;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::torch::Loose;
+use crate::model::checkpoint::torch::SmallTensor;
 use crate::model::network::address::site_named;
 use crate::model::network::site::{Address, Site};
 
@@ -65,25 +65,25 @@ const NEXT: &str =
 
 /// Where the vector of a name belongs.
 #[derive(Clone, Copy)]
-enum Belongs {
+enum VectorPlace {
     At(Address),
     Layer(u16),
 }
 
 /// Reads what a name of an array says of its place: `resid_post.4`, `4`, `layer_4`, `layers.4.vector`, `resid_pre_4`.
-fn place(name: &str) -> Option<Belongs> {
+fn place(name: &str) -> Option<VectorPlace> {
     if let Ok(address) = name.parse::<Address>() {
-        return Some(Belongs::At(address));
+        return Some(VectorPlace::At(address));
     }
     let numbered = |part: &str| {
         let word = part.trim_end_matches(|c: char| c.is_ascii_digit());
         let layer = part[word.len()..].parse::<u16>().ok()?;
         let word = word.trim_end_matches(['_', '-', ' ']).to_ascii_lowercase();
         if WORDS.contains(&word.as_str()) {
-            return Some(Belongs::Layer(layer));
+            return Some(VectorPlace::Layer(layer));
         }
         let site = site_named(&word).ok().filter(|s| s.spec().layered)?;
-        Some(Belongs::At(site.at(usize::from(layer))))
+        Some(VectorPlace::At(site.at(usize::from(layer))))
     };
     let mut found = name.split('.').filter_map(numbered);
     found.next().filter(|_| found.next().is_none())
@@ -92,7 +92,7 @@ fn place(name: &str) -> Option<Belongs> {
 /// A direction from what a file holds; `key` names one of several arrays, or is empty.
 pub(crate) fn read(
     path: &Path,
-    mut found: Vec<Loose>,
+    mut found: Vec<SmallTensor>,
     key: &str,
     maker: &str,
 ) -> Result<Direction> {
@@ -103,7 +103,7 @@ pub(crate) fn read(
         let all = names(&found);
         let ends = format!(".{key}");
         let begins = format!("{key}.");
-        found.retain(|Loose { name, .. }| {
+        found.retain(|SmallTensor { name, .. }| {
             name == key || name.ends_with(&ends) || name.starts_with(&begins)
         });
         if found.is_empty() {
@@ -115,15 +115,15 @@ pub(crate) fn read(
         let name = Some(array.name.as_str()).filter(|name| !name.is_empty());
         finite(path, name.unwrap_or("the tensor"), &array.values, NEXT)?;
     }
-    let sidecar = beside(path)?;
+    let sidecar = implied_site(path)?;
     let listed = (0..found.len()).all(|i| found.iter().any(|t| t.name == format!("[{i}]")));
-    let places: Option<Vec<Belongs>> = found.iter().map(|t| place(&t.name)).collect();
+    let places: Option<Vec<VectorPlace>> = found.iter().map(|t| place(&t.name)).collect();
     match (found.as_slice(), places) {
         ([], _) => Err(Error::bad_file(path, "it holds no vector", NEXT)),
         (many, _) if listed && many.len() > 1 => {
             // A list is a table: its rows have numbers and no names.
-            let number = |t: &Loose| t.name.get(1..t.name.len() - 1)?.parse::<usize>().ok();
-            let mut rows: Vec<&Loose> = many.iter().collect();
+            let number = |t: &SmallTensor| t.name.get(1..t.name.len() - 1)?.parse::<usize>().ok();
+            let mut rows: Vec<&SmallTensor> = many.iter().collect();
             rows.sort_by_key(|t| number(t));
             let width = widths(path, many)?;
             let values: Vec<f32> = rows.iter().flat_map(|t| &t.values).copied().collect();
@@ -161,11 +161,11 @@ pub(crate) fn read(
 }
 
 /// Whether an array has one side longer than 1.
-fn vector(array: &Loose) -> bool {
+fn vector(array: &SmallTensor) -> bool {
     array.shape.iter().filter(|d| **d != 1).count() == 1
 }
 
-fn names(arrays: &[Loose]) -> String {
+fn names(arrays: &[SmallTensor]) -> String {
     let mut all: Vec<String> = arrays.iter().map(|t| t.name.clone()).collect();
     let more = all.len().saturating_sub(12);
     all.truncate(12);
@@ -175,11 +175,10 @@ fn names(arrays: &[Loose]) -> String {
     all.join(", ")
 }
 
-/// The width of vectors, which is one.
-fn widths(path: &Path, arrays: &[Loose]) -> Result<usize> {
+fn widths(path: &Path, arrays: &[SmallTensor]) -> Result<usize> {
     let width = arrays.first().map_or(0, |t| t.values.len());
     let mut odd = arrays.iter();
-    let Some(Loose { name, shape, .. }) = odd.find(|t| !vector(t) || t.values.len() != width)
+    let Some(SmallTensor { name, shape, .. }) = odd.find(|t| !vector(t) || t.values.len() != width)
     else {
         return Ok(width);
     };
@@ -188,17 +187,17 @@ fn widths(path: &Path, arrays: &[Loose]) -> Result<usize> {
 }
 
 /// A vector a layer, at the site that the names say or at none.
-fn by_layer(path: &Path, arrays: &[Loose], maker: &str) -> Result<Direction> {
+fn by_layer(path: &Path, arrays: &[SmallTensor], maker: &str) -> Result<Direction> {
     widths(path, arrays)?;
-    let mut origin = Origin {
+    let mut origin = DirectionOrigin {
         method: maker.to_string(),
-        ..Origin::default()
+        ..DirectionOrigin::default()
     };
     let mut rows: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     for array in arrays {
         let at = match place(&array.name) {
-            Some(Belongs::At(at)) => at,
-            Some(Belongs::Layer(layer)) => {
+            Some(VectorPlace::At(at)) => at,
+            Some(VectorPlace::Layer(layer)) => {
                 origin.anywhere = true;
                 Site::ResidPost.at(usize::from(layer))
             }
@@ -239,7 +238,7 @@ pub(crate) fn nameless(path: &Path, key: &str) -> Result<()> {
 }
 
 /// Refuses a dictionary of features by name, with how one of its directions is saved.
-pub(crate) fn dictionary(path: &Path, arrays: &[Loose]) -> Result<()> {
+pub(crate) fn dictionary(path: &Path, arrays: &[SmallTensor]) -> Result<()> {
     let called = |names: &[&str]| {
         arrays.iter().find(|t| {
             let name = t.name.to_ascii_lowercase();
@@ -285,8 +284,8 @@ mod tests {
     fn names_say_layers_in_the_spellings_that_are_in_use() {
         let spelled = |name: &str| match place(name) {
             None => String::new(),
-            Some(Belongs::At(at)) => at.to_string(),
-            Some(Belongs::Layer(layer)) => layer.to_string(),
+            Some(VectorPlace::At(at)) => at.to_string(),
+            Some(VectorPlace::Layer(layer)) => layer.to_string(),
         };
         for (name, said) in [
             ("4", "4"),

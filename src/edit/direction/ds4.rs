@@ -11,12 +11,11 @@ use serde_json::{Value, json};
 
 use super::arrays::nameless;
 use super::sidecar::{Sidecar, json};
-use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, whole};
+use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, whole};
 use crate::error::{Error, Result};
 use crate::model::network::site::Site;
 
-/// The row.
-pub(crate) const FORMAT: Format = Format {
+pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "ds4",
     extensions: &["f32"],
     about: "directional steering files of ds4, with their X.json: one row for each layer, of the MLP or attention output; ds4 removes the direction, as project_out does",
@@ -133,7 +132,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         }
     }
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let origin = Origin {
+    let origin = DirectionOrigin {
         cautions: vec![NOTE.into()],
         ..direction.origin.clone()
     };

@@ -10,14 +10,13 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::arrays::nameless;
-use super::{Direction, Format, Origin, VectorFiles, finite, norm, numbers, stream};
+use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, stream};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
-use crate::model::checkpoint::gguf::write::{Value, file};
+use crate::model::checkpoint::gguf::write::{MetadataValue, file};
 use crate::model::network::site::Site;
 
-/// The row.
-pub(crate) const FORMAT: Format = Format {
+pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "GGUF control vector",
     extensions: &["gguf"],
     about: "control vectors of llama.cpp and repeng: `direction.N` is added to the output of block N, resid_post.N; block 0 has none",
@@ -135,7 +134,7 @@ pub(crate) const NORMED: &str =
     "repeng measured its vector for the last block after the final norm, and it is added before";
 
 /// Whether a direction was read from a file of repeng's layout.
-pub(crate) fn by_repeng(origin: &Origin) -> bool {
+pub(crate) fn by_repeng(origin: &DirectionOrigin) -> bool {
     origin.method == layout_of("repeng")
 }
 
@@ -143,7 +142,7 @@ fn layout_of(maker: &str) -> String {
     format!("control vector, by its layout of {maker}")
 }
 
-fn origin(gguf: &Gguf) -> Result<Origin, String> {
+fn origin(gguf: &Gguf) -> Result<DirectionOrigin, String> {
     if let Some(own) = gguf.string(ORIGIN) {
         return serde_json::from_str(own).map_err(|e| format!("its provenance is damaged ({e})"));
     }
@@ -152,11 +151,11 @@ fn origin(gguf: &Gguf) -> Result<Origin, String> {
         Some(false) => ("repeng", Vec::new()),
         None => ("an unknown maker", Vec::new()),
     };
-    Ok(Origin {
+    Ok(DirectionOrigin {
         family: gguf.string("controlvector.model_hint").unwrap_or("").into(),
         method: layout_of(maker),
         cautions,
-        ..Origin::default()
+        ..DirectionOrigin::default()
     })
 }
 
@@ -199,14 +198,17 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
         family => family,
     };
     let metadata = [
-        ("general.architecture", Value::Text("controlvector")),
-        ("controlvector.model_hint", Value::Text(hint)),
-        ("controlvector.layer_count", Value::U32(rows.len() as u32)),
+        ("general.architecture", MetadataValue::Text("controlvector")),
+        ("controlvector.model_hint", MetadataValue::Text(hint)),
+        (
+            "controlvector.layer_count",
+            MetadataValue::U32(rows.len() as u32),
+        ),
         (
             "lmscope.convention",
-            Value::Text("direction.N is added to the output of block N, 0-based"),
+            MetadataValue::Text("direction.N is added to the output of block N, 0-based"),
         ),
-        (ORIGIN, Value::Text(&origin)),
+        (ORIGIN, MetadataValue::Text(&origin)),
     ];
     let tensors: Vec<(String, &[f32])> = rows
         .into_iter()

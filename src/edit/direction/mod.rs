@@ -2,7 +2,7 @@
 //!
 //! Invariants: a direction of another model is refused where its file says which model that was, and what a file leaves
 //! open or leaves in doubt is said beside every use ([`Direction::caution`]). Whatever the file numbers, layer L is
-//! block L here, 0-based. To add a file format, write a module with a [`Format`] and add a word to [`FORMATS`]; to add a
+//! block L here, 0-based. To add a file format, write a module with a [`VectorFormat`] and add a word to [`FORMATS`]; to add a
 //! method, see `vectors/contrast.rs`.
 
 mod arrays;
@@ -32,8 +32,7 @@ use crate::model::normal::normals;
 
 /// One row of [`FORMATS`].
 #[derive(Debug)]
-pub struct Format {
-    /// Its name.
+pub struct VectorFormat {
     pub name: &'static str,
     /// How its files end; the first is what we would choose.
     pub extensions: &'static [&'static str],
@@ -56,8 +55,7 @@ type VectorFiles = Vec<(PathBuf, Vec<u8>)>;
 /// The key of our own provenance in JSON files beside.
 const OWN: &str = "lmscope";
 
-/// Every format.
-pub const FORMATS: &[Format] = &[
+pub const FORMATS: &[VectorFormat] = &[
     safetensors::FORMAT,
     gguf::FORMAT,
     torch::FORMAT,
@@ -66,7 +64,7 @@ pub const FORMATS: &[Format] = &[
 ];
 
 /// The format that a file's name speaks of.
-pub fn format_named(path: &Path) -> Option<&'static Format> {
+pub fn format_named(path: &Path) -> Option<&'static VectorFormat> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     FORMATS
         .iter()
@@ -74,7 +72,7 @@ pub fn format_named(path: &Path) -> Option<&'static Format> {
 }
 
 /// The format of a file that is there: by its name, else by how it begins.
-pub fn format_of(path: &Path) -> Result<&'static Format> {
+pub fn format_of(path: &Path) -> Result<&'static VectorFormat> {
     use std::io::Read;
     if let Some(format) = format_named(path) {
         return Ok(format);
@@ -98,7 +96,7 @@ fn extensions() -> String {
 
 /// Where a direction came from; stored as JSON in the file's metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct DirectionOrigin {
     /// The model argument.
     pub model: String,
     /// The type of the model (`llama`); what control vectors keep as their hint.
@@ -142,7 +140,7 @@ fn one() -> f32 {
     1.0
 }
 
-impl Origin {
+impl DirectionOrigin {
     /// Of what is made with a model, now.
     pub fn of(card: &Card) -> Self {
         Self {
@@ -156,7 +154,7 @@ impl Origin {
     }
 }
 
-impl Default for Origin {
+impl Default for DirectionOrigin {
     fn default() -> Self {
         Self {
             model: String::new(),
@@ -198,7 +196,7 @@ pub struct Direction {
     /// The vector at each address it was measured at.
     pub rows: Vec<(Address, Vec<f32>)>,
     /// Where it came from.
-    pub origin: Origin,
+    pub origin: DirectionOrigin,
 }
 
 impl Direction {
@@ -603,12 +601,12 @@ mod tests {
     fn a_file_gives_back_the_vector_and_its_origin() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("d.safetensors");
-        let origin = Origin {
+        let origin = DirectionOrigin {
             model: "m".into(),
             revision: "r".into(),
             method: "difference of means".into(),
             prompts: (3, 4),
-            ..Origin::default()
+            ..DirectionOrigin::default()
         };
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(2), vec![1.0, -0.5, 3.25])],

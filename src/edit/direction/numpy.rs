@@ -5,12 +5,11 @@
 
 use std::path::Path;
 
-use super::{Direction, Format, VectorFiles, arrays};
+use super::{Direction, VectorFiles, VectorFormat, arrays};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::numpy;
 
-/// The row.
-pub(crate) const FORMAT: Format = Format {
+pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "numpy arrays",
     extensions: &["npy", "npz"],
     about: "a vector, a table with one row for each layer, or several arrays named after layers or otherwise (FILE#NAME), with a JSON file beside it as for safetensors; read only",

@@ -11,13 +11,14 @@ use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{Direction, Format, Origin, VectorFiles, arrays, finite, numbers, whole};
+use super::{
+    Direction, DirectionOrigin, VectorFiles, VectorFormat, arrays, finite, numbers, whole,
+};
 use crate::error::{Error, Result};
-use crate::model::checkpoint::torch::Loose;
+use crate::model::checkpoint::torch::SmallTensor;
 use crate::model::network::site::Address;
 
-/// The row.
-pub(crate) const FORMAT: Format = Format {
+pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "safetensors",
     extensions: &["safetensors"],
     about: "lmscope's own format: one vector for each address, with its provenance; or any one vector with a JSON file beside it",
@@ -60,7 +61,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     let fail = |e: String| Error::bad_file(path, e, NEXT);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
     let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
-    let origin: Option<Origin> = origin
+    let origin: Option<DirectionOrigin> = origin
         .map(|o| serde_json::from_str(o))
         .transpose()
         .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
@@ -70,7 +71,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         return Err(fail("it holds no vector".into()));
     }
     // Of another maker: shapes first, because a dictionary may be large.
-    let heads = tensors.iter().map(|(name, view)| Loose {
+    let heads = tensors.iter().map(|(name, view)| SmallTensor {
         name: name.clone(),
         shape: view.shape().to_vec(),
         values: Vec::new(),
@@ -106,7 +107,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
             .iter()
             .filter(|(_, view)| !(some && whole(view.dtype())));
         let found = kept.map(|(name, view)| {
-            Ok(Loose {
+            Ok(SmallTensor {
                 name: name.clone(),
                 shape: view.shape().to_vec(),
                 values: read(name, view)?,

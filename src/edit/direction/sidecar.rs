@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::{Direction, Origin};
+use super::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::model::network::address::{Pattern, site_named};
 use crate::model::network::site::{Address, Site};
@@ -33,7 +33,7 @@ pub(crate) struct Sidecar {
 }
 
 /// `X_metadata.json` of refusal_direction or `X.json`, beside `X.anything`.
-pub(crate) fn beside(path: &Path) -> Result<Option<Sidecar>> {
+pub(crate) fn implied_site(path: &Path) -> Result<Option<Sidecar>> {
     for (path, usual) in [
         (metadata_path(path), Some(Site::ResidPre)),
         (path.with_extension("json"), None),
@@ -125,7 +125,7 @@ impl Sidecar {
     }
 
     /// What it says of how and on what the vector was measured, by `maker` where it does not say; our own provenance whole.
-    pub(crate) fn origin(&self, maker: &str) -> Origin {
+    pub(crate) fn origin(&self, maker: &str) -> DirectionOrigin {
         if let Some(own) = self.map.get(super::OWN)
             && let Ok(origin) = serde_json::from_value(own.clone())
         {
@@ -139,7 +139,7 @@ impl Sidecar {
         let strength = self
             .value(&["strength", "coefficient"])
             .and_then(Value::as_f64);
-        Origin {
+        DirectionOrigin {
             model: self.text(&["model", "model_name"]).to_string(),
             family: self.text(&["model_type"]).to_string(),
             method: match self.text(&["method"]) {
@@ -148,7 +148,7 @@ impl Sidecar {
             },
             positions,
             strength: strength.map_or(1.0, |s| s as f32),
-            ..Origin::default()
+            ..DirectionOrigin::default()
         }
     }
 }
@@ -161,9 +161,9 @@ pub(crate) fn table(
     sidecar: Option<&Sidecar>,
     maker: &str,
 ) -> Result<Direction> {
-    let unknown = || Origin {
+    let unknown = || DirectionOrigin {
         method: maker.to_string(),
-        ..Origin::default()
+        ..DirectionOrigin::default()
     };
     let mut origin = sidecar.map_or_else(unknown, |s| s.origin(maker));
     // Sides of 1 do not count: a row, a column and a vector are one.
@@ -215,7 +215,7 @@ pub(crate) fn table(
 }
 
 /// Our own provenance and what others read, as the bytes of such a file.
-pub(crate) fn json(origin: &Origin, theirs: Value) -> Vec<u8> {
+pub(crate) fn json(origin: &DirectionOrigin, theirs: Value) -> Vec<u8> {
     let mut map = if let Value::Object(map) = theirs {
         map
     } else {

@@ -9,14 +9,15 @@ use std::path::Path;
 use serde_json::json;
 
 use super::sidecar::{json, metadata_path};
-use super::{Direction, Format, VectorFiles, arrays, stream};
+use super::{Direction, VectorFiles, VectorFormat, arrays, stream};
 use crate::edit::quotes::named;
 use crate::error::{Error, Result};
-use crate::model::checkpoint::torch::{Capping, Loose, archive_of, capping, facts, shapes, values};
+use crate::model::checkpoint::torch::{
+    CappingConfig, SmallTensor, archive_of, capping, facts, shapes, values,
+};
 use crate::text::visible;
 
-/// The row.
-pub(crate) const FORMAT: Format = Format {
+pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "PyTorch tensor",
     extensions: &["pt", "pth", "bin"],
     about: "direction.pt of refusal_direction with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
@@ -47,13 +48,13 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
 
 /// One vector of a file of capping experiments, or what to type for an experiment: a cap is a clamp with one bound, at the
 /// output of the vector's block.
-fn capped(path: &Path, config: &Capping, key: &str) -> Result<Direction> {
+fn capped(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
     let file = path.display().to_string();
     if let Some(layer) = config.vectors.get(key) {
-        let ours = |t: &Loose| {
+        let ours = |t: &SmallTensor| {
             t.name == format!("vectors.{key}.vector") || t.name == format!("vectors.{key}")
         };
-        let mut found: Vec<Loose> = values(path)?.into_iter().filter(ours).collect();
+        let mut found: Vec<SmallTensor> = values(path)?.into_iter().filter(ours).collect();
         found
             .iter_mut()
             .for_each(|t| t.name = format!("resid_post.{layer}"));

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::lab::writer::Writer;
 
 /// An unedited continuation in the making.
-pub(super) struct Shadow {
+pub(super) struct BaselineContinuation {
     writer: Writer,
     tokens: Vec<Token>,
     left: usize,
@@ -35,7 +35,7 @@ impl Worker {
             Schedule::none(),
             sampling,
         )?;
-        self.baseline = Some(Shadow {
+        self.baseline = Some(BaselineContinuation {
             writer,
             tokens: Vec::new(),
             left,

@@ -8,11 +8,11 @@ use super::Worker;
 use super::tokens::plain_tokens;
 use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
-use crate::engine::{Known, Mode, Update};
+use crate::engine::{KnownDirection, Mode, Update};
 use crate::error::{Error, Result};
 use crate::lab::trials::left;
-use crate::lab::writer::Beside;
-use crate::vectors::contrast::{Contrast, Measure, Method};
+use crate::lab::writer::BaselineMode;
+use crate::vectors::contrast::{Contrast, ContrastRequest, Method};
 
 impl Worker {
     /// Changes the edits, or says that they stay as they were.
@@ -56,18 +56,18 @@ impl Worker {
         let receipts = writer.receipts().to_vec();
         self.edits = edits;
         if let Some(before) = before {
-            self.shelve(before);
+            self.keep_text(before);
         }
         self.tell(Update::Edited { boundary, receipts });
         if mode == Mode::AsIfAlways {
             let fired = self.writer.as_ref().map(|w| w.fired().to_vec());
             self.tell(Update::Fired(fired.unwrap_or_default()));
-            self.tell_beside();
+            self.send_baseline_text();
             self.check = None;
             self.refresh();
         } else {
             if self.beside.is_lockstep() {
-                self.tell_beside();
+                self.send_baseline_text();
             }
             // Columns of another shape would not fit what is there.
             for i in 0..self.live.len() {
@@ -81,22 +81,22 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn set_beside(&mut self, beside: Beside) -> Result<()> {
+    pub(super) fn set_beside(&mut self, beside: BaselineMode) -> Result<()> {
         if let (Some(writer), Some(lab)) = (&mut self.writer, &mut self.lab) {
             writer.set_beside(lab, beside)?;
         }
         self.beside = beside;
-        self.tell_beside();
+        self.send_baseline_text();
         Ok(())
     }
 
     /// Tells what runs beside the text, with the unedited run's own text where it has one.
-    pub(super) fn tell_beside(&self) {
+    pub(super) fn send_baseline_text(&self) {
         let (mut tokens, mut diverged) = (Vec::new(), None);
         if let (Some(writer), Some(lab)) = (&self.writer, &self.lab) {
             let prompt = writer.run.prompt;
             diverged = writer.diverged();
-            if let Some(text) = writer.companion().filter(|_| self.beside.is_lockstep()) {
+            if let Some(text) = writer.baseline_row().filter(|_| self.beside.is_lockstep()) {
                 tokens = plain_tokens(lab, prompt, &text[prompt..]);
             }
         }
@@ -160,14 +160,14 @@ impl Worker {
                 left: left(since.elapsed(), done),
             });
         };
-        let contrast = lab.told(tell, |lab| {
-            Contrast::measure(lab, plus, minus, Measure::last(layer, chat))
+        let contrast = lab.with_progress(tell, |lab| {
+            Contrast::measure(lab, plus, minus, ContrastRequest::last(layer, chat))
         });
         let made = contrast?.direction(Method::Mean, lab)?;
         if let Some(path) = &save {
             made.save(path)?;
         }
-        let mut told = Known::of(&name, &made);
+        let mut told = KnownDirection::of(&name, &made);
         told.remarks.extend_from_slice(&made.origin.notes);
         lab.directions.insert(name, made);
         self.tell(Update::Direction(told));

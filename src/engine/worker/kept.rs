@@ -1,7 +1,7 @@
 //! Texts that were cut or replaced, kept so that an undo can bring them back.
 //!
 //! Invariant: a text is kept before it is lost, with the schedule of edits that it was written under; what comes back
-//! is computed again from its tokens, so it is the run it was. To keep another kind of state, add it to [`Kept`].
+//! is computed again from its tokens, so it is the run it was. To keep another kind of state, add it to [`KeptTexts`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -9,20 +9,20 @@ use std::sync::atomic::Ordering;
 use super::Worker;
 use crate::engine::Update;
 use crate::error::{Error, Result};
-use crate::lab::writer::{Held, Writer};
+use crate::lab::writer::{SavedText, Writer};
 
 /// The most texts kept; the oldest goes first.
 const MOST: usize = 512;
 
 /// Kept texts by number.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
-    texts: BTreeMap<u64, Held>,
+pub(super) struct KeptTexts {
+    texts: BTreeMap<u64, SavedText>,
     next: u64,
 }
 
-impl Kept {
-    fn add(&mut self, held: Held) -> u64 {
+impl KeptTexts {
+    fn add(&mut self, held: SavedText) -> u64 {
         self.next += 1;
         self.texts.insert(self.next, held);
         if self.texts.len() > MOST {
@@ -36,12 +36,12 @@ impl Worker {
     /// Keeps the present text, if there is one.
     pub(super) fn keep(&mut self) {
         if let Some(held) = self.writer.as_ref().map(Writer::hold) {
-            self.shelve(held);
+            self.keep_text(held);
         }
     }
 
     /// Keeps a text and says under which number.
-    pub(super) fn shelve(&mut self, held: Held) {
+    pub(super) fn keep_text(&mut self, held: SavedText) {
         let number = self.kept.add(held);
         self.tell(Update::Kept(number));
     }
@@ -74,7 +74,7 @@ impl Worker {
         let edits = writer.run.schedule.latest().to_vec();
         self.edits = edits;
         self.kept.texts.remove(&number);
-        self.shelve(before);
+        self.keep_text(before);
         self.check = None;
         self.tell(Update::Restored(number));
         self.tell_edits();

@@ -3,14 +3,14 @@
 //! Invariant: a figure grows by columns only after it was made whole once; one that waits to be made whole is sent none.
 
 use super::{Update, Worker};
-use crate::engine::Question;
+use crate::engine::FigureRequest;
 use crate::error::{Error, Result};
 use crate::instruments::Instrument;
 use crate::lab::capture::{Capture, Needs};
 
 /// A question about a growing text.
 pub(super) struct Live {
-    pub(super) question: Question,
+    pub(super) question: FigureRequest,
     pub(super) of: &'static dyn Instrument,
     /// Whether its figure of this text was made whole, so that columns have something to go on from.
     pub(super) whole: bool,

@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{Ending, Known, Loaded, Loading, Prompt, Question, Request, Slot, Update};
+use super::{
+    Ending, FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Update,
+};
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -27,22 +29,22 @@ use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::trials::left;
-use crate::lab::writer::{Beside, Writer};
-use crate::model::hub::{Phase, Progress, Watch};
+use crate::lab::writer::{BaselineMode, Writer};
+use crate::model::hub::{DownloadPhase, DownloadWatch, Progress};
 use crate::model::load::Options;
-use baseline::Shadow;
-use kept::Kept;
+use baseline::BaselineContinuation;
+use kept::KeptTexts;
 use live::Live;
 use tokens::{prompt_tokens, written_token};
 
 /// How much is left to write, and since when.
-struct Goal {
+struct WritingGoal {
     left: usize,
     written: usize,
     since: Instant,
 }
 
-impl Goal {
+impl WritingGoal {
     fn of(count: usize) -> Self {
         Self {
             left: count,
@@ -55,12 +57,12 @@ impl Goal {
 /// What the screen is told of a model that is on its way.
 fn loading(progress: &Progress) -> Loading {
     match progress.phase {
-        Phase::Reading => format!("loading {}", progress.model).as_str().into(),
-        Phase::Asking
-        | Phase::Downloading
-        | Phase::Checking
-        | Phase::Waiting(_)
-        | Phase::Queued => Loading {
+        DownloadPhase::Reading => format!("loading {}", progress.model).as_str().into(),
+        DownloadPhase::Asking
+        | DownloadPhase::Downloading
+        | DownloadPhase::Checking
+        | DownloadPhase::Waiting(_)
+        | DownloadPhase::Queued => Loading {
             phase: progress.word().into(),
             download: Some(progress.clone()),
         },
@@ -79,14 +81,14 @@ pub(super) struct Worker {
     live: Vec<Live>,
     /// Which of them grow, and what each needs of a token; none where that has to be found.
     growing: Option<(Vec<usize>, Vec<Needs>)>,
-    waiting: Vec<Question>,
-    goal: Option<Goal>,
-    baseline: Option<Shadow>,
+    waiting: Vec<FigureRequest>,
+    goal: Option<WritingGoal>,
+    baseline: Option<BaselineContinuation>,
     receipts_due: bool,
     /// What runs beside a text.
-    beside: Beside,
+    beside: BaselineMode,
     check: Option<Check>,
-    kept: Kept,
+    kept: KeptTexts,
 }
 
 impl Worker {
@@ -109,9 +111,9 @@ impl Worker {
             goal: None,
             baseline: None,
             receipts_due: false,
-            beside: Beside::default(),
+            beside: BaselineMode::default(),
             check: None,
-            kept: Kept::default(),
+            kept: KeptTexts::default(),
         }
     }
 
@@ -182,7 +184,7 @@ impl Worker {
     }
 
     /// Runs a piece of work; errors and panics become notices.
-    fn guarded(&mut self, slot: Option<Slot>, work: impl FnOnce(&mut Self) -> Result<()>) {
+    fn guarded(&mut self, slot: Option<PaneName>, work: impl FnOnce(&mut Self) -> Result<()>) {
         let mut ending = Ending::Stopped;
         let message = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return,
@@ -259,7 +261,7 @@ impl Worker {
             Request::Generate { prompt, count } => self.generate(prompt, count),
             Request::Continue { count } => {
                 self.writer()?;
-                self.goal = Some(Goal::of(count));
+                self.goal = Some(WritingGoal::of(count));
                 Ok(())
             }
             Request::Stop => {
@@ -326,7 +328,7 @@ impl Worker {
             // A listener that is gone ends the loop at the next receive.
             let _listening = deliver(Update::Loading(loading(progress)));
         };
-        let mut watch = Watch {
+        let mut watch = DownloadWatch {
             show: &mut show,
             cancelled: &|| cancel.load(Ordering::Relaxed),
         };
@@ -337,7 +339,8 @@ impl Worker {
         let mut lab = opened?;
         lab.cancel = self.cancel.clone();
         let known = lab.directions.iter();
-        let mut directions: Vec<Known> = known.map(|(n, d)| Known::of(n, d)).collect();
+        let mut directions: Vec<KnownDirection> =
+            known.map(|(n, d)| KnownDirection::of(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
         let loaded = Loaded {
             card: lab.model.card.clone(),
@@ -347,7 +350,7 @@ impl Worker {
         };
         self.lab = Some(lab);
         self.writer = None;
-        self.kept = Kept::default();
+        self.kept = KeptTexts::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
     }
@@ -365,24 +368,24 @@ impl Worker {
         }
     }
 
-    fn generate(&mut self, prompt: Prompt, count: usize) -> Result<()> {
+    fn generate(&mut self, prompt: PromptSource, count: usize) -> Result<()> {
         self.stop();
         let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.beside);
         let lab = self.lab()?;
         let tokens = match prompt {
-            Prompt::Text(text) => lab.model.encode(&text, false)?,
-            Prompt::Chat(text) => lab.model.encode(&text, true)?,
-            Prompt::Ids(ids) => ids,
+            PromptSource::Text(text) => lab.model.encode(&text, false)?,
+            PromptSource::Chat(text) => lab.model.encode(&text, true)?,
+            PromptSource::Ids(ids) => ids,
         };
         let schedule = Schedule::always(edits);
-        let writer = Writer::begin_beside(lab, tokens, schedule, sampling, beside)?;
+        let writer = Writer::begin_with_baseline(lab, tokens, schedule, sampling, beside)?;
         let tokens = prompt_tokens(lab, &writer);
         self.keep();
         self.writer = Some(writer);
         self.check = None;
         self.tell(Update::Began(tokens));
         self.refresh();
-        self.goal = Some(Goal::of(count));
+        self.goal = Some(WritingGoal::of(count));
         Ok(())
     }
 
@@ -395,7 +398,7 @@ impl Worker {
     }
 
     /// Puts a question in the queue, in the place of an older one for the same pane.
-    fn enqueue(&mut self, question: Question) {
+    fn enqueue(&mut self, question: FigureRequest) {
         if self.writer.is_none() && question.needs_text().unwrap_or(true) {
             return;
         }
@@ -456,7 +459,7 @@ impl Worker {
         }
     }
 
-    fn observe(&mut self, question: &Question) -> Result<()> {
+    fn observe(&mut self, question: &FigureRequest) -> Result<()> {
         let deliver = self.deliver.clone();
         let slot = question.instrument;
         let run = if question.needs_text()? {
@@ -489,7 +492,7 @@ impl Worker {
             }
         };
         let of = instrument(slot)?;
-        let figure = lab.told(tell, |lab| observe(of, &run, &question.arguments, lab));
+        let figure = lab.with_progress(tell, |lab| observe(of, &run, &question.arguments, lab));
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
@@ -525,7 +528,7 @@ impl Worker {
         let before = writer.hold();
         writer.rewind(lab, position)?;
         let left = writer.run.tokens.len();
-        self.shelve(before);
+        self.keep_text(before);
         self.tell(Update::Rewound(left));
         self.tell_edits();
         self.refresh();
@@ -538,7 +541,7 @@ impl Worker {
             self.tell(Update::Receipts(writer.receipts().to_vec()));
             self.tell(Update::Fired(writer.fired().to_vec()));
         }
-        self.tell_beside();
+        self.send_baseline_text();
     }
 }
 

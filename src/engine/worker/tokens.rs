@@ -2,7 +2,7 @@
 //!
 //! Invariant: bytes come from the tokenizer unchanged; whoever shows them makes them safe.
 
-use crate::edit::receipt::Fired;
+use crate::edit::receipt::FiredAt;
 use crate::engine::Token;
 use crate::lab::Lab;
 use crate::lab::writer::{Choice, Writer};
@@ -26,7 +26,7 @@ pub(super) fn plain_tokens(lab: &Lab, first: usize, ids: &[u32]) -> Vec<Token> {
 }
 
 /// A token the model chose.
-pub(super) fn written_token(lab: &Lab, choice: Choice, fired: &[Fired]) -> Token {
+pub(super) fn written_token(lab: &Lab, choice: Choice, fired: &[FiredAt]) -> Token {
     let other = choice.other.map(|other| Token {
         logprob: Some(other.logprob),
         ..plain_token(lab, choice.position, other.id)

@@ -2,7 +2,7 @@
 //!
 //! Invariant: probabilities are shown as they are, never made to sum to one again; the first position, a sink in many
 //! models, has no part in what is called strongest and in colour scales unless it is asked for. To weigh edges by something else, add
-//! a variant of [`Weight`].
+//! a variant of [`EdgeMeasure`].
 
 use std::ops::Range;
 
@@ -17,8 +17,7 @@ use crate::model::network::site::{Address, Site};
 
 /// What an edge from a query to a source is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    /// The probability.
+pub enum EdgeMeasure {
     Probability,
     /// The probability times the length of the value vector.
     Value,
@@ -27,7 +26,7 @@ pub enum Weight {
     Write,
 }
 
-impl Weight {
+impl EdgeMeasure {
     /// What must be recorded of a layer.
     pub fn addresses(self, layer: usize) -> Vec<Address> {
         match self {
@@ -47,13 +46,13 @@ pub struct Edges {
 }
 
 impl Edges {
-    /// Reads a capture that has [`Weight::addresses`]; what values carry is known where every position is captured.
-    pub fn read(lab: &Lab, capture: &Capture, layer: usize, weight: Weight) -> Result<Self> {
+    /// Reads a capture that has [`EdgeMeasure::addresses`]; what values carry is known where every position is captured.
+    pub fn read(lab: &Lab, capture: &Capture, layer: usize, weight: EdgeMeasure) -> Result<Self> {
         let probs = capture.get(Site::AttnProbs.at(layer))?;
         let sources = probs.dim(2)?;
         let values = match weight {
-            Weight::Probability => probs.clone(),
-            Weight::Value | Weight::Write => {
+            EdgeMeasure::Probability => probs.clone(),
+            EdgeMeasure::Value | EdgeMeasure::Write => {
                 let lengths = carried(lab, capture, layer, weight)?;
                 probs.broadcast_mul(&lengths.unsqueeze(1)?)?
             }
@@ -73,7 +72,7 @@ impl Edges {
 }
 
 /// The length of what each source would give each head, `[heads, sources]`.
-fn carried(lab: &Lab, capture: &Capture, layer: usize, weight: Weight) -> Result<Tensor> {
+fn carried(lab: &Lab, capture: &Capture, layer: usize, weight: EdgeMeasure) -> Result<Tensor> {
     let transformer = &lab.model.transformer;
     let heads = transformer.blueprint.heads;
     let (width, group) = (
@@ -86,8 +85,8 @@ fn carried(lab: &Lab, capture: &Capture, layer: usize, weight: Weight) -> Result
         .map(|head| {
             let v = v.narrow(1, head / group, 1)?.squeeze(1)?.contiguous()?;
             let carried = match weight {
-                Weight::Probability | Weight::Value => v,
-                Weight::Write => v.matmul(&out.narrow(1, head * width, width)?.t()?)?,
+                EdgeMeasure::Probability | EdgeMeasure::Value => v,
+                EdgeMeasure::Write => v.matmul(&out.narrow(1, head * width, width)?.t()?)?,
             };
             Ok(carried.sqr()?.sum(1)?.sqrt()?)
         })
@@ -117,7 +116,7 @@ pub fn entropy(row: &[f32]) -> f32 {
 
 /// What one head adds to the stream at a position.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct HeadOutput {
     /// Layer and head.
     pub head: (usize, usize),
     /// The length of what is added.
@@ -142,7 +141,7 @@ pub fn written(
     heads: &[(usize, usize)],
     position: usize,
     count: usize,
-) -> Result<Vec<Written>> {
+) -> Result<Vec<HeadOutput>> {
     let model = &lab.model;
     let transformer = &model.transformer;
     transformer.check_head_writes()?;
@@ -168,7 +167,7 @@ pub fn written(
         values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
     }
     let gained = values.broadcast_mul(&transformer.norm.gain)?;
-    let logits = transformer.promote(&gained)?.to_vec2::<f32>()?;
+    let logits = transformer.direct_logits(&gained)?.to_vec2::<f32>()?;
     let known = model.known_tokens();
     let both = heads.iter().zip(added).zip(logits);
     Ok(both
@@ -177,7 +176,7 @@ pub fn written(
             let promoted = top(&logits, known, count);
             logits.iter_mut().for_each(|z| *z = -*z);
             let suppressed = top(&logits, known, count);
-            Written {
+            HeadOutput {
                 head: *head,
                 size: square.sqrt() as f32,
                 promoted,

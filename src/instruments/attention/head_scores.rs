@@ -5,16 +5,16 @@
 //! have such positions: on a token sequence repeated with period P, after what begins a text, `induction` is the mean of
 //! `A[i, i-P+1]` over the second copy and `duplicate` that of `A[i, i-P]`. The same definitions hold on any text. Invariants:
 //! the first token of a text, where it only begins it, is neither query nor source but for `sink`; sequences are seeded.
-//! To add a kind, add a variant of [`Score`] and its sources.
+//! To add a kind, add a variant of [`HeadScore`] and its sources.
 
 use candle_core::DType;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::edit::op::{Op, Which};
+use crate::edit::op::{Op, UnitChoice};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
@@ -27,7 +27,7 @@ use crate::vectors::function_vector::{Head, highest};
 
 /// A kind of reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Score {
+pub enum HeadScore {
     /// Reads what came after the earlier occurrences of the token.
     Induction,
     /// Reads the token before.
@@ -38,11 +38,10 @@ pub enum Score {
     Sink,
 }
 
-impl Score {
+impl HeadScore {
     /// The words for all kinds.
     pub const WORDS: &'static [&'static str] = &["induction", "previous", "duplicate", "sink"];
 
-    /// Its word.
     pub fn word(self) -> &'static str {
         Self::WORDS[self as usize]
     }
@@ -62,7 +61,6 @@ impl Score {
     }
 }
 
-/// Scores of every head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadScores {
     /// `[layers][heads]`.
@@ -118,7 +116,7 @@ pub fn beginning(model: &Model, tokens: &[u32]) -> usize {
 
 impl HeadScores {
     /// Measures one kind on some runs, averaged over all their queries; `first` is where the text proper begins in each.
-    pub fn measure(lab: &mut Lab, score: Score, runs: &[(Run, usize)]) -> Result<Self> {
+    pub fn measure(lab: &mut Lab, score: HeadScore, runs: &[(Run, usize)]) -> Result<Self> {
         let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
         let wanted: Vec<Address> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
@@ -171,7 +169,7 @@ impl HeadScores {
 
 /// How well a repeated sequence is copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Copying {
+pub struct CopyScores {
     /// Mean probability of the next token within the second copy.
     pub probability: f64,
     /// Share of them that the model favours.
@@ -179,14 +177,14 @@ pub struct Copying {
 }
 
 /// Edits that silence some heads everywhere.
-pub fn silenced(heads: &[Head]) -> Vec<Edit> {
+pub fn repeat_probability(heads: &[Head]) -> Vec<Edit> {
     let mut layers: Vec<usize> = heads.iter().map(|h| h.0).collect();
     layers.sort_unstable();
     layers.dedup();
     let of = |layer: usize| {
         let own = heads.iter().filter(|h| h.0 == layer);
-        let heads = Which::List(own.map(|h| h.1 as u32).collect());
-        Edit::new(Op::Zero(heads), Place::At(Site::Z.at(layer)))
+        let heads = UnitChoice::List(own.map(|h| h.1 as u32).collect());
+        Edit::new(Op::Zero(heads), EditPlace::At(Site::Z.at(layer)))
     };
     layers.into_iter().map(of).collect()
 }
@@ -201,7 +199,7 @@ pub fn other_heads(lab: &Lab, heads: &[Head], seed: u64) -> Vec<Head> {
     others
 }
 
-impl Copying {
+impl CopyScores {
     /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
     pub fn measure(lab: &mut Lab, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
@@ -238,25 +236,37 @@ mod tests {
     fn kinds_name_the_positions_that_they_read() {
         // What begins the text, then 5 6 7 5 6 7.
         let tokens = [0u32, 5, 6, 7, 5, 6, 7];
-        let of = |score: Score, query| score.sources(&tokens, query, 1);
-        assert_eq!(of(Score::Induction, 4), [2], "the 6 after the earlier 5");
-        assert_eq!(of(Score::Induction, 6), [4], "the 5 after the earlier 7");
-        assert_eq!(of(Score::Induction, 3), [0; 0]);
-        assert_eq!(of(Score::Duplicate, 5), [2]);
-        assert_eq!(of(Score::Previous, 5), [4]);
+        let of = |score: HeadScore, query| score.sources(&tokens, query, 1);
         assert_eq!(
-            of(Score::Previous, 1),
+            of(HeadScore::Induction, 4),
+            [2],
+            "the 6 after the earlier 5"
+        );
+        assert_eq!(
+            of(HeadScore::Induction, 6),
+            [4],
+            "the 5 after the earlier 7"
+        );
+        assert_eq!(of(HeadScore::Induction, 3), [0; 0]);
+        assert_eq!(of(HeadScore::Duplicate, 5), [2]);
+        assert_eq!(of(HeadScore::Previous, 5), [4]);
+        assert_eq!(
+            of(HeadScore::Previous, 1),
             [0; 0],
             "what begins a text is no text"
         );
-        assert_eq!(of(Score::Sink, 3), [0]);
-        assert_eq!(of(Score::Sink, 0), [0; 0]);
-        assert_eq!(Score::Previous.sources(&tokens, 1, 0), [0]);
+        assert_eq!(of(HeadScore::Sink, 3), [0]);
+        assert_eq!(of(HeadScore::Sink, 0), [0; 0]);
+        assert_eq!(HeadScore::Previous.sources(&tokens, 1, 0), [0]);
         let twice = [3u32, 3, 3];
-        assert_eq!(Score::Induction.sources(&twice, 2, 0), [1], "never itself");
-        assert_eq!(Score::Duplicate.sources(&twice, 2, 0), [0, 1]);
-        for word in Score::WORDS {
-            let score = <Score as crate::instruments::params::ParameterValue>::parse(word);
+        assert_eq!(
+            HeadScore::Induction.sources(&twice, 2, 0),
+            [1],
+            "never itself"
+        );
+        assert_eq!(HeadScore::Duplicate.sources(&twice, 2, 0), [0, 1]);
+        for word in HeadScore::WORDS {
+            let score = <HeadScore as crate::instruments::params::ParameterValue>::parse(word);
             assert_eq!(score.unwrap().word(), *word);
         }
     }

@@ -9,23 +9,23 @@ use std::path::{Path, PathBuf};
 
 use crate::edit::Edit;
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header, Unit};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::vectors::function_vector::{Effects, HeadMeans};
-use crate::vectors::shots::{Layout, read};
-use crate::vectors::task_vector::Prompts;
+use crate::vectors::shots::{ShotLayout, read};
+use crate::vectors::task_vector::ShotPrompts;
 
 choices! {
     /// The prompts that heads are put into.
-    pub enum Corrupt { Shuffled = "shuffled", Unshown = "zero_shot" | "asked" }
+    pub enum CorruptPrompts { Shuffled = "shuffled", Unshown = "zero_shot" | "asked" }
 }
 
 choices! {
     /// What is put in a head's place.
-    pub enum Null { No = "no", Random = "random" }
+    pub enum HeadAblation { No = "no", Random = "random" }
 }
 
 params! {
@@ -40,7 +40,7 @@ params! {
         /// the form of a query without demonstrations, if it differs from that of a demonstration
         ask: Option<String>,
         /// the prompts that head outputs are patched into: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations
-        rank: Corrupt = "shuffled",
+        rank: CorruptPrompts = "shuffled",
         /// how many demonstrations stand before a query
         shots: Count<1, 1000> = "10",
         /// how many prompts a head's mean output is taken over
@@ -48,11 +48,10 @@ params! {
         /// how many prompts the mean outputs are patched into
         prompts: Count<1, 10_000> = "25",
         /// the control: random draws the grid with a random vector of the same norm in the place of each head's mean output
-        control was "null": Null = "no",
+        control was "null": HeadAblation = "no",
     }
 }
 
-/// The instrument.
 pub struct Heads;
 
 impl Measurement for Heads {
@@ -64,9 +63,9 @@ impl Measurement for Heads {
     const READS_END: bool = true;
 
     fn measure(asked: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let null = asked.control == Null::Random;
+        let null = asked.control == HeadAblation::Random;
         let found = match &asked.demos {
-            None => silenced(run, lab, null)?,
+            None => drop_without_head(run, lab, null)?,
             Some(demos) => asked.shown(demos, run, lab, null)?,
         };
         Ok(found.draft(lab, null))
@@ -74,7 +73,7 @@ impl Measurement for Heads {
 }
 
 /// What was measured, and in which words.
-struct Found {
+struct HeadEffects {
     effects: Effects,
     title: String,
     value: String,
@@ -84,14 +83,14 @@ struct Found {
 
 impl HeadsParams {
     /// The effect of means behind demonstrations.
-    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
+    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, null: bool) -> Result<HeadEffects> {
         let pairs = read(demos)?;
-        let layout = Layout::new(&self.template, &self.separator)?;
+        let layout = ShotLayout::new(&self.template, &self.separator)?;
         let asked = match &self.ask {
             None => layout.clone(),
-            Some(other) => Layout::new(other, &self.separator)?,
+            Some(other) => ShotLayout::new(other, &self.separator)?,
         };
-        let prompts = Prompts {
+        let prompts = ShotPrompts {
             pairs: &pairs,
             layout: &layout,
             asked: &asked,
@@ -101,8 +100,8 @@ impl HeadsParams {
         let clean = prompts.on(lab).clean(self.trials.0)?;
         let count = self.prompts.0;
         let (corrupt, how) = match self.rank {
-            Corrupt::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
-            Corrupt::Unshown => (prompts.on(lab).unshown(count)?, "without demonstrations"),
+            CorruptPrompts::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
+            CorruptPrompts::Unshown => (prompts.on(lab).unshown(count)?, "without demonstrations"),
         };
         let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
@@ -129,7 +128,7 @@ impl HeadsParams {
                     .into(),
             );
         }
-        Ok(Found {
+        Ok(HeadEffects {
             effects,
             title: "average indirect effect".into(),
             value: "change of the answer's probability".into(),
@@ -140,7 +139,7 @@ impl HeadsParams {
 }
 
 /// What the run's favoured token loses without each head.
-fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
+fn drop_without_head(run: &Run, lab: &mut Lab, null: bool) -> Result<HeadEffects> {
     let favoured = lab.favoured(run)?;
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if null {
@@ -155,7 +154,7 @@ fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
     } else {
         "ablated (set to 0)"
     };
-    Ok(Found {
+    Ok(HeadEffects {
         notes: vec![
             format!(
                 "each cell: the change of the probability of {name} after the last token ({:.3}) when the head's output there is {instead}",
@@ -170,7 +169,7 @@ fn silenced(run: &Run, lab: &mut Lab, null: bool) -> Result<Found> {
     })
 }
 
-impl Found {
+impl HeadEffects {
     fn draft(self, lab: &Lab, null: bool) -> Draft {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let effects = &self.effects;
@@ -184,8 +183,8 @@ impl Found {
             Cell::of("", value, at.with(Unit::Head(head as u32)))
                 .more([("before", base), ("after", base + value)])
         };
-        let rows = ("layer", Header::layers(layers));
-        let columns = ("head", Header::heads(heads));
+        let rows = ("layer", AxisLabel::layers(layers));
+        let columns = ("head", AxisLabel::heads(heads));
         let grid = Grid::of(rows, columns, self.value, cell).around_zero();
         let of = if null {
             " · control: random vectors of the same norm"

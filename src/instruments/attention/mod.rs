@@ -17,28 +17,28 @@ use candle_core::DType;
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Cell, Grid, Header, Page, Row, Scale, Table, Unit};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Table, TablePage, TableRow, Unit};
 use crate::instruments::attention::edges::{
-    Edges, Weight, Written, entropy, of_writes, strongest, written,
+    EdgeMeasure, Edges, HeadOutput, entropy, of_writes, strongest, written,
 };
-use crate::instruments::attention::head_scores::Score;
+use crate::instruments::attention::head_scores::HeadScore;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
 choices! {
     /// What is shown of attention.
-    pub enum Show { Heads = "heads", Pattern = "pattern", Writes = "outputs" | "writes", Scores = "scores" }
+    pub enum AttentionView { Heads = "heads", Pattern = "pattern", Writes = "outputs" | "writes", Scores = "scores" }
 }
 
 choices! {
     /// What an edge is worth, or a head's reading.
-    pub enum Worth {
+    pub enum EdgeWeight {
         Probability = "probability",
         Value = "value",
         Write = "output" | "write",
@@ -53,18 +53,18 @@ choices! {
 
 choices! {
     /// What heads are scored on.
-    pub enum On { Random = "random", Prompt = "prompt" }
+    pub enum ScoredText { Random = "random", Prompt = "prompt" }
 }
 
 choices! {
-    for Score { Induction = "induction", Previous = "previous", Duplicate = "duplicate", Sink = "sink" }
+    for HeadScore { Induction = "induction", Previous = "previous", Duplicate = "duplicate", Sink = "sink" }
 }
 
 params! {
     /// What `attention` is asked.
     pub struct AttentionParams {
         /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
-        show: Show = "heads",
+        show: AttentionView = "heads",
         /// one layer, or all
         layer: LayerOrAll = "all",
         /// with show=pattern: the head
@@ -74,15 +74,15 @@ params! {
         /// how many positions up to that one to show
         window: Count<1, 1024> = "64",
         /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector; output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread out a head's attention is, in nats
-        value: Worth = "probability",
+        value: EdgeWeight = "probability",
         /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources; counted: treated like any other
         first: First = "apart",
         /// with show=outputs: how many heads to list
         count: Count<1, 200> = "12",
         /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
-        score: Score = "induction",
+        score: HeadScore = "induction",
         /// with show=scores, the text: random: random tokens, repeated once; prompt: the prompt
-        on: On = "random",
+        on: ScoredText = "random",
         /// how many random tokens one copy has
         period: Count<2, 512> = "20",
         /// how many random sequences are read
@@ -92,7 +92,6 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Attention;
 
 impl Measurement for Attention {
@@ -100,27 +99,28 @@ impl Measurement for Attention {
     const NAME: &'static str = "attention";
     const ABOUT: &'static str = "Attention patterns: what each head attends to, which tokens its output promotes, and induction, previous-token, duplicate-token and sink scores";
     const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
-    const READS: Reads<AttentionParams> =
-        Reads::TextWhere(|asked| asked.show != Show::Scores || asked.on == On::Prompt);
+    const READS: Reads<AttentionParams> = Reads::TextWhere(|asked| {
+        asked.show != AttentionView::Scores || asked.on == ScoredText::Prompt
+    });
 
-    fn cost(asked: &AttentionParams, tokens: usize, _card: &Card) -> Option<Cost> {
-        if asked.show != Show::Scores {
+    fn cost(asked: &AttentionParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
+        if asked.show != AttentionView::Scores {
             return None;
         }
-        if asked.on == On::Prompt {
-            return Some(Cost { passes: 1, tokens });
+        if asked.on == ScoredText::Prompt {
+            return Some(SweepCost { passes: 1, tokens });
         }
         let copying = if asked.ablate.0 == 0 { 0 } else { scores::RUNS };
-        Some(Cost {
+        Some(SweepCost {
             passes: asked.trials.0 * (1 + copying),
             tokens: 2 * asked.period.0 + 1,
         })
     }
 
     fn live(asked: &AttentionParams, card: &Card) -> bool {
-        asked.show == Show::Heads
+        asked.show == AttentionView::Heads
             && asked.position == Position(-1)
-            && asked.weight() == Weight::Probability
+            && asked.weight() == EdgeMeasure::Probability
             && asked.layer.within(card.layers).is_ok()
     }
 
@@ -137,10 +137,10 @@ impl Measurement for Attention {
 
     fn measure(asked: &AttentionParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match asked.show {
-            Show::Heads => asked.heads(run, lab),
-            Show::Pattern => asked.pattern(run, lab),
-            Show::Writes => asked.writes(run, lab),
-            Show::Scores => asked.scores(run, lab),
+            AttentionView::Heads => asked.heads(run, lab),
+            AttentionView::Pattern => asked.pattern(run, lab),
+            AttentionView::Writes => asked.writes(run, lab),
+            AttentionView::Scores => asked.scores(run, lab),
         }
     }
 }
@@ -151,11 +151,11 @@ impl AttentionParams {
         Ok(one.map_or_else(|| (0..layers).collect(), |layer| vec![layer]))
     }
 
-    fn weight(&self) -> Weight {
+    fn weight(&self) -> EdgeMeasure {
         match self.value {
-            Worth::Value => Weight::Value,
-            Worth::Write => Weight::Write,
-            Worth::Probability | Worth::Entropy => Weight::Probability,
+            EdgeWeight::Value => EdgeMeasure::Value,
+            EdgeWeight::Write => EdgeMeasure::Write,
+            EdgeWeight::Probability | EdgeWeight::Entropy => EdgeMeasure::Probability,
         }
     }
 
@@ -183,7 +183,7 @@ impl AttentionParams {
         let name = |j: usize| format!("{} {j}", lab.visible(run.tokens[j]));
         let spread = entropy(&row[..=query]);
         let mut more: Vec<(String, f32)> = found.iter().map(|(j, v)| (name(*j), *v)).collect();
-        let by_entropy = self.value == Worth::Entropy;
+        let by_entropy = self.value == EdgeWeight::Entropy;
         if by_entropy {
             more.insert(0, ("entropy".into(), spread));
         }
@@ -207,8 +207,8 @@ impl AttentionParams {
     /// The positions that must be captured to show some: lengths of values are needed of everything that is read.
     fn captured(&self, run: &Run, shown: &Range<usize>) -> Range<usize> {
         match self.weight() {
-            Weight::Probability => shown.clone(),
-            Weight::Value | Weight::Write => 0..run.tokens.len(),
+            EdgeMeasure::Probability => shown.clone(),
+            EdgeMeasure::Value | EdgeMeasure::Write => 0..run.tokens.len(),
         }
     }
 
@@ -262,15 +262,15 @@ impl AttentionParams {
         let heads = lab.model.card.heads;
         let rows = layers
             .iter()
-            .flat_map(|l| (0..heads).map(move |h| Header::head(*l, h)));
+            .flat_map(|l| (0..heads).map(move |h| AxisLabel::head(*l, h)));
         let judged = cells.iter().flatten();
         let judged = judged.filter(|c| !self.apart() || c.anchor.position != Some(0));
         let hi = judged.map(|c| c.value).fold(0f32, f32::max);
         let word = self.value.print();
         let (value, scale) = match self.value {
-            Worth::Entropy => ("entropy of the attention, nats".into(), Scale::up_to(hi)),
-            Worth::Probability => ("attention to the strongest source".into(), Scale::Unit),
-            Worth::Value | Worth::Write => (
+            EdgeWeight::Entropy => ("entropy of the attention, nats".into(), Scale::up_to(hi)),
+            EdgeWeight::Probability => ("attention to the strongest source".into(), Scale::Unit),
+            EdgeWeight::Value | EdgeWeight::Write => (
                 format!("attention times the norm of the {word}, at the strongest source"),
                 Scale::up_to(hi),
             ),
@@ -305,7 +305,7 @@ impl AttentionParams {
             let expected = format!("a head from 0 to {}", heads - 1);
             return Err(Error::argument("head", head, expected));
         }
-        if self.value == Worth::Entropy {
+        if self.value == EdgeWeight::Entropy {
             let expected = "probability, value or output: an edge has no entropy";
             return Err(Error::argument("value", "entropy", expected));
         }
@@ -345,7 +345,7 @@ impl AttentionParams {
     /// What each of some heads reads most at a position, and how much of its attention that is.
     fn read_most(
         &self,
-        heads: &[Written],
+        heads: &[HeadOutput],
         run: &Run,
         position: usize,
         lab: &mut Lab,
@@ -394,7 +394,7 @@ impl AttentionParams {
             let (layer, head) = own.head;
             let words = |side: &[(u32, f32)]| lab.visibles(side.iter().map(|(id, _)| *id));
             let anchor = Anchor::cell(layer, position).with(Unit::Head(head as u32));
-            rows.push(Row::at(
+            rows.push(TableRow::at(
                 anchor,
                 entries![
                     format!("{layer}.{head}"),
@@ -415,7 +415,7 @@ impl AttentionParams {
             "suppresses",
         ];
         let title = format!("after {}", lab.visible(run.tokens[position]));
-        let page = Page::of(title, Anchor::position(position), rows);
+        let page = TablePage::of(title, Anchor::position(position), rows);
         Ok(Draft::of(Table::paged(&columns, vec![page]))
             .titled("head outputs")
             .note("size: the norm of the head's output (what it adds to the residual stream); promotes, suppresses: direct logit attribution of that output, through the final norm's gain and the unembedding")

@@ -3,12 +3,12 @@
 //! Invariant: beside a score stands what a head that reads evenly would have, and beside silenced heads as many
 //! others. To add a control, add a line to [`copying`].
 
-use super::{AttentionParams, On};
+use super::{AttentionParams, ScoredText};
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
-    Copying, HeadScores, Repeated, Score, beginning, other_heads, silenced,
+    CopyScores, HeadScore, HeadScores, Repeated, beginning, other_heads, repeat_probability,
 };
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -24,7 +24,7 @@ impl AttentionParams {
     /// Layers by heads.
     pub(super) fn scores(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let score = self.score;
-        let on_prompt = self.on == On::Prompt;
+        let on_prompt = self.on == ScoredText::Prompt;
         let mut texts = Vec::new();
         let runs: Vec<(Run, usize)> = if on_prompt {
             let first = beginning(&lab.model, &run.tokens);
@@ -51,10 +51,10 @@ impl AttentionParams {
         };
         let found = lab.part(0.0..share, |b| HeadScores::measure(b, score, &runs))?;
         let mut notes = vec![match score {
-            Score::Induction => "induction score: mean attention to the token after an earlier occurrence of the current token".to_string(),
-            Score::Previous => "previous-token score: mean attention to the token before".into(),
-            Score::Duplicate => "duplicate-token score: mean attention to earlier occurrences of the current token".into(),
-            Score::Sink => "sink score: mean attention to position 0".into(),
+            HeadScore::Induction => "induction score: mean attention to the token after an earlier occurrence of the current token".to_string(),
+            HeadScore::Previous => "previous-token score: mean attention to the token before".into(),
+            HeadScore::Duplicate => "duplicate-token score: mean attention to earlier occurrences of the current token".into(),
+            HeadScore::Sink => "sink score: mean attention to position 0".into(),
         }];
         notes.push(if on_prompt {
             format!("on this prompt: {} positions have such a token before them", found.queries)
@@ -85,7 +85,7 @@ impl AttentionParams {
     }
 }
 
-fn score_grid(lab: &Lab, score: Score, found: &HeadScores) -> Draft {
+fn score_grid(lab: &Lab, score: HeadScore, found: &HeadScores) -> Draft {
     let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
     let word = score.word();
     let cell = |layer: usize, head: usize| {
@@ -93,7 +93,7 @@ fn score_grid(lab: &Lab, score: Score, found: &HeadScores) -> Draft {
         let evenly = found.even[layer] as f32;
         Cell::of("", value, Anchor::head(layer, head)).more([(word, value), ("evenly", evenly)])
     };
-    let (rows, columns) = (Header::layers(layers), Header::heads(heads));
+    let (rows, columns) = (AxisLabel::layers(layers), AxisLabel::heads(heads));
     let value = format!("{word} score");
     let grid = Grid::of(("layer", rows), ("head", columns), value, cell);
     Draft::of(grid).titled(format!("{word} score of every head"))
@@ -113,19 +113,19 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
     let seed = run.seed;
     // The heads were found under the run's own edits, and these stay in force beside every silence.
     let silent = |heads: &[Head]| {
-        let edits = silenced(heads);
+        let edits = repeat_probability(heads);
         edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))
     };
-    let all = Copying::measure(lab, texts, &run.schedule)?;
+    let all = CopyScores::measure(lab, texts, &run.schedule)?;
     lab.report(1.0 / RUNS as f32)?;
-    let without = Copying::measure(lab, texts, &silent(heads))?;
+    let without = CopyScores::measure(lab, texts, &silent(heads))?;
     let mut others = Vec::with_capacity(DRAWS);
     for draw in 0..DRAWS {
         lab.report((draw + 2) as f32 / RUNS as f32)?;
         let heads = other_heads(lab, heads, seed.wrapping_add(draw as u64));
-        others.push(Copying::measure(lab, texts, &silent(&heads))?);
+        others.push(CopyScores::measure(lab, texts, &silent(&heads))?);
     }
-    let mean = |of: fn(&Copying) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
+    let mean = |of: fn(&CopyScores) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
     let worst = others.iter().map(|c| c.probability).fold(1.0, f64::min);
     let names: Vec<String> = heads.iter().map(|(l, h)| format!("{l}.{h}")).collect();
     Ok(vec![

@@ -5,12 +5,12 @@
 
 use std::fmt::Write;
 
-use super::{Backpatch, BackpatchParams, Drawn, quoted, spelled};
+use super::{Backpatch, BackpatchGrid, BackpatchParams, quoted, spelled};
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Grid, Header};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::backpatch::pairs::{
-    Became, Pair, Score, Vector, Wanted, goes_back, held, length, pairs as all_pairs, said, states,
-    trials,
+    AnswerForms, PairScore, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, length,
+    pairs as all_pairs, states, trials, written_text,
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
@@ -21,15 +21,15 @@ use crate::lab::run::Run;
 const SLICE: usize = 256;
 
 /// A pair with the run's own state, an unrelated one and a random one.
-type Measured = [Became; 3];
+type PairResult = [AnswerForms; 3];
 
 /// What the three are called.
 const NAMES: [&str; 3] = ["own", "unrelated", "random"];
 
 /// What a figure needs besides the results.
-struct Told {
-    wanted: Wanted,
-    unpatched: Became,
+struct GridContext {
+    wanted: WantedAnswer,
+    unpatched: AnswerForms,
     position: usize,
     /// Lengths of the states, by layer.
     lengths: Vec<f32>,
@@ -37,7 +37,6 @@ struct Told {
     stopped: Option<String>,
 }
 
-/// The figure.
 pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
     let position = asked.position(run, lab)?;
@@ -77,7 +76,7 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
                 let rows = trials(&own, position, some, vector, renormed)?;
                 kinds.push(wanted.of(lab, run, position, rows)?.into_iter());
             }
-            let mut out: Vec<Measured> = Vec::with_capacity(some.len());
+            let mut out: Vec<PairResult> = Vec::with_capacity(some.len());
             for _ in some {
                 let mut next = |i: usize| kinds[i].next().unwrap_or_default();
                 out.push([next(0), next(1), next(2)]);
@@ -86,7 +85,7 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
         },
     )?;
     let lengths = own.iter().map(length);
-    let told = Told {
+    let told = GridContext {
         wanted,
         unpatched,
         position,
@@ -101,18 +100,18 @@ fn draft(
     asked: &BackpatchParams,
     run: &Run,
     lab: &Lab,
-    all: &[Pair],
-    found: &[Option<Measured>],
-    told: &Told,
+    all: &[SourceAndTarget],
+    found: &[Option<PairResult>],
+    told: &GridContext,
 ) -> Draft {
     let layers = lab.model.card.layers;
     let drawn = match asked.control {
-        Drawn::Own => 0,
-        Drawn::Unrelated => 1,
-        Drawn::Random => 2,
+        BackpatchGrid::Own => 0,
+        BackpatchGrid::Unrelated => 1,
+        BackpatchGrid::Random => 2,
     };
     let writes = told.wanted.tokens.is_some();
-    let value = |became: &Became| {
+    let value = |became: &AnswerForms| {
         if writes {
             f32::from(u8::from(became.hit))
         } else {
@@ -127,7 +126,7 @@ fn draft(
         };
         let own = &measured[drawn];
         let label = if writes {
-            said(lab, &own.written)
+            written_text(lab, &own.written)
         } else {
             lab.visible(own.top)
         };
@@ -140,8 +139,8 @@ fn draft(
         more.push(("‖h‖ ratio".into(), ratio));
         Cell::of(label, value(own), anchor).more(more)
     };
-    let headers: Vec<Header> = (0..layers)
-        .map(|layer| Header::of(layer.to_string(), Anchor::cell(layer, told.position)))
+    let headers: Vec<AxisLabel> = (0..layers)
+        .map(|layer| AxisLabel::of(layer.to_string(), Anchor::cell(layer, told.position)))
         .collect();
     let answer = spelled(lab, &told.wanted.firsts);
     let token = lab.visible(run.tokens[told.position]);
@@ -168,20 +167,20 @@ fn notes(
     asked: &BackpatchParams,
     run: &Run,
     lab: &Lab,
-    all: &[Pair],
-    found: &[Option<Measured>],
-    told: &Told,
+    all: &[SourceAndTarget],
+    found: &[Option<PairResult>],
+    told: &GridContext,
 ) -> Vec<String> {
-    let done: Vec<Pair> = (0..all.len())
+    let done: Vec<SourceAndTarget> = (0..all.len())
         .filter(|i| found[*i].is_some())
         .map(|i| all[i])
         .collect();
-    let measured: Vec<&Measured> = found.iter().flatten().collect();
-    let score = |kind: usize, keep: fn(Pair) -> bool| {
+    let measured: Vec<&PairResult> = found.iter().flatten().collect();
+    let score = |kind: usize, keep: fn(SourceAndTarget) -> bool| {
         let hits: Vec<bool> = measured.iter().map(|m| m[kind].hit).collect();
-        Score::of(&done, &hits, keep)
+        PairScore::of(&done, &hits, keep)
     };
-    let told_of = |score: Score| {
+    let told_of = |score: PairScore| {
         let share = 100.0 * score.share();
         let oracle = if score.oracle() { "yes" } else { "no" };
         format!(
@@ -198,7 +197,7 @@ fn notes(
             unpatched.probability,
             unpatched.rank,
             match told.wanted.tokens {
-                Some(_) => format!("; generated {:?}", said(lab, &unpatched.written)),
+                Some(_) => format!("; generated {:?}", written_text(lab, &unpatched.written)),
                 None => String::new(),
             }
         ),
@@ -209,9 +208,9 @@ fn notes(
             } else {
                 "the answer is the top prediction"
             },
-            told_of(score(0, goes_back)),
-            told_of(score(1, goes_back)),
-            told_of(score(2, goes_back)),
+            told_of(score(0, layer_pairs)),
+            told_of(score(1, layer_pairs)),
+            told_of(score(2, layer_pairs)),
         ),
         format!(
             "after patching an earlier state into a later layer (source below target): {}",

@@ -3,7 +3,7 @@
 //! A file is a JSON list of `{"prompt": "The capital of the country of Ann is", "answer": " Paris", "entity": "Ann",
 //! "bridge": " France", "first": "Ann was born in", "second": "The capital of France is"}`; answer and bridge may be lists
 //! of spellings, and all but prompt and answer may be left out. Invariant: a question is asked as it is written, or as a
-//! turn of chat with all its prompts, answers with the space that they begin with. To measure something else of each, add a field to [`Found`].
+//! turn of chat with all its prompts, answers with the space that they begin with. To measure something else of each, add a field to [`QuestionResult`].
 
 use std::path::Path;
 
@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::instruments::backpatch::pairs::{Pair, Vector, Wanted, held, said, states, trials};
+use crate::instruments::backpatch::pairs::{
+    SourceAndTarget, Vector, WantedAnswer, held, states, trials, written_text,
+};
 use crate::lab::Lab;
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
@@ -29,7 +31,7 @@ enum Spellings {
 /// A question as it stands in the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct QuestionLine {
     prompt: String,
     answer: Spellings,
     entity: Option<String>,
@@ -38,10 +40,8 @@ struct Line {
     second: Option<String>,
 }
 
-/// A two-hop question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Question {
-    /// The question.
+pub struct TwoHopQuestion {
     pub prompt: String,
     /// Spellings of the answer.
     pub answer: Vec<String>,
@@ -60,7 +60,7 @@ pub struct Question {
 /// # Errors
 ///
 /// When it cannot be read, or a question lacks its prompt or answer.
-pub fn read(path: &Path) -> Result<Vec<Question>> {
+pub fn read(path: &Path) -> Result<Vec<TwoHopQuestion>> {
     let text = crate::file::words(path)?;
     let fail = |why: String| {
         Error::bad_file(
@@ -69,7 +69,7 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
             "Write a JSON list of {\"prompt\": \"...\", \"answer\": \" ...\", \"entity\": \"...\", \"bridge\": \" ...\", \"first\": \"...\", \"second\": \"...\"}.",
         )
     };
-    let lines: Vec<Line> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+    let lines: Vec<QuestionLine> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if lines.is_empty() {
         return Err(fail("it holds no questions".into()));
     }
@@ -80,7 +80,7 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
     };
     let mut out = Vec::with_capacity(lines.len());
     for (i, line) in lines.into_iter().enumerate() {
-        let question = Question {
+        let question = TwoHopQuestion {
             prompt: line.prompt,
             answer: list(Some(line.answer)),
             entity: line.entity.filter(|e| !e.is_empty()),
@@ -111,14 +111,14 @@ pub fn read(path: &Path) -> Result<Vec<Question>> {
 
 /// Where a state is taken and put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Place {
+pub enum HopPlace {
     /// The last token of the entity's last occurrence.
     Entity,
     /// The last token of the question.
     Last,
 }
 
-impl Place {
+impl HopPlace {
     /// For figures.
     pub fn word(self) -> &'static str {
         match self {
@@ -147,9 +147,8 @@ pub fn last_token_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Resul
 
 /// What came of the pairs at one place: whether each brought the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tried {
-    /// Where.
-    pub place: Place,
+pub struct PairsTried {
+    pub place: HopPlace,
     /// With the question's own state.
     pub own: Vec<bool>,
     /// With the state of an unrelated question.
@@ -160,10 +159,9 @@ pub struct Tried {
 
 /// What came of one question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Found {
+pub struct QuestionResult {
     /// Whether the model answers it by itself.
     pub right: bool,
-    /// What it says.
     pub says: String,
     /// Whether it answers the first hop alone, where there is one.
     pub first: Option<bool>,
@@ -173,7 +171,7 @@ pub struct Found {
     /// model wrote stood in.
     pub unrelated: Option<usize>,
     /// What came of the pairs.
-    pub tried: Vec<Tried>,
+    pub tried: Vec<PairsTried>,
 }
 
 /// How long the text is that stands in for an unrelated question.
@@ -181,11 +179,10 @@ const WRITTEN: usize = 16;
 
 /// How questions are measured.
 #[derive(Clone, Debug)]
-pub struct Measure {
+pub struct HopsRequest {
     /// Where states are taken and put.
-    pub places: Vec<Place>,
-    /// Which pairs.
-    pub pairs: Vec<Pair>,
+    pub places: Vec<HopPlace>,
+    pub pairs: Vec<SourceAndTarget>,
     /// How many tokens are written; none where the next one is enough.
     pub tokens: Option<usize>,
     /// Whether every prompt of a question is one user turn of the chat template.
@@ -196,18 +193,18 @@ pub struct Measure {
     pub seed: u64,
 }
 
-impl Measure {
+impl HopsRequest {
     /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that are not
     /// there.
     ///
     /// # Errors
     ///
     /// Names the first question that cannot be, and why.
-    pub fn check(&self, lab: &Lab, all: &[Question]) -> Result<()> {
-        let fits = |question: &Question| -> Result<()> {
-            Wanted::new(lab, "answer", &question.answer, self.tokens)?;
+    pub fn check(&self, lab: &Lab, all: &[TwoHopQuestion]) -> Result<()> {
+        let fits = |question: &TwoHopQuestion| -> Result<()> {
+            WantedAnswer::new(lab, "answer", &question.answer, self.tokens)?;
             if question.first.is_some() {
-                Wanted::new(lab, "bridge", &question.bridge, self.tokens)?;
+                WantedAnswer::new(lab, "bridge", &question.bridge, self.tokens)?;
             }
             for prompt in [&question.first, &question.second].into_iter().flatten() {
                 let tokens = lab.model.encode(prompt, self.chat)?;
@@ -234,9 +231,14 @@ impl Measure {
     /// # Errors
     ///
     /// When a prompt does not fit or the work is stopped.
-    pub fn question(&self, lab: &mut Lab, all: &[Question], at: usize) -> Result<Found> {
+    pub fn question(
+        &self,
+        lab: &mut Lab,
+        all: &[TwoHopQuestion],
+        at: usize,
+    ) -> Result<QuestionResult> {
         let question = &all[at];
-        let wanted = Wanted::new(lab, "answer", &question.answer, self.tokens)?;
+        let wanted = WantedAnswer::new(lab, "answer", &question.answer, self.tokens)?;
         let run = Run::plain(lab.model.encode(&question.prompt, self.chat)?);
         let positions = self.positions(lab, question, &run)?;
         let from = positions.iter().map(|(_, p)| *p).min();
@@ -247,14 +249,14 @@ impl Measure {
         let other = unrelated(all, at, self.seed);
         let mut tried = Vec::new();
         for (place, position) in positions {
-            let elsewhere = self.elsewhere(lab, other.map(|j| &all[j]), place)?;
+            let elsewhere = self.control_state(lab, other.map(|j| &all[j]), place)?;
             let states = held(lab, &run, from, position)?;
             let mut hits = |vector: Vector| -> Result<Vec<bool>> {
                 let rows = trials(&states, position, &self.pairs, vector, self.renormed)?;
                 let became = wanted.of(lab, &run, from, rows)?;
                 Ok(became.into_iter().map(|b| b.hit).collect())
             };
-            tried.push(Tried {
+            tried.push(PairsTried {
                 place,
                 own: hits(Vector::Own)?,
                 unrelated: hits(Vector::Other(&elsewhere))?,
@@ -265,15 +267,15 @@ impl Measure {
             let Some(prompt) = prompt else {
                 return Ok(None);
             };
-            let wanted = Wanted::new(lab, "bridge", spellings, self.tokens)?;
+            let wanted = WantedAnswer::new(lab, "bridge", spellings, self.tokens)?;
             Ok(Some(self.answers(lab, prompt, &wanted)?))
         };
-        Ok(Found {
+        Ok(QuestionResult {
             first: alone(&question.first, &question.bridge)?,
             second: alone(&question.second, &question.answer)?,
             right: unpatched.hit,
             says: match self.tokens {
-                Some(_) => said(lab, &unpatched.written),
+                Some(_) => written_text(lab, &unpatched.written),
                 None => lab.visible(unpatched.top),
             },
             unrelated: other,
@@ -282,27 +284,32 @@ impl Measure {
     }
 
     /// The positions of a question's places; without an entity the last alone.
-    fn positions(&self, lab: &Lab, question: &Question, run: &Run) -> Result<Vec<(Place, usize)>> {
+    fn positions(
+        &self,
+        lab: &Lab,
+        question: &TwoHopQuestion,
+        run: &Run,
+    ) -> Result<Vec<(HopPlace, usize)>> {
         let mut out = Vec::new();
         for place in &self.places {
             match (place, &question.entity) {
-                (Place::Last, _) => out.push((*place, run.tokens.len() - 1)),
-                (Place::Entity, Some(entity)) => {
+                (HopPlace::Last, _) => out.push((*place, run.tokens.len() - 1)),
+                (HopPlace::Entity, Some(entity)) => {
                     let at = last_token_of(lab, &run.tokens, "entity", entity)?;
                     out.push((*place, at));
                 }
-                (Place::Entity, None) => {}
+                (HopPlace::Entity, None) => {}
             }
         }
         Ok(out)
     }
 
     /// What an unrelated question has at the same place, or, without one, a text of the model's own at its end.
-    fn elsewhere(
+    fn control_state(
         &self,
         lab: &mut Lab,
-        other: Option<&Question>,
-        place: Place,
+        other: Option<&TwoHopQuestion>,
+        place: HopPlace,
     ) -> Result<Vec<Tensor>> {
         let Some(other) = other else {
             let run = lab.unrelated(self.seed, WRITTEN)?;
@@ -311,14 +318,14 @@ impl Measure {
         let run = Run::plain(lab.model.encode(&other.prompt, self.chat)?);
         let last = run.tokens.len() - 1;
         let position = match (place, &other.entity) {
-            (Place::Entity, Some(entity)) => last_token_of(lab, &run.tokens, "entity", entity)?,
+            (HopPlace::Entity, Some(entity)) => last_token_of(lab, &run.tokens, "entity", entity)?,
             _ => last,
         };
         states(lab, &run, position)
     }
 
     /// Whether the model answers a prompt by itself.
-    fn answers(&self, lab: &mut Lab, prompt: &str, wanted: &Wanted) -> Result<bool> {
+    fn answers(&self, lab: &mut Lab, prompt: &str, wanted: &WantedAnswer) -> Result<bool> {
         let tokens = lab.model.encode(prompt, self.chat)?;
         let read = lab.run_one(&Pass {
             tail: wanted.tokens.unwrap_or(0),
@@ -329,7 +336,7 @@ impl Measure {
 }
 
 /// A question whose answer and bridge are other ones, drawn by the seed.
-fn unrelated(all: &[Question], at: usize, seed: u64) -> Option<usize> {
+fn unrelated(all: &[TwoHopQuestion], at: usize, seed: u64) -> Option<usize> {
     let start = Fingerprint::of([seed, at as u64]) % all.len() as u64;
     let start = start as usize;
     let shares = |a: &[String], b: &[String]| {
@@ -393,10 +400,10 @@ mod tests {
 
     #[test]
     fn the_unrelated_question_shares_neither_answer_nor_bridge() {
-        let question = |answer: &str, bridge: &str| Question {
+        let question = |answer: &str, bridge: &str| TwoHopQuestion {
             answer: vec![answer.into()],
             bridge: vec![bridge.into()],
-            ..Question::default()
+            ..TwoHopQuestion::default()
         };
         let all = [
             question(" Rome", " Italy"),

@@ -5,7 +5,7 @@
 //! model goes on (Biran et al. 2024, 2406.12775, section 6). Three figures: the grid of pairs for one question, the trace of
 //! the entities over layers, and the table over a file of questions. Invariant: every rate that takes the best of many pairs
 //! is called an oracle's, and the nulls stand beside it. To add a figure, add a module with a function that makes it and an
-//! variant of [`Show`].
+//! variant of [`BackpatchView`].
 
 mod grid;
 pub mod hops;
@@ -15,40 +15,40 @@ mod trace;
 
 use std::path::PathBuf;
 
-use super::params::{Count, Kind, ParameterValue, choices, params};
+use super::params::{Count, ParamKind, ParameterValue, choices, params};
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::instruments::backpatch::hops::{Place, last_token_of};
-use crate::instruments::backpatch::pairs::Wanted;
+use crate::instruments::backpatch::hops::{HopPlace, last_token_of};
+use crate::instruments::backpatch::pairs::WantedAnswer;
 use crate::instruments::params::Position;
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 choices! {
     /// Which figure is made of one question.
-    pub enum Show { Pairs = "pairs", Trace = "trace" }
+    pub enum BackpatchView { Pairs = "pairs", Trace = "trace" }
 }
 
 choices! {
     /// What a success is.
-    pub enum Success { Auto = "auto", Probability = "probability", Written = "success" }
+    pub enum SuccessRule { Auto = "auto", Probability = "probability", Written = "success" }
 }
 
 choices! {
     /// How long vectors are.
-    pub enum Length { Own = "own", Replaced = "replaced" }
+    pub enum VectorLength { Own = "own", Replaced = "replaced" }
 }
 
 choices! {
     /// Which grid is drawn.
-    pub enum Drawn { Own = "both" | "beside", Unrelated = "unrelated", Random = "random" }
+    pub enum BackpatchGrid { Own = "both" | "beside", Unrelated = "unrelated", Random = "random" }
 }
 
 /// Where states are taken and put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Where {
+pub enum PatchPlace {
     /// The entity where one is given, else the last token; for a file both.
     Auto,
     /// The entity and the last token, of every question of a file.
@@ -57,12 +57,11 @@ pub enum Where {
     Entity,
     /// The last token.
     Last,
-    /// A position.
     At(Position),
 }
 
-impl ParameterValue for Where {
-    const KIND: Kind = Kind::Text;
+impl ParameterValue for PatchPlace {
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         match text {
@@ -89,7 +88,7 @@ params! {
     /// What `backpatch` is asked.
     pub struct BackpatchParams {
         /// pairs: the grid of source and target layers; trace: at which layer the bridge entity and the answer can be read; a file of questions gives a table
-        show: Show = "pairs",
+        show: BackpatchView = "pairs",
         /// the answer, with the space it begins with; several spellings are separated by |; by default the run's top prediction
         answer: Option<String>,
         /// the bridge entity between the two hops, spellings separated by |, for the trace
@@ -97,15 +96,15 @@ params! {
         /// the text in the prompt whose last token ends the first hop (last occurrence)
         entity: Option<String>,
         /// the position of the patch: last, entity, or a number; auto: the entity if one is given, else the last token, and both for a file
-        position: Where = "auto",
+        position: PatchPlace = "auto",
         /// probability: of the answer's first tokens, and a success if they are the top prediction; success: the answer is in the generated text; auto: success for a file of questions, else probability
-        measure: Success = "auto",
+        measure: SuccessRule = "auto",
         /// how many tokens are generated, for success
         tokens: Count<1, 200> = "10",
         /// own: states are patched as they are; replaced: they are scaled to the norm of what they replace
-        length: Length = "own",
+        length: VectorLength = "own",
         /// the controls, an unrelated text's states and random numbers of the same norm: both: the run's own grid, with both controls inside every cell; unrelated, random: the grid of that control alone
-        control was "null": Drawn = "both",
+        control was "null": BackpatchGrid = "both",
         /// the unrelated prompt whose states are the control; by default a text that the model generates
         unrelated: Option<String>,
         /// yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is
@@ -119,7 +118,6 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Backpatch;
 
 impl Measurement for Backpatch {
@@ -130,17 +128,19 @@ impl Measurement for Backpatch {
     const READS: Reads<BackpatchParams> = Reads::TextWhere(|asked| asked.questions.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &BackpatchParams, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &BackpatchParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many questions there are is not known before they are read, and the trace is short.
-        if asked.questions.is_some() || asked.show == Show::Trace {
+        if asked.questions.is_some() || asked.show == BackpatchView::Trace {
             return None;
         }
         let read = match (asked.position, &asked.entity) {
-            (Where::Last, _) | (Where::Auto, None) => 1,
-            (Where::Auto | Where::Both | Where::Entity | Where::At(_), _) => tokens,
+            (PatchPlace::Last, _) | (PatchPlace::Auto, None) => 1,
+            (PatchPlace::Auto | PatchPlace::Both | PatchPlace::Entity | PatchPlace::At(_), _) => {
+                tokens
+            }
         };
         // Pairs join on their way up: on average they pass a little over half of the blocks, at one position and those after.
-        Some(Cost {
+        Some(SweepCost {
             passes: 3 * card.layers * card.layers,
             tokens: read.div_ceil(2) + asked.written().unwrap_or(0),
         })
@@ -149,8 +149,8 @@ impl Measurement for Backpatch {
     fn measure(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         match (&asked.questions, asked.show) {
             (Some(file), _) => table::table(asked, file, run, lab),
-            (None, Show::Trace) => trace::trace(asked, run, lab),
-            (None, Show::Pairs) => grid::pairs(asked, run, lab),
+            (None, BackpatchView::Trace) => trace::trace(asked, run, lab),
+            (None, BackpatchView::Pairs) => grid::pairs(asked, run, lab),
         }
     }
 }
@@ -159,20 +159,20 @@ impl BackpatchParams {
     /// How many tokens are written for every trial; none where the next token is enough.
     fn written(&self) -> Option<usize> {
         let written = match self.measure {
-            Success::Written => true,
-            Success::Auto => self.questions.is_some(),
-            Success::Probability => false,
+            SuccessRule::Written => true,
+            SuccessRule::Auto => self.questions.is_some(),
+            SuccessRule::Probability => false,
         };
         written.then_some(self.tokens.0)
     }
 
     /// The places that `position` means for a file.
-    fn places(&self) -> Result<Vec<Place>> {
+    fn places(&self) -> Result<Vec<HopPlace>> {
         match self.position {
-            Where::Auto | Where::Both => Ok(vec![Place::Entity, Place::Last]),
-            Where::Entity => Ok(vec![Place::Entity]),
-            Where::Last => Ok(vec![Place::Last]),
-            Where::At(position) => {
+            PatchPlace::Auto | PatchPlace::Both => Ok(vec![HopPlace::Entity, HopPlace::Last]),
+            PatchPlace::Entity => Ok(vec![HopPlace::Entity]),
+            PatchPlace::Last => Ok(vec![HopPlace::Last]),
+            PatchPlace::At(position) => {
                 let expected = "last, entity or auto (both), because the positions differ between the questions of a file";
                 Err(Error::argument("position", position.print(), expected))
             }
@@ -183,16 +183,16 @@ impl BackpatchParams {
     fn position(&self, run: &Run, lab: &Lab) -> Result<usize> {
         let tokens = run.tokens.len();
         match (self.position, &self.entity) {
-            (Where::Entity, None) => {
+            (PatchPlace::Entity, None) => {
                 let expected = "a text of the prompt in `entity`; its last token is used";
                 Err(Error::argument("position", "entity", expected))
             }
-            (Where::Auto | Where::Entity, Some(entity)) => {
+            (PatchPlace::Auto | PatchPlace::Entity, Some(entity)) => {
                 last_token_of(lab, &run.tokens, "entity", entity)
             }
-            (Where::Auto, None) | (Where::Last, _) => Ok(tokens.saturating_sub(1)),
-            (Where::At(position), _) => position.within(tokens),
-            (Where::Both, _) => {
+            (PatchPlace::Auto, None) | (PatchPlace::Last, _) => Ok(tokens.saturating_sub(1)),
+            (PatchPlace::At(position), _) => position.within(tokens),
+            (PatchPlace::Both, _) => {
                 let expected =
                     "last, entity, auto or a position; `both` is for a file of questions";
                 Err(Error::argument("position", "both", expected))
@@ -201,14 +201,14 @@ impl BackpatchParams {
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, run: &Run, lab: &mut Lab) -> Result<Wanted> {
+    fn wanted(&self, run: &Run, lab: &mut Lab) -> Result<WantedAnswer> {
         let tokens = self.written();
         match &self.answer {
             None => {
                 let best = lab.favoured(run)?;
-                Wanted::favoured(lab, "answer", best, tokens)
+                WantedAnswer::top_prediction(lab, "answer", best, tokens)
             }
-            Some(text) => Wanted::new(lab, "answer", &spellings(text), tokens),
+            Some(text) => WantedAnswer::new(lab, "answer", &spellings(text), tokens),
         }
     }
 
@@ -221,7 +221,7 @@ impl BackpatchParams {
     }
 
     fn renormed(&self) -> bool {
-        self.length == Length::Replaced
+        self.length == VectorLength::Replaced
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::target::{first_token, id_of};
@@ -21,16 +21,16 @@ use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
 /// A source and a target layer.
-pub type Pair = (usize, usize);
+pub type SourceAndTarget = (usize, usize);
 
 /// Every pair of layers, the lowest target first: rows that join a pass together stand together.
-pub fn pairs(layers: usize) -> Vec<Pair> {
+pub fn pairs(layers: usize) -> Vec<SourceAndTarget> {
     let all = (0..layers).flat_map(|t| (0..layers).map(move |s| (s, t)));
     all.collect()
 }
 
 /// Whether a pair carries a state back to an earlier layer.
-pub fn goes_back((source, target): Pair) -> bool {
+pub fn layer_pairs((source, target): SourceAndTarget) -> bool {
     source > target
 }
 
@@ -86,11 +86,11 @@ pub fn held(lab: &mut Lab, run: &Run, from: usize, position: usize) -> Result<Ve
 pub fn trials(
     own: &[Tensor],
     position: usize,
-    pairs: &[Pair],
+    pairs: &[SourceAndTarget],
     vector: Vector,
     renormed: bool,
 ) -> Result<Vec<PassRow>> {
-    let trial = |(source, target): &Pair| {
+    let trial = |(source, target): &SourceAndTarget| {
         let value = match vector {
             Vector::Own => own[*source].clone(),
             Vector::Other(states) => states[*source].clone(),
@@ -126,7 +126,7 @@ pub fn length(state: &Tensor) -> Result<f32> {
 
 /// An answer that is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedAnswer {
     /// Its first tokens, in each of its spellings.
     pub firsts: Vec<u32>,
     /// Its spellings, trimmed and in lower case, as they are looked for in what is written.
@@ -137,7 +137,7 @@ pub struct Wanted {
 
 /// What became of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Became {
+pub struct AnswerForms {
     /// The most probable next token.
     pub top: u32,
     /// Probability of the answer's first tokens.
@@ -150,7 +150,7 @@ pub struct Became {
     pub hit: bool,
 }
 
-impl Wanted {
+impl WantedAnswer {
     /// An answer in its spellings, of which the first token counts, and the text of which is looked for in `tokens` tokens.
     ///
     /// # Errors
@@ -181,7 +181,7 @@ impl Wanted {
     /// # Errors
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
-    pub fn favoured(lab: &Lab, name: &str, best: u32, tokens: Option<usize>) -> Result<Self> {
+    pub fn top_prediction(lab: &Lab, name: &str, best: u32, tokens: Option<usize>) -> Result<Self> {
         Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 
@@ -206,7 +206,7 @@ impl Wanted {
         })
     }
 
-    /// What has to be read of a row for [`Wanted::read`].
+    /// What has to be read of a row for [`WantedAnswer::read`].
     pub fn output(&self) -> Output {
         Output {
             ranks: true,
@@ -215,14 +215,14 @@ impl Wanted {
     }
 
     /// What became of it in a row, and in its continuation.
-    pub fn read(&self, lab: &Lab, row: &Capture) -> Became {
+    pub fn read(&self, lab: &Lab, row: &Capture) -> AnswerForms {
         let (said, rank) = (row.last(), rank(row.last(), &self.firsts));
-        Became {
+        AnswerForms {
             top: said.first().0,
             probability: said.share() as f32,
             rank,
             hit: if self.tokens.is_some() {
-                self.says(&self::said(lab, &row.tail))
+                self.says(&self::written_text(lab, &row.tail))
             } else {
                 rank == 0
             },
@@ -247,7 +247,7 @@ impl Wanted {
         run: &Run,
         from: usize,
         rows: Vec<PassRow>,
-    ) -> Result<Vec<Became>> {
+    ) -> Result<Vec<AnswerForms>> {
         let pass = Pass {
             run: run.clone(),
             from: Some(from),
@@ -262,13 +262,13 @@ impl Wanted {
 }
 
 /// How many tokens are more probable than the best of these, [`NO_RANK`] where the row is no distribution.
-pub fn rank(said: &Said, of: &[u32]) -> u32 {
+pub fn rank(said: &RowStats, of: &[u32]) -> u32 {
     let ranks = of.iter().map(|id| said.token(*id).rank);
     ranks.min().unwrap_or(NO_RANK)
 }
 
 /// What was written, as text, its end left out.
-pub fn said(lab: &Lab, written: &[u32]) -> String {
+pub fn written_text(lab: &Lab, written: &[u32]) -> String {
     let bytes: Vec<u8> = written
         .iter()
         .filter(|id| !lab.model.is_end(**id))
@@ -303,16 +303,19 @@ fn lowered(spellings: &[String]) -> Vec<String> {
 
 /// How a set of pairs did: how many were tried, and how many brought the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Score {
-    /// Pairs.
+pub struct PairScore {
     pub pairs: usize,
     /// Those that brought the answer.
     pub hits: usize,
 }
 
-impl Score {
+impl PairScore {
     /// Of the pairs that pass.
-    pub fn of(pairs: &[Pair], hits: &[bool], keep: impl Fn(Pair) -> bool) -> Self {
+    pub fn of(
+        pairs: &[SourceAndTarget],
+        hits: &[bool],
+        keep: impl Fn(SourceAndTarget) -> bool,
+    ) -> Self {
         let kept = || pairs.iter().zip(hits).filter(|(pair, _)| keep(**pair));
         Self {
             pairs: kept().count(),
@@ -340,7 +343,7 @@ mod tests {
     fn pairs_cover_every_source_and_target_once() {
         let all = pairs(4);
         assert_eq!(all.len(), 16);
-        assert_eq!(all.iter().filter(|p| goes_back(**p)).count(), 6);
+        assert_eq!(all.iter().filter(|p| layer_pairs(**p)).count(), 6);
         assert!(all.windows(2).all(|w| w[0].1 <= w[1].1), "targets rise");
         assert_eq!(all[1], (1, 0), "source first");
     }
@@ -348,10 +351,10 @@ mod tests {
     #[test]
     fn scores_count_what_passes() {
         let all = [(1, 0), (2, 0), (2, 1), (0, 1)];
-        let score = Score::of(&all, &[true, false, false, true], goes_back);
-        assert_eq!(score, Score { pairs: 3, hits: 1 });
+        let score = PairScore::of(&all, &[true, false, false, true], layer_pairs);
+        assert_eq!(score, PairScore { pairs: 3, hits: 1 });
         assert!(score.oracle() && (score.share() - 1.0 / 3.0).abs() < 1e-6);
-        assert!(!Score::of(&all, &[false; 4], goes_back).oracle());
+        assert!(!PairScore::of(&all, &[false; 4], layer_pairs).oracle());
     }
 
     #[test]

@@ -8,9 +8,13 @@ use std::path::Path;
 use super::{Backpatch, BackpatchParams};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Page, Row, Table};
-use crate::instruments::backpatch::hops::{Found, Measure, Place, Question, Tried, read};
-use crate::instruments::backpatch::pairs::{Pair, Score, goes_back, pairs as all_pairs};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
+use crate::instruments::backpatch::hops::{
+    HopPlace, HopsRequest, PairsTried, QuestionResult, TwoHopQuestion, read,
+};
+use crate::instruments::backpatch::pairs::{
+    PairScore, SourceAndTarget, layer_pairs, pairs as all_pairs,
+};
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -30,7 +34,6 @@ const COLUMNS: [&str; 11] = [
     "best single pair",
 ];
 
-/// The figure.
 pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
@@ -38,8 +41,8 @@ pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> 
     }
     let questions = read(file)?;
     let layers = lab.model.card.layers;
-    let back = all_pairs(layers).into_iter().filter(|p| goes_back(*p));
-    let measure = Measure {
+    let back = all_pairs(layers).into_iter().filter(|p| layer_pairs(*p));
+    let measure = HopsRequest {
         places: asked.places()?,
         pairs: back.collect(),
         tokens: asked.written(),
@@ -57,9 +60,9 @@ pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> 
     ));
     let found = lab.trials(run, parameters, questions.len(), 1, |lab, range| {
         let each = range.map(|i| measure.question(lab, &questions, i));
-        each.collect::<Result<Vec<Found>>>()
+        each.collect::<Result<Vec<QuestionResult>>>()
     })?;
-    let done: Vec<(usize, &Found)> = found
+    let done: Vec<(usize, &QuestionResult)> = found
         .results
         .iter()
         .enumerate()
@@ -67,7 +70,7 @@ pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> 
         .collect();
     let mut rows = Vec::new();
     for (name, keep) in CASES {
-        let some: Vec<&Found> = done.iter().map(|d| d.1).filter(|f| keep(f)).collect();
+        let some: Vec<&QuestionResult> = done.iter().map(|d| d.1).filter(|f| keep(f)).collect();
         if some.is_empty() {
             continue;
         }
@@ -84,8 +87,8 @@ pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> 
             .map(move |tried| of_one(question, found, tried, pairs))
     });
     let pages = vec![
-        Page::of("by case", Anchor::default(), rows),
-        Page::of("by question", Anchor::default(), each.collect()),
+        TablePage::of("by case", Anchor::default(), rows),
+        TablePage::of("by question", Anchor::default(), each.collect()),
     ];
     Ok(Draft::of(Table::paged(&COLUMNS, pages))
         .titled(format!("{} two-hop questions", done.len()))
@@ -94,10 +97,10 @@ pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> 
 }
 
 /// Whether a question belongs to a case.
-type Belongs = fn(&Found) -> bool;
+type QuestionFilter = fn(&QuestionResult) -> bool;
 
 /// Cases, each with the questions that belong to it.
-const CASES: &[(&str, Belongs)] = &[
+const CASES: &[(&str, QuestionFilter)] = &[
     ("all", |_| true),
     ("right by itself", |f| f.right),
     ("wrong by itself", |f| !f.right),
@@ -113,20 +116,20 @@ const CASES: &[(&str, Belongs)] = &[
 ];
 
 /// Whether the first hop is known, and the second, where both were asked alone.
-fn hops(found: &Found) -> Option<(bool, bool)> {
+fn hops(found: &QuestionResult) -> Option<(bool, bool)> {
     found.first.zip(found.second)
 }
 
-fn known(found: &Found) -> bool {
+fn known(found: &QuestionResult) -> bool {
     hops(found) == Some((true, true))
 }
 
 /// Shares of pairs and of questions, of one kind of vector.
 /// Of the pairs that work, and of questions that any pair answers, means over questions.
-fn rates(pairs: &[Pair], hits: &[&[bool]]) -> [f32; 2] {
+fn rates(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> [f32; 2] {
     let mut sums = [0.0; 2];
     for hits in hits {
-        let score = Score::of(pairs, hits, goes_back);
+        let score = PairScore::of(pairs, hits, layer_pairs);
         sums[0] += score.share();
         sums[1] += f32::from(u8::from(score.oracle()));
     }
@@ -134,17 +137,22 @@ fn rates(pairs: &[Pair], hits: &[&[bool]]) -> [f32; 2] {
 }
 
 /// The pair that sets most questions right, and how many of them.
-fn best_pair(pairs: &[Pair], hits: &[&[bool]]) -> Option<(Pair, f32)> {
+fn best_pair(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> Option<(SourceAndTarget, f32)> {
     let count = |i: usize| hits.iter().filter(|h| h[i]).count();
     // Of equals the first.
     let best = (0..pairs.len()).max_by_key(|i| (count(*i), std::cmp::Reverse(*i)))?;
     Some((pairs[best], count(best) as f32 / hits.len().max(1) as f32))
 }
 
-fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<Row> {
-    let here = |found: &&&Found| found.tried.iter().any(|t| t.place == place);
-    let some: Vec<&Found> = some.iter().filter(here).copied().collect();
-    let tried: Vec<&Tried> = some
+fn summary(
+    name: &str,
+    place: HopPlace,
+    some: &[&QuestionResult],
+    pairs: &[SourceAndTarget],
+) -> Option<TableRow> {
+    let here = |found: &&&QuestionResult| found.tried.iter().any(|t| t.place == place);
+    let some: Vec<&QuestionResult> = some.iter().filter(here).copied().collect();
+    let tried: Vec<&PairsTried> = some
         .iter()
         .flat_map(|f| f.tried.iter().filter(|t| t.place == place))
         .collect();
@@ -153,7 +161,7 @@ fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<
     }
     let right = some.iter().filter(|f| f.right).count() as f32 / some.len() as f32;
     let mut entries = entries![name, place.word(), tried.len() as f32, right];
-    let kinds: [fn(&Tried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
+    let kinds: [fn(&PairsTried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
     let hits = kinds.map(|pick| tried.iter().map(|t| pick(t)).collect::<Vec<_>>());
     entries.extend(
         hits.iter()
@@ -164,10 +172,15 @@ fn summary(name: &str, place: Place, some: &[&Found], pairs: &[Pair]) -> Option<
         format!("{s} → {t}: {:.0} %", 100.0 * share)
     });
     entries.push(best.into());
-    Some(Row::at(Anchor::default(), entries))
+    Some(TableRow::at(Anchor::default(), entries))
 }
 
-fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> Row {
+fn of_one(
+    question: &TwoHopQuestion,
+    found: &QuestionResult,
+    tried: &PairsTried,
+    pairs: &[SourceAndTarget],
+) -> TableRow {
     let word = |known: Option<bool>| match known {
         Some(true) => "known",
         Some(false) => "not known",
@@ -187,25 +200,25 @@ fn of_one(question: &Question, found: &Found, tried: &Tried, pairs: &[Pair]) -> 
         f32::from(u8::from(found.right)),
     ];
     for hits in [&tried.own, &tried.unrelated, &tried.random] {
-        let score = Score::of(pairs, hits, goes_back);
+        let score = PairScore::of(pairs, hits, layer_pairs);
         entries.extend(entries![score.share(), f32::from(u8::from(score.oracle()))]);
     }
     let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
     let pair = first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}"));
     entries.push(pair.into());
     let anchor = first.map_or_else(Anchor::default, |((s, _), _)| Anchor::layer(*s));
-    Row::at(anchor, entries)
+    TableRow::at(anchor, entries)
 }
 
-fn notes(measure: &Measure, done: &[(usize, &Found)], layers: usize) -> Vec<String> {
+fn notes(measure: &HopsRequest, done: &[(usize, &QuestionResult)], layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     for place in &measure.places {
-        let wrong: Vec<&Tried> = done
+        let wrong: Vec<&PairsTried> = done
             .iter()
             .filter(|(_, f)| !f.right)
             .flat_map(|(_, f)| f.tried.iter().filter(|t| t.place == *place))
             .collect();
-        let any = |pick: fn(&Tried) -> &[bool]| {
+        let any = |pick: fn(&PairsTried) -> &[bool]| {
             wrong
                 .iter()
                 .filter(|t| pick(t).iter().any(|hit| *hit))

@@ -6,12 +6,12 @@
 
 use candle_core::Tensor;
 
-use super::{BackpatchParams, Where, quoted, spelled, spellings};
+use super::{BackpatchParams, PatchPlace, quoted, spelled, spellings};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Unit};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::Draft;
 use crate::instruments::backpatch::hops::last_token_of;
-use crate::instruments::backpatch::pairs::{Wanted, rank, states};
+use crate::instruments::backpatch::pairs::{WantedAnswer, rank, states};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::lab::pass::{Pass, PassRow, Patch};
@@ -19,7 +19,7 @@ use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
 /// What is looked for: its name and first tokens.
-struct Sought {
+struct SoughtEntity {
     name: &'static str,
     firsts: Vec<u32>,
 }
@@ -33,23 +33,22 @@ struct Ranks {
     best: Vec<u32>,
 }
 
-/// The figure.
 pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
     let mut sought = Vec::new();
     let bridge = spellings(&asked.bridge);
     if !bridge.is_empty() {
-        sought.push(Sought {
+        sought.push(SoughtEntity {
             name: "bridge",
-            firsts: Wanted::new(lab, "bridge", &bridge, None)?.firsts,
+            firsts: WantedAnswer::new(lab, "bridge", &bridge, None)?.firsts,
         });
     }
-    sought.push(Sought {
+    sought.push(SoughtEntity {
         name: "answer",
         firsts: asked.wanted(run, lab)?.firsts,
     });
     let last = run.tokens.len() - 1;
-    let mut positions = if asked.position == Where::Auto && asked.entity.is_none() {
+    let mut positions = if asked.position == PatchPlace::Auto && asked.entity.is_none() {
         Vec::new()
     } else {
         vec![asked.position(run, lab)?]
@@ -57,7 +56,7 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = Reader::new(lab, &asked.reader, &asked.placeholder)?;
+    let reader = StateReader::new(lab, &asked.reader, &asked.placeholder)?;
     let other = asked.other(run, lab)?;
     let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
@@ -72,14 +71,14 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
 }
 
 /// The prompt that reads states.
-struct Reader {
+struct StateReader {
     run: Run,
     slot: usize,
     /// Ranks of tokens are read off its own logits where it is left alone.
     prompt: String,
 }
 
-impl Reader {
+impl StateReader {
     fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
         let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
@@ -97,7 +96,12 @@ impl Reader {
     }
 
     /// Ranks of everything sought in states, by layer.
-    fn ranks(&self, lab: &mut Lab, states: &[Tensor], sought: &[Sought]) -> Result<Vec<Ranks>> {
+    fn ranks(
+        &self,
+        lab: &mut Lab,
+        states: &[Tensor],
+        sought: &[SoughtEntity],
+    ) -> Result<Vec<Ranks>> {
         let layers = states.len();
         let output = Output {
             ranks: true,
@@ -144,8 +148,8 @@ impl Reader {
 fn draft(
     run: &Run,
     lab: &Lab,
-    reader: &Reader,
-    sought: &[Sought],
+    reader: &StateReader,
+    sought: &[SoughtEntity],
     found: &[(usize, Vec<Ranks>)],
     away: &[Ranks],
     other: &Run,
@@ -164,7 +168,7 @@ fn draft(
             for (name, own, null) in readers {
                 let token = Unit::Token(sought.firsts[0]);
                 let place = lab.visible(run.tokens[*position]);
-                columns.push(Header::of(
+                columns.push(AxisLabel::of(
                     format!("{} {position} {name}", sought.name),
                     Anchor::position(*position).with(token),
                 ));
@@ -207,7 +211,7 @@ fn draft(
         run.seed
     ));
     let columns = ("entity, position, reading", columns);
-    let rows = ("layer", Header::layers(layers));
+    let rows = ("layer", AxisLabel::layers(layers));
     Draft::of(Grid::filled(rows, columns, "reciprocal rank", cells))
         .titled(format!("trace of {}", named.join(" and ")))
         .notes(notes)

@@ -6,13 +6,13 @@
 use crate::edit::positions::Positions;
 use crate::edit::quotes;
 use crate::error::{Error, Result};
-use crate::instruments::params::{Count, Kind, ParameterValue, choices, params};
+use crate::instruments::params::{Count, ParamKind, ParameterValue, choices, params};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 
 choices! {
     /// What the columns are.
-    pub enum By { Source = "source", Head = "head" }
+    pub enum KnockoutColumns { Source = "source", Head = "head" }
 }
 
 choices! {
@@ -30,7 +30,6 @@ impl AnswerChange {
         }
     }
 
-    /// In words.
     pub(super) fn words(self) -> &'static str {
         match self {
             Self::Probability => "change of the probability",
@@ -50,7 +49,7 @@ params! {
         /// the positions that cannot attend to them: a position rule, counted over the whole text, or a text that occurs in it
         targets: NamedPositions = "last",
         /// what a column is: source: one group of sources, all heads; head: one head, all groups together
-        by: By = "source",
+        by: KnockoutColumns = "source",
         /// with by=source: only these heads, such as 0,2; by default all heads
         heads: HeadList,
         /// how many consecutive layers are knocked out at once, centred on each layer; 0 means a fifth of all layers
@@ -76,7 +75,7 @@ impl HeadList {
 }
 
 impl ParameterValue for HeadList {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         if text.is_empty() {
@@ -96,7 +95,6 @@ impl ParameterValue for HeadList {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedPositions {
     text: String,
-    /// The rule.
     pub rule: Positions,
 }
 
@@ -123,7 +121,7 @@ impl NamedPositions {
 }
 
 impl ParameterValue for NamedPositions {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let rule = match <Positions as ParameterValue>::parse(text) {
@@ -196,7 +194,7 @@ impl Groups {
 }
 
 impl ParameterValue for Groups {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let group = |piece: &String| {

@@ -2,56 +2,55 @@
 //!
 //! A cell cuts the edges from some targets (by default the last token) to some sources in a window of layers around its row,
 //! and shows what the answer's probability loses. Invariant: beside every cell stands its null, as many random other edges of the
-//! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`By`] and its columns in `Plan::read`.
+//! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`KnockoutColumns`] and its columns in `Plan::read`.
 
 pub mod asked;
 mod plan;
 
-use self::asked::{By, KnockoutParams};
-use self::plan::{Found, Plan, short};
+use self::asked::{KnockoutColumns, KnockoutParams};
+use self::plan::{KnockoutPlan, KnockoutResult, short};
 use super::params::ParameterValue;
 use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
 use crate::error::Result;
-use crate::figure::{Anchor, Cell, Check, Grid, Header};
+use crate::figure::{Anchor, AxisLabel, Cell, Check, Grid};
 use crate::instruments::residual::attribution::rounding;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
-/// The instrument.
-pub struct Knock;
+pub struct AttentionKnockout;
 
-impl Measurement for Knock {
+impl Measurement for AttentionKnockout {
     type Params = KnockoutParams;
     const NAME: &'static str = "knockout";
     const ABOUT: &'static str = "Attention knockout: how an answer's probability changes when some tokens cannot attend to others, in a window of layers at a time";
     const SOURCE: &'static str = "attention knockout: Geva et al. 2023 (2304.14767)";
     const READS_END: bool = true;
 
-    fn cost(asked: &KnockoutParams, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &KnockoutParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         let columns = match asked.by {
-            By::Head => card.heads,
-            By::Source => asked.sources.count(tokens),
+            KnockoutColumns::Head => card.heads,
+            KnockoutColumns::Source => asked.sources.count(tokens),
         };
         let alone = asked.targets.rule == Positions::Last;
-        Some(Cost {
+        Some(SweepCost {
             passes: 2 * card.layers * columns + 1,
             tokens: if alone { 1 } else { tokens },
         })
     }
 
     fn measure(asked: &KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = Plan::read(asked, run, lab)?;
+        let plan = KnockoutPlan::read(asked, run, lab)?;
         let found = plan.measure(run, lab)?;
         Ok(plan.draw(&found, run, lab))
     }
 }
 
-impl Plan<'_> {
-    fn draw(&self, found: &Found, run: &Run, lab: &Lab) -> Draft {
+impl KnockoutPlan<'_> {
+    fn draw(&self, found: &KnockoutResult, run: &Run, lab: &Lab) -> Draft {
         let asked = self.asked;
         let measure = |logprob: f32| asked.value.of(logprob, found.base);
         let position = run.tokens.len() - 1;
@@ -78,9 +77,9 @@ impl Plan<'_> {
         let name = lab.visible(self.answer);
         let by = asked.by.print();
         let columns = self.columns.iter();
-        let columns = columns.map(|c| Header::of(c.label.clone(), c.anchor));
+        let columns = columns.map(|c| AxisLabel::of(c.label.clone(), c.anchor));
         let grid = Grid::of(
-            ("layer", Header::layers(self.layers)),
+            ("layer", AxisLabel::layers(self.layers)),
             (&by, columns.collect()),
             format!("{} of {name}", asked.value.words()),
             cell,
@@ -108,8 +107,8 @@ impl Plan<'_> {
                 found.base_rank,
                 who(&self.targets),
                 match asked.by {
-                    By::Head => "the sources, in the column's head",
-                    By::Source => "the column",
+                    KnockoutColumns::Head => "the sources, in the column's head",
+                    KnockoutColumns::Source => "the column",
                 },
                 self.window
             ),

@@ -1,14 +1,14 @@
 //! What a knockout cuts, cell by cell, and its measurement as trials.
 //!
 //! Invariant: a trial and its null lose as many edges, or the trial has no null. To cut something else, add a variant of
-//! [`By`] and its columns in [`Plan::read`].
+//! [`KnockoutColumns`] and its columns in [`KnockoutPlan::read`].
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Knock;
-use super::asked::{By, KnockoutParams};
+use super::AttentionKnockout;
+use super::asked::{KnockoutColumns, KnockoutParams};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Unit};
 use crate::instruments::lines;
@@ -27,7 +27,7 @@ const SLICE: usize = 16;
 const DRAWS: u64 = 8;
 
 /// A column: what is cut in it.
-pub(super) struct Column {
+pub(super) struct KnockoutColumn {
     pub(super) label: String,
     pub(super) anchor: Anchor,
     pub(super) sources: Vec<usize>,
@@ -35,18 +35,18 @@ pub(super) struct Column {
 }
 
 /// What is to be measured.
-pub(super) struct Plan<'a> {
+pub(super) struct KnockoutPlan<'a> {
     pub(super) asked: &'a KnockoutParams,
     pub(super) answer: u32,
     pub(super) targets: Vec<usize>,
-    pub(super) columns: Vec<Column>,
+    pub(super) columns: Vec<KnockoutColumn>,
     pub(super) window: usize,
     pub(super) layers: usize,
 }
 
 /// The answer under a cut and under its null.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Outcome {
+pub(super) struct KnockoutOutcome {
     pub(super) logprob: f32,
     pub(super) rank: u32,
     /// None where there are not as many other edges.
@@ -55,12 +55,12 @@ pub(super) struct Outcome {
     pub(super) gap: f32,
 }
 
-pub(super) struct Found {
+pub(super) struct KnockoutResult {
     pub(super) base: f32,
     pub(super) base_rank: u32,
     /// The largest of the run's own logits.
     pub(super) reach: f32,
-    pub(super) outcomes: Vec<Option<Outcome>>,
+    pub(super) outcomes: Vec<Option<KnockoutOutcome>>,
     pub(super) stopped: Option<String>,
     pub(super) null: Option<String>,
 }
@@ -77,7 +77,7 @@ pub(super) fn short(p: f32) -> String {
     }
 }
 
-impl<'a> Plan<'a> {
+impl<'a> KnockoutPlan<'a> {
     pub(super) fn read(asked: &'a KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let answer = match &asked.token {
@@ -92,16 +92,16 @@ impl<'a> Plan<'a> {
             return Err(Error::argument("targets", asked.targets.print(), expected));
         }
         let only = asked.heads.within(heads)?;
-        if asked.by == By::Head && !only.is_empty() {
+        if asked.by == KnockoutColumns::Head && !only.is_empty() {
             let expected = "nothing with by=head, where every head is a column; by=source knocks out only these heads";
             return Err(Error::argument("heads", asked.heads.print(), expected));
         }
         let columns = match asked.by {
-            By::Head => {
+            KnockoutColumns::Head => {
                 let mut sources: Vec<usize> = groups.into_iter().flat_map(|g| g.1).collect();
                 sources.sort_unstable();
                 sources.dedup();
-                let column = |head: u32| Column {
+                let column = |head: u32| KnockoutColumn {
                     label: head.to_string(),
                     anchor: Anchor::default().with(Unit::Head(head)),
                     sources: sources.clone(),
@@ -109,8 +109,8 @@ impl<'a> Plan<'a> {
                 };
                 (0..heads as u32).map(column).collect()
             }
-            By::Source => {
-                let column = |(label, sources): (String, Vec<usize>)| Column {
+            KnockoutColumns::Source => {
+                let column = |(label, sources): (String, Vec<usize>)| KnockoutColumn {
                     label,
                     anchor: sources
                         .last()
@@ -151,7 +151,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<Found> {
+    pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<KnockoutResult> {
         let first = self.targets.iter().copied().min().unwrap_or(0);
         let output = Output {
             ranks: true,
@@ -170,7 +170,7 @@ impl<'a> Plan<'a> {
         };
         let own = base.last().token(self.answer);
         let count = self.columns.len() * self.layers;
-        let parameters = lines::<Knock>(self.asked);
+        let parameters = lines::<AttentionKnockout>(self.asked);
         let trials = lab.trials(run, parameters, count, SLICE, |lab, range| {
             let size = range.len();
             let real = range.clone().map(|i| self.cut(i, None));
@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
             let outcome = |(k, i): (usize, usize)| {
                 let told = rows[k].last().token(self.answer);
                 let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
-                Outcome {
+                KnockoutOutcome {
                     logprob: told.logprob,
                     rank: told.rank,
                     null: fair.then(|| rows[size + k].last().token(self.answer).logprob),
@@ -208,7 +208,7 @@ impl<'a> Plan<'a> {
             Some((i, logprob)) => Some(self.strongest(lab, &plain, &base, i, logprob)?),
             None => None,
         };
-        Ok(Found {
+        Ok(KnockoutResult {
             base: own.logprob,
             base_rank: own.rank,
             reach: base.logits().iter().fold(1.0, |most, z| most.max(z.abs())),

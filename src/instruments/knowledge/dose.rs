@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::edit::op::{Op, Which};
+use crate::edit::op::{Op, UnitChoice};
 use crate::edit::positions::Positions;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::neurons::sight::{neuron, sights};
 use crate::instruments::neurons::value_card::ValueCards;
@@ -23,7 +23,7 @@ use crate::lab::capture::{After, Output};
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use candle_core::DType;
@@ -60,8 +60,7 @@ const COLUMNS: &[&str] = &[
     "control KL",
 ];
 
-/// Units by layer.
-type Units = BTreeMap<usize, Vec<u32>>;
+type UnitsByLayer = BTreeMap<usize, Vec<u32>>;
 
 /// What one pass gave.
 struct Point {
@@ -72,7 +71,6 @@ struct Point {
     top: u32,
 }
 
-/// The instrument.
 pub struct Dose;
 
 impl Measurement for Dose {
@@ -86,8 +84,8 @@ impl Measurement for Dose {
         let strengths = &asked.strengths.0;
         let base = lab.last(run, Output::whole(After::Last(1)))?;
         let target = match asked.token.as_str() {
-            "" => Target::one(base.first().0),
-            text => Target::parse("token", text, &lab.model)?,
+            "" => LogitTarget::one(base.first().0),
+            text => LogitTarget::parse("token", text, &lab.model)?,
         };
         let output = Output {
             ranks: true,
@@ -95,14 +93,14 @@ impl Measurement for Dose {
             ..Output::tokens(&target.tokens())
         };
         let units = asked.units(run, target, lab)?;
-        let null = asked.null(run, &units, lab)?;
+        let null = asked.control_units(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, asked.site);
         for (i, strength) in strengths.iter().enumerate() {
             lab.report(i as f32 / strengths.len() as f32)?;
             let own = asked.point(run, &units, *strength, target, &output, lab)?;
             let other = asked.point(run, &null, *strength, target, &output, lab)?;
-            rows.push(Row::at(
+            rows.push(TableRow::at(
                 anchor,
                 entries![
                     strength.to_string(),
@@ -128,7 +126,7 @@ impl Measurement for Dose {
             spell(&null),
             run.seed
         );
-        let page = Page::of(title, anchor, rows);
+        let page = TablePage::of(title, anchor, rows);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{} on {name}", spell(&units)))
             .note(format!("logit, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
@@ -147,9 +145,9 @@ impl UnitSite {
 
 impl DoseParams {
     /// The units that were named, or the neuron with the largest direct effect at the last position.
-    fn units(&self, run: &Run, target: Target, lab: &mut Lab) -> Result<Units> {
+    fn units(&self, run: &Run, target: LogitTarget, lab: &mut Lab) -> Result<UnitsByLayer> {
         let heads = self.site == UnitSite::Heads;
-        let mut units = Units::new();
+        let mut units = UnitsByLayer::new();
         if self.units.is_empty() && !heads {
             let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
@@ -185,9 +183,14 @@ impl DoseParams {
     }
 
     /// As many other units of the same layers, next in size.
-    fn null(&self, run: &Run, units: &Units, lab: &mut Lab) -> Result<Units> {
+    fn control_units(
+        &self,
+        run: &Run,
+        units: &UnitsByLayer,
+        lab: &mut Lab,
+    ) -> Result<UnitsByLayer> {
         let last = run.tokens.len() - 1;
-        let mut null = Units::new();
+        let mut null = UnitsByLayer::new();
         for (layer, own) in units {
             let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
@@ -207,19 +210,19 @@ impl DoseParams {
     fn point(
         &self,
         run: &Run,
-        units: &Units,
+        units: &UnitsByLayer,
         strength: f32,
-        target: Target,
+        target: LogitTarget,
         output: &Output,
         lab: &mut Lab,
     ) -> Result<Point> {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
-            let op = Op::Scale(Which::List(units.clone()));
+            let op = Op::Scale(UnitChoice::List(units.clone()));
             schedule = schedule.and(&Edit {
                 positions: self.positions.clone(),
                 strength,
-                ..Edit::new(op, Place::At(self.site.of().at(*layer)))
+                ..Edit::new(op, EditPlace::At(self.site.of().at(*layer)))
             });
         }
         let dosed = Run {
@@ -266,7 +269,7 @@ fn head(text: &str, lab: &Lab) -> Result<(usize, u32)> {
 }
 
 /// `5/17,6/3`.
-fn spell(units: &Units) -> String {
+fn spell(units: &UnitsByLayer) -> String {
     let each = units
         .iter()
         .flat_map(|(layer, units)| units.iter().map(move |u| format!("{layer}/{u}")));
@@ -279,7 +282,7 @@ fn spell(units: &Units) -> String {
 }
 
 /// The unit where there is one alone, else the position.
-fn anchor(units: &Units, run: &Run, site: UnitSite) -> Anchor {
+fn anchor(units: &UnitsByLayer, run: &Run, site: UnitSite) -> Anchor {
     let last = run.tokens.len() - 1;
     let mut all = units
         .iter()

@@ -7,11 +7,11 @@
 
 use std::path::PathBuf;
 
-use crate::edit::op::{Op, Which};
-use crate::edit::{Edit, Place};
+use crate::edit::op::{Op, UnitChoice};
+use crate::edit::{Edit, EditPlace};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
 use crate::instruments::neurons::sight::sights;
@@ -22,7 +22,7 @@ use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::lab::run::Run;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::network::site::Site;
 
 params! {
@@ -52,10 +52,9 @@ const COLUMNS: &[&str] = &[
     "suppresses",
 ];
 
-/// The instrument.
-pub struct Fact;
+pub struct FactNeurons;
 
-impl Measurement for Fact {
+impl Measurement for FactNeurons {
     type Params = FactParams;
     const NAME: &'static str = "fact";
     const ABOUT: &'static str = "Knowledge neurons: the neurons that express a fact over several wordings, and the answer's probability when they are ablated (set to 0)";
@@ -77,8 +76,8 @@ impl Measurement for Fact {
             }
         }
         let target = match asked.answer.as_str() {
-            "" => Target::one(lab.favoured(run)?),
-            text => Target::parse("answer", text, &lab.model)?,
+            "" => LogitTarget::one(lab.favoured(run)?),
+            text => LogitTarget::parse("answer", text, &lab.model)?,
         };
         let all = Search::new(lab.model.card.layers);
         let search = Search {
@@ -101,7 +100,7 @@ impl Measurement for Fact {
         let row = |n: &FactNeuron| {
             let card = cards.get(n.layer, n.neuron)?;
             let [up, down] = words(&card.sides, n.act, lab);
-            Some(Row::at(
+            Some(TableRow::at(
                 Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
                 entries![
                     format!("{}/{}", n.layer, n.neuron),
@@ -114,7 +113,7 @@ impl Measurement for Fact {
             ))
         };
         let name = target.spell(lab);
-        let page = Page::of(
+        let page = TablePage::of(
             format!("p of {} · {without}", lab.visible(target.token)),
             Anchor::position(last),
             found.iter().filter_map(row).collect(),
@@ -134,7 +133,7 @@ fn without(
     run: &Run,
     prompts: &[Vec<u32>],
     found: &[FactNeuron],
-    target: Target,
+    target: LogitTarget,
     lab: &mut Lab,
 ) -> Result<String> {
     let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
@@ -171,5 +170,5 @@ fn without(
 
 fn zero(layer: usize, units: Vec<u32>) -> Edit {
     let at = Site::MlpAct.at(layer);
-    Edit::new(Op::Zero(Which::List(units)), Place::At(at))
+    Edit::new(Op::Zero(UnitChoice::List(units)), EditPlace::At(at))
 }

@@ -6,7 +6,7 @@
 //! share; an overlay on the value vectors ([`crate::model::network::overlay`]), or a factor on the activations. Two departures: a
 //! gated MLP's activations have both signs, so a value is turned with the sign of its activation (away from it, the new
 //! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
-//! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`Turn`].
+//! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`NeuronChange`].
 
 use std::sync::Arc;
 
@@ -18,30 +18,29 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use super::control_units as null_units;
 use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
 use super::facts::Fact;
-use crate::edit::op::{Op, UnitsTurn, Which};
+use crate::edit::op::{Op, UnitChoice, UnitsTurn};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::instruments::neurons::sight::sights;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
 use crate::model::network::site::Site;
 
 /// What is done to the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Turn {
+pub enum NeuronChange {
     /// `v ← v − c·‖v‖·ê_old + 8c·‖v‖·ê_new`; the paper's is 1.
     Rewrite(f32),
     /// Activations times this: 0 erases, 2 amplifies.
     Scale(f32),
 }
 
-/// How neurons are scored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Score {
+pub enum NeuronScore {
     /// By the direct effect on the answer's logit.
     Answer,
     /// By that on the answer less the mean of the relation's other answers: what tells the fact from its neighbours.
@@ -50,24 +49,23 @@ pub enum Score {
 
 /// The experiment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Plan {
+pub struct ValueEditPlan {
     /// Which neurons.
     pub search: Search,
-    /// How they are scored.
-    pub score: Score,
+    pub score: NeuronScore,
     /// Neurons that more than this share of a relation's facts have are left alone.
     pub shared: f32,
     /// Facts that are edited, of each relation.
     pub facts: usize,
     /// What is done.
-    pub turn: Turn,
+    pub turn: NeuronChange,
     /// Decides which facts, which new answers and which random neurons.
     pub seed: u64,
 }
 
 /// What an edit did, as shares of prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Effect {
+pub struct EditEffect {
     /// The fact's prompts whose answer changed.
     pub changed: f32,
     /// Those that got the new answer; nothing where there is none.
@@ -82,32 +80,29 @@ pub struct Effect {
     pub texts: Option<(f32, f32)>,
 }
 
-/// One fact that was edited.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Case {
+pub struct EditedFact {
     /// Which fact of the list.
     pub fact: usize,
     /// The text of the new answer, where there is one.
     pub new: Option<String>,
-    /// Its neurons.
     pub neurons: Vec<FactNeuron>,
-    /// The edits.
     pub edits: Vec<Edit>,
     /// What they did.
-    pub own: Effect,
+    pub own: EditEffect,
     /// What the same did to as many random neurons of the same layers.
-    pub null: Effect,
+    pub null: EditEffect,
 }
 
 /// The outcome.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Report {
+pub struct ValueEditReport {
     /// Facts that are answered in every wording.
     pub known: usize,
     /// Of the facts chosen, those that no neuron was left for.
     pub without: usize,
     /// Those edited.
-    pub cases: Vec<Case>,
+    pub cases: Vec<EditedFact>,
     /// For every relation, under which share of the prompts a neuron had to be large.
     pub present: Vec<(String, f32)>,
 }
@@ -120,11 +115,11 @@ struct ValueEditRequest {
 }
 
 /// Everything that is asked before and after.
-struct Suite {
+struct EvaluationSuite {
     prompts: Vec<Vec<u32>>,
     asked: Vec<ValueEditRequest>,
     /// What each prompt says unedited, whole.
-    unedited: Arc<Vec<Vec<Said>>>,
+    unedited: Arc<Vec<Vec<RowStats>>>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
@@ -135,15 +130,15 @@ pub fn run(
     facts: &[Fact],
     texts: &[Vec<u32>],
     schedule: &Schedule,
-    plan: Plan,
-) -> Result<Report> {
+    plan: ValueEditPlan,
+) -> Result<ValueEditReport> {
     if lab.model.card.neuron_layers.is_empty() {
         return Err(lab.model.transformer.no_neurons());
     }
-    let suite = Suite::ask(lab, facts, texts, schedule)?;
-    let mut report = Report {
+    let suite = EvaluationSuite::ask(lab, facts, texts, schedule)?;
+    let mut report = ValueEditReport {
         known: suite.known.iter().filter(|k| **k).count(),
-        ..Report::default()
+        ..ValueEditReport::default()
     };
     if report.known == 0 {
         return Err(Error::argument(
@@ -177,7 +172,7 @@ pub fn run(
         lab.report(0.1 + 0.9 * i as f32 / count as f32)?;
         neurons.truncate(plan.search.most);
         let new = suite.new_answer(lab, facts, fact, plan, &mut rng)?;
-        if neurons.is_empty() || (new.is_none() && matches!(plan.turn, Turn::Rewrite(_))) {
+        if neurons.is_empty() || (new.is_none() && matches!(plan.turn, NeuronChange::Rewrite(_))) {
             report.without += 1;
             continue;
         }
@@ -188,7 +183,7 @@ pub fn run(
         let edits = edits(&neurons, plan.turn, old, turned, lab);
         let idle = self::edits(&null, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
-        report.cases.push(Case {
+        report.cases.push(EditedFact {
             fact,
             own: suite.effect(lab, fact, target, schedule, &edits)?,
             null: suite.effect(lab, fact, target, schedule, &idle)?,
@@ -200,7 +195,7 @@ pub fn run(
     Ok(report)
 }
 
-impl Suite {
+impl EvaluationSuite {
     fn ask(lab: &mut Lab, facts: &[Fact], texts: &[Vec<u32>], schedule: &Schedule) -> Result<Self> {
         let answers = facts
             .iter()
@@ -257,7 +252,7 @@ impl Suite {
         lab: &mut Lab,
         members: &[usize],
         schedule: &Schedule,
-        plan: Plan,
+        plan: ValueEditPlan,
     ) -> Result<(f32, Vec<Vec<FactNeuron>>)> {
         let mut all: Vec<u32> = members.iter().map(|f| self.answers[*f]).collect();
         all.sort_unstable();
@@ -267,7 +262,7 @@ impl Suite {
             let answer = self.answers[*fact];
             let mut direction = lab.model.transformer.logit_direction(answer)?;
             let others: Vec<u32> = all.iter().copied().filter(|a| *a != answer).collect();
-            if plan.score == Score::Contrast && !others.is_empty() {
+            if plan.score == NeuronScore::Contrast && !others.is_empty() {
                 let others = others
                     .iter()
                     .map(|a| lab.model.transformer.logit_direction(*a))
@@ -286,10 +281,10 @@ impl Suite {
         lab: &Lab,
         facts: &[Fact],
         fact: usize,
-        plan: Plan,
+        plan: ValueEditPlan,
         rng: &mut StdRng,
     ) -> Result<Option<(String, u32)>> {
-        if matches!(plan.turn, Turn::Scale(_)) {
+        if matches!(plan.turn, NeuronChange::Scale(_)) {
             return Ok(None);
         }
         if let Some(new) = &facts[fact].new {
@@ -347,7 +342,7 @@ impl Suite {
         new: Option<u32>,
         schedule: &Schedule,
         edits: &[Edit],
-    ) -> Result<Effect> {
+    ) -> Result<EditEffect> {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
@@ -383,7 +378,7 @@ impl Suite {
         };
         let others = rest(&|f| f.is_some_and(|f| f != fact && self.known[f]));
         let (others_changed, others_kl) = others.unwrap_or_default();
-        Ok(Effect {
+        Ok(EditEffect {
             changed: share(&|f| f != self.answers[fact]),
             success: new.map(|new| share(&|f| f == new)),
             kept: own.iter().map(|(_, kept, _)| kept).sum::<f32>() / own.len().max(1) as f32,
@@ -411,30 +406,30 @@ fn by_layer(neurons: &[FactNeuron], sign: impl Fn(&FactNeuron) -> i8) -> Vec<(u1
 /// The edits that do it, one a layer and sign; texts of tokens with their ids.
 fn edits(
     neurons: &[FactNeuron],
-    turn: Turn,
+    turn: NeuronChange,
     old: (&str, u32),
     new: Option<(&str, u32)>,
     lab: &Lab,
 ) -> Vec<Edit> {
     let edit = |layer: u16, op, strength| Edit {
         strength,
-        ..Edit::new(op, Place::At(Site::MlpAct.at(usize::from(layer))))
+        ..Edit::new(op, EditPlace::At(Site::MlpAct.at(usize::from(layer))))
     };
     match (turn, new) {
-        (Turn::Rewrite(strength), Some(new)) => {
+        (NeuronChange::Rewrite(strength), Some(new)) => {
             let (old, new) = (spell(old, lab), spell(new, lab));
             let sign = |n: &FactNeuron| if n.act < 0.0 { -1 } else { 1 };
             let each = by_layer(neurons, sign).into_iter();
             let rewrite = |(layer, units, sign)| {
-                let turn = UnitsTurn(Which::List(units), old.clone(), new.clone());
+                let turn = UnitsTurn(UnitChoice::List(units), old.clone(), new.clone());
                 edit(layer, Op::Rewrite(turn), f32::from(sign) * strength)
             };
             each.map(rewrite).collect()
         }
-        (Turn::Rewrite(_), None) => Vec::new(),
-        (Turn::Scale(factor), _) => {
+        (NeuronChange::Rewrite(_), None) => Vec::new(),
+        (NeuronChange::Scale(factor), _) => {
             let each = by_layer(neurons, |_| 1).into_iter();
-            let scale = |(layer, units, _)| edit(layer, Op::Scale(Which::List(units)), factor);
+            let scale = |(layer, units, _)| edit(layer, Op::Scale(UnitChoice::List(units)), factor);
             each.map(scale).collect()
         }
     }
@@ -451,19 +446,20 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
     }
 }
 
-impl Report {
+impl ValueEditReport {
     /// The mean over the cases, of the edits or of their nulls.
-    pub fn mean(&self, of: impl Fn(&Case) -> Effect) -> Effect {
-        let effects: Vec<Effect> = self.cases.iter().map(of).collect();
+    pub fn mean(&self, of: impl Fn(&EditedFact) -> EditEffect) -> EditEffect {
+        let effects: Vec<EditEffect> = self.cases.iter().map(of).collect();
         let count = effects.len().max(1) as f32;
-        let mean = |part: &dyn Fn(&Effect) -> f32| effects.iter().map(part).sum::<f32>() / count;
-        let every = |part: &dyn Fn(&Effect) -> Option<f32>| {
+        let mean =
+            |part: &dyn Fn(&EditEffect) -> f32| effects.iter().map(part).sum::<f32>() / count;
+        let every = |part: &dyn Fn(&EditEffect) -> Option<f32>| {
             let parts: Option<Vec<f32>> = effects.iter().map(part).collect();
             parts
                 .filter(|p| !p.is_empty())
                 .map(|p| p.iter().sum::<f32>() / p.len() as f32)
         };
-        Effect {
+        EditEffect {
             changed: mean(&|e| e.changed),
             success: every(&|e| e.success),
             kept: mean(&|e| e.kept),

@@ -13,16 +13,16 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::lens::cautions;
-use super::view::{MapsFile, ReadSite, View, view};
+use super::view::{LensView, MapsFile, ReadSite, view};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
-use crate::instruments::logit_lens::word_lists::{Vocabulary, WordList, disjoint, task};
+use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
+use crate::instruments::logit_lens::word_lists::{KnownTokens, WordList, share_nothing, task};
 use crate::instruments::params::{Count, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads, lines};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 choices! {
@@ -32,7 +32,7 @@ choices! {
 
 choices! {
     /// What is drawn.
-    pub enum Drawn { Mass = "mass", Entropy = "entropy" }
+    pub enum LanguageFigure { Mass = "mass", Entropy = "entropy" }
 }
 
 params! {
@@ -55,7 +55,7 @@ params! {
         /// how many solved examples stand before the question
         shots: Count<0, 16> = "4",
         /// mass: the probability of each language's tokens; entropy: of the whole distribution, in nats
-        show: Drawn = "mass",
+        show: LanguageFigure = "mass",
         site: ReadSite,
         norm: NormOf,
         maps: MapsFile,
@@ -63,7 +63,7 @@ params! {
 }
 
 /// A question: its tokens, and the sets of tokens that answer it in each language.
-struct Question {
+struct LanguageQuestion {
     run: Run,
     sets: Vec<Vec<u32>>,
     /// The sets of another word.
@@ -80,13 +80,12 @@ struct Answer {
 }
 
 /// The columns that a task uses.
-struct Roles {
+struct LanguageRoles {
     from: usize,
     to: usize,
     pivot: usize,
 }
 
-/// The instrument.
 pub struct Languages;
 
 impl Measurement for Languages {
@@ -97,10 +96,10 @@ impl Measurement for Languages {
     const READS: Reads<LanguagesParams> = Reads::TextWhere(|asked| asked.task == Task::Own);
     const READS_END: bool = true;
 
-    fn cost(asked: &LanguagesParams, tokens: usize, _card: &Card) -> Option<Cost> {
+    fn cost(asked: &LanguagesParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
         Some(match asked.task {
-            Task::Own => Cost { passes: 1, tokens },
-            Task::Translate | Task::Repeat => Cost {
+            Task::Own => SweepCost { passes: 1, tokens },
+            Task::Translate | Task::Repeat => SweepCost {
                 passes: asked.count.0,
                 // A line of two names and two words.
                 tokens: 16 * (asked.shots.0 + 1),
@@ -118,7 +117,7 @@ impl Measurement for Languages {
             Some(path) => WordList::load(path)?,
         };
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
-        let vocabulary = Vocabulary::of(&lab.model)?;
+        let vocabulary = KnownTokens::of(&lab.model)?;
         let (questions, mut notes) = match asked.task {
             Task::Own => asked.own(run, &list, &vocabulary)?,
             Task::Translate => {
@@ -135,7 +134,7 @@ impl Measurement for Languages {
             }
             Task::Repeat => {
                 let roles = asked.roles(&list)?;
-                let same = Roles {
+                let same = LanguageRoles {
                     from: roles.to,
                     ..roles
                 };
@@ -157,13 +156,13 @@ impl Measurement for Languages {
             Curve::of(label, Anchor::default(), values.collect())
         };
         let (value, curves, scale) = match asked.show {
-            Drawn::Entropy => {
+            LanguageFigure::Entropy => {
                 let hi = (lab.model.card.vocab as f32).ln();
                 let curves = vec![curve("entropy".into(), &|a, l| a.entropy[l])];
                 ("nats", curves, Scale::up_to(hi))
             }
-            Drawn::Mass => {
-                notes.extend(doubts(&list, &answers));
+            LanguageFigure::Mass => {
+                notes.extend(uncertainty_notes(&list, &answers));
                 let named = list.languages.iter().enumerate().map(|(i, name)| {
                     let name = crate::text::visible(name.as_bytes());
                     curve(name, &|a, l| a.mass[l][i])
@@ -171,7 +170,7 @@ impl Measurement for Languages {
                 ("probability", named.collect(), Scale::Unit)
             }
         };
-        let points = Header::layers(layers);
+        let points = AxisLabel::layers(layers);
         Ok(Draft::of(Series {
             scale,
             ..Series::of("layer", value, points, curves, Style::Lines)
@@ -189,8 +188,8 @@ impl LanguagesParams {
         &self,
         run: &Run,
         list: &WordList,
-        vocabulary: &Vocabulary,
-    ) -> Result<(Vec<Question>, Vec<String>)> {
+        vocabulary: &KnownTokens,
+    ) -> Result<(Vec<LanguageQuestion>, Vec<String>)> {
         let word = self.word.trim();
         let languages = 0..list.languages.len();
         let sets = |rows: &[usize]| -> Vec<Vec<u32>> {
@@ -225,7 +224,7 @@ impl LanguagesParams {
                 format!("the word {}", list.rows[row][0][0]),
             )
         };
-        let question = Question {
+        let question = LanguageQuestion {
             run: run.clone(),
             sets: sets(&rows),
             null,
@@ -238,7 +237,7 @@ impl LanguagesParams {
     }
 
     /// Which languages a task is about.
-    fn roles(&self, list: &WordList) -> Result<Roles> {
+    fn roles(&self, list: &WordList) -> Result<LanguageRoles> {
         let last = list.languages.len() - 1;
         let role = |name: &str, given: &str, otherwise: usize| match given.trim() {
             "" => Ok(otherwise.min(last)),
@@ -248,7 +247,7 @@ impl LanguagesParams {
         // A third language where there is one; else the other one.
         let others = || (0..=last).filter(|l| *l != to);
         let from = others().find(|l| *l != pivot).or_else(|| others().next());
-        Ok(Roles {
+        Ok(LanguageRoles {
             from: role("from", &self.from, from.unwrap_or(0))?,
             to,
             pivot,
@@ -258,12 +257,12 @@ impl LanguagesParams {
     /// Questions made of the list: words whose sets in the pivot and in the answer's language share nothing.
     fn prompts(
         &self,
-        roles: &Roles,
+        roles: &LanguageRoles,
         run: &Run,
         lab: &Lab,
         list: &WordList,
-        vocabulary: &Vocabulary,
-    ) -> Result<(Vec<Question>, Vec<String>)> {
+        vocabulary: &KnownTokens,
+    ) -> Result<(Vec<LanguageQuestion>, Vec<String>)> {
         let sets = |row: &[Vec<String>]| -> Vec<Vec<u32>> {
             row.iter()
                 .map(|words| vocabulary.beginnings(words))
@@ -276,7 +275,7 @@ impl LanguagesParams {
             let answered = !sets[roles.to].is_empty() && !sets[roles.pivot].is_empty();
             answered
                 && (roles.pivot == roles.to
-                    || (disjoint(&sets[roles.pivot], &sets[roles.to]) && !inside))
+                    || (share_nothing(&sets[roles.pivot], &sets[roles.to]) && !inside))
         };
         let mut rows: Vec<&Vec<Vec<String>>> = list.rows.iter().filter(usable).collect();
         let left = list.rows.len() - rows.len();
@@ -307,7 +306,7 @@ impl LanguagesParams {
             let text = task(a, b, &solved, word(0, roles.from));
             let tokens = lab.model.encode(&text, false)?;
             lab.model.check_prompt(&tokens)?;
-            questions.push(Question {
+            questions.push(LanguageQuestion {
                 run: Run {
                     schedule: run.schedule.clone(),
                     seed: run.seed,
@@ -329,7 +328,7 @@ impl LanguagesParams {
 }
 
 /// Reads the last position of a question.
-fn answer(lab: &mut Lab, question: &Question, view: &View) -> Result<Answer> {
+fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result<Answer> {
     let groups = [Some(&question.sets), question.null.as_ref()];
     let mut tokens: Vec<u32> = groups
         .iter()
@@ -350,10 +349,10 @@ fn answer(lab: &mut Lab, question: &Question, view: &View) -> Result<Answer> {
     let last = question.run.tokens.len() - 1;
     // The sweep tells how far it is.
     let needs = Needs::of(readout);
-    let capture = lab.untold(|b| b.capture(&question.run, last..last + 1, &needs))?;
+    let capture = lab.without_progress(|b| b.capture(&question.run, last..last + 1, &needs))?;
     let seen = capture.read;
     let mass = |sets: &Vec<Vec<u32>>| -> Vec<Vec<f32>> {
-        let row = |said: &crate::lab::readout::Said| {
+        let row = |said: &crate::lab::readout::RowStats| {
             let share = |id: &u32| {
                 let at = tokens.binary_search(id).unwrap_or(0);
                 f64::from(said.tokens[at].logprob).exp()
@@ -375,14 +374,14 @@ fn answer(lab: &mut Lab, question: &Question, view: &View) -> Result<Answer> {
 fn shared(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
     let pairs: Vec<String> = (0..sets.len())
         .flat_map(|a| (0..a).map(move |b| (b, a)))
-        .filter(|(a, b)| !disjoint(&sets[*a], &sets[*b]))
+        .filter(|(a, b)| !share_nothing(&sets[*a], &sets[*b]))
         .map(|(a, b)| format!("{} and {}", list.languages[a], list.languages[b]))
         .collect();
     (!pairs.is_empty()).then(|| format!("tokens in common, counted for both: {}", pairs.join(", ")))
 }
 
 /// How sure the means are, and the masses of words that were not asked for.
-fn doubts(list: &WordList, answers: &[Answer]) -> Vec<String> {
+fn uncertainty_notes(list: &WordList, answers: &[Answer]) -> Vec<String> {
     let mut notes = Vec::new();
     let layers = answers.first().map_or(0, |a| a.mass.len());
     if answers.len() > 1 {

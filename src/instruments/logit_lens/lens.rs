@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::figure::also::{Also, Number, TOP};
-use crate::figure::{Anchor, Grid, Header};
-use crate::instruments::logit_lens::numbers::{Of, Opening, Show, Shown};
-use crate::instruments::logit_lens::view::{MapsFile, ReadSite, View, view};
+use crate::figure::also::{CellDetails, Number, TOP};
+use crate::figure::{Anchor, AxisLabel, Grid};
+use crate::instruments::logit_lens::numbers::{LensCell, LensNumber, Opening, TokenChoice};
+use crate::instruments::logit_lens::view::{LensView, MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, ParameterValue, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
@@ -37,11 +37,10 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Lens;
 
 /// What a reader must know of such a reading.
-pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
+pub(crate) fn cautions(view: &LensView, layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     match (view.site, view.norm) {
         (Site::AttnAdd | Site::MlpAdd, NormOf::Own) => notes.push(
@@ -74,8 +73,8 @@ pub(crate) fn cautions(view: &View, layers: usize) -> Vec<String> {
 }
 
 impl LensParams {
-    fn shown(&self, lab: &Lab) -> Result<Shown> {
-        Shown::of(self.show, &self.of, self.top.0, &lab.model)
+    fn shown(&self, lab: &Lab) -> Result<LensCell> {
+        LensCell::of(self.show, &self.of, self.top.0, &lab.model)
     }
 }
 
@@ -126,17 +125,17 @@ impl Measurement for Lens {
         let kind = view.file.as_ref().map(|file| file.kind.name());
         let rows = (0..lab.model.card.layers)
             .flat_map(|l| {
-                let own = Header::of(l.to_string(), Anchor::layer(l));
-                let plain = kind.map(|_| Header::of(format!("{l} plain"), Anchor::layer(l)));
+                let own = AxisLabel::of(l.to_string(), Anchor::layer(l));
+                let plain = kind.map(|_| AxisLabel::of(format!("{l} plain"), Anchor::layer(l)));
                 std::iter::once(own).chain(plain)
             })
             .collect();
-        let number = |(i, asked): (usize, (Show, Of))| {
+        let number = |(i, asked): (usize, (LensNumber, TokenChoice))| {
             let column = |rows: &Vec<Vec<f32>>| rows.iter().map(|row| row[i]).collect();
             let values: Vec<Vec<f32>> = values.iter().map(column).collect();
             Number {
-                value: Shown::words(asked, lab),
-                scale: Shown::scale(asked, lab, &cells, &values),
+                value: LensCell::words(asked, lab),
+                scale: LensCell::scale(asked, lab, &cells, &values),
                 values,
             }
         };
@@ -160,8 +159,11 @@ impl Measurement for Lens {
             rows,
             columns: lab.headers(&of.run, of.positions.clone()),
             cells,
-            also: Also {
-                candidates: Some(Shown::words((Show::Probability, Of::Own), lab)),
+            also: CellDetails {
+                candidates: Some(LensCell::words(
+                    (LensNumber::Probability, TokenChoice::Own),
+                    lab,
+                )),
                 numbers,
                 stories,
             },
@@ -182,7 +184,7 @@ impl Measurement for Lens {
             title.extend([site, " · "]);
         }
         title += match shown.first {
-            (Show::Probability, Of::Own) => TOP,
+            (LensNumber::Probability, TokenChoice::Own) => TOP,
             _ => &value,
         };
         Ok(Draft::of(grid).titled(title).notes(notes).checked(of.check))
@@ -191,7 +193,7 @@ impl Measurement for Lens {
 
 /// From which layer on the answer stands, at the last position, and over all of them where these are all: a column of a
 /// longer figure says nothing of the others.
-fn settled(of: &Capture, whole: bool, view: &View, lab: &Lab) -> Vec<String> {
+fn settled(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
     let (seen, count) = (&of.read, of.positions.len());
     let layers = seen.layers.len();
     let from = usize::from(count > 1 && of.positions.start == 0);

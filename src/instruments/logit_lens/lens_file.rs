@@ -3,7 +3,7 @@
 //! Invariant: a map is applied to the state it was fitted on and to no other, whatever the file calls its layers; the
 //! model's shape is checked before anything is computed. Translator i of a tuned lens reads what enters block i
 //! (`resid_pre.i`); `J[l]` of a Jacobian lens reads what leaves block l (`resid_post.l`), unless the file says otherwise.
-//! To read another layout, add a variant of [`Kind`] and its part in [`LensFile::open`].
+//! To read another layout, add a variant of [`MapKind`] and its part in [`LensFile::open`].
 //!
 //! Sources: Belrose et al. 2023 (2303.08112), files of `AlignmentResearch/tuned-lens`; the Jacobian lens of
 //! `anthropics/jacobian-lens` (2607.15495).
@@ -15,7 +15,7 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::lab::capture::Maps;
+use crate::lab::capture::StateMaps;
 use crate::model::Model;
 use crate::model::checkpoint::torch::{Pickled, facts};
 use crate::model::network::site::{Address, Site};
@@ -23,14 +23,14 @@ use crate::text;
 
 /// What a file's maps are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MapKind {
     /// `h + W h + b`.
     Tuned,
     /// `J h`.
     Jacobian,
 }
 
-impl Kind {
+impl MapKind {
     /// What the field calls it.
     pub fn name(self) -> &'static str {
         match self {
@@ -42,8 +42,7 @@ impl Kind {
 
 /// An open file of maps; matrices are read when they are asked for.
 pub struct LensFile {
-    /// What its maps are.
-    pub kind: Kind,
+    pub kind: MapKind,
     /// What a reader should know of it: the model it was made for, how many prompts.
     pub about: String,
     path: PathBuf,
@@ -54,7 +53,7 @@ pub struct LensFile {
 
 const NEXT: &str = "A tuned lens is a folder with params.pt and config.json; a Jacobian lens is one .pt file with J.";
 
-impl Maps for LensFile {
+impl StateMaps for LensFile {
     fn check(&self, at: Address) -> Result<()> {
         self.serves(at).map(drop)
     }
@@ -106,7 +105,7 @@ impl LensFile {
                 about.extend([", made for ", &text::visible(of.as_bytes())]);
             }
             return Self {
-                kind: Kind::Jacobian,
+                kind: MapKind::Jacobian,
                 about,
                 path,
                 file,
@@ -157,7 +156,7 @@ impl LensFile {
             format!(", made for {}", text::visible(of.as_bytes()))
         });
         Self {
-            kind: Kind::Tuned,
+            kind: MapKind::Tuned,
             about: format!("tuned lens{of}"),
             path,
             file,
@@ -246,8 +245,8 @@ impl LensFile {
         let mapped = wide.matmul(&self.tensor(weight, rows)?.t()?)?;
         let mapped = match self.kind {
             // Both in f32 and last, so that a translator of zeros changes no bit.
-            Kind::Tuned => (wide + mapped)?,
-            Kind::Jacobian => mapped,
+            MapKind::Tuned => (wide + mapped)?,
+            MapKind::Jacobian => mapped,
         };
         let mapped = match bias {
             Some(bias) => mapped.broadcast_add(&self.tensor(bias, rows)?)?,

@@ -1,15 +1,15 @@
 //! The numbers of a lens: what a cell's number is, whose it is, and what becomes of a token along the layers.
 //!
 //! Invariant: every row has all of them, in one order, so that one can be shown in another's place without measuring again; ranks
-//! count from 1. To add a number, add a variant of [`Show`]; the compiler lists the places to visit.
+//! count from 1. To add a number, add a variant of [`LensNumber`]; the compiler lists the places to visit.
 
 use crate::error::Result;
-use crate::figure::also::Story;
+use crate::figure::also::RankStory;
 use crate::figure::{Anchor, Cell, Scale};
 use crate::instruments::params::choices;
 use crate::lab::Lab;
 use crate::lab::capture::Readout;
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::target::first_token;
 use crate::model::Model;
 use crate::model::network::finite::NOT_FINITE;
@@ -32,7 +32,7 @@ choices! {
 
 /// What a cell's number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Show {
+pub(crate) enum LensNumber {
     Rank,
     Probability,
     ReciprocalRank,
@@ -40,50 +40,49 @@ pub(crate) enum Show {
     Kl,
 }
 
-/// Whose number it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Of {
+pub(crate) enum TokenChoice {
     /// The cell's strongest token.
     Own,
     /// The model's strongest token at that position.
     Answer,
-    /// One token.
     Token(u32),
 }
 
-/// A number of a cell.
-pub(crate) type CellNumber = (Show, Of);
+pub(crate) type CellNumber = (LensNumber, TokenChoice);
 
 /// What is shown.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shown {
+pub(crate) struct LensCell {
     /// The number that the figure opens with.
     pub(crate) first: CellNumber,
     /// Whose ranks are told: the answer's, or one token's.
-    pub(crate) subject: Of,
+    pub(crate) subject: TokenChoice,
     pub(crate) top: usize,
 }
 
-impl Shown {
+impl LensCell {
     pub(crate) fn of(opening: Opening, of: &str, top: usize, model: &Model) -> Result<Self> {
         let show = match opening {
-            Opening::Rank => Show::Rank,
-            Opening::ReciprocalRank => Show::ReciprocalRank,
-            Opening::Entropy => Show::Entropy,
-            Opening::Kl => Show::Kl,
-            Opening::Auto if model.card.vocab > LARGE => Show::Rank,
-            Opening::Auto | Opening::Probability => Show::Probability,
+            Opening::Rank => LensNumber::Rank,
+            Opening::ReciprocalRank => LensNumber::ReciprocalRank,
+            Opening::Entropy => LensNumber::Entropy,
+            Opening::Kl => LensNumber::Kl,
+            Opening::Auto if model.card.vocab > LARGE => LensNumber::Rank,
+            Opening::Auto | Opening::Probability => LensNumber::Probability,
         };
         let of = match (of, show) {
-            ("answer", _) | ("", Show::Rank | Show::ReciprocalRank) => Of::Answer,
-            ("", _) => Of::Own,
-            (text, _) => Of::Token(first_token("of", text, model)?),
+            ("answer", _) | ("", LensNumber::Rank | LensNumber::ReciprocalRank) => {
+                TokenChoice::Answer
+            }
+            ("", _) => TokenChoice::Own,
+            (text, _) => TokenChoice::Token(first_token("of", text, model)?),
         };
         Ok(Self {
             first: (show, of),
             subject: match of {
-                Of::Own | Of::Answer => Of::Answer,
-                Of::Token(id) => Of::Token(id),
+                TokenChoice::Own | TokenChoice::Answer => TokenChoice::Answer,
+                TokenChoice::Token(id) => TokenChoice::Token(id),
             },
             top,
         })
@@ -92,13 +91,13 @@ impl Shown {
     /// Every number of a cell, in the order in which one key goes through them.
     pub(crate) fn numbers(self) -> Vec<CellNumber> {
         let mut all = vec![
-            (Show::Rank, self.subject),
-            (Show::Probability, self.subject),
-            (Show::Probability, Of::Own),
-            (Show::Kl, Of::Own),
-            (Show::Entropy, Of::Own),
+            (LensNumber::Rank, self.subject),
+            (LensNumber::Probability, self.subject),
+            (LensNumber::Probability, TokenChoice::Own),
+            (LensNumber::Kl, TokenChoice::Own),
+            (LensNumber::Entropy, TokenChoice::Own),
         ];
-        if self.first.0 == Show::ReciprocalRank {
+        if self.first.0 == LensNumber::ReciprocalRank {
             all.push(self.first);
         }
         all
@@ -108,7 +107,8 @@ impl Shown {
     pub(crate) fn opens(self) -> usize {
         let same = |asked: &CellNumber| {
             asked.0 == self.first.0
-                && (asked.1 == self.first.1 || matches!(asked.0, Show::Entropy | Show::Kl))
+                && (asked.1 == self.first.1
+                    || matches!(asked.0, LensNumber::Entropy | LensNumber::Kl))
         };
         self.numbers().iter().position(same).unwrap_or(0)
     }
@@ -119,10 +119,10 @@ impl Shown {
             plain: true,
             top: self.top,
             tokens: match self.subject {
-                Of::Token(id) => vec![id],
-                Of::Own | Of::Answer => Vec::new(),
+                TokenChoice::Token(id) => vec![id],
+                TokenChoice::Own | TokenChoice::Answer => Vec::new(),
             },
-            answer: self.subject == Of::Answer,
+            answer: self.subject == TokenChoice::Answer,
             ranks: true,
             entropy: true,
             kl: true,
@@ -131,32 +131,31 @@ impl Shown {
     }
 
     /// A number of a row. Ranks count from 1.
-    pub(crate) fn number((show, of): CellNumber, said: &Said) -> f32 {
+    pub(crate) fn number((show, of): CellNumber, said: &RowStats) -> f32 {
         let told = said.tokens.first();
         let rank = told.map(|t| t.rank() + 1.0);
         match (show, of) {
-            (Show::Probability, Of::Own) => said.first().1,
-            (Show::Probability, _) => told.map_or(f32::NAN, |t| t.logprob.exp()),
-            (Show::Rank, _) => rank.unwrap_or(f32::NAN),
-            (Show::ReciprocalRank, _) => rank.map_or(f32::NAN, |r| 1.0 / r),
-            (Show::Entropy, _) => said.entropy,
-            (Show::Kl, _) => said.kl,
+            (LensNumber::Probability, TokenChoice::Own) => said.first().1,
+            (LensNumber::Probability, _) => told.map_or(f32::NAN, |t| t.logprob.exp()),
+            (LensNumber::Rank, _) => rank.unwrap_or(f32::NAN),
+            (LensNumber::ReciprocalRank, _) => rank.map_or(f32::NAN, |r| 1.0 / r),
+            (LensNumber::Entropy, _) => said.entropy,
+            (LensNumber::Kl, _) => said.kl,
         }
     }
 
-    /// What a number is, in words.
     pub(crate) fn words((show, of): CellNumber, lab: &Lab) -> String {
         let of = match of {
-            Of::Own => String::new(),
-            Of::Answer => " of the answer".into(),
-            Of::Token(id) => format!(" of {}", lab.visible(id)),
+            TokenChoice::Own => String::new(),
+            TokenChoice::Answer => " of the answer".into(),
+            TokenChoice::Token(id) => format!(" of {}", lab.visible(id)),
         };
         match show {
-            Show::Probability => format!("probability{of}"),
-            Show::Rank => format!("rank{of}"),
-            Show::ReciprocalRank => format!("reciprocal rank{of}"),
-            Show::Entropy => "entropy (nats)".into(),
-            Show::Kl => "KL divergence from the output (nats)".into(),
+            LensNumber::Probability => format!("probability{of}"),
+            LensNumber::Rank => format!("rank{of}"),
+            LensNumber::ReciprocalRank => format!("reciprocal rank{of}"),
+            LensNumber::Entropy => "entropy (nats)".into(),
+            LensNumber::Kl => "KL divergence from the output (nats)".into(),
         }
     }
 
@@ -176,17 +175,17 @@ impl Shown {
             all.filter(|v| v.is_finite()).fold(0.0f32, f32::max)
         };
         match show {
-            Show::Probability | Show::ReciprocalRank => Scale::Unit,
-            Show::Rank => Scale::Rank {
+            LensNumber::Probability | LensNumber::ReciprocalRank => Scale::Unit,
+            LensNumber::Rank => Scale::Rank {
                 worst: lab.model.card.vocab as f32,
             },
-            Show::Entropy => Scale::up_to((lab.model.card.vocab as f32).ln()),
-            Show::Kl => Scale::up_to(largest()),
+            LensNumber::Entropy => Scale::up_to((lab.model.card.vocab as f32).ln()),
+            LensNumber::Kl => Scale::up_to(largest()),
         }
     }
 
     /// The cell of a row: its strongest tokens; its numbers are put there by [`Lens::figure`].
-    pub(crate) fn cell(self, lab: &Lab, said: &Said, anchor: Anchor) -> Cell {
+    pub(crate) fn cell(self, lab: &Lab, said: &RowStats, anchor: Anchor) -> Cell {
         let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
         let label = more.first().map_or(NOT_FINITE, |m| &m.0);
@@ -194,7 +193,7 @@ impl Shown {
     }
 
     /// All numbers of a row.
-    pub(crate) fn all(self, said: &Said) -> Vec<f32> {
+    pub(crate) fn all(self, said: &RowStats) -> Vec<f32> {
         let number = |asked: &CellNumber| Self::number(*asked, said);
         self.numbers().iter().map(number).collect()
     }
@@ -205,17 +204,17 @@ impl Shown {
         lab: &Lab,
         position: usize,
         answer: u32,
-        rows: impl Iterator<Item = &'a Said>,
-    ) -> Story {
+        rows: impl Iterator<Item = &'a RowStats>,
+    ) -> RankStory {
         let token = match self.subject {
-            Of::Token(id) => id,
-            Of::Own | Of::Answer => answer,
+            TokenChoice::Token(id) => id,
+            TokenChoice::Own | TokenChoice::Answer => answer,
         };
         let told = rows.filter_map(|said| said.tokens.first());
         let (ranks, shares) = told
             .map(|t| (t.rank.saturating_add(1), t.logprob.exp()))
             .unzip();
         let at = Anchor::position(position);
-        Story::of(lab.visible(token), at, ranks, shares)
+        RankStory::of(lab.visible(token), at, ranks, shares)
     }
 }

@@ -7,7 +7,7 @@
 use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Row, Table};
+use crate::figure::{Anchor, Entry, Table, TableRow};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, last};
@@ -37,7 +37,6 @@ const COLUMNS: &[&str] = &[
     "KL there",
 ];
 
-/// The instrument.
 pub struct Settle;
 
 impl Measurement for Settle {
@@ -72,7 +71,7 @@ impl Measurement for Settle {
             let first = (0..layers).find(|l| seen.layers[*l][i].first().0 == answer);
             let at = |l: Option<usize>| l.map_or("never".into(), Entry::from);
             let there = from.map(|l| &seen.layers[l][i]);
-            rows.push(Row::at(
+            rows.push(TableRow::at(
                 from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
                 entries![
                     position,

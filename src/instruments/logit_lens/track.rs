@@ -1,24 +1,24 @@
 //! Tokens followed through the layers: when does an answer rise, and what does it overtake?
 //!
 //! Reads one position at every layer through a lens and follows chosen tokens: probability, log-probability, rank, or
-//! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a variant to [`Show`].
+//! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a variant to [`TrackedNumber`].
 //! Sources: Merullo et al. 2305.16130 (reciprocal ranks); the lens's own.
 
 use super::lens::cautions;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Curve, Header, Scale, Series, Style, Unit};
+use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style, Unit};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Output, Readout};
-use crate::lab::readout::{Said, Told};
+use crate::lab::readout::{RowStats, TokenStats};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
 
 choices! {
     /// The number that is followed.
-    pub enum Show {
+    pub enum TrackedNumber {
         Probability = "probability",
         Logprob = "logprob",
         Rank = "rank",
@@ -34,7 +34,7 @@ params! {
         /// how many of the top predictions are followed when no tokens are named
         count: Count<1, MOST> = "4",
         /// the number that is followed; log-probabilities in nats, rank 0 is the top prediction
-        show: Show = "probability",
+        show: TrackedNumber = "probability",
         /// the position that is read; negative numbers count from the end
         position: Position,
         site: ReadSite,
@@ -46,7 +46,6 @@ params! {
 /// The most tokens that are followed.
 const MOST: usize = 12;
 
-/// The instrument.
 pub struct Track;
 
 impl Measurement for Track {
@@ -61,7 +60,10 @@ impl Measurement for Track {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let position = asked.position.within(run.tokens.len())?;
         let tokens = asked.followed(run, lab, position)?;
-        let ranked = matches!(asked.show, Show::Rank | Show::ReciprocalRank);
+        let ranked = matches!(
+            asked.show,
+            TrackedNumber::Rank | TrackedNumber::ReciprocalRank
+        );
         let readout = Readout {
             plain: true,
             top: 1,
@@ -71,7 +73,7 @@ impl Measurement for Track {
         };
         let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
-        let curve = |rows: &[Vec<Said>], suffix: &str, i: usize, id: u32| {
+        let curve = |rows: &[Vec<RowStats>], suffix: &str, i: usize, id: u32| {
             let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
             Curve::of(
                 format!("{}{suffix}", lab.visible(id)),
@@ -89,12 +91,12 @@ impl Measurement for Track {
             })
             .collect();
         let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
-        let value = if asked.show == Show::Logprob {
+        let value = if asked.show == TrackedNumber::Logprob {
             "log-probability (nats)".into()
         } else {
             asked.show.print().replace('_', " ")
         };
-        let points = Header::layers(seen.layers.len());
+        let points = AxisLabel::layers(seen.layers.len());
         let scale = asked.show.scale(&curves);
         let series = Series::of("layer", &value, points, curves, Style::Lines);
         Ok(Draft::of(Series { scale, ..series })
@@ -139,8 +141,8 @@ impl TrackParams {
     }
 }
 
-impl Show {
-    fn number(self, told: &Told) -> f32 {
+impl TrackedNumber {
+    fn number(self, told: &TokenStats) -> f32 {
         match self {
             Self::Probability => told.logprob.exp(),
             Self::Logprob => told.logprob,

@@ -9,7 +9,7 @@ use candle_core::DType;
 use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Page, Row, Table};
+use crate::figure::{Anchor, Table, TablePage, TableRow};
 use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
@@ -43,7 +43,6 @@ const COLUMNS: &[&str] = &[
     "‖mlp‖",
 ];
 
-/// The instrument.
 pub struct Trajectory;
 
 impl Measurement for Trajectory {
@@ -81,7 +80,7 @@ impl Measurement for Trajectory {
             let length = |x: &[f64]| dot(x, x).sqrt();
             let cosine = dot(&before, &after) / (length(&before) * length(&after));
             let rank = told.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
-            rows.push(Row::at(
+            rows.push(TableRow::at(
                 Anchor::cell(layer, position),
                 entries![
                     layer,
@@ -98,7 +97,7 @@ impl Measurement for Trajectory {
                 ],
             ));
         }
-        let page = Page::of("", Anchor::position(position), rows);
+        let page = TablePage::of("", Anchor::position(position), rows);
         let after = lab.visible(run.tokens[position]);
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))

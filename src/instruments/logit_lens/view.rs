@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use crate::error::Result;
 use crate::instruments::logit_lens::lens_file::LensFile;
-use crate::instruments::params::{Kind, ParameterValue, choices};
+use crate::instruments::params::{ParamKind, ParameterValue, choices};
 use crate::lab::Lab;
-use crate::lab::capture::{Maps, NormOf, Readout, Seen};
+use crate::lab::capture::{NormOf, Readout, StateMaps, StateStats};
 use crate::model::network::site::Site;
 
 /// The sites that a lens can read, by name.
@@ -34,7 +34,7 @@ const NAMES: &[&str] = &[
 pub struct ReadSite(pub Site);
 
 impl ParameterValue for ReadSite {
-    const KIND: Kind = Kind::Choice(NAMES);
+    const KIND: ParamKind = ParamKind::Choice(NAMES);
     const DEFAULT: &'static str = "resid_post";
     const ABOUT: &'static str = "what the lens reads at every layer: the residual stream, or the output of attention or MLP";
 
@@ -60,7 +60,7 @@ choices! {
 pub struct MapsFile(pub String);
 
 impl ParameterValue for MapsFile {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
     const ABOUT: &'static str = "a tuned lens (its folder) or a Jacobian lens (its .pt file); the plain logit lens is shown for comparison";
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
@@ -77,8 +77,8 @@ impl ParameterValue for MapsFile {
 /// # Errors
 ///
 /// When the file holds no maps for this model.
-pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<View> {
-    Ok(View {
+pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<LensView> {
+    Ok(LensView {
         site: site.0,
         norm,
         file: match maps.0.trim() {
@@ -89,8 +89,7 @@ pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<
 }
 
 /// What is read, and how.
-pub struct View {
-    /// Where.
+pub struct LensView {
     pub site: Site,
     /// With whose statistics.
     pub norm: NormOf,
@@ -98,7 +97,7 @@ pub struct View {
     pub file: Option<Rc<LensFile>>,
 }
 
-impl View {
+impl LensView {
     /// The plain logit lens.
     pub fn plain() -> Self {
         Self {
@@ -113,14 +112,14 @@ impl View {
         Readout {
             at: (0..layers).map(|l| self.site.at(l)).collect(),
             norm: self.norm,
-            maps: self.file.clone().map(|file| file as Rc<dyn Maps>),
+            maps: self.file.clone().map(|file| file as Rc<dyn StateMaps>),
             ..Readout::default()
         }
     }
 }
 
 /// From which layer on the answer at the first position that was read stands.
-pub(super) fn answer_settles(seen: &Seen, lab: &Lab) -> String {
+pub(super) fn answer_settles(seen: &StateStats, lab: &Lab) -> String {
     let answer = lab.visible(seen.finals[0].first().0);
     match seen.settles(0) {
         Some(layer) => format!(

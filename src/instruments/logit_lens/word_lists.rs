@@ -114,11 +114,11 @@ impl WordList {
 }
 
 /// Known tokens by their bytes.
-pub struct Vocabulary {
+pub struct KnownTokens {
     tokens: HashMap<Vec<u8>, Vec<u32>>,
 }
 
-impl Vocabulary {
+impl KnownTokens {
     /// The tokens of a model.
     ///
     /// # Errors
@@ -157,7 +157,7 @@ impl Vocabulary {
 }
 
 /// Whether two sorted sets have nothing in common.
-pub fn disjoint(a: &[u32], b: &[u32]) -> bool {
+pub fn share_nothing(a: &[u32], b: &[u32]) -> bool {
     a.iter().all(|id| b.binary_search(id).is_err())
 }
 
@@ -238,14 +238,14 @@ mod tests {
         for (id, bytes) in words.iter().enumerate() {
             tokens.entry(bytes.to_vec()).or_default().push(id as u32);
         }
-        let vocabulary = Vocabulary { tokens };
+        let vocabulary = KnownTokens { tokens };
         assert_eq!(vocabulary.beginnings(&["flower".into()]), [1, 2, 8]);
         assert_eq!(vocabulary.beginnings(&["花".into()]), [4, 5, 6]);
         assert_eq!(
             vocabulary.beginnings(&["flower".into(), "o".into()]),
             [1, 2, 7, 8]
         );
-        assert!(disjoint(&[1, 2], &[3]) && !disjoint(&[1, 2], &[2, 3]));
+        assert!(share_nothing(&[1, 2], &[3]) && !share_nothing(&[1, 2], &[2, 3]));
     }
 
     #[test]

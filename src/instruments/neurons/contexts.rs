@@ -3,7 +3,7 @@
 //! The key's side of the memories of Geva et al. 2021 (2012.14913, section 3): the prefixes with the largest activation.
 //! Invariant: a text is read in windows whose first position, unlike any other, is never counted; every token of the text
 //! is counted once, but for the very first where the model has no BOS. A token sees what its window holds before it.
-//! To keep something else of every position, add a field to [`Scan`].
+//! To keep something else of every position, add a field to [`ContextScan`].
 
 use std::io::Read;
 use std::path::Path;
@@ -49,7 +49,7 @@ pub struct Scanner {
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
-pub struct Scan {
+pub struct ContextScan {
     /// The strongest, strongest first, earlier ones first where they are equal.
     pub best: Vec<Trigger>,
     /// Every activation counted, in the order of the text.
@@ -58,7 +58,7 @@ pub struct Scan {
     pub tokens: usize,
 }
 
-impl Scan {
+impl ContextScan {
     /// Reads a UTF-8 text file under a schedule, with progress by bytes.
     pub fn file(lab: &mut Lab, path: &Path, schedule: &Schedule, scanner: Scanner) -> Result<Self> {
         let fail = |e| Error::io(path, e);
@@ -105,7 +105,7 @@ impl Scan {
         }
     }
 
-    /// Reads token ids, as [`Scan::file`] does those of a text; `bos` stands before every window.
+    /// Reads token ids, as [`ContextScan::file`] does those of a text; `bos` stands before every window.
     pub fn tokens(
         lab: &mut Lab,
         tokens: &[u32],
@@ -263,9 +263,9 @@ mod tests {
 
     #[test]
     fn quantiles_and_bins_count_what_there_is() {
-        let scan = Scan {
+        let scan = ContextScan {
             acts: vec![4.0, 0.0, 1.0, 2.0, 3.0],
-            ..Scan::default()
+            ..ContextScan::default()
         };
         let found = scan.quantiles(&[0.0, 0.5, 1.0]);
         assert!(
@@ -275,7 +275,7 @@ mod tests {
                 .all(|(a, b)| (a - b).abs() < 1e-6)
         );
         assert_eq!(scan.histogram(2), [2, 3]);
-        assert!(Scan::default().quantiles(&[0.5]).is_empty());
-        assert_eq!(Scan::default().histogram(2), [0, 0]);
+        assert!(ContextScan::default().quantiles(&[0.5]).is_empty());
+        assert_eq!(ContextScan::default().histogram(2), [0, 0]);
     }
 }

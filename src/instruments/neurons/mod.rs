@@ -19,16 +19,16 @@ use candle_core::Tensor;
 use super::{Draft, Measurement, last};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Page, Row, Table, Unit};
-use crate::instruments::neurons::sight::{Sight, needs};
-use crate::instruments::neurons::value_card::{Sides, ValueCards};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
+use crate::instruments::neurons::sight::{NeuronsAtPosition, needs};
+use crate::instruments::neurons::value_card::{TopAndBottom, ValueCards};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Needs, Output, Readout};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::Card;
 use crate::model::network::finite;
 use crate::model::network::finite::order;
@@ -36,7 +36,7 @@ use crate::model::network::site::Site;
 
 choices! {
     /// What neurons are ranked by.
-    pub enum Rank { Size = "size", Effect = "effect" }
+    pub enum NeuronRanking { Size = "size", Effect = "effect" }
 }
 
 params! {
@@ -45,7 +45,7 @@ params! {
         /// how many neurons to list at every position
         count: Count<1, 200> = "12",
         /// size: |activation| times the norm of the value vector; effect: direct effect on the logit of the token
-        rank: Rank = "size",
+        rank: NeuronRanking = "size",
         /// one layer, or all
         layer: LayerOrAll = "all",
         /// how many of the last positions to read
@@ -57,7 +57,6 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Neurons;
 
 impl Measurement for Neurons {
@@ -89,13 +88,13 @@ impl Measurement for Neurons {
     }
 
     fn figure(asked: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let sights = Sight::of(of, &lab.model)?;
-        let chosen = Target::chosen(asked.token.as_deref(), &lab.model)?;
+        let sights = NeuronsAtPosition::of(of, &lab.model)?;
+        let chosen = LogitTarget::chosen(asked.token.as_deref(), &lab.model)?;
         let mut pages = Vec::with_capacity(sights.len());
         for (i, sight) in sights.iter().enumerate() {
             lab.report(i as f32 / sights.len() as f32)?;
             let favoured = || of.read.answers.get(i).copied().unwrap_or_default();
-            let target = chosen.unwrap_or_else(|| Target::one(favoured()));
+            let target = chosen.unwrap_or_else(|| LogitTarget::one(favoured()));
             pages.push(asked.page(sight, target, &of.run, lab)?);
         }
         let mut columns = vec!["neuron", "act", "size", "effect"];
@@ -111,7 +110,13 @@ impl Measurement for Neurons {
 }
 
 impl NeuronsParams {
-    fn page(&self, sight: &Sight, target: Target, run: &Run, lab: &mut Lab) -> Result<Page> {
+    fn page(
+        &self,
+        sight: &NeuronsAtPosition,
+        target: LogitTarget,
+        run: &Run,
+        lab: &mut Lab,
+    ) -> Result<TablePage> {
         let neurons = self.ranked(sight, target, lab)?;
         let cards = ValueCards::on(lab);
         cards.borrow_mut().prepare(&lab.model, &neurons)?;
@@ -141,21 +146,26 @@ impl NeuronsParams {
             entries.extend(totals.get(i).copied().map(Entry::Number));
             entries.extend(words(&card.sides, act, lab).map(Entry::Text));
             let anchor = Anchor::cell(at, sight.position).with(Unit::Neuron(neuron));
-            rows.push(Row::at(anchor, entries));
+            rows.push(TableRow::at(anchor, entries));
         }
         let title = format!(
             "after {} · direct effect on {}",
             lab.visible(run.tokens[sight.position]),
             target.spell(lab)
         );
-        Ok(Page::of(title, Anchor::position(sight.position), rows))
+        Ok(TablePage::of(title, Anchor::position(sight.position), rows))
     }
 
     /// The neurons of one position, strongest first.
-    fn ranked(&self, sight: &Sight, target: Target, lab: &mut Lab) -> Result<Vec<(u16, u32)>> {
+    fn ranked(
+        &self,
+        sight: &NeuronsAtPosition,
+        target: LogitTarget,
+        lab: &mut Lab,
+    ) -> Result<Vec<(u16, u32)>> {
         let count = self.count.0;
         let only = self.layer.within(lab.model.card.layers)?;
-        let by_effect = self.rank == Rank::Effect;
+        let by_effect = self.rank == NeuronRanking::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
         let cards = ValueCards::on(lab);
         for (layer, _) in &sight.activations {
@@ -183,7 +193,7 @@ impl NeuronsParams {
 }
 
 /// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
-pub(crate) fn words(sides: &Sides, act: f32, lab: &Lab) -> [String; 2] {
+pub(crate) fn words(sides: &TopAndBottom, act: f32, lab: &Lab) -> [String; 2] {
     let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
     let mut words = [spell(&sides.promoted), spell(&sides.suppressed)];
     if act < 0.0 {
@@ -194,9 +204,9 @@ pub(crate) fn words(sides: &Sides, act: f32, lab: &Lab) -> [String; 2] {
 
 /// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.
 fn total_effects(
-    sight: &Sight,
+    sight: &NeuronsAtPosition,
     neurons: &[(u16, u32)],
-    target: Target,
+    target: LogitTarget,
     run: &Run,
     lab: &mut Lab,
 ) -> Result<Vec<f32>> {

@@ -7,13 +7,13 @@ use super::value_card::ValueCards;
 use super::words;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Check, Page, Row, Table, Unit};
+use crate::figure::{Anchor, Check, Table, TablePage, TableRow, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::network::finite::order;
 
 params! {
@@ -30,7 +30,6 @@ params! {
 
 const COLUMNS: &[&str] = &["neuron", "logit", "length", "promotes", "suppresses"];
 
-/// The instrument.
 pub struct Promoters;
 
 impl Measurement for Promoters {
@@ -50,8 +49,8 @@ impl Measurement for Promoters {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
-            "" => Target::one(lab.favoured(run)?),
-            text => Target::parse("token", text, &lab.model)?,
+            "" => LogitTarget::one(lab.favoured(run)?),
+            text => LogitTarget::parse("token", text, &lab.model)?,
         };
         let count = asked.count.0;
         let only = asked.layer.within(lab.model.card.layers)?;
@@ -89,7 +88,7 @@ impl Measurement for Promoters {
             found.drain(count..found.len() - count);
         }
         let name = target.spell(lab);
-        let page = Page::of(
+        let page = TablePage::of(
             format!("what one unit of activation adds to the logit of {name}"),
             Anchor::default(),
             rows(&found, lab)?,
@@ -105,7 +104,7 @@ impl Measurement for Promoters {
     }
 }
 
-fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<Row>> {
+fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<TableRow>> {
     let neurons: Vec<(u16, u32)> = found.iter().map(|(_, l, i)| (*l, *i)).collect();
     let cards = ValueCards::on(lab);
     let mut cards = cards.borrow_mut();
@@ -115,7 +114,7 @@ fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<Row>> {
         let card = cards.get(layer, unit)?;
         let [up, down] = words(&card.sides, 1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
-        Some(Row::at(
+        Some(TableRow::at(
             Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
             entries![format!("{layer}/{unit}"), logit, length, up, down],
         ))

@@ -18,8 +18,7 @@ use crate::model::{Card, Model};
 
 /// One position's neurons.
 #[derive(Clone, Debug)]
-pub struct Sight {
-    /// The position.
+pub struct NeuronsAtPosition {
     pub position: usize,
     /// Layers that have neurons, with their activations, `[d_mlp]` each.
     pub activations: Vec<(usize, Vec<f32>)>,
@@ -42,13 +41,13 @@ fn addresses(card: &Card) -> Vec<Address> {
 }
 
 /// The positions of a run from `first` on.
-pub fn sights(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<Sight>> {
+pub fn sights(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<NeuronsAtPosition>> {
     let needs = needs(&lab.model)?;
     let capture = lab.capture(run, first..run.tokens.len(), &needs)?;
-    Sight::of(&capture, &lab.model)
+    NeuronsAtPosition::of(&capture, &lab.model)
 }
 
-/// What a capture must have for [`Sight::of`].
+/// What a capture must have for [`NeuronsAtPosition::of`].
 ///
 /// # Errors
 ///
@@ -63,7 +62,7 @@ pub fn needs(model: &Model) -> Result<Needs> {
     })
 }
 
-impl Sight {
+impl NeuronsAtPosition {
     /// The positions of a capture.
     ///
     /// # Errors

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Page, Row, Table, Unit};
-use crate::instruments::neurons::contexts::{Scan, Scanner, Trigger};
+use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
+use crate::instruments::neurons::contexts::{ContextScan, Scanner, Trigger};
 use crate::instruments::neurons::sight::neuron_of;
-use crate::instruments::neurons::value_card::{Reading, ValueCards};
+use crate::instruments::neurons::value_card::{ValueCards, ValueNorm};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
@@ -19,7 +19,7 @@ use crate::text;
 
 choices! {
     /// Which activations are strong.
-    pub enum Side { Positive = "positive", Negative = "negative" }
+    pub enum ActivationSign { Positive = "positive", Negative = "negative" }
 }
 
 params! {
@@ -32,7 +32,7 @@ params! {
         /// how many places to list
         count: Count<1, 200> = "25",
         /// which activations count as strong; neurons of gated MLPs have both signs
-        side: Side = "positive",
+        side: ActivationSign = "positive",
         /// the file is read in pieces of this many tokens, and a token sees only its own piece
         window: Count<2, 4096> = "128",
     }
@@ -46,7 +46,6 @@ const WIDE: usize = 40;
 const BINS: usize = 24;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The instrument.
 pub struct Triggers;
 
 impl Measurement for Triggers {
@@ -64,11 +63,11 @@ impl Measurement for Triggers {
             neuron: unit,
             window: asked.window.0,
             count: asked.count.0,
-            negative: asked.side == Side::Negative,
+            negative: asked.side == ActivationSign::Negative,
         };
         let scan = match &asked.file {
-            None => Scan::tokens(lab, &run.tokens, None, &run.schedule, scanner)?,
-            Some(file) => Scan::file(lab, file, &run.schedule, scanner)?,
+            None => ContextScan::tokens(lab, &run.tokens, None, &run.schedule, scanner)?,
+            Some(file) => ContextScan::file(lab, file, &run.schedule, scanner)?,
         };
         let file = asked.file.as_ref().map(|file| file.display().to_string());
         if scan.acts.is_empty() {
@@ -78,7 +77,7 @@ impl Measurement for Triggers {
         let cards = ValueCards::on(lab);
         let sides = cards
             .borrow_mut()
-            .sides(&lab.model, (layer, unit), Reading::Gained)?;
+            .sides(&lab.model, (layer, unit), ValueNorm::Gained)?;
         // A negative activation promotes what the value vector suppresses.
         let promoted = if scanner.negative {
             &sides.suppressed
@@ -89,7 +88,7 @@ impl Measurement for Triggers {
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let row = |found: &Trigger| {
             let agrees = agrees(found, favourite);
-            Row::at(
+            TableRow::at(
                 anchor,
                 entries![
                     found.act,
@@ -102,7 +101,7 @@ impl Measurement for Triggers {
         };
         let place = file.map(|file| format!(" · {}", text::visible(file.as_bytes())));
         let ends = scan.quantiles(&[0.0, 1.0]);
-        let page = Page::of(
+        let page = TablePage::of(
             format!(
                 "{:.2} {} {:.2} · {} tokens",
                 ends[0],
@@ -123,7 +122,7 @@ fn agrees(found: &Trigger, favourite: Option<u32>) -> bool {
     found.next.is_some() && found.next == favourite
 }
 
-fn notes(scan: &Scan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
+fn notes(scan: &ContextScan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
     let agreeing = scan.best.iter().filter(|t| agrees(t, favourite)).count();
     let top = if scan.best.first().is_some_and(|t| agrees(t, favourite)) {
         "is"

@@ -5,9 +5,9 @@
 
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Page, Row, Table, Unit};
+use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::sight::neuron_of;
-use crate::instruments::neurons::value_card::{Reading, SIDE, ValueCards};
+use crate::instruments::neurons::value_card::{SIDE, ValueCards, ValueNorm};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
@@ -34,10 +34,9 @@ const COLUMNS: &[&str] = &[
     "logit",
 ];
 
-/// The instrument.
-pub struct Value;
+pub struct ValueVector;
 
-impl Measurement for Value {
+impl Measurement for ValueVector {
     type Params = ValueParams;
     const NAME: &'static str = "value";
     const ABOUT: &'static str = "The tokens that one neuron's value vector (output weights) promotes and suppresses, with the final norm's gain and without";
@@ -48,8 +47,8 @@ impl Measurement for Value {
         let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
         let cards = ValueCards::on(lab);
         let mut cards = cards.borrow_mut();
-        let gained = cards.sides(&lab.model, (layer, unit), Reading::Gained)?;
-        let raw = cards.sides(&lab.model, (layer, unit), Reading::Raw)?;
+        let gained = cards.sides(&lab.model, (layer, unit), ValueNorm::Gained)?;
+        let raw = cards.sides(&lab.model, (layer, unit), ValueNorm::Raw)?;
         let length = cards.norms(&lab.model)?[usize::from(layer)][unit as usize];
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let lists = [
@@ -64,11 +63,11 @@ impl Measurement for Value {
                 // A vocabulary smaller than the list.
                 None => entries!["", ""],
             });
-            Row::at(anchor, sides.collect())
+            TableRow::at(anchor, sides.collect())
         };
         let rows = (0..asked.count.0.min(gained.promoted.len())).map(row);
         let title = format!("value vector of neuron {layer}/{unit}, norm {length:.3}");
-        let page = Page::of(title, anchor, rows.collect());
+        let page = TablePage::of(title, anchor, rows.collect());
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("{layer}/{unit}"))
             .note("logits per unit of activation, before the final norm's scale: W_U (γ⊙v), with the norm's gain γ, and raw W_U v, without it")

@@ -3,7 +3,7 @@
 //! The value vector of neuron i is column i of the MLP's down projection, as the block adds it; it is read through the
 //! unembedding, either as it is (Geva et al., LM-Debugger) or through the final norm's gain, without statistics (centred
 //! first where the norm centres). Invariant: a card depends on the weights alone, so each of its parts is made once.
-//! To add a way of reading, add a variant of [`Reading`].
+//! To add a way of reading, add a variant of [`ValueNorm`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::guard::not_finite;
 use crate::lab::sample::top;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::Model;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::finite;
@@ -28,7 +28,7 @@ const VIEWS: usize = 1024;
 
 /// How a value vector becomes logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reading {
+pub enum ValueNorm {
     /// `W_U (γ ⊙ v)`, centred first where the norm centres.
     Gained,
     /// `W_U v`.
@@ -37,7 +37,7 @@ pub enum Reading {
 
 /// The ends of a row of logits.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Sides {
+pub struct TopAndBottom {
     /// Strongest promoted tokens and their logits per unit of activation, strongest first.
     pub promoted: Vec<(u32, f32)>,
     /// Strongest suppressed tokens, strongest first.
@@ -51,16 +51,16 @@ pub struct ValueCard {
     /// divide by the final scale for a direct effect.
     pub gained: Vec<f32>,
     /// What it promotes and suppresses, read so.
-    pub sides: Sides,
+    pub sides: TopAndBottom,
 }
 
 /// Cards made so far, the lengths of all value vectors, and how targets see them.
 #[derive(Debug, Default)]
 pub struct ValueCards {
     cards: HashMap<(u16, u32), ValueCard>,
-    raw: HashMap<(u16, u32), Sides>,
+    raw: HashMap<(u16, u32), TopAndBottom>,
     norms: Vec<Vec<f32>>,
-    views: HashMap<(Target, usize), Vec<f32>>,
+    views: HashMap<(LogitTarget, usize), Vec<f32>>,
 }
 
 impl ValueCards {
@@ -87,7 +87,7 @@ impl ValueCards {
 
     /// What each neuron of a layer adds to a target's logit for one unit of activation, before the final scale:
     /// `[d_mlp]`. One product a layer.
-    pub fn view(&mut self, model: &Model, layer: usize, target: Target) -> Result<&[f32]> {
+    pub fn view(&mut self, model: &Model, layer: usize, target: LogitTarget) -> Result<&[f32]> {
         if self.views.len() >= VIEWS && !self.views.contains_key(&(target, layer)) {
             self.views.clear();
         }
@@ -110,7 +110,7 @@ impl ValueCards {
         if missing.is_empty() {
             return Ok(());
         }
-        let (gained, logits) = read(model, &missing, Reading::Gained)?;
+        let (gained, logits) = read(model, &missing, ValueNorm::Gained)?;
         let known = model.known_tokens();
         for ((key, gained), logits) in missing.into_iter().zip(gained).zip(logits) {
             let sides = sides(logits, known);
@@ -125,10 +125,15 @@ impl ValueCards {
     }
 
     /// What one neuron promotes and suppresses, either way.
-    pub fn sides(&mut self, model: &Model, neuron: (u16, u32), reading: Reading) -> Result<Sides> {
+    pub fn sides(
+        &mut self,
+        model: &Model,
+        neuron: (u16, u32),
+        reading: ValueNorm,
+    ) -> Result<TopAndBottom> {
         let held = match reading {
-            Reading::Gained => self.cards.get(&neuron).map(|card| &card.sides),
-            Reading::Raw => self.raw.get(&neuron),
+            ValueNorm::Gained => self.cards.get(&neuron).map(|card| &card.sides),
+            ValueNorm::Raw => self.raw.get(&neuron),
         };
         if let Some(held) = held {
             return Ok(held.clone());
@@ -141,14 +146,14 @@ impl ValueCards {
         }
         let sides = sides(logits.remove(0), model.known_tokens());
         match reading {
-            Reading::Gained => {
+            ValueNorm::Gained => {
                 let card = ValueCard {
                     gained: gained.remove(0),
                     sides: sides.clone(),
                 };
                 self.cards.insert(neuron, card);
             }
-            Reading::Raw => {
+            ValueNorm::Raw => {
                 self.raw.insert(neuron, sides.clone());
             }
         }
@@ -157,33 +162,33 @@ impl ValueCards {
 }
 
 /// Both ends of a row of logits.
-fn sides(mut logits: Vec<f32>, known: usize) -> Sides {
+fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
     let promoted = top(&logits, known, SIDE);
     logits.iter_mut().for_each(|z| *z = -*z);
     let suppressed = top(&logits, known, SIDE);
-    Sides {
+    TopAndBottom {
         promoted,
         suppressed: suppressed.into_iter().map(|(id, z)| (id, -z)).collect(),
     }
 }
 
 /// Rows read back.
-type Rows = Vec<Vec<f32>>;
+type ReadRows = Vec<Vec<f32>>;
 
 /// Value vectors as they are read, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
-fn read(model: &Model, neurons: &[(u16, u32)], reading: Reading) -> Result<(Rows, Rows)> {
+fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(ReadRows, ReadRows)> {
     let transformer = &model.transformer;
-    transformer.inside(|| {
+    transformer.on_thread_pool(|| {
         let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
         let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
         let mut values = Tensor::stack(&columns, 0)?;
-        if reading == Reading::Gained {
+        if reading == ValueNorm::Gained {
             if transformer.norm.kind == NormKind::Layer {
                 values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
             }
             values = values.broadcast_mul(&transformer.norm.gain)?;
         }
-        let logits = transformer.promote(&values)?;
+        let logits = transformer.direct_logits(&values)?;
         Ok((values.to_vec2()?, logits.to_vec2()?))
     })
 }

@@ -7,16 +7,16 @@ use std::path::Path;
 
 use super::{Pairing, PatchingParams};
 use crate::error::{Error, Result};
-use crate::instruments::params::{Kind, ParameterValue, Position};
+use crate::instruments::params::{ParamKind, ParameterValue, Position};
 use crate::instruments::patching::contrast::{
-    Alignment, Contrast, align, embedding_spread, read, span_of,
+    Alignment, PromptPair, align, embedding_spread, read, span_of,
 };
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 
 /// Two runs.
-pub struct Case {
+pub struct PatchingCase {
     /// The one that is answered.
     pub clean: Run,
     /// The one that differs.
@@ -32,7 +32,11 @@ pub struct Case {
 }
 
 /// The pairs of runs that were asked for, and the noise if they are told apart by noise.
-pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Case>, Option<f64>)> {
+pub fn cases(
+    asked: &PatchingParams,
+    run: &Run,
+    lab: &mut Lab,
+) -> Result<(Vec<PatchingCase>, Option<f64>)> {
     let PatchingParams {
         corrupt, subject, ..
     } = asked;
@@ -68,7 +72,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
         (Some(corrupt), None) => {
             // The clean prompt went through the template, or not, before it came here.
             let tokens = lab.model.encode(corrupt, asked.chat)?;
-            let case = Case {
+            let case = PatchingCase {
                 alignment: align(lab, &run.tokens, &tokens, asked.ends())?,
                 clean: run.clone(),
                 corrupt: Run {
@@ -89,7 +93,7 @@ pub fn cases(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<(Vec<Ca
                 Some(subject) => span_of(lab, &run.tokens, "subject", subject)?,
             };
             let sigma = asked.sigma.0 * embedding_spread(lab)?;
-            let case = |sample: usize| Case {
+            let case = |sample: usize| PatchingCase {
                 clean: run.clone(),
                 corrupt: run.clone(),
                 noise: Some((positions.clone(), run.seed.wrapping_add(sample as u64))),
@@ -113,7 +117,12 @@ impl PatchingParams {
 }
 
 /// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
-fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> Result<Case> {
+fn of_prompts(
+    asked: &PatchingParams,
+    pair: PromptPair,
+    run: &Run,
+    lab: &Lab,
+) -> Result<PatchingCase> {
     let read = |text: &str| -> Result<Run> {
         let tokens = lab.model.encode(text, asked.chat)?;
         lab.model.check_prompt(&tokens)?;
@@ -122,10 +131,10 @@ fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> R
     let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
     for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
         if let Some(text) = text {
-            Target::parse(name, text, &lab.model)?;
+            LogitTarget::parse(name, text, &lab.model)?;
         }
     }
-    Ok(Case {
+    Ok(PatchingCase {
         alignment: align(lab, &clean.tokens, &corrupt.tokens, asked.ends())?,
         clean,
         corrupt,
@@ -136,7 +145,7 @@ fn of_prompts(asked: &PatchingParams, pair: Contrast, run: &Run, lab: &Lab) -> R
 }
 
 /// The pairs of positions that are patched, from the first that differs on; refused where cases have others.
-pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
+pub fn positions(cases: &[PatchingCase]) -> Result<Vec<usize>> {
     let first = cases
         .iter()
         .map(|case| case.alignment.first)
@@ -161,7 +170,6 @@ pub fn positions(cases: &[Case]) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// Where heads are patched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadsAt {
     /// From the first position that differs on.
@@ -173,7 +181,7 @@ pub enum HeadsAt {
 }
 
 impl ParameterValue for HeadsAt {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         match text {
@@ -194,7 +202,7 @@ impl ParameterValue for HeadsAt {
 
 impl HeadsAt {
     /// The pairs of a case that it means; refused where there are none, because nothing would be patched.
-    fn pairs(self, case: &Case) -> Result<Vec<(usize, usize)>> {
+    fn pairs(self, case: &PatchingCase) -> Result<Vec<(usize, usize)>> {
         let Alignment { pairs, first } = &case.alignment;
         let differ = pairs.get(*first..).unwrap_or_default();
         let (clean, corrupt) = (case.clean.tokens.len(), case.corrupt.tokens.len());
@@ -225,7 +233,10 @@ impl HeadsAt {
 }
 
 /// The pairs of positions that heads are patched at in every case; refused where a case has none.
-pub fn heads_pairs(asked: &PatchingParams, cases: &[Case]) -> Result<Vec<Vec<(usize, usize)>>> {
+pub fn heads_pairs(
+    asked: &PatchingParams,
+    cases: &[PatchingCase],
+) -> Result<Vec<Vec<(usize, usize)>>> {
     let found = |(i, case)| {
         let pairs = asked.positions.pairs(case);
         pairs.map_err(|error| match &asked.pairs {

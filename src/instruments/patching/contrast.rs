@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::lab::pass::Patch;
-use crate::lab::readout::{Said, read_rows};
+use crate::lab::readout::{RowStats, read_rows};
 use crate::lab::run::Run;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::network::site::Site;
 use crate::model::normal::normals;
 
@@ -31,11 +31,11 @@ const ROWS: usize = 4096;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Metric {
     /// The answer's logit less another token's.
-    Difference(Target),
+    Difference(LogitTarget),
     /// The answer's probability.
     Probability(u32),
     /// KL(clean ‖ this run) in nats, from the clean run, read whole.
-    Kl(Arc<Vec<Vec<Said>>>),
+    Kl(Arc<Vec<Vec<RowStats>>>),
 }
 
 impl Metric {
@@ -52,7 +52,7 @@ impl Metric {
     }
 
     /// The number of a run that was read so.
-    pub fn of(&self, said: &Said) -> f32 {
+    pub fn of(&self, said: &RowStats) -> f32 {
         match self {
             Self::Difference(target) => target.logit(said),
             Self::Probability(token) => said.token(*token).logprob.exp(),
@@ -69,9 +69,9 @@ impl Metric {
 }
 
 /// The answer less what the other run favours: of one token alone, the other's best that is not it.
-pub fn beside(answer: u32, other: &Said) -> Target {
+pub fn strongest_other(answer: u32, other: &RowStats) -> LogitTarget {
     let mut less = other.top.iter().take(2).map(|(id, _)| *id);
-    Target {
+    LogitTarget {
         token: answer,
         less: less.find(|id| *id != answer),
     }
@@ -80,7 +80,6 @@ pub fn beside(answer: u32, other: &Said) -> Target {
 /// Which positions stand for each other: (in the clean run, in the corrupted one), rising.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alignment {
-    /// The pairs.
     pub pairs: Vec<(usize, usize)>,
     /// The first pair at which the runs differ, as an index into the pairs.
     pub first: usize,
@@ -181,7 +180,7 @@ pub fn embedding_spread(lab: &Lab) -> Result<f64> {
     let words: Vec<u32> = known.filter(|id| !special(id)).collect();
     let (mut sum, mut square, mut count) = (0f64, 0f64, 0f64);
     for ids in words.chunks(ROWS) {
-        let rows = transformer.looked_up(&Tensor::new(ids, &transformer.device)?)?;
+        let rows = transformer.embed_tokens(&Tensor::new(ids, &transformer.device)?)?;
         let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         count += rows.len() as f64;
         for value in rows {
@@ -225,7 +224,7 @@ pub fn noised(
 /// Two prompts and what tells them apart.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Contrast {
+pub struct PromptPair {
     /// The prompt that is answered.
     pub clean: String,
     /// The one that differs from it.
@@ -241,7 +240,7 @@ pub struct Contrast {
 /// # Errors
 ///
 /// When it cannot be read or holds none.
-pub fn read(path: &Path) -> Result<Vec<Contrast>> {
+pub fn read(path: &Path) -> Result<Vec<PromptPair>> {
     let text = crate::file::words(path)?;
     let fail = |why: String| {
         Error::bad_file(
@@ -250,7 +249,7 @@ pub fn read(path: &Path) -> Result<Vec<Contrast>> {
             "Write a JSON list of {\"clean\": \"...\", \"corrupt\": \"...\", \"answer\": \" ...\", \"other\": \" ...\"}.",
         )
     };
-    let all: Vec<Contrast> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
+    let all: Vec<PromptPair> = serde_json::from_str(&text).map_err(|e| fail(e.to_string()))?;
     if all.is_empty() {
         return Err(fail("it holds no pairs of prompts".into()));
     }
@@ -318,7 +317,7 @@ mod tests {
             let sum: f32 = logits.iter().map(|z| z.exp()).sum();
             logits.iter().map(|z| z.exp() / sum).collect()
         };
-        let target = Target {
+        let target = LogitTarget {
             token: 1,
             less: Some(0),
         };
@@ -334,18 +333,18 @@ mod tests {
         assert!((of(&from_clean, &other) - expected).abs() < 1e-5);
         let two = Output::top(2);
         let beside = |answer, logits: &[f32]| {
-            super::beside(answer, &read_rows(&[logits], 3, &two.ask(0, 0))[0])
+            super::strongest_other(answer, &read_rows(&[logits], 3, &two.ask(0, 0))[0])
         };
         assert_eq!(
             beside(1, &[0.0, 5.0, 2.0]),
-            Target {
+            LogitTarget {
                 token: 1,
                 less: Some(2)
             }
         );
         assert_eq!(
             beside(0, &[0.0, 5.0, 2.0]),
-            Target {
+            LogitTarget {
                 token: 0,
                 less: Some(1)
             }

@@ -5,8 +5,8 @@
 
 use std::fmt::Write;
 
-use super::plan::{Found, Kind, Plan, Spot};
-use crate::figure::{Anchor, Cell, Grid, Header};
+use super::plan::{PatchKind, PatchSpot, PatchingPlan, PatchingResult};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -14,11 +14,16 @@ use crate::lab::run::Run;
 /// Most differing positions that a note spells out.
 const SPELLED: usize = 12;
 
-/// The figure.
-pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)]) -> Draft {
+pub fn draft(
+    run: &Run,
+    lab: &Lab,
+    plan: &PatchingPlan,
+    found: &PatchingResult,
+    nulls: &[(PatchSpot, f32)],
+) -> Draft {
     let layers = lab.model.card.layers;
     let columns = plan.spots.iter().step_by(layers);
-    let anchor = |spot: Spot| {
+    let anchor = |spot: PatchSpot| {
         let (unit, position) = plan.place(spot.column);
         let at = match position {
             Some(position) => Anchor::cell(spot.layer, position),
@@ -33,8 +38,8 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
             return Cell::of("", f32::NAN, anchor);
         };
         let label = match plan.asked.site {
-            Kind::Heads => String::new(),
-            Kind::Resid | Kind::Attn | Kind::Mlp => lab.visible(mean.top),
+            PatchKind::Heads => String::new(),
+            PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => lab.visible(mean.top),
         };
         Cell::of(label, mean.share(), anchor).more([
             (lab.visible(mean.top), mean.share()),
@@ -47,10 +52,10 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
     let mut title = format!(
         "{} · {}",
         match plan.asked.site {
-            Kind::Resid => "residual stream",
-            Kind::Attn => "attention output",
-            Kind::Mlp => "MLP output",
-            Kind::Heads => "heads",
+            PatchKind::Resid => "residual stream",
+            PatchKind::Attn => "attention output",
+            PatchKind::Mlp => "MLP output",
+            PatchKind::Heads => "heads",
         },
         if plan.denoise() {
             "clean into corrupted"
@@ -62,12 +67,12 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
         title.push_str(" · control: random changes of equal size");
     }
     let axis = match plan.asked.site {
-        Kind::Heads => "head",
-        Kind::Resid | Kind::Attn | Kind::Mlp => "position",
+        PatchKind::Heads => "head",
+        PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => "position",
     };
     let titles = columns.map(|spot| header(lab, plan, spot.column));
     let grid = Grid::of(
-        ("layer", Header::layers(layers)),
+        ("layer", AxisLabel::layers(layers)),
         (axis, titles.collect()),
         "normalized effect (0: no change, 1: like the other run)",
         cell,
@@ -78,10 +83,10 @@ pub fn draft(run: &Run, lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f
 }
 
 /// A column's title: the head, or the token as both prompts spell it.
-fn header(lab: &Lab, plan: &Plan, column: usize) -> Header {
+fn header(lab: &Lab, plan: &PatchingPlan, column: usize) -> AxisLabel {
     let (unit, position) = plan.place(column);
     if let Some(unit) = unit {
-        return Header::of(column.to_string(), Anchor::default().with(unit));
+        return AxisLabel::of(column.to_string(), Anchor::default().with(unit));
     }
     let (clean, corrupt, alignment) = plan.shown();
     let (a, b) = alignment.pairs[column];
@@ -94,13 +99,19 @@ fn header(lab: &Lab, plan: &Plan, column: usize) -> Header {
     } else {
         format!("{}/{}", lab.visible(own), lab.visible(other))
     };
-    Header::of(
+    AxisLabel::of(
         label,
         position.map_or_else(Anchor::default, Anchor::position),
     )
 }
 
-fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64) -> Vec<String> {
+fn notes(
+    lab: &Lab,
+    plan: &PatchingPlan,
+    found: &PatchingResult,
+    nulls: &[(PatchSpot, f32)],
+    seed: u64,
+) -> Vec<String> {
     let mut notes = Vec::new();
     let (base, source) = if plan.denoise() {
         ("corrupted", "clean")
@@ -132,10 +143,10 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
     notes.push(format!(
         "each cell: {} of the {source} run patched into the {base} run, once{}",
         match plan.asked.site {
-            Kind::Resid => "resid_pre".to_string(),
-            Kind::Attn => "attn_out".to_string(),
-            Kind::Mlp => "mlp_out".to_string(),
-            Kind::Heads => format!("z of one head {}", plan.heads_at()),
+            PatchKind::Resid => "resid_pre".to_string(),
+            PatchKind::Attn => "attn_out".to_string(),
+            PatchKind::Mlp => "mlp_out".to_string(),
+            PatchKind::Heads => format!("z of one head {}", plan.heads_at()),
         },
         match plan.asked.window.0 {
             1 => String::new(),
@@ -164,7 +175,7 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
             "control: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
         ));
     }
-    if plan.asked.site == Kind::Heads {
+    if plan.asked.site == PatchKind::Heads {
         notes.push("other heads can take over from one that is patched, so effects need not sum to 1, and a small effect does not show that a head does nothing".into());
     }
     notes.extend(found.stopped.clone());
@@ -172,7 +183,7 @@ fn notes(lab: &Lab, plan: &Plan, found: &Found, nulls: &[(Spot, f32)], seed: u64
 }
 
 /// Where the prompts differ, token by token.
-fn spelled(lab: &Lab, plan: &Plan) -> String {
+fn spelled(lab: &Lab, plan: &PatchingPlan) -> String {
     let (clean, corrupt, alignment) = plan.shown();
     if plan.sigma.is_some() {
         if alignment.first == 0 {

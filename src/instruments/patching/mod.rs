@@ -19,19 +19,19 @@ use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 use case::HeadsAt;
-use plan::Kind;
+use plan::PatchKind;
 
 choices! {
     /// Which values go into which run.
-    pub enum Way { Denoise = "denoise", Noise = "noise" }
+    pub enum PatchDirection { Denoise = "denoise", Noise = "noise" }
 }
 
 choices! {
     /// What is measured.
-    pub enum Wanted { Auto = "auto", Difference = "difference", Probability = "probability", Kl = "kl" }
+    pub enum PatchingMeasure { Auto = "auto", Difference = "difference", Probability = "probability", Kl = "kl" }
 }
 
 choices! {
@@ -49,7 +49,7 @@ choices! {
 pub struct Deviations(pub f64);
 
 impl ParameterValue for Deviations {
-    const KIND: super::Kind = super::Kind::Text;
+    const KIND: super::ParamKind = super::ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let number = text.parse().ok().map(Self);
@@ -71,11 +71,11 @@ params! {
         /// the text in the prompt whose embeddings get noise (last occurrence), instead of a corrupted prompt; by default everything after the first token
         subject: Option<String>,
         /// the activation that is patched: resid: the residual stream entering a block; attn, mlp: the attention or MLP output (all three by layer and position); heads: a head's output (by layer and head)
-        site: Kind = "resid",
+        site: PatchKind = "resid",
         /// denoise: clean activations are patched into the corrupted run; noise: corrupted activations into the clean run
-        way: Way = "denoise",
+        way: PatchDirection = "denoise",
         /// difference: logit difference between the answer and the other answer; probability: of the answer; kl: KL divergence from the clean run, nats; auto: difference, and with noise on a subject probability
-        metric: Wanted = "auto",
+        metric: PatchingMeasure = "auto",
         /// the clean run's answer, or two answers as " Ann" - " Bob"; by default the top prediction of each run
         answer: Option<String>,
         /// how positions of the two prompts are paired: length: one by one, and prompts of unequal length are refused; ends: the common beginning and the common end, and what lies between from its end
@@ -104,7 +104,6 @@ impl PatchingParams {
     }
 }
 
-/// The instrument.
 pub struct Patching;
 
 impl Measurement for Patching {
@@ -115,27 +114,27 @@ impl Measurement for Patching {
     const READS: Reads<PatchingParams> = Reads::TextWhere(|asked| asked.pairs.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &PatchingParams, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &PatchingParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many pairs there are is not known before they are read.
         if asked.pairs.is_some() {
             return None;
         }
         let samples = if asked.noised() { asked.samples.0 } else { 1 };
         let columns = match asked.site {
-            Kind::Heads => card.heads,
-            Kind::Resid | Kind::Attn | Kind::Mlp => tokens,
+            PatchKind::Heads => card.heads,
+            PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => tokens,
         };
         // A trial reads on from its own layer and position: a quarter of a pass on average.
-        Some(Cost {
+        Some(SweepCost {
             passes: card.layers * columns * samples,
             tokens: tokens.div_ceil(4),
         })
     }
 
     fn measure(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let mut plan = plan::Plan::read(asked, run, lab)?;
+        let mut plan = plan::PatchingPlan::read(asked, run, lab)?;
         let found = plan.measure(run, lab)?;
-        let nulls = match plan.nulls(run, lab, &found) {
+        let nulls = match plan.strongest_with_controls(run, lab, &found) {
             // The sweep is done; who stops now has waited long enough for what stands beside it.
             Err(Error::Cancelled) => {
                 lab.cancel.store(false, Ordering::Relaxed);

@@ -8,20 +8,20 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, HeadsAt, cases, heads_pairs, positions};
-use super::{Control, Patching, PatchingParams, Wanted, Way};
+use super::case::{HeadsAt, PatchingCase, cases, heads_pairs, positions};
+use super::{Control, PatchDirection, Patching, PatchingMeasure, PatchingParams};
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::figure::Unit;
 use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
-use crate::instruments::patching::contrast::{Alignment, Metric, beside, noised};
+use crate::instruments::patching::contrast::{Alignment, Metric, noised, strongest_other};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -33,7 +33,7 @@ const STRONGEST: usize = 3;
 
 choices! {
     /// What is put in.
-    pub enum Kind {
+    pub enum PatchKind {
         /// What enters a block.
         Resid = "resid",
         /// What attention returns.
@@ -45,8 +45,7 @@ choices! {
     }
 }
 
-impl Kind {
-    /// Its site.
+impl PatchKind {
     pub fn site(self) -> Site {
         match self {
             Self::Resid => Site::ResidPre,
@@ -59,15 +58,14 @@ impl Kind {
 
 /// One cell: a layer, and a head or a pair of positions (an index into the alignment).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spot {
-    /// The layer.
+pub struct PatchSpot {
     pub layer: usize,
     /// Head, or pair of positions.
     pub column: usize,
 }
 
 /// A case whose runs were read.
-struct Loaded {
+struct LoadedCase {
     case: usize,
     /// The run that is patched, and what it holds.
     base: Pass,
@@ -82,7 +80,7 @@ struct Loaded {
 
 /// What came of one cell in one case.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Cell {
+pub struct PatchedCell {
     /// The metric of the patched run.
     pub patched: f32,
     /// The metric of the run that is patched.
@@ -95,7 +93,7 @@ pub struct Cell {
 
 /// A cell's means over the cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Mean {
+pub struct CellMeans {
     /// The metric of the patched run.
     pub patched: f32,
     /// The metric of the run that is patched.
@@ -106,10 +104,10 @@ pub struct Mean {
     pub top: u32,
 }
 
-impl Mean {
-    fn of(cells: &[Cell]) -> Option<Self> {
+impl CellMeans {
+    fn of(cells: &[PatchedCell]) -> Option<Self> {
         let count = cells.len() as f64;
-        let mean = |pick: fn(&Cell) -> f32| {
+        let mean = |pick: fn(&PatchedCell) -> f32| {
             let sum: f64 = cells.iter().map(|c| f64::from(pick(c))).sum();
             (sum / count) as f32
         };
@@ -128,46 +126,43 @@ impl Mean {
 }
 
 /// Everything measured.
-pub struct Found {
+pub struct PatchingResult {
     /// By cell; none where the sweep was stopped before.
-    pub cells: Vec<Option<Mean>>,
+    pub cells: Vec<Option<CellMeans>>,
     /// What to say if it was stopped.
     pub stopped: Option<String>,
 }
 
-/// What is patched where.
-pub struct Plan<'a> {
-    /// What was asked.
+pub struct PatchingPlan<'a> {
     pub asked: &'a PatchingParams,
     /// The cells, column after column, layers rising.
-    pub spots: Vec<Spot>,
+    pub spots: Vec<PatchSpot>,
     /// The standard deviation of the noise, where there is any.
     pub sigma: Option<f64>,
     /// The metric's name, the answer's and the other's.
     pub told: String,
-    cases: Vec<Case>,
-    metric: Which,
+    cases: Vec<PatchingCase>,
+    metric: CaseSide,
     /// Pairs of positions that heads are patched at, by case; none for other sites.
     heads_pairs: Vec<Vec<(usize, usize)>>,
-    loaded: Option<Loaded>,
+    loaded: Option<LoadedCase>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+enum CaseSide {
     Difference,
     Probability,
     Kl,
 }
 
-impl<'a> Plan<'a> {
-    /// Reads what was asked for.
+impl<'a> PatchingPlan<'a> {
     pub fn read(asked: &'a PatchingParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let window = asked.window.0;
-        if window > 1 && !matches!(asked.site, Kind::Attn | Kind::Mlp) {
+        if window > 1 && !matches!(asked.site, PatchKind::Attn | PatchKind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
             return Err(Error::argument("window", window, expected));
         }
-        if asked.site != Kind::Heads && asked.positions != HeadsAt::All {
+        if asked.site != PatchKind::Heads && asked.positions != HeadsAt::All {
             let expected =
                 "all, because the grid of this site has every position; other values are for heads";
             return Err(Error::argument(
@@ -177,20 +172,24 @@ impl<'a> Plan<'a> {
             ));
         }
         let metric = match (asked.metric, asked.noised()) {
-            (Wanted::Kl, _) => Which::Kl,
-            (Wanted::Probability, _) | (Wanted::Auto, true) => Which::Probability,
-            (Wanted::Difference, _) | (Wanted::Auto, false) => Which::Difference,
+            (PatchingMeasure::Kl, _) => CaseSide::Kl,
+            (PatchingMeasure::Probability, _) | (PatchingMeasure::Auto, true) => {
+                CaseSide::Probability
+            }
+            (PatchingMeasure::Difference, _) | (PatchingMeasure::Auto, false) => {
+                CaseSide::Difference
+            }
         };
         let (cases, sigma) = cases(asked, run, lab)?;
         let layers = lab.model.card.layers;
-        let (columns, heads_pairs) = if asked.site == Kind::Heads {
+        let (columns, heads_pairs) = if asked.site == PatchKind::Heads {
             let heads = (0..lab.model.card.heads).collect();
             (heads, heads_pairs(asked, &cases)?)
         } else {
             (positions(&cases)?, Vec::new())
         };
         let spots = columns.iter().flat_map(|column| {
-            (0..layers).map(move |layer| Spot {
+            (0..layers).map(move |layer| PatchSpot {
                 layer,
                 column: *column,
             })
@@ -207,7 +206,7 @@ impl<'a> Plan<'a> {
         };
         // The first case says what is measured, and whether there is anything to measure.
         let loaded = plan.load(lab, 0)?;
-        plan.told = told(lab, &loaded.metric);
+        plan.told = metric_in_words(lab, &loaded.metric);
         if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
             // One clean run, so one difference for all draws of the noise, whatever each of them favours.
             let other = target.less.map(|less| format!("#{less}"));
@@ -216,14 +215,14 @@ impl<'a> Plan<'a> {
             }
         }
         if plan.cases.len() == 1 {
-            apart(loaded.base_value, loaded.source_value)?;
+            ensure_metric_separates(loaded.base_value, loaded.source_value)?;
         }
         plan.loaded = Some(loaded);
         Ok(plan)
     }
 
     /// Every cell in every case.
-    pub fn measure(&mut self, run: &Run, lab: &mut Lab) -> Result<Found> {
+    pub fn measure(&mut self, run: &Run, lab: &mut Lab) -> Result<PatchingResult> {
         let (count, random) = (self.spots.len(), self.random());
         let mut parameters = lines::<Patching>(self.asked);
         let mut digest = Fingerprint::default();
@@ -241,7 +240,7 @@ impl<'a> Plan<'a> {
             while start < range.end {
                 let (case, first) = (start / count, start % count);
                 let last = count.min(first + range.end - start);
-                let spots: Vec<Spot> = self.spots[first..last].to_vec();
+                let spots: Vec<PatchSpot> = self.spots[first..last].to_vec();
                 out.extend(self.cells(lab, case, &spots, run.seed, random)?);
                 start += last - first;
             }
@@ -249,20 +248,25 @@ impl<'a> Plan<'a> {
         })?;
         let mean = |spot: usize| {
             let cases = (0..self.cases.len()).map(|case| trials.results[case * count + spot]);
-            Mean::of(&cases.flatten().collect::<Vec<Cell>>())
+            CellMeans::of(&cases.flatten().collect::<Vec<PatchedCell>>())
         };
-        let cells: Vec<Option<Mean>> = (0..count).map(mean).collect();
+        let cells: Vec<Option<CellMeans>> = (0..count).map(mean).collect();
         if let Some(some) = cells.iter().flatten().next() {
-            apart(some.base, some.source)?;
+            ensure_metric_separates(some.base, some.source)?;
         }
-        Ok(Found {
+        Ok(PatchingResult {
             stopped: trials.note(),
             cells,
         })
     }
 
     /// The strongest cells, each with the share that a random change of equal size makes.
-    pub fn nulls(&mut self, run: &Run, lab: &mut Lab, found: &Found) -> Result<Vec<(Spot, f32)>> {
+    pub fn strongest_with_controls(
+        &mut self,
+        run: &Run,
+        lab: &mut Lab,
+        found: &PatchingResult,
+    ) -> Result<Vec<(PatchSpot, f32)>> {
         if self.random() || found.stopped.is_some() {
             return Ok(Vec::new());
         }
@@ -270,7 +274,7 @@ impl<'a> Plan<'a> {
         let size = |i: &usize| found.cells[*i].map_or(0.0, |m| m.share().abs());
         order.retain(|i| size(i).is_finite());
         order.sort_by(|a, b| size(b).total_cmp(&size(a)));
-        let spots: Vec<Spot> = order
+        let spots: Vec<PatchSpot> = order
             .iter()
             .take(STRONGEST)
             .map(|i| self.spots[*i])
@@ -284,7 +288,7 @@ impl<'a> Plan<'a> {
         }
         let shares = cells
             .iter()
-            .map(|c| Mean::of(c).map_or(f32::NAN, |m| m.share()));
+            .map(|c| CellMeans::of(c).map_or(f32::NAN, |m| m.share()));
         Ok(spots.into_iter().zip(shares).collect())
     }
 
@@ -302,7 +306,7 @@ impl<'a> Plan<'a> {
     /// The unit and the position in the clean run that a column stands for.
     pub fn place(&self, column: usize) -> (Option<Unit>, Option<usize>) {
         let case = &self.cases[0];
-        if self.asked.site != Kind::Heads {
+        if self.asked.site != PatchKind::Heads {
             return (None, Some(case.alignment.pairs[column].0));
         }
         let at = match (self.asked.positions, self.heads_pairs[0].first()) {
@@ -340,7 +344,7 @@ impl<'a> Plan<'a> {
 
     /// Whether clean values go into the corrupted run.
     pub fn denoise(&self) -> bool {
-        self.asked.way == Way::Denoise
+        self.asked.way == PatchDirection::Denoise
     }
 
     /// Whether the whole grid is the null.
@@ -353,10 +357,10 @@ impl<'a> Plan<'a> {
         &mut self,
         lab: &mut Lab,
         case: usize,
-        spots: &[Spot],
+        spots: &[PatchSpot],
         seed: u64,
         random: bool,
-    ) -> Result<Vec<Cell>> {
+    ) -> Result<Vec<PatchedCell>> {
         if self.loaded.as_ref().is_none_or(|l| l.case != case) {
             self.loaded = None;
             self.loaded = Some(self.load(lab, case)?);
@@ -364,7 +368,7 @@ impl<'a> Plan<'a> {
         let Some(loaded) = &self.loaded else {
             return Ok(Vec::new());
         };
-        let trial = |spot: &Spot| {
+        let trial = |spot: &PatchSpot| {
             let patches = self.trial(lab, loaded, *spot, random.then_some(seed))?;
             Ok(PassRow::patched(patches))
         };
@@ -372,7 +376,7 @@ impl<'a> Plan<'a> {
             rows: spots.iter().map(trial).collect::<Result<_>>()?,
             ..loaded.base.clone()
         };
-        let cell = |row: &Capture| Cell {
+        let cell = |row: &Capture| PatchedCell {
             patched: loaded.metric.of(row.last()),
             base: loaded.base_value,
             source: loaded.source_value,
@@ -385,12 +389,12 @@ impl<'a> Plan<'a> {
     fn trial(
         &self,
         lab: &Lab,
-        loaded: &Loaded,
-        spot: Spot,
+        loaded: &LoadedCase,
+        spot: PatchSpot,
         random: Option<u64>,
     ) -> Result<Vec<Patch>> {
         let case = &self.cases[loaded.case];
-        let heads = self.asked.site == Kind::Heads;
+        let heads = self.asked.site == PatchKind::Heads;
         let pairs = if heads {
             self.heads_pairs[loaded.case].as_slice()
         } else {
@@ -416,7 +420,7 @@ impl<'a> Plan<'a> {
                         let here = loaded.base.from.unwrap_or_default();
                         let own = held(&loaded.own, at, base - here, head)?;
                         let place = [layer, spot.column, *clean, loaded.case];
-                        astray(&own, &value, seed, &place)?
+                        random_perturbation(&own, &value, seed, &place)?
                     }
                 };
                 trial.push(Patch {
@@ -429,7 +433,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Reads both runs of a case.
-    fn load(&self, lab: &mut Lab, index: usize) -> Result<Loaded> {
+    fn load(&self, lab: &mut Lab, index: usize) -> Result<LoadedCase> {
         let case = &self.cases[index];
         let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| self.asked.site.site().at(l)).collect();
@@ -474,7 +478,7 @@ impl<'a> Plan<'a> {
         };
         let metric = self.metric_of(lab, case, of_clean, of_corrupt)?;
         let known = lab.model.known_tokens();
-        Ok(Loaded {
+        Ok(LoadedCase {
             case: index,
             base_value: metric.of_logits(own.logits(), known),
             source_value: metric.of_logits(source.logits(), known),
@@ -490,26 +494,32 @@ impl<'a> Plan<'a> {
         })
     }
 
-    fn metric_of(&self, lab: &Lab, case: &Case, clean: &Said, corrupt: &Said) -> Result<Metric> {
+    fn metric_of(
+        &self,
+        lab: &Lab,
+        case: &PatchingCase,
+        clean: &RowStats,
+        corrupt: &RowStats,
+    ) -> Result<Metric> {
         let given = match &case.answer {
-            Some(text) => Target::parse("answer", text, &lab.model)?,
-            None => Target::one(clean.first().0),
+            Some(text) => LogitTarget::parse("answer", text, &lab.model)?,
+            None => LogitTarget::one(clean.first().0),
         };
         Ok(match self.metric {
-            Which::Kl => Metric::Kl(Arc::new(vec![vec![clean.clone()]])),
-            Which::Probability => Metric::Probability(given.token),
-            Which::Difference => {
+            CaseSide::Kl => Metric::Kl(Arc::new(vec![vec![clean.clone()]])),
+            CaseSide::Probability => Metric::Probability(given.token),
+            CaseSide::Difference => {
                 let other = case.other.as_deref().map(|text| {
-                    let found = Target::parse("other", text, &lab.model)?;
+                    let found = LogitTarget::parse("other", text, &lab.model)?;
                     Ok::<_, Error>(Some(found.token))
                 });
                 let less = other.transpose()?.flatten().or(given.less);
                 Metric::Difference(match less {
-                    Some(less) => Target {
+                    Some(less) => LogitTarget {
                         less: Some(less),
                         ..given
                     },
-                    None => beside(given.token, corrupt),
+                    None => strongest_other(given.token, corrupt),
                 })
             }
         })
@@ -517,7 +527,7 @@ impl<'a> Plan<'a> {
 }
 
 /// Refuses runs that the metric does not tell apart.
-fn apart(base: f32, source: f32) -> Result<()> {
+fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
     if (base - source).abs() > 1e-6 * base.abs().max(source.abs()).max(1e-3) {
         return Ok(());
     }
@@ -538,7 +548,12 @@ fn held(read: &Capture, at: Address, position: usize, head: Option<usize>) -> Re
 }
 
 /// The base's value changed by as much as the source differs from it, in a random direction.
-fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<Tensor> {
+fn random_perturbation(
+    base: &Tensor,
+    source: &Tensor,
+    seed: u64,
+    place: &[usize],
+) -> Result<Tensor> {
     let read = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1::<f32>();
     let (own, other) = (read(base)?, read(source)?);
     let change: Vec<f32> = own.iter().zip(&other).map(|(a, b)| b - a).collect();
@@ -548,8 +563,7 @@ fn astray(base: &Tensor, source: &Tensor, seed: u64, place: &[usize]) -> Result<
     Ok(Tensor::new(moved.as_slice(), base.device())?.to_dtype(base.dtype())?)
 }
 
-/// The metric in words.
-fn told(lab: &Lab, metric: &Metric) -> String {
+fn metric_in_words(lab: &Lab, metric: &Metric) -> String {
     match metric {
         Metric::Difference(target) => format!("logit difference {}", target.spell(lab)),
         Metric::Probability(token) => format!("probability of {}", lab.visible(*token)),

@@ -5,22 +5,22 @@
 
 use std::path::{Path, PathBuf};
 
-use super::placeholders::Slots;
-use super::templates::{self, Template};
+use super::placeholders::PlaceholderChoice;
+use super::templates::{self, PatchscopeTemplate};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::instruments::params::{Count, Kind, NonNegative, ParameterValue, choices, params};
+use crate::instruments::params::{Count, NonNegative, ParamKind, ParameterValue, choices, params};
 use crate::model::network::site::Site;
 
 /// A layer, or -1 for the embedding.
-pub type Layer = i32;
+pub type LayerOrEmbedding = i32;
 
 /// Source and target layer of a reading.
-pub type LayerPair = (Layer, Layer);
+pub type LayerPair = (LayerOrEmbedding, LayerOrEmbedding);
 
 choices! {
     /// What the figure shows.
-    pub enum Show { Table = "table", Grid = "grid", Curves = "curves", Items = "items" }
+    pub enum PatchscopeView { Table = "table", Grid = "grid", Curves = "curves", Items = "items" }
 }
 
 choices! {
@@ -29,7 +29,7 @@ choices! {
 }
 
 choices! {
-    for Slots { Last = "last", All = "all", Each = "each" }
+    for PlaceholderChoice { Last = "last", All = "all", Each = "each" }
 }
 
 choices! {
@@ -46,7 +46,6 @@ choices! {
 }
 
 impl StateSite {
-    /// The site.
     pub fn site(self) -> Site {
         match self {
             Self::ResidPost => Site::ResidPost,
@@ -66,19 +65,19 @@ params! {
         /// the target prompt: the name of a built-in one, or of yours in the library or in templates.toml of the config folder
         template: TemplateName = "description",
         /// source layers: all, 3, 2-5, 0,4,8; -1 is the embedding
-        layer: Layers = "all",
+        layer: LayerSpans = "all",
         /// source position; also a span A..B (with placeholders=each) or token:" text"
         position: SourcePosition = "-1",
         /// target layers: same (as the source), same+2, same-1, all, 3, 2-5; -1 is the embedding
         target: TargetLayers = "same",
         /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's probability; curves: the same over source layers; items: one row for each subject of `attributes`
-        show: Show = "table",
+        show: PatchscopeView = "table",
         /// how many tokens to generate
         tokens: Count<1, 200> = "12",
         /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation begins with one of their first tokens
         answers: Option<String>,
         /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the state of one of several source tokens
-        placeholders was "slots": Slots = "last",
+        placeholders was "slots": PlaceholderChoice = "last",
         /// a target prompt of your own, instead of the template
         prompt: Option<String>,
         /// the placeholder: the text in the target prompt whose last token is overwritten; a template has its own, mostly x
@@ -115,16 +114,19 @@ impl PatchscopeParams {
     /// How many tokens every branch writes: curves and grids of one source show the first alone.
     pub(super) fn written(&self) -> usize {
         match self.show {
-            Show::Grid | Show::Curves if self.attributes.is_none() => 1,
-            Show::Grid | Show::Curves | Show::Table | Show::Items => self.tokens.0,
+            PatchscopeView::Grid | PatchscopeView::Curves if self.attributes.is_none() => 1,
+            PatchscopeView::Grid
+            | PatchscopeView::Curves
+            | PatchscopeView::Table
+            | PatchscopeView::Items => self.tokens.0,
         }
     }
 
     /// The target prompt and its slot.
-    pub(super) fn template(&self) -> Result<Template> {
+    pub(super) fn template(&self) -> Result<PatchscopeTemplate> {
         let mut found = match &self.prompt {
             None => templates::find(&self.template.0, self.library.as_deref())?,
-            Some(own) => Template {
+            Some(own) => PatchscopeTemplate {
                 name: "own prompt".into(),
                 prompt: own.clone(),
                 slot: "x".into(),
@@ -138,10 +140,13 @@ impl PatchscopeParams {
     }
 
     /// Source layers in a model of `count`, the pairs of layers that are read, and how many sources have no target.
-    pub(super) fn pairs(&self, count: usize) -> Result<(Vec<Layer>, Vec<LayerPair>, usize)> {
+    pub(super) fn pairs(
+        &self,
+        count: usize,
+    ) -> Result<(Vec<LayerOrEmbedding>, Vec<LayerPair>, usize)> {
         let sources = self.layer.within("layer", count)?;
-        let all = TargetLayers::These(Layers(None));
-        let grid = self.show == Show::Grid && self.target == TargetLayers::Same(0);
+        let all = TargetLayers::These(LayerSpans(None));
+        let grid = self.show == PatchscopeView::Grid && self.target == TargetLayers::Same(0);
         let targets = if grid { &all } else { &self.target };
         let (pairs, dropped) = targets.of(&sources, count)?;
         Ok((sources, pairs, dropped))
@@ -157,20 +162,21 @@ impl PatchscopeParams {
         let template = self.template().ok()?;
         // Every branch reads on from the first slot that it fills.
         let rest = match self.placeholders {
-            Slots::Last => template.prompt.rsplit(&template.slot).next(),
-            Slots::All | Slots::Each => template.prompt.split_once(&template.slot).map(|s| s.1),
+            PlaceholderChoice::Last => template.prompt.rsplit(&template.slot).next(),
+            PlaceholderChoice::All | PlaceholderChoice::Each => {
+                template.prompt.split_once(&template.slot).map(|s| s.1)
+            }
         }?;
         let tokens = rest.split_whitespace().count() + self.written();
         Some((pairs.len() * nulls, tokens))
     }
 }
 
-/// The name of a template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TemplateName(pub String);
 
 impl ParameterValue for TemplateName {
-    const KIND: Kind = Kind::Word(&templates::NAMES);
+    const KIND: ParamKind = ParamKind::Word(&templates::NAMES);
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok(Self(text.into()))
@@ -183,40 +189,45 @@ impl ParameterValue for TemplateName {
 
 /// Spans of layers, ends included; nothing for all layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Layers(Option<Vec<(Layer, Layer)>>);
+pub struct LayerSpans(Option<Vec<(LayerOrEmbedding, LayerOrEmbedding)>>);
 
-impl Layers {
+impl LayerSpans {
     /// The layers in a model of `count`, rising; `name` is the parameter, for messages.
     ///
     /// # Errors
     ///
     /// When the model has not all of them.
-    pub fn within(&self, name: &str, count: usize) -> Result<Vec<Layer>> {
+    pub fn within(&self, name: &str, count: usize) -> Result<Vec<LayerOrEmbedding>> {
         let Some(spans) = &self.0 else {
-            return Ok((0..count as Layer).collect());
+            return Ok((0..count as LayerOrEmbedding).collect());
         };
-        if spans.iter().any(|span| span.1 >= count as Layer) {
+        if spans.iter().any(|span| span.1 >= count as LayerOrEmbedding) {
             let expected = format!(
                 "all, layers from 0 to {} such as 3, 2-5 or 0,4, or -1 for the embedding",
                 count - 1
             );
             return Err(Error::argument(name, self.print(), expected));
         }
-        let mut out: Vec<Layer> = spans.iter().flat_map(|(a, b)| *a..=*b).collect();
+        let mut out: Vec<LayerOrEmbedding> = spans.iter().flat_map(|(a, b)| *a..=*b).collect();
         out.sort_unstable();
         out.dedup();
         Ok(out)
     }
 }
 
-impl ParameterValue for Layers {
-    const KIND: Kind = Kind::Layer;
+impl ParameterValue for LayerSpans {
+    const KIND: ParamKind = ParamKind::Layer;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         if text == "all" {
             return Ok(Self(None));
         }
-        let layer = |text: &str| text.trim().parse().ok().filter(|l: &Layer| *l >= -1);
+        let layer = |text: &str| {
+            text.trim()
+                .parse()
+                .ok()
+                .filter(|l: &LayerOrEmbedding| *l >= -1)
+        };
         let span = |part: &str| match part.trim().split_once('-') {
             Some((first, last)) if !first.is_empty() => {
                 let span = (layer(first)?, layer(last)?);
@@ -233,7 +244,7 @@ impl ParameterValue for Layers {
         let Some(spans) = &self.0 else {
             return "all".into();
         };
-        let span = |(a, b): &(Layer, Layer)| {
+        let span = |(a, b): &(LayerOrEmbedding, LayerOrEmbedding)| {
             if a == b {
                 a.to_string()
             } else {
@@ -244,18 +255,17 @@ impl ParameterValue for Layers {
     }
 }
 
-/// Target layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetLayers {
     /// The source's own, so many further on.
-    Same(Layer),
+    Same(LayerOrEmbedding),
     /// These for every source.
-    These(Layers),
+    These(LayerSpans),
 }
 
 impl TargetLayers {
     /// Source and target layers of every reading, and how many sources have none.
-    fn of(&self, sources: &[Layer], count: usize) -> Result<(Vec<LayerPair>, usize)> {
+    fn of(&self, sources: &[LayerOrEmbedding], count: usize) -> Result<(Vec<LayerPair>, usize)> {
         let offset = match self {
             Self::These(layers) => {
                 let targets = layers.within("target", count)?;
@@ -267,7 +277,7 @@ impl TargetLayers {
         };
         let all = sources.iter();
         let all = all.filter_map(|s| Some((*s, s.checked_add(offset)?)));
-        let known = -1..count as Layer;
+        let known = -1..count as LayerOrEmbedding;
         let out: Vec<_> = all.filter(|(_, target)| known.contains(target)).collect();
         if out.is_empty() {
             let expected = format!(
@@ -282,11 +292,11 @@ impl TargetLayers {
 }
 
 impl ParameterValue for TargetLayers {
-    const KIND: Kind = Kind::Word(&["same", "all", "0", "-1"]);
+    const KIND: ParamKind = ParamKind::Word(&["same", "all", "0", "-1"]);
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let Some(offset) = text.strip_prefix("same") else {
-            return Layers::parse(text).map(Self::These);
+            return LayerSpans::parse(text).map(Self::These);
         };
         let signed = offset.starts_with(['+', '-']);
         let offset = match offset {
@@ -311,7 +321,7 @@ impl ParameterValue for TargetLayers {
 pub struct SourcePosition(pub Positions);
 
 impl ParameterValue for SourcePosition {
-    const KIND: Kind = Kind::Position;
+    const KIND: ParamKind = ParamKind::Position;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Positions::parse(text).map(Self)
@@ -325,16 +335,14 @@ impl ParameterValue for SourcePosition {
 /// The texts whose states are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceTexts {
-    /// The run.
     Run,
-    /// This one.
     One(String),
     /// Those of a file, one a line.
     List(PathBuf),
 }
 
 impl ParameterValue for SourceTexts {
-    const KIND: Kind = Kind::Text;
+    const KIND: ParamKind = ParamKind::Text;
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok(match text.strip_prefix('@') {
@@ -356,7 +364,6 @@ impl ParameterValue for SourceTexts {
 /// The map between source and target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapChoice {
-    /// None.
     Identity,
     /// A scaling to the length of what is replaced.
     Norm,
@@ -367,7 +374,7 @@ pub enum MapChoice {
 }
 
 impl ParameterValue for MapChoice {
-    const KIND: Kind = Kind::Word(&["identity", "norm"]);
+    const KIND: ParamKind = ParamKind::Word(&["identity", "norm"]);
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         Ok(match text {
@@ -400,8 +407,8 @@ mod tests {
     #[test]
     fn layers_are_read_in_every_spelling() {
         let layers = |text: &str| {
-            let read = Layers::parse(text).ok()?;
-            assert_eq!(Layers::parse(&read.print()).unwrap(), read);
+            let read = LayerSpans::parse(text).ok()?;
+            assert_eq!(LayerSpans::parse(&read.print()).unwrap(), read);
             read.within("layer", 6).ok()
         };
         let read = |text: &str| layers(text).unwrap();

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// A subject and what should be said of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Subject {
+pub struct SubjectFact {
     /// The text whose state is read.
     pub subject: String,
     /// Any of these counts.
@@ -24,7 +24,7 @@ pub struct Subject {
     pub prompt: String,
 }
 
-impl Subject {
+impl SubjectFact {
     /// The prompt that the state is taken from.
     pub fn text(&self) -> &str {
         if self.prompt.is_empty() {
@@ -35,8 +35,8 @@ impl Subject {
     }
 
     /// The answers, made ready to be looked for.
-    pub fn look(&self) -> Look {
-        Look {
+    pub fn prepare_answers(&self) -> SubjectAnswers {
+        SubjectAnswers {
             answers: self.answers.iter().map(|a| Words::new(a)).collect(),
             all: Words::new(&self.answers.join(" | ")),
         }
@@ -48,7 +48,6 @@ impl Subject {
 pub struct Words(String);
 
 impl Words {
-    /// The words of a text.
     pub fn new(text: &str) -> Self {
         Self(words(text))
     }
@@ -56,13 +55,13 @@ impl Words {
 
 /// A subject's answers as they are looked for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Look {
+pub struct SubjectAnswers {
     answers: Vec<Words>,
     /// All of them in one text.
     all: Words,
 }
 
-impl Look {
+impl SubjectAnswers {
     /// Whether a text says one of the answers.
     pub fn said_in(&self, text: &Words) -> bool {
         self.answers.iter().any(|a| says(&text.0, &a.0))
@@ -106,7 +105,7 @@ fn unspaced(c: char) -> bool {
 /// # Errors
 ///
 /// When it is not there, or not such a file.
-pub fn read(path: &Path) -> Result<Vec<Subject>> {
+pub fn read(path: &Path) -> Result<Vec<SubjectFact>> {
     let text = crate::file::words(path)?;
     parse(&text, path)
 }
@@ -116,12 +115,12 @@ pub fn read(path: &Path) -> Result<Vec<Subject>> {
 /// # Errors
 ///
 /// As [`read`].
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
+pub fn parse(text: &str, path: &Path) -> Result<Vec<SubjectFact>> {
     let bad = |what: String| {
         let next = "Write one subject a line: subject, tab, answers separated by |; or a JSON list of {\"subject\": .., \"answers\": [..]}.";
         Error::bad_file(path, what, next)
     };
-    let subjects: Vec<Subject> = if text.trim_start().starts_with('[') {
+    let subjects: Vec<SubjectFact> = if text.trim_start().starts_with('[') {
         serde_json::from_str(text).map_err(|e| bad(e.to_string()))?
     } else {
         let lines = text.lines().enumerate();
@@ -129,7 +128,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
         let subject = |(i, line): (usize, &str)| {
             let parts: Vec<&str> = line.split('\t').map(str::trim).collect();
             match parts.as_slice() {
-                [subject, answers, rest @ ..] if rest.len() <= 1 => Ok(Subject {
+                [subject, answers, rest @ ..] if rest.len() <= 1 => Ok(SubjectFact {
                     subject: (*subject).to_string(),
                     answers: answers.split('|').map(|a| a.trim().to_string()).collect(),
                     prompt: rest.first().map_or_else(String::new, ToString::to_string),
@@ -170,13 +169,13 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Subject>> {
 mod tests {
     use super::*;
 
-    fn look(answers: &[&str]) -> Look {
-        let subject = Subject {
+    fn look(answers: &[&str]) -> SubjectAnswers {
+        let subject = SubjectFact {
             subject: "s".into(),
             answers: answers.iter().map(ToString::to_string).collect(),
             prompt: String::new(),
         };
-        subject.look()
+        subject.prepare_answers()
     }
 
     #[test]

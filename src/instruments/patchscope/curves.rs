@@ -2,16 +2,20 @@
 //!
 //! Invariant: what the unpatched target gives is a curve of its own, level, so that nothing is read without it.
 
-use super::plan::{Plan, spelled};
-use super::sweep::{self, Said};
+use super::plan::{PatchscopePlan, spelled};
+use super::sweep::{self, DecodedText};
 use super::words::{anchor, unrelated};
 use crate::error::Result;
-use crate::figure::{Anchor, Curve, Header, Scale, Series, Style};
+use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 
 /// A curve a target layer, or one where every source has its own; a layer that was not measured is a gap.
-pub(super) fn over(plan: &Plan, name: &str, value: &dyn Fn(usize) -> Option<f32>) -> Vec<Curve> {
+pub(super) fn over(
+    plan: &PatchscopePlan,
+    name: &str,
+    value: &dyn Fn(usize) -> Option<f32>,
+) -> Vec<Curve> {
     let curve = |label: String, target: Option<i32>| {
         let at = |source: &i32| {
             let fits = |p: &(i32, i32)| p.0 == *source && target.is_none_or(|t| t == p.1);
@@ -31,19 +35,24 @@ pub(super) fn over(plan: &Plan, name: &str, value: &dyn Fn(usize) -> Option<f32>
 }
 
 /// The same number everywhere.
-pub(super) fn flat(plan: &Plan, name: &str, value: f32) -> Curve {
+pub(super) fn flat(plan: &PatchscopePlan, name: &str, value: f32) -> Curve {
     Curve::of(name, Anchor::default(), vec![value; plan.layers.len()])
 }
 
 /// Curves over the plan's source layers; `place` says at which position they were taken.
-pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) -> Series {
+pub(super) fn body(
+    plan: &PatchscopePlan,
+    place: Anchor,
+    value: &str,
+    curves: Vec<Curve>,
+) -> Series {
     let point = |layer: &i32| {
         let layer_of = u16::try_from(*layer).ok();
         let anchor = Anchor {
             layer: layer_of,
             ..place
         };
-        Header::of(spelled(*layer), anchor)
+        AxisLabel::of(spelled(*layer), anchor)
     };
     let points = plan.layers.iter().map(point).collect();
     Series {
@@ -53,7 +62,7 @@ pub(super) fn body(plan: &Plan, place: Anchor, value: &str, curves: Vec<Curve>) 
 }
 
 /// The curves and their notes.
-pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     let null = unrelated(plan, lab)?;
     let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
     let found = sweep::all(plan, &sources, lab)?;
@@ -64,7 +73,7 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
             (1, false) => "patched",
             _ => source.label.as_str(),
         };
-        let p = |pair: usize| found.said[i].get(pair)?.as_ref().map(Said::p);
+        let p = |pair: usize| found.said[i].get(pair)?.as_ref().map(DecodedText::p);
         curves.extend(over(plan, name, &p));
     }
     let source = &plan.sources[0];
@@ -84,6 +93,6 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
     Ok(Draft::of(body(plan, place, plan.value(), curves))
         .titled(title)
         .note(format!("curves: {what}"))
-        .notes(plan.null())
+        .notes(plan.control_in_words())
         .notes(found.notes(plan, lab)))
 }

@@ -6,17 +6,17 @@
 
 use std::collections::BTreeMap;
 
-use super::asked::Show;
+use super::asked::PatchscopeView;
 use super::curves;
 use super::grid;
-use super::plan::{Plan, spelled};
-use super::sweep::{self, Found, Said};
-use super::words::{anchor, or_dash, spoken};
+use super::plan::{PatchscopePlan, spelled};
+use super::sweep::{self, DecodedText, PatchscopeResult};
+use super::words::{anchor, or_dash, words_in};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Body, Cell, Page, Row, Table};
+use crate::figure::{Anchor, Body, Cell, Table, TablePage, TableRow};
 use crate::instruments::Draft;
-use crate::instruments::patchscope::attributes::{Look, Subject, Words};
+use crate::instruments::patchscope::attributes::{SubjectAnswers, SubjectFact, Words};
 use crate::lab::Lab;
 use crate::text;
 
@@ -24,8 +24,8 @@ use crate::text;
 const SHOWN: usize = 3;
 
 /// What was said, scored. Pairs that were not reached, because the sweep was stopped, count nowhere.
-struct Scores {
-    found: Found,
+struct ExtractionScores {
+    found: PatchscopeResult,
     /// Continuations as text, `[subject][pair]`.
     texts: Vec<Vec<Option<String>>>,
     /// Whether the answer is there, `[subject][pair]`.
@@ -48,10 +48,10 @@ fn one(hit: bool) -> f32 {
     if hit { 1.0 } else { 0.0 }
 }
 
-impl Scores {
-    fn new(plan: &Plan, lab: &mut Lab) -> Result<Self> {
+impl ExtractionScores {
+    fn new(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Self> {
         let found = sweep::all(plan, &plan.sources, lab)?;
-        let text = |said: &Option<Said>| said.as_ref().map(|s| spoken(lab, &s.tokens));
+        let text = |said: &Option<DecodedText>| said.as_ref().map(|s| words_in(lab, &s.tokens));
         let texts: Vec<Vec<Option<String>>> = found
             .said
             .iter()
@@ -63,8 +63,13 @@ impl Scores {
             .iter()
             .map(|row| row.iter().map(words).collect())
             .collect();
-        let looks: Vec<Look> = plan.subjects.iter().map(Subject::look).collect();
-        let read = |look: &Look, text: &Option<Words>| text.as_ref().map(|t| look.said_in(t));
+        let looks: Vec<SubjectAnswers> = plan
+            .subjects
+            .iter()
+            .map(SubjectFact::prepare_answers)
+            .collect();
+        let read =
+            |look: &SubjectAnswers, text: &Option<Words>| text.as_ref().map(|t| look.said_in(t));
         let hits = looks
             .iter()
             .zip(&words)
@@ -74,13 +79,13 @@ impl Scores {
             .iter()
             .zip(&plan.sources)
             .map(|(look, source)| {
-                let says = |tokens| look.said_in(&Words::new(&spoken(lab, tokens)));
+                let says = |tokens| look.said_in(&Words::new(&words_in(lab, tokens)));
                 let target = found.target(source);
                 target.is_some_and(|target| says(&target.control.tokens))
             })
             .collect();
         // Subjects with the same answers have the same null.
-        let mut nulls: BTreeMap<&Look, (bool, Vec<Option<f32>>)> = BTreeMap::new();
+        let mut nulls: BTreeMap<&SubjectAnswers, (bool, Vec<Option<f32>>)> = BTreeMap::new();
         for look in &looks {
             if nulls.contains_key(look) {
                 continue;
@@ -127,7 +132,7 @@ impl Scores {
     }
 
     /// The pair at which most subjects are read, the first of several.
-    fn best(&self, plan: &Plan) -> usize {
+    fn best(&self, plan: &PatchscopePlan) -> usize {
         let mut best = 0;
         for pair in 1..plan.pairs.len() {
             if self.share(pair) > self.share(best) {
@@ -137,7 +142,7 @@ impl Scores {
         best
     }
 
-    fn notes(&self, plan: &Plan, lab: &Lab) -> Vec<String> {
+    fn notes(&self, plan: &PatchscopePlan, lab: &Lab) -> Vec<String> {
         let best = self.best(plan);
         let (from, to) = plan.pairs[best];
         let hit = |h: &Option<bool>| *h == Some(true);
@@ -173,16 +178,16 @@ impl Scores {
 }
 
 /// The figure and its notes.
-pub(super) fn draw(plan: &Plan, show: Show, lab: &mut Lab) -> Result<Draft> {
-    let scores = Scores::new(plan, lab)?;
+pub(super) fn draw(plan: &PatchscopePlan, show: PatchscopeView, lab: &mut Lab) -> Result<Draft> {
+    let scores = ExtractionScores::new(plan, lab)?;
     let body: Body = match show {
-        Show::Table => table(plan, &scores).into(),
-        Show::Items => items(plan, &scores).into(),
-        Show::Grid => {
+        PatchscopeView::Table => table(plan, &scores).into(),
+        PatchscopeView::Items => items(plan, &scores).into(),
+        PatchscopeView::Grid => {
             let cell = |place, pair| cell(plan, &scores, place, pair);
             grid::over(plan, "share of subjects read", cell).into()
         }
-        Show::Curves => {
+        PatchscopeView::Curves => {
             // Beside the same of unrelated states and of the target alone.
             let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
             over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
@@ -195,7 +200,7 @@ pub(super) fn draw(plan: &Plan, show: Show, lab: &mut Lab) -> Result<Draft> {
         .notes(scores.notes(plan, lab)))
 }
 
-fn table(plan: &Plan, scores: &Scores) -> Table {
+fn table(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
     let row = |(pair, (from, to)): (usize, &(i32, i32))| {
         let entries = entries![
             spelled(*from),
@@ -204,7 +209,7 @@ fn table(plan: &Plan, scores: &Scores) -> Table {
             scores.alone(),
             or_dash(scores.unrelated(pair)),
         ];
-        Row::at(anchor(&plan.sources[0], *from), entries)
+        TableRow::at(anchor(&plan.sources[0], *from), entries)
     };
     let rows = plan.pairs.iter().enumerate().map(row).collect();
     let title = format!(
@@ -213,11 +218,16 @@ fn table(plan: &Plan, scores: &Scores) -> Table {
     );
     Table::paged(
         &["layer", "into", "read", "unpatched", "unrelated"],
-        vec![Page::of(title, Anchor::default(), rows)],
+        vec![TablePage::of(title, Anchor::default(), rows)],
     )
 }
 
-fn cell(plan: &Plan, scores: &Scores, place: Anchor, pair: usize) -> Option<Cell> {
+fn cell(
+    plan: &PatchscopePlan,
+    scores: &ExtractionScores,
+    place: Anchor,
+    pair: usize,
+) -> Option<Cell> {
     let share = scores.share(pair)?;
     let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
     let mut more = vec![("read".to_string(), share)];
@@ -234,10 +244,10 @@ fn cell(plan: &Plan, scores: &Scores, place: Anchor, pair: usize) -> Option<Cell
 }
 
 /// Every subject: the earliest layer that reads it, how many do, and what is said at the best pair.
-fn items(plan: &Plan, scores: &Scores) -> Table {
+fn items(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
     let best = scores.best(plan);
     let (from, to) = plan.pairs[best];
-    let row = |(i, subject): (usize, &Subject)| {
+    let row = |(i, subject): (usize, &SubjectFact)| {
         let hits = &scores.hits[i];
         let first = hits.iter().position(|h| *h == Some(true));
         let first = first.map(|p| plan.pairs[p].0);
@@ -249,7 +259,7 @@ fn items(plan: &Plan, scores: &Scores) -> Table {
             or_dash(scores.texts[i][best].clone()),
             or_dash(scores.null[i][best]),
         ];
-        Row::at(anchor(&plan.sources[i], first.unwrap_or(from)), entries)
+        TableRow::at(anchor(&plan.sources[i], first.unwrap_or(from)), entries)
     };
     let rows = plan.subjects.iter().enumerate().map(row).collect();
     let title = format!("says: at layer {} into {}", spelled(from), spelled(to));
@@ -262,6 +272,6 @@ fn items(plan: &Plan, scores: &Scores) -> Table {
             "says",
             "unrelated",
         ],
-        vec![Page::of(title, Anchor::default(), rows)],
+        vec![TablePage::of(title, Anchor::default(), rows)],
     )
 }

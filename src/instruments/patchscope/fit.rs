@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::instruments::patchscope::map::{Fit, Maps, Origin, spelled};
+use crate::instruments::patchscope::map::{AffineMaps, Fit, MapOrigin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -35,7 +35,12 @@ struct States {
 /// # Errors
 ///
 /// When the file has too little, the maps would not fit into memory, or the work is stopped.
-pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64) -> Result<Maps> {
+pub fn fit(
+    lab: &mut Lab,
+    path: &Path,
+    pairs: &[(Address, Address)],
+    ridge: f64,
+) -> Result<AffineMaps> {
     let d = lab.model.card.d_model;
     if pairs.len() * d * d * 4 > BYTES {
         let expected = format!(
@@ -50,7 +55,7 @@ pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64)
     wanted.sort_unstable();
     wanted.dedup();
     let (states, positions, held_out) = gather(lab, path, &prompts, &wanted)?;
-    let mut out = Maps::default();
+    let mut out = AffineMaps::default();
     let mut fits = BTreeMap::new();
     let mut factored: Option<(Address, Regression)> = None;
     for (i, (from, to)) in pairs.iter().enumerate() {
@@ -72,7 +77,7 @@ pub fn fit(lab: &mut Lab, path: &Path, pairs: &[(Address, Address)], ridge: f64)
         out.maps.push((Some((*from, *to)), map));
     }
     let card = &lab.model.card;
-    out.origin = Some(Origin {
+    out.origin = Some(MapOrigin {
         model: card.name.clone(),
         revision: card.revision.clone(),
         text: path.display().to_string(),

@@ -1,25 +1,29 @@
 //! The grid: source layers by target layers, coloured by the probability of the first token, or of chosen ones.
 
-use super::plan::{Plan, spelled};
+use super::plan::{PatchscopePlan, spelled};
 use super::sweep;
 use super::words::{anchor, title, unrelated};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 
 /// A grid over the plan's pairs: of each place and number of a pair the cell, where it was measured.
-pub(super) fn over(plan: &Plan, value: &str, cell: impl Fn(Anchor, usize) -> Option<Cell>) -> Grid {
+pub(super) fn over(
+    plan: &PatchscopePlan,
+    value: &str,
+    cell: impl Fn(Anchor, usize) -> Option<Cell>,
+) -> Grid {
     let targets = plan.targets();
     let place =
         |layer: &i32| usize::try_from(*layer).map_or_else(|_| Anchor::default(), Anchor::layer);
     let sources = plan
         .layers
         .iter()
-        .map(|l| Header::of(spelled(*l), place(l)));
+        .map(|l| AxisLabel::of(spelled(*l), place(l)));
     let into = targets
         .iter()
-        .map(|l| Header::of(spelled(*l), Anchor::default()));
+        .map(|l| AxisLabel::of(spelled(*l), Anchor::default()));
     Grid::of(
         ("source layer", sources.collect()),
         ("target layer", into.collect()),
@@ -35,7 +39,7 @@ pub(super) fn over(plan: &Plan, value: &str, cell: impl Fn(Anchor, usize) -> Opt
 }
 
 /// The grid and its notes.
-pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     let null = unrelated(plan, lab)?;
     let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
     let found = sweep::all(plan, &sources, lab)?;
@@ -76,6 +80,6 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
     Ok(Draft::of(grid)
         .titled(format!(" · {}", source.label))
         .note(what)
-        .notes(plan.null())
+        .notes(plan.control_in_words())
         .notes(found.notes(plan, lab)))
 }

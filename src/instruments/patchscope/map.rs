@@ -22,17 +22,15 @@ use crate::model::network::site::Address;
 const ORIGIN: &str = "lmscope.maps";
 
 /// From where to where; nothing for a map that serves every pair.
-pub type Between = Option<(Address, Address)>;
+pub type MapEnds = Option<(Address, Address)>;
 
-/// A map.
 #[derive(Clone, Debug)]
 pub enum Map {
-    /// As it is.
     Identity,
     /// Scaled to the length of what it replaces (not in the paper).
     Norm,
     /// `W h + b`.
-    Affine(Maps),
+    Affine(AffineMaps),
 }
 
 impl Map {
@@ -67,14 +65,13 @@ pub struct Fit {
 
 /// Where maps came from; JSON in the file's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct MapOrigin {
     /// The model argument.
     pub model: String,
     /// Fingerprint of its weights.
     pub revision: String,
     /// The file of prompts.
     pub text: String,
-    /// Prompts in it.
     pub prompts: usize,
     /// Positions fitted on.
     pub positions: usize,
@@ -90,19 +87,17 @@ pub struct Origin {
 
 /// Affine maps between addresses.
 #[derive(Clone, Debug, Default)]
-pub struct Maps {
-    /// The maps.
-    pub maps: Vec<(Between, Affine)>,
+pub struct AffineMaps {
+    pub maps: Vec<(MapEnds, Affine)>,
     /// Where they came from; nothing for files of other making.
-    pub origin: Option<Origin>,
+    pub origin: Option<MapOrigin>,
 }
 
-/// How a pair is spelled.
 pub fn spelled(pair: (Address, Address)) -> String {
     format!("{}>{}", pair.0, pair.1)
 }
 
-impl Maps {
+impl AffineMaps {
     /// The map of a pair.
     ///
     /// # Errors
@@ -181,7 +176,7 @@ impl Maps {
         let fail = |what: String| Error::bad_file(path, what, next);
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
         let held = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
-        let origin: Option<Origin> = held
+        let origin: Option<MapOrigin> = held
             .map(|text| serde_json::from_str(text))
             .transpose()
             .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;

@@ -4,7 +4,7 @@
 //! into slots of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
 //! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
 //! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
-//! To add a way to show it, add a variant of [`asked::Show`] and a file beside `words`.
+//! To add a way to show it, add a variant of [`asked::PatchscopeView`] and a file beside `words`.
 
 pub mod asked;
 pub mod attributes;
@@ -21,16 +21,15 @@ pub mod target;
 pub mod templates;
 mod words;
 
-use self::asked::{PatchscopeParams, Show, SourceTexts};
-use self::plan::Plan;
+use self::asked::{PatchscopeParams, PatchscopeView, SourceTexts};
+use self::plan::PatchscopePlan;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
-/// The instrument.
 pub struct Patchscope;
 
 impl Measurement for Patchscope {
@@ -41,21 +40,21 @@ impl Measurement for Patchscope {
     const READS: Reads<PatchscopeParams> = Reads::TextWhere(PatchscopeParams::of_the_run);
     const READS_CELL: bool = true;
 
-    fn cost(asked: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many sources a file holds is not known before it is read.
         if matches!(asked.from, SourceTexts::List(_)) || asked.attributes.is_some() {
             return None;
         }
         let (passes, tokens) = asked.size(card.layers)?;
-        Some(Cost { passes, tokens })
+        Some(SweepCost { passes, tokens })
     }
 
     fn measure(asked: &PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = Plan::new(asked, run, lab)?;
+        let plan = PatchscopePlan::new(asked, run, lab)?;
         let drawn = match (asked.attributes.is_none(), asked.show) {
-            (true, Show::Grid) => grid::draw(&plan, lab)?,
-            (true, Show::Curves) => curves::draw(&plan, lab)?,
-            (true, Show::Table | Show::Items) => words::draw(&plan, lab)?,
+            (true, PatchscopeView::Grid) => grid::draw(&plan, lab)?,
+            (true, PatchscopeView::Curves) => curves::draw(&plan, lab)?,
+            (true, PatchscopeView::Table | PatchscopeView::Items) => words::draw(&plan, lab)?,
             (false, show) => extract::draw(&plan, show, lab)?,
         };
         let unread = Run {

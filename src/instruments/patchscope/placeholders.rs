@@ -1,7 +1,7 @@
 //! Slots: the tokens of a target prompt whose place hidden states take.
 //!
 //! Invariant: a slot is never the first token, whose state is unlike any other, and a text that is a token of its own is
-//! preferred over the same letters inside a longer one. To add a rule, add a variant of [`Slots`] and its arm in [`Slots::place`].
+//! preferred over the same letters inside a longer one. To add a rule, add a variant of [`PlaceholderChoice`] and its arm in [`PlaceholderChoice::place`].
 
 use std::ops::RangeInclusive;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 
 /// Which occurrences of the slot's text are overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slots {
+pub enum PlaceholderChoice {
     /// The last one takes one state.
     Last,
     /// Every one takes the same state.
@@ -18,7 +18,7 @@ pub enum Slots {
     Each,
 }
 
-impl Slots {
+impl PlaceholderChoice {
     /// Finds the slots of `slot` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl Slots {
         pieces: &[Vec<u8>],
         slot: &str,
         count: usize,
-    ) -> Result<Slotted> {
+    ) -> Result<PromptWithPlaceholders> {
         let found = occurrences(pieces, slot);
         let whole = found.iter().any(|o| o.whole);
         let all: Vec<&Occurrence> = found.iter().filter(|o| o.whole == whole).collect();
@@ -39,7 +39,7 @@ impl Slots {
             let expected = format!("a text that occurs in the target prompt `{text}`");
             Error::argument("placeholder", slot, expected)
         })?;
-        let mut out = Slotted {
+        let mut out = PromptWithPlaceholders {
             tokens: tokens.to_vec(),
             slots: Vec::new(),
             whole,
@@ -75,7 +75,7 @@ impl Slots {
 
 /// A target prompt and its slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slotted {
+pub struct PromptWithPlaceholders {
     /// Token ids.
     pub tokens: Vec<u32>,
     /// Positions, rising.
@@ -142,26 +142,28 @@ mod tests {
     #[test]
     fn a_token_of_its_own_is_preferred_over_letters_in_another() {
         let (ids, texts) = pieces(&["<s>", "x", " is", " next", " to", " x", " and", " Texas"]);
-        let at = |rule: Slots, n| rule.place(&ids, &texts, "x", n).unwrap();
-        assert_eq!(at(Slots::Last, 1).slots, [5]);
-        assert_eq!(at(Slots::All, 1).slots, [1, 5]);
+        let at = |rule: PlaceholderChoice, n| rule.place(&ids, &texts, "x", n).unwrap();
+        assert_eq!(at(PlaceholderChoice::Last, 1).slots, [5]);
+        assert_eq!(at(PlaceholderChoice::All, 1).slots, [1, 5]);
         assert_eq!(
-            at(Slots::Each, 2).slots,
+            at(PlaceholderChoice::Each, 2).slots,
             [1, 5],
             "as many as source tokens: in order"
         );
-        assert!(at(Slots::Last, 1).whole);
-        let inside = Slots::Last.place(&ids, &texts, "exa", 1).unwrap();
+        assert!(at(PlaceholderChoice::Last, 1).whole);
+        let inside = PlaceholderChoice::Last
+            .place(&ids, &texts, "exa", 1)
+            .unwrap();
         assert_eq!((inside.slots, inside.whole), (vec![7], false));
     }
 
     #[test]
     fn a_lone_slot_is_repeated_for_several_source_tokens() {
         let (ids, texts) = pieces(&["<s>", "the", " x", "."]);
-        let three = Slots::Each.place(&ids, &texts, "x", 3).unwrap();
+        let three = PlaceholderChoice::Each.place(&ids, &texts, "x", 3).unwrap();
         assert_eq!(three.tokens, [0, 1, 2, 2, 2, 3]);
         assert_eq!(three.slots, [2, 3, 4]);
-        let one = Slots::Each.place(&ids, &texts, "x", 1).unwrap();
+        let one = PlaceholderChoice::Each.place(&ids, &texts, "x", 1).unwrap();
         assert_eq!((one.tokens, one.slots), (ids, vec![2]));
     }
 
@@ -169,16 +171,29 @@ mod tests {
     fn what_cannot_be_a_slot_is_refused() {
         let (ids, texts) = pieces(&["x", " and", " x"]);
         for (slot, rule, n, why) in [
-            ("y", Slots::Last, 1, "occurs in the target prompt"),
-            ("", Slots::Last, 1, "occurs in the target prompt"),
-            ("x", Slots::All, 1, "after the first token"),
-            ("x", Slots::Each, 3, "it occurs 2 times"),
+            (
+                "y",
+                PlaceholderChoice::Last,
+                1,
+                "occurs in the target prompt",
+            ),
+            (
+                "",
+                PlaceholderChoice::Last,
+                1,
+                "occurs in the target prompt",
+            ),
+            ("x", PlaceholderChoice::All, 1, "after the first token"),
+            ("x", PlaceholderChoice::Each, 3, "it occurs 2 times"),
         ] {
             let error = rule.place(&ids, &texts, slot, n).unwrap_err().to_string();
             assert!(error.contains(why), "{slot}: {error}");
         }
         assert_eq!(
-            Slots::Last.place(&ids, &texts, "x", 1).unwrap().slots,
+            PlaceholderChoice::Last
+                .place(&ids, &texts, "x", 1)
+                .unwrap()
+                .slots,
             [2],
             "the later one will do"
         );

@@ -3,16 +3,21 @@
 //! Invariant: everything that was asked is checked here, so that a sweep never stops on it after its first passes.
 
 use super::Patchscope;
-use super::asked::{Layer, LayerPair, MapChoice, PatchscopeParams, Show, SourceTexts, Unrelated};
+use super::asked::{
+    LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView, SourceTexts,
+    Unrelated,
+};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::patchscope::attributes;
-use crate::instruments::patchscope::attributes::Subject;
+use crate::instruments::patchscope::attributes::SubjectFact;
 use crate::instruments::patchscope::fit::fit;
-use crate::instruments::patchscope::map::{Map, Maps};
-use crate::instruments::patchscope::placeholders::{Slots, Slotted, last_of};
-use crate::instruments::patchscope::templates::Template;
+use crate::instruments::patchscope::map::{AffineMaps, Map};
+use crate::instruments::patchscope::placeholders::{
+    PlaceholderChoice, PromptWithPlaceholders, last_of,
+};
+use crate::instruments::patchscope::templates::PatchscopeTemplate;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
@@ -21,7 +26,7 @@ use crate::text;
 
 /// Where states come from.
 #[derive(Clone, Debug)]
-pub(super) struct Source {
+pub(super) struct StateSource {
     pub(super) run: Run,
     /// Whose states are taken, rising and consecutive.
     pub(super) positions: Vec<usize>,
@@ -32,16 +37,16 @@ pub(super) struct Source {
 }
 
 /// The whole plan.
-pub(super) struct Plan<'a> {
+pub(super) struct PatchscopePlan<'a> {
     pub(super) asked: &'a PatchscopeParams,
-    pub(super) template: Template,
+    pub(super) template: PatchscopeTemplate,
     /// Source layers.
-    pub(super) layers: Vec<Layer>,
+    pub(super) layers: Vec<LayerOrEmbedding>,
     /// Source and target layer of every reading, by source layer.
     pub(super) pairs: Vec<LayerPair>,
-    pub(super) sources: Vec<Source>,
+    pub(super) sources: Vec<StateSource>,
     /// Of an attribute list, one a source.
-    pub(super) subjects: Vec<Subject>,
+    pub(super) subjects: Vec<SubjectFact>,
     pub(super) map: Map,
     pub(super) count: usize,
     pub(super) watched: Vec<u32>,
@@ -51,12 +56,12 @@ pub(super) struct Plan<'a> {
 }
 
 /// The address of a layer's site; the embedding for -1.
-pub(super) fn address(site: Site, layer: Layer) -> Address {
+pub(super) fn address(site: Site, layer: LayerOrEmbedding) -> Address {
     usize::try_from(layer).map_or(Site::Embed.at(0), |l| site.at(l))
 }
 
 /// How a layer is written.
-pub(super) fn spelled(layer: Layer) -> String {
+pub(super) fn spelled(layer: LayerOrEmbedding) -> String {
     if layer < 0 {
         "embed".into()
     } else {
@@ -64,7 +69,7 @@ pub(super) fn spelled(layer: Layer) -> String {
     }
 }
 
-impl<'a> Plan<'a> {
+impl<'a> PatchscopePlan<'a> {
     pub(super) fn new(asked: &'a PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
         let watched = match &asked.answers {
@@ -110,14 +115,13 @@ impl<'a> Plan<'a> {
     }
 
     /// The target prompt with its slots for so many source tokens.
-    pub(super) fn slotted(&self, lab: &Lab, count: usize) -> Result<Slotted> {
+    pub(super) fn slotted(&self, lab: &Lab, count: usize) -> Result<PromptWithPlaceholders> {
         let tokens = lab.model.encode(&self.template.prompt, false)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let rule = self.asked.placeholders;
         rule.place(&tokens, &pieces, &self.template.slot, count)
     }
 
-    /// The addresses of a pair of layers.
     pub(super) fn addresses(&self, pair: LayerPair) -> (Address, Address) {
         let (from, into) = (self.asked.site.site(), self.asked.into.site());
         (address(from, pair.0), address(into, pair.1))
@@ -137,8 +141,8 @@ impl<'a> Plan<'a> {
     }
 
     /// The target layers, each once.
-    pub(super) fn targets(&self) -> Vec<Layer> {
-        let mut targets: Vec<Layer> = self.pairs.iter().map(|p| p.1).collect();
+    pub(super) fn targets(&self) -> Vec<LayerOrEmbedding> {
+        let mut targets: Vec<LayerOrEmbedding> = self.pairs.iter().map(|p| p.1).collect();
         targets.sort_unstable();
         targets.dedup();
         targets
@@ -161,7 +165,7 @@ impl<'a> Plan<'a> {
             self.sources = sources.collect::<Result<_>>()?;
             return Ok(());
         }
-        if asked.show == Show::Items {
+        if asked.show == PatchscopeView::Items {
             let expected =
                 "table, grid or curves; items shows the subjects of a list (`attributes`)";
             return Err(Error::argument("show", "items", expected));
@@ -179,14 +183,14 @@ impl<'a> Plan<'a> {
             self.source(run, false, lab)
         };
         self.sources = texts.iter().map(source).collect::<Result<_>>()?;
-        if asked.show == Show::Grid && self.sources.len() > 1 {
+        if asked.show == PatchscopeView::Grid && self.sources.len() > 1 {
             let expected = "one source for a grid, or a list of subjects (`attributes`)";
             return Err(Error::argument("from", asked.from.print(), expected));
         }
         Ok(())
     }
 
-    fn source(&self, run: Run, own: bool, lab: &Lab) -> Result<Source> {
+    fn source(&self, run: Run, own: bool, lab: &Lab) -> Result<StateSource> {
         let length = run.tokens.len();
         let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let given = &self.asked.position;
@@ -199,7 +203,7 @@ impl<'a> Plan<'a> {
                 "a position from 0 to {last}, or -1 for the last"
             )));
         }
-        if positions.len() > 1 && self.asked.placeholders != Slots::Each {
+        if positions.len() > 1 && self.asked.placeholders != PlaceholderChoice::Each {
             let n = positions.len();
             return Err(bad(format!(
                 "one position; with placeholders=each these {n} fill one placeholder each"
@@ -217,7 +221,7 @@ impl<'a> Plan<'a> {
             let whole: Vec<u8> = pieces.concat();
             label = format!("{label} of {}", text::plain(&whole).replace('\n', "⏎"));
         }
-        Ok(Source {
+        Ok(StateSource {
             run,
             positions,
             label,
@@ -226,7 +230,7 @@ impl<'a> Plan<'a> {
     }
 
     /// The tokens of a subject: all of them for `each`, else the last.
-    fn subject(&self, subject: &Subject, lab: &Lab) -> Result<Source> {
+    fn subject(&self, subject: &SubjectFact, lab: &Lab) -> Result<StateSource> {
         let tokens = lab.model.encode(subject.text(), self.asked.chat)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
@@ -235,11 +239,11 @@ impl<'a> Plan<'a> {
             Error::argument("attributes", &subject.subject, expected)
         })?;
         let last = *place.end();
-        Ok(Source {
+        Ok(StateSource {
             run: Run::plain(tokens),
             positions: match self.asked.placeholders {
-                Slots::Each => place.collect(),
-                Slots::Last | Slots::All => vec![last],
+                PlaceholderChoice::Each => place.collect(),
+                PlaceholderChoice::Last | PlaceholderChoice::All => vec![last],
             },
             label: text::plain(subject.subject.as_bytes()),
             own: false,
@@ -258,7 +262,7 @@ impl<'a> Plan<'a> {
             (MapChoice::Identity, None) => return Ok(Map::Identity),
             (MapChoice::Norm, None) => return Ok(Map::Norm),
             (MapChoice::Kept(path), None) => {
-                let maps = Maps::load(path, &lab.model.card)?;
+                let maps = AffineMaps::load(path, &lab.model.card)?;
                 pairs.try_for_each(|pair| maps.get(pair).map(|_| ()))?;
                 return Ok(Map::Affine(maps));
             }
@@ -293,7 +297,7 @@ impl<'a> Plan<'a> {
     }
 
     /// What the null is, where there is one.
-    pub(super) fn null(&self) -> Option<String> {
+    pub(super) fn control_in_words(&self) -> Option<String> {
         match self.asked.control {
             Unrelated::No => None,
             Unrelated::Beside => Some(format!(
@@ -306,9 +310,9 @@ impl<'a> Plan<'a> {
     /// What every figure of this plan must say.
     pub(super) fn notes(&self, run: &Run, lab: &Lab) -> Vec<String> {
         let what = match self.asked.placeholders {
-            Slots::Last => "the placeholder",
-            Slots::All => "every placeholder",
-            Slots::Each => "one placeholder for each source token",
+            PlaceholderChoice::Last => "the placeholder",
+            PlaceholderChoice::All => "every placeholder",
+            PlaceholderChoice::Each => "one placeholder for each source token",
         };
         let mut out = vec![format!(
             "patched: greedy continuation of the target prompt after {} of the source layer overwrote {what} at {} of the target layer, once, while the prompt was read; unpatched: its continuation without the patch",

@@ -10,11 +10,11 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::plan::{Plan, Source};
+use super::plan::{PatchscopePlan, StateSource};
 use crate::edit::direction::norm;
 use crate::error::Result;
 use crate::instruments::patchscope::map::Map;
-use crate::instruments::patchscope::target::{SLICE, Target, Written};
+use crate::instruments::patchscope::target::{ContinuedText, SLICE, TargetPrompt};
 use crate::lab::Lab;
 use crate::lab::pass::Patch;
 use crate::lab::run::Run;
@@ -24,7 +24,7 @@ use crate::text;
 
 /// What one source said at one pair of layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Said {
+pub(super) struct DecodedText {
     pub(super) tokens: Vec<u32>,
     /// The most probable first tokens.
     pub(super) top: Vec<(u32, f32)>,
@@ -34,8 +34,8 @@ pub(super) struct Said {
     pub(super) ratio: f32,
 }
 
-impl Said {
-    fn new(written: Written, ratio: f32) -> Self {
+impl DecodedText {
+    fn new(written: ContinuedText, ratio: f32) -> Self {
         Self {
             tokens: written.tokens,
             top: written.first.top,
@@ -55,28 +55,28 @@ impl Said {
 }
 
 /// A target for a number of source tokens, read up to its first slot.
-pub(super) struct Prepared {
-    target: Target,
+pub(super) struct PreparedTarget {
+    target: TargetPrompt,
     pub(super) slots: Vec<usize>,
     /// Whether the slot is a token of its own.
     pub(super) whole: bool,
     /// What the target says by itself.
-    pub(super) control: Said,
+    pub(super) control: DecodedText,
     replaced: BTreeMap<(Address, usize), f32>,
 }
 
 /// Everything that was said, and the targets by number of source tokens.
-pub(super) struct Found {
+pub(super) struct PatchscopeResult {
     /// `[source][pair]`, in the plan's order; nothing where the sweep was stopped before.
-    pub(super) said: Vec<Vec<Option<Said>>>,
-    pub(super) prepared: BTreeMap<usize, Prepared>,
+    pub(super) said: Vec<Vec<Option<DecodedText>>>,
+    pub(super) prepared: BTreeMap<usize, PreparedTarget>,
     /// What a reader must know of a sweep that was stopped.
     pub(super) note: Option<String>,
 }
 
-impl Found {
+impl PatchscopeResult {
     /// What a reader must know: a slot that is a part of a longer token, a sweep that was stopped.
-    pub(super) fn notes(&self, plan: &Plan, lab: &Lab) -> Vec<String> {
+    pub(super) fn notes(&self, plan: &PatchscopePlan, lab: &Lab) -> Vec<String> {
         let shared = self.prepared.values().find(|t| !t.whole);
         let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
         let shared = token.map(|token| {
@@ -90,18 +90,17 @@ impl Found {
     }
 
     /// The target that a source was put into.
-    pub(super) fn target<'a>(&'a self, source: &Source) -> Option<&'a Prepared> {
+    pub(super) fn target<'a>(&'a self, source: &StateSource) -> Option<&'a PreparedTarget> {
         self.prepared.get(&source.positions.len())
     }
 }
 
-impl Prepared {
-    /// Tokens of the target.
+impl PreparedTarget {
     pub(super) fn tokens(&self) -> &[u32] {
         &self.target.tokens
     }
 
-    fn new(plan: &Plan, lab: &mut Lab, count: usize) -> Result<Self> {
+    fn new(plan: &PatchscopePlan, lab: &mut Lab, count: usize) -> Result<Self> {
         let slotted = plan.slotted(lab, count)?;
         let wanted = plan.wanted(|(_, to)| to);
         let recording = lab.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
@@ -113,7 +112,7 @@ impl Prepared {
             }
         }
         let first = slotted.slots.first().copied().unwrap_or(0);
-        let target = Target {
+        let target = TargetPrompt {
             tokens: slotted.tokens,
             from: first,
         };
@@ -122,7 +121,7 @@ impl Prepared {
             target,
             slots: slotted.slots,
             whole: slotted.whole,
-            control: Said::new(control.remove(0), 1.0),
+            control: DecodedText::new(control.remove(0), 1.0),
             replaced,
         })
     }
@@ -134,12 +133,16 @@ fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
 }
 
 /// Puts every source of a list into the plan's target, at every pair of layers.
-pub(super) fn all(plan: &Plan, sources: &[Source], lab: &mut Lab) -> Result<Found> {
-    let mut prepared: BTreeMap<usize, Prepared> = BTreeMap::new();
+pub(super) fn all(
+    plan: &PatchscopePlan,
+    sources: &[StateSource],
+    lab: &mut Lab,
+) -> Result<PatchscopeResult> {
+    let mut prepared: BTreeMap<usize, PreparedTarget> = BTreeMap::new();
     for source in sources {
         let count = source.positions.len();
         if let Entry::Vacant(place) = prepared.entry(count) {
-            place.insert(Prepared::new(plan, lab, count)?);
+            place.insert(PreparedTarget::new(plan, lab, count)?);
         }
     }
     // Sources of as many tokens share a target, so they are read one after the other.
@@ -158,11 +161,11 @@ pub(super) fn all(plan: &Plan, sources: &[Source], lab: &mut Lab) -> Result<Foun
         speak(plan, sources, &order, &prepared, range, lab)
     })?;
     let note = trials.note();
-    let mut said: Vec<Vec<Option<Said>>> = vec![vec![None; pairs]; sources.len()];
+    let mut said: Vec<Vec<Option<DecodedText>>> = vec![vec![None; pairs]; sources.len()];
     for (trial, one) in trials.results.into_iter().enumerate() {
         said[order[trial / pairs]][trial % pairs] = one;
     }
-    Ok(Found {
+    Ok(PatchscopeResult {
         said,
         prepared,
         note,
@@ -170,7 +173,7 @@ pub(super) fn all(plan: &Plan, sources: &[Source], lab: &mut Lab) -> Result<Foun
 }
 
 /// What files and prompts gave, in one number: a sweep that was stopped goes on only if it is the same.
-fn digest(plan: &Plan, sources: &[Source]) -> String {
+fn digest(plan: &PatchscopePlan, sources: &[StateSource]) -> String {
     let mut hash = Fingerprint::default();
     for source in sources {
         hash.write(&source.run.digest().to_le_bytes());
@@ -188,13 +191,13 @@ fn digest(plan: &Plan, sources: &[Source]) -> String {
 
 /// The readings of a range of trials: every pair of the first source in `order`, then of the second, and so on.
 fn speak(
-    plan: &Plan,
-    sources: &[Source],
+    plan: &PatchscopePlan,
+    sources: &[StateSource],
     order: &[usize],
-    prepared: &BTreeMap<usize, Prepared>,
+    prepared: &BTreeMap<usize, PreparedTarget>,
     trials: Range<usize>,
     lab: &mut Lab,
-) -> Result<Vec<Said>> {
+) -> Result<Vec<DecodedText>> {
     let pairs = plan.pairs.len();
     let all: Vec<usize> = trials.collect();
     let count = |trial: &usize| sources[order[trial / pairs]].positions.len();
@@ -212,17 +215,17 @@ fn speak(
             .target
             .branches(lab, branches, plan.count, &plan.watched)?;
         let said = written.into_iter().zip(ratios);
-        out.extend(said.map(|(written, ratio)| Said::new(written, ratio)));
+        out.extend(said.map(|(written, ratio)| DecodedText::new(written, ratio)));
     }
     Ok(out)
 }
 
 /// What a source puts where at a pair of layers, and how long it is beside what it replaces.
 fn puts(
-    plan: &Plan,
-    source: &Source,
+    plan: &PatchscopePlan,
+    source: &StateSource,
     pair: usize,
-    target: &Prepared,
+    target: &PreparedTarget,
     lab: &mut Lab,
 ) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);

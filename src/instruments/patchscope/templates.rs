@@ -12,8 +12,7 @@ use crate::error::{Error, Result};
 
 /// One row of [`TEMPLATES`].
 #[derive(Debug)]
-pub struct Known {
-    /// Its name.
+pub struct BuiltinTemplate {
     pub name: &'static str,
     /// The target prompt.
     pub prompt: &'static str,
@@ -24,44 +23,44 @@ pub struct Known {
 }
 
 /// Target prompts that are always there.
-pub const TEMPLATES: &[Known] = &[
-    Known {
+pub const TEMPLATES: &[BuiltinTemplate] = &[
+    BuiltinTemplate {
         name: "description",
         prompt: "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational major appliance and consumer electronics corporation, x",
         slot: "x",
         about: "entity description, the prompt of the Diana table",
     },
-    Known {
+    BuiltinTemplate {
         name: "entity",
         prompt: "Syria: Syria is a country in the Middle East, Leonardo DiCaprio: Leonardo DiCaprio is an American actor, Samsung: Samsung is a South Korean multinational corporation, x",
         slot: "x",
         about: "entity description in sentences, as for two-hop questions (2406.12775)",
     },
-    Known {
+    BuiltinTemplate {
         name: "identity",
         prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?",
         slot: "?",
         about: "token identity: which token is this?",
     },
-    Known {
+    BuiltinTemplate {
         name: "city",
         prompt: "The largest city in x",
         slot: "x",
         about: "attribute extraction, zero-shot",
     },
-    Known {
+    BuiltinTemplate {
         name: "world",
         prompt: "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
         slot: "x",
         about: "entity description in the demo's world",
     },
-    Known {
+    BuiltinTemplate {
         name: "echo",
         prompt: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
         slot: "x",
         about: "token identity in the demo's world",
     },
-    Known {
+    BuiltinTemplate {
         name: "capital",
         prompt: "The capital of x",
         slot: "x",
@@ -86,8 +85,7 @@ const FILE: &str = "templates.toml";
 /// A target prompt with its slot.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Template {
-    /// Its name.
+pub struct PatchscopeTemplate {
     pub name: String,
     /// The target prompt.
     pub prompt: String,
@@ -105,9 +103,9 @@ fn usual() -> String {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct TemplateFile {
     #[serde(default)]
-    template: Vec<Template>,
+    template: Vec<PatchscopeTemplate>,
 }
 
 /// Finds a template: in the named file (if any), the user's folder, the built-in ones.
@@ -115,7 +113,7 @@ struct File {
 /// # Errors
 ///
 /// When a file cannot be read, or no template has the name.
-pub fn find(name: &str, library: Option<&Path>) -> Result<Template> {
+pub fn find(name: &str, library: Option<&Path>) -> Result<PatchscopeTemplate> {
     let mut all = Vec::new();
     if let Some(path) = library {
         all.extend(read(path)?);
@@ -123,7 +121,7 @@ pub fn find(name: &str, library: Option<&Path>) -> Result<Template> {
     if let Some(path) = own().filter(|p| p.exists()) {
         all.extend(read(&path)?);
     }
-    all.extend(TEMPLATES.iter().map(|t| Template {
+    all.extend(TEMPLATES.iter().map(|t| PatchscopeTemplate {
         name: t.name.into(),
         prompt: t.prompt.into(),
         slot: t.slot.into(),
@@ -156,7 +154,7 @@ fn own() -> Option<PathBuf> {
 /// # Errors
 ///
 /// When it is not there, or not such a file: one sentence that says where.
-pub fn read(path: &Path) -> Result<Vec<Template>> {
+pub fn read(path: &Path) -> Result<Vec<PatchscopeTemplate>> {
     let text = crate::file::words(path)?;
     parse(&text, path)
 }
@@ -166,12 +164,12 @@ pub fn read(path: &Path) -> Result<Vec<Template>> {
 /// # Errors
 ///
 /// As [`read`].
-pub fn parse(text: &str, path: &Path) -> Result<Vec<Template>> {
+pub fn parse(text: &str, path: &Path) -> Result<Vec<PatchscopeTemplate>> {
     let bad = |what: String| {
         let next = "Write [[template]] with name, prompt, placeholder (x by default) and about (optional).";
         Error::bad_file(path, what, next)
     };
-    let file: File = toml::from_str(text).map_err(|e| {
+    let file: TemplateFile = toml::from_str(text).map_err(|e| {
         let line = e.span().map(|s| text[..s.start].matches('\n').count() + 1);
         let place = line.map_or_else(String::new, |l| format!("line {l}: "));
         bad(format!("{place}{}", e.message().replace('\n', ", ")))

@@ -1,11 +1,11 @@
 //! The table: what is written at every pair of layers, beside what the target says by itself.
 
-use super::asked::{Layer, Unrelated};
-use super::plan::{Plan, Source, spelled};
-use super::sweep::{self, Prepared};
+use super::asked::{LayerOrEmbedding, Unrelated};
+use super::plan::{PatchscopePlan, StateSource, spelled};
+use super::sweep::{self, PreparedTarget};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Page, Row, Table};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::instruments::Draft;
 use crate::instruments::patchscope::map::Map;
 use crate::lab::Lab;
@@ -15,7 +15,7 @@ use crate::text;
 const UNRELATED: usize = 12;
 
 /// Tokens as one line of safe visible text.
-pub(super) fn spoken(lab: &Lab, ids: &[u32]) -> String {
+pub(super) fn words_in(lab: &Lab, ids: &[u32]) -> String {
     let said: Vec<u8> = ids
         .iter()
         .filter(|t| !lab.model.is_end(**t))
@@ -29,7 +29,7 @@ pub(super) fn spoken(lab: &Lab, ids: &[u32]) -> String {
 }
 
 /// Where a source's state stands: at its place in the user's run, or at its layer alone.
-pub(super) fn anchor(source: &Source, layer: Layer) -> Anchor {
+pub(super) fn anchor(source: &StateSource, layer: LayerOrEmbedding) -> Anchor {
     let position = source.positions.last().copied().unwrap_or(0);
     match (usize::try_from(layer), source.own) {
         (Ok(layer), true) => Anchor::cell(layer, position),
@@ -40,7 +40,7 @@ pub(super) fn anchor(source: &Source, layer: Layer) -> Anchor {
 }
 
 /// The state of an unrelated text, as another source; nothing where none was asked for.
-pub(super) fn unrelated(plan: &Plan, lab: &mut Lab) -> Result<Option<Source>> {
+pub(super) fn unrelated(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Option<StateSource>> {
     if plan.asked.control == Unrelated::No {
         return Ok(None);
     }
@@ -48,7 +48,7 @@ pub(super) fn unrelated(plan: &Plan, lab: &mut Lab) -> Result<Option<Source>> {
     let count = count.unwrap_or(1);
     let run = lab.unrelated(plan.seed, UNRELATED.max(count + 1))?;
     let last = run.tokens.len();
-    Ok(Some(Source {
+    Ok(Some(StateSource {
         positions: (last - count.min(last)..last).collect(),
         label: "unrelated".into(),
         own: false,
@@ -62,16 +62,21 @@ pub(super) fn or_dash(value: Option<impl Into<Entry>>) -> Entry {
 }
 
 /// The same for a source of so many tokens: its last ones.
-fn ending(null: &Source, count: usize) -> Source {
+fn ending(null: &StateSource, count: usize) -> StateSource {
     let from = null.positions.len().saturating_sub(count);
-    Source {
+    StateSource {
         positions: null.positions[from..].to_vec(),
         ..null.clone()
     }
 }
 
 /// The title of a source's page: what is put where.
-pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, lab: &Lab) -> String {
+pub(super) fn title(
+    plan: &PatchscopePlan,
+    source: &StateSource,
+    target: &PreparedTarget,
+    lab: &Lab,
+) -> String {
     let several = if target.slots.len() > 1 {
         "placeholders"
     } else {
@@ -83,7 +88,7 @@ pub(super) fn title(plan: &Plan, source: &Source, target: &Prepared, lab: &Lab) 
 }
 
 /// The table and its notes.
-pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
+pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     let null = unrelated(plan, lab)?;
     let mut sources = plan.sources.clone();
     let mut counts: Vec<usize> = sources.iter().map(|s| s.positions.len()).collect();
@@ -109,7 +114,7 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
         let Some(target) = found.target(source) else {
             continue;
         };
-        let unpatched = spoken(lab, &target.control.tokens);
+        let unpatched = words_in(lab, &target.control.tokens);
         let beside = counts.iter().position(|c| *c == source.positions.len());
         let beside = beside.and_then(|c| found.said.get(plan.sources.len() + c));
         let rows = plan.pairs.iter().zip(&found.said[i]).enumerate();
@@ -118,11 +123,11 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
             let mut entries = entries![
                 spelled(*from),
                 spelled(*to),
-                spoken(lab, &said.tokens),
+                words_in(lab, &said.tokens),
                 unpatched.clone(),
             ];
             if let Some(null) = beside.filter(|_| null.is_some()) {
-                entries.push(or_dash(null[p].as_ref().map(|n| spoken(lab, &n.tokens))));
+                entries.push(or_dash(null[p].as_ref().map(|n| words_in(lab, &n.tokens))));
             }
             entries.push(said.top.first().map_or(0.0, |t| t.1).into());
             if !plan.watched.is_empty() {
@@ -133,10 +138,10 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
                 let fit = maps.fit(plan.addresses((*from, *to)));
                 entries.push(or_dash(fit.map(|f| f.held_out as f32)));
             }
-            Some(Row::at(anchor(source, *from), entries))
+            Some(TableRow::at(anchor(source, *from), entries))
         });
         let title = title(plan, source, target, lab);
-        pages.push(Page::of(title, anchor(source, -1), rows.collect()));
+        pages.push(TablePage::of(title, anchor(source, -1), rows.collect()));
     }
     let first = affine
         .zip(plan.pairs.first())
@@ -149,7 +154,7 @@ pub(super) fn draw(plan: &Plan, lab: &mut Lab) -> Result<Draft> {
     });
     Ok(Draft::of(Table::paged(&columns, pages))
         .note("‖h‖ ratio: norm of the source state over the norm of what it replaced")
-        .notes(plan.null())
+        .notes(plan.control_in_words())
         .notes(fitted)
         .notes(found.notes(plan, lab)))
 }

@@ -5,7 +5,7 @@
 //! was at the position, and the parts `c` are the embedding, every attention write, every MLP write and what edits of
 //! the stream moved. Invariants: the sum is exact to rounding and the figure carries its error; sums are in f64; the logit
 //! is the one before a soft-cap, behind the multiplier. A write opens into heads, neurons and source tokens in
-//! [`super::decomposition`]. To add a part, add a variant of [`Part`] and its row in [`Attribution::read`].
+//! [`super::decomposition`]. To add a part, add a variant of [`LogitPart`] and its row in [`Attribution::read`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +19,8 @@ use crate::lab::capture::{Capture, Needs};
 use crate::lab::guard::not_finite;
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_TOKEN, top};
-use crate::lab::target::Target;
-use crate::model::network::blueprint::Arrangement;
+use crate::lab::target::LogitTarget;
+use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::finite;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
@@ -42,7 +42,7 @@ pub fn rounding(model: &Model) -> f32 {
 
 /// One summand of a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum LogitPart {
     /// What enters block 0.
     Embed,
     /// The token's row of the table, where positions are learned and nobody edited the sum.
@@ -61,7 +61,7 @@ pub enum Part {
     TokenBias,
 }
 
-impl Part {
+impl LogitPart {
     /// As figures spell it.
     pub fn name(self) -> String {
         match self {
@@ -88,7 +88,7 @@ impl Part {
 
 /// A summand at one position.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Share {
+pub struct PartAtPosition {
     /// What it adds to the target's logit.
     pub effect: f32,
     /// Its length.
@@ -103,14 +103,13 @@ pub struct Share {
 /// The sum of a target's logit at some positions.
 #[derive(Clone, Debug)]
 pub struct Attribution {
-    /// The positions.
     pub positions: Vec<usize>,
     /// What the logit is of, one a position.
-    pub targets: Vec<Target>,
+    pub targets: Vec<LogitTarget>,
     /// The summands, in the order in which they were written.
-    pub parts: Vec<Part>,
+    pub parts: Vec<LogitPart>,
     /// `[positions][parts]`.
-    pub shares: Vec<Vec<Share>>,
+    pub shares: Vec<Vec<PartAtPosition>>,
     /// The model's own value of the target before a soft-cap, one a position.
     pub logits: Vec<f32>,
     /// The sum against the model's own value, the worst of the positions.
@@ -123,9 +122,9 @@ pub struct Attribution {
 
 /// What is to be attributed.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Question {
+pub struct AttributionRequest {
     /// The target; the favoured token of each position where none is given.
-    pub target: Option<Target>,
+    pub target: Option<LogitTarget>,
     /// Whether the mean over the vocabulary is taken away from the logit.
     pub centred: bool,
 }
@@ -170,7 +169,7 @@ pub fn addresses(card: &Card, run: &Run) -> Result<Vec<Address>> {
 
 /// Refuses streams that are no sum of writes.
 pub fn check_sum(model: &Model) -> Result<()> {
-    if model.transformer.blueprint.arrangement != Arrangement::NormedStream {
+    if model.transformer.blueprint.arrangement != BlockOrder::NormedStream {
         return Ok(());
     }
     Err(Error::Refused {
@@ -185,7 +184,7 @@ impl Lab {
         &mut self,
         run: &Run,
         positions: std::ops::Range<usize>,
-        question: Question,
+        question: AttributionRequest,
     ) -> Result<Attribution> {
         let needs = needs(&self.model, run)?;
         let capture = self.capture(run, positions, &needs)?;
@@ -208,7 +207,7 @@ pub fn needs(model: &Model, run: &Run) -> Result<Needs> {
 
 impl Attribution {
     /// Reads a capture that has what [`needs`] says.
-    pub fn read(lab: &Lab, capture: &Capture, question: Question) -> Result<Self> {
+    pub fn read(lab: &Lab, capture: &Capture, question: AttributionRequest) -> Result<Self> {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
@@ -233,9 +232,9 @@ impl Attribution {
             let parts: Vec<Vec<f32>> = values.iter().map(|v| row(v)).collect();
             let (mut own, gap) = one_position(&parts, &u, &end);
             stream_error = stream_error.max(gap);
-            own.extend(constants[i].iter().map(|effect| Share {
+            own.extend(constants[i].iter().map(|effect| PartAtPosition {
                 effect: *effect,
-                ..Share::default()
+                ..PartAtPosition::default()
             }));
             let sum: f64 = own.iter().map(|s| f64::from(s.effect)).sum();
             let length = u.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
@@ -247,7 +246,7 @@ impl Attribution {
             });
             shares.push(own);
         }
-        let mut names: Vec<Part> = parts.into_iter().map(|(part, _)| part).collect();
+        let mut names: Vec<LogitPart> = parts.into_iter().map(|(part, _)| part).collect();
         names.extend(constant_parts(model));
         Ok(Self {
             positions,
@@ -262,19 +261,19 @@ impl Attribution {
     }
 
     /// The effect of a part at a position, counted from the first one here.
-    pub fn effect(&self, i: usize, part: Part) -> f32 {
+    pub fn effect(&self, i: usize, part: LogitPart) -> f32 {
         let found = self.parts.iter().position(|p| *p == part);
         found.map_or(0.0, |k| self.shares[i][k].effect)
     }
 }
 
-fn constant_parts(model: &Model) -> Vec<Part> {
+fn constant_parts(model: &Model) -> Vec<LogitPart> {
     let mut out = Vec::new();
     if model.transformer.norm.bias.is_some() {
-        out.push(Part::NormBias);
+        out.push(LogitPart::NormBias);
     }
     if model.transformer.head.bias.is_some() {
-        out.push(Part::TokenBias);
+        out.push(LogitPart::TokenBias);
     }
     out
 }
@@ -289,7 +288,11 @@ pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
 
 /// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
 /// where none is given.
-fn own_logits(lab: &Lab, last: &Tensor, question: Question) -> Result<(Vec<Target>, Vec<f32>)> {
+fn own_logits(
+    lab: &Lab,
+    last: &Tensor,
+    question: AttributionRequest,
+) -> Result<(Vec<LogitTarget>, Vec<f32>)> {
     let model = &lab.model;
     let (count, known) = (last.dim(0)?, model.known_tokens());
     let (mut targets, mut logits) = (Vec::new(), Vec::new());
@@ -307,7 +310,8 @@ fn own_logits(lab: &Lab, last: &Tensor, question: Question) -> Result<(Vec<Targe
                     "The logits of the residual stream are",
                 ));
             }
-            let favoured = || Target::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
+            let favoured =
+                || LogitTarget::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
             let target = question.target.unwrap_or_else(favoured);
             let mean = if question.centred && target.less.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
@@ -326,8 +330,8 @@ fn own_logits(lab: &Lab, last: &Tensor, question: Question) -> Result<(Vec<Targe
 fn directions(
     model: &Model,
     last: &Tensor,
-    targets: &[Target],
-    question: Question,
+    targets: &[LogitTarget],
+    question: AttributionRequest,
 ) -> Result<(Tensor, Vec<Vec<f32>>)> {
     let transformer = &model.transformer;
     let mean = if question.centred {
@@ -335,7 +339,7 @@ fn directions(
     } else {
         None
     };
-    let mut made: HashMap<Target, (Tensor, f32)> = HashMap::new();
+    let mut made: HashMap<LogitTarget, (Tensor, f32)> = HashMap::new();
     let mut rows = Vec::with_capacity(targets.len());
     let mut biases = Vec::with_capacity(targets.len());
     for target in targets {
@@ -380,7 +384,7 @@ fn directions(
 }
 
 /// The parts of the stream as rows `[positions, d_model]`, f32, in the order in which they were written.
-fn summands(model: &Model, capture: &Capture) -> Result<Vec<(Part, Tensor)>> {
+fn summands(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tensor)>> {
     let get = |at: Address| capture.get(at).cloned();
     let layers = model.card.layers;
     let touched = edited(&capture.run, layers)?;
@@ -390,16 +394,20 @@ fn summands(model: &Model, capture: &Capture) -> Result<Vec<(Part, Tensor)>> {
         .position_vectors(capture.positions.start, capture.positions.len())?
         .filter(|_| !touched.contains(&Site::Embed.at(0)));
     let mut out = match learned {
-        Some(own) => vec![(Part::Token, (&embed - &own)?), (Part::Position, own)],
-        None => vec![(Part::Embed, embed.clone())],
+        Some(own) => vec![
+            (LogitPart::Token, (&embed - &own)?),
+            (LogitPart::Position, own),
+        ],
+        None => vec![(LogitPart::Embed, embed.clone())],
     };
     // What the stream would be without edits of the stream itself, from the last place where it is known.
     let mut stream = embed;
-    let moved = |at: Address, stream: &mut Tensor, out: &mut Vec<(Part, Tensor)>, after: Tensor| {
-        out.push((Part::Edits(at), (&after - &*stream)?));
-        *stream = after;
-        Ok::<(), Error>(())
-    };
+    let moved =
+        |at: Address, stream: &mut Tensor, out: &mut Vec<(LogitPart, Tensor)>, after: Tensor| {
+            out.push((LogitPart::Edits(at), (&after - &*stream)?));
+            *stream = after;
+            Ok::<(), Error>(())
+        };
     for layer in 0..layers {
         let pre = Site::ResidPre.at(layer);
         if touched.contains(&pre) {
@@ -407,14 +415,14 @@ fn summands(model: &Model, capture: &Capture) -> Result<Vec<(Part, Tensor)>> {
         }
         let attention = get(Site::AttnAdd.at(layer))?;
         stream = (stream + &attention)?;
-        out.push((Part::Attention(layer), attention));
+        out.push((LogitPart::Attention(layer), attention));
         let mid = Site::ResidMid.at(layer);
         if touched.contains(&mid) {
             moved(mid, &mut stream, &mut out, get(mid)?)?;
         }
         let mlp = get(Site::MlpAdd.at(layer))?;
         stream = (stream + &mlp)?;
-        out.push((Part::Mlp(layer), mlp));
+        out.push((LogitPart::Mlp(layer), mlp));
         let post = Site::ResidPost.at(layer);
         if touched.contains(&post) {
             moved(post, &mut stream, &mut out, get(post)?)?;
@@ -424,11 +432,11 @@ fn summands(model: &Model, capture: &Capture) -> Result<Vec<(Part, Tensor)>> {
 }
 
 /// Every part of one position against a direction, and how far the parts are from the end of the stream.
-fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<Share>, f32) {
+fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<PartAtPosition>, f32) {
     let mut stream = vec![0f64; u.len()];
     let whole: f64 = end.iter().map(|x| f64::from(*x).abs()).sum();
     let mut near = Vec::with_capacity(parts.len());
-    let mut shares: Vec<Share> = parts
+    let mut shares: Vec<PartAtPosition> = parts
         .iter()
         .map(|part| {
             let (mut effect, mut square, mut dot, mut before, mut without) =
@@ -444,7 +452,7 @@ fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<Share>, f32)
             }
             near.push((whole - without).max(0.0));
             let lengths = f64::sqrt(square) * f64::sqrt(before);
-            Share {
+            PartAtPosition {
                 effect: effect as f32,
                 size: f64::sqrt(square) as f32,
                 cosine: if lengths > 0.0 {

@@ -2,12 +2,12 @@
 //!
 //! `attn_add·u = scale·Σ_h z_h·view_h + biases` and `z_h = Σ_j probs[h, i, j]·v_j`, so a head's effect is split exactly by the
 //! position that it reads; `mlp_add·u = scale·Σ_i act_i·view_i + biases`. Invariant: pieces and biases sum to the part of
-//! [`super::attribution`], and the difference is kept as [`Pieces::rest`]: rounding, or what an edit of the write itself moved.
-//! To open something else, write a function that returns [`Pieces`].
+//! [`super::attribution`], and the difference is kept as [`OutputParts::rest`]: rounding, or what an edit of the write itself moved.
+//! To open something else, write a function that returns [`OutputParts`].
 
 use candle_core::{DType, Tensor};
 
-use super::attribution::{Attribution, Part, edited, host, rounding};
+use super::attribution::{Attribution, LogitPart, edited, host, rounding};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
@@ -17,9 +17,9 @@ use crate::model::network::site::{Address, Site};
 
 /// A write's effect in pieces.
 #[derive(Clone, Debug)]
-pub struct Pieces {
+pub struct OutputParts {
     /// The part that is opened.
-    pub part: Part,
+    pub part: LogitPart,
     /// `[positions][pieces]`: heads, neurons, or heads by source position (`head * sources + source`).
     pub values: Vec<Vec<f32>>,
     /// What the biases add, one a position.
@@ -69,7 +69,13 @@ fn rows(recording: &Capture, at: Address, whole: &Attribution) -> Result<Tensor>
 
 impl Attribution {
     /// The attention write of a layer by heads, `[positions][heads]`; `recording` holds [`of_attention`].
-    pub fn heads(&self, lab: &Lab, run: &Run, recording: &Capture, layer: usize) -> Result<Pieces> {
+    pub fn heads(
+        &self,
+        lab: &Lab,
+        run: &Run,
+        recording: &Capture,
+        layer: usize,
+    ) -> Result<OutputParts> {
         let transformer = &lab.model.transformer;
         let width = transformer.blueprint.head_dim;
         let views = host(&transformer.head_views(layer, &self.directions)?)?;
@@ -89,7 +95,7 @@ impl Attribution {
         self.pieces(
             lab,
             run,
-            Part::Attention(layer),
+            LogitPart::Attention(layer),
             values,
             &constants,
             &scales,
@@ -107,7 +113,7 @@ impl Attribution {
         recording: &Capture,
         layer: usize,
         i: usize,
-    ) -> Result<Pieces> {
+    ) -> Result<OutputParts> {
         let transformer = &lab.model.transformer;
         let shape = &transformer.blueprint;
         let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
@@ -143,7 +149,7 @@ impl Attribution {
         one.pieces(
             lab,
             run,
-            Part::Attention(layer),
+            LogitPart::Attention(layer),
             vec![values],
             &constants,
             &scales[i..=i],
@@ -158,7 +164,7 @@ impl Attribution {
         run: &Run,
         recording: &Capture,
         layer: usize,
-    ) -> Result<Pieces> {
+    ) -> Result<OutputParts> {
         let transformer = &lab.model.transformer;
         let views = host(&transformer.neuron_views(layer, &self.directions)?)?;
         let acts = host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
@@ -181,7 +187,7 @@ impl Attribution {
         self.pieces(
             lab,
             run,
-            Part::Mlp(layer),
+            LogitPart::Mlp(layer),
             values,
             &constants,
             &scales,
@@ -214,12 +220,12 @@ impl Attribution {
         &self,
         lab: &Lab,
         run: &Run,
-        part: Part,
+        part: LogitPart,
         values: Vec<Vec<f32>>,
         constants: &Constants,
         scales: &[f64],
         between: &[Site],
-    ) -> Result<Pieces> {
+    ) -> Result<OutputParts> {
         let touched = edited(run, lab.model.card.layers)?;
         let layer = part.layer().unwrap_or(0);
         let (mut bias, mut rest, mut mass) = (Vec::new(), Vec::new(), 1f32);
@@ -231,7 +237,7 @@ impl Attribution {
             rest.push((f64::from(self.effect(i, part)) - sum - constant) as f32);
             mass = row.iter().map(|v| v.abs()).sum::<f32>().max(mass);
         }
-        Ok(Pieces {
+        Ok(OutputParts {
             part,
             values,
             bias,

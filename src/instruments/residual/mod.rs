@@ -14,25 +14,27 @@ use std::ops::Range;
 
 use super::{Draft, Measurement};
 use crate::error::Result;
-use crate::figure::{Anchor, Body, Cell, Check, Curve, Grid, Header, Scale, Series, Style, Unit};
+use crate::figure::{
+    Anchor, AxisLabel, Body, Cell, Check, Curve, Grid, Scale, Series, Style, Unit,
+};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
 use crate::instruments::residual::attribution::{
-    Attribution, Part, Question, Share, addresses, check_sum, needs,
+    Attribution, AttributionRequest, LogitPart, PartAtPosition, addresses, check_sum, needs,
 };
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
-use crate::lab::target::Target;
+use crate::lab::target::LogitTarget;
 use crate::model::Card;
 
 choices! {
     /// What a logit is taken apart into.
-    pub enum By { Layer = "layer", Head = "head", Neuron = "neuron", Source = "source" }
+    pub enum Decomposed { Layer = "layer", Head = "head", Neuron = "neuron", Source = "source" }
 }
 
 choices! {
     /// What a write is measured by.
-    pub enum Value { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
+    pub enum OutputMeasure { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
 }
 
 params! {
@@ -41,7 +43,7 @@ params! {
         /// the token whose logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
         /// what the logit is split into: layer: the output of every component (embedding, attention, MLP); head, neuron: their parts; source: the tokens that attention read from
-        by: By = "layer",
+        by: Decomposed = "layer",
         /// the layer that is split into heads, neurons or sources, or all
         layer: LayerOrAll = "all",
         /// the position whose next-token logit is split
@@ -49,7 +51,7 @@ params! {
         /// how many positions, up to that one; with more than one the figure is a grid
         window: Count<1, 256> = "1",
         /// with by=layer: effect: direct effect on the logit; size: norm of the component output; cosine: with the residual stream before it; share: of the component output in the final residual stream (does not add up to the logit)
-        value: Value = "effect",
+        value: OutputMeasure = "effect",
         /// yes: subtracts the mean logit over the vocabulary from the logit of a single token
         centred: bool,
         /// how many neurons to list
@@ -57,7 +59,6 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Residual;
 
 impl Measurement for Residual {
@@ -69,7 +70,7 @@ impl Measurement for Residual {
     const ROWS_FOLLOW_EDITS: bool = true;
 
     fn live(asked: &ResidualParams, card: &Card) -> bool {
-        asked.by == By::Layer && asked.position == Position(-1) && !card.norms_stream
+        asked.by == Decomposed::Layer && asked.position == Position(-1) && !card.norms_stream
     }
 
     fn positions(asked: &ResidualParams, run: &Run) -> Result<Range<usize>> {
@@ -91,21 +92,21 @@ impl Measurement for Residual {
         let positions = Self::positions(asked, run)?;
         let question = asked.question(lab)?;
         match asked.by {
-            By::Layer => {
+            Decomposed::Layer => {
                 let sum = lab.attribute(run, positions, question)?;
                 Ok(asked.by_layer(&sum, run, lab))
             }
-            By::Head => asked.by_head(run, positions, question, lab),
-            By::Neuron => asked.by_neuron(run, positions, question, lab),
-            By::Source => asked.by_source(run, positions.end - 1, question, lab),
+            Decomposed::Head => asked.by_head(run, positions, question, lab),
+            Decomposed::Neuron => asked.by_neuron(run, positions, question, lab),
+            Decomposed::Source => asked.by_source(run, positions.end - 1, question, lab),
         }
     }
 }
 
 impl ResidualParams {
-    fn question(&self, lab: &Lab) -> Result<Question> {
-        Ok(Question {
-            target: Target::chosen(self.token.as_deref(), &lab.model)?,
+    fn question(&self, lab: &Lab) -> Result<AttributionRequest> {
+        Ok(AttributionRequest {
+            target: LogitTarget::chosen(self.token.as_deref(), &lab.model)?,
             centred: self.centred,
         })
     }
@@ -119,7 +120,7 @@ impl ResidualParams {
             spelled(sum, lab)
         };
         let title = match (many, value) {
-            (false, Value::Effect) => format!("logit of {whose}, by component"),
+            (false, OutputMeasure::Effect) => format!("logit of {whose}, by component"),
             _ => measured(value, &whose),
         };
         let body: Body = if many {
@@ -127,7 +128,7 @@ impl ResidualParams {
         } else {
             series(sum, value, &whose).into()
         };
-        let share = (value == Value::Share).then(|| "share: max(|x| - |x - c|, 0) for a component output c of the final residual stream x, in sums of magnitudes, divided by the sum over all components; it is not about logits".to_string());
+        let share = (value == OutputMeasure::Share).then(|| "share: max(|x| - |x - c|, 0) for a component output c of the final residual stream x, in sums of magnitudes, divided by the sum over all components; it is not about logits".to_string());
         Draft::of(body)
             .titled(title)
             .notes(self.notes(sum, run, lab))
@@ -182,7 +183,7 @@ pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
 }
 
 /// Where a part was written.
-fn anchor(part: Part, position: usize) -> Anchor {
+fn anchor(part: LogitPart, position: usize) -> Anchor {
     match part.layer() {
         Some(layer) => Anchor::cell(layer, position),
         None => Anchor::position(position),
@@ -190,14 +191,14 @@ fn anchor(part: Part, position: usize) -> Anchor {
 }
 
 /// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
-fn series(sum: &Attribution, value: Value, whose: &str) -> Series {
+fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
     let kept = kept(sum, value);
     let values: Vec<f32> = kept
         .iter()
         .map(|k| pick(&sum.shares[0][*k], value))
         .collect();
     let scale = scale(values.iter().copied(), value);
-    let adds = value == Value::Effect;
+    let adds = value == OutputMeasure::Effect;
     let curve = Curve {
         total: adds.then(|| sum.logits[0]),
         ..Curve::of(value.print(), Anchor::position(sum.positions[0]), values)
@@ -217,43 +218,46 @@ fn series(sum: &Attribution, value: Value, whose: &str) -> Series {
     }
 }
 
-fn header(part: Part) -> Header {
-    Header::of(
+fn header(part: LogitPart) -> AxisLabel {
+    AxisLabel::of(
         part.name(),
         part.layer().map_or_else(Anchor::default, Anchor::layer),
     )
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
-fn kept(sum: &Attribution, value: Value) -> Vec<usize> {
+fn kept(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
     (0..sum.parts.len())
         .filter(|k| {
-            value == Value::Effect || !matches!(sum.parts[*k], Part::NormBias | Part::TokenBias)
+            value == OutputMeasure::Effect
+                || !matches!(sum.parts[*k], LogitPart::NormBias | LogitPart::TokenBias)
         })
         .collect()
 }
 
-fn pick(share: &Share, value: Value) -> f32 {
+fn pick(share: &PartAtPosition, value: OutputMeasure) -> f32 {
     match value {
-        Value::Size => share.size,
-        Value::Cosine => share.cosine,
-        Value::Share => share.share,
-        Value::Effect => share.effect,
+        OutputMeasure::Size => share.size,
+        OutputMeasure::Cosine => share.cosine,
+        OutputMeasure::Share => share.share,
+        OutputMeasure::Effect => share.effect,
     }
 }
 
 /// What the numbers are.
-fn measured(value: Value, whose: &str) -> String {
+fn measured(value: OutputMeasure, whose: &str) -> String {
     match value {
-        Value::Effect => format!("direct effect on the logit of {whose}"),
-        Value::Size => "norm of the component output".into(),
-        Value::Cosine => "cosine of the component output with the residual stream before it".into(),
-        Value::Share => "share of the component output in the final residual stream".into(),
+        OutputMeasure::Effect => format!("direct effect on the logit of {whose}"),
+        OutputMeasure::Size => "norm of the component output".into(),
+        OutputMeasure::Cosine => {
+            "cosine of the component output with the residual stream before it".into()
+        }
+        OutputMeasure::Share => "share of the component output in the final residual stream".into(),
     }
 }
 
 /// Parts by positions.
-fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> Grid {
+fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &Lab) -> Grid {
     let kept = kept(sum, value);
     let cell = |row: usize, i: usize| {
         let (part, share) = (sum.parts[kept[row]], &sum.shares[i][kept[row]]);
@@ -263,7 +267,7 @@ fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> G
             ("cosine", share.cosine),
         ])
     };
-    let columns = if value == Value::Effect {
+    let columns = if value == OutputMeasure::Effect {
         targets(sum, run, lab)
     } else {
         lab.headers(run, sum.positions.iter().copied())
@@ -285,7 +289,7 @@ fn grid(sum: &Attribution, run: &Run, value: Value, whose: &str, lab: &Lab) -> G
 }
 
 /// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
-pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<Header> {
+pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<AxisLabel> {
     let mut columns = lab.headers(run, sum.positions.iter().copied());
     for (column, target) in columns.iter_mut().zip(&sum.targets) {
         column.anchor = column.anchor.with(Unit::Token(target.token));
@@ -294,20 +298,20 @@ pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<Header> {
 }
 
 /// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.
-fn scale(values: impl Iterator<Item = f32>, value: Value) -> Scale {
+fn scale(values: impl Iterator<Item = f32>, value: OutputMeasure) -> Scale {
     let reach = values.fold(1e-6, |most: f32, v| most.max(v.abs()));
     match value {
-        Value::Size => Scale::up_to(reach),
-        Value::Share => Scale::Unit,
-        Value::Cosine => Scale::Diverging { reach: 1.0 },
-        Value::Effect => Scale::Diverging { reach },
+        OutputMeasure::Size => Scale::up_to(reach),
+        OutputMeasure::Share => Scale::Unit,
+        OutputMeasure::Cosine => Scale::Diverging { reach: 1.0 },
+        OutputMeasure::Effect => Scale::Diverging { reach },
     }
 }
 
 /// The worse of a sum's check and the rests of what was opened.
 pub(crate) fn with_rests(
     check: Check,
-    pieces: &[crate::instruments::residual::decomposition::Pieces],
+    pieces: &[crate::instruments::residual::decomposition::OutputParts],
 ) -> Check {
     pieces.iter().filter(|p| !p.edited).fold(check, |check, p| {
         let error = p.rest.iter().fold(0f32, |most, r| most.max(r.abs()));

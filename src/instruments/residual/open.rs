@@ -9,11 +9,12 @@ use super::{ResidualParams, all_addresses, spelled, targets, with_rests};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{
-    Anchor, Body, Cell, Curve, Grid, Header, Page, Row, Scale, Series, Style, Table, Unit,
+    Anchor, AxisLabel, Body, Cell, Curve, Grid, Scale, Series, Style, Table, TablePage, TableRow,
+    Unit,
 };
 use crate::instruments::Draft;
-use crate::instruments::residual::attribution::{Attribution, Part, Question};
-use crate::instruments::residual::decomposition::{Pieces, of_attention, of_mlp};
+use crate::instruments::residual::attribution::{Attribution, AttributionRequest, LogitPart};
+use crate::instruments::residual::decomposition::{OutputParts, of_attention, of_mlp};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -27,7 +28,7 @@ fn diverging(grid: Grid, sink: bool) -> Grid {
 }
 
 /// What biases and edits add beside the pieces, in words; nothing where there is neither.
-fn beside(pieces: &[Pieces], i: usize) -> Option<String> {
+fn biases_in_words(pieces: &[OutputParts], i: usize) -> Option<String> {
     let bias: f32 = pieces.iter().map(|p| p.bias[i]).sum();
     let moved: f32 = pieces.iter().filter(|p| p.edited).map(|p| p.rest[i]).sum();
     let mut words = Vec::new();
@@ -57,7 +58,7 @@ impl ResidualParams {
         &self,
         run: &Run,
         positions: Range<usize>,
-        question: Question,
+        question: AttributionRequest,
         lab: &mut Lab,
     ) -> Result<Draft> {
         let layers = self.opened(lab)?;
@@ -74,7 +75,7 @@ impl ResidualParams {
         let cell = |k: usize, i: usize, head: usize| {
             let layer = layers[k];
             let anchor = Anchor::cell(layer, sum.positions[i]).with(Unit::Head(head as u32));
-            let all = sum.effect(i, Part::Attention(layer));
+            let all = sum.effect(i, LogitPart::Attention(layer));
             Cell::of("", pieces[k].values[i][head], anchor)
                 .more([(format!("all heads of layer {layer}"), all)])
         };
@@ -83,8 +84,8 @@ impl ResidualParams {
         let body: Body = if let ([layer], 0) = (layers.as_slice(), last) {
             one_layer(&pieces[0], *layer, &sum, &effect).into()
         } else if last == 0 {
-            let rows = layers.iter().map(|l| Header::layer(*l)).collect();
-            let columns = ("head", Header::heads(heads));
+            let rows = layers.iter().map(|l| AxisLabel::layer(*l)).collect();
+            let columns = ("head", AxisLabel::heads(heads));
             let cell = |k: usize, h: usize| cell(k, 0, h);
             let grid = Grid::of(("layer", rows), columns, effect, cell);
             diverging(grid, true).into()
@@ -94,7 +95,7 @@ impl ResidualParams {
                 .collect();
             let rows = all
                 .iter()
-                .map(|(k, h)| Header::head(layers[*k], *h))
+                .map(|(k, h)| AxisLabel::head(layers[*k], *h))
                 .collect();
             let columns = ("position", targets(&sum, run, lab));
             let cell = |row: usize, i: usize| cell(all[row].0, i, all[row].1);
@@ -106,7 +107,7 @@ impl ResidualParams {
             .note(
                 "each cell: what the head's output, after the output projection, adds to the logit",
             )
-            .notes(beside(&pieces, last))
+            .notes(biases_in_words(&pieces, last))
             .checked(Some(with_rests(sum.check, &pieces))))
     }
 
@@ -115,7 +116,7 @@ impl ResidualParams {
         &self,
         run: &Run,
         positions: Range<usize>,
-        question: Question,
+        question: AttributionRequest,
         lab: &mut Lab,
     ) -> Result<Draft> {
         let known = lab.model.card.neuron_layers.clone();
@@ -158,7 +159,7 @@ impl ResidualParams {
         &self,
         run: &Run,
         position: usize,
-        question: Question,
+        question: AttributionRequest,
         lab: &mut Lab,
     ) -> Result<Draft> {
         let layers = self.opened(lab)?;
@@ -187,8 +188,14 @@ impl ResidualParams {
                 .more(strongest.map(|(h, e)| (format!("head {h}"), e)))
         };
         let rows = match one {
-            Some(layer) => ("head", (0..heads).map(|h| Header::head(layer, h)).collect()),
-            None => ("layer", layers.iter().map(|l| Header::layer(*l)).collect()),
+            Some(layer) => (
+                "head",
+                (0..heads).map(|h| AxisLabel::head(layer, h)).collect(),
+            ),
+            None => (
+                "layer",
+                layers.iter().map(|l| AxisLabel::layer(*l)).collect(),
+            ),
         };
         let columns = ("source", lab.headers(run, 0..sources));
         let whose = spelled(&sum, lab);
@@ -203,13 +210,13 @@ impl ResidualParams {
             .titled(format!("logit of {whose} by source token, after {after}"))
             .notes(self.notes(&sum, run, lab))
             .note("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection")
-            .notes(beside(&pieces, 0))
+            .notes(biases_in_words(&pieces, 0))
             .checked(Some(with_rests(sum.check, &pieces))))
     }
 }
 
 /// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
-fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: &str) -> Series {
+fn one_layer(pieces: &OutputParts, layer: usize, sum: &Attribution, value: &str) -> Series {
     let heads = pieces.values[0].iter().enumerate();
     let heads = heads.map(|(h, v)| (format!("head {h}"), Anchor::head(layer, h), *v));
     let beside = [
@@ -222,12 +229,12 @@ fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: &str) -> S
         .map(|(name, v, _)| (name.to_string(), Anchor::layer(layer), v));
     let (mut points, mut values) = (Vec::new(), Vec::new());
     for (label, anchor, value) in heads.chain(beside) {
-        points.push(Header { label, anchor });
+        points.push(AxisLabel { label, anchor });
         values.push(value);
     }
     let reach = values.iter().fold(1e-6, |most: f32, v| most.max(v.abs()));
     let curve = Curve {
-        total: Some(sum.effect(0, Part::Attention(layer))),
+        total: Some(sum.effect(0, LogitPart::Attention(layer))),
         ..Curve::of("effect", Anchor::position(sum.positions[0]), values)
     };
     Series {
@@ -237,7 +244,7 @@ fn one_layer(pieces: &Pieces, layer: usize, sum: &Attribution, value: &str) -> S
 }
 
 /// The heads that added most by reading one source, three at most.
-fn top_heads(pieces: &Pieces, heads: usize, sources: usize, j: usize) -> Vec<(u32, f32)> {
+fn top_heads(pieces: &OutputParts, heads: usize, sources: usize, j: usize) -> Vec<(u32, f32)> {
     let effects: Vec<f32> = (0..heads)
         .map(|h| pieces.values[0][h * sources + j])
         .collect();
@@ -251,13 +258,13 @@ fn top_heads(pieces: &Pieces, heads: usize, sources: usize, j: usize) -> Vec<(u3
 
 fn neuron_page(
     sum: &Attribution,
-    pieces: &[Pieces],
+    pieces: &[OutputParts],
     layers: &[usize],
     i: usize,
     count: usize,
     run: &Run,
     lab: &Lab,
-) -> Page {
+) -> TablePage {
     let mut all: Vec<(usize, u32, f32)> = Vec::new();
     for (piece, layer) in pieces.iter().zip(layers) {
         let sizes: Vec<f32> = piece.values[i].iter().map(|v| v.abs()).collect();
@@ -276,7 +283,7 @@ fn neuron_page(
     let position = sum.positions[i];
     let whole: f64 = layers
         .iter()
-        .map(|l| f64::from(sum.effect(i, Part::Mlp(*l))))
+        .map(|l| f64::from(sum.effect(i, LogitPart::Mlp(*l))))
         .sum();
     let listed: f64 = all.iter().map(|(.., e)| f64::from(*e)).sum();
     let neurons: f64 = pieces
@@ -287,13 +294,13 @@ fn neuron_page(
     let biases: f64 = pieces.iter().map(|p| f64::from(p.bias[i])).sum();
     let row = |(layer, neuron, effect): &(usize, u32, f32)| {
         let anchor = Anchor::cell(*layer, position).with(Unit::Neuron(*neuron));
-        let own = sum.effect(i, Part::Mlp(*layer));
-        Row::at(anchor, entries![format!("{layer}/{neuron}"), *effect, own])
+        let own = sum.effect(i, LogitPart::Mlp(*layer));
+        TableRow::at(anchor, entries![format!("{layer}/{neuron}"), *effect, own])
     };
-    let mut rows: Vec<Row> = all.iter().map(row).collect();
+    let mut rows: Vec<TableRow> = all.iter().map(row).collect();
     let mut line = |name: &str, value: f64| {
         let entries = entries![name, value as f32, whole as f32];
-        rows.push(Row::at(Anchor::position(position), entries));
+        rows.push(TableRow::at(Anchor::position(position), entries));
     };
     line("other neurons", neurons - listed);
     line("biases", biases);
@@ -311,5 +318,5 @@ fn neuron_page(
         sum.targets[i].spell(lab),
         sum.logits[i]
     );
-    Page::of(title, Anchor::position(position), rows)
+    TablePage::of(title, Anchor::position(position), rows)
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::edit::direction::{Direction, unit};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale, Text};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Text};
 use crate::instruments::params::{Count, LayerOrAll, choices, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
@@ -21,7 +21,7 @@ use crate::text;
 
 choices! {
     /// Where in the block the stream is read.
-    pub enum At { Pre = "resid_pre", Post = "resid_post" }
+    pub enum StreamSite { Pre = "resid_pre", Post = "resid_post" }
 }
 
 params! {
@@ -30,7 +30,7 @@ params! {
         /// the name of a loaded direction, or a file: one row a layer; or all: one row for each loaded direction, at the layer it was measured at
         direction: String = "all",
         /// where in the block the residual stream is read
-        site: At = "resid_pre",
+        site: StreamSite = "resid_pre",
         /// one layer, or all
         layer: LayerOrAll = "all",
         /// how many of the last positions to read
@@ -38,14 +38,13 @@ params! {
     }
 }
 
-/// The instrument.
 pub struct Meters;
 
 /// The parameter of a direction that stands for every one.
 const ALL: &str = "all";
 
 /// One row: a direction at a place.
-struct Meter {
+struct DirectionMeter {
     title: String,
     layer: usize,
     /// Unit, `[d_model]`.
@@ -105,7 +104,7 @@ impl Measurement for Meters {
         };
         let rows = meters
             .into_iter()
-            .map(|m| Header::of(m.title, Anchor::layer(m.layer)));
+            .map(|m| AxisLabel::of(m.title, Anchor::layer(m.layer)));
         let columns = lab.headers(&of.run, of.positions.clone());
         let (rows, columns) = (("meter", rows.collect()), ("position", columns));
         let grid = Grid::filled(rows, columns, "projection", cells);
@@ -117,7 +116,7 @@ impl Measurement for Meters {
 }
 
 /// The cell of a meter over one row of the stream; sums in f64.
-fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
+fn cell(meter: &DirectionMeter, row: &[f32], position: usize) -> Cell {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
         products.sum()
@@ -135,13 +134,13 @@ fn cell(meter: &Meter, row: &[f32], position: usize) -> Cell {
 impl MetersParams {
     fn site(&self) -> Site {
         match self.site {
-            At::Pre => Site::ResidPre,
-            At::Post => Site::ResidPost,
+            StreamSite::Pre => Site::ResidPre,
+            StreamSite::Post => Site::ResidPost,
         }
     }
 
     /// The rows of the figure, the lowest layer first.
-    fn meters(&self, lab: &Lab) -> Result<Vec<Meter>> {
+    fn meters(&self, lab: &Lab) -> Result<Vec<DirectionMeter>> {
         let card = &lab.model.card;
         let only = self.layer.within(card.layers)?;
         let named = self.direction.trim();
@@ -152,7 +151,7 @@ impl MetersParams {
                     continue;
                 };
                 if only.is_none_or(|only| only == layer) {
-                    out.push(Meter {
+                    out.push(DirectionMeter {
                         title: format!("{layer} {}", text::visible(name.as_bytes())),
                         layer,
                         along: unit(vector),
@@ -177,7 +176,7 @@ impl MetersParams {
                     ),
                 ));
             }
-            out.push(Meter {
+            out.push(DirectionMeter {
                 title: layer.to_string(),
                 layer,
                 along: unit(vector),

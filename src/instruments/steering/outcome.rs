@@ -1,7 +1,7 @@
 //! What comes of an edit: to the next token of a text, or to a list of prompts and to what is written after them.
 //!
 //! Invariant: the outcome without an edit is measured once, by the same passes, and everything is told against it.
-//! To measure something else of every trial, add a field to [`Outcome`].
+//! To measure something else of every trial, add a field to [`SteeringOutcome`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,13 +14,13 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
 use crate::lab::pass::Pass;
-use crate::lab::readout::Said;
+use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::model::network::finite::NOT_FINITE;
 
 /// What is tried.
 #[derive(Clone, Debug)]
-pub enum Subject {
+pub enum SteeringTrial {
     /// The text that is there.
     Text(Run),
     /// A list of prompts, under the edits that are there already.
@@ -31,7 +31,7 @@ pub enum Subject {
 #[derive(Clone, Debug)]
 pub struct Trial {
     /// What is tried.
-    pub subject: Subject,
+    pub subject: SteeringTrial,
     /// First tokens of the answers.
     pub answers: Vec<u32>,
     /// The answers, as they are looked for in what is written.
@@ -44,7 +44,7 @@ pub struct Trial {
 
 /// What one pass, or one list of passes, came to; of a list, means over its prompts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct SteeringOutcome {
     /// The most probable next token, of a list the commonest.
     pub label: String,
     /// Probability of the answers' first tokens after the last token.
@@ -59,7 +59,7 @@ pub struct Outcome {
     pub top: Vec<(String, f32)>,
 }
 
-impl Outcome {
+impl SteeringOutcome {
     /// That of a trial which was not made: numbers that are none.
     pub fn unmeasured() -> Self {
         Self::without_numbers("–")
@@ -83,7 +83,7 @@ impl Outcome {
 }
 
 /// What is said after the last token, whole, by prompt.
-pub type Base = Arc<Vec<Vec<Said>>>;
+pub type UneditedLogProbs = Arc<Vec<Vec<RowStats>>>;
 
 impl Trial {
     /// The outcome without another edit, and what others are told against.
@@ -91,7 +91,7 @@ impl Trial {
     /// # Errors
     ///
     /// When a prompt does not fit or the work is stopped.
-    pub fn unedited(&self, lab: &mut Lab) -> Result<(Outcome, Base)> {
+    pub fn unedited(&self, lab: &mut Lab) -> Result<(SteeringOutcome, UneditedLogProbs)> {
         let output = Output {
             tokens: self.answers.clone(),
             ..Output::whole(After::Last(1))
@@ -108,7 +108,12 @@ impl Trial {
     /// # Errors
     ///
     /// As [`Trial::unedited`], and when the edit cannot be applied.
-    pub fn under(&self, lab: &mut Lab, edit: &Edit, base: &Base) -> Result<Outcome> {
+    pub fn under(
+        &self,
+        lab: &mut Lab,
+        edit: &Edit,
+        base: &UneditedLogProbs,
+    ) -> Result<SteeringOutcome> {
         let output = Output {
             kl: Some(base.clone()),
             ..Output::tokens(&self.answers)
@@ -125,14 +130,14 @@ impl Trial {
         lab: &mut Lab,
         edit: Option<&Edit>,
         output: Output,
-    ) -> Result<(Outcome, Vec<Said>)> {
+    ) -> Result<(SteeringOutcome, Vec<RowStats>)> {
         let with = |schedule: &Schedule| match edit {
             Some(edit) => schedule.and(edit),
             None => schedule.clone(),
         };
-        let mut out = Outcome::default();
+        let mut out = SteeringOutcome::default();
         let rows = match &self.subject {
-            Subject::Text(run) => {
+            SteeringTrial::Text(run) => {
                 let run = Run {
                     schedule: with(&run.schedule),
                     ..run.clone()
@@ -143,7 +148,7 @@ impl Trial {
                 out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
                 vec![said]
             }
-            Subject::Prompts(prompts, schedule) => {
+            SteeringTrial::Prompts(prompts, schedule) => {
                 let mut written = lab.run(&Pass {
                     tail: self.tokens.unwrap_or(1).max(1),
                     ..Pass::prompts(prompts, &with(schedule), output)
@@ -154,14 +159,14 @@ impl Trial {
                     let said = written.iter().filter(|c| self.says(lab, &c.tail));
                     out.success = said.count() as f32 / written.len() as f32;
                     let tails: Vec<&[u32]> = written.iter().map(|c| c.tail.as_slice()).collect();
-                    let nats = surprise(lab, prompts, &tails)?;
+                    let nats = mean_surprisal(lab, prompts, &tails)?;
                     out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
                 }
                 let rows = written.iter_mut().map(|c| c.output.swap_remove(0));
                 rows.collect()
             }
         };
-        let shares = rows.iter().map(Said::share);
+        let shares = rows.iter().map(RowStats::share);
         out.answers = (shares.sum::<f64>() / rows.len() as f64) as f32;
         Ok((out, rows))
     }
@@ -181,7 +186,7 @@ impl Trial {
 }
 
 /// How surprising each prompt's continuation is to the unedited model: mean negative log-likelihood a token, nats.
-fn surprise(lab: &mut Lab, prompts: &[Vec<u32>], written: &[&[u32]]) -> Result<Vec<f64>> {
+fn mean_surprisal(lab: &mut Lab, prompts: &[Vec<u32>], written: &[&[u32]]) -> Result<Vec<f64>> {
     // The last token of a text is predicted and not read.
     let texts = prompts.iter().zip(written);
     let texts = texts.map(|(prompt, tail)| [prompt, &tail[..tail.len() - 1]].concat());

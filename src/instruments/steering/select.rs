@@ -10,17 +10,18 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use crate::edit::direction::{Direction, Origin, norm};
+use crate::edit::direction::{Direction, DirectionOrigin, norm};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
-use crate::instruments::params::{NonNegative, ParameterValue, Share, choices, params};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
+use crate::instruments::params::{Fraction, NonNegative, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::network::site::Site;
 use crate::vectors::selection::{
-    Candidate, Rules, Scores, Selection, Sides, Verdict, after_instruction, find_markers, select,
+    Candidate, CandidateScores, CandidateVerdict, PromptSides, Selection, SelectionRules,
+    after_instruction, find_markers, select,
 };
 
 choices! {
@@ -47,13 +48,13 @@ params! {
         /// candidate positions: 5 for the last five, or -1,-3; by default the template's tokens after the user's words, or the last five
         positions: String,
         /// the share of each list that is held out to measure the candidates, at most 32 prompts; the rest makes them
-        validation: Share = "0.5",
+        validation: Fraction = "0.5",
         /// a file of plus prompts to measure on, instead of a share of the list
         plus_validation as "plus-validation": Option<PathBuf>,
         /// a file of minus prompts to measure on, instead of a share of the list
         minus_validation as "minus-validation": Option<PathBuf>,
         /// candidates from layers beyond this share of the depth are discarded
-        depth: Share = "0.8",
+        depth: Fraction = "0.8",
         /// candidates are discarded if ablating them changes the next-token distribution on minus prompts by more KL divergence than this, in nats
         kl: NonNegative = "0.1",
         /// yes: uses only prompts on which the model behaves as their list says; no: uses all
@@ -71,7 +72,6 @@ const HELD_OUT: usize = 32;
 /// The most candidate positions.
 const POSITIONS: usize = 64;
 
-/// The instrument.
 pub struct Select;
 
 impl Measurement for Select {
@@ -95,7 +95,7 @@ impl Measurement for Select {
                 ids.into_iter().map(|id| (id, f64::NAN)).collect()
             }
         };
-        let rules = Rules {
+        let rules = SelectionRules {
             positions: asked.positions(lab, &[&making, &held_out])?,
             markers: markers.iter().map(|m| m.0).collect(),
             depth: asked.depth.0,
@@ -142,7 +142,7 @@ fn check_folder(path: Option<&Path>) -> Result<()> {
 
 impl SelectParams {
     /// The prompts that make candidates, and those that measure them.
-    fn sides(&self, run: &Run, lab: &Lab) -> Result<(Sides, Sides)> {
+    fn sides(&self, run: &Run, lab: &Lab) -> Result<(PromptSides, PromptSides)> {
         let tokens = |path: &Path| -> Result<Vec<Vec<u32>>> {
             let prompts = crate::file::prompts(path)?;
             prompts
@@ -154,7 +154,7 @@ impl SelectParams {
                 })
                 .collect()
         };
-        let mut out = (Sides::default(), Sides::default());
+        let mut out = (PromptSides::default(), PromptSides::default());
         let lists = [
             ("plus", &self.plus, &self.plus_validation),
             ("minus", &self.minus, &self.minus_validation),
@@ -189,7 +189,7 @@ impl SelectParams {
     }
 
     /// Candidate positions from the end, the farthest first.
-    fn positions(&self, lab: &Lab, sides: &[&Sides]) -> Result<Vec<usize>> {
+    fn positions(&self, lab: &Lab, sides: &[&PromptSides]) -> Result<Vec<usize>> {
         let text = self.positions.trim();
         let prompts = sides.iter().flat_map(|s| s.plus.iter().chain(&s.minus));
         let shortest = prompts.map(Vec::len).min().unwrap_or(1);
@@ -225,14 +225,14 @@ impl SelectParams {
 
 fn direction(lab: &Lab, best: &Candidate, found: &Selection, markers: &[(u32, f64)]) -> Direction {
     let card = &lab.model.card;
-    let Scores {
+    let CandidateScores {
         ablation,
         addition,
         kl,
     } = best.scores;
     Direction {
         rows: vec![(Site::ResidPre.at(best.layer), best.vector.clone())],
-        origin: Origin {
+        origin: DirectionOrigin {
             model: card.name.clone(),
             revision: card.revision.clone(),
             method: format!(
@@ -246,14 +246,14 @@ fn direction(lab: &Lab, best: &Candidate, found: &Selection, markers: &[(u32, f6
             dtype: card.dtype.into(),
             strength: 1.0,
             version: env!("CARGO_PKG_VERSION").into(),
-            ..Origin::default()
+            ..DirectionOrigin::default()
         },
     }
 }
 
 impl Coloured {
-    fn grid(self, layers: usize, found: &Selection, columns: Vec<Header>) -> Grid {
-        let shown = |s: &Scores| match self {
+    fn grid(self, layers: usize, found: &Selection, columns: Vec<AxisLabel>) -> Grid {
+        let shown = |s: &CandidateScores| match self {
             Self::Addition => s.addition,
             Self::Kl => s.kl,
             Self::Ablation => s.ablation,
@@ -276,7 +276,7 @@ impl Coloured {
             Self::Kl => "KL in nats",
             Self::Ablation | Self::Addition => "log-odds of the markers",
         };
-        let rows = ("layer", Header::layers(layers));
+        let rows = ("layer", AxisLabel::layers(layers));
         let grid = Grid::of(rows, ("position", columns), value, cell).around_zero();
         match self {
             Self::Kl => {
@@ -289,7 +289,7 @@ impl Coloured {
 }
 
 /// Column titles: the position, and its token where every prompt has the same.
-fn titles(lab: &Lab, rules: &Rules, making: &Sides) -> Vec<Header> {
+fn titles(lab: &Lab, rules: &SelectionRules, making: &PromptSides) -> Vec<AxisLabel> {
     let title = |position: usize| {
         let mut tokens = making
             .plus
@@ -301,7 +301,7 @@ fn titles(lab: &Lab, rules: &Rules, making: &Sides) -> Vec<Header> {
             Some(token) => format!("-{position} {}", lab.visible(token)),
             None => format!("-{position}"),
         };
-        Header::of(label, Anchor::default())
+        AxisLabel::of(label, Anchor::default())
     };
     rules.positions.iter().map(|p| title(*p)).collect()
 }
@@ -322,7 +322,7 @@ fn notes(
     run: &Run,
     found: &Selection,
     markers: &[(u32, f64)],
-    rules: &Rules,
+    rules: &SelectionRules,
 ) -> Vec<String> {
     let mut out = Vec::new();
     match (found.chosen.map(|i| &found.candidates[i]), &found.null) {
@@ -351,12 +351,12 @@ fn notes(
     };
     out.push(format!(
         "ablation: log-odds of the markers on plus prompts with the candidate projected out of the residual stream and all component outputs (lower is better); addition: on minus prompts with it added (higher is better); discarded: {} late (from {} of the depth on), {} kl (above {} nats), {} weak (addition below 0), {} nan",
-        count(Verdict::Late),
+        count(CandidateVerdict::Late),
         rules.depth,
-        count(Verdict::Kl),
+        count(CandidateVerdict::Kl),
         rules.kl,
-        count(Verdict::Weak),
-        count(Verdict::NotANumber),
+        count(CandidateVerdict::Weak),
+        count(CandidateVerdict::NotANumber),
     ));
     let from = if markers.iter().any(|m| m.1.is_nan()) {
         "given"

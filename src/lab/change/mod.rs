@@ -53,14 +53,14 @@ pub(crate) struct Pointed {
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// To its rows, by a formula.
-    Values(Box<Prepared>),
+    Values(Box<PreparedEdit>),
     /// To edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
     Cut(Cut),
 }
 
 /// An operation with everything that it works with.
 #[derive(Clone, Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedEdit {
     pub(crate) op: Op,
     pub(crate) strength: f64,
     /// The directions that it mentions, in their order.
@@ -76,7 +76,6 @@ pub(crate) struct Prepared {
 
 /// The value `x` at an address, as formulas see it: one row or many.
 pub(crate) trait HiddenState {
-    /// One number a row.
     type Number: RowNumber;
 
     /// The same number for every row.
@@ -116,7 +115,7 @@ pub(crate) trait RowNumber:
 /// Added to what is divided by.
 const LEAST: f64 = 1e-12;
 
-impl Prepared {
+impl PreparedEdit {
     /// The formula of every operation: `c` is the strength, `v` its direction as it is, `u` of length 1.
     pub(crate) fn on<X: HiddenState>(&self, x: &mut X) {
         let c = self.strength;
@@ -209,14 +208,14 @@ mod tests {
     }
 
     /// The operation of an edit with these directions.
-    fn prepared(edit: &str, directions: &[&[f32]]) -> Prepared {
+    fn prepared(edit: &str, directions: &[&[f32]]) -> PreparedEdit {
         let edit: Edit = edit.parse().unwrap();
         let pointed = |v: &&[f32]| Pointed {
             vector: vector(v),
             unit: vector(&unit(v)),
         };
         let width = directions.first().map_or(2, |v| v.len());
-        Prepared {
+        PreparedEdit {
             op: edit.op,
             strength: f64::from(edit.strength),
             directions: directions.iter().map(pointed).collect(),
@@ -226,7 +225,7 @@ mod tests {
         }
     }
 
-    fn changed(change: &Prepared, x: &mut [f32], position: usize, neurons: &[f32]) {
+    fn changed(change: &PreparedEdit, x: &mut [f32], position: usize, neurons: &[f32]) {
         change.on(&mut HostRow {
             x,
             position,
@@ -297,7 +296,7 @@ mod tests {
 
     #[test]
     fn targets_follow_positions_and_end_with_their_last_row() {
-        let change = Prepared {
+        let change = PreparedEdit {
             mask: Numbers::new(vec![1u8, 0], 2, &Device::Cpu).unwrap(),
             target: Numbers::new(vec![1f32, 1.0, 2.0, 2.0], 2, &Device::Cpu).unwrap(),
             ..prepared("resample:0=a@mlp_act.0", &[])
@@ -326,7 +325,7 @@ mod tests {
         for spec in OPS.iter().filter(|s| s.name != "cut") {
             let (v, w) = (draw(width), draw(width));
             let change = prepared(spec.example, &[&v, &w]);
-            let change = Prepared {
+            let change = PreparedEdit {
                 strength: 0.7 * change.strength,
                 units: vec![4, 1],
                 mask: Numbers::new((0..13u8).map(|i| i % 2).collect(), 13, &Device::Cpu).unwrap(),

@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Tensor};
 
-use super::{HiddenState, Numbers, Prepared, RowNumber};
+use super::{HiddenState, Numbers, PreparedEdit, RowNumber};
 use crate::error::{Error, Result};
 
 type Candle = candle_core::Result<Tensor>;
 
 /// A tensor in the making, or what failed on the way.
 #[derive(Clone)]
-pub(crate) struct Making(std::result::Result<Tensor, Arc<candle_core::Error>>);
+pub(crate) struct PendingTensor(std::result::Result<Tensor, Arc<candle_core::Error>>);
 
-impl Making {
+impl PendingTensor {
     fn then(&self, make: impl FnOnce(&Tensor) -> Candle) -> Self {
         let held = self.0.as_ref().map_err(Arc::clone);
         Self(held.and_then(|t| make(t).map_err(Arc::new)))
@@ -34,7 +34,7 @@ impl Making {
 /// Arithmetic on tensors in the making.
 macro_rules! operators {
     ($($operator:ident $name:ident($other:ty) |$own:ident, $by:ident| $make:expr;)*) => {
-        $(impl $operator<$other> for Making {
+        $(impl $operator<$other> for PendingTensor {
             type Output = Self;
 
             fn $name(self, $by: $other) -> Self {
@@ -53,7 +53,7 @@ operators! {
     Div div(Self) |own, other| own.with(&other, Tensor::broadcast_div);
 }
 
-impl Neg for Making {
+impl Neg for PendingTensor {
     type Output = Self;
 
     fn neg(self) -> Self {
@@ -61,7 +61,7 @@ impl Neg for Making {
     }
 }
 
-impl RowNumber for Making {
+impl RowNumber for PendingTensor {
     fn within(self, low: f64, high: f64) -> Self {
         self.then(|t| t.clamp(low, high))
     }
@@ -69,7 +69,7 @@ impl RowNumber for Making {
 
 /// The values of all rows, f32.
 struct DeviceRows<'a> {
-    x: Making,
+    x: PendingTensor,
     /// The position of the first token.
     start: usize,
     /// What the neurons of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
@@ -77,23 +77,23 @@ struct DeviceRows<'a> {
 }
 
 impl HiddenState for DeviceRows<'_> {
-    type Number = Making;
+    type Number = PendingTensor;
 
-    fn number(&self, number: f64) -> Making {
+    fn number(&self, number: f64) -> PendingTensor {
         self.x
             .then(|x| Tensor::new(&[[[number as f32]]], x.device()))
     }
 
-    fn dot(&self, v: &Numbers<f32>) -> Making {
+    fn dot(&self, v: &Numbers<f32>) -> PendingTensor {
         self.x
             .then(|x| x.broadcast_mul(&v.tensor)?.sum_keepdim(D::Minus1))
     }
 
-    fn length(&self) -> Making {
+    fn length(&self) -> PendingTensor {
         self.x.then(|x| x.sqr()?.sum_keepdim(D::Minus1)?.sqrt())
     }
 
-    fn add(&mut self, n: Making, v: &Numbers<f32>) {
+    fn add(&mut self, n: PendingTensor, v: &Numbers<f32>) {
         self.x = self.x.with(&n, |x, n| {
             let moved = x.broadcast_add(&n.broadcast_mul(&v.tensor)?)?;
             // Adding nothing would still turn -0 into 0.
@@ -101,13 +101,13 @@ impl HiddenState for DeviceRows<'_> {
         });
     }
 
-    fn turn(&mut self, n: Making, from: &Numbers<f32>, to: &Numbers<f32>) {
+    fn turn(&mut self, n: PendingTensor, from: &Numbers<f32>, to: &Numbers<f32>) {
         self.x = self.x.with(&n, |x, n| {
             x.broadcast_add(&n.broadcast_mul(&(&to.tensor - &from.tensor)?)?)
         });
     }
 
-    fn stretch(&mut self, n: Making) {
+    fn stretch(&mut self, n: PendingTensor) {
         self.x = self.x.with(&n, Tensor::broadcast_mul);
     }
 
@@ -145,7 +145,7 @@ impl HiddenState for DeviceRows<'_> {
     }
 }
 
-impl Prepared {
+impl PreparedEdit {
     /// The whole of `x` changed, `[batch, tokens, width]`; its first token is at position `start`. `neurons` is what the neurons
     /// of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
     pub(crate) fn on_tensor(
@@ -156,7 +156,7 @@ impl Prepared {
     ) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;
         let mut rows = DeviceRows {
-            x: Making(Ok(wide)),
+            x: PendingTensor(Ok(wide)),
             start,
             neurons,
         };

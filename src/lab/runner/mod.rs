@@ -26,12 +26,12 @@ use super::apply::Program;
 use super::capture::{After, Capture};
 use super::lab::Lab;
 use super::pass::{Pass, PassRow, Patch};
-use super::readout::{Said, read_logits};
+use super::readout::{RowStats, read_logits};
 use super::run::Run;
-use super::tap::{Keep, RunTap};
+use super::tap::{RecordedPositions, RunTap};
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Site};
-use crate::model::network::tap::{Phase, Span, Tap};
+use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// Rows by their number and what they came to, in the order in which they were read.
 type Rows = Vec<(usize, Capture)>;
@@ -130,16 +130,16 @@ impl Lab {
         let mut beside = (program.asks_probability() && count > 1)
             .then(|| model.cache(rows.len()))
             .transpose()?;
-        let span = Span {
+        let span = PassSpan {
             start: 0,
             len: length,
             prompt: run.prompt,
-            phase: Phase::Prefill,
+            phase: PassPhase::Prefill,
         };
         let knockouts = rows.iter().enumerate();
         let knockouts = knockouts.filter_map(|(i, row)| Some((i, row.knockout.as_ref()?)));
         let from = pass.from.filter(|_| rows[0].tokens.is_empty()).unwrap_or(0);
-        let keep = Keep::From(from);
+        let keep = RecordedPositions::From(from);
         let mut tap = RunTap::new(&mut program, &patches, &pass.record, keep, guard)
             .cutting(knockouts.collect());
         let transformer = &model.transformer;
@@ -158,7 +158,7 @@ impl Lab {
         }
         let late =
             |at: &Address| matches!(at.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits);
-        let mut output: Vec<Vec<Said>> = vec![Vec::new(); rows.len()];
+        let mut output: Vec<Vec<RowStats>> = vec![Vec::new(); rows.len()];
         let mut take = |logits: &Tensor, after: Range<usize>| -> Result<()> {
             let said = read_logits(logits, model.known_tokens(), |i| {
                 let (row, at) = (i / after.len(), after.start + i % after.len());
@@ -180,7 +180,7 @@ impl Lab {
             for start in (first..first + wanted).step_by(most) {
                 let len = most.min(first + wanted - start);
                 // Edits after the last block see these positions and no others.
-                tap.begin(Span { start, len, ..span });
+                tap.begin(PassSpan { start, len, ..span });
                 let own = x.narrow(1, start, len)?.contiguous()?;
                 let (logits, _) = transformer.read_out(&own, None, &mut tap)?;
                 take(&logits, start..start + len)?;
@@ -216,7 +216,7 @@ impl Lab {
                 Some(beside) => {
                     let asked = program.asked();
                     let said = unedited(self, &texts[..1], run.prompt, &asked, beside)?;
-                    program.hear(texts[0].len() - 1, &said);
+                    program.set_base_log_probs(texts[0].len() - 1, &said);
                     Ok(())
                 }
                 None => Ok(()),
@@ -244,7 +244,6 @@ impl Lab {
     }
 }
 
-/// The text of a row.
 fn text<'a>(pass: &'a Pass, row: &'a PassRow) -> &'a [u32] {
     if row.tokens.is_empty() {
         &pass.run.tokens

@@ -12,16 +12,16 @@ use super::Rows;
 use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::apply::Null;
+use crate::lab::apply::RandomControl;
 use crate::lab::capture::{After, Capture};
 use crate::lab::pass::{Pass, PassRow, Patch, SharedRun};
 use crate::lab::readout::read_logits;
 use crate::lab::run::Run;
-use crate::lab::tap::{Keep, RunTap, put};
+use crate::lab::tap::{RecordedPositions, RunTap, put};
 use crate::model::Model;
-use crate::model::network::cache::{Cache, Own};
+use crate::model::network::cache::{BranchCache, Cache};
 use crate::model::network::site::{Address, Axis, Site};
-use crate::model::network::tap::{Phase, Span, Tap};
+use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// Rows that are read in one pass: the position from which on, and their first blocks and indices, lowest block first.
 struct Chunk {
@@ -54,7 +54,7 @@ impl Lab {
             }
         }
         // What comes after the last position of interest changes nothing before it, unless the length of the text does.
-        let regime = |total| model.transformer.regime(total);
+        let regime = |total| model.transformer.rope_scaling_regime(total);
         let end = if regime(read + 1) == regime(length) {
             read + 1
         } else {
@@ -98,12 +98,18 @@ impl Lab {
         let mut own = program.clone();
         let common: Vec<(usize, &Patch)> = pass.common.iter().map(|patch| (0, patch)).collect();
         let guard = self.guard().lenient_if(pass.lenient);
-        let mut tap = RunTap::new(&mut own, &common, &wanted, Keep::From(from), guard);
-        let span = Span {
+        let mut tap = RunTap::new(
+            &mut own,
+            &common,
+            &wanted,
+            RecordedPositions::From(from),
+            guard,
+        );
+        let span = PassSpan {
             start: 0,
             len: end,
             prompt: run.prompt,
-            phase: Phase::Prefill,
+            phase: PassPhase::Prefill,
         };
         let tokens = model.tokens(&run.tokens[..end])?;
         let x = model
@@ -266,10 +272,14 @@ impl Lab {
         };
         // Every row is a trial, and who takes its logits looks at it.
         let guard = self.guard().lenient();
-        let keep = Keep::From(shared.from);
+        let keep = RecordedPositions::From(shared.from);
         let mut tap = RunTap::new(&mut program, &later, &pass.record, keep, guard).cutting(cuts());
         let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
-        let own = if count > 1 { Own::Kept } else { Own::Passing };
+        let own = if count > 1 {
+            BranchCache::Kept
+        } else {
+            BranchCache::Passing
+        };
         let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
         if count > 1 {
             cache.complete(chunk.rows.len(), &shared.cache)?;
@@ -285,8 +295,8 @@ impl Lab {
                 .flat_map(|(row, (_, index))| all(row, *index))
                 .collect();
             let guard = self.guard().lenient();
-            let mut tap =
-                RunTap::new(&mut program, &patches, &[], Keep::Last, guard).cutting(cuts());
+            let mut tap = RunTap::new(&mut program, &patches, &[], RecordedPositions::Last, guard)
+                .cutting(cuts());
             tails = go_on(
                 model,
                 &mut texts,
@@ -325,11 +335,11 @@ fn recorded(
     i: usize,
 ) -> Result<HashMap<Address, Tensor>> {
     let before = chunk.from - shared.from;
-    let span = Span {
+    let span = PassSpan {
         start: shared.from,
         len: shared.end - shared.from,
         prompt: pass.run.prompt,
-        phase: Phase::Prefill,
+        phase: PassPhase::Prefill,
     };
     let mut out = HashMap::new();
     for at in &pass.record {
@@ -363,16 +373,16 @@ fn joined(
     pass: &Pass,
     shared: &SharedRun,
     chunk: &Chunk,
-    own: Own,
+    own: BranchCache,
     tap: &mut RunTap,
 ) -> Result<(Tensor, Cache)> {
     let transformer = &model.transformer;
     let layers = model.card.layers;
-    let span = Span {
+    let span = PassSpan {
         start: chunk.from,
         len: shared.end - chunk.from,
         prompt: pass.run.prompt,
-        phase: Phase::Prefill,
+        phase: PassPhase::Prefill,
     };
     let mut cache = shared.cache.branch(chunk.from, own)?;
     cache.reserve(span.len)?;
@@ -415,13 +425,13 @@ fn joined(
 fn after(
     model: &Model,
     x: &Tensor,
-    span: Span,
+    span: PassSpan,
     position: usize,
     tap: &mut RunTap,
 ) -> Result<Tensor> {
     let x = x.narrow(1, position - span.start, 1)?.contiguous()?;
     // Edits after the last block see this position and no other.
-    tap.begin(Span {
+    tap.begin(PassSpan {
         start: position,
         len: 1,
         ..span
@@ -431,8 +441,8 @@ fn after(
 }
 
 /// What edits are replaced by, if by anything.
-pub(super) fn null(pass: &Pass) -> Null {
-    pass.random.map_or(Null::No, Null::Random)
+pub(super) fn null(pass: &Pass) -> RandomControl {
+    pass.random.map_or(RandomControl::No, RandomControl::Random)
 }
 
 /// Whether two lists put the same values into the same places.

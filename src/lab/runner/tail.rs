@@ -8,15 +8,15 @@ use candle_core::Tensor;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Program;
-use crate::lab::readout::{Ask, Said, Tokens, read_logits};
-use crate::lab::tap::{Keep, RunTap};
+use crate::lab::readout::{RowRequest, RowStats, Tokens, read_logits};
+use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::Address;
-use crate::model::network::tap::{Phase, Span, Tap};
+use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// Tells edits what they wait for before texts are read on.
-type Listen<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
+type ConditionInput<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
 
 /// Continues texts greedily from the best token of each by at most `count` tokens, an end token included: what each wrote, and
 /// whether it broke off. `listen` is called before every pass.
@@ -29,7 +29,7 @@ pub(super) fn go_on(
     tap: &mut RunTap,
     mut firsts: Vec<Option<u32>>,
     count: usize,
-    listen: &mut Listen,
+    listen: &mut ConditionInput,
 ) -> Result<Vec<(Vec<u32>, bool)>> {
     let mut out: Vec<(Vec<u32>, bool)> = vec![(Vec::new(), false); texts.len()];
     let ended = |(written, silent): &(Vec<u32>, bool)| {
@@ -49,9 +49,9 @@ pub(super) fn go_on(
         }
         listen(tap.program, texts)?;
         let (read, _) = read_on(model, texts, prompt, cache, tap, &[])?;
-        let ask = |_| Ask {
+        let ask = |_| RowRequest {
             top: 1,
-            ..Ask::default()
+            ..RowRequest::default()
         };
         let said = read_logits(&read, model.known_tokens(), ask)?;
         firsts = said.iter().map(best).collect();
@@ -64,7 +64,7 @@ pub(super) fn go_on(
 /// first row, which the tap has recorded, what the unembedding makes of them in the same product, `[lens, vocab]`.
 ///
 /// It reads what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or
-/// when the text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::regime`]). Texts are of one length.
+/// when the text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::rope_scaling_regime`]). Texts are of one length.
 pub(crate) fn read_on(
     model: &Model,
     texts: &[Vec<u32>],
@@ -75,17 +75,18 @@ pub(crate) fn read_on(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let transformer = &model.transformer;
     let total = texts[0].len();
-    if transformer.regime(cache.len().max(1)) != transformer.regime(total) {
+    if transformer.rope_scaling_regime(cache.len().max(1)) != transformer.rope_scaling_regime(total)
+    {
         cache.truncate(0);
     }
     let start = cache.len();
     let len = total - start;
     let phase = if start == 0 {
-        Phase::Prefill
+        PassPhase::Prefill
     } else {
-        Phase::Decode
+        PassPhase::Decode
     };
-    let span = Span {
+    let span = PassSpan {
         start,
         len,
         prompt,
@@ -94,7 +95,7 @@ pub(crate) fn read_on(
     let mut x = transformer.trunk(&tensor(model, texts, start)?, span, Some(cache), tap)?;
     if len > 1 {
         // What follows reads the last position alone.
-        tap.begin(Span {
+        tap.begin(PassSpan {
             start: total - 1,
             len: 1,
             ..span
@@ -125,20 +126,20 @@ pub(crate) fn unedited(
     prompt: usize,
     tokens: &[u32],
     cache: &mut Cache,
-) -> Result<Said> {
+) -> Result<RowStats> {
     let mut idle = Program::default();
-    let mut tap = RunTap::new(&mut idle, &[], &[], Keep::Last, lab.guard());
+    let mut tap = RunTap::new(&mut idle, &[], &[], RecordedPositions::Last, lab.guard());
     let (logits, _) = read_on(&lab.model, texts, prompt, cache, &mut tap, &[])?;
-    let ask = |_| Ask {
+    let ask = |_| RowRequest {
         tokens: Tokens::Same(tokens),
-        ..Ask::default()
+        ..RowRequest::default()
     };
     let said = read_logits(&logits.narrow(0, 0, 1)?, lab.model.known_tokens(), ask)?;
     Ok(said.into_iter().next().unwrap_or_default())
 }
 
 /// The most probable token; none where the row is no distribution.
-pub(super) fn best(said: &Said) -> Option<u32> {
+pub(super) fn best(said: &RowStats) -> Option<u32> {
     said.top.first().map(|t| t.0)
 }
 

@@ -9,12 +9,12 @@ use candle_core::{DType, Tensor};
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::unread;
-use crate::model::checkpoint::weights::{Probes, Weights};
-use crate::model::network::attention::Attention;
+use crate::model::checkpoint::weights::{NameProbes, Weights};
+use crate::model::network::attention::AttentionWeights;
 use crate::model::network::blueprint::{
-    Arrangement, Blueprint, Experts, Gain, MlpKind, NormSpec, Positions, QkNormOver,
+    BlockOrder, Blueprint, Experts, Gain, MlpKind, NormSpec, PositionEncoding, QkNormOver,
 };
-use crate::model::network::families::{Family, GateUp, Layout, Qkv};
+use crate::model::network::families::{Family, GateUp, MatrixLayout, Qkv};
 use crate::model::network::linear::Linear;
 use crate::model::network::mlp::{DenseMlp, Mixture, Mlp};
 use crate::model::network::norm::Norm;
@@ -44,17 +44,17 @@ impl Transformer {
         let b = &blueprint;
         let projection = |name: &str, from: usize, to: usize| {
             (b.d_embed != b.d_model)
-                .then(|| weights.linear(name, from, to, Layout::OutIn, false))
+                .then(|| weights.linear(name, from, to, MatrixLayout::OutIn, false))
                 .transpose()
         };
         let project_in = projection(names.project_in, b.d_embed, b.d_model)?;
         let project_out = projection(names.project_out, b.d_model, b.d_embed)?;
         let positions = match b.positions {
-            Positions::Learned { offset } => Some(weights.get(
+            PositionEncoding::Learned { offset } => Some(weights.get(
                 &format!("{}.weight", names.positions),
                 &[b.context + offset, b.d_model],
             )?),
-            Positions::Rotary(_) => None,
+            PositionEncoding::Rotary(_) => None,
         };
         let blocks = (0..b.layers.len())
             .map(|layer| load_block(family, b, &weights, layer))
@@ -66,11 +66,11 @@ impl Transformer {
         };
         let dtype = weights.precision.compute();
         let ropes = match &b.positions {
-            Positions::Rotary(ropes) => ropes
+            PositionEncoding::Rotary(ropes) => ropes
                 .iter()
                 .map(|rope| RopeTable::new(rope, context, dtype, &weights.device))
                 .collect::<Result<_>>()?,
-            Positions::Learned { .. } => Vec::new(),
+            PositionEncoding::Learned { .. } => Vec::new(),
         };
         notes.extend(unread::sentence(&weights.unread(), b.layers.len()));
         let (device, precision) = (weights.device.clone(), weights.precision);
@@ -95,14 +95,14 @@ impl Transformer {
 }
 
 /// What every checkpoint of a family has, and what its head may be called.
-fn probes(family: &Family) -> Probes<'static> {
+fn probes(family: &Family) -> NameProbes<'static> {
     let names = &family.names;
     let first_block = names.block.replace("{}", "0");
     let mut head = vec![format!("{}.weight", names.head)];
     if names.head != "lm_head" {
         head.push("lm_head.weight".into());
     }
-    Probes {
+    NameProbes {
         prefixes: names.prefixes,
         first: vec![
             format!("{}.weight", names.embed),
@@ -119,7 +119,7 @@ fn load_ends(
     family: &Family,
     b: &mut Blueprint,
     weights: &mut Weights,
-    probes: &Probes<'_>,
+    probes: &NameProbes<'_>,
     notes: &mut Vec<String>,
 ) -> Result<(Linear, Linear)> {
     let names = &family.names;
@@ -177,7 +177,7 @@ fn load_ends(
 
 fn unembedding(weights: &mut Weights, full: &str, width: usize, vocab: usize) -> Result<Linear> {
     let name = full.trim_end_matches(".weight");
-    weights.at_root(|w| w.linear(name, width, vocab, Layout::OutIn, false))
+    weights.at_root(|w| w.linear(name, width, vocab, MatrixLayout::OutIn, false))
 }
 
 /// What is said of a file without an unembedding, where config.json wants one.
@@ -219,15 +219,15 @@ fn load_block(family: &Family, b: &Blueprint, weights: &Weights, layer: usize) -
             let load = || load_norm(b.norm, b.d_model, weights, &name(part));
             there.then(load).transpose()
         };
-        let stream = b.arrangement == Arrangement::NormedStream;
+        let stream = b.arrangement == BlockOrder::NormedStream;
         Ok(SubNorms {
-            input: norm(!stream && b.arrangement != Arrangement::PostNorm, before)?,
+            input: norm(!stream && b.arrangement != BlockOrder::PostNorm, before)?,
             output: norm(b.arrangement.norms_writes(), after)?,
             stream: norm(stream, before)?,
         })
     };
     let norms_attn = sub_norms(names.norm_attn, names.norm_attn_out)?;
-    let norms_mlp = if b.arrangement == Arrangement::ParallelSharedNorm {
+    let norms_mlp = if b.arrangement == BlockOrder::ParallelSharedNorm {
         SubNorms::default()
     } else {
         sub_norms(names.norm_mlp, names.norm_mlp_out)?
@@ -251,7 +251,7 @@ fn load_attention(
     b: &Blueprint,
     weights: &Weights,
     base: &str,
-) -> Result<Attention> {
+) -> Result<AttentionWeights> {
     let names = &family.names;
     let name = |part: &str| format!("{base}.{part}");
     let (q_out, kv_out) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
@@ -297,7 +297,7 @@ fn load_attention(
             load(names.k_norm, b.kv_heads)?,
         ))
     });
-    Ok(Attention {
+    Ok(AttentionWeights {
         q,
         k,
         v,
@@ -381,7 +381,7 @@ fn load_mixture(
 ) -> Result<Mixture> {
     let names = &family.names.experts;
     let plain = |part: String, input: usize, output: usize| {
-        weights.linear(&part, input, output, Layout::OutIn, false)
+        weights.linear(&part, input, output, MatrixLayout::OutIn, false)
     };
     let expert = |e: usize| {
         let name = |part: &str| format!("{base}.{}", part.replace("{}", &e.to_string()));

@@ -9,8 +9,8 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 
-use super::torch::archive::{Entry, directory_of};
-use super::torch::{Loose, strided};
+use super::torch::archive::{ArchiveEntry, directory_of};
+use super::torch::{SmallTensor, strided};
 use crate::error::{Error, Result};
 use crate::model::map::map_file;
 
@@ -30,7 +30,7 @@ const KINDS: &[(&str, DType, usize)] = &[
 ];
 
 /// What an array's header says.
-struct Header {
+struct NpyHeader {
     kind: String,
     big: bool,
     fortran: bool,
@@ -44,7 +44,7 @@ struct Header {
 /// # Errors
 ///
 /// When the file is damaged, holds other things than numbers, or unpacks to too much.
-pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
+pub fn arrays(path: &Path) -> Result<Vec<SmallTensor>> {
     let next = "Save it again: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
     let bad = |what: String| Error::bad_file(path, what, next);
     let map = map_file(path)?;
@@ -52,7 +52,7 @@ pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
         return Ok(vec![array(String::new(), &map).map_err(bad)?]);
     }
     let entries = directory_of(&map).map_err(bad)?;
-    let entries: Vec<(String, Entry)> = entries
+    let entries: Vec<(String, ArchiveEntry)> = entries
         .into_iter()
         .filter_map(|(name, entry)| Some((name.strip_suffix(".npy")?.to_string(), entry)))
         .collect();
@@ -66,7 +66,7 @@ pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
         let heads = entries.iter().map(|(name, entry)| {
             let head = unpacked(&map, entry, HEADER)?;
             let header = header(&head)?;
-            Ok(Loose {
+            Ok(SmallTensor {
                 name: name.clone(),
                 shape: header.shape,
                 values: Vec::new(),
@@ -85,7 +85,11 @@ pub fn arrays(path: &Path) -> Result<Vec<Loose>> {
     read.collect::<Result<_, String>>().map_err(bad)
 }
 
-fn unpacked<'a>(file: &'a [u8], entry: &Entry, most: usize) -> Result<Cow<'a, [u8]>, String> {
+fn unpacked<'a>(
+    file: &'a [u8],
+    entry: &ArchiveEntry,
+    most: usize,
+) -> Result<Cow<'a, [u8]>, String> {
     let data = &file[entry.data.clone()];
     if entry.packed {
         return Ok(Cow::Owned(inflate(data, most)?));
@@ -103,7 +107,7 @@ fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
 }
 
 /// Reads one array; the error says what is wrong, with its name.
-fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
+fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
     let what = if name.is_empty() {
         "it".to_string()
     } else {
@@ -154,7 +158,7 @@ fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
     } else {
         numbers
     };
-    Ok(Loose {
+    Ok(SmallTensor {
         name,
         shape: header.shape,
         values,
@@ -162,7 +166,7 @@ fn array(name: String, bytes: &[u8]) -> Result<Loose, String> {
 }
 
 /// Columns first to rows first.
-fn header(bytes: &[u8]) -> Result<Header, String> {
+fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
     let damaged = || "has no header that numpy writes".to_string();
     if !bytes.starts_with(b"\x93NUMPY") {
         return Err("is not an array that numpy saved".into());
@@ -209,7 +213,7 @@ fn header(bytes: &[u8]) -> Result<Header, String> {
     if shape.len() > 32 {
         return Err(damaged());
     }
-    Ok(Header {
+    Ok(NpyHeader {
         kind: kind.to_string(),
         big: descr.starts_with('>'),
         fortran,

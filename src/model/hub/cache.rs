@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::settings::cache_folder;
-use super::{Reference, Source, files, is_gguf};
+use super::{ModelSource, Reference, files, is_gguf};
 use crate::error::Error;
 use crate::file::{self, Overwrite};
 
@@ -36,16 +36,16 @@ impl Repository {
     }
 
     /// What a reference leads to, when everything is there.
-    pub fn find(&self, reference: &Reference) -> Option<Source> {
+    pub fn find(&self, reference: &Reference) -> Option<ModelSource> {
         let snapshot = self.snapshot(&self.commit(&reference.revision));
         match &reference.file {
             Some(file) => {
                 let path = snapshot.join(file);
-                path.is_file().then_some(Source::Gguf(path))
+                path.is_file().then_some(ModelSource::Gguf(path))
             }
             None => missing(&snapshot)
                 .is_none()
-                .then_some(Source::Folder(snapshot)),
+                .then_some(ModelSource::Folder(snapshot)),
         }
     }
 
@@ -302,7 +302,11 @@ mod tests {
         write(&snapshot.join("two.safetensors"), "");
         for given in ["a/b", "a/b@c0ffee"] {
             let found = repository.find(&reference(given));
-            assert_eq!(found, Some(Source::Folder(snapshot.clone())), "{given}");
+            assert_eq!(
+                found,
+                Some(ModelSource::Folder(snapshot.clone())),
+                "{given}"
+            );
         }
         assert_eq!(repository.find(&reference("a/b@other")), None);
     }

@@ -15,10 +15,10 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 
 use super::cache::Repository;
-use super::progress::{Meter, Phase, Watch};
-use super::remote::{Body, Meta, Remote, Trouble, attend};
-use super::settings::Settings;
-use super::{Reference, Source, failure, files};
+use super::progress::{ByteCounter, DownloadPhase, DownloadWatch};
+use super::remote::{Remote, RemoteBody, RemoteError, RemoteFile, attend};
+use super::settings::HubSettings;
+use super::{ModelSource, Reference, failure, files};
 use crate::error::{Error, Result};
 use crate::file;
 use crate::model::network::families;
@@ -40,15 +40,15 @@ const SPARE: u64 = 1 << 20;
 pub fn fetch(
     given: &str,
     reference: &Reference,
-    settings: &Settings,
+    settings: &HubSettings,
     repository: &Repository,
-    watch: &mut Watch<'_>,
-) -> Result<Source> {
+    watch: &mut DownloadWatch<'_>,
+) -> Result<ModelSource> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::io("the network", e))?;
-    let mut meter = Meter::new(given, watch);
+    let mut meter = ByteCounter::new(given, watch);
     let outcome = runtime.block_on(Box::pin(run(reference, settings, repository, &mut meter)));
     // What still looks up a name or waits for a server is not waited for.
     runtime.shutdown_background();
@@ -56,22 +56,22 @@ pub fn fetch(
 }
 
 /// A file to fetch, with how much of it was there when that was looked at.
-struct Item {
-    meta: Meta,
+struct FileToFetch {
+    meta: RemoteFile,
     there: u64,
 }
 
 async fn run(
     reference: &Reference,
-    settings: &Settings,
+    settings: &HubSettings,
     repository: &Repository,
-    meter: &mut Meter<'_, '_>,
-) -> Result<Source, Trouble> {
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<ModelSource, RemoteError> {
     let remote = Remote::open(settings, &reference.id)?;
     let found = remote.repository(meter, &reference.revision).await?;
     let commit = found.commit;
     if !files::is_safe(&commit) || commit.contains('/') {
-        return Err(Trouble::Odd("its commit is not a commit id".into()));
+        return Err(RemoteError::Odd("its commit is not a commit id".into()));
     }
     if reference.file.is_none() && files::is_adapter(&found.names) {
         return Err(adapter(&remote, reference, repository, &commit, meter)
@@ -86,12 +86,12 @@ async fn run(
         if !snapshot.join(&index).is_file() {
             let meta = remote.describe(meter, &commit, &index).await?;
             modest(&meta)?;
-            let item = Item { meta, there: 0 };
+            let item = FileToFetch { meta, there: 0 };
             file(&remote, repository, &commit, &item, meter).await?;
         }
         names.extend(files::shards(&snapshot.join(&index))?);
     }
-    meter.phase(Phase::Asking);
+    meter.phase(DownloadPhase::Asking);
     let (items, present) = plan(&remote, repository, &commit, &names, meter).await?;
     room(&settings.cache, &items)?;
     meter.now.files = names.len();
@@ -109,7 +109,9 @@ async fn run(
             revision: commit,
             ..reference.clone()
         })
-        .ok_or_else(|| Trouble::Odd(format!("the files of {} do not make a model", reference.id)))
+        .ok_or_else(|| {
+            RemoteError::Odd(format!("the files of {} do not make a model", reference.id))
+        })
 }
 
 /// What is said of a repository that is an adapter alone: its base stands in its configuration, which is fetched.
@@ -118,13 +120,13 @@ async fn adapter(
     reference: &Reference,
     repository: &Repository,
     commit: &str,
-    meter: &mut Meter<'_, '_>,
-) -> Result<Error, Trouble> {
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<Error, RemoteError> {
     repository.prepare(commit)?;
     let path = repository.snapshot(commit).join(files::ADAPTER);
     if !path.is_file() {
         let meta = remote.describe(meter, commit, files::ADAPTER).await?;
-        let item = Item { meta, there: 0 };
+        let item = FileToFetch { meta, there: 0 };
         file(remote, repository, commit, &item, meter).await?;
     }
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
@@ -137,7 +139,7 @@ async fn adapter(
 }
 
 /// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.
-fn served(snapshot: &Path) -> Result<(), Trouble> {
+fn served(snapshot: &Path) -> Result<(), RemoteError> {
     let path = snapshot.join(CONFIG);
     let Some(bytes) = file::read_if_there(&path, file::SMALL)? else {
         return Ok(());
@@ -155,8 +157,8 @@ async fn plan(
     repository: &Repository,
     commit: &str,
     names: &[String],
-    meter: &mut Meter<'_, '_>,
-) -> Result<(Vec<Item>, usize), Trouble> {
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<(Vec<FileToFetch>, usize), RemoteError> {
     let length = |path: &Path| std::fs::metadata(path).map(|m| m.len()).ok();
     let (mut items, mut present, mut total, mut before) = (Vec::new(), 0, 0, 0);
     for name in names {
@@ -176,7 +178,7 @@ async fn plan(
         let there = if fits { there } else { 0 };
         total += meta.size.unwrap_or(there);
         before += there;
-        items.push(Item { meta, there });
+        items.push(FileToFetch { meta, there });
     }
     meter.now.total = total;
     meter.now.done = 0;
@@ -186,21 +188,21 @@ async fn plan(
 }
 
 /// Refuses a small file that is announced as a large one.
-fn modest(meta: &Meta) -> Result<(), Trouble> {
+fn modest(meta: &RemoteFile) -> Result<(), RemoteError> {
     let size = meta.size.unwrap_or(0);
     if files::is_weights(&meta.name) || size <= file::SMALL {
         return Ok(());
     }
     let size = crate::text::size(size);
-    Err(Trouble::Odd(format!(
+    Err(RemoteError::Odd(format!(
         "{} is announced with {size}",
         meta.name
     )))
 }
 
 /// Refuses when the disk has no room for what is missing.
-fn room(cache: &Path, items: &[Item]) -> Result<(), Trouble> {
-    let missing = |i: &Item| i.meta.size.unwrap_or(0).saturating_sub(i.there);
+fn room(cache: &Path, items: &[FileToFetch]) -> Result<(), RemoteError> {
+    let missing = |i: &FileToFetch| i.meta.size.unwrap_or(0).saturating_sub(i.there);
     let needed: u64 = items.iter().map(missing).sum();
     // A file system that does not say is given the benefit of the doubt.
     let Ok(disk) = rustix::fs::statvfs(cache) else {
@@ -208,7 +210,7 @@ fn room(cache: &Path, items: &[Item]) -> Result<(), Trouble> {
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     if needed > 0 && free < needed.saturating_add(SPARE) {
-        return Err(Trouble::Full { needed, free });
+        return Err(RemoteError::Full { needed, free });
     }
     Ok(())
 }
@@ -218,21 +220,21 @@ async fn file(
     remote: &Remote,
     repository: &Repository,
     commit: &str,
-    item: &Item,
-    meter: &mut Meter<'_, '_>,
-) -> Result<(), Trouble> {
+    item: &FileToFetch,
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<(), RemoteError> {
     let meta = &item.meta;
     let _held = queue(repository, meta, meter).await?;
     let mut counted = item.there;
     if !repository.blob(&meta.etag).is_file() {
         let mut afresh = false;
         loop {
-            let mut rest = Remainder::open(repository, meta, meter, &mut counted).await?;
+            let mut rest = PartialFile::open(repository, meta, meter, &mut counted).await?;
             let began = rest.length;
             match rest.receive(remote, commit, meter, &mut counted).await {
                 Ok(()) => {}
                 // Bytes of an earlier download may be what is wrong: once more from the first one.
-                Err(Trouble::Damaged { .. }) if began > 0 && !afresh => {
+                Err(RemoteError::Damaged { .. }) if began > 0 && !afresh => {
                     afresh = true;
                     continue;
                 }
@@ -250,20 +252,20 @@ async fn file(
 /// Waits until nobody else downloads the file. Where files cannot be locked, nobody is waited for.
 async fn queue(
     repository: &Repository,
-    meta: &Meta,
-    meter: &mut Meter<'_, '_>,
-) -> Result<Option<File>, Trouble> {
+    meta: &RemoteFile,
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<Option<File>, RemoteError> {
     let Ok(lock) = repository.lock(&meta.etag) else {
         return Ok(None);
     };
     loop {
         match lock.try_lock() {
             Ok(()) => {
-                meter.phase(Phase::Downloading);
+                meter.phase(DownloadPhase::Downloading);
                 return Ok(Some(lock));
             }
             Err(TryLockError::WouldBlock) => {
-                meter.phase(Phase::Queued);
+                meter.phase(DownloadPhase::Queued);
                 attend(meter, tokio::time::sleep(QUEUE)).await?;
             }
             Err(TryLockError::Error(_)) => return Ok(None),
@@ -272,8 +274,8 @@ async fn queue(
 }
 
 /// A file that is coming in.
-struct Remainder<'a> {
-    meta: &'a Meta,
+struct PartialFile<'a> {
+    meta: &'a RemoteFile,
     path: PathBuf,
     blob: PathBuf,
     file: File,
@@ -282,14 +284,14 @@ struct Remainder<'a> {
     digest: Option<Sha256>,
 }
 
-impl<'a> Remainder<'a> {
+impl<'a> PartialFile<'a> {
     /// Opens what is there of a file, and reads it for the digest.
     async fn open(
         repository: &Repository,
-        meta: &'a Meta,
-        meter: &mut Meter<'_, '_>,
+        meta: &'a RemoteFile,
+        meter: &mut ByteCounter<'_, '_>,
         counted: &mut u64,
-    ) -> Result<Self, Trouble> {
+    ) -> Result<Self, RemoteError> {
         let path = repository.incomplete(&meta.etag);
         // In a shared cache somebody may have put a link there: what it leads to is not ours to write.
         if path.is_symlink() {
@@ -326,11 +328,11 @@ impl<'a> Remainder<'a> {
         Ok(out)
     }
 
-    async fn read_again(&mut self, meter: &mut Meter<'_, '_>) -> Result<(), Trouble> {
+    async fn read_again(&mut self, meter: &mut ByteCounter<'_, '_>) -> Result<(), RemoteError> {
         let Some(digest) = self.digest.as_mut().filter(|_| self.length > 0) else {
             return Ok(());
         };
-        meter.phase(Phase::Checking);
+        meter.phase(DownloadPhase::Checking);
         let fail = |e| (self.path.clone(), e);
         self.file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let mut buffer = vec![0u8; 1 << 20];
@@ -342,12 +344,16 @@ impl<'a> Remainder<'a> {
                 n => digest.update(&buffer[..n]),
             }
         }
-        meter.phase(Phase::Downloading);
+        meter.phase(DownloadPhase::Downloading);
         Ok(())
     }
 
     /// Throws away what is there.
-    fn empty(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
+    fn empty(
+        &mut self,
+        meter: &mut ByteCounter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<(), RemoteError> {
         if self.length > 0 {
             self.file.set_len(0).map_err(|e| (self.path.clone(), e))?;
         }
@@ -363,20 +369,20 @@ impl<'a> Remainder<'a> {
         &mut self,
         remote: &Remote,
         commit: &str,
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         counted: &mut u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RemoteError> {
         while self.meta.size != Some(self.length) {
             let from = self.length;
             let body = remote.bytes(meter, commit, &self.meta.name, from).await?;
-            meter.phase(Phase::Downloading);
+            meter.phase(DownloadPhase::Downloading);
             let mut response = match body {
-                Body::Rest(response) => response,
-                Body::Whole(response) => {
+                RemoteBody::Rest(response) => response,
+                RemoteBody::Whole(response) => {
                     self.empty(meter, counted)?;
                     response
                 }
-                Body::Beyond => {
+                RemoteBody::Beyond => {
                     self.empty(meter, counted)?;
                     continue;
                 }
@@ -386,13 +392,13 @@ impl<'a> Remainder<'a> {
                 match attend(meter, response.chunk()).await? {
                     Ok(Some(chunk)) => self.take(&chunk, meter, counted)?,
                     Ok(None) => break None,
-                    Err(e) => break Some(Trouble::from(e)),
+                    Err(e) => break Some(RemoteError::from(e)),
                 }
             };
             let broken = match (broken, self.meta.size) {
                 (None, None) => break,
                 (None, Some(size)) if size == self.length => break,
-                (None, Some(_)) => Trouble::Lost {
+                (None, Some(_)) => RemoteError::Lost {
                     why: "the answer ended too early".into(),
                     passing: true,
                 },
@@ -409,9 +415,9 @@ impl<'a> Remainder<'a> {
     fn take(
         &mut self,
         chunk: &[u8],
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         counted: &mut u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RemoteError> {
         let length = self.length + chunk.len() as u64;
         if self.meta.size.is_some_and(|size| length > size) {
             return self.damaged("it is longer than announced", meter, counted);
@@ -431,7 +437,11 @@ impl<'a> Remainder<'a> {
         Ok(())
     }
 
-    fn finish(&mut self, meter: &mut Meter<'_, '_>, counted: &mut u64) -> Result<(), Trouble> {
+    fn finish(
+        &mut self,
+        meter: &mut ByteCounter<'_, '_>,
+        counted: &mut u64,
+    ) -> Result<(), RemoteError> {
         if let Some(digest) = self.digest.take() {
             let mut found = String::with_capacity(64);
             for byte in digest.finalize() {
@@ -442,21 +452,22 @@ impl<'a> Remainder<'a> {
                 return self.damaged(why, meter, counted);
             }
         }
-        std::fs::rename(&self.path, &self.blob).map_err(|e| Trouble::from((self.blob.clone(), e)))
+        std::fs::rename(&self.path, &self.blob)
+            .map_err(|e| RemoteError::from((self.blob.clone(), e)))
     }
 
     fn damaged(
         &mut self,
         why: &str,
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         counted: &mut u64,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), RemoteError> {
         self.empty(meter, counted)?;
         match std::fs::remove_file(&self.path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err((self.path.clone(), e).into()),
             _ => {}
         }
-        Err(Trouble::Damaged {
+        Err(RemoteError::Damaged {
             file: self.meta.name.clone(),
             why: why.to_string(),
         })

@@ -9,8 +9,8 @@ use std::path::Path;
 use super::Reference;
 use super::cache::Repository;
 use super::progress::Progress;
-use super::remote::Trouble;
-use super::settings::Settings;
+use super::remote::RemoteError;
+use super::settings::HubSettings;
 use crate::error::Error;
 use crate::text;
 
@@ -20,7 +20,7 @@ const TOKENS: &str = "https://huggingface.co/settings/tokens";
 /// Not in the cache, and asking is forbidden.
 pub fn offline(
     reference: &Reference,
-    settings: &Settings,
+    settings: &HubSettings,
     repository: &Repository,
     variable: &str,
 ) -> Error {
@@ -41,9 +41,9 @@ pub fn offline(
 
 /// The sentence for a trouble, with what is kept.
 pub fn sentence(
-    trouble: Trouble,
+    trouble: RemoteError,
     reference: &Reference,
-    settings: &Settings,
+    settings: &HubSettings,
     now: &Progress,
 ) -> Error {
     let (id, endpoint, cache) = (&reference.id, &settings.endpoint, settings.cache.display());
@@ -54,15 +54,15 @@ pub fn sentence(
         format!("; {} are in the cache", now.amount())
     };
     let (what, next) = match trouble {
-        Trouble::Said(error) => return error,
-        Trouble::Stopped => {
+        RemoteError::Said(error) => return error,
+        RemoteError::Stopped => {
             return Error::DownloadStopped(if now.done == 0 {
                 format!("Stopped before anything of `{id}` was there")
             } else {
                 format!("Stopped{kept}")
             });
         }
-        Trouble::Lost { why, .. } if now.done == 0 => (
+        RemoteError::Lost { why, .. } if now.done == 0 => (
             format!(
                 "`{id}` is not in the cache, and {endpoint} cannot be reached ({})",
                 short(&why)
@@ -71,39 +71,39 @@ pub fn sentence(
                 "Check the network, the proxy and HF_ENDPOINT, or fetch it elsewhere: `{command}`."
             ),
         ),
-        Trouble::Lost { why, .. } => (
+        RemoteError::Lost { why, .. } => (
             format!(
                 "The connection to {endpoint} was lost ({}){kept}",
                 short(&why)
             ),
             "Run the same command again: it goes on from there.".into(),
         ),
-        Trouble::Refused {
+        RemoteError::Refused {
             status,
             code,
             message,
             after,
         } => refused(status, &code, &message, after, reference, settings, &kept),
-        Trouble::Odd(why) => (
+        RemoteError::Odd(why) => (
             format!(
                 "{endpoint} does not answer as a model hub does: {}",
                 short(&why)
             ),
             "Check HF_ENDPOINT, or try again later.".into(),
         ),
-        Trouble::Damaged { file, why } => (
+        RemoteError::Damaged { file, why } => (
             format!("{file} of `{id}` arrived damaged ({why}), and was thrown away{kept}"),
             format!("Run the same command again; if it happens again, fetch it with `{command}`."),
         ),
-        Trouble::Full { needed, free } => full(&settings.cache, Some((needed, free)), &kept),
-        Trouble::Disk(_, error)
+        RemoteError::Full { needed, free } => full(&settings.cache, Some((needed, free)), &kept),
+        RemoteError::Disk(_, error)
             if [ErrorKind::StorageFull, ErrorKind::QuotaExceeded].contains(&error.kind()) =>
         {
             let missing = now.total.saturating_sub(now.done);
             let needed = (missing > 0).then_some((missing, 0));
             full(&settings.cache, needed, &kept)
         }
-        Trouble::Disk(path, error) => (
+        RemoteError::Disk(path, error) => (
             format!(
                 "The cache cannot be written at {} ({error}){kept}",
                 path.display()
@@ -138,7 +138,7 @@ fn refused(
     message: &str,
     after: Option<u64>,
     reference: &Reference,
-    settings: &Settings,
+    settings: &HubSettings,
     kept: &str,
 ) -> (String, String) {
     let (id, revision) = (&reference.id, &reference.revision);
@@ -243,7 +243,7 @@ mod tests {
             revision: "main".into(),
             file: None,
         };
-        let settings = Settings {
+        let settings = HubSettings {
             cache: "/cache".into(),
             endpoint: "https://h".into(),
             token: None,
@@ -254,7 +254,7 @@ mod tests {
             total: 42 << 20,
             ..Progress::of("a/b")
         };
-        let full = Trouble::Disk("/cache/x".into(), ErrorKind::StorageFull.into());
+        let full = RemoteError::Disk("/cache/x".into(), ErrorKind::StorageFull.into());
         let said = sentence(full, &reference, &settings, &now).to_string();
         for word in ["too full", "41.0 MiB", "HF_HUB_CACHE", "/cache"] {
             assert!(said.contains(word), "{word}: {said}");

@@ -12,7 +12,7 @@
 //! either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a blob has in the cache.
 //!
 //! Invariant: nothing but the files that a model is made of is downloaded; a blob has its final name only when it is whole.
-//! To add a kind of source, add a variant to [`Source`]; to fetch another small file, a name to `files::SMALL`.
+//! To add a kind of source, add a variant to [`ModelSource`]; to fetch another small file, a name to `files::SMALL`.
 
 mod cache;
 mod download;
@@ -27,12 +27,12 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use cache::Repository;
 pub use cache::{Cached, cached_models};
-pub use progress::{Phase, Progress, Watch};
-pub use settings::{Settings, cache_folder};
+pub use progress::{DownloadPhase, DownloadWatch, Progress};
+pub use settings::{HubSettings, cache_folder};
 
 /// A resolved model argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ModelSource {
     /// The model in the binary.
     Demo,
     /// A folder in Hugging Face layout.
@@ -93,19 +93,19 @@ pub fn is_gguf(path: &Path) -> bool {
 }
 
 /// Resolves `demo`, a folder, a file, or a hub id, and downloads what the cache lacks.
-pub fn resolve(given: &str, watch: &mut Watch<'_>) -> Result<Source> {
-    resolve_under(given, &cache_folder(), Settings::read, watch)
+pub fn resolve(given: &str, watch: &mut DownloadWatch<'_>) -> Result<ModelSource> {
+    resolve_under(given, &cache_folder(), HubSettings::read, watch)
 }
 
 /// The same with a cache of the caller's, and settings that are read when a hub has to be asked.
 pub fn resolve_under(
     given: &str,
     cache: &Path,
-    settings: impl FnOnce() -> Result<Settings>,
-    watch: &mut Watch<'_>,
-) -> Result<Source> {
+    settings: impl FnOnce() -> Result<HubSettings>,
+    watch: &mut DownloadWatch<'_>,
+) -> Result<ModelSource> {
     if given == "demo" {
-        return Ok(Source::Demo);
+        return Ok(ModelSource::Demo);
     }
     let refuse = |found: &str| {
         Err(Error::NotAModel {
@@ -115,11 +115,11 @@ pub fn resolve_under(
     };
     let path = Path::new(given);
     if path.is_dir() {
-        return Ok(Source::Folder(path.to_path_buf()));
+        return Ok(ModelSource::Folder(path.to_path_buf()));
     }
     if path.is_file() {
         if is_gguf(path) {
-            return Ok(Source::Gguf(path.to_path_buf()));
+            return Ok(ModelSource::Gguf(path.to_path_buf()));
         }
         return refuse("it is a file, and its name does not end in .gguf");
     }

@@ -1,4 +1,4 @@
-//! How far a download is, and who listens: [`Progress`] in numbers and words, [`Watch`] to hear it and to stop it.
+//! How far a download is, and who listens: [`Progress`] in numbers and words, [`DownloadWatch`] to hear it and to stop it.
 //!
 //! Invariant: bytes only grow, and never past the total; whoever listens is told at most ten times a second, and at every
 //! change of phase. To tell something else, add a field to [`Progress`] and its words to [`Progress::words`].
@@ -17,7 +17,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 
 /// What is being done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub enum DownloadPhase {
     /// The hub is asked what there is.
     #[default]
     Asking,
@@ -39,7 +39,7 @@ pub struct Progress {
     /// The model argument.
     pub model: String,
     /// What is being done.
-    pub phase: Phase,
+    pub phase: DownloadPhase,
     /// The file in work; empty before the first.
     pub file: String,
     /// Its number, from 1; 0 before the first.
@@ -75,25 +75,25 @@ impl Progress {
     /// The phase in a word or two.
     pub fn doing(&self) -> String {
         match self.phase {
-            Phase::Asking => "asking the hub".into(),
-            Phase::Downloading => "downloading".into(),
-            Phase::Checking => "checking what is there".into(),
-            Phase::Waiting(seconds) => {
+            DownloadPhase::Asking => "asking the hub".into(),
+            DownloadPhase::Downloading => "downloading".into(),
+            DownloadPhase::Checking => "checking what is there".into(),
+            DownloadPhase::Waiting(seconds) => {
                 format!("the hub limits requests, going on in {seconds} s")
             }
-            Phase::Queued => "waiting for another process that downloads it".into(),
-            Phase::Reading => "reading".into(),
+            DownloadPhase::Queued => "waiting for another process that downloads it".into(),
+            DownloadPhase::Reading => "reading".into(),
         }
     }
 
     /// The phase in one word.
     pub fn word(&self) -> &'static str {
         match self.phase {
-            Phase::Asking => "asking",
-            Phase::Downloading => "downloading",
-            Phase::Checking => "checking",
-            Phase::Waiting(_) | Phase::Queued => "waiting",
-            Phase::Reading => "reading",
+            DownloadPhase::Asking => "asking",
+            DownloadPhase::Downloading => "downloading",
+            DownloadPhase::Checking => "checking",
+            DownloadPhase::Waiting(_) | DownloadPhase::Queued => "waiting",
+            DownloadPhase::Reading => "reading",
         }
     }
 
@@ -113,7 +113,7 @@ impl Progress {
 
     /// `23.1 MiB/s, 1 min 53 s left`; empty while nothing comes in.
     pub fn speed(&self) -> String {
-        if self.rate <= 0.0 || self.phase != Phase::Downloading {
+        if self.rate <= 0.0 || self.phase != DownloadPhase::Downloading {
             return String::new();
         }
         let rate = format!("{}/s", text::size(self.rate as u64));
@@ -125,7 +125,7 @@ impl Progress {
 
     /// Everything on one line, the most wanted first.
     pub fn words(&self) -> String {
-        if self.phase == Phase::Reading {
+        if self.phase == DownloadPhase::Reading {
             return format!("reading {}", self.model);
         }
         if self.number == 0 {
@@ -143,18 +143,18 @@ impl Progress {
 }
 
 /// Who hears of a download, and who may stop it.
-pub struct Watch<'a> {
+pub struct DownloadWatch<'a> {
     /// Told how far it is.
     pub show: &'a mut dyn FnMut(&Progress),
     /// Asked ten times a second whether to stop.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
-impl Watch<'_> {
+impl DownloadWatch<'_> {
     /// Says that the model is read from the disk now.
     pub fn reading(&mut self, model: &str) {
         let progress = Progress {
-            phase: Phase::Reading,
+            phase: DownloadPhase::Reading,
             ..Progress::of(model)
         };
         (self.show)(&progress);
@@ -162,16 +162,16 @@ impl Watch<'_> {
 }
 
 /// Counts what comes in and tells the watch.
-pub(super) struct Meter<'a, 'w> {
+pub(super) struct ByteCounter<'a, 'w> {
     /// What is told.
     pub now: Progress,
-    watch: &'a mut Watch<'w>,
+    watch: &'a mut DownloadWatch<'w>,
     told: Instant,
     samples: VecDeque<(Instant, u64)>,
 }
 
-impl<'a, 'w> Meter<'a, 'w> {
-    pub fn new(model: &str, watch: &'a mut Watch<'w>) -> Self {
+impl<'a, 'w> ByteCounter<'a, 'w> {
+    pub fn new(model: &str, watch: &'a mut DownloadWatch<'w>) -> Self {
         let mut meter = Self {
             now: Progress::of(model),
             watch,
@@ -192,7 +192,7 @@ impl<'a, 'w> Meter<'a, 'w> {
     }
 
     /// Enters a phase.
-    pub fn phase(&mut self, phase: Phase) {
+    pub fn phase(&mut self, phase: DownloadPhase) {
         if self.now.phase != phase {
             self.now.phase = phase;
             self.tell();
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_line_says_how_far_how_fast_and_how_long() {
         let progress = Progress {
-            phase: Phase::Downloading,
+            phase: DownloadPhase::Downloading,
             file: "model-00003-of-00004.safetensors".into(),
             number: 3,
             files: 9,
@@ -291,11 +291,11 @@ mod tests {
         let mut show = |p: &Progress| told.push(p.done);
         let stop = std::cell::Cell::new(false);
         let cancelled = || stop.get();
-        let mut watch = Watch {
+        let mut watch = DownloadWatch {
             show: &mut show,
             cancelled: &cancelled,
         };
-        let mut meter = Meter::new("a/b", &mut watch);
+        let mut meter = ByteCounter::new("a/b", &mut watch);
         meter.reuse(10);
         meter.file("x");
         meter.discard(4);

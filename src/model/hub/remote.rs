@@ -18,8 +18,8 @@ use reqwest::header::{
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 
-use super::progress::{Meter, Phase, TICK};
-use super::settings::Settings;
+use super::progress::{ByteCounter, DownloadPhase, TICK};
+use super::settings::HubSettings;
 use crate::error::Error;
 
 /// The longest that one request waits for the hub's permission, all waits together.
@@ -41,7 +41,7 @@ const REDIRECTS: usize = 10;
 
 /// What went wrong on the way to a file.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum RemoteError {
     /// The user stopped it.
     Stopped,
     /// No connection, or a broken one; whether asking again at once may help.
@@ -68,13 +68,13 @@ pub enum Trouble {
     Said(Error),
 }
 
-impl From<(PathBuf, std::io::Error)> for Trouble {
+impl From<(PathBuf, std::io::Error)> for RemoteError {
     fn from((path, error): (PathBuf, std::io::Error)) -> Self {
         Self::Disk(path, error)
     }
 }
 
-impl From<Error> for Trouble {
+impl From<Error> for RemoteError {
     fn from(error: Error) -> Self {
         if matches!(error, Error::Cancelled) {
             Self::Stopped
@@ -84,7 +84,7 @@ impl From<Error> for Trouble {
     }
 }
 
-impl From<reqwest::Error> for Trouble {
+impl From<reqwest::Error> for RemoteError {
     fn from(error: reqwest::Error) -> Self {
         // The innermost cause says it best: "Connection refused", "unexpected EOF".
         let mut inner: &dyn std::error::Error = &error;
@@ -103,7 +103,7 @@ impl From<reqwest::Error> for Trouble {
     }
 }
 
-impl Trouble {
+impl RemoteError {
     /// How long to wait before the request is tried again, when that may help.
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -130,7 +130,6 @@ impl Trouble {
 /// What a repository holds at a revision.
 #[derive(Debug)]
 pub struct Repo {
-    /// The commit.
     pub commit: String,
     /// The names of its files.
     pub names: Vec<String>,
@@ -138,7 +137,7 @@ pub struct Repo {
 
 /// A file of the hub.
 #[derive(Clone, Debug)]
-pub struct Meta {
+pub struct RemoteFile {
     /// Its name in the repository.
     pub name: String,
     /// The name of its blob.
@@ -149,7 +148,7 @@ pub struct Meta {
 
 /// The bytes of a file.
 #[derive(Debug)]
-pub enum Body {
+pub enum RemoteBody {
     /// From the position that was asked for.
     Rest(Response),
     /// From the first byte, whatever was asked for.
@@ -168,7 +167,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    pub fn open(settings: &Settings, id: &str) -> Result<Self, Trouble> {
+    pub fn open(settings: &HubSettings, id: &str) -> Result<Self, RemoteError> {
         let agent = concat!("lmscope/", env!("CARGO_PKG_VERSION"));
         let client = || {
             Client::builder()
@@ -190,9 +189,9 @@ impl Remote {
     /// What the repository holds at a revision.
     pub async fn repository(
         &self,
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         revision: &str,
-    ) -> Result<Repo, Trouble> {
+    ) -> Result<Repo, RemoteError> {
         let (owner, name) = split_id(&self.id);
         let whole = self.url(&["api", "models", owner, name])?;
         let mut at = whole.clone();
@@ -201,7 +200,7 @@ impl Remote {
             let found = self.description(&at).await?;
             let commit = found
                 .sha
-                .ok_or_else(|| Trouble::Odd("it names no commit".into()))?;
+                .ok_or_else(|| RemoteError::Odd("it names no commit".into()))?;
             Ok(Repo {
                 commit,
                 names: found.siblings.into_iter().map(|s| s.rfilename).collect(),
@@ -210,7 +209,7 @@ impl Remote {
         .await;
         match asked {
             // An answer without a name for what is missing: repository or revision?
-            Err(Trouble::Refused {
+            Err(RemoteError::Refused {
                 status: 404,
                 code,
                 message,
@@ -219,10 +218,10 @@ impl Remote {
                 let there = persist(meter, async || self.description(&whole).await).await;
                 let code = match there {
                     Ok(_) => "RevisionNotFound",
-                    Err(Trouble::Stopped) => return Err(Trouble::Stopped),
+                    Err(RemoteError::Stopped) => return Err(RemoteError::Stopped),
                     Err(_) => "RepoNotFound",
                 };
-                Err(Trouble::Refused {
+                Err(RemoteError::Refused {
                     status: 404,
                     code: code.into(),
                     message,
@@ -235,7 +234,7 @@ impl Remote {
 
     /// What the hub says about a repository, as much of it as can be meant. Of a compressed answer the length counts that
     /// it has unpacked.
-    async fn description(&self, url: &Url) -> Result<Description, Trouble> {
+    async fn description(&self, url: &Url) -> Result<Description, RemoteError> {
         let until = Instant::now() + SLOWEST;
         let mut answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
         let mut bytes = Vec::new();
@@ -244,21 +243,21 @@ impl Remote {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(e) if e.is_decode() => {
-                    return Err(Trouble::Odd(
+                    return Err(RemoteError::Odd(
                         "its description of the repository is damaged".into(),
                     ));
                 }
                 Err(e) => return Err(e.into()),
             };
             if bytes.len() + chunk.len() > LONGEST || Instant::now() > until {
-                return Err(Trouble::Odd(
+                return Err(RemoteError::Odd(
                     "its description of the repository does not end".into(),
                 ));
             }
             bytes.extend_from_slice(&chunk);
         }
         serde_json::from_slice(&bytes).map_err(|e| {
-            Trouble::Odd(format!(
+            RemoteError::Odd(format!(
                 "its description of the repository is not JSON ({e})"
             ))
         })
@@ -267,10 +266,10 @@ impl Remote {
     /// Name and length of a file. What the hub says counts, not the storage host that it redirects to.
     pub async fn describe(
         &self,
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         commit: &str,
         name: &str,
-    ) -> Result<Meta, Trouble> {
+    ) -> Result<RemoteFile, RemoteError> {
         let start = self.file(commit, name)?;
         persist(meter, async || {
             let mut url = start.clone();
@@ -288,8 +287,9 @@ impl Remote {
                     header(&headers, "x-linked-etag").or_else(|| header(&headers, ETAG.as_str()));
                 if answer.status().is_redirection() {
                     let next = header(&headers, LOCATION.as_str()).and_then(|l| url.join(&l).ok());
-                    let next = next
-                        .ok_or_else(|| Trouble::Odd(format!("a redirect of {name} to nowhere")))?;
+                    let next = next.ok_or_else(|| {
+                        RemoteError::Odd(format!("a redirect of {name} to nowhere"))
+                    })?;
                     // A renamed repository redirects inside the hub, and only the last answer describes the file.
                     if next.origin() == url.origin() || etag.is_none() {
                         url = next;
@@ -300,16 +300,16 @@ impl Remote {
                 }
                 let etag = etag.as_deref().and_then(blob_name);
                 let etag =
-                    etag.ok_or_else(|| Trouble::Odd(format!("no usable ETag for {name}")))?;
+                    etag.ok_or_else(|| RemoteError::Odd(format!("no usable ETag for {name}")))?;
                 let size = header(&headers, "x-linked-size")
                     .or_else(|| header(&headers, CONTENT_LENGTH.as_str()));
-                return Ok(Meta {
+                return Ok(RemoteFile {
                     name: name.to_string(),
                     etag,
                     size: size.and_then(|s| s.parse().ok()),
                 });
             }
-            Err(Trouble::Odd(format!(
+            Err(RemoteError::Odd(format!(
                 "more than {REDIRECTS} redirects of {name}"
             )))
         })
@@ -319,11 +319,11 @@ impl Remote {
     /// The bytes of a file from a position on.
     pub async fn bytes(
         &self,
-        meter: &mut Meter<'_, '_>,
+        meter: &mut ByteCounter<'_, '_>,
         commit: &str,
         name: &str,
         from: u64,
-    ) -> Result<Body, Trouble> {
+    ) -> Result<RemoteBody, RemoteError> {
         let url = self.file(commit, name)?;
         let send = async || {
             let mut request = self
@@ -334,21 +334,21 @@ impl Remote {
             }
             let answer = request.send().await?;
             match answer.status() {
-                StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Ok(Body::Beyond),
+                StatusCode::RANGE_NOT_SATISFIABLE if from > 0 => return Ok(RemoteBody::Beyond),
                 StatusCode::PARTIAL_CONTENT if from > 0 => {
                     let range =
                         header(answer.headers(), CONTENT_RANGE.as_str()).unwrap_or_default();
                     return if range.starts_with(&format!("bytes {from}-")) {
-                        Ok(Body::Rest(answer))
+                        Ok(RemoteBody::Rest(answer))
                     } else {
-                        Err(Trouble::Odd(format!(
+                        Err(RemoteError::Odd(format!(
                             "asked for {name} from byte {from}, and got {range:?}"
                         )))
                     };
                 }
                 _ => {}
             }
-            checked(answer).map(Body::Whole)
+            checked(answer).map(RemoteBody::Whole)
         };
         persist(meter, send).await
     }
@@ -360,7 +360,7 @@ impl Remote {
         }
     }
 
-    fn file(&self, commit: &str, name: &str) -> Result<Url, Trouble> {
+    fn file(&self, commit: &str, name: &str) -> Result<Url, RemoteError> {
         let parts: Vec<&str> = self
             .id
             .split('/')
@@ -370,18 +370,18 @@ impl Remote {
         self.url(&parts)
     }
 
-    fn url(&self, parts: &[&str]) -> Result<Url, Trouble> {
-        let mut url = Url::parse(&self.endpoint).map_err(|e| Trouble::Odd(e.to_string()))?;
+    fn url(&self, parts: &[&str]) -> Result<Url, RemoteError> {
+        let mut url = Url::parse(&self.endpoint).map_err(|e| RemoteError::Odd(e.to_string()))?;
         append(&mut url, parts)?;
         Ok(url)
     }
 }
 
 /// Adds parts to a path, each encoded as one segment.
-fn append(url: &mut Url, parts: &[&str]) -> Result<(), Trouble> {
+fn append(url: &mut Url, parts: &[&str]) -> Result<(), RemoteError> {
     let mut path = url
         .path_segments_mut()
-        .map_err(|()| Trouble::Odd("its address has no path".into()))?;
+        .map_err(|()| RemoteError::Odd("its address has no path".into()))?;
     path.pop_if_empty().extend(parts);
     Ok(())
 }
@@ -391,12 +391,11 @@ fn append(url: &mut Url, parts: &[&str]) -> Result<(), Trouble> {
 struct Description {
     sha: Option<String>,
     #[serde(default)]
-    siblings: Vec<Sibling>,
+    siblings: Vec<RepositoryFile>,
 }
 
-/// A file of a description.
 #[derive(Deserialize)]
-struct Sibling {
+struct RepositoryFile {
     rfilename: String,
 }
 
@@ -413,7 +412,7 @@ fn blob_name(etag: &str) -> Option<String> {
 }
 
 /// An answer that is a success, or what it refuses.
-fn checked(answer: Response) -> Result<Response, Trouble> {
+fn checked(answer: Response) -> Result<Response, RemoteError> {
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
@@ -427,7 +426,7 @@ fn checked(answer: Response) -> Result<Response, Trouble> {
         .and_then(|l| l.split(';').find_map(|p| p.trim().strip_prefix("t=")));
     let after = word(RETRY_AFTER.as_str());
     let after = after.as_deref().or(until).and_then(|s| s.parse().ok());
-    Err(Trouble::Refused {
+    Err(RemoteError::Refused {
         status: status.as_u16(),
         code: code.unwrap_or_default(),
         message: message.unwrap_or_default(),
@@ -437,9 +436,9 @@ fn checked(answer: Response) -> Result<Response, Trouble> {
 
 /// Asks until there is an answer, the patience is at its end, or asking again does not help.
 async fn persist<T>(
-    meter: &mut Meter<'_, '_>,
-    ask: impl AsyncFn() -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
+    meter: &mut ByteCounter<'_, '_>,
+    ask: impl AsyncFn() -> Result<T, RemoteError>,
+) -> Result<T, RemoteError> {
     let mut waited = Duration::ZERO;
     let mut tries = 0;
     loop {
@@ -463,8 +462,8 @@ async fn persist<T>(
             if left.is_zero() {
                 break;
             }
-            if matches!(trouble, Trouble::Refused { status: 429, .. }) {
-                meter.phase(Phase::Waiting(left.as_secs_f64().ceil() as u64));
+            if matches!(trouble, RemoteError::Refused { status: 429, .. }) {
+                meter.phase(DownloadPhase::Waiting(left.as_secs_f64().ceil() as u64));
             }
             attend(meter, tokio::time::sleep(left.min(SECOND))).await?;
         }
@@ -474,9 +473,9 @@ async fn persist<T>(
 
 /// Waits for something; gives it up when the user asks for that.
 pub async fn attend<T>(
-    meter: &mut Meter<'_, '_>,
+    meter: &mut ByteCounter<'_, '_>,
     work: impl Future<Output = T>,
-) -> Result<T, Trouble> {
+) -> Result<T, RemoteError> {
     let mut work = std::pin::pin!(work);
     loop {
         meter.check()?;
@@ -504,7 +503,7 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        let refused = |status, after| Trouble::Refused {
+        let refused = |status, after| RemoteError::Refused {
             status,
             code: String::new(),
             message: String::new(),

@@ -1,7 +1,7 @@
 //! What the environment says about the hub: where the cache is, who asks, whom, and whether asking is allowed.
 //!
 //! Invariant: the variables of Python's huggingface_hub are read here alone, in its order; everything below is told.
-//! To honour another variable, add a field to [`Settings`].
+//! To honour another variable, add a field to [`HubSettings`].
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 
 /// The environment, read once.
 #[derive(Clone)]
-pub struct Settings {
+pub struct HubSettings {
     /// The cache folder.
     pub cache: PathBuf,
     /// The hub's address, without a slash at its end.
@@ -23,7 +23,7 @@ pub struct Settings {
     pub offline: Option<&'static str>,
 }
 
-impl Settings {
+impl HubSettings {
     /// Reads the environment.
     pub fn read() -> Result<Self> {
         Self::from(&|name| std::env::var_os(name).map(PathBuf::from))
@@ -113,12 +113,12 @@ fn filled(var: &dyn Fn(&str) -> Option<PathBuf>, name: &str) -> Option<PathBuf> 
 mod tests {
     use super::*;
 
-    fn settings(pairs: &[(&str, &str)]) -> Result<Settings> {
+    fn settings(pairs: &[(&str, &str)]) -> Result<HubSettings> {
         let var = |name: &str| {
             let found = pairs.iter().find(|(n, _)| *n == name);
             found.map(|(_, v)| PathBuf::from(v))
         };
-        Settings::from(&var)
+        HubSettings::from(&var)
     }
 
     #[test]

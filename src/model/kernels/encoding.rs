@@ -2,7 +2,7 @@
 //!
 //! Invariant: [`Encoding::unpack`] gives the numbers that ggml gives for the same bytes, and is what all kernels are tested
 //! against. To add a kind of block, add a variant with its sizes, its fields and an arm of `unpack`, and its product in
-//! [`super::blocks`].
+//! `blocks`.
 
 use super::lanes::{from_bf16, from_f16};
 

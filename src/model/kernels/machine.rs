@@ -1,7 +1,7 @@
 //! Which instructions the kernels use, found out once.
 //!
 //! Invariant: a function compiled for some instructions is called only with a [`Processor`] that has them, and only
-//! [`Processor::all`] makes one. To add instructions, implement [`super::lanes::Lanes`], and add a variant here and an arm to both
+//! [`Processor::all`] makes one. To add instructions, implement `Lanes`, and add a variant here and an arm to both
 //! `run`s.
 
 use std::sync::OnceLock;

@@ -16,7 +16,6 @@ pub(super) const GROUP: usize = 16;
 pub struct Packed {
     /// How its weights are stored.
     pub encoding: Encoding,
-    /// Rows.
     pub out: usize,
     /// Columns.
     pub input: usize,

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use strsim::levenshtein;
 
 use super::blueprint::{Blueprint, MlpKind};
-use super::names::{Meaning, Rule, SPELLINGS, Spelling};
+use super::names::{NameMeaning, NameRule, SPELLINGS, Spelling};
 use super::site::{Address, SITES, Site, SiteSpec, check_layer};
 use crate::error::{Error, Result};
 
@@ -63,35 +63,33 @@ impl fmt::Display for Layers {
 
 /// A name of TransformerLens at some layers; what it means may wait for the architecture.
 #[derive(Clone, Copy, Debug)]
-pub struct Borrowed {
-    /// The name.
+pub struct ForeignName {
     pub spelling: &'static Spelling,
-    /// Where.
     pub layers: Layers,
 }
 
-impl PartialEq for Borrowed {
+impl PartialEq for ForeignName {
     fn eq(&self, other: &Self) -> bool {
         self.spelling.name == other.spelling.name && self.layers == other.layers
     }
 }
 
-impl Eq for Borrowed {}
+impl Eq for ForeignName {}
 
-impl fmt::Display for Borrowed {
+impl fmt::Display for ForeignName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.spelling.name.replace("{}", &self.layers.to_string()))
     }
 }
 
-impl Borrowed {
+impl ForeignName {
     /// The site that it means on every architecture; a sentence where the architecture decides, or where it means none.
     pub fn anywhere(&self) -> Result<Site> {
         let near = self.spelling.near;
         match &self.spelling.rule {
-            Rule::Always => Ok(near),
-            Rule::Never(has, _) => Err(self.holds(has, &self.near(near, None))),
-            Rule::Depends(place, _) => Err(self.refused(format!(
+            NameRule::Always => Ok(near),
+            NameRule::Never(has, _) => Err(self.holds(has, &self.near(near, None))),
+            NameRule::Depends(place, _) => Err(self.refused(format!(
                 "which tensor this name of TransformerLens means depends on the architecture ({} {place}), and none is known here. Write the site itself.",
                 written(near, self.layers)
             ))),
@@ -122,14 +120,14 @@ impl Borrowed {
         check_layer(self.spelling.near.at(layer), blueprint.layers.len())?;
         let nearest = |site| self.near(site, Some((blueprint, layer)));
         match self.spelling.meaning(blueprint, layer) {
-            Meaning::Is(site) => Ok(site),
-            Meaning::Holds(has, near) => Err(self.holds(has, &nearest(near))),
-            Meaning::Absent => Err(self.refused(format!(
+            NameMeaning::Is(site) => Ok(site),
+            NameMeaning::Holds(has, near) => Err(self.holds(has, &nearest(near))),
+            NameMeaning::Absent => Err(self.refused(format!(
                 "TransformerLens has nothing of this name on this {}. {}",
                 blueprint.family,
                 nearest(self.spelling.near)
             ))),
-            Meaning::Unmeasured => Err(self.refused(format!(
+            NameMeaning::Unmeasured => Err(self.refused(format!(
                 "TransformerLens cannot run this {}, so nobody can say what it has there. {}",
                 blueprint.family,
                 nearest(self.spelling.near)
@@ -146,7 +144,7 @@ impl Borrowed {
     /// Names the nearest site, one that the architecture has where it is known.
     fn near(&self, site: Site, here: Option<(&Blueprint, usize)>) -> String {
         let layered = self.spelling.name.contains("{}");
-        let site = here.map_or(site, |(b, layer)| stand_in(site, layer, b));
+        let site = here.map_or(site, |(b, layer)| nearest_site(site, layer, b));
         let spec = site.spec();
         let at = match here {
             // What stands once in TransformerLens and once a layer here stands at the end.
@@ -191,9 +189,9 @@ const NEAREST: &[(Site, Site)] = &[
 ];
 
 /// A site, or the nearest one that a layer of an architecture has.
-pub fn stand_in(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
+pub fn nearest_site(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
     let mut near = site;
-    while lacks(near.at(layer), blueprint).is_some() {
+    while why_absent(near.at(layer), blueprint).is_some() {
         let Some((_, next)) = NEAREST.iter().find(|(site, _)| *site == near) else {
             break;
         };
@@ -207,7 +205,7 @@ pub fn stand_in(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
     clippy::wildcard_enum_match_arm,
     reason = "every other site is everywhere"
 )]
-pub fn lacks(at: Address, b: &Blueprint) -> Option<String> {
+pub fn why_absent(at: Address, b: &Blueprint) -> Option<String> {
     let (family, layer) = (b.family, usize::from(at.layer));
     let kind = b.layers.get(layer).map(|l| l.mlp);
     let mixed = kind == Some(MlpKind::Experts);
@@ -238,7 +236,7 @@ pub enum Pattern {
     /// A site of ours.
     Own(Site, Layers),
     /// A name of TransformerLens.
-    Foreign(Borrowed),
+    Foreign(ForeignName),
 }
 
 impl FromStr for Pattern {
@@ -271,7 +269,7 @@ fn known(text: &str) -> Option<Pattern> {
     ours.or_else(|| {
         SPELLINGS.iter().find_map(|spelling| {
             let layers = foreign(spelling)?;
-            Some(Pattern::Foreign(Borrowed { spelling, layers }))
+            Some(Pattern::Foreign(ForeignName { spelling, layers }))
         })
     })
 }
@@ -460,7 +458,7 @@ mod tests {
         for spelling in SPELLINGS {
             let text = spelling.name.replace("{}", "7");
             let layers = Layers::One(if spelling.name.contains("{}") { 7 } else { 0 });
-            let name = Borrowed { spelling, layers };
+            let name = ForeignName { spelling, layers };
             assert_eq!(name.to_string(), text);
             assert_eq!(text.parse::<Pattern>().unwrap(), Pattern::Foreign(name));
         }

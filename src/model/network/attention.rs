@@ -11,12 +11,12 @@ use super::linear::Linear;
 use super::norm::Norm;
 use super::rope::Rotation;
 use super::site::Site::{AttnProbs, AttnScores, K, Q, V, Z};
-use super::tap::{Span, Tap};
+use super::tap::{PassSpan, Tap};
 use crate::error::Result;
 
 /// Weights of one attention layer.
 #[derive(Clone, Debug)]
-pub struct Attention {
+pub struct AttentionWeights {
     /// `d_model -> heads * head_dim`.
     pub q: Linear,
     /// `d_model -> kv_heads * head_dim`.
@@ -38,7 +38,7 @@ pub struct PassContext<'a> {
     /// `[tokens, positions]`, 0 or -inf, f32, by window; `None` where every query sees everything.
     pub masks: Vec<(Option<usize>, Option<Tensor>)>,
     /// Which positions.
-    pub span: Span,
+    pub span: PassSpan,
 }
 
 impl PassContext<'_> {
@@ -48,7 +48,7 @@ impl PassContext<'_> {
     }
 }
 
-impl Attention {
+impl AttentionWeights {
     /// `[batch, tokens, d_model] -> [batch, tokens, d_model]`.
     pub fn forward(
         &self,

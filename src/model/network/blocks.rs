@@ -2,7 +2,7 @@
 //!
 //! Invariant: a product is that of the unpacked weights, to about 3e-5 of its size: only the weights are coarse. On the CPU
 //! the kernels of [`crate::model::kernels`] take blocks and activations as they are; a device has candle's.
-//! To add a kind of block, add it to [`encoding`] and to [`crate::model::kernels::encoding`].
+//! To add a kind of block, add it to `encoding` and to [`crate::model::kernels::encoding`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -86,7 +86,6 @@ impl Blocks {
         Ok(Self { weight, out })
     }
 
-    /// Rows.
     pub fn out(&self) -> usize {
         self.out
     }

@@ -80,7 +80,7 @@ impl NormSpec {
 
 /// How a block puts its two sub-layers together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrangement {
+pub enum BlockOrder {
     /// `x + f(norm(x))`, attention first: Llama and most others.
     PreNorm,
     /// `x + norm(f(norm(x)))`: Gemma 2 and 3.
@@ -95,7 +95,7 @@ pub enum Arrangement {
     ParallelSharedNorm,
 }
 
-impl Arrangement {
+impl BlockOrder {
     /// Whether attention and MLP read the same stream, so that there is no `resid_mid`.
     pub fn is_parallel(self) -> bool {
         matches!(self, Self::Parallel | Self::ParallelSharedNorm)
@@ -176,7 +176,7 @@ impl Biases {
 
 /// How positions enter.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Positions {
+pub enum PositionEncoding {
     /// Queries and keys are rotated; layers choose among these by [`LayerSpec::rope`].
     Rotary(Vec<Rope>),
     /// A learned vector per position is added to the embedding; the table starts with `offset` unused rows.
@@ -189,7 +189,6 @@ pub enum Positions {
 /// Normalisation of queries and keys before the rotation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QkNorm {
-    /// Which norm.
     pub norm: NormSpec,
     /// What it runs over.
     pub over: QkNormOver,
@@ -243,7 +242,7 @@ pub struct Blueprint {
     /// Most positions the model was made for.
     pub context: usize,
     /// How sub-layers and norms are put together.
-    pub arrangement: Arrangement,
+    pub arrangement: BlockOrder,
     /// The norms of the blocks and the final one.
     pub norm: NormSpec,
     /// Whether a norm stands before the unembedding.
@@ -259,7 +258,7 @@ pub struct Blueprint {
     /// The activation of the MLPs.
     pub activation: Activation,
     /// How positions enter.
-    pub positions: Positions,
+    pub positions: PositionEncoding,
     /// Which matrices carry a bias.
     pub biases: Biases,
     /// What the embedding is multiplied by.
@@ -286,8 +285,8 @@ impl Blueprint {
         };
         let blocks: usize = self.layers.iter().map(|l| attention + mlp(l.mlp)).sum();
         let positions = match self.positions {
-            Positions::Learned { offset } => (self.context + offset) * self.d_model,
-            Positions::Rotary(_) => 0,
+            PositionEncoding::Learned { offset } => (self.context + offset) * self.d_model,
+            PositionEncoding::Rotary(_) => 0,
         };
         let tables = self.vocab * self.d_embed * if self.tied { 1 } else { 2 };
         let projections = if self.d_embed == self.d_model {

@@ -13,12 +13,12 @@ use crate::error::Result;
 
 /// Keys (rotated) and values of one layer: `[batch, kv_heads, capacity, head_dim]` each.
 #[derive(Clone, Debug)]
-struct Layer {
+struct LayerCache {
     keys: Tensor,
     values: Tensor,
 }
 
-impl Layer {
+impl LayerCache {
     fn zeros(shape: [usize; 4], dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self {
             keys: Tensor::zeros(&shape, dtype, device)?,
@@ -29,15 +29,15 @@ impl Layer {
 
 /// Positions that every run of a branch has in common, held once.
 #[derive(Clone, Debug)]
-struct Stem {
+struct SharedPrefix {
     /// Views of one run, `[1, kv_heads, len, head_dim]`.
-    layers: Vec<Layer>,
+    layers: Vec<LayerCache>,
     len: usize,
 }
 
 /// Whether a branch keeps its own keys and values, or only passes them on to the attention that made them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
+pub enum BranchCache {
     /// Kept, so that the runs can go on.
     Kept,
     /// Passed on: one pass, nothing after it.
@@ -48,9 +48,9 @@ pub enum Own {
 #[derive(Clone, Debug)]
 pub struct Cache {
     /// A branch's layers are made by the first pass that reaches them.
-    layers: Vec<Option<Layer>>,
-    stem: Option<Stem>,
-    own: Own,
+    layers: Vec<Option<LayerCache>>,
+    stem: Option<SharedPrefix>,
+    own: BranchCache,
     /// Positions of its own, after those of the stem.
     len: usize,
     capacity: usize,
@@ -70,13 +70,13 @@ impl Cache {
     ) -> Result<Self> {
         let capacity = context.min(128);
         let shape = [batch, blueprint.kv_heads, capacity, blueprint.head_dim];
-        let layer = |_| Layer::zeros(shape, dtype, device).map(Some);
+        let layer = |_| LayerCache::zeros(shape, dtype, device).map(Some);
         let layers = blueprint.layers.iter().map(layer);
         let layers = layers.collect::<Result<_>>()?;
         Ok(Self {
             layers,
             stem: None,
-            own: Own::Kept,
+            own: BranchCache::Kept,
             len: 0,
             capacity,
             context,
@@ -151,7 +151,7 @@ impl Cache {
         values: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let (keys, values) = (keys.contiguous()?, values.contiguous()?);
-        if self.own == Own::Passing {
+        if self.own == BranchCache::Passing {
             return Ok((keys, values));
         }
         let (start, capacity) = (self.len, self.capacity);
@@ -160,7 +160,7 @@ impl Cache {
             empty @ None => {
                 let (batch, heads, _, width) = keys.dims4()?;
                 let shape = [batch, heads, capacity, width];
-                empty.insert(Layer::zeros(shape, keys.dtype(), keys.device())?)
+                empty.insert(LayerCache::zeros(shape, keys.dtype(), keys.device())?)
             }
         };
         held.keys.slice_set(&keys, 2, start)?;
@@ -182,7 +182,7 @@ impl Cache {
         if len < self.shared() {
             self.stem = None;
             self.len = 0;
-            self.own = Own::Kept;
+            self.own = BranchCache::Kept;
         } else {
             self.len = self.len.min(len - self.shared());
         }
@@ -190,17 +190,17 @@ impl Cache {
 
     /// Runs that share the positions before `from` of this single run and have none of their own yet: their number is
     /// that of the rows of the first pass.
-    pub fn branch(&self, from: usize, own: Own) -> Result<Self> {
+    pub fn branch(&self, from: usize, own: BranchCache) -> Result<Self> {
         let stem = (from > 0)
             .then(|| {
                 let layers = self.layers.iter().flatten().map(|l| {
-                    Ok(Layer {
+                    Ok(LayerCache {
                         keys: l.keys.narrow(0, 0, 1)?.narrow(2, 0, from)?,
                         values: l.values.narrow(0, 0, 1)?.narrow(2, 0, from)?,
                     })
                 });
                 let layers = layers.collect::<Result<_>>()?;
-                Ok::<_, crate::error::Error>(Stem { layers, len: from })
+                Ok::<_, crate::error::Error>(SharedPrefix { layers, len: from })
             })
             .transpose()?;
         Ok(Self {
@@ -239,7 +239,7 @@ impl Cache {
                 out.slice_set(&all.contiguous()?, 2, 0)?;
                 Ok(out)
             };
-            *own = Some(Layer {
+            *own = Some(LayerCache {
                 keys: filled(own.as_ref().map(|l| &l.keys), &whole.keys)?,
                 values: filled(own.as_ref().map(|l| &l.values), &whole.values)?,
             });
@@ -269,7 +269,7 @@ impl Cache {
             let Some(layer) = layer else {
                 return Ok(None);
             };
-            Ok(Some(Layer {
+            Ok(Some(LayerCache {
                 keys: own(&layer.keys)?,
                 values: own(&layer.values)?,
             }))

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 /// A tensor with values that are not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Damage {
+pub struct NonFinite {
     /// Its name in the checkpoint.
     pub name: String,
     /// How many values, or blocks of values.
@@ -24,7 +24,7 @@ pub struct Damage {
     pub stored: bool,
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for NonFinite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, count, .. } = self;
         let values = if *count == 1 { "value" } else { "values" };
@@ -122,12 +122,12 @@ const STREAM: [Site; 4] = [Site::Embed, Site::ResidPre, Site::ResidMid, Site::Re
 
 /// A tap that looks at every site, stops at the first value that is not finite, and keeps where that was.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Finder {
+pub struct NonFiniteFinder {
     /// Where it began.
     pub first: Option<Address>,
 }
 
-impl Tap for Finder {
+impl Tap for NonFiniteFinder {
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
         let scores = matches!(at.site, Site::AttnScores | Site::LogitsRaw | Site::Logits);
         let verdict = if scores {

@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::blueprint::{Arrangement, NormKind};
+use super::blueprint::{BlockOrder, NormKind};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ impl Transformer {
 
     /// Refuses streams in which a head's write has no size of its own.
     pub fn check_head_writes(&self) -> Result<()> {
-        if self.blueprint.arrangement != Arrangement::NormedStream {
+        if self.blueprint.arrangement != BlockOrder::NormedStream {
             return Ok(());
         }
         Err(Error::Refused {

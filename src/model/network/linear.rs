@@ -159,14 +159,13 @@ impl Linear {
 
 /// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
 #[derive(Clone, Debug)]
-pub enum Matrix {
+pub enum LoadedMatrix {
     /// In the compute dtype or, on the CPU, as the file stores it; on its device.
     Dense(Tensor),
     /// Blocks as a GGUF file stores them, row after row.
     Blocks {
         /// The kind of block.
         kind: GgmlDType,
-        /// Rows.
         out: usize,
         /// Columns, a multiple of the block's length.
         input: usize,
@@ -175,7 +174,7 @@ pub enum Matrix {
     },
 }
 
-impl Matrix {
+impl LoadedMatrix {
     /// Some of the rows, in this order, in storage of their own.
     pub fn rows(&self, ranges: &[Range<usize>]) -> Result<Self> {
         Ok(match self {

@@ -20,7 +20,6 @@ use crate::error::Result;
 /// What stands in the MLP's place.
 #[derive(Clone, Debug)]
 pub enum Mlp {
-    /// One MLP.
     Dense(DenseMlp),
     /// A mixture of experts, whose neurons cannot be addressed.
     Experts(Mixture),
@@ -47,7 +46,6 @@ impl Mlp {
 /// Weights of one MLP.
 #[derive(Clone, Debug)]
 pub struct DenseMlp {
-    /// The activation.
     pub activation: Activation,
     /// `d_model -> d_mlp`; only gated MLPs have one.
     pub gate: Option<Linear>,
@@ -89,7 +87,6 @@ pub struct Mixture {
     pub spec: Experts,
     /// `d_model -> experts`.
     pub router: Linear,
-    /// The experts.
     pub experts: Vec<DenseMlp>,
 }
 

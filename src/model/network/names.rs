@@ -5,7 +5,7 @@
 //! none does and which is nearest. Invariant: no name is read as another tensor; `tests/it/names.rs` holds every row to what
 //! `tests/references/transformer_lens_names.py` measured. To add a spelling, add a row, and make that table anew.
 
-use super::blueprint::{Arrangement, Blueprint, Gain, MlpKind, NormKind, Positions};
+use super::blueprint::{BlockOrder, Blueprint, Gain, MlpKind, NormKind, PositionEncoding};
 use super::site::Site;
 
 /// A name of TransformerLens.
@@ -16,36 +16,35 @@ pub struct Spelling {
     /// The site that is meant or, where none is, the nearest.
     pub near: Site,
     /// What it means.
-    pub rule: Rule,
+    pub rule: NameRule,
 }
 
 impl Spelling {
     /// What it means at a layer of an architecture.
-    pub fn meaning(&self, blueprint: &Blueprint, layer: usize) -> Meaning {
+    pub fn meaning(&self, blueprint: &Blueprint, layer: usize) -> NameMeaning {
         match &self.rule {
-            Rule::Always => Is(self.near),
-            Rule::Depends(_, decide) => decide(blueprint, layer),
-            Rule::Never(has, there) if there(blueprint, layer) => Holds(has, self.near),
-            Rule::Never(..) => Absent,
+            NameRule::Always => Is(self.near),
+            NameRule::Depends(_, decide) => decide(blueprint, layer),
+            NameRule::Never(has, there) if there(blueprint, layer) => Holds(has, self.near),
+            NameRule::Never(..) => Absent,
         }
     }
 }
 
 /// Whether the architecture has a say in what a name means.
 #[derive(Debug)]
-pub enum Rule {
+pub enum NameRule {
     /// The site, on every architecture.
     Always,
     /// The architecture decides, at each layer. The words say where the name means its nearest site.
-    Depends(&'static str, fn(&Blueprint, usize) -> Meaning),
+    Depends(&'static str, fn(&Blueprint, usize) -> NameMeaning),
     /// No site of ours: what TransformerLens has there, and on which architectures it has the name at all.
     Never(&'static str, fn(&Blueprint, usize) -> bool),
 }
 
 /// What a name means at a layer of an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Meaning {
-    /// This site.
+pub enum NameMeaning {
     Is(Site),
     /// Something that is no site of ours; the site is the nearest.
     Holds(&'static str, Site),
@@ -55,8 +54,8 @@ pub enum Meaning {
     Unmeasured,
 }
 
-use Meaning::{Absent, Holds, Is, Unmeasured};
-use Rule::{Always, Depends, Never};
+use NameMeaning::{Absent, Holds, Is, Unmeasured};
+use NameRule::{Always, Depends, Never};
 use Site::{
     AttnAdd, AttnIn, AttnOut, AttnProbs, AttnScores, Embed, FinalNorm, K, MlpAct, MlpAdd, MlpGate,
     MlpIn, MlpOut, MlpUp, Q, ResidMid, Router, V,
@@ -200,7 +199,7 @@ fn everywhere(_: &Blueprint, _: usize) -> bool {
 }
 
 fn learned(b: &Blueprint, _: usize) -> bool {
-    matches!(b.positions, Positions::Learned { .. })
+    matches!(b.positions, PositionEncoding::Learned { .. })
 }
 
 fn rotary(b: &Blueprint, layer: usize) -> bool {
@@ -243,17 +242,17 @@ fn gated_or_mixed(b: &Blueprint, layer: usize) -> bool {
     }
 }
 
-fn embedding(b: &Blueprint, _: usize) -> Meaning {
+fn embedding(b: &Blueprint, _: usize) -> NameMeaning {
     match b.positions {
         _ if b.d_embed != b.d_model => Holds(
             "rows of the embedding table before they are projected",
             Embed,
         ),
-        Positions::Learned { .. } => Holds(
+        PositionEncoding::Learned { .. } => Holds(
             "the embedding of the tokens before positions are added",
             Embed,
         ),
-        Positions::Rotary(_) => Is(Embed),
+        PositionEncoding::Rotary(_) => Is(Embed),
     }
 }
 
@@ -262,18 +261,18 @@ fn gainless(b: &Blueprint) -> bool {
     b.norm.kind != NormKind::Identity && b.norm.gain == Gain::None && !b.norm.bias
 }
 
-fn attn_normed(b: &Blueprint, _: usize) -> Meaning {
+fn attn_normed(b: &Blueprint, _: usize) -> NameMeaning {
     match b.arrangement {
-        Arrangement::PreNorm | Arrangement::SandwichNorm | Arrangement::Parallel => Is(AttnIn),
-        Arrangement::ParallelSharedNorm => {
+        BlockOrder::PreNorm | BlockOrder::SandwichNorm | BlockOrder::Parallel => Is(AttnIn),
+        BlockOrder::ParallelSharedNorm => {
             Holds("what attention and the MLP read both, in one place", AttnIn)
         }
-        Arrangement::PostNorm => Absent,
-        Arrangement::NormedStream => Unmeasured,
+        BlockOrder::PostNorm => Absent,
+        BlockOrder::NormedStream => Unmeasured,
     }
 }
 
-fn attn_normalized(b: &Blueprint, layer: usize) -> Meaning {
+fn attn_normalized(b: &Blueprint, layer: usize) -> NameMeaning {
     let normed = attn_normed(b, layer);
     if !matches!(normed, Is(_) | Holds(..)) || gainless(b) {
         return normed;
@@ -284,15 +283,15 @@ fn attn_normalized(b: &Blueprint, layer: usize) -> Meaning {
     )
 }
 
-fn mlp_normed(b: &Blueprint, _: usize) -> Meaning {
+fn mlp_normed(b: &Blueprint, _: usize) -> NameMeaning {
     match b.arrangement {
-        Arrangement::PreNorm | Arrangement::SandwichNorm | Arrangement::Parallel => Is(MlpIn),
-        Arrangement::ParallelSharedNorm | Arrangement::PostNorm => Absent,
-        Arrangement::NormedStream => Unmeasured,
+        BlockOrder::PreNorm | BlockOrder::SandwichNorm | BlockOrder::Parallel => Is(MlpIn),
+        BlockOrder::ParallelSharedNorm | BlockOrder::PostNorm => Absent,
+        BlockOrder::NormedStream => Unmeasured,
     }
 }
 
-fn mlp_normalized(b: &Blueprint, layer: usize) -> Meaning {
+fn mlp_normalized(b: &Blueprint, layer: usize) -> NameMeaning {
     let normed = mlp_normed(b, layer);
     if !matches!(normed, Is(_)) || gainless(b) {
         return normed;
@@ -303,19 +302,19 @@ fn mlp_normalized(b: &Blueprint, layer: usize) -> Meaning {
     )
 }
 
-fn between(b: &Blueprint, _: usize) -> Meaning {
+fn between(b: &Blueprint, _: usize) -> NameMeaning {
     match b.arrangement {
-        Arrangement::NormedStream => Unmeasured,
+        BlockOrder::NormedStream => Unmeasured,
         // In parallel blocks the model says itself that nothing lies between.
-        Arrangement::PreNorm
-        | Arrangement::SandwichNorm
-        | Arrangement::PostNorm
-        | Arrangement::Parallel
-        | Arrangement::ParallelSharedNorm => Is(ResidMid),
+        BlockOrder::PreNorm
+        | BlockOrder::SandwichNorm
+        | BlockOrder::PostNorm
+        | BlockOrder::Parallel
+        | BlockOrder::ParallelSharedNorm => Is(ResidMid),
     }
 }
 
-fn query(b: &Blueprint, _: usize) -> Meaning {
+fn query(b: &Blueprint, _: usize) -> NameMeaning {
     match (b.qk_norm, b.clip_qkv) {
         (None, None) => Is(Q),
         (Some(_), _) => Holds("queries before their norm", Q),
@@ -323,7 +322,7 @@ fn query(b: &Blueprint, _: usize) -> Meaning {
     }
 }
 
-fn key(b: &Blueprint, _: usize) -> Meaning {
+fn key(b: &Blueprint, _: usize) -> NameMeaning {
     match (b.qk_norm, b.clip_qkv) {
         (None, None) => Is(K),
         (Some(_), _) => Holds("keys before their norm", K),
@@ -331,14 +330,14 @@ fn key(b: &Blueprint, _: usize) -> Meaning {
     }
 }
 
-fn value(b: &Blueprint, _: usize) -> Meaning {
+fn value(b: &Blueprint, _: usize) -> NameMeaning {
     match b.clip_qkv {
         None => Is(V),
         Some(_) => Holds("values before they are clipped", V),
     }
 }
 
-fn normed_query(b: &Blueprint, _: usize) -> Meaning {
+fn normed_query(b: &Blueprint, _: usize) -> NameMeaning {
     match (b.qk_norm, b.clip_qkv) {
         (None, _) => Absent,
         (Some(_), None) => Is(Q),
@@ -346,7 +345,7 @@ fn normed_query(b: &Blueprint, _: usize) -> Meaning {
     }
 }
 
-fn normed_key(b: &Blueprint, _: usize) -> Meaning {
+fn normed_key(b: &Blueprint, _: usize) -> NameMeaning {
     match (b.qk_norm, b.clip_qkv) {
         (None, _) => Absent,
         (Some(_), None) => Is(K),
@@ -354,7 +353,7 @@ fn normed_key(b: &Blueprint, _: usize) -> Meaning {
     }
 }
 
-fn scores(b: &Blueprint, _: usize) -> Meaning {
+fn scores(b: &Blueprint, _: usize) -> NameMeaning {
     if b.family == "opt" {
         return Holds("the attention probabilities again", AttnProbs);
     }
@@ -362,7 +361,7 @@ fn scores(b: &Blueprint, _: usize) -> Meaning {
 }
 
 /// What a write is before the norm of writes, and after it.
-fn around_norm(b: &Blueprint, site: Site) -> Meaning {
+fn around_norm(b: &Blueprint, site: Site) -> NameMeaning {
     #[allow(clippy::float_cmp)] // the default is exactly one
     let unscaled = b.residual_scale == 1.0;
     match (b.arrangement.norms_writes(), site) {
@@ -375,23 +374,23 @@ fn around_norm(b: &Blueprint, site: Site) -> Meaning {
     }
 }
 
-fn attn_before_norm(b: &Blueprint, _: usize) -> Meaning {
+fn attn_before_norm(b: &Blueprint, _: usize) -> NameMeaning {
     around_norm(b, AttnOut)
 }
 
-fn attn_after_norm(b: &Blueprint, _: usize) -> Meaning {
+fn attn_after_norm(b: &Blueprint, _: usize) -> NameMeaning {
     around_norm(b, AttnAdd)
 }
 
-fn mlp_before_norm(b: &Blueprint, _: usize) -> Meaning {
+fn mlp_before_norm(b: &Blueprint, _: usize) -> NameMeaning {
     around_norm(b, MlpOut)
 }
 
-fn mlp_after_norm(b: &Blueprint, _: usize) -> Meaning {
+fn mlp_after_norm(b: &Blueprint, _: usize) -> NameMeaning {
     around_norm(b, MlpAdd)
 }
 
-fn before_activation(b: &Blueprint, layer: usize) -> Meaning {
+fn before_activation(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Gated => Is(MlpGate),
         MlpKind::Plain => Is(MlpUp),
@@ -399,14 +398,14 @@ fn before_activation(b: &Blueprint, layer: usize) -> Meaning {
     }
 }
 
-fn linear(b: &Blueprint, layer: usize) -> Meaning {
+fn linear(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Gated => Is(MlpUp),
         MlpKind::Plain | MlpKind::Experts => Absent,
     }
 }
 
-fn neurons(b: &Blueprint, layer: usize) -> Meaning {
+fn neurons(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Gated | MlpKind::Plain => Is(MlpAct),
         MlpKind::Experts => Holds("what the whole mixture returns", MlpOut),
@@ -414,7 +413,7 @@ fn neurons(b: &Blueprint, layer: usize) -> Meaning {
 }
 
 /// Names of the matrices of an MLP are those of a model without mixtures; one with mixtures has others in its dense blocks.
-fn alone(b: &Blueprint, layer: usize, site: Site) -> Meaning {
+fn alone(b: &Blueprint, layer: usize, site: Site) -> NameMeaning {
     if dense_alone(b, layer) {
         Is(site)
     } else {
@@ -422,7 +421,7 @@ fn alone(b: &Blueprint, layer: usize, site: Site) -> Meaning {
     }
 }
 
-fn among(b: &Blueprint, layer: usize, site: Site) -> Meaning {
+fn among(b: &Blueprint, layer: usize, site: Site) -> NameMeaning {
     if dense_among(b, layer) {
         Is(site)
     } else {
@@ -430,7 +429,7 @@ fn among(b: &Blueprint, layer: usize, site: Site) -> Meaning {
     }
 }
 
-fn gate(b: &Blueprint, layer: usize) -> Meaning {
+fn gate(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Gated => alone(b, layer, MlpGate),
         MlpKind::Plain => Absent,
@@ -438,45 +437,45 @@ fn gate(b: &Blueprint, layer: usize) -> Meaning {
     }
 }
 
-fn up(b: &Blueprint, layer: usize) -> Meaning {
+fn up(b: &Blueprint, layer: usize) -> NameMeaning {
     alone(b, layer, MlpUp)
 }
 
-fn down(b: &Blueprint, layer: usize) -> Meaning {
+fn down(b: &Blueprint, layer: usize) -> NameMeaning {
     alone(b, layer, MlpAct)
 }
 
-fn written(b: &Blueprint, layer: usize) -> Meaning {
+fn written(b: &Blueprint, layer: usize) -> NameMeaning {
     alone(b, layer, MlpOut)
 }
 
-fn among_gate(b: &Blueprint, layer: usize) -> Meaning {
+fn among_gate(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Gated => among(b, layer, MlpGate),
         MlpKind::Plain | MlpKind::Experts => Absent,
     }
 }
 
-fn among_up(b: &Blueprint, layer: usize) -> Meaning {
+fn among_up(b: &Blueprint, layer: usize) -> NameMeaning {
     among(b, layer, MlpUp)
 }
 
-fn among_act(b: &Blueprint, layer: usize) -> Meaning {
+fn among_act(b: &Blueprint, layer: usize) -> NameMeaning {
     among(b, layer, MlpAct)
 }
 
-fn among_out(b: &Blueprint, layer: usize) -> Meaning {
+fn among_out(b: &Blueprint, layer: usize) -> NameMeaning {
     among(b, layer, MlpOut)
 }
 
-fn router(b: &Blueprint, layer: usize) -> Meaning {
+fn router(b: &Blueprint, layer: usize) -> NameMeaning {
     match b.layers[layer].mlp {
         MlpKind::Experts => Is(Router),
         MlpKind::Gated | MlpKind::Plain => Absent,
     }
 }
 
-fn final_normalized(b: &Blueprint, _: usize) -> Meaning {
+fn final_normalized(b: &Blueprint, _: usize) -> NameMeaning {
     match (b.final_norm, gainless(b)) {
         (false, _) => Absent,
         (true, true) => Is(FinalNorm),
@@ -487,7 +486,7 @@ fn final_normalized(b: &Blueprint, _: usize) -> Meaning {
     }
 }
 
-fn unembedded(b: &Blueprint, _: usize) -> Meaning {
+fn unembedded(b: &Blueprint, _: usize) -> NameMeaning {
     if b.d_embed == b.d_model {
         return Is(FinalNorm);
     }

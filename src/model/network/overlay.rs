@@ -21,8 +21,8 @@ impl Transformer {
         (from, to): (u32, u32),
         (less, more): (f32, f32),
     ) -> Result<Tensor> {
-        let away = (self.favouring(from)? * -f64::from(less))?;
-        let turn = (away + (self.favouring(to)? * f64::from(more))?)?;
+        let away = (self.direction_raising(from)? * -f64::from(less))?;
+        let turn = (away + (self.direction_raising(to)? * f64::from(more))?)?;
         let lengths = units
             .iter()
             .map(|unit| {
@@ -46,7 +46,7 @@ impl Transformer {
     }
 
     /// The unit vector of the stream that raises a token's logit most, by the final norm's gain alone: `[d_model]`, f32.
-    fn favouring(&self, token: u32) -> Result<Tensor> {
+    fn direction_raising(&self, token: u32) -> Result<Tensor> {
         let raised = self.logit_direction(token)?.mul(&self.norm.gain)?;
         let raised = match self.norm.kind {
             NormKind::Rms | NormKind::Identity => raised,

@@ -5,7 +5,7 @@
 //!
 //! Two scalings, `dynamic` and `longrope`, change the frequencies of *every* position once a text is longer than
 //! the original context. The reference is one pass over the whole text; a cache holds keys that were rotated with the
-//! old frequencies, so whoever extends one across [`Rope::regime`]'s change reads the text again.
+//! old frequencies, so whoever extends one across [`Rope::scaling_regime`]'s change reads the text again.
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
@@ -18,10 +18,7 @@ pub enum RopeScaling {
     /// Frequencies as they are.
     None,
     /// All frequencies divided by a factor.
-    Linear {
-        /// The factor.
-        factor: f64,
-    },
+    Linear { factor: f64 },
     /// The base grows with the length of the text, once that is longer than the original context.
     Dynamic {
         /// How fast.
@@ -75,7 +72,6 @@ pub struct Rope {
     pub width: usize,
     /// Whether neighbours are rotated against each other (GPT-J, Cohere), not halves.
     pub interleaved: bool,
-    /// Scaling.
     pub scaling: RopeScaling,
     /// What cosines and sines are multiplied by (YaRN, LongRoPE).
     pub magnitude: f64,
@@ -157,7 +153,7 @@ impl Rope {
     }
 
     /// Which frequencies a text of `total` tokens has: two lengths with the same number share them.
-    pub fn regime(&self, total: usize) -> usize {
+    pub fn scaling_regime(&self, total: usize) -> usize {
         if let RopeScaling::Dynamic { original, .. } = self.scaling
             && total > original
         {
@@ -356,7 +352,7 @@ impl RopeTable {
     /// The rotation of positions `start..start + tokens` in a text of `start + tokens` tokens.
     pub fn at(&self, start: usize, tokens: usize) -> Result<Rotation> {
         let total = start + tokens;
-        if self.rope.regime(total) != 0 {
+        if self.rope.scaling_regime(total) != 0 {
             let device = self.first.cos.device();
             return Rotation::new(&self.rope, start, tokens, total, self.dtype, device);
         }
@@ -461,7 +457,11 @@ mod tests {
         let dynamic = serde_json::json!({"max_position_embeddings": 32, "rope_scaling": {"type": "dynamic", "factor": 2.0}});
         let rope = read(&dynamic).unwrap();
         assert_eq!(
-            (rope.regime(32), rope.regime(33), rope.regime(40)),
+            (
+                rope.scaling_regime(32),
+                rope.scaling_regime(33),
+                rope.scaling_regime(40)
+            ),
             (0, 33, 40)
         );
         assert!(rope.frequencies(40)[3] < rope.frequencies(33)[3]);
@@ -471,7 +471,11 @@ mod tests {
                 "long_factor": [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0]}});
         let rope = read(&long).unwrap();
         assert_eq!(
-            (rope.regime(32), rope.regime(33), rope.regime(100)),
+            (
+                rope.scaling_regime(32),
+                rope.scaling_regime(33),
+                rope.scaling_regime(100)
+            ),
             (0, 1, 1)
         );
         assert!((rope.frequencies(33)[1] * 2.0 - rope.frequencies(32)[1]).abs() < 1e-7);

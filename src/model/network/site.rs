@@ -29,7 +29,6 @@ pub enum Axis {
 /// One row of [`SITES`].
 #[derive(Debug)]
 pub struct SiteSpec {
-    /// The site.
     pub site: Site,
     /// Its name, as addresses print it.
     pub name: &'static str,
@@ -100,7 +99,6 @@ impl Site {
 /// A site at a layer; sites that exist once carry layer 0, which does not print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
-    /// The site.
     pub site: Site,
     /// The block, 0-based.
     pub layer: u16,

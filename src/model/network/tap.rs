@@ -10,7 +10,7 @@ use crate::error::Result;
 
 /// Whether a pass reads a prompt or writes its continuation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Phase {
+pub enum PassPhase {
     /// Reading the prompt.
     Prefill,
     /// Writing, one token at a time.
@@ -19,32 +19,31 @@ pub enum Phase {
 
 /// The positions that one pass covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
+pub struct PassSpan {
     /// Absolute position of the first token of the pass.
     pub start: usize,
     /// How many tokens the pass covers.
     pub len: usize,
     /// How many tokens the prompt has; later positions are generated.
     pub prompt: usize,
-    /// What the pass does.
-    pub phase: Phase,
+    pub phase: PassPhase,
 }
 
-impl Span {
+impl PassSpan {
     /// A whole prompt in one pass.
     pub fn prompt(len: usize) -> Self {
         Self {
             start: 0,
             len,
             prompt: len,
-            phase: Phase::Prefill,
+            phase: PassPhase::Prefill,
         }
     }
 }
 
 /// What a pass comes to, after every edit.
 #[derive(Clone, Copy, Debug)]
-pub enum Leaving<'a> {
+pub enum TapOutcome<'a> {
     /// `resid_post` of the last block, `[batch, tokens, d_model]`, and where they are known the tokens of the pass.
     Stream {
         /// `[batch, tokens]`.
@@ -62,11 +61,11 @@ pub enum Leaving<'a> {
 /// `[batch, tokens, ..]`, and `[batch, heads, tokens, positions]` for scores and probabilities.
 pub trait Tap: Send {
     /// Sees the tokens `[batch, tokens]` of a pass before anything is computed, and may refuse them.
-    fn reads(&mut self, _tokens: &Tensor, _span: Span) -> Result<()> {
+    fn reads(&mut self, _tokens: &Tensor, _span: PassSpan) -> Result<()> {
         Ok(())
     }
     /// Announces which positions the next visits cover.
-    fn begin(&mut self, _span: Span) {}
+    fn begin(&mut self, _span: PassSpan) {}
     /// Sees, and may replace, the value at an address.
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor>;
     /// Called once a layer, so that work can be stopped within one.
@@ -74,7 +73,7 @@ pub trait Tap: Send {
         Ok(())
     }
     /// Looks at what the pass came to, and may refuse it.
-    fn leaves(&mut self, _leaving: Leaving<'_>) -> Result<()> {
+    fn leaves(&mut self, _leaving: TapOutcome<'_>) -> Result<()> {
         Ok(())
     }
     /// Whether gradients must flow, which forbids candle's fused kernels.

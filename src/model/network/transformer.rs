@@ -9,10 +9,10 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::{Attention, PassContext, soft_cap};
-use super::blueprint::{Arrangement, Blueprint};
+use super::attention::{AttentionWeights, PassContext, soft_cap};
+use super::blueprint::{BlockOrder, Blueprint};
 use super::cache::Cache;
-use super::finite::Damage;
+use super::finite::NonFinite;
 use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
 use super::norm::Norm;
@@ -21,7 +21,7 @@ use super::site::Site::{
     AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid,
     ResidPost, ResidPre,
 };
-use super::tap::{Leaving, Span, Tap};
+use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
 
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
@@ -35,13 +35,11 @@ pub struct SubNorms {
     pub stream: Option<Norm>,
 }
 
-/// One block.
 #[derive(Clone, Debug)]
 pub struct Block {
     /// Norms around attention.
     pub norms_attn: SubNorms,
-    /// Attention.
-    pub attention: Attention,
+    pub attention: AttentionWeights,
     /// Norms around the MLP.
     pub norms_mlp: SubNorms,
     /// MLP, or a mixture of them.
@@ -59,7 +57,6 @@ pub struct Transformer {
     pub project_in: Option<Linear>,
     /// `[context + offset, d_model]`, where positions are learned.
     pub positions: Option<Tensor>,
-    /// The blocks.
     pub blocks: Vec<Block>,
     /// Final norm.
     pub norm: Norm,
@@ -76,7 +73,7 @@ pub struct Transformer {
     /// Most positions that tables were made for.
     pub context: usize,
     /// Tensors with values that are not finite, as they are kept.
-    pub damage: Vec<Damage>,
+    pub damage: Vec<NonFinite>,
 }
 
 impl Transformer {
@@ -90,16 +87,16 @@ impl Transformer {
     pub fn trunk(
         &self,
         tokens: &Tensor,
-        span: Span,
+        span: PassSpan,
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
-        self.inside(|| self.pass(tokens, span, cache, tap))
+        self.on_thread_pool(|| self.pass(tokens, span, cache, tap))
     }
 
     /// Runs work where its many short parallel loops need no waking: on a worker of the thread pool. On a small
     /// model this is most of the time of a token.
-    pub(crate) fn inside<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn on_thread_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
             rayon::scope(|_| work())
         } else {
@@ -110,7 +107,7 @@ impl Transformer {
     fn pass(
         &self,
         tokens: &Tensor,
-        span: Span,
+        span: PassSpan,
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
@@ -129,7 +126,7 @@ impl Transformer {
         if let Some(cache) = cache {
             cache.advance(length);
         }
-        tap.leaves(Leaving::Stream {
+        tap.leaves(TapOutcome::Stream {
             tokens: Some(tokens),
             x: &x,
         })?;
@@ -137,7 +134,7 @@ impl Transformer {
     }
 
     /// What a pass over these positions shares between its layers.
-    pub fn prepare(&self, span: Span) -> Result<PassContext<'_>> {
+    pub fn prepare(&self, span: PassSpan) -> Result<PassContext<'_>> {
         let rotations = self
             .ropes
             .iter()
@@ -161,7 +158,7 @@ impl Transformer {
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
-        self.inside(|| self.walk(blocks, x, pass, cache, tap))
+        self.on_thread_pool(|| self.walk(blocks, x, pass, cache, tap))
     }
 
     fn walk(
@@ -180,7 +177,7 @@ impl Transformer {
     }
 
     /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
-    pub fn looked_up(&self, ids: &Tensor) -> Result<Tensor> {
+    pub fn embed_tokens(&self, ids: &Tensor) -> Result<Tensor> {
         let x = projected(
             self.project_in.as_ref(),
             &self.embed.rows(ids, self.dtype())?,
@@ -189,9 +186,9 @@ impl Transformer {
     }
 
     /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
-    fn embedding(&self, tokens: &Tensor, span: Span) -> Result<Tensor> {
+    fn embedding(&self, tokens: &Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, length) = tokens.dims2()?;
-        let x = self.looked_up(&tokens.flatten_all()?)?;
+        let x = self.embed_tokens(&tokens.flatten_all()?)?;
         let x = x.reshape((batch, length, self.blueprint.d_model))?;
         Ok(match &self.positions {
             Some(positions) => {
@@ -227,15 +224,15 @@ impl Transformer {
         let a = tap.visit(AttnAdd.at(i), scaled(norm(&attn.output, &a)?, scale)?)?;
         let (x, read) = match self.blueprint.arrangement {
             // The MLP reads what attention read, before attention wrote.
-            Arrangement::ParallelSharedNorm => ((x + a)?, read),
-            Arrangement::Parallel => {
+            BlockOrder::ParallelSharedNorm => ((x + a)?, read),
+            BlockOrder::Parallel => {
                 let read = norm(&mlp.input, &x)?;
                 ((x + a)?, read)
             }
-            Arrangement::PreNorm
-            | Arrangement::SandwichNorm
-            | Arrangement::PostNorm
-            | Arrangement::NormedStream => {
+            BlockOrder::PreNorm
+            | BlockOrder::SandwichNorm
+            | BlockOrder::PostNorm
+            | BlockOrder::NormedStream => {
                 let x = tap.visit(ResidMid.at(i), norm(&attn.stream, &(x + a)?)?)?;
                 let read = norm(&mlp.input, &x)?;
                 (x, read)
@@ -259,7 +256,7 @@ impl Transformer {
         lens: Option<&Tensor>,
         tap: &mut dyn Tap,
     ) -> Result<(Tensor, Option<Tensor>)> {
-        self.inside(|| self.logits(x, lens, tap))
+        self.on_thread_pool(|| self.logits(x, lens, tap))
     }
 
     fn logits(
@@ -286,19 +283,19 @@ impl Transformer {
         };
         let raw = tap.visit(LogitsRaw.at(0), raw)?;
         let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
-        tap.leaves(Leaving::Logits(&logits))?;
+        tap.leaves(TapOutcome::Logits(&logits))?;
         Ok((logits, lens))
     }
 
     /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
     /// `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        self.inside(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
+        self.on_thread_pool(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
     }
 
     /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
     pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
-        self.inside(|| {
+        self.on_thread_pool(|| {
             let raw = self.raw(&self.norm.forward(rows, false)?)?;
             scaled(raw, self.blueprint.logit_scale)
         })
@@ -325,7 +322,7 @@ impl Transformer {
 
     /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
     /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
-    pub fn prepared(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
+    pub fn normalize_for_unembed(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
         let normed = match scale {
             None => self.norm.forward(rows, false)?,
             Some(scale) => self.norm.forward_scaled(rows, scale)?,
@@ -334,7 +331,7 @@ impl Transformer {
     }
 
     /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
-    pub fn promote(&self, rows: &Tensor) -> Result<Tensor> {
+    pub fn direct_logits(&self, rows: &Tensor) -> Result<Tensor> {
         let read = self.projected(&rows.to_dtype(self.dtype())?)?;
         let promoted = self.head.product(&read)?.to_dtype(DType::F32)?;
         scaled(promoted, self.blueprint.logit_scale)
@@ -392,26 +389,29 @@ impl Transformer {
     /// Unused rows before the learned vector of position 0.
     fn offset(&self) -> usize {
         match self.blueprint.positions {
-            super::blueprint::Positions::Learned { offset } => offset,
-            super::blueprint::Positions::Rotary(_) => 0,
+            super::blueprint::PositionEncoding::Learned { offset } => offset,
+            super::blueprint::PositionEncoding::Rotary(_) => 0,
         }
     }
 
     /// Which frequencies a text of `total` tokens has, over all rotations. A cache made under one regime does not
     /// serve another: the text is read again.
-    pub fn regime(&self, total: usize) -> usize {
-        let regimes = self.ropes.iter().map(|table| table.rope.regime(total));
+    pub fn rope_scaling_regime(&self, total: usize) -> usize {
+        let regimes = self
+            .ropes
+            .iter()
+            .map(|table| table.rope.scaling_regime(total));
         regimes.max().unwrap_or(0)
     }
 
     /// For every window that layers use, `[tokens, start + tokens]`: 0 where a query may look and -inf elsewhere.
-    fn masks(&self, span: Span) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
+    fn masks(&self, span: PassSpan) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
         let windows: BTreeSet<_> = self.blueprint.layers.iter().map(|l| l.window).collect();
         let mask = |window| Ok((window, self.mask(span, window)?));
         windows.into_iter().map(mask).collect()
     }
 
-    fn mask(&self, span: Span, window: Option<usize>) -> Result<Option<Tensor>> {
+    fn mask(&self, span: PassSpan, window: Option<usize>) -> Result<Option<Tensor>> {
         let total = span.start + span.len;
         let narrow = window.filter(|w| *w < total);
         if span.len == 1 && narrow.is_none() {

@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 
-use super::blueprint::{Arrangement, NormKind};
+use super::blueprint::{BlockOrder, NormKind};
 use super::heads::Constants;
 use super::norm::Norm;
 use super::transformer::Transformer;
@@ -15,7 +15,7 @@ impl Transformer {
     /// The layers whose neurons can be addressed and followed to the logits: those with one MLP, in a stream that
     /// is not normed between the blocks.
     pub fn neuron_layers(&self) -> Vec<usize> {
-        if self.blueprint.arrangement == Arrangement::NormedStream {
+        if self.blueprint.arrangement == BlockOrder::NormedStream {
             return Vec::new();
         }
         self.blueprint.dense_layers()
@@ -23,7 +23,7 @@ impl Transformer {
 
     /// Why [`Transformer::neuron_layers`] is empty.
     pub fn no_neurons(&self) -> Error {
-        let why = if self.blueprint.arrangement == Arrangement::NormedStream {
+        let why = if self.blueprint.arrangement == BlockOrder::NormedStream {
             "this family normalizes the stream after every component, so no neuron has a direct effect. Use the lens, or record mlp_act."
         } else {
             "every block is a mixture of experts, whose neurons are inside the experts. Use mlp_out or router."

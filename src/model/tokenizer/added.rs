@@ -85,7 +85,7 @@ pub(super) fn add(
     inner: &mut tokenizers::Tokenizer,
     config: &Value,
     added: Option<&[u8]>,
-) -> Result<Vec<String>, Failed> {
+) -> Result<Vec<String>, AddTokensError> {
     let listed = tokens(config, added)?;
     let known: HashSet<String> = inner
         .get_added_tokens_decoder()
@@ -141,18 +141,18 @@ pub(super) fn add(
 }
 
 /// Why tokens were not added: a file that is not JSON, or a tokenizer that does not take them.
-pub(super) enum Failed {
+pub(super) enum AddTokensError {
     File(crate::error::Error),
     Tokenizer(tokenizers::Error),
 }
 
-impl From<crate::error::Error> for Failed {
+impl From<crate::error::Error> for AddTokensError {
     fn from(error: crate::error::Error) -> Self {
         Self::File(error)
     }
 }
 
-impl From<tokenizers::Error> for Failed {
+impl From<tokenizers::Error> for AddTokensError {
     fn from(error: tokenizers::Error) -> Self {
         Self::Tokenizer(error)
     }

@@ -1,7 +1,7 @@
 //! How the pieces of a vocabulary spell bytes.
 //!
 //! Invariant: how a piece spells bytes is read from the decoder once, never guessed from a token.
-//! To add a kind of decoder, add an arm in [`steps`] and, if it spells pieces in a new way, a [`Step`].
+//! To add a kind of decoder, add an arm in [`steps`] and, if it spells pieces in a new way, a [`ByteStep`].
 
 use std::collections::HashMap;
 
@@ -25,7 +25,7 @@ pub(super) struct Pipeline {
 }
 
 /// One step from a piece of the vocabulary to bytes.
-enum Step {
+enum ByteStep {
     /// Each character stands for a byte, after GPT-2's table.
     ByteLevel(HashMap<char, u8>),
     /// `<0xE2>` is a byte.
@@ -37,7 +37,7 @@ enum Step {
 }
 
 /// Reads the steps from the decoder of `tokenizer.json` or, without one, from what the pre-tokenizer does to the text.
-fn steps(pipeline: &Pipeline) -> Vec<Step> {
+fn steps(pipeline: &Pipeline) -> Vec<ByteStep> {
     let source = [&pipeline.decoder, &pipeline.pre_tokenizer]
         .into_iter()
         .find(|part| !part.is_null());
@@ -45,23 +45,23 @@ fn steps(pipeline: &Pipeline) -> Vec<Step> {
     for part in source.map(flat).unwrap_or_default() {
         let string = |key: &str| part[key].as_str().map(str::to_owned);
         match part["type"].as_str() {
-            Some("ByteLevel") => steps.push(Step::ByteLevel(byte_characters())),
-            Some("ByteFallback") => steps.push(Step::ByteFallback),
+            Some("ByteLevel") => steps.push(ByteStep::ByteLevel(byte_characters())),
+            Some("ByteFallback") => steps.push(ByteStep::ByteFallback),
             Some("Metaspace") => {
-                steps.push(Step::Replace(
+                steps.push(ByteStep::Replace(
                     string("replacement").unwrap_or_else(|| "▁".into()),
                     " ".into(),
                 ));
             }
             Some("BPEDecoder") => {
-                steps.extend(string("suffix").map(|suffix| Step::Replace(suffix, " ".into())));
+                steps.extend(string("suffix").map(|suffix| ByteStep::Replace(suffix, " ".into())));
             }
-            Some("WordPiece") => steps.extend(string("prefix").map(Step::Prefix)),
+            Some("WordPiece") => steps.extend(string("prefix").map(ByteStep::Prefix)),
             Some("Replace") => {
                 let from = part["pattern"]["String"].as_str().map(str::to_owned);
                 steps.extend(
                     from.zip(string("content"))
-                        .map(|(from, to)| Step::Replace(from, to)),
+                        .map(|(from, to)| ByteStep::Replace(from, to)),
                 );
             }
             // What follows works on the joined text: Llama's decoder takes the space off its front.
@@ -96,17 +96,16 @@ pub(super) fn byte_characters() -> HashMap<char, u8> {
         .collect()
 }
 
-/// Spells the bytes of a piece.
-fn spell(piece: &str, steps: &[Step]) -> Vec<u8> {
+fn spell(piece: &str, steps: &[ByteStep]) -> Vec<u8> {
     let mut piece = piece.to_owned();
     for step in steps {
         match step {
-            Step::ByteLevel(table) => {
+            ByteStep::ByteLevel(table) => {
                 let bytes: Option<Vec<u8>> =
                     piece.chars().map(|c| table.get(&c).copied()).collect();
                 return bytes.unwrap_or_else(|| piece.into_bytes());
             }
-            Step::ByteFallback => {
+            ByteStep::ByteFallback => {
                 let hex = piece
                     .strip_prefix("<0x")
                     .and_then(|rest| rest.strip_suffix('>'))
@@ -115,8 +114,8 @@ fn spell(piece: &str, steps: &[Step]) -> Vec<u8> {
                     return vec![byte];
                 }
             }
-            Step::Replace(from, to) => piece = piece.replace(from.as_str(), to),
-            Step::Prefix(prefix) => {
+            ByteStep::Replace(from, to) => piece = piece.replace(from.as_str(), to),
+            ByteStep::Prefix(prefix) => {
                 piece = piece
                     .strip_prefix(prefix.as_str())
                     .map_or_else(|| format!(" {piece}"), str::to_owned);

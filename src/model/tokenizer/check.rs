@@ -16,7 +16,7 @@ const MOST_GROWTH: usize = 256;
 
 /// The parts of a `tokenizer.json` that are looked at.
 #[derive(Deserialize)]
-pub(super) struct Suspects {
+pub(super) struct ExpansionRisk {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
@@ -24,22 +24,22 @@ pub(super) struct Suspects {
     #[serde(default)]
     post_processor: Value,
     #[serde(default)]
-    model: Model,
+    model: TokenizerModel,
 }
 
 #[derive(Default, Deserialize)]
-struct Model {
+struct TokenizerModel {
     #[serde(default)]
     continuing_subword_prefix: Value,
     #[serde(default)]
-    vocab: Pieces,
+    vocab: PieceLengths,
     #[serde(default)]
-    merges: Pieces,
+    merges: PieceLengths,
 }
 
 /// How long the pieces of a vocabulary or of a list of merges are, in bytes.
 #[derive(Clone, Copy, Default)]
-struct Pieces {
+struct PieceLengths {
     /// The longest key of a map, or pair of a list.
     longest: usize,
     /// With how many ASCII characters the second part of every pair begins, at the least.
@@ -47,7 +47,7 @@ struct Pieces {
 }
 
 /// Says what is wrong with a file, if anything is.
-pub(super) fn refusal(suspects: &Suspects) -> Option<String> {
+pub(super) fn refusal(suspects: &ExpansionRisk) -> Option<String> {
     let model = &suspects.model;
     let (piece, merge) = (model.vocab.longest, model.merges.longest);
     if merge > piece {
@@ -120,7 +120,7 @@ fn unlisted(processor: &Value) -> Option<&str> {
     named.find(|token| !listed.contains(&(*token).to_owned()))
 }
 
-impl<'de> Deserialize<'de> for Pieces {
+impl<'de> Deserialize<'de> for PieceLengths {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(PiecesVisitor)
     }
@@ -129,59 +129,59 @@ impl<'de> Deserialize<'de> for Pieces {
 struct PiecesVisitor;
 
 impl<'de> Visitor<'de> for PiecesVisitor {
-    type Value = Pieces;
+    type Value = PieceLengths;
 
     fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
         formatter.write_str("pieces or merges")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pieces, A::Error> {
-        let mut pieces = Pieces::default();
-        while let Some(length) = map.next_key_seed(Length)? {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<PieceLengths, A::Error> {
+        let mut pieces = PieceLengths::default();
+        while let Some(length) = map.next_key_seed(TextLength)? {
             pieces.longest = pieces.longest.max(length);
             map.next_value::<IgnoredAny>()?;
         }
         Ok(pieces)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pieces, A::Error> {
-        let mut pieces = Pieces::default();
-        while let Some(Pair { whole, ascii }) = list.next_element()? {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<PieceLengths, A::Error> {
+        let mut pieces = PieceLengths::default();
+        while let Some(MergeRule { whole, ascii }) = list.next_element()? {
             pieces.longest = pieces.longest.max(whole);
             pieces.ascii = Some(pieces.ascii.map_or(ascii, |least| least.min(ascii)));
         }
         Ok(pieces)
     }
 
-    fn visit_unit<E>(self) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_unit<E>(self) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
-    fn visit_bool<E>(self, _: bool) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_bool<E>(self, _: bool) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
-    fn visit_i64<E>(self, _: i64) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_i64<E>(self, _: i64) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
-    fn visit_u64<E>(self, _: u64) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_u64<E>(self, _: u64) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_f64<E>(self, _: f64) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
-    fn visit_str<E>(self, _: &str) -> Result<Pieces, E> {
-        Ok(Pieces::default())
+    fn visit_str<E>(self, _: &str) -> Result<PieceLengths, E> {
+        Ok(PieceLengths::default())
     }
 }
 
 /// Reads a string and keeps its length.
-struct Length;
+struct TextLength;
 
-impl<'de> DeserializeSeed<'de> for Length {
+impl<'de> DeserializeSeed<'de> for TextLength {
     type Value = usize;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<usize, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
+        struct TextJson;
+        impl Visitor<'_> for TextJson {
             type Value = usize;
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("a string")
@@ -190,22 +190,22 @@ impl<'de> DeserializeSeed<'de> for Length {
                 Ok(text.len())
             }
         }
-        deserializer.deserialize_str(Text)
+        deserializer.deserialize_str(TextJson)
     }
 }
 
 /// A merge: `"a b"` or `["a", "b"]`. Anything else, such as a piece of a Unigram vocabulary, has no length.
-struct Pair {
+struct MergeRule {
     whole: usize,
     /// With how many ASCII characters the second part begins.
     ascii: usize,
 }
 
-impl<'de> Deserialize<'de> for Pair {
+impl<'de> Deserialize<'de> for MergeRule {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Form {
+        enum TokenizerJson {
             Line(String),
             Parts(String, String),
             Other(IgnoredAny),
@@ -214,13 +214,13 @@ impl<'de> Deserialize<'de> for Pair {
             whole: first.len() + second.len(),
             ascii: second.bytes().take_while(u8::is_ascii).count(),
         };
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Line(line) => {
+        Ok(match TokenizerJson::deserialize(deserializer)? {
+            TokenizerJson::Line(line) => {
                 let (first, second) = line.split_once(' ').unwrap_or((&line, ""));
                 of(first, second)
             }
-            Form::Parts(first, second) => of(&first, &second),
-            Form::Other(_) => Self {
+            TokenizerJson::Parts(first, second) => of(&first, &second),
+            TokenizerJson::Other(_) => Self {
                 whole: 0,
                 ascii: usize::MAX,
             },

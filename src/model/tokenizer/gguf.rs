@@ -3,7 +3,7 @@
 //! Invariant: ids are those of the model's own `tokenizer.json`: byte-level vocabularies split by `splits.rs`, and
 //! SentencePiece's get the merges that Hugging Face derives from pieces and scores. A kind that is not known is refused by
 //! name.
-//! To add a kind of vocabulary, add an arm in [`Vocabulary::tokenizer`].
+//! To add a kind of vocabulary, add an arm in [`GgufVocabulary::tokenizer`].
 
 use std::collections::HashMap;
 
@@ -57,7 +57,7 @@ const ENDS: [&str; 24] = [
 
 /// A vocabulary as a GGUF file keeps it.
 #[derive(Debug, Default)]
-pub(super) struct Vocabulary<'a> {
+pub(super) struct GgufVocabulary<'a> {
     /// `tokenizer.ggml.model`: `gpt2`, `llama`, ...
     pub model: &'a str,
     /// `tokenizer.ggml.pre`, of byte-level vocabularies.
@@ -84,7 +84,7 @@ pub(super) struct Vocabulary<'a> {
 }
 
 /// What a vocabulary becomes.
-pub(super) struct Built {
+pub(super) struct BuiltTokenizer {
     pub inner: tokenizers::Tokenizer,
     pub pipeline: Pipeline,
     pub bos: Option<u32>,
@@ -101,7 +101,7 @@ struct Parts {
     bos: bool,
 }
 
-impl<'a> Vocabulary<'a> {
+impl<'a> GgufVocabulary<'a> {
     /// Reads the vocabulary of a file.
     pub fn read(gguf: &'a Gguf) -> Result<Self> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
@@ -142,7 +142,7 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Builds the tokenizer.
-    pub fn tokenizer(mut self) -> Result<Built> {
+    pub fn tokenizer(mut self) -> Result<BuiltTokenizer> {
         if self.model == "llama" {
             // The ids that SentencePiece gives when nothing else is said.
             self.bos = self.bos.or(Some(1));
@@ -192,7 +192,7 @@ impl<'a> Vocabulary<'a> {
         inner
             .add_tokens(self.added())
             .map_err(|e| refuse(e.to_string()))?;
-        Ok(Built {
+        Ok(BuiltTokenizer {
             inner,
             pipeline,
             bos: self.bos,

@@ -3,19 +3,19 @@
 //!
 //! Invariant: they become the same vocabulary that a GGUF file holds and take its path from there; what that path does not
 //! know (Unigram models, character maps, collapsed spaces) is refused by name.
-//! To add a kind of file, add a reader of a [`Pieces`].
+//! To add a kind of file, add a reader of a [`PieceList`].
 
 use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::gguf::{Built, Vocabulary, kind};
+use super::gguf::{BuiltTokenizer, GgufVocabulary, kind};
 use super::{parse, token_named};
 use crate::error::{Error, Result};
 
 /// Pieces by id, as a file lists them.
 #[derive(Debug, Default)]
-struct Pieces {
+struct PieceList {
     /// `gpt2` or `llama`, as GGUF says it.
     model: &'static str,
     texts: Vec<String>,
@@ -52,7 +52,7 @@ pub enum Older<'a> {
 
 impl Older<'_> {
     /// Builds the tokenizer; `config` is tokenizer_config.json.
-    pub(super) fn read(&self, config: &Value) -> Result<Built> {
+    pub(super) fn read(&self, config: &Value) -> Result<BuiltTokenizer> {
         match *self {
             Self::ByteLevel {
                 vocab,
@@ -64,7 +64,12 @@ impl Older<'_> {
     }
 }
 
-fn byte_level(vocab: &[u8], merges: &[u8], added: Option<&[u8]>, config: &Value) -> Result<Built> {
+fn byte_level(
+    vocab: &[u8],
+    merges: &[u8],
+    added: Option<&[u8]>,
+    config: &Value,
+) -> Result<BuiltTokenizer> {
     let vocabulary: HashMap<String, u32> = serde_json::from_slice(vocab).map_err(|e| {
         refuse(
             "vocab.json",
@@ -73,7 +78,7 @@ fn byte_level(vocab: &[u8], merges: &[u8], added: Option<&[u8]>, config: &Value)
     })?;
     let text =
         std::str::from_utf8(merges).map_err(|_| refuse("merges.txt", "it is not UTF-8".into()))?;
-    let mut pieces = Pieces {
+    let mut pieces = PieceList {
         model: "gpt2",
         merges: Some(
             text.lines()
@@ -82,7 +87,7 @@ fn byte_level(vocab: &[u8], merges: &[u8], added: Option<&[u8]>, config: &Value)
                 .collect(),
         ),
         add_bos: config["add_bos_token"] == true,
-        ..Pieces::default()
+        ..PieceList::default()
     };
     let class = config["tokenizer_class"]
         .as_str()
@@ -101,22 +106,22 @@ fn byte_level(vocab: &[u8], merges: &[u8], added: Option<&[u8]>, config: &Value)
 }
 
 /// A SentencePiece model, read from its protocol buffer (sentencepiece_model.proto).
-fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<Built> {
+fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<BuiltTokenizer> {
     let bad = |what: &str| refuse("tokenizer.model", what.to_string());
-    let mut pieces = Pieces {
+    let mut pieces = PieceList {
         model: "llama",
         add_space_prefix: true,
         add_bos: config["add_bos_token"] != false,
         unknown: Some(0),
         bos: Some(1),
         eos: Some(2),
-        ..Pieces::default()
+        ..PieceList::default()
     };
     for field in Fields(model) {
         match field.map_err(bad)? {
-            (1, Wire::Bytes(piece)) => pieces.piece(piece).map_err(bad)?,
-            (2, Wire::Bytes(trainer)) => pieces.trainer(trainer).map_err(bad)?,
-            (3, Wire::Bytes(normalizer)) => pieces.normalizer(normalizer).map_err(bad)?,
+            (1, ProtobufValue::Bytes(piece)) => pieces.piece(piece).map_err(bad)?,
+            (2, ProtobufValue::Bytes(trainer)) => pieces.trainer(trainer).map_err(bad)?,
+            (3, ProtobufValue::Bytes(normalizer)) => pieces.normalizer(normalizer).map_err(bad)?,
             _ => {}
         }
     }
@@ -127,7 +132,7 @@ fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<
     pieces.built("default")
 }
 
-impl Pieces {
+impl PieceList {
     /// Puts pieces at their ids; ids must leave no hole larger than the list itself.
     fn place(&mut self, table: HashMap<String, u32>, kind_of: i64, file: &str) -> Result<()> {
         let most = self.texts.len() + 2 * table.len() + 1024;
@@ -184,11 +189,11 @@ impl Pieces {
         let (mut text, mut score, mut kind_of) = (String::new(), 0f32, 1);
         for field in Fields(bytes) {
             match field? {
-                (1, Wire::Bytes(piece)) => {
+                (1, ProtobufValue::Bytes(piece)) => {
                     text = String::from_utf8(piece.to_vec()).map_err(|_| "a piece is not UTF-8")?;
                 }
-                (2, Wire::Four(bits)) => score = f32::from_bits(bits),
-                (3, Wire::Number(kind)) => kind_of = kind as i64,
+                (2, ProtobufValue::Four(bits)) => score = f32::from_bits(bits),
+                (3, ProtobufValue::Number(kind)) => kind_of = kind as i64,
                 _ => {}
             }
         }
@@ -204,14 +209,14 @@ impl Pieces {
         let id = |n: u64| u32::try_from(n).ok();
         for field in Fields(bytes) {
             match field? {
-                (3, Wire::Number(2)) => {}
-                (3, Wire::Number(1)) => {
+                (3, ProtobufValue::Number(2)) => {}
+                (3, ProtobufValue::Number(1)) => {
                     return Err("it is a Unigram model; BPE models are supported");
                 }
                 (3, _) => return Err("it is a word or character model; BPE models are supported"),
-                (40, Wire::Number(n)) => self.unknown = id(n),
-                (41, Wire::Number(n)) => self.bos = id(n),
-                (42, Wire::Number(n)) => self.eos = id(n),
+                (40, ProtobufValue::Number(n)) => self.unknown = id(n),
+                (41, ProtobufValue::Number(n)) => self.bos = id(n),
+                (42, ProtobufValue::Number(n)) => self.eos = id(n),
                 _ => {}
             }
         }
@@ -224,12 +229,12 @@ impl Pieces {
         let mut collapses = true;
         for field in Fields(bytes) {
             match field? {
-                (2, Wire::Bytes(map)) if !map.is_empty() => {
+                (2, ProtobufValue::Bytes(map)) if !map.is_empty() => {
                     return Err("it maps characters before it splits, which is not supported");
                 }
-                (3, Wire::Number(flag)) => self.add_space_prefix = flag != 0,
-                (4, Wire::Number(flag)) => collapses = flag != 0,
-                (5, Wire::Number(0)) => {
+                (3, ProtobufValue::Number(flag)) => self.add_space_prefix = flag != 0,
+                (4, ProtobufValue::Number(flag)) => collapses = flag != 0,
+                (5, ProtobufValue::Number(0)) => {
                     return Err("it does not mark spaces, which is not supported");
                 }
                 _ => {}
@@ -241,8 +246,8 @@ impl Pieces {
         Ok(())
     }
 
-    fn built(self, pre: &str) -> Result<Built> {
-        let vocabulary = Vocabulary {
+    fn built(self, pre: &str) -> Result<BuiltTokenizer> {
+        let vocabulary = GgufVocabulary {
             model: self.model,
             pre: Some(pre),
             pieces: self.texts.iter().map(String::as_str).collect(),
@@ -257,14 +262,14 @@ impl Pieces {
             bos: self.bos,
             ends: self.eos.into_iter().collect(),
             unknown: self.unknown,
-            ..Vocabulary::default()
+            ..GgufVocabulary::default()
         };
         vocabulary.tokenizer()
     }
 }
 
 /// A value of a protocol buffer, by its wire type.
-enum Wire<'a> {
+enum ProtobufValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Four(u32),
@@ -295,21 +300,21 @@ impl<'a> Fields<'a> {
         Some(taken)
     }
 
-    fn field(&mut self) -> Option<(u64, Wire<'a>)> {
+    fn field(&mut self) -> Option<(u64, ProtobufValue<'a>)> {
         let key = self.number()?;
         let value = match key & 7 {
-            0 => Wire::Number(self.number()?),
+            0 => ProtobufValue::Number(self.number()?),
             1 => {
                 self.take(8)?;
-                Wire::Eight
+                ProtobufValue::Eight
             }
             2 => {
                 let length = self.number()?;
-                Wire::Bytes(self.take(length)?)
+                ProtobufValue::Bytes(self.take(length)?)
             }
             5 => {
                 let bytes = self.take(4)?.try_into().ok()?;
-                Wire::Four(u32::from_le_bytes(bytes))
+                ProtobufValue::Four(u32::from_le_bytes(bytes))
             }
             _ => return None,
         };
@@ -318,7 +323,7 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Wire<'a>), &'static str>;
+    type Item = Result<(u64, ProtobufValue<'a>), &'static str>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.0.is_empty() {

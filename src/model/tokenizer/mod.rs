@@ -2,7 +2,7 @@
 //!
 //! Invariant: the bytes of the tokens, one after the other, are the text, whatever the tokenizer's kind; how a piece spells
 //! bytes is read from the decoder in `tokenizer.json` once, never guessed from a token (`bytes.rs`).
-//! To add a file that says something about tokens, add a field to [`Files`].
+//! To add a file that says something about tokens, add a field to [`TokenizerFiles`].
 //!
 //! Ids agree with Python's `tokenizer(text)`. A BOS comes from the post-processor in `tokenizer.json`; besides it, an
 //! `add_bos_token: true` in `tokenizer_config.json` is taken at its word. transformers 4 does so for the Llama classes only,
@@ -50,7 +50,7 @@ pub enum Bos {
 
 /// The small files of a folder that say something about its tokens.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Files<'a> {
+pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.
     pub tokenizer: &'a [u8],
     /// What older folders have in its place; then `tokenizer` is not read.
@@ -88,7 +88,7 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Reads a tokenizer from the small files of a folder.
-    pub fn from_files(files: &Files) -> Result<Self> {
+    pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
         let config = parse("tokenizer_config.json", files.tokenizer_config)?;
         let map = parse("special_tokens_map.json", files.special_tokens_map)?;
         let config = with_special_tokens_map(config, &map);
@@ -106,8 +106,8 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| unreadable(&e))?;
         inner.with_padding(None);
         let remarks = added::add(&mut inner, &config, files.added).map_err(|e| match e {
-            added::Failed::File(error) => error,
-            added::Failed::Tokenizer(error) => unreadable(&error),
+            added::AddTokensError::File(error) => error,
+            added::AddTokensError::Tokenizer(error) => unreadable(&error),
         })?;
 
         let named =
@@ -138,7 +138,7 @@ impl Tokenizer {
 
     /// Reads the tokenizer in the metadata of a GGUF file.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
-        let built = gguf::Vocabulary::read(gguf)?.tokenizer()?;
+        let built = gguf::GgufVocabulary::read(gguf)?.tokenizer()?;
         Self::new(built.inner, &built.pipeline, built.bos, false, built.eos)
             .map_err(|e| unreadable(&e))
     }
@@ -435,11 +435,11 @@ mod tests {
 
     fn load(json: &Value, config: &str, generation: &str) -> Tokenizer {
         let json = serde_json::to_vec(json).unwrap();
-        let files = Files {
+        let files = TokenizerFiles {
             tokenizer: &json,
             tokenizer_config: Some(config.as_bytes()),
             generation: Some(generation.as_bytes()),
-            ..Files::default()
+            ..TokenizerFiles::default()
         };
         Tokenizer::from_files(&files).unwrap()
     }
@@ -489,7 +489,7 @@ mod tests {
             ids.iter().map(|&id| t.visible(id)).collect::<Vec<_>>(),
             ["⟨f0 9f⟩", "⟨91⟩", "⟨8d⟩"]
         );
-        let mut stream = text::Stream::default();
+        let mut stream = text::TextStream::default();
         let said: Vec<String> = ids.iter().map(|&id| stream.push(t.bytes(id))).collect();
         assert_eq!(said, ["", "", "👍"]);
         assert_eq!(t.text(&ids), "👍");
@@ -596,10 +596,10 @@ mod tests {
 
     #[test]
     fn broken_files_say_which() {
-        let error = |files: Files| Tokenizer::from_files(&files).unwrap_err().to_string();
-        let broken = error(Files {
+        let error = |files: TokenizerFiles| Tokenizer::from_files(&files).unwrap_err().to_string();
+        let broken = error(TokenizerFiles {
             tokenizer: b"{",
-            ..Files::default()
+            ..TokenizerFiles::default()
         });
         assert!(
             broken.starts_with("tokenizer.json cannot be read"),
@@ -608,17 +608,17 @@ mod tests {
         let mut json = byte_level();
         json["model"]["vocab"]["far"] = json!(4_000_000_000_u32);
         let tokenizer = &serde_json::to_vec(&json).unwrap();
-        let far = error(Files {
+        let far = error(TokenizerFiles {
             tokenizer,
-            ..Files::default()
+            ..TokenizerFiles::default()
         });
         assert!(far.contains("an id of 4000000000"), "{far}");
         let tokenizer = &serde_json::to_vec(&byte_level()).unwrap();
         let generation = Some(&b"["[..]);
-        let broken = error(Files {
+        let broken = error(TokenizerFiles {
             tokenizer,
             generation,
-            ..Files::default()
+            ..TokenizerFiles::default()
         });
         assert!(
             broken.starts_with("generation_config.json is not JSON"),
@@ -630,7 +630,7 @@ mod tests {
     fn ends_of_older_models() {
         let tokenizer = &serde_json::to_vec(&byte_level()).unwrap();
         let ends = |generation: &str, config: &str, map: Option<&str>| {
-            let tokenizer = Tokenizer::from_files(&Files {
+            let tokenizer = Tokenizer::from_files(&TokenizerFiles {
                 tokenizer,
                 tokenizer_config: None,
                 special_tokens_map: map.map(str::as_bytes),

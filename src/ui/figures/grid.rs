@@ -14,19 +14,25 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::plan::{Plan, flip, locate};
-use super::{Density, Hits, View, compact, significant};
+use super::plan::{FigureLayout, flip, locate};
+use super::{Density, FigureView, Hits, compact, significant};
 use crate::export::number::{rank, spelled};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
 use crate::text::{fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
 
 /// Draws a grid.
-pub(super) fn draw(grid: &Grid, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
+pub(super) fn draw(
+    grid: &Grid,
+    view: &FigureView,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Hits {
     let cursor = locate(grid, view);
-    let plan = Plan::new(grid, view, theme, area, cursor);
-    let mut paint = Paint {
+    let plan = FigureLayout::new(grid, view, theme, area, cursor);
+    let mut paint = GridPainter {
         grid,
         view,
         theme,
@@ -74,18 +80,18 @@ fn brief(scale: Scale, value: f32) -> String {
 }
 
 /// One drawing under way.
-struct Paint<'a> {
+struct GridPainter<'a> {
     grid: &'a Grid,
-    view: &'a View<'a>,
+    view: &'a FigureView<'a>,
     theme: &'a Theme,
-    plan: &'a Plan,
+    plan: &'a FigureLayout,
     area: Rect,
     buf: &'a mut Buffer,
     cursor: (Option<usize>, Option<usize>),
     hits: Hits,
 }
 
-impl Paint<'_> {
+impl GridPainter<'_> {
     /// Writes text cut to the area.
     fn put(&mut self, x: usize, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right()).saturating_sub(x);
@@ -459,7 +465,7 @@ impl Paint<'_> {
     /// `3-9` and `0-63`: what is shown of titles and what there is, by what they stand for, or by their number where that
     /// is nothing; nothing when all of them show.
     fn part(
-        titles: &[Header],
+        titles: &[AxisLabel],
         shown: std::ops::Range<usize>,
         place: impl Fn(Anchor) -> Option<usize>,
     ) -> Option<(String, String)> {
@@ -489,12 +495,12 @@ mod tests {
 
     #[test]
     fn parts_are_positions_only_where_the_columns_are() {
-        let titles = |place: fn(usize) -> usize| -> Vec<Header> {
-            let title = |i| Header::of(String::new(), Anchor::position(place(i)));
+        let titles = |place: fn(usize) -> usize| -> Vec<AxisLabel> {
+            let title = |i| AxisLabel::of(String::new(), Anchor::position(place(i)));
             (0..8).map(title).collect()
         };
-        let part = |titles: &[Header]| {
-            Paint::part(titles, 2..5, |a| a.position.map(|p| p as usize)).unwrap()
+        let part = |titles: &[AxisLabel]| {
+            GridPainter::part(titles, 2..5, |a| a.position.map(|p| p as usize)).unwrap()
         };
         let words = |a: &str, b: &str| (a.to_string(), b.to_string());
         assert_eq!(part(&titles(|i| 40 + i)), words("42-44", "40-47"));
@@ -505,7 +511,7 @@ mod tests {
     /// What a drawing looks like, without its styles.
     fn lines(
         figure: &Figure,
-        view: View,
+        view: FigureView,
         theme: &Theme,
         wide: u16,
         high: u16,
@@ -525,11 +531,11 @@ mod tests {
         ((0..high).map(line).collect(), hits, buf)
     }
 
-    fn at(layer: usize, position: usize) -> View<'static> {
-        View {
+    fn at(layer: usize, position: usize) -> FigureView<'static> {
+        FigureView {
             cursor: Some(Anchor::cell(layer, position)),
             focused: true,
-            ..View::default()
+            ..FigureView::default()
         }
     }
 
@@ -541,7 +547,7 @@ mod tests {
     fn the_top_layer_is_on_top_and_flip_turns_it() {
         let figure = samples::lens(4, 2);
         let theme = Theme::default();
-        let (drawn, ..) = lines(&figure, View::default(), &theme, 40, 6);
+        let (drawn, ..) = lines(&figure, FigureView::default(), &theme, 40, 6);
         assert_eq!(
             drawn,
             [
@@ -555,9 +561,9 @@ mod tests {
         );
         let (flipped, ..) = lines(
             &figure,
-            View {
+            FigureView {
                 flip: true,
-                ..View::default()
+                ..FigureView::default()
             },
             &theme,
             40,
@@ -576,7 +582,7 @@ mod tests {
                 for density in [Density::Full, Density::Token] {
                     let (drawn, hits, buf) = lines(
                         &figure,
-                        View {
+                        FigureView {
                             density,
                             ..at(3, 7)
                         },
@@ -617,7 +623,7 @@ mod tests {
     fn newest_at_the_right_and_the_cursor_always_inside() {
         let figure = samples::lens(30, 50);
         let theme = Theme::default();
-        let (_, hits, _) = lines(&figure, View::default(), &theme, 80, 20);
+        let (_, hits, _) = lines(&figure, FigureView::default(), &theme, 80, 20);
         assert!(
             hits.cells.iter().any(|(_, a)| *a == Anchor::cell(29, 49)),
             "newest position, top layer"
@@ -627,7 +633,7 @@ mod tests {
             for position in [0, 1, 13, 48, 49] {
                 for hint in [None, Some(0), Some(20), Some(900)] {
                     for density in [Density::Full, Density::Token, Density::Colour] {
-                        let view = View {
+                        let view = FigureView {
                             first_column: hint,
                             density,
                             ..at(layer, position)
@@ -648,7 +654,7 @@ mod tests {
     fn cells_that_repeat_the_one_above_stand_back() {
         let figure = samples::lens(6, 4);
         let theme = Theme::default();
-        let (_, hits, buf) = lines(&figure, View::default(), &theme, 80, 9);
+        let (_, hits, buf) = lines(&figure, FigureView::default(), &theme, 80, 9);
         let ink = |layer| {
             let (rect, _) = hits
                 .cells
@@ -672,13 +678,19 @@ mod tests {
 
     #[test]
     fn without_colour_a_shade_stands_beside_the_token() {
-        let (drawn, ..) = lines(&samples::lens(4, 1), View::default(), &sixteen(), 44, 6);
+        let (drawn, ..) = lines(
+            &samples::lens(4, 1),
+            FigureView::default(),
+            &sixteen(),
+            44,
+            6,
+        );
         assert!(drawn[1].starts_with("3  █␣capit… "), "{}", drawn[1]);
         assert!(drawn[2].starts_with("2  ▒␣capit… "), "{}", drawn[2]);
         assert_eq!(drawn[5], "0  ░▒▓█ 1 probability");
         let (signed, ..) = lines(
             &samples::difference(4, 1),
-            View::default(),
+            FigureView::default(),
             &sixteen(),
             40,
             6,
@@ -693,9 +705,9 @@ mod tests {
             "{}",
             signed[4]
         );
-        let token = View {
+        let token = FigureView {
             density: Density::Token,
-            ..View::default()
+            ..FigureView::default()
         };
         let (signed, ..) = lines(&samples::difference(4, 1), token, &sixteen(), 40, 6);
         assert!(
@@ -708,9 +720,9 @@ mod tests {
     fn colour_alone_puts_two_layers_on_a_line() {
         let figure = samples::lens(8, 10);
         let theme = Theme::default();
-        let view = View {
+        let view = FigureView {
             density: Density::Colour,
-            ..View::default()
+            ..FigureView::default()
         };
         let (drawn, hits, buf) = lines(&figure, view, &theme, 40, 6);
         let Body::Grid(grid) = &figure.body else {
@@ -736,7 +748,7 @@ mod tests {
         );
         let (shades, ..) = lines(&figure, view, &sixteen(), 40, 10);
         assert!(shades[1].starts_with("7 ██"), "{}", shades[1]);
-        let cursor = View {
+        let cursor = FigureView {
             cursor: Some(Anchor::cell(7, 3)),
             ..view
         };
@@ -758,7 +770,7 @@ mod tests {
             grid.scale = Scale::Range { lo: 0.0, hi: 20.0 };
             grid.cells[1][1].value = 12.34;
         }
-        let (drawn, ..) = lines(&figure, View::default(), &Theme::default(), 30, 5);
+        let (drawn, ..) = lines(&figure, FigureView::default(), &Theme::default(), 30, 5);
         assert_eq!(drawn[1], "1   .970  12.3  .970");
     }
 
@@ -766,7 +778,7 @@ mod tests {
     fn a_click_finds_the_cell_and_the_titles() {
         let (_, hits, _) = lines(
             &samples::lens(4, 3),
-            View::default(),
+            FigureView::default(),
             &Theme::default(),
             60,
             7,

@@ -21,7 +21,7 @@ pub use crate::export::number::{compact, significant};
 
 /// How a figure is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct View<'a> {
+pub struct FigureView<'a> {
     /// The cell under the cursor; without one, the newest columns show.
     pub cursor: Option<Anchor>,
     /// Column and row of that cell in a grid, where they are known: titles may share an anchor, or have none.
@@ -42,7 +42,7 @@ pub struct View<'a> {
     pub marks: &'a [Mark],
 }
 
-impl View<'_> {
+impl FigureView<'_> {
     /// Whether a cell stands for something that is marked.
     fn marked(&self, anchor: Anchor) -> bool {
         !self.marks.is_empty()
@@ -70,7 +70,13 @@ impl Hits {
 }
 
 /// Draws the body of a figure; its title, notes and check belong to the pane around it.
-pub fn draw(figure: &Figure, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
+pub fn draw(
+    figure: &Figure,
+    view: &FigureView,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Hits {
     let area = area.intersection(buf.area);
     if area.is_empty() {
         return Hits::default();
@@ -116,7 +122,7 @@ mod tests {
         assert_eq!(Density::Colour.more().more().more(), Density::Full);
     }
 
-    fn views() -> impl Strategy<Value = View<'static>> {
+    fn views() -> impl Strategy<Value = FigureView<'static>> {
         let cursor = proptest::option::of((0_usize..6, 0_usize..8, 0_u32..30));
         let density = prop_oneof![
             Just(Density::Full),
@@ -131,7 +137,7 @@ mod tests {
             0_usize..50,
         )
             .prop_map(
-                |(cursor, density, [focused, stale, flip], first_column, first_line)| View {
+                |(cursor, density, [focused, stale, flip], first_column, first_line)| FigureView {
                     // Any place, in the grid or not.
                     spot: first_column.map(|c| (c / 2, first_line / 4)),
                     cursor: cursor.map(|(layer, position, unit)| {

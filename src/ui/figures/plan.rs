@@ -1,12 +1,12 @@
 //! How a grid is cut up: what fits, and which part of it shows.
 //!
 //! Invariant: it depends on the area, the density and the cursor, not on what cells say, so that nothing moves while
-//! text grows; the cursor's cell is always part of it. To add a density, add its arm to [`Plan::new`].
+//! text grows; the cursor's cell is always part of it. To add a density, add its arm to [`FigureLayout::new`].
 
 use ratatui::layout::Rect;
 
-use super::{Density, View, covers};
-use crate::figure::{Grid, Header, Scale};
+use super::{Density, FigureView, covers};
+use crate::figure::{AxisLabel, Grid, Scale};
 use crate::ui::theme::Theme;
 
 /// Columns of a token in a cell, at least and at most.
@@ -18,7 +18,7 @@ const SHORT: usize = 3;
 const LABEL: usize = 10;
 
 /// How the area is cut up.
-pub(super) struct Plan {
+pub(super) struct FigureLayout {
     /// Columns of the row titles, with the gap after them.
     pub(super) label: usize,
     /// Columns of the shade before the token, where colour cannot show the number.
@@ -41,7 +41,7 @@ pub(super) struct Plan {
 }
 
 /// The cursor as (column, place from the top); each may be missing.
-pub(super) fn locate(grid: &Grid, view: &View) -> (Option<usize>, Option<usize>) {
+pub(super) fn locate(grid: &Grid, view: &FigureView) -> (Option<usize>, Option<usize>) {
     let Some(cursor) = view.cursor else {
         return (None, None);
     };
@@ -49,7 +49,7 @@ pub(super) fn locate(grid: &Grid, view: &View) -> (Option<usize>, Option<usize>)
     if let Some((column, row)) = view.spot.filter(|(c, r)| *c < columns && *r < rows) {
         return (Some(column), Some(flip(row, rows, view.flip)));
     }
-    let find = |titles: &[Header]| {
+    let find = |titles: &[AxisLabel]| {
         titles
             .iter()
             .rposition(|title| covers(title.anchor, cursor))
@@ -69,10 +69,10 @@ pub(super) fn flip(row: usize, count: usize, flipped: bool) -> usize {
     }
 }
 
-impl Plan {
+impl FigureLayout {
     pub(super) fn new(
         grid: &Grid,
-        view: &View,
+        view: &FigureView,
         theme: &Theme,
         area: Rect,
         cursor: (Option<usize>, Option<usize>),

@@ -20,7 +20,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::Marker;
 use ratatui::widgets::canvas::{Canvas, Line};
 
-use super::{Hits, View, covers, significant};
+use super::{FigureView, Hits, covers, significant};
 use crate::figure::{Anchor, Series, Style as Shape};
 use crate::text::{clip, fit, width};
 use crate::ui::ink;
@@ -49,12 +49,12 @@ const NUMBER: usize = 8;
 /// Draws a series.
 pub(super) fn draw(
     series: &Series,
-    view: &View,
+    view: &FigureView,
     theme: &Theme,
     area: Rect,
     buf: &mut Buffer,
 ) -> Hits {
-    let mut paint = Paint {
+    let mut paint = SeriesPainter {
         series,
         view,
         theme,
@@ -73,7 +73,7 @@ pub(super) fn draw(
 }
 
 /// The point and the curve under the cursor; the last point of the first curve without one.
-fn locate(series: &Series, view: &View) -> (usize, usize) {
+fn locate(series: &Series, view: &FigureView) -> (usize, usize) {
     let last = series.points.len().saturating_sub(1);
     if let Some((point, curve)) = view.spot {
         let last_curve = series.curves.len().saturating_sub(1);
@@ -101,9 +101,9 @@ fn spell(value: Option<f32>, signed: bool, shape: Shape) -> String {
 }
 
 /// One drawing under way.
-struct Paint<'a> {
+struct SeriesPainter<'a> {
     series: &'a Series,
-    view: &'a View<'a>,
+    view: &'a FigureView<'a>,
     theme: &'a Theme,
     /// Point and curve under the cursor.
     at: (usize, usize),
@@ -112,7 +112,7 @@ struct Paint<'a> {
     hits: Hits,
 }
 
-impl Paint<'_> {
+impl SeriesPainter<'_> {
     fn put(&mut self, x: u16, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right().saturating_sub(x));
         if room > 0 && (self.area.y..self.area.bottom()).contains(&y) {
@@ -246,7 +246,6 @@ impl Paint<'_> {
         }
     }
 
-    /// The column of a point.
     fn column(&self, plot: Rect, point: usize) -> u16 {
         let last = self.series.points.len() - 1;
         let room = usize::from(plot.width - 1);
@@ -495,8 +494,8 @@ impl Paint<'_> {
             let (text, role) = floating((from, to), (lo, hi), columns, self.theme.glyphs);
             let ink = match (several, role) {
                 (true, _) => self.curve_style(curve),
-                (false, Sign::Up) => self.style(Role::Bar),
-                (false, Sign::Down) => self.style(Role::Warning),
+                (false, BarSide::Up) => self.style(Role::Bar),
+                (false, BarSide::Down) => self.style(Role::Warning),
             };
             self.put(left, y, &text, ink);
         }
@@ -509,7 +508,7 @@ impl Paint<'_> {
 
 /// Which way a bar goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
+enum BarSide {
     /// From the smaller end to the larger.
     Up,
     /// The other way.
@@ -522,13 +521,17 @@ fn floating(
     (lo, hi): (f32, f32),
     columns: usize,
     glyphs: Glyphs,
-) -> (String, Sign) {
+) -> (String, BarSide) {
     let halves = columns * 2;
     let place = |value: f32| {
         let at = ((value - lo) / (hi - lo)).clamp(0.0, 1.0);
         ((at * halves as f32).round() as usize).min(halves)
     };
-    let sign = if to < from { Sign::Down } else { Sign::Up };
+    let sign = if to < from {
+        BarSide::Down
+    } else {
+        BarSide::Up
+    };
     let (mut start, mut end) = (place(from.min(to)), place(from.max(to)));
     if start == end && from.partial_cmp(&to).is_some_and(Ordering::is_ne) {
         if end < halves {
@@ -542,12 +545,12 @@ fn floating(
         let right = (start..end).contains(&(2 * column + 1));
         match (left, right, sign, glyphs) {
             (false, false, ..) => ' ',
-            (_, _, Sign::Down, Glyphs::Unicode) => '▒',
-            (_, _, Sign::Down, Glyphs::Ascii) => '-',
-            (_, _, Sign::Up, Glyphs::Ascii) => '#',
-            (true, true, Sign::Up, Glyphs::Unicode) => '█',
-            (true, false, Sign::Up, Glyphs::Unicode) => '▌',
-            (false, true, Sign::Up, Glyphs::Unicode) => '▐',
+            (_, _, BarSide::Down, Glyphs::Unicode) => '▒',
+            (_, _, BarSide::Down, Glyphs::Ascii) => '-',
+            (_, _, BarSide::Up, Glyphs::Ascii) => '#',
+            (true, true, BarSide::Up, Glyphs::Unicode) => '█',
+            (true, false, BarSide::Up, Glyphs::Unicode) => '▌',
+            (false, true, BarSide::Up, Glyphs::Unicode) => '▐',
         }
     };
     ((0..columns).map(glyph).collect(), sign)
@@ -561,7 +564,13 @@ mod tests {
     use crate::figure::{Figure, Unit};
     use crate::ui::theme::Depth;
 
-    fn lines(figure: &Figure, view: View, theme: &Theme, wide: u16, high: u16) -> (String, Hits) {
+    fn lines(
+        figure: &Figure,
+        view: FigureView,
+        theme: &Theme,
+        wide: u16,
+        high: u16,
+    ) -> (String, Hits) {
         let mut buf = Buffer::empty(Rect::new(0, 0, wide, high));
         let hits = super::super::draw(figure, &view, theme, buf.area, &mut buf);
         let line = |y| {
@@ -571,12 +580,12 @@ mod tests {
         ((0..high).map(line).collect(), hits)
     }
 
-    fn at(point: usize, curve: usize) -> View<'static> {
-        View {
+    fn at(point: usize, curve: usize) -> FigureView<'static> {
+        FigureView {
             spot: Some((point, curve)),
             cursor: Some(Anchor::default()),
             focused: true,
-            ..View::default()
+            ..FigureView::default()
         }
     }
 
@@ -682,9 +691,9 @@ mod tests {
             let (text, _) = floating((0.0, 1e-9), (0.0, 1.0), 10, glyphs);
             assert_eq!(text.trim().chars().count(), 1);
             let (text, sign) = floating((1.0, 1.0 - 1e-9), (0.0, 1.0), 10, glyphs);
-            assert_eq!((text.chars().count(), sign), (10, Sign::Up));
+            assert_eq!((text.chars().count(), sign), (10, BarSide::Up));
             let (text, sign) = floating((1.0, 0.5), (0.0, 1.0), 10, glyphs);
-            assert_eq!((text.trim().len() > 4, sign), (true, Sign::Down));
+            assert_eq!((text.trim().len() > 4, sign), (true, BarSide::Down));
         }
         let (text, _) = floating((0.25, 0.75), (0.0, 1.0), 4, Glyphs::Unicode);
         assert_eq!(text, " ██ ");

@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{Hits, View, covers, significant};
-use crate::figure::{Anchor, Entry, Page, Row, Table};
+use super::{FigureView, Hits, covers, significant};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::text::{fit, width};
 use crate::ui::ink;
 use crate::ui::theme::{Role, Theme};
@@ -24,7 +24,7 @@ const MOST: usize = 40;
 /// Draws the page that belongs to the cursor's position, or the last.
 pub(super) fn draw(
     table: &Table,
-    view: &View,
+    view: &FigureView,
     theme: &Theme,
     area: Rect,
     buf: &mut Buffer,
@@ -162,9 +162,9 @@ fn page(table: &Table, cursor: Option<Anchor>) -> Option<usize> {
 }
 
 /// The row under the cursor: the same place, else the first that stands for the cursor's unit or layer.
-fn cursor_row(page: &Page, cursor: Anchor) -> Option<usize> {
-    let same = |row: &Row| row.anchor == cursor;
-    let stands = |row: &Row| {
+fn cursor_row(page: &TablePage, cursor: Anchor) -> Option<usize> {
+    let same = |row: &TableRow| row.anchor == cursor;
+    let stands = |row: &TableRow| {
         let anchor = Anchor {
             position: None,
             ..row.anchor
@@ -178,8 +178,7 @@ fn cursor_row(page: &Page, cursor: Anchor) -> Option<usize> {
         .or_else(|| page.rows.iter().position(stands))
 }
 
-/// A column that is drawn.
-struct Column {
+struct DrawnColumn {
     index: usize,
     wide: usize,
     number: bool,
@@ -187,7 +186,7 @@ struct Column {
     whole: bool,
 }
 
-impl Column {
+impl DrawnColumn {
     /// Numbers end where the column ends, words begin where it begins.
     fn lay(&self, text: &str) -> String {
         if self.number {
@@ -207,9 +206,9 @@ impl Column {
 }
 
 /// Measures the columns and keeps those that fit, from the left; the last may be cut.
-fn columns(table: &Table, page: &Page, constant: &[usize], room: usize) -> Vec<Column> {
+fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> Vec<DrawnColumn> {
     let count = table.columns_of(page);
-    let mut out: Vec<Column> = (0..count)
+    let mut out: Vec<DrawnColumn> = (0..count)
         .filter(|index| !constant.contains(index))
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
@@ -221,7 +220,7 @@ fn columns(table: &Table, page: &Page, constant: &[usize], room: usize) -> Vec<C
                     Entry::Number(v) => v.fract() == 0.0 && v.abs() < 1e6,
                     Entry::Text(_) => false,
                 });
-            let mut column = Column {
+            let mut column = DrawnColumn {
                 index,
                 wide: 1,
                 number,
@@ -232,7 +231,7 @@ fn columns(table: &Table, page: &Page, constant: &[usize], room: usize) -> Vec<C
             column
         })
         .collect();
-    let total = |columns: &[Column]| {
+    let total = |columns: &[DrawnColumn]| {
         columns
             .iter()
             .map(|c| c.wide + GAP)
@@ -262,7 +261,6 @@ fn columns(table: &Table, page: &Page, constant: &[usize], room: usize) -> Vec<C
     out
 }
 
-/// Spells an entry.
 fn spell(entry: &Entry) -> Cow<'_, str> {
     match entry {
         Entry::Number(value) => significant(*value).into(),
@@ -282,7 +280,7 @@ mod tests {
     use crate::export::samples;
     use crate::figure::Unit;
 
-    fn lines(view: View, wide: u16, high: u16) -> (Vec<String>, Hits) {
+    fn lines(view: FigureView, wide: u16, high: u16) -> (Vec<String>, Hits) {
         let mut buf = Buffer::empty(Rect::new(0, 0, wide, high));
         let hits = super::super::draw(
             &samples::table(),
@@ -301,12 +299,12 @@ mod tests {
         ((0..high).map(line).collect(), hits)
     }
 
-    fn at(position: usize, layer: usize, unit: u32) -> View<'static> {
+    fn at(position: usize, layer: usize, unit: u32) -> FigureView<'static> {
         let cursor = Anchor::cell(layer, position).with(Unit::Neuron(unit));
-        View {
+        FigureView {
             cursor: Some(cursor),
             focused: true,
-            ..View::default()
+            ..FigureView::default()
         }
     }
 
@@ -314,8 +312,8 @@ mod tests {
     fn the_page_of_the_cursor_or_the_last() {
         let title = |view| lines(view, 40, 6).0.swap_remove(0);
         assert!(
-            title(View::default()).starts_with("position 2")
-                && title(View::default()).ends_with("3/3")
+            title(FigureView::default()).starts_with("position 2")
+                && title(FigureView::default()).ends_with("3/3")
         );
         assert!(
             title(at(0, 0, 0)).starts_with("position 0") && title(at(0, 0, 0)).ends_with("1/3")
@@ -346,13 +344,13 @@ mod tests {
 
     #[test]
     fn words_are_cut_and_columns_dropped_from_the_right() {
-        let (drawn, _) = lines(View::default(), 30, 5);
+        let (drawn, _) = lines(FigureView::default(), 30, 5);
         assert!(
             drawn[2].starts_with(" 0.10          3.00  capital…"),
             "{}",
             drawn[2]
         );
-        let (drawn, _) = lines(View::default(), 22, 5);
+        let (drawn, _) = lines(FigureView::default(), 22, 5);
         assert_eq!(drawn[1], " neuron  activation  …");
         assert_eq!(
             drawn[2].trim_end_matches('▐').trim_end(),
@@ -364,7 +362,7 @@ mod tests {
     #[test]
     fn layers_have_the_last_on_top_and_what_never_changes_once() {
         use crate::figure::{Body, Provenance};
-        let row = |layer: usize| Row {
+        let row = |layer: usize| TableRow {
             anchor: Anchor::layer(layer),
             entries: vec![
                 Entry::Text(layer.to_string()),
@@ -373,7 +371,7 @@ mod tests {
                 Entry::Text("the same".into()),
             ],
         };
-        let page = Page {
+        let page = TablePage {
             title: String::new(),
             anchor: Anchor::default(),
             rows: (0..4).map(row).collect(),
@@ -392,9 +390,9 @@ mod tests {
         };
         let drawn = |flip| {
             let mut buf = Buffer::empty(Rect::new(0, 0, 40, 8));
-            let view = View {
+            let view = FigureView {
                 flip,
-                ..View::default()
+                ..FigureView::default()
             };
             super::super::draw(&figure, &view, &Theme::default(), buf.area, &mut buf);
             let line = |y| (0..40).map(|x| buf[(x, y)].symbol()).collect::<String>();
@@ -412,7 +410,7 @@ mod tests {
 
     #[test]
     fn rows_can_be_clicked() {
-        let (_, hits) = lines(View::default(), 40, 6);
+        let (_, hits) = lines(FigureView::default(), 40, 6);
         assert_eq!(
             hits.at(5, 2),
             Some(Anchor::cell(0, 2).with(Unit::Neuron(10)))

@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use unicode_segmentation::UnicodeSegmentation as _;
 
-use super::{Hits, View};
+use super::{FigureView, Hits};
 use crate::figure::Text;
 use crate::text::width;
 use crate::ui::ink;
@@ -14,7 +14,13 @@ use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
 /// Draws a text from `view.first_line` on.
-pub(super) fn draw(text: &Text, view: &View, theme: &Theme, area: Rect, buf: &mut Buffer) -> Hits {
+pub(super) fn draw(
+    text: &Text,
+    view: &FigureView,
+    theme: &Theme,
+    area: Rect,
+    buf: &mut Buffer,
+) -> Hits {
     let style = theme.style(if view.stale { Role::Stale } else { Role::Text });
     let room = usize::from(area.width.saturating_sub(1)).max(1);
     let lines: Vec<String> = text

@@ -6,13 +6,12 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 
-use super::{below, boxed, said, typed};
+use super::{below, boxed, lines_from_top, typed};
 use crate::app::form::Form;
-use crate::instruments::Kind;
+use crate::instruments::ParamKind;
 use crate::ui::panes::{fold, put};
 use crate::ui::theme::{Role, Theme};
 
-/// Draws it.
 pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 84.min(body.width);
     let room = usize::from(width).saturating_sub(2);
@@ -47,7 +46,7 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
         let label = Line::styled(format!("{pointer} {name}"), theme.style(role));
         let used = put(buf, inner.x, y, inner.width, &label);
         let rest = Rect::new(inner.x + used, y, inner.width.saturating_sub(used), 1);
-        let choice = matches!(field.parameter.kind, Kind::Choice(_));
+        let choice = matches!(field.parameter.kind, ParamKind::Choice(_));
         if here && !choice {
             typed(field.value.halves(), "", theme, rest, buf);
         } else {
@@ -75,16 +74,16 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
         .map(|t| (t, Role::Muted))
         .chain(wrong.into_iter().map(|t| (t, Role::Error)));
     let fields = form.fields.len().min(high) as u16;
-    said(lines, theme, below(inner, fields + 1), buf);
+    lines_from_top(lines, theme, below(inner, fields + 1), buf);
 }
 
-fn meaning(kind: Kind, about: &str) -> String {
+fn meaning(kind: ParamKind, about: &str) -> String {
     match kind {
-        Kind::Count { lo, hi } => format!("{about} ({lo} to {hi})"),
-        Kind::Layer => format!("{about} (a number or all)"),
-        Kind::Position => format!("{about} (negative counts from the end)"),
-        Kind::Choice(words) => format!("{about} ({})", words.join(", ")),
-        Kind::Word(words) => format!("{about} ({}, or your own)", words.join(", ")),
-        Kind::Text => about.to_string(),
+        ParamKind::Count { lo, hi } => format!("{about} ({lo} to {hi})"),
+        ParamKind::Layer => format!("{about} (a number or all)"),
+        ParamKind::Position => format!("{about} (negative counts from the end)"),
+        ParamKind::Choice(words) => format!("{about} ({})", words.join(", ")),
+        ParamKind::Word(words) => format!("{about} ({}, or your own)", words.join(", ")),
+        ParamKind::Text => about.to_string(),
     }
 }

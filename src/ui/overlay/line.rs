@@ -5,13 +5,12 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{below, boxed, said, typed};
-use crate::app::Line;
+use super::{below, boxed, lines_from_top, typed};
+use crate::app::ArgumentLine;
 use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 
-/// Draws it.
-pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
+pub fn draw(line: &ArgumentLine, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 80.min(body.width);
     let room = usize::from(width).saturating_sub(2);
     let wrong = line
@@ -22,5 +21,5 @@ pub fn draw(line: &Line, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let inner = boxed(&line.label, size, theme, body, buf);
     typed(line.value.halves(), "> ", theme, inner, buf);
     let wrong = wrong.into_iter().map(|text| (text, Role::Error));
-    said(wrong, theme, below(inner, 1), buf);
+    lines_from_top(wrong, theme, below(inner, 1), buf);
 }

@@ -17,7 +17,7 @@ use super::ink;
 use super::panes::put;
 use super::theme::{Role, Theme};
 use crate::app::notice::Notice;
-use crate::app::palette::{Listing, Purpose, span};
+use crate::app::palette::{Listing, PaletteList, span};
 use crate::app::{App, Overlay};
 
 /// Draws what lies over the panes.
@@ -63,7 +63,7 @@ fn boxed(
 }
 
 /// Lines from the top of an area, each in its role.
-fn said(
+fn lines_from_top(
     lines: impl IntoIterator<Item = (String, Role)>,
     theme: &Theme,
     area: Rect,
@@ -78,9 +78,9 @@ fn said(
 /// A list under what is typed: everything that can be typed (palette) or done here (help), or one of a few values.
 fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let (sign, size, name_width) = match list.purpose {
-        Purpose::Palette => (":", (90, 18), 24),
-        Purpose::Help => ("filter: ", (100, body.height), 22),
-        Purpose::Picker | Purpose::Theme => {
+        PaletteList::Palette => (":", (90, 18), 24),
+        PaletteList::Help => ("filter: ", (100, body.height), 22),
+        PaletteList::Picker | PaletteList::Theme => {
             let high = list.items.len() as u16 + 3;
             ("> ", (56, high.min(16)), 22)
         }

@@ -5,13 +5,12 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{boxed, said};
+use super::{boxed, lines_from_top};
 use crate::app::App;
 use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll as mark;
 
-/// Draws it.
 pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let Some(figure) = app.figure(app.layout.figure) else {
         return;
@@ -31,7 +30,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         width: inner.width.saturating_sub(1),
         ..inner
     };
-    said(lines.into_iter().skip(first), theme, text, buf);
+    lines_from_top(lines.into_iter().skip(first), theme, text, buf);
     mark::draw(count, first, theme, inner, buf);
 }
 
@@ -44,7 +43,7 @@ fn lines(app: &App, width: usize) -> Vec<(String, Role)> {
     let shown = app.shown.get(app.layout.figure);
     all.extend(
         shown
-            .and_then(crate::app::Shown::outdated)
+            .and_then(crate::app::ShownFigure::outdated)
             .map(|words| (words, Role::Warning)),
     );
     all.extend(

@@ -5,13 +5,12 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{boxed, repeated, said as print};
+use super::{boxed, lines_from_top as print, repeated};
 use crate::app::App;
 use crate::app::notice::Level;
 use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
 
-/// Draws it.
 pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let inner = boxed("notices", (100, body.height), theme, body, buf);
     if inner.is_empty() {

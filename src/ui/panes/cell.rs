@@ -5,15 +5,14 @@
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, role_of};
-use crate::app::Shown;
-use crate::app::cursor::{Reading, number, scaled};
+use crate::app::ShownFigure;
+use crate::app::cursor::{CellUnderCursor, number, scaled};
 use crate::app::layout::Pane;
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::text;
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
 
-/// Draws the pane.
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);
@@ -33,7 +32,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let shown = app.shown.get(app.layout.figure);
     let outdated = shown
         .filter(|_| reading.is_some())
-        .and_then(Shown::outdated);
+        .and_then(ShownFigure::outdated);
     // A story is told in the pane itself; of other notes the second is about the newest position.
     let below = app
         .figure(app.layout.figure)
@@ -84,7 +83,12 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 }
 
 /// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
-fn older(canvas: &Canvas, outdated: &str, reading: &Reading, width: usize) -> Vec<Line<'static>> {
+fn older(
+    canvas: &Canvas,
+    outdated: &str,
+    reading: &CellUnderCursor,
+    width: usize,
+) -> Vec<Line<'static>> {
     let mut lines = canvas.folded(outdated, width, Role::Warning);
     if reading.anchor.position.is_some() && !reading.column.is_empty() {
         let then = format!("then at the cursor: {}", reading.column);
@@ -121,8 +125,8 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
         let p = other.logprob.map_or(f32::NAN, f32::exp);
         let name = match text.beside(position) {
-            Beside::Forced => "edited run's choice ",
-            Beside::Nothing | Beside::SameText | Beside::OwnText => "unedited ",
+            BaselineMode::Forced => "edited run's choice ",
+            BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => "unedited ",
         };
         lines.push(Line::from(vec![
             canvas.span(name, Role::Muted),
@@ -148,7 +152,7 @@ fn written(token: &crate::engine::Token) -> String {
     )
 }
 
-fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'static>> {
+fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let at = reading
         .anchor
@@ -221,7 +225,7 @@ fn reading_lines(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'
 
 /// The candidates of a cell. They have bars where they are of one kind, on the scale of that kind, which is named; a
 /// number below zero has its bar in another colour where the scale goes both ways.
-fn candidates(canvas: &Canvas, reading: &Reading, width: usize) -> Vec<Line<'static>> {
+fn candidates(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let names = reading.more.iter().map(|m| text::width(&m.0)).max();
     let most = if reading.axis.is_some() {

@@ -16,7 +16,7 @@ use crate::app::beside::{Baseline, comparable};
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Transcript, line_of, wrap};
-use crate::lab::writer::Beside;
+use crate::lab::writer::BaselineMode;
 use crate::text;
 use crate::ui::ink;
 use crate::ui::theme::Role;
@@ -46,7 +46,7 @@ pub(super) fn summary(canvas: &Canvas) -> Line<'static> {
     let kl = if kls.is_empty() {
         " ".to_string()
     } else {
-        let there = if app.alongside == Beside::OwnText && baseline.diverges.is_some() {
+        let there = if app.baseline_mode == BaselineMode::OwnText && baseline.diverges.is_some() {
             " to there"
         } else {
             ""
@@ -70,15 +70,18 @@ pub(super) fn summary(canvas: &Canvas) -> Line<'static> {
 
 /// What the two columns are.
 fn names(app: &App) -> [&'static str; 2] {
-    match (app.alongside, app.baseline.as_ref().is_some_and(|b| b.live)) {
-        (Beside::Forced, true) => ["forced text", "edited run's choice"],
+    match (
+        app.baseline_mode,
+        app.baseline.as_ref().is_some_and(|b| b.live),
+    ) {
+        (BaselineMode::Forced, true) => ["forced text", "edited run's choice"],
         (_, true) if app.history.active() == 0 => ["no edit is on", "unedited: the same run"],
         _ => ["edited", "unedited"],
     }
 }
 
 /// One row of the two columns.
-enum Row {
+enum ComparedRow {
     Prompt(usize),
     Changed(&'static str),
     Pair(Range<usize>),
@@ -100,23 +103,23 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
     put(canvas.buf, head.x, head.y, head.width, &title);
 
     let prompt = wrap(&t.pieces[..t.prompt], &[], area.width.into());
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows: Vec<ComparedRow> = Vec::new();
     if t.prompt > 0 {
-        rows.extend((0..prompt.len()).map(Row::Prompt));
+        rows.extend((0..prompt.len()).map(ComparedRow::Prompt));
     }
     for pair in app.pairs(column, wide) {
-        rows.extend(t.change_at(pair.start).map(Row::Changed));
-        rows.push(Row::Pair(pair));
+        rows.extend(t.change_at(pair.start).map(ComparedRow::Changed));
+        rows.push(ComparedRow::Pair(pair));
     }
     let end = t.tokens.len();
     if end >= t.prompt + baseline.text.tokens.len() {
-        rows.extend(t.change_at(end).map(Row::Changed));
+        rows.extend(t.change_at(end).map(ComparedRow::Changed));
     }
     let cursor = app.cursor.position;
-    let holds = |row: &Row| match row {
-        Row::Prompt(line) => prompt[*line].iter().any(|s| s.token == cursor),
-        Row::Changed(_) => false,
-        Row::Pair(range) => range.contains(&cursor),
+    let holds = |row: &ComparedRow| match row {
+        ComparedRow::Prompt(line) => prompt[*line].iter().any(|s| s.token == cursor),
+        ComparedRow::Changed(_) => false,
+        ComparedRow::Pair(range) => range.contains(&cursor),
     };
     let high = usize::from(body.height);
     let most = rows.len().saturating_sub(high);
@@ -136,14 +139,14 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
     for (i, row) in rows.iter().skip(first).take(high).enumerate() {
         let y = body.y + i as u16;
         match row {
-            Row::Changed(words) => changed(canvas, Rect { y, ..body }, words),
-            Row::Prompt(line) => {
+            ComparedRow::Changed(words) => changed(canvas, Rect { y, ..body }, words),
+            ComparedRow::Prompt(line) => {
                 let mut x = body.x;
                 for span in &prompt[*line] {
                     x = piece(canvas, (x, y, body.right()), &span.text, t, span.token, 0);
                 }
             }
-            Row::Pair(range) => {
+            ComparedRow::Pair(range) => {
                 let mut x = body.x;
                 let edge = body.x + column as u16;
                 for position in range.clone().filter(|p| *p < t.pieces.len()) {

@@ -13,7 +13,6 @@ use crate::ui::widgets::bar::bar;
 /// The widest bar.
 const WIDEST: usize = 60;
 
-/// The lines.
 pub(super) fn lines(canvas: &Canvas, progress: &Progress, width: usize) -> Vec<Line<'static>> {
     let line = |words: String, role: Role| Line::from(canvas.span(text::clip(&words, width), role));
     let model = text::plain(progress.model.as_bytes());

@@ -19,7 +19,6 @@ const INDENT: usize = 5;
 /// The strength at the end of the bar.
 const FULL: f32 = 4.0;
 
-/// Draws the pane.
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);

@@ -8,16 +8,15 @@ use ratatui::text::Line;
 use super::Canvas;
 use crate::app::cursor;
 use crate::app::layout::Pane;
-use crate::app::{Held, Shown, Working};
-use crate::engine::Slot;
+use crate::app::{CursorFocus, FigureProgress, ShownFigure};
+use crate::engine::PaneName;
 use crate::figure::Anchor;
 use crate::instruments::{Instrument, instrument};
 use crate::text;
-use crate::ui::figures::{self, View};
+use crate::ui::figures::{self, FigureView};
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
 
-/// Draws the pane.
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let Pane::Figure(slot) = pane else { return };
     let app = canvas.app;
@@ -38,10 +37,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return canvas.lines(inner, &lines);
     };
     let held = app.held(slot);
-    let spot = cursor::locate(figure, app.cursor, shown.spot).filter(|_| held == Held::Here);
+    let spot = cursor::locate(figure, app.cursor, shown.spot).filter(|_| held == CursorFocus::Here);
     let anchor = spot.and_then(|s| cursor::read(figure, s)).map(|r| r.anchor);
     let (anchor, first_column) = match held {
-        Held::Here => {
+        CursorFocus::Here => {
             let before = canvas.memory.first_column.get(slot).copied();
             let first = match (app.cursor.follow, app.cursor.rest) {
                 (true, _) => None,
@@ -52,13 +51,13 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             (anchor.unwrap_or(app.cursor.anchor()), first)
         }
         // No column is the cursor's: none is marked.
-        Held::Coming => (Anchor::layer(app.cursor.layer), None),
-        Held::Outside(first, _) => {
+        CursorFocus::Coming => (Anchor::layer(app.cursor.layer), None),
+        CursorFocus::Outside(first, _) => {
             let before = app.cursor.position < first;
             (Anchor::layer(app.cursor.layer), before.then_some(0))
         }
     };
-    let view = View {
+    let view = FigureView {
         cursor: Some(anchor),
         spot: spot.map(|s| (s.column, s.row)),
         focused: app.layout.focus == pane && app.overlay.is_none(),
@@ -77,7 +76,12 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 
 /// What is said below a figure: why it is not what was asked for, what it is older than, that the cursor is outside it,
 /// and else what it says at the cursor; with the way to all its notes.
-fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) -> Line<'static> {
+fn caption(
+    canvas: &Canvas,
+    shown: &ShownFigure,
+    slot: PaneName,
+    refused: Option<&str>,
+) -> Line<'static> {
     let app = canvas.app;
     let Some(figure) = app.figure(slot) else {
         return Line::default();
@@ -117,7 +121,7 @@ fn caption(canvas: &Canvas, shown: &Shown, slot: Slot, refused: Option<&str>) ->
 }
 
 /// Why the difference that is asked for is not shown.
-fn refused<'a>(canvas: &Canvas, shown: &'a Shown, slot: Slot) -> Option<&'a str> {
+fn refused<'a>(canvas: &Canvas, shown: &'a ShownFigure, slot: PaneName) -> Option<&'a str> {
     let asked =
         canvas.app.difference && shown.difference.is_none() && canvas.app.layout.figure == slot;
     let why = shown.refused.as_deref().or(shown.failed.as_deref());
@@ -125,10 +129,10 @@ fn refused<'a>(canvas: &Canvas, shown: &'a Shown, slot: Slot) -> Option<&'a str>
 }
 
 /// What is said at the right of the title: the figure's own title, and work going on.
-fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
+fn state(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
-    if let Some(Working { done, left }) = shown.working {
+    if let Some(FigureProgress { done, left }) = shown.working {
         let text = if done > 0.0 {
             let left = left.map_or_else(String::new, |left| {
                 format!("· {} left ", text::duration(left))
@@ -166,7 +170,7 @@ fn state(canvas: &Canvas, shown: &Shown, slot: Slot) -> Line<'static> {
 }
 
 /// A line of fact and a line of action.
-fn empty(canvas: &Canvas, shown: &Shown, slot: &str, width: usize) -> Vec<Line<'static>> {
+fn empty(canvas: &Canvas, shown: &ShownFigure, slot: &str, width: usize) -> Vec<Line<'static>> {
     let app = canvas.app;
     let about = instrument(slot).map_or_else(|_| String::new(), |i| i.about().to_string());
     let live = app

@@ -23,7 +23,7 @@ use ratatui::text::{Line, Span};
 
 use crate::app::App;
 use crate::app::layout::Pane;
-use crate::engine::{Slot, Token};
+use crate::engine::{PaneName, Token};
 use crate::text;
 use crate::ui::ink;
 use crate::ui::theme::{Glyphs, Role, Theme};
@@ -32,7 +32,7 @@ use crate::ui::theme::{Glyphs, Role, Theme};
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     /// The first column drawn of each grid.
-    pub first_column: BTreeMap<Slot, usize>,
+    pub first_column: BTreeMap<PaneName, usize>,
     /// The first line drawn of the transcript.
     pub first_line: usize,
 }
@@ -49,43 +49,40 @@ pub struct Canvas<'a> {
     pub area: Rect,
     /// Whether tabs for the other panes belong in the title.
     pub tabs: bool,
-    /// The screen.
     pub buf: &'a mut Buffer,
 }
 
 /// One kind of pane.
-pub struct Row {
-    /// Its name.
+pub struct PaneRow {
     pub name: &'static str,
     /// One sentence.
     pub about: &'static str,
     /// Whether it draws this pane.
     pub draws: fn(Pane) -> bool,
-    /// Draws it.
     pub draw: fn(&mut Canvas, Pane),
 }
 
 /// Every kind of pane.
-pub const PANES: &[Row] = &[
-    Row {
+pub const PANES: &[PaneRow] = &[
+    PaneRow {
         name: "text",
         about: "the text, token by token, and the prompt",
         draws: |p| p == Pane::Transcript,
         draw: transcript::draw,
     },
-    Row {
+    PaneRow {
         name: "figure",
         about: "what an instrument shows",
         draws: |p| matches!(p, Pane::Figure(_)),
         draw: figure::draw,
     },
-    Row {
+    PaneRow {
         name: "edits",
         about: "the edits and what each one changed",
         draws: |p| p == Pane::Edits,
         draw: edits::draw,
     },
-    Row {
+    PaneRow {
         name: "cell",
         about: "the cell under the cursor in full",
         draws: |p| p == Pane::Cell,
@@ -93,7 +90,6 @@ pub const PANES: &[Row] = &[
     },
 ];
 
-/// Draws a pane.
 pub fn draw(pane: Pane, canvas: &mut Canvas) {
     if let Some(row) = PANES.iter().find(|row| (row.draws)(pane)) {
         (row.draw)(canvas, pane);
@@ -138,7 +134,6 @@ impl Canvas<'_> {
         inner
     }
 
-    /// A span in a role.
     pub fn span(&self, text: impl Into<String>, role: Role) -> Span<'static> {
         Span::styled(text.into(), self.theme.style(role))
     }

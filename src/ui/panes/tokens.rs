@@ -11,7 +11,7 @@ use ratatui::text::Line;
 use super::{Canvas, put};
 use crate::app::App;
 use crate::app::layout::Pane;
-use crate::app::transcript::{Activity, Span as Piece, Transcript};
+use crate::app::transcript::{Activity, TokenSpan as Piece, Transcript};
 use crate::engine::Token;
 use crate::text;
 use crate::ui::ink;
@@ -31,23 +31,23 @@ pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
 }
 
 /// One row of the text: tokens, or the line where edits changed.
-enum Row<'a> {
+enum TextRow<'a> {
     Text(&'a [Piece]),
     Changed(&'static str),
 }
 
 /// The lines of a text, with a line where edits changed.
-fn rows<'a>(text: &Transcript, lines: &'a [Vec<Piece>], own: bool) -> Vec<Row<'a>> {
-    let mut rows: Vec<Row> = Vec::new();
+fn rows<'a>(text: &Transcript, lines: &'a [Vec<Piece>], own: bool) -> Vec<TextRow<'a>> {
+    let mut rows: Vec<TextRow> = Vec::new();
     for line in lines {
         let change = line.first().and_then(|s| text.change_at(s.token));
         if let Some(words) = change.filter(|_| own && !rows.is_empty()) {
-            rows.push(Row::Changed(words));
+            rows.push(TextRow::Changed(words));
         }
-        rows.push(Row::Text(line));
+        rows.push(TextRow::Text(line));
     }
     if let Some(words) = text.change_at(text.tokens.len()).filter(|_| own) {
-        rows.push(Row::Changed(words));
+        rows.push(TextRow::Changed(words));
     }
     rows
 }
@@ -72,9 +72,9 @@ pub(super) fn tokens(
         lines = text.wrap(usize::from(area.width).saturating_sub(1));
     }
     let rows = rows(text, &lines, own);
-    let holds = |row: &Row| match row {
-        Row::Text(line) => line.iter().any(|s| s.token + offset == cursor),
-        Row::Changed(_) => false,
+    let holds = |row: &TextRow| match row {
+        TextRow::Text(line) => line.iter().any(|s| s.token + offset == cursor),
+        TextRow::Changed(_) => false,
     };
     let at = rows.iter().rposition(holds).unwrap_or(0);
     let most = rows.len().saturating_sub(high);
@@ -88,8 +88,8 @@ pub(super) fn tokens(
     for (i, row) in rows.iter().skip(first).take(high).enumerate() {
         let y = area.y + i as u16;
         match row {
-            Row::Changed(words) => changed(canvas, Rect { y, ..area }, words),
-            Row::Text(line) => {
+            TextRow::Changed(words) => changed(canvas, Rect { y, ..area }, words),
+            TextRow::Text(line) => {
                 let last = first + i + 1 == rows.len();
                 let end = draw_line(
                     canvas.buf,

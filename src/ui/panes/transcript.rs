@@ -15,7 +15,6 @@ use crate::text;
 use crate::ui::theme::Role;
 use crate::ui::widgets::scroll;
 
-/// Draws the pane.
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let (left, right) = titles(canvas);

@@ -85,7 +85,6 @@ pub enum Glyphs {
     /// Blocks, shades and braille, all one column wide.
     #[default]
     Unicode,
-    /// ASCII.
     Ascii,
 }
 

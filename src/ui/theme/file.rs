@@ -9,7 +9,7 @@ use ratatui::style::{Color, Modifier, Style};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Depth, ROLES, Role, Theme, Variant};
+use super::{Depth, ROLES, Role, Theme, ThemeVariant};
 use crate::export::colour::{self, Rgb};
 
 /// Reads every `*.toml` of a folder, in order of name.
@@ -36,10 +36,10 @@ pub(super) fn load_folder(folder: &Path) -> (Vec<Theme>, Vec<String>) {
 }
 
 /// A key with its value, both with their place.
-type Item<'a> = (&'a str, &'a Spanned<DeValue<'a>>);
+type KeyValue<'a> = (&'a str, &'a Spanned<DeValue<'a>>);
 
 /// What has been read so far.
-struct Reader<'a> {
+struct ThemeReader<'a> {
     path: &'a Path,
     source: &'a str,
     warnings: Vec<String>,
@@ -48,7 +48,7 @@ struct Reader<'a> {
 
 /// Reads one theme for truecolor. A file that is not TOML gives none.
 pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Vec<String>) {
-    let mut reader = Reader {
+    let mut reader = ThemeReader {
         path,
         source,
         warnings: Vec::new(),
@@ -76,8 +76,8 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                 .unwrap_or(name)
                 .clone_into(&mut theme.title),
             "variant" => match reader.string(key, value) {
-                Some("dark") => theme.variant = Variant::Dark,
-                Some("light") => theme.variant = Variant::Light,
+                Some("dark") => theme.variant = ThemeVariant::Dark,
+                Some("light") => theme.variant = ThemeVariant::Light,
                 Some("any") | None => {}
                 Some(other) => {
                     reader.warn(
@@ -161,24 +161,24 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     (Some(theme.adapt(Depth::True)), reader.warnings)
 }
 
-fn items<'a>(table: &'a DeTable<'a>) -> Vec<Item<'a>> {
+fn items<'a>(table: &'a DeTable<'a>) -> Vec<KeyValue<'a>> {
     let names = table.keys().map(|key| key.get_ref().as_ref());
     names.zip(table.values()).collect()
 }
 
 /// A ramp that begins where it looks like the background: viridis, and on light grounds magma from its light end.
-fn usual_heat(variant: Variant) -> Vec<Rgb> {
+fn usual_heat(variant: ThemeVariant) -> Vec<Rgb> {
     let named = |name| colour::ramp(name).unwrap_or_default().to_vec();
     match variant {
-        Variant::Any | Variant::Dark => named("viridis"),
-        Variant::Light => named("magma").into_iter().rev().collect(),
+        ThemeVariant::Any | ThemeVariant::Dark => named("viridis"),
+        ThemeVariant::Light => named("magma").into_iter().rev().collect(),
     }
 }
 
-fn usual_sign(variant: Variant) -> Vec<Rgb> {
+fn usual_sign(variant: ThemeVariant) -> Vec<Rgb> {
     let name = match variant {
-        Variant::Any | Variant::Dark => "blue-orange",
-        Variant::Light => "purple-orange",
+        ThemeVariant::Any | ThemeVariant::Dark => "blue-orange",
+        ThemeVariant::Light => "purple-orange",
     };
     colour::ramp(name).unwrap_or_default().to_vec()
 }
@@ -189,7 +189,7 @@ fn slot_name(name: &str) -> bool {
         .is_some_and(|digit| digit.len() == 1 && digit.chars().all(|c| c.is_ascii_hexdigit()))
 }
 
-impl Reader<'_> {
+impl ThemeReader<'_> {
     fn warn(&mut self, at: usize, what: impl AsRef<str>) {
         let before = self.source.get(..at).unwrap_or_default();
         let line = 1 + before.matches('\n').count();
@@ -209,7 +209,7 @@ impl Reader<'_> {
         None
     }
 
-    fn section<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'v>>) -> Vec<Item<'v>> {
+    fn section<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'v>>) -> Vec<KeyValue<'v>> {
         if let DeValue::Table(table) = value.get_ref() {
             return items(table);
         }
@@ -322,7 +322,7 @@ impl Reader<'_> {
                 .filter(|w| slot_name(w))
                 .all(|w| self.slot(w).is_some());
             if known {
-                let mut quiet = Reader {
+                let mut quiet = ThemeReader {
                     path: self.path,
                     source: "",
                     warnings: Vec::new(),
@@ -378,7 +378,7 @@ mod tests {
         );
         assert_eq!(warnings, Vec::<String>::new());
         let theme = theme.unwrap();
-        assert_eq!(theme.variant, Variant::Light);
+        assert_eq!(theme.variant, ThemeVariant::Light);
         assert_eq!(
             theme.ground(),
             Style::new()

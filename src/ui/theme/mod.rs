@@ -23,7 +23,6 @@ const QUIET: f32 = 4.5;
 pub struct Embedded {
     /// What the user calls it: the file's name without `.toml`.
     pub name: &'static str,
-    /// The file.
     pub source: &'static str,
 }
 
@@ -49,13 +48,11 @@ pub const THEMES: &[Embedded] = themes![
 
 /// What background a theme is made for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Variant {
+pub enum ThemeVariant {
     /// Whatever the terminal has; the theme paints none.
     #[default]
     Any,
-    /// A dark one.
     Dark,
-    /// A light one.
     Light,
 }
 
@@ -67,7 +64,7 @@ pub struct Theme {
     /// How it is written in lists.
     pub title: String,
     /// The background it is made for.
-    pub variant: Variant,
+    pub variant: ThemeVariant,
     /// The depth it is settled for.
     pub depth: Depth,
     /// Which characters may be drawn.
@@ -128,7 +125,7 @@ impl Theme {
         Self {
             name: name.to_owned(),
             title: name.to_owned(),
-            variant: Variant::Any,
+            variant: ThemeVariant::Any,
             depth: Depth::None,
             glyphs: Glyphs::default(),
             ground: (Color::Reset, Color::Reset),
@@ -252,8 +249,8 @@ impl Theme {
         let quiet_ground = ground.patch(self.style(Role::Faint));
         // What says nothing is left unpainted, where the theme knows that this looks like nothing.
         let empty = match (which, self.variant) {
-            (0, Variant::Any) => None,
-            (0, Variant::Dark | Variant::Light) => Some(0),
+            (0, ThemeVariant::Any) => None,
+            (0, ThemeVariant::Dark | ThemeVariant::Light) => Some(0),
             _ => Some(count / 2),
         };
         (0..count)
@@ -472,7 +469,12 @@ mod tests {
     fn a_known_background_is_painted_and_an_unknown_one_never() {
         for theme in Theme::all() {
             let painted = theme.ground().bg != Some(Color::Reset);
-            assert_eq!(painted, theme.variant != Variant::Any, "{}", theme.name);
+            assert_eq!(
+                painted,
+                theme.variant != ThemeVariant::Any,
+                "{}",
+                theme.name
+            );
         }
         let plain = Theme::default();
         assert_eq!(plain.name, "terminal");

@@ -21,7 +21,7 @@ use lmscope::model::Model;
 use lmscope::model::checkpoint::gguf::Gguf;
 use lmscope::model::checkpoint::gguf::config::describe;
 use lmscope::model::load::{Options, load};
-use lmscope::model::network::tap::{GradientTap, NoTap, Span};
+use lmscope::model::network::tap::{GradientTap, NoTap, PassSpan};
 use lmscope::model::tokenizer::Bos;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -692,11 +692,11 @@ fn gradients_are_refused_with_the_reason() -> Outcome {
     let trunk = &quantized.transformer;
     assert!(
         trunk
-            .trunk(&tokens, Span::prompt(3), None, &mut NoTap)
+            .trunk(&tokens, PassSpan::prompt(3), None, &mut NoTap)
             .is_ok()
     );
     let wrong = trunk
-        .trunk(&tokens, Span::prompt(3), None, &mut GradientTap)
+        .trunk(&tokens, PassSpan::prompt(3), None, &mut GradientTap)
         .unwrap_err()
         .to_string();
     assert!(
@@ -707,7 +707,7 @@ fn gradients_are_refused_with_the_reason() -> Outcome {
     assert!(
         dense
             .transformer
-            .trunk(&tokens, Span::prompt(3), None, &mut GradientTap)
+            .trunk(&tokens, PassSpan::prompt(3), None, &mut GradientTap)
             .is_ok()
     );
     Ok(())

@@ -3,15 +3,15 @@
 //! A norm takes its length away, so what the model computes elsewhere is the same to the bit; an instrument that lets it into
 //! a mean, a component or a colour scale shows something else than it shows of the organism without a sink.
 
-use lmscope::edit::direction::{Direction, Origin, norm, random_like};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm, random_like};
 use lmscope::edit::positions::Positions;
 use lmscope::figure::{Anchor, Body, Figure};
 use lmscope::instruments::{Arguments, INSTRUMENTS, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
-use lmscope::lab::statistics::{How, Statistics};
+use lmscope::lab::statistics::{Statistics, TextReading};
 use lmscope::model::network::site::Site;
-use lmscope::vectors::contrast::{Contrast, Measure, Method};
+use lmscope::vectors::contrast::{Contrast, ContrastRequest, Method};
 
 use super::super::tools::{same_bits, values};
 use super::two_hop::TwoHop;
@@ -33,7 +33,7 @@ fn pair(name: &'static str, make: &dyn Fn() -> Organism, run: &dyn Fn(&Lab) -> R
         let ones = vec![1.0; lab.model.card.d_model];
         let direction = Direction {
             rows: vec![(Site::ResidPre.at(1), random_like(&ones, 3))],
-            origin: Origin::default(),
+            origin: DirectionOrigin::default(),
         };
         lab.directions.insert("some".into(), direction);
     }
@@ -264,7 +264,7 @@ fn a_sink_changes_no_patching() {
 #[test]
 fn a_sink_changes_no_mean_and_no_component() {
     for mut p in pairs() {
-        let how = |skip| How {
+        let how = |skip| TextReading {
             skip,
             piece: 64,
             text: "t".into(),
@@ -289,7 +289,7 @@ fn a_sink_changes_no_mean_and_no_component() {
         let mut between = |positions: Positions| {
             [0, 1].map(|i| {
                 let lab = &mut benches[i];
-                let measure = Measure {
+                let measure = ContrastRequest {
                     site: Site::ResidPost,
                     layers: vec![0, 2],
                     positions: positions.clone(),

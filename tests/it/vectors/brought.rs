@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use lmscope::edit::Edit;
-use lmscope::edit::direction::{Direction, Origin, norm};
+use lmscope::edit::direction::{Direction, DirectionOrigin, norm};
 use lmscope::instruments::logit_lens::lens_file::LensFile;
 use lmscope::model::network::site::{Address, Site};
 use rand::rngs::StdRng;
@@ -713,7 +713,7 @@ fn a_direction_of_length_zero_is_neither_made_nor_used() {
     let folder = Folder::new();
     let nothing = Direction {
         rows: vec![(Site::ResidPre.at(4), vec![0.0; 6])],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     };
     for name in ["z.safetensors", "z.gguf", "z.pt", "z.f32"] {
         let path = folder.0.path().join(name);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use assert_cmd::Command;
-use lmscope::edit::direction::{Direction, FORMATS, Origin, norm};
+use lmscope::edit::direction::{Direction, DirectionOrigin, FORMATS, norm};
 use lmscope::model::network::site::{Address, Site};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
@@ -16,7 +16,7 @@ use crate::lies::guard::peak_of;
 fn one(at: Address, vector: &[f32]) -> Direction {
     Direction {
         rows: vec![(at, vector.to_vec())],
-        origin: Origin::default(),
+        origin: DirectionOrigin::default(),
     }
 }
 
@@ -41,7 +41,7 @@ proptest! {
             .iter()
             .map(|l| (Site::ResidPost.at(*l), values.iter().map(|(v, minus)| if *minus { -v } else { *v } / *l as f32).collect()))
             .collect();
-        let origin = Origin {
+        let origin = DirectionOrigin {
             model: words.clone(),
             family: "llama".into(),
             method: words.clone(),
@@ -50,7 +50,7 @@ proptest! {
             strength,
             cautions: vec![words.clone()],
             notes: vec![words],
-            ..Origin::default()
+            ..DirectionOrigin::default()
         };
         let direction = Direction { rows, origin };
         for name in ["x.gguf", "x.safetensors", "x"] {

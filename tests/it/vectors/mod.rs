@@ -45,7 +45,7 @@ mod on_the_demo {
     use lmscope::lab::writer::Writer;
     use lmscope::model::load::Options;
     use lmscope::model::network::site::Site;
-    use lmscope::vectors::contrast::{Contrast, Measure, Method};
+    use lmscope::vectors::contrast::{Contrast, ContrastRequest, Method};
     use safetensors::SafeTensors;
 
     use super::*;
@@ -68,7 +68,7 @@ mod on_the_demo {
         let prompts: Value = serde_json::from_slice(&text).unwrap();
         let side =
             |name: &str| -> Vec<String> { serde_json::from_value(prompts[name].clone()).unwrap() };
-        let measure = Measure {
+        let measure = ContrastRequest {
             site,
             layers: if site.spec().layered {
                 (0..lab.model.card.layers).collect()

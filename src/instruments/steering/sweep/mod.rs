@@ -13,23 +13,23 @@ use std::path::PathBuf;
 use crate::edit::direction::random_like;
 use crate::edit::op::{DirectionName, Op};
 use crate::edit::positions::Positions;
-use crate::edit::{Edit, Place};
+use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, Cell, Grid, Header, Scale};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
 use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, choices, params};
-use crate::instruments::steering::outcome::{Outcome, Subject};
+use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::Cost;
+use crate::lab::trials::SweepCost;
 use crate::model::Card;
 use crate::model::network::site::Site;
 use crate::text;
-use plan::{Found, Measure, Plan};
+use plan::{SteeringMeasure, SteeringPlan, SteeringResult};
 
 choices! {
     /// The operation at every cell.
-    pub enum Steer {
+    pub enum SweptOp {
         Add = "add",
         AddUnitNorm = "add_unit_norm",
         AddRenorm = "add_renorm",
@@ -55,7 +55,7 @@ choices! {
 
 choices! {
     /// Where the random direction stands.
-    pub enum Null { Beside = "cells" | "beside", Columns = "columns", Alone = "random", No = "no" }
+    pub enum ControlColumn { Beside = "cells" | "beside", Columns = "columns", Alone = "random", No = "no" }
 }
 
 params! {
@@ -64,7 +64,7 @@ params! {
         /// the name of a loaded direction, or a file; by default the first that is loaded
         direction: Option<String>,
         /// the steering operation of every cell
-        op: Steer = "add",
+        op: SweptOp = "add",
         /// strengths, one column each
         strengths: Strengths = "-2,-1,-0.5,0,0.5,1,2",
         /// where in the block it is applied
@@ -85,14 +85,13 @@ params! {
         /// a cell can be the best one only if it is at most this much less fluent than the unedited text, in nats a token
         within: NonNegative = "0.5",
         /// the control, a random direction of equal norm: cells: its number inside every cell; columns: a column of its own after every strength; random: the grid of the control alone; no: none
-        control was "null": Null = "cells",
+        control was "null": ControlColumn = "cells",
     }
 }
 
 /// What the random direction is called while it is measured.
 const NULL: &str = "sweep's control";
 
-/// The instrument.
 pub struct Sweep;
 
 impl Measurement for Sweep {
@@ -103,24 +102,24 @@ impl Measurement for Sweep {
     const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<Cost> {
+    fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How long a list's prompts are is not known before they are read.
         if asked.prompts.is_some() {
             return None;
         }
         let moved = asked.strengths.0.iter().filter(|s| **s != 0.0).count();
         let rows = match asked.control {
-            Null::Alone | Null::No => 1,
-            Null::Beside | Null::Columns => 2,
+            ControlColumn::Alone | ControlColumn::No => 1,
+            ControlColumn::Beside | ControlColumn::Columns => 2,
         };
-        Some(Cost {
+        Some(SweepCost {
             passes: moved * card.layers * rows + 1,
             tokens,
         })
     }
 
     fn measure(asked: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = Plan::read(asked, run, lab)?;
+        let plan = SteeringPlan::read(asked, run, lab)?;
         let mut null = lab.direction(&plan.direction)?;
         for (_, vector) in &mut null.rows {
             *vector = random_like(vector, run.seed);
@@ -136,11 +135,11 @@ impl SweepParams {
     fn edit(&self, direction: &str, layer: usize, strength: f32) -> Edit {
         let name = DirectionName(direction.into());
         let op = match self.op {
-            Steer::Add => Op::Add(name),
-            Steer::AddUnitNorm => Op::AddUnitNorm(name),
-            Steer::AddRenorm => Op::AddRenorm(name),
-            Steer::ScaleAlong => Op::ScaleAlong(name),
-            Steer::ProjectOut => Op::ProjectOut(name),
+            SweptOp::Add => Op::Add(name),
+            SweptOp::AddUnitNorm => Op::AddUnitNorm(name),
+            SweptOp::AddRenorm => Op::AddRenorm(name),
+            SweptOp::ScaleAlong => Op::ScaleAlong(name),
+            SweptOp::ProjectOut => Op::ProjectOut(name),
         };
         let site = match self.site {
             SteerSite::ResidPre => Site::ResidPre,
@@ -151,7 +150,7 @@ impl SweepParams {
         Edit {
             positions: self.positions.clone(),
             strength,
-            ..Edit::new(op, Place::At(site.at(layer)))
+            ..Edit::new(op, EditPlace::At(site.at(layer)))
         }
     }
 
@@ -166,15 +165,15 @@ impl SweepParams {
     }
 }
 
-impl Plan<'_> {
-    fn draft(&self, run: &Run, lab: &Lab, found: &Found) -> Draft {
+impl SteeringPlan<'_> {
+    fn draft(&self, run: &Run, lab: &Lab, found: &SteeringResult) -> Draft {
         let plan = self;
         let anchor = |layer: usize| match &plan.trial.subject {
-            Subject::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
-            Subject::Prompts(..) => Anchor::layer(layer),
+            SteeringTrial::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
+            SteeringTrial::Prompts(..) => Anchor::layer(layer),
         };
-        let column = |outcomes: &[Outcome], nulls: &[Outcome]| -> Vec<Cell> {
-            let cell = |(layer, own): (usize, &Outcome)| {
+        let column = |outcomes: &[SteeringOutcome], nulls: &[SteeringOutcome]| -> Vec<Cell> {
+            let cell = |(layer, own): (usize, &SteeringOutcome)| {
                 Cell::of(&own.label, plan.measure.of(own), anchor(layer))
                     .more(plan.numbers(own, nulls.get(layer)))
             };
@@ -183,14 +182,15 @@ impl Plan<'_> {
         let (mut columns, mut cells) = (Vec::new(), Vec::new());
         for (i, strength) in plan.asked.strengths.0.iter().enumerate() {
             let (real, null) = (&found.real[i], &found.null[i]);
-            let mut add = |label: String, outcomes: &[Outcome], nulls: &[Outcome]| {
-                columns.push(Header::of(label, Anchor::default()));
-                cells.push(column(outcomes, nulls));
-            };
+            let mut add =
+                |label: String, outcomes: &[SteeringOutcome], nulls: &[SteeringOutcome]| {
+                    columns.push(AxisLabel::of(label, Anchor::default()));
+                    cells.push(column(outcomes, nulls));
+                };
             match plan.asked.control {
-                Null::Alone => add(strength.to_string(), null, &[]),
-                Null::No | Null::Beside => add(strength.to_string(), real, null),
-                Null::Columns => {
+                ControlColumn::Alone => add(strength.to_string(), null, &[]),
+                ControlColumn::No | ControlColumn::Beside => add(strength.to_string(), real, null),
+                ControlColumn::Columns => {
                     add(strength.to_string(), real, null);
                     add(format!("{strength} random"), null, &[]);
                 }
@@ -202,7 +202,7 @@ impl Plan<'_> {
             .map(|c| c.value)
             .filter(|v| v.is_finite())
             .fold(0.0, f32::max);
-        let alone = if plan.asked.control == Null::Alone {
+        let alone = if plan.asked.control == ControlColumn::Alone {
             format!(
                 " · control: a random direction of equal norm, seed {}",
                 run.seed
@@ -211,11 +211,14 @@ impl Plan<'_> {
             String::new()
         };
         let name = text::visible(plan.direction.as_bytes());
-        let (rows, columns) = (Header::layers(lab.model.card.layers), ("strength", columns));
+        let (rows, columns) = (
+            AxisLabel::layers(lab.model.card.layers),
+            ("strength", columns),
+        );
         let grid = Grid::filled(("layer", rows), columns, plan.measure.value(), cells);
         let scale = match plan.measure {
-            Measure::Answers | Measure::Success => Scale::Unit,
-            Measure::Kl | Measure::Fluency => Scale::Range { lo: 0.0, hi: peak },
+            SteeringMeasure::Answers | SteeringMeasure::Success => Scale::Unit,
+            SteeringMeasure::Kl | SteeringMeasure::Fluency => Scale::Range { lo: 0.0, hi: peak },
         };
         let (op, word) = (plan.asked.op.print(), plan.measure.word());
         Draft::of(grid.scaled(scale))
@@ -224,12 +227,12 @@ impl Plan<'_> {
     }
 }
 
-fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
+fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> Vec<String> {
     let mut out: Vec<String> = found.stopped.iter().cloned().collect();
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
         let null = found.null[s].get(layer);
-        let beside = |measure: Measure| {
+        let beside = |measure: SteeringMeasure| {
             let null = null.map_or_else(String::new, |n| format!(", random {:.3}", measure.of(n)));
             format!(
                 "{} {:.3} (unedited {:.3}{null})",
@@ -239,11 +242,15 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
             )
         };
         let parts: Vec<String> = if plan.measure.writes() {
-            [Measure::Success, Measure::Fluency, Measure::Kl]
-                .map(beside)
-                .into()
+            [
+                SteeringMeasure::Success,
+                SteeringMeasure::Fluency,
+                SteeringMeasure::Kl,
+            ]
+            .map(beside)
+            .into()
         } else {
-            [plan.measure, Measure::Kl].map(beside).into()
+            [plan.measure, SteeringMeasure::Kl].map(beside).into()
         };
         out.push(format!(
             "best: strength {} at layer {layer}: {}",
@@ -253,18 +260,18 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
     }
     let names: Vec<String> = plan.trial.answers.iter().map(|a| lab.visible(*a)).collect();
     let words = match &plan.trial.subject {
-        Subject::Text(_) => {
+        SteeringTrial::Text(_) => {
             "the most probable next token with the direction applied there".to_string()
         }
-        Subject::Prompts(prompts, _) => format!(
+        SteeringTrial::Prompts(prompts, _) => format!(
             "the most frequent first token over {} prompts with the direction applied there",
             prompts.len()
         ),
     };
     let colour = match plan.measure {
-        Measure::Answers => format!("probability after the last token of {}", names.join(" or ")),
-        Measure::Kl => "KL(run ‖ edited) after the last token".to_string(),
-        Measure::Success => format!(
+        SteeringMeasure::Answers => format!("probability after the last token of {}", names.join(" or ")),
+        SteeringMeasure::Kl => "KL(run ‖ edited) after the last token".to_string(),
+        SteeringMeasure::Success => format!(
             "share of prompts whose next {} tokens {} {}",
             plan.trial.tokens.unwrap_or(1),
             if plan.trial.begins {
@@ -274,7 +281,7 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
             },
             plan.trial.looks.join(" or ")
         ),
-        Measure::Fluency => {
+        SteeringMeasure::Fluency => {
             "surprisal of the continuation under the unedited model, nats a token; lower is more fluent"
                 .to_string()
         }
@@ -287,8 +294,8 @@ fn notes(lab: &Lab, run: &Run, plan: &Plan, found: &Found) -> Vec<String> {
         ));
     }
     out.push(match plan.asked.control {
-        Null::No => "a strong edit that breaks the text also moves these numbers: compare with control=cells, and read the text that it generates".into(),
-        Null::Beside | Null::Columns | Null::Alone => format!(
+        ControlColumn::No => "a strong edit that breaks the text also moves these numbers: compare with control=cells, and read the text that it generates".into(),
+        ControlColumn::Beside | ControlColumn::Columns | ControlColumn::Alone => format!(
             "random: the control, a direction of equal norm, seed {}; a strong edit that breaks the text moves the control's numbers too",
             run.seed
         ),

@@ -1,13 +1,13 @@
 //! What a sweep was asked, and the measuring of its cells.
 //!
 //! Invariant: a cell and its null are one trial, measured together or not at all. To measure something else of every cell,
-//! add a variant of [`Measure`] and a field of [`Outcome`].
+//! add a variant of [`SteeringMeasure`] and a field of [`SteeringOutcome`].
 
-use super::{Colour, Match, NULL, Null, Sweep, SweepParams};
+use super::{Colour, ControlColumn, Match, NULL, Sweep, SweepParams};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
-use crate::instruments::steering::outcome::{Outcome, Subject, Trial};
+use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial, Trial};
 use crate::lab::Lab;
 use crate::lab::guard::tried;
 use crate::lab::run::Run;
@@ -15,18 +15,18 @@ use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 
 /// The outcomes of a cell: under the direction, and under the random one.
-type Pair = (Option<Outcome>, Option<Outcome>);
+type WithControl = (Option<SteeringOutcome>, Option<SteeringOutcome>);
 
 /// What is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Measure {
+pub(crate) enum SteeringMeasure {
     Answers,
     Kl,
     Success,
     Fluency,
 }
 
-impl Measure {
+impl SteeringMeasure {
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Answers => "answers",
@@ -42,7 +42,7 @@ impl Measure {
     }
 
     /// This number of an outcome.
-    pub(crate) fn of(self, outcome: &Outcome) -> f32 {
+    pub(crate) fn of(self, outcome: &SteeringOutcome) -> f32 {
         match self {
             Self::Answers => outcome.answers,
             Self::Kl => outcome.kl,
@@ -63,27 +63,27 @@ impl Measure {
 }
 
 /// A sweep, read from its parameters.
-pub(crate) struct Plan<'a> {
+pub(crate) struct SteeringPlan<'a> {
     pub(crate) asked: &'a SweepParams,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
-    pub(crate) measure: Measure,
+    pub(crate) measure: SteeringMeasure,
 }
 
 /// Everything measured: by strength, then layer; a cell that was not has no numbers.
-pub(crate) struct Found {
-    pub(crate) unedited: Outcome,
+pub(crate) struct SteeringResult {
+    pub(crate) unedited: SteeringOutcome,
     pub(crate) stopped: Option<String>,
-    pub(crate) real: Vec<Vec<Outcome>>,
-    pub(crate) null: Vec<Vec<Outcome>>,
+    pub(crate) real: Vec<Vec<SteeringOutcome>>,
+    pub(crate) null: Vec<Vec<SteeringOutcome>>,
 }
 
-impl<'a> Plan<'a> {
+impl<'a> SteeringPlan<'a> {
     pub(crate) fn read(asked: &'a SweepParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let subject = match &asked.prompts {
             None => {
                 lab.model.check_prompt(&run.tokens)?;
-                Subject::Text(run.clone())
+                SteeringTrial::Text(run.clone())
             }
             Some(file) if !run.tokens.is_empty() => {
                 let expected = "either a prompt or a file of prompts, not both";
@@ -92,15 +92,15 @@ impl<'a> Plan<'a> {
             Some(file) => {
                 let prompts = crate::file::prompts(file)?;
                 let tokens = prompts.iter().map(|p| lab.model.encode(p, asked.chat));
-                Subject::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
+                SteeringTrial::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
             }
         };
         let listed = asked.prompts.is_some();
         let measure = match (asked.measure, listed) {
-            (Colour::Kl, _) => Measure::Kl,
-            (Colour::Answers, _) | (Colour::Auto, false) => Measure::Answers,
-            (Colour::Fluency, true) => Measure::Fluency,
-            (Colour::Success | Colour::Auto, true) => Measure::Success,
+            (Colour::Kl, _) => SteeringMeasure::Kl,
+            (Colour::Answers, _) | (Colour::Auto, false) => SteeringMeasure::Answers,
+            (Colour::Fluency, true) => SteeringMeasure::Fluency,
+            (Colour::Success | Colour::Auto, true) => SteeringMeasure::Success,
             (Colour::Success | Colour::Fluency, false) => {
                 let expected = "answers or kl, because success and fluency are means over a list of prompts; give prompts=FILE";
                 return Err(Error::argument("measure", asked.measure.print(), expected));
@@ -126,9 +126,9 @@ impl<'a> Plan<'a> {
         };
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
-        } else if let Subject::Text(run) = &plan.trial.subject {
+        } else if let SteeringTrial::Text(run) = &plan.trial.subject {
             plan.trial.answers = vec![lab.favoured(run)?];
-        } else if matches!(measure, Measure::Answers | Measure::Success) {
+        } else if matches!(measure, SteeringMeasure::Answers | SteeringMeasure::Success) {
             let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));
         }
@@ -136,26 +136,29 @@ impl<'a> Plan<'a> {
     }
 
     /// Every cell with its null, and the unedited outcome.
-    pub(crate) fn measure_all(&self, lab: &mut Lab) -> Result<Found> {
+    pub(crate) fn measure_all(&self, lab: &mut Lab) -> Result<SteeringResult> {
         let (unedited, base) = self.trial.unedited(lab)?;
         let layers = lab.model.card.layers;
         let (asked, strengths) = (self.asked, &self.asked.strengths.0);
-        let (real, null) = (asked.control != Null::Alone, asked.control != Null::No);
+        let (real, null) = (
+            asked.control != ControlColumn::Alone,
+            asked.control != ControlColumn::No,
+        );
         let (text, prompts) = match &self.trial.subject {
-            Subject::Text(run) => (run.clone(), &[][..]),
-            Subject::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
+            SteeringTrial::Text(run) => (run.clone(), &[][..]),
+            SteeringTrial::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
         };
         let mut parameters = lines::<Sweep>(asked);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
         let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
-            let cell = |i: usize| -> Result<Pair> {
-                let mut at = |name: &str| -> Result<Outcome> {
+            let cell = |i: usize| -> Result<WithControl> {
+                let mut at = |name: &str| -> Result<SteeringOutcome> {
                     let edit = asked.edit(name, i % layers, strengths[i / layers]);
                     if edit.active() {
                         // A cell whose edit is too strong is a cell without numbers.
                         let outcome = tried(self.trial.under(lab, &edit, &base))?;
-                        Ok(outcome.unwrap_or_else(Outcome::not_finite))
+                        Ok(outcome.unwrap_or_else(SteeringOutcome::not_finite))
                     } else {
                         Ok(unedited.clone())
                     }
@@ -167,17 +170,17 @@ impl<'a> Plan<'a> {
             };
             range.map(cell).collect()
         })?;
-        let columns = |wanted: bool, pick: fn(&Pair) -> Option<Outcome>| {
-            let of = |cells: &[Option<Pair>]| -> Vec<Outcome> {
+        let columns = |wanted: bool, pick: fn(&WithControl) -> Option<SteeringOutcome>| {
+            let of = |cells: &[Option<WithControl>]| -> Vec<SteeringOutcome> {
                 let cells = cells.iter().filter(|_| wanted);
                 let found = cells.map(|c| c.as_ref().and_then(pick));
                 found
-                    .map(|o| o.unwrap_or_else(Outcome::unmeasured))
+                    .map(|o| o.unwrap_or_else(SteeringOutcome::unmeasured))
                     .collect()
             };
             trials.results.chunks(layers).map(of).collect()
         };
-        Ok(Found {
+        Ok(SteeringResult {
             stopped: trials.note(),
             real: columns(real, |c| c.0.clone()),
             null: columns(null, |c| c.1.clone()),
@@ -186,14 +189,22 @@ impl<'a> Plan<'a> {
     }
 
     /// The numbers of a cell, its own first, each with that of the random direction.
-    pub(crate) fn numbers(&self, own: &Outcome, null: Option<&Outcome>) -> Vec<(String, f32)> {
+    pub(crate) fn numbers(
+        &self,
+        own: &SteeringOutcome,
+        null: Option<&SteeringOutcome>,
+    ) -> Vec<(String, f32)> {
         let mut measures = vec![self.measure];
         if self.measure.writes() {
-            measures.extend([Measure::Success, Measure::Kl, Measure::Fluency]);
-        } else if matches!(self.trial.subject, Subject::Prompts(..))
+            measures.extend([
+                SteeringMeasure::Success,
+                SteeringMeasure::Kl,
+                SteeringMeasure::Fluency,
+            ]);
+        } else if matches!(self.trial.subject, SteeringTrial::Prompts(..))
             && !self.trial.answers.is_empty()
         {
-            measures.extend([Measure::Answers, Measure::Kl]);
+            measures.extend([SteeringMeasure::Answers, SteeringMeasure::Kl]);
         }
         let mut out: Vec<(String, f32)> = Vec::new();
         for measure in measures {
@@ -211,12 +222,14 @@ impl<'a> Plan<'a> {
     }
 
     /// The cell that does most without costing fluency: strength, layer, as indices.
-    pub(crate) fn best(&self, found: &Found) -> Option<(usize, usize)> {
+    pub(crate) fn best(&self, found: &SteeringResult) -> Option<(usize, usize)> {
         let aim = match self.measure {
-            Measure::Kl => return None,
-            Measure::Answers => Measure::Answers,
-            Measure::Success | Measure::Fluency if self.trial.looks.is_empty() => return None,
-            Measure::Success | Measure::Fluency => Measure::Success,
+            SteeringMeasure::Kl => return None,
+            SteeringMeasure::Answers => SteeringMeasure::Answers,
+            SteeringMeasure::Success | SteeringMeasure::Fluency if self.trial.looks.is_empty() => {
+                return None;
+            }
+            SteeringMeasure::Success | SteeringMeasure::Fluency => SteeringMeasure::Success,
         };
         let least = found.unedited.fluency + self.asked.within.0 as f32;
         let cells = found.real.iter().enumerate();

@@ -7,16 +7,16 @@
 use serde_json::{Map, Value, json};
 
 use super::Gguf;
-use super::names::{Architecture, Names, Piece, architecture_of, stored};
+use super::names::{Architecture, GgufNames, GgufPiece, architecture_of, stored};
 use crate::error::{Error, Result};
 
 /// What to do about a file whose metadata does not hang together.
 const OTHER: &str = "Take another file, or the model's safetensors files.";
 
 /// The config.json of a file, and how its tensors are named.
-pub fn describe(gguf: &Gguf) -> Result<(Value, Names)> {
+pub fn describe(gguf: &Gguf) -> Result<(Value, GgufNames)> {
     let architecture = architecture_of(gguf)?;
-    let meta = Meta { gguf, architecture };
+    let meta = GgufMetadata { gguf, architecture };
     let shape = meta.shape()?;
     let mut config = meta.common(&shape)?;
     if let Value::Object(own) = meta.own_keys(&shape)? {
@@ -26,7 +26,7 @@ pub fn describe(gguf: &Gguf) -> Result<(Value, Names)> {
     config.insert("rope_scaling".into(), scaling);
     Ok((
         Value::Object(config),
-        Names {
+        GgufNames {
             architecture,
             heads: shape.heads,
             kv_heads: shape.kv_heads,
@@ -36,7 +36,7 @@ pub fn describe(gguf: &Gguf) -> Result<(Value, Names)> {
 }
 
 /// The sizes that everything else follows.
-struct Shape {
+struct GgufShape {
     layers: usize,
     d_model: usize,
     heads: usize,
@@ -47,12 +47,12 @@ struct Shape {
     context: usize,
 }
 
-struct Meta<'a> {
+struct GgufMetadata<'a> {
     gguf: &'a Gguf,
     architecture: &'static Architecture,
 }
 
-impl Meta<'_> {
+impl GgufMetadata<'_> {
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture.name)
     }
@@ -108,11 +108,11 @@ impl Meta<'_> {
 
     /// A small tensor of numbers, such as rope factors.
     fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>> {
-        let numbers = |piece: Piece<'_>| Ok(piece.unpack()?.flatten_all()?.to_vec1()?);
+        let numbers = |piece: GgufPiece<'_>| Ok(piece.unpack()?.flatten_all()?.to_vec1()?);
         stored(self.gguf, tensor).map(numbers).transpose()
     }
 
-    fn shape(&self) -> Result<Shape> {
+    fn shape(&self) -> Result<GgufShape> {
         let layers = self.needed("block_count")?;
         // Every block has tensors, so a count beyond theirs is a lie that would cost memory.
         if layers > self.gguf.tensors().count() {
@@ -150,7 +150,7 @@ impl Meta<'_> {
         if self.flag("attention.causal") == Some(false) {
             return Err(self.wrong("its attention is bidirectional; it does not generate text"));
         }
-        Ok(Shape {
+        Ok(GgufShape {
             layers,
             d_model,
             heads,
@@ -166,7 +166,7 @@ impl Meta<'_> {
         })
     }
 
-    fn common(&self, s: &Shape) -> Result<Map<String, Value>> {
+    fn common(&self, s: &GgufShape) -> Result<Map<String, Value>> {
         let config = json!({
             "model_type": self.architecture.model_type,
             "hidden_size": s.d_model,
@@ -218,7 +218,7 @@ impl Meta<'_> {
     }
 
     /// What only this family's config.json says, or says in its own way.
-    fn own_keys(&self, s: &Shape) -> Result<Value> {
+    fn own_keys(&self, s: &GgufShape) -> Result<Value> {
         let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
         let number = |key, default| self.number(key).unwrap_or(default);
         // A scale of zero is none.
@@ -352,7 +352,7 @@ impl Meta<'_> {
 
     /// What Gemma divides its scores by: the head's width, and in the one size with `layers` blocks the width
     /// over the heads.
-    fn scalar(&self, s: &Shape, layers: usize) -> usize {
+    fn scalar(&self, s: &GgufShape, layers: usize) -> usize {
         if s.layers == layers {
             s.d_model / s.heads
         } else {
@@ -373,7 +373,7 @@ impl Meta<'_> {
     }
 
     /// `rope_scaling`, from the keys and from the tensors that hold factors.
-    fn rope_scaling(&self, s: &Shape, config: &mut Map<String, Value>) -> Result<Value> {
+    fn rope_scaling(&self, s: &GgufShape, config: &mut Map<String, Value>) -> Result<Value> {
         let kind = self.gguf.string(&self.key("rope.scaling.type"));
         if let Some(factors) = self.values("rope_freqs.weight")? {
             // What Llama 3's rope comes to: every frequency has its own divisor.

@@ -52,9 +52,9 @@ const MAX_NESTING: usize = 4;
 
 /// The type of a tensor as its file numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Kind(u32);
+pub struct GgufType(u32);
 
-impl Kind {
+impl GgufType {
     /// How the data is read, when it can be.
     pub fn readable(self) -> Option<GgmlDType> {
         TYPES.iter().find(|t| t.0 == self.0)?.2
@@ -95,15 +95,14 @@ impl Kind {
 pub struct TensorInfo {
     /// Dimensions, outermost first (`[out, in]` for a matrix); the file lists them the other way round.
     pub shape: Vec<usize>,
-    /// Its type.
-    pub kind: Kind,
+    pub kind: GgufType,
     /// Its bytes in the file; of a type that cannot be read, only the start is known and the range is empty.
     pub span: Range<usize>,
 }
 
 /// A metadata value; text and lists are ranges of the file.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Entry {
+pub(crate) enum MetadataEntry {
     Unsigned(u64),
     Signed(i64),
     Float(f64),
@@ -118,19 +117,19 @@ pub(crate) enum Entry {
 
 /// The header of one file.
 #[derive(Clone, Debug, Default)]
-pub struct Header {
-    pub(crate) metadata: BTreeMap<String, Entry>,
+pub struct GgufHeader {
+    pub(crate) metadata: BTreeMap<String, MetadataEntry>,
     /// Tensors by name.
     pub tensors: BTreeMap<String, TensorInfo>,
 }
 
 /// What is wrong with a file, without its path.
-pub(crate) type Wrong = String;
+pub(crate) type HeaderError = String;
 
-impl Header {
+impl GgufHeader {
     /// Reads the header of a whole file; the error says what is wrong, and its reader adds the path.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
-        let mut at = Cursor { file, at: 0 };
+        let mut at = HeaderReader { file, at: 0 };
         if at.take(4, "the magic number")? != b"GGUF" {
             return Err("it does not begin with `GGUF`".into());
         }
@@ -159,7 +158,9 @@ impl Header {
         }
         let alignment = match header.metadata.get("general.alignment") {
             None => 32,
-            Some(Entry::Unsigned(n)) if n.is_power_of_two() && (8..=1 << 20).contains(n) => {
+            Some(MetadataEntry::Unsigned(n))
+                if n.is_power_of_two() && (8..=1 << 20).contains(n) =>
+            {
                 *n as usize
             }
             Some(_) => return Err("its `general.alignment` is not a power of two from 8 up".into()),
@@ -191,7 +192,7 @@ fn place(
     info: &TensorInfo,
     start: usize,
     length: usize,
-) -> Result<Range<usize>, Wrong> {
+) -> Result<Range<usize>, HeaderError> {
     let beyond = |end: Option<usize>| {
         let end = end.map_or("more bytes than can be".into(), |e| format!("{e} bytes"));
         format!("the tensor `{name}` needs {end} and the file has {length}")
@@ -227,13 +228,13 @@ fn place(
 }
 
 /// A place in the file; every step is checked.
-pub(crate) struct Cursor<'a> {
+pub(crate) struct HeaderReader<'a> {
     pub file: &'a [u8],
     pub at: usize,
 }
 
-impl<'a> Cursor<'a> {
-    fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], Wrong> {
+impl<'a> HeaderReader<'a> {
+    fn take(&mut self, count: usize, what: &str) -> Result<&'a [u8], HeaderError> {
         let bytes = self
             .at
             .checked_add(count)
@@ -246,22 +247,22 @@ impl<'a> Cursor<'a> {
         Ok(bytes)
     }
 
-    fn u32(&mut self, what: &str) -> Result<u32, Wrong> {
+    fn u32(&mut self, what: &str) -> Result<u32, HeaderError> {
         self.fixed(what).map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self, what: &str) -> Result<u64, Wrong> {
+    fn u64(&mut self, what: &str) -> Result<u64, HeaderError> {
         self.fixed(what).map(u64::from_le_bytes)
     }
 
-    fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N], Wrong> {
+    fn fixed<const N: usize>(&mut self, what: &str) -> Result<[u8; N], HeaderError> {
         let mut bytes = [0; N];
         bytes.copy_from_slice(self.take(N, what)?);
         Ok(bytes)
     }
 
     /// Refuses more things than the rest of the file can hold.
-    fn room(&self, count: u64, least: u64, what: &str) -> Result<usize, Wrong> {
+    fn room(&self, count: u64, least: u64, what: &str) -> Result<usize, HeaderError> {
         let left = (self.file.len() - self.at) as u64;
         if count > left / least {
             return Err(format!(
@@ -272,14 +273,14 @@ impl<'a> Cursor<'a> {
     }
 
     /// Where a string lies.
-    fn text(&mut self, what: &str) -> Result<Range<usize>, Wrong> {
+    fn text(&mut self, what: &str) -> Result<Range<usize>, HeaderError> {
         let length = self.u64(what)?;
         let length = self.room(length, 1, &format!("bytes for {what}"))?;
         self.take(length, what)?;
         Ok(self.at - length..self.at)
     }
 
-    fn name(&mut self, what: &str) -> Result<String, Wrong> {
+    fn name(&mut self, what: &str) -> Result<String, HeaderError> {
         let span = self.text(what)?;
         // The format allows 65535 bytes for a key and 64 for a tensor.
         if span.len() > 65_535 {
@@ -291,39 +292,45 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn value(&mut self, kind: u32, key: &str) -> Result<Entry, Wrong> {
+    fn value(&mut self, kind: u32, key: &str) -> Result<MetadataEntry, HeaderError> {
         let what = format!("`{key}`");
         let what = what.as_str();
         Ok(match kind {
-            0 => Entry::Unsigned(u64::from(self.fixed::<1>(what)?[0])),
-            1 => Entry::Signed(i64::from(i8::from_le_bytes(self.fixed(what)?))),
-            2 => Entry::Unsigned(u64::from(u16::from_le_bytes(self.fixed(what)?))),
-            3 => Entry::Signed(i64::from(i16::from_le_bytes(self.fixed(what)?))),
-            4 => Entry::Unsigned(u64::from(self.u32(what)?)),
-            5 => Entry::Signed(i64::from(i32::from_le_bytes(self.fixed(what)?))),
-            6 => Entry::Float(widen(f32::from_le_bytes(self.fixed(what)?))),
-            7 => Entry::Bool(self.fixed::<1>(what)?[0] != 0),
-            8 => Entry::Text(self.text(what)?),
+            0 => MetadataEntry::Unsigned(u64::from(self.fixed::<1>(what)?[0])),
+            1 => MetadataEntry::Signed(i64::from(i8::from_le_bytes(self.fixed(what)?))),
+            2 => MetadataEntry::Unsigned(u64::from(u16::from_le_bytes(self.fixed(what)?))),
+            3 => MetadataEntry::Signed(i64::from(i16::from_le_bytes(self.fixed(what)?))),
+            4 => MetadataEntry::Unsigned(u64::from(self.u32(what)?)),
+            5 => MetadataEntry::Signed(i64::from(i32::from_le_bytes(self.fixed(what)?))),
+            6 => MetadataEntry::Float(widen(f32::from_le_bytes(self.fixed(what)?))),
+            7 => MetadataEntry::Bool(self.fixed::<1>(what)?[0] != 0),
+            8 => MetadataEntry::Text(self.text(what)?),
             9 => {
                 let kind = self.u32(what)?;
                 let count = self.u64(what)?;
                 let start = self.at;
                 let count = self.skip(kind, count, what, 0)?;
-                Entry::List {
+                MetadataEntry::List {
                     kind,
                     count,
                     span: start..self.at,
                 }
             }
-            10 => Entry::Unsigned(self.u64(what)?),
-            11 => Entry::Signed(i64::from_le_bytes(self.fixed(what)?)),
-            12 => Entry::Float(f64::from_le_bytes(self.fixed(what)?)),
+            10 => MetadataEntry::Unsigned(self.u64(what)?),
+            11 => MetadataEntry::Signed(i64::from_le_bytes(self.fixed(what)?)),
+            12 => MetadataEntry::Float(f64::from_le_bytes(self.fixed(what)?)),
             other => return Err(format!("{what} has the unknown value type {other}")),
         })
     }
 
     /// Steps over `count` values of a kind, and says how many they are.
-    fn skip(&mut self, kind: u32, count: u64, what: &str, depth: usize) -> Result<usize, Wrong> {
+    fn skip(
+        &mut self,
+        kind: u32,
+        count: u64,
+        what: &str,
+        depth: usize,
+    ) -> Result<usize, HeaderError> {
         if let Some(width) = width(kind) {
             let count = self.room(count, width as u64, &format!("values for {what}"))?;
             self.take(count * width, what)?;
@@ -353,7 +360,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn tensor(&mut self, name: &str) -> Result<TensorInfo, Wrong> {
+    fn tensor(&mut self, name: &str) -> Result<TensorInfo, HeaderError> {
         let what = format!("tensor `{name}`");
         let dims = self.u32(&what)?;
         if dims > 4 {
@@ -369,7 +376,7 @@ impl<'a> Cursor<'a> {
             shape.push(d);
         }
         shape.reverse();
-        let kind = Kind(self.u32(&what)?);
+        let kind = GgufType(self.u32(&what)?);
         let offset = usize::try_from(self.u64(&what)?)
             .map_err(|_| format!("{what} lies beyond what memory can hold"))?;
         Ok(TensorInfo {
@@ -417,12 +424,12 @@ mod tests {
     #[test]
     fn versions_and_byte_orders_that_are_not_read_are_named() {
         let file = |version: u32| [b"GGUF".as_slice(), &version.to_le_bytes(), &[0; 16]].concat();
-        assert!(Header::parse(&file(3)).unwrap().tensors.is_empty());
+        assert!(GgufHeader::parse(&file(3)).unwrap().tensors.is_empty());
         for (version, word) in [(1, "version 1"), (4, "version 4"), (3 << 24, "big-endian")] {
-            let wrong = Header::parse(&file(version)).unwrap_err();
+            let wrong = GgufHeader::parse(&file(version)).unwrap_err();
             assert!(wrong.contains(word), "{wrong}");
         }
-        assert!(Header::parse(b"GGML").unwrap_err().contains("GGUF"));
+        assert!(GgufHeader::parse(b"GGML").unwrap_err().contains("GGUF"));
     }
 
     #[test]
@@ -430,6 +437,6 @@ mod tests {
         let mut file = [b"GGUF".as_slice(), &3u32.to_le_bytes()].concat();
         file.extend(u64::MAX.to_le_bytes());
         file.extend(0u64.to_le_bytes());
-        assert!(Header::parse(&file).unwrap_err().contains("tensors"));
+        assert!(GgufHeader::parse(&file).unwrap_err().contains("tensors"));
     }
 }

@@ -19,8 +19,8 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 use crate::model::map::{map_file, release};
-use header::{Cursor, Entry, Header, TensorInfo, width};
-use names::{Names, Piece};
+use header::{GgufHeader, HeaderReader, MetadataEntry, TensorInfo, width};
+use names::{GgufNames, GgufPiece};
 
 /// What to do about a file that cannot be read.
 const AGAIN: &str = "It is truncated or not a GGUF file; download it again.";
@@ -57,7 +57,7 @@ pub struct Gguf {
     /// The first part; its metadata is the model's.
     path: PathBuf,
     parts: Vec<Bytes>,
-    metadata: BTreeMap<String, Entry>,
+    metadata: BTreeMap<String, MetadataEntry>,
     /// Name to part and place.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
     /// Which tensors were asked for.
@@ -114,7 +114,7 @@ impl Gguf {
     }
 
     fn read(path: &Path, bytes: Bytes) -> Result<Self> {
-        let header = Header::parse(bytes.all()).map_err(|w| Error::bad_file(path, w, AGAIN))?;
+        let header = GgufHeader::parse(bytes.all()).map_err(|w| Error::bad_file(path, w, AGAIN))?;
         Ok(Self {
             path: path.to_path_buf(),
             parts: vec![bytes],
@@ -208,7 +208,7 @@ impl Gguf {
     }
 
     /// Whether a tensor was ever asked for under a Hugging Face name.
-    pub fn was_read(&self, name: &str) -> bool {
+    pub fn was_requested(&self, name: &str) -> bool {
         self.read.lock().is_ok_and(|read| read.contains(name))
     }
 
@@ -229,7 +229,7 @@ impl Gguf {
 
     /// Text; `None` when the key is absent or something else.
     pub fn string(&self, key: &str) -> Option<&str> {
-        let Entry::Text(span) = self.metadata.get(key)? else {
+        let MetadataEntry::Text(span) = self.metadata.get(key)? else {
             return None;
         };
         std::str::from_utf8(self.span(span)).ok()
@@ -238,18 +238,24 @@ impl Gguf {
     /// A whole number of any width, not negative.
     pub fn u64(&self, key: &str) -> Option<u64> {
         match self.metadata.get(key)? {
-            Entry::Unsigned(n) => Some(*n),
-            Entry::Signed(n) => u64::try_from(*n).ok(),
-            Entry::Float(_) | Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
+            MetadataEntry::Unsigned(n) => Some(*n),
+            MetadataEntry::Signed(n) => u64::try_from(*n).ok(),
+            MetadataEntry::Float(_)
+            | MetadataEntry::Bool(_)
+            | MetadataEntry::Text(_)
+            | MetadataEntry::List { .. } => None,
         }
     }
 
     /// Whether a whole number is of a signed type; `None` when the key is absent or no such number.
     pub fn signed(&self, key: &str) -> Option<bool> {
         match self.metadata.get(key)? {
-            Entry::Unsigned(_) => Some(false),
-            Entry::Signed(_) => Some(true),
-            Entry::Float(_) | Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
+            MetadataEntry::Unsigned(_) => Some(false),
+            MetadataEntry::Signed(_) => Some(true),
+            MetadataEntry::Float(_)
+            | MetadataEntry::Bool(_)
+            | MetadataEntry::Text(_)
+            | MetadataEntry::List { .. } => None,
         }
     }
 
@@ -261,16 +267,16 @@ impl Gguf {
     /// A number of any kind; an f32 becomes the f64 that is written the same way.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.metadata.get(key)? {
-            Entry::Unsigned(n) => Some(*n as f64),
-            Entry::Signed(n) => Some(*n as f64),
-            Entry::Float(x) => Some(*x),
-            Entry::Bool(_) | Entry::Text(_) | Entry::List { .. } => None,
+            MetadataEntry::Unsigned(n) => Some(*n as f64),
+            MetadataEntry::Signed(n) => Some(*n as f64),
+            MetadataEntry::Float(x) => Some(*x),
+            MetadataEntry::Bool(_) | MetadataEntry::Text(_) | MetadataEntry::List { .. } => None,
         }
     }
 
     /// A flag.
     pub fn bool(&self, key: &str) -> Option<bool> {
-        let Entry::Bool(b) = self.metadata.get(key)? else {
+        let MetadataEntry::Bool(b) = self.metadata.get(key)? else {
             return None;
         };
         Some(*b)
@@ -278,7 +284,7 @@ impl Gguf {
 
     /// A list of strings, such as `tokenizer.ggml.tokens`; `None` too when one of them is no UTF-8.
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
-        let Entry::List {
+        let MetadataEntry::List {
             kind: 8,
             count,
             span,
@@ -286,7 +292,7 @@ impl Gguf {
         else {
             return None;
         };
-        let mut at = Cursor {
+        let mut at = HeaderReader {
             file: self.span(span),
             at: 0,
         };
@@ -297,7 +303,7 @@ impl Gguf {
 
     /// A list of floating-point numbers, such as `tokenizer.ggml.scores`.
     pub fn floats(&self, key: &str) -> Option<Vec<f32>> {
-        let Entry::List { kind: 6, span, .. } = self.metadata.get(key)? else {
+        let MetadataEntry::List { kind: 6, span, .. } = self.metadata.get(key)? else {
             return None;
         };
         let numbers = self.span(span).chunks_exact(4);
@@ -307,7 +313,7 @@ impl Gguf {
 
     /// A list of whole numbers of any width (booleans count as 0 and 1), such as `tokenizer.ggml.token_type`.
     pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
-        let Entry::List { kind, span, .. } = self.metadata.get(key)? else {
+        let MetadataEntry::List { kind, span, .. } = self.metadata.get(key)? else {
             return None;
         };
         if matches!(kind, 6 | 12) {
@@ -339,15 +345,14 @@ impl Gguf {
 
 /// A GGUF file as a checkpoint: its tensors under their Hugging Face names.
 pub struct Checkpoint {
-    /// The file.
     pub gguf: Gguf,
     /// What its tensors are called.
-    pub names: Names,
+    pub names: GgufNames,
 }
 
 impl Checkpoint {
     /// A tensor as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
-    pub fn piece(&self, name: &str) -> Result<Option<Piece<'_>>> {
+    pub fn piece(&self, name: &str) -> Result<Option<GgufPiece<'_>>> {
         self.names.piece(&self.gguf, name)
     }
 }

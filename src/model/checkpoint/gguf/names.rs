@@ -1,6 +1,6 @@
 //! Hugging Face names of the tensors of a GGUF file, with what the converter did to their rows taken back.
 //!
-//! Invariant: a [`Piece`] holds the rows that the Hugging Face checkpoint has under that name, in its order, in the
+//! Invariant: a [`GgufPiece`] holds the rows that the Hugging Face checkpoint has under that name, in its order, in the
 //! type of the file; moving rows never unpacks them, because blocks run along the input. Matrices lie `[out, in]`,
 //! also where the Hugging Face checkpoint keeps them `[in, out]` (GPT-2).
 //! To serve another architecture, add its row to [`ARCHITECTURES`] and its configuration to `config.rs`.
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 
 /// A name and where GGUF keeps it, both without `.weight` or `.bias`; `{}` is the number of an expert or a head,
 /// which GGUF stacks along the first axis.
-type Row = (&'static str, &'static str);
+type NameRow = (&'static str, &'static str);
 
 /// What an architecture's file is read as.
 #[derive(Debug)]
@@ -30,9 +30,9 @@ pub struct Architecture {
     /// What stands before the layer's number.
     block: &'static str,
     /// Embedding, positions and final norm, relative to the prefix.
-    outer: &'static [Row],
+    outer: &'static [NameRow],
     /// Names inside a block; the first list that knows a name decides.
-    inner: &'static [&'static [Row]],
+    inner: &'static [&'static [NameRow]],
     /// The unembedding.
     head: &'static str,
     /// Queries and keys were reordered for rotation by neighbours instead of halves.
@@ -41,10 +41,10 @@ pub struct Architecture {
     shifted: bool,
 }
 
-const LLAMA_OUTER: &[Row] = &[("embed_tokens", "token_embd"), ("norm", "output_norm")];
+const LLAMA_OUTER: &[NameRow] = &[("embed_tokens", "token_embd"), ("norm", "output_norm")];
 
 /// Names that most blocks share.
-const COMMON: &[Row] = &[
+const COMMON: &[NameRow] = &[
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
@@ -58,14 +58,14 @@ const COMMON: &[Row] = &[
     ("mlp.down_proj", "ffn_down"),
 ];
 
-const EXPERTS: &[Row] = &[
+const EXPERTS: &[NameRow] = &[
     ("mlp.gate", "ffn_gate_inp"),
     ("mlp.experts.{}.gate_proj", "ffn_gate_exps"),
     ("mlp.experts.{}.up_proj", "ffn_up_exps"),
     ("mlp.experts.{}.down_proj", "ffn_down_exps"),
 ];
 
-const MIXTRAL: &[Row] = &[
+const MIXTRAL: &[NameRow] = &[
     ("block_sparse_moe.gate", "ffn_gate_inp"),
     ("block_sparse_moe.experts.{}.w1", "ffn_gate_exps"),
     ("block_sparse_moe.experts.{}.w3", "ffn_up_exps"),
@@ -73,13 +73,13 @@ const MIXTRAL: &[Row] = &[
 ];
 
 /// Norms behind the sublayers.
-const POST_NORMS: &[Row] = &[
+const POST_NORMS: &[NameRow] = &[
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 
-const PHI: &[Row] = &[
+const PHI: &[NameRow] = &[
     ("self_attn.dense", "attn_output"),
     ("self_attn.q_layernorm", "attn_q_norm"),
     ("self_attn.k_layernorm", "attn_k_norm"),
@@ -87,19 +87,19 @@ const PHI: &[Row] = &[
     ("mlp.fc2", "ffn_down"),
 ];
 
-const PHI3: &[Row] = &[
+const PHI3: &[NameRow] = &[
     ("self_attn.qkv_proj", "attn_qkv"),
     ("mlp.gate_up_proj", "ffn_up"),
 ];
 
-const STARCODER2: &[Row] = &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")];
+const STARCODER2: &[NameRow] = &[("mlp.c_fc", "ffn_up"), ("mlp.c_proj", "ffn_down")];
 
-const STABLELM: &[Row] = &[
+const STABLELM: &[NameRow] = &[
     ("self_attn.q_layernorm.norms.{}", "attn_q_norm"),
     ("self_attn.k_layernorm.norms.{}", "attn_k_norm"),
 ];
 
-const GPT2: &[Row] = &[
+const GPT2: &[NameRow] = &[
     ("ln_1", "attn_norm"),
     ("attn.c_attn", "attn_qkv"),
     ("attn.c_proj", "attn_output"),
@@ -108,7 +108,7 @@ const GPT2: &[Row] = &[
     ("mlp.c_proj", "ffn_down"),
 ];
 
-const GPT_NEOX: &[Row] = &[
+const GPT_NEOX: &[NameRow] = &[
     ("attention.query_key_value", "attn_qkv"),
     ("attention.dense", "attn_output"),
     ("mlp.dense_h_to_4h", "ffn_up"),
@@ -140,7 +140,7 @@ const fn permuted(name: &'static str, model_type: &'static str) -> Architecture 
 const fn with(
     name: &'static str,
     model_type: &'static str,
-    inner: &'static [&'static [Row]],
+    inner: &'static [&'static [NameRow]],
 ) -> Architecture {
     Architecture {
         inner,
@@ -148,7 +148,7 @@ const fn with(
     }
 }
 
-const fn gemma(name: &'static str, inner: &'static [&'static [Row]]) -> Architecture {
+const fn gemma(name: &'static str, inner: &'static [&'static [NameRow]]) -> Architecture {
     let model_type = match name.as_bytes() {
         b"gemma3" => "gemma3_text",
         _ => name,
@@ -236,7 +236,7 @@ pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
 
 /// A tensor as the file stores it: rows of blocks.
 #[derive(Clone, Debug)]
-pub struct Piece<'a> {
+pub struct GgufPiece<'a> {
     /// The type of its blocks.
     pub dtype: GgmlDType,
     /// Its dimensions, outermost first.
@@ -245,7 +245,7 @@ pub struct Piece<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-impl Piece<'_> {
+impl GgufPiece<'_> {
     /// One matrix of a stack, or one row of a matrix.
     fn nth(self, index: usize) -> Option<Self> {
         let (&count, shape) = self.shape.split_first()?;
@@ -340,7 +340,7 @@ fn slice(bytes: Cow<'_, [u8]>, range: Range<usize>) -> Cow<'_, [u8]> {
 
 /// Answers for Hugging Face names.
 #[derive(Clone, Copy, Debug)]
-pub struct Names {
+pub struct GgufNames {
     /// How the file is laid out.
     pub architecture: &'static Architecture,
     /// Query heads.
@@ -351,7 +351,7 @@ pub struct Names {
     pub head_dim: usize,
 }
 
-impl Names {
+impl GgufNames {
     /// Where GGUF keeps a name: its tensor, and which slice of a stack.
     fn locate(&self, name: &str) -> Option<(String, Option<usize>)> {
         let a = self.architecture;
@@ -380,7 +380,7 @@ impl Names {
     }
 
     /// The tensor, as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
-    pub fn piece<'a>(&self, gguf: &'a Gguf, name: &str) -> Result<Option<Piece<'a>>> {
+    pub fn piece<'a>(&self, gguf: &'a Gguf, name: &str) -> Result<Option<GgufPiece<'a>>> {
         let Some((tensor, piece)) = self.find(gguf, name) else {
             return Ok(None);
         };
@@ -409,7 +409,7 @@ impl Names {
     }
 
     /// The stored rows of a name and the tensor they are named after.
-    fn find<'a>(&self, gguf: &'a Gguf, name: &str) -> Option<(String, Piece<'a>)> {
+    fn find<'a>(&self, gguf: &'a Gguf, name: &str) -> Option<(String, GgufPiece<'a>)> {
         let (tensor, index) = self.locate(name)?;
         if let Some(whole) = stored(gguf, &tensor) {
             return match index {
@@ -462,10 +462,10 @@ fn fits(pattern: &str, name: &str) -> Option<Option<usize>> {
     }
 }
 
-pub(crate) fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
+pub(crate) fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<GgufPiece<'a>> {
     let info = gguf.tensor(tensor)?;
     gguf.mark(tensor);
-    Some(Piece {
+    Some(GgufPiece {
         dtype: info.kind.readable()?,
         shape: info.shape.clone(),
         bytes: Cow::Borrowed(gguf.bytes(tensor)?),
@@ -474,7 +474,7 @@ pub(crate) fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<Piece<'a>> {
 
 /// Takes back `LlamaModel.permute` of llama.cpp's converter, which turns the two halves of each head into
 /// neighbouring pairs.
-fn unpermute(piece: Piece<'_>, heads: usize) -> Option<Piece<'_>> {
+fn unpermute(piece: GgufPiece<'_>, heads: usize) -> Option<GgufPiece<'_>> {
     let rows = *piece.shape.first()?;
     if heads == 0 || !rows.is_multiple_of(2 * heads) {
         return None;
@@ -489,7 +489,7 @@ fn unpermute(piece: Piece<'_>, heads: usize) -> Option<Piece<'_>> {
 
 /// Takes back GPT-NeoX's reordering: stored are all queries, all keys, all values; the checkpoint has them head
 /// by head.
-fn interleave(piece: Piece<'_>, heads: usize, head_dim: usize) -> Option<Piece<'_>> {
+fn interleave(piece: GgufPiece<'_>, heads: usize, head_dim: usize) -> Option<GgufPiece<'_>> {
     let rows = *piece.shape.first()?;
     if rows != 3 * heads * head_dim {
         return None;
@@ -501,9 +501,9 @@ fn interleave(piece: Piece<'_>, heads: usize, head_dim: usize) -> Option<Piece<'
 }
 
 /// Takes one off a norm gain that is stored as `1 + gain`, f32.
-fn shift(piece: &Piece<'_>) -> Result<Piece<'static>> {
+fn shift(piece: &GgufPiece<'_>) -> Result<GgufPiece<'static>> {
     let gain = (piece.unpack()? - 1.0)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Piece {
+    Ok(GgufPiece {
         dtype: GgmlDType::F32,
         shape: piece.shape.clone(),
         bytes: Cow::Owned(gain.iter().flat_map(|g| g.to_le_bytes()).collect()),
@@ -515,20 +515,20 @@ fn shift(piece: &Piece<'_>) -> Result<Piece<'static>> {
 mod tests {
     use super::*;
 
-    fn piece(rows: usize) -> Piece<'static> {
+    fn piece(rows: usize) -> GgufPiece<'static> {
         // Row i of two f32 columns holds i and -i.
         let values: Vec<u8> = (0..rows)
             .flat_map(|i| [i as f32, -(i as f32)])
             .flat_map(f32::to_le_bytes)
             .collect();
-        Piece {
+        GgufPiece {
             dtype: GgmlDType::F32,
             shape: vec![rows, 2],
             bytes: Cow::Owned(values),
         }
     }
 
-    fn first_column(piece: &Piece<'_>) -> Vec<f32> {
+    fn first_column(piece: &GgufPiece<'_>) -> Vec<f32> {
         let t = piece.unpack().unwrap();
         t.narrow(1, 0, 1)
             .unwrap()
@@ -567,7 +567,7 @@ mod tests {
     #[test]
     fn names_find_their_tensors() {
         let of = |model_type: &str, name: &str| {
-            let names = Names {
+            let names = GgufNames {
                 architecture: ARCHITECTURES
                     .iter()
                     .find(|a| a.model_type == model_type)

@@ -1,14 +1,12 @@
 //! Writes small GGUF files of f32 vectors, such as control vectors.
 //!
 //! Invariant: version 3, little-endian, data aligned to 32 bytes: what [`super::header`] and llama.cpp read.
-//! To add a kind of metadata, add a variant of [`Value`].
+//! To add a kind of metadata, add a variant of [`MetadataValue`].
 
-/// A metadata value.
 #[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
+pub enum MetadataValue<'a> {
     /// A whole number.
     U32(u32),
-    /// A text.
     Text(&'a str),
 }
 
@@ -16,7 +14,7 @@ pub enum Value<'a> {
 const ALIGNMENT: usize = 32;
 
 /// The bytes of a file with these entries and these vectors.
-pub fn file(metadata: &[(&str, Value<'_>)], vectors: &[(String, &[f32])]) -> Vec<u8> {
+pub fn file(metadata: &[(&str, MetadataValue<'_>)], vectors: &[(String, &[f32])]) -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend((vectors.len() as u64).to_le_bytes());
@@ -24,11 +22,11 @@ pub fn file(metadata: &[(&str, Value<'_>)], vectors: &[(String, &[f32])]) -> Vec
     for (key, value) in metadata {
         text(&mut out, key);
         match value {
-            Value::U32(number) => {
+            MetadataValue::U32(number) => {
                 out.extend(4u32.to_le_bytes());
                 out.extend(number.to_le_bytes());
             }
-            Value::Text(words) => {
+            MetadataValue::Text(words) => {
                 out.extend(8u32.to_le_bytes());
                 text(&mut out, words);
             }

@@ -23,8 +23,7 @@ pub(crate) fn entries(file: &[u8]) -> Result<Entries, String> {
     Ok(entries)
 }
 
-/// An entry of an archive.
-pub(crate) struct Entry {
+pub(crate) struct ArchiveEntry {
     /// Its bytes in the file.
     pub data: Range<usize>,
     /// Whether they are compressed (by deflate).
@@ -36,7 +35,7 @@ pub(crate) struct Entry {
 }
 
 /// Reads the directory of a zip whose entries are stored or deflated; the error says what is wrong, without the path.
-pub(crate) fn directory_of(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+pub(crate) fn directory_of(file: &[u8]) -> Result<BTreeMap<String, ArchiveEntry>, String> {
     let damaged = || "its zip directory is damaged".to_string();
     let (count, start) = directory(file).ok_or_else(damaged)?;
     // An entry takes 46 bytes of directory at least.
@@ -82,7 +81,7 @@ fn directory(file: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// One record of the directory: its name, its data, and the next record.
-fn entry(file: &[u8], at: usize) -> Option<(String, Entry, usize)> {
+fn entry(file: &[u8], at: usize) -> Option<(String, ArchiveEntry, usize)> {
     if !file.get(at..)?.starts_with(b"PK\x01\x02") {
         return None;
     }
@@ -123,7 +122,7 @@ fn entry(file: &[u8], at: usize) -> Option<(String, Entry, usize)> {
     let start = local.checked_add(skip)?;
     let end = start.checked_add(usize::try_from(packed).ok()?)?;
     file.get(start..end)?;
-    let entry = Entry {
+    let entry = ArchiveEntry {
         data: start..end,
         packed: method == 8,
         size,

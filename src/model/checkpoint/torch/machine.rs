@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 /// A value's number.
-pub(crate) type Ref = usize;
+pub(crate) type ValueId = usize;
 
 /// What a pickle of tensors is made of.
 #[derive(Debug)]
@@ -17,15 +17,15 @@ pub(crate) enum Node {
     Int(i64),
     Float(f64),
     Text(String),
-    Tuple(Vec<Ref>),
-    List(Vec<Ref>),
-    Dict(Vec<(Ref, Ref)>),
+    Tuple(Vec<ValueId>),
+    List(Vec<ValueId>),
+    Dict(Vec<(ValueId, ValueId)>),
     /// `module.name`.
     Global(String),
     /// A call that was not made.
-    Call(Ref, Ref),
+    Call(ValueId, ValueId),
     /// A storage, by what identifies it.
-    Storage(Ref),
+    Storage(ValueId),
 }
 
 /// Calls that tensors are written with.
@@ -37,7 +37,7 @@ const ORDERED: &str = "collections.OrderedDict";
 /// Values, and the one that the pickle stands for.
 pub(crate) struct Pickle {
     nodes: Vec<Node>,
-    top: Ref,
+    top: ValueId,
 }
 
 impl Pickle {
@@ -47,17 +47,17 @@ impl Pickle {
     }
 
     /// The number of the whole.
-    pub fn root(&self) -> Ref {
+    pub fn root(&self) -> ValueId {
         self.top
     }
 
     /// A value; every number comes from the machine, so it exists.
-    pub fn get(&self, at: Ref) -> &Node {
+    pub fn get(&self, at: ValueId) -> &Node {
         self.nodes.get(at).unwrap_or(&Node::Other)
     }
 
     /// The elements of a tuple.
-    pub fn tuple(&self, at: Ref) -> Option<&[Ref]> {
+    pub fn tuple(&self, at: ValueId) -> Option<&[ValueId]> {
         let Node::Tuple(items) = self.get(at) else {
             return None;
         };
@@ -65,20 +65,19 @@ impl Pickle {
     }
 
     /// A tuple of whole numbers, none negative.
-    pub fn sizes(&self, at: Ref) -> Option<Vec<usize>> {
+    pub fn sizes(&self, at: ValueId) -> Option<Vec<usize>> {
         self.tuple(at)?.iter().map(|i| self.size(*i)).collect()
     }
 
     /// A whole number, not negative.
-    pub fn size(&self, at: Ref) -> Option<usize> {
+    pub fn size(&self, at: ValueId) -> Option<usize> {
         let Node::Int(n) = self.get(at) else {
             return None;
         };
         usize::try_from(*n).ok()
     }
 
-    /// A text.
-    pub fn text(&self, at: Ref) -> Option<&str> {
+    pub fn text(&self, at: ValueId) -> Option<&str> {
         let Node::Text(text) = self.get(at) else {
             return None;
         };
@@ -86,7 +85,7 @@ impl Pickle {
     }
 
     /// A number, whole or not.
-    pub fn number(&self, at: Ref) -> Option<f64> {
+    pub fn number(&self, at: ValueId) -> Option<f64> {
         if let Node::Int(n) = self.get(at) {
             return Some(*n as f64);
         }
@@ -97,7 +96,7 @@ impl Pickle {
     }
 
     /// The pairs of a dict.
-    pub fn dict(&self, at: Ref) -> Option<&[(Ref, Ref)]> {
+    pub fn dict(&self, at: ValueId) -> Option<&[(ValueId, ValueId)]> {
         let Node::Dict(pairs) = self.get(at) else {
             return None;
         };
@@ -105,7 +104,7 @@ impl Pickle {
     }
 
     /// The name of a Python object.
-    pub fn global(&self, at: Ref) -> Option<&str> {
+    pub fn global(&self, at: ValueId) -> Option<&str> {
         let Node::Global(name) = self.get(at) else {
             return None;
         };
@@ -135,9 +134,9 @@ struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     nodes: Vec<Node>,
-    stack: Vec<Ref>,
+    stack: Vec<ValueId>,
     marks: Vec<usize>,
-    memo: HashMap<u32, Ref>,
+    memo: HashMap<u32, ValueId>,
 }
 
 impl<'a> Machine<'a> {
@@ -181,7 +180,7 @@ impl<'a> Machine<'a> {
         self.stack.push(self.nodes.len() - 1);
     }
 
-    fn pop(&mut self) -> Result<Ref, String> {
+    fn pop(&mut self) -> Result<ValueId, String> {
         // What lies below a mark belongs to whoever set it.
         if self.marks.last().is_some_and(|m| *m >= self.stack.len()) {
             return Err("its pickle pops from an empty stack".into());
@@ -191,7 +190,7 @@ impl<'a> Machine<'a> {
             .ok_or_else(|| "its pickle pops from an empty stack".into())
     }
 
-    fn since_mark(&mut self) -> Result<Vec<Ref>, String> {
+    fn since_mark(&mut self) -> Result<Vec<ValueId>, String> {
         let mark = self
             .marks
             .pop()
@@ -213,7 +212,7 @@ impl<'a> Machine<'a> {
             .ok_or_else(|| "its pickle fills nothing".into())
     }
 
-    fn fill_dict(&mut self, items: &[Ref]) -> Result<(), String> {
+    fn fill_dict(&mut self, items: &[ValueId]) -> Result<(), String> {
         if let Node::Dict(pairs) = self.last()?
             && items.len().is_multiple_of(2)
         {
@@ -223,7 +222,7 @@ impl<'a> Machine<'a> {
         Err("its pickle puts pairs into something that is not a dict".into())
     }
 
-    fn fill_list(&mut self, items: &[Ref]) -> Result<(), String> {
+    fn fill_list(&mut self, items: &[ValueId]) -> Result<(), String> {
         let Node::List(list) = self.last()? else {
             return Err("its pickle appends to something that is not a list".into());
         };

@@ -21,8 +21,8 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 use crate::model::map::{map_file, release};
-use machine::{Node, PARAMETER, Pickle, Ref, SUBCLASS, TENSOR};
-pub use small::{Capping, Loose, capping, facts, shapes, values};
+use machine::{Node, PARAMETER, Pickle, SUBCLASS, TENSOR, ValueId};
+pub use small::{CappingConfig, SmallTensor, capping, facts, shapes, values};
 pub use write::archive_of;
 
 /// Element types by the name of their storage, and their bytes.
@@ -44,7 +44,7 @@ const CONVERT: &str = "Download it again, or take the model's safetensors files.
 
 /// Where a tensor lies in its file.
 #[derive(Clone, Debug)]
-struct Place {
+struct TorchTensor {
     file: usize,
     /// Its storage's bytes.
     storage: Range<usize>,
@@ -84,7 +84,7 @@ impl Stored<'_> {
 /// An open PyTorch checkpoint, single or in shards.
 pub struct Pickled {
     files: Vec<(PathBuf, Mmap)>,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, TorchTensor>,
 }
 
 impl Pickled {
@@ -155,7 +155,7 @@ impl Pickled {
     }
 }
 
-impl Place {
+impl TorchTensor {
     /// Row-major elements: a view of the file where they lie so, a copy where a stride is unusual.
     fn gather<'a>(&self, storage: &'a [u8], width: usize) -> Cow<'a, [u8]> {
         let count: usize = self.shape.iter().product();
@@ -235,10 +235,10 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
 
 /// The tensors of one file; the error says what is wrong. Those of a dict whose keys are whole numbers are named
 /// `dict.number`.
-fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, Place)>, String> {
+fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, TorchTensor)>, String> {
     let (archive, pickle) = unpickled(file)?;
     let state = state_dict(&pickle).ok_or("it holds no dict of tensors")?;
-    let is_tensor = |at: Ref| matches!(pickle.get(at), Node::Call(..));
+    let is_tensor = |at: ValueId| matches!(pickle.get(at), Node::Call(..));
     let mut named = Vec::new();
     for (key, value) in state {
         let Some(name) = pickle.text(*key) else {
@@ -265,9 +265,9 @@ fn located(
     pickle: &Pickle,
     (entries, root): &Archive,
     name: &str,
-    at: Ref,
+    at: ValueId,
     number: usize,
-) -> Result<Place, String> {
+) -> Result<TorchTensor, String> {
     let tensor = tensor(pickle, at, 0)
         .ok_or_else(|| format!("its tensor `{name}` is not described as PyTorch does"))?;
     let bytes = entries
@@ -282,7 +282,7 @@ fn located(
 }
 
 /// The dict of tensors: the whole, or what the whole keeps under `state_dict`.
-fn state_dict(pickle: &Pickle) -> Option<&[(Ref, Ref)]> {
+fn state_dict(pickle: &Pickle) -> Option<&[(ValueId, ValueId)]> {
     let Node::Dict(top) = pickle.top() else {
         return None;
     };
@@ -297,7 +297,7 @@ fn state_dict(pickle: &Pickle) -> Option<&[(Ref, Ref)]> {
 }
 
 /// A tensor as its pickle describes it.
-struct Described<'a> {
+struct PickledTensor<'a> {
     key: &'a str,
     kind: &'a str,
     elements: usize,
@@ -306,7 +306,7 @@ struct Described<'a> {
     stride: Vec<usize>,
 }
 
-fn tensor(pickle: &Pickle, at: Ref, depth: usize) -> Option<Described<'_>> {
+fn tensor(pickle: &Pickle, at: ValueId, depth: usize) -> Option<PickledTensor<'_>> {
     let Node::Call(callable, args) = pickle.get(at) else {
         return None;
     };
@@ -323,7 +323,7 @@ fn tensor(pickle: &Pickle, at: Ref, depth: usize) -> Option<Described<'_>> {
 }
 
 /// Arguments: storage, offset, size, stride, and what a weight does not need.
-fn rebuild<'a>(pickle: &'a Pickle, args: &[Ref]) -> Option<Described<'a>> {
+fn rebuild<'a>(pickle: &'a Pickle, args: &[ValueId]) -> Option<PickledTensor<'a>> {
     let [storage, offset, size, stride, ..] = args else {
         return None;
     };
@@ -334,7 +334,7 @@ fn rebuild<'a>(pickle: &'a Pickle, args: &[Ref]) -> Option<Described<'a>> {
     let [_, kind, key, _, elements] = pickle.tuple(*id)? else {
         return None;
     };
-    Some(Described {
+    Some(PickledTensor {
         key: pickle.text(*key)?,
         kind: pickle.global(*kind)?,
         elements: pickle.size(*elements)?,
@@ -344,9 +344,9 @@ fn rebuild<'a>(pickle: &'a Pickle, args: &[Ref]) -> Option<Described<'a>> {
     })
 }
 
-impl Described<'_> {
+impl PickledTensor<'_> {
     /// Checks it against its storage's bytes.
-    fn place(self, storage: Range<usize>, file: usize) -> Option<Place> {
+    fn place(self, storage: Range<usize>, file: usize) -> Option<TorchTensor> {
         let row = STORAGES.iter().find(|s| s.0 == self.kind);
         let (dtype, width) = row.map_or((None, 1), |s| (s.1, s.2));
         let count = self
@@ -374,7 +374,7 @@ impl Described<'_> {
         } else if self.offset > self.elements {
             return None;
         }
-        Some(Place {
+        Some(TorchTensor {
             file,
             storage,
             dtype,

@@ -9,14 +9,14 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::machine::{Node, Pickle, Ref};
+use super::machine::{Node, Pickle, ValueId};
 use super::{located, tensor, unpickled};
 use crate::error::{Error, Result};
 use crate::model::map::map_file;
 
 /// A tensor of a small file, read.
 #[derive(Debug)]
-pub struct Loose {
+pub struct SmallTensor {
     /// Its key in the dict; empty where the file is the tensor itself.
     pub name: String,
     /// Its dimensions.
@@ -30,7 +30,7 @@ const VALUES: usize = 200_000;
 
 /// The floating-point tensors of a small file, f64 ones too: the file itself, or those of dicts and lists in it, named by the
 /// way to them: `vectors.calm`, `4`, `[2]`.
-pub fn values(path: &Path) -> Result<Vec<Loose>> {
+pub fn values(path: &Path) -> Result<Vec<SmallTensor>> {
     let bad = bad(path);
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad)?;
@@ -52,7 +52,7 @@ pub fn values(path: &Path) -> Result<Vec<Loose>> {
         let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
         let count = [bytes.len() / dtype.size_in_bytes()];
         let raw = Tensor::from_raw_buffer(&bytes, dtype, &count, &Device::Cpu)?;
-        found.push(Loose {
+        found.push(SmallTensor {
             name,
             shape: place.shape,
             values: raw.to_dtype(DType::F32)?.to_vec1()?,
@@ -62,12 +62,12 @@ pub fn values(path: &Path) -> Result<Vec<Loose>> {
 }
 
 /// Names and shapes of the tensors of a file, as [`values`] has them, without their numbers.
-pub fn shapes(path: &Path) -> Result<Vec<Loose>> {
+pub fn shapes(path: &Path) -> Result<Vec<SmallTensor>> {
     let map = map_file(path)?;
     let (_, pickle) = unpickled(&map).map_err(bad(path))?;
     let found = loose(&pickle).map_err(bad(path))?.into_iter();
     let heads = found.filter_map(|(name, at)| {
-        Some(Loose {
+        Some(SmallTensor {
             name,
             shape: tensor(&pickle, at, 0)?.shape,
             values: Vec::new(),
@@ -80,7 +80,7 @@ pub fn shapes(path: &Path) -> Result<Vec<Loose>> {
 const SMALL: usize = 1 << 27;
 
 /// Every tensor in a pickle with the way to it, in order.
-fn loose(pickle: &Pickle) -> Result<Vec<(String, Ref)>, String> {
+fn loose(pickle: &Pickle) -> Result<Vec<(String, ValueId)>, String> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), pickle.root(), 0)];
     let mut seen = 0;
@@ -124,7 +124,7 @@ fn bad(path: &Path) -> impl Fn(String) -> Error + Copy {
 }
 
 /// A key of a dict as text.
-fn key(pickle: &Pickle, at: Ref) -> Option<String> {
+fn key(pickle: &Pickle, at: ValueId) -> Option<String> {
     if let Node::Int(n) = pickle.get(at) {
         return Some(n.to_string());
     }
@@ -141,7 +141,7 @@ fn within(outer: &str, key: &str) -> String {
 
 /// What caps activations along vectors: assistant-axis' `capping_config.pt`.
 #[derive(Debug, Default)]
-pub struct Capping {
+pub struct CappingConfig {
     /// Name and layer of its vectors.
     pub vectors: BTreeMap<String, usize>,
     /// Its experiments: a name, and the vectors with the thresholds that they are capped at.
@@ -149,15 +149,15 @@ pub struct Capping {
 }
 
 /// Reads a file of capping experiments; none where it is another file.
-pub fn capping(path: &Path) -> Result<Option<Capping>> {
+pub fn capping(path: &Path) -> Result<Option<CappingConfig>> {
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad(path))?;
-    let field = |at: Ref, wanted: &str| {
+    let field = |at: ValueId, wanted: &str| {
         let pairs = pickle.dict(at)?.iter();
         let mut found = pairs.filter(|(key, _)| pickle.text(*key) == Some(wanted));
         found.next().map(|(_, value)| *value)
     };
-    let items = |at: Option<Ref>| match at.map(|at| pickle.get(at)) {
+    let items = |at: Option<ValueId>| match at.map(|at| pickle.get(at)) {
         Some(Node::List(items) | Node::Tuple(items)) => items.clone(),
         _ => Vec::new(),
     };
@@ -167,7 +167,7 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
         return Ok(None);
     };
     // A number, or a tensor of one.
-    let number = |at: Ref| -> Option<f64> {
+    let number = |at: ValueId| -> Option<f64> {
         if let Some(number) = pickle.number(at) {
             return Some(number);
         }
@@ -178,7 +178,7 @@ pub fn capping(path: &Path) -> Result<Option<Capping>> {
         let numbers = raw.and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>());
         numbers.ok()?.first().map(|cap| f64::from(*cap))
     };
-    let mut found = Capping::default();
+    let mut found = CappingConfig::default();
     for (key, value) in pairs {
         let layer = field(*value, "layer").and_then(|at| pickle.size(at));
         if let (Some(name), Some(layer)) = (pickle.text(*key), layer) {

@@ -21,16 +21,16 @@ use candle_core::{DType, Device, Tensor};
 use super::gguf::Checkpoint;
 use super::torch::Pickled;
 use crate::error::{Error, Result};
-pub use crate::model::checkpoint::weights::names::Probes;
+pub use crate::model::checkpoint::weights::names::NameProbes;
 use crate::model::checkpoint::weights::names::Renamed;
 use crate::model::checkpoint::weights::random::random;
-use crate::model::checkpoint::weights::safetensors::{Files, Mapped, check_header, files_of};
-use crate::model::network::families::Layout;
-use crate::model::network::finite::Damage;
-use crate::model::network::linear::{Linear, Matrix, Precision, select};
+use crate::model::checkpoint::weights::safetensors::{Mapped, WeightFiles, check_header, files_of};
+use crate::model::network::families::MatrixLayout;
+use crate::model::network::finite::NonFinite;
+use crate::model::network::linear::{Linear, LoadedMatrix, Precision, select};
 
 /// Where tensors come from.
-enum Source {
+enum TensorSource {
     Mapped(Mapped),
     Embedded(SafeTensors<'static>),
     /// A PyTorch checkpoint.
@@ -43,7 +43,7 @@ enum Source {
 
 /// Named tensors, on their way to a device in a dtype.
 pub struct Weights {
-    source: Source,
+    source: TensorSource,
     place: String,
     files: Vec<String>,
     prefix: &'static str,
@@ -56,7 +56,7 @@ pub struct Weights {
     /// Where tensors go.
     pub device: Device,
     /// Tensors read so far with values that are not finite.
-    damage: RefCell<Vec<Damage>>,
+    damage: RefCell<Vec<NonFinite>>,
 }
 
 impl Weights {
@@ -64,13 +64,13 @@ impl Weights {
     /// `pytorch_model.bin` likewise.
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let (source, files) = match files_of(folder)? {
-            Files::Safetensors(files) => {
+            WeightFiles::Safetensors(files) => {
                 for file in &files {
                     check_header(file)?;
                 }
-                (Source::Mapped(Mapped::open(&files)?), files)
+                (TensorSource::Mapped(Mapped::open(&files)?), files)
             }
-            Files::Pickled(files) => (Source::Pickled(Pickled::open(&files)?), files),
+            WeightFiles::Pickled(files) => (TensorSource::Pickled(Pickled::open(&files)?), files),
         };
         let place: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         let names = files.iter().filter_map(|f| f.file_name()?.to_str());
@@ -80,7 +80,7 @@ impl Weights {
         })
     }
 
-    fn new(source: Source, place: String, precision: Precision, device: &Device) -> Self {
+    fn new(source: TensorSource, place: String, precision: Precision, device: &Device) -> Self {
         Self {
             source,
             place,
@@ -108,20 +108,20 @@ impl Weights {
                 "This binary is damaged; build it again.",
             )
         })?;
-        let source = Source::Embedded(parsed);
+        let source = TensorSource::Embedded(parsed);
         Ok(Self::new(source, "the binary".into(), precision, device))
     }
 
     /// Takes the tensors of a GGUF file.
     pub fn gguf(checkpoint: Checkpoint, precision: Precision, device: &Device) -> Self {
         let place = checkpoint.gguf.path().display().to_string();
-        Self::new(Source::Gguf(checkpoint), place, precision, device)
+        Self::new(TensorSource::Gguf(checkpoint), place, precision, device)
     }
 
     /// Makes up every tensor from a seed, for tests.
     pub fn random(seed: u64, precision: Precision, device: &Device) -> Self {
         Self::new(
-            Source::Random(seed),
+            TensorSource::Random(seed),
             format!("seed {seed}"),
             precision,
             device,
@@ -131,7 +131,7 @@ impl Weights {
     /// Finds out how the file names its tensors: chooses the prefix under which what every checkpoint of the family has
     /// exists, and where there is none takes the wrappers of other programs off. Returns a name and what it is in the
     /// file, where they differ.
-    pub fn settle_names(&mut self, probes: &Probes<'_>) -> Option<(String, String)> {
+    pub fn settle_names(&mut self, probes: &NameProbes<'_>) -> Option<(String, String)> {
         let found = |weights: &Self, prefix: &str| {
             let there = |probe: &&String| weights.exists(&format!("{prefix}{probe}"));
             probes.first.iter().filter(there).count()
@@ -167,11 +167,11 @@ impl Weights {
     /// Every tensor's name, as the file says it; none for weights that are made up.
     fn names(&self) -> Vec<&str> {
         match &self.source {
-            Source::Mapped(m) => m.tensors().map(|(name, _)| name).collect(),
-            Source::Embedded(s) => s.names(),
-            Source::Pickled(p) => p.names().collect(),
-            Source::Gguf(g) => g.gguf.tensors().map(|(name, _)| name).collect(),
-            Source::Random(_) => Vec::new(),
+            TensorSource::Mapped(m) => m.tensors().map(|(name, _)| name).collect(),
+            TensorSource::Embedded(s) => s.names(),
+            TensorSource::Pickled(p) => p.names().collect(),
+            TensorSource::Gguf(g) => g.gguf.tensors().map(|(name, _)| name).collect(),
+            TensorSource::Random(_) => Vec::new(),
         }
     }
 
@@ -183,17 +183,17 @@ impl Weights {
     fn exists(&self, full: &str) -> bool {
         let full = self.stored(full);
         match &self.source {
-            Source::Mapped(m) => m.get(full).is_some(),
-            Source::Embedded(s) => s.tensor(full).is_ok(),
-            Source::Pickled(p) => p.contains(full),
-            Source::Gguf(g) => g.names.exists(&g.gguf, full),
-            Source::Random(_) => true,
+            TensorSource::Mapped(m) => m.get(full).is_some(),
+            TensorSource::Embedded(s) => s.tensor(full).is_ok(),
+            TensorSource::Pickled(p) => p.contains(full),
+            TensorSource::Gguf(g) => g.names.exists(&g.gguf, full),
+            TensorSource::Random(_) => true,
         }
     }
 
     /// Whether these weights are made up, and so hold whatever is asked for.
     pub fn is_made_up(&self) -> bool {
-        matches!(self.source, Source::Random(_))
+        matches!(self.source, TensorSource::Random(_))
     }
 
     /// What the file holds, in a few words, in view of a name that it lacks.
@@ -208,7 +208,7 @@ impl Weights {
 
     /// The first of these names that the file holds, as a view without a prefix; weights that are made up hold none.
     pub fn find(&self, prefixes: &[&'static str], names: &[String]) -> Option<String> {
-        if matches!(self.source, Source::Random(_)) {
+        if matches!(self.source, TensorSource::Random(_)) {
             return None;
         }
         let all = names
@@ -229,10 +229,11 @@ impl Weights {
     pub fn unread(&self) -> Vec<String> {
         let read = self.read.borrow();
         let left = |name: &&str| match &self.source {
-            Source::Gguf(g) => !g.gguf.was_read(name),
-            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Random(_) => {
-                !read.contains(*name)
-            }
+            TensorSource::Gguf(g) => !g.gguf.was_requested(name),
+            TensorSource::Mapped(_)
+            | TensorSource::Embedded(_)
+            | TensorSource::Pickled(_)
+            | TensorSource::Random(_) => !read.contains(*name),
         };
         let names = self.names().into_iter();
         names.filter(left).map(str::to_owned).collect()
@@ -243,7 +244,7 @@ impl Weights {
         /// Rows that are compared at once.
         const ROWS: usize = 4096;
         let full = format!("{}{name}", self.prefix);
-        if let Source::Mapped(m) = &self.source
+        if let TensorSource::Mapped(m) = &self.source
             && let (Some(a), Some(b)) = (m.get(self.stored(&full)), m.get(self.stored(other)))
             && a.dtype() == b.dtype()
         {
@@ -289,14 +290,14 @@ impl Weights {
         };
         self.read.borrow_mut().insert(stored.to_owned());
         Ok(match &self.source {
-            Source::Mapped(m) => m.get(stored).ok_or_else(missing)?.load(&Device::Cpu)?,
-            Source::Embedded(s) => s
+            TensorSource::Mapped(m) => m.get(stored).ok_or_else(missing)?.load(&Device::Cpu)?,
+            TensorSource::Embedded(s) => s
                 .tensor(stored)
                 .map_err(|_| missing())?
                 .load(&Device::Cpu)?,
-            Source::Pickled(p) => p.get(stored)?.ok_or_else(missing)?.load()?,
-            Source::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.numbers()?,
-            Source::Random(_) => return Err(missing()),
+            TensorSource::Pickled(p) => p.get(stored)?.ok_or_else(missing)?.load()?,
+            TensorSource::Gguf(g) => g.piece(stored)?.ok_or_else(missing)?.numbers()?,
+            TensorSource::Random(_) => return Err(missing()),
         })
     }
 
@@ -305,10 +306,11 @@ impl Weights {
     fn read(&self, name: &str, shape: &[usize], dtype: DType, matrix: bool) -> Result<Tensor> {
         let full = format!("{}{name}", self.prefix);
         let found = match &self.source {
-            Source::Random(seed) => random(*seed, &full, shape)?,
-            Source::Mapped(_) | Source::Embedded(_) | Source::Pickled(_) | Source::Gguf(_) => {
-                self.load(&full)?
-            }
+            TensorSource::Random(seed) => random(*seed, &full, shape)?,
+            TensorSource::Mapped(_)
+            | TensorSource::Embedded(_)
+            | TensorSource::Pickled(_)
+            | TensorSource::Gguf(_) => self.load(&full)?,
         };
         if found.dtype().is_int() {
             return Err(Error::Config {
@@ -350,7 +352,7 @@ impl Weights {
         let mut damage = self.damage.borrow_mut();
         // A tensor may be read for several places.
         if count > 0 && !damage.iter().any(|d| d.name == name) {
-            damage.push(Damage {
+            damage.push(NonFinite {
                 name,
                 count,
                 stored,
@@ -359,7 +361,7 @@ impl Weights {
     }
 
     /// Takes what was found of tensors with values that are not finite.
-    pub fn damage(&self) -> Vec<Damage> {
+    pub fn damage(&self) -> Vec<NonFinite> {
         self.damage.take()
     }
 
@@ -370,10 +372,10 @@ impl Weights {
             return;
         }
         match &self.source {
-            Source::Mapped(m) => m.release(),
-            Source::Pickled(p) => p.release(),
-            Source::Gguf(g) => g.gguf.release(),
-            Source::Embedded(_) | Source::Random(_) => {}
+            TensorSource::Mapped(m) => m.release(),
+            TensorSource::Pickled(p) => p.release(),
+            TensorSource::Gguf(g) => g.gguf.release(),
+            TensorSource::Embedded(_) | TensorSource::Random(_) => {}
         }
     }
 
@@ -383,24 +385,29 @@ impl Weights {
         name: &str,
         input: usize,
         output: usize,
-        layout: Layout,
-    ) -> Result<Matrix> {
+        layout: MatrixLayout,
+    ) -> Result<LoadedMatrix> {
         let name = format!("{name}.weight");
         if let Some(blocks) = self.stored_blocks(&name, input, output)? {
             return Ok(blocks);
         }
-        let turned = matches!(self.source, Source::Gguf(_));
+        let turned = matches!(self.source, TensorSource::Gguf(_));
         let read = |shape: [usize; 2]| self.read(&name, &shape, self.precision.compute(), true);
-        Ok(Matrix::Dense(match layout {
-            Layout::InOut if turned => read([output, input])?,
-            Layout::OutIn => read([output, input])?,
-            Layout::InOut => read([input, output])?.t()?.contiguous()?,
+        Ok(LoadedMatrix::Dense(match layout {
+            MatrixLayout::InOut if turned => read([output, input])?,
+            MatrixLayout::OutIn => read([output, input])?,
+            MatrixLayout::InOut => read([input, output])?.t()?.contiguous()?,
         }))
     }
 
     /// The blocks of a matrix, when the file has some and they are to be kept.
-    fn stored_blocks(&self, name: &str, input: usize, output: usize) -> Result<Option<Matrix>> {
-        let (Precision::Stored(_), Source::Gguf(checkpoint)) = (self.precision, &self.source)
+    fn stored_blocks(
+        &self,
+        name: &str,
+        input: usize,
+        output: usize,
+    ) -> Result<Option<LoadedMatrix>> {
+        let (Precision::Stored(_), TensorSource::Gguf(checkpoint)) = (self.precision, &self.source)
         else {
             return Ok(None);
         };
@@ -412,7 +419,7 @@ impl Weights {
             .map(|piece| {
                 let bad = damage::count_blocks(piece.dtype, &piece.bytes);
                 self.note_damage(full, bad, true);
-                Matrix::Blocks {
+                LoadedMatrix::Blocks {
                     kind: piece.dtype,
                     out: output,
                     input,
@@ -429,7 +436,7 @@ impl Weights {
         name: &str,
         input: usize,
         output: usize,
-        layout: Layout,
+        layout: MatrixLayout,
         bias: bool,
     ) -> Result<Linear> {
         let matrix = self.matrix(name, input, output, layout)?;
@@ -445,7 +452,7 @@ impl Weights {
         name: &str,
         input: usize,
         parts: &[Vec<Range<usize>>; N],
-        layout: Layout,
+        layout: MatrixLayout,
         bias: bool,
     ) -> Result<[Linear; N]> {
         let output = parts.iter().flatten().map(Range::len).sum();
@@ -467,13 +474,13 @@ impl Weights {
 
     /// A table of vectors `[rows, width]`, which may serve as the unembedding as well.
     pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<Linear> {
-        self.linear(name, width, rows, Layout::OutIn, false)
+        self.linear(name, width, rows, MatrixLayout::OutIn, false)
     }
 
-    fn keep(&self, name: &str, matrix: Matrix, bias: Option<Tensor>) -> Result<Linear> {
+    fn keep(&self, name: &str, matrix: LoadedMatrix, bias: Option<Tensor>) -> Result<Linear> {
         // Q8_0 blocks are 32 wide; a narrower input stays dense.
         match (self.precision, &matrix) {
-            (Precision::Q8, Matrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
+            (Precision::Q8, LoadedMatrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
                 let full = format!("{}{name}.weight", self.prefix);
                 self.note_damage(full, damage::past_q8(weight)?, false);
                 Linear::quantized(weight, bias)
@@ -493,25 +500,25 @@ impl Weights {
             digest.write(&data[data.len() - edge..]);
         };
         match &self.source {
-            Source::Mapped(m) => m
+            TensorSource::Mapped(m) => m
                 .tensors()
                 .for_each(|(name, view)| take(name, view.shape(), view.data())),
-            Source::Embedded(s) => {
+            TensorSource::Embedded(s) => {
                 let mut views = s.tensors();
                 views.sort_by(|a, b| a.0.cmp(&b.0));
                 views
                     .iter()
                     .for_each(|(name, view)| take(name, view.shape(), view.data()));
             }
-            Source::Pickled(p) => p.names().for_each(|name| {
+            TensorSource::Pickled(p) => p.names().for_each(|name| {
                 if let Some((shape, data)) = p.sample(name) {
                     take(name, shape, data);
                 }
             }),
-            Source::Gguf(g) => g.gguf.tensors().for_each(|(name, info)| {
+            TensorSource::Gguf(g) => g.gguf.tensors().for_each(|(name, info)| {
                 take(name, &info.shape, g.gguf.bytes(name).unwrap_or(&[]));
             }),
-            Source::Random(seed) => digest.write(&seed.to_le_bytes()),
+            TensorSource::Random(seed) => digest.write(&seed.to_le_bytes()),
         }
         digest.finish()
     }

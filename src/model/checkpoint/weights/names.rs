@@ -22,12 +22,11 @@ const LISTED: usize = 6;
 pub(crate) type Renamed = BTreeMap<String, String>;
 
 /// What a family asks for first.
-pub struct Probes<'a> {
+pub struct NameProbes<'a> {
     /// Prefixes of everything but the head.
     pub prefixes: &'a [&'static str],
     /// Names without a prefix that every checkpoint of the family has.
     pub first: Vec<String>,
-    /// Prefixes of the head.
     pub head_prefixes: &'a [&'static str],
     /// Names of the head without a prefix.
     pub head: Vec<String>,
@@ -52,7 +51,7 @@ fn before<'a>(name: &'a str, probe: &str) -> Option<&'a str> {
 /// The names of a file, unwrapped; `None` where that leads nowhere, or to two places.
 pub(crate) fn unwrap<'a>(
     names: impl Iterator<Item = &'a str>,
-    probes: &Probes<'_>,
+    probes: &NameProbes<'_>,
 ) -> Option<Renamed> {
     let all: Vec<(String, &str)> = names.map(|name| (bare(name), name)).collect();
     let places: BTreeSet<&str> = all
@@ -106,8 +105,8 @@ pub(crate) fn holds(mut names: Vec<&str>, wanted: &str) -> String {
 mod tests {
     use super::*;
 
-    fn probes() -> Probes<'static> {
-        Probes {
+    fn probes() -> NameProbes<'static> {
+        NameProbes {
             prefixes: &["model.", ""],
             first: vec![
                 "embed_tokens.weight".into(),

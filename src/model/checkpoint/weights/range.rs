@@ -8,7 +8,7 @@ use candle_core::DType;
 use candle_core::quantized::GgmlDType;
 use rayon::prelude::*;
 
-use super::{Source, Weights};
+use super::{TensorSource, Weights};
 
 /// Numbers that are looked at together.
 const STRIP: usize = 1 << 20;
@@ -17,13 +17,15 @@ impl Weights {
     /// Reads every number that is not stored in f16 already.
     pub fn within_f16(&self) -> bool {
         match &self.source {
-            Source::Mapped(m) => m.tensors().all(|(_, t)| {
+            TensorSource::Mapped(m) => m.tensors().all(|(_, t)| {
                 let all = within(t.dtype(), t.data());
                 m.release();
                 all
             }),
-            Source::Embedded(s) => s.tensors().iter().all(|(_, t)| within(t.dtype(), t.data())),
-            Source::Pickled(p) => p.names().all(|name| match p.get(name) {
+            TensorSource::Embedded(s) => {
+                s.tensors().iter().all(|(_, t)| within(t.dtype(), t.data()))
+            }
+            TensorSource::Pickled(p) => p.names().all(|name| match p.get(name) {
                 Ok(Some(stored)) if stored.dtype == DType::BF16 => {
                     within(Dtype::BF16, &stored.bytes)
                 }
@@ -32,7 +34,7 @@ impl Weights {
                 // Whole numbers, which no model weight has.
                 _ => true,
             }),
-            Source::Gguf(g) => g.gguf.tensors().all(|(name, t)| {
+            TensorSource::Gguf(g) => g.gguf.tensors().all(|(name, t)| {
                 let bytes = g.gguf.bytes(name).unwrap_or_default();
                 match t.kind.readable() {
                     Some(GgmlDType::F16) => true,
@@ -41,7 +43,7 @@ impl Weights {
                     _ => false,
                 }
             }),
-            Source::Random(_) => true,
+            TensorSource::Random(_) => true,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::model::map::{map_file, release};
 
 /// The files that hold a folder's weights.
-pub(crate) enum Files {
+pub(crate) enum WeightFiles {
     /// `model.safetensors`, or the shards of its index.
     Safetensors(Vec<PathBuf>),
     /// `pytorch_model.bin`, or the shards of its index.
@@ -22,12 +22,12 @@ pub(crate) enum Files {
 }
 
 /// The weights of a folder; safetensors are preferred.
-pub(crate) fn files_of(folder: &Path) -> Result<Files> {
+pub(crate) fn files_of(folder: &Path) -> Result<WeightFiles> {
     if let Some(files) = one_or_shards(folder, "model.safetensors")? {
-        return Ok(Files::Safetensors(files));
+        return Ok(WeightFiles::Safetensors(files));
     }
     if let Some(files) = one_or_shards(folder, "pytorch_model.bin")? {
-        return Ok(Files::Pickled(files));
+        return Ok(WeightFiles::Pickled(files));
     }
     Err(Error::NotAModel {
         given: folder.display().to_string(),
@@ -115,7 +115,7 @@ pub(crate) fn check_header(file: &Path) -> Result<()> {
 }
 
 /// Where a tensor lies.
-struct Place {
+struct TensorRange {
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -125,7 +125,7 @@ struct Place {
 /// Mapped files and the tensors in them.
 pub(crate) struct Mapped {
     maps: Vec<Mmap>,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, TensorRange>,
 }
 
 impl Mapped {
@@ -143,7 +143,7 @@ impl Mapped {
             })?;
             for (name, info) in metadata.tensors() {
                 let (start, end) = info.data_offsets;
-                let place = Place {
+                let place = TensorRange {
                     file,
                     dtype: info.dtype,
                     shape: info.shape.clone(),
@@ -161,7 +161,7 @@ impl Mapped {
         self.view(self.tensors.get(name)?)
     }
 
-    fn view(&self, place: &Place) -> Option<TensorView<'_>> {
+    fn view(&self, place: &TensorRange) -> Option<TensorView<'_>> {
         let bytes = self.maps.get(place.file)?.get(place.span.clone())?;
         TensorView::new(place.dtype, place.shape.clone(), bytes).ok()
     }

@@ -3,9 +3,11 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common, qk_norm};
-use super::{Family, Reader, rope_of};
+use super::{ConfigReader, Family, rope_of};
 use crate::error::Result;
-use crate::model::network::blueprint::{Arrangement, Blueprint, NormSpec, Positions, QkNormOver};
+use crate::model::network::blueprint::{
+    BlockOrder, Blueprint, NormSpec, PositionEncoding, QkNormOver,
+};
 use crate::model::network::rope::Rope;
 
 /// The row of the registry.
@@ -19,9 +21,9 @@ pub const COHERE: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "cohere")?;
-    blueprint.arrangement = Arrangement::ParallelSharedNorm;
+    blueprint.arrangement = BlockOrder::ParallelSharedNorm;
     blueprint.norm = NormSpec {
         bias: false,
         ..NormSpec::layer(read.number_or("layer_norm_eps", 1e-5))
@@ -32,7 +34,7 @@ fn read(config: &Value) -> Result<Blueprint> {
         interleaved: true,
         ..rope_of(config, "cohere", blueprint.head_dim)?
     };
-    blueprint.positions = Positions::Rotary(vec![rope]);
+    blueprint.positions = PositionEncoding::Rotary(vec![rope]);
     blueprint.logit_scale = read.number_or("logit_scale", 0.0625);
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
     blueprint.biases = attention_biases(config);

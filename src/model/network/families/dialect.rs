@@ -19,21 +19,21 @@ const TABLE: &str = include_str!("defaults.json");
 /// What a configuration class of transformers says of itself.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Class {
-    keys: BTreeMap<String, Key>,
+    keys: BTreeMap<String, ConfigKey>,
     /// Other names of keys; where both stand in a file, the other name wins, as there.
     also: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Key {
+struct ConfigKey {
     default: Value,
-    types: Vec<Kind>,
+    types: Vec<JsonType>,
 }
 
 /// A JSON type that a class takes.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
-enum Kind {
+enum JsonType {
     Int,
     Number,
     Bool,
@@ -43,7 +43,7 @@ enum Kind {
     List,
 }
 
-impl Kind {
+impl JsonType {
     fn takes(self, value: &Value) -> bool {
         match self {
             Self::Int => value.is_i64() || value.is_u64(),
@@ -122,7 +122,7 @@ impl Class {
             let kinds = known
                 .types
                 .iter()
-                .filter(|kind| !(never && **kind == Kind::Null));
+                .filter(|kind| !(never && **kind == JsonType::Null));
             let expected: Vec<&str> = kinds.map(|kind| kind.name()).collect();
             return Err(Error::Config {
                 what: format!(

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Activation, Blueprint, Gain};
 
@@ -18,7 +18,7 @@ pub const GEMMA: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = offset_gains(config, "gemma")?;
     // Google's first files say `gelu` and mean its approximation, as the class knows.
     let act = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
@@ -32,7 +32,7 @@ fn read(config: &Value) -> Result<Blueprint> {
 
 /// What all Gemmas share.
 pub(crate) fn offset_gains(config: &Value, family: &'static str) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     read.refuse_flag("use_bidirectional_attention", "attention looks ahead")?;
     let mut blueprint = common(config, family)?;
     blueprint.norm.gain = Gain::OnePlus;

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::gemma::offset_gains;
 use super::llama::{NAMES, slide_named};
-use super::{Family, Names, Reader};
+use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
-use crate::model::network::blueprint::{Arrangement, Blueprint};
+use crate::model::network::blueprint::{BlockOrder, Blueprint};
 
 /// The row of the registry.
 pub const GEMMA2: Family = Family {
@@ -19,7 +19,7 @@ pub const GEMMA2: Family = Family {
 };
 
 /// Gemma's names with four norms a block.
-pub(crate) const SANDWICHED: Names = Names {
+pub(crate) const SANDWICHED: TensorNames = TensorNames {
     norm_attn_out: "post_attention_layernorm",
     norm_mlp: "pre_feedforward_layernorm",
     norm_mlp_out: "post_feedforward_layernorm",
@@ -28,7 +28,7 @@ pub(crate) const SANDWICHED: Names = Names {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = sandwiched(config, "gemma2")?;
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let sliding = read.sliding(blueprint.layers.len(), |layer| layer % 2 == 0)?;
     slide_named(&mut blueprint, read.window()?, &sliding)?;
     Ok(blueprint)
@@ -36,9 +36,9 @@ fn read(config: &Value) -> Result<Blueprint> {
 
 /// What Gemma 2 and 3 share.
 pub(crate) fn sandwiched(config: &Value, family: &'static str) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = offset_gains(config, family)?;
-    blueprint.arrangement = Arrangement::SandwichNorm;
+    blueprint.arrangement = BlockOrder::SandwichNorm;
     blueprint.activation =
         read.activation(&["hidden_activation", "hidden_act"], "gelu_pytorch_tanh")?;
     let scalar = read.positive("query_pre_attn_scalar")?.unwrap_or(256.0);

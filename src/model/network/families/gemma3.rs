@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 
 use super::gemma2::{SANDWICHED, sandwiched};
 use super::llama::{qk_norm, slide_named};
-use super::ropes::{Standard, by_layer_type};
-use super::{Family, Names, Reader};
+use super::ropes::{StandardRope, by_layer_type};
+use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
-use crate::model::network::blueprint::{Blueprint, Positions, QkNormOver};
+use crate::model::network::blueprint::{Blueprint, PositionEncoding, QkNormOver};
 use crate::model::network::rope::Rope;
 
 /// The row of the registry.
@@ -16,7 +16,7 @@ pub const GEMMA3: Family = Family {
     model_types: &["gemma3_text", "gemma3"],
     differs: "five of six layers slide and rotate with a base of their own, unscaled; queries and keys are normed; of the multimodal `gemma3` only the text part is read",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         prefixes: &[
             "model.language_model.",
             "language_model.model.",
@@ -30,7 +30,7 @@ pub const GEMMA3: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = sandwiched(config, "gemma3_text")?;
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     blueprint.score_cap = None;
@@ -47,9 +47,9 @@ fn read(config: &Value) -> Result<Blueprint> {
     let most = read.number_or("max_position_embeddings", 131_072.0);
     let ropes = by_layer_type(config)?
         .iter()
-        .map(|Standard(rope)| Rope::read(rope, most, blueprint.head_dim))
+        .map(|StandardRope(rope)| Rope::read(rope, most, blueprint.head_dim))
         .collect::<Result<_>>()?;
-    blueprint.positions = Positions::Rotary(ropes);
+    blueprint.positions = PositionEncoding::Rotary(ropes);
     for (layer, slides) in blueprint.layers.iter_mut().zip(sliding) {
         layer.rope = Some(usize::from(slides));
     }

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::read::start;
-use super::{Family, GateUp, Layout, NAMELESS, Names, Qkv, Reader};
+use super::{ConfigReader, Family, GateUp, MatrixLayout, NAMELESS, Qkv, TensorNames};
 use crate::error::Result;
-use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec, Positions};
+use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec, PositionEncoding};
 
 /// The row of the registry.
 pub const GPT2: Family = Family {
@@ -13,7 +13,7 @@ pub const GPT2: Family = Family {
     model_types: &["gpt2"],
     differs: "matrices are stored [in, out]; positions are learned; `mlp_gate` does not exist; the unembedding is tied",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         prefixes: &["transformer.", ""],
         embed: "wte",
         positions: "wpe",
@@ -26,14 +26,14 @@ pub const GPT2: Family = Family {
         down: "mlp.c_proj",
         norm_final: "ln_f",
         head: "lm_head",
-        layout: Layout::InOut,
+        layout: MatrixLayout::InOut,
         ..NAMELESS
     },
     tiny,
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     read.refuse_flag(
         "scale_attn_by_inverse_layer_idx",
         "attention scores are divided by the layer",
@@ -42,7 +42,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let d_model = read.count(&["n_embd", "hidden_size"])?;
     let heads = read.count(&["n_head", "num_attention_heads"])?;
     let layers = read.layers(&["n_layer", "num_hidden_layers"])?;
-    let positions = Positions::Learned { offset: 0 };
+    let positions = PositionEncoding::Learned { offset: 0 };
     let plain = start("gpt2", (d_model, heads, layers), MlpKind::Plain, positions);
     let scaled = read.flag_or("scale_attn_weights", true);
     Ok(Blueprint {

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::read::start;
-use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader, rope_of};
+use super::{ConfigReader, Family, GateUp, NAMELESS, Qkv, TensorNames, rope_of};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, Positions,
+    Biases, BlockOrder, Blueprint, MlpKind, NormSpec, PositionEncoding,
 };
 
 /// The row of the registry.
@@ -15,7 +15,7 @@ pub const GPT_NEOX: Family = Family {
     model_types: &["gpt_neox"],
     differs: "q, k and v lie head by head in one matrix; with `use_parallel_residual` the MLP reads the stream before attention is added, so there is no `resid_mid`; the unembedding is `embed_out`, without a bias",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         prefixes: &["gpt_neox.", ""],
         embed: "embed_in",
         block: "layers.{}",
@@ -33,21 +33,21 @@ pub const GPT_NEOX: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
     let layers = read.layers(&["num_hidden_layers"])?;
     let rope = rope_of(config, "gpt_neox", (d_model / heads).max(1))?;
-    let positions = Positions::Rotary(vec![rope]);
+    let positions = PositionEncoding::Rotary(vec![rope]);
     let sizes = (d_model, heads, layers);
     Ok(Blueprint {
         d_mlp: read.count_or(&["intermediate_size"], 4 * d_model)?,
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["max_position_embeddings"], 2048)?,
         arrangement: if read.flag_or("use_parallel_residual", true) {
-            Arrangement::Parallel
+            BlockOrder::Parallel
         } else {
-            Arrangement::PreNorm
+            BlockOrder::PreNorm
         },
         norm: NormSpec::layer(read.number_or("layer_norm_eps", 1e-5)),
         activation: read.activation(&["hidden_act"], "gelu")?,

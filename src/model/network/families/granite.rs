@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
@@ -18,10 +18,10 @@ pub const GRANITE: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "granite")?;
     blueprint.biases = attention_biases(config);
-    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
+    blueprint.biases.mlp = ConfigReader(config).flag_or("mlp_bias", false);
     blueprint.embed_scale = read.number_or("embedding_multiplier", 1.0);
     blueprint.score_scale = read.number_or("attention_multiplier", 1.0);
     blueprint.residual_scale = read.number_or("residual_multiplier", 1.0);

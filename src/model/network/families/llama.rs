@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::read::start;
-use super::ropes::{Standard, by_layer_type};
-use super::{ExpertNames, Family, GateUp, NAMELESS, Names, Qkv, Reader, rope_of};
+use super::ropes::{StandardRope, by_layer_type};
+use super::{ConfigReader, ExpertNames, Family, GateUp, NAMELESS, Qkv, TensorNames, rope_of};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Biases, Blueprint, MlpKind, NormSpec, Positions, QkNorm, QkNormOver,
+    Biases, Blueprint, MlpKind, NormSpec, PositionEncoding, QkNorm, QkNormOver,
 };
 use crate::model::network::rope::{Rope, RopeScaling};
 
@@ -22,7 +22,7 @@ pub const LLAMA: Family = Family {
 };
 
 /// Tensor names that most later families share.
-pub(crate) const NAMES: Names = Names {
+pub(crate) const NAMES: TensorNames = TensorNames {
     prefixes: &["model.", ""],
     embed: "embed_tokens",
     block: "layers.{}",
@@ -51,20 +51,20 @@ pub(crate) const NAMES: Names = Names {
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "llama")?;
     blueprint.biases = attention_biases(config);
-    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
+    blueprint.biases.mlp = ConfigReader(config).flag_or("mlp_bias", false);
     Ok(blueprint)
 }
 
 /// What the Llama-like families share: no biases, untied, every layer with the same rotation and no window.
 pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
     let kv_heads = read.count_or(&["num_key_value_heads"], heads)?;
     read.heads(heads, kv_heads)?;
     let head_dim = read.count_or(&["head_dim"], (d_model / heads).max(1))?;
     let rope = if family == "gemma3_text" {
-        let [Standard(full), _] = by_layer_type(config)?;
+        let [StandardRope(full), _] = by_layer_type(config)?;
         let most = read.number_or("max_position_embeddings", 2048.0);
         Rope::read(&full, most, head_dim)?
     } else {
@@ -81,7 +81,12 @@ pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> 
         score_scale: 1.0 / (head_dim as f64).sqrt(),
         activation: read.activation(&["hidden_act"], "silu")?,
         tied: read.flag_or("tie_word_embeddings", false),
-        ..start(family, sizes, MlpKind::Gated, Positions::Rotary(vec![rope]))
+        ..start(
+            family,
+            sizes,
+            MlpKind::Gated,
+            PositionEncoding::Rotary(vec![rope]),
+        )
     })
 }
 
@@ -97,7 +102,7 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
 pub(crate) fn attention_biases(config: &Value) -> Biases {
     Biases {
         mlp: false,
-        ..Biases::of_blocks(Reader(config).flag_or("attention_bias", false))
+        ..Biases::of_blocks(ConfigReader(config).flag_or("attention_bias", false))
     }
 }
 

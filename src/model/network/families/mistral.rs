@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, slide_all};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
@@ -20,7 +20,7 @@ pub const MISTRAL: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "mistral")?;
     // As in transformers, `layer_types` is not read: every layer slides, or none.
-    slide_all(&mut blueprint, Reader(config).window()?);
+    slide_all(&mut blueprint, ConfigReader(config).window()?);
     Ok(blueprint)
 }
 

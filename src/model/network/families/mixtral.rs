@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, slide_all};
-use super::{ExpertNames, Family, Names, Reader};
+use super::{ConfigReader, ExpertNames, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
 
@@ -13,7 +13,7 @@ pub const MIXTRAL: Family = Family {
     model_types: &["mixtral"],
     differs: "a mixture of experts in every block; the chosen experts' weights are made to sum to one; w1 is the gate, w3 up, w2 down",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         experts: ExpertNames {
             router: "block_sparse_moe.gate",
             gate: "block_sparse_moe.experts.{}.w1",
@@ -26,7 +26,7 @@ pub const MIXTRAL: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "mixtral")?;
     blueprint.experts = Some(Experts {
         count: read.count_or(&["num_local_experts"], 8)?,

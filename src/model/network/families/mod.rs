@@ -35,12 +35,12 @@ use serde_json::Value;
 use super::blueprint::Blueprint;
 use super::rope::Rope;
 use crate::error::{Error, Result};
-pub(crate) use read::Reader;
+pub(crate) use read::ConfigReader;
 pub use remarks::remarks;
 
 /// How a checkpoint lays out a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layout {
+pub enum MatrixLayout {
     /// `[out, in]`, as `torch.nn.Linear`.
     OutIn,
     /// `[in, out]`, as GPT-2's `Conv1D`.
@@ -65,7 +65,6 @@ pub enum GateUp {
     Split {
         /// Gate, where there is one.
         gate: &'static str,
-        /// Up.
         up: &'static str,
     },
     /// One matrix: all of the gate, then all of up.
@@ -82,19 +81,15 @@ impl GateUp {
 /// Tensor names of a mixture of experts, relative to the block, with `{}` for the expert.
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertNames {
-    /// The router.
     pub router: &'static str,
-    /// Gate.
     pub gate: &'static str,
-    /// Up.
     pub up: &'static str,
-    /// Down.
     pub down: &'static str,
 }
 
 /// Tensor names; those of a block are relative to it. What a family does not have is empty.
 #[derive(Clone, Copy, Debug)]
-pub struct Names {
+pub struct TensorNames {
     /// Prefixes under which whole checkpoints put everything but the head; the first that fits is used.
     pub prefixes: &'static [&'static str],
     /// Embedding, without `.weight`.
@@ -123,24 +118,21 @@ pub struct Names {
     pub norm_mlp: &'static str,
     /// Norm of what the MLP writes.
     pub norm_mlp_out: &'static str,
-    /// Gate and up.
     pub gate_up: GateUp,
-    /// Down.
     pub down: &'static str,
     /// The mixture of experts.
     pub experts: ExpertNames,
-    /// Final norm.
     pub norm_final: &'static str,
     /// Prefixes of the unembedding.
     pub head_prefixes: &'static [&'static str],
     /// Unembedding, when it is not tied.
     pub head: &'static str,
     /// How matrices lie.
-    pub layout: Layout,
+    pub layout: MatrixLayout,
 }
 
 /// Names of nothing: what families outside Llama's naming fill in.
-const NAMELESS: Names = Names {
+const NAMELESS: TensorNames = TensorNames {
     prefixes: &[""],
     embed: "",
     project_in: "",
@@ -166,7 +158,7 @@ const NAMELESS: Names = Names {
     norm_final: "",
     head_prefixes: &[""],
     head: "",
-    layout: Layout::OutIn,
+    layout: MatrixLayout::OutIn,
 };
 
 /// One row of [`FAMILIES`].
@@ -180,13 +172,11 @@ pub struct Family {
     pub differs: &'static str,
     /// Reads config.json.
     pub blueprint: fn(&Value) -> Result<Blueprint>,
-    /// Names its tensors.
-    pub names: Names,
+    pub names: TensorNames,
     /// A small config.json for tests: two or three layers, every bias, multiplier and odd width that the family can have.
     pub tiny: fn() -> Value,
 }
 
-/// Every family.
 pub const FAMILIES: &[Family] = &[
     llama::LLAMA,
     mistral::MISTRAL,
@@ -246,7 +236,7 @@ pub fn family_of(config: &Value) -> Result<&'static Family> {
 pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
     let family = family_of(config)?;
     refuse_quantized(config)?;
-    if Reader(config).flag_or("is_encoder_decoder", false) {
+    if ConfigReader(config).flag_or("is_encoder_decoder", false) {
         return Err(Error::Config {
             what: "`is_encoder_decoder` is true".into(),
             next: "Give a decoder-only model.".into(),
@@ -314,8 +304,8 @@ fn refuse_quantized(config: &Value) -> Result<()> {
 
 /// The rope of a family's layers that all rotate alike.
 pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<Rope> {
-    let ropes::Standard(rope) = ropes::standard(config, ropes::keys(family))?;
-    let most = Reader(config).number_or("max_position_embeddings", 2048.0);
+    let ropes::StandardRope(rope) = ropes::standard(config, ropes::keys(family))?;
+    let most = ConfigReader(config).number_or("max_position_embeddings", 2048.0);
     Rope::read(&rope, most, head_dim)
 }
 
@@ -394,7 +384,7 @@ mod tests {
             let blueprint = (family.blueprint)(&config).unwrap();
             if matches!(
                 blueprint.positions,
-                crate::model::network::blueprint::Positions::Rotary(_)
+                crate::model::network::blueprint::PositionEncoding::Rotary(_)
             ) {
                 config["rope_scaling"] = serde_json::json!({"rope_type": "twisted"});
                 let error = (family.blueprint)(&config).unwrap_err().to_string();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Gain, NormSpec};
 
@@ -18,7 +18,7 @@ pub const OLMO: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "olmo")?;
     blueprint.norm = NormSpec {
         gain: Gain::None,

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common, qk_norm};
-use super::{Family, Names, Reader};
+use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
-use crate::model::network::blueprint::{Arrangement, Blueprint, NormSpec, QkNormOver};
+use crate::model::network::blueprint::{BlockOrder, Blueprint, NormSpec, QkNormOver};
 
 /// The row of the registry.
 pub const OLMO2: Family = Family {
@@ -13,7 +13,7 @@ pub const OLMO2: Family = Family {
     model_types: &["olmo2"],
     differs: "no norm before a sub-layer (`attn_in` and `mlp_in` are the stream itself), one after it; queries and keys are normed over all heads at once",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         norm_attn: "",
         norm_attn_out: "post_attention_layernorm",
         norm_mlp: "",
@@ -24,10 +24,10 @@ pub const OLMO2: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "olmo2")?;
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
-    blueprint.arrangement = Arrangement::PostNorm;
+    blueprint.arrangement = BlockOrder::PostNorm;
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));
     blueprint.biases = attention_biases(config);
     Ok(blueprint)

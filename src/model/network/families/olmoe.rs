@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common, qk_norm};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind, NormSpec, QkNormOver};
 
@@ -18,7 +18,7 @@ pub const OLMOE: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "olmoe")?;
     blueprint.norm = NormSpec::rms(read.number_or("rms_norm_eps", 1e-5));
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::AllHeads));

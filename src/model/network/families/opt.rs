@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::read::start;
-use super::{Family, GateUp, NAMELESS, Names, Qkv, Reader};
+use super::{ConfigReader, Family, GateUp, NAMELESS, Qkv, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, Gain, MlpKind, NormSpec, Positions,
+    Biases, BlockOrder, Blueprint, Gain, MlpKind, NormSpec, PositionEncoding,
 };
 
 /// The row of the registry.
@@ -15,7 +15,7 @@ pub const OPT: Family = Family {
     model_types: &["opt"],
     differs: "positions are learned, their table starts with two unused rows; ReLU; the 350M (`do_layer_norm_before` false) normalizes the stream after every component, has no final norm, and a narrower embedding",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         prefixes: &["model.decoder.", "decoder.", ""],
         embed: "embed_tokens",
         project_in: "project_in",
@@ -36,11 +36,11 @@ pub const OPT: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let d_model = read.count(&["hidden_size"])?;
     let heads = read.count(&["num_attention_heads"])?;
     let layers = read.layers(&["num_hidden_layers"])?;
-    let positions = Positions::Learned { offset: 2 };
+    let positions = PositionEncoding::Learned { offset: 2 };
     let before = read.flag_or("do_layer_norm_before", true);
     let learned = read.flag_or("layer_norm_elementwise_affine", true);
     Ok(Blueprint {
@@ -49,9 +49,9 @@ fn read(config: &Value) -> Result<Blueprint> {
         vocab: read.count(&["vocab_size"])?,
         context: read.count_or(&["max_position_embeddings"], 2048)?,
         arrangement: if before {
-            Arrangement::PreNorm
+            BlockOrder::PreNorm
         } else {
-            Arrangement::NormedStream
+            BlockOrder::NormedStream
         },
         norm: NormSpec {
             gain: if learned { Gain::Plain } else { Gain::None },

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, qk_norm};
-use super::{Family, GateUp, Names, Reader};
+use super::{ConfigReader, Family, GateUp, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, MlpKind, NormSpec, QkNormOver,
+    Biases, BlockOrder, Blueprint, MlpKind, NormSpec, QkNormOver,
 };
 
 /// The row of the registry.
@@ -15,7 +15,7 @@ pub const PHI: Family = Family {
     model_types: &["phi"],
     differs: "attention and MLP read the same normed stream, so there is no `resid_mid`; LayerNorm; a bias everywhere, the unembedding included; `partial_rotary_factor`",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         q_norm: "self_attn.q_layernorm",
         k_norm: "self_attn.k_layernorm",
         attn_out: "self_attn.dense",
@@ -28,9 +28,9 @@ pub const PHI: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "phi")?;
-    blueprint.arrangement = Arrangement::ParallelSharedNorm;
+    blueprint.arrangement = BlockOrder::ParallelSharedNorm;
     blueprint.norm = NormSpec::layer(read.number_or("layer_norm_eps", 1e-5));
     blueprint.activation = read.activation(&["hidden_act"], "gelu_new")?;
     blueprint.biases = Biases {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, slide_all};
-use super::{Family, GateUp, Names, Qkv, Reader};
+use super::{ConfigReader, Family, GateUp, Qkv, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
@@ -13,7 +13,7 @@ pub const PHI3: Family = Family {
     model_types: &["phi3"],
     differs: "q, k and v share a matrix, gate and up another; past the original context `longrope` changes the frequencies of every position",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         qkv: Qkv::Fused("self_attn.qkv_proj"),
         gate_up: GateUp::Fused("mlp.gate_up_proj"),
         ..NAMES
@@ -23,7 +23,7 @@ pub const PHI3: Family = Family {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "phi3")?;
-    slide_all(&mut blueprint, Reader(config).window()?);
+    slide_all(&mut blueprint, ConfigReader(config).window()?);
     Ok(blueprint)
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, slide_named};
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint};
 
@@ -29,7 +29,7 @@ fn read(config: &Value) -> Result<Blueprint> {
 
 /// With `use_sliding_window`, `layer_types` says which layers slide, or those from `max_window_layers` on do.
 pub(crate) fn late_windows(config: &Value, blueprint: &mut Blueprint) -> Result<()> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let window = read
         .window()?
         .filter(|_| read.flag_or("use_sliding_window", false));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::llama::{NAMES, slide_all};
 use super::qwen3::normed_heads;
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
 
@@ -19,7 +19,7 @@ pub const QWEN3_MOE: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = normed_heads(config, "qwen3_moe")?;
     blueprint.experts = Some(Experts {
         count: read.count_or(&["num_experts", "num_local_experts"], 128)?,

@@ -1,13 +1,13 @@
 //! Reading config.json: keys with defaults, and sentences for what is missing or not served.
 //!
 //! Invariant: a value that would change the numbers is honoured or refused by name, never ignored.
-//! To read a new kind of value, add a method to [`Reader`].
+//! To read a new kind of value, add a method to [`ConfigReader`].
 
 use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::network::blueprint::{
-    Activation, Arrangement, Biases, Blueprint, LayerSpec, MlpKind, NormSpec, Positions,
+    Activation, Biases, BlockOrder, Blueprint, LayerSpec, MlpKind, NormSpec, PositionEncoding,
 };
 
 /// The most that any size in a configuration may be; what is larger is no model but a damaged file.
@@ -17,9 +17,9 @@ const LARGEST: u64 = 1 << 24;
 const MOST_LAYERS: usize = 4096;
 
 /// Reads a config.json with sentences for what is missing.
-pub(crate) struct Reader<'a>(pub &'a Value);
+pub(crate) struct ConfigReader<'a>(pub &'a Value);
 
-impl Reader<'_> {
+impl ConfigReader<'_> {
     /// A positive whole number under any of the keys.
     pub fn count(&self, keys: &[&str]) -> Result<usize> {
         self.find(keys)
@@ -34,7 +34,7 @@ impl Reader<'_> {
             })
     }
 
-    /// As [`Reader::count`], with a default when the key is absent or null.
+    /// As [`ConfigReader::count`], with a default when the key is absent or null.
     pub fn count_or(&self, keys: &[&str], default: usize) -> Result<usize> {
         if self.find(keys).is_none() {
             Ok(default)
@@ -43,7 +43,6 @@ impl Reader<'_> {
         }
     }
 
-    /// A number, or a default.
     pub fn number_or(&self, key: &str, default: f64) -> f64 {
         self.number(key).unwrap_or(default)
     }
@@ -61,7 +60,6 @@ impl Reader<'_> {
         }
     }
 
-    /// A flag, or a default.
     pub fn flag_or(&self, key: &str, default: bool) -> bool {
         self.find(&[key])
             .and_then(Value::as_bool)
@@ -174,7 +172,7 @@ pub(crate) fn start(
     family: &'static str,
     (d_model, heads, layers): (usize, usize, usize),
     mlp: MlpKind,
-    positions: Positions,
+    positions: PositionEncoding,
 ) -> Blueprint {
     let head_dim = (d_model / heads).max(1);
     let layer = LayerSpec {
@@ -194,7 +192,7 @@ pub(crate) fn start(
         experts: None,
         vocab: 0,
         context: 0,
-        arrangement: Arrangement::PreNorm,
+        arrangement: BlockOrder::PreNorm,
         norm: NormSpec::rms(0.0),
         final_norm: true,
         qk_norm: None,

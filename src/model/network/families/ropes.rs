@@ -18,7 +18,7 @@ const TYPE: &str = "rope_type";
 
 /// What the part of a head that is rotated is called outside the dictionary.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Part {
+enum RotatedPart {
     /// Whole heads are rotated; a part is passed over, and does not fit beside a scaling.
     Whole,
     /// This key, and what holds without it.
@@ -31,7 +31,7 @@ pub(crate) struct Keys {
     theta: &'static str,
     /// The base where nothing is said.
     base: f64,
-    part: Part,
+    part: RotatedPart,
     /// Only plain rope and LongRoPE, which goes by older names too.
     longrope_only: bool,
     /// Whether the class knows types of layers, and so takes a dictionary by them for one that is.
@@ -52,11 +52,11 @@ pub(crate) fn keys(family: &str) -> Keys {
             _ => 10_000.0,
         },
         part: match family {
-            "phi" => Part::Key(PART, 0.5),
-            "stablelm" => Part::Key(PART, 0.25),
-            "phi3" => Part::Key(PART, 1.0),
-            "gpt_neox" => Part::Key("rotary_pct", 0.25),
-            _ => Part::Whole,
+            "phi" => RotatedPart::Key(PART, 0.5),
+            "stablelm" => RotatedPart::Key(PART, 0.25),
+            "phi3" => RotatedPart::Key(PART, 1.0),
+            "gpt_neox" => RotatedPart::Key("rotary_pct", 0.25),
+            _ => RotatedPart::Whole,
         },
         longrope_only: family == "phi3",
         knows_layers: matches!(family, "qwen2" | "qwen3" | "gemma2" | "smollm3"),
@@ -65,10 +65,10 @@ pub(crate) fn keys(family: &str) -> Keys {
 
 /// One dictionary that says everything: type, base, part, original context.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Standard(pub Map<String, Value>);
+pub(crate) struct StandardRope(pub Map<String, Value>);
 
 /// The dictionary of a configuration whose layers rotate alike.
-pub(crate) fn standard(config: &Value, keys: Keys) -> Result<Standard> {
+pub(crate) fn standard(config: &Value, keys: Keys) -> Result<StandardRope> {
     let scaling = dictionary(config, "rope_scaling")?.filter(|d| !d.is_empty());
     let parameters = dictionary(config, "rope_parameters")?;
     let chosen = scaling.or(parameters).cloned().unwrap_or_default();
@@ -81,15 +81,19 @@ pub(crate) fn standard(config: &Value, keys: Keys) -> Result<Standard> {
     standardised(chosen, config, keys)
 }
 
-fn standardised(mut chosen: Map<String, Value>, config: &Value, keys: Keys) -> Result<Standard> {
+fn standardised(
+    mut chosen: Map<String, Value>,
+    config: &Value,
+    keys: Keys,
+) -> Result<StandardRope> {
     or_else(&mut chosen, THETA, || {
         config.get(keys.theta).cloned().unwrap_or(keys.base.into())
     });
     match keys.part {
-        Part::Key(key, part) => or_else(&mut chosen, PART, || {
+        RotatedPart::Key(key, part) => or_else(&mut chosen, PART, || {
             config.get(key).cloned().unwrap_or(part.into())
         }),
-        Part::Whole => {
+        RotatedPart::Whole => {
             if let Some(part) = config.get(PART).filter(|v| !v.is_null()) {
                 or_else(&mut chosen, PART, || part.clone());
             }
@@ -99,11 +103,11 @@ fn standardised(mut chosen: Map<String, Value>, config: &Value, keys: Keys) -> R
     settle(&mut chosen, config, outside, keys)?;
     let scaled = chosen.get(TYPE).is_some_and(|kind| kind != "default");
     match chosen.get(PART) {
-        Some(part) if keys.part == Part::Whole && !scaled => {
+        Some(part) if keys.part == RotatedPart::Whole && !scaled => {
             tracing::debug!("{PART} {part} is passed over, as in transformers");
             chosen.remove(PART);
         }
-        Some(part) if keys.part == Part::Whole && part.as_f64() != Some(1.0) => {
+        Some(part) if keys.part == RotatedPart::Whole && part.as_f64() != Some(1.0) => {
             return Err(refusal(format!(
                 "`{PART}` is {}, and this model's class rotates whole heads",
                 short(part)
@@ -111,7 +115,7 @@ fn standardised(mut chosen: Map<String, Value>, config: &Value, keys: Keys) -> R
         }
         _ => {}
     }
-    Ok(Standard(chosen))
+    Ok(StandardRope(chosen))
 }
 
 /// Fills in the type and the original context.
@@ -152,7 +156,7 @@ fn settle(
 }
 
 /// The dictionaries of Gemma 3's two kinds of layers: those that see all, and those that slide.
-pub(crate) fn by_layer_type(config: &Value) -> Result<[Standard; 2]> {
+pub(crate) fn by_layer_type(config: &Value) -> Result<[StandardRope; 2]> {
     const FULL: &str = "full_attention";
     const SLIDING: &str = "sliding_attention";
     let plain = || -> Map<String, Value> { Map::from_iter([(TYPE.into(), "default".into())]) };
@@ -178,25 +182,26 @@ pub(crate) fn by_layer_type(config: &Value) -> Result<[Standard; 2]> {
             }
         }
     }
-    let settled = |of: &mut Option<Map<String, Value>>, key: &str, base: f64| -> Result<Standard> {
-        let mut of = of.take().unwrap_or_else(plain);
-        or_else(&mut of, THETA, || {
-            config.get(key).cloned().unwrap_or(base.into())
-        });
-        settle(&mut of, config, None, keys("gemma3_text"))?;
-        let outside = config.get(PART).filter(|part| !part.is_null());
-        if of.get(TYPE).is_some_and(|kind| kind == "default") {
-            of.remove(PART);
-        } else if let Some(part) = of.get(PART).or(outside)
-            && part.as_f64() != Some(1.0)
-        {
-            return Err(refusal(format!(
-                "`{PART}` is {}, and this model's class rotates whole heads",
-                short(part)
-            )));
-        }
-        Ok(Standard(of))
-    };
+    let settled =
+        |of: &mut Option<Map<String, Value>>, key: &str, base: f64| -> Result<StandardRope> {
+            let mut of = of.take().unwrap_or_else(plain);
+            or_else(&mut of, THETA, || {
+                config.get(key).cloned().unwrap_or(base.into())
+            });
+            settle(&mut of, config, None, keys("gemma3_text"))?;
+            let outside = config.get(PART).filter(|part| !part.is_null());
+            if of.get(TYPE).is_some_and(|kind| kind == "default") {
+                of.remove(PART);
+            } else if let Some(part) = of.get(PART).or(outside)
+                && part.as_f64() != Some(1.0)
+            {
+                return Err(refusal(format!(
+                    "`{PART}` is {}, and this model's class rotates whole heads",
+                    short(part)
+                )));
+            }
+            Ok(StandardRope(of))
+        };
     Ok([
         settled(&mut full, THETA, 1_000_000.0)?,
         settled(&mut sliding, "rope_local_base_freq", 10_000.0)?,
@@ -248,7 +253,7 @@ pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
     } else {
         standard(config, keys)
     };
-    let Ok(Standard(used)) = used else {
+    let Ok(StandardRope(used)) = used else {
         return out;
     };
     if let (Some(_), Some(parameters)) = (scaling, parameters) {
@@ -284,8 +289,8 @@ pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
         ));
     }
     let part = match keys.part {
-        Part::Key(key, _) => config.get(key),
-        Part::Whole => config
+        RotatedPart::Key(key, _) => config.get(key),
+        RotatedPart::Whole => config
             .get(PART)
             .or_else(|| scaling.or(parameters).and_then(|d| d.get(PART))),
     };

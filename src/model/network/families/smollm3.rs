@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::llama::{NAMES, attention_biases, common, slide_named};
 use super::read::compare;
-use super::{Family, Reader};
+use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
@@ -19,12 +19,12 @@ pub const SMOLLM3: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "smollm3")?;
     let layers = blueprint.layers.len();
     blueprint.tied = read.flag_or("tie_word_embeddings", true);
     blueprint.biases = attention_biases(config);
-    blueprint.biases.mlp = Reader(config).flag_or("mlp_bias", false);
+    blueprint.biases.mlp = ConfigReader(config).flag_or("mlp_bias", false);
     let interval = read.count_or(&["no_rope_layer_interval"], 4)?;
     let rotates: Vec<bool> = match read.find(&["no_rope_layers"]) {
         None => (1..=layers).map(|l| !l.is_multiple_of(interval)).collect(),

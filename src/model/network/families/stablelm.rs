@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common};
-use super::{Family, Names, Reader};
+use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{
-    Arrangement, Biases, Blueprint, NormSpec, QkNorm, QkNormOver,
+    Biases, BlockOrder, Blueprint, NormSpec, QkNorm, QkNormOver,
 };
 
 /// The row of the registry.
@@ -15,7 +15,7 @@ pub const STABLELM: Family = Family {
     model_types: &["stablelm"],
     differs: "LayerNorm; `partial_rotary_factor`; `qk_layernorm` has a tensor for every head; with `use_parallel_residual` the MLP reads what attention reads, so there is no `resid_mid`",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         q_norm: "self_attn.q_layernorm.norms.{}",
         k_norm: "self_attn.k_layernorm.norms.{}",
         ..NAMES
@@ -24,11 +24,11 @@ pub const STABLELM: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "stablelm")?;
     blueprint.norm = NormSpec::layer(read.number_or("layer_norm_eps", 1e-5));
     if read.flag_or("use_parallel_residual", false) {
-        blueprint.arrangement = Arrangement::ParallelSharedNorm;
+        blueprint.arrangement = BlockOrder::ParallelSharedNorm;
     }
     blueprint.qk_norm = read.flag_or("qk_layernorm", false).then_some(QkNorm {
         norm: NormSpec {

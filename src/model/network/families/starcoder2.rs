@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::llama::{NAMES, common, slide_all};
-use super::{Family, GateUp, Names, Reader};
+use super::{ConfigReader, Family, GateUp, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec};
 
@@ -13,7 +13,7 @@ pub const STARCODER2: Family = Family {
     model_types: &["starcoder2"],
     differs: "LayerNorm and a plain MLP like GPT-2, rotary positions and grouped heads like Llama; `use_bias` puts a bias everywhere; every layer slides where `sliding_window` is set; tied",
     blueprint: read,
-    names: Names {
+    names: TensorNames {
         gate_up: GateUp::plain("mlp.c_fc"),
         down: "mlp.c_proj",
         ..NAMES
@@ -22,7 +22,7 @@ pub const STARCODER2: Family = Family {
 };
 
 fn read(config: &Value) -> Result<Blueprint> {
-    let read = Reader(config);
+    let read = ConfigReader(config);
     let mut blueprint = common(config, "starcoder2")?;
     blueprint.norm = NormSpec::layer(read.number_or("norm_epsilon", 1e-5));
     blueprint.activation = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;

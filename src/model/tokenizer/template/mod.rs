@@ -83,12 +83,12 @@ pub struct Sources<'a> {
 
 /// A chat template, compiled; or what is wrong with it, kept until a chat is asked for.
 #[derive(Clone, Debug)]
-pub struct Template {
+pub struct ChatTemplate {
     environment: Result<Environment<'static>, String>,
     specials: Vec<(&'static str, String)>,
 }
 
-impl Template {
+impl ChatTemplate {
     /// Finds and compiles the template of a model, in the order of Python: `chat_template.jinja` (and the named files beside
     /// it), then `chat_template` of `tokenizer_config.json`: a string, or a list of named ones. Of named ones, `default` is
     /// taken.
@@ -139,7 +139,7 @@ impl Template {
     fn new(source: Result<&str, String>, specials: Vec<(&'static str, String)>) -> Self {
         Self {
             environment: source.and_then(|source| {
-                let compiled = apart(|| compile(source).map_err(|e| told(&e)));
+                let compiled = on_large_stack(|| compile(source).map_err(|e| error_in_words(&e)));
                 compiled.unwrap_or_else(|| Err("its compiler failed".into()))
             }),
             specials,
@@ -172,7 +172,7 @@ impl Template {
         let fuel = FUEL + FUEL_PER_MESSAGE * messages.len() as u64 + FUEL_PER_BYTE * said as u64;
         let mut environment = environment.clone();
         environment.set_fuel(Some(fuel));
-        let rendered = apart(|| {
+        let rendered = on_large_stack(|| {
             let template = environment.get_template(NAME)?;
             template.render(&context)
         });
@@ -190,7 +190,7 @@ impl Template {
                 };
             }
             Error::Text {
-                what: format!("The chat template refused the conversation: {}", told(&e)),
+                what: format!("The chat template refused the conversation: {}", error_in_words(&e)),
                 next: "Change the roles or their order, or leave --chat out and write the turns into the prompt".into(),
             }
         })
@@ -228,7 +228,7 @@ fn default_of<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<&'a
 
 /// Runs a step of the engine on a stack that its recursion cannot exhaust: it goes as deep as expressions and values nest.
 /// `None` when the engine panics.
-fn apart<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
+fn on_large_stack<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .name("chat template".into())
@@ -262,7 +262,7 @@ fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
 }
 
 /// Says what went wrong in the template's own words where it has some, and in which line.
-fn told(error: &minijinja::Error) -> String {
+fn error_in_words(error: &minijinja::Error) -> String {
     let what = error
         .detail()
         .map_or_else(|| error.kind().to_string(), str::to_owned);
@@ -277,8 +277,8 @@ fn told(error: &minijinja::Error) -> String {
 mod tests {
     use super::*;
 
-    fn compiled(source: &str) -> Template {
-        Template::new(Ok(source), Vec::new())
+    fn compiled(source: &str) -> ChatTemplate {
+        ChatTemplate::new(Ok(source), Vec::new())
     }
 
     fn rendered(source: &str) -> String {
@@ -293,7 +293,7 @@ mod tests {
                       m['role']=='assistant' %}<|assistant|>{{ m['content'] }}<|end|>{% endif %}{% endfor %}{% if \
                       add_generation_prompt %}<|assistant|>{% endif %}";
         let config = br#"{"bos_token": {"content": "<|endoftext|>", "special": true}, "eos_token": "<|end|>"}"#;
-        let template = Template::from_sources(&Sources {
+        let template = ChatTemplate::from_sources(&Sources {
             jinja: Some(source),
             tokenizer_config: Some(config),
             ..Sources::default()
@@ -318,7 +318,7 @@ mod tests {
             let named = named
                 .iter()
                 .map(|&name| (name.to_owned(), format!("{name} file")));
-            let template = Template::from_sources(&Sources {
+            let template = ChatTemplate::from_sources(&Sources {
                 jinja,
                 named: named.collect(),
                 tokenizer_config: Some(config.as_bytes()),
@@ -340,7 +340,7 @@ mod tests {
         assert_eq!(text(None, &[], named).unwrap().unwrap(), "d");
         assert_eq!(text(None, &[], r#"{"chat_template": null}"#).unwrap(), None);
         assert!(
-            Template::from_sources(&Sources::default())
+            ChatTemplate::from_sources(&Sources::default())
                 .unwrap()
                 .is_none()
         );
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn special_tokens_of_older_models() {
         let bos = |config: &str| {
-            let template = Template::from_sources(&Sources {
+            let template = ChatTemplate::from_sources(&Sources {
                 jinja: Some("{{ bos_token }}"),
                 tokenizer_config: Some(config.as_bytes()),
                 special_tokens_map: Some(br#"{"bos_token": "<s>"}"#),
