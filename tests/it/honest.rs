@@ -207,7 +207,7 @@ fn no_edit_is_silent() {
         ("add:foreign@resid_pre.4", "measured on this model"),
         ("add:mood@resid_pre.99", "8 layers"),
         ("zero:9999@mlp_act.0", "past the end"),
-        ("zero:{none}@mlp_act.0", "kept are late"),
+        ("zero:{none}@mlp_act.0", "kept: late"),
         ("zero:{late}@z.7", "units of `mlp_act`"),
         (
             "add:mood@resid_pre.2 when mood@resid_post.2>1",
