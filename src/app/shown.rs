@@ -164,7 +164,7 @@ impl App {
             |key| format!("{key} measures at the cursor too"),
         );
         Some(format!(
-            "the {slot} figure covers positions {first}-{last} of 0-{end}; {next}"
+            "the {slot} shows positions {first}-{last} of 0-{end}; {next}"
         ))
     }
 

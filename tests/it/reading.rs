@@ -182,7 +182,7 @@ fn a_figure_says_which_positions_it_holds() {
     assert_eq!(app.held("lens"), CursorFocus::Outside(20, 29));
     assert!(app.reading().is_none(), "no other position's cell is shown");
     let seen = screen(&app);
-    let held = "the lens figure covers positions 20-29 of 0-29; w measures at the cursor too";
+    let held = "the lens shows positions 20-29 of 0-29; w measures at the cursor too";
     assert!(seen.matches(held).count() >= 1, "{seen}");
     // No column is marked, and the cell pane is about the cursor's token.
     let lens = seen.lines().take(24).collect::<String>();
