@@ -24,6 +24,7 @@ pub(crate) mod silence;
 pub mod statistics;
 pub mod tap;
 pub mod target;
+pub mod token;
 pub mod trials;
 pub mod unembed;
 pub(crate) mod watch;

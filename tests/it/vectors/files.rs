@@ -270,7 +270,7 @@ fn json_beside_says_where() {
     assert_eq!(places(&table), ["attn_out.0", "attn_out.1"]);
     assert_eq!(table.rows[1].1, [4.0, 5.0, 6.0]);
     std::fs::remove_file(&beside).unwrap();
-    assert!(read().unwrap().origin.cautions[0].contains("but no site"));
+    assert!(read().unwrap().origin.cautions[0].contains("does not name the site"));
     write("table", vec![2, 3, 2]);
     assert!(read().unwrap_err().contains("one vector"));
 }
