@@ -157,6 +157,11 @@ fn parts(word: &str) -> Vec<&str> {
 
 /// Whether two words are the same but for rounding.
 fn alike(said: &str, printed: &str) -> bool {
+    // Rounding decides which sign a zero has.
+    let zero = |word: &str| word.parse::<f64>().is_ok_and(|x| x == 0.0);
+    if zero(said) && zero(printed) {
+        return true;
+    }
     let (said, printed) = (parts(said), parts(printed));
     said.len() == printed.len()
         && said.iter().zip(&printed).all(|(a, b)| {
