@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::activations::{Activations, next};
 use super::encoding::Encoding;
-use super::kinds::{BlockKind, BlockRows, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+use super::kinds::{BlockKind, BlockRows, FourBits, Q2K, Q3K, Q4K, Q5K, Q6K, Q8_0};
 use super::lanes::Lanes;
 use super::machine::{Instructions, Processor};
 #[cfg(target_arch = "aarch64")]
@@ -148,10 +148,10 @@ pub(super) fn product(
             last,
         };
         let product = match weights.encoding {
-            Encoding::Q4_0 => run::<Q4_0>,
-            Encoding::Q4_1 => run::<Q4_1>,
-            Encoding::Q5_0 => run::<Q5_0>,
-            Encoding::Q5_1 => run::<Q5_1>,
+            Encoding::Q4_0 => run::<FourBits<false, false>>,
+            Encoding::Q4_1 => run::<FourBits<false, true>>,
+            Encoding::Q5_0 => run::<FourBits<true, false>>,
+            Encoding::Q5_1 => run::<FourBits<true, true>>,
             Encoding::Q8_0 => run::<Q8_0>,
             Encoding::Q2K => run::<Q2K>,
             Encoding::Q3K => run::<Q3K>,

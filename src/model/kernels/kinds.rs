@@ -165,10 +165,8 @@ unsafe fn byte<S: Lanes>(v: S::I, i: u32) -> S::I {
     unsafe { S::and(S::right32(v, 8 * i), S::ints(0xff)) }
 }
 
-pub(super) struct Q4_0;
-pub(super) struct Q4_1;
-pub(super) struct Q5_0;
-pub(super) struct Q5_1;
+/// Q4_0, Q4_1, Q5_0 and Q5_1: four bits, a `FIFTH` bit or none, around zero or from the `LEAST` weight of the block on.
+pub(super) struct FourBits<const FIFTH: bool, const LEAST: bool>;
 pub(super) struct Q8_0;
 pub(super) struct Q2K;
 pub(super) struct Q3K;
@@ -201,8 +199,13 @@ unsafe fn small<S: Lanes, const R: usize, const FIFTH: bool>(
     }
 }
 
-impl BlockKind for Q4_0 {
-    const ENCODING: Encoding = Encoding::Q4_0;
+impl<const FIFTH: bool, const LEAST: bool> BlockKind for FourBits<FIFTH, LEAST> {
+    const ENCODING: Encoding = match (FIFTH, LEAST) {
+        (false, false) => Encoding::Q4_0,
+        (false, true) => Encoding::Q4_1,
+        (true, false) => Encoding::Q5_0,
+        (true, true) => Encoding::Q5_1,
+    };
     #[inline(always)]
     unsafe fn add<S: Lanes, const R: usize>(
         w: BlockRows<S>,
@@ -210,59 +213,16 @@ impl BlockKind for Q4_0 {
         sums: &mut [S::F; R],
     ) {
         unsafe {
-            let mut whole = below::<S, R>(x, None, 8);
-            small::<S, R, false>(w, x, &mut whole);
+            let mut whole = if LEAST {
+                [S::ints(0); R]
+            } else {
+                below::<S, R>(x, None, if FIFTH { 16 } else { 8 })
+            };
+            small::<S, R, FIFTH>(w, x, &mut whole);
             scaled::<S, R>(whole, w.half(0), x, sums);
-        }
-    }
-}
-
-impl BlockKind for Q4_1 {
-    const ENCODING: Encoding = Encoding::Q4_1;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(
-        w: BlockRows<S>,
-        x: *const Record<R>,
-        sums: &mut [S::F; R],
-    ) {
-        unsafe {
-            let mut whole = [S::ints(0); R];
-            small::<S, R, false>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-            least::<S, R>(w.half(1), x, None, sums);
-        }
-    }
-}
-
-impl BlockKind for Q5_0 {
-    const ENCODING: Encoding = Encoding::Q5_0;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(
-        w: BlockRows<S>,
-        x: *const Record<R>,
-        sums: &mut [S::F; R],
-    ) {
-        unsafe {
-            let mut whole = below::<S, R>(x, None, 16);
-            small::<S, R, true>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-        }
-    }
-}
-
-impl BlockKind for Q5_1 {
-    const ENCODING: Encoding = Encoding::Q5_1;
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const R: usize>(
-        w: BlockRows<S>,
-        x: *const Record<R>,
-        sums: &mut [S::F; R],
-    ) {
-        unsafe {
-            let mut whole = [S::ints(0); R];
-            small::<S, R, true>(w, x, &mut whole);
-            scaled::<S, R>(whole, w.half(0), x, sums);
-            least::<S, R>(w.half(1), x, None, sums);
+            if LEAST {
+                least::<S, R>(w.half(1), x, None, sums);
+            }
         }
     }
 }
