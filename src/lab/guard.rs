@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Tensor};
 
 use super::apply::Program;
+use super::row_programs::RowPrograms;
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::finite::NonFiniteFinder;
@@ -76,7 +77,7 @@ impl Guard<'_> {
         &mut self,
         leaving: TapOutcome,
         span: PassSpan,
-        program: &Program,
+        programs: &RowPrograms,
     ) -> Result<()> {
         if let TapOutcome::Stream { tokens, .. } = leaving {
             self.tokens = tokens.cloned();
@@ -106,26 +107,39 @@ impl Guard<'_> {
                 verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
             }
         }
-        verdicts.extend(program.verdicts()?);
-        if finite::passed(&verdicts)? && !program.overflowed() {
+        for program in programs.programs() {
+            verdicts.extend(program.verdicts()?);
+        }
+        let overflowed = programs.programs().any(Program::overflowed);
+        if finite::passed(&verdicts)? && !overflowed {
             Ok(())
         } else {
-            Err(self.explain(program))
+            Err(self.explain(programs))
         }
     }
 
     /// Why the numbers of a pass are not finite.
-    pub(crate) fn explain(&self, program: &Program) -> Error {
-        let edits = program.broken_edits();
+    pub(crate) fn explain(&self, programs: &RowPrograms) -> Error {
+        let edits: Vec<String> = programs
+            .programs()
+            .flat_map(Program::broken_edits)
+            .collect();
         if !edits.is_empty() {
             return by_edits(&edits);
         }
         match self.begins() {
             Some(at) => self.by_itself(Some(at)),
-            None => match program.active_edits() {
-                edits if edits.is_empty() => self.by_itself(None),
-                edits => by_edits(&edits),
-            },
+            None => {
+                let edits: Vec<String> = programs
+                    .programs()
+                    .flat_map(Program::active_edits)
+                    .collect();
+                if edits.is_empty() {
+                    self.by_itself(None)
+                } else {
+                    by_edits(&edits)
+                }
+            }
         }
     }
 
@@ -223,19 +237,6 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
         what: format!("{what}: {why}"),
         next,
         brief,
-    }
-}
-
-/// A trial among many: nothing where its numbers are not finite, and every other error as it is.
-///
-/// # Errors
-///
-/// Those of the trial.
-pub fn tried<T>(trial: Result<T>) -> Result<Option<T>> {
-    match trial {
-        Ok(found) => Ok(Some(found)),
-        Err(Error::NotFinite { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

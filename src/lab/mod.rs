@@ -16,6 +16,7 @@ pub mod pass;
 pub(crate) mod prepare;
 pub mod progress;
 pub mod readout;
+pub mod row_programs;
 pub mod run;
 pub(crate) mod runner;
 pub mod sample;

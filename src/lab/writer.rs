@@ -14,6 +14,7 @@ use super::apply::{Program, RandomControl};
 use super::capture::{Capture, Needs, NormOf};
 use super::lab::Lab;
 use super::readout::{RowStats, on_cpu, tolerance};
+use super::row_programs::RowPrograms;
 use super::run::Run;
 use super::runner::{read_on, unedited};
 use super::sample::{Sampling, kl, log_probs, rank};
@@ -165,11 +166,10 @@ impl Writer {
     fn read(&mut self, lab: &mut Lab) -> Result<()> {
         let rows = self.texts();
         let mut cache = lab.model.cache(rows.len())?;
-        self.program.act_on(1);
         self.program.forget();
         let logits = {
             let mut tap = RunTap::new(
-                &mut self.program,
+                RowPrograms::first(&mut self.program, 1),
                 &[],
                 &[],
                 RecordedPositions::Last,
@@ -229,7 +229,6 @@ impl Writer {
             // Nothing was changed before this position, so that both runs are one up to here.
             (None, true) if self.run.schedule.began() >= self.run.tokens.len() && !scouting => {
                 self.cache = self.cache.copy(2)?;
-                self.program.act_on(1);
                 self.companion = Some(BaselineRow {
                     tokens: self.run.tokens.clone(),
                     logits: self.logits.clone(),
@@ -246,7 +245,6 @@ impl Writer {
             }
             (Some(_), true) | (None, false) => {}
         }
-        self.program.act_on(1);
         if scouting {
             return self.read(lab);
         }
@@ -434,7 +432,7 @@ impl Writer {
         wanted.sort_unstable();
         wanted.dedup();
         let mut tap = RunTap::new(
-            &mut self.program,
+            RowPrograms::first(&mut self.program, 1),
             &[],
             &wanted,
             RecordedPositions::Last,

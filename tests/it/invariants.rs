@@ -15,6 +15,7 @@ use lmscope::lab::apply::{Program, RandomControl};
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::readout::RowRequest;
+use lmscope::lab::row_programs::RowPrograms;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::tap::{RecordedPositions, RunTap};
@@ -801,7 +802,7 @@ fn a_patch_fires_once_and_only_in_its_row() {
         let mut idle = Program::default();
         let (patches, wanted) = ([(1, &patch)], [at]);
         let mut tap = RunTap::new(
-            &mut idle,
+            RowPrograms::all(&mut idle),
             &patches,
             &wanted,
             RecordedPositions::All,

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::RandomControl;
+use crate::lab::row_programs::RowPrograms;
 use crate::lab::run::Run;
 use crate::lab::runner::read_on;
 use crate::lab::tap::{RecordedPositions, RunTap};
@@ -185,7 +186,7 @@ fn judge(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Result<Ve
 fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
     let mut program = lab.compile(run, RandomControl::No)?;
     let mut tap = RunTap::new(
-        &mut program,
+        RowPrograms::all(&mut program),
         &[],
         wanted,
         RecordedPositions::All,
@@ -493,7 +494,7 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
         let held = cache.len();
         let transformer = &lab.model.transformer;
         let mut tap = RunTap::new(
-            &mut program,
+            RowPrograms::all(&mut program),
             &[],
             &[],
             RecordedPositions::Last,

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Program;
 use crate::lab::readout::{RowRequest, RowStats, Tokens, read_logits};
+use crate::lab::row_programs::RowPrograms;
 use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
@@ -16,7 +17,7 @@ use crate::model::network::site::Address;
 use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// Tells edits what they wait for before texts are read on.
-type ConditionInput<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
+type ConditionInput<'a> = dyn FnMut(&mut RowPrograms, &[Vec<u32>]) -> Result<()> + 'a;
 
 /// Continues texts greedily from the best token of each by at most `count` tokens, an end token included: what each wrote, and
 /// whether it broke off. `listen` is called before every pass.
@@ -47,7 +48,7 @@ pub(super) fn go_on(
         if step == count || out.iter().all(ended) {
             break;
         }
-        listen(tap.program, texts)?;
+        listen(&mut tap.programs, texts)?;
         let (read, _) = read_on(model, texts, prompt, cache, tap, &[])?;
         let ask = |_| RowRequest {
             top: 1,
@@ -55,7 +56,7 @@ pub(super) fn go_on(
         };
         let said = read_logits(&read, model.known_tokens(), ask)?;
         firsts = said.iter().map(best).collect();
-        tap.program.settle()?;
+        tap.programs.settle()?;
     }
     Ok(out)
 }
@@ -128,7 +129,13 @@ pub(crate) fn unedited(
     cache: &mut Cache,
 ) -> Result<RowStats> {
     let mut idle = Program::default();
-    let mut tap = RunTap::new(&mut idle, &[], &[], RecordedPositions::Last, lab.guard());
+    let mut tap = RunTap::new(
+        RowPrograms::all(&mut idle),
+        &[],
+        &[],
+        RecordedPositions::Last,
+        lab.guard(),
+    );
     let (logits, _) = read_on(&lab.model, texts, prompt, cache, &mut tap, &[])?;
     let ask = |_| RowRequest {
         tokens: Tokens::Same(tokens),

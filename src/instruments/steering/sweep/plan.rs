@@ -4,15 +4,18 @@
 //! add a variant of [`SteeringMeasure`] and a field of [`SteeringOutcome`].
 
 use super::{Colour, ControlColumn, Match, NULL, Sweep, SweepParams};
+use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial, Trial};
 use crate::lab::Lab;
-use crate::lab::guard::tried;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
+
+/// How many rows are read side by side, so that a sweep that is stopped has lost little.
+const ROWS: usize = 64;
 
 /// The outcomes of a cell: under the direction, and under the random one.
 type WithControl = (Option<SteeringOutcome>, Option<SteeringOutcome>);
@@ -151,24 +154,25 @@ impl<'a> SteeringPlan<'a> {
         let mut parameters = lines::<Sweep>(asked);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
-        let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
-            let cell = |i: usize| -> Result<WithControl> {
-                let mut at = |name: &str| -> Result<SteeringOutcome> {
-                    let edit = asked.edit(name, i % layers, strengths[i / layers]);
-                    if edit.active() {
-                        // A cell whose edit is too strong is a cell without numbers.
-                        let outcome = tried(self.trial.under(lab, &edit, &base))?;
-                        Ok(outcome.unwrap_or_else(SteeringOutcome::not_finite))
-                    } else {
-                        Ok(unedited.clone())
-                    }
-                };
-                Ok((
-                    real.then(|| at(&self.direction)).transpose()?,
-                    null.then(|| at(NULL)).transpose()?,
-                ))
-            };
-            range.map(cell).collect()
+        let kinds: Vec<&str> = [(real, self.direction.as_str()), (null, NULL)]
+            .into_iter()
+            .filter_map(|(wanted, name)| wanted.then_some(name))
+            .collect();
+        let together = (ROWS / (self.trial.rows() * kinds.len().max(1))).max(1);
+        let trials = lab.trials(&text, parameters, count, together, |lab, range| {
+            let edits = range.clone().flat_map(|i| {
+                let edit = |name| asked.edit(name, i % layers, strengths[i / layers]);
+                kinds.iter().copied().map(edit)
+            });
+            let edits: Vec<Edit> = edits.collect();
+            let active: Vec<Edit> = edits.iter().filter(|e| e.active()).cloned().collect();
+            let mut moved = self.trial.under(lab, &active, &base)?.into_iter();
+            let mut outcomes = edits.iter().map(|edit| {
+                let own = edit.active().then(|| moved.next()).flatten();
+                own.unwrap_or_else(|| unedited.clone())
+            });
+            let mut of = |wanted: bool| wanted.then(|| outcomes.next()).flatten();
+            Ok(range.map(|_| (of(real), of(null))).collect())
         })?;
         let columns = |wanted: bool, pick: fn(&WithControl) -> Option<SteeringOutcome>| {
             let of = |cells: &[Option<WithControl>]| -> Vec<SteeringOutcome> {
