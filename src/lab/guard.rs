@@ -127,19 +127,11 @@ impl Guard<'_> {
         if !edits.is_empty() {
             return by_edits(&edits);
         }
+        let active = programs.programs().flat_map(Program::active_edits);
+        let active: Vec<String> = active.collect();
         match self.begins() {
-            Some(at) => self.by_itself(Some(at)),
-            None => {
-                let edits: Vec<String> = programs
-                    .programs()
-                    .flat_map(Program::active_edits)
-                    .collect();
-                if edits.is_empty() {
-                    self.by_itself(None)
-                } else {
-                    by_edits(&edits)
-                }
-            }
+            None if !active.is_empty() => by_edits(&active),
+            begins => self.by_itself(begins),
         }
     }
 

@@ -1320,7 +1320,7 @@ fn nulls_have_equal_size_and_other_units() {
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
         let mut program = lab.compile(&run, RandomControl::Random(3)).unwrap();
         let mut tap = RunTap::new(
-            &mut program,
+            RowPrograms::all(&mut program),
             &[],
             std::slice::from_ref(&at),
             RecordedPositions::All,

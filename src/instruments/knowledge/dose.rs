@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::edit::op::{Op, UnitChoice};
 use crate::edit::positions::Positions;
+use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;

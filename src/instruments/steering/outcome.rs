@@ -149,11 +149,11 @@ impl Trial {
         edits: &[Option<&Edit>],
         output: Output,
     ) -> Result<Vec<(SteeringOutcome, Vec<RowStats>)>> {
-        let with = |schedule: &Schedule, edit: &Option<&Edit>| edit.map(|edit| schedule.and(edit));
+        let with = |schedule: &Schedule, edit: Option<&Edit>| edit.map(|edit| schedule.and(edit));
         let pass = match &self.subject {
             SteeringTrial::Text(run) => {
                 let rows = edits.iter().map(|edit| PassRow {
-                    schedule: with(&run.schedule, edit),
+                    schedule: with(&run.schedule, *edit),
                     ..PassRow::default()
                 });
                 Pass {
@@ -164,7 +164,7 @@ impl Trial {
             }
             SteeringTrial::Prompts(prompts, schedule) => {
                 let rows = edits.iter().flat_map(|edit| {
-                    let own = with(schedule, edit);
+                    let own = with(schedule, *edit);
                     prompts.iter().map(move |prompt| PassRow {
                         tokens: prompt.clone(),
                         schedule: own.clone(),

@@ -15,7 +15,7 @@ use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 
 /// How many rows are read side by side, so that a sweep that is stopped has lost little.
-const ROWS: usize = 64;
+const ROWS: usize = 16;
 
 /// The outcomes of a cell: under the direction, and under the random one.
 type WithControl = (Option<SteeringOutcome>, Option<SteeringOutcome>);
@@ -161,7 +161,7 @@ impl<'a> SteeringPlan<'a> {
         let together = (ROWS / (self.trial.rows() * kinds.len().max(1))).max(1);
         let trials = lab.trials(&text, parameters, count, together, |lab, range| {
             let edits = range.clone().flat_map(|i| {
-                let edit = |name| asked.edit(name, i % layers, strengths[i / layers]);
+                let edit = move |name| asked.edit(name, i % layers, strengths[i / layers]);
                 kinds.iter().copied().map(edit)
             });
             let edits: Vec<Edit> = edits.collect();
