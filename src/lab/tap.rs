@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 
 use super::apply::Program;
-use super::guard::Guard;
+use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
 use crate::error::Result;
 use crate::model::network::site::{Address, Axis, Site};

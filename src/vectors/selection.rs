@@ -18,7 +18,7 @@ use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
-use crate::lab::guard::tried;
+use crate::lab::finite_guard::tried;
 use crate::lab::pass::Pass;
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;

@@ -9,7 +9,7 @@ use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial, Trial};
 use crate::lab::Lab;
-use crate::lab::guard::tried;
+use crate::lab::finite_guard::tried;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
