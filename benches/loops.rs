@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::backpatch::Backpatch;
-use lmscope::instruments::backpatch::pairs::{
+use lmscope::instruments::backpatch::layer_pairs::{
     AnswerForms, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, pairs, trials,
 };
 use lmscope::instruments::logit_lens::lens::Lens;

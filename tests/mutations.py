@@ -1,10 +1,12 @@
 """Plants one fault after another in the source and says which tests notice.
 
-    python3 tests/mutations.py            about twenty minutes on two cores, with a warm build
+    python3 tests/mutations.py            about an hour on two cores, with a warm build
     python3 tests/mutations.py i8 i9      only the faults whose test's name begins so
+    python3 tests/mutations.py check      plants nothing: whether every fault's place and every test it names are there
 
 Every fault should be killed by the test that it names; a fault that survives names a test that
-does not test. Run it on a clean checkout: files are put back from memory, whatever happens.
+does not test. A name is the path of an integration test (`tests/it`) or of a unit test, without
+`tests::`. Run it on a clean checkout: files are put back from memory, whatever happens.
 """
 
 import re
@@ -21,17 +23,17 @@ FAULTS = [
     ("i2", "src/model/network/transformer.rs", "scaled(norm(&mlp.output, &m)?, scale)?)?;", "m.clone())?;\n        let m = scaled(norm(&mlp.output, &m)?, scale)?;"),
     ("i3", "src/model/network/norm.rs", "            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,\n        };\n        Ok(",
      "            NormKind::Layer => wide,\n        };\n        Ok("),
-    ("i3", "src/model/network/values.rs", "Some(norm) => written.broadcast_mul(&norm.gain)?,", "Some(_) => written,"),
+    ("i3", "src/model/network/value_vectors.rs", "Some(norm) => written.broadcast_mul(&norm.gain)?,", "Some(_) => written,"),
     ("i4", "src/model/network/transformer.rs", "k <= q && narrow", "k <= q + 1 && narrow"),
     ("i4", "src/model/network/transformer.rs", "k + w > q)", "k + w > q + 1)"),
     ("i5", "src/model/network/linear.rs", ".narrow(1, i, 1)?\n                .squeeze(1)?", ".narrow(1, (i + 1) % 3, 1)?\n                .squeeze(1)?"),
     ("i5", "src/model/network/mlp.rs", ".broadcast_mul(&weight)?;", ";\n            let _ = weight;"),
     ("i6", "src/edit/intervention.rs", "self.on && !neutral", "self.on"),
-    ("i7", "src/lab/change/mod.rs", "Op::ProjectOut(_) => x.add(-x.dot(u(0)) * c, u(0)),", "Op::ProjectOut(_) => x.add(-x.dot(u(0)) * c, v(0)),"),
-    ("i7", "src/lab/change/mod.rs", "x.add((-x.dot(u(0)) + f64::from(*value)) * c, u(0));", "x.add((x.dot(u(0)) + f64::from(*value)) * c, u(0));"),
+    ("i7", "src/lab/formulas/mod.rs", "Op::ProjectOut(_) => x.add(-x.dot(u(0)) * c, u(0)),", "Op::ProjectOut(_) => x.add(-x.dot(u(0)) * c, v(0)),"),
+    ("i7", "src/lab/formulas/mod.rs", "x.add((-x.dot(u(0)) + f64::from(*value)) * c, u(0));", "x.add((x.dot(u(0)) + f64::from(*value)) * c, u(0));"),
     ("i8", "src/edit/intervention.rs", "                        Site::MlpAdd.at(l),\n", ""),
     ("i9", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens + (patch.position - span.start).saturating_sub(1);"),
-    ("i19", "src/lab/change/rows.rs", "*x = *target;", "*x = *target + 1e-4;"),
+    ("i19", "src/lab/formulas/rows.rs", "*x = *target;", "*x = *target + 1e-4;"),
     ("i20", "src/model/network/rope.rs", "cos: self.first.cos.narrow(0, start, tokens)?", "cos: self.first.cos.narrow(0, 0, tokens)?"),
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            act.span", "            let position = span.start + i % tokens + 1;\n            act.span"),
     ("i26", "src/lab/tap.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
@@ -42,17 +44,17 @@ FAULTS = [
     ("safe::a_pipe_gets", "src/cli/generate.rs", 'terminal || matches.get_flag("safe")', "terminal"),
     ("export::csv::no_cell", "src/export/csv.rs", "let field = defused(field);", "let field = field.clone();"),
     ("file::nothing_is_written_through", "src/file.rs", "} else if kind.is_symlink() {", "} else if false {"),
-    ("file::of_many_writers", "src/file.rs", "Overwrite::Never => self.claim(path)?,", "Overwrite::Never => std::fs::rename(&self.path, path)?,"),
-    ("limits::the_tightest", "src/model/limits.rs", "        all.push(folder.clone());\n    }", "    }\n    all.push(folder);"),
-    ("session::lines_are_on", "src/app/session.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
+    ("file::of_many_writers", "src/file.rs", "Overwrite::Never => self.link_if_free(path)?,", "Overwrite::Never => std::fs::rename(&self.path, path)?,"),
+    ("model::memory_limits::the_tightest", "src/model/memory_limits.rs", "        all.push(folder.clone());\n    }", "    }\n    all.push(folder);"),
+    ("app::session::lines_are_on", "src/app/session.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
     # Neurons as memories.
-    ("memories::promoters", "src/model/network/values.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
-    ("memories::t3", "src/instruments/neurons/sight.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
+    ("memories::promoters", "src/model/network/value_vectors.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
+    ("memories::effects_are_differences", "src/instruments/neurons/at_position.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
     ("memories::triggers", "src/instruments/neurons/contexts.rs", "acts.iter().enumerate().skip(1)", "acts.iter().enumerate()"),
     ("memories::triggers", "src/instruments/neurons/contexts.rs", "(window, 1)", "(window, 0)"),
     ("memories::the_total", "src/lab/runner/shared.rs", "let x = x.narrow(1, position - span.start, 1)?.contiguous()?;", "let x = x.narrow(1, span.len - 1, 1)?.contiguous()?;"),
-    ("memories::t45", "src/instruments/neurons/value_card.rs", "if transformer.norm.kind == NormKind::Layer {", "if transformer.norm.kind == NormKind::Identity {"),
-    ("memories::t50", "src/instruments/knowledge/value_edit.rs", "if n.act < 0.0 { -1 } else { 1 }", "if n.act < 0.0 { 1 } else { 1 }"),
+    ("memories::a_card_holds", "src/instruments/neurons/value_card.rs", "if transformer.norm.kind == NormKind::Layer {", "if transformer.norm.kind == NormKind::Identity {"),
+    ("memories::a_value_edit_changes", "src/instruments/knowledge/value_edit.rs", "if n.act < 0.0 { -1 } else { 1 }", "if n.act < 0.0 { 1 } else { 1 }"),
     ("memories::the_total", "src/instruments/neurons/mod.rs", "row[neuron as usize] = 0.0;", "row[neuron as usize] *= 0.5;"),
     ("memories::promoters", "src/instruments/neurons/promoters.rs", "z * sign", "*z"),
     ("honest::what_is_stopped", "src/lab/writer.rs", "            *self = before;\n", "            let _ = before;\n"),
@@ -70,18 +72,18 @@ FAULTS = [
     ("parity", "src/model/network/families/opt.rs", "PositionEncoding::Learned { offset: 2 }", "PositionEncoding::Learned { offset: 0 }"),
     ("parity", "src/model/network/families/smollm3.rs", "layer.rope = rotates.then_some(0)", "layer.rope = Some(0)"),
     # How checkpoints are read.
-    ("absent_keys", "src/model/network/families/ropes.rs", "let chosen = scaling.or(parameters)", "let chosen = parameters.or(scaling)"),
-    ("absent_keys", "src/model/network/families/dialect.rs", "config.insert(key.clone(), known.default.clone());", ""),
+    ("absent_keys::", "src/model/network/families/rope_config.rs", "let chosen = scaling.or(parameters)", "let chosen = parameters.or(scaling)"),
+    ("absent_keys::", "src/model/network/families/config_defaults.rs", "config.insert(key.clone(), known.default.clone());", ""),
     ("loading::another_head", "src/model/checkpoint/assemble.rs", "b.tied = false;", ""),
     ("loading::wrapped", "src/model/checkpoint/weights/names.rs", "let parts: Vec<&str> = name.split('.').filter(|p| !WRAPPERS.contains(p)).collect();", "let parts: Vec<&str> = name.split('.').collect();"),
     ("loading::added_tokens", "src/model/tokenizer/added.rs", "found.sort_by_key(|(id, _)| *id);", ""),
-    ("loading::a_bos", "src/model/mod.rs", "if said.0.contains(&sentence) {", "if false {"),
+    ("loading::a_bos", "src/model/mod.rs", "if sentences.0.contains(&sentence) {", "if false {"),
     # What keeps edits honest.
-    ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "self.set(row, span.start + i, value);", "self.set(row, i, value);"),
-    ("honest::an_edit_acts_where_its", "src/lab/watch.rs", "t.iter().position(|held| *held == Some(true))", "t.iter().rposition(|held| *held == Some(true))"),
-    ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, said", "watch.note(position + 1, said"),
+    ("honest::an_edit_acts_where_its", "src/lab/conditions.rs", "self.set(row, span.start + i, value);", "self.set(row, i, value);"),
+    ("honest::an_edit_acts_where_its", "src/lab/conditions.rs", "t.iter().position(|held| *held == Some(true))", "t.iter().rposition(|held| *held == Some(true))"),
+    ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, stats", "watch.note(position + 1, stats"),
     ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program\n            .set_base_log_probs(self.run.tokens.len() - 1, &said);", "self.program.set_base_log_probs(self.run.tokens.len(), &said);"),
-    ("honest::no_edit", "src/lab/silence.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
+    ("honest::no_edit", "src/lab/inactive.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
     # What borrowed names mean, held by what TransformerLens has under them.
     ("names::names_mean", "src/model/network/names.rs", '"blocks.{}.hook_attn_out" AttnAdd Always;', '"blocks.{}.hook_attn_out" AttnOut Always;'),
     ("names::names_mean", "src/model/network/names.rs", '(Some(_), _) => Holds("queries before their norm", Q),', "(Some(_), _) => Is(Q),"),
@@ -100,8 +102,8 @@ FAULTS = [
     ("prompts::what_a_condition", "src/lab/runner/tail.rs", "        listen(&mut tap.programs, texts)?;\n", ""),
     ("grammar::a_mark", "src/edit/quotes.rs", "if text.contains(['\"', '“', '”', '„']) {", "if text.contains(['“', '”', '„']) {"),
     ("grammar::what_prints", "src/edit/quotes.rs", "c.is_whitespace() || c.is_control()", "c.is_control()"),
-    ("vectors::brought::a_table", "src/edit/direction/settle.rs", "*at = Site::ResidPre.at(l)", "*at = Site::ResidPost.at(l)"),
-    ("vectors::brought::arrays", "src/model/checkpoint/numpy.rs", "big: descr.starts_with('>'),", "big: false,"),
+    ("vectors::brought::a_table", "src/edit/direction/row_layers.rs", "*at = Site::ResidPre.at(l)", "*at = Site::ResidPost.at(l)"),
+    ("vectors::brought::arrays", "src/model/checkpoint/numpy.rs", "big_endian: descr.starts_with('>'),", "big_endian: false,"),
     ("vectors::brought::a_direction", "src/vectors/contrast.rs", "if self.differs(i, method, noise) && long > 0.0 {", "if long >= 0.0 {"),
     ("vectors::brought::several", "src/edit/direction/mod.rs", "rows.find(|(a, _)| a.layer == address.layer)", "rows.next()"),
     ("honest::lockstep", "src/lab/row_programs.rs", "rows.start.min(batch)..rows.end.min(batch)", "rows.start.min(batch)..batch"),
@@ -109,21 +111,21 @@ FAULTS = [
     ("honest::lockstep", "src/lab/writer.rs", "BaselineMode::Forced => (unedited, other(wanted, &own)),", "BaselineMode::Forced => (wanted, other(wanted, &own)),"),
     ("honest::a_lockstep_may", "src/lab/writer.rs", "        self.program.forget();\n", ""),
     ("honest::a_turned_value_is", "src/lab/apply.rs", "neurons.as_ref().map_or(&[], |n| n[i].as_slice())", "neurons.as_ref().map_or(&[], |n| n[0].as_slice())"),
-    ("honest::a_turned_value_raises", "src/model/network/overlay.rs", "added.broadcast_mul(&open)?", "added"),
-    ("honest::a_turned_value_raises", "src/model/network/overlay.rs", "raised.broadcast_sub(&raised.mean_keepdim(0)?)?", "raised"),
-    ("nulls", "src/lab/prepare.rs", "list = alike(&list, &shelf.sizes(at)?, seed);", ""),
+    ("honest::a_turned_value_raises", "src/model/network/value_overlay.rs", "added.broadcast_mul(&open)?", "added"),
+    ("honest::a_turned_value_raises", "src/model/network/value_overlay.rs", "raised.broadcast_sub(&raised.mean_keepdim(0)?)?", "raised"),
+    ("nulls", "src/lab/prepare.rs", "list = alike(&list, &named.sizes(at)?, seed);", ""),
     # Vectors from demonstrations.
-    ("in_context::t12", "src/vectors/task_vector.rs", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();"),
-    ("in_context::t13", "src/vectors/function_vector.rs", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;\n        let added: Vec<f32> = added.iter().map(|v| v / heads.len() as f32).collect();"),
-    ("in_context::t14", "src/model/network/heads.rs", "weight.narrow(1, head * width, width)", "weight.narrow(1, head / 2 * width, width)"),
-    ("in_context::t14", "src/model/network/heads.rs", "f64::from(g) * factor", "factor"),
-    ("in_context::t14", "src/model/network/heads.rs", "let factor = self.blueprint.residual_scale;\n        let Some(norm)", "let factor = 1.0;\n        let Some(norm)"),
+    ("in_context::a_task_vector_put_back", "src/vectors/task_vector.rs", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();"),
+    ("in_context::function_vectors_of_heads", "src/vectors/function_vector.rs", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;\n        let added: Vec<f32> = added.iter().map(|v| v / heads.len() as f32).collect();"),
+    ("in_context::what_all_heads_write", "src/model/network/heads.rs", "weight.narrow(1, head * width, width)", "weight.narrow(1, head / 2 * width, width)"),
+    ("in_context::what_all_heads_write", "src/model/network/heads.rs", "f64::from(g) * factor", "factor"),
+    ("in_context::what_all_heads_write", "src/model/network/heads.rs", "let factor = self.blueprint.residual_scale;\n        let Some(norm)", "let factor = 1.0;\n        let Some(norm)"),
     ("in_context::the_effect", "src/lab/runner/shared.rs", "let program = own.unwrap_or(&shared.program).clone();", "let program = own.cloned().unwrap_or_default();"),
     ("in_context::the_average", "src/vectors/function_vector.rs", "let count = self.prompts.max(1) as f64;", "let count = 1.0;"),
-    ("in_context::prompts", "src/vectors/shots.rs", ".filter(|p| !without_label || p.output != query.output)", ""),
-    ("in_context::prompts", "src/vectors/shots.rs", ".filter(|p| p.input != query.input)", ""),
-    ("in_context::the_verdict", "src/vectors/judge.rs", ".to_dtype(DType::F32)? + value)?", ".to_dtype(DType::F32)? - value)?"),
-    ("in_context::t15", "src/vectors/judge.rs", "random_like(vector, seed)", "vector.clone()"),
+    ("in_context::prompts", "src/vectors/few_shot.rs", ".filter(|p| !without_label || p.output != query.output)", ""),
+    ("in_context::prompts", "src/vectors/few_shot.rs", ".filter(|p| p.input != query.input)", ""),
+    ("in_context::the_verdict", "src/vectors/evaluate.rs", ".to_dtype(DType::F32)? + value)?", ".to_dtype(DType::F32)? - value)?"),
+    ("in_context::a_function_vector_lifts", "src/vectors/evaluate.rs", "random_like(vector, seed)", "vector.clone()"),
     ("in_context::sums", "src/vectors/combine.rs", "terms.push((factor * number, name.to_string()));", "terms.push((number, name.to_string()));"),
     ("in_context::answer", "src/vectors/contrast.rs", "Self::Icv | Self::Caa => Site::ResidPost,", "Self::Icv => Site::ResidPost,\n            Self::Caa => Site::ResidPre,"),
     # Directions selected and swept, statistics, meters.
@@ -133,9 +135,9 @@ FAULTS = [
     ("meters::the_first", "src/instruments/steering/meters.rs", ".filter(|c| c.anchor.position != Some(0));", ".filter(|c| c.anchor.position.is_some());"),
     ("meters::a_live", "src/instruments/steering/meters.rs", "cells.push(cell(meter, row, position));", "cells.push(cell(meter, &row[1..], position));"),
     ("meters::a_live", "src/figure/column.rs", "                grid.scale = grid.scale.around(more.scale);\n", ""),
-    ("selection::t11", "src/vectors/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
-    ("selection::t11", "src/vectors/selection.rs", "let added = with(Op::Add, EditPlace::At(at));", "let added = with(Op::ProjectOut, EditPlace::At(at));"),
-    ("selection::t11", "src/vectors/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
+    ("selection::", "src/vectors/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
+    ("selection::", "src/vectors/selection.rs", "let added = with(Op::Add, EditPlace::At(at));", "let added = with(Op::ProjectOut, EditPlace::At(at));"),
+    ("selection::", "src/vectors/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
     ("sweep::every", "src/lab/capture.rs", "let at = list.len().checked_sub(back + 1);", "let at = list.len().checked_sub(back + 2);"),
     ("sweep::the_best", "src/instruments/steering/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
     ("sweep::every", "src/instruments/steering/sweep/mod.rs", "            *vector = random_like(vector, run.seed);\n", "            *vector = random_like(vector, run.seed + 1);\n"),
@@ -149,7 +151,7 @@ FAULTS = [
     ("replace::logits", "src/lab/runner/shared.rs", "let own = pass.common.iter().chain(&pass.rows[index].patches);", "let own = pass.rows[index].patches.iter();"),
     ("replace::logits", "src/lab/runner/shared.rs", "let x = x.narrow(1, position - span.start, 1)?.contiguous()?;", "let x = x.narrow(1, span.len - 1, 1)?.contiguous()?;"),
     ("replace::a_head", "src/lab/tap.rs", "line * heads + head)?;", "line * heads)?;"),
-    ("replace::t56", "src/lab/pass.rs", "self.streams.get(usize::from(at.layer) + 1)", "self.streams.get(usize::from(at.layer))"),
+    ("replace::a_state_put_back", "src/lab/pass.rs", "self.streams.get(usize::from(at.layer) + 1)", "self.streams.get(usize::from(at.layer))"),
     ("replace::texts", "src/lab/runner/shared.rs", "            cache.complete(chunk.rows.len(), &shared.cache)?;\n", ""),
     ("replace::texts", "src/model/network/cache.rs", "let rest = whole.narrow(2, from, count)?;", "let rest = whole.narrow(2, 0, count)?;"),
     ("prompts::rows_under_edits", "src/lab/runner/programs.rs", "from.map_or(position, |from| from.min(position))", "from.map_or(position, |from| from.max(position))"),
@@ -158,46 +160,46 @@ FAULTS = [
     ("prompts::rows_under_edits", "src/lab/row_programs.rs", "x.slice_set(&after.contiguous()?, 0, rows.start)?;", "x.slice_set(&after.contiguous()?, 0, 0)?;"),
     ("prompts::a_row_whose", "src/lab/runner/mod.rs", "broken: !fine[row] ||", "broken: false && !fine[row] &&"),
     ("replace::under", "src/lab/runner/programs.rs", "edits.any(|edit| edit.active() && edit.when.is_some())", "edits.any(|_| false)"),
-    ("backpatch::every_cell", "src/instruments/backpatch/pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
-    ("backpatch::every_cell", "src/instruments/backpatch/pairs.rs", "let value = if renormed && source != target {", "let value = if renormed && source == target {"),
-    ("backpatch::t58", "src/instruments/backpatch/grid.rs", "told_of(score(0, layer_pairs)),", "told_of(score(0, |_| true)),"),
-    ("backpatch::t58", "src/instruments/backpatch/trace.rs", "same: (0..layers).map(|l| read(l * layers + l, k)).collect(),", "same: (0..layers).map(|l| read(l * layers, k)).collect(),"),
+    ("backpatch::every_cell", "src/instruments/backpatch/layer_pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
+    ("backpatch::every_cell", "src/instruments/backpatch/layer_pairs.rs", "let value = if renormed && source != target {", "let value = if renormed && source == target {"),
+    ("backpatch::is_mended_by", "src/instruments/backpatch/grid.rs", "told_of(score(0, is_backward)),", "told_of(score(0, |_| true)),"),
+    ("backpatch::is_mended_by", "src/instruments/backpatch/trace.rs", "same: (0..layers).map(|l| read(l * layers + l, k)).collect(),", "same: (0..layers).map(|l| read(l * layers, k)).collect(),"),
     ("backpatch::o1s_table", "src/instruments/backpatch/table.rs", "hops(f) == Some((true, false))", "hops(f) == Some((false, true))"),
-    ("backpatch::o1s_table", "src/instruments/backpatch/hops.rs", "own: hits(Vector::Own)?,", "own: hits(Vector::Other(&elsewhere))?,"),
-    ("backpatch::held", "src/instruments/backpatch/hops.rs", "unrelated: hits(Vector::Other(&elsewhere))?,", "unrelated: hits(Vector::Own)?,"),
-    ("patching::every", "src/instruments/patching/plan.rs", "                let (base, source) = if self.denoise() {\n                    (*corrupt, *clean)", "                let (base, source) = if self.denoise() {\n                    (*corrupt, *clean + 1)"),
+    ("backpatch::o1s_table", "src/instruments/backpatch/two_hop.rs", "own: hits(Vector::Own)?,", "own: hits(Vector::Other(&elsewhere))?,"),
+    ("backpatch::held", "src/instruments/backpatch/two_hop.rs", "unrelated: hits(Vector::Other(&elsewhere))?,", "unrelated: hits(Vector::Own)?,"),
+    ("patching::every", "src/instruments/patching/plan.rs", "                let (base, source) = if self.is_denoising() {\n                    (*corrupt, *clean)", "                let (base, source) = if self.denoise() {\n                    (*corrupt, *clean + 1)"),
     ("patching::every", "src/instruments/patching/plan.rs", "(self.patched - self.base) / (self.source - self.base)", "(self.source - self.patched) / (self.source - self.base)"),
     ("patching::every", "src/instruments/patching/plan.rs", "Self::Attn => Site::AttnOut,", "Self::Attn => Site::MlpOut,"),
     ("patching::heads", "src/instruments/patching/plan.rs", "let head = heads.then_some(spot.column);", "let head = heads.then_some(0);"),
     ("patching::the_null", "src/instruments/patching/plan.rs", "let drawn = random_like(&change, Fingerprint::of([seed].into_iter().chain(place)));", "let drawn = change.clone();\n    let _ = (place, seed);"),
-    ("patching::t69", "src/instruments/patching/contrast.rs", "*number += (f64::from(noise) * sigma) as f32;", "let _ = (noise, sigma, number);"),
+    ("patching::everything_is_the_clean", "src/instruments/patching/clean_corrupt.rs", "*number += (f64::from(noise) * sigma) as f32;", "let _ = (noise, sigma, number);"),
     ("parity", "src/lab/runner/tail.rs", "        cache.truncate(0);\n    }\n    let start = cache.len();", "    }\n    let start = cache.len();"),
-    ("patchscope::t51", "src/lab/pass.rs", "            at,\n            position,\n            head: None,", "            at,\n            position: position + 1,\n            head: None,"),
-    ("patchscope::t52", "src/lab/runner/shared.rs", "let (logits, _) = model.transformer.read_out(&x, None, tap)?;", "let (logits, _) = model.transformer.read_out(&(x + 0.01)?, None, tap)?;"),
-    ("patchscope::t53", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens;"),
-    ("patchscope::t54", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position)?;", "let taken = row(values, position - 1)?;"),
-    ("patchscope::t55", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = patch.position - span.start;"),
+    ("patchscope::a_state_put_where", "src/lab/pass.rs", "            at,\n            position,\n            head: None,", "            at,\n            position: position + 1,\n            head: None,"),
+    ("patchscope::a_state_put_last", "src/lab/runner/shared.rs", "let (logits, _) = model.transformer.read_out(&x, None, tap)?;", "let (logits, _) = model.transformer.read_out(&(x + 0.01)?, None, tap)?;"),
+    ("patchscope::a_tokens_own", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens;"),
+    ("patchscope::a_wired_description", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position)?;", "let taken = row(values, position - 1)?;"),
+    ("patchscope::a_value_acts_once", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = patch.position - span.start;"),
     ("patchscope::what_is_read", "src/lab/runner/shared.rs", "let mut cache = shared.cache.branch(chunk.from, own)?;", "let mut cache = shared.cache.branch(chunk.from - 1, own)?;"),
     ("patchscope::a_description", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| *j < looks.len())"),
     ("patchscope::a_person", "src/instruments/patchscope/sweep.rs", "source.positions[i.min(source.positions.len() - 1)]", "source.positions[0]"),
     ("patchscope::a_map", "src/instruments/patchscope/ridge.rs", "weight[i * d + i] += 1.0;", "weight[i * d + i] += 0.0;"),
-    ("patchscope::a_map", "src/instruments/patchscope/fit.rs", "held_out: left(&map, &x.held, y, &y.held)?,", "held_out: left(&map, &x.held, y, &x.held)?,"),
+    ("patchscope::a_map", "src/instruments/patchscope/fit.rs", "held_out: unexplained_by(&map, &x.held, y, &y.held)?,", "held_out: left(&map, &x.held, y, &x.held)?,"),
     ("patchscope::norm", "src/instruments/patchscope/map.rs", "replaced / length", "length / replaced"),
-    ("patchscope::anchors", "src/instruments/patchscope/words.rs", "(Ok(layer), false) => Anchor::layer(layer),", "(Ok(layer), false) => Anchor::cell(layer, position),"),
+    ("patchscope::anchors", "src/instruments/patchscope/table.rs", "(Ok(layer), false) => Anchor::layer(layer),", "(Ok(layer), false) => Anchor::cell(layer, position),"),
     ("patchscope::sources", "src/instruments/patchscope/plan.rs", "map_or(Site::Embed.at(0), |l| site.at(l))", "map_or(site.at(0), |l| site.at(l))"),
-    ("patchscope::subjects", "src/instruments/patchscope/sweep.rs", "said[order[trial / pairs]]", "said[trial / pairs]"),
+    ("patchscope::subjects", "src/instruments/patchscope/sweep.rs", "continuations[order[trial / pairs]]", "continuations[trial / pairs]"),
     ("patchscope::a_stopped", "src/instruments/patchscope/sweep.rs", "let note = trials.note();", "let note = None;"),
     # Logits as sums.
-    ("residual::t34", "src/instruments/residual/attribution.rs", "direction = (direction - row)?;", "direction = (direction - (row * 0.5)?)?;"),
-    ("residual::t34", "src/instruments/residual/attribution.rs", "let seen = seen.broadcast_mul(&norm.inverse_scale(last)?)?;", "let seen = seen.broadcast_mul(&norm.inverse_scale(&last.narrow(0, 0, 1)?)?)?;"),
-    ("residual::t34", "src/model/network/transformer.rs", "Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)", "Ok(own.to_scalar::<f32>()? * 0.0)"),
-    ("residual::t35", "src/model/network/norm.rs", "gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?", "gained"),
-    ("residual::t35", "src/instruments/residual/attribution.rs", "dot += c * *x;", "dot += c * f64::from(*end);"),
-    ("residual::t36", "src/model/network/heads.rs", "let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;", "let read = self.before_write(None, directions)?;"),
-    ("residual::t36", "src/instruments/residual/decomposition.rs", "let v = &v[(source * shape.kv_heads + head / group) * width..][..width];", "let v = &v[(source * shape.kv_heads + head % shape.kv_heads) * width..][..width];"),
-    ("residual::t36", "src/instruments/residual/decomposition.rs", "values.push((prob * dot(view, v) * scales[i]) as f32);", "values.push((prob * dot(view, v)) as f32);"),
-    ("residual::t37", "src/instruments/residual/decomposition.rs", "let scale = |row: &Vec<f32>| f64::from(transformer.write_factor(layer, row));", "let scale = |_: &Vec<f32>| 1.0;"),
-    ("residual::t37", "src/model/network/heads.rs", "let directions = (directions * factor)?;", "let directions = (directions * factor.sqrt())?;"),
+    ("residual::the_parts_sum", "src/instruments/residual/attribution.rs", "direction = (direction - row)?;", "direction = (direction - (row * 0.5)?)?;"),
+    ("residual::the_parts_sum", "src/instruments/residual/attribution.rs", "let seen = seen.broadcast_mul(&norm.inverse_scale(last)?)?;", "let seen = seen.broadcast_mul(&norm.inverse_scale(&last.narrow(0, 0, 1)?)?)?;"),
+    ("residual::the_parts_sum", "src/model/network/transformer.rs", "Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)", "Ok(own.to_scalar::<f32>()? * 0.0)"),
+    ("residual::every_part_is", "src/model/network/norm.rs", "gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?", "gained"),
+    ("residual::every_part_is", "src/instruments/residual/attribution.rs", "dot += c * *x;", "dot += c * f64::from(*end);"),
+    ("residual::heads_and_the_tokens", "src/model/network/heads.rs", "let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;", "let read = self.before_write(None, directions)?;"),
+    ("residual::heads_and_the_tokens", "src/instruments/residual/decomposition.rs", "let v = &v[(source * shape.kv_heads + head / group) * width..][..width];", "let v = &v[(source * shape.kv_heads + head % shape.kv_heads) * width..][..width];"),
+    ("residual::heads_and_the_tokens", "src/instruments/residual/decomposition.rs", "values.push((prob * dot(view, v) * scales[i]) as f32);", "values.push((prob * dot(view, v)) as f32);"),
+    ("residual::neurons_sum", "src/instruments/residual/decomposition.rs", "let scale = |row: &Vec<f32>| f64::from(transformer.write_factor(layer, row));", "let scale = |_: &Vec<f32>| 1.0;"),
+    ("residual::neurons_sum", "src/model/network/heads.rs", "let directions = (directions * factor)?;", "let directions = (directions * factor.sqrt())?;"),
     ("residual::what_edits", "src/instruments/residual/attribution.rs", "if touched.contains(&mid) {", "if false && touched.contains(&mid) {"),
     ("residual::what_edits", "src/instruments/residual/attribution.rs", "if touched.contains(&pre) {", "if touched.contains(&pre) && layer > 5 {"),
     ("residual::what_edits", "src/instruments/residual/mod.rs", "let points = kept.iter().map(|k| header(sum.parts[*k])).collect();", "let points = kept.iter().map(|k| Header { anchor: anchor(sum.parts[*k], sum.positions[0]), ..header(sum.parts[*k]) }).collect();"),
@@ -210,44 +212,44 @@ FAULTS = [
     ("attention::a_sink", "src/instruments/attention/mod.rs", "grid.cells.iter().skip(apart).flatten()", "grid.cells.iter().skip(0 * apart).flatten()"),
     ("attention::i23", "src/instruments/attention/head_scores.rs", ".filter(|j| tokens[j - 1] == tokens[query])", ".filter(|j| tokens[*j] == tokens[query])"),
     ("attention::i23", "src/instruments/attention/head_scores.rs", "let seen = window.map_or(query + 1, |w| w.min(query + 1));", "let seen = window.map_or(query + 1, |_| query + 1);"),
-    ("attention::t60", "src/lab/cut.rs", "(first..query).partition", "(first..query + 1).partition"),
-    ("attention::t60", "src/lab/cut.rs", "(1.0 - self.strength).ln()", "(1.0 - self.strength)"),
-    ("attention::t60", "src/lab/cut.rs", "for head in (0..heads).filter(|h| chosen(*h)) {", "for head in 0..heads {\n                    let _ = chosen(head);"),
-    ("attention::a_cut_holds", "src/lab/cut.rs", "let hidden = self.hidden(span.start + token, prompt);", "let hidden = self.hidden(token, prompt);"),
-    ("attention::a_cut_holds", "src/lab/cut.rs", "/ (2.0 * count as f64)", "/ count as f64"),
+    ("attention::a_cut_hides", "src/lab/knockout.rs", "(first..query).partition", "(first..query + 1).partition"),
+    ("attention::a_cut_hides", "src/lab/knockout.rs", "(1.0 - self.strength).ln()", "(1.0 - self.strength)"),
+    ("attention::a_cut_hides", "src/lab/knockout.rs", "for head in (0..heads).filter(|h| chosen(*h)) {", "for head in 0..heads {\n                    let _ = chosen(head);"),
+    ("attention::a_cut_holds", "src/lab/knockout.rs", "let hidden = self.hidden_sources(span.start + token, prompt);", "let hidden = self.hidden_sources(token, prompt);"),
+    ("attention::a_cut_holds", "src/lab/knockout.rs", "/ (2.0 * count as f64)", "/ count as f64"),
     ("attention::a_cell", "src/lab/tap.rs", "let hidden = cut.hidden(layer, self.span.start + token, window);", "let hidden = cut.hidden(layer, token, window);"),
     ("attention::a_cell", "src/lab/runner/shared.rs", "let program = own.unwrap_or(&shared.program).clone();", "let program = own.cloned().unwrap_or_default();"),
     ("attention::a_cell", "src/instruments/knockout/plan.rs", "let first = layer.saturating_sub((self.window - 1) / 2);", "let first = layer.saturating_sub(self.window / 2);"),
     ("attention::the_demo_s", "src/instruments/attention/head_scores.rs", "each: vec![text.tokens[text.first + text.period + 1..].to_vec()],", "each: vec![text.tokens[text.first + text.period..end].to_vec()],"),
     # Models wired by hand.
     ("organisms::two_hop::out_of_order", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens + (patch.position - span.start).saturating_sub(1);"),
-    ("organisms::two_hop::forgets", "src/lab/cut.rs", "(first..query).partition(|source| covers(*source));", "(first..query).partition(|source| covers(*source + 1));"),
-    ("organisms::backpatch::backpatch_finds", "src/instruments/backpatch/pairs.rs", "Vector::Own => own[*source].clone(),", "Vector::Own => own[source.saturating_sub(1)].clone(),"),
-    ("organisms::backpatch::backpatch_s_null", "src/instruments/backpatch/pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
+    ("organisms::two_hop::forgets", "src/lab/knockout.rs", "(first..query).partition(|source| covers(*source));", "(first..query).partition(|source| covers(*source + 1));"),
+    ("organisms::backpatch::backpatch_finds", "src/instruments/backpatch/layer_pairs.rs", "Vector::Own => own[*source].clone(),", "Vector::Own => own[source.saturating_sub(1)].clone(),"),
+    ("organisms::backpatch::backpatch_s_null", "src/instruments/backpatch/layer_pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
     ("organisms::induction::attention", "src/instruments/attention/head_scores.rs", ".filter(|j| tokens[j - 1] == tokens[query])", ".filter(|j| tokens[*j] == tokens[query])"),
-    ("organisms::backpatch::backpatch_traces", "src/instruments/backpatch/trace.rs", "let own = states(lab, run, *position)?;", "let own = states(lab, run, position.saturating_sub(1))?;"),
+    ("organisms::backpatch::backpatch_traces", "src/instruments/backpatch/trace.rs", "let own = block_outputs(lab, run, *position)?;", "let own = states(lab, run, position.saturating_sub(1))?;"),
     ("organisms::patching::patching", "src/instruments/patching/plan.rs", "Self::Resid => Site::ResidPre,", "Self::Resid => Site::ResidPost,"),
-    ("organisms::sink::a_sink_changes_no_patching", "src/instruments/patching/contrast.rs", "known.filter(|id| !special(id)).collect();", "known.filter(|id| !special(id) || *id == 0).collect();"),
+    ("organisms::sink::a_sink_changes_no_patching", "src/instruments/patching/clean_corrupt.rs", "known.filter(|id| !special(id)).collect();", "known.filter(|id| !special(id) || *id == 0).collect();"),
     ("organisms::bilingual::languages", "src/instruments/logit_lens/word_lists.rs", 'for spelled in [word.clone(), format!(" {word}")]', "for spelled in [word.clone(), word.clone()]"),
-    ("organisms::two_hop::shows", "src/instruments/logit_lens/view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPre.at(l)).collect(),"),
+    ("organisms::two_hop::shows", "src/instruments/logit_lens/lens_view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPre.at(l)).collect(),"),
     ("organisms::repair::residual", "src/instruments/residual/decomposition.rs", "let heads = view.chunks(width).zip(z.chunks(width));", "let heads = view.chunks(width).rev().zip(z.chunks(width));"),
     ("organisms::sink::a_sink_changes_no_figure", "src/instruments/residual/mod.rs", "positions.len() == 1 || **p > 0", "positions.len() == 1 || **p < usize::MAX"),
     ("organisms::sink::a_sink_changes_no_figure", "src/instruments/steering/meters.rs", ".filter(|c| c.anchor.position != Some(0));", ".filter(|c| c.anchor.position.is_some());"),
     ("organisms::sink::a_sink_changes_no_mean", "src/lab/statistics.rs", "let rows = rows.get(skip..)", "let rows = rows.get(skip.saturating_sub(1)..)"),
-    ("organisms::echo::an_unrelated", "src/lab/measure.rs", 'tokenizer.encode("", Bos::Add)', 'tokenizer.encode("", Bos::Raw)'),
+    ("organisms::echo::an_unrelated", "src/lab/edit_effects.rs", 'tokenizer.encode("", Bos::Add)', 'tokenizer.encode("", Bos::Raw)'),
     # Lenses.
-    ("lens::t42", "src/lab/readout.rs", "        let z = raw + self.bias.as_ref().map_or(0.0, |b| b[id]);\n", "        let _ = id;\n        let z = raw;\n"),
-    ("lens::t42", "src/lab/readout.rs", "self.cross - theirs + total", "self.cross - theirs - total"),
-    ("lens::t42", "src/lab/unembed.rs", "let numbers: Vec<usize> = (0..groups).flat_map(|_| 0..count).collect();", "let numbers: Vec<usize> = (0..groups).flat_map(|_| (0..count).rev()).collect();"),
+    ("lens::a_grid_is_every_cell", "src/lab/readout.rs", "        let z = raw + self.bias.as_ref().map_or(0.0, |b| b[id]);\n", "        let _ = id;\n        let z = raw;\n"),
+    ("lens::a_grid_is_every_cell", "src/lab/readout.rs", "self.cross - theirs + total", "self.cross - theirs - total"),
+    ("lens::a_grid_is_every_cell", "src/lab/unembed.rs", "let numbers: Vec<usize> = (0..groups).flat_map(|_| 0..count).collect();", "let numbers: Vec<usize> = (0..groups).flat_map(|_| (0..count).rev()).collect();"),
     ("lens::a_multiplier", "src/lab/readout.rs", "let z = z * self.scale;", ""),
-    ("lens::t43", "src/lab/readout.rs", "self.cap.map_or(z, |(less, cap)| (z * less).tanh() * cap)", "z"),
+    ("lens::a_soft_cap_keeps", "src/lab/readout.rs", "self.cap.map_or(z, |(less, cap)| (z * less).tanh() * cap)", "z"),
     ("lens::strips", "src/lab/readout.rs", "self.first = less * (self.first + by * self.sum);", "self.first *= less;"),
     ("lens::strips", "src/lab/readout.rs", "                    self.sum *= less;\n", ""),
     ("lens::strips", "src/lab/readout.rs", "if ask.top > 0 && (!full || largest > worst) {", "if ask.top > 0 && !full {"),
     ("lens::strips", "src/lab/readout.rs", "u32::from(*z > *logit)).sum::<u32>();", "u32::from(*z >= *logit)).sum::<u32>();"),
     ("lens::writes_with", "src/model/network/norm.rs", "        let out = match &self.bias {\n            Some(bias) => out.broadcast_add(bias)?,\n            None => out,\n        };\n        Ok(out.to_dtype(x.dtype())?)", "        Ok(out.to_dtype(x.dtype())?)"),
     ("lens::the_final_norm", "src/lab/unembed.rs", "NormOf::Final => Some(scale),", "NormOf::Final => None,"),
-    ("lens::sublayers", "src/instruments/logit_lens/view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),"),
+    ("lens::sublayers", "src/instruments/logit_lens/lens_view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),"),
     ("lens::live_columns", "src/lab/unembed.rs", "RowsRead::Finals => vec![row(&last)?],", "RowsRead::Finals => vec![row(&readout.at[0])?],"),
     ("lens::a_difference", "src/figure/difference.rs", "            _ => other,\n", "            _ => 0.0,\n"),
     ("attention::differences", "src/figure/difference.rs", "let same = base.more.iter().find(|(other, _)| other == name);", "let same = base.more.first().filter(|_| false);"),
@@ -257,7 +259,7 @@ FAULTS = [
     ("residual::a_live", "src/figure/column.rs", "            self.title = next.title;\n", ""),
     ("residual::a_live", "src/figure/column.rs", "            self.notes = next.notes;\n", ""),
     ("lens_curves::answers_settle", "src/lab/capture.rs", "(0..self.layers.len()).rev().take_while(agree).last()", "(0..self.layers.len()).find(agree)"),
-    ("lens_curves::curves_are", "src/instruments/logit_lens/track.rs", "1.0 / (told.rank() + 1.0)", "1.0 / told.rank as f32"),
+    ("lens_curves::curves_are", "src/instruments/logit_lens/track.rs", "1.0 / (token.rank() + 1.0)", "1.0 / token.rank as f32"),
     ("lens_curves::without_names", "src/instruments/logit_lens/track.rs", "run.clone().until(position + 1)", "run.clone()"),
     ("lens_curves::the_demo_thinks", "src/instruments/logit_lens/languages.rs", "set.iter().map(share).sum::<f64>() as f32", "set.iter().take(1).map(share).sum::<f64>() as f32 * 0.5"),
     ("lens_files::a_tuned_lens_meets", "src/instruments/logit_lens/lens_file.rs", "            return Ok(layer + 1);", "            return Ok(layer);"),
@@ -265,44 +267,87 @@ FAULTS = [
     ("lens_files::a_jacobian", "src/instruments/logit_lens/lens_file.rs", "self.tensor(weight, rows)?.t()?", "self.tensor(weight, rows)?"),
     ("lens_files::a_jacobian", "src/instruments/logit_lens/lens_file.rs", "\"attn_in\" | \"resid_pre\" => Ok(0),", "\"attn_in\" | \"resid_pre\" => Ok(1),"),
     # Replaced states: what is asked beside the run.
-    ("patching::a_corrupted_prompt", "src/instruments/patching/case.rs", "lab.model.encode(corrupt, asked.chat)?", "lab.model.encode(corrupt, false)?"),
+    ("patching::a_corrupted_prompt", "src/instruments/patching/case.rs", "lab.model.encode(corrupt, params.chat)?", "lab.model.encode(corrupt, false)?"),
     ("patching::heads_are_patched_in_every", "src/instruments/patching/case.rs", "let at = differ.iter().find(|pair| pair.0 == at);", "let at = pairs.iter().find(|pair| pair.0 == at);"),
     ("backpatch::an_unrelated_prompt", "src/instruments/backpatch/mod.rs", "lab.model.encode(text, self.chat)?", "lab.model.encode(text, false)?"),
-    ("backpatch::t58", "src/instruments/backpatch/pairs.rs", "id_of(text).map_or_else(|| text.clone(), |id| letters(lab, id))", "id_of(text).map_or_else(|| text.clone(), |_| text.clone())"),
-    ("backpatch::an_end", "src/instruments/backpatch/pairs.rs", "tokens.is_some() && (end.is_some() || spellings.is_empty())", "tokens.is_some() && spellings.is_empty()"),
-    ("backpatch::what_cannot", "src/instruments/backpatch/trace.rs", "asked.position == PatchPlace::Auto && asked.entity.is_none()", "matches!(asked.position, PatchPlace::Auto | PatchPlace::Entity) && asked.entity.is_none()"),
-    ("patchscope::other_sources", "src/instruments/patchscope/plan.rs", "lab.model.encode(subject.text(), self.asked.chat)?", "lab.model.encode(subject.text(), false)?"),
+    ("backpatch::is_mended_by", "src/instruments/backpatch/layer_pairs.rs", "id_of(text).map_or_else(|| text.clone(), |id| letters(lab, id))", "id_of(text).map_or_else(|| text.clone(), |_| text.clone())"),
+    ("backpatch::an_end", "src/instruments/backpatch/layer_pairs.rs", "tokens.is_some() && (end.is_some() || spellings.is_empty())", "tokens.is_some() && spellings.is_empty()"),
+    ("backpatch::what_cannot", "src/instruments/backpatch/trace.rs", "params.position == PatchPlace::Auto && params.entity.is_none()", "matches!(params.position, PatchPlace::Auto | PatchPlace::Entity) && params.entity.is_none()"),
+    ("patchscope::other_sources", "src/instruments/patchscope/plan.rs", "lab.model.encode(subject.text(), self.params.chat)?", "lab.model.encode(subject.text(), false)?"),
     ("patchscope::a_token_that", "src/lab/target.rs", "if (first as usize) >= known {", "if (first as usize) > known {"),
-    ("patchscope::what_a_sweep", "src/instruments/patchscope/asked.rs", "template.prompt.split_once(&template.slot).map(|s| s.1)", "template.prompt.rsplit(&template.slot).next()"),
+    ("patchscope::what_a_sweep", "src/instruments/patchscope/parameters.rs", ".map(|s| s.1)", ".and_then(|s| s.1.rsplit(&template.placeholder).next())"),
     ("patchscope::the_null_counts", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| look != &looks[*j])"),
     ("patchscope::scores", "src/instruments/patchscope/extract.rs", "if found.note.is_none() {", "if found.note.is_some() {"),
     ("scripts::every_script", "src/app/requests.rs", 'if begun { "yes" }', 'if !begun { "yes" }'),
-    ("backpatch::a_table_asks", "src/instruments/backpatch/hops.rs", "encode(&other.prompt, self.chat)", "encode(&other.prompt, false)"),
+    ("backpatch::a_table_asks", "src/instruments/backpatch/two_hop.rs", "encode(&other.prompt, self.chat)", "encode(&other.prompt, false)"),
     ("engine::a_live_sum", "src/engine/worker/changes.rs", ".rows_follow_edits() {", ".rows_follow_edits() && false {"),
     ("engine::a_stopped_question", "src/engine/worker/mod.rs", "self.tell(Update::Dropped(question.instrument));", "drop(question);"),
-    ("scripts::every_script_plays", "src/app/answer.rs", "figure.provenance.tokens.len() > left", "figure.provenance.tokens.len() > left + 1"),
-    ("scripts::every_script_plays", "src/app/answer.rs", "s.refused.clone_from(&problem);", "s.refused = None;"),
-    ("attention::a_knockout_is_about", "src/instruments/knockout/asked.rs", "!matches!(rule, Positions::Prompt | Positions::Generated)", "false"),
-    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "self.asked.value.of(logprob, own.logprob).abs()", "-self.asked.value.of(logprob, own.logprob)"),
+    ("scripts::every_script_plays", "src/app/updates.rs", "figure.provenance.tokens.len() > left", "figure.provenance.tokens.len() > left + 1"),
+    ("scripts::every_script_plays", "src/app/updates.rs", "s.refused.clone_from(&problem);", "s.refused = None;"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/parameters.rs", "!matches!(rule, Positions::Prompt | Positions::Generated)", "false"),
+    ("attention::a_knockout_is_about", "src/instruments/knockout/plan.rs", "self.params.value.of(logprob, own.logprob).abs()", "-self.params.value.of(logprob, own.logprob)"),
     ("attention::copying_keeps", "src/instruments/attention/scores.rs", "edits.iter().fold(run.schedule.clone(),", "edits.iter().fold(crate::lab::schedule::Schedule::none(),"),
     ("lens_files::layers_without", "src/instruments/logit_lens/lens_file.rs", "(site, l + 1) != (Site::ResidPost, layers)", "*l > 0 || site == Site::ResidMid"),
     ("lens_curves::a_task", "src/instruments/logit_lens/languages.rs", "from.unwrap_or(0)", "from.map_or(0, |_| last)"),
     # Inputs that lie: what is accepted prints and reads back.
     ("lies::inputs", "src/edit/grammar.rs", 'write!(f, "*{}", self.strength)?;', 'write!(f, "*{:.0}", self.strength)?;'),
     # The screen and the world.
-    ("sizes::every_state", "src/ui/ink.rs", "    if !buf.area.contains(Position { x, y }) {\n        return x;\n    }\n", ""),
+    ("sizes::every_state", "src/ui/paint.rs", "    if !buf.area.contains(Position { x, y }) {\n        return x;\n    }\n", ""),
     ("outside::a_signal_ends", "src/cli/mod.rs", "return ExitCode::from(128 + *number as u8)", "return ExitCode::SUCCESS"),
     ("outside::a_cut_sequence", "src/ui/decode.rs", "PasteState::Open(_) => return Some(PAUSE),", "PasteState::Open(_) => return None,"),
     ("residual::a_stream_that_is_normed", "src/instruments/residual/mod.rs", " && !card.norms_stream", ""),
-    ("finite::a_broken_model", "src/lab/guard.rs", "            strict: true,", "            strict: false,"),
+    ("finite::a_broken_model", "src/lab/finite_guard.rs", "            strict: true,", "            strict: false,"),
     ("finite::a_check_of", "src/figure/mod.rs", "if apart > error || apart.is_nan() {", "if apart > error {"),
-    ("finite::an_edit_that_is_too_strong", "src/lab/change/mod.rs", "if !squares.is_finite() {", "if squares.is_nan() {"),
+    ("finite::an_edit_that_is_too_strong", "src/lab/formulas/mod.rs", "if !squares.is_finite() {", "if squares.is_nan() {"),
     ("finite::a_cell_that_overflows", "src/figure/mod.rs", "        if bad == 0 {\n            return;", "        if bad < usize::MAX {\n            return;"),
     ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),
 ]
 
 
+
+def module(path, root):
+    """The module path of a source file."""
+    parts = list(path.relative_to(root).with_suffix("").parts)
+    return "::".join(parts[:-1] if parts[-1] in ("mod", "main", "lib") else parts)
+
+
+def tests_of(root):
+    """The paths of all tests under a folder; those of a `mod tests` without that word."""
+    found = set()
+    for path in root.rglob("*.rs"):
+        for name in re.findall(r"\n *(?:pub )?fn (\w+)", path.read_text(encoding="utf-8")):
+            found.add(f"{module(path, root)}::{name}")
+    return found
+
+
+INTEGRATION = tests_of(ROOT / "tests" / "it")
+UNIT = tests_of(ROOT / "src")
+
+
+def own_prefix(test):
+    """How the path of a fault's own test begins: an identity is one of `invariants`, or all of `parity`."""
+    return test if "::" in test else "parity::" if test == "parity" else f"invariants::{test}_"
+
+
+def is_unit(test):
+    return not any(t.startswith(own_prefix(test)) for t in INTEGRATION)
+
+
+def problems():
+    """Faults whose place has changed, and names without a test."""
+    for test, name, there, planted in FAULTS:
+        path = ROOT / name
+        if not path.exists() or there not in path.read_text(encoding="utf-8"):
+            yield f"{test}: {name} has changed, plant this fault anew"
+        if is_unit(test) and not any(t.startswith(test) for t in UNIT):
+            yield f"{test}: there is no such test"
+
+
 def main():
+    stale = list(problems())
+    print("\n".join(stale or [f"{len(FAULTS)} faults: every place and every test is there"]), flush=True)
+    if stale or sys.argv[1:] == ["check"]:
+        raise SystemExit(1 if stale else 0)
     survived = []
     wanted = sys.argv[1:]
     for test, name, there, planted in FAULTS:
@@ -310,20 +355,19 @@ def main():
             continue
         path = ROOT / name
         source = path.read_text(encoding="utf-8")
-        if there not in source:
-            survived.append(test)
-            print(f"{test}: {name} has changed, plant this fault anew")
-            continue
-        modules = [test] if "::" in test else ["invariants::", "parity::"]
+        if is_unit(test):
+            suite, filters = ["--lib"], [test.rsplit("::", 1)[1]]
+        else:
+            suite, filters = ["--test", "it"], [test] if "::" in test else ["invariants::", "parity::"]
         path.write_text(source.replace(there, planted, 1), encoding="utf-8")
         try:
-            run = subprocess.run(["cargo", "test", "--test", "it", "--", *modules], cwd=ROOT, capture_output=True, text=True)
+            run = subprocess.run(["cargo", "test", *suite, "--", *filters], cwd=ROOT, capture_output=True, text=True)
         finally:
             path.write_text(source, encoding="utf-8")
-        failed = re.findall(r"test (\S+) \.\.\. FAILED", run.stdout)
-        print(f"{test}: {'killed by ' + ', '.join(failed) if failed else 'SURVIVED'}", flush=True)
-        own = test if "::" in test else "parity::" if test == "parity" else f"invariants::{test}_"
-        if not any(f.startswith(own) for f in failed):
+        failed = [f.replace("::tests::", "::") for f in re.findall(r"test (\S+) \.\.\. FAILED", run.stdout)]
+        ran = "test result:" in run.stdout
+        print(f"{test}: {'killed by ' + ', '.join(failed) if failed else 'SURVIVED' if ran else 'DID NOT COMPILE'}", flush=True)
+        if not any(f.startswith(own_prefix(test)) for f in failed):
             survived.append(test)
     raise SystemExit(f"not killed by their own test: {survived}" if survived else 0)
 

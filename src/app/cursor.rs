@@ -5,7 +5,7 @@
 //! To add a way to move, add a variant of [`CursorMove`].
 
 use crate::export::number::spelled;
-use crate::figure::also::RankStory;
+use crate::figure::cell_details::RankStory;
 use crate::figure::{
     Anchor, Body, Entry, Figure, Grid, Scale, Series, Style, Table, TablePage, TableRow, Unit,
     positions,
@@ -263,7 +263,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
             Some(CellUnderCursor {
                 anchor: series.anchor(spot.row, spot.column),
                 column: point.label.clone(),
-                axis: Some((series.value.clone(), series.reach(spot.row))),
+                axis: Some((series.value.clone(), series.value_range(spot.row))),
                 scale: Some(series.scale),
                 label: point.label.clone(),
                 value: chosen.map(|v| (series.value.clone(), v)),
@@ -452,7 +452,7 @@ mod tests {
             more: vec![],
         };
         figure(Body::Grid(Grid {
-            also: crate::figure::also::CellDetails::default(),
+            also: crate::figure::cell_details::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "p".into(),

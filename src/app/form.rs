@@ -4,7 +4,7 @@
 //! To add a kind of field, add a variant of [`ParamKind`] in `instruments/params.rs` and its arm in [`Form::press`].
 
 use super::key::{Code, Key};
-use super::prompt::{EditorOutcome, PromptInput};
+use super::line_editor::{EditorOutcome, PromptInput};
 use crate::engine::PaneName;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, instrument};
 

@@ -2,27 +2,27 @@
 //!
 //! Invariant: [`App::update`] is a plain function from state and event to state and effects; it never waits, never
 //! fails, and bumps [`App::revision`] exactly when something may look different.
-//! To add something the user can do, add a row in `commands/`; something the engine tells, an arm in `answer.rs`.
+//! To add something the user can do, add a row in `commands/`; something the engine tells, an arm in `updates.rs`.
 
-mod answer;
-pub mod beside;
+pub mod baseline;
 pub mod commands;
 pub mod cursor;
 pub mod form;
 pub mod history;
 pub mod key;
+mod key_press;
 pub mod keymap;
 pub mod layout;
+pub mod line_editor;
 pub mod mark;
 pub mod notice;
 pub mod palette;
-pub mod presets;
-mod press;
-pub mod prompt;
+pub mod ready_prompts;
 mod requests;
 pub mod session;
-mod shown;
+mod shown_figure;
 pub mod transcript;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
 use crate::model::load::Options;
 
-use beside::Baseline;
+use baseline::Baseline;
 use commands::Command;
 use cursor::Cursor;
 use form::Form;
@@ -47,12 +47,12 @@ use history::{Experiment, History};
 use key::Key;
 use keymap::Keymap;
 use layout::{Arrangement, LayoutRequest, Pane, Zoom};
+use line_editor::PromptInput;
 use notice::{Level, Notices};
 use palette::Listing;
-use presets::ReadyPrompt;
-use prompt::PromptInput;
+use ready_prompts::ReadyPrompt;
 use session::Session;
-pub use shown::{CursorFocus, FigureProgress, ShownFigure};
+pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 use transcript::Transcript;
 
 /// What happens to the app.
@@ -333,7 +333,7 @@ impl App {
                     (
                         i.name(),
                         ShownFigure {
-                            arguments: presets::defaults(&settings.model, *i),
+                            arguments: ready_prompts::defaults(&settings.model, *i),
                             ..ShownFigure::default()
                         },
                     )
@@ -357,7 +357,7 @@ impl App {
             baseline_asked: false,
             returns: None,
             compare: false,
-            presets: presets::presets(&settings.model),
+            presets: ready_prompts::presets(&settings.model),
             preset: 0,
             show_presets: false,
             prompt: PromptInput::paragraph(),
@@ -416,7 +416,7 @@ impl App {
             }
             Event::Engine(update) => {
                 self.revision += 1;
-                self.answer(update)
+                self.apply_update(update)
             }
             Event::Terminate => self.quit(),
         }

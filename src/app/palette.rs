@@ -8,7 +8,7 @@ use nucleo_matcher::{Config, Matcher, Utf32Str};
 
 use super::commands::{Command, command};
 use super::key::{Code, Key};
-use super::prompt::{EditorOutcome, PromptInput};
+use super::line_editor::{EditorOutcome, PromptInput};
 
 /// One thing to choose.
 #[derive(Clone, Debug, PartialEq, Eq)]

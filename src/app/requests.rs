@@ -7,9 +7,9 @@ use super::cursor::{self, CursorMove};
 use super::history::{Experiment, HistoryStep as Undo, ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
-use super::shown::EARLIER_TEXT;
+use super::shown_figure::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
-use super::{App, CursorFocus, Effect, FigureProgress, ShownFigure, beside, mark};
+use super::{App, CursorFocus, Effect, FigureProgress, ShownFigure, baseline, mark};
 use crate::edit::Edit;
 use crate::engine::{Ending, FigureRequest, Mode, PaneName, PromptSource, Request};
 use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
@@ -437,7 +437,7 @@ fn step_in_words(way: UndoOrRedo, before: &Experiment, now: &Experiment) -> Stri
         ));
     }
     if now.beside != before.beside {
-        parts.push(beside::name(now.beside).unwrap_or("no lockstep").into());
+        parts.push(baseline::name(now.beside).unwrap_or("no lockstep").into());
     }
     if now.marks != before.marks {
         parts.push(format!("{} marked", mark::count(&now.marks)));

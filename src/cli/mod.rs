@@ -21,11 +21,11 @@ pub mod models;
 pub mod output;
 pub mod screen;
 pub mod sites;
-pub mod sketch;
 pub mod stats;
 pub mod threads;
 pub mod trace;
 pub mod vectors;
+pub mod without_terminal;
 
 use std::process::ExitCode;
 
@@ -96,7 +96,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         return if output::stdout_is_terminal() || screen::is_shot(matches) {
             crate::ui::run(screen::options(matches)?)
         } else {
-            sketch::run(matches)
+            without_terminal::run(matches)
         };
     };
     match SUBCOMMANDS.iter().find(|row| row.name == name) {

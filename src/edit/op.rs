@@ -2,7 +2,7 @@
 //!
 //! Invariant: an operation carries its own argument, so that an illegal pair cannot be written; names, help, grammar, the
 //! sites it acts on and the neutral strength are read off its row, and what it works with is looked up by what its argument
-//! mentions. To add an operation, add a row to `operations!` below and its formula to `lab/change/mod.rs`, where the compiler then asks
+//! mentions. To add an operation, add a row to `operations!` below and its formula to `lab/formulas/mod.rs`, where the compiler then asks
 //! for it. To add a kind of argument, add an `argument!` below.
 
 use std::any::Any;

@@ -1,7 +1,7 @@
 //! Receipts: what an edit really did, in all and at every position.
 //!
 //! Invariant: a receipt is measured, never derived from the edit; an edit that changed nothing says why.
-//! To say more, add a field here and fill it in `lab/apply.rs` (counts) or `lab/measure.rs` (effects).
+//! To say more, add a field here and fill it in `lab/apply.rs` (counts) or `lab/edit_effects.rs` (effects).
 
 use serde::{Deserialize, Deserializer, Serialize};
 

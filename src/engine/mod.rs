@@ -2,7 +2,7 @@
 //!
 //! Invariant: tensors stay inside; only tokens, small figures and sentences cross. A newer request for a pane
 //! replaces the waiting one; a token is one turn, so requests slip in between tokens.
-//! To add something the engine can do, add a variant of [`Request`], its arm in `worker.rs`, and an [`Update`].
+//! To add something the engine can do, add a variant of [`Request`], its arm in `worker/mod.rs`, and an [`Update`].
 
 mod worker;
 

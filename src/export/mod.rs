@@ -3,7 +3,6 @@
 //! Invariant: every format writes the numbers of the figure and its provenance; none writes anything that was not
 //! measured, and none writes what could act on a terminal or a spreadsheet that shows it. To add a format, write `export/x.rs` with a `write` and add its row to [`FORMATS`].
 
-mod clean;
 pub mod colour;
 mod csv;
 mod html;
@@ -14,6 +13,7 @@ mod plot;
 mod provenance;
 #[cfg(test)]
 pub(crate) mod samples;
+mod sanitized;
 pub mod screen;
 mod svg;
 mod text;
@@ -42,7 +42,7 @@ pub const FORMATS: &[ExportFormat] = &[
         name: "text",
         extension: "txt",
         about: "A text table with aligned columns.",
-        write: |figure| Ok(text::write(&clean::clean(figure))),
+        write: |figure| Ok(text::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "json",
@@ -54,19 +54,19 @@ pub const FORMATS: &[ExportFormat] = &[
         name: "csv",
         extension: "csv",
         about: "One number a line, for spreadsheets and data frames.",
-        write: |figure| Ok(csv::write(&clean::clean(figure))),
+        write: |figure| Ok(csv::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "svg",
         extension: "svg",
         about: "A vector picture, with its legend.",
-        write: |figure| Ok(svg::write(&clean::clean(figure))),
+        write: |figure| Ok(svg::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "html",
         extension: "html",
         about: "A single-file web page.",
-        write: |figure| Ok(html::write(&clean::clean(figure))),
+        write: |figure| Ok(html::write(&sanitized::clean(figure))),
     },
 ];
 

@@ -87,7 +87,7 @@ impl Plot {
     }
 
     fn lines(&mut self, series: &Series) {
-        let (lo, hi) = series.reach(0);
+        let (lo, hi) = series.value_range(0);
         let ends = [significant(lo), significant(hi)];
         let left = (ends[0].len().max(ends[1].len()) + 1) as f32 * CHAR;
         let top = self.high;
@@ -152,7 +152,7 @@ impl Plot {
     }
 
     fn bars(&mut self, series: &Series, curve: usize) {
-        let (lo, hi) = series.reach(curve);
+        let (lo, hi) = series.value_range(curve);
         let one = &series.curves[curve];
         let colour = COLOURS[curve % COLOURS.len()];
         let labels = series.points.iter().map(|p| clip(&p.label, LABEL));

@@ -76,7 +76,7 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
         }
     };
     figure(Body::Grid(Grid {
-        also: crate::figure::also::CellDetails::default(),
+        also: crate::figure::cell_details::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),

@@ -165,7 +165,7 @@ fn write_table(out: &mut String, table: &Table) {
 fn write_series(out: &mut String, series: &Series) {
     let mut table = series.table();
     if series.curves.len() == 1 {
-        let (lo, hi) = series.reach(0);
+        let (lo, hi) = series.value_range(0);
         let steps = series.curves[0].steps();
         let at = |value: f32| {
             ((value - lo) / (hi - lo) * BAR as f32)

@@ -4,7 +4,7 @@
 //! difference, and the error names both; a part that only edits have counts as nothing in the unedited run. To compare
 //! another shape, add its arm in [`Figure::minus`].
 
-use super::also::Number;
+use super::cell_details::Number;
 use super::series::{Curve, Series};
 use super::{AxisLabel, Body, Cell, Figure, Grid, Scale, Unit};
 use crate::error::{Error, Result};

@@ -3,15 +3,15 @@
 //! Invariant: every cell that belongs to a place in the model carries an [`Anchor`], and every figure its
 //! [`Provenance`]. To add a shape, add a variant of [`Body`]; the compiler lists the places to visit.
 
-pub mod also;
 pub(crate) mod builders;
+pub mod cell_details;
 pub mod column;
 pub(crate) mod difference;
 pub mod series;
 
 use serde::{Deserialize, Serialize};
 
-use super::figure::also::CellDetails;
+use super::figure::cell_details::CellDetails;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text::width;
 
@@ -522,7 +522,7 @@ mod tests {
             })
             .collect();
         let body = Body::Grid(Grid {
-            also: crate::figure::also::CellDetails::default(),
+            also: crate::figure::cell_details::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),
             value: "probability".into(),

@@ -109,7 +109,7 @@ impl Series {
 
     /// The lowest and highest end of what is drawn: the scale for lines; for bars also zero, and for waterfalls
     /// every sum on the way and the total.
-    pub fn reach(&self, curve: usize) -> (f32, f32) {
+    pub fn value_range(&self, curve: usize) -> (f32, f32) {
         let around = |ends: (f32, f32), value: f32| {
             // `min` and `max` pass over what is not a number.
             (ends.0.min(value), ends.1.max(value))
@@ -253,15 +253,19 @@ mod tests {
             [(0.0, 2.0), (2.0, -1.0), (-1.0, -0.5)]
         );
         assert_eq!(series.curves[0].sum(), -0.5);
-        assert_eq!(series.reach(0), (-1.0, 2.0));
-        assert_eq!(series.reach(1), (0.0, 3.0));
+        assert_eq!(series.value_range(0), (-1.0, 2.0));
+        assert_eq!(series.value_range(1), (0.0, 3.0));
         series.curves[1].values[1] = f32::NAN;
         assert_eq!(series.curves[1].sum(), 2.0, "nothing measured adds nothing");
         assert_eq!(series.value(1, 1), None);
         series.style = Style::Bars;
-        assert_eq!(series.reach(0), (-3.0, 2.0), "bars begin at zero");
+        assert_eq!(series.value_range(0), (-3.0, 2.0), "bars begin at zero");
         series.style = Style::Lines;
-        assert_eq!(series.reach(0), (-3.0, 3.0), "lines keep to the scale");
+        assert_eq!(
+            series.value_range(0),
+            (-3.0, 3.0),
+            "lines keep to the scale"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Edits at work: a schedule ready to run on a model, with a tally of what every edit did where.
 //!
-//! Formulas are in `lab/change/`; `lab/compile.rs` makes a program. Invariants: a neutral edit is never applied; values
+//! Formulas are in `lab/formulas/`; `lab/compile.rs` makes a program. Invariants: a neutral edit is never applied; values
 //! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
 //! conditions, which must be known before the edit acts).
 //! To add an operation, see [`crate::edit::op`].
@@ -10,10 +10,10 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::change::{self, Change, HostRow};
+use super::conditions::ConditionWatch;
+use super::formulas::{self, Change, HostRow};
+use super::inactive::explain_inactive;
 use super::readout::RowStats;
-use super::silence::explain_inactive;
-use super::watch::ConditionWatch;
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::error::{Error, Result};
@@ -277,11 +277,11 @@ impl Program {
         let (batch, _, tokens, _) = x.dims4()?;
         let mut scores = x;
         for act in self.acts.get(&at).into_iter().flatten() {
-            let Change::Cut(cut) = &act.change else {
+            let Change::Cut(rule) = &act.change else {
                 continue;
             };
             let covered = covered(act, &self.watches, self.prompt, span, batch, tokens);
-            let Some(severed) = cut.on(&scores, &covered, span, self.prompt)? else {
+            let Some(severed) = rule.apply(&scores, &covered, span, self.prompt)? else {
                 continue;
             };
             let positions = severed.hit.iter();
@@ -332,7 +332,7 @@ impl Program {
                     position,
                     neurons: neurons.as_ref().map_or(&[], |n| n[i].as_slice()),
                 });
-                let moved = change::moved(&before, row);
+                let moved = formulas::moved(&before, row);
                 self.measured.push((act.receipt, position, moved));
             }
         }
@@ -374,7 +374,7 @@ impl Program {
                     .iter()
                     .map(|i| span.start + *i as usize % tokens)
                     .collect(),
-                values: change::ratio(&flat, &next, &hit)?,
+                values: formulas::ratio(&flat, &next, &hit)?,
             });
             flat = next;
         }

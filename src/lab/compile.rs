@@ -1,18 +1,18 @@
 //! From a schedule to a program: where every edit acts, and under which condition.
 //!
-//! Invariant: what an edit cannot do on this model is refused before the first pass. What edits name is found in `lab/shelf.rs`,
+//! Invariant: what an edit cannot do on this model is refused before the first pass. What edits name is found in `lab/named_vectors.rs`,
 //! what they do to a value is prepared in `lab/prepare.rs`; to let an edit depend on something else, add it here.
 
 use candle_core::Tensor;
 
 use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
+use super::conditions::{ConditionWatch, Watched};
 use super::lab::Lab;
+use super::named_vectors::NamedVectors;
 use super::pass::Pass;
 use super::prepare::{Placed, prepare};
 use super::run::Run;
-use super::shelf::NamedVectors;
-use super::watch::{ConditionWatch, Watched};
 use crate::edit::condition::ConditionProbe;
 use crate::edit::direction::unit;
 use crate::edit::op::{CutEdges, Op};
@@ -30,8 +30,8 @@ impl Lab {
         }
         let schedule = &schedule.on(&self.model.card.blueprint)?;
         let given = run.given();
-        let mut shelf = NamedVectors::new(self, &given);
-        let mut program = program(schedule, run.prompt, &mut shelf, null)?;
+        let mut named = NamedVectors::new(self, &given);
+        let mut program = program(schedule, run.prompt, &mut named, null)?;
         if schedule.reads_prompt() || matches!(null, RandomControl::Random(_)) {
             program.bind(given);
         }
@@ -55,10 +55,10 @@ impl Lab {
 fn program(
     schedule: &Schedule,
     prompt: usize,
-    shelf: &mut NamedVectors,
+    named: &mut NamedVectors,
     null: RandomControl,
 ) -> Result<Program> {
-    let pieces = shelf.pieces();
+    let pieces = named.pieces();
     let mut program = Program::after(prompt);
     for edit in schedule.latest() {
         program.receipt_for(edit);
@@ -71,9 +71,9 @@ fn program(
             if let Op::Cut(CutEdges(_, sources)) = &mut resolved.op {
                 *sources = sources.resolve(&pieces)?;
             }
-            let (places, caution) = places(edit, shelf)?;
+            let (places, caution) = places(edit, named)?;
             program.remark(receipt, caution);
-            let watched = watch(&resolved, &places, shelf)?;
+            let watched = watch(&resolved, &places, named)?;
             let watch = watched.map(|watch| {
                 program.watches.push(watch);
                 program.watches.len() - 1
@@ -81,8 +81,8 @@ fn program(
             let rule = (resolved.clone(), span.clone(), watch);
             program.tallies[receipt].rules.push(rule);
             for at in places {
-                shelf.lab.model.offers(at)?;
-                let Some(ready) = prepare(&resolved, at, shelf, null)? else {
+                named.lab.model.offers(at)?;
+                let Some(ready) = prepare(&resolved, at, named, null)? else {
                     continue;
                 };
                 let Placed {
@@ -90,7 +90,7 @@ fn program(
                     change,
                     note,
                 } = ready;
-                shelf.lab.model.offers(place)?;
+                named.lab.model.offers(place)?;
                 program.remark(receipt, note);
                 if place != at {
                     program.remembered.insert(at, None);
@@ -113,7 +113,7 @@ fn program(
 fn watch(
     edit: &Edit,
     places: &[Address],
-    shelf: &mut NamedVectors,
+    named: &mut NamedVectors,
 ) -> Result<Option<ConditionWatch>> {
     let Some(condition) = &edit.when else {
         return Ok(None);
@@ -124,26 +124,26 @@ fn watch(
     };
     let watched = match &condition.probe {
         ConditionProbe::Along(name, at) => {
-            check_layer(*at, shelf.lab.model.card.layers)?;
-            shelf.lab.model.offers(*at)?;
+            check_layer(*at, named.lab.model.card.layers)?;
+            named.lab.model.offers(*at)?;
             // What an overlay changes comes later than the neurons it is addressed by.
             if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
                 return Err(refused(format!(
                     "its condition reads {at}, which the forward pass reaches only after {early}. Use an earlier address."
                 )));
             }
-            let vector = shelf.direction(name, *at)?;
-            let width = shelf.lab.model.width(at.site);
+            let vector = named.direction(name, *at)?;
+            let width = named.lab.model.width(at.site);
             if vector.len() != width {
                 return Err(refused(format!(
                     "direction `{name}` has {} numbers and {at} has {width}",
                     vector.len()
                 )));
             }
-            let vector = Tensor::new(unit(&vector), &shelf.lab.model.transformer.device)?;
+            let vector = Tensor::new(unit(&vector), &named.lab.model.transformer.device)?;
             Watched::Along(*at, vector)
         }
-        ConditionProbe::Probability(text) => Watched::Probability(shelf.token(text)?),
+        ConditionProbe::Probability(text) => Watched::Probability(named.token(text)?),
     };
     Ok(Some(ConditionWatch::new(condition.clone(), watched)))
 }
@@ -151,13 +151,13 @@ fn watch(
 /// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
 /// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
 /// error when it is prepared.
-fn places(edit: &Edit, shelf: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
-    let all = edit.place.addresses(shelf.lab.model.card.layers)?;
+fn places(edit: &Edit, named: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
+    let all = edit.place.addresses(named.lab.model.card.layers)?;
     let names = edit.op.argument().mentions().directions;
     let names: Vec<&str> = names.into_iter().flatten().collect();
     let mut cautions: Vec<String> = Vec::new();
     for name in &names {
-        let caution = shelf.caution(name)?;
+        let caution = named.caution(name)?;
         if !caution.is_empty() && !cautions.contains(&caution) {
             cautions.push(caution);
         }
@@ -166,7 +166,7 @@ fn places(edit: &Edit, shelf: &mut NamedVectors) -> Result<(Vec<Address>, String
     for at in &all {
         let mut here = true;
         for name in &names {
-            here &= shelf.has(name, *at)?;
+            here &= named.has(name, *at)?;
         }
         if here {
             held.push(*at);

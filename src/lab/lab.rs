@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
-use super::guard::{Guard, not_finite};
+use super::finite_guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
 use super::progress::{UnfinishedSweeps, WorkProgress};
 use super::readout::{RowRequest, RowStats, read};

@@ -5,13 +5,16 @@
 
 pub mod apply;
 pub mod capture;
-pub(crate) mod change;
 pub(crate) mod compile;
-pub(crate) mod cut;
-pub mod guard;
+pub(crate) mod conditions;
+pub(crate) mod edit_effects;
+pub mod finite_guard;
+pub(crate) mod formulas;
+pub(crate) mod inactive;
+pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
-pub(crate) mod measure;
+pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;
 pub mod progress;
@@ -20,15 +23,12 @@ pub mod row_programs;
 pub mod run;
 pub(crate) mod runner;
 pub mod sample;
-pub(crate) mod shelf;
-pub(crate) mod silence;
 pub mod statistics;
 pub mod tap;
 pub mod target;
 pub mod token;
 pub mod trials;
 pub mod unembed;
-pub(crate) mod watch;
 pub mod writer;
 
 pub use self::lab::Lab;

@@ -124,14 +124,14 @@ impl Knockout {
             return Vec::new();
         }
         let spans = self.sources.iter().map(|j| Positions::Span(*j, j + 1));
-        let cut = super::cut::Cut {
+        let rule = super::knockout::KnockoutRule {
             heads: Vec::new(),
             sources: spans.collect(),
             strength: 1.0,
             window,
             null: self.null.map(|seed| seed.wrapping_add(layer as u64)),
         };
-        cut.hidden(query, usize::MAX)
+        rule.hidden_sources(query, usize::MAX)
     }
 
     /// How many edges it takes away from a model, heads apart.

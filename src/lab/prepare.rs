@@ -4,9 +4,9 @@
 //! An operation is prepared by what its argument mentions; to let arguments mention something else, look it up in [`prepare`].
 
 use super::apply::RandomControl;
-use super::change::{Change, Numbers, Pointed, PreparedEdit};
-use super::cut::Cut;
-use super::shelf::{NamedVectors, unit_size};
+use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
+use super::knockout::KnockoutRule;
+use super::named_vectors::{NamedVectors, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
 use crate::edit::op::{CutEdges, Op, UnitChoice, UnitsTurn};
@@ -29,11 +29,11 @@ pub(crate) struct Placed {
 pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
-    shelf: &mut NamedVectors,
+    named: &mut NamedVectors,
     null: RandomControl,
 ) -> Result<Option<Placed>> {
-    let device = &shelf.lab.model.transformer.device.clone();
-    let width = shelf.lab.model.width(at.site);
+    let device = &named.lab.model.transformer.device.clone();
+    let width = named.lab.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
         why,
@@ -41,7 +41,7 @@ pub(crate) fn prepare(
     let mentioned = edit.op.argument().mentions();
     let units = match mentioned.units {
         None => EditedUnits::default(),
-        Some(which) => match units(edit, which, at, shelf, null)? {
+        Some(which) => match units(edit, which, at, named, null)? {
             Some(units) => units,
             None => return Ok(None),
         },
@@ -53,8 +53,8 @@ pub(crate) fn prepare(
                 "a cut removes at most all of the attention: use a strength up to 1".into(),
             ));
         }
-        let layer = &shelf.lab.model.transformer.blueprint.layers[usize::from(at.layer)];
-        let change = Change::Cut(Cut {
+        let layer = &named.lab.model.transformer.blueprint.layers[usize::from(at.layer)];
+        let change = Change::Cut(KnockoutRule {
             heads: units.list,
             sources: vec![sources.clone()],
             strength,
@@ -69,7 +69,7 @@ pub(crate) fn prepare(
     }
     let mut directions = Vec::new();
     for name in mentioned.directions.into_iter().flatten() {
-        let vector = shelf.direction(name, at)?;
+        let vector = named.direction(name, at)?;
         if vector.len() != width {
             return Err(refused(format!(
                 "direction `{name}` has {} numbers and {at} has {width}: it was made for another model or site",
@@ -106,18 +106,18 @@ pub(crate) fn prepare(
     let (mut place, mut wide) = (at, width);
     let target = if let Op::Rewrite(UnitsTurn(_, from, to)) = &edit.op {
         let layer = usize::from(at.layer);
-        (place, wide) = (Site::MlpOut.at(layer), shelf.lab.model.card.d_model);
-        let turn = (shelf.token(from)?, shelf.token(to)?);
+        (place, wide) = (Site::MlpOut.at(layer), named.lab.model.card.d_model);
+        let turn = (named.token(from)?, named.token(to)?);
         let by = (edit.strength, TURN * edit.strength);
-        let network = &shelf.lab.model.transformer;
+        let network = &named.lab.model.transformer;
         let deltas = network.turned_values(layer, &units.list, turn, by)?;
         deltas.flatten_all()?.to_vec1()?
     } else if let Some(file) = mentioned.statistics {
-        measured(file, shelf.statistic(file, at)?)?
+        measured(file, named.statistic(file, at)?)?
     } else if let Some(text) = mentioned.text {
-        measured(text, shelf.other(text, at)?)?
+        measured(text, named.other(text, at)?)?
     } else if mentioned.prompt_mean {
-        measured("the prompt", shelf.mean(at)?)?
+        measured("the prompt", named.mean(at)?)?
     } else {
         vec![mentioned.value.unwrap_or(0.0); width]
     };
@@ -159,7 +159,7 @@ fn units(
     edit: &Edit,
     which: &UnitChoice,
     at: Address,
-    shelf: &mut NamedVectors,
+    named: &mut NamedVectors,
     null: RandomControl,
 ) -> Result<Option<EditedUnits>> {
     let cut = matches!(edit.op, Op::Cut(_));
@@ -168,8 +168,8 @@ fn units(
     } else {
         (at, "unit")
     };
-    let size = unit_size(own.site, &shelf.lab.model);
-    let count = shelf.lab.model.width(own.site) / size;
+    let size = unit_size(own.site, &named.lab.model);
+    let count = named.lab.model.width(own.site) / size;
     let mut list = match which {
         UnitChoice::All if matches!(edit.op, Op::Rewrite(_)) => (0..count as u32).collect(),
         UnitChoice::All => {
@@ -177,7 +177,7 @@ fn units(
             return Ok(Some(EditedUnits { list, size }));
         }
         UnitChoice::List(list) => list.clone(),
-        UnitChoice::Set(name) => shelf.units(name, own)?,
+        UnitChoice::Set(name) => named.units(name, own)?,
     };
     if list.is_empty() {
         return Ok(None);
@@ -195,7 +195,7 @@ fn units(
     if let RandomControl::Random(seed) = null
         && !cut
     {
-        list = alike(&list, &shelf.sizes(at)?, seed);
+        list = alike(&list, &named.sizes(at)?, seed);
     }
     Ok(Some(EditedUnits { list, size }))
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::guard::Guard;
+use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
 use super::row_programs::RowPrograms;
 use crate::error::Result;

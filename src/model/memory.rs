@@ -12,7 +12,7 @@
 use candle_core::{DType, Device};
 use serde_json::Value;
 
-use super::limits;
+use super::memory_limits;
 use super::network::blueprint::{Blueprint, MlpKind, PositionEncoding, QkNormOver};
 use super::network::families;
 use super::network::linear::Precision;
@@ -436,7 +436,7 @@ fn system() -> Option<u64> {
         return None;
     }
     let free = system.available_memory();
-    Some(limits::free().map_or(free, |l| free.min(l)))
+    Some(memory_limits::free().map_or(free, |l| free.min(l)))
 }
 
 #[cfg(test)]

@@ -4,16 +4,16 @@
 //! To add a family see [`crate::model::network::families`]; to add a site see [`crate::model::network::site`].
 
 pub mod checkpoint;
+pub mod gaussian;
 pub mod hub;
 pub mod kernels;
-mod limits;
 pub mod load;
-pub(crate) mod map;
 pub mod memory;
+mod memory_limits;
+pub(crate) mod memory_map;
 pub mod network;
-pub mod normal;
-pub mod shrunk;
 pub mod tokenizer;
+pub mod truncated_file;
 
 use std::sync::{Arc, Mutex};
 

@@ -7,14 +7,14 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
-use super::ink;
 use super::overlay;
+use super::paint;
 use super::panes::{self, Canvas, Memory, fold, put};
 use super::theme::{Glyphs, Role, Theme};
 use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
-use crate::app::{App, Overlay, beside};
+use crate::app::{App, Overlay, baseline};
 use crate::figure::Anchor;
 use crate::model::hub::Progress;
 use crate::model::network::finite::NOT_FINITE;
@@ -28,7 +28,7 @@ pub fn rect(area: Area) -> Rect {
 /// Draws the whole screen.
 pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     let screen = buf.area;
-    ink::tint(buf, screen, theme.ground());
+    paint::tint(buf, screen, theme.ground());
     let Some(arrangement) = app.arrangement() else {
         return too_small(app, theme, screen, buf);
     };
@@ -134,7 +134,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         ));
         right.push(span(format!(" {mode} "), Role::Edited));
     }
-    if let Some(name) = beside::name(app.baseline_mode) {
+    if let Some(name) = baseline::name(app.baseline_mode) {
         right.push(span(format!(" {name} "), Role::Accent));
     }
     if !app.history.marks().is_empty() {
@@ -173,7 +173,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if room > used + 2 {
         let wide = usize::from(room - used - 2);
         let (x, style) = (area.x + used + 1, theme.style(Role::Border));
-        ink::write(buf, x, area.y, rule.repeat(wide), wide, style);
+        paint::write(buf, x, area.y, rule.repeat(wide), wide, style);
     }
     put(buf, area.x + room, area.y, wide, &right);
 }
@@ -324,7 +324,7 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
     let bottom = footer.bottom();
     for (i, line) in lines.iter().enumerate() {
         let y = bottom.saturating_sub(height) + i as u16;
-        ink::clear(buf, Rect::new(footer.x, y, footer.width, 1), theme.ground());
+        paint::clear(buf, Rect::new(footer.x, y, footer.width, 1), theme.ground());
         let line = Line::styled(line.as_str(), theme.style(role));
         put(buf, footer.x + 1, y, footer.width.saturating_sub(1), &line);
     }

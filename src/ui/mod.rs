@@ -6,10 +6,10 @@
 mod decode;
 mod draw;
 pub mod figures;
-mod ink;
 mod input;
-mod outgoing;
+mod output_thread;
 mod overlay;
+mod paint;
 pub mod panes;
 mod screen;
 mod script;

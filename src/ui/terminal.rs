@@ -24,9 +24,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::outgoing::Outgoing;
+use super::output_thread::Outgoing;
 use crate::error::{Error, Result};
-use crate::model::shrunk;
+use crate::model::truncated_file;
 
 /// Bytes of text that fit the clipboard sequence of common terminals.
 const CLIPBOARD_LIMIT: usize = 74_000;
@@ -62,7 +62,7 @@ impl TerminalRestorer {
     /// be written to by anybody, who would wait for ever.
     pub fn leave(&self, patience: Duration) -> bool {
         if self.ours.swap(false, Ordering::SeqCst) {
-            shrunk::off_screen();
+            truncated_file::off_screen();
             let mut bytes = Vec::new();
             leave_sequences(&mut bytes);
             let heard = self.out.finish(bytes, patience);
@@ -168,7 +168,7 @@ impl Terminal {
         if let Ok(before) = rustix::termios::tcgetattr(io::stdin()) {
             let mut undo = Vec::new();
             leave_sequences(&mut undo);
-            shrunk::on_screen(before, undo);
+            truncated_file::on_screen(before, undo);
         }
         crossterm::terminal::enable_raw_mode().map_err(on_terminal)?;
         let mut bytes = Vec::new();
@@ -401,7 +401,7 @@ mod tests {
     fn draw(shown: &mut PaintedScreen, word: &str, style: Style) -> Vec<u8> {
         shown
             .frame(AREA, |buf| {
-                super::super::ink::write(buf, 0, 0, word, 20, style);
+                super::super::paint::write(buf, 0, 0, word, 20, style);
             })
             .unwrap()
     }
@@ -447,7 +447,7 @@ mod tests {
             let area = Rect::new(0, 0, width, height);
             let bytes = shown.frame(area, |buf| {
                 assert_eq!(buf.area, area, "the terminal's own size");
-                super::super::ink::write(buf, 0, 0, "hello", 20, Style::new());
+                super::super::paint::write(buf, 0, 0, "hello", 20, Style::new());
             });
             let text = seen(&mut parser, &bytes.unwrap());
             let cells = if height == 0 { 0 } else { width };

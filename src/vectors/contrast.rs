@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::DType;
+use faer::{Mat, Side};
 
 use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::edit::positions::Positions;
@@ -69,7 +70,7 @@ impl Method {
         METHODS.map(|(name, ..)| name)
     }
 
-    /// Where it is measured unless somebody says otherwise.
+    /// The site that the method measures at by default.
     pub fn site(self) -> Site {
         match self {
             Self::Icv | Self::Caa => Site::ResidPost,
@@ -151,7 +152,7 @@ impl Contrast {
                 "at least one prompt on each side",
             ));
         }
-        let shared = shared(plus, minus);
+        let shared = count_in_both(plus, minus);
         if shared == plus.len() && shared == minus.len() {
             return Err(Error::argument(
                 "prompts",
@@ -307,7 +308,7 @@ impl Contrast {
 }
 
 /// How many prompts two lists have in common, each as often as both have it.
-fn shared(plus: &[String], minus: &[String]) -> usize {
+fn count_in_both(plus: &[String], minus: &[String]) -> usize {
     let mut left: HashMap<&str, usize> = HashMap::new();
     for prompt in minus {
         *left.entry(prompt).or_default() += 1;
@@ -451,29 +452,16 @@ fn first_component(rows: &[Vec<f64>], centre: bool) -> Vec<f64> {
     scaled(&out, 1.0 / length)
 }
 
-/// The eigenvector of the largest eigenvalue of a symmetric matrix, by repeated squaring: each step doubles the
-/// exponent of the power iteration, so a gap of a thousandth is resolved in twenty.
+/// The eigenvector of the largest eigenvalue of a symmetric matrix; zeros where all of it is zero, or not finite.
 fn leading_eigenvector(matrix: &[Vec<f64>]) -> Vec<f64> {
     let size = matrix.len();
-    let mut power = matrix.to_vec();
-    for _ in 0..40 {
-        let trace: f64 = (0..size).map(|i| power[i][i]).sum();
-        if trace <= 0.0 {
-            return vec![0.0; size];
-        }
-        // Symmetric, so a product of rows is a product of the matrix with itself.
-        let scaled: Vec<Vec<f64>> = power
-            .iter()
-            .map(|row| crate::vectors::contrast::scaled(row, 1.0 / trace))
-            .collect();
-        power = scaled
-            .iter()
-            .map(|a| scaled.iter().map(|b| dot(a, b)).collect())
-            .collect();
+    let trace: f64 = (0..size).map(|i| matrix[i][i]).sum();
+    let symmetric = Mat::from_fn(size, size, |i, j| matrix[i][j]);
+    // Eigenvalues rise.
+    match symmetric.self_adjoint_eigen(Side::Lower) {
+        Ok(found) if trace > 0.0 => found.U().col(size - 1).iter().copied().collect(),
+        Ok(_) | Err(_) => vec![0.0; size],
     }
-    // Every column is now along the eigenvector; the longest is the most exact.
-    let column = (0..size).max_by(|a, b| power[*a][*a].total_cmp(&power[*b][*b]));
-    column.map_or_else(Vec::new, |c| power[c].clone())
 }
 
 /// Points a component so that most pairs have the larger projection on the plus side.

@@ -8,7 +8,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::shots::FewShotPrompt;
+use super::few_shot::FewShotPrompt;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::Lab;

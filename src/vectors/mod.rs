@@ -5,8 +5,8 @@
 
 pub mod combine;
 pub mod contrast;
+pub mod evaluate;
+pub mod few_shot;
 pub mod function_vector;
-pub mod judge;
 pub mod selection;
-pub mod shots;
 pub mod task_vector;

@@ -8,9 +8,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::evaluate::Insertion;
+use super::few_shot::{FewShotPrompt, Shots};
 use super::function_vector::{Effects, Head, HeadMeans, add, assemble, at_the_end, mean, value};
-use super::judge::Insertion;
-use super::shots::{FewShotPrompt, Shots};
 use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -195,9 +195,9 @@ fn signed(effect: f64) -> String {
 /// [`Shots`] without the model, which the lab lends while prompts are made.
 #[derive(Clone, Copy, Debug)]
 pub struct ShotPrompts<'a> {
-    pub pairs: &'a [super::shots::ShotPair],
-    pub layout: &'a super::shots::ShotLayout,
-    pub asked: &'a super::shots::ShotLayout,
+    pub pairs: &'a [super::few_shot::ShotPair],
+    pub layout: &'a super::few_shot::ShotLayout,
+    pub asked: &'a super::few_shot::ShotLayout,
     pub count: usize,
     pub seed: u64,
 }

@@ -44,7 +44,10 @@ const EXAMPLES: [Example; 5] = [
     Example {
         name: "operation",
         files: &[],
-        mentions: &[("src/edit/op.rs", "Icv"), ("src/lab/change/mod.rs", "Icv")],
+        mentions: &[
+            ("src/edit/op.rs", "Icv"),
+            ("src/lab/formulas/mod.rs", "Icv"),
+        ],
     },
 ];
 

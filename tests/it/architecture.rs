@@ -380,11 +380,11 @@ fn a_circle_is_found_and_a_chain_is_none() {
 const CALLERS: &[(&str, &[&str])] = &[
     (
         "trunk",
-        &["cli/doctor/identities", "lab/guard", "lab/runner"],
+        &["cli/doctor/identities", "lab/finite_guard", "lab/runner"],
     ),
     (
         "read_out",
-        &["cli/doctor/identities", "lab/guard", "lab/runner"],
+        &["cli/doctor/identities", "lab/finite_guard", "lab/runner"],
     ),
     ("through", &["lab/runner"]),
     ("prepare", &["lab/runner"]),
@@ -503,14 +503,14 @@ fn one_file_writes_into_buffers() {
     ];
     let folder = root().join("ui");
     for path in sources(&folder) {
-        if path.ends_with("ink.rs") {
+        if path.ends_with("paint.rs") {
             continue;
         }
         for (number, line) in code(&path).lines().enumerate() {
             for word in direct {
                 assert!(
                     !line.contains(word),
-                    "{}:{} says `{word}`; write through ui/ink.rs, which clips",
+                    "{}:{} says `{word}`; write through ui/paint.rs, which clips",
                     path.display(),
                     number + 1
                 );

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use candle_core::Tensor;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Table};
-use lmscope::instruments::backpatch::pairs::WantedAnswer;
+use lmscope::instruments::backpatch::layer_pairs::WantedAnswer;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::pass::Patch;

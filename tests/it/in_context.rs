@@ -16,9 +16,9 @@ use lmscope::model::load::Options;
 use lmscope::model::network::site::{Address, Site};
 use lmscope::vectors::combine::combine;
 use lmscope::vectors::contrast::{Contrast, ContrastRequest, Method, check_letters};
+use lmscope::vectors::evaluate::{Insertion, Questions, TaskEvaluation};
+use lmscope::vectors::few_shot::{FewShotPrompt, ShotLayout, ShotPair, read, split};
 use lmscope::vectors::function_vector::{Effects, Head, HeadMeans, assemble};
-use lmscope::vectors::judge::{Insertion, Questions, TaskEvaluation};
-use lmscope::vectors::shots::{FewShotPrompt, ShotLayout, ShotPair, read, split};
 use lmscope::vectors::task_vector::{HeadRanking, InContext, Recipe, ShotPrompts, states};
 
 use super::recorded;
@@ -517,7 +517,7 @@ fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, TaskEval
         answered: shots.answered(&held).unwrap(),
     };
     let verdict =
-        TaskEvaluation::reach(lab, &direction, method.insertion(), &questions, seed).unwrap();
+        TaskEvaluation::evaluate(lab, &direction, method.insertion(), &questions, seed).unwrap();
     (direction, verdict)
 }
 
@@ -594,7 +594,7 @@ fn a_function_vector_says_which_task() {
                 answered: Vec::new(),
             };
             let verdict =
-                TaskEvaluation::reach(&mut lab, &made, Insertion::Add, &questions, 1).unwrap();
+                TaskEvaluation::evaluate(&mut lab, &made, Insertion::Add, &questions, 1).unwrap();
             println!("{own} on {task}: {}", verdict.sentence());
             let held = verdict.best().unwrap().held.accuracy();
             let chance = verdict.best().unwrap().random.accuracy();
@@ -649,7 +649,7 @@ fn the_verdict_counts_what_the_edit_does() {
             held: asks[4..].to_vec(),
             answered: Vec::new(),
         };
-        let verdict = TaskEvaluation::reach(&mut lab, &direction, op, &questions, 1).unwrap();
+        let verdict = TaskEvaluation::evaluate(&mut lab, &direction, op, &questions, 1).unwrap();
         assert_eq!(
             verdict.layers.len(),
             lab.model.card.layers,

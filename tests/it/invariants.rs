@@ -7,7 +7,7 @@ use lmscope::edit::direction::{Direction, DirectionOrigin, norm};
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Result;
 use lmscope::figure::{Body, Entry};
-use lmscope::instruments::logit_lens::view::LensView;
+use lmscope::instruments::logit_lens::lens_view::LensView;
 use lmscope::instruments::patchscope::target::{ContinuedText, TargetPrompt};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
@@ -26,7 +26,7 @@ use lmscope::model::network::mlp::Mlp;
 use lmscope::model::network::site::{Address, SITES, Site};
 use lmscope::model::network::tap::{GradientTap, NoTap, PassSpan, Tap};
 
-use lmscope::model::normal::normals;
+use lmscope::model::gaussian::normals;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 

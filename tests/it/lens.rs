@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure, Grid};
-use lmscope::instruments::logit_lens::view::{LensView, READABLE};
+use lmscope::instruments::logit_lens::lens_view::{LensView, READABLE};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{Needs, NormOf, Readout, StateStats};

@@ -14,8 +14,8 @@ use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, ValueEditPlan};
+use lmscope::instruments::neurons::at_position::neurons_at;
 use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
-use lmscope::instruments::neurons::sight::sights;
 use lmscope::instruments::neurons::value_card::{SIDE, ValueCards, ValueNorm};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
@@ -214,7 +214,7 @@ fn effects_are_differences_of_frozen_scale_logits() {
         let (a, b) = (3u32, 11u32);
         let given = [("rank", "effect"), ("token", "#3 - #11"), ("window", "1")];
         let figure = observe(&mut lab, "neurons", &run, &given);
-        let sight = sights(&mut lab, &run, 8).unwrap().remove(0);
+        let sight = neurons_at(&mut lab, &run, 8).unwrap().remove(0);
         for row in &rows(&figure)[..4] {
             let (layer, neuron) = word(row, 0).split_once('/').unwrap();
             let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());

@@ -4,7 +4,7 @@
 use lmscope::app::{App, CursorFocus, Event};
 use lmscope::edit::Edit;
 use lmscope::engine::{Ending, Update};
-use lmscope::figure::also::{CellDetails, Number, RankStory};
+use lmscope::figure::cell_details::{CellDetails, Number, RankStory};
 use lmscope::figure::{Anchor, Body, Figure, Scale};
 use lmscope::ui::theme::Theme;
 use ratatui::style::Modifier;

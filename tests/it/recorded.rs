@@ -125,7 +125,7 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
         }
     };
     let body = Body::Grid(Grid {
-        also: lmscope::figure::also::CellDetails::default(),
+        also: lmscope::figure::cell_details::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
         value: "probability".into(),

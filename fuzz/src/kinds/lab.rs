@@ -10,20 +10,20 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
 use lmscope::file::Overwrite;
-use lmscope::instruments::backpatch::hops;
+use lmscope::instruments::backpatch::two_hop;
 use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::logit_lens::lens_file::LensFile;
 use lmscope::instruments::logit_lens::word_lists::WordList;
 use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
-use lmscope::instruments::patching::contrast;
+use lmscope::instruments::patching::clean_corrupt;
 use lmscope::instruments::patchscope::map::AffineMaps;
 use lmscope::instruments::patchscope::templates;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{Statistics, TextReading, pieces};
 use lmscope::model::network::address::expand;
 use lmscope::model::network::site::Site;
-use lmscope::vectors::shots;
-use lmscope::vectors::shots::ShotLayout;
+use lmscope::vectors::few_shot;
+use lmscope::vectors::few_shot::ShotLayout;
 use safetensors::tensor::TensorView;
 
 use super::{Place, file, references, repository};
@@ -356,12 +356,12 @@ pub fn lists() -> Vec<Vec<u8>> {
 pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
     let path = place.put("list", bytes);
     let words = WordList::load(&path).map(drop);
-    let pairs = shots::read(&path).map(|pairs| {
-        let _ = shots::split(&pairs, 0.5, 1);
+    let pairs = few_shot::read(&path).map(|pairs| {
+        let _ = few_shot::split(&pairs, 0.5, 1);
     });
     let facts = facts::read(&path).map(drop);
-    let hops = hops::read(&path).map(drop);
-    let contrasts = contrast::read(&path).map(drop);
+    let hops = two_hop::read(&path).map(drop);
+    let contrasts = clean_corrupt::read(&path).map(drop);
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = ShotLayout::new(text, "\n");
     }

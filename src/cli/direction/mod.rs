@@ -3,8 +3,8 @@
 //! Invariant: the file says on which model, where, how and from how many prompts it was measured, and is refused elsewhere.
 //! To add a method on two lists of prompts, add it to `vectors/contrast.rs`; on demonstrations, to `vectors/task_vector.rs`.
 
+mod demonstrations;
 mod prompts;
-mod shots;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -43,7 +43,7 @@ fn build(command: Command) -> Command {
         .arg(arguments::value("site", "SITE", "Site to measure at; default resid_pre, with icv and caa resid_post"))
         .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
-    shots::arguments(command)
+    demonstrations::arguments(command)
         .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', with spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
         .arg(arguments::value("strength", "C", "A strength that works, saved in the file as the screen's starting strength").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
         .arg(arguments::value("name", "NAME", "Names the file if -o does not: NAME.safetensors"))
@@ -85,16 +85,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
                 direction.norm()
             ));
             if matches.contains_id("demos") {
-                shots::evaluate(matches, &mut lab, text, &direction)?;
+                demonstrations::evaluate(matches, &mut lab, text, &direction)?;
             }
             Ok(())
         }
         (None, Some(name)) => {
             let mut lab = arguments::open(matches)?;
             let direction = lab.direction(name)?;
-            shots::evaluate(matches, &mut lab, name, &direction)
+            demonstrations::evaluate(matches, &mut lab, name, &direction)
         }
-        (None, None) if matches.contains_id("demos") => shots::run(matches),
+        (None, None) if matches.contains_id("demos") => demonstrations::run(matches),
         (None, None) => prompts::run(matches),
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: every identity is measured on values that really flowed; a difference that is no number counts as
 //! infinite; an identity that a model cannot have is refused with the reason, never passed over. Differences of vectors
 //! are relative to the largest entry of what they are compared with. To add one, write a function that returns
-//! what it `Found` and name it in `judge`.
+//! what it `Found` and name it in `check_all`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -159,14 +159,14 @@ pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
     let all = addresses(&lab.model);
     let seen = pass(lab, run, &all)?;
     let bare = pass(lab, run, &[])?;
-    let mut out = judge(&lab.model, &seen, &bare)?;
+    let mut out = check_all(&lab.model, &seen, &bare)?;
     let cached = cache(lab, run, &bare.logits)?;
     out.push(Identity::of(("cache on = off", cached)));
     Ok(out)
 }
 
 /// What can be said of two passes over one text: one in which everything was recorded, and one in which nothing was.
-fn judge(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Result<Vec<Identity>> {
+fn check_all(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Result<Vec<Identity>> {
     let all = [
         ("finite", finite(seen)?),
         ("lens = logits", lens(model, seen)?),
@@ -586,25 +586,25 @@ mod tests {
         let mut seen = pass(&mut lab, &run, &all).unwrap();
         let bare = pass(&mut lab, &run, &[]).unwrap();
         let model = &lab.model;
-        assert_eq!(failures(&judge(model, &seen, &bare).unwrap()), [""; 0]);
+        assert_eq!(failures(&check_all(model, &seen, &bare).unwrap()), [""; 0]);
         for (site, entry, by, expected) in faults {
             let at = site.at(model.card.layers - 1);
             let whole = seen.sites[&at].clone();
             seen.sites
                 .insert(at, with_one_entry_changed(&whole, *entry, *by));
-            let found = judge(model, &seen, &bare).unwrap();
+            let found = check_all(model, &seen, &bare).unwrap();
             assert_eq!(failures(&found), *expected, "{at} {entry}");
             seen.sites.insert(at, whole);
         }
         let honest = seen.logits.clone();
         seen.logits = with_one_entry_changed(&honest, 5, 1e-3);
-        let found = judge(model, &seen, &bare).unwrap();
+        let found = check_all(model, &seen, &bare).unwrap();
         assert_eq!(
             failures(&found),
             ["lens = logits", "captures change nothing"]
         );
         seen.logits = with_one_entry_changed(&honest, 5, f32::NAN);
-        let found = judge(model, &seen, &bare).unwrap();
+        let found = check_all(model, &seen, &bare).unwrap();
         assert!(failures(&found).contains(&"finite"));
         let far = found[1].measured.unwrap().difference;
         assert!(

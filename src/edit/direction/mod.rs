@@ -9,8 +9,8 @@ mod arrays;
 mod ds4;
 mod gguf;
 mod numpy;
+mod row_layers;
 mod safetensors;
-mod settle;
 mod sidecar;
 mod torch;
 
@@ -25,10 +25,10 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::gguf::names::ARCHITECTURES;
+use crate::model::gaussian::normals;
 use crate::model::network::address::site_named;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
-use crate::model::normal::normals;
 
 /// One row of [`FORMATS`].
 #[derive(Debug)]

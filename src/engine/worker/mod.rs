@@ -5,7 +5,7 @@
 
 mod baseline;
 mod changes;
-mod kept;
+mod kept_texts;
 mod live;
 mod tokens;
 
@@ -33,7 +33,7 @@ use crate::lab::writer::{BaselineMode, Writer};
 use crate::model::hub::{DownloadPhase, DownloadWatch, Progress};
 use crate::model::load::Options;
 use baseline::BaselineContinuation;
-use kept::KeptTexts;
+use kept_texts::KeptTexts;
 use live::Live;
 use tokens::{prompt_tokens, written_token};
 

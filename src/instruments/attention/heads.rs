@@ -14,8 +14,8 @@ use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
+use crate::vectors::few_shot::{ShotLayout, read};
 use crate::vectors::function_vector::{Effects, HeadMeans};
-use crate::vectors::shots::{ShotLayout, read};
 use crate::vectors::task_vector::ShotPrompts;
 
 choices! {

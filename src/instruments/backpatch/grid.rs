@@ -8,7 +8,7 @@ use std::fmt::Write;
 use super::{Backpatch, BackpatchGrid, BackpatchParams, quoted, spelled};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
-use crate::instruments::backpatch::pairs::{
+use crate::instruments::backpatch::layer_pairs::{
     AnswerForms, PairScore, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, length,
     pairs as all_pairs, states, trials, written_text,
 };

@@ -8,18 +8,18 @@
 //! variant of [`BackpatchView`].
 
 mod grid;
-pub mod hops;
-pub mod pairs;
+pub mod layer_pairs;
 mod table;
 mod trace;
+pub mod two_hop;
 
 use std::path::PathBuf;
 
 use super::params::{Count, ParamKind, ParameterValue, choices, params};
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
-use crate::instruments::backpatch::hops::{HopPlace, last_token_of};
-use crate::instruments::backpatch::pairs::WantedAnswer;
+use crate::instruments::backpatch::layer_pairs::WantedAnswer;
+use crate::instruments::backpatch::two_hop::{HopPlace, last_token_of};
 use crate::instruments::params::Position;
 use crate::lab::Lab;
 use crate::lab::run::Run;

@@ -9,11 +9,11 @@ use super::{Backpatch, BackpatchParams};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
-use crate::instruments::backpatch::hops::{
-    HopPlace, HopsRequest, PairsTried, QuestionResult, TwoHopQuestion, read,
-};
-use crate::instruments::backpatch::pairs::{
+use crate::instruments::backpatch::layer_pairs::{
     PairScore, SourceAndTarget, layer_pairs, pairs as all_pairs,
+};
+use crate::instruments::backpatch::two_hop::{
+    HopPlace, HopsRequest, PairsTried, QuestionResult, TwoHopQuestion, read,
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;

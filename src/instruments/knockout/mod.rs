@@ -4,10 +4,10 @@
 //! and shows what the answer's probability loses. Invariant: beside every cell stands its null, as many random other edges of the
 //! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`KnockoutColumns`] and its columns in `Plan::read`.
 
-pub mod asked;
+pub mod parameters;
 mod plan;
 
-use self::asked::{KnockoutColumns, KnockoutParams};
+use self::parameters::{KnockoutColumns, KnockoutParams};
 use self::plan::{KnockoutPlan, KnockoutResult, short};
 use super::params::ParameterValue;
 use super::{Draft, Measurement};

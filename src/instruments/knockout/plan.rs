@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::AttentionKnockout;
-use super::asked::{KnockoutColumns, KnockoutParams};
+use super::parameters::{KnockoutColumns, KnockoutParams};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Unit};
 use crate::instruments::lines;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
-use crate::instruments::neurons::sight::{neuron, sights};
+use crate::instruments::neurons::at_position::{neuron, neurons_at};
 use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
@@ -157,12 +157,12 @@ impl DoseParams {
         let heads = self.site == UnitSite::Heads;
         let mut units = UnitsByLayer::new();
         if self.units.is_empty() && !heads {
-            let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
+            let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
             let mut best = (f32::NEG_INFINITY, 0, 0);
-            for (layer, _) in &sight.activations {
+            for (layer, _) in &local.activations {
                 let cards = ValueCards::on(lab);
                 let effects =
-                    sight.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
+                    local.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -206,9 +206,9 @@ impl DoseParams {
                 let z = z.squeeze(0)?.to_dtype(DType::F32)?;
                 z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
             } else {
-                let sight = sights(lab, run, last)?.remove(0);
+                let local = neurons_at(lab, run, last)?.remove(0);
                 let cards = ValueCards::on(lab);
-                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
+                local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             null.insert(*layer, near_in_size(&sizes, own, run.seed));
         }

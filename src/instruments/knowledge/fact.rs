@@ -14,7 +14,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
 use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search, ask, refine};
-use crate::instruments::neurons::sight::sights;
+use crate::instruments::neurons::at_position::neurons_at;
 use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, params};
@@ -136,7 +136,7 @@ fn without(
     target: LogitTarget,
     lab: &mut Lab,
 ) -> Result<String> {
-    let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
+    let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
     let (mut own, mut null) = (run.schedule.clone(), run.schedule.clone());
     let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
     layers.sort_unstable();
@@ -146,7 +146,7 @@ fn without(
         let here = found.iter().filter(|n| n.layer == layer);
         let units: Vec<u32> = here.map(|n| n.neuron).collect();
         let at = usize::from(layer);
-        let sizes = sight.sizes(at, &cards.borrow_mut().norms(&lab.model)?[at]);
+        let sizes = local.sizes(at, &cards.borrow_mut().norms(&lab.model)?[at]);
         let others = near_in_size(&sizes, &units, run.seed);
         own = own.and(&zero(at, units));
         if !others.is_empty() {

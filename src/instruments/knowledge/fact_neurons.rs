@@ -4,7 +4,7 @@
 //! the neurons whose score is at least `share` of the largest, then those kept under at least `present` of the
 //! paraphrases, moving that threshold by 5 points until a fact has 2 to 5 on average. The paper's rule "under three
 //! paraphrases at least" is left out: two are often all there are. The score is the direct effect on the answer's logit at
-//! the last position ([`crate::instruments::neurons::sight`]). Invariant: the same prompts and edits give the same neurons in the same order.
+//! the last position ([`crate::instruments::neurons::at_position`]). Invariant: the same prompts and edits give the same neurons in the same order.
 //! To score otherwise (integrated gradients), make [`FactScores`] from other numbers; refining stays.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,7 +13,7 @@ use candle_core::Tensor;
 
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::instruments::neurons::sight::sights;
+use crate::instruments::neurons::at_position::neurons_at;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::finite::order;
@@ -89,15 +89,15 @@ pub fn ask(
     let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
     for prompt in prompts {
         let run = Run::plain(prompt.clone()).under(schedule);
-        let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
+        let local = neurons_at(lab, &run, prompt.len() - 1)?.remove(0);
         let effects: Vec<(usize, Vec<f32>)> = views
             .iter()
-            .map(|(layer, view)| (*layer, sight.effects(*layer, view)))
+            .map(|(layer, view)| (*layer, local.effects(*layer, view)))
             .collect();
         let largest = effects.iter().flat_map(|(_, row)| row);
         let least = largest.copied().fold(0.0, f32::max) * search.share;
         for (layer, row) in &effects {
-            let acts = sight.layer(*layer).map_or(&[][..], |(acts, _)| acts);
+            let acts = local.layer(*layer).map_or(&[][..], |(acts, _)| acts);
             let held = sums
                 .entry(*layer)
                 .or_insert_with(|| vec![(0.0, 0.0, 0); row.len()]);

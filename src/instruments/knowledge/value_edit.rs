@@ -22,7 +22,7 @@ use crate::edit::op::{Op, UnitChoice, UnitsTurn};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
-use crate::instruments::neurons::sight::sights;
+use crate::instruments::neurons::at_position::neurons_at;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::readout::RowStats;
@@ -325,9 +325,9 @@ impl EvaluationSuite {
         let prompts = self.of(fact);
         for prompt in &prompts {
             let run = Run::plain(prompt.clone()).under(schedule);
-            let sight = sights(lab, &run, prompt.len() - 1)?.remove(0);
+            let local = neurons_at(lab, &run, prompt.len() - 1)?.remove(0);
             for n in &mut drawn {
-                let act = sight.layer(usize::from(n.layer));
+                let act = local.layer(usize::from(n.layer));
                 n.act += act.map_or(0.0, |(row, _)| row[n.neuron as usize]) / prompts.len() as f32;
             }
         }

@@ -13,7 +13,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::lens::cautions;
-use super::view::{LensView, MapsFile, ReadSite, view};
+use super::lens_view::{LensView, MapsFile, ReadSite, view};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
 use crate::instruments::logit_lens::word_lists::{KnownTokens, WordList, share_nothing, task};

@@ -8,10 +8,10 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::figure::also::{CellDetails, Number, TOP};
+use crate::figure::cell_details::{CellDetails, Number, TOP};
 use crate::figure::{Anchor, AxisLabel, Grid};
-use crate::instruments::logit_lens::numbers::{LensCell, LensNumber, Opening, TokenChoice};
-use crate::instruments::logit_lens::view::{LensView, MapsFile, ReadSite, view};
+use crate::instruments::logit_lens::cell_value::{LensCell, LensNumber, Opening, TokenChoice};
+use crate::instruments::logit_lens::lens_view::{LensView, MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, ParameterValue, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;

@@ -2,12 +2,12 @@
 //!
 //! Invariant: every instrument here reads through [`crate::lab::unembed`]. To ask something else of the readings, add an instrument.
 
+pub(crate) mod cell_value;
 pub mod languages;
 pub mod lens;
 pub mod lens_file;
-pub(crate) mod numbers;
+pub mod lens_view;
 pub mod settle;
 pub mod track;
 pub mod trajectory;
-pub mod view;
 pub mod word_lists;

@@ -8,7 +8,7 @@ use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TableRow};
-use crate::instruments::logit_lens::view::{MapsFile, ReadSite, view};
+use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;

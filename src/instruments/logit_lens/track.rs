@@ -7,7 +7,7 @@
 use super::lens::cautions;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style, Unit};
-use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;

@@ -10,7 +10,7 @@ use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TablePage, TableRow};
-use crate::instruments::logit_lens::view::{MapsFile, ReadSite, answer_settles, view};
+use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::params::{Position, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;

@@ -2,12 +2,12 @@
 //!
 //! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by default
 //! the favoured one's), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
-//! attribution, [`crate::instruments::neurons::sight`]). The direct effect ignores what later layers do with the write, and is on the logit
+//! attribution, [`crate::instruments::neurons::at_position`]). The direct effect ignores what later layers do with the write, and is on the logit
 //! before a soft-cap. The total effect is measured: the neuron is set to 0 at that position and the rest runs again.
 
+pub mod at_position;
 pub mod contexts;
 pub mod promoters;
-pub mod sight;
 pub mod triggers;
 pub mod value;
 pub mod value_card;
@@ -20,7 +20,7 @@ use super::{Draft, Measurement, last};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
-use crate::instruments::neurons::sight::{NeuronsAtPosition, needs};
+use crate::instruments::neurons::at_position::{NeuronsAtPosition, needs};
 use crate::instruments::neurons::value_card::{TopAndBottom, ValueCards};
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::lab::Lab;
@@ -88,14 +88,14 @@ impl Measurement for Neurons {
     }
 
     fn figure(asked: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let sights = NeuronsAtPosition::of(of, &lab.model)?;
+        let positions = NeuronsAtPosition::of(of, &lab.model)?;
         let chosen = LogitTarget::chosen(asked.token.as_deref(), &lab.model)?;
-        let mut pages = Vec::with_capacity(sights.len());
-        for (i, sight) in sights.iter().enumerate() {
-            lab.report(i as f32 / sights.len() as f32)?;
+        let mut pages = Vec::with_capacity(positions.len());
+        for (i, local) in positions.iter().enumerate() {
+            lab.report(i as f32 / positions.len() as f32)?;
             let favoured = || of.read.answers.get(i).copied().unwrap_or_default();
             let target = chosen.unwrap_or_else(|| LogitTarget::one(favoured()));
-            pages.push(asked.page(sight, target, &of.run, lab)?);
+            pages.push(asked.page(local, target, &of.run, lab)?);
         }
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(asked.total.then_some("total"));
@@ -112,16 +112,16 @@ impl Measurement for Neurons {
 impl NeuronsParams {
     fn page(
         &self,
-        sight: &NeuronsAtPosition,
+        local: &NeuronsAtPosition,
         target: LogitTarget,
         run: &Run,
         lab: &mut Lab,
     ) -> Result<TablePage> {
-        let neurons = self.ranked(sight, target, lab)?;
+        let neurons = self.ranked(local, target, lab)?;
         let cards = ValueCards::on(lab);
         cards.borrow_mut().prepare(&lab.model, &neurons)?;
         let totals = if self.total {
-            total_effects(sight, &neurons, target, run, lab)?
+            total_effects(local, &neurons, target, run, lab)?
         } else {
             Vec::new()
         };
@@ -131,7 +131,7 @@ impl NeuronsParams {
         let mut rows = Vec::with_capacity(neurons.len());
         for (i, &(layer, neuron)) in neurons.iter().enumerate() {
             let (at, unit) = (usize::from(layer), neuron as usize);
-            let (Some(card), Some((row, factor))) = (cards.get(layer, neuron), sight.layer(at))
+            let (Some(card), Some((row, factor))) = (cards.get(layer, neuron), local.layer(at))
             else {
                 continue;
             };
@@ -141,25 +141,25 @@ impl NeuronsParams {
                 format!("{layer}/{neuron}"),
                 act,
                 act.abs() * norms[at][unit] * factor,
-                act * sight.scale * factor * dot,
+                act * local.scale * factor * dot,
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
             entries.extend(words(&card.sides, act, lab).map(Entry::Text));
-            let anchor = Anchor::cell(at, sight.position).with(Unit::Neuron(neuron));
+            let anchor = Anchor::cell(at, local.position).with(Unit::Neuron(neuron));
             rows.push(TableRow::at(anchor, entries));
         }
         let title = format!(
             "after {} · direct effect on {}",
-            lab.visible(run.tokens[sight.position]),
+            lab.visible(run.tokens[local.position]),
             target.spell(lab)
         );
-        Ok(TablePage::of(title, Anchor::position(sight.position), rows))
+        Ok(TablePage::of(title, Anchor::position(local.position), rows))
     }
 
     /// The neurons of one position, strongest first.
     fn ranked(
         &self,
-        sight: &NeuronsAtPosition,
+        local: &NeuronsAtPosition,
         target: LogitTarget,
         lab: &mut Lab,
     ) -> Result<Vec<(u16, u32)>> {
@@ -168,17 +168,17 @@ impl NeuronsParams {
         let by_effect = self.rank == NeuronRanking::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
         let cards = ValueCards::on(lab);
-        for (layer, _) in &sight.activations {
+        for (layer, _) in &local.activations {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
             let scores: Vec<f32> = if by_effect {
                 let mut cards = cards.borrow_mut();
                 let view = cards.view(&lab.model, *layer, target)?;
-                let effects = sight.effects(*layer, view);
+                let effects = local.effects(*layer, view);
                 effects.into_iter().map(f32::abs).collect()
             } else {
-                sight.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
+                local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
             if !finite::all(&scores) {
                 return Err(lab.not_finite(&format!("The output of neurons of layer {layer} is")));
@@ -204,7 +204,7 @@ pub(crate) fn words(sides: &TopAndBottom, act: f32, lab: &Lab) -> [String; 2] {
 
 /// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.
 fn total_effects(
-    sight: &NeuronsAtPosition,
+    local: &NeuronsAtPosition,
     neurons: &[(u16, u32)],
     target: LogitTarget,
     run: &Run,
@@ -213,23 +213,23 @@ fn total_effects(
     let device = lab.model.transformer.device.clone();
     let without = |&(layer, neuron): &(u16, u32)| {
         let at = usize::from(layer);
-        let Some((row, _)) = sight.layer(at) else {
+        let Some((row, _)) = local.layer(at) else {
             return Ok(PassRow::default());
         };
         let mut row = row.to_vec();
         row[neuron as usize] = 0.0;
         let value = Tensor::new(row, &device)?;
-        let patch = Patch::new(Site::MlpAct.at(at), sight.position, value);
+        let patch = Patch::new(Site::MlpAct.at(at), local.position, value);
         Ok(PassRow::patched(vec![patch]))
     };
     let own = std::iter::once(Ok(PassRow::default()));
     let pass = Pass {
-        from: Some(sight.position),
+        from: Some(local.position),
         rows: own
             .chain(neurons.iter().map(without))
             .collect::<Result<_>>()?,
         output: Output {
-            after: After::Each(sight.position..sight.position + 1),
+            after: After::Each(local.position..local.position + 1),
             ..Output::tokens(&target.tokens())
         },
         ..Pass::of(run.clone())

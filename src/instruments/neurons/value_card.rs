@@ -13,7 +13,7 @@ use candle_core::Tensor;
 
 use crate::error::Result;
 use crate::lab::Lab;
-use crate::lab::guard::not_finite;
+use crate::lab::finite_guard::not_finite;
 use crate::lab::sample::top;
 use crate::lab::target::LogitTarget;
 use crate::model::Model;

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{Pairing, PatchingParams};
 use crate::error::{Error, Result};
 use crate::instruments::params::{ParamKind, ParameterValue, Position};
-use crate::instruments::patching::contrast::{
+use crate::instruments::patching::clean_corrupt::{
     Alignment, PromptPair, align, embedding_spread, read, span_of,
 };
 use crate::lab::Lab;

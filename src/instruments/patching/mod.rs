@@ -7,7 +7,7 @@
 //! and both numbers stand in the notes. To patch another site, add it to `plan::Kind`.
 
 mod case;
-pub mod contrast;
+pub mod clean_corrupt;
 mod figure;
 mod plan;
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::figure::Unit;
 use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
-use crate::instruments::patching::contrast::{Alignment, Metric, noised, strongest_other};
+use crate::instruments::patching::clean_corrupt::{Alignment, Metric, noised, strongest_other};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};

@@ -4,7 +4,7 @@
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep::{self, DecodedText};
-use super::words::{anchor, unrelated};
+use super::table::{anchor, unrelated};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
 use crate::instruments::Draft;

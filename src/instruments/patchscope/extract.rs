@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::asked::PatchscopeView;
 use super::curves;
 use super::grid;
+use super::parameters::PatchscopeView;
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep::{self, DecodedText, PatchscopeResult};
-use super::words::{anchor, or_dash, words_in};
+use super::table::{anchor, or_dash, words_in};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Body, Cell, Table, TablePage, TableRow};

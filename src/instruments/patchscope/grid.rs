@@ -2,7 +2,7 @@
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep;
-use super::words::{anchor, title, unrelated};
+use super::table::{anchor, title, unrelated};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;

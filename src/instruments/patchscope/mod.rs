@@ -4,24 +4,24 @@
 //! into slots of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
 //! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
 //! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
-//! To add a way to show it, add a variant of [`asked::PatchscopeView`] and a file beside `words`.
+//! To add a way to show it, add a variant of [`parameters::PatchscopeView`] and a file beside `words`.
 
-pub mod asked;
 pub mod attributes;
 mod curves;
 mod extract;
 pub mod fit;
 mod grid;
 pub mod map;
+pub mod parameters;
 pub mod placeholders;
 mod plan;
 pub mod ridge;
 mod sweep;
+mod table;
 pub mod target;
 pub mod templates;
-mod words;
 
-use self::asked::{PatchscopeParams, PatchscopeView, SourceTexts};
+use self::parameters::{PatchscopeParams, PatchscopeView, SourceTexts};
 use self::plan::PatchscopePlan;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
@@ -54,7 +54,7 @@ impl Measurement for Patchscope {
         let drawn = match (asked.attributes.is_none(), asked.show) {
             (true, PatchscopeView::Grid) => grid::draw(&plan, lab)?,
             (true, PatchscopeView::Curves) => curves::draw(&plan, lab)?,
-            (true, PatchscopeView::Table | PatchscopeView::Items) => words::draw(&plan, lab)?,
+            (true, PatchscopeView::Table | PatchscopeView::Items) => table::draw(&plan, lab)?,
             (false, show) => extract::draw(&plan, show, lab)?,
         };
         let unread = Run {

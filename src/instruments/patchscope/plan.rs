@@ -3,7 +3,7 @@
 //! Invariant: everything that was asked is checked here, so that a sweep never stops on it after its first passes.
 
 use super::Patchscope;
-use super::asked::{
+use super::parameters::{
     LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView, SourceTexts,
     Unrelated,
 };

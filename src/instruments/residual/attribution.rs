@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
-use crate::lab::guard::not_finite;
+use crate::lab::finite_guard::not_finite;
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_TOKEN, top};
 use crate::lab::target::LogitTarget;

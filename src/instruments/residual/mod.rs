@@ -7,8 +7,8 @@
 //! (2403.00824).
 
 pub mod attribution;
+mod breakdown;
 pub mod decomposition;
-mod open;
 
 use std::ops::Range;
 

@@ -12,7 +12,7 @@ use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 use super::torch::archive::{ArchiveEntry, directory_of};
 use super::torch::{SmallTensor, strided};
 use crate::error::{Error, Result};
-use crate::model::map::map_file;
+use crate::model::memory_map::map_file;
 
 /// Most bytes that the arrays of a file may unpack to.
 const MOST: u64 = 256 << 20;

@@ -10,7 +10,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
 use half::slice::HalfFloatSliceExt;
 
-use super::blocks::{Blocks, mismatch, with_rows};
+use super::quantized::{Blocks, mismatch, with_rows};
 use crate::error::{Error, Result};
 use crate::model::kernels::{self, PlainWeights};
 

@@ -5,7 +5,6 @@
 
 pub mod address;
 pub mod attention;
-pub mod blocks;
 pub mod blueprint;
 pub mod cache;
 pub mod families;
@@ -15,9 +14,10 @@ pub mod linear;
 pub mod mlp;
 pub mod names;
 pub mod norm;
-pub mod overlay;
+pub mod quantized;
 pub mod rope;
 pub mod site;
 pub mod tap;
 pub mod transformer;
-pub mod values;
+pub mod value_overlay;
+pub mod value_vectors;

@@ -1,6 +1,6 @@
 //! Tokenizers from the metadata of GGUF files.
 //!
-//! Invariant: ids are those of the model's own `tokenizer.json`: byte-level vocabularies split by `splits.rs`, and
+//! Invariant: ids are those of the model's own `tokenizer.json`: byte-level vocabularies split by `pre_tokenizers.rs`, and
 //! SentencePiece's get the merges that Hugging Face derives from pieces and scores. A kind that is not known is refused by
 //! name.
 //! To add a kind of vocabulary, add an arm in [`GgufVocabulary::tokenizer`].
@@ -14,7 +14,7 @@ use tokenizers::{
 };
 
 use super::bytes::Pipeline;
-use super::splits::split;
+use super::pre_tokenizers::split;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
 

@@ -14,7 +14,7 @@ mod bytes;
 mod check;
 mod gguf;
 mod legacy;
-mod splits;
+mod pre_tokenizers;
 pub mod template;
 
 use std::sync::OnceLock;

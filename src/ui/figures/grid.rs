@@ -1,6 +1,6 @@
 //! Grids: the lens and its kin. Layers up, positions across, colour for the number.
 //!
-//! Invariant: all cells of a grid are equally wide, and only what can be seen is laid out (`plan.rs` says what). To
+//! Invariant: all cells of a grid are equally wide, and only what can be seen is laid out (`layout.rs` says what). To
 //! add a density, add its arm there, and here a way to paint its lines.
 //!
 //! ```text
@@ -14,12 +14,12 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::plan::{FigureLayout, flip, locate};
+use super::layout::{FigureLayout, flip, locate};
 use super::{Density, FigureView, Hits, compact, significant};
 use crate::export::number::{rank, spelled};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
 use crate::text::{fit, width};
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 
 /// Draws a grid.
@@ -96,7 +96,7 @@ impl GridPainter<'_> {
     fn put(&mut self, x: usize, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right()).saturating_sub(x);
         if room > 0 && y < self.area.bottom() {
-            ink::write(self.buf, x as u16, y, text, room, style);
+            paint::write(self.buf, x as u16, y, text, room, style);
         }
     }
 

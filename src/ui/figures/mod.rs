@@ -4,7 +4,7 @@
 //! the [`Hits`]. To add a shape, add a file here and the arm the compiler asks for.
 
 mod grid;
-mod plan;
+mod layout;
 mod series;
 mod table;
 pub mod text;

@@ -23,7 +23,7 @@ use ratatui::widgets::canvas::{Canvas, Line};
 use super::{FigureView, Hits, covers, significant};
 use crate::figure::{Anchor, Series, Style as Shape};
 use crate::text::{clip, fit, width};
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Glyphs, Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -116,7 +116,7 @@ impl SeriesPainter<'_> {
     fn put(&mut self, x: u16, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right().saturating_sub(x));
         if room > 0 && (self.area.y..self.area.bottom()).contains(&y) {
-            ink::write(self.buf, x, y, text, room, style);
+            paint::write(self.buf, x, y, text, room, style);
         }
     }
 
@@ -153,7 +153,7 @@ impl SeriesPainter<'_> {
     }
 
     fn spell(&self, value: Option<f32>) -> String {
-        let signed = self.series.reach(self.at.1).0 < 0.0;
+        let signed = self.series.value_range(self.at.1).0 < 0.0;
         spell(value, signed, self.series.style)
     }
 
@@ -202,7 +202,7 @@ impl SeriesPainter<'_> {
             Vec::new()
         };
         let axis = usize::from(high >= 3);
-        let (lo, hi) = self.series.reach(self.at.1);
+        let (lo, hi) = self.series.value_range(self.at.1);
         let ends = [significant(lo), significant(hi)];
         let label = ends.iter().map(String::len).max().unwrap_or(0) + 1;
         let label = if wide >= 3 * label { label } else { 0 };
@@ -296,7 +296,7 @@ impl SeriesPainter<'_> {
                 .x_bounds([0.0, 2.0 * f64::from(plot.width) - 1.0])
                 .y_bounds([0.0, 4.0 * f64::from(plot.height) - 1.0])
                 .paint(|context| segments.iter().for_each(|line| context.draw(line)));
-            ink::render(self.buf, plot, canvas);
+            paint::render(self.buf, plot, canvas);
         }
         // Marks need room between them; where there is none, only the cursor's point has one.
         let spread = self.series.points.len() * 2 <= usize::from(plot.width) + 1;
@@ -470,7 +470,7 @@ impl SeriesPainter<'_> {
         here: bool,
     ) {
         let several = self.series.style == Shape::Bars && self.series.curves.len() > 1;
-        let (lo, hi) = self.series.reach(self.at.1);
+        let (lo, hi) = self.series.value_range(self.at.1);
         let style = if here {
             self.here()
         } else {

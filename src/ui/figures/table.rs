@@ -10,7 +10,7 @@ use ratatui::layout::Rect;
 use super::{FigureView, Hits, covers, significant};
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::text::{fit, width};
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -47,8 +47,8 @@ pub(super) fn draw(
         };
         let room = usize::from(area.width).saturating_sub(count.len());
         let (title, wide) = (fit(&page.title, room), count.len().min(area.width.into()));
-        ink::write(buf, area.x, y, title, room, theme.style(Role::Title));
-        ink::write(buf, area.x + room as u16, y, &count, wide, muted);
+        paint::write(buf, area.x, y, title, room, theme.style(Role::Title));
+        paint::write(buf, area.x + room as u16, y, &count, wide, muted);
         let line = Rect::new(area.x, y, area.width, 1);
         hits.cells.push((line, page.anchor));
         y += 1;
@@ -68,7 +68,7 @@ pub(super) fn draw(
         let said: Vec<String> = constant.iter().map(say).collect();
         let room = usize::from(area.width);
         let text = fit(&said.join(" · "), room);
-        ink::write(buf, area.x, y, text, room, muted);
+        paint::write(buf, area.x, y, text, room, muted);
         y += 1;
     }
     // The left edge holds the cursor's mark, the right edge the scroll mark.
@@ -78,11 +78,11 @@ pub(super) fn draw(
         let mut x = area.x + 1;
         for column in &columns {
             let name = table.columns.get(column.index).map_or("", String::as_str);
-            ink::write(buf, x, y, column.lay(name), column.wide, muted);
+            paint::write(buf, x, y, column.lay(name), column.wide, muted);
             x += (column.wide + GAP) as u16;
         }
         if columns.len() + constant.len() < table.columns_of(page) && area.width > 0 {
-            ink::write(buf, area.right() - 1, y, "…", 1, muted);
+            paint::write(buf, area.right() - 1, y, "…", 1, muted);
         }
         y += 1;
     }
@@ -116,8 +116,8 @@ pub(super) fn draw(
         });
         if here {
             let mark = theme.glyphs.brackets();
-            ink::tint(buf, line, style);
-            ink::write(buf, area.x, y, mark[0], 1, theme.style(Role::Focus));
+            paint::tint(buf, line, style);
+            paint::write(buf, area.x, y, mark[0], 1, theme.style(Role::Focus));
         }
         let mut x = area.x + 1;
         for column in &columns {
@@ -125,7 +125,7 @@ pub(super) fn draw(
                 .entries
                 .get(column.index)
                 .map_or(Cow::Borrowed(""), |entry| column.spell(entry));
-            ink::write(buf, x, y, column.lay(&entry), column.wide, style);
+            paint::write(buf, x, y, column.lay(&entry), column.wide, style);
             x += (column.wide + GAP) as u16;
         }
         if view.marked(row.anchor) {
@@ -133,7 +133,7 @@ pub(super) fn draw(
             let x = area.x + columns.first().map_or(0, |c| c.wide as u16 + 1);
             let room = usize::from(area.right().saturating_sub(x)).min(1);
             let accent = theme.style(Role::Accent);
-            ink::write(buf, x, y, theme.glyphs.mark(), room, accent);
+            paint::write(buf, x, y, theme.glyphs.mark(), room, accent);
         }
         if row.anchor != Anchor::default() {
             hits.cells.push((line, row.anchor));

@@ -9,7 +9,7 @@ use unicode_segmentation::UnicodeSegmentation as _;
 use super::{FigureView, Hits};
 use crate::figure::Text;
 use crate::text::width;
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -31,7 +31,7 @@ pub(super) fn draw(
     let high = usize::from(area.height);
     let first = view.first_line.min(lines.len().saturating_sub(high));
     for (line, y) in lines.iter().skip(first).zip(area.y..area.bottom()) {
-        ink::write(buf, area.x, y, line, room, style);
+        paint::write(buf, area.x, y, line, room, style);
     }
     scroll::draw(lines.len(), first, theme, area, buf);
     Hits::default()

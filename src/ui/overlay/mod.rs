@@ -3,8 +3,8 @@
 //! Invariant: an overlay is drawn on a cleared box inside the body, at any size. To add one, add a variant of
 //! [`crate::app::Overlay`], a file here and its arm in [`draw`].
 
+mod argument;
 mod form;
-mod line;
 mod notes;
 mod notices;
 
@@ -13,7 +13,7 @@ use ratatui::layout::Rect;
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 
-use super::ink;
+use super::paint;
 use super::panes::put;
 use super::theme::{Role, Theme};
 use crate::app::notice::Notice;
@@ -28,8 +28,8 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
     }
     match overlay {
         Overlay::Listing(list) => listing(list, theme, body, buf),
-        Overlay::Form(form) => form::draw(form, app.ahead(form), theme, body, buf),
-        Overlay::Line(line) => line::draw(line, theme, body, buf),
+        Overlay::Form(form) => form::draw(form, app.form_preview(form), theme, body, buf),
+        Overlay::Line(line) => argument::draw(line, theme, body, buf),
         Overlay::Notes { scroll } => notes::draw(app, *scroll, theme, body, buf),
         Overlay::Notices { scroll } => notices::draw(app, *scroll, theme, body, buf),
     }
@@ -50,10 +50,10 @@ fn boxed(
         width,
         height,
     };
-    ink::clear(buf, area, theme.ground());
+    paint::clear(buf, area, theme.ground());
     let style = theme.style(Role::Focus);
-    let set = theme.glyphs.pick(border::ROUNDED, ink::ascii("+", "-"));
-    let inner = ink::border(buf, area, set, style);
+    let set = theme.glyphs.pick(border::ROUNDED, paint::ascii("+", "-"));
+    let inner = paint::border(buf, area, set, style);
     if area.width >= 2 && area.height >= 2 {
         let room = area.width.saturating_sub(4);
         let title = Span::styled(format!(" {title} "), style);

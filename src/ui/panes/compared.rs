@@ -12,15 +12,15 @@ use ratatui::text::Line;
 use super::tokens::{changed, in_sight, pen, split, style_of, tokens};
 use super::{Canvas, put};
 use crate::app::App;
-use crate::app::beside::{Baseline, comparable};
+use crate::app::baseline::{Baseline, comparable};
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, Transcript, line_of, wrap};
 use crate::lab::writer::BaselineMode;
 use crate::text;
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::Role;
-use crate::ui::widgets::{scroll, strip};
+use crate::ui::widgets::{scroll, sparkline};
 
 /// Draws both texts: side by side where there is room, else one above the other.
 pub(super) fn draw(canvas: &mut Canvas, area: Rect) {
@@ -198,7 +198,7 @@ fn piece(
     let room = usize::from(right.saturating_sub(x));
     let shown = text::clip(&shown, room);
     let left = canvas.area.x + 1;
-    ink::joined(canvas.buf, (left, x, y), &shown, room, style)
+    paint::joined(canvas.buf, (left, x, y), &shown, room, style)
 }
 
 /// The first token that differs stands out in both texts; the cursor does too.
@@ -235,14 +235,14 @@ fn strip_of(
         let Some(kl) = app.transcript.tokens.get(position).and_then(|t| t.kl) else {
             continue;
         };
-        let drawn = strip::strip(&[kl], (0.0, scale), 1, canvas.theme.glyphs);
+        let drawn = sparkline::sparkline(&[kl], (0.0, scale), 1, canvas.theme.glyphs);
         let role = if known.get(position).is_some_and(Option::is_some) {
             Role::Edited
         } else {
             Role::Faint
         };
         let style = canvas.theme.style(role);
-        ink::write(canvas.buf, x + i as u16, y, &drawn, 1, style);
+        paint::write(canvas.buf, x + i as u16, y, &drawn, 1, style);
     }
 }
 
@@ -270,7 +270,7 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
         let room = usize::from(rule.width).saturating_sub(text::width(&title) + 4);
         let most = kls.iter().copied().fold(0.0, f32::max);
         let count = kls.len().min(room);
-        let drawn = strip::strip(&kls, (0.0, most), count, canvas.theme.glyphs);
+        let drawn = sparkline::sparkline(&kls, (0.0, most), count, canvas.theme.glyphs);
         line.push(canvas.span("KL ", Role::Muted));
         line.push(canvas.span(drawn, Role::Edited));
     }

@@ -12,7 +12,7 @@ use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
 use crate::text;
 use crate::ui::theme::{Glyphs, Role};
-use crate::ui::widgets::{bar, strip};
+use crate::ui::widgets::{bar, sparkline};
 
 /// Columns before what is said of an edit.
 const INDENT: usize = 5;
@@ -228,7 +228,7 @@ fn history(canvas: &Canvas, edit: EditId, width: usize) -> Option<Vec<Span<'stat
         None => format!(" at {here}: not"),
     };
     let room = width.saturating_sub(text::width(&said)).min(values.len());
-    let drawn = strip::strip(&values, (0.0, most), room, canvas.theme.glyphs);
+    let drawn = sparkline::sparkline(&values, (0.0, most), room, canvas.theme.glyphs);
     Some(vec![
         canvas.span(drawn, Role::Edited),
         canvas.span(said, Role::Muted),

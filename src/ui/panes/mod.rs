@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::app::layout::Pane;
 use crate::engine::{PaneName, Token};
 use crate::text;
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
 /// What drawing remembers between frames, so that nothing jumps.
@@ -119,10 +119,10 @@ impl Canvas<'_> {
         let set = match (self.theme.glyphs, focused) {
             (Glyphs::Unicode, false) => border::PLAIN,
             (Glyphs::Unicode, true) => border::THICK,
-            (Glyphs::Ascii, false) => ink::ascii("+", "-"),
-            (Glyphs::Ascii, true) => ink::ascii("#", "="),
+            (Glyphs::Ascii, false) => paint::ascii("+", "-"),
+            (Glyphs::Ascii, true) => paint::ascii("#", "="),
         };
-        let inner = ink::border(self.buf, area, set, style);
+        let inner = paint::border(self.buf, area, set, style);
         let room = area.width.saturating_sub(4);
         let used = put(self.buf, area.x + 2, area.y, room, left);
         let rest = room.saturating_sub(used + 1);
@@ -226,7 +226,7 @@ pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
         let cut = text::clip(&span.content, usize::from(room));
         let style = line.style.patch(span.style);
         let start = x.saturating_add(used);
-        let end = ink::joined(buf, (x, start, y), &cut, usize::from(room), style);
+        let end = paint::joined(buf, (x, start, y), &cut, usize::from(room), style);
         used = end - x;
         if cut.len() < span.content.len() {
             break;

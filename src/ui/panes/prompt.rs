@@ -9,7 +9,7 @@ use ratatui::text::Line;
 use super::{Canvas, put};
 use crate::app::App;
 use crate::text;
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 
 /// Rows that the prompt takes, its title included.
@@ -36,7 +36,7 @@ pub fn draw(canvas: &mut Canvas, area: Rect) {
     let fill = dash.repeat(usize::from(area.width));
     let border = canvas.theme.style(Role::Focus);
     let wide = usize::from(area.width);
-    ink::write(canvas.buf, area.x, area.y, &fill, wide, border);
+    paint::write(canvas.buf, area.x, area.y, &fill, wide, border);
     let line = Line::from(canvas.span(label, Role::Accent));
     let room = area.width.saturating_sub(1);
     put(canvas.buf, area.x + 1, area.y, room, &line);
@@ -91,7 +91,7 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
         for (shown, here) in row {
             let style = theme.style(if *here { Role::Cursor } else { Role::Text });
             let room = usize::from(area.right().saturating_sub(x));
-            x = ink::joined(buf, (area.x, x, area.y + i as u16), shown, room, style);
+            x = paint::joined(buf, (area.x, x, area.y + i as u16), shown, room, style);
         }
     }
 }

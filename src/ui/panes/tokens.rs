@@ -14,7 +14,7 @@ use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, TokenSpan as Piece, Transcript};
 use crate::engine::Token;
 use crate::text;
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
@@ -131,7 +131,7 @@ pub(super) fn changed(canvas: &mut Canvas, area: Rect, what: &str) {
 pub(super) fn pen(canvas: &mut Canvas, x: u16, y: u16) {
     let block = canvas.theme.glyphs.pick("▌", "_");
     let style = canvas.theme.style(Role::Accent);
-    ink::write(canvas.buf, x, y, block, 1, style);
+    paint::write(canvas.buf, x, y, block, 1, style);
 }
 
 #[allow(clippy::too_many_arguments)] // one place, and all of them are needed
@@ -169,7 +169,7 @@ fn draw_line(
             style = theme.style(Role::Faint);
         }
         let room = usize::from(right.saturating_sub(x));
-        x = ink::joined(buf, (left, x, y), &shown, room, style);
+        x = paint::joined(buf, (left, x, y), &shown, room, style);
     }
     x
 }

@@ -4,7 +4,7 @@
 //! selection still differ from plain text. A theme names meanings, never widgets. To add a theme, write
 //! `themes/x.toml` and add its word to [`THEMES`].
 
-mod depth;
+mod colour_depth;
 mod file;
 mod role;
 
@@ -12,7 +12,7 @@ use ratatui::style::{Color, Modifier, Style};
 
 use crate::export::colour::{self, Rgb};
 
-pub use depth::{Depth, Glyphs};
+pub use colour_depth::{Depth, Glyphs};
 pub use role::{ROLES, Role};
 
 /// The least contrast of faint text on a colour (WCAG 2.2, 1.4.3).

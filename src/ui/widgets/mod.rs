@@ -4,5 +4,5 @@
 
 pub mod bar;
 pub mod scroll;
+pub mod sparkline;
 pub mod spinner;
-pub mod strip;

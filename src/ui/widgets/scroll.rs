@@ -5,7 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use crate::ui::ink;
+use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 
 /// First line and length of the mark, for `count` lines of which `high` show from `first` on.
@@ -48,7 +48,7 @@ pub fn draw(count: usize, first: usize, theme: &Theme, area: Rect, buf: &mut Buf
     let glyph = theme.glyphs.pick("▐", "|");
     let (x, style) = (area.right() - 1, theme.style(Role::Faint));
     for y in at..at + length {
-        ink::write(buf, x, area.y + y as u16, glyph, 1, style);
+        paint::write(buf, x, area.y + y as u16, glyph, 1, style);
     }
 }
 

@@ -251,7 +251,7 @@ pub fn wide(case: &str) -> (Value, Tensors) {
         let count = shape.iter().product();
         let spread = shape.get(1).map_or(0.2, |n| 1.2 / (*n as f32).sqrt());
         let centre = if shape.len() == 1 { 1.0 } else { 0.0 };
-        let values: Vec<f32> = lmscope::model::normal::normals(&mut rng, count)
+        let values: Vec<f32> = lmscope::model::gaussian::normals(&mut rng, count)
             .into_iter()
             .map(|x| centre + spread * x)
             .collect();

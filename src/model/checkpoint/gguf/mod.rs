@@ -18,7 +18,7 @@ use std::sync::Mutex;
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::model::map::{map_file, release};
+use crate::model::memory_map::{map_file, release};
 use header::{GgufHeader, HeaderReader, MetadataEntry, TensorInfo, width};
 use names::{GgufNames, GgufPiece};
 

@@ -1,13 +1,13 @@
 //! `pytorch_model.bin`: tensors out of a PyTorch checkpoint, without Python and without running anything.
 //!
-//! Invariant: a pickle is a program; here it is only read (`machine.rs`), and what it asks to call is refused by name
+//! Invariant: a pickle is a program; here it is only read (`pickle.rs`), and what it asks to call is refused by name
 //! unless tensors are written with it. Every tensor lies inside its file before it is listed.
 //! candle has a reader of its own; it copies values at every mention, indexes arguments unchecked and prints, so a
 //! file that lies could exhaust memory or end the program.
 //! To read another element type, add its row to `STORAGES`.
 
 pub(crate) mod archive;
-mod machine;
+mod pickle;
 mod small;
 mod write;
 
@@ -20,8 +20,8 @@ use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::model::map::{map_file, release};
-use machine::{Node, PARAMETER, Pickle, SUBCLASS, TENSOR, ValueId};
+use crate::model::memory_map::{map_file, release};
+use pickle::{Node, PARAMETER, Pickle, SUBCLASS, TENSOR, ValueId};
 pub use small::{CappingConfig, SmallTensor, capping, facts, shapes, values};
 pub use write::archive_of;
 
@@ -228,7 +228,7 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
             pickle.len()
         ));
     }
-    let pickle = machine::read(&file[pickle.clone()])?;
+    let pickle = pickle::read(&file[pickle.clone()])?;
     let root = root.to_string();
     Ok(((entries, root), pickle))
 }

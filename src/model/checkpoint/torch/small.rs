@@ -9,10 +9,10 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::machine::{Node, Pickle, ValueId};
+use super::pickle::{Node, Pickle, ValueId};
 use super::{located, tensor, unpickled};
 use crate::error::{Error, Result};
-use crate::model::map::map_file;
+use crate::model::memory_map::map_file;
 
 /// A tensor of a small file, read.
 #[derive(Debug)]

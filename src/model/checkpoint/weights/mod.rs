@@ -3,8 +3,8 @@
 //! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
 //! To add a format, add a variant of `Source` and its arm in `Weights::read`.
 
-mod damage;
 mod names;
+mod non_finite;
 mod random;
 mod range;
 mod safetensors;
@@ -339,9 +339,9 @@ impl Weights {
             dtype
         };
         let kept = found.to_dtype(dtype)?;
-        let bad = damage::count(&kept)?;
+        let bad = non_finite::count(&kept)?;
         if bad > 0 {
-            let stored = damage::count(&found)?;
+            let stored = non_finite::count(&found)?;
             self.note_damage(full, if stored > 0 { stored } else { bad }, stored > 0);
         }
         Ok(kept.to_device(&self.device)?)
@@ -417,7 +417,7 @@ impl Weights {
             .piece(&full)?
             .filter(|p| p.dtype.block_size() > 1 && p.shape == [output, input])
             .map(|piece| {
-                let bad = damage::count_blocks(piece.dtype, &piece.bytes);
+                let bad = non_finite::count_blocks(piece.dtype, &piece.bytes);
                 self.note_damage(full, bad, true);
                 LoadedMatrix::Blocks {
                     kind: piece.dtype,
@@ -482,7 +482,7 @@ impl Weights {
         match (self.precision, &matrix) {
             (Precision::Q8, LoadedMatrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
                 let full = format!("{}{name}.weight", self.prefix);
-                self.note_damage(full, damage::past_q8(weight)?, false);
+                self.note_damage(full, non_finite::past_q8(weight)?, false);
                 Linear::quantized(weight, bias)
             }
             _ => matrix.into_linear(bias, &self.device),

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use crate::error::Result;
-use crate::model::normal::normals;
+use crate::model::gaussian::normals;
 
 /// Seeded values: norm gains near one, biases and matrices around zero with non-default size, so that a
 /// forgotten bias or gain changes the numbers.

@@ -11,7 +11,7 @@ use ::safetensors::{Dtype, SafeTensors};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::model::map::{map_file, release};
+use crate::model::memory_map::{map_file, release};
 
 /// The files that hold a folder's weights.
 pub(crate) enum WeightFiles {

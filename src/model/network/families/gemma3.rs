@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::gemma2::{SANDWICHED, sandwiched};
 use super::llama::{qk_norm, slide_named};
-use super::ropes::{StandardRope, by_layer_type};
+use super::rope_config::{StandardRope, by_layer_type};
 use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, PositionEncoding, QkNormOver};

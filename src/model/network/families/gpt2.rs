@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::read::start;
+use super::config_reader::start;
 use super::{ConfigReader, Family, GateUp, MatrixLayout, NAMELESS, Qkv, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec, PositionEncoding};

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::read::start;
-use super::ropes::{StandardRope, by_layer_type};
+use super::config_reader::start;
+use super::rope_config::{StandardRope, by_layer_type};
 use super::{ConfigReader, ExpertNames, Family, GateUp, NAMELESS, Qkv, TensorNames, rope_of};
 use crate::error::Result;
 use crate::model::network::blueprint::{

@@ -4,7 +4,9 @@
 //! and add a word to [`FAMILIES`]; loading, sites, instruments and the invariant tests follow.
 
 mod cohere;
-mod dialect;
+mod config_defaults;
+mod config_reader;
+mod config_remarks;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -23,9 +25,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
-mod read;
-mod remarks;
-mod ropes;
+mod rope_config;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -35,8 +35,8 @@ use serde_json::Value;
 use super::blueprint::Blueprint;
 use super::rope::Rope;
 use crate::error::{Error, Result};
-pub(crate) use read::ConfigReader;
-pub use remarks::remarks;
+pub(crate) use config_reader::ConfigReader;
+pub use config_remarks::remarks;
 
 /// How a checkpoint lays out a matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -243,7 +243,7 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
         });
     }
     let model_type = config.get("model_type").and_then(Value::as_str);
-    let whole = dialect::complete(config, model_type.unwrap_or(family.name))?;
+    let whole = config_defaults::complete(config, model_type.unwrap_or(family.name))?;
     let blueprint = (family.blueprint)(&whole)?;
     check_experts(&blueprint)?;
     Ok((family, blueprint))
@@ -252,7 +252,7 @@ pub fn read(config: &Value) -> Result<(&'static Family, Blueprint)> {
 /// No more experts can be chosen than there are.
 fn check_experts(blueprint: &Blueprint) -> Result<()> {
     match blueprint.experts {
-        Some(experts) if experts.active > experts.count => Err(read::compare(format!(
+        Some(experts) if experts.active > experts.count => Err(config_reader::compare(format!(
             "{} experts a token are to be chosen of {} (`num_experts_per_tok`)",
             experts.active, experts.count
         ))),
@@ -304,7 +304,7 @@ fn refuse_quantized(config: &Value) -> Result<()> {
 
 /// The rope of a family's layers that all rotate alike.
 pub(crate) fn rope_of(config: &Value, family: &str, head_dim: usize) -> Result<Rope> {
-    let ropes::StandardRope(rope) = ropes::standard(config, ropes::keys(family))?;
+    let rope_config::StandardRope(rope) = rope_config::standard(config, rope_config::keys(family))?;
     let most = ConfigReader(config).number_or("max_position_embeddings", 2048.0);
     Rope::read(&rope, most, head_dim)
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::read::start;
+use super::config_reader::start;
 use super::{ConfigReader, Family, GateUp, NAMELESS, Qkv, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
+use super::config_reader::compare;
 use super::llama::{NAMES, attention_biases, common, slide_named};
-use super::read::compare;
 use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;

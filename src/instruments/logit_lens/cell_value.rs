@@ -4,7 +4,7 @@
 //! count from 1. To add a number, add a variant of [`LensNumber`]; the compiler lists the places to visit.
 
 use crate::error::Result;
-use crate::figure::also::RankStory;
+use crate::figure::cell_details::RankStory;
 use crate::figure::{Anchor, Cell, Scale};
 use crate::instruments::params::choices;
 use crate::lab::Lab;

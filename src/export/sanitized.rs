@@ -3,7 +3,7 @@
 //! Invariant: each text of a figure is one line without control, bidi or invisible characters; numbers and places are as
 //! they were. The compiler lists the fields: to add one to a figure, spell it here.
 
-use crate::figure::also::{CellDetails, Number, RankStory};
+use crate::figure::cell_details::{CellDetails, Number, RankStory};
 use crate::figure::{
     AxisLabel, Body, Cell, Curve, Entry, Figure, Grid, Provenance, Series, Table, TablePage,
     TableRow, Text,

@@ -3,12 +3,12 @@
 //! Invariant: an update about something that is gone changes nothing; a failed figure keeps the one before.
 //! To take in a new update, add its arm in [`App::answer`].
 
-use super::beside::{self, Baseline};
+use super::baseline::{self, Baseline};
 use super::commands::{Unavailable, command};
 use super::history::{ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
-use super::shown::EARLIER_TEXT;
+use super::shown_figure::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, FigureProgress, ShownFigure, mark};
 use crate::edit::receipt::Receipt;
@@ -22,7 +22,7 @@ use crate::instruments::{INSTRUMENTS, grow, instrument};
 use crate::lab::writer::BaselineMode;
 
 impl App {
-    pub(super) fn answer(&mut self, update: Update) -> Vec<Effect> {
+    pub(super) fn apply_update(&mut self, update: Update) -> Vec<Effect> {
         match update {
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
@@ -100,12 +100,12 @@ impl App {
                 let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
                 let chosen = written.map(|t| {
                     let other = Some(t).filter(forced).and_then(|t| t.other.as_deref());
-                    other.cloned().unwrap_or_else(|| beside::plain(t))
+                    other.cloned().unwrap_or_else(|| baseline::plain(t))
                 });
                 Baseline::live(chosen, diverged)
             }
             BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => {
-                Baseline::live(written.map(beside::plain), diverged)
+                Baseline::live(written.map(baseline::plain), diverged)
             }
         });
     }
@@ -493,7 +493,7 @@ impl App {
             .split_once(char::is_whitespace)
             .map_or((line, ""), |(w, r)| (w, r.trim()));
         if let Some(row) = command(word) {
-            return self.obey(row, rest);
+            return self.run_command(row, rest);
         }
         if let Ok(of) = instrument(word) {
             self.set_focus(Pane::Figure(of.name()));

@@ -12,7 +12,7 @@ use crate::model::network::site::Site;
 impl Direction {
     /// The same on a model: of a table whose file does not say which states its rows are of, the number of the model's
     /// blocks says it.
-    pub fn settled(mut self, card: &Card) -> Result<Self> {
+    pub fn with_row_layers(mut self, card: &Card) -> Result<Self> {
         let (layers, anywhere) = (card.layers, self.origin.anywhere);
         let counted = self
             .rows

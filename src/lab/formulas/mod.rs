@@ -12,7 +12,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::cut::Cut;
+use super::knockout::KnockoutRule;
 use crate::edit::op::{DirectionTo, DirectionWithin, Op};
 use crate::error::Result;
 
@@ -55,7 +55,7 @@ pub(crate) enum Change {
     /// To its rows, by a formula.
     Values(Box<PreparedEdit>),
     /// To edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
-    Cut(Cut),
+    Cut(KnockoutRule),
 }
 
 /// An operation with everything that it works with.
@@ -319,7 +319,7 @@ mod tests {
         use rand::SeedableRng;
         let mut rng = rand::rngs::StdRng::seed_from_u64(3);
         let width = 13;
-        let mut draw = |n: usize| crate::model::normal::normals(&mut rng, n);
+        let mut draw = |n: usize| crate::model::gaussian::normals(&mut rng, n);
         let (x, act) = (draw(2 * 3 * width), draw(2 * 3 * 5));
         let tensor = |v: &[f32], w| Tensor::from_vec(v.to_vec(), (2, 3, w), &Device::Cpu).unwrap();
         for spec in OPS.iter().filter(|s| s.name != "cut") {

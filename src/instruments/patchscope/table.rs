@@ -1,6 +1,6 @@
 //! The table: what is written at every pair of layers, beside what the target says by itself.
 
-use super::asked::{LayerOrEmbedding, Unrelated};
+use super::parameters::{LayerOrEmbedding, Unrelated};
 use super::plan::{PatchscopePlan, StateSource, spelled};
 use super::sweep::{self, PreparedTarget};
 use crate::error::Result;

@@ -10,8 +10,8 @@ use super::form::{Form, FormKey};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
 use super::layout::Pane;
+use super::line_editor::{EditorOutcome, PromptInput};
 use super::palette::{Listing, PaletteItem, PaletteKey, PaletteList, picks, span};
-use super::prompt::{EditorOutcome, PromptInput};
 use super::{App, ArgumentLine, Effect, Overlay};
 use crate::instruments::{INSTRUMENTS, Instrument, instrument};
 use crate::text;
@@ -98,13 +98,13 @@ impl App {
             (Some(run), Code::Char(c)) if c.is_ascii_digit() => {
                 run(self, c as usize - '0' as usize)
             }
-            _ => self.obey(row, ""),
+            _ => self.run_command(row, ""),
         };
         self.settle(outcome)
     }
 
     /// Runs a command; one that wants an argument and has none asks for it.
-    pub(super) fn obey(&mut self, row: &'static Command, argument: &str) -> CommandResult {
+    pub(super) fn run_command(&mut self, row: &'static Command, argument: &str) -> CommandResult {
         (row.enabled)(self)?;
         if row.wants() && argument.is_empty() {
             self.open_line(row);
@@ -209,7 +209,7 @@ impl App {
             PaletteKey::Stay => self.keep(Overlay::Listing(listing)),
             PaletteKey::Close => Vec::new(),
             PaletteKey::Run(command, argument) => {
-                let outcome = self.obey(command, &argument);
+                let outcome = self.run_command(command, &argument);
                 self.settle(outcome)
             }
             PaletteKey::Typed(line) => {
@@ -248,7 +248,7 @@ impl App {
             EditorOutcome::Sent if line.value.text().trim().is_empty() => {
                 line.error = Some("write something, or leave with Esc".into());
             }
-            EditorOutcome::Sent => match self.obey(line.command, line.value.text().trim()) {
+            EditorOutcome::Sent => match self.run_command(line.command, line.value.text().trim()) {
                 Ok(effects) => return effects,
                 Err(Unavailable(why)) => line.error = Some(why),
             },
@@ -270,7 +270,7 @@ impl App {
 
     /// What is known of a form as it is filled in: after which token it asks where that is not the last one, and what the
     /// instrument will take.
-    pub fn ahead(&self, form: &Form) -> Option<String> {
+    pub fn form_preview(&self, form: &Form) -> Option<String> {
         let after = self.until(form.slot).and_then(|n| {
             let token = self.transcript.tokens.get(n - 1)?;
             let text = text::visible(&token.bytes);

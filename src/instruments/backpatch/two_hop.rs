@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::instruments::backpatch::pairs::{
+use crate::instruments::backpatch::layer_pairs::{
     SourceAndTarget, Vector, WantedAnswer, held, states, trials, written_text,
 };
 use crate::lab::Lab;

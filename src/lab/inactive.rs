@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::watch::ConditionWatch;
+use super::conditions::ConditionWatch;
 use crate::edit::Edit;
 use crate::edit::op::UnitChoice;
 use crate::model::network::tap::PassPhase;
@@ -44,7 +44,7 @@ pub(crate) fn explain_inactive(
         return format!("its phase is {phase}, and none of its positions is in that phase so far");
     }
     if let Some(watch) = watch {
-        return watch.silence();
+        return watch.explain_inactive();
     }
     let mentions = edit.op.argument().mentions();
     if let Some(sources) = mentions.sources {

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{Family, dialect, names, ropes};
+use super::{Family, config_defaults, names, rope_config};
 
 /// Keys that change no number here: names, ids, training, generation, and what other programs write for themselves.
 const HARMLESS: &str = "
@@ -35,8 +35,8 @@ const LISTED: usize = 8;
 pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
     let text = config.get("text_config").filter(|v| v.is_object());
     let text = text.unwrap_or(config);
-    let mut out = ropes::remarks(text, family.name);
-    let Ok(class) = dialect::class(family.name) else {
+    let mut out = rope_config::remarks(text, family.name);
+    let Ok(class) = config_defaults::class(family.name) else {
         return out;
     };
     let unknown: Vec<&String> = text

@@ -3,11 +3,11 @@
 //! Invariant: the layer is chosen on pairs that the vector may have been made from, and what is claimed is counted on pairs
 //! that were held out, beside the bare model, a random vector of the same length (another one for every query, seeded), and
 //! the model behind examples. Right means: the most probable next token is the first token of the answer.
-//! To judge by something else, extend [`Accuracy`].
+//! To evaluate by something else, extend [`Accuracy`].
 
 use candle_core::{DType, Tensor};
 
-use super::shots::FewShotPrompt;
+use super::few_shot::FewShotPrompt;
 use crate::edit::direction::{Direction, random_like};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
@@ -108,7 +108,7 @@ pub struct TaskEvaluation {
 impl TaskEvaluation {
     /// Puts a direction into the last token of every query, at the output of every layer that it has a vector for; a
     /// direction with one vector is tried at all of them.
-    pub fn reach(
+    pub fn evaluate(
         lab: &mut Lab,
         direction: &Direction,
         insertion: Insertion,

@@ -15,8 +15,8 @@ use crate::export;
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::model::network::site::Site;
-use crate::vectors::judge::{Insertion, Questions, TaskEvaluation};
-use crate::vectors::shots::{ShotLayout, ShotPair, read, split};
+use crate::vectors::evaluate::{Insertion, Questions, TaskEvaluation};
+use crate::vectors::few_shot::{ShotLayout, ShotPair, read, split};
 use crate::vectors::task_vector::{HeadRanking, InContext, Recipe, ShotPrompts};
 
 /// Flags about demonstrations.
@@ -139,7 +139,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
         }
         let asked = given.questions(lab)?;
         let verdict =
-            TaskEvaluation::reach(lab, &direction, method.insertion(), &asked, given.seed)?;
+            TaskEvaluation::evaluate(lab, &direction, method.insertion(), &asked, given.seed)?;
         Ok::<_, Error>((direction, verdict))
     })?;
     let best = verdict.best().map_or(0, |b| b.layer);
@@ -180,7 +180,7 @@ pub(super) fn evaluate(
     let op = matches.get_one("op").copied().unwrap_or(usual);
     let asked = given.questions(lab)?;
     let verdict = arguments::showing_progress(lab, "direction", |lab| {
-        TaskEvaluation::reach(lab, direction, op, &asked, given.seed)
+        TaskEvaluation::evaluate(lab, direction, op, &asked, given.seed)
     });
     show(matches, lab, name, direction, &verdict?, given.seed)
 }

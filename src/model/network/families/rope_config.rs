@@ -7,8 +7,8 @@
 
 use serde_json::{Map, Value};
 
-use super::dialect::short;
-use super::read::compare as refusal;
+use super::config_defaults::short;
+use super::config_reader::compare as refusal;
 use crate::error::Result;
 
 const THETA: &str = "rope_theta";

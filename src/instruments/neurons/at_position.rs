@@ -3,7 +3,7 @@
 //! Invariant: `effect = act · value_view · final scale · write factor` is the change of the target's logit (before a
 //! soft-cap) when the neuron's write is put into the last residual row and every scale is held (direct logit attribution).
 //! Ablating the neuron before anything later reacts takes exactly that away. To read more of a position, add a field,
-//! its address in `addresses` and its part in `Sight::read`, in the same order.
+//! its address in `addresses` and its part in `NeuronsAtPosition::read`, in the same order.
 
 use candle_core::Tensor;
 
@@ -41,7 +41,7 @@ fn addresses(card: &Card) -> Vec<Address> {
 }
 
 /// The positions of a run from `first` on.
-pub fn sights(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<NeuronsAtPosition>> {
+pub fn neurons_at(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<NeuronsAtPosition>> {
     let needs = needs(&lab.model)?;
     let capture = lab.capture(run, first..run.tokens.len(), &needs)?;
     NeuronsAtPosition::of(&capture, &lab.model)
@@ -143,12 +143,12 @@ pub fn neuron_of(run: &Run, name: &str, text: &str, lab: &mut Lab) -> Result<(u1
     if !text.is_empty() || run.tokens.is_empty() {
         return neuron(name, text, &lab.model);
     }
-    let sight = sights(lab, run, run.tokens.len() - 1)?.remove(0);
+    let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
     let cards = ValueCards::on(lab);
     let mut cards = cards.borrow_mut();
     let norms = cards.norms(&lab.model)?;
-    let sizes = sight.activations.iter().flat_map(|(layer, _)| {
-        let sizes = sight.sizes(*layer, &norms[*layer]);
+    let sizes = local.activations.iter().flat_map(|(layer, _)| {
+        let sizes = local.sizes(*layer, &norms[*layer]);
         let units = sizes.into_iter().enumerate();
         units.map(|(i, size)| (size, *layer as u16, i as u32))
     });

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 #[allow(unsafe_code)]
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = crate::file::open(path)?;
-    super::shrunk::watch();
+    super::truncated_file::watch();
     // SAFETY: the file is opened read-only and mapped privately. When somebody truncates it, pages behind its new end
     // raise SIGBUS, which ends the program (`shrunk`) before anything is computed from them.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::config_reader::compare;
 use super::names;
-use super::read::compare;
 use crate::error::{Error, Result};
 
 const TABLE: &str = include_str!("defaults.json");

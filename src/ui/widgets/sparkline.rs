@@ -5,7 +5,7 @@
 use crate::ui::theme::Glyphs;
 
 /// Draws the last `columns` values, low to high between `lo` and `hi`; what is no number is a gap.
-pub fn strip(values: &[f32], (lo, hi): (f32, f32), columns: usize, glyphs: Glyphs) -> String {
+pub fn sparkline(values: &[f32], (lo, hi): (f32, f32), columns: usize, glyphs: Glyphs) -> String {
     let steps: &[char] = match glyphs {
         Glyphs::Unicode => &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
         Glyphs::Ascii => &['_', '.', '-', '=', '^'],
@@ -40,15 +40,15 @@ mod tests {
     #[test]
     fn newest_right_gaps_for_what_is_no_number() {
         assert_eq!(
-            strip(&[0.0, 0.5, 1.0], (0.0, 1.0), 5, Glyphs::Unicode),
+            sparkline(&[0.0, 0.5, 1.0], (0.0, 1.0), 5, Glyphs::Unicode),
             "  ▁▅█"
         );
         assert_eq!(
-            strip(&[0.0, f32::NAN, 9.0], (0.0, 1.0), 2, Glyphs::Unicode),
+            sparkline(&[0.0, f32::NAN, 9.0], (0.0, 1.0), 2, Glyphs::Unicode),
             " █"
         );
         assert_eq!(
-            strip(&[2.0, 2.0], range(&[2.0, 2.0]), 2, Glyphs::Ascii),
+            sparkline(&[2.0, 2.0], range(&[2.0, 2.0]), 2, Glyphs::Ascii),
             "__"
         );
         assert_eq!(range(&[f32::NAN, -1.0, 3.0, f32::INFINITY]), (-1.0, 3.0));
@@ -61,7 +61,7 @@ mod tests {
         #[test]
         fn exact_width(values in prop::collection::vec(any::<f32>(), 0..20), columns in 0_usize..30) {
             for glyphs in [Glyphs::Unicode, Glyphs::Ascii] {
-                let strip = strip(&values, range(&values), columns, glyphs);
+                let strip = sparkline(&values, range(&values), columns, glyphs);
                 prop_assert_eq!(crate::text::width(&strip), columns);
             }
         }

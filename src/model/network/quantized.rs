@@ -221,7 +221,7 @@ mod tests {
     use rand::rngs::StdRng;
 
     use super::*;
-    use crate::model::normal::normals;
+    use crate::model::gaussian::normals;
 
     const KINDS: [GgmlDType; 10] = [
         GgmlDType::Q8_0,

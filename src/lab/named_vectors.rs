@@ -1,4 +1,4 @@
-//! The shelf: where compiling edits finds the vectors, units and means that they name.
+//! The vectors, units and means that edits name, found for the compiler of edits.
 //!
 //! Invariant: a direction of another model is refused; a mean, another text and the sizes for a null are those of unedited
 //! runs. To let edits name another thing, add a method.
@@ -170,7 +170,7 @@ pub(crate) fn find(
     })?;
     let found = found.ok_or_else(|| unknown("direction", name, "loaded", loaded))?;
     found.check(&model.card)?;
-    found.settled(&model.card)
+    found.with_row_layers(&model.card)
 }
 
 /// Refuses a name that is neither a file nor one that the lab holds.

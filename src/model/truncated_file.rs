@@ -84,7 +84,7 @@ fn install() {
 #[cfg(all(test, target_os = "linux"))]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::model::map::map_file;
+    use crate::model::memory_map::map_file;
 
     /// Runs only inside the process that the test below starts: it dies of what it does.
     #[test]
@@ -106,7 +106,11 @@ mod tests {
         let path = folder.path().join("weights");
         std::fs::write(&path, vec![1u8; 1 << 16]).unwrap();
         let ended = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["model::shrunk::tests::child", "--exact", "--nocapture"])
+            .args([
+                "model::truncated_file::tests::child",
+                "--exact",
+                "--nocapture",
+            ])
             .env("LMSCOPE_TEST_SHRINKS", &path)
             .output()
             .unwrap();

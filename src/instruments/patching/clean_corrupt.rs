@@ -21,8 +21,8 @@ use crate::lab::pass::Patch;
 use crate::lab::readout::{RowStats, read_rows};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::gaussian::normals;
 use crate::model::network::site::Site;
-use crate::model::normal::normals;
 
 /// Token ids whose embeddings are looked at together.
 const ROWS: usize = 4096;

@@ -138,7 +138,7 @@ impl ConditionWatch {
     }
 
     /// Why it never held.
-    pub(crate) fn silence(&self) -> String {
+    pub(crate) fn explain_inactive(&self) -> String {
         match self.nearest {
             Some(nearest) => {
                 format!(
@@ -185,11 +185,15 @@ mod tests {
     #[test]
     fn what_never_held_says_how_near_it_came() {
         let mut watch = watch(true, false);
-        assert!(watch.silence().contains("never measured"));
+        assert!(watch.explain_inactive().contains("never measured"));
         for (p, v) in [0.1, 0.31, 0.2].into_iter().enumerate() {
             watch.note(p, v);
         }
-        assert!(watch.silence().contains("0.3100"), "{}", watch.silence());
+        assert!(
+            watch.explain_inactive().contains("0.3100"),
+            "{}",
+            watch.explain_inactive()
+        );
         assert!(!watch.holds(0, 1));
     }
 

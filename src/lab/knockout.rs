@@ -1,9 +1,9 @@
 //! Attention knockout: some positions cannot read some others, in some heads (Geva et al. 2023, 2304.14767, section 4).
 //!
-//! A cut takes `ln(1 - strength)` onto the scores of the edges it covers, before the softmax: the odds of each are multiplied by
+//! A knockout takes `ln(1 - strength)` onto the scores of the edges it covers, before the softmax: the odds of each are multiplied by
 //! `1 - strength`, and at strength 1 the score is -inf. Invariants: a position always reads itself, so that no row is left
 //! without anything to read; scores of other edges keep their bits; rows still sum to one. The null cuts as many
-//! random other edges of the same query and heads, seeded. To choose edges by something else, add it to [`Cut::hidden`].
+//! random other edges of the same query and heads, seeded. To choose edges by something else, add it to [`KnockoutRule::hidden`].
 
 use candle_core::{D, DType, Tensor};
 use rand::SeedableRng;
@@ -17,7 +17,7 @@ use crate::model::network::tap::PassSpan;
 
 /// Edges of one layer that are taken away.
 #[derive(Clone, Debug)]
-pub(crate) struct Cut {
+pub(crate) struct KnockoutRule {
     /// Which query heads; empty for all.
     pub(crate) heads: Vec<u32>,
     /// Which positions cannot be read, resolved: those that any rule covers.
@@ -31,7 +31,7 @@ pub(crate) struct Cut {
 }
 
 /// What a cut did in one pass.
-pub(crate) struct CutEdges {
+pub(crate) struct KnockoutEffect {
     /// The scores after it, `[batch, heads, tokens, positions]`.
     pub(crate) scores: Tensor,
     /// The (row, token) values with an edge to cut, counted over both.
@@ -41,9 +41,9 @@ pub(crate) struct CutEdges {
     pub(crate) moved: Tensor,
 }
 
-impl Cut {
+impl KnockoutRule {
     /// The positions that a query cannot read, of those that it would see: never itself.
-    pub(crate) fn hidden(&self, query: usize, prompt: usize) -> Vec<usize> {
+    pub(crate) fn hidden_sources(&self, query: usize, prompt: usize) -> Vec<usize> {
         let first = self.window.map_or(0, |w| (query + 1).saturating_sub(w));
         let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
         let (hidden, mut others): (Vec<usize>, Vec<usize>) =
@@ -64,13 +64,13 @@ impl Cut {
     }
 
     /// Cuts scores `[batch, heads, tokens, positions]`, f32, of the (row, token) values that `covered` marks.
-    pub(crate) fn on(
+    pub(crate) fn apply(
         &self,
         scores: &Tensor,
         covered: &[bool],
         span: PassSpan,
         prompt: usize,
-    ) -> Result<Option<CutEdges>> {
+    ) -> Result<Option<KnockoutEffect>> {
         let (batch, heads, tokens, positions) = scores.dims4()?;
         let mut flags = vec![0u8; batch * heads * tokens * positions];
         let chosen = |head: usize| self.heads.is_empty() || self.heads.contains(&(head as u32));
@@ -81,7 +81,7 @@ impl Cut {
             if rows.is_empty() {
                 continue;
             }
-            let hidden = self.hidden(span.start + token, prompt);
+            let hidden = self.hidden_sources(span.start + token, prompt);
             if hidden.is_empty() {
                 continue;
             }
@@ -110,7 +110,7 @@ impl Cut {
         let moved = (apart.sum(D::Minus1)?.sum(1)? / (2.0 * count as f64))?;
         let index = Tensor::new(hit.as_slice(), scores.device())?;
         let moved = moved.flatten_all()?.index_select(&index, 0)?;
-        Ok(Some(CutEdges {
+        Ok(Some(KnockoutEffect {
             scores: after,
             hit,
             moved: moved.to_dtype(DType::F32)?,
@@ -127,8 +127,8 @@ fn probabilities(scores: &Tensor) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    fn cut(sources: Positions) -> Cut {
-        Cut {
+    fn rule(sources: Positions) -> KnockoutRule {
+        KnockoutRule {
             heads: Vec::new(),
             sources: vec![sources],
             strength: 1.0,
@@ -139,27 +139,31 @@ mod tests {
 
     #[test]
     fn a_query_loses_what_lies_before_it_and_never_itself() {
-        let all = cut(Positions::All);
-        assert_eq!(all.hidden(3, 9), [0, 1, 2]);
-        assert_eq!(all.hidden(0, 9), [0; 0]);
-        assert_eq!(cut(Positions::Span(2, 7)).hidden(4, 9), [2, 3]);
-        let near = Cut {
+        let all = rule(Positions::All);
+        assert_eq!(all.hidden_sources(3, 9), [0, 1, 2]);
+        assert_eq!(all.hidden_sources(0, 9), [0; 0]);
+        assert_eq!(rule(Positions::Span(2, 7)).hidden_sources(4, 9), [2, 3]);
+        let near = KnockoutRule {
             window: Some(2),
             ..all
         };
-        assert_eq!(near.hidden(4, 9), [3], "the others it does not see anyway");
+        assert_eq!(
+            near.hidden_sources(4, 9),
+            [3],
+            "the others it does not see anyway"
+        );
     }
 
     #[test]
     fn the_null_cuts_as_many_others_and_leaves_the_first_alone() {
         for seed in 0..30 {
             let null = |sources, query| {
-                let cut = Cut {
+                let rule = KnockoutRule {
                     null: Some(seed),
-                    ..cut(sources)
+                    ..rule(sources)
                 };
-                let mut drawn = cut.hidden(query, 20);
-                assert_eq!(drawn, cut.hidden(query, 20), "a seed decides");
+                let mut drawn = rule.hidden_sources(query, 20);
+                assert_eq!(drawn, rule.hidden_sources(query, 20), "a seed decides");
                 drawn.sort_unstable();
                 drawn
             };
@@ -174,11 +178,11 @@ mod tests {
             assert!(null(Positions::Span(20, 30), 12).is_empty());
         }
         let draws = (0..9u64).map(|seed| {
-            let cut = Cut {
+            let rule = KnockoutRule {
                 null: Some(seed),
-                ..cut(Positions::Span(1, 2))
+                ..rule(Positions::Span(1, 2))
             };
-            cut.hidden(19, 20)
+            rule.hidden_sources(19, 20)
         });
         let draws: Vec<Vec<usize>> = draws.collect();
         assert!(draws.iter().any(|d| *d != draws[0]), "seeds differ");
