@@ -431,3 +431,49 @@ fn ctrl_c_keeps_what_is_done() {
     let second = stopped_after(seconds + 1).unwrap();
     assert!(first > 0 && second > first, "{first}, then {second}");
 }
+
+/// A direction that was not measured everywhere is swept where it was; the other layers are empty, and a note names them.
+#[test]
+fn layers_without_a_vector_are_left_empty() {
+    let mut lab = demo();
+    let mut direction = lab.direction("mood").unwrap();
+    let own = direction.rows[0].1.clone();
+    direction.rows = vec![
+        (Site::ResidPre.at(2), own.clone()),
+        (Site::ResidPre.at(3), own),
+    ];
+    lab.directions.insert("partial".into(), direction);
+    let tokens = lab.model.encode("The capital of France is", false);
+    let run = Run::plain(tokens.unwrap());
+    let arguments = Arguments::default()
+        .with("direction", "partial")
+        .with("strengths", "0,1");
+    let of = instrument("sweep").unwrap();
+    let figure = of.observe(&run, &arguments, &mut lab).unwrap();
+    let finite = |column: &[Cell]| -> Vec<usize> {
+        let cells = column.iter().enumerate();
+        cells
+            .filter(|(_, c)| c.value.is_finite())
+            .map(|(l, _)| l)
+            .collect()
+    };
+    let cells = &grid(&figure).cells;
+    assert_eq!(
+        finite(&cells[0]).len(),
+        lab.model.card.layers,
+        "strength 0 is the run"
+    );
+    assert_eq!(finite(&cells[1]), [2, 3]);
+    let note = "the direction has no vector for resid_pre.0, resid_pre.1, resid_pre.4";
+    assert!(
+        figure.notes.iter().any(|n| n.starts_with(note)),
+        "{:?}",
+        figure.notes
+    );
+    let nowhere = arguments.with("site", "attn_out");
+    let refused = of
+        .observe(&run, &nowhere, &mut lab)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("no vector for this address"), "{refused}");
+}

@@ -23,7 +23,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
-use crate::model::network::site::Site;
+use crate::model::network::site::{Address, Site};
 use crate::text;
 use plan::{SteeringMeasure, SteeringPlan, SteeringResult};
 
@@ -141,17 +141,22 @@ impl SweepParams {
             SweptOp::ScaleAlong => Op::ScaleAlong(name),
             SweptOp::ProjectOut => Op::ProjectOut(name),
         };
+        Edit {
+            positions: self.positions.clone(),
+            strength,
+            ..Edit::new(op, EditPlace::At(self.address(layer)))
+        }
+    }
+
+    /// Where the direction is applied at a layer.
+    fn address(&self, layer: usize) -> Address {
         let site = match self.site {
             SteerSite::ResidPre => Site::ResidPre,
             SteerSite::ResidPost => Site::ResidPost,
             SteerSite::AttnOut => Site::AttnOut,
             SteerSite::MlpOut => Site::MlpOut,
         };
-        Edit {
-            positions: self.positions.clone(),
-            strength,
-            ..Edit::new(op, EditPlace::At(site.at(layer)))
-        }
+        site.at(layer)
     }
 
     /// The direction that was named, or the first of those that are loaded.
@@ -229,6 +234,16 @@ impl SteeringPlan<'_> {
 
 fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> Vec<String> {
     let mut out: Vec<String> = found.stopped.iter().cloned().collect();
+    if !plan.without_vector.is_empty() {
+        let layers = plan
+            .without_vector
+            .iter()
+            .map(|layer| plan.asked.address(*layer).to_string());
+        out.push(format!(
+            "the direction has no vector for {}: not measured",
+            layers.collect::<Vec<_>>().join(", ")
+        ));
+    }
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
         let null = found.null[s].get(layer);

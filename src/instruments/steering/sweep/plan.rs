@@ -70,6 +70,8 @@ pub(crate) struct SteeringPlan<'a> {
     pub(crate) asked: &'a SweepParams,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
+    /// Layers that the direction has no vector for.
+    pub(crate) without_vector: Vec<usize>,
     pub(crate) measure: SteeringMeasure,
 }
 
@@ -124,9 +126,17 @@ impl<'a> SteeringPlan<'a> {
                 begins: asked.found == Match::Begins,
                 tokens: measure.writes().then_some(asked.tokens.0),
             },
+            without_vector: Vec::new(),
             direction: asked.direction(lab)?,
             measure,
         };
+        let direction = lab.direction(&plan.direction)?;
+        let missing = |layer: &usize| direction.at(asked.address(*layer)).is_err();
+        plan.without_vector = (0..lab.model.card.layers).filter(missing).collect();
+        if plan.without_vector.len() == lab.model.card.layers {
+            // What is said of one layer is true of all.
+            direction.at(asked.address(0))?;
+        }
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let SteeringTrial::Text(run) = &plan.trial.subject {
@@ -161,15 +171,24 @@ impl<'a> SteeringPlan<'a> {
         let together = (ROWS / (self.trial.rows() * kinds.len().max(1))).max(1);
         let trials = lab.trials(&text, parameters, count, together, |lab, range| {
             let edits = range.clone().flat_map(|i| {
-                let edit = move |name| asked.edit(name, i % layers, strengths[i / layers]);
-                kinds.iter().copied().map(edit)
+                let layer = i % layers;
+                let edit = move |name| asked.edit(name, layer, strengths[i / layers]);
+                kinds.iter().copied().map(edit).map(move |e| (layer, e))
             });
-            let edits: Vec<Edit> = edits.collect();
-            let active: Vec<Edit> = edits.iter().filter(|e| e.active()).cloned().collect();
+            let edits: Vec<(usize, Edit)> = edits.collect();
+            let acts = |(layer, edit): &&(usize, Edit)| {
+                edit.active() && !self.without_vector.contains(layer)
+            };
+            let active: Vec<Edit> = edits.iter().filter(acts).map(|(_, e)| e.clone()).collect();
             let mut moved = self.trial.under(lab, &active, &base)?.into_iter();
-            let mut outcomes = edits.iter().map(|edit| {
-                let own = edit.active().then(|| moved.next()).flatten();
-                own.unwrap_or_else(|| unedited.clone())
+            let mut outcomes = edits.iter().map(|cell| {
+                let outcome = if acts(&cell) {
+                    moved.next()
+                } else {
+                    let unchanged = !cell.1.active();
+                    unchanged.then(|| unedited.clone())
+                };
+                outcome.unwrap_or_else(SteeringOutcome::unmeasured)
             });
             let mut of = |wanted: bool| wanted.then(|| outcomes.next()).flatten();
             Ok(range.map(|_| (of(real), of(null))).collect())
