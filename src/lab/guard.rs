@@ -105,6 +105,7 @@ impl Guard<'_> {
                 let vocab = x.dim(candle_core::D::Minus1)?;
                 verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
             }
+            TapOutcome::Finite => {}
         }
         verdicts.extend(program.verdicts()?);
         if finite::passed(&verdicts)? && !program.overflowed() {
@@ -139,7 +140,7 @@ impl Guard<'_> {
                 .transformer
                 .trunk(tokens, PassSpan::prompt(length), None, finder)?;
             let last = x.narrow(1, length - 1, 1)?.contiguous()?;
-            self.transformer.read_out(&last, None, finder)?;
+            self.transformer.read_out(&last, finder)?;
             Ok(())
         };
         match read(&mut finder) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Rows;
+use super::output::read_output;
 use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -115,7 +116,8 @@ impl Lab {
         let x = model
             .transformer
             .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-        let logits = after(model, &x, span, read, &mut tap)?;
+        let x = after(&x, span, read, &mut tap)?;
+        let logits = model.transformer.read_out(&x, &mut tap)?.squeeze(1)?;
         let mut values = std::mem::take(&mut tap.recorded);
         let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
         own.settle()?;
@@ -280,14 +282,14 @@ impl Lab {
         } else {
             BranchCache::Passing
         };
-        let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+        let (x, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
         if count > 1 {
             cache.complete(chunk.rows.len(), &shared.cache)?;
         }
-        let values = std::mem::take(&mut tap.recorded);
-        let said = read_logits(&logits, model.known_tokens(), |row| {
+        let said = read_output(model, &x, &mut tap, |row| {
             pass.output.ask(chunk.rows[row].1, 0)
         })?;
+        let values = std::mem::take(&mut tap.recorded);
         let mut tails = vec![(Vec::new(), false); texts.len()];
         if count > 0 {
             // What is put in comes back where the whole text has to be read again.
@@ -366,8 +368,8 @@ fn recorded(
     Ok(out)
 }
 
-/// The pass of a chunk: every row joins at its block with the stream of the run there. Logits `[rows, vocab]` after the
-/// position that is read.
+/// The pass of a chunk: every row joins at its block with the stream of the run there. The stream `[rows, 1, d_model]` at the
+/// position after which logits are read.
 fn joined(
     model: &Model,
     pass: &Pass,
@@ -418,17 +420,11 @@ fn joined(
     };
     let x = transformer.through(reached..layers, x, &context, Some(&mut cache), tap)?;
     cache.advance(span.len);
-    Ok((after(model, &x, span, shared.read, tap)?, cache))
+    Ok((after(&x, span, shared.read, tap)?, cache))
 }
 
-/// Logits `[rows, vocab]` after one position of a pass, from its stream.
-fn after(
-    model: &Model,
-    x: &Tensor,
-    span: PassSpan,
-    position: usize,
-    tap: &mut RunTap,
-) -> Result<Tensor> {
+/// One position of a pass's stream, `[rows, 1, d_model]`, to be read out.
+fn after(x: &Tensor, span: PassSpan, position: usize, tap: &mut RunTap) -> Result<Tensor> {
     let x = x.narrow(1, position - span.start, 1)?.contiguous()?;
     // Edits after the last block see this position and no other.
     tap.begin(PassSpan {
@@ -436,8 +432,7 @@ fn after(
         len: 1,
         ..span
     });
-    let (logits, _) = model.transformer.read_out(&x, None, tap)?;
-    Ok(logits.squeeze(1)?)
+    Ok(x)
 }
 
 /// What edits are replaced by, if by anything.

@@ -16,6 +16,7 @@ pub mod mlp;
 pub mod names;
 pub mod norm;
 pub mod overlay;
+pub mod readout;
 pub mod rope;
 pub mod site;
 pub mod tap;
