@@ -24,7 +24,7 @@ use crate::lab::readout::{
 };
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN};
-use crate::model::kernels::vocabulary::{Reference, RowQuestion, rank};
+use crate::model::kernels::vocabulary::{Reference, RowQuestion, ranks};
 use crate::model::network::site::{Address, Axis, Site};
 
 /// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
@@ -277,17 +277,16 @@ impl StateRows<'_> {
     ) {
         let answer = said.last().map_or(NO_TOKEN, |last| last.first().0);
         if self.readout.answer {
-            for (said, first) in said.iter_mut().zip(&self.states) {
-                let logits = row(*first).unwrap_or_default();
-                let found = logits.get(answer as usize).map(|logit| {
-                    let rank = match (said.is_finite(), self.readout.ranks) {
-                        (false, _) => NO_RANK,
-                        (true, true) => rank(logits, answer),
-                        (true, false) => 0,
-                    };
-                    TokenStats::of(answer, *logit, said.total, rank)
-                });
-                said.tokens = found.into_iter().collect();
+            let rows = self.states.iter().filter_map(|first| row(*first));
+            let rows: Vec<&[f32]> = rows.filter(|row| (answer as usize) < row.len()).collect();
+            let above = match self.readout.ranks {
+                true => ranks(&rows, answer),
+                false => vec![0; rows.len()],
+            };
+            for ((said, logits), above) in said.iter_mut().zip(rows).zip(above) {
+                let rank = if said.is_finite() { above } else { NO_RANK };
+                let logit = logits[answer as usize];
+                said.tokens = vec![TokenStats::of(answer, logit, said.total, rank)];
             }
         }
         self.told(said, None, seen);

@@ -312,15 +312,14 @@ pub fn read_rows_on(
     })
 }
 
-/// How many logits of a row are larger than that of a token of it.
-pub fn rank(row: &[f32], token: u32) -> u32 {
-    let Some(own) = row.get(token as usize) else {
-        return 0;
-    };
-    // Without branches, so that the compiler uses vectors.
-    row.chunks(1 << 12)
-        .map(|part| part.iter().map(|z| u32::from(z > own)).sum::<u32>())
-        .sum()
+/// In each row of logits, how many are larger than that of a token of it.
+pub fn ranks(rows: &[&[f32]], token: u32) -> Vec<u32> {
+    let numbers = rows.iter().map(|row| row.len()).sum();
+    threads::map(rows.len(), numbers, |i| {
+        let own = rows[i].get(token as usize).copied().unwrap_or(f32::NAN);
+        // Without branches, so that the compiler uses vectors.
+        rows[i].iter().map(|z| u32::from(*z > own)).sum()
+    })
 }
 
 #[cfg(test)]

@@ -291,7 +291,7 @@ fn the_logit_of_a_token_is_that_of_its_strip() {
                     assert_eq!(logit, z, "{} token {id} of {vocab}", on.name());
                     let larger = row.iter().filter(|other| *other > z).count();
                     assert_eq!(*above, larger as u32);
-                    assert_eq!(rank(row, *id), *above);
+                    assert_eq!(ranks(&[row], *id), [*above]);
                 }
             }
         }
