@@ -233,7 +233,7 @@ FAULTS = [
     # Lenses.
     ("lens::t42", "src/model/kernels/vocabulary/mod.rs", "*z += bias;", "let _ = (&z, bias);"),
     ("lens::t42", "src/model/kernels/vocabulary/strip.rs", "sums.cross / sums.mass - theirs + total", "sums.cross / sums.mass - theirs - total"),
-    ("lens::t42", "src/lab/unembed.rs", "Reference::Row(self.finals + i)", "Reference::Row(self.finals)"),
+    ("lens::t42", "src/lab/unembed.rs", "OtherRow::Row(self.finals + i)", "OtherRow::Row(self.finals)"),
     ("lens::a_multiplier", "src/model/kernels/vocabulary/strip.rs", "let mut z = S::mul(S::load(at), S::splat(scale.scale));", "let mut z = S::load(at);"),
     ("lens::t43", "src/model/kernels/vocabulary/strip.rs", "z = S::mul(tanh::<S>(S::mul(z, S::splat(1.0 / cap))), S::splat(cap));", "let _ = (cap, tanh::<S>);"),
     ("lens::strips", "src/model/kernels/vocabulary/strip.rs", "less * (sums.first + by * sums.sum)", "less * sums.first"),
@@ -243,7 +243,7 @@ FAULTS = [
     ("lens::writes_with", "src/model/network/norm.rs", "        let out = match &self.bias {\n            Some(bias) => out.broadcast_add(bias)?,\n            None => out,\n        };\n        Ok(out.to_dtype(x.dtype())?)", "        Ok(out.to_dtype(x.dtype())?)"),
     ("lens::the_final_norm", "src/lab/unembed.rs", "NormOf::Final => Some(scale),", "NormOf::Final => None,"),
     ("lens::sublayers", "src/instruments/logit_lens/view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),"),
-    ("lens::live_columns", "src/lab/writer.rs", "finals: row(&end),", "finals: row(&readout.at[0]),"),
+    ("lens::live_columns", "src/lab/lens_rows.rs", "finals: row(&end),", "finals: row(&readout.at[0]),"),
     ("lens::a_difference", "src/figure/difference.rs", "            _ => other,\n", "            _ => 0.0,\n"),
     ("attention::differences", "src/figure/difference.rs", "let same = base.more.iter().find(|(other, _)| other == name);", "let same = base.more.first().filter(|_| false);"),
     ("residual::a_difference", "src/figure/difference.rs", "    agree(&a.value, &b.value)?;\n    let titles", "    let titles"),

@@ -11,6 +11,7 @@ pub(crate) mod cut;
 pub mod guard;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
+mod lens_rows;
 pub(crate) mod measure;
 pub mod pass;
 pub(crate) mod prepare;

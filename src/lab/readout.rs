@@ -10,7 +10,7 @@ use candle_core::{D, DType, Tensor};
 use super::sample::{NO_RANK, NO_TOKEN};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::kernels::vocabulary::{self, Reference, RowQuestion, RowSums};
+use crate::model::kernels::vocabulary::{self, OtherRow, RowQuestion, RowSums};
 use crate::model::network::readout::{RowsAsked, on_host};
 
 /// The largest difference of logits that the self-check tolerates: 1e-4 in f32, more in narrower dtypes.
@@ -42,9 +42,9 @@ pub struct ReferenceRows<'a> {
 
 impl<'a> ReferenceRows<'a> {
     /// That of a row; none where its logits were not kept.
-    fn row(&self, row: usize) -> Option<Reference<'a>> {
+    fn row(&self, row: usize) -> Option<OtherRow<'a>> {
         let logits = &self.rows[self.of[row]].logits;
-        (!logits.is_empty()).then_some(Reference::Logits(logits))
+        (!logits.is_empty()).then_some(OtherRow::Logits(logits))
     }
 }
 

@@ -24,7 +24,7 @@ use crate::lab::readout::{
 };
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN};
-use crate::model::kernels::vocabulary::{Reference, RowQuestion, ranks};
+use crate::model::kernels::vocabulary::{OtherRow, RowQuestion, ranks};
 use crate::model::network::site::{Address, Axis, Site};
 
 /// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
@@ -243,7 +243,7 @@ impl StateRows<'_> {
             },
             ranks: readout.ranks,
             entropy: readout.entropy,
-            against: readout.kl.then_some(Reference::Row(self.finals + i)),
+            against: readout.kl.then_some(OtherRow::Row(self.finals + i)),
         };
         let states = self.states.iter();
         let states = states.flat_map(|first| (0..self.count).map(|i| one(*first, i)));

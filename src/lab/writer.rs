@@ -5,29 +5,28 @@
 //! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`BaselineMode`].
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use super::apply::{Program, RandomControl};
-use super::capture::{Capture, Needs, NormOf, StateStats};
+use super::capture::{Capture, Needs, StateStats};
 use super::lab::Lab;
+use super::lens_rows::{LensRead, LensRows};
 use super::readout::{RowStats, tolerance};
 use super::run::Run;
 use super::runner::{RowsBeside, read_on, read_on_beside, unedited};
 use super::sample::{Sampling, kl, log_probs, rank};
 use super::tap::{RecordedPositions, RunTap};
 pub use super::token::{BaselineMode, Choice, Other, WrittenToken};
-use super::unembed::{CaptureParts, StateRows, captured, drawn};
+use super::unembed::{CaptureParts, captured, drawn};
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::model::kernels::vocabulary::RowQuestion;
 use crate::model::network::cache::Cache;
-use crate::model::network::readout::RowsAsked;
+use crate::model::network::readout::{RowsAsked, RowsSaid};
 use crate::model::network::site::{Address, Site};
 
 /// The unedited run in the second row of the batch.
@@ -351,7 +350,7 @@ impl Writer {
             self.diverged = self.diverged.or(Some(position));
         }
         let captures = self.captures(lab, needs, &passed, before.as_ref())?;
-        self.laid_out = passed.laid_out;
+        self.laid_out = passed.read.laid_out;
         Ok(WrittenToken {
             choice,
             fired: self.program.latest().to_vec(),
@@ -370,7 +369,7 @@ impl Writer {
         let run = Arc::new(self.run.clone());
         let position = run.tokens.len() - 1;
         // One comparison serves everybody who reads states of this position.
-        let check = match passed.last() {
+        let check = match passed.read.last() {
             Some(lens) if self.output_is_plain() => {
                 let tolerance = tolerance(lab.model.transformer.dtype());
                 Some(Check::of(&self.output()?, lens, tolerance))
@@ -394,7 +393,7 @@ impl Writer {
             };
             captured(run.clone(), position..position + 1, needs, parts, rows)
         };
-        needs.iter().zip(&passed.read).map(capture).collect()
+        needs.iter().zip(&passed.read.states).map(capture).collect()
     }
 
     /// The model's own logits after the last token, `[vocab]`.
@@ -413,20 +412,9 @@ impl Writer {
             self.scout = Some(scout);
             probed?;
         }
-        // States ride along in the model's own product, where their norm is their own and no map is.
-        let end = Site::ResidPost.at(lab.model.card.layers - 1);
-        let mut ridden = Vec::new();
-        for readout in needs.iter().filter_map(|n| n.read.as_ref()) {
-            if readout.norm != NormOf::Own || readout.maps.is_some() {
-                return Err(Error::Engine("only the plain lens reads new tokens".into()));
-            }
-            ridden.extend(&readout.at);
-            ridden.push(end);
-        }
-        ridden.sort_unstable();
-        ridden.dedup();
+        let beside = LensRows::of(needs, lab.model.card.layers, rows.len())?;
         let mut wanted: Vec<Address> = needs.iter().flat_map(|n| &n.record).copied().collect();
-        wanted.extend(&ridden);
+        wanted.extend(&beside.at);
         wanted.sort_unstable();
         wanted.dedup();
         let mut tap = RunTap::new(
@@ -437,70 +425,26 @@ impl Writer {
             lab.guard(),
         );
         let (prompt, cache) = (self.run.prompt, &mut self.cache);
-        let mut read = vec![StateStats::default(); needs.len()];
-        if ridden.is_empty() {
+        let (logits, said) = if beside.at.is_empty() {
             let logits = read_on(&lab.model, rows, prompt, cache, &mut tap)?;
-            return Ok(TokenPass {
-                recorded: std::mem::take(&mut tap.recorded),
-                logits,
-                read,
-                laid_out: Vec::new(),
-                last: None,
-            });
-        }
-        // The model's own rows come first.
-        let row = |at: &Address| rows.len() + ridden.binary_search(at).unwrap_or(0);
-        let asked = needs.iter().map(|needs| {
-            needs.read.as_ref().map(|readout| StateRows {
-                readout,
-                count: 1,
-                states: readout.at.iter().map(row).collect(),
-                finals: row(&end),
-            })
-        });
-        let asked: Vec<Option<StateRows>> = asked.collect();
-        let questions = |asked: &Option<StateRows>| match asked {
-            Some(asked) => asked.questions(None).len(),
-            None => 0,
+            (logits, RowsSaid::default())
+        } else {
+            let questions = beside.questions();
+            let asked = RowsBeside {
+                at: &beside.at,
+                asked: RowsAsked {
+                    questions: &questions,
+                    whole: &beside.whole,
+                    known: lab.model.known_tokens(),
+                },
+                space: std::mem::take(&mut self.laid_out),
+            };
+            read_on_beside(&lab.model, rows, prompt, cache, &mut tap, asked)?
         };
-        let counts: Vec<usize> = asked.iter().map(questions).collect();
-        let all = asked.iter().flatten();
-        let all: Vec<RowQuestion> = all.flat_map(|asked| asked.questions(None)).collect();
-        // What the answer's rank is in is laid out, for the answer is known after the pass; and what is compared with the output.
-        let about_answers = asked.iter().flatten().filter(|a| a.readout.answer);
-        let mut whole: Vec<usize> = about_answers.flat_map(|a| a.states.clone()).collect();
-        whole.push(row(&end));
-        whole.sort_unstable();
-        whole.dedup();
-        let beside = RowsBeside {
-            at: &ridden,
-            asked: RowsAsked {
-                questions: &all,
-                whole: &whole,
-                known: lab.model.known_tokens(),
-            },
-            space: std::mem::take(&mut self.laid_out),
-        };
-        let (logits, said) = read_on_beside(&lab.model, rows, prompt, cache, &mut tap, beside)?;
-        let vocab = lab.model.card.vocab;
-        let place = |row: usize| {
-            let at = whole.binary_search(&row).ok()?;
-            Some(at * vocab..(at + 1) * vocab)
-        };
-        let mut sums = said.sums.into_iter().zip(&all);
-        for ((asked, count), read) in asked.iter().zip(counts).zip(&mut read) {
-            let Some(asked) = asked else { continue };
-            let own = sums.by_ref().take(count);
-            let own = own.map(|(sums, q)| RowStats::of(sums, q.ranks, Vec::new()));
-            *read = StateStats::of(asked.readout);
-            asked.told_later(own.collect(), |row| Some(&said.whole[place(row)?]), read);
-        }
         Ok(TokenPass {
             recorded: std::mem::take(&mut tap.recorded),
             logits,
-            read,
-            last: place(row(&end)),
-            laid_out: said.whole,
+            read: beside.told(said, lab.model.card.vocab),
         })
     }
 
@@ -613,18 +557,8 @@ struct TokenPass {
     recorded: HashMap<Address, Tensor>,
     /// `[rows, vocab]`.
     logits: Tensor,
-    /// What the states that rode along say, by need.
-    read: Vec<StateStats>,
-    /// Logits of states that were laid out, and where those of the last one are among them.
-    laid_out: Vec<f32>,
-    last: Option<Range<usize>>,
-}
-
-impl TokenPass {
-    /// The logits that the lens reads of the last state.
-    fn last(&self) -> Option<&[f32]> {
-        Some(&self.laid_out[self.last.clone()?])
-    }
+    /// What the states that rode along say.
+    read: LensRead,
 }
 
 fn not_visited(at: Address) -> Error {

@@ -9,7 +9,7 @@ use lmscope::lab::capture::{Needs, NormOf, Readout, StateStats};
 use lmscope::lab::readout::{ReferenceRows, RowRequest, RowStats, Tokens, read};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
-use lmscope::model::kernels::vocabulary::{Reference, RowQuestion};
+use lmscope::model::kernels::vocabulary::{OtherRow, RowQuestion};
 use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::readout::RowsAsked;
 use lmscope::model::network::site::{Address, Site};
@@ -526,7 +526,7 @@ fn rows_say_the_same_however_they_are_read() {
             tokens: &[5, 17],
             ranks: true,
             entropy: true,
-            against: Some(Reference::Row(last)),
+            against: Some(OtherRow::Row(last)),
         };
         let known = lab.model.known_tokens();
         let questions: Vec<RowQuestion> = (0..9).map(|row| question(row, 8)).collect();

@@ -57,7 +57,7 @@ pub struct Unembedding<'a> {
 
 /// What a row is compared with.
 #[derive(Clone, Copy, Debug)]
-pub enum Reference<'a> {
+pub enum OtherRow<'a> {
     /// Another row of the same reading.
     Row(usize),
     /// Logits, `[vocab]`.
@@ -77,7 +77,7 @@ pub struct RowQuestion<'a> {
     pub ranks: bool,
     pub entropy: bool,
     /// Which row KL and the largest difference are taken from.
-    pub against: Option<Reference<'a>>,
+    pub against: Option<OtherRow<'a>>,
 }
 
 /// What a row says.
@@ -91,7 +91,7 @@ pub struct RowSums {
     pub tokens: Vec<(u32, f32, u32)>,
     /// Nats.
     pub entropy: f64,
-    /// KL(other row ‖ this row), nats, to about 1e-7.
+    /// KL(other row ‖ this row), nats, to about 2e-7.
     pub kl: f64,
     /// The largest difference of logits from those of the other row.
     pub gap: f32,

@@ -17,8 +17,8 @@ mod strip;
 
 use std::ops::Range;
 
-pub use asked::{LogitScale, Matrix, Reference, RowQuestion, RowSums, STRIP, Unembedding};
-use strip::{Found, LEAST, RunningSums, StripSums, StripTask, padded};
+pub use asked::{LogitScale, Matrix, OtherRow, RowQuestion, RowSums, STRIP, Unembedding};
+use strip::{LEAST, RowFindings, RunningSums, StripSums, StripTask, padded};
 
 use super::activations::Activations;
 use super::machine::Processor;
@@ -46,7 +46,7 @@ pub struct Reading<'a> {
     questions: &'a [RowQuestion<'a>],
     /// Logits of the tokens of interest, by question.
     marks: Vec<Vec<(u32, f32)>>,
-    found: Vec<Found>,
+    found: Vec<RowFindings>,
     sums: Vec<RunningSums>,
 }
 
@@ -61,10 +61,10 @@ pub struct LaidOut<'a> {
 }
 
 /// What one thread needs for its strips and finds in them.
-struct Worker {
+struct StripWorker {
     /// `[rows, STRIP]`.
     logits: Vec<f32>,
-    found: Vec<Found>,
+    found: Vec<RowFindings>,
     /// By strip, and by question.
     sums: Vec<(usize, Vec<StripSums>)>,
 }
@@ -98,7 +98,7 @@ impl<'a> Reading<'a> {
             rows,
             questions,
             marks: Vec::new(),
-            found: questions.iter().map(Found::of).collect(),
+            found: questions.iter().map(RowFindings::of).collect(),
             sums: vec![RunningSums::NOTHING; questions.len()],
         };
         reading.marks = reading.marks();
@@ -194,9 +194,9 @@ impl<'a> Reading<'a> {
         let raw = OutputColumns::new(lay.raw, raw_rows, vocab);
         let whole = OutputColumns::new(lay.whole, lay.which.len(), vocab);
         let which = lay.which;
-        let begin = || Worker {
+        let begin = || StripWorker {
             logits: vec![0.0; self.rows * STRIP],
-            found: self.questions.iter().map(Found::of).collect(),
+            found: self.questions.iter().map(RowFindings::of).collect(),
             sums: Vec::new(),
         };
         let first = strips.start;
@@ -226,8 +226,8 @@ impl<'a> Reading<'a> {
             {
                 let other = match question.against {
                     None => None,
-                    Some(Reference::Row(at)) => Some(row(at)),
-                    Some(Reference::Logits(all)) => Some(padded(all, &range, &mut end)),
+                    Some(OtherRow::Row(at)) => Some(row(at)),
+                    Some(OtherRow::Logits(all)) => Some(padded(all, &range, &mut end)),
                 };
                 let task = StripTask {
                     logits: row(question.row),
@@ -288,10 +288,10 @@ pub fn read_rows_on(
         let mark = |id: &u32| row.get(*id as usize).map(|z| (*id, *z));
         let marks: Vec<(u32, f32)> = question.tokens.iter().filter_map(mark).collect();
         let other = question.against.map(|against| match against {
-            Reference::Row(at) => rows[at],
-            Reference::Logits(other) => other,
+            OtherRow::Row(at) => rows[at],
+            OtherRow::Logits(other) => other,
         });
-        let (mut found, mut sums) = (Found::of(question), RunningSums::NOTHING);
+        let (mut found, mut sums) = (RowFindings::of(question), RunningSums::NOTHING);
         let mut ends = [[LEAST; STRIP]; 2];
         for number in 0..row.len().div_ceil(STRIP) {
             let range = tokens(number, row.len());

@@ -1,8 +1,8 @@
 //! What is taken of the logits of one strip, and how the sums of strips become those of a row.
 //!
 //! Invariant: a strip is padded to whole vectors with what changes no sum; sums are merged in f64, in the order of the strips, and
-//! what does not depend on that order is kept apart ([`Found`]).
-//! To take something else, add it to [`StripSums`] or [`Found`], and to `take`.
+//! what does not depend on that order is kept apart ([`RowFindings`]).
+//! To take something else, add it to [`StripSums`] or [`RowFindings`], and to `take`.
 #![allow(unsafe_code)] // SAFETY of the whole file: `take` stays within strips whose lengths it compares.
 
 use std::ops::Range;
@@ -37,7 +37,7 @@ pub(super) struct RunningSums(pub StripSums);
 
 /// What does not depend on the order of strips.
 #[derive(Clone)]
-pub(super) struct Found {
+pub(super) struct RowFindings {
     finite: bool,
     best: Vec<(u32, f32)>,
     above: Vec<u32>,
@@ -83,7 +83,7 @@ fn weight(from: f32, to: f32) -> (f64, f64) {
     }
 }
 
-impl Found {
+impl RowFindings {
     pub fn of(question: &RowQuestion) -> Self {
         Self {
             finite: true,
@@ -181,7 +181,7 @@ pub(super) struct StripTask<'a> {
 /// # Safety
 /// The machine has the lanes.
 #[inline(always)]
-unsafe fn take<S: Lanes>(task: &StripTask, found: &mut Found) -> StripSums {
+unsafe fn take<S: Lanes>(task: &StripTask, found: &mut RowFindings) -> StripSums {
     let length = task.logits.len();
     assert!(length.is_multiple_of(16) && length - task.count < 16);
     let z = task.logits.as_ptr();
@@ -293,7 +293,7 @@ unsafe fn larger_than<S: Lanes>(numbers: &[f32], count: usize, than: f32) -> u32
 
 /// Keeps the strongest tokens. Ids come in order, so equals stay in the order of their ids.
 #[inline(always)]
-unsafe fn strongest<S: Lanes>(task: &StripTask, top: f32, found: &mut Found) {
+unsafe fn strongest<S: Lanes>(task: &StripTask, top: f32, found: &mut RowFindings) {
     let most = task.question.top;
     let counted = task.known.saturating_sub(task.start).min(task.count);
     let mut next = 0;
@@ -355,8 +355,8 @@ unsafe fn scaled<S: Lanes>(row: &mut [f32], scale: &LogitScale) {
     }
 }
 
-pub(super) fn take_on(on: Processor, task: &StripTask, found: &mut Found) -> StripSums {
-    with_lanes!(on, take(task: &StripTask, found: &mut Found) -> StripSums)
+pub(super) fn take_on(on: Processor, task: &StripTask, found: &mut RowFindings) -> StripSums {
+    with_lanes!(on, take(task: &StripTask, found: &mut RowFindings) -> StripSums)
 }
 
 pub(super) fn scaled_on(on: Processor, row: &mut [f32], scale: &LogitScale) {

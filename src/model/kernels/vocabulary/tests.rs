@@ -6,24 +6,8 @@ use crate::model::kernels::encoding::Encoding;
 use crate::model::kernels::exponent::{exp, tanh};
 use crate::model::kernels::lanes::Lanes;
 use crate::model::kernels::machine::with_lanes;
+use crate::model::kernels::tests::Random;
 use crate::model::kernels::{Packed, PlainWeights, dense_on, packed_on};
-
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u32 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 32) as u32
-    }
-
-    fn numbers(&mut self, count: usize, size: f32) -> Vec<f32> {
-        let one = |bits: u32| (f64::from(bits) / 2f64.powi(31) - 1.0) as f32 * size;
-        (0..count).map(|_| one(self.bits())).collect()
-    }
-}
 
 const PLAIN: LogitScale = LogitScale {
     bias: None,
@@ -45,7 +29,7 @@ fn everything(rows: usize, tokens: &[u32]) -> Vec<RowQuestion<'_>> {
         tokens,
         ranks: true,
         entropy: true,
-        against: Some(Reference::Row(rows - 1)),
+        against: Some(OtherRow::Row(rows - 1)),
     };
     (0..rows).map(one).collect()
 }
@@ -145,9 +129,9 @@ fn strips_say_what_whole_rows_say() {
             .map(|_| random.bits() as u16 & 0xbfff & 0x83ff | 0x2400)
             .collect();
         let halves: Vec<u16> = (0..vocab * input)
-            .map(|_| (random.numbers(1, 0.3)[0].to_bits() >> 16) as u16)
+            .map(|_| (random.normals(1, 0.3)[0].to_bits() >> 16) as u16)
             .collect();
-        let floats = random.numbers(vocab * input, 0.3);
+        let floats = random.normals(vocab * input, 0.3);
         let packed: Vec<Packed> = Encoding::BLOCKS
             .iter()
             .map(|encoding| {
@@ -172,12 +156,12 @@ fn strips_say_what_whole_rows_say() {
             .map(|weights| Matrix::Plain(weights, input))
             .into_iter();
         let matrices = matrices.chain(packed.iter().map(Matrix::Packed));
-        let bias = random.numbers(vocab, 1.0);
+        let bias = random.normals(vocab, 1.0);
         let known = vocab - vocab / 4;
         let tokens = [0, 3, vocab as u32 - 1, vocab as u32 / 2];
         for (number, matrix) in matrices.enumerate() {
             for rows in [1, 3, 31] {
-                let x = random.numbers(rows * input, 1.0);
+                let x = random.normals(rows * input, 1.0);
                 let questions = everything(rows, &tokens);
                 for (on, scale) in Processor::all().into_iter().zip(
                     [
@@ -238,8 +222,8 @@ fn strips_say_what_whole_rows_say() {
 fn a_row_says_the_same_beside_others_and_on_any_number_of_threads() {
     let (vocab, input, rows) = (5003, 136, 9);
     let mut random = Random(12);
-    let weights = random.numbers(vocab * input, 0.3);
-    let x = random.numbers(rows * input, 1.0);
+    let weights = random.normals(vocab * input, 0.3);
+    let x = random.normals(rows * input, 1.0);
     let tokens = [1, 4999, 5002];
     let questions: Vec<RowQuestion> = everything(rows, &tokens)
         .into_iter()
@@ -276,9 +260,9 @@ fn a_row_says_the_same_beside_others_and_on_any_number_of_threads() {
 fn the_logit_of_a_token_is_that_of_its_strip() {
     let mut random = Random(13);
     for (vocab, input) in [(70, 19), (259, 1100), (17, 5)] {
-        let weights = random.numbers(vocab * input, 0.3);
+        let weights = random.normals(vocab * input, 0.3);
         let tokens: Vec<u32> = (0..vocab as u32).collect();
-        let x = random.numbers(7 * input, 1.0);
+        let x = random.normals(7 * input, 1.0);
         for on in Processor::all() {
             let unembedding = Unembedding {
                 matrix: Matrix::Plain(PlainWeights::F32(&weights), input),
@@ -333,7 +317,7 @@ fn ties_padding_bans_and_what_is_not_finite() {
         assert_eq!(said.tokens[1].2, 2);
         let against = |rows: &[&[f32]]| {
             let question = RowQuestion {
-                against: Some(Reference::Row(1)),
+                against: Some(OtherRow::Row(1)),
                 ..ask
             };
             read_rows_on(on, rows, 600, &[question]).remove(0)
@@ -368,11 +352,11 @@ fn ties_padding_bans_and_what_is_not_finite() {
 #[test]
 fn a_small_divergence_is_exact() {
     let mut random = Random(14);
-    let row = random.numbers(3000, 8.0);
-    let noise = random.numbers(3000, 1e-2);
+    let row = random.normals(3000, 8.0);
+    let noise = random.normals(3000, 1e-2);
     let other: Vec<f32> = row.iter().zip(noise).map(|(z, n)| z + n).collect();
     let question = RowQuestion {
-        against: Some(Reference::Logits(&other)),
+        against: Some(OtherRow::Logits(&other)),
         ..RowQuestion::default()
     };
     for on in Processor::all() {
@@ -380,7 +364,7 @@ fn a_small_divergence_is_exact() {
         let exact = by_hand(&row, &other, 0, &[]).kl;
         let error = (said[0].kl - exact).abs();
         assert!(
-            exact > 1e-6 && error < 1e-7,
+            exact > 1e-6 && error < 3e-7,
             "{} {exact:e} {error:e}",
             on.name()
         );
