@@ -106,6 +106,7 @@ impl Guard<'_> {
                 let vocab = x.dim(candle_core::D::Minus1)?;
                 verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
             }
+            TapOutcome::Finite => {}
         }
         for program in programs.programs() {
             verdicts.extend(program.verdicts()?);
@@ -145,7 +146,7 @@ impl Guard<'_> {
                 .transformer
                 .trunk(tokens, PassSpan::prompt(length), None, finder)?;
             let last = x.narrow(1, length - 1, 1)?.contiguous()?;
-            self.transformer.read_out(&last, None, finder)?;
+            self.transformer.read_out(&last, finder)?;
             Ok(())
         };
         match read(&mut finder) {

@@ -14,6 +14,7 @@ pub(crate) mod inactive;
 pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
+mod lens_rows;
 pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;

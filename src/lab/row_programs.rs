@@ -53,6 +53,11 @@ impl<'a> RowPrograms<'a> {
         self.0.iter().map(|part| &*part.program)
     }
 
+    /// Whether any program acts or looks here.
+    pub fn touches(&self, at: Address) -> bool {
+        self.programs().any(|program| program.touches(at))
+    }
+
     /// What the edits of a row did.
     pub fn receipts(&self, row: usize) -> Vec<Receipt> {
         let own = self.0.iter().find(|part| part.rows.contains(&row));

@@ -155,6 +155,10 @@ impl Tap for RunTap<'_> {
         Ok(x)
     }
 
+    fn wants(&self, at: Address) -> bool {
+        self.programs.touches(at) || self.patches.contains_key(&at) || self.wanted.contains(&at)
+    }
+
     fn checkpoint(&mut self) -> Result<()> {
         self.guard.checkpoint()
     }

@@ -1007,7 +1007,7 @@ fn i26_recording_everything_changes_no_bit() {
         let x = transformer
             .trunk(&ids, PassSpan::prompt(40), None, &mut NoTap)
             .unwrap();
-        let (bare, _) = transformer.read_out(&x, None, &mut NoTap).unwrap();
+        let bare = transformer.read_out(&x, &mut NoTap).unwrap();
         assert!(same_bits(&bare.squeeze(0).unwrap(), &plain));
     }
 }
@@ -1226,7 +1226,7 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
             let end = transformer
                 .trunk(&ids, PassSpan::prompt(6), None, tap)
                 .unwrap();
-            let (logits, _) = transformer.read_out(&end, None, tap).unwrap();
+            let logits = transformer.read_out(&end, tap).unwrap();
             logits
                 .narrow(1, 5, 1)
                 .unwrap()

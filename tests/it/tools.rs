@@ -92,7 +92,7 @@ pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) 
         len: 1,
         ..span
     });
-    let (logits, _) = transformer.read_out(&x, None, &mut tap).unwrap();
+    let logits = transformer.read_out(&x, &mut tap).unwrap();
     values(&logits)
 }
 

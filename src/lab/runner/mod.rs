@@ -10,6 +10,7 @@
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
 
+mod output;
 mod programs;
 mod shared;
 mod tail;
@@ -17,12 +18,11 @@ mod tail;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
+use output::read_output;
 use programs::{act_on, conditional, null};
 use shared::bytes;
+pub(crate) use tail::{RowsBeside, read_on, read_on_beside, unedited};
 use tail::{best, go_on, tensor};
-pub(crate) use tail::{read_on, unedited};
 
 use super::capture::{After, Capture};
 use super::lab::Lab;
@@ -159,20 +159,22 @@ impl Lab {
         let late =
             |at: &Address| matches!(at.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits);
         let mut output: Vec<Vec<RowStats>> = vec![Vec::new(); rows.len()];
-        let mut take = |logits: &Tensor, after: Range<usize>| -> Result<()> {
-            let said = read_logits(logits, model.known_tokens(), |i| {
-                let (row, at) = (i / after.len(), after.start + i % after.len());
-                pass.output.ask(group[row], first + wanted - 1 - at)
-            })?;
+        let ask = |i: usize, after: &Range<usize>| {
+            let (row, at) = (i / after.len(), after.start + i % after.len());
+            pass.output.ask(group[row], first + wanted - 1 - at)
+        };
+        let mut take = |said: Vec<RowStats>, after: &Range<usize>| {
             for (output, own) in output.iter_mut().zip(said.chunks(after.len())) {
                 output.extend_from_slice(own);
             }
-            Ok(())
         };
         if pass.record.iter().any(late) {
-            let (all, _) = transformer.read_out(&x, None, &mut tap)?;
+            let all = transformer.read_out(&x, &mut tap)?;
             if wanted > 0 {
-                take(&all.narrow(1, first, wanted)?, first..first + wanted)?;
+                let after = first..first + wanted;
+                let logits = all.narrow(1, first, wanted)?;
+                let said = read_logits(&logits, model.known_tokens(), |i| ask(i, &after))?;
+                take(said, &after);
             }
         } else {
             // So many positions at a time as there is room for the logits of all rows.
@@ -182,8 +184,11 @@ impl Lab {
                 // Edits after the last block see these positions and no others.
                 tap.begin(PassSpan { start, len, ..span });
                 let own = x.narrow(1, start, len)?.contiguous()?;
-                let (logits, _) = transformer.read_out(&own, None, &mut tap)?;
-                take(&logits, start..start + len)?;
+                let after = start..start + len;
+                take(
+                    read_output(model, &own, &mut tap, |i| ask(i, &after))?,
+                    &after,
+                );
             }
         }
         tap.programs.settle()?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Rows;
+use super::output::read_output;
 use super::own_run;
 use super::programs::{OfRows, RowStart, act_on, null};
 use super::tail::{best, go_on};
@@ -122,7 +123,8 @@ impl Lab {
         let x = model
             .transformer
             .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-        let logits = after(model, &x, span, read, &mut tap)?;
+        let x = after(&x, span, read, &mut tap)?;
+        let logits = model.transformer.read_out(&x, &mut tap)?.squeeze(1)?;
         let mut values = std::mem::take(&mut tap.recorded);
         let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
         own.settle()?;
@@ -297,20 +299,20 @@ impl Lab {
         } else {
             BranchCache::Passing
         };
-        let (logits, fine, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+        let (x, fine, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
         if count > 1 {
             cache.complete(chunk.rows.len(), &shared.cache)?;
         }
-        tap.programs.settle()?;
-        let broken = |row: &usize| {
-            let receipts = tap.programs.receipts(*row);
-            !fine[*row] || receipts.iter().any(|r| r.not_finite)
-        };
-        let broken: Vec<bool> = (0..chunk.rows.len()).map(|row| broken(&row)).collect();
-        let values = std::mem::take(&mut tap.recorded);
-        let said = read_logits(&logits, model.known_tokens(), |row| {
+        let said = read_output(model, &x, &mut tap, |row| {
             pass.output.ask(chunk.rows[row].1, 0)
         })?;
+        tap.programs.settle()?;
+        let broken = |row: usize| {
+            let receipts = tap.programs.receipts(row);
+            !fine[row] || receipts.iter().any(|r| r.not_finite)
+        };
+        let broken: Vec<bool> = (0..chunk.rows.len()).map(broken).collect();
+        let values = std::mem::take(&mut tap.recorded);
         let mut tails = vec![(Vec::new(), false); texts.len()];
         if count > 0 {
             // What is put in comes back where the whole text has to be read again.
@@ -413,8 +415,8 @@ fn recorded(
     Ok(out)
 }
 
-/// The pass of a chunk: every row joins at its block with the stream of the run there. Logits `[rows, vocab]` after the
-/// position that is read, and whether the stream of each row is finite.
+/// The pass of a chunk: every row joins at its block with the stream of the run there. The stream `[rows, 1, d_model]` at the
+/// position after which logits are read, and whether that of each row is finite at every position.
 fn joined(
     model: &Model,
     pass: &Pass,
@@ -466,17 +468,11 @@ fn joined(
     let x = transformer.through(reached..layers, x, &context, Some(&mut cache), tap)?;
     cache.advance(span.len);
     let fine = finite::rows(&x)?;
-    Ok((after(model, &x, span, shared.read, tap)?, fine, cache))
+    Ok((after(&x, span, shared.read, tap)?, fine, cache))
 }
 
-/// Logits `[rows, vocab]` after one position of a pass, from its stream.
-fn after(
-    model: &Model,
-    x: &Tensor,
-    span: PassSpan,
-    position: usize,
-    tap: &mut RunTap,
-) -> Result<Tensor> {
+/// One position of a pass's stream, `[rows, 1, d_model]`, to be read out.
+fn after(x: &Tensor, span: PassSpan, position: usize, tap: &mut RunTap) -> Result<Tensor> {
     let x = x.narrow(1, position - span.start, 1)?.contiguous()?;
     // Edits after the last block see this position and no other.
     tap.begin(PassSpan {
@@ -484,8 +480,7 @@ fn after(
         len: 1,
         ..span
     });
-    let (logits, _) = model.transformer.read_out(&x, None, tap)?;
-    Ok(logits.squeeze(1)?)
+    Ok(x)
 }
 
 /// Whether two lists put the same values into the same places.
