@@ -101,6 +101,7 @@ impl Measurement for Sweep {
     const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
     const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
     const READS_END: bool = true;
+    const EDITS_ITS_TEXTS: bool = true;
 
     fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How long a list's prompts are is not known before they are read.
@@ -234,6 +235,19 @@ impl SteeringPlan<'_> {
 
 fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> Vec<String> {
     let mut out: Vec<String> = found.stopped.iter().cloned().collect();
+    if let (SteeringTrial::Prompts(prompts, _), Some(tokens)) =
+        (&plan.trial.subject, plan.trial.tokens)
+    {
+        let room = |prompt: &&Vec<u32>| prompt.len() + tokens > lab.model.card.context + 1;
+        let cut = prompts.iter().filter(room).count();
+        if cut > 0 {
+            out.push(format!(
+                "{cut} of {} prompts leave no room for {tokens} tokens: their continuations end with the context of {}",
+                prompts.len(),
+                lab.model.card.context
+            ));
+        }
+    }
     if !plan.without_vector.is_empty() {
         let layers = plan
             .without_vector
@@ -302,7 +316,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
         }
     };
     out.push(format!("each cell: {words}; colour: {colour}"));
-    if plan.measure.writes() {
+    if plan.measure.writes() && !plan.trial.looks.is_empty() {
         out.push(format!(
             "the best cell has the highest success among those at most {} nats a token less fluent than the unedited text",
             plan.asked.within.0
