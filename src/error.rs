@@ -152,7 +152,7 @@ pub enum Error {
         why: String,
         next: String,
     },
-    /// Nothing to run the model on.
+    /// The prompt has no tokens.
     #[error("The prompt is empty. Give at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,
     /// More tokens than fit.
@@ -178,7 +178,7 @@ pub enum Error {
     /// The device that was asked for cannot be used.
     #[error("Device `{device}`: {why}. Use --device cpu, or a build with that feature.")]
     Device {
-        /// As asked for.
+        /// The device as it was requested.
         device: String,
         /// Why not.
         why: String,

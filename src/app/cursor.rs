@@ -40,7 +40,7 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// The same as an anchor.
+    /// The cursor's place as an anchor.
     pub fn anchor(self) -> Anchor {
         Anchor {
             unit: self.unit,
@@ -74,7 +74,7 @@ pub struct FigureCell {
 /// What a figure says at one place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CellUnderCursor {
-    /// Where it came from.
+    /// The layer, position and unit that the cell is about.
     pub anchor: Anchor,
     /// The title of its column or page: the token at its position, where those are positions.
     pub column: String,

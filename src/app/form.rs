@@ -8,7 +8,7 @@ use super::line_editor::{EditorOutcome, PromptInput};
 use crate::engine::PaneName;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, instrument};
 
-/// One parameter being written.
+/// A parameter with the value that is being written.
 #[derive(Clone, Debug)]
 pub struct Field {
     pub parameter: &'static Parameter,

@@ -193,9 +193,9 @@ fn around_zero(reach: f32) -> Scale {
 /// How numbers of a kind are subtracted.
 #[derive(Clone, Copy)]
 struct DifferenceRule {
-    /// Whether they have a sign of their own.
+    /// Whether the numbers have a sign of their own.
     signed: bool,
-    /// Whether they are ranks.
+    /// Whether the numbers are ranks.
     ranks: bool,
     /// Whether the candidates of a cell have another number.
     others: bool,

@@ -29,7 +29,7 @@ pub struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// One that refuses what is not finite, and stops when `cancel` is raised.
+    /// A guard that refuses what is not finite, and stops when `cancel` is raised.
     pub(crate) fn new(transformer: &'a Transformer, cancel: &'a AtomicBool) -> Self {
         Guard {
             transformer,
@@ -90,7 +90,7 @@ impl Guard<'_> {
             Precision::Q8 | Precision::Stored(_) => true,
         };
         if quantized && !self.transformer.damage.is_empty() {
-            return Err(self.by_itself(None));
+            return Err(self.model_error(None));
         }
         let mut verdicts: Vec<Tensor> = self.held.take().into_iter().collect();
         match leaving {
@@ -120,17 +120,17 @@ impl Guard<'_> {
         if !edits.is_empty() {
             return by_edits(&edits);
         }
-        match self.begins() {
-            Some(at) => self.by_itself(Some(at)),
+        match self.first_non_finite() {
+            Some(at) => self.model_error(Some(at)),
             None => match program.active_edits() {
-                edits if edits.is_empty() => self.by_itself(None),
+                edits if edits.is_empty() => self.model_error(None),
                 edits => by_edits(&edits),
             },
         }
     }
 
     /// Where the unedited model stops being finite on the tokens of the pass, from position 0.
-    fn begins(&self) -> Option<Address> {
+    fn first_non_finite(&self) -> Option<Address> {
         let tokens = self.tokens.as_ref()?;
         let length = tokens.dim(1).ok()?;
         let mut finder = NonFiniteFinder::default();
@@ -148,7 +148,7 @@ impl Guard<'_> {
     }
 
     /// The model's own numbers: its weights, or the range of its dtype.
-    fn by_itself(&self, at: Option<Address>) -> Error {
+    fn model_error(&self, at: Option<Address>) -> Error {
         let place = at.map_or_else(
             || "The model's numbers are".to_string(),
             |at| {

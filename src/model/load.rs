@@ -346,7 +346,7 @@ fn accelerator(number: usize) -> Option<Device> {
     }
 }
 
-/// What there is for a model on a device.
+/// The memory plan of a model on a device.
 fn plan<'a>(
     given: &'a str,
     options: &Options,

@@ -229,7 +229,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     };
     let mut out = Vec::new();
     let reading = app
-        .reading()
+        .cell_under_cursor()
         .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
     let layer = |anchor: Anchor| {
         let layer = anchor.layer;
@@ -280,7 +280,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));
         }
         if let Some(reading) = app
-            .reading()
+            .cell_under_cursor()
             .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
         {
             let layer = layer(reading.anchor);

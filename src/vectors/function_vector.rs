@@ -75,7 +75,7 @@ impl HeadMeans {
         &self.values[layer][head * self.width..(head + 1) * self.width]
     }
 
-    /// Random vectors of the same lengths, head by head: the null.
+    /// Random vectors of the same lengths, head by head: the control.
     pub fn random_like(&self, seed: u64) -> Self {
         let mut out = self.clone();
         for (layer, values) in out.values.iter_mut().enumerate() {

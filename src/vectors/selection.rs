@@ -69,11 +69,11 @@ pub struct CandidateScores {
 /// Whether a candidate may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateVerdict {
-    /// It may.
+    /// The candidate may be chosen.
     Kept,
     /// A score is no number.
     NotANumber,
-    /// Its layer is too late.
+    /// Discarded: its layer is too late.
     Late,
     /// Ablating it moves unrelated prompts too far.
     Kl,

@@ -360,7 +360,7 @@ fn a_stopped_table_keeps_what_it_has() {
         ..Run::default()
     };
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.4 {
             cancel.store(true, Ordering::Relaxed);
         }

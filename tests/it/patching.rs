@@ -437,7 +437,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let file = folder.path().join("two.json");
         std::fs::write(&file, all.to_string()).unwrap();
         let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
-        lab.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
+        lab.progress = WorkProgress::reporting_to(|_| panic!("nothing is measured yet"));
         let error = refused(&mut lab, &nothing, &asked);
         lab.progress = WorkProgress::default();
         assert!(error.contains("pair 2") && error.contains(why), "{error}");

@@ -655,7 +655,7 @@ fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
     let arguments = over(&list("descriptions.tsv"));
     let whole = observe(&mut demo(), &Run::default(), &arguments).unwrap();
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.5 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
@@ -836,7 +836,7 @@ fn the_null_counts_the_others_that_share_no_answer() {
 fn scores_can_be_stopped() {
     let mut lab = demo();
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done >= 1.0 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }

@@ -27,7 +27,7 @@ fn pair() -> AttributionRequest {
     AttributionRequest {
         target: Some(LogitTarget {
             token: 3,
-            less: Some(11),
+            minus: Some(11),
         }),
         centred: false,
     }

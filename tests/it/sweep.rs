@@ -368,7 +368,7 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let whole = of.observe(&run, &arguments, &mut demo()).unwrap();
 
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.3 {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -384,7 +384,7 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let mut asked = Vec::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shares = seen.clone();
-    lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
+    lab.progress = WorkProgress::reporting_to(move |done| shares.lock().unwrap().push(done));
     let rest = of.observe(&run, &arguments, &mut lab).unwrap();
     lab.progress = WorkProgress::default();
     asked.append(&mut seen.lock().unwrap());

@@ -19,7 +19,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "ds4",
     extensions: &["f32"],
     about: "directional steering files of ds4, with their X.json: one row for each layer, of the MLP or attention output; ds4 removes the direction, as project_out does",
-    begins: |_| false,
+    recognises: |_| false,
     read: |path, key| {
         nameless(path, key)?;
         read(path)
@@ -35,7 +35,7 @@ const COMPONENTS: &[(&str, Site)] = &[
     ("attention_out", Site::AttnOut),
 ];
 
-/// What its JSON says of itself.
+/// The value of `format` in ds4's JSON.
 const NAME: &str = "ds4-directional-steering-v1";
 
 const NOTE: &str = "ds4 removes with a positive scale: use it as project_out, not add";

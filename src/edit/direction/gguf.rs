@@ -20,7 +20,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "GGUF control vector",
     extensions: &["gguf"],
     about: "control vectors of llama.cpp and repeng: `direction.N` is added to the output of block N, resid_post.N; block 0 has none",
-    begins: |first| first.starts_with(b"GGUF"),
+    recognises: |first| first.starts_with(b"GGUF"),
     read: |path, key| {
         nameless(path, key)?;
         parse(&Gguf::open(path)?, path)
@@ -149,7 +149,7 @@ fn origin(gguf: &Gguf) -> Result<DirectionOrigin, String> {
     let (maker, cautions) = match gguf.signed("controlvector.layer_count") {
         Some(true) => ("llama-cvector-generator", vec![OFFSET.to_string()]),
         Some(false) => ("repeng", Vec::new()),
-        None => ("an unknown maker", Vec::new()),
+        None => ("an unknown program", Vec::new()),
     };
     Ok(DirectionOrigin {
         family: gguf.string("controlvector.model_hint").unwrap_or("").into(),

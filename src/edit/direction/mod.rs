@@ -34,12 +34,12 @@ use crate::model::network::site::{Address, Site};
 #[derive(Debug)]
 pub struct VectorFormat {
     pub name: &'static str,
-    /// How its files end; the first is what we would choose.
+    /// File name extensions; the first is used for new files.
     pub extensions: &'static [&'static str],
     /// Who writes it, and what its layers mean, in a sentence.
     pub about: &'static str,
-    /// Whether a file that begins so is one, where the name does not say.
-    begins: fn(&[u8]) -> bool,
+    /// Whether the first bytes of a file are of this format, for files whose name does not say.
+    recognises: fn(&[u8]) -> bool,
     /// Reads a file; of several vectors by name, the one that the second argument names.
     read: fn(&Path, &str) -> Result<Direction>,
     /// Makes its files, the one at this path first, and says what they could not keep.
@@ -80,13 +80,16 @@ pub fn format_of(path: &Path) -> Result<&'static VectorFormat> {
     let mut first = Vec::new();
     let read = file::open(path)?.take(16).read_to_end(&mut first);
     read.map_err(|e| Error::io(path, e))?;
-    FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
-        Error::bad_file(
-            path,
-            "it is not a file of directions",
-            format!("Directions are read from {}.", extensions()),
-        )
-    })
+    FORMATS
+        .iter()
+        .find(|f| (f.recognises)(&first))
+        .ok_or_else(|| {
+            Error::bad_file(
+                path,
+                "it is not a file of directions",
+                format!("Directions are read from {}.", extensions()),
+            )
+        })
 }
 
 fn extensions() -> String {
@@ -141,7 +144,7 @@ fn one() -> f32 {
 }
 
 impl DirectionOrigin {
-    /// Of what is made with a model, now.
+    /// The origin of a direction that is measured on this model by this version.
     pub fn of(card: &Card) -> Self {
         Self {
             model: card.name.clone(),
@@ -315,7 +318,7 @@ impl Direction {
         all.join("; ")
     }
 
-    /// The same vectors, so many layers later (or earlier).
+    /// The direction with every vector moved by so many layers.
     pub fn shifted(&self, by: i32) -> Result<Self> {
         let rows = self.rows.iter().map(|(at, vector)| {
             let layer = i32::from(at.layer).checked_add(by);
@@ -434,7 +437,7 @@ impl Direction {
         Self::load_one(path, "")
     }
 
-    /// The same; of a file with several vectors by name, the one of this name.
+    /// Reads the vector `key` out of a file that holds several by name.
     pub fn load_one(path: &Path, key: &str) -> Result<Self> {
         let found = (format_of(path)?.read)(path, key)?;
         if found.is_nothing() {
@@ -583,7 +586,7 @@ pub fn unit(v: &[f32]) -> Vec<f32> {
     v.iter().map(|x| x / length).collect()
 }
 
-/// A seeded random vector of the same length: the null of a direction.
+/// A seeded random vector of the same length: the control of a direction.
 pub fn random_like(v: &[f32], seed: u64) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
     let raw = normals(&mut rng, v.len());

@@ -21,7 +21,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "PyTorch tensor",
     extensions: &["pt", "pth", "bin"],
     about: "direction.pt of refusal_direction with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
-    begins: |first| first.starts_with(b"PK"),
+    recognises: |first| first.starts_with(b"PK"),
     read,
     write,
 };
@@ -29,7 +29,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
 fn read(path: &Path, key: &str) -> Result<Direction> {
     arrays::dictionary(path, &shapes(path)?)?;
     if let Some(config) = capping(path)? {
-        return capped(path, &config, key);
+        return capping_vector(path, &config, key);
     }
     let mut found = arrays::read(path, values(path)?, key, "tensor of PyTorch")?;
     // A layer without a site is no address, but worth knowing.
@@ -48,7 +48,7 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
 
 /// One vector of a file of capping experiments, or what to type for an experiment: a cap is a clamp with one bound, at the
 /// output of the vector's block.
-fn capped(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
+fn capping_vector(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
     let file = path.display().to_string();
     if let Some(layer) = config.vectors.get(key) {
         let ours = |t: &SmallTensor| {

@@ -28,7 +28,7 @@ use crate::lab::Lab;
 use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::trials::left;
+use crate::lab::trials::time_left;
 use crate::lab::writer::{BaselineMode, Writer};
 use crate::model::hub::{DownloadPhase, DownloadWatch, Progress};
 use crate::model::load::Options;
@@ -85,8 +85,8 @@ pub(super) struct Worker {
     goal: Option<WritingGoal>,
     baseline: Option<BaselineContinuation>,
     receipts_due: bool,
-    /// What runs beside a text.
-    beside: BaselineMode,
+    /// How the unedited run is generated next to a text.
+    baseline_mode: BaselineMode,
     check: Option<Check>,
     kept: KeptTexts,
 }
@@ -111,7 +111,7 @@ impl Worker {
             goal: None,
             baseline: None,
             receipts_due: false,
-            beside: BaselineMode::default(),
+            baseline_mode: BaselineMode::default(),
             check: None,
             kept: KeptTexts::default(),
         }
@@ -306,7 +306,7 @@ impl Worker {
                 Ok(())
             }
             Request::Baseline => self.begin_baseline(),
-            Request::Beside(beside) => self.set_beside(beside),
+            Request::Beside(beside) => self.set_baseline_mode(beside),
             Request::Group { name, set, save } => self.group(name, set, save.as_deref()),
             Request::Direction {
                 name,
@@ -370,7 +370,7 @@ impl Worker {
 
     fn generate(&mut self, prompt: PromptSource, count: usize) -> Result<()> {
         self.stop();
-        let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.beside);
+        let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.baseline_mode);
         let lab = self.lab()?;
         let tokens = match prompt {
             PromptSource::Text(text) => lab.model.encode(&text, false)?,
@@ -487,7 +487,7 @@ impl Worker {
         let tell = move |done| {
             // Short work needs no bar.
             if since.elapsed().as_millis() > 150 {
-                let left = left(since.elapsed(), done);
+                let left = time_left(since.elapsed(), done);
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };

@@ -2,7 +2,7 @@
 //!
 //! Every row is a pass over the run with the units times a strength: 0 is ablation, 1 the run itself, 2 doubling, -1
 //! the opposite: the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve.
-//! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
+//! The control is the same curve for as many other units of the same layers, each drawn among those next in size there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,10 +80,10 @@ impl Measurement for Dose {
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let strengths = &asked.strengths.0;
+    fn measure(params: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let strengths = &params.strengths.0;
         let base = lab.last(run, Output::whole(After::Last(1)))?;
-        let target = match asked.token.as_str() {
+        let target = match params.token.as_str() {
             "" => LogitTarget::one(base.first().0),
             text => LogitTarget::parse("token", text, &lab.model)?,
         };
@@ -92,14 +92,14 @@ impl Measurement for Dose {
             kl: Some(Arc::new(vec![vec![base]])),
             ..Output::tokens(&target.tokens())
         };
-        let units = asked.units(run, target, lab)?;
-        let null = asked.control_units(run, &units, lab)?;
+        let units = params.units(run, target, lab)?;
+        let control = params.control_units(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
-        let anchor = anchor(&units, run, asked.site);
+        let anchor = anchor(&units, run, params.site);
         for (i, strength) in strengths.iter().enumerate() {
             lab.report(i as f32 / strengths.len() as f32)?;
-            let own = asked.point(run, &units, *strength, target, &output, lab)?;
-            let other = asked.point(run, &null, *strength, target, &output, lab)?;
+            let own = params.point(run, &units, *strength, target, &output, lab)?;
+            let other = params.point(run, &control, *strength, target, &output, lab)?;
             rows.push(TableRow::at(
                 anchor,
                 entries![
@@ -121,9 +121,9 @@ impl Measurement for Dose {
         let name = target.spell(lab);
         let title = format!(
             "{} {} multiplied · control {}, seed {}",
-            asked.site.print(),
+            params.site.print(),
             spell(&units),
-            spell(&null),
+            spell(&control),
             run.seed
         );
         let page = TablePage::of(title, anchor, rows);
@@ -190,7 +190,7 @@ impl DoseParams {
         lab: &mut Lab,
     ) -> Result<UnitsByLayer> {
         let last = run.tokens.len() - 1;
-        let mut null = UnitsByLayer::new();
+        let mut control = UnitsByLayer::new();
         for (layer, own) in units {
             let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
@@ -202,9 +202,9 @@ impl DoseParams {
                 let cards = ValueCards::on(lab);
                 local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
-            null.insert(*layer, near_in_size(&sizes, own, run.seed));
+            control.insert(*layer, near_in_size(&sizes, own, run.seed));
         }
-        Ok(null)
+        Ok(control)
     }
 
     fn point(
@@ -229,7 +229,7 @@ impl DoseParams {
             schedule,
             ..run.clone()
         };
-        let Some(said) = tried(lab.last(&dosed, output.clone()))? else {
+        let Some(stats) = tried(lab.last(&dosed, output.clone()))? else {
             return Ok(Point {
                 logit: f32::NAN,
                 p: f32::NAN,
@@ -238,13 +238,13 @@ impl DoseParams {
                 top: NO_TOKEN,
             });
         };
-        let told = said.token(target.token);
+        let token = stats.token(target.token);
         Ok(Point {
-            logit: target.logit(&said),
-            p: told.logprob.exp(),
-            rank: told.rank,
-            kl: said.kl,
-            top: said.first().0,
+            logit: target.logit(&stats),
+            p: token.logprob.exp(),
+            rank: token.rank,
+            kl: stats.kl,
+            top: stats.first().0,
         })
     }
 }

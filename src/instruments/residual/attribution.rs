@@ -40,7 +40,7 @@ pub fn rounding(model: &Model) -> f32 {
     }
 }
 
-/// One summand of a logit.
+/// A part of the sum that makes a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogitPart {
     /// What enters block 0.
@@ -114,7 +114,7 @@ pub struct Attribution {
     pub logits: Vec<f32>,
     /// The sum against the model's own value, the worst of the positions.
     pub check: Check,
-    /// The parts against the end of the stream, relative to its largest entry.
+    /// How far the sum of the parts is from the final residual stream, relative to its largest entry.
     pub stream_error: f32,
     /// The directions that parts were held against, scale and all: `[positions, d_model]`, f32.
     pub directions: Tensor,
@@ -123,7 +123,7 @@ pub struct Attribution {
 /// What is to be attributed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttributionRequest {
-    /// The target; the favoured token of each position where none is given.
+    /// The target; the top prediction of each position where none is given.
     pub target: Option<LogitTarget>,
     /// Whether the mean over the vocabulary is taken away from the logit.
     pub centred: bool,
@@ -286,7 +286,7 @@ pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
         .to_vec1()?)
 }
 
-/// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
+/// What the model itself says of the target after each row, before a soft-cap; the target is the top prediction of the row
 /// where none is given.
 fn own_logits(
     lab: &Lab,
@@ -310,10 +310,10 @@ fn own_logits(
                     "The logits of the residual stream are",
                 ));
             }
-            let favoured =
+            let top_prediction =
                 || LogitTarget::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
-            let target = question.target.unwrap_or_else(favoured);
-            let mean = if question.centred && target.less.is_none() {
+            let target = question.target.unwrap_or_else(top_prediction);
+            let mean = if question.centred && target.minus.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
             } else {
                 0.0
@@ -346,7 +346,7 @@ fn directions(
         if !made.contains_key(target) {
             let mut direction = target.direction(model)?;
             let mut bias = transformer.logit_bias(target.token)?;
-            match (target.less, &mean) {
+            match (target.minus, &mean) {
                 (Some(less), _) => bias -= transformer.logit_bias(less)?,
                 (None, Some((row, own))) => {
                     direction = (direction - row)?;

@@ -195,7 +195,7 @@ impl Attribution {
         )
     }
 
-    /// The same at one of its positions alone, as far as opening it needs.
+    /// The parts at a single position.
     fn only(&self, i: usize) -> Self {
         Self {
             positions: vec![self.positions[i]],

@@ -69,36 +69,36 @@ impl Measurement for Residual {
     // What an edit of the stream moves is a row of its own.
     const ROWS_FOLLOW_EDITS: bool = true;
 
-    fn live(asked: &ResidualParams, card: &Card) -> bool {
-        asked.by == Decomposed::Layer && asked.position == Position(-1) && !card.norms_stream
+    fn live(params: &ResidualParams, card: &Card) -> bool {
+        params.by == Decomposed::Layer && params.position == Position(-1) && !card.norms_stream
     }
 
-    fn positions(asked: &ResidualParams, run: &Run) -> Result<Range<usize>> {
-        let end = asked.position.within(run.tokens.len())? + 1;
-        Ok(end - asked.window.0.min(end)..end)
+    fn positions(params: &ResidualParams, run: &Run) -> Result<Range<usize>> {
+        let end = params.position.within(run.tokens.len())? + 1;
+        Ok(end - params.window.0.min(end)..end)
     }
 
-    fn needs(_asked: &ResidualParams, run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(_params: &ResidualParams, run: &Run, lab: &Lab) -> Result<Needs> {
         needs(&lab.model, run)
     }
 
-    fn figure(asked: &ResidualParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let sum = Attribution::read(lab, of, asked.question(lab)?)?;
-        Ok(asked.by_layer(&sum, &of.run, lab))
+    fn figure(params: &ResidualParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let sum = Attribution::read(lab, of, params.question(lab)?)?;
+        Ok(params.by_layer(&sum, &of.run, lab))
     }
 
-    fn measure(asked: &ResidualParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(params: &ResidualParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         check_sum(&lab.model)?;
-        let positions = Self::positions(asked, run)?;
-        let question = asked.question(lab)?;
-        match asked.by {
+        let positions = Self::positions(params, run)?;
+        let question = params.question(lab)?;
+        match params.by {
             Decomposed::Layer => {
                 let sum = lab.attribute(run, positions, question)?;
-                Ok(asked.by_layer(&sum, run, lab))
+                Ok(params.by_layer(&sum, run, lab))
             }
-            Decomposed::Head => asked.by_head(run, positions, question, lab),
-            Decomposed::Neuron => asked.by_neuron(run, positions, question, lab),
-            Decomposed::Source => asked.by_source(run, positions.end - 1, question, lab),
+            Decomposed::Head => params.by_head(run, positions, question, lab),
+            Decomposed::Neuron => params.by_neuron(run, positions, question, lab),
+            Decomposed::Source => params.by_source(run, positions.end - 1, question, lab),
         }
     }
 }
@@ -113,9 +113,9 @@ impl ResidualParams {
 
     fn by_layer(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Draft {
         let (many, value) = (self.window.0 > 1, self.value);
-        // A grid of one column is about the favoured tokens too: more columns may come.
+        // A grid of one column is about the top predictions too: more columns may come.
         let whose = if many && self.token.is_none() {
-            FAVOURED.to_owned()
+            TOP_PREDICTIONS.to_owned()
         } else {
             spelled(sum, lab)
         };
@@ -154,7 +154,7 @@ impl ResidualParams {
                 "this model soft-caps its logits at {cap}; the logit before the cap is attributed, where the sum is exact"
             ));
         }
-        if of.less.is_none() {
+        if of.minus.is_none() {
             notes.push(if self.centred {
                 "centred: the mean logit over the vocabulary is subtracted".into()
             } else {
@@ -172,13 +172,13 @@ impl ResidualParams {
 }
 
 /// The targets where none is given.
-const FAVOURED: &str = "the top prediction at each position";
+const TOP_PREDICTIONS: &str = "the top prediction at each position";
 
 /// The targets of a figure in words.
 pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     match sum.targets.as_slice() {
         [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(lab),
-        _ => FAVOURED.to_owned(),
+        _ => TOP_PREDICTIONS.to_owned(),
     }
 }
 

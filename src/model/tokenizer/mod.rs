@@ -38,7 +38,7 @@ pub(crate) const SPECIALS: [&str; 7] = [
     "mask_token",
 ];
 
-/// Who puts special tokens around a text.
+/// Whether special tokens are put around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bos {
     /// The tokenizer, as Python's `tokenizer(text)`: for prompts as a user writes them. A text that spells out the BOS at

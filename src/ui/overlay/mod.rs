@@ -87,7 +87,7 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     };
     let inner = boxed(&list.title, size, theme, body, buf);
     typed(list.filter.halves(), sign, theme, inner, buf);
-    items(list, name_width, theme, below(inner, 1), buf);
+    items(list, name_width, theme, skip_lines(inner, 1), buf);
 }
 
 /// What a notice says, and how often it was said.
@@ -100,7 +100,7 @@ pub(super) fn repeated(notice: &Notice) -> String {
 }
 
 /// An area without its first lines.
-fn below(area: Rect, lines: u16) -> Rect {
+fn skip_lines(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
     Rect {
         y: area.y + lines,

@@ -16,7 +16,7 @@ use crate::ui::widgets::bar;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);
-    let reading = app.reading();
+    let reading = app.cell_under_cursor();
     let anchor = reading.as_ref().map_or(app.cursor.anchor(), |r| r.anchor);
     // A figure may have been measured at another position than the cursor's.
     let position = anchor.position.map_or(app.cursor.position, |p| p as usize);
@@ -73,7 +73,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     lines.push(Line::from(first));
     lines.extend(canvas.folded(&written(token), width, Role::Muted));
     lines.extend(fired(canvas, position, width));
-    if let Some(outside) = app.outside(app.layout.figure) {
+    if let Some(outside) = app.outside_notice(app.layout.figure) {
         lines.extend(canvas.folded(&outside, width, Role::Warning));
     }
     if let Some(reading) = reading {
@@ -124,7 +124,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     }
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
         let p = other.logprob.map_or(f32::NAN, f32::exp);
-        let name = match text.beside(position) {
+        let name = match text.baseline_mode_at(position) {
             BaselineMode::Forced => "edited run's choice ",
             BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => "unedited ",
         };

@@ -33,10 +33,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return;
     }
     let Some(figure) = figure else {
-        let lines = empty(canvas, shown, slot, usize::from(inner.width));
+        let lines = empty_lines(canvas, shown, slot, usize::from(inner.width));
         return canvas.lines(inner, &lines);
     };
-    let held = app.held(slot);
+    let held = app.cursor_focus(slot);
     let spot = cursor::locate(figure, app.cursor, shown.spot).filter(|_| held == CursorFocus::Here);
     let anchor = spot.and_then(|s| cursor::read(figure, s)).map(|r| r.anchor);
     let (anchor, first_column) = match held {
@@ -89,12 +89,12 @@ fn caption(
     let warned = shown
         .outdated()
         .or_else(|| refused.map(ToString::to_string))
-        .or_else(|| app.outside(slot));
+        .or_else(|| app.outside_notice(slot));
     if let Some(words) = warned {
         return Line::from(canvas.span(format!(" {words} "), Role::Warning));
     }
     let room = usize::from(canvas.area.width).saturating_sub(6);
-    let story = app.reading_of(slot).and_then(|r| r.story);
+    let story = app.cell_of_figure(slot).and_then(|r| r.story);
     let said = story.map(|(story, _)| {
         let mut said = story.to_string();
         // The ranks of the jump stand in the cell pane too.
@@ -170,7 +170,12 @@ fn state(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> 
 }
 
 /// A line of fact and a line of action.
-fn empty(canvas: &Canvas, shown: &ShownFigure, slot: &str, width: usize) -> Vec<Line<'static>> {
+fn empty_lines(
+    canvas: &Canvas,
+    shown: &ShownFigure,
+    slot: &str,
+    width: usize,
+) -> Vec<Line<'static>> {
     let app = canvas.app;
     let about = instrument(slot).map_or_else(|_| String::new(), |i| i.about().to_string());
     let live = app
