@@ -47,7 +47,7 @@ pub fn stderr_line(sentence: &str) -> String {
 }
 
 /// Says several lines on standard error, made safe.
-pub fn complain(lines: &str) {
+pub fn error_lines(lines: &str) {
     let lines = spelling::plain(lines.as_bytes());
     let _gone = writeln!(std::io::stderr(), "{}", lines.trim_end());
 }
@@ -88,7 +88,7 @@ pub fn report_panics() {
         ));
         let trace = std::backtrace::Backtrace::capture();
         if trace.status() == std::backtrace::BacktraceStatus::Captured {
-            complain(&trace.to_string());
+            error_lines(&trace.to_string());
         }
     }));
 }

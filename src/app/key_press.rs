@@ -39,7 +39,7 @@ const FIRST: &[&str] = &[
 ];
 
 impl App {
-    /// Where keys are looked up now.
+    /// The part of the screen whose keys apply now.
     pub fn context(&self) -> Context {
         match self.layout.focus {
             Pane::Transcript => Context::Transcript,

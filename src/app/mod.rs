@@ -263,7 +263,7 @@ pub struct App {
     pub check: Option<Check>,
     /// How the engine generates the unedited run next to the text.
     pub baseline_mode: BaselineMode,
-    /// The other text.
+    /// The unedited run's text.
     pub baseline: Option<Baseline>,
     /// Whether the unedited run's text is being generated.
     pub baseline_asked: bool,
@@ -292,7 +292,7 @@ pub struct App {
     pub session: Session,
     /// Until when a second ctrl-c leaves.
     pub leaving: Option<Duration>,
-    /// Marks that were given a name, by it.
+    /// Named groups of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
     /// The edits that were on when the engine last took them in.
     in_force: Vec<EditId>,
@@ -510,7 +510,7 @@ impl App {
         self.notices.say(self.now, Level::Error, text);
     }
 
-    /// Says what came of an effect; the revision is bumped.
+    /// Shows a notice about the result of an effect.
     pub fn report(&mut self, outcome: Result<String, String>) {
         self.revision += 1;
         match outcome {

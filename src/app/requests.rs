@@ -211,7 +211,7 @@ impl App {
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
-        self.with(self.layout.figure, |s| s.refused = None);
+        self.change_figure(self.layout.figure, |s| s.refused = None);
         vec![
             self.send_request(Request::Observe(edited)),
             self.send_request(Request::Observe(unedited)),
@@ -295,12 +295,12 @@ impl App {
     /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again (as soon as the
     /// text reaches it), else on the position that predicts the first token that is written.
     pub(super) fn place_cursor_for_run(&mut self, again: bool) {
-        self.return_to = (again && !self.cursor.rest).then_some(self.cursor.position);
+        self.return_to = (again && !self.cursor.at_run_start).then_some(self.cursor.position);
         if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
             return;
         }
         self.cursor.follow = false;
-        self.cursor.rest = true;
+        self.cursor.at_run_start = true;
         self.cursor.position = self.transcript.prompt.saturating_sub(1);
     }
 
@@ -309,9 +309,9 @@ impl App {
     pub(super) fn restore_cursor(&mut self) {
         let written = self.transcript.tokens.len();
         if let Some(position) = self.return_to.take_if(|p| *p < written)
-            && self.cursor.rest
+            && self.cursor.at_run_start
         {
-            self.cursor.rest = false;
+            self.cursor.at_run_start = false;
             self.cursor.position = position;
         }
     }
@@ -321,7 +321,7 @@ impl App {
         let last = self.transcript.tokens.len().saturating_sub(1);
         let position = self.cursor.position;
         self.cursor.follow = step == CursorMove::Last;
-        self.cursor.rest = false;
+        self.cursor.at_run_start = false;
         self.cursor.position = match step {
             CursorMove::Left => position.saturating_sub(1),
             CursorMove::Right => (position + 1).min(last),
@@ -364,7 +364,7 @@ impl App {
             && let Some(token) = token_at(&lines[target], column)
         {
             self.cursor.follow = false;
-            self.cursor.rest = false;
+            self.cursor.at_run_start = false;
             self.cursor.position = token;
         }
     }
@@ -403,11 +403,11 @@ impl App {
         match step {
             CursorMove::Left | CursorMove::Right | CursorMove::First => {
                 self.cursor.follow = false;
-                self.cursor.rest = false;
+                self.cursor.at_run_start = false;
             }
             CursorMove::Last => {
                 self.cursor.follow = true;
-                self.cursor.rest = false;
+                self.cursor.at_run_start = false;
             }
             CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {}
         }

@@ -51,9 +51,9 @@ impl App {
             } => return self.receive_figure(slot, unedited, *figure),
             Update::Column { slot, column } => self.receive_column(slot, *column),
             Update::Working { slot, done, left } => {
-                self.with(slot, |s| s.working = Some(FigureProgress { done, left }));
+                self.change_figure(slot, |s| s.working = Some(FigureProgress { done, left }));
             }
-            Update::Dropped(slot) => self.with(slot, ShownFigure::cancel_request),
+            Update::Dropped(slot) => self.change_figure(slot, ShownFigure::cancel_request),
             Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
             Update::NotFinite(way_out) => self.transcript.not_finite = Some(way_out),
@@ -137,7 +137,7 @@ impl App {
         ));
     }
 
-    pub(super) fn with(&mut self, slot: PaneName, change: impl FnOnce(&mut ShownFigure)) {
+    pub(super) fn change_figure(&mut self, slot: PaneName, change: impl FnOnce(&mut ShownFigure)) {
         if let Some(shown) = self.shown.get_mut(slot) {
             change(shown);
         }
@@ -228,14 +228,14 @@ impl App {
             |list: &[FigureRequest], slot: PaneName| list.iter().any(|q| q.instrument == slot);
         for question in &before {
             if !within(&live, question.instrument) {
-                self.with(question.instrument, |s| {
+                self.change_figure(question.instrument, |s| {
                     s.stale = s.figure.is_some().then_some(EARLIER_TEXT);
                 });
             }
         }
         if !self.transcript.tokens.is_empty() {
             for question in live.iter().filter(|q| !before.contains(q)) {
-                self.with(question.instrument, |s| {
+                self.change_figure(question.instrument, |s| {
                     s.working = Some(FigureProgress::default());
                 });
             }
@@ -387,7 +387,7 @@ impl App {
     fn receive_figure(&mut self, slot: PaneName, unedited: bool, figure: Figure) -> Vec<Effect> {
         let (mut problem, mut anew) = (None, false);
         let text = self.text_excerpt();
-        self.with(slot, |s| {
+        self.change_figure(slot, |s| {
             s.working = None;
             s.failed = None;
             if unedited {
@@ -423,7 +423,7 @@ impl App {
 
     fn receive_column(&mut self, slot: PaneName, column: Column) {
         let text = self.text_excerpt();
-        self.with(slot, |s| {
+        self.change_figure(slot, |s| {
             s.text = text;
             s.difference = None;
             s.refused = None;
@@ -471,7 +471,7 @@ impl App {
             && self.loading.is_none()
             && self.notices.shown().is_some();
         if let Some(slot) = slot {
-            self.with(slot, |s| {
+            self.change_figure(slot, |s| {
                 s.working = None;
                 s.failed = Some(message.clone());
             });

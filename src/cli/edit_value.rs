@@ -92,7 +92,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         crate::file::write(path, written.as_bytes(), lab.overwrite)?;
     }
     if models::as_json(matches) {
-        output::json_line(&whole(&report, &list, plan))?;
+        output::json_line(&report_json(&report, &list, plan))?;
     } else {
         table(&report, &list)?;
     }
@@ -197,7 +197,7 @@ fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Val
 }
 
 /// Everything, for scripts.
-fn whole(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
+fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
     let effect = |e: &EditEffect| {
         json!({
             "changed": e.changed, "success": e.success, "kept": e.kept,

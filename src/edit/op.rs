@@ -199,7 +199,7 @@ fn number(text: &str) -> Result<f32, String> {
     value.ok_or_else(|| format!("`{text}` is not a number"))
 }
 
-/// Which units of a site.
+/// The units of a site that an operation acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnitChoice {
     All,

@@ -67,7 +67,7 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error
 pub struct FiredAt {
     pub edit: EditId,
     pub position: usize,
-    /// How many addresses it changed there.
+    /// How many addresses the edit changed at the position.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over them.
     #[serde(deserialize_with = "number")]

@@ -601,7 +601,7 @@ mod tests {
     }
 
     params! {
-        /// What a test is asked.
+        /// Parameters of a made-up instrument.
         pub struct SettleParams {
             /// how many
             count: Count<1, 9> = "4",

@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_null_cuts_as_many_others_and_leaves_the_first_alone() {
+    fn the_control_cuts_as_many_other_edges_and_leaves_the_first_position_alone() {
         for seed in 0..30 {
             let control = |sources, query| {
                 let rule = KnockoutRule {

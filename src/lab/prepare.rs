@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_null_is_as_loud_as_what_it_stands_for() {
+    fn control_units_are_as_large_as_the_edited_ones() {
         let sizes: Vec<f32> = (0..200).map(|i| (i * 37 % 200) as f32).collect();
         for (unit, seed) in [(3u32, 1), (100, 2), (199, 3), (0, 4)] {
             let other = alike(&[unit], &sizes, seed);

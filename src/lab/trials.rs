@@ -292,7 +292,7 @@ mod tests {
         assert_ne!(keys[0].1, keys[1].1, "an edit that names it");
     }
 
-    /// What was measured before an error is there when the sweep is asked again.
+    /// Results that were measured before an error are kept for the next attempt.
     #[test]
     fn an_error_loses_nothing() {
         let mut lab = lab();

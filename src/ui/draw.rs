@@ -311,7 +311,7 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
         Level::Error => " [Esc]",
         Level::Info | Level::Warning => "",
     };
-    let said = format!("{mark}{}{close}", overlay::repeated(notice));
+    let said = format!("{mark}{}{close}", overlay::text_with_count(notice));
     let mut lines = fold(&said, usize::from(footer.width.saturating_sub(2)));
     if lines.len() > 4 {
         lines.truncate(4);

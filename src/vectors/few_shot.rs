@@ -235,7 +235,7 @@ impl Shots<'_> {
     }
 
     /// One set of examples with several queries that do not matter (Hendel et al. 2023, 2310.15916).
-    pub fn dummies(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
+    pub fn with_dummy_queries(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng("dummies");
         let chosen = self.draw(&mut rng, self.count + queries, self.pairs.len())?;
         let (asked, shown) = chosen.split_at(queries);

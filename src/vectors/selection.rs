@@ -172,7 +172,7 @@ pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
 }
 
 /// The scores are sums over the vocabulary in f64, so rows are read whole.
-fn whole() -> Output {
+fn whole_rows() -> Output {
     Output::whole(After::Last(1))
 }
 
@@ -199,7 +199,7 @@ pub fn find_markers(
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for said in lab.last_of(prompts, schedule, whole())? {
+        for said in lab.last_of(prompts, schedule, whole_rows())? {
             for (ahead, log) in ahead.iter_mut().zip(log_probs(&said.logits)) {
                 *ahead += share * f64::from(log).exp();
             }
@@ -330,7 +330,7 @@ fn behaves_as_listed(
     left_out: &mut (usize, usize),
 ) -> Result<PromptSides> {
     let mut keep = |prompts: &TokenizedPrompts, sign: f64| -> Result<TokenizedPrompts> {
-        let said = lab.last_of(prompts, schedule, whole())?;
+        let said = lab.last_of(prompts, schedule, whole_rows())?;
         let pairs = prompts.iter().zip(&said);
         Ok(pairs
             .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
@@ -407,8 +407,8 @@ impl<'a> CandidateMeasurer<'a> {
         rules: &SelectionRules,
         schedule: &Schedule,
     ) -> Result<Self> {
-        let plus = lab.last_of(&held_out.plus, schedule, whole())?;
-        let base = lab.last_of(&held_out.minus, schedule, whole())?;
+        let plus = lab.last_of(&held_out.plus, schedule, whole_rows())?;
+        let base = lab.last_of(&held_out.minus, schedule, whole_rows())?;
         let score = |rows: &[RowStats]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
@@ -456,9 +456,15 @@ impl<'a> CandidateMeasurer<'a> {
         let added = with(Op::Add, EditPlace::At(at));
         let markers = &self.markers;
         let score = |rows: &[RowStats]| mean_behaviour(rows, markers);
-        let plus = self.lab.last_of(&self.held_out.plus, &ablated, whole())?;
-        let moved = self.lab.last_of(&self.held_out.minus, &ablated, whole())?;
-        let brought = self.lab.last_of(&self.held_out.minus, &added, whole())?;
+        let plus = self
+            .lab
+            .last_of(&self.held_out.plus, &ablated, whole_rows())?;
+        let moved = self
+            .lab
+            .last_of(&self.held_out.minus, &ablated, whole_rows())?;
+        let brought = self
+            .lab
+            .last_of(&self.held_out.minus, &added, whole_rows())?;
         let pairs = self.base.iter().zip(&moved);
         Ok(CandidateScores {
             ablation: score(&plus),

@@ -113,7 +113,7 @@ impl InContext {
                 (states(lab, &asks)?, asks.len())
             }
             Self::TaskVector => {
-                let asks = shots.on(lab).dummies(recipe.dummies)?;
+                let asks = shots.on(lab).with_dummy_queries(recipe.dummies)?;
                 (states(lab, &asks)?, asks.len())
             }
             Self::FunctionVector => {

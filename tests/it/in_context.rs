@@ -413,7 +413,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         }
     }
     // One set of demonstrations behind a task vector, and queries that differ.
-    let dummies = prompts.on(&lab).dummies(2).unwrap();
+    let dummies = prompts.on(&lab).with_dummy_queries(2).unwrap();
     let (a, b) = (spell(&dummies[0]), spell(&dummies[1]));
     assert_eq!(
         a.rsplit_once(" ; ").unwrap().0,

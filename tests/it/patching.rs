@@ -328,7 +328,7 @@ fn metrics_and_their_defaults_are_those_of_the_two_runs() {
 }
 
 #[test]
-fn the_null_is_a_change_of_equal_size_that_says_little() {
+fn the_control_is_a_change_of_equal_size_that_says_little() {
     let mut lab = demo();
     let (clean, _) = two(&lab, &[]);
     let arguments = with(&[("corrupt", OTHER)]);

@@ -166,7 +166,7 @@ fn every_number_is_that_of_texts_written_one_by_one() {
 }
 
 #[test]
-fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
+fn a_sweep_over_prompts_finds_the_mood_and_its_control_finds_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut lab = demo();
     let (_, arguments) = stories(&folder, 32);
@@ -214,7 +214,7 @@ fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
 
 /// The same numbers under other colours, and the null in columns of its own or alone.
 #[test]
-fn colours_and_nulls_are_a_matter_of_choice() {
+fn colours_and_controls_are_a_matter_of_choice() {
     let folder = tempfile::tempdir().unwrap();
     let mut lab = demo();
     let (_, arguments) = stories(&folder, 4);

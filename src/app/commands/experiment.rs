@@ -140,7 +140,7 @@ fn lockstep(app: &mut App, _: &str) -> CommandResult {
     } else {
         BaselineMode::OwnText
     };
-    Ok(run_beside(app, wanted))
+    Ok(set_baseline_mode(app, wanted))
 }
 
 fn force(app: &mut App, _: &str) -> CommandResult {
@@ -149,10 +149,10 @@ fn force(app: &mut App, _: &str) -> CommandResult {
     } else {
         BaselineMode::Forced
     };
-    Ok(run_beside(app, wanted))
+    Ok(set_baseline_mode(app, wanted))
 }
 
-fn run_beside(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
+fn set_baseline_mode(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
     let effects = app.change(|state| state.baseline_mode = beside);
     if beside.is_lockstep() {
         app.compare = true;

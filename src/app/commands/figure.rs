@@ -61,7 +61,7 @@ fn number(app: &mut App, _: &str) -> CommandResult {
         }
         _ => 0,
     };
-    app.with(app.layout.figure, |shown| {
+    app.change_figure(app.layout.figure, |shown| {
         shown.number = Some(next);
         shown.show_chosen_number();
     });
@@ -274,6 +274,6 @@ fn goto(app: &mut App, text: &str) -> CommandResult {
         .map_err(|_| Unavailable(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
-    app.cursor.rest = false;
+    app.cursor.at_run_start = false;
     Ok(vec![])
 }

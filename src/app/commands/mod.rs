@@ -204,7 +204,7 @@ pub fn command(name: &str) -> Option<&'static Command> {
     commands().find(|c| c.name == name)
 }
 
-/// Refuses where something does not hold.
+/// Refuses with a reason where a condition does not hold.
 fn needs(holds: bool, why: impl Into<Unavailable>) -> Result<(), Unavailable> {
     if holds { Ok(()) } else { Err(why.into()) }
 }

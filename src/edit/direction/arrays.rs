@@ -226,7 +226,7 @@ fn by_layer(path: &Path, arrays: &[SmallTensor], maker: &str) -> Result<Directio
 }
 
 /// Refuses a name where vectors have none.
-pub(crate) fn nameless(path: &Path, key: &str) -> Result<()> {
+pub(crate) fn refuse_name(path: &Path, key: &str) -> Result<()> {
     if key.is_empty() {
         return Ok(());
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::arrays::nameless;
+use super::arrays::refuse_name;
 use super::sidecar::{Sidecar, json};
 use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, whole};
 use crate::error::{Error, Result};
@@ -21,7 +21,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     about: "directional steering files of ds4, with their X.json: one row for each layer, of the MLP or attention output; ds4 removes the direction, as project_out does",
     recognises: |_| false,
     read: |path, key| {
-        nameless(path, key)?;
+        refuse_name(path, key)?;
         read(path)
     },
     write,

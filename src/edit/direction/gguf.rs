@@ -9,8 +9,11 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::arrays::nameless;
-use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, stream};
+use super::arrays::refuse_name;
+use super::{
+    Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers,
+    point_between_blocks,
+};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
 use crate::model::checkpoint::gguf::write::{MetadataValue, file};
@@ -22,7 +25,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     about: "control vectors of llama.cpp and repeng: `direction.N` is added to the output of block N, resid_post.N; block 0 has none",
     recognises: |first| first.starts_with(b"GGUF"),
     read: |path, key| {
-        nameless(path, key)?;
+        refuse_name(path, key)?;
         parse(&Gguf::open(path)?, path)
     },
     write,
@@ -171,7 +174,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let mut rows: BTreeMap<usize, &[f32]> = BTreeMap::new();
     let mut left = Vec::new();
     for (at, vector) in &direction.rows {
-        let Some(place) = stream(*at) else {
+        let Some(place) = point_between_blocks(*at) else {
             return Err(refused(format!(
                 "a control vector is added to the output of a block, resid_post, and {at} is another place. Write safetensors instead."
             )));

@@ -121,7 +121,8 @@ pub struct DirectionOrigin {
     /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
-    /// Of a table, how many rows it had: with the model's blocks that says which states they are of.
+    /// How many rows the file's table had. Compared with the number of the model's blocks, it says which states the rows
+    /// are of.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows: usize,
     /// What to know before it is used.
@@ -286,7 +287,7 @@ impl Direction {
     pub fn caution(&self, card: &Card) -> String {
         let origin = &self.origin;
         let mut all = origin.cautions.clone();
-        if origin.revision.is_empty() && !serves(&origin.family, card.family) {
+        if origin.revision.is_empty() && !hint_matches_family(&origin.family, card.family) {
             all.push(format!(
                 "its file says it was made for `{}`, and this model is `{}`",
                 origin.family, card.family
@@ -353,7 +354,7 @@ impl Direction {
     }
 
     /// The same vectors at another place: one at an address, several at a site, each at its layer.
-    pub fn placed(&self, place: &str) -> Result<Self> {
+    pub fn moved_to(&self, place: &str) -> Result<Self> {
         let mut moved = self.clone();
         let one = self.rows.len() == 1;
         if let (true, Ok(address)) = (one, place.parse::<Address>()) {
@@ -414,7 +415,7 @@ impl Direction {
                 ));
             }
         };
-        if self.is_nothing() {
+        if self.is_zero_or_not_finite() {
             return Err(Error::argument(
                 "direction",
                 "a vector of norm zero",
@@ -426,8 +427,8 @@ impl Direction {
         Ok(lost)
     }
 
-    /// Whether no vector of it has a length, or one has none that is a number.
-    pub fn is_nothing(&self) -> bool {
+    /// Whether all its vectors are zero, or one of them is not finite.
+    pub fn is_zero_or_not_finite(&self) -> bool {
         self.rows.iter().all(|(_, v)| norm(v) <= NOTHING)
             || self.rows.iter().any(|(_, v)| !norm(v).is_finite())
     }
@@ -440,7 +441,7 @@ impl Direction {
     /// Reads the vector `key` out of a file that holds several by name.
     pub fn load_one(path: &Path, key: &str) -> Result<Self> {
         let found = (format_of(path)?.read)(path, key)?;
-        if found.is_nothing() {
+        if found.is_zero_or_not_finite() {
             return Err(Error::bad_file(
                 path,
                 "its vector is zero or not finite, and has no direction",
@@ -493,18 +494,18 @@ pub fn resolve(
 }
 
 /// Where a point of the residual stream lies between blocks: what leaves a block enters the next.
-fn stream(at: Address) -> Option<usize> {
+fn point_between_blocks(at: Address) -> Option<usize> {
     let layer = usize::from(at.layer);
     let enters = (at.site == Site::ResidPre).then_some(layer);
     enters.or((at.site == Site::ResidPost).then_some(layer + 1))
 }
 
 fn same_point(a: Address, b: Address) -> bool {
-    stream(a).is_some_and(|place| stream(b) == Some(place))
+    point_between_blocks(a).is_some_and(|place| point_between_blocks(b) == Some(place))
 }
 
 /// Whether a hint may mean a family: its own name, or llama.cpp's for it, which several families share.
-fn serves(hint: &str, family: &str) -> bool {
+fn hint_matches_family(hint: &str, family: &str) -> bool {
     let bare = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
     let (hint, family) = (bare(hint), bare(family));
     let shared = || {
@@ -627,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_has_the_same_length_and_another_way() {
+    fn a_random_control_has_the_same_length_and_another_direction() {
         let v = vec![3.0, 0.0, 4.0, 0.0];
         let null = random_like(&v, 1);
         assert!((norm(&null) - 5.0).abs() < 1e-4);

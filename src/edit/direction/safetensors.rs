@@ -115,7 +115,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         });
         return arrays::read(path, found.collect::<Result<_>>()?, key, "");
     };
-    arrays::nameless(path, key)?;
+    arrays::refuse_name(path, key)?;
     let mut rows = Vec::new();
     for (name, view) in &tensors {
         let address: Address = name.parse().map_err(|e| {

@@ -1,6 +1,6 @@
 //! `direction.pt` of refusal_direction, and any other tensor that `torch.save` wrote: a vector, `[1, 1, d_model]` too.
 //!
-//! Invariant: the pickle is read and never run (`model/pickle`). Layer L of `direction_metadata.json` is the input of
+//! Invariant: the pickle is read and never run (`model/checkpoint/torch`). Layer L of `direction_metadata.json` is the input of
 //! block L, `resid_pre.L` (Arditi et al. 2024, 2406.11717); without a JSON file the vector serves wherever it is put.
 //! To read another layout, see [`super::arrays`].
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::sidecar::{json, metadata_path};
-use super::{Direction, VectorFiles, VectorFormat, arrays, stream};
+use super::{Direction, VectorFiles, VectorFormat, arrays, point_between_blocks};
 use crate::edit::quotes::named;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::torch::{
@@ -111,7 +111,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
             "a PyTorch direction is one vector. Measure at one layer, or write GGUF or safetensors.",
         ));
     };
-    let layer = match stream(*at) {
+    let layer = match point_between_blocks(*at) {
         _ if direction.origin.anywhere => None,
         Some(place) => Some(place),
         None => {

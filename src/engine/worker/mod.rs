@@ -133,8 +133,8 @@ impl Worker {
                 self.stop();
             }
             match next {
-                Ok(request) => self.guarded(None, |w| w.handle(request)),
-                Err(_) => self.turn(),
+                Ok(request) => self.run_guarded(None, |w| w.handle(request)),
+                Err(_) => self.work_one_turn(),
             }
             self.remark();
         }
@@ -167,24 +167,24 @@ impl Worker {
     }
 
     /// One turn: a token, and one of the questions that wait.
-    fn turn(&mut self) {
+    fn work_one_turn(&mut self) {
         if self.goal.is_some() {
-            self.guarded(None, Self::write);
+            self.run_guarded(None, Self::write);
         }
         if !self.waiting.is_empty() {
             let question = self.waiting.remove(0);
             let slot = question.instrument;
-            self.guarded(Some(slot), |w| w.observe(&question));
+            self.run_guarded(Some(slot), |w| w.observe(&question));
         } else if self.goal.is_none() && self.baseline.is_some() {
-            self.guarded(None, Self::write_baseline);
+            self.run_guarded(None, Self::write_baseline);
         } else if self.goal.is_none() && self.receipts_due {
             self.receipts_due = false;
-            self.guarded(None, Self::measure_receipts);
+            self.run_guarded(None, Self::measure_receipts);
         }
     }
 
     /// Runs a piece of work; errors and panics become notices.
-    fn guarded(&mut self, slot: Option<PaneName>, work: impl FnOnce(&mut Self) -> Result<()>) {
+    fn run_guarded(&mut self, slot: Option<PaneName>, work: impl FnOnce(&mut Self) -> Result<()>) {
         let mut ending = Ending::Stopped;
         let message = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return,

@@ -17,7 +17,7 @@ use crate::lab::Lab;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
-/// Most pairs of one slice.
+/// At most so many pairs of layers run in one slice of work.
 const SLICE: usize = 256;
 
 /// A pair with the run's own state, an unrelated one and a random one.

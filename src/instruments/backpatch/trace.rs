@@ -27,7 +27,7 @@ struct SoughtEntity {
 /// Ranks of one thing in the states of one position, by layer.
 struct Ranks {
     lens: Vec<u32>,
-    /// Read at the layer that the state left.
+    /// Ranks read by a Patchscope into the layer that the state was taken from.
     same: Vec<u32>,
     /// Read at the layer that reads it best.
     best: Vec<u32>,

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nulls_are_never_the_units_themselves() {
+    fn control_units_are_never_the_units_themselves() {
         for seed in 0..20 {
             let control = any(9, &[3, 5, 8], seed);
             assert_eq!(control, any(9, &[3, 5, 8], seed), "a seed decides");

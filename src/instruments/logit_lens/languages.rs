@@ -120,7 +120,7 @@ impl Measurement for Languages {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let vocabulary = KnownTokens::of(&lab.model)?;
         let (questions, mut notes) = match asked.task {
-            Task::Own => asked.own(run, &list, &vocabulary)?,
+            Task::Own => asked.questions_of_run(run, &list, &vocabulary)?,
             Task::Translate => {
                 let roles = asked.roles(&list)?;
                 if roles.from == roles.to {
@@ -147,7 +147,7 @@ impl Measurement for Languages {
         let count = questions.len();
         let trials = lab.trials(run, parameters, count, 1, |lab, range| {
             let asked = questions[range].iter();
-            asked.map(|q| answer(lab, q, &view)).collect()
+            asked.map(|q| read_answer(lab, q, &view)).collect()
         })?;
         notes.extend(trials.note());
         let answers: Vec<Answer> = trials.results.into_iter().flatten().collect();
@@ -185,7 +185,7 @@ impl Measurement for Languages {
 
 impl LanguagesParams {
     /// The run's own text, and the answer or all words.
-    fn own(
+    fn questions_of_run(
         &self,
         run: &Run,
         list: &WordList,
@@ -230,7 +230,7 @@ impl LanguagesParams {
             sets: sets(&rows),
             control,
         };
-        let shared = shared(list, &question.sets);
+        let shared = shared_tokens_note(list, &question.sets);
         Ok((
             vec![question],
             std::iter::once(note).chain(shared).collect(),
@@ -329,7 +329,7 @@ impl LanguagesParams {
 }
 
 /// Reads the last position of a question.
-fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result<Answer> {
+fn read_answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result<Answer> {
     let groups = [Some(&question.sets), question.control.as_ref()];
     let mut tokens: Vec<u32> = groups
         .iter()
@@ -372,7 +372,7 @@ fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result
 }
 
 /// Languages whose sets share tokens, which then count for both.
-fn shared(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
+fn shared_tokens_note(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
     let pairs: Vec<String> = (0..sets.len())
         .flat_map(|a| (0..a).map(move |b| (b, a)))
         .filter(|(a, b)| !share_nothing(&sets[*a], &sets[*b]))

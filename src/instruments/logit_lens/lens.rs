@@ -56,7 +56,7 @@ pub(crate) fn cautions(view: &LensView, layers: usize) -> Vec<String> {
     }
     if let Some(file) = &view.file {
         notes.push(file.about.clone());
-        let lacks = file.lacks(view.site, layers);
+        let lacks = file.layers_without_map(view.site, layers);
         if !lacks.is_empty() {
             let names: Vec<String> = lacks.iter().map(ToString::to_string).collect();
             notes.push(format!(
@@ -175,7 +175,7 @@ impl Measurement for Lens {
         )];
         notes.extend(story_note);
         let all = of.positions == Self::positions(params, &of.run)?;
-        notes.extend(settled(of, all, &view, lab));
+        notes.extend(convergence_notes(of, all, &view, lab));
         let mut title = format!("norm {norm} · ");
         if let Some(kind) = kind {
             title.extend([kind, " · "]);
@@ -193,7 +193,7 @@ impl Measurement for Lens {
 
 /// From which layer on the answer stands, at the last position, and over all of them where these are all: a column of a
 /// longer figure says nothing of the others.
-fn settled(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
+fn convergence_notes(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
     let (seen, count) = (&of.read, of.positions.len());
     let layers = seen.layers.len();
     let from = usize::from(count > 1 && of.positions.start == 0);

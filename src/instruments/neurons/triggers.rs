@@ -87,7 +87,7 @@ impl Measurement for Triggers {
         let favourite = promoted.first().map(|(id, _)| *id);
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let row = |found: &Trigger| {
-            let agrees = agrees(found, favourite);
+            let agrees = predicts_next(found, favourite);
             TableRow::at(
                 anchor,
                 entries![
@@ -118,13 +118,21 @@ impl Measurement for Triggers {
     }
 }
 
-fn agrees(found: &Trigger, favourite: Option<u32>) -> bool {
+fn predicts_next(found: &Trigger, favourite: Option<u32>) -> bool {
     found.next.is_some() && found.next == favourite
 }
 
 fn notes(scan: &ContextScan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
-    let agreeing = scan.best.iter().filter(|t| agrees(t, favourite)).count();
-    let top = if scan.best.first().is_some_and(|t| agrees(t, favourite)) {
+    let agreeing = scan
+        .best
+        .iter()
+        .filter(|t| predicts_next(t, favourite))
+        .count();
+    let top = if scan
+        .best
+        .first()
+        .is_some_and(|t| predicts_next(t, favourite))
+    {
         "is"
     } else {
         "is not"

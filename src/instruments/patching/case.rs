@@ -17,9 +17,9 @@ use crate::lab::target::LogitTarget;
 
 /// Two runs.
 pub struct PatchingCase {
-    /// The one that is answered.
+    /// The clean run, whose answer is measured.
     pub clean: Run,
-    /// The one that differs.
+    /// The corrupted run.
     pub corrupt: Run,
     /// Positions of the corrupted run that are noised, and the seed.
     pub noise: Option<(std::ops::Range<usize>, u64)>,

@@ -88,7 +88,7 @@ fn header(lab: &Lab, plan: &PatchingPlan, column: usize) -> AxisLabel {
     if let Some(unit) = unit {
         return AxisLabel::of(column.to_string(), Anchor::default().with(unit));
     }
-    let (clean, corrupt, alignment) = plan.shown();
+    let (clean, corrupt, alignment) = plan.first_case();
     let (a, b) = alignment.pairs[column];
     let (own, other) = (clean.tokens[a], corrupt.tokens[b]);
     let label = if plan.cases() > 1 && plan.sigma.is_none() {
@@ -184,7 +184,7 @@ fn notes(
 
 /// Where the prompts differ, token by token.
 fn spelled(lab: &Lab, plan: &PatchingPlan) -> String {
-    let (clean, corrupt, alignment) = plan.shown();
+    let (clean, corrupt, alignment) = plan.first_case();
     if plan.sigma.is_some() {
         if alignment.first == 0 {
             return "the noise starts at the first token, so no position is left out".into();

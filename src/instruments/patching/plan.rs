@@ -298,7 +298,7 @@ impl<'a> PatchingPlan<'a> {
     }
 
     /// The clean run of the first case, and its alignment with the corrupted one.
-    pub fn shown(&self) -> (&Run, &Run, &Alignment) {
+    pub fn first_case(&self) -> (&Run, &Run, &Alignment) {
         let case = &self.cases[0];
         (&case.clean, &case.corrupt, &case.alignment)
     }

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_slot_is_repeated_for_several_source_tokens() {
+    fn a_single_placeholder_is_repeated_for_several_source_tokens() {
         let (ids, texts) = pieces(&["<s>", "the", " x", "."]);
         let three = PlaceholderChoice::Each.place(&ids, &texts, "x", 3).unwrap();
         assert_eq!(three.tokens, [0, 1, 2, 2, 2, 3]);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_slot_is_refused() {
+    fn what_cannot_be_a_placeholder_is_refused() {
         let (ids, texts) = pieces(&["x", " and", " x"]);
         for (placeholder, rule, n, why) in [
             (

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_slot_occurs_in_its_prompt() {
+    fn every_built_in_placeholder_occurs_in_its_prompt() {
         for t in TEMPLATES {
             assert!(t.prompt.contains(t.placeholder), "{}", t.name);
         }

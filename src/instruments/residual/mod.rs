@@ -33,7 +33,7 @@ choices! {
 }
 
 choices! {
-    /// What a write is measured by.
+    /// What is measured of a component output.
     pub enum OutputMeasure { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
 }
 
@@ -121,7 +121,7 @@ impl ResidualParams {
         };
         let title = match (many, value) {
             (false, OutputMeasure::Effect) => format!("logit of {whose}, by component"),
-            _ => measured(value, &whose),
+            _ => measure_in_words(value, &whose),
         };
         let body: Body = if many {
             grid(sum, run, value, &whose, lab).into()
@@ -192,10 +192,10 @@ fn anchor(part: LogitPart, position: usize) -> Anchor {
 
 /// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
 fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
-    let kept = kept(sum, value);
+    let kept = parts_with_value(sum, value);
     let values: Vec<f32> = kept
         .iter()
-        .map(|k| pick(&sum.shares[0][*k], value))
+        .map(|k| value_of(&sum.shares[0][*k], value))
         .collect();
     let scale = scale(values.iter().copied(), value);
     let adds = value == OutputMeasure::Effect;
@@ -210,7 +210,7 @@ fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
         scale,
         ..Series::of(
             "component",
-            &measured(value, whose),
+            &measure_in_words(value, whose),
             points,
             vec![curve],
             style,
@@ -226,7 +226,7 @@ fn header(part: LogitPart) -> AxisLabel {
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
-fn kept(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
+fn parts_with_value(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
     (0..sum.parts.len())
         .filter(|k| {
             value == OutputMeasure::Effect
@@ -235,7 +235,7 @@ fn kept(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
         .collect()
 }
 
-fn pick(share: &PartAtPosition, value: OutputMeasure) -> f32 {
+fn value_of(share: &PartAtPosition, value: OutputMeasure) -> f32 {
     match value {
         OutputMeasure::Size => share.size,
         OutputMeasure::Cosine => share.cosine,
@@ -245,7 +245,7 @@ fn pick(share: &PartAtPosition, value: OutputMeasure) -> f32 {
 }
 
 /// What the numbers are.
-fn measured(value: OutputMeasure, whose: &str) -> String {
+fn measure_in_words(value: OutputMeasure, whose: &str) -> String {
     match value {
         OutputMeasure::Effect => format!("direct effect on the logit of {whose}"),
         OutputMeasure::Size => "norm of the component output".into(),
@@ -258,10 +258,10 @@ fn measured(value: OutputMeasure, whose: &str) -> String {
 
 /// Parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &Lab) -> Grid {
-    let kept = kept(sum, value);
+    let kept = parts_with_value(sum, value);
     let cell = |row: usize, i: usize| {
         let (part, share) = (sum.parts[kept[row]], &sum.shares[i][kept[row]]);
-        Cell::of("", pick(share, value), anchor(part, sum.positions[i])).more([
+        Cell::of("", value_of(share, value), anchor(part, sum.positions[i])).more([
             ("effect", share.effect),
             ("size", share.size),
             ("cosine", share.cosine),
@@ -276,7 +276,7 @@ fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &L
     let grid = Grid::of(
         ("component", rows),
         ("position", columns),
-        measured(value, whose),
+        measure_in_words(value, whose),
         cell,
     );
     let columns = sum.positions.iter().zip(&grid.cells);
@@ -309,7 +309,7 @@ fn scale(values: impl Iterator<Item = f32>, value: OutputMeasure) -> Scale {
 }
 
 /// The worse of a sum's check and the rests of what was opened.
-pub(crate) fn with_rests(
+pub(crate) fn worst_check(
     check: Check,
     pieces: &[crate::instruments::residual::decomposition::OutputParts],
 ) -> Check {

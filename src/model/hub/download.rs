@@ -85,7 +85,7 @@ async fn run(
     if let Some(index) = names.last().filter(|n| files::is_index(n)).cloned() {
         if !snapshot.join(&index).is_file() {
             let meta = remote.describe(meter, &commit, &index).await?;
-            modest(&meta)?;
+            check_plausible_size(&meta)?;
             let item = FileToFetch { meta, present: 0 };
             file(&remote, repository, &commit, &item, meter).await?;
         }
@@ -169,7 +169,7 @@ async fn plan(
             continue;
         }
         let meta = remote.describe(meter, commit, name).await?;
-        modest(&meta)?;
+        check_plausible_size(&meta)?;
         let there = length(&repository.blob(&meta.etag))
             .or_else(|| length(&repository.incomplete(&meta.etag)))
             .unwrap_or(0);
@@ -191,7 +191,7 @@ async fn plan(
 }
 
 /// Refuses a small file that is announced as a large one.
-fn modest(meta: &RemoteFile) -> Result<(), RemoteError> {
+fn check_plausible_size(meta: &RemoteFile) -> Result<(), RemoteError> {
     let size = meta.size.unwrap_or(0);
     if files::is_weights(&meta.name) || size <= file::SMALL {
         return Ok(());

@@ -91,7 +91,7 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
 }
 
 /// What a notice says, and how often it was said.
-pub(super) fn repeated(notice: &Notice) -> String {
+pub(super) fn text_with_count(notice: &Notice) -> String {
     let text = crate::text::plain(notice.text.as_bytes());
     match notice.times {
         0 | 1 => text,
@@ -99,7 +99,7 @@ pub(super) fn repeated(notice: &Notice) -> String {
     }
 }
 
-/// An area without its first lines.
+/// The area below its first `lines` lines.
 fn skip_lines(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
     Rect {

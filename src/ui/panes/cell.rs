@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, role_of};
 use crate::app::ShownFigure;
-use crate::app::cursor::{CellUnderCursor, number, scaled};
+use crate::app::cursor::{CellUnderCursor, number, spell_scaled};
 use crate::app::layout::Pane;
 use crate::lab::writer::BaselineMode;
 use crate::text;
@@ -48,7 +48,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let width = usize::from(inner.width);
     let mut lines = Vec::new();
     if let (Some(outdated), Some(reading)) = (&outdated, &reading) {
-        return canvas.lines(inner, &older(canvas, outdated, reading, width));
+        return canvas.lines(inner, &outdated_lines(canvas, outdated, reading, width));
     }
     let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
         // Some figures are about no text.
@@ -83,7 +83,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 }
 
 /// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
-fn older(
+fn outdated_lines(
     canvas: &Canvas,
     outdated: &str,
     reading: &CellUnderCursor,
@@ -163,7 +163,7 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
             .value
             .as_ref()
             .map_or_else(String::new, |(name, v)| {
-                format!("  {name} {}", scaled(reading.scale, *v))
+                format!("  {name} {}", spell_scaled(reading.scale, *v))
             });
         lines.push(Line::from(vec![
             canvas.span(reading.label.clone(), Role::Text),
@@ -192,7 +192,7 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
             lines.push(Line::from(canvas.span(format!("{name}{at}"), Role::Faint)));
         }
         Some((name, value)) if !reading.more.is_empty() && !name.is_empty() => {
-            let value = scaled(reading.scale, *value);
+            let value = spell_scaled(reading.scale, *value);
             lines.push(Line::from(
                 canvas.span(format!("{name} {value}{at}"), Role::Faint),
             ));

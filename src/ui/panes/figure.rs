@@ -25,7 +25,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     };
     let figure = app.figure(slot);
     let left = canvas.title(pane);
-    let right = state(canvas, shown, slot);
+    let right = title_and_progress(canvas, shown, slot);
     let refused = refused(canvas, shown, slot);
     let below = caption(canvas, shown, slot, refused);
     let inner = canvas.frame(pane, &left, &right, &below);
@@ -42,7 +42,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let (anchor, first_column) = match held {
         CursorFocus::Here => {
             let before = canvas.memory.first_column.get(slot).copied();
-            let first = match (app.cursor.follow, app.cursor.rest) {
+            let first = match (app.cursor.follow, app.cursor.at_run_start) {
                 (true, _) => None,
                 // As much as there is room for of what follows.
                 (false, true) => Some(usize::MAX),
@@ -129,7 +129,7 @@ fn refused<'a>(canvas: &Canvas, shown: &'a ShownFigure, slot: PaneName) -> Optio
 }
 
 /// What is said at the right of the title: the figure's own title, and work going on.
-fn state(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
+fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
     if let Some(FigureProgress { done, left }) = shown.working {

@@ -61,7 +61,7 @@ proptest! {
             ..direction.clone()
         };
         prop_assert_eq!(again(&first, "direction.pt").unwrap().0, first);
-        let removed = direction.placed("mlp_out").unwrap();
+        let removed = direction.moved_to("mlp_out").unwrap();
         let (read, lost) = again(&removed, "x.f32").unwrap();
         prop_assert!(lost.contains("unit norm"));
         prop_assert_eq!(places(&read), places(&removed));
@@ -336,7 +336,7 @@ fn damaged_files_do_no_harm() {
             std::fs::copy(&whole, &path).unwrap();
         } else if name.ends_with("f32") {
             open("ours.gguf")
-                .placed("mlp_out")
+                .moved_to("mlp_out")
                 .unwrap()
                 .save(&path)
                 .unwrap();
