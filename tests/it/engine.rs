@@ -24,7 +24,7 @@ fn session() -> Session {
         },
     });
     let session = Session { handle, updates };
-    session.end_of_text_for(|u| matches!(u, Update::Loaded(_)));
+    session.until(|u| matches!(u, Update::Loaded(_)));
     session
 }
 
@@ -135,7 +135,7 @@ fn a_live_column_equals_the_whole_figure() {
             .unwrap();
         session.handle.ask(Request::Observe(live(slot)));
         let whole = session
-            .end_of_text_for(|u| matches!(u, Update::Figure { slot: s, .. } if *s == slot))
+            .until(|u| matches!(u, Update::Figure { slot: s, .. } if *s == slot))
             .pop()
             .unwrap();
         let Update::Figure { figure, .. } = whole else {
@@ -171,9 +171,9 @@ fn stops_within_a_turn_and_goes_on() {
         prompt: PromptSource::Text("Once upon a time".into()),
         count: 400,
     });
-    session.end_of_text_for(|u| matches!(u, Update::Token { .. }));
+    session.until(|u| matches!(u, Update::Token { .. }));
     session.handle.cancel();
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Ended { .. }));
+    let seen = session.until(|u| matches!(u, Update::Ended { .. }));
     assert!(matches!(
         seen.last(),
         Some(Update::Ended {
@@ -182,7 +182,7 @@ fn stops_within_a_turn_and_goes_on() {
         })
     ));
     session.handle.ask(Request::Continue { count: 2 });
-    let more = session.end_of_text_for(|u| matches!(u, Update::Ended { .. }));
+    let more = session.until(|u| matches!(u, Update::Ended { .. }));
     assert!(!ids(&more).is_empty());
 }
 
@@ -191,15 +191,15 @@ fn a_panic_inside_becomes_a_notice_and_the_text_survives() {
     let session = session();
     let written = ids(&session.generate("The capital of France is", 2));
     session.handle.ask(Request::Panic);
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Failed { .. }));
+    let seen = session.until(|u| matches!(u, Update::Failed { .. }));
     assert!(
         matches!(seen.last(), Some(Update::Failed { message, .. }) if message.contains("a test asked"))
     );
     session.handle.ask(Request::Rewind { position: 6 });
-    session.end_of_text_for(|u| matches!(u, Update::Rewound(_)));
+    session.until(|u| matches!(u, Update::Rewound(_)));
     session.handle.ask(Request::Continue { count: 2 });
     assert_eq!(
-        ids(&session.end_of_text_for(|u| matches!(u, Update::Ended { .. }))),
+        ids(&session.until(|u| matches!(u, Update::Ended { .. }))),
         written
     );
     assert!(!ids(&session.generate("The capital of France is", 3)).is_empty());
@@ -214,7 +214,7 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
         edits: vec![edit],
         mode: Mode::FromNow,
     });
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Edited { .. }));
+    let seen = session.until(|u| matches!(u, Update::Edited { .. }));
     let Some(Update::Edited {
         boundary: Some(boundary),
         ..
@@ -223,7 +223,7 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
         panic!("{seen:?}")
     };
     session.handle.ask(Request::Continue { count: 3 });
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Ended { .. }));
+    let seen = session.until(|u| matches!(u, Update::Ended { .. }));
     let first = seen
         .iter()
         .find_map(|u| {
@@ -237,7 +237,7 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
     assert_eq!(first.0.position, *boundary);
     assert!(first.1[0].fired > 0);
     assert!(first.0.kl.is_some());
-    let measured = session.end_of_text_for(|u| matches!(u, Update::Receipts(_)));
+    let measured = session.until(|u| matches!(u, Update::Receipts(_)));
     let Some(Update::Receipts(receipts)) = measured.last() else {
         unreachable!()
     };
@@ -250,9 +250,9 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
         edits: vec!["zero:999999@mlp_act.0".parse().unwrap()],
         mode: Mode::FromNow,
     });
-    session.end_of_text_for(|u| matches!(u, Update::Failed { .. }));
+    session.until(|u| matches!(u, Update::Failed { .. }));
     session.handle.ask(Request::Continue { count: 1 });
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Ended { .. }));
+    let seen = session.until(|u| matches!(u, Update::Ended { .. }));
     assert!(seen.iter().any(|u| matches!(u, Update::Token { receipts, .. } if receipts[0].edit.starts_with("zero@mlp_out"))), "the old edits are in force");
 }
 
@@ -265,7 +265,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
         edits: vec!["scale@resid_pre.4*-1".parse().unwrap()],
         mode: Mode::AsIfAlways,
     });
-    session.end_of_text_for(|u| matches!(u, Update::Edited { .. }));
+    session.until(|u| matches!(u, Update::Edited { .. }));
     let figure = |instrument, unedited, arguments: &Arguments| {
         session.handle.ask(Request::Observe(FigureRequest {
             arguments: arguments.clone(),
@@ -273,8 +273,7 @@ fn the_unedited_figure_is_about_the_answers_of_the_edited_run() {
             until: Some(6),
             ..live(instrument)
         }));
-        let seen =
-            session.end_of_text_for(|u| matches!(u, Update::Figure { .. } | Update::Failed { .. }));
+        let seen = session.until(|u| matches!(u, Update::Figure { .. } | Update::Failed { .. }));
         let Some(Update::Figure { figure, .. }) = seen.last() else {
             panic!("{seen:?}")
         };
@@ -315,11 +314,11 @@ fn the_baseline_is_the_unedited_run_of_the_same_seed() {
         edits: vec!["zero@mlp_out.*".parse().unwrap()],
         mode: Mode::AsIfAlways,
     });
-    session.end_of_text_for(|u| matches!(u, Update::Edited { .. }));
+    session.until(|u| matches!(u, Update::Edited { .. }));
     let edited = ids(&session.generate("The capital of France is", 4));
     assert_ne!(plain, edited);
     session.handle.ask(Request::Baseline);
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Baseline { .. }));
+    let seen = session.until(|u| matches!(u, Update::Baseline { .. }));
     let Some(Update::Baseline { tokens, diverges }) = seen.last() else {
         unreachable!()
     };
@@ -340,13 +339,13 @@ fn a_rewind_forgets_and_writes_the_same_again() {
         position: prompt.len() + 1,
     });
     assert!(
-        matches!(session.end_of_text_for(|u| matches!(u, Update::Rewound(_))).last(), Some(Update::Rewound(n)) if *n == prompt.len() + 1)
+        matches!(session.until(|u| matches!(u, Update::Rewound(_))).last(), Some(Update::Rewound(n)) if *n == prompt.len() + 1)
     );
     session.handle.ask(Request::Continue {
         count: written.len() - 1,
     });
     assert_eq!(
-        ids(&session.end_of_text_for(|u| matches!(u, Update::Ended { .. }))),
+        ids(&session.until(|u| matches!(u, Update::Ended { .. }))),
         written[1..]
     );
 }
@@ -359,7 +358,7 @@ fn a_newer_question_replaces_the_waiting_one() {
         session.handle.ask(Request::Observe(live("neurons")));
     }
     session.handle.ask(Request::Observe(live("lens")));
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Figure { slot: "lens", .. }));
+    let seen = session.until(|u| matches!(u, Update::Figure { slot: "lens", .. }));
     let figures = seen
         .iter()
         .filter(|u| {
@@ -393,7 +392,7 @@ fn a_live_sum_is_asked_anew_when_edits_give_it_other_rows() {
         mode: Mode::FromNow,
     });
     session.handle.ask(Request::Continue { count: 8 });
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Ended { .. }));
+    let seen = session.until(|u| matches!(u, Update::Ended { .. }));
     let edited = seen
         .iter()
         .position(|u| matches!(u, Update::Edited { .. }))
@@ -430,7 +429,7 @@ fn a_live_sum_is_asked_anew_when_edits_give_it_other_rows() {
     };
     assert!(grown.rows.iter().any(|r| r.label.starts_with("edit ")));
     session.handle.ask(Request::Observe(question));
-    let whole = session.end_of_text_for(|u| {
+    let whole = session.until(|u| {
         matches!(
             u,
             Update::Figure {
@@ -463,7 +462,7 @@ fn a_stopped_question_is_said_to_be_dropped() {
         prompt: PromptSource::Text("Once".into()),
         count: 1,
     });
-    let seen = session.end_of_text_for(|u| matches!(u, Update::Began(_)));
+    let seen = session.until(|u| matches!(u, Update::Began(_)));
     for slot in ["lens", "neurons", "residual"] {
         let ends = seen.iter().filter(|u| match u {
             Update::Figure { slot: s, .. } | Update::Dropped(s) => *s == slot,

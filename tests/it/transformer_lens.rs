@@ -78,7 +78,7 @@ impl Case {
     }
 
     fn ids(&self, name: &str) -> Vec<u32> {
-        let ids = self.direction_named(name).to_dtype(DType::U32).unwrap();
+        let ids = self.get(name).to_dtype(DType::U32).unwrap();
         ids.to_vec1().unwrap()
     }
 
@@ -88,7 +88,7 @@ impl Case {
 
     /// Asserts that a tensor is the expected one.
     fn agrees(&self, name: &str, found: &Tensor) {
-        let expected = self.direction_named(name);
+        let expected = self.get(name);
         assert_eq!(expected.dims(), found.dims(), "{name} of {}", self.name);
         let apart = gap(expected, found);
         println!("{} {name}: {apart:.1e}", self.name);
