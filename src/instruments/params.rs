@@ -672,7 +672,9 @@ mod tests {
         assert_eq!(row.older_spellings("red").count(), 0);
         let error = parsed(&[("tint", "red"), ("colour", "red")]).unwrap_err();
         assert!(
-            error.to_string().contains("was called tint, paint before"),
+            error
+                .to_string()
+                .contains("was called tint, paint in earlier versions"),
             "{error}"
         );
         let error = parsed(&[("colour", "green")]).unwrap_err().to_string();

@@ -290,7 +290,7 @@ mod tests {
         assert!(
             told(json!({"normalizer": steps(9)}))
                 .unwrap()
-                .contains("512 bytes of one")
+                .contains("one byte into 512")
         );
         let nothing =
             json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a".repeat(300)});
