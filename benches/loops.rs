@@ -13,7 +13,8 @@ use std::time::Instant;
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::backpatch::Backpatch;
 use lmscope::instruments::backpatch::layer_pairs::{
-    AnswerForms, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, pairs, trials,
+    AnswerForms, SourceAndTarget, Vector, WantedAnswer, block_outputs_from, is_backward, pairs,
+    trials,
 };
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
@@ -141,12 +142,12 @@ fn compare_lens(expected: &[Vec<Answer>], figure: &Figure, lab: &Lab) {
 /// Every pair whose source lies above its target, at the last position: the run read once, the next token of each pair.
 fn back_patch(run: &Run, lab: &mut Lab) -> Vec<(SourceAndTarget, AnswerForms)> {
     let last = run.tokens.len() - 1;
-    let own = held(lab, run, last, last).unwrap();
-    let best = lab.favoured(run).unwrap();
+    let own = block_outputs_from(lab, run, last, last).unwrap();
+    let best = lab.top_prediction(run).unwrap();
     let wanted = WantedAnswer::top_prediction(lab, "answer", best, None).unwrap();
     let back: Vec<SourceAndTarget> = pairs(lab.model.card.layers)
         .into_iter()
-        .filter(|pair| layer_pairs(*pair))
+        .filter(|pair| is_backward(*pair))
         .collect();
     let rows = trials(&own, last, &back, Vector::Own, false).unwrap();
     let became = wanted.of(lab, run, last, rows).unwrap();

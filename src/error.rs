@@ -12,7 +12,7 @@ pub enum Error {
         "`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B."
     )]
     NotAModel {
-        /// What the user wrote.
+        /// The model argument as the user wrote it.
         given: String,
         /// What was there instead.
         found: String,
@@ -28,7 +28,7 @@ pub enum Error {
     /// The hub or its cache does not give what is needed.
     #[error("{what}. {next}")]
     Hub {
-        /// What was asked for and what came.
+        /// What was requested, and what failed.
         what: String,
         next: String,
     },
@@ -153,7 +153,7 @@ pub enum Error {
         why: String,
         next: String,
     },
-    /// Nothing to run the model on.
+    /// The prompt has no tokens.
     #[error("The prompt is empty. Give at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,
     /// More tokens than fit.
@@ -179,7 +179,7 @@ pub enum Error {
     /// The device that was asked for cannot be used.
     #[error("Device `{device}`: {why}. Use --device cpu, or a build with that feature.")]
     Device {
-        /// As asked for.
+        /// The device as it was requested.
         device: String,
         /// Why not.
         why: String,

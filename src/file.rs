@@ -85,7 +85,7 @@ pub fn write(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
     place(path, bytes, overwrite, None)
 }
 
-/// As [`write()`], for the owner's eyes alone.
+/// As [`write()`], readable by the user alone.
 ///
 /// # Errors
 ///
@@ -198,14 +198,14 @@ impl FileInTheMaking {
     fn take(mut self, path: &Path, overwrite: Overwrite) -> std::io::Result<()> {
         match overwrite {
             Overwrite::Allowed => std::fs::rename(&self.path, path)?,
-            Overwrite::Never => self.claim(path)?,
+            Overwrite::Never => self.link_if_free(path)?,
         }
         self.arrived = true;
         Ok(())
     }
 
     /// Gives the file its name where that is free, in one step.
-    fn claim(&self, path: &Path) -> std::io::Result<()> {
+    fn link_if_free(&self, path: &Path) -> std::io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "macos"))]
         {
             use rustix::fs::{CWD, RenameFlags, renameat_with};

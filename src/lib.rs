@@ -29,7 +29,7 @@
 //! - *edit*: one intervention: address, positions, phase, operation, strength, on or off.
 //! - *run*: tokens, edits, seed. *recording*: tensors kept from a run.
 //! - *instrument*: turns a question into a *figure* (grid, table, text); cells carry *anchors* (layer, position, unit).
-//! - *receipt*: what an edit really did. *null*: the control shown beside a claim.
+//! - *receipt*: what an edit really did. *control* (in files: `null`): what a claim is compared with.
 //!
 //! # To add something
 //!

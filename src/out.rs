@@ -38,16 +38,16 @@ pub fn json_line(value: &Value) -> Result<()> {
 /// Says a sentence on standard error. When nobody listens there, nothing is lost that a script relies on.
 pub fn note(sentence: &str) {
     let clear = if stderr_is_terminal() { "\r\x1b[K" } else { "" };
-    let _gone = writeln!(std::io::stderr(), "{clear}{}", said(sentence));
+    let _gone = writeln!(std::io::stderr(), "{clear}{}", stderr_line(sentence));
 }
 
 /// A sentence as [`note`] writes it: one line, made safe, under the program's name.
-pub fn said(sentence: &str) -> String {
+pub fn stderr_line(sentence: &str) -> String {
     format!("lmscope: {}", spelling::line(sentence))
 }
 
 /// Says several lines on standard error, made safe.
-pub fn complain(lines: &str) {
+pub fn error_lines(lines: &str) {
     let lines = spelling::plain(lines.as_bytes());
     let _gone = writeln!(std::io::stderr(), "{}", lines.trim_end());
 }
@@ -88,7 +88,7 @@ pub fn report_panics() {
         ));
         let trace = std::backtrace::Backtrace::capture();
         if trace.status() == std::backtrace::BacktraceStatus::Captured {
-            complain(&trace.to_string());
+            error_lines(&trace.to_string());
         }
     }));
 }
@@ -197,10 +197,10 @@ mod tests {
         };
         let mut seen = 0;
         loop {
-            let said = said(&error.to_string());
-            assert!(spelling::is_safe(&said), "{said:?}");
-            assert_eq!(said.lines().count(), 1, "{said}");
-            seen += usize::from(said.contains("forged"));
+            let line = stderr_line(&error.to_string());
+            assert!(spelling::is_safe(&line), "{line:?}");
+            assert_eq!(line.lines().count(), 1, "{line}");
+            seen += usize::from(line.contains("forged"));
             match after(&error) {
                 Some(next) => error = next,
                 None => break,

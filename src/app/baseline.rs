@@ -69,7 +69,7 @@ pub fn plain(token: &Token) -> Token {
 pub fn comparable(text: &Transcript) -> Vec<Option<f32>> {
     let mut apart = false;
     let kl = |token: &Token| {
-        let lockstep = text.beside(token.position) == BaselineMode::OwnText;
+        let lockstep = text.baseline_mode_at(token.position) == BaselineMode::OwnText;
         apart &= lockstep;
         let kl = token.kl.filter(|_| !apart);
         let differs = token.other.as_ref().is_some_and(|o| o.id != token.id);

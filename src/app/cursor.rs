@@ -24,7 +24,7 @@ pub struct Cursor {
     pub follow: bool,
     /// Whether it stands where a run put it: on the position that predicted the first written token. Panes then show
     /// as much of what is written since as they can beside it.
-    pub rest: bool,
+    pub at_run_start: bool,
 }
 
 impl Default for Cursor {
@@ -34,13 +34,13 @@ impl Default for Cursor {
             position: 0,
             unit: None,
             follow: true,
-            rest: false,
+            at_run_start: false,
         }
     }
 }
 
 impl Cursor {
-    /// The same as an anchor.
+    /// The cursor's place as an anchor.
     pub fn anchor(self) -> Anchor {
         Anchor {
             unit: self.unit,
@@ -74,7 +74,7 @@ pub struct FigureCell {
 /// What a figure says at one place.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CellUnderCursor {
-    /// Where it came from.
+    /// The layer, position and unit that the cell is about.
     pub anchor: Anchor,
     /// The title of its column or page: the token at its position, where those are positions.
     pub column: String,
@@ -182,8 +182,8 @@ fn locate_series(series: &Series, cursor: Cursor, spot: FigureCell) -> Option<Fi
         row: series.curves.len().checked_sub(1)?,
         column: series.points.len().checked_sub(1)?,
     };
-    let row = near(series.curves.iter().map(|c| c.anchor), cursor, spot.row);
-    let column = near(series.points.iter().map(|p| p.anchor), cursor, spot.column);
+    let row = nearest_index(series.curves.iter().map(|c| c.anchor), cursor, spot.row);
+    let column = nearest_index(series.points.iter().map(|p| p.anchor), cursor, spot.column);
     Some(FigureCell {
         row: row.min(last.row),
         column: column.min(last.column),
@@ -192,7 +192,11 @@ fn locate_series(series: &Series, cursor: Cursor, spot: FigureCell) -> Option<Fi
 
 /// Nearest by layer where there are layers, else by position; a place that is held and has neither (the embedding
 /// among blocks) stays.
-fn near(anchors: impl Iterator<Item = Anchor> + Clone, cursor: Cursor, held: usize) -> usize {
+fn nearest_index(
+    anchors: impl Iterator<Item = Anchor> + Clone,
+    cursor: Cursor,
+    held: usize,
+) -> usize {
     let layers = anchors.clone().map(|a| a.layer.map(usize::from));
     let positions = anchors.map(place);
     let (mut titles, wanted) = if layers.clone().any(|l| l.is_some()) {
@@ -302,7 +306,7 @@ pub fn holds(figure: &Figure) -> Option<(usize, usize)> {
 }
 
 /// A number as its scale spells it.
-pub fn scaled(scale: Option<Scale>, value: f32) -> String {
+pub fn spell_scaled(scale: Option<Scale>, value: f32) -> String {
     match scale {
         Some(scale @ Scale::Rank { .. }) => spelled(scale, value),
         Some(Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. }) | None => number(value),

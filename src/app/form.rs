@@ -8,7 +8,7 @@ use super::line_editor::{EditorOutcome, PromptInput};
 use crate::engine::PaneName;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, instrument};
 
-/// One parameter being written.
+/// A parameter with the value that is being written.
 #[derive(Clone, Debug)]
 pub struct Field {
     pub parameter: &'static Parameter,
@@ -81,8 +81,8 @@ impl Form {
                 self.selected = (self.selected + 1).min(last);
             }
             (false, _, Code::Enter) => return self.send(),
-            (false, _, Code::Left) if self.turns() => self.turn(-1),
-            (false, _, Code::Right | Code::Space) if self.turns() => self.turn(1),
+            (false, _, Code::Left) if self.is_adjustable() => self.adjust(-1),
+            (false, _, Code::Right | Code::Space) if self.is_adjustable() => self.adjust(1),
             _ => {
                 let choice = self
                     .fields
@@ -106,7 +106,7 @@ impl Form {
     }
 
     /// Whether left and right turn the selected field's value.
-    fn turns(&self) -> bool {
+    fn is_adjustable(&self) -> bool {
         self.fields
             .get(self.selected)
             .is_some_and(|f| match f.parameter.kind {
@@ -120,7 +120,7 @@ impl Form {
             })
     }
 
-    fn turn(&mut self, by: i64) {
+    fn adjust(&mut self, by: i64) {
         let layers = self.layers;
         let Some(field) = self.fields.get_mut(self.selected) else {
             return;

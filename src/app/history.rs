@@ -26,8 +26,8 @@ pub struct Experiment {
     pub sampling: Sampling,
     /// What is marked, sorted.
     pub marks: Vec<Mark>,
-    /// What runs beside the text.
-    pub beside: BaselineMode,
+    /// How the unedited run is generated next to the text.
+    pub baseline_mode: BaselineMode,
     /// Turns kept as examples, for a direction between them.
     pub turns: Vec<ExampleTurn>,
 }
@@ -75,7 +75,7 @@ pub struct History {
     /// The text that the engine keeps before it cuts or replaces it, or forgets its edits.
     kept: Option<ReplacedText>,
     /// The text that is on its way back: by a step that is about it, or, without one, for the edits that were in force where.
-    coming: Option<(Option<UndoOrRedo>, ReplacedText)>,
+    being_restored: Option<(Option<UndoOrRedo>, ReplacedText)>,
     /// The selected edit.
     pub selected: usize,
 }
@@ -117,7 +117,7 @@ impl History {
         self.now.edits.iter().filter(|e| e.active()).count()
     }
 
-    /// Those that are in force.
+    /// The ids of the edits that are switched on.
     pub fn in_force(&self) -> Vec<EditId> {
         let on = self.now.edits.iter().filter(|e| e.active());
         on.map(|e| e.id).collect()
@@ -139,25 +139,25 @@ impl History {
     }
 
     /// Begins in a mode, without a step of undo.
-    pub fn start_in(&mut self, mode: Mode) {
+    pub fn start_in_mode(&mut self, mode: Mode) {
         Rc::make_mut(&mut self.now).mode = mode;
     }
 
     /// Puts edits in place without a step of undo.
-    fn put(&mut self, edits: Vec<Edit>) {
+    fn replace_edits(&mut self, edits: Vec<Edit>) {
         let now = Rc::make_mut(&mut self.now);
         now.edits = edits;
         self.ids.give(&mut now.edits);
     }
 
-    /// The same with the ready rows of a model.
-    pub fn ready(&mut self, edits: Vec<Edit>) {
-        self.put(edits);
+    /// Puts the edits that a model comes with in place, switched off, without a step of undo.
+    pub fn set_initial_edits(&mut self, edits: Vec<Edit>) {
+        self.replace_edits(edits);
         self.selected = 0;
     }
 
     /// Adds a ready row without a step of undo; earlier and later states get it as well.
-    pub fn offer(&mut self, edit: &Edit) {
+    pub fn add_offered_edit(&mut self, edit: &Edit) {
         let steps = self.past.iter_mut().chain(&mut self.future);
         let states = steps.filter_map(|step| match step {
             HistoryStep::State(state, _) => Some(state),
@@ -185,7 +185,7 @@ impl History {
     }
 
     /// The last change of edits was refused and these are in force: it never was.
-    pub fn refuse(&mut self, edits: &[Edit]) {
+    pub fn revert_refused(&mut self, edits: &[Edit]) {
         let same = |state: &Experiment| {
             let on = state.edits.iter().filter(|e| e.on);
             on.eq(edits.iter().filter(|e| e.on))
@@ -197,7 +197,7 @@ impl History {
             Some(HistoryStep::State(state, _)) if same(&state) => self.now = state,
             other => {
                 self.past.extend(other);
-                self.put(edits.to_vec());
+                self.replace_edits(edits.to_vec());
             }
         }
         self.clamp();
@@ -219,12 +219,12 @@ impl History {
     }
 
     /// Takes a step, and gives what it is about; none when there is none. Of a state that is the one before; a text has to
-    /// [come back](History::bring) first.
-    pub fn take(&mut self, way: UndoOrRedo) -> Option<HistoryStep> {
+    /// [come back](History::begin_restoring) first.
+    pub fn take_step(&mut self, way: UndoOrRedo) -> Option<HistoryStep> {
         match self.steps(way).pop()? {
             HistoryStep::State(state, text) => {
                 let before = std::mem::replace(&mut self.now, state);
-                self.steps(way.other())
+                self.steps(way.opposite())
                     .push(HistoryStep::State(before.clone(), None));
                 self.clamp();
                 Some(HistoryStep::State(before, text))
@@ -234,28 +234,31 @@ impl History {
     }
 
     /// A text is on its way back: by a step, or for its schedule of edits alone.
-    pub fn bring(&mut self, way: Option<UndoOrRedo>, text: ReplacedText) {
-        self.coming = Some((way, text));
+    pub fn begin_restoring(&mut self, way: Option<UndoOrRedo>, text: ReplacedText) {
+        self.being_restored = Some((way, text));
     }
 
     /// Whether a text is on its way back.
-    pub fn restoring(&self) -> bool {
-        self.coming.is_some()
+    pub fn is_restoring(&self) -> bool {
+        self.being_restored.is_some()
     }
 
-    /// It did not come back: its step can be tried again.
-    pub fn put_back(&mut self) {
-        if let Some((Some(way), text)) = self.coming.take() {
+    /// The text could not be restored: the step is put back, to be tried again.
+    pub fn restoring_failed(&mut self) {
+        if let Some((Some(way), text)) = self.being_restored.take() {
             self.steps(way).push(HistoryStep::Text(text));
         }
     }
 
     /// The text of this number is back; what stood in its place comes back by the opposite step.
-    pub fn arrived(&mut self, number: u64) -> Option<(Option<UndoOrRedo>, ReplacedText)> {
+    pub fn take_restored(&mut self, number: u64) -> Option<(Option<UndoOrRedo>, ReplacedText)> {
         let gone = self.kept.take();
-        let (way, text) = self.coming.take().filter(|(_, t)| t.number == number)?;
+        let (way, text) = self
+            .being_restored
+            .take()
+            .filter(|(_, t)| t.number == number)?;
         if let (Some(way), Some(gone)) = (way, gone) {
-            self.steps(way.other()).push(HistoryStep::Text(gone));
+            self.steps(way.opposite()).push(HistoryStep::Text(gone));
         }
         Some((way, text))
     }
@@ -266,7 +269,7 @@ impl History {
     }
 
     /// The text that was kept was replaced, or cut to so many tokens.
-    pub fn lost(&mut self, left: usize) {
+    pub fn text_replaced(&mut self, left: usize) {
         if let Some(text) = self.kept.take()
             && left < text.text.tokens.len()
         {
@@ -276,7 +279,7 @@ impl History {
 
     /// The last change of edits or of the mode made the text that was kept forget which edits were in force where; undoing it
     /// brings that back.
-    pub fn forgot(&mut self) {
+    pub fn schedule_forgotten(&mut self) {
         if let Some(lost) = self.kept.take()
             && let Some(HistoryStep::State(state, text)) = self.past.last_mut()
             && (state.edits != self.now.edits || state.mode != self.now.mode)
@@ -286,7 +289,7 @@ impl History {
     }
 
     /// Whether there is a step to take.
-    pub fn can(&self, way: UndoOrRedo) -> bool {
+    pub fn has_step(&self, way: UndoOrRedo) -> bool {
         match way {
             UndoOrRedo::Back => !self.past.is_empty(),
             UndoOrRedo::Forth => !self.future.is_empty(),
@@ -299,7 +302,7 @@ impl History {
 }
 
 impl UndoOrRedo {
-    fn other(self) -> Self {
+    fn opposite(self) -> Self {
         match self {
             Self::Back => Self::Forth,
             Self::Forth => Self::Back,
@@ -317,7 +320,7 @@ mod tests {
     }
 
     /// A text that is kept, and lost whole.
-    fn lost(number: u64) -> ReplacedText {
+    fn replaced_text(number: u64) -> ReplacedText {
         let mut text = Transcript::default();
         text.join(crate::engine::Token {
             position: 0,
@@ -337,7 +340,8 @@ mod tests {
     fn undo_brings_back_what_was_there() {
         let mut history = History::default();
         assert!(
-            history.take(UndoOrRedo::Back).is_none() && history.take(UndoOrRedo::Forth).is_none()
+            history.take_step(UndoOrRedo::Back).is_none()
+                && history.take_step(UndoOrRedo::Forth).is_none()
         );
         assert!(
             history
@@ -349,20 +353,20 @@ mod tests {
         assert!(history.change(|s| s.mode = Mode::AsIfAlways).is_some());
         assert!(history.change(|s| s.sampling.seed = 7).is_some());
         let last = history.now().clone();
-        assert!(history.take(UndoOrRedo::Back).is_some());
+        assert!(history.take_step(UndoOrRedo::Back).is_some());
         assert_eq!(
             (history.sampling().seed, history.mode()),
             (1, Mode::AsIfAlways)
         );
-        assert!(history.take(UndoOrRedo::Back).is_some());
+        assert!(history.take_step(UndoOrRedo::Back).is_some());
         assert_eq!(history.mode(), Mode::FromNow);
-        assert!(history.take(UndoOrRedo::Back).is_some());
+        assert!(history.take_step(UndoOrRedo::Back).is_some());
         assert!(history.edits()[0].on);
         for _ in 0..3 {
-            assert!(history.take(UndoOrRedo::Forth).is_some());
+            assert!(history.take_step(UndoOrRedo::Forth).is_some());
         }
         assert_eq!(*history.now(), last);
-        while history.take(UndoOrRedo::Back).is_some() {}
+        while history.take_step(UndoOrRedo::Back).is_some() {}
         assert_eq!(*history.now(), Experiment::default());
         assert!(
             history
@@ -370,7 +374,7 @@ mod tests {
                 .is_some()
         );
         assert!(
-            !history.can(UndoOrRedo::Forth),
+            !history.has_step(UndoOrRedo::Forth),
             "a new change ends the other future"
         );
     }
@@ -379,32 +383,32 @@ mod tests {
     fn a_text_waits_between_two_states_until_it_is_back() {
         let mut history = History::default();
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
-        history.keep(lost(1));
-        history.lost(0);
-        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Back) else {
+        history.keep(replaced_text(1));
+        history.text_replaced(0);
+        let Some(HistoryStep::Text(text)) = history.take_step(UndoOrRedo::Back) else {
             unreachable!("the text was the last step");
         };
         assert_eq!(text.number, 1);
-        history.bring(Some(UndoOrRedo::Back), text);
-        history.put_back();
-        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Back) else {
+        history.begin_restoring(Some(UndoOrRedo::Back), text);
+        history.restoring_failed();
+        let Some(HistoryStep::Text(text)) = history.take_step(UndoOrRedo::Back) else {
             unreachable!("it can be tried again");
         };
-        history.bring(Some(UndoOrRedo::Back), text);
-        history.keep(lost(2));
-        assert!(history.restoring());
-        let (way, text) = history.arrived(1).unwrap();
+        history.begin_restoring(Some(UndoOrRedo::Back), text);
+        history.keep(replaced_text(2));
+        assert!(history.is_restoring());
+        let (way, text) = history.take_restored(1).unwrap();
         assert_eq!((way, text.number), (Some(UndoOrRedo::Back), 1));
         assert!(matches!(
-            history.take(UndoOrRedo::Back),
+            history.take_step(UndoOrRedo::Back),
             Some(HistoryStep::State(_, None))
         ));
         assert!(history.edits().is_empty());
         assert!(matches!(
-            history.take(UndoOrRedo::Forth),
+            history.take_step(UndoOrRedo::Forth),
             Some(HistoryStep::State(..))
         ));
-        let Some(HistoryStep::Text(text)) = history.take(UndoOrRedo::Forth) else {
+        let Some(HistoryStep::Text(text)) = history.take_step(UndoOrRedo::Forth) else {
             unreachable!("and forth again");
         };
         assert_eq!(text.number, 2, "the text that stood in its place");
@@ -414,25 +418,25 @@ mod tests {
     fn a_change_that_forgot_the_past_has_a_text_to_bring_back() {
         let mut history = History::default();
         history.change(|s| s.mode = Mode::AsIfAlways);
-        history.keep(lost(3));
-        history.forgot();
+        history.keep(replaced_text(3));
+        history.schedule_forgotten();
         history.change(|s| s.marks.clear());
         history.change(|s| s.sampling.seed = 4);
-        history.keep(lost(4));
-        history.forgot();
+        history.keep(replaced_text(4));
+        history.schedule_forgotten();
         assert!(
             matches!(
-                history.take(UndoOrRedo::Back),
+                history.take_step(UndoOrRedo::Back),
                 Some(HistoryStep::State(_, None))
             ),
             "a seed forgets nothing"
         );
-        let Some(HistoryStep::State(_, Some(text))) = history.take(UndoOrRedo::Back) else {
+        let Some(HistoryStep::State(_, Some(text))) = history.take_step(UndoOrRedo::Back) else {
             unreachable!("the mode was the step before");
         };
         assert_eq!(text.number, 3);
         assert!(matches!(
-            history.take(UndoOrRedo::Forth),
+            history.take_step(UndoOrRedo::Forth),
             Some(HistoryStep::State(_, None))
         ));
     }
@@ -443,15 +447,15 @@ mod tests {
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
         let held = history.edits().to_vec();
         history.change(|s| s.edits[0].strength = 2.0);
-        history.refuse(&held);
+        history.revert_refused(&held);
         assert_eq!(history.edits(), held);
         assert!(matches!(
-            history.take(UndoOrRedo::Back),
+            history.take_step(UndoOrRedo::Back),
             Some(HistoryStep::State(..))
         ));
-        assert!(history.edits().is_empty() && !history.can(UndoOrRedo::Back));
+        assert!(history.edits().is_empty() && !history.has_step(UndoOrRedo::Back));
         // A step of undo was refused: the list shows what is in force.
-        history.refuse(&held);
+        history.revert_refused(&held);
         assert_eq!(history.edits(), held);
     }
 
@@ -459,8 +463,8 @@ mod tests {
     fn a_row_that_was_offered_later_survives_undo() {
         let mut history = History::default();
         history.change(|s| s.edits.push(edit("zero:1@mlp_act.0")));
-        history.offer(&edit("add:calm@resid_pre.2"));
-        history.take(UndoOrRedo::Back);
+        history.add_offered_edit(&edit("add:calm@resid_pre.2"));
+        history.take_step(UndoOrRedo::Back);
         assert_eq!(history.edits(), [edit("add:calm@resid_pre.2")]);
     }
 }

@@ -39,7 +39,7 @@ const FIRST: &[&str] = &[
 ];
 
 impl App {
-    /// Where keys are looked up now.
+    /// The part of the screen whose keys apply now.
     pub fn context(&self) -> Context {
         match self.layout.focus {
             Pane::Transcript => Context::Transcript,
@@ -271,7 +271,7 @@ impl App {
     /// What is known of a form as it is filled in: after which token it asks where that is not the last one, and what the
     /// instrument will take.
     pub fn form_preview(&self, form: &Form) -> Option<String> {
-        let after = self.until(form.slot).and_then(|n| {
+        let after = self.end_of_text_for(form.slot).and_then(|n| {
             let token = self.transcript.tokens.get(n - 1)?;
             let text = text::visible(&token.bytes);
             Some(format!("asks for the token after {text} ({})", n - 1))
@@ -284,7 +284,7 @@ impl App {
     fn cost(&self, form: &Form) -> Option<String> {
         let card = &self.model.as_ref()?.card;
         let all = self.transcript.tokens.len();
-        let tokens = self.until(form.slot).unwrap_or(all);
+        let tokens = self.end_of_text_for(form.slot).unwrap_or(all);
         let of = instrument(form.slot).ok()?;
         let cost = of.cost(tokens, &form.arguments(), card)?;
         let time = self.pace.map(|pace| {
@@ -370,7 +370,7 @@ impl App {
         }
         let working = self.transcript.busy()
             || self.baseline_asked
-            || self.history.restoring()
+            || self.history.is_restoring()
             || self.shown.values().any(|s| s.working.is_some());
         if working {
             self.baseline_asked = false;

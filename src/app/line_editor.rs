@@ -12,7 +12,7 @@ pub enum EditorOutcome {
     Changed,
     /// Enter: the text is done.
     Sent,
-    /// Nothing here; somebody else may want the key.
+    /// The editor has no use for the key; another part of the screen may.
     Ignored,
 }
 

@@ -83,7 +83,7 @@ pub enum Effect {
     Copy(String),
     /// Write a file, making its folder.
     Write(PathBuf, Vec<u8>),
-    /// The same, for the owner's eyes alone.
+    /// Writes a file that only the user may read.
     WritePrivate(PathBuf, Vec<u8>),
     /// Write a figure to a file.
     Export {
@@ -159,7 +159,7 @@ pub enum Overlay {
 #[derive(Clone, Debug)]
 pub struct ArgumentLine {
     pub command: &'static Command,
-    /// What it takes.
+    /// The argument's name, as the command's row gives it.
     pub label: String,
     /// What is written.
     pub value: PromptInput,
@@ -261,20 +261,20 @@ pub struct App {
     pub pace: Option<f32>,
     /// The self-check of this run.
     pub check: Option<Check>,
-    /// What the engine runs beside the text.
+    /// How the engine generates the unedited run next to the text.
     pub baseline_mode: BaselineMode,
-    /// The other text.
+    /// The unedited run's text.
     pub baseline: Option<Baseline>,
-    /// Whether it is being written.
+    /// Whether the unedited run's text is being generated.
     pub baseline_asked: bool,
     /// Where the cursor goes back to when a text that is written again has come so far.
-    pub returns: Option<usize>,
-    /// Whether it is shown.
+    pub return_to: Option<usize>,
+    /// Whether the unedited run is shown next to the text.
     pub compare: bool,
     pub presets: Vec<ReadyPrompt>,
     /// The selected one.
     pub preset: usize,
-    /// Whether they are shown although there is a text.
+    /// Whether the ready prompts are shown although there is a text.
     pub show_presets: bool,
     /// The prompt being written.
     pub prompt: PromptInput,
@@ -292,7 +292,7 @@ pub struct App {
     pub session: Session,
     /// Until when a second ctrl-c leaves.
     pub leaving: Option<Duration>,
-    /// Marks that were given a name, by it.
+    /// Named groups of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
     /// The edits that were on when the engine last took them in.
     in_force: Vec<EditId>,
@@ -355,7 +355,7 @@ impl App {
             baseline_mode: BaselineMode::default(),
             baseline: None,
             baseline_asked: false,
-            returns: None,
+            return_to: None,
             compare: false,
             presets: ready_prompts::presets(&settings.model),
             preset: 0,
@@ -388,7 +388,7 @@ impl App {
             model: self.settings.model.clone(),
             options: self.settings.options.clone(),
         };
-        vec![self.ask(load)]
+        vec![self.send_request(load)]
     }
 
     /// Takes an event and says what is to be done.
@@ -401,7 +401,7 @@ impl App {
             Event::Key(key) => {
                 self.revision += 1;
                 let mut effects = self.press(key);
-                effects.extend(self.watch());
+                effects.extend(self.update_live_instruments());
                 effects
             }
             Event::Paste(text) => {
@@ -510,7 +510,7 @@ impl App {
         self.notices.say(self.now, Level::Error, text);
     }
 
-    /// Says what came of an effect; the revision is bumped.
+    /// Shows a notice about the result of an effect.
     pub fn report(&mut self, outcome: Result<String, String>) {
         self.revision += 1;
         match outcome {

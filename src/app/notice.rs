@@ -44,7 +44,7 @@ pub struct Notice {
     pub text: String,
     /// How often in a row.
     pub times: usize,
-    /// When it was said last, since the start.
+    /// When the notice was last shown, since the start.
     pub at: Duration,
     until: Option<Duration>,
     seen: bool,

@@ -10,7 +10,7 @@ use super::commands::{Command, command};
 use super::key::{Code, Key};
 use super::line_editor::{EditorOutcome, PromptInput};
 
-/// One thing to choose.
+/// An item of a list to choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaletteItem {
     /// Its name with the arguments it takes.
@@ -18,7 +18,7 @@ pub struct PaletteItem {
     /// One sentence.
     pub about: String,
     pub keys: Vec<String>,
-    /// What it runs.
+    /// The command that the item runs.
     pub command: &'static Command,
     pub argument: String,
 }

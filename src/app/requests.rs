@@ -1,6 +1,6 @@
 //! What the app asks the engine for, and what it changes at once while it waits for the answer.
 //!
-//! Invariant: every request goes through [`App::ask`], which notes it in the session.
+//! Invariant: every request goes through [`App::send_request`], which notes it in the session.
 //! To ask for something new, add a method that returns effects.
 
 use super::cursor::{self, CursorMove};
@@ -16,7 +16,7 @@ use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 
 impl App {
     /// Notes a request and turns it into an effect.
-    pub(super) fn ask(&mut self, request: Request) -> Effect {
+    pub(super) fn send_request(&mut self, request: Request) -> Effect {
         if let Some(failure) = self.session.note(&request) {
             self.notices.say(self.now, Level::Error, failure);
         }
@@ -35,18 +35,18 @@ impl App {
         } else {
             PromptSource::Text(text)
         };
-        vec![self.ask(Request::Generate {
+        vec![self.send_request(Request::Generate {
             prompt,
             count: self.settings.count,
         })]
     }
 
     /// Writes on.
-    pub(super) fn go_on(&mut self) -> Vec<Effect> {
+    pub(super) fn continue_generating(&mut self) -> Vec<Effect> {
         self.transcript.activity = Activity::Writing;
         self.transcript.since = Some((self.now, 0));
-        self.outdate();
-        vec![self.ask(Request::Continue {
+        self.drop_outdated_baseline();
+        vec![self.send_request(Request::Continue {
             count: self.settings.count,
         })]
     }
@@ -54,9 +54,9 @@ impl App {
     /// Cuts the text and writes on from there.
     pub(super) fn rewind(&mut self, position: usize) -> Vec<Effect> {
         self.cursor.follow = true;
-        let cut = self.ask(Request::Rewind { position });
+        let cut = self.send_request(Request::Rewind { position });
         let mut effects = vec![cut];
-        effects.extend(self.go_on());
+        effects.extend(self.continue_generating());
         effects
     }
 
@@ -65,7 +65,7 @@ impl App {
         if self.transcript.activity == Activity::Reading {
             self.transcript.activity = Activity::Idle;
         }
-        vec![Effect::Cancel, self.ask(Request::Stop)]
+        vec![Effect::Cancel, self.send_request(Request::Stop)]
     }
 
     /// Changes the edits and sends them; nothing happens when nothing changed.
@@ -81,7 +81,7 @@ impl App {
 
     /// Undoes or redoes one step, and says what stands now.
     pub(super) fn step(&mut self, way: UndoOrRedo) -> Vec<Effect> {
-        match self.history.take(way) {
+        match self.history.take_step(way) {
             None => Vec::new(),
             Some(Undo::State(before, text)) => {
                 let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
@@ -100,20 +100,20 @@ impl App {
 
     fn bring_back(&mut self, way: Option<UndoOrRedo>, lost: ReplacedText) -> Vec<Effect> {
         let number = lost.number;
-        self.history.bring(way, lost);
-        vec![self.ask(Request::Restore(number))]
+        self.history.begin_restoring(way, lost);
+        vec![self.send_request(Request::Restore(number))]
     }
 
     /// Sends what differs from the state before.
     fn send_changes(&mut self, before: &Experiment) -> Vec<Effect> {
         let (sampling, mode) = (self.history.sampling(), self.history.mode());
-        let beside = self.history.now().beside;
+        let beside = self.history.now().baseline_mode;
         let mut effects = Vec::new();
         if sampling != before.sampling {
-            effects.push(self.ask(Request::Sampling(sampling)));
+            effects.push(self.send_request(Request::Sampling(sampling)));
         }
-        if beside != before.beside {
-            effects.push(self.ask(Request::Beside(beside)));
+        if beside != before.baseline_mode {
+            effects.push(self.send_request(Request::Beside(beside)));
         }
         // Edits that stay the same are read in again when they are to hold for what was written before them.
         let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
@@ -121,8 +121,8 @@ impl App {
             let on = |e: &&Edit| e.active();
             let now = self.history.edits().iter().filter(on);
             if again || !now.eq(before.edits.iter().filter(on)) {
-                self.age(self.history.mode());
-                self.outdate();
+                self.mark_outdated(self.history.mode());
+                self.drop_outdated_baseline();
             }
             // An edit that is off changes nothing that was measured.
             effects.push(self.ask_edits());
@@ -131,7 +131,7 @@ impl App {
     }
 
     /// Drops an unedited text that was written for the text as it was; one that runs in lockstep goes along.
-    fn outdate(&mut self) {
+    fn drop_outdated_baseline(&mut self) {
         self.baseline = self.baseline.take().filter(|b| b.live);
     }
 
@@ -140,7 +140,7 @@ impl App {
             edits: self.history.edits().to_vec(),
             mode: self.history.mode(),
         };
-        self.ask(request)
+        self.send_request(request)
     }
 
     /// Asks an instrument with these arguments and turns to its pane.
@@ -150,7 +150,7 @@ impl App {
             instrument: slot,
             arguments,
             unedited: false,
-            until: self.until(slot),
+            until: self.end_of_text_for(slot),
         };
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = question.arguments.clone();
@@ -158,7 +158,7 @@ impl App {
             shown.until = question.until;
         }
         let known = self.watched.contains(&question);
-        let mut effects: Vec<Effect> = self.watch().into_iter().collect();
+        let mut effects: Vec<Effect> = self.update_live_instruments().into_iter().collect();
         let live = self.is_live(slot);
         if live && (!known || self.transcript.tokens.is_empty()) {
             // It is at work already, or will be with the first token.
@@ -167,13 +167,13 @@ impl App {
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.working = Some(FigureProgress::default());
         }
-        effects.push(self.ask(Request::Observe(question)));
+        effects.push(self.send_request(Request::Observe(question)));
         effects
     }
 
     /// Where a text ends for an instrument that asks what follows: at the cursor of the text, or, where the cursor follows a text that the
     /// model has ended, at the end of its prompt. Nothing where that is the whole text.
-    pub(super) fn until(&self, slot: PaneName) -> Option<usize> {
+    pub(super) fn end_of_text_for(&self, slot: PaneName) -> Option<usize> {
         if !instrument(slot).is_ok_and(Instrument::reads_end) {
             return None;
         }
@@ -211,10 +211,10 @@ impl App {
         };
         // Both, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
-        self.with(self.layout.figure, |s| s.refused = None);
+        self.change_figure(self.layout.figure, |s| s.refused = None);
         vec![
-            self.ask(Request::Observe(edited)),
-            self.ask(Request::Observe(unedited)),
+            self.send_request(Request::Observe(edited)),
+            self.send_request(Request::Observe(unedited)),
         ]
     }
 
@@ -227,7 +227,7 @@ impl App {
             .unwrap_or_default();
         let live = self.is_live(instrument.name());
         let named = |kind: ParamKind| instrument.parameters().iter().find(|p| p.kind == kind);
-        let here = self.here();
+        let here = self.layer_and_position();
         if let Some(layer) = named(ParamKind::Layer).filter(|_| !live) {
             arguments = arguments.with(layer.name, here.0);
         }
@@ -240,7 +240,7 @@ impl App {
         }
         // What a live figure shows already needs no position.
         let shown = |position: usize| {
-            let reading = self.reading_of(instrument.name());
+            let reading = self.cell_of_figure(instrument.name());
             reading.is_some_and(|r| r.anchor.position == Some(position as u32))
         };
         if let Some(position) = named(ParamKind::Position) {
@@ -258,9 +258,9 @@ impl App {
     }
 
     /// Moves the cursor, or the selection of a list.
-    pub(super) fn go(&mut self, step: CursorMove) -> Vec<Effect> {
+    pub(super) fn move_cursor(&mut self, step: CursorMove) -> Vec<Effect> {
         match self.layout.focus {
-            Pane::Transcript if self.choosing() => self.choose(step),
+            Pane::Transcript if self.choosing() => self.choose_in_list(step),
             Pane::Transcript => self.walk(step),
             Pane::Edits => self.select(step),
             Pane::Figure(slot) => self.move_in(slot, step),
@@ -269,7 +269,7 @@ impl App {
         Vec::new()
     }
 
-    fn choose(&mut self, step: CursorMove) {
+    fn choose_in_list(&mut self, step: CursorMove) {
         let last = self.presets.len().saturating_sub(1);
         self.preset = match step {
             CursorMove::Up | CursorMove::Left => self.preset.saturating_sub(1),
@@ -287,20 +287,20 @@ impl App {
             CursorMove::PageUp => self.history.selected = 0,
             CursorMove::PageDown => self.history.selected = last,
             CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last => {
-                self.along(step);
+                self.move_along_text(step);
             }
         }
     }
 
     /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again (as soon as the
     /// text reaches it), else on the position that predicts the first token that is written.
-    pub(super) fn rest(&mut self, again: bool) {
-        self.returns = (again && !self.cursor.rest).then_some(self.cursor.position);
+    pub(super) fn place_cursor_for_run(&mut self, again: bool) {
+        self.return_to = (again && !self.cursor.at_run_start).then_some(self.cursor.position);
         if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
             return;
         }
         self.cursor.follow = false;
-        self.cursor.rest = true;
+        self.cursor.at_run_start = true;
         self.cursor.position = self.transcript.prompt.saturating_sub(1);
     }
 
@@ -308,20 +308,20 @@ impl App {
     /// meanwhile stays where they went.
     pub(super) fn restore_cursor(&mut self) {
         let written = self.transcript.tokens.len();
-        if let Some(position) = self.returns.take_if(|p| *p < written)
-            && self.cursor.rest
+        if let Some(position) = self.return_to.take_if(|p| *p < written)
+            && self.cursor.at_run_start
         {
-            self.cursor.rest = false;
+            self.cursor.at_run_start = false;
             self.cursor.position = position;
         }
     }
 
     /// Moves along the positions of the text.
-    fn along(&mut self, step: CursorMove) {
+    fn move_along_text(&mut self, step: CursorMove) {
         let last = self.transcript.tokens.len().saturating_sub(1);
         let position = self.cursor.position;
         self.cursor.follow = step == CursorMove::Last;
-        self.cursor.rest = false;
+        self.cursor.at_run_start = false;
         self.cursor.position = match step {
             CursorMove::Left => position.saturating_sub(1),
             CursorMove::Right => (position + 1).min(last),
@@ -346,7 +346,7 @@ impl App {
             CursorMove::PageUp => -8,
             CursorMove::PageDown => 8,
             CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last => {
-                return self.along(step);
+                return self.move_along_text(step);
             }
         };
         let width = self.text_width();
@@ -364,7 +364,7 @@ impl App {
             && let Some(token) = token_at(&lines[target], column)
         {
             self.cursor.follow = false;
-            self.cursor.rest = false;
+            self.cursor.at_run_start = false;
             self.cursor.position = token;
         }
     }
@@ -381,9 +381,9 @@ impl App {
         if let (
             CursorFocus::Outside(..),
             CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last,
-        ) = (self.held(slot), step)
+        ) = (self.cursor_focus(slot), step)
         {
-            return self.along(step);
+            return self.move_along_text(step);
         }
         let (cursor, flip) = (self.cursor, self.flip);
         let Some((from, to, reading)) = self.figure(slot).and_then(|figure| {
@@ -391,11 +391,11 @@ impl App {
             let to = cursor::step(figure, from, step, page, flip);
             Some((from, to, cursor::read(figure, to)?))
         }) else {
-            return self.along(step);
+            return self.move_along_text(step);
         };
         // At the edge of the figure the text may go on.
         if to == from && matches!(step, CursorMove::Left | CursorMove::Right) {
-            return self.along(step);
+            return self.move_along_text(step);
         }
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.spot = to;
@@ -403,11 +403,11 @@ impl App {
         match step {
             CursorMove::Left | CursorMove::Right | CursorMove::First => {
                 self.cursor.follow = false;
-                self.cursor.rest = false;
+                self.cursor.at_run_start = false;
             }
             CursorMove::Last => {
                 self.cursor.follow = true;
-                self.cursor.rest = false;
+                self.cursor.at_run_start = false;
             }
             CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {}
         }
@@ -436,8 +436,12 @@ fn step_in_words(way: UndoOrRedo, before: &Experiment, now: &Experiment) -> Stri
             s.temperature, s.seed, s.top_p, s.top_k
         ));
     }
-    if now.beside != before.beside {
-        parts.push(baseline::name(now.beside).unwrap_or("no lockstep").into());
+    if now.baseline_mode != before.baseline_mode {
+        parts.push(
+            baseline::name(now.baseline_mode)
+                .unwrap_or("no lockstep")
+                .into(),
+        );
     }
     if now.marks != before.marks {
         parts.push(format!("{} marked", mark::count(&now.marks)));

@@ -73,7 +73,7 @@ impl Session {
         out.into_bytes()
     }
 
-    /// Where it is kept, once it is.
+    /// The session's file, once there is one.
     pub fn path(&self) -> Option<&Path> {
         self.held.as_ref().map(|held| held.path.as_path())
     }

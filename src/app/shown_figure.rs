@@ -26,7 +26,7 @@ pub struct FigureProgress {
 pub enum CursorFocus {
     /// At a position that the figure holds, or it is about no positions of this text.
     Here,
-    /// At a position that comes with the next columns.
+    /// The cursor's position is not measured yet; it comes with the next columns.
     Coming,
     /// Outside the positions from the first to the second.
     Outside(usize, usize),
@@ -37,7 +37,7 @@ pub enum CursorFocus {
 pub struct ShownFigure {
     /// The figure of the run.
     pub figure: Option<Figure>,
-    /// The same of the unedited run.
+    /// The figure of the unedited run.
     pub unedited: Option<Figure>,
     /// The first less the second.
     pub difference: Option<Figure>,
@@ -70,11 +70,11 @@ const STOPPED: &str = "The unedited run was not measured; D twice requests it ag
 
 impl ShownFigure {
     /// Shows the chosen number in every figure that has it.
-    pub(super) fn turn(&mut self) {
+    pub(super) fn show_chosen_number(&mut self) {
         let Some(number) = self.number else { return };
         let figures = [&mut self.figure, &mut self.unedited, &mut self.difference];
         for figure in figures.into_iter().flatten() {
-            figure.turn(number);
+            figure.show_number(number);
         }
     }
 
@@ -83,7 +83,7 @@ impl ShownFigure {
         let words = self.stale?;
         let from = self.figure.as_ref().map(|f| &f.provenance);
         let about = match (words, from) {
-            (BEFORE_EDIT, Some(from)) if from.edits.is_empty() => "no edit was on then".into(),
+            (BEFORE_EDIT, Some(from)) if from.edits.is_empty() => "measured without edits".into(),
             (BEFORE_EDIT, Some(from)) => format!("on then: {}", from.edits.join(" · ")),
             (_, Some(from)) if !self.text.is_empty() => {
                 format!("“{}”, {} tokens", self.text, from.tokens.len())
@@ -101,8 +101,8 @@ impl ShownFigure {
         self.refused = None;
     }
 
-    /// What was asked does not come.
-    pub(super) fn drop_question(&mut self) {
+    /// The figure that was requested will not come.
+    pub(super) fn cancel_request(&mut self) {
         self.working = None;
         if self.difference.is_none() {
             self.refused.get_or_insert_with(|| STOPPED.into());
@@ -122,8 +122,8 @@ impl App {
     }
 
     /// What a figure says at the cursor.
-    pub fn reading_of(&self, slot: PaneName) -> Option<CellUnderCursor> {
-        if let CursorFocus::Outside(..) = self.held(slot) {
+    pub fn cell_of_figure(&self, slot: PaneName) -> Option<CellUnderCursor> {
+        if let CursorFocus::Outside(..) = self.cursor_focus(slot) {
             return None;
         }
         let figure = self.figure(slot)?;
@@ -132,11 +132,11 @@ impl App {
     }
 
     /// Whether the cursor's position is among those that a figure of this text holds.
-    pub fn held(&self, slot: PaneName) -> CursorFocus {
+    pub fn cursor_focus(&self, slot: PaneName) -> CursorFocus {
         let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
             return CursorFocus::Here;
         };
-        let own = shown.about_text(slot) && shown.stale != Some(EARLIER_TEXT);
+        let own = shown.is_about_text(slot) && shown.stale != Some(EARLIER_TEXT);
         let at = self.cursor.position;
         match cursor::holds(figure).filter(|_| own) {
             Some((first, last)) if at < first || at > last => {
@@ -152,8 +152,8 @@ impl App {
     }
 
     /// What is said where the cursor is outside a figure.
-    pub fn outside(&self, slot: PaneName) -> Option<String> {
-        let CursorFocus::Outside(first, last) = self.held(slot) else {
+    pub fn outside_notice(&self, slot: PaneName) -> Option<String> {
+        let CursorFocus::Outside(first, last) = self.cursor_focus(slot) else {
             return None;
         };
         let end = self.transcript.tokens.len().saturating_sub(1);
@@ -170,11 +170,11 @@ impl App {
 
     /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
     /// edge of a figure that ends before the cursor, or the cursor's own in the text.
-    pub fn here(&self) -> (usize, usize) {
+    pub fn layer_and_position(&self) -> (usize, usize) {
         let own = (self.cursor.layer, self.cursor.position);
         let cell = match self.layout.focus {
             Pane::Transcript | Pane::Edits => None,
-            Pane::Figure(_) | Pane::Cell => self.reading(),
+            Pane::Figure(_) | Pane::Cell => self.cell_under_cursor(),
         };
         cell.map_or(own, |cell| {
             let layer = cell.anchor.layer.map_or(own.0, usize::from);
@@ -183,12 +183,12 @@ impl App {
     }
 
     /// What the chosen figure says at the cursor.
-    pub fn reading(&self) -> Option<CellUnderCursor> {
-        self.reading_of(self.layout.figure)
+    pub fn cell_under_cursor(&self) -> Option<CellUnderCursor> {
+        self.cell_of_figure(self.layout.figure)
     }
 
-    /// The beginning of what the text was asked.
-    pub(super) fn beginning(&self) -> String {
+    /// The first words of the prompt, for a notice.
+    pub(super) fn text_excerpt(&self) -> String {
         let asked = self.transcript.source.as_ref().map_or("", |s| s.0.as_str());
         crate::text::clip(
             &crate::text::visible(asked.as_bytes()).replace('␣', " "),
@@ -203,13 +203,13 @@ impl App {
     }
 
     /// Marks figures that the edits just asked for leave behind.
-    pub(super) fn age(&mut self, mode: Mode) {
+    pub(super) fn mark_outdated(&mut self, mode: Mode) {
         let on = self.active_edits();
         let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
             // A live figure's columns were measured under the edits of their time; from now on they go on.
             let holds = mode == Mode::FromNow && live.contains(slot);
-            let holds = holds || !shown.about_text(slot);
+            let holds = holds || !shown.is_about_text(slot);
             let Some(figure) = &shown.figure else {
                 continue;
             };
@@ -225,7 +225,7 @@ impl App {
 
 impl ShownFigure {
     /// Whether what an instrument shows is about the text and its edits; some read files of their own.
-    pub(super) fn about_text(&self, slot: PaneName) -> bool {
+    pub(super) fn is_about_text(&self, slot: PaneName) -> bool {
         instrument(slot).is_ok_and(|of| of.needs_prompt(&self.arguments))
     }
 }

@@ -17,7 +17,7 @@ use crate::text;
 pub enum Activity {
     #[default]
     Idle,
-    /// It reads the prompt.
+    /// The model reads the prompt.
     Reading,
     Writing,
 }
@@ -37,8 +37,8 @@ pub struct Transcript {
     pub tokens: Vec<Token>,
     /// The prose of each token.
     pub pieces: Vec<String>,
-    /// What ran beside the text when each token was written.
-    beside: Vec<BaselineMode>,
+    /// How the unedited run was generated next to the text, for each token.
+    baseline_modes: Vec<BaselineMode>,
     /// How many tokens the prompt has.
     pub prompt: usize,
     /// First positions of changes made from now.
@@ -62,7 +62,7 @@ pub struct Transcript {
 
 impl Transcript {
     /// Starts anew with the tokens of a prompt.
-    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, beside: BaselineMode) {
+    pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, mode: BaselineMode) {
         *self = Self {
             activity: Activity::Writing,
             prompt: tokens.len(),
@@ -70,16 +70,16 @@ impl Transcript {
             ..Self::default()
         };
         for token in tokens {
-            self.add(token, beside);
+            self.add(token, mode);
         }
     }
 
     /// Appends a token that was written.
-    pub fn push(&mut self, token: Token, beside: BaselineMode) {
+    pub fn push(&mut self, token: Token, mode: BaselineMode) {
         if token.position < self.tokens.len() {
             self.truncate(token.position);
         }
-        self.add(token, beside);
+        self.add(token, mode);
         self.activity = Activity::Writing;
         if let Some((_, count)) = &mut self.since {
             *count += 1;
@@ -91,7 +91,7 @@ impl Transcript {
         self.add(token, BaselineMode::default());
     }
 
-    fn add(&mut self, token: Token, beside: BaselineMode) {
+    fn add(&mut self, token: Token, mode: BaselineMode) {
         let piece = if token.special {
             let rest = self.open.finish();
             if let Some(last) = self.pieces.last_mut() {
@@ -103,7 +103,7 @@ impl Transcript {
         };
         self.pieces.push(piece);
         self.tokens.push(token);
-        self.beside.push(beside);
+        self.baseline_modes.push(mode);
     }
 
     /// Keeps the first `count` tokens.
@@ -112,11 +112,11 @@ impl Transcript {
             return;
         }
         let tokens = std::mem::take(&mut self.tokens);
-        let beside = std::mem::take(&mut self.beside);
+        let modes = std::mem::take(&mut self.baseline_modes);
         self.pieces.clear();
         self.open = text::TextStream::default();
-        for (token, beside) in tokens.into_iter().zip(beside).take(count) {
-            self.add(token, beside);
+        for (token, mode) in tokens.into_iter().zip(modes).take(count) {
+            self.add(token, mode);
         }
         self.keep_boundaries(|b| b < count);
         self.prompt = self.prompt.min(count);
@@ -143,9 +143,12 @@ impl Transcript {
         self.tokens.get(position).map_or(&[], |t| &t.fired)
     }
 
-    /// What ran beside the text when a token was written.
-    pub fn beside(&self, position: usize) -> BaselineMode {
-        self.beside.get(position).copied().unwrap_or_default()
+    /// How the unedited run was generated next to the text when a token was written.
+    pub fn baseline_mode_at(&self, position: usize) -> BaselineMode {
+        self.baseline_modes
+            .get(position)
+            .copied()
+            .unwrap_or_default()
     }
 
     /// What changed before a token was written, in words, where something did.
@@ -156,7 +159,7 @@ impl Transcript {
         if position <= self.prompt || position >= self.tokens.len() {
             return None;
         }
-        let forced = |p: usize| self.beside(p) == BaselineMode::Forced;
+        let forced = |p: usize| self.baseline_mode_at(p) == BaselineMode::Forced;
         match (forced(position - 1), forced(position)) {
             (false, true) => Some("forced tokens from here"),
             (true, false) => Some("own tokens from here"),

@@ -26,16 +26,16 @@ impl App {
         match update {
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
-            Update::Began(tokens) => self.began(tokens),
-            Update::Token { token, receipts } => self.wrote(token, receipts),
+            Update::Began(tokens) => self.receive_start(tokens),
+            Update::Token { token, receipts } => self.receive_token(token, receipts),
             Update::Ended {
                 ending,
                 written,
                 rate,
             } => return self.ended(ending, written, rate),
             Update::Refused(edits) => {
-                self.history.refuse(&edits);
-                self.inform("the edits are as they were");
+                self.history.revert_refused(&edits);
+                self.inform("the edits were not changed");
             }
             Update::Kept(number) => self.history.keep(ReplacedText {
                 number,
@@ -48,12 +48,12 @@ impl App {
                 slot,
                 unedited,
                 figure,
-            } => return self.figure_came(slot, unedited, *figure),
-            Update::Column { slot, column } => self.column_came(slot, *column),
+            } => return self.receive_figure(slot, unedited, *figure),
+            Update::Column { slot, column } => self.receive_column(slot, *column),
             Update::Working { slot, done, left } => {
-                self.with(slot, |s| s.working = Some(FigureProgress { done, left }));
+                self.change_figure(slot, |s| s.working = Some(FigureProgress { done, left }));
             }
-            Update::Dropped(slot) => self.with(slot, ShownFigure::drop_question),
+            Update::Dropped(slot) => self.change_figure(slot, ShownFigure::cancel_request),
             Update::Pace(pace) => self.pace = Some(pace),
             Update::Checked(check) => self.check = Some(check),
             Update::NotFinite(way_out) => self.transcript.not_finite = Some(way_out),
@@ -63,18 +63,18 @@ impl App {
                 beside,
                 tokens,
                 diverged,
-            } => self.beside_came(beside, tokens, diverged),
-            Update::Grouped(name) => self.grouped(&name),
-            Update::Baseline { tokens, diverges } => self.baseline_came(tokens, diverges),
-            Update::Direction(known) => self.direction_came(&known),
+            } => self.receive_baseline_mode(beside, tokens, diverged),
+            Update::Grouped(name) => self.receive_unit_set(&name),
+            Update::Baseline { tokens, diverges } => self.receive_baseline(tokens, diverges),
+            Update::Direction(known) => self.receive_direction(&known),
             Update::Noted(sentence) => self.warn(sentence),
             Update::Failed { slot, message } => self.failed(slot, message),
         }
         Vec::new()
     }
 
-    fn wrote(&mut self, token: Token, receipts: Vec<Receipt>) {
-        self.receipts = merge(&self.receipts, receipts);
+    fn receive_token(&mut self, token: Token, receipts: Vec<Receipt>) {
+        self.receipts = merge_receipts(&self.receipts, receipts);
         if let Some(baseline) = self.baseline.as_mut().filter(|b| b.live) {
             baseline.grow(&token, self.baseline_mode);
         }
@@ -84,7 +84,12 @@ impl App {
     }
 
     /// The engine runs this beside the text now.
-    fn beside_came(&mut self, beside: BaselineMode, tokens: Vec<Token>, diverged: Option<usize>) {
+    fn receive_baseline_mode(
+        &mut self,
+        beside: BaselineMode,
+        tokens: Vec<Token>,
+        diverged: Option<usize>,
+    ) {
         self.baseline_mode = beside;
         if !beside.is_lockstep() {
             if self.baseline.take_if(|b| b.live).is_some() {
@@ -97,7 +102,7 @@ impl App {
             BaselineMode::OwnText if !tokens.is_empty() => Baseline::live(tokens, diverged),
             BaselineMode::Forced => {
                 // What was written before it was forced was the edited run's own choice.
-                let forced = |t: &&Token| self.transcript.beside(t.position) == beside;
+                let forced = |t: &&Token| self.transcript.baseline_mode_at(t.position) == beside;
                 let chosen = written.map(|t| {
                     let other = Some(t).filter(forced).and_then(|t| t.other.as_deref());
                     other.cloned().unwrap_or_else(|| baseline::plain(t))
@@ -111,7 +116,7 @@ impl App {
     }
 
     /// A group has its name: a row is offered that ablates it.
-    fn grouped(&mut self, name: &str) {
+    fn receive_unit_set(&mut self, name: &str) {
         let Some(site) = self
             .groups
             .get(name)
@@ -125,14 +130,14 @@ impl App {
         let place = rows.iter().position(|e| e.same(&edit));
         let number = place.unwrap_or(rows.len()) + 1;
         if place.is_none() {
-            self.history.offer(&edit);
+            self.history.add_offered_edit(&edit);
         }
         self.inform(format!(
             "kept as {{{name}}}: {number} turns {edit} on, and any edit can use it"
         ));
     }
 
-    pub(super) fn with(&mut self, slot: PaneName, change: impl FnOnce(&mut ShownFigure)) {
+    pub(super) fn change_figure(&mut self, slot: PaneName, change: impl FnOnce(&mut ShownFigure)) {
         if let Some(shown) = self.shown.get_mut(slot) {
             change(shown);
         }
@@ -150,7 +155,7 @@ impl App {
             if let Some(caution) = preset.caution(&path, &loaded.card) {
                 self.warn(caution);
             }
-            self.history.start_in(preset.mode);
+            self.history.start_in_mode(preset.mode);
             rows.extend(preset.edits);
         }
         rows.append(&mut self.settings.edits);
@@ -158,18 +163,23 @@ impl App {
         let understood = |row: Edit| row.on(&loaded.card.blueprint).unwrap_or(row);
         rows = rows.into_iter().map(understood).collect();
         let missing = |e: &Edit| !rows.iter().any(|r| r.direction() == e.direction());
-        let offered: Vec<Edit> = self.directions.iter().map(ready).filter(missing).collect();
+        let offered: Vec<Edit> = self
+            .directions
+            .iter()
+            .map(offered_edit)
+            .filter(missing)
+            .collect();
         rows.extend(offered);
         let chosen = !rows.iter().any(|e| e.on);
-        self.history.ready(rows);
+        self.history.set_initial_edits(rows);
         self.model = Some(loaded);
         if !self.chat_possible() && self.settings.chat {
             self.settings.chat = false;
             self.warn("this model has no chat template; prompts are raw text");
         }
-        let mut effects = vec![self.ask(Request::Sampling(self.history.sampling()))];
+        let mut effects = vec![self.send_request(Request::Sampling(self.history.sampling()))];
         self.watched.clear();
-        effects.extend(self.watch());
+        effects.extend(self.update_live_instruments());
         if !chosen {
             effects.push(self.ask_edits());
         }
@@ -208,7 +218,7 @@ impl App {
 
     /// Tells the engine which instruments are live, where that is news. The figure of one that ceases to be does not
     /// grow any more and says so; one that begins is at work at once.
-    pub(super) fn watch(&mut self) -> Option<Effect> {
+    pub(super) fn update_live_instruments(&mut self) -> Option<Effect> {
         let live = self.live();
         if live == self.watched {
             return None;
@@ -218,19 +228,19 @@ impl App {
             |list: &[FigureRequest], slot: PaneName| list.iter().any(|q| q.instrument == slot);
         for question in &before {
             if !within(&live, question.instrument) {
-                self.with(question.instrument, |s| {
+                self.change_figure(question.instrument, |s| {
                     s.stale = s.figure.is_some().then_some(EARLIER_TEXT);
                 });
             }
         }
         if !self.transcript.tokens.is_empty() {
             for question in live.iter().filter(|q| !before.contains(q)) {
-                self.with(question.instrument, |s| {
+                self.change_figure(question.instrument, |s| {
                     s.working = Some(FigureProgress::default());
                 });
             }
         }
-        Some(self.ask(Request::Live(live)))
+        Some(self.send_request(Request::Live(live)))
     }
 
     /// Whether an instrument grows with the text.
@@ -238,8 +248,8 @@ impl App {
         self.live().iter().any(|q| q.instrument == slot)
     }
 
-    fn began(&mut self, tokens: Vec<Token>) {
-        self.history.lost(0);
+    fn receive_start(&mut self, tokens: Vec<Token>) {
+        self.history.text_replaced(0);
         let ids = |tokens: &[Token]| tokens.iter().map(|t| t.id).collect::<Vec<_>>();
         let before = &self.transcript.tokens;
         let again = !before.is_empty() && ids(before).starts_with(&ids(&tokens));
@@ -253,14 +263,14 @@ impl App {
         self.baseline_asked = false;
         self.check = None;
         self.in_force = self.history.in_force();
-        self.rest(again);
+        self.place_cursor_for_run(again);
         self.follow();
         self.forget_figures();
     }
 
     /// A text is back; the one that stood in its place can come back in its turn.
     fn restored(&mut self, number: u64) -> Vec<Effect> {
-        let Some((way, lost)) = self.history.arrived(number) else {
+        let Some((way, lost)) = self.history.take_restored(number) else {
             return Vec::new();
         };
         self.transcript = lost.text;
@@ -304,7 +314,7 @@ impl App {
                     number: shown.number,
                     ..ShownFigure::default()
                 };
-            } else if shown.figure.is_some() && shown.about_text(slot) {
+            } else if shown.figure.is_some() && shown.is_about_text(slot) {
                 shown.stale = Some(EARLIER_TEXT);
             }
             shown.forget_difference();
@@ -338,14 +348,14 @@ impl App {
     }
 
     fn rewound(&mut self, left: usize) {
-        self.history.lost(left);
+        self.history.text_replaced(left);
         self.transcript.truncate(left);
         self.transcript.not_finite = None;
         self.baseline = None;
         self.follow();
         let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
-            let about = shown.about_text(slot);
+            let about = shown.is_about_text(slot);
             if let Some(figure) = &mut shown.figure {
                 if live.contains(slot) {
                     figure.truncate(left as u32);
@@ -359,7 +369,7 @@ impl App {
     }
 
     fn edited(&mut self, boundary: Option<usize>, receipts: Vec<Receipt>) {
-        self.history.forgot();
+        self.history.schedule_forgotten();
         self.receipts = receipts;
         self.transcript.not_finite = None;
         let now = self.history.in_force();
@@ -374,10 +384,10 @@ impl App {
         }
     }
 
-    fn figure_came(&mut self, slot: PaneName, unedited: bool, figure: Figure) -> Vec<Effect> {
+    fn receive_figure(&mut self, slot: PaneName, unedited: bool, figure: Figure) -> Vec<Effect> {
         let (mut problem, mut anew) = (None, false);
-        let text = self.beginning();
-        self.with(slot, |s| {
+        let text = self.text_excerpt();
+        self.change_figure(slot, |s| {
             s.working = None;
             s.failed = None;
             if unedited {
@@ -392,7 +402,7 @@ impl App {
                 s.stale = None;
                 s.text = text;
             }
-            s.turn();
+            s.show_chosen_number();
             s.difference = match (&s.figure, &s.unedited) {
                 (Some(edited), Some(unedited)) => edited
                     .minus(unedited)
@@ -411,9 +421,9 @@ impl App {
         Vec::new()
     }
 
-    fn column_came(&mut self, slot: PaneName, column: Column) {
-        let text = self.beginning();
-        self.with(slot, |s| {
+    fn receive_column(&mut self, slot: PaneName, column: Column) {
+        let text = self.text_excerpt();
+        self.change_figure(slot, |s| {
             s.text = text;
             s.difference = None;
             s.refused = None;
@@ -423,7 +433,7 @@ impl App {
         });
     }
 
-    fn baseline_came(&mut self, tokens: Vec<Token>, diverges: Option<usize>) {
+    fn receive_baseline(&mut self, tokens: Vec<Token>, diverges: Option<usize>) {
         self.baseline_asked = false;
         let mut text = Transcript::default();
         for token in tokens {
@@ -436,12 +446,12 @@ impl App {
         });
     }
 
-    fn direction_came(&mut self, known: &KnownDirection) {
+    fn receive_direction(&mut self, known: &KnownDirection) {
         let (name, about) = (&known.name, known.about());
         self.directions.retain(|d| d.name != *name);
         self.directions.push(known.clone());
         if !self.history.edits().iter().any(|e| e.direction() == name) {
-            self.history.offer(&ready(known));
+            self.history.add_offered_edit(&offered_edit(known));
         }
         let number = self
             .history
@@ -461,14 +471,14 @@ impl App {
             && self.loading.is_none()
             && self.notices.shown().is_some();
         if let Some(slot) = slot {
-            self.with(slot, |s| {
+            self.change_figure(slot, |s| {
                 s.working = None;
                 s.failed = Some(message.clone());
             });
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
-            self.history.put_back();
+            self.history.restoring_failed();
             if self.model.is_none() {
                 self.loading = None;
             }
@@ -479,11 +489,11 @@ impl App {
     }
 
     /// Where a direction was measured.
-    pub(super) fn home_of(&self, direction: &str) -> Option<EditPlace> {
+    pub(super) fn measured_place(&self, direction: &str) -> Option<EditPlace> {
         self.directions
             .iter()
             .find(|d| d.name == direction)
-            .map(home)
+            .map(default_place)
     }
 
     /// Runs a command line as typed.
@@ -525,7 +535,7 @@ impl App {
 
 /// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is
 /// the same.
-fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
+fn merge_receipts(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     let known = |r: Receipt| match before.iter().find(|b| b.id == r.id) {
         Some(held) if r.kl.is_none() => Receipt {
             kl: held.kl,
@@ -541,15 +551,15 @@ fn merge(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
 }
 
 /// Where a direction acts unless somebody says otherwise.
-fn home(known: &KnownDirection) -> EditPlace {
+fn default_place(known: &KnownDirection) -> EditPlace {
     known.home().map_or(EditPlace::Writes, EditPlace::At)
 }
 
 /// The row that offers a direction: where it was measured, switched off.
-fn ready(known: &KnownDirection) -> Edit {
+fn offered_edit(known: &KnownDirection) -> Edit {
     Edit {
         on: false,
         strength: known.strength,
-        ..super::commands::steering(&known.name, home(known))
+        ..super::commands::steering(&known.name, default_place(known))
     }
 }

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::left;
+use crate::lab::trials::time_left;
 use crate::model::load::Options;
 use crate::text;
 
@@ -219,7 +219,7 @@ pub fn open(matches: &ArgMatches) -> Result<Lab> {
     threads(matches)?;
     let (mut lab, interrupt) =
         loading::watched(|watch| Lab::open_watched(model_name(matches), &options(matches), watch))?;
-    lab.cancel = interrupt.asked;
+    lab.cancel = interrupt.requested;
     lab.overwrite = overwrite(matches);
     lab.model.notes.iter().for_each(|n| output::note(n));
     lab.model.remarks.listener = Some(output::note);
@@ -332,7 +332,7 @@ pub fn showing_progress<T>(
         // Short work needs no bar.
         let spent = since.elapsed();
         if spent.as_millis() > 400 {
-            let left = left(spent, done).map_or_else(String::new, |left| {
+            let left = time_left(spent, done).map_or_else(String::new, |left| {
                 format!(" · about {} left", text::duration(left))
             });
             output::status(&format!("{what} {:3.0} %{left}", done * 100.0));

@@ -55,7 +55,7 @@ pub struct BenchReport {
 }
 
 impl BenchReport {
-    /// For scripts. Keys are stable.
+    /// The report as JSON for scripts; its keys are stable.
     pub fn json(&self) -> Value {
         let card = &self.card;
         json!({
@@ -90,7 +90,7 @@ impl BenchReport {
         })
     }
 
-    /// For people.
+    /// The report as a table for people.
     pub fn table(&self) -> String {
         let Self {
             card,

@@ -92,7 +92,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         crate::file::write(path, written.as_bytes(), lab.overwrite)?;
     }
     if models::as_json(matches) {
-        output::json_line(&whole(&report, &list, plan))?;
+        output::json_line(&report_json(&report, &list, plan))?;
     } else {
         table(&report, &list)?;
     }
@@ -152,7 +152,7 @@ const COLUMNS: &[&str] = &[
     "texts KL",
 ];
 
-/// A row of rates for each relation and for all, each above its null.
+/// A row of rates for each relation and for all, each above its control.
 fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
     let mut rows = Vec::new();
     let mut groups: Vec<&str> = report.present.iter().map(|(r, _)| r.as_str()).collect();
@@ -174,7 +174,7 @@ fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
         }
         let found = format!("{mean:.1} found");
         rows.push(row(name, found, count, part.mean(|c| c.own)));
-        rows.push(row("", "random".into(), count, part.mean(|c| c.null)));
+        rows.push(row("", "random".into(), count, part.mean(|c| c.control)));
     }
     output::listing(COLUMNS, &rows, false)
 }
@@ -197,7 +197,7 @@ fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Val
 }
 
 /// Everything, for scripts.
-fn whole(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
+fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
     let effect = |e: &EditEffect| {
         json!({
             "changed": e.changed, "success": e.success, "kept": e.kept,
@@ -212,12 +212,12 @@ fn whole(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value 
         json!({
             "relation": list[c.fact].relation, "prompt": list[c.fact].prompts[0],
             "answer": list[c.fact].answer, "new": c.new, "neurons": neurons, "edits": edits,
-            "edited": effect(&c.own), "random": effect(&c.null),
+            "edited": effect(&c.own), "random": effect(&c.control),
         })
     };
     json!({
         "facts": list.len(), "known": report.known, "without": report.without, "seed": plan.seed,
-        "edited": effect(&report.mean(|c| c.own)), "random": effect(&report.mean(|c| c.null)),
+        "edited": effect(&report.mean(|c| c.own)), "random": effect(&report.mean(|c| c.control)),
         "cases": report.cases.iter().map(case).collect::<Vec<_>>(),
         "caution": CAUTION,
     })

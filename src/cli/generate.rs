@@ -240,7 +240,7 @@ pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
     })
 }
 
-/// Writes tokens until the count, the end, the context or the user says stop.
+/// Generates tokens until the requested number, the end of the text, the end of the context, or Ctrl-C.
 fn write(
     lab: &mut Lab,
     writer: &mut Writer,

@@ -1,7 +1,7 @@
 //! Ctrl-C: the first one raises a flag that work looks at in every layer and every moment of a download, a second one
 //! ends the process. While nobody looks at the flag (weights are read from the disk), the first one ends it.
 //!
-//! Invariant: work that was asked to stop says what it has and exits with 130. To react to another signal, add it
+//! Invariant: work that was requested to stop says what it has and exits with 130. To react to another signal, add it
 //! to the wait in [`watch`].
 
 use std::sync::Arc;
@@ -17,9 +17,9 @@ const INTERRUPTED: i32 = 130;
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     /// Raised by Ctrl-C.
-    pub asked: Arc<AtomicBool>,
+    pub requested: Arc<AtomicBool>,
     /// Whether somebody looks at it.
-    pub heeded: Arc<AtomicBool>,
+    pub watched: Arc<AtomicBool>,
 }
 
 /// Watches for Ctrl-C (SIGINT) from here on.
@@ -36,12 +36,12 @@ pub fn watch() -> Result<Interrupt> {
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(fail)?
     };
     let interrupt = Interrupt::default();
-    let Interrupt { asked, heeded } = interrupt.clone();
+    let Interrupt { requested, watched } = interrupt.clone();
     let watch = move || {
         runtime.block_on(async {
             while signals.recv().await.is_some() {
-                let again = asked.swap(true, Ordering::Relaxed);
-                if again || !heeded.load(Ordering::Relaxed) {
+                let again = requested.swap(true, Ordering::Relaxed);
+                if again || !watched.load(Ordering::Relaxed) {
                     output::clear_status();
                     std::process::exit(INTERRUPTED);
                 }

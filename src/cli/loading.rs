@@ -24,17 +24,17 @@ pub fn watched<T>(
     let mut teller = LoadingMessages::new(output::stderr_is_terminal());
     let mut show = |progress: &Progress| {
         interrupt
-            .heeded
+            .watched
             .store(progress.phase != DownloadPhase::Reading, Ordering::Relaxed);
         teller.hear(progress);
     };
     let mut watch = DownloadWatch {
         show: &mut show,
-        cancelled: &|| interrupt.asked.load(Ordering::Relaxed),
+        cancelled: &|| interrupt.requested.load(Ordering::Relaxed),
     };
     let opened = open(&mut watch);
     teller.end();
-    interrupt.heeded.store(true, Ordering::Relaxed);
+    interrupt.watched.store(true, Ordering::Relaxed);
     opened.map(|opened| (opened, interrupt))
 }
 
@@ -43,7 +43,7 @@ struct LoadingMessages {
     terminal: bool,
     began: Instant,
     /// When the last line was written, and at which tenth of the way.
-    said: Option<(Instant, u64)>,
+    last_report: Option<(Instant, u64)>,
     waiting: bool,
     last: Option<Progress>,
 }
@@ -53,7 +53,7 @@ impl LoadingMessages {
         Self {
             terminal,
             began: Instant::now(),
-            said: None,
+            last_report: None,
             waiting: false,
             last: None,
         }
@@ -83,7 +83,7 @@ impl LoadingMessages {
             return;
         }
         let tenth = progress.share().map_or(0, |s| (s * 10.0) as u64);
-        match self.said {
+        match self.last_report {
             None => {
                 let there = if progress.before > 0 {
                     format!(", of which {} are there", text::size(progress.before))
@@ -96,11 +96,11 @@ impl LoadingMessages {
                     progress.files,
                     text::size(progress.total)
                 ));
-                self.said = Some((Instant::now(), tenth));
+                self.last_report = Some((Instant::now(), tenth));
             }
             Some((at, before)) if tenth > before && at.elapsed() >= SPARSE => {
                 output::note(&text::plain(progress.words().as_bytes()));
-                self.said = Some((Instant::now(), tenth));
+                self.last_report = Some((Instant::now(), tenth));
             }
             Some(_) => {}
         }

@@ -175,7 +175,7 @@ pub fn explain(mut usage: clap::Error) -> ExitCode {
             };
             usage.insert(kind, safe);
         }
-        crate::out::complain(&usage.render().to_string());
+        crate::out::error_lines(&usage.render().to_string());
     } else {
         // Our own words; when nobody reads them, that is a success too.
         let written = usage.print().and_then(|()| std::io::stdout().flush());

@@ -167,7 +167,7 @@ struct WeightsSummary {
 }
 
 impl WeightsSummary {
-    /// Of a snapshot folder, or of one file.
+    /// The weights of a snapshot folder, or of one file.
     fn of(path: &Path) -> Self {
         let mut out = Self::default();
         let mut files: Vec<PathBuf> = if path.is_file() {

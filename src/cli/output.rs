@@ -65,17 +65,17 @@ fn receipt_line(receipt: &Receipt) -> String {
     };
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
-        let nulls = [
+        let controls = [
             ("control: random edit of equal size", receipt.null),
             ("unrelated text", receipt.elsewhere),
         ];
-        let said = nulls.into_iter().filter_map(|(name, kl)| match kl? {
+        let measured = controls.into_iter().filter_map(|(name, kl)| match kl? {
             kl if kl.is_finite() => Some(format!("{name} {kl:.4}")),
             _ => Some(format!("{name} {NOT_FINITE}")),
         });
-        let nulls: Vec<String> = said.collect();
-        if !nulls.is_empty() {
-            let _ = write!(out, " ({}; seed {})", nulls.join(", "), receipt.seed);
+        let controls: Vec<String> = measured.collect();
+        if !controls.is_empty() {
+            let _ = write!(out, " ({}; seed {})", controls.join(", "), receipt.seed);
         }
     }
     if !receipt.note.is_empty() {

@@ -1,7 +1,7 @@
 //! `lmscope vectors`: what files of directions hold, and one format turned into another.
 //!
 //! Invariant: no model is loaded and nothing is guessed silently: what a file leaves open or in doubt stands beside it,
-//! on standard error. To add a format, see `lab/direction`.
+//! on standard error. To add a format, see `edit/direction`.
 
 use std::path::PathBuf;
 
@@ -69,7 +69,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         })?;
         let place = arguments::text(matches, "at");
         if !place.is_empty() {
-            direction = direction.placed(place)?;
+            direction = direction.moved_to(place)?;
         }
         if let Some(path) = target {
             let lost = direction.save_as(path, arguments::overwrite(matches))?;

@@ -31,7 +31,7 @@ pub struct Condition {
     pub above: bool,
     pub threshold: f32,
     /// Whether the edit goes on acting once it has begun.
-    pub stays: bool,
+    pub latches: bool,
 }
 
 impl Condition {
@@ -45,7 +45,7 @@ impl Condition {
     }
 
     /// Reads what stands after ` when ` or ` once `.
-    pub(crate) fn read(whole: LinePiece<'_>, stays: bool) -> Result<Self, String> {
+    pub(crate) fn read(whole: LinePiece<'_>, latches: bool) -> Result<Self, String> {
         let text = whole.text;
         let bad = || {
             format!(
@@ -76,7 +76,7 @@ impl Condition {
             probe,
             above: text[at..].starts_with('>'),
             threshold,
-            stays,
+            latches,
         })
     }
 }
@@ -92,7 +92,7 @@ impl fmt::Display for ConditionProbe {
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = if self.stays { "once" } else { "when" };
+        let word = if self.latches { "once" } else { "when" };
         let side = if self.above { '>' } else { '<' };
         write!(f, "{word} {}{side}{}", self.probe, self.threshold)
     }

@@ -81,7 +81,7 @@ pub struct EditId(pub u32);
 pub struct EditIds(Vec<Edit>);
 
 impl EditIds {
-    /// Those of some edits that have one.
+    /// The ids of the edits that have one.
     pub fn of<'a>(edits: impl Iterator<Item = &'a Edit>) -> Self {
         let mut own = Self::default();
         for edit in edits.filter(|e| e.id != EditId::default()) {
@@ -178,7 +178,7 @@ impl Edit {
         self.op.argument().mentions().directions[0].unwrap_or_default()
     }
 
-    /// Its units; none for operations on directions.
+    /// The units that the operation acts on; none for operations on directions.
     pub fn which(&self) -> Option<&UnitChoice> {
         self.op.argument().mentions().units
     }

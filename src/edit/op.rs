@@ -17,7 +17,7 @@ use crate::model::network::site::Site;
 /// Where an operation acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpSites {
-    /// On the values of a site: a vector or units at every position.
+    /// Acts on the values of a site: a vector or units at every position.
     Values,
     /// On one site alone, which the sentence gives as the reason for refusing others.
     Only(Site, &'static str),
@@ -55,12 +55,12 @@ macro_rules! operations {
                 &OPS[match self { $(Self::$op(_) => OpRow::$op as usize),* }]
             }
 
-            /// What it works with.
+            /// The argument of the operation.
             pub fn argument(&self) -> &dyn Argument {
                 match self { $(Self::$op(argument) => argument),* }
             }
 
-            /// Whether it works with a direction.
+            /// Whether the argument names a direction.
             pub fn directed(&self) -> bool {
                 self.argument().mentions().directions[0].is_some()
             }
@@ -199,13 +199,13 @@ fn number(text: &str) -> Result<f32, String> {
     value.ok_or_else(|| format!("`{text}` is not a number"))
 }
 
-/// Which units of a site.
+/// The units of a site that an operation acts on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UnitChoice {
     All,
     /// These.
     List(Vec<u32>),
-    /// Those of a named set at each layer.
+    /// The units that a named set has at each layer.
     Set(String),
 }
 

@@ -109,7 +109,7 @@ impl LinePiece<'_> {
         }
     }
 
-    /// The same without blanks around it.
+    /// The piece without blanks around it.
     pub(crate) fn trim(self) -> Self {
         let start = self.shadow.len() - self.shadow.trim_start().len();
         let end = start + self.shadow.trim().len();
@@ -127,13 +127,13 @@ impl LinePiece<'_> {
         Some((self.part(0, found), self.part(found + 1, self.text.len())))
     }
 
-    /// The same, the last time.
+    /// As [`LinePiece::split_once`], at the last occurrence.
     pub(crate) fn rsplit_once(self, at: char) -> Option<(Self, Self)> {
         let found = self.shadow.rfind(at)?;
         Some((self.part(0, found), self.part(found + 1, self.text.len())))
     }
 
-    /// What it says, without its quotation marks.
+    /// The text of the piece, its quotation marks taken off.
     pub(crate) fn read(self) -> Result<String, String> {
         read(self.text)
     }

@@ -26,12 +26,12 @@ pub struct Receipt {
     pub relative: f32,
     /// Mean over positions of KL(unedited ‖ this edit alone), nats, on the same tokens; none until measured.
     pub kl: Option<f32>,
-    /// The same KL for a null of equal size: a random direction of equal norm, or random units of the same layer
+    /// The same KL for a control of equal size: a random direction of equal norm, or random units of the same layer
     /// and of nearly the same activation rank; none until measured.
     pub null: Option<f32>,
     /// The same KL for this edit on an unrelated text; none until measured, or where the edit has no place there.
     pub elsewhere: Option<f32>,
-    /// The seed of the nulls; 0 until measured.
+    /// The seed of the controls; 0 until measured.
     pub seed: u64,
     /// KL(unedited ‖ this edit alone) after each of the last positions: position and nats; empty until measured.
     pub positions: Vec<(usize, f32)>,
@@ -67,7 +67,7 @@ pub(crate) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error
 pub struct FiredAt {
     pub edit: EditId,
     pub position: usize,
-    /// How many addresses it changed there.
+    /// How many addresses the edit changed at the position.
     pub fired: usize,
     /// Mean of ‖Δh‖/‖h‖ over them.
     #[serde(deserialize_with = "number")]

@@ -57,7 +57,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The same edits from the first position on.
+    /// A schedule with these edits in force from the first position on.
     pub fn always(edits: Vec<Edit>) -> Self {
         let mut schedule = Self::none();
         schedule.change(0, edits);
@@ -69,7 +69,7 @@ impl Schedule {
         self.stages.iter().flat_map(|s| &s.edits)
     }
 
-    /// The same with one more edit, in force from the first position on.
+    /// The schedule with one more edit, in force from the first position on.
     #[must_use]
     pub fn and(&self, edit: &Edit) -> Self {
         let mut stages = self.stages.clone();
@@ -89,7 +89,7 @@ impl Schedule {
         Self::default()
     }
 
-    /// The same on an architecture, which decides what some borrowed names mean.
+    /// The schedule with TransformerLens names resolved for an architecture, where their meaning depends on it.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
         let resolved = |stage: &EditStage| {
             // What does nothing may be written for another architecture.

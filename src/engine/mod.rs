@@ -80,7 +80,7 @@ pub enum Request {
     },
     /// Start a new text and write `count` tokens.
     Generate {
-        /// What it starts from.
+        /// The prompt: text, a chat turn, or token ids.
         prompt: PromptSource,
         /// Most tokens to write.
         count: usize,
@@ -192,7 +192,7 @@ impl KnownDirection {
         }
     }
 
-    /// Where it was measured first; none where nothing says that.
+    /// The first address that the direction was measured at, if its file says.
     pub fn home(&self) -> Option<Address> {
         let first = self.addresses.first().copied();
         first.filter(|_| !self.anywhere)
@@ -244,7 +244,7 @@ pub struct Loaded {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
-    /// As many tokens as were asked for.
+    /// The requested number of tokens was generated.
     Count,
     /// The model ended its text.
     EndToken,
@@ -261,7 +261,7 @@ pub enum Ending {
 pub enum Update {
     /// A model is being loaded.
     Loading(Loading),
-    /// It is there.
+    /// The model is loaded.
     Loaded(Box<Loaded>),
     /// A new text began with these tokens.
     Began(Vec<Token>),
@@ -328,7 +328,7 @@ pub enum Update {
     Receipts(Vec<Receipt>),
     /// What the edits did at every position that was just read again.
     Fired(Vec<FiredAt>),
-    /// What runs beside the text.
+    /// How the unedited run is generated next to the text.
     Beside {
         beside: BaselineMode,
         /// In lockstep, the unedited run's own text after the prompt; empty where both are still one.

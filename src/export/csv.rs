@@ -43,7 +43,7 @@ fn write_grid(out: &mut String, grid: &Grid) {
             let own = (!itself).then_some(&own);
             for (i, (token, value)) in own.into_iter().chain(&cell.more).enumerate() {
                 let mut fields = vec![row.label.clone(), column.label.clone()];
-                fields.extend(place(cell.anchor));
+                fields.extend(anchor_columns(cell.anchor));
                 fields.extend([(first + i).to_string(), token.clone(), value.to_string()]);
                 record(out, &fields);
             }
@@ -62,7 +62,7 @@ fn write_table(out: &mut String, table: &Table) {
     for page in &table.pages {
         for row in &page.rows {
             let mut fields = vec![page.title.clone()];
-            fields.extend(place(row.anchor));
+            fields.extend(anchor_columns(row.anchor));
             fields.extend((0..columns).map(|i| match row.entries.get(i) {
                 Some(Entry::Number(value)) => value.to_string(),
                 Some(Entry::Text(text)) => text.clone(),
@@ -79,7 +79,7 @@ fn write_series(out: &mut String, series: &Series) {
     out.push_str("curve,point,layer,position,unit,value\n");
     for (c, curve) in series.curves.iter().enumerate() {
         let mut line = |point: &str, anchor: Anchor, value: Option<f32>| {
-            let [layer, position, unit] = place(anchor);
+            let [layer, position, unit] = anchor_columns(anchor);
             let value = value.map(|v| v.to_string()).unwrap_or_default();
             let label = curve.label.clone();
             record(out, &[label, point.into(), layer, position, unit, value]);
@@ -94,7 +94,7 @@ fn write_series(out: &mut String, series: &Series) {
 }
 
 /// Layer, position and unit; empty where an anchor has none.
-fn place(anchor: Anchor) -> [String; 3] {
+fn anchor_columns(anchor: Anchor) -> [String; 3] {
     let unit = anchor.unit.map(|unit| match unit {
         Unit::Neuron(i) => format!("neuron {i}"),
         Unit::Head(i) => format!("head {i}"),

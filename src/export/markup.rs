@@ -24,7 +24,7 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// A runner-up of a cell.
+/// One of a cell's other candidates, as text.
 pub(super) fn candidate((token, value): &(String, f32)) -> String {
     format!("{token} {}", significant(*value))
 }

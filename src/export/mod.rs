@@ -28,7 +28,7 @@ pub use json::SCHEMA;
 pub struct ExportFormat {
     /// What the user calls it.
     pub name: &'static str,
-    /// How its files end.
+    /// The file name extension.
     pub extension: &'static str,
     /// What it is good for, in a sentence.
     pub about: &'static str,

@@ -10,7 +10,7 @@ use crate::figure::{
 };
 use crate::text;
 
-/// The same figure, safe to show.
+/// The figure with every text made safe to show.
 pub(super) fn clean(figure: &Figure) -> Figure {
     let mut figure = figure.clone();
     let Figure {

@@ -130,7 +130,7 @@ impl Cell {
         }
     }
 
-    /// The same with what stands behind its number.
+    /// The cell with further named numbers.
     #[must_use]
     pub fn more(self, more: impl IntoIterator<Item = (impl Into<String>, f32)>) -> Self {
         let more = more.into_iter().map(|(name, value)| (name.into(), value));
@@ -184,7 +184,7 @@ impl Grid {
         }
     }
 
-    /// The same on another scale.
+    /// The grid on another scale.
     #[must_use]
     pub fn scaled(self, scale: Scale) -> Self {
         Self { scale, ..self }

@@ -1,7 +1,7 @@
 //! What a grid holds beside the number it shows: other numbers of the same cells, and the story of a token along each column.
 //!
 //! Invariant: every number has one value a cell, in the order of the grid's cells, and there is one story a column or none
-//! at all; they grow and are cut with the columns. To show one of them instead, see [`Grid::turn`]. Ranks count from 1.
+//! at all; they grow and are cut with the columns. To show one of them instead, see [`Grid::show_number`]. Ranks count from 1.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ const WITHIN: [u32; 3] = [1, 5, 100];
 /// A rank has jumped when it is this many times smaller than before, or less.
 const JUMP: f64 = 0.5;
 
-/// One more number of every cell.
+/// Another number that every cell of a grid has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Number {
     /// What it is, for example `entropy (nats)`.
@@ -65,11 +65,11 @@ pub struct RankStory {
     pub probabilities: Vec<f32>,
     /// The first layer from which on it is the strongest to the end.
     pub first: Option<usize>,
-    /// The same for the five strongest.
+    /// The first layer from which on the token stays among the five most probable.
     pub top_5: Option<usize>,
-    /// The same for the hundred strongest.
+    /// The first layer from which on the token stays among the hundred most probable.
     pub top_100: Option<usize>,
-    /// Where it rose most.
+    /// The layers between which the rank improved most.
     pub jump: Option<Jump>,
 }
 
@@ -139,11 +139,11 @@ impl fmt::Display for RankStory {
             (None, Some(rank)) => write!(f, "#{} at {last}", grouped(*rank))?,
             (None, None) => return f.write_str("no layer was read"),
         }
-        let mut told = self.first;
+        let mut last_named = self.first;
         for (since, most) in [(self.top_5, 5), (self.top_100, 100)] {
-            if let Some(layer) = since.filter(|_| since != told) {
+            if let Some(layer) = since.filter(|_| since != last_named) {
                 write!(f, ", top-{most} {}", place(layer))?;
-                told = since;
+                last_named = since;
             }
         }
         if let Some(jump) = self.jump {
@@ -203,12 +203,12 @@ impl CellDetails {
 
 impl Figure {
     /// Shows another number of its grid, and says so in its title; says whether it has it.
-    pub fn turn(&mut self, to: usize) -> bool {
+    pub fn show_number(&mut self, to: usize) -> bool {
         let Body::Grid(grid) = &mut self.body else {
             return false;
         };
         let before = grid.value.clone();
-        if !grid.turn(to) {
+        if !grid.show_number(to) {
             return false;
         }
         for name in [before.as_str(), TOP] {
@@ -223,7 +223,7 @@ impl Figure {
 
 impl Grid {
     /// Shows another of its numbers; says whether it has it.
-    pub fn turn(&mut self, to: usize) -> bool {
+    pub fn show_number(&mut self, to: usize) -> bool {
         let Some(number) = self.also.numbers.get(to) else {
             return false;
         };
@@ -238,7 +238,7 @@ impl Grid {
     }
 
     /// Which of its numbers it shows.
-    pub fn turned(&self) -> Option<usize> {
+    pub fn shown_number(&self) -> Option<usize> {
         let numbers = &self.also.numbers;
         numbers.iter().position(|n| n.value == self.value)
     }
@@ -301,17 +301,17 @@ mod tests {
 
     #[test]
     fn a_story_in_words() {
-        let told = |ranks: &[u32]| story(ranks).to_string();
+        let last_named = |ranks: &[u32]| story(ranks).to_string();
         assert_eq!(
-            told(&REAL),
+            last_named(&REAL),
             "␣Paris: #1 at 10, top-5 from 7, top-100 from 5, jump 3 to 5 (#4 561 to #44)"
         );
         assert_eq!(
-            told(&[40, 1, 1]),
+            last_named(&[40, 1, 1]),
             "␣Paris: #1 from 1, top-100 from 0, jump 0 to 1 (#40 to #1)"
         );
-        assert_eq!(told(&[1, 1]), "␣Paris: #1 from 0");
-        assert_eq!(told(&[2, 2000]), "␣Paris: #2 000 at 1");
-        assert_eq!(told(&[]), "␣Paris: no layer was read");
+        assert_eq!(last_named(&[1, 1]), "␣Paris: #1 from 0");
+        assert_eq!(last_named(&[2, 2000]), "␣Paris: #2 000 at 1");
+        assert_eq!(last_named(&[]), "␣Paris: no layer was read");
     }
 }

@@ -69,8 +69,8 @@ impl Figure {
         }
         let grown = match (&mut self.body, next.body) {
             (Body::Grid(grid), Body::Grid(mut more)) => {
-                if let Some(number) = grid.turned() {
-                    more.turn(number);
+                if let Some(number) = grid.shown_number() {
+                    more.show_number(number);
                 }
                 grid.scale = grid.scale.around(more.scale);
                 grid.also.extend(more.also);

@@ -68,7 +68,7 @@ fn refused(why: impl Into<String>, next: &str) -> Error {
 }
 
 /// Both are about the same.
-fn agree(edited: &str, unedited: &str) -> Result<()> {
+fn ensure_equal(edited: &str, unedited: &str) -> Result<()> {
     if edited == unedited {
         return Ok(());
     }
@@ -87,13 +87,13 @@ fn spelled(title: &AxisLabel) -> String {
 }
 
 /// Whether only edits have such a part: a sum of an unedited run has no place for it.
-fn of_edits(label: &str) -> bool {
+fn only_with_edits(label: &str) -> bool {
     label == "edits" || label.starts_with("edit ")
 }
 
 /// For every title the place of the same in the baseline; none for parts that only edits have. A baseline may go on over
 /// later positions.
-fn pair(titles: &[AxisLabel], baseline: &[AxisLabel]) -> Result<Vec<Option<usize>>> {
+fn match_to_baseline(titles: &[AxisLabel], baseline: &[AxisLabel]) -> Result<Vec<Option<usize>>> {
     let mut next = 0;
     let mut places = Vec::with_capacity(titles.len());
     for title in titles {
@@ -102,27 +102,27 @@ fn pair(titles: &[AxisLabel], baseline: &[AxisLabel]) -> Result<Vec<Option<usize
                 places.push(Some(next));
                 next += 1;
             }
-            _ if of_edits(&title.label) => places.push(None),
+            _ if only_with_edits(&title.label) => places.push(None),
             Some(base) => {
-                agree(&spelled(title), &spelled(base))?;
+                ensure_equal(&spelled(title), &spelled(base))?;
                 return Err(refused(
                     format!("`{}` is a different place in the two runs", title.label),
                     "Ask for the figure again",
                 ));
             }
-            None => return Err(missing("the unedited run", title)),
+            None => return Err(missing_in("the unedited run", title)),
         }
     }
     match baseline[next..]
         .iter()
         .find(|t| t.anchor.position.is_none())
     {
-        Some(rest) => Err(missing("the edited run", rest)),
+        Some(rest) => Err(missing_in("the edited run", rest)),
         None => Ok(places),
     }
 }
 
-fn missing(run: &str, title: &AxisLabel) -> Error {
+fn missing_in(run: &str, title: &AxisLabel) -> Error {
     refused(
         format!("{run} has no `{}`", spelled(title)),
         "Ask for the figure again",
@@ -130,9 +130,9 @@ fn missing(run: &str, title: &AxisLabel) -> Error {
 }
 
 fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
-    agree(&a.value, &b.value)?;
-    let rows = pair(&a.rows, &b.rows)?;
-    let columns = pair(&a.columns, &b.columns)?;
+    ensure_equal(&a.value, &b.value)?;
+    let rows = match_to_baseline(&a.rows, &b.rows)?;
+    let columns = match_to_baseline(&a.columns, &b.columns)?;
     let rule = DifferenceRule::of(a.scale, a.shows_candidates());
     let mut out = a.clone();
     let mut reach = 0.0f32;
@@ -140,7 +140,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
         for (cell, row) in cells.iter_mut().zip(&rows) {
             let place = column.zip(*row);
             if let Some(base) = place.and_then(|(c, r)| b.cells.get(c)?.get(r)) {
-                let value = rule.less(cell, base, cell.value, base.value);
+                let value = rule.candidate_difference(cell, base, cell.value, base.value);
                 baseline_candidate(cell, base, rule);
                 cell.value = value;
             }
@@ -156,7 +156,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
     out.also.stories.clear();
     out.also.numbers.clear();
     for (mine, theirs) in a.also.numbers.iter().zip(&b.also.numbers) {
-        agree(&mine.value, &theirs.value)?;
+        ensure_equal(&mine.value, &theirs.value)?;
         let own = a.also.candidates.as_ref() == Some(&mine.value);
         let rule = DifferenceRule::of(mine.scale, own);
         let mut number = Number {
@@ -172,7 +172,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
                 });
                 let cell = a.cells.get(c).and_then(|cells| cells.get(r));
                 if let (Some(cell), Some((base, before))) = (cell, before) {
-                    *value = rule.less(cell, base, *value, before);
+                    *value = rule.candidate_difference(cell, base, *value, before);
                 }
                 reach = reach.max(value.abs());
             }
@@ -193,9 +193,9 @@ fn around_zero(reach: f32) -> Scale {
 /// How numbers of a kind are subtracted.
 #[derive(Clone, Copy)]
 struct DifferenceRule {
-    /// Whether they have a sign of their own.
+    /// Whether the numbers have a sign of their own.
     signed: bool,
-    /// Whether they are ranks.
+    /// Whether the numbers are ranks.
     ranks: bool,
     /// Whether the candidates of a cell have another number.
     others: bool,
@@ -219,7 +219,7 @@ impl DifferenceRule {
 
     /// The number of a candidate is compared with the same candidate's; any other (an entropy, a rank, a length) with the
     /// cell's own. A candidate that the baseline does not list had next to no share; signed numbers are no shares.
-    fn less(self, cell: &Cell, base: &Cell, value: f32, other: f32) -> f32 {
+    fn candidate_difference(self, cell: &Cell, base: &Cell, value: f32, other: f32) -> f32 {
         if self.ranks {
             return value.log10() - other.log10();
         }
@@ -255,16 +255,16 @@ fn baseline_candidate(cell: &mut Cell, base: &Cell, rule: DifferenceRule) {
 }
 
 fn of_series(a: &Series, b: &Series) -> Result<Series> {
-    agree(&a.value, &b.value)?;
+    ensure_equal(&a.value, &b.value)?;
     let titles = |series: &Series| -> Vec<AxisLabel> {
         let title = |curve: &Curve| AxisLabel::of(&curve.label, curve.anchor);
         series.curves.iter().map(title).collect()
     };
-    let curves = pair(&titles(a), &titles(b))?;
+    let curves = match_to_baseline(&titles(a), &titles(b))?;
     if a.curves.len() < b.curves.len() {
-        return Err(missing("the edited run", &titles(b)[a.curves.len()]));
+        return Err(missing_in("the edited run", &titles(b)[a.curves.len()]));
     }
-    let points = pair(&a.points, &b.points)?;
+    let points = match_to_baseline(&a.points, &b.points)?;
     let mut out = a.clone();
     let mut reach = 0.0f32;
     for (curve, place) in out.curves.iter_mut().zip(curves) {

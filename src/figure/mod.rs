@@ -67,7 +67,7 @@ impl Anchor {
         Self::layer(layer).with(Unit::Head(head as u32))
     }
 
-    /// The same place with a unit.
+    /// The anchor with a unit added.
     pub fn with(self, unit: Unit) -> Self {
         Self {
             unit: Some(unit),
@@ -83,7 +83,7 @@ pub struct Cell {
     pub label: String,
     /// The number its colour shows.
     pub value: f32,
-    /// Where it came from.
+    /// The layer, position and unit that it is about.
     pub anchor: Anchor,
     /// The runners-up: text and number, strongest first, the cell's own first.
     pub more: Vec<(String, f32)>,
@@ -94,7 +94,7 @@ pub struct Cell {
 pub struct AxisLabel {
     /// Safe visible text.
     pub label: String,
-    /// What it stands for.
+    /// The layer, position and unit that the row or column stands for.
     pub anchor: Anchor,
 }
 
@@ -152,7 +152,7 @@ impl Scale {
         }
     }
 
-    /// The value a part of the way from the first end to the last, for legends.
+    /// The value at a fraction of the scale, from its first end (0) to its last (1); for legends.
     pub fn along(self, part: f32) -> f32 {
         let (lo, hi) = self.ends();
         match self {
@@ -206,7 +206,7 @@ pub enum Entry {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TableRow {
-    /// Where it came from.
+    /// The layer, position and unit that it is about.
     pub anchor: Anchor,
     /// One entry a column.
     pub entries: Vec<Entry>,
@@ -217,7 +217,7 @@ pub struct TableRow {
 pub struct TablePage {
     /// What the page is about.
     pub title: String,
-    /// Where it came from.
+    /// The layer, position and unit that it is about.
     pub anchor: Anchor,
     pub rows: Vec<TableRow>,
 }
@@ -327,7 +327,7 @@ pub struct Provenance {
     pub revision: String,
     /// How matrices were kept.
     pub dtype: String,
-    /// Where it ran.
+    /// The device that the model ran on.
     pub device: String,
     /// Token ids of the run.
     pub tokens: Vec<u32>,
@@ -423,11 +423,11 @@ pub struct Figure {
     pub title: String,
     /// The content.
     pub body: Body,
-    /// What a reader must know: nulls, limits, sources.
+    /// What a reader must know: controls, limits, sources.
     pub notes: Vec<String>,
     /// Self-check, for figures that have one.
     pub check: Option<Check>,
-    /// What it was measured on.
+    /// Model, tokens, edits and parameters that the figure was measured with.
     pub provenance: Provenance,
 }
 

@@ -69,7 +69,7 @@ pub enum Reads<P> {
     Text,
     /// Never: it reads files or weights.
     Others,
-    /// As its parameters say.
+    /// Whether it reads the text depends on its parameters.
     TextWhere(fn(&P) -> bool),
 }
 
@@ -91,7 +91,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// One without title, notes or check.
+    /// A draft of this content, without title, notes or check.
     pub fn of(body: impl Into<Body>) -> Self {
         Self {
             title: String::new(),
@@ -136,9 +136,9 @@ impl Draft {
 /// A method, as it is written: its parameters and what it measures.
 pub trait Measurement: Sync {
     type Params: Params;
-    /// Its name: pane, subcommand and slot.
+    /// The instrument's name, as its pane and its subcommand are called.
     const NAME: &'static str;
-    /// One sentence.
+    /// What the instrument shows, in a sentence.
     const ABOUT: &'static str;
     /// The source: paper and equation or section.
     const SOURCE: &'static str;
@@ -160,20 +160,20 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// Those of the passes, and parameters that do not fit the model or the text.
-    fn measure(asked: &Self::Params, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let positions = Self::positions(asked, run)?;
-        let needs = Self::needs(asked, run, lab)?;
+    fn measure(params: &Self::Params, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let positions = Self::positions(params, run)?;
+        let needs = Self::needs(params, run, lab)?;
         let capture = lab.capture(run, positions, &needs)?;
-        Self::figure(asked, &capture, lab)
+        Self::figure(params, &capture, lab)
     }
 
     /// What that will take, for sweeps: said before they start.
-    fn cost(_asked: &Self::Params, _tokens: usize, _card: &Card) -> Option<SweepCost> {
+    fn cost(_params: &Self::Params, _tokens: usize, _card: &Card) -> Option<SweepCost> {
         None
     }
 
     /// Whether its figure grows with a text: then [`Measurement::needs`] and [`Measurement::figure`] make its newest column.
-    fn live(_asked: &Self::Params, _card: &Card) -> bool {
+    fn live(_params: &Self::Params, _card: &Card) -> bool {
         false
     }
 
@@ -182,7 +182,7 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// When the text has no such positions.
-    fn positions(_asked: &Self::Params, run: &Run) -> Result<Range<usize>> {
+    fn positions(_params: &Self::Params, run: &Run) -> Result<Range<usize>> {
         Ok(0..run.tokens.len())
     }
 
@@ -191,7 +191,7 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// When parameters do not fit the model.
-    fn needs(_asked: &Self::Params, _run: &Run, _bench: &Lab) -> Result<Needs> {
+    fn needs(_params: &Self::Params, _run: &Run, _lab: &Lab) -> Result<Needs> {
         Ok(Needs::default())
     }
 
@@ -200,7 +200,7 @@ pub trait Measurement: Sync {
     /// # Errors
     ///
     /// When the capture lacks what [`Measurement::needs`] asked for.
-    fn figure(_asked: &Self::Params, _of: &Capture, _bench: &mut Lab) -> Result<Draft> {
+    fn figure(_params: &Self::Params, _of: &Capture, _lab: &mut Lab) -> Result<Draft> {
         Err(Error::Engine(format!(
             "{} makes no figure of a capture",
             Self::NAME
@@ -220,10 +220,10 @@ pub(crate) fn last(count: usize, run: &Run) -> Range<usize> {
 }
 
 /// The instrument and its parameters, for provenance and to tell one sweep from another.
-pub fn lines<M: Measurement>(asked: &M::Params) -> Vec<(String, String)> {
+pub fn lines<M: Measurement>(params: &M::Params) -> Vec<(String, String)> {
     let names = M::Params::ROWS.iter().map(|row| row.name.to_string());
     std::iter::once(("instrument".to_string(), M::NAME.to_string()))
-        .chain(names.zip(asked.print()))
+        .chain(names.zip(params.print()))
         .collect()
 }
 
@@ -236,8 +236,8 @@ fn title<M: Measurement>(title: &str) -> String {
 }
 
 /// A draft with its name, and with what it was measured on.
-fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, lab: &Lab) -> Figure {
-    let mut parameters = lines::<M>(asked);
+fn stamp<M: Measurement>(draft: Draft, params: &M::Params, run: &Run, lab: &Lab) -> Figure {
+    let mut parameters = lines::<M>(params);
     parameters.extend(draft.resolved);
     let mut notes = Vec::from_iter(M::summary(&draft.body));
     notes.extend(draft.notes);
@@ -252,9 +252,9 @@ fn stamp<M: Measurement>(draft: Draft, asked: &M::Params, run: &Run, lab: &Lab) 
 
 /// A method as a row of [`INSTRUMENTS`], whatever its parameters. Every [`Measurement`] is one.
 pub trait Instrument: Sync {
-    /// Its name: pane, subcommand and slot.
+    /// The instrument's name, as its pane and its subcommand are called.
     fn name(&self) -> &'static str;
-    /// One sentence.
+    /// What the instrument shows, in a sentence.
     fn about(&self) -> &'static str;
     /// The source: paper and equation or section.
     fn source(&self) -> &'static str;
@@ -316,15 +316,15 @@ impl<M: Measurement> Instrument for M {
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> bool {
-        asked::<M>(arguments).is_ok_and(|asked| M::live(&asked, card))
+        params_of::<M>(arguments).is_ok_and(|params| M::live(&params, card))
     }
 
     fn needs(&self, run: &Run, arguments: &Arguments, lab: &Lab) -> Result<Needs> {
-        M::needs(&*asked::<M>(arguments)?, run, lab)
+        M::needs(&*params_of::<M>(arguments)?, run, lab)
     }
 
     fn column(&self, of: &Capture, arguments: &Arguments, lab: &mut Lab) -> Result<Column> {
-        let draft = M::figure(&*asked::<M>(arguments)?, of, lab)?;
+        let draft = M::figure(&*params_of::<M>(arguments)?, of, lab)?;
         Ok(Column {
             position: of.positions.start,
             tokens: of.run.tokens[of.positions.clone()].to_vec(),
@@ -348,7 +348,7 @@ impl<M: Measurement> Instrument for M {
         match M::READS {
             Reads::Text => true,
             Reads::Others => false,
-            Reads::TextWhere(reads) => asked::<M>(arguments).is_ok_and(|asked| reads(&asked)),
+            Reads::TextWhere(reads) => params_of::<M>(arguments).is_ok_and(|params| reads(&params)),
         }
     }
 
@@ -369,18 +369,18 @@ impl<M: Measurement> Instrument for M {
     }
 
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost> {
-        M::cost(&*asked::<M>(arguments).ok()?, tokens, card)
+        M::cost(&*params_of::<M>(arguments).ok()?, tokens, card)
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure> {
-        let asked = asked::<M>(arguments)?;
-        let draft = M::measure(&asked, run, lab)?;
-        Ok(stamp::<M>(draft, &asked, run, lab))
+        let params = params_of::<M>(arguments)?;
+        let draft = M::measure(&params, run, lab)?;
+        Ok(stamp::<M>(draft, &params, run, lab))
     }
 }
 
 /// The parameters that were read from arguments.
-fn asked<M: Measurement>(arguments: &Arguments) -> Result<Arc<M::Params>> {
+fn params_of<M: Measurement>(arguments: &Arguments) -> Result<Arc<M::Params>> {
     arguments.params(M::NAME)
 }
 

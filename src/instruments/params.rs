@@ -44,7 +44,7 @@ pub struct Parameter {
     pub kind: ParamKind,
     /// The value when none is given.
     pub default: &'static str,
-    /// One sentence.
+    /// What the parameter does, in a sentence.
     pub about: &'static str,
     /// What it was called before; these names are still read, and nowhere offered.
     pub older: &'static [&'static str],
@@ -82,13 +82,13 @@ pub trait ParameterValue: Sized {
     /// What was expected instead.
     fn parse(text: &str) -> std::result::Result<Self, String>;
 
-    /// As it is written.
+    /// The value as text, in the form that is parsed.
     fn print(&self) -> String;
 }
 
 /// The parameters of an instrument; see `params!`.
 pub trait Params: Clone + std::fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
-    /// What they are, in their order.
+    /// The parameters, in their order.
     const ROWS: &'static [Parameter];
 
     /// Reads those that are given; the others have their defaults.
@@ -170,7 +170,9 @@ impl Arguments {
             let today = row.map_or(name.as_str(), |row| row.name);
             if given.insert(today.to_string(), value.to_string()).is_some() {
                 let older = row.map_or_else(String::new, |row| row.older.join(", "));
-                let expected = format!("one value for `{today}`, which was called {older} before");
+                let expected = format!(
+                    "one value for `{today}`, which was called {older} in earlier versions"
+                );
                 return Err(Error::argument(name, value, expected));
             }
         }
@@ -231,8 +233,10 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
 
 /// Declares the parameters of an instrument: a struct with a field a parameter.
 ///
-/// The sentence above a field is the parameter's, in its help, its form and the reference; `= "..."` is its default, which the type
-/// may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."` gives the names that it
+/// The sentence above a field is the parameter's, in its help, its form and the reference; `= "..."` is its default, which
+/// the type
+/// may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."` gives the
+/// names that it
 /// had before, which are still read.
 ///
 /// ```text
@@ -298,8 +302,10 @@ macro_rules! params {
     };
 }
 
-/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered, and behind
-/// `|` the words that it had before and that are still read. With `for TYPE` the words are those of an enum that stands elsewhere.
+/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered,
+/// and behind
+/// `|` the words that it had before and that are still read. With `for TYPE` the words are those of an enum that stands
+/// elsewhere.
 macro_rules! choices {
     (
         $(#[$meta:meta])*
@@ -409,7 +415,7 @@ impl Position {
         self.named("position", tokens)
     }
 
-    /// The same, for a parameter of this name.
+    /// The position, with errors that name this parameter.
     pub(super) fn named(self, name: &str, tokens: usize) -> Result<usize> {
         let at = if self.0 < 0 {
             self.0 + tokens as i64
@@ -595,7 +601,7 @@ mod tests {
     }
 
     params! {
-        /// What a test is asked.
+        /// Parameters of a made-up instrument.
         pub struct SettleParams {
             /// how many
             count: Count<1, 9> = "4",
@@ -611,7 +617,7 @@ mod tests {
         }
     }
 
-    fn asked(given: &[(&str, &str)]) -> Result<Arc<SettleParams>> {
+    fn parsed(given: &[(&str, &str)]) -> Result<Arc<SettleParams>> {
         let none = Arguments::default();
         let all = given.iter().fold(none, |all, (n, v)| all.with(n, v));
         all.params("test")
@@ -636,26 +642,26 @@ mod tests {
             ParamKind::Choice(&["red", "deep_blue"])
         );
         assert_eq!(SettleParams::ROWS[3].default, "-1");
-        let defaults = asked(&[]).unwrap();
+        let defaults = parsed(&[]).unwrap();
         assert_eq!(defaults.count, Count(4));
         assert_eq!(defaults.print(), ["4", "deep_blue", "", "-1", "all", "\n"]);
-        let given = asked(&[("colour", "red"), ("held-out", " a.txt "), ("layer", "3")]).unwrap();
+        let given = parsed(&[("colour", "red"), ("held-out", " a.txt "), ("layer", "3")]).unwrap();
         assert_eq!(given.colour, Colour::Red);
         assert_eq!(given.print(), ["4", "red", "a.txt", "-1", "3", "\n"]);
     }
 
     #[test]
     fn older_spellings_are_read_as_todays_and_named_nowhere() {
-        let today = asked(&[("colour", "red"), ("held-out", "a.txt")]).unwrap();
+        let today = parsed(&[("colour", "red"), ("held-out", "a.txt")]).unwrap();
         for (colour, file) in [("tint", "others"), ("paint", "held-out")] {
-            assert_eq!(asked(&[(colour, "red"), (file, "a.txt")]).unwrap(), today);
+            assert_eq!(parsed(&[(colour, "red"), (file, "a.txt")]).unwrap(), today);
         }
         for older in ["navy", "ink"] {
             let given = Arguments::default().with("tint", older);
             let read = given.read::<SettleParams>("test").unwrap();
             assert_eq!(read.given["colour"], "deep_blue");
             assert_eq!(read.given.len(), 1);
-            assert_eq!(asked(&[("colour", older)]).unwrap(), asked(&[]).unwrap());
+            assert_eq!(parsed(&[("colour", older)]).unwrap(), parsed(&[]).unwrap());
         }
         let row = SettleParams::ROWS[1];
         assert_eq!(row.kind, ParamKind::Choice(&["red", "deep_blue"]));
@@ -664,12 +670,14 @@ mod tests {
             ["navy", "ink"]
         );
         assert_eq!(row.older_spellings("red").count(), 0);
-        let error = asked(&[("tint", "red"), ("colour", "red")]).unwrap_err();
+        let error = parsed(&[("tint", "red"), ("colour", "red")]).unwrap_err();
         assert!(
-            error.to_string().contains("was called tint, paint before"),
+            error
+                .to_string()
+                .contains("was called tint, paint in earlier versions"),
             "{error}"
         );
-        let error = asked(&[("colour", "green")]).unwrap_err().to_string();
+        let error = parsed(&[("colour", "green")]).unwrap_err().to_string();
         assert!(!error.contains("navy"), "{error}");
     }
 
@@ -683,7 +691,7 @@ mod tests {
             ("position", "end", "the number of a position"),
             ("size", "1", "a parameter of test: count, colour"),
         ] {
-            let error = asked(&[(name, value)]).unwrap_err().to_string();
+            let error = parsed(&[(name, value)]).unwrap_err().to_string();
             assert!(
                 error.contains(expected) && error.contains(value),
                 "{name}: {error}"

@@ -19,25 +19,25 @@ impl Measurement for Surprisal {
     const SOURCE: &'static str =
         "surprisal and entropy: Shannon 1948; perplexity: Jelinek et al. 1977";
 
-    fn live(_asked: &(), _card: &Card) -> bool {
+    fn live(_params: &(), _card: &Card) -> bool {
         true
     }
 
-    fn needs(_asked: &(), _run: &Run, _bench: &Lab) -> Result<Needs> {
+    fn needs(_params: &(), _run: &Run, _lab: &Lab) -> Result<Needs> {
         Ok(Needs {
             before: true,
             ..Needs::default()
         })
     }
 
-    fn figure(_asked: &(), of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(_params: &(), of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let curve = |label: &str, number: fn(&RowStats) -> f32| {
-            let told = of.before.iter().map(Option::as_ref);
-            let values = told.map(|said| said.map_or(f32::NAN, number)).collect();
+            let rows = of.before.iter().map(Option::as_ref);
+            let values = rows.map(|row| row.map_or(f32::NAN, number)).collect();
             Curve::of(label, Anchor::default(), values)
         };
-        let surprisal = curve("-ln p", |said| -said.tokens[0].logprob);
-        let curves = vec![surprisal, curve("entropy", |said| said.entropy)];
+        let surprisal = curve("-ln p", |row| -row.tokens[0].logprob);
+        let curves = vec![surprisal, curve("entropy", |row| row.entropy)];
         let points = lab.headers(&of.run, of.positions.clone());
         Ok(Draft::of(Series::of("position", "nats", points, curves, Style::Lines))
             .titled("-ln p and entropy")
@@ -46,10 +46,10 @@ impl Measurement for Surprisal {
 
     fn summary(body: &Body) -> Option<String> {
         let series = body.series()?;
-        let told = series.measured(0);
-        let (most, nats) = *told.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
-        let mean = told.iter().map(|(_, v)| f64::from(*v)).sum::<f64>() / told.len() as f64;
-        let (count, perplexity, point) = (told.len(), mean.exp(), &series.points[most]);
+        let values = series.measured(0);
+        let (most, nats) = *values.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let mean = values.iter().map(|(_, v)| f64::from(*v)).sum::<f64>() / values.len() as f64;
+        let (count, perplexity, point) = (values.len(), mean.exp(), &series.points[most]);
         let (token, at) = (&point.label, point.anchor.position?);
         Some(format!(
             "mean {mean:.3} nats, perplexity {perplexity:.2}, over {count} tokens; most surprising: {token} at position {at}, {nats:.2} nats"

@@ -71,12 +71,12 @@ pub struct Program {
     seen: usize,
 }
 
-/// How directions and units are replaced to measure a null.
+/// Whether directions and units are replaced by random ones, to measure a control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RandomControl {
-    /// Not at all.
+    /// The edits as they are.
     No,
-    /// By random ones of equal size, from this seed.
+    /// Random directions and units of equal size, from this seed.
     Random(u64),
 }
 
@@ -190,7 +190,7 @@ impl Program {
         self.watches.iter().any(|w| w.token().is_some())
     }
 
-    /// Of which tokens.
+    /// The tokens whose unedited probability conditions read.
     pub fn asked(&self) -> Vec<u32> {
         self.watches
             .iter()
@@ -199,10 +199,10 @@ impl Program {
     }
 
     /// Brings what the unedited model says after a position, asked about these tokens, before the pass that covers it.
-    pub fn set_base_log_probs(&mut self, position: usize, said: &RowStats) {
+    pub fn set_base_log_probs(&mut self, position: usize, stats: &RowStats) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {
-                watch.note(position, said.token(token).logprob.exp());
+                watch.note(position, stats.token(token).logprob.exp());
             }
         }
     }

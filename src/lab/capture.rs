@@ -123,7 +123,7 @@ fn behind<T>(list: &[T], back: usize) -> &[T] {
 /// Whose statistics the final norm uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NormOf {
-    /// Those of the row that is read.
+    /// The statistics of the row that is read.
     #[default]
     Own,
     /// Those of the model's last state at the same position: what a part contributes, not what it would say alone.
@@ -154,7 +154,7 @@ pub trait StateMaps {
 pub struct Readout {
     /// The states, in the order in which they come back.
     pub at: Vec<Address>,
-    /// With whose statistics of the final norm.
+    /// Whose statistics the final norm uses.
     pub norm: NormOf,
     /// Through which maps.
     pub maps: Option<Rc<dyn StateMaps>>,
@@ -178,7 +178,7 @@ pub struct Readout {
 pub struct StateStats {
     /// By state, in the order of [`Readout::at`], then by position.
     pub layers: Vec<Vec<RowStats>>,
-    /// The same through no map, where there are maps and it was asked for.
+    /// The states read without the lens's maps, where there are maps and that was asked for.
     pub plain: Vec<Vec<RowStats>>,
     /// The last block's stream with its own norm, by position.
     pub finals: Vec<RowStats>,
@@ -186,7 +186,7 @@ pub struct StateStats {
     pub answers: Vec<u32>,
 }
 
-/// Of a row that was not read.
+/// The statistics of a row that was not read.
 static NOTHING: RowStats = RowStats {
     top: Vec::new(),
     tokens: Vec::new(),

@@ -23,7 +23,7 @@ use crate::model::network::site::{Address, check_layer};
 
 impl Lab {
     /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
-    pub fn compile(&mut self, run: &Run, null: RandomControl) -> Result<Program> {
+    pub fn compile(&mut self, run: &Run, control: RandomControl) -> Result<Program> {
         let schedule = &run.schedule;
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
@@ -31,8 +31,8 @@ impl Lab {
         let schedule = &schedule.on(&self.model.card.blueprint)?;
         let given = run.given();
         let mut named = NamedVectors::new(self, &given);
-        let mut program = program(schedule, run.prompt, &mut named, null)?;
-        if schedule.reads_prompt() || matches!(null, RandomControl::Random(_)) {
+        let mut program = program(schedule, run.prompt, &mut named, control)?;
+        if schedule.reads_prompt() || matches!(control, RandomControl::Random(_)) {
             program.bind(given);
         }
         if program.asks_probability() && !run.tokens.is_empty() {
@@ -42,8 +42,8 @@ impl Lab {
                 ..Output::default()
             };
             let plain = self.run_one(&Pass::after(run.unedited(), output))?;
-            for (position, said) in plain.output.iter().enumerate() {
-                program.set_base_log_probs(position, said);
+            for (position, stats) in plain.output.iter().enumerate() {
+                program.set_base_log_probs(position, stats);
             }
         }
         Ok(program)
@@ -56,9 +56,9 @@ fn program(
     schedule: &Schedule,
     prompt: usize,
     named: &mut NamedVectors,
-    null: RandomControl,
+    control: RandomControl,
 ) -> Result<Program> {
-    let pieces = named.pieces();
+    let pieces = named.prompt_bytes();
     let mut program = Program::after(prompt);
     for edit in schedule.latest() {
         program.receipt_for(edit);
@@ -82,7 +82,7 @@ fn program(
             program.tallies[receipt].rules.push(rule);
             for at in places {
                 named.lab.model.offers(at)?;
-                let Some(ready) = prepare(&resolved, at, named, null)? else {
+                let Some(ready) = prepare(&resolved, at, named, control)? else {
                     continue;
                 };
                 let Placed {
@@ -166,7 +166,7 @@ fn places(edit: &Edit, named: &mut NamedVectors) -> Result<(Vec<Address>, String
     for at in &all {
         let mut here = true;
         for name in &names {
-            here &= named.has(name, *at)?;
+            here &= named.has_vector(name, *at)?;
         }
         if here {
             held.push(*at);

@@ -113,7 +113,7 @@ impl ConditionWatch {
     pub(crate) fn holds(&self, row: usize, position: usize) -> bool {
         // Probabilities are those of one text, whatever the batch.
         let row = row.min(self.truths.len().saturating_sub(1));
-        if self.condition.stays {
+        if self.condition.latches {
             return self.began(row).is_some_and(|s| position >= s);
         }
         let truth = self.truths.get(row).and_then(|t| t.get(position));
@@ -156,12 +156,12 @@ mod tests {
     use super::*;
     use crate::edit::condition::ConditionProbe;
 
-    fn watch(above: bool, stays: bool) -> ConditionWatch {
+    fn watch(above: bool, latches: bool) -> ConditionWatch {
         let condition = Condition {
             probe: ConditionProbe::Probability("x".into()),
             above,
             threshold: 0.5,
-            stays,
+            latches,
         };
         ConditionWatch::new(condition, Watched::Probability(7))
     }
@@ -169,8 +169,8 @@ mod tests {
     #[test]
     fn when_holds_where_it_crosses_and_once_goes_on() {
         let values = [0.1, 0.9, 0.2, 0.5];
-        let held = |above, stays| {
-            let mut watch = watch(above, stays);
+        let held = |above, latches| {
+            let mut watch = watch(above, latches);
             let each = |(p, v): (usize, &f32)| {
                 watch.note(p, *v);
                 watch.holds(0, p)

@@ -1,8 +1,8 @@
-//! Receipts with effects: how far each edit alone moves the model's output, beside its nulls.
+//! Receipts with effects: how far each edit alone moves the model's output, beside its controls.
 //!
-//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The nulls: a random direction of
+//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The controls: a random direction of
 //! equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: seeded,
-//! and the seed is in the receipt. To add a null, add a field to [`Receipt`] and measure it here.
+//! and the seed is in the receipt. To add a control, add a field to [`Receipt`] and measure it here.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ const WINDOW: usize = 64;
 const UNRELATED: usize = 32;
 
 impl Lab {
-    /// Receipts of a run's edits with their KL and null KL measured: each edit alone, on the same tokens.
+    /// Receipts of a run's edits with their KL and control KL measured: each edit alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
         let program = self.compile(run, RandomControl::No)?;
         if program.is_idle() {
@@ -65,15 +65,15 @@ impl Lab {
                 .map(|(i, kl)| (first + i, kl))
                 .collect();
             receipt.seed = run.seed;
-            // Every unit of a site has no null of equal size; edges have others beside them.
+            // Every unit of a site has no control of equal size; edges have others beside them.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
             let whole = |e: &Edit| {
                 let mentions = e.op.argument().mentions();
                 mentions.sources.is_none() && mentions.units == Some(&UnitChoice::All)
             };
             if !edits.any(whole) {
-                let null = self.moved(run, &alone, Some(run.seed), &plain)?;
-                receipt.null = Some(mean(&null));
+                let control = self.moved(run, &alone, Some(run.seed), &plain)?;
+                receipt.null = Some(mean(&control));
             }
             // From the first position on, whenever it began here.
             let always = Schedule::always(
@@ -133,7 +133,7 @@ impl Lab {
         })?;
         // An edit that leaves the range may come out as finite nonsense.
         let broken = read.receipts.iter().any(|r| r.not_finite);
-        let kl = |said: &RowStats| if broken { f32::NAN } else { said.kl };
+        let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
         Ok(read.output.iter().map(kl).collect())
     }
 

@@ -30,7 +30,7 @@ pub struct Guard<'a> {
 }
 
 impl<'a> Guard<'a> {
-    /// One that refuses what is not finite, and stops when `cancel` is raised.
+    /// A guard that refuses what is not finite, and stops when `cancel` is raised.
     pub(crate) fn new(transformer: &'a Transformer, cancel: &'a AtomicBool) -> Self {
         Guard {
             transformer,
@@ -91,7 +91,7 @@ impl Guard<'_> {
             Precision::Q8 | Precision::Stored(_) => true,
         };
         if quantized && !self.transformer.damage.is_empty() {
-            return Err(self.by_itself(None));
+            return Err(self.model_error(None));
         }
         let mut verdicts: Vec<Tensor> = self.held.take().into_iter().collect();
         match leaving {
@@ -130,14 +130,14 @@ impl Guard<'_> {
         }
         let active = programs.programs().flat_map(Program::active_edits);
         let active: Vec<String> = active.collect();
-        match self.begins() {
+        match self.first_non_finite() {
             None if !active.is_empty() => by_edits(&active),
-            begins => self.by_itself(begins),
+            first => self.model_error(first),
         }
     }
 
     /// Where the unedited model stops being finite on the tokens of the pass, from position 0.
-    fn begins(&self) -> Option<Address> {
+    fn first_non_finite(&self) -> Option<Address> {
         let tokens = self.tokens.as_ref()?;
         let length = tokens.dim(1).ok()?;
         let mut finder = NonFiniteFinder::default();
@@ -155,7 +155,7 @@ impl Guard<'_> {
     }
 
     /// The model's own numbers: its weights, or the range of its dtype.
-    fn by_itself(&self, at: Option<Address>) -> Error {
+    fn model_error(&self, at: Option<Address>) -> Error {
         let place = at.map_or_else(
             || "The model's numbers are".to_string(),
             |at| {

@@ -2,7 +2,7 @@
 //!
 //! A knockout takes `ln(1 - strength)` onto the scores of the edges it covers, before the softmax: the odds of each are multiplied by
 //! `1 - strength`, and at strength 1 the score is -inf. Invariants: a position always reads itself, so that no row is left
-//! without anything to read; scores of other edges keep their bits; rows still sum to one. The null cuts as many
+//! without anything to read; scores of other edges keep their bits; rows still sum to one. The control cuts as many
 //! random other edges of the same query and heads, seeded. To choose edges by something else, add it to [`KnockoutRule::hidden`].
 
 use candle_core::{D, DType, Tensor};
@@ -27,7 +27,7 @@ pub(crate) struct KnockoutRule {
     /// How many positions a query of the layer sees, itself included; none for all.
     pub(crate) window: Option<usize>,
     /// Cuts as many other edges instead, drawn by this seed.
-    pub(crate) null: Option<u64>,
+    pub(crate) control: Option<u64>,
 }
 
 /// What a cut did in one pass.
@@ -48,10 +48,10 @@ impl KnockoutRule {
         let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
         let (hidden, mut others): (Vec<usize>, Vec<usize>) =
             (first..query).partition(|source| covers(*source));
-        let Some(seed) = self.null else {
+        let Some(seed) = self.control else {
             return hidden;
         };
-        // The first position is a sink in many models: cutting it is no fair null for a cut that leaves it.
+        // The first position is a sink in many models: cutting it is no fair control for a cut that leaves it.
         if !hidden.contains(&0) && others.len() > hidden.len() {
             others.retain(|source| *source > 0);
         }
@@ -133,7 +133,7 @@ mod tests {
             sources: vec![sources],
             strength: 1.0,
             window: None,
-            null: None,
+            control: None,
         }
     }
 
@@ -155,11 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn the_null_cuts_as_many_others_and_leaves_the_first_alone() {
+    fn the_control_cuts_as_many_other_edges_and_leaves_the_first_position_alone() {
         for seed in 0..30 {
-            let null = |sources, query| {
+            let control = |sources, query| {
                 let rule = KnockoutRule {
-                    null: Some(seed),
+                    control: Some(seed),
                     ..rule(sources)
                 };
                 let mut drawn = rule.hidden_sources(query, 20);
@@ -167,19 +167,19 @@ mod tests {
                 drawn.sort_unstable();
                 drawn
             };
-            let drawn = null(Positions::Span(3, 6), 12);
+            let drawn = control(Positions::Span(3, 6), 12);
             assert_eq!(drawn.len(), 3);
             assert!(drawn.iter().all(|j| ![0, 3, 4, 5].contains(j) && *j < 12));
             assert_eq!(
-                null(Positions::Span(1, 9), 12),
+                control(Positions::Span(1, 9), 12),
                 [0, 9, 10, 11],
                 "no more than are left"
             );
-            assert!(null(Positions::Span(20, 30), 12).is_empty());
+            assert!(control(Positions::Span(20, 30), 12).is_empty());
         }
         let draws = (0..9u64).map(|seed| {
             let rule = KnockoutRule {
-                null: Some(seed),
+                control: Some(seed),
                 ..rule(Positions::Span(1, 2))
             };
             rule.hidden_sources(19, 20)

@@ -58,7 +58,7 @@ pub struct Lab {
     pub pace: Option<f32>,
     /// Bytes that are kept of past passes, and twice those that a pass may lay out at once.
     pub budget: usize,
-    /// The text of the null, by seed and length.
+    /// The text of the control, by seed and length.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     captures: Vec<(u64, Arc<Capture>)>,
     /// What instruments derive from the weights, one value a type.
@@ -96,7 +96,7 @@ impl Lab {
         Self::with(crate::model::load::load(given, options)?)
     }
 
-    /// The same, watched: a model that the cache lacks is downloaded first.
+    /// Opens a model and reports progress; one that the cache lacks is downloaded first.
     pub fn open_watched(
         given: &str,
         options: &Options,
@@ -129,7 +129,7 @@ impl Lab {
         listener: impl FnMut(f32) + 'static,
         work: impl FnOnce(&mut Self) -> T,
     ) -> T {
-        self.under(WorkProgress::told(listener), work)
+        self.under(WorkProgress::reporting_to(listener), work)
     }
 
     /// Does one part of what is being done: `share` of it, from 0 to 1.
@@ -213,7 +213,8 @@ impl Lab {
         (self.budget / 2 / bytes.max(1)).max(1)
     }
 
-    /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model does
+    /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model
+    /// does
     /// not take the memory of the machine; at least one.
     pub fn attention_layers(&self, tokens: usize) -> usize {
         let bytes = 4 * self.model.card.heads * tokens * tokens;
@@ -253,7 +254,7 @@ impl Lab {
     }
 
     /// The token that a run favours.
-    pub fn favoured(&mut self, run: &Run) -> Result<u32> {
+    pub fn top_prediction(&mut self, run: &Run) -> Result<u32> {
         Ok(self.last(run, Output::top(1))?.first().0)
     }
 
@@ -324,7 +325,7 @@ impl Lab {
 impl LogitTarget {
     /// Safe visible text.
     pub fn spell(self, lab: &Lab) -> String {
-        match self.less {
+        match self.minus {
             None => lab.visible(self.token),
             Some(less) => format!("{} − {}", lab.visible(self.token), lab.visible(less)),
         }

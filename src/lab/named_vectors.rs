@@ -1,6 +1,6 @@
 //! The vectors, units and means that edits name, found for the compiler of edits.
 //!
-//! Invariant: a direction of another model is refused; a mean, another text and the sizes for a null are those of unedited
+//! Invariant: a direction of another model is refused; a mean, another text and the sizes for a control are those of unedited
 //! runs. To let edits name another thing, add a method.
 
 use std::collections::HashMap;
@@ -23,12 +23,12 @@ pub(crate) struct NamedVectors<'a> {
     given: &'a [u32],
     /// Directions found so far, so that a file is read once.
     opened: HashMap<String, Direction>,
-    /// The same for statistics.
+    /// Statistics read so far, so that a file is read once.
     read: HashMap<String, Statistics>,
 }
 
 impl<'a> NamedVectors<'a> {
-    /// For edits of runs of a prompt.
+    /// Looks up what edits of a run with this prompt name.
     pub(crate) fn new(lab: &'a mut Lab, given: &'a [u32]) -> Self {
         Self {
             lab,
@@ -39,12 +39,12 @@ impl<'a> NamedVectors<'a> {
     }
 
     /// The bytes of every token of the prompt.
-    pub(crate) fn pieces(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn prompt_bytes(&self) -> Vec<Vec<u8>> {
         let given = self.given.iter();
         given.map(|t| self.lab.model.bytes(*t)).collect()
     }
 
-    fn get(&mut self, name: &str) -> Result<&Direction> {
+    fn direction_named(&mut self, name: &str) -> Result<&Direction> {
         if !self.opened.contains_key(name) {
             let found = self.lab.direction(name)?;
             self.opened.insert(name.to_string(), found);
@@ -61,22 +61,23 @@ impl<'a> NamedVectors<'a> {
 
     /// The direction's vector for an address, checked against the model.
     pub(crate) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
-        Ok(self.get(name)?.at(at)?.to_vec())
+        Ok(self.direction_named(name)?.at(at)?.to_vec())
     }
 
     /// Whether the direction has a vector for an address.
-    pub(crate) fn has(&mut self, name: &str, at: Address) -> Result<bool> {
-        Ok(self.get(name)?.at(at).is_ok())
+    pub(crate) fn has_vector(&mut self, name: &str, at: Address) -> Result<bool> {
+        Ok(self.direction_named(name)?.at(at).is_ok())
     }
 
     /// What to know about the direction before it is used; empty where there is nothing.
     pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
-        self.get(name)?;
+        self.direction_named(name)?;
         let (held, card) = (self.opened.get(name), &self.lab.model.card);
         Ok(held.map_or_else(String::new, |held| held.caution(card)))
     }
 
-    /// The mean of an address over the unedited prompt, its first token left out when there are others, `[width]`, and over what
+    /// The mean of an address over the unedited prompt, its first token left out when there are others, `[width]`, and over
+    /// what
     /// it was taken.
     pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let values = self.recorded(self.given.to_vec(), at)?;
@@ -102,7 +103,7 @@ impl<'a> NamedVectors<'a> {
     }
 
     /// An address on another text, unedited, `[positions * width]`, and which text that was.
-    pub(crate) fn other(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
+    pub(crate) fn other_text(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
         let tokens = self.lab.model.encode(text, false)?;
         let note = format!("values of another text of {} tokens", tokens.len());
         let rows = self.recorded(tokens, at)?.flatten_all()?;
@@ -122,7 +123,8 @@ impl<'a> NamedVectors<'a> {
         Ok(set.at(at.layer))
     }
 
-    /// How large the units of an address are over the unedited prompt: the mean over its tokens of the magnitude, a number a unit.
+    /// How large the units of an address are over the unedited prompt: the mean over its tokens of the magnitude, a number
+    /// a unit.
     pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
         let size = unit_size(at.site, &self.lab.model);
         let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
@@ -159,7 +161,7 @@ pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
 }
 
 /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
-pub(crate) fn find(
+pub(crate) fn find_direction(
     loaded: &HashMap<String, Direction>,
     model: &Model,
     name: &str,
@@ -168,13 +170,13 @@ pub(crate) fn find(
         Some(held) => Ok(Some(held.clone())),
         None => Direction::at_path(name),
     })?;
-    let found = found.ok_or_else(|| unknown("direction", name, "loaded", loaded))?;
+    let found = found.ok_or_else(|| unknown_name("direction", name, "loaded", loaded))?;
     found.check(&model.card)?;
     found.with_row_layers(&model.card)
 }
 
 /// Refuses a name that is neither a file nor one that the lab holds.
-fn unknown<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> Error {
+fn unknown_name<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> Error {
     let mut known: Vec<&str> = all.keys().map(String::as_str).collect();
     known.sort_unstable();
     let known = if known.is_empty() {
@@ -189,7 +191,7 @@ fn unknown<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> E
 impl Lab {
     /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
-        find(&self.directions, &self.model, name)
+        find_direction(&self.directions, &self.model, name)
     }
 
     /// The statistics of a file, of this model.
@@ -206,7 +208,7 @@ impl Lab {
             None if std::path::Path::new(name).exists() => {
                 UnitSet::load(std::path::Path::new(name))?
             }
-            None => return Err(unknown("unit set", name, "kept", &self.sets)),
+            None => return Err(unknown_name("unit set", name, "kept", &self.sets)),
         };
         found.check(&self.model.card)?;
         Ok(found)

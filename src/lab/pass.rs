@@ -114,7 +114,7 @@ pub struct Knockout {
     /// The positions that cannot read them.
     pub targets: Vec<usize>,
     /// Cuts as many random other edges of the same positions and heads instead.
-    pub null: Option<u64>,
+    pub control: Option<u64>,
 }
 
 impl Knockout {
@@ -129,7 +129,7 @@ impl Knockout {
             sources: spans.collect(),
             strength: 1.0,
             window,
-            null: self.null.map(|seed| seed.wrapping_add(layer as u64)),
+            control: self.control.map(|seed| seed.wrapping_add(layer as u64)),
         };
         rule.hidden_sources(query, usize::MAX)
     }

@@ -30,7 +30,7 @@ pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
     named: &mut NamedVectors,
-    null: RandomControl,
+    control: RandomControl,
 ) -> Result<Option<Placed>> {
     let device = &named.lab.model.transformer.device.clone();
     let width = named.lab.model.width(at.site);
@@ -41,7 +41,7 @@ pub(crate) fn prepare(
     let mentioned = edit.op.argument().mentions();
     let units = match mentioned.units {
         None => EditedUnits::default(),
-        Some(which) => match units(edit, which, at, named, null)? {
+        Some(which) => match units(edit, which, at, named, control)? {
             Some(units) => units,
             None => return Ok(None),
         },
@@ -59,7 +59,7 @@ pub(crate) fn prepare(
             sources: vec![sources.clone()],
             strength,
             window: layer.window,
-            null: match null {
+            control: match control {
                 RandomControl::No => None,
                 RandomControl::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
             },
@@ -76,7 +76,7 @@ pub(crate) fn prepare(
                 vector.len()
             )));
         }
-        let vector = match null {
+        let vector = match control {
             // One vector for all addresses, as the direction itself is one.
             RandomControl::Random(seed) => random_like(&vector, seed),
             RandomControl::No => vector,
@@ -115,7 +115,7 @@ pub(crate) fn prepare(
     } else if let Some(file) = mentioned.statistics {
         measured(file, named.statistic(file, at)?)?
     } else if let Some(text) = mentioned.text {
-        measured(text, named.other(text, at)?)?
+        measured(text, named.other_text(text, at)?)?
     } else if mentioned.prompt_mean {
         measured("the prompt", named.mean(at)?)?
     } else {
@@ -160,7 +160,7 @@ fn units(
     which: &UnitChoice,
     at: Address,
     named: &mut NamedVectors,
-    null: RandomControl,
+    control: RandomControl,
 ) -> Result<Option<EditedUnits>> {
     let cut = matches!(edit.op, Op::Cut(_));
     let (own, word) = if cut {
@@ -192,7 +192,7 @@ fn units(
         });
     }
     // What stands for a cut is other edges of the same heads.
-    if let RandomControl::Random(seed) = null
+    if let RandomControl::Random(seed) = control
         && !cut
     {
         list = alike(&list, &named.sizes(at)?, seed);
@@ -200,7 +200,7 @@ fn units(
     Ok(Some(EditedUnits { list, size }))
 }
 
-/// As many other units, each near in rank to one of these by how large they were: a null must not compare a loud
+/// As many other units, each near in rank to one of these by how large they were: a control must not compare a loud
 /// neuron with silent ones. `sizes` has one number a unit.
 pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     use rand::SeedableRng;
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_null_is_as_loud_as_what_it_stands_for() {
+    fn control_units_are_as_large_as_the_edited_ones() {
         let sizes: Vec<f32> = (0..200).map(|i| (i * 37 % 200) as f32).collect();
         for (unit, seed) in [(3u32, 1), (100, 2), (199, 3), (0, 4)] {
             let other = alike(&[unit], &sizes, seed);

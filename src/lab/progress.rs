@@ -44,7 +44,7 @@ impl fmt::Debug for WorkProgress {
 
 impl WorkProgress {
     /// The whole of something, told to somebody.
-    pub fn told(listener: impl FnMut(f32) + 'static) -> Self {
+    pub fn reporting_to(listener: impl FnMut(f32) + 'static) -> Self {
         Self {
             listener: Some(Rc::new(RefCell::new(listener))),
             ..Self::default()
@@ -81,7 +81,7 @@ pub(crate) const KEPT: usize = 8;
 #[derive(Debug, Default)]
 pub struct UnfinishedSweeps {
     held: Vec<(u64, Vec<Option<Value>>)>,
-    /// Where they outlive the process, if anywhere.
+    /// The folder in which unfinished sweeps outlive the process, if there is one.
     pub folder: Option<PathBuf>,
     /// Why the latest one that was stopped could not be kept as a file.
     pub failure: Option<String>,
@@ -170,7 +170,7 @@ mod tests {
     fn a_part_of_a_part_tells_shares_of_the_whole() {
         let heard = Rc::new(RefCell::new(Vec::new()));
         let ears = heard.clone();
-        let whole = WorkProgress::told(move |done| ears.borrow_mut().push(done));
+        let whole = WorkProgress::reporting_to(move |done| ears.borrow_mut().push(done));
         let half = whole.split(0.5..1.0);
         let quarter = half.split(0.0..0.5);
         for part in [&whole, &half, &quarter] {

@@ -40,7 +40,7 @@ impl Run {
         }
     }
 
-    /// The same under edits.
+    /// The run under another schedule of edits.
     #[must_use]
     pub fn under(self, schedule: &Schedule) -> Self {
         Self {

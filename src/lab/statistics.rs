@@ -70,7 +70,7 @@ pub struct Moments {
 pub struct Statistics {
     /// In the order of addresses.
     pub rows: Vec<Moments>,
-    /// Where they came from.
+    /// Model, text and settings that the statistics were measured with.
     pub origin: StatisticsOrigin,
 }
 

@@ -20,7 +20,7 @@ pub enum RecordedPositions {
     /// All positions of the pass.
     All,
     Last,
-    /// Those from this one on.
+    /// The positions from this one on.
     From(usize),
 }
 
@@ -32,7 +32,7 @@ pub struct RunTap<'a> {
     /// What to record.
     pub wanted: &'a [Address],
     pub keep: RecordedPositions,
-    /// What it stops for.
+    /// Cancels the pass, or refuses numbers that are not finite.
     pub guard: Guard<'a>,
     /// What was recorded, with the batch dimension.
     pub recorded: HashMap<Address, Tensor>,
@@ -66,7 +66,7 @@ impl<'a> RunTap<'a> {
         }
     }
 
-    /// With edges taken away in some rows.
+    /// The tap with attention edges knocked out in some rows.
     #[must_use]
     pub(crate) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
         self.knockouts = knockouts;

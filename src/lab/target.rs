@@ -9,17 +9,17 @@ use super::readout::RowStats;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// One token, or one token less another.
+/// The logit of a token, or the difference of two tokens' logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogitTarget {
     pub token: u32,
     /// The token whose logit is taken away.
-    pub less: Option<u32>,
+    pub minus: Option<u32>,
 }
 
 impl LogitTarget {
     pub fn one(token: u32) -> Self {
-        Self { token, less: None }
+        Self { token, minus: None }
     }
 
     /// The token of the parameter `token`; nothing where none is given.
@@ -34,14 +34,14 @@ impl LogitTarget {
 
     /// Reads the parameter `name`: ` Paris`, `" Paris" - " Rome"`, or token ids as `#17`.
     pub fn parse(name: &str, text: &str, model: &Model) -> Result<Self> {
-        let (token, less) = match text.split_once(" - ") {
-            Some((token, less)) if !token.is_empty() && !less.is_empty() => (token, Some(less)),
+        let (token, minus) = match text.split_once(" - ") {
+            Some((token, minus)) if !token.is_empty() && !minus.is_empty() => (token, Some(minus)),
             _ => (text, None),
         };
         Ok(Self {
             token: first_token(name, token, model)?,
-            less: less
-                .map(|less| first_token(name, less, model))
+            minus: minus
+                .map(|minus| first_token(name, minus, model))
                 .transpose()?,
         })
     }
@@ -49,27 +49,27 @@ impl LogitTarget {
     /// The direction in the normed stream that one unit of it stands for, `[d_model]`, f32.
     pub fn direction(self, model: &Model) -> Result<Tensor> {
         let of = |token| model.transformer.logit_direction(token);
-        Ok(match self.less {
+        Ok(match self.minus {
             None => of(self.token)?,
-            Some(less) => (of(self.token)? - of(less)?)?,
+            Some(minus) => (of(self.token)? - of(minus)?)?,
         })
     }
 
-    /// Its tokens, for who reads them.
+    /// The tokens whose logits have to be read.
     pub fn tokens(self) -> Vec<u32> {
-        std::iter::once(self.token).chain(self.less).collect()
+        std::iter::once(self.token).chain(self.minus).collect()
     }
 
-    /// Its logit where its tokens were read.
-    pub fn logit(self, said: &RowStats) -> f32 {
-        let at = |token: u32| said.token(token).logit;
-        at(self.token) - self.less.map_or(0.0, at)
+    /// The target's logit in a row whose tokens were read.
+    pub fn logit(self, stats: &RowStats) -> f32 {
+        let at = |token: u32| stats.token(token).logit;
+        at(self.token) - self.minus.map_or(0.0, at)
     }
 
     /// Its value in a row of logits, or of log-probabilities.
     pub fn of(self, logits: &[f32]) -> f32 {
         let at = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NAN);
-        at(self.token) - self.less.map_or(0.0, at)
+        at(self.token) - self.minus.map_or(0.0, at)
     }
 }
 

@@ -54,7 +54,7 @@ impl fmt::Display for SweepCost {
 }
 
 /// How long the rest will take at the pace so far; nothing while that is a guess.
-pub fn left(spent: Duration, done: f32) -> Option<Duration> {
+pub fn time_left(spent: Duration, done: f32) -> Option<Duration> {
     if spent < Duration::from_secs(2) || done < 0.01 {
         return None;
     }
@@ -79,7 +79,7 @@ impl<T> Trials<T> {
         self.done() < self.results.len()
     }
 
-    /// For the notes of a figure that has holes.
+    /// The note of a figure with missing cells.
     pub fn note(&self) -> Option<String> {
         self.stopped().then(|| {
             format!(
@@ -92,7 +92,8 @@ impl<T> Trials<T> {
 }
 
 impl Lab {
-    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Lab::provenance`]), with a digest
+    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Lab::provenance`]), with a
+    /// digest
     /// of every file that was read besides; `work` measures the trials of a range and returns a result for each.
     ///
     /// Where the user stops it, what is done comes back, and the same sweep goes on from there later.
@@ -291,7 +292,7 @@ mod tests {
         assert_ne!(keys[0].1, keys[1].1, "an edit that names it");
     }
 
-    /// What was measured before an error is there when the sweep is asked again.
+    /// Results that were measured before an error are kept for the next attempt.
     #[test]
     fn an_error_loses_nothing() {
         let mut lab = lab();
@@ -390,9 +391,9 @@ mod tests {
     #[test]
     fn the_time_left_follows_the_pace() {
         let minute = Duration::from_mins(1);
-        assert_eq!(left(minute, 0.25), Some(minute * 3));
-        assert_eq!(left(Duration::from_millis(900), 0.25), None);
-        assert_eq!(left(minute, 0.0), None);
+        assert_eq!(time_left(minute, 0.25), Some(minute * 3));
+        assert_eq!(time_left(Duration::from_millis(900), 0.25), None);
+        assert_eq!(time_left(minute, 0.0), None);
     }
 
     #[test]

@@ -122,15 +122,15 @@ pub fn load_watched(
     };
     let config: Value = serde_json::from_slice(&files.config)
         .map_err(|e| Error::bad_file(&place, e.to_string(), "Download config.json again."))?;
-    let (family, blueprint) =
-        families::read(&config).map_err(|e| recognised(e, given, folder.as_deref(), &config))?;
+    let (family, blueprint) = families::read(&config)
+        .map_err(|e| explain_folder(e, given, folder.as_deref(), &config))?;
     let context = context(options.context, blueprint.context)?;
-    let asked = asked(options.dtype.as_deref(), &device)?;
+    let asked = requested_precision(options.dtype.as_deref(), &device)?;
     let f32 = Precision::Dense(DType::F32);
     let mut weights = match &folder {
         None => demo_weights(f32, &device)?,
         Some(folder) => Weights::open(folder, f32, &device)
-            .map_err(|e| recognised(e, given, Some(folder), &config))?,
+            .map_err(|e| explain_folder(e, given, Some(folder), &config))?,
     };
     let also = (folder.as_ref()).and_then(|f| folder::also_holds(f, &weights.files()));
     let plan = plan(given, options, &blueprint, context, &device);
@@ -162,12 +162,12 @@ pub fn load_watched(
     model.notes = note.into_iter().chain(also).chain(said).collect();
     model.notes.extend(model.past_range());
     model.notes.extend(families::remarks(&config, family));
-    model.notes.extend(about_tokens(&model));
+    model.notes.extend(tokenizer_remarks(&model));
     Ok(model)
 }
 
 /// What a user should know of the tokenizer beside the model.
-fn about_tokens(model: &Model) -> Vec<String> {
+fn tokenizer_remarks(model: &Model) -> Vec<String> {
     let Some(tokenizer) = &model.tokenizer else {
         return Vec::new();
     };
@@ -192,7 +192,7 @@ fn about_tokens(model: &Model) -> Vec<String> {
 }
 
 /// An error about a folder, in view of what the folder is: what no family serves, or what has no weights.
-fn recognised(error: Error, given: &str, folder: Option<&Path>, config: &Value) -> Error {
+fn explain_folder(error: Error, given: &str, folder: Option<&Path>, config: &Value) -> Error {
     let unfit = matches!(error, Error::NotAModel { .. } | Error::Config { .. });
     if !unfit {
         return error;
@@ -236,7 +236,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     gguf.check_types()?;
     let (family, blueprint) = families::read_whole(&config)?;
     let context = context(options.context, blueprint.context)?;
-    let asked = asked(options.dtype.as_deref(), &device)?;
+    let asked = requested_precision(options.dtype.as_deref(), &device)?;
     let asked = asked.or_else(|| gguf.quantization().map(Precision::Stored));
     let stored = gguf.tensors().map(|(_, t)| t.span.len() as u64).sum();
     // A file without a vocabulary still reads token ids, as a folder without tokenizer.json does.
@@ -260,7 +260,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     model.need = need;
     model.notes.splice(0..0, note);
     model.notes.extend(model.past_range());
-    model.notes.extend(about_tokens(&model));
+    model.notes.extend(tokenizer_remarks(&model));
     Ok(model)
 }
 
@@ -346,7 +346,7 @@ fn accelerator(number: usize) -> Option<Device> {
     }
 }
 
-/// What there is for a model on a device.
+/// The memory plan of a model on a device.
 fn plan<'a>(
     given: &'a str,
     options: &Options,
@@ -365,7 +365,7 @@ fn plan<'a>(
 }
 
 /// The precision that a flag asks for, if it is there; without it [`memory::choose`] has the word.
-fn asked(given: Option<&str>, device: &Device) -> Result<Option<Precision>> {
+fn requested_precision(given: Option<&str>, device: &Device) -> Result<Option<Precision>> {
     match given {
         None => Ok(None),
         Some("f32") => Ok(Some(Precision::Dense(DType::F32))),

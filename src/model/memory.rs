@@ -93,7 +93,8 @@ pub fn need(
     };
     MemoryNeed {
         arranged: 0,
-        weights: stored.unwrap_or_else(|| kept(b, precision)) + tables(b, context, wide),
+        weights: stored.unwrap_or_else(|| weight_bytes(b, precision))
+            + rope_table_bytes(b, context, wide),
         cache: layers * 2 * kv * context * wide,
         pass: streams + scores.max(2 * rows * vocab * 4),
         loading: largest.unwrap_or(0).max(fused) * copies,
@@ -140,7 +141,7 @@ fn matrices(b: &Blueprint) -> Vec<MatrixSize> {
 }
 
 /// Bytes of the weights as a loader keeps them.
-fn kept(b: &Blueprint, precision: Precision) -> u64 {
+fn weight_bytes(b: &Blueprint, precision: Precision) -> u64 {
     let wide = precision.compute().size_in_bytes() as u64;
     let matrix = |m: &MatrixSize| {
         // Blocks are 32 wide; a narrower input stays dense.
@@ -178,7 +179,7 @@ fn kept(b: &Blueprint, precision: Precision) -> u64 {
 }
 
 /// Cosines and sines of every position.
-fn tables(b: &Blueprint, context: u64, wide: u64) -> u64 {
+fn rope_table_bytes(b: &Blueprint, context: u64, wide: u64) -> u64 {
     match &b.positions {
         PositionEncoding::Learned { .. } => 0,
         PositionEncoding::Rotary(ropes) => {
@@ -229,7 +230,7 @@ impl MemoryPlan<'_> {
             Precision::Dense(_) | Precision::Q8 => None,
             Precision::Stored(_) => self.stored,
         };
-        self.arranged(
+        self.with_repacked_copy(
             need(self.blueprint, precision, self.context, stored),
             precision,
         )
@@ -237,7 +238,7 @@ impl MemoryPlan<'_> {
 
     /// Adds the second arrangement where blocks are multiplied on a processor: candle 0.11 repacks Q8_0 into as many
     /// bytes again, Q4_K and Q6_K into 1.3 and 1.5 times as many.
-    fn arranged(&self, mut need: MemoryNeed, precision: Precision) -> MemoryNeed {
+    fn with_repacked_copy(&self, mut need: MemoryNeed, precision: Precision) -> MemoryNeed {
         if self.place == (DevicePlace::Cpu { tiles: true }) {
             need.arranged = match precision {
                 Precision::Dense(_) => 0,
@@ -286,12 +287,12 @@ impl MemoryPlan<'_> {
                 size(need.work()),
             ),
             free: size(free),
-            next: self.ways(precision, free),
+            next: self.options_that_fit(precision, free),
         })
     }
 
     /// What would fit, by the same arithmetic.
-    fn ways(&self, precision: Precision, free: u64) -> String {
+    fn options_that_fit(&self, precision: Precision, free: u64) -> String {
         let mut ways = Vec::new();
         let narrower: &[Precision] = &[Precision::Dense(DType::F16), Precision::Q8];
         let smaller = |p: &&Precision| self.need(**p).total() < self.need(precision).total();
@@ -319,7 +320,7 @@ impl MemoryPlan<'_> {
         let stored = (self.blueprint.parameters() as f64 * 4.85 / 8.0) as u64;
         let kind = Precision::Stored("q4_K_M");
         let gguf = need(self.blueprint, kind, self.context, Some(stored));
-        let gguf = self.arranged(gguf, kind);
+        let gguf = self.with_repacked_copy(gguf, kind);
         if matches!(precision, Precision::Dense(_) | Precision::Q8) && gguf.total() <= free {
             ways.push(format!("a GGUF of it in Q4_K_M ({})", size(gguf.total())));
         }
@@ -384,7 +385,7 @@ pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
 }
 
 /// Whether this processor makes candle repack blocks.
-fn tiles() -> bool {
+fn candle_repacks_blocks() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         std::is_x86_feature_detected!("avx2")
@@ -398,7 +399,9 @@ fn tiles() -> bool {
 /// Where a device computes.
 pub fn place(device: &Device) -> DevicePlace {
     match device {
-        Device::Cpu => DevicePlace::Cpu { tiles: tiles() },
+        Device::Cpu => DevicePlace::Cpu {
+            tiles: candle_repacks_blocks(),
+        },
         Device::Metal(_) => DevicePlace::Metal,
         #[cfg(feature = "cuda")]
         Device::Cuda(card) => DevicePlace::Cuda {

@@ -70,7 +70,7 @@ pub struct Card {
 /// A loaded model.
 pub struct Model {
     pub card: Card,
-    /// What it computes.
+    /// The forward pass with its weights.
     pub transformer: Transformer,
     /// Its tokenizer; random test models have none.
     pub tokenizer: Option<Tokenizer>,
@@ -319,34 +319,34 @@ impl Model {
 /// Notes that come up while a model is used: each is said once, at once where somebody listens, or kept until it is taken.
 #[derive(Debug, Default)]
 pub struct Remarks {
-    /// Who hears them at once.
+    /// Called with every remark at once, if set.
     pub listener: Option<fn(&str)>,
     /// All of them, and how many were taken.
-    said: Mutex<(Vec<String>, usize)>,
+    sentences: Mutex<(Vec<String>, usize)>,
 }
 
 impl Remarks {
     /// Says a sentence, unless it was said before.
     pub fn say(&self, sentence: String) {
-        let Ok(mut said) = self.said.lock() else {
+        let Ok(mut sentences) = self.sentences.lock() else {
             return;
         };
-        if said.0.contains(&sentence) {
+        if sentences.0.contains(&sentence) {
             return;
         }
         if let Some(listener) = self.listener {
             listener(&sentence);
         }
-        said.0.push(sentence);
+        sentences.0.push(sentence);
     }
 
     /// What was said since the last time.
     pub fn take(&self) -> Vec<String> {
-        let Ok(mut said) = self.said.lock() else {
+        let Ok(mut sentences) = self.sentences.lock() else {
             return Vec::new();
         };
-        let new = said.0[said.1..].to_vec();
-        said.1 = said.0.len();
+        let new = sentences.0[sentences.1..].to_vec();
+        sentences.1 = sentences.0.len();
         new
     }
 }

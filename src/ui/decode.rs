@@ -31,7 +31,7 @@ const PASTE_ENDS: &[u8] = b"\x1b[201~";
 /// Where a paste stands.
 #[derive(Debug, Default)]
 enum PasteState {
-    /// There is none.
+    /// No paste is under way.
     #[default]
     No,
     /// Everything up to its end belongs to it.
@@ -57,9 +57,9 @@ pub struct Decoder {
 enum InputState {
     /// The beginning of something.
     More,
-    /// So many bytes: a key, or nothing of ours.
+    /// So many bytes were a key, or a sequence that means nothing here.
     Done(usize, Option<Key>),
-    /// So many bytes, and a paste begins.
+    /// So many bytes began a paste.
     Paste(usize),
 }
 

@@ -229,7 +229,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     };
     let mut out = Vec::new();
     let reading = app
-        .reading()
+        .cell_under_cursor()
         .filter(|_| app.layout.focus != Pane::Transcript && app.layout.focus != Pane::Edits);
     let layer = |anchor: Anchor| {
         let layer = anchor.layer;
@@ -280,7 +280,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
             out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));
         }
         if let Some(reading) = app
-            .reading()
+            .cell_under_cursor()
             .filter(|r| !r.more.is_empty() && r.anchor.position == Some(token.position as u32))
         {
             let layer = layer(reading.anchor);
@@ -311,7 +311,7 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
         Level::Error => " [Esc]",
         Level::Info | Level::Warning => "",
     };
-    let said = format!("{mark}{}{close}", overlay::repeated(notice));
+    let said = format!("{mark}{}{close}", overlay::text_with_count(notice));
     let mut lines = fold(&said, usize::from(footer.width.saturating_sub(2)));
     if lines.len() > 4 {
         lines.truncate(4);

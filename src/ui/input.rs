@@ -26,7 +26,7 @@ enum Keyboard {
     Stdin(io::Stdin),
     /// Standard input is something else.
     Tty(File),
-    /// There is no keyboard; the screen can still vanish.
+    /// Without a keyboard: only the end of the terminal can be noticed.
     None(io::Stdout),
 }
 
@@ -131,9 +131,9 @@ fn read(
 #[derive(Debug, PartialEq, Eq)]
 enum InputWait {
     Bytes,
-    /// In the time that was given.
+    /// Nothing came in the given time.
     Nothing,
-    /// Its other end vanished.
+    /// The terminal is gone.
     Gone,
 }
 

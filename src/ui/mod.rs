@@ -71,26 +71,26 @@ pub struct ScreenOptions {
 
 /// Opens the screen and stays until the user leaves.
 pub fn run(options: ScreenOptions) -> Result<()> {
-    let wardrobe = ThemeSet::open(&options)?;
+    let themes = ThemeSet::open(&options)?;
     let session = match options.shot {
         Some(_) => None,
         None => sessions(&options)?,
     };
     let settings = AppSettings {
-        theme: wardrobe.first.clone(),
-        themes: wardrobe
+        theme: themes.first.clone(),
+        themes: themes
             .themes
             .iter()
             .map(|t| (t.name.clone(), about(t)))
             .collect(),
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
-        keys: wardrobe.keys.clone(),
+        keys: themes.keys.clone(),
         session,
         ..options.start
     };
     match &options.shot {
-        Some(shot) => script::run(shot, settings, &wardrobe),
-        None => screen::run(settings, wardrobe),
+        Some(shot) => script::run(shot, settings, &themes),
+        None => screen::run(settings, themes),
     }
 }
 

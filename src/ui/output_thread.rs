@@ -38,7 +38,7 @@ enum OutgoingThread {
     Rests,
     /// A parcel is on its way.
     Writes,
-    /// And the rest of it is of no use any more.
+    /// The terminal is being left: what is still queued is dropped.
     Hurries,
 }
 
@@ -49,7 +49,7 @@ struct Queue {
     pen: OutgoingThread,
     /// The terminal is gone.
     broken: bool,
-    /// Nothing more will be given.
+    /// No more bytes will be queued.
     closed: bool,
 }
 

@@ -26,7 +26,7 @@ const FRAME: Duration = Duration::from_millis(33);
 const BATCH: usize = 512;
 /// How long a terminal may take to read the last bytes when the user leaves.
 const AT_LEISURE: Duration = Duration::from_secs(2);
-/// The same when the program was told to end.
+/// How long to wait for the engine when the program was told to end.
 const AT_ONCE: Duration = Duration::from_millis(250);
 /// How long the engine may take to end; a stuck one is not waited for.
 const LAST_LAYER: Duration = Duration::from_millis(400);
@@ -41,7 +41,7 @@ struct Screen {
     keys: Receiver<Vec<Event>>,
     outside: UnboundedReceiver<OutsideEvent>,
     terminal: Terminal,
-    wardrobe: ThemeSet,
+    themes: ThemeSet,
     theme: Theme,
     memory: Memory,
     began: Instant,
@@ -59,18 +59,18 @@ enum LoopEnd {
 }
 
 /// Opens the screen and stays until it ends.
-pub(super) fn run(settings: AppSettings, wardrobe: ThemeSet) -> Result<()> {
+pub(super) fn run(settings: AppSettings, themes: ThemeSet) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::io("the event loop", e))?;
-    let (mut screen, first) = Screen::open(settings, wardrobe)?;
+    let (mut screen, first) = Screen::open(settings, themes)?;
     let parting = catch_unwind(AssertUnwindSafe(|| runtime.block_on(screen.run(first))));
     screen.close(parting)
 }
 
 impl Screen {
-    fn open(settings: AppSettings, wardrobe: ThemeSet) -> Result<(Self, Vec<Effect>)> {
+    fn open(settings: AppSettings, themes: ThemeSet) -> Result<(Self, Vec<Effect>)> {
         let began = Instant::now();
         let terminal = Terminal::enter()?;
         let (tell, outside) = unbounded_channel();
@@ -91,10 +91,10 @@ impl Screen {
         let (mut app, first) = App::new(settings);
         let (width, height) = terminal.size();
         app.update(Event::Resize(width, height));
-        for warning in &wardrobe.warnings {
+        for warning in &themes.warnings {
             app.warn(warning.clone());
         }
-        let theme = wardrobe.theme(&app.settings.theme);
+        let theme = themes.theme(&app.settings.theme);
         let screen = Self {
             app,
             engine,
@@ -102,7 +102,7 @@ impl Screen {
             keys,
             outside,
             terminal,
-            wardrobe,
+            themes,
             theme,
             memory: Memory::default(),
             began,
@@ -182,7 +182,7 @@ impl Screen {
 
     fn frame(&mut self) -> Result<()> {
         if self.theme.name != self.app.settings.theme {
-            self.theme = self.wardrobe.theme(&self.app.settings.theme);
+            self.theme = self.themes.theme(&self.app.settings.theme);
         }
         let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);
         self.terminal.frame(|buffer| {
@@ -293,7 +293,7 @@ impl Screen {
             Ok(Ok(LoopEnd::Signal(number))) => (Err(Error::Signal(number)), signals::code(number)),
             Ok(Err(error)) => (Err(error), 1),
             Err(_) => {
-                let why = failure.unwrap_or_else(|| "it does not say why".into());
+                let why = failure.unwrap_or_else(|| "no reason was given".into());
                 if heard {
                     crate::out::note(&format!(
                         "The screen failed: {why}. The session so far is kept; start again, and please report this."

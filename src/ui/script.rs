@@ -21,12 +21,12 @@ struct ScriptStage<'a> {
     app: App,
     engine: Handle,
     updates: Receiver<Update>,
-    wardrobe: &'a ThemeSet,
+    themes: &'a ThemeSet,
     memory: Memory,
 }
 
 /// Runs the session and writes its picture.
-pub fn run(shot: &Shot, settings: AppSettings, wardrobe: &ThemeSet) -> Result<()> {
+pub fn run(shot: &Shot, settings: AppSettings, themes: &ThemeSet) -> Result<()> {
     let keys: Vec<Key> = if shot.keys.trim().is_empty() {
         Vec::new()
     } else {
@@ -41,7 +41,7 @@ pub fn run(shot: &Shot, settings: AppSettings, wardrobe: &ThemeSet) -> Result<()
         app,
         engine,
         updates,
-        wardrobe,
+        themes,
         memory: Memory::default(),
     };
     stage.perform(first);
@@ -64,7 +64,7 @@ pub fn run(shot: &Shot, settings: AppSettings, wardrobe: &ThemeSet) -> Result<()
     }
     // What was said on the way is not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
-    let theme = wardrobe.theme(&stage.app.settings.theme);
+    let theme = themes.theme(&stage.app.settings.theme);
     let done = paint_buffer(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
     stage.engine.close();
     done
@@ -73,7 +73,7 @@ pub fn run(shot: &Shot, settings: AppSettings, wardrobe: &ThemeSet) -> Result<()
 impl ScriptStage<'_> {
     fn perform(&mut self, effects: Vec<Effect>) -> LoopControl {
         for effect in effects {
-            let theme = self.wardrobe.theme(&self.app.settings.theme);
+            let theme = self.themes.theme(&self.app.settings.theme);
             let (app, memory) = (&mut self.app, &mut self.memory);
             match perform(effect, app, &self.engine, &theme, memory) {
                 None | Some(OnTerminal::Copy(_) | OnTerminal::Suspend | OnTerminal::Redraw) => {}
@@ -88,7 +88,7 @@ impl ScriptStage<'_> {
         app.loading.is_some()
             || app.transcript.busy()
             || app.baseline_asked
-            || app.history.restoring()
+            || app.history.is_restoring()
             || app.shown.values().any(|s| s.working.is_some())
             || self.differing()
     }

@@ -115,7 +115,7 @@ impl TerminalRestorer {
 /// A panic in one line, and where it came from when the user asked for that.
 fn panic_in_one_line(info: &PanicHookInfo) -> String {
     let trace = std::backtrace::Backtrace::capture();
-    let words = info.payload_as_str().unwrap_or("it does not say why");
+    let words = info.payload_as_str().unwrap_or("no reason was given");
     let place = info
         .location()
         .map_or_else(String::new, |l| format!(", {l}"));
@@ -129,7 +129,8 @@ fn panic_in_one_line(info: &PanicHookInfo) -> String {
 impl Terminal {
     /// Takes the screen: raw mode, alternate screen, bracketed paste, hidden cursor, window title.
     ///
-    /// Call it on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic anywhere else leaves
+    /// Call it on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic anywhere
+    /// else leaves
     /// the screen alone and goes to the log.
     pub fn enter() -> Result<Self> {
         if !io::stdout().is_terminal() {
@@ -183,7 +184,7 @@ impl Terminal {
         self.way_out.leave(patience)
     }
 
-    /// For those who have to leave when the screen's own thread does not.
+    /// A handle that restores the terminal from another thread, if the screen's own thread does not.
     pub fn way_out(&self) -> TerminalRestorer {
         self.way_out.clone()
     }
@@ -262,7 +263,7 @@ impl Drop for Terminal {
     }
 }
 
-/// At most [`MOST_CELLS`].
+/// A rectangle of at most [`MOST_CELLS`] cells.
 fn bounded(width: u16, height: u16) -> Rect {
     let most = MOST_CELLS / u32::from(width.max(1));
     let most = u16::try_from(most).unwrap_or(u16::MAX);

@@ -26,7 +26,7 @@ use crate::model::network::site::{Address, Site};
 pub struct Accuracy {
     /// How many were right.
     pub right: usize,
-    /// Of how many.
+    /// How many were asked.
     pub of: usize,
     /// Sum of the answers' probabilities.
     pub probability: f64,
@@ -44,10 +44,10 @@ impl Accuracy {
     }
 
     /// Counts what was said where the answer was asked about.
-    fn count(&mut self, said: &RowStats, answer: u32) {
-        self.right += usize::from(said.first().0 == answer);
+    fn count(&mut self, stats: &RowStats, answer: u32) {
+        self.right += usize::from(stats.first().0 == answer);
         self.of += 1;
-        self.probability += said.share();
+        self.probability += stats.share();
     }
 }
 
@@ -66,20 +66,20 @@ pub struct Questions {
 pub struct LayerScore {
     /// The block whose output was changed.
     pub layer: usize,
-    /// On the pairs that the layer is chosen on.
+    /// Accuracy on the pairs that the layer is chosen on.
     pub fit: Accuracy,
-    /// On the pairs that were held out.
+    /// Accuracy on the held-out pairs.
     pub held: Accuracy,
-    /// There, with a random vector of the same length.
+    /// Control: accuracy on the held-out pairs with a random vector of the same norm.
     pub random: Accuracy,
 }
 
 /// How a vector enters the residual stream of the last token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Insertion {
-    /// It is added to what is there.
+    /// The vector is added to the state.
     Add,
-    /// It takes its place.
+    /// The vector replaces the state.
     Replace,
 }
 
@@ -101,7 +101,7 @@ pub struct TaskEvaluation {
     pub layers: Vec<LayerScore>,
     /// The held-out queries alone.
     pub bare: Accuracy,
-    /// The same behind examples.
+    /// The held-out queries behind demonstrations.
     pub answered: Accuracy,
 }
 
@@ -196,8 +196,8 @@ impl TaskEvaluation {
         for (number, ask) in asked.answered.iter().enumerate() {
             lab.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
             let run = Run::plain(ask.tokens.clone());
-            let said = lab.last(&run, Output::tokens(&[ask.answer]))?;
-            out.answered.count(&said, ask.answer);
+            let stats = lab.last(&run, Output::tokens(&[ask.answer]))?;
+            out.answered.count(&stats, ask.answer);
         }
         Ok(out)
     }

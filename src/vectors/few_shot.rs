@@ -32,7 +32,7 @@ pub fn read(path: &Path) -> Result<Vec<ShotPair>> {
     parse(&text, path)
 }
 
-/// The same from text; `path` is for messages.
+/// Parses pairs from text; `path` is for messages.
 pub fn parse(text: &str, path: &Path) -> Result<Vec<ShotPair>> {
     let bad = |what: String| {
         let next = "Write one pair a line: input, tab, output; or a JSON list of {\"input\": .., \"output\": ..}.";
@@ -199,13 +199,13 @@ pub struct Shots<'a> {
     pub model: &'a Model,
     /// Examples, and queries where none are given.
     pub pairs: &'a [ShotPair],
-    /// How they look.
+    /// The form of a demonstration.
     pub layout: &'a ShotLayout,
     /// How a query looks that stands without examples.
-    pub asked: &'a ShotLayout,
+    pub query_layout: &'a ShotLayout,
     /// Examples a prompt.
     pub count: usize,
-    /// Of everything that is drawn.
+    /// The seed of everything that is drawn.
     pub seed: u64,
 }
 
@@ -235,7 +235,7 @@ impl Shots<'_> {
     }
 
     /// One set of examples with several queries that do not matter (Hendel et al. 2023, 2310.15916).
-    pub fn dummies(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
+    pub fn with_dummy_queries(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng("dummies");
         let chosen = self.draw(&mut rng, self.count + queries, self.pairs.len())?;
         let (asked, shown) = chosen.split_at(queries);
@@ -247,7 +247,7 @@ impl Shots<'_> {
     }
 
     /// Queries without examples, as many as asked for, in turns.
-    pub fn unshown(&self, prompts: usize) -> Result<Vec<FewShotPrompt>> {
+    pub fn zero_shot(&self, prompts: usize) -> Result<Vec<FewShotPrompt>> {
         let mut queries = self.pairs.to_vec();
         queries.shuffle(&mut self.rng("unshown"));
         let turns: Vec<ShotPair> = queries.iter().cycle().take(prompts).cloned().collect();
@@ -257,7 +257,7 @@ impl Shots<'_> {
     /// Queries alone.
     pub fn bare(&self, queries: &[ShotPair]) -> Result<Vec<FewShotPrompt>> {
         let alone = Self {
-            layout: self.asked,
+            layout: self.query_layout,
             ..*self
         };
         queries.iter().map(|query| alone.ask(&[], query)).collect()

@@ -75,7 +75,7 @@ impl HeadMeans {
         &self.values[layer][head * self.width..(head + 1) * self.width]
     }
 
-    /// Random vectors of the same lengths, head by head: the null.
+    /// Random vectors of the same lengths, head by head: the control.
     pub fn random_like(&self, seed: u64) -> Self {
         let mut out = self.clone();
         for (layer, values) in out.values.iter_mut().enumerate() {
@@ -103,7 +103,7 @@ impl Effects {
     /// The average indirect effect of every head: its mean put into the last token of prompts that do not show the task,
     /// `p(answer | z.layer.head := mean) − p(answer)`, averaged.
     pub fn indirect(lab: &mut Lab, asks: &[FewShotPrompt], means: &HeadMeans) -> Result<Self> {
-        let mut total = Self::none(lab);
+        let mut total = Self::zeros(lab);
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
@@ -149,7 +149,7 @@ impl Effects {
         })
     }
 
-    fn none(lab: &Lab) -> Self {
+    fn zeros(lab: &Lab) -> Self {
         let card = &lab.model.card;
         Self {
             values: vec![vec![0.0; card.heads]; card.layers],

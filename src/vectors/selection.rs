@@ -68,11 +68,11 @@ pub struct CandidateScores {
 /// Whether a candidate may be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CandidateVerdict {
-    /// It may.
+    /// The candidate may be chosen.
     Kept,
     /// A score is no number.
     NotANumber,
-    /// Its layer is too late.
+    /// Discarded: its layer is too late.
     Late,
     /// Ablating it moves unrelated prompts too far.
     Kl,
@@ -171,7 +171,7 @@ pub fn divergence(base: &[f32], edited: &[f32]) -> f64 {
 }
 
 /// The scores are sums over the vocabulary in f64, so rows are read whole.
-fn whole() -> Output {
+fn whole_rows() -> Output {
     Output::whole(After::Last(1))
 }
 
@@ -198,7 +198,7 @@ pub fn find_markers(
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for said in lab.last_of(prompts, schedule, whole())? {
+        for said in lab.last_of(prompts, schedule, whole_rows())? {
             for (ahead, log) in ahead.iter_mut().zip(log_probs(&said.logits)) {
                 *ahead += share * f64::from(log).exp();
             }
@@ -329,7 +329,7 @@ fn behaves_as_listed(
     left_out: &mut (usize, usize),
 ) -> Result<PromptSides> {
     let mut keep = |prompts: &TokenizedPrompts, sign: f64| -> Result<TokenizedPrompts> {
-        let said = lab.last_of(prompts, schedule, whole())?;
+        let said = lab.last_of(prompts, schedule, whole_rows())?;
         let pairs = prompts.iter().zip(&said);
         Ok(pairs
             .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
@@ -406,8 +406,8 @@ impl<'a> CandidateMeasurer<'a> {
         rules: &SelectionRules,
         schedule: &Schedule,
     ) -> Result<Self> {
-        let plus = lab.last_of(&held_out.plus, schedule, whole())?;
-        let base = lab.last_of(&held_out.minus, schedule, whole())?;
+        let plus = lab.last_of(&held_out.plus, schedule, whole_rows())?;
+        let base = lab.last_of(&held_out.minus, schedule, whole_rows())?;
         let score = |rows: &[RowStats]| mean_behaviour(rows, &rules.markers);
         Ok(Self {
             unedited: (score(&plus), score(&base)),
@@ -460,7 +460,7 @@ impl<'a> CandidateMeasurer<'a> {
         });
         let found = self.lab.run(&Pass {
             rows: rows.collect(),
-            ..Pass::prompts(&[], &self.schedule, whole())
+            ..Pass::prompts(&[], &self.schedule, whole_rows())
         })?;
         if !found.iter().all(Capture::is_finite) {
             return Ok(CandidateScores {

@@ -54,7 +54,7 @@ pub enum HeadRanking {
     /// Examples with permuted labels (Todd et al. 2024).
     Shuffled,
     /// Queries without examples, for tasks that permuted labels do not hide.
-    Asked,
+    ZeroShot,
 }
 
 /// From this mean probability of the answers on, prompts leave heads little to restore.
@@ -93,7 +93,7 @@ impl InContext {
         METHODS.map(|(name, ..)| name)
     }
 
-    /// How its vectors are put in.
+    /// Whether the method's vectors are added to the state or replace it.
     pub fn insertion(self) -> Insertion {
         match self {
             Self::TaskVector => Insertion::Replace,
@@ -113,7 +113,7 @@ impl InContext {
                 (states(lab, &asks)?, asks.len())
             }
             Self::TaskVector => {
-                let asks = shots.on(lab).dummies(recipe.dummies)?;
+                let asks = shots.on(lab).with_dummy_queries(recipe.dummies)?;
                 (states(lab, &asks)?, asks.len())
             }
             Self::FunctionVector => {
@@ -123,8 +123,8 @@ impl InContext {
                     HeadRanking::Shuffled => {
                         (shots.on(lab).shuffled(recipe.shuffled)?, "shuffled prompts")
                     }
-                    HeadRanking::Asked => (
-                        shots.on(lab).unshown(recipe.shuffled)?,
+                    HeadRanking::ZeroShot => (
+                        shots.on(lab).zero_shot(recipe.shuffled)?,
                         "prompts without demonstrations",
                     ),
                 };
@@ -197,7 +197,7 @@ fn signed(effect: f64) -> String {
 pub struct ShotPrompts<'a> {
     pub pairs: &'a [super::few_shot::ShotPair],
     pub layout: &'a super::few_shot::ShotLayout,
-    pub asked: &'a super::few_shot::ShotLayout,
+    pub query_layout: &'a super::few_shot::ShotLayout,
     pub count: usize,
     pub seed: u64,
 }
@@ -209,7 +209,7 @@ impl<'a> ShotPrompts<'a> {
             model: &lab.model,
             pairs: self.pairs,
             layout: self.layout,
-            asked: self.asked,
+            query_layout: self.query_layout,
             count: self.count,
             seed: self.seed,
         }

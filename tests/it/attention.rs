@@ -225,14 +225,14 @@ fn i23_scores_are_the_attention_to_what_the_kind_names() {
                 let seen = |i: usize| window.map_or(i + 1, |w| w.min(i + 1));
                 let even = pairs.iter().filter(|(i, j)| j + seen(*i) > *i);
                 let even: f64 = even.map(|(i, _)| 1.0 / seen(*i) as f64).sum();
-                let gap = (found.even[layer] - even / pairs.len() as f64).abs();
+                let gap = (found.uniform[layer] - even / pairs.len() as f64).abs();
                 assert!(gap < 1e-9, "{name} {score:?}: {gap}");
             }
         }
         // Queries that are nothing read evenly what they see.
         let even = edited(text.tokens.clone(), &["zero@q.*"]);
         let found = HeadScores::measure(&mut lab, HeadScore::Induction, &[(even, first)]).unwrap();
-        for (row, even) in found.values.iter().zip(&found.even) {
+        for (row, even) in found.values.iter().zip(&found.uniform) {
             assert!(
                 row.iter().all(|v| (v - even).abs() < 1e-6),
                 "{name}: {row:?} {even}"
@@ -511,7 +511,7 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         .collect();
     let found = HeadScores::measure(&mut lab, HeadScore::Induction, &runs).unwrap();
     let top = found.top(4);
-    println!("induction {top:.3?}, evenly {:.3}", found.even[0]);
+    println!("induction {top:.3?}, evenly {:.3}", found.uniform[0]);
     assert!(
         top[2].1 > 0.7 && top[3].1 < 0.2,
         "three heads stand out: {top:?}"
@@ -730,7 +730,7 @@ fn scores_and_what_they_are_for_have_one_progress() {
     let mut lab = demo();
     let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let shares = seen.clone();
-    lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
+    lab.progress = WorkProgress::reporting_to(move |done| shares.lock().unwrap().push(done));
     let run = Run::plain(prompt(7));
     for (silence, passes) in [("3", 11.0), ("0", 1.0)] {
         let arguments = [("show", "scores"), ("ablate", silence), ("trials", "2")];

@@ -360,7 +360,7 @@ fn a_stopped_table_keeps_what_it_has() {
         ..Run::default()
     };
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.4 {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -493,7 +493,7 @@ fn an_unrelated_prompt_is_a_turn_of_chat_where_it_is_said() {
 
 /// What can be said before a long table begins is said then, and a question is never unrelated to itself.
 #[test]
-fn a_table_checks_its_questions_first_and_has_a_null_for_one() {
+fn a_table_checks_its_questions_first_and_has_a_control_for_one() {
     let folder = tempfile::tempdir().unwrap();
     let world = TwoHop::new(Layout::Llama, 2, 1);
     let mut lab = world.open();
@@ -570,7 +570,7 @@ fn conditions_on_probabilities_are_refused_where_trials_write() {
 
 /// The token that begins every text has one state, so the null of the first position is taken elsewhere.
 #[test]
-fn the_first_position_has_a_null_of_its_own() {
+fn the_first_position_has_a_control_of_its_own() {
     let mut lab = demo();
     let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let figure = observe(&mut lab, &run, &Arguments::default().with("position", 0));

@@ -72,7 +72,7 @@ impl Stage {
     fn settle(&mut self) {
         loop {
             let app = &self.app;
-            let busy = app.loading.is_some() || app.transcript.busy() || app.history.restoring();
+            let busy = app.loading.is_some() || app.transcript.busy() || app.history.is_restoring();
             let patience = if busy || self.awaited > 0 {
                 60_000
             } else {
@@ -83,7 +83,9 @@ impl Stage {
             };
             let answer = match &update {
                 Update::Edited { .. } | Update::Refused(_) | Update::Restored(_) => true,
-                Update::Beside { .. } => self.app.baseline_mode != self.app.history.now().beside,
+                Update::Beside { .. } => {
+                    self.app.baseline_mode != self.app.history.now().baseline_mode
+                }
                 _ => false,
             };
             self.awaited = self.awaited.saturating_sub(usize::from(answer));

@@ -204,14 +204,14 @@ fn condition() -> impl Strategy<Value = Condition> {
         (text(), 0usize..9).prop_map(|(name, l)| ConditionProbe::Along(name, Site::ResidPre.at(l))),
         text().prop_map(ConditionProbe::Probability),
     ];
-    (probe, any::<bool>(), number(), any::<bool>()).prop_map(|(probe, above, threshold, stays)| {
-        Condition {
+    (probe, any::<bool>(), number(), any::<bool>()).prop_map(
+        |(probe, above, threshold, latches)| Condition {
             probe,
             above,
             threshold,
-            stays,
-        }
-    })
+            latches,
+        },
+    )
 }
 
 fn edit() -> impl Strategy<Value = Edit> {

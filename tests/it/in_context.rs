@@ -369,7 +369,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     let prompts = ShotPrompts {
         pairs: &pairs,
         layout: &layout,
-        asked: &layout,
+        query_layout: &layout,
         count: 6,
         seed: 3,
     };
@@ -413,7 +413,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
         }
     }
     // One set of demonstrations behind a task vector, and queries that differ.
-    let dummies = prompts.on(&lab).dummies(2).unwrap();
+    let dummies = prompts.on(&lab).with_dummy_queries(2).unwrap();
     let (a, b) = (spell(&dummies[0]), spell(&dummies[1]));
     assert_eq!(
         a.rsplit_once(" ; ").unwrap().0,
@@ -427,7 +427,7 @@ fn prompts_ask_for_the_first_token_of_an_answer_they_do_not_hold() {
     // A query in other words, and its space before the answer belongs to the answer.
     let asked = ShotLayout::new("Say {x}:\\n{y}", "").unwrap();
     let other = ShotPrompts {
-        asked: &asked,
+        query_layout: &asked,
         ..prompts
     };
     let bare = other.on(&lab).bare(&pairs[..1]).unwrap();
@@ -500,12 +500,12 @@ fn antonyms(lab: &mut Lab, method: InContext, seed: u64) -> (Direction, TaskEval
     let prompts = ShotPrompts {
         pairs: &made_from,
         layout: &layout,
-        asked: &asked,
+        query_layout: &asked,
         count: 5,
         seed,
     };
     let recipe = Recipe {
-        rank: HeadRanking::Asked,
+        rank: HeadRanking::ZeroShot,
         trials: 50,
         ..Recipe::default()
     };
@@ -566,7 +566,7 @@ fn a_function_vector_says_which_task() {
     let mut lab = demo();
     let layout = ShotLayout::new("{x} -> {y}", " ; ").unwrap();
     let recipe = Recipe {
-        rank: HeadRanking::Asked,
+        rank: HeadRanking::ZeroShot,
         trials: 40,
         ..Recipe::default()
     };
@@ -577,7 +577,7 @@ fn a_function_vector_says_which_task() {
     let prompts = tasks.each_ref().map(|(made_from, _)| ShotPrompts {
         pairs: made_from,
         layout: &layout,
-        asked: &layout,
+        query_layout: &layout,
         count: 5,
         seed: 1,
     });
@@ -635,7 +635,7 @@ fn the_verdict_counts_what_the_edit_does() {
     let prompts = ShotPrompts {
         pairs: &pairs,
         layout: &layout,
-        asked: &layout,
+        query_layout: &layout,
         count: 3,
         seed: 1,
     };

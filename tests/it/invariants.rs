@@ -1058,7 +1058,7 @@ fn from_now_and_as_if_always_differ_where_they_should() {
 }
 
 #[test]
-fn receipts_are_measured_beside_a_null() {
+fn receipts_are_measured_beside_a_control() {
     for lab in dense_families() {
         let (mut lab, vector) = with_direction(lab);
         let run = edited(
@@ -1311,7 +1311,7 @@ fn an_edit_after_the_last_block_acts_at_its_own_position() {
 }
 
 #[test]
-fn nulls_have_equal_size_and_other_units() {
+fn controls_have_equal_size_and_other_units() {
     for lab in dense_families() {
         let (mut lab, _) = with_direction(lab);
         let run = edited(prompt(6), &["zero:1,2@mlp_act.0"]);

@@ -349,7 +349,7 @@ fn a_task_is_made_of_the_list() {
     // Stopped at the third question, then asked again.
     let mut other = Lab::open("demo", &Options::default()).unwrap();
     let (cancel, mut seen) = (other.cancel.clone(), 0);
-    other.progress = WorkProgress::told(move |_| {
+    other.progress = WorkProgress::reporting_to(move |_| {
         seen += 1;
         if seen == 3 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);

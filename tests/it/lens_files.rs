@@ -290,6 +290,6 @@ fn layers_without_a_map_are_named() {
     let said = named(&mut lab, "jacobian.pt", "resid_pre");
     assert!(said[0].contains("resid_pre of layer 0: "), "{said:?}");
     let file = LensFile::open(&given("jacobian.pt"), &lab.model).unwrap();
-    assert_eq!(file.lacks(Site::ResidPre, 3), [0]);
-    assert_eq!(file.lacks(Site::ResidPost, 3), [0; 0]);
+    assert_eq!(file.layers_without_map(Site::ResidPre, 3), [0]);
+    assert_eq!(file.layers_without_map(Site::ResidPost, 3), [0; 0]);
 }

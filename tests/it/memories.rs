@@ -701,7 +701,7 @@ fn a_value_edit_changes_the_fact_and_leaves_the_others() {
     let none = Schedule::none();
     let report = value_edit::run(&mut lab, &list, &texts, &none, plan).unwrap();
     assert_eq!((report.known, report.cases.len()), (list.len(), 9));
-    let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.null));
+    let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.control));
     println!("edited {own:?}\nrandom {null:?}");
     let (success, by_chance) = (own.success.unwrap(), null.success.unwrap());
     assert!(
@@ -734,7 +734,7 @@ fn ablating_a_facts_neurons_breaks_it_and_random_ones_do_not() {
     plan.search.share = 0.05;
     plan.search.most = 20;
     let report = value_edit::run(&mut lab, &list, &[], &Schedule::none(), plan).unwrap();
-    let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.null));
+    let (own, null) = (report.mean(|c| c.own), report.mean(|c| c.control));
     println!("ablated {own:?}\nrandom {null:?}");
     assert!(own.changed >= 0.4, "{}", own.changed);
     assert!(null.changed <= 0.02, "{}", null.changed);

@@ -328,7 +328,7 @@ fn metrics_and_their_defaults_are_those_of_the_two_runs() {
 }
 
 #[test]
-fn the_null_is_a_change_of_equal_size_that_says_little() {
+fn the_control_is_a_change_of_equal_size_that_says_little() {
     let mut lab = demo();
     let (clean, _) = two(&lab, &[]);
     let arguments = with(&[("corrupt", OTHER)]);
@@ -437,7 +437,7 @@ fn prompts_that_do_not_fit_are_refused_in_a_sentence() {
         let file = folder.path().join("two.json");
         std::fs::write(&file, all.to_string()).unwrap();
         let asked = with(&[("pairs", &file.display().to_string()), ("site", "heads")]);
-        lab.progress = WorkProgress::told(|_| panic!("nothing is measured yet"));
+        lab.progress = WorkProgress::reporting_to(|_| panic!("nothing is measured yet"));
         let error = refused(&mut lab, &nothing, &asked);
         lab.progress = WorkProgress::default();
         assert!(error.contains("pair 2") && error.contains(why), "{error}");

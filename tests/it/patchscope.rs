@@ -331,7 +331,7 @@ fn a_description_reads_names_back() {
 
 /// Two tokens of a name say who it is, the last alone does not.
 #[test]
-fn a_person_is_read_from_a_slot_for_each_token() {
+fn a_person_is_read_from_a_placeholder_for_each_token() {
     let mut lab = demo();
     let people = over(&list("people.tsv")).with("layer", "0");
     let each = people.clone().with("placeholders", "each");
@@ -655,7 +655,7 @@ fn a_stopped_sweep_keeps_what_it_has_and_goes_on() {
     let arguments = over(&list("descriptions.tsv"));
     let whole = observe(&mut demo(), &Run::default(), &arguments).unwrap();
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.5 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }
@@ -783,7 +783,7 @@ fn a_token_that_the_model_lacks_is_refused() {
 
 /// Branches read on from the first slot that they fill, and that is what a sweep is said to take.
 #[test]
-fn what_a_sweep_takes_counts_from_its_first_slot() {
+fn what_a_sweep_takes_counts_from_its_first_placeholder() {
     let lab = demo();
     let of = instrument("patchscope").unwrap();
     let tokens = |slots: &str| {
@@ -798,7 +798,7 @@ fn what_a_sweep_takes_counts_from_its_first_slot() {
 
 /// The null of a subject: what the states of the others say, of those that share no answer.
 #[test]
-fn the_null_counts_the_others_that_share_no_answer() {
+fn the_control_counts_the_others_that_share_no_answer() {
     let mut lab = demo();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.tsv");
@@ -836,7 +836,7 @@ fn the_null_counts_the_others_that_share_no_answer() {
 fn scores_can_be_stopped() {
     let mut lab = demo();
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done >= 1.0 {
             cancel.store(true, std::sync::atomic::Ordering::Relaxed);
         }

@@ -269,7 +269,7 @@ fn a_patched_row_meets_its_own_condition() {
             heads: Vec::new(),
             sources: Vec::new(),
             targets: vec![2],
-            null: None,
+            control: None,
         }),
         ..PassRow::default()
     };

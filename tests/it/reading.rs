@@ -50,7 +50,7 @@ fn ranked(from: usize, to: usize) -> Figure {
         stories: (from..to).map(story).collect(),
     };
     figure.title = "lens · norm own · rank of the answer".into();
-    assert!(figure.turn(0));
+    assert!(figure.show_number(0));
     figure
 }
 
@@ -179,8 +179,11 @@ fn a_figure_says_which_positions_it_holds() {
         "{before}"
     );
     press(&mut app, "g g");
-    assert_eq!(app.held("lens"), CursorFocus::Outside(20, 29));
-    assert!(app.reading().is_none(), "no other position's cell is shown");
+    assert_eq!(app.cursor_focus("lens"), CursorFocus::Outside(20, 29));
+    assert!(
+        app.cell_under_cursor().is_none(),
+        "no other position's cell is shown"
+    );
     let seen = screen(&app);
     let held = "the lens shows positions 20-29 of 0-29; w measures at the cursor too";
     assert!(seen.matches(held).count() >= 1, "{seen}");
@@ -189,7 +192,7 @@ fn a_figure_says_which_positions_it_holds() {
     assert!(!lens.contains('▐'), "{seen}");
     assert!(seen.contains("lens · layer 7 · position 0 "), "{seen}");
     assert_eq!(
-        app.here(),
+        app.layer_and_position(),
         (7, 0),
         "commands are about the cursor's own place"
     );
@@ -376,7 +379,7 @@ fn the_cursor_keeps_the_colour_of_its_cell() {
         (buffer[(close - 1, y as u16)].clone(), y)
     };
     let (cell, _) = hold(&app);
-    let value = app.reading().unwrap().value.unwrap().1;
+    let value = app.cell_under_cursor().unwrap().value.unwrap().1;
     assert_eq!(Some(cell.bg), theme.heat(value).bg, "its number's colour");
     assert!(cell.modifier.contains(Modifier::UNDERLINED));
     assert!(!cell.modifier.contains(Modifier::REVERSED));

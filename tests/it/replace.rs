@@ -150,7 +150,7 @@ fn a_trial_is_the_whole_run_with_the_same_values_put_in() {
 }
 
 #[test]
-fn logits_may_be_read_anywhere_and_the_run_may_have_slots_of_its_own() {
+fn logits_may_be_read_anywhere_and_the_run_may_have_patches_of_its_own() {
     for mut lab in every_family() {
         let length = 30;
         let run = Run::plain(prompt(length));

@@ -27,7 +27,7 @@ fn pair() -> AttributionRequest {
     AttributionRequest {
         target: Some(LogitTarget {
             token: 3,
-            less: Some(11),
+            minus: Some(11),
         }),
         centred: false,
     }
@@ -574,7 +574,7 @@ fn a_difference_is_of_one_logit_and_still_sums() {
 
 /// A grid of favoured tokens is compared only where both runs favour the same.
 #[test]
-fn a_grid_of_other_favoured_tokens_has_no_difference() {
+fn a_grid_of_other_top_predictions_has_no_difference() {
     let mut lab = tiny(&FAMILIES[0]);
     let last = lab.model.card.layers - 1;
     let turned = edited(prompt(6), &[&format!("scale@resid_post.{last}*-1")]);

@@ -126,7 +126,10 @@ fn no_colour_is_needed() {
 fn the_cursor_goes_over_points_and_curves() {
     let mut app = with(curves(), (80, 24));
     press(&mut app, "Tab");
-    let said = |app: &App| app.reading().map(|r| (r.anchor, r.value.map(|v| v.1)));
+    let said = |app: &App| {
+        app.cell_under_cursor()
+            .map(|r| (r.anchor, r.value.map(|v| v.1)))
+    };
     while app.cursor.layer > 0 {
         press(&mut app, "Left");
     }
@@ -145,12 +148,12 @@ fn the_cursor_goes_over_points_and_curves() {
         press(&mut app, "Up");
     }
     assert_eq!(
-        app.reading().unwrap().label,
+        app.cell_under_cursor().unwrap().label,
         "embed",
         "a place without a layer can be reached"
     );
     press(&mut app, "Down Down");
-    let reading = app.reading().unwrap();
+    let reading = app.cell_under_cursor().unwrap();
     assert_eq!(
         (reading.label.as_str(), reading.anchor.layer),
         ("mlp 0", Some(0))

@@ -166,7 +166,7 @@ fn every_number_is_that_of_texts_written_one_by_one() {
 }
 
 #[test]
-fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
+fn a_sweep_over_prompts_finds_the_mood_and_its_control_finds_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut lab = demo();
     let (_, arguments) = stories(&folder, 32);
@@ -214,7 +214,7 @@ fn a_sweep_over_prompts_finds_the_mood_and_its_null_finds_nothing() {
 
 /// The same numbers under other colours, and the null in columns of its own or alone.
 #[test]
-fn colours_and_nulls_are_a_matter_of_choice() {
+fn colours_and_controls_are_a_matter_of_choice() {
     let folder = tempfile::tempdir().unwrap();
     let mut lab = demo();
     let (_, arguments) = stories(&folder, 4);
@@ -368,7 +368,7 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let whole = of.observe(&run, &arguments, &mut demo()).unwrap();
 
     let cancel = lab.cancel.clone();
-    lab.progress = WorkProgress::told(move |done| {
+    lab.progress = WorkProgress::reporting_to(move |done| {
         if done > 0.3 {
             cancel.store(true, Ordering::Relaxed);
         }
@@ -384,7 +384,7 @@ fn a_stopped_sweep_shows_what_it_has_and_goes_on() {
     let mut asked = Vec::new();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shares = seen.clone();
-    lab.progress = WorkProgress::told(move |done| shares.lock().unwrap().push(done));
+    lab.progress = WorkProgress::reporting_to(move |done| shares.lock().unwrap().push(done));
     let rest = of.observe(&run, &arguments, &mut lab).unwrap();
     lab.progress = WorkProgress::default();
     asked.append(&mut seen.lock().unwrap());

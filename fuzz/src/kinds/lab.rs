@@ -80,7 +80,7 @@ fn used(place: &Place, direction: &Direction) {
     let _ = (
         direction.shifted(1),
         direction.shifted(i32::MIN),
-        direction.placed("resid_pre.1"),
+        direction.moved_to("resid_pre.1"),
     );
     for (at, row) in &direction.rows {
         assert!(

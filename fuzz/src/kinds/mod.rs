@@ -409,7 +409,7 @@ pub fn read(kind: &Kind, place: &Place, bytes: &[u8]) -> std::result::Result<Rea
     let mut refused = None;
     if let Err(error) = &outcome {
         let sentence = error.to_string();
-        let said = lmscope::out::said(&sentence);
+        let said = lmscope::out::stderr_line(&sentence);
         if sentence.trim().is_empty() {
             return Err("it was refused without a word".into());
         }

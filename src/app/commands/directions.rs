@@ -11,7 +11,7 @@ use crate::engine::Request;
 rows! {
     "example-plus" ["g +"] |app, _| example(app, true), "keeps this turn as an example of a behaviour, or removes it again; :direction NAME uses the examples", when has_turn;
     "example-minus" ["g -"] |app, _| example(app, false), "keeps this turn as an example without the behaviour, or removes it again", when has_turn;
-    "direction" [] direction, "makes a direction at the cursor's layer (difference of means): NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with a prompt a line", takes "NAME [PLUS MINUS]", when has_model;
+    "direction" [] direction, "makes a direction at the cursor's layer (difference of means): NAME, from the turns kept as + and -, or NAME PLUS_FILE MINUS_FILE with one prompt a line", takes "NAME [PLUS MINUS]", when has_model;
 }
 
 fn has_turn(app: &App) -> Result<(), Unavailable> {
@@ -89,12 +89,12 @@ fn direction(app: &mut App, text: &str) -> CommandResult {
         [name, plus, minus] => (*name, from_files(app, plus, minus)?),
         _ => {
             return Err(
-                "write :direction NAME, or :direction NAME PLUS_FILE MINUS_FILE with a prompt a line"
+                "write :direction NAME, or :direction NAME PLUS_FILE MINUS_FILE with one prompt a line"
                     .into(),
             );
         }
     };
-    let layer = app.here().0;
+    let layer = app.layer_and_position().0;
     app.inform(format!(
         "measuring the direction {name} at layer {layer} from {} and {} prompts",
         plus.len(),
@@ -108,5 +108,5 @@ fn direction(app: &mut App, text: &str) -> CommandResult {
         layer,
         save: None,
     };
-    Ok(vec![app.ask(request)])
+    Ok(vec![app.send_request(request)])
 }

@@ -55,7 +55,10 @@ fn targets(app: &App) -> Result<Vec<Mark>, Unavailable> {
     if !app.history.marks().is_empty() {
         return Ok(app.history.marks().to_vec());
     }
-    let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
+    let anchor = app
+        .cell_under_cursor()
+        .map(|r| r.anchor)
+        .unwrap_or_default();
     Mark::of(anchor).map(|m| vec![m]).ok_or_else(|| {
         "x needs a neuron or a head under the cursor; f switches to the neurons".into()
     })
@@ -158,7 +161,7 @@ fn steer(app: &mut App, text: &str) -> CommandResult {
         ("", [only]) => only.name.clone(),
         ("", many) => {
             let item = |known: &KnownDirection| (known.name.clone(), known.about());
-            let title = format!("steer at layer {} with", app.here().0);
+            let title = format!("steer at layer {} with", app.layer_and_position().0);
             app.open_picker("steer", &title, many.iter().map(item).collect());
             return Ok(vec![]);
         }
@@ -178,7 +181,10 @@ fn steer(app: &mut App, text: &str) -> CommandResult {
     };
     add(
         app,
-        steering(&name, EditPlace::At(Site::ResidPost.at(app.here().0))),
+        steering(
+            &name,
+            EditPlace::At(Site::ResidPost.at(app.layer_and_position().0)),
+        ),
     )
 }
 
@@ -204,7 +210,7 @@ fn operation(app: &mut App, _: &str) -> CommandResult {
     let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());
     };
-    let home = app.home_of(edit.direction());
+    let home = app.measured_place(edit.direction());
     let known = app.directions.iter().find(|d| d.name == edit.direction());
     let strength = known.map_or(1.0, |d| d.strength);
     let place = home.unwrap_or(edit.place.clone());

@@ -30,7 +30,7 @@ rows! {
 
 fn settled(app: &App) -> Result<(), Unavailable> {
     needs(
-        !app.history.restoring(),
+        !app.history.is_restoring(),
         "a text is being restored; wait for it",
     )
 }
@@ -38,7 +38,7 @@ fn settled(app: &App) -> Result<(), Unavailable> {
 fn can_undo(app: &App) -> Result<(), Unavailable> {
     settled(app)?;
     needs(
-        app.history.can(UndoOrRedo::Back),
+        app.history.has_step(UndoOrRedo::Back),
         "there is no change to undo",
     )
 }
@@ -46,13 +46,16 @@ fn can_undo(app: &App) -> Result<(), Unavailable> {
 fn can_redo(app: &App) -> Result<(), Unavailable> {
     settled(app)?;
     needs(
-        app.history.can(UndoOrRedo::Forth),
+        app.history.has_step(UndoOrRedo::Forth),
         "there is no undone change to redo",
     )
 }
 
 fn unit(app: &App) -> Result<Mark, Unavailable> {
-    let anchor = app.reading().map(|r| r.anchor).unwrap_or_default();
+    let anchor = app
+        .cell_under_cursor()
+        .map(|r| r.anchor)
+        .unwrap_or_default();
     Mark::of(anchor).ok_or_else(|| {
         "a needs a neuron or a head under the cursor; f switches to the neurons".into()
     })
@@ -128,29 +131,29 @@ fn group(app: &mut App, text: &str) -> CommandResult {
     let revision = app.model.as_ref().map_or("", |m| m.card.revision.as_str());
     let set = UnitSet::new(*site, units, revision);
     app.groups.insert(name.clone(), marks);
-    Ok(vec![app.ask(Request::Group { name, set, save })])
+    Ok(vec![app.send_request(Request::Group { name, set, save })])
 }
 
 fn lockstep(app: &mut App, _: &str) -> CommandResult {
-    let wanted = if app.history.now().beside.is_lockstep() {
+    let wanted = if app.history.now().baseline_mode.is_lockstep() {
         BaselineMode::SameText
     } else {
         BaselineMode::OwnText
     };
-    Ok(run_beside(app, wanted))
+    Ok(set_baseline_mode(app, wanted))
 }
 
 fn force(app: &mut App, _: &str) -> CommandResult {
-    let wanted = if app.history.now().beside == BaselineMode::Forced {
+    let wanted = if app.history.now().baseline_mode == BaselineMode::Forced {
         BaselineMode::OwnText
     } else {
         BaselineMode::Forced
     };
-    Ok(run_beside(app, wanted))
+    Ok(set_baseline_mode(app, wanted))
 }
 
-fn run_beside(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
-    let effects = app.change(|state| state.beside = beside);
+fn set_baseline_mode(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
+    let effects = app.change(|state| state.baseline_mode = beside);
     if beside.is_lockstep() {
         app.compare = true;
         app.show_presets = app.show_presets && app.transcript.tokens.is_empty();

@@ -18,21 +18,21 @@ rows! {
     "sweep" ["P"] sweep, "reads the states of all layers at the cursor's position with a Patchscope", hint "sweep", when has_text;
     "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and measures again", hint "parameters";
     "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
-    "widen" ["w"] widen, "measures the figure back to the cursor, if its window ends before", hint "measure here", when can_widen;
+    "widen" ["w"] widen, "extends the figure's window back to the cursor and measures again", hint "measure here", when can_widen;
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
-    "left" ["h" "Left"] |app, _| Ok(app.go(CursorMove::Left)), "moves one position back";
-    "right" ["l" "Right"] |app, _| Ok(app.go(CursorMove::Right)), "moves one position on";
-    "up" ["k" "Up"] |app, _| Ok(app.go(CursorMove::Up)), "moves up: a layer, a row, a line";
-    "down" ["j" "Down"] |app, _| Ok(app.go(CursorMove::Down)), "moves down: a layer, a row, a line";
-    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.go(CursorMove::PageUp)), "moves half a page up";
-    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.go(CursorMove::PageDown)), "moves half a page down";
-    "first" ["Home" "g g"] |app, _| Ok(app.go(CursorMove::First)), "moves to the first position";
-    "last" ["End" "G"] |app, _| Ok(app.go(CursorMove::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
+    "left" ["h" "Left"] |app, _| Ok(app.move_cursor(CursorMove::Left)), "moves one position back";
+    "right" ["l" "Right"] |app, _| Ok(app.move_cursor(CursorMove::Right)), "moves one position on";
+    "up" ["k" "Up"] |app, _| Ok(app.move_cursor(CursorMove::Up)), "moves up: a layer, a row, a line";
+    "down" ["j" "Down"] |app, _| Ok(app.move_cursor(CursorMove::Down)), "moves down: a layer, a row, a line";
+    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.move_cursor(CursorMove::PageUp)), "moves half a page up";
+    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.move_cursor(CursorMove::PageDown)), "moves half a page down";
+    "first" ["Home" "g g"] |app, _| Ok(app.move_cursor(CursorMove::First)), "moves to the first position";
+    "last" ["End" "G"] |app, _| Ok(app.move_cursor(CursorMove::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
     "goto" [] goto, "moves to a position", takes "POSITION", when has_text;
 }
 
@@ -57,20 +57,20 @@ fn number(app: &mut App, _: &str) -> CommandResult {
     let next = match app.figure(app.layout.figure).map(|f| &f.body) {
         Some(Body::Grid(grid)) => {
             let numbers = grid.also.numbers.len().max(1);
-            grid.turned().map_or(0, |at| (at + 1) % numbers)
+            grid.shown_number().map_or(0, |at| (at + 1) % numbers)
         }
         _ => 0,
     };
-    app.with(app.layout.figure, |shown| {
+    app.change_figure(app.layout.figure, |shown| {
         shown.number = Some(next);
-        shown.turn();
+        shown.show_chosen_number();
     });
     Ok(vec![])
 }
 
 /// The window that reaches the cursor, where a figure of the text's last positions ends after it.
 fn window(app: &App) -> Option<usize> {
-    let CursorFocus::Outside(first, _) = app.held(app.layout.figure) else {
+    let CursorFocus::Outside(first, _) = app.cursor_focus(app.layout.figure) else {
         return None;
     };
     let has = instrument(app.layout.figure)
@@ -84,7 +84,7 @@ fn can_widen(app: &App) -> Result<(), Unavailable> {
     has_figure(app)?;
     window(app).map(|_| ()).ok_or_else(|| {
         Unavailable(format!(
-            "the {} figure covers the cursor's position, or has no window",
+            "the {} figure already covers the cursor's position, or has no window",
             app.layout.figure
         ))
     })
@@ -155,7 +155,7 @@ fn difference(app: &mut App, _: &str) -> CommandResult {
     if app
         .shown
         .get(app.layout.figure)
-        .is_some_and(|s| !s.about_text(app.layout.figure))
+        .is_some_and(|s| !s.is_about_text(app.layout.figure))
     {
         return Err(
             "this figure is about texts of its own, to which the edits do not apply".into(),
@@ -171,7 +171,7 @@ fn difference(app: &mut App, _: &str) -> CommandResult {
 
 fn copy(app: &mut App, _: &str) -> CommandResult {
     let text = match app.layout.focus {
-        Pane::Figure(_) | Pane::Cell => app.reading().map(|r| r.label),
+        Pane::Figure(_) | Pane::Cell => app.cell_under_cursor().map(|r| r.label),
         Pane::Transcript | Pane::Edits => None,
     };
     let text = match (text, app.layout.focus, app.history.current()) {
@@ -274,6 +274,6 @@ fn goto(app: &mut App, text: &str) -> CommandResult {
         .map_err(|_| Unavailable(format!("`{text}` is not a position")))?;
     app.cursor.position = position.min(app.transcript.tokens.len().saturating_sub(1));
     app.cursor.follow = false;
-    app.cursor.rest = false;
+    app.cursor.at_run_start = false;
     Ok(vec![])
 }

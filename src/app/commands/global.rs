@@ -26,7 +26,9 @@ rows! {
 
 fn lacks_model(app: &App) -> Result<(), Unavailable> {
     match (&app.model, &app.loading) {
-        (Some(_), _) => Err("a model is loaded; another one needs another lmscope".into()),
+        (Some(_), _) => {
+            Err("a model is loaded already; start lmscope again to open another one".into())
+        }
         (None, Some(_)) => Err("it is being loaded".into()),
         (None, None) => Ok(()),
     }

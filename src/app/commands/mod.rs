@@ -88,21 +88,21 @@ impl Context {
     }
 }
 
-/// One row.
+/// A command: a row of [`COMMANDS`].
 pub struct Command {
     /// What it is called in the palette and in `keys.toml`.
     pub name: &'static str,
-    /// One sentence.
+    /// What the command does, in a sentence.
     pub about: &'static str,
     /// Its default keys.
     pub keys: &'static [&'static str],
     /// Where these keys hold.
     pub context: Context,
-    /// What it takes: nothing, `NAME`, or `[NAME]` when it can do without.
+    /// The argument: none, `NAME`, or `[NAME]` for one that may be left out.
     pub arguments: &'static str,
     /// One or two words for the footer; empty when it is not worth the room.
     pub hint: &'static str,
-    /// What it would change, as it is now; shown where its argument is asked for.
+    /// The present value of what the command changes; shown where its argument is asked for.
     pub now: Option<fn(&App) -> String>,
     /// What a digit key does that it has, with its number.
     pub numbered: Option<fn(&mut App, usize) -> CommandResult>,
@@ -204,7 +204,7 @@ pub fn command(name: &str) -> Option<&'static Command> {
     commands().find(|c| c.name == name)
 }
 
-/// Refuses where something does not hold.
+/// Refuses with a reason where a condition does not hold.
 fn needs(holds: bool, why: impl Into<Unavailable>) -> Result<(), Unavailable> {
     if holds { Ok(()) } else { Err(why.into()) }
 }

@@ -11,7 +11,7 @@ rows! {
     "run" ["Enter"] run_preset, "runs the selected ready prompt; with a text, generates more tokens", within Context::Transcript, hint "run", when can_run;
     "write" ["i"] write, "starts a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
     "stop" [] |app, _| Ok(app.stop()), "stops generating", when busy;
-    "continue" ["c"] |app, _| Ok(app.go_on()), "generates more tokens", hint "continue", when can_go_on;
+    "continue" ["c"] |app, _| Ok(app.continue_generating()), "generates more tokens", hint "continue", when can_go_on;
     "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "removes the text from the cursor on and generates again from there", hint "rewind", when has_text;
     "again" ["R"] again, "runs the same prompt again from its beginning, under the current edits", hint "again", when has_last;
     "new" ["n"] new, "shows the ready prompts", hint "prompts", when not_choosing;
@@ -81,7 +81,7 @@ fn has_chat(app: &App) -> Result<(), Unavailable> {
 
 fn run_preset(app: &mut App, _: &str) -> CommandResult {
     if !app.choosing() {
-        return Ok(app.go_on());
+        return Ok(app.continue_generating());
     }
     let preset = app
         .presets
@@ -113,7 +113,7 @@ fn compare(app: &mut App, _: &str) -> CommandResult {
     app.compare = !app.compare;
     if app.compare && app.baseline.is_none() {
         app.baseline_asked = true;
-        return Ok(vec![app.ask(Request::Baseline)]);
+        return Ok(vec![app.send_request(Request::Baseline)]);
     }
     Ok(vec![])
 }

@@ -40,7 +40,7 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(count("shots", "10", "Demonstrations before a query"))
         .arg(count("trials", "100", "How many prompts means are taken over: function-vector, layer-average"))
         .arg(count("shuffled", "25", "How many prompts heads are ranked on: function-vector"))
-        .arg(text("rank", "PROMPTS", "The prompts that heads are ranked on: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new([PossibleValue::new("shuffled"), PossibleValue::new("zero_shot").alias("asked")]).map(|p| if p == "shuffled" { HeadRanking::Shuffled } else { HeadRanking::Asked })).default_value("shuffled"))
+        .arg(text("rank", "PROMPTS", "The prompts that heads are ranked on: shuffled: demonstrations with permuted labels; zero_shot: no demonstrations, for tasks that permuted labels do not hide").value_parser(PossibleValuesParser::new([PossibleValue::new("shuffled"), PossibleValue::new("zero_shot").alias("asked")]).map(|p| if p == "shuffled" { HeadRanking::Shuffled } else { HeadRanking::ZeroShot })).default_value("shuffled"))
         .arg(count("heads", "10", "How many heads are summed: function-vector"))
         .arg(count("dummies", "2", "How many queries the state after one set of demonstrations is averaged over: task-vector"))
         .arg(text("held-out", "SHARE", "The share of the pairs that is held out: neither the vector nor the layer is chosen on them").default_value("0.3").value_parser(value_parser!(f32)))
@@ -54,7 +54,7 @@ struct ShotFlags {
     made_from: Vec<ShotPair>,
     held_out: Vec<ShotPair>,
     layout: ShotLayout,
-    asked: ShotLayout,
+    query_layout: ShotLayout,
     shots: usize,
     seed: u64,
 }
@@ -72,14 +72,14 @@ impl ShotFlags {
             arguments::text(matches, "template"),
             arguments::text(matches, "separator"),
         );
-        let asked = matches
+        let query = matches
             .get_one::<String>("ask")
             .map_or(template, String::as_str);
         Ok(Self {
             made_from,
             held_out,
             layout: ShotLayout::new(template, separator)?,
-            asked: ShotLayout::new(asked, separator)?,
+            query_layout: ShotLayout::new(query, separator)?,
             shots: count(matches, "shots"),
             seed,
         })
@@ -89,7 +89,7 @@ impl ShotFlags {
         ShotPrompts {
             pairs: &self.made_from,
             layout: &self.layout,
-            asked: &self.asked,
+            query_layout: &self.query_layout,
             count: self.shots,
             seed: self.seed,
         }
@@ -137,9 +137,9 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
                 .rows
                 .retain(|(at, _)| kept.contains(&usize::from(at.layer)));
         }
-        let asked = given.questions(lab)?;
+        let questions = given.questions(lab)?;
         let verdict =
-            TaskEvaluation::evaluate(lab, &direction, method.insertion(), &asked, given.seed)?;
+            TaskEvaluation::evaluate(lab, &direction, method.insertion(), &questions, given.seed)?;
         Ok::<_, Error>((direction, verdict))
     })?;
     let best = verdict.best().map_or(0, |b| b.layer);
@@ -178,9 +178,9 @@ pub(super) fn evaluate(
         Insertion::Add
     };
     let op = matches.get_one("op").copied().unwrap_or(usual);
-    let asked = given.questions(lab)?;
+    let questions = given.questions(lab)?;
     let verdict = arguments::showing_progress(lab, "direction", |lab| {
-        TaskEvaluation::evaluate(lab, direction, op, &asked, given.seed)
+        TaskEvaluation::evaluate(lab, direction, op, &questions, given.seed)
     });
     show(matches, lab, name, direction, &verdict?, given.seed)
 }

@@ -318,7 +318,7 @@ fn memory(model: &Model) -> String {
     let need = &model.need;
     let free = available(&model.transformer.device);
     format!(
-        "about {} with a full context (weights {}, keys and values {}, to work with {}), {} free",
+        "about {} with a full context (weights {}, keys and values {}, working memory {}), {} free",
         size(need.total()),
         size(need.weights + need.arranged),
         size(need.cache),

@@ -33,10 +33,10 @@ const WORDS: &[&str] = &[
 /// How dictionaries call their decoders.
 const DECODERS: &[&str] = &["w_dec", "decoder.weight", "decoder_linear.weight", "w_d"];
 
-/// How they call their encoders.
+/// Names that dictionaries give to their encoder.
 const ENCODERS: &[&str] = &["w_enc", "encoder.weight", "encoder_linear.weight", "w_e"];
 
-/// How they call what has a number a feature.
+/// Names that dictionaries give to tensors with one number for each feature.
 const BIASES: &[&str] = &[
     "b_enc",
     "encoder.bias",
@@ -226,7 +226,7 @@ fn by_layer(path: &Path, arrays: &[SmallTensor], maker: &str) -> Result<Directio
 }
 
 /// Refuses a name where vectors have none.
-pub(crate) fn nameless(path: &Path, key: &str) -> Result<()> {
+pub(crate) fn refuse_name(path: &Path, key: &str) -> Result<()> {
     if key.is_empty() {
         return Ok(());
     }

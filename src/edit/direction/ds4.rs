@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::DType;
 use serde_json::{Value, json};
 
-use super::arrays::nameless;
+use super::arrays::refuse_name;
 use super::sidecar::{Sidecar, json};
 use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, whole};
 use crate::error::{Error, Result};
@@ -19,9 +19,9 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "ds4",
     extensions: &["f32"],
     about: "directional steering files of ds4, with their X.json: one row for each layer, of the MLP or attention output; ds4 removes the direction, as project_out does",
-    begins: |_| false,
+    recognises: |_| false,
     read: |path, key| {
-        nameless(path, key)?;
+        refuse_name(path, key)?;
         read(path)
     },
     write,
@@ -35,7 +35,7 @@ const COMPONENTS: &[(&str, Site)] = &[
     ("attention_out", Site::AttnOut),
 ];
 
-/// What its JSON says of itself.
+/// The value of `format` in ds4's JSON.
 const NAME: &str = "ds4-directional-steering-v1";
 
 const NOTE: &str = "ds4 removes with a positive scale: use it as project_out, not add";

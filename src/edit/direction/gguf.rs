@@ -9,8 +9,11 @@ use std::path::Path;
 
 use candle_core::DType;
 
-use super::arrays::nameless;
-use super::{Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers, stream};
+use super::arrays::refuse_name;
+use super::{
+    Direction, DirectionOrigin, VectorFiles, VectorFormat, finite, norm, numbers,
+    point_between_blocks,
+};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
 use crate::model::checkpoint::gguf::write::{MetadataValue, file};
@@ -20,9 +23,9 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "GGUF control vector",
     extensions: &["gguf"],
     about: "control vectors of llama.cpp and repeng: `direction.N` is added to the output of block N, resid_post.N; block 0 has none",
-    begins: |first| first.starts_with(b"GGUF"),
+    recognises: |first| first.starts_with(b"GGUF"),
     read: |path, key| {
-        nameless(path, key)?;
+        refuse_name(path, key)?;
         parse(&Gguf::open(path)?, path)
     },
     write,
@@ -149,7 +152,7 @@ fn origin(gguf: &Gguf) -> Result<DirectionOrigin, String> {
     let (maker, cautions) = match gguf.signed("controlvector.layer_count") {
         Some(true) => ("llama-cvector-generator", vec![OFFSET.to_string()]),
         Some(false) => ("repeng", Vec::new()),
-        None => ("an unknown maker", Vec::new()),
+        None => ("an unknown program", Vec::new()),
     };
     Ok(DirectionOrigin {
         family: gguf.string("controlvector.model_hint").unwrap_or("").into(),
@@ -171,7 +174,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let mut rows: BTreeMap<usize, &[f32]> = BTreeMap::new();
     let mut left = Vec::new();
     for (at, vector) in &direction.rows {
-        let Some(place) = stream(*at) else {
+        let Some(place) = point_between_blocks(*at) else {
             return Err(refused(format!(
                 "a control vector is added to the output of a block, resid_post, and {at} is another place. Write safetensors instead."
             )));

@@ -34,12 +34,12 @@ use crate::model::network::site::{Address, Site};
 #[derive(Debug)]
 pub struct VectorFormat {
     pub name: &'static str,
-    /// How its files end; the first is what we would choose.
+    /// File name extensions; the first is used for new files.
     pub extensions: &'static [&'static str],
     /// Who writes it, and what its layers mean, in a sentence.
     pub about: &'static str,
-    /// Whether a file that begins so is one, where the name does not say.
-    begins: fn(&[u8]) -> bool,
+    /// Whether the first bytes of a file are of this format, for files whose name does not say.
+    recognises: fn(&[u8]) -> bool,
     /// Reads a file; of several vectors by name, the one that the second argument names.
     read: fn(&Path, &str) -> Result<Direction>,
     /// Makes its files, the one at this path first, and says what they could not keep.
@@ -80,13 +80,16 @@ pub fn format_of(path: &Path) -> Result<&'static VectorFormat> {
     let mut first = Vec::new();
     let read = file::open(path)?.take(16).read_to_end(&mut first);
     read.map_err(|e| Error::io(path, e))?;
-    FORMATS.iter().find(|f| (f.begins)(&first)).ok_or_else(|| {
-        Error::bad_file(
-            path,
-            "it is not a file of directions",
-            format!("Directions are read from {}.", extensions()),
-        )
-    })
+    FORMATS
+        .iter()
+        .find(|f| (f.recognises)(&first))
+        .ok_or_else(|| {
+            Error::bad_file(
+                path,
+                "it is not a file of directions",
+                format!("Directions are read from {}.", extensions()),
+            )
+        })
 }
 
 fn extensions() -> String {
@@ -118,7 +121,8 @@ pub struct DirectionOrigin {
     /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
-    /// Of a table, how many rows it had: with the model's blocks that says which states they are of.
+    /// How many rows the file's table had. Compared with the number of the model's blocks, it says which states the rows
+    /// are of.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows: usize,
     /// What to know before it is used.
@@ -141,7 +145,7 @@ fn one() -> f32 {
 }
 
 impl DirectionOrigin {
-    /// Of what is made with a model, now.
+    /// The origin of a direction that is measured on this model by this version.
     pub fn of(card: &Card) -> Self {
         Self {
             model: card.name.clone(),
@@ -283,7 +287,7 @@ impl Direction {
     pub fn caution(&self, card: &Card) -> String {
         let origin = &self.origin;
         let mut all = origin.cautions.clone();
-        if origin.revision.is_empty() && !serves(&origin.family, card.family) {
+        if origin.revision.is_empty() && !hint_matches_family(&origin.family, card.family) {
             all.push(format!(
                 "its file says it was made for `{}`, and this model is `{}`",
                 origin.family, card.family
@@ -315,7 +319,7 @@ impl Direction {
         all.join("; ")
     }
 
-    /// The same vectors, so many layers later (or earlier).
+    /// The direction with every vector moved by so many layers.
     pub fn shifted(&self, by: i32) -> Result<Self> {
         let rows = self.rows.iter().map(|(at, vector)| {
             let layer = i32::from(at.layer).checked_add(by);
@@ -350,7 +354,7 @@ impl Direction {
     }
 
     /// The same vectors at another place: one at an address, several at a site, each at its layer.
-    pub fn placed(&self, place: &str) -> Result<Self> {
+    pub fn moved_to(&self, place: &str) -> Result<Self> {
         let mut moved = self.clone();
         let one = self.rows.len() == 1;
         if let (true, Ok(address)) = (one, place.parse::<Address>()) {
@@ -411,7 +415,7 @@ impl Direction {
                 ));
             }
         };
-        if self.is_nothing() {
+        if self.is_zero_or_not_finite() {
             return Err(Error::argument(
                 "direction",
                 "a vector of norm zero",
@@ -423,8 +427,8 @@ impl Direction {
         Ok(lost)
     }
 
-    /// Whether no vector of it has a length, or one has none that is a number.
-    pub fn is_nothing(&self) -> bool {
+    /// Whether all its vectors are zero, or one of them is not finite.
+    pub fn is_zero_or_not_finite(&self) -> bool {
         self.rows.iter().all(|(_, v)| norm(v) <= NOTHING)
             || self.rows.iter().any(|(_, v)| !norm(v).is_finite())
     }
@@ -434,10 +438,10 @@ impl Direction {
         Self::load_one(path, "")
     }
 
-    /// The same; of a file with several vectors by name, the one of this name.
+    /// Reads the vector `key` out of a file that holds several by name.
     pub fn load_one(path: &Path, key: &str) -> Result<Self> {
         let found = (format_of(path)?.read)(path, key)?;
-        if found.is_nothing() {
+        if found.is_zero_or_not_finite() {
             return Err(Error::bad_file(
                 path,
                 "its vector is zero or not finite, and has no direction",
@@ -490,18 +494,18 @@ pub fn resolve(
 }
 
 /// Where a point of the residual stream lies between blocks: what leaves a block enters the next.
-fn stream(at: Address) -> Option<usize> {
+fn point_between_blocks(at: Address) -> Option<usize> {
     let layer = usize::from(at.layer);
     let enters = (at.site == Site::ResidPre).then_some(layer);
     enters.or((at.site == Site::ResidPost).then_some(layer + 1))
 }
 
 fn same_point(a: Address, b: Address) -> bool {
-    stream(a).is_some_and(|place| stream(b) == Some(place))
+    point_between_blocks(a).is_some_and(|place| point_between_blocks(b) == Some(place))
 }
 
 /// Whether a hint may mean a family: its own name, or llama.cpp's for it, which several families share.
-fn serves(hint: &str, family: &str) -> bool {
+fn hint_matches_family(hint: &str, family: &str) -> bool {
     let bare = |s: &str| s.replace(['-', '_'], "").to_ascii_lowercase();
     let (hint, family) = (bare(hint), bare(family));
     let shared = || {
@@ -583,7 +587,7 @@ pub fn unit(v: &[f32]) -> Vec<f32> {
     v.iter().map(|x| x / length).collect()
 }
 
-/// A seeded random vector of the same length: the null of a direction.
+/// A seeded random vector of the same length: the control of a direction.
 pub fn random_like(v: &[f32], seed: u64) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
     let raw = normals(&mut rng, v.len());
@@ -624,7 +628,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_has_the_same_length_and_another_way() {
+    fn a_random_control_has_the_same_length_and_another_direction() {
         let v = vec![3.0, 0.0, 4.0, 0.0];
         let null = random_like(&v, 1);
         assert!((norm(&null) - 5.0).abs() < 1e-4);

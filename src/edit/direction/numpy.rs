@@ -13,7 +13,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "numpy arrays",
     extensions: &["npy", "npz"],
     about: "a vector, a table with one row for each layer, or several arrays named after layers or otherwise (FILE#NAME), with a JSON file beside it as for safetensors; read only",
-    begins: |first| first.starts_with(b"\x93NUMPY"),
+    recognises: |first| first.starts_with(b"\x93NUMPY"),
     read: |path, key| arrays::read(path, numpy::arrays(path)?, key, "array of numpy"),
     write,
 };

@@ -56,10 +56,10 @@ impl Direction {
     }
 
     /// Says what an open table was read as.
-    fn open_as(&mut self, said: String) {
+    fn open_as(&mut self, caution: String) {
         self.origin.anywhere = false;
         let open = [sidecar::OPEN, arrays::BY_LAYER];
         self.origin.cautions.retain(|c| !open.contains(&c.as_str()));
-        self.origin.cautions.push(said);
+        self.origin.cautions.push(caution);
     }
 }

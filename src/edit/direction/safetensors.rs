@@ -22,7 +22,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "safetensors",
     extensions: &["safetensors"],
     about: "lmscope's own format: one vector for each address, with its provenance; or any one vector with a JSON file beside it",
-    begins: |first| first.get(8) == Some(&b'{') && first.get(4..8) == Some(&[0; 4]),
+    recognises: |first| first.get(8) == Some(&b'{') && first.get(4..8) == Some(&[0; 4]),
     read: |path, key| parse(&whole(path)?, path, key),
     write,
 };
@@ -115,7 +115,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         });
         return arrays::read(path, found.collect::<Result<_>>()?, key, "");
     };
-    arrays::nameless(path, key)?;
+    arrays::refuse_name(path, key)?;
     let mut rows = Vec::new();
     for (name, view) in &tensors {
         let address: Address = name.parse().map_err(|e| {

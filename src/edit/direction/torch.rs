@@ -1,6 +1,6 @@
 //! `direction.pt` of refusal_direction, and any other tensor that `torch.save` wrote: a vector, `[1, 1, d_model]` too.
 //!
-//! Invariant: the pickle is read and never run (`model/pickle`). Layer L of `direction_metadata.json` is the input of
+//! Invariant: the pickle is read and never run (`model/checkpoint/torch`). Layer L of `direction_metadata.json` is the input of
 //! block L, `resid_pre.L` (Arditi et al. 2024, 2406.11717); without a JSON file the vector serves wherever it is put.
 //! To read another layout, see [`super::arrays`].
 
@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::sidecar::{json, metadata_path};
-use super::{Direction, VectorFiles, VectorFormat, arrays, stream};
+use super::{Direction, VectorFiles, VectorFormat, arrays, point_between_blocks};
 use crate::edit::quotes::named;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::torch::{
@@ -21,7 +21,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     name: "PyTorch tensor",
     extensions: &["pt", "pth", "bin"],
     about: "direction.pt of refusal_direction with its direction_metadata.json (layer L is resid_pre.L), function vectors, {layer: tensor}, tables of persona vectors and of the assistant axis",
-    begins: |first| first.starts_with(b"PK"),
+    recognises: |first| first.starts_with(b"PK"),
     read,
     write,
 };
@@ -29,7 +29,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
 fn read(path: &Path, key: &str) -> Result<Direction> {
     arrays::dictionary(path, &shapes(path)?)?;
     if let Some(config) = capping(path)? {
-        return capped(path, &config, key);
+        return capping_vector(path, &config, key);
     }
     let mut found = arrays::read(path, values(path)?, key, "tensor of PyTorch")?;
     // A layer without a site is no address, but worth knowing.
@@ -48,7 +48,7 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
 
 /// One vector of a file of capping experiments, or what to type for an experiment: a cap is a clamp with one bound, at the
 /// output of the vector's block.
-fn capped(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
+fn capping_vector(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
     let file = path.display().to_string();
     if let Some(layer) = config.vectors.get(key) {
         let ours = |t: &SmallTensor| {
@@ -111,7 +111,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
             "a PyTorch direction is one vector. Measure at one layer, or write GGUF or safetensors.",
         ));
     };
-    let layer = match stream(*at) {
+    let layer = match point_between_blocks(*at) {
         _ if direction.origin.anywhere => None,
         Some(place) => Some(place),
         None => {

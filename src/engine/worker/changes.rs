@@ -10,7 +10,7 @@ use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
 use crate::engine::{KnownDirection, Mode, Update};
 use crate::error::{Error, Result};
-use crate::lab::trials::left;
+use crate::lab::trials::time_left;
 use crate::lab::writer::BaselineMode;
 use crate::vectors::contrast::{Contrast, ContrastRequest, Method};
 
@@ -66,7 +66,7 @@ impl Worker {
             self.check = None;
             self.refresh();
         } else {
-            if self.beside.is_lockstep() {
+            if self.baseline_mode.is_lockstep() {
                 self.send_baseline_text();
             }
             // Columns of another shape would not fit what is there.
@@ -81,11 +81,11 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) fn set_beside(&mut self, beside: BaselineMode) -> Result<()> {
+    pub(super) fn set_baseline_mode(&mut self, beside: BaselineMode) -> Result<()> {
         if let (Some(writer), Some(lab)) = (&mut self.writer, &mut self.lab) {
             writer.set_beside(lab, beside)?;
         }
-        self.beside = beside;
+        self.baseline_mode = beside;
         self.send_baseline_text();
         Ok(())
     }
@@ -96,11 +96,14 @@ impl Worker {
         if let (Some(writer), Some(lab)) = (&self.writer, &self.lab) {
             let prompt = writer.run.prompt;
             diverged = writer.diverged();
-            if let Some(text) = writer.baseline_row().filter(|_| self.beside.is_lockstep()) {
+            if let Some(text) = writer
+                .baseline_row()
+                .filter(|_| self.baseline_mode.is_lockstep())
+            {
                 tokens = plain_tokens(lab, prompt, &text[prompt..]);
             }
         }
-        let beside = self.beside;
+        let beside = self.baseline_mode;
         self.tell(Update::Beside {
             beside,
             tokens,
@@ -157,7 +160,7 @@ impl Worker {
             let _listening = deliver(Update::Working {
                 slot: "direction",
                 done,
-                left: left(since.elapsed(), done),
+                left: time_left(since.elapsed(), done),
             });
         };
         let contrast = lab.with_progress(tell, |lab| {

@@ -28,7 +28,7 @@ use crate::lab::Lab;
 use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
-use crate::lab::trials::left;
+use crate::lab::trials::time_left;
 use crate::lab::writer::{BaselineMode, Writer};
 use crate::model::hub::{DownloadPhase, DownloadWatch, Progress};
 use crate::model::load::Options;
@@ -85,8 +85,8 @@ pub(super) struct Worker {
     goal: Option<WritingGoal>,
     baseline: Option<BaselineContinuation>,
     receipts_due: bool,
-    /// What runs beside a text.
-    beside: BaselineMode,
+    /// How the unedited run is generated next to a text.
+    baseline_mode: BaselineMode,
     check: Option<Check>,
     kept: KeptTexts,
 }
@@ -111,7 +111,7 @@ impl Worker {
             goal: None,
             baseline: None,
             receipts_due: false,
-            beside: BaselineMode::default(),
+            baseline_mode: BaselineMode::default(),
             check: None,
             kept: KeptTexts::default(),
         }
@@ -133,8 +133,8 @@ impl Worker {
                 self.stop();
             }
             match next {
-                Ok(request) => self.guarded(None, |w| w.handle(request)),
-                Err(_) => self.turn(),
+                Ok(request) => self.run_guarded(None, |w| w.handle(request)),
+                Err(_) => self.work_one_turn(),
             }
             self.remark();
         }
@@ -167,24 +167,24 @@ impl Worker {
     }
 
     /// One turn: a token, and one of the questions that wait.
-    fn turn(&mut self) {
+    fn work_one_turn(&mut self) {
         if self.goal.is_some() {
-            self.guarded(None, Self::write);
+            self.run_guarded(None, Self::write);
         }
         if !self.waiting.is_empty() {
             let question = self.waiting.remove(0);
             let slot = question.instrument;
-            self.guarded(Some(slot), |w| w.observe(&question));
+            self.run_guarded(Some(slot), |w| w.observe(&question));
         } else if self.goal.is_none() && self.baseline.is_some() {
-            self.guarded(None, Self::write_baseline);
+            self.run_guarded(None, Self::write_baseline);
         } else if self.goal.is_none() && self.receipts_due {
             self.receipts_due = false;
-            self.guarded(None, Self::measure_receipts);
+            self.run_guarded(None, Self::measure_receipts);
         }
     }
 
     /// Runs a piece of work; errors and panics become notices.
-    fn guarded(&mut self, slot: Option<PaneName>, work: impl FnOnce(&mut Self) -> Result<()>) {
+    fn run_guarded(&mut self, slot: Option<PaneName>, work: impl FnOnce(&mut Self) -> Result<()>) {
         let mut ending = Ending::Stopped;
         let message = match catch_unwind(AssertUnwindSafe(|| work(self))) {
             Ok(Ok(())) => return,
@@ -306,7 +306,7 @@ impl Worker {
                 Ok(())
             }
             Request::Baseline => self.begin_baseline(),
-            Request::Beside(beside) => self.set_beside(beside),
+            Request::Beside(beside) => self.set_baseline_mode(beside),
             Request::Group { name, set, save } => self.group(name, set, save.as_deref()),
             Request::Direction {
                 name,
@@ -370,7 +370,7 @@ impl Worker {
 
     fn generate(&mut self, prompt: PromptSource, count: usize) -> Result<()> {
         self.stop();
-        let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.beside);
+        let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.baseline_mode);
         let lab = self.lab()?;
         let tokens = match prompt {
             PromptSource::Text(text) => lab.model.encode(&text, false)?,
@@ -491,7 +491,7 @@ impl Worker {
         let tell = move |done| {
             // Short work needs no bar.
             if since.elapsed().as_millis() > 150 {
-                let left = left(since.elapsed(), done);
+                let left = time_left(since.elapsed(), done);
                 let _listening = deliver(Update::Working { slot, done, left });
             }
         };

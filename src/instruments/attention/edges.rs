@@ -53,7 +53,7 @@ impl Edges {
         let values = match weight {
             EdgeMeasure::Probability => probs.clone(),
             EdgeMeasure::Value | EdgeMeasure::Write => {
-                let lengths = carried(lab, capture, layer, weight)?;
+                let lengths = weighted_value_norms(lab, capture, layer, weight)?;
                 probs.broadcast_mul(&lengths.unsqueeze(1)?)?
             }
         };
@@ -72,7 +72,12 @@ impl Edges {
 }
 
 /// The length of what each source would give each head, `[heads, sources]`.
-fn carried(lab: &Lab, capture: &Capture, layer: usize, weight: EdgeMeasure) -> Result<Tensor> {
+fn weighted_value_norms(
+    lab: &Lab,
+    capture: &Capture,
+    layer: usize,
+    weight: EdgeMeasure,
+) -> Result<Tensor> {
     let transformer = &lab.model.transformer;
     let heads = transformer.blueprint.heads;
     let (width, group) = (
@@ -129,13 +134,13 @@ pub struct HeadOutput {
 }
 
 /// What must be recorded to read writes of a layer.
-pub fn of_writes(layer: usize, norms_writes: bool) -> Vec<Address> {
+pub fn output_addresses(layer: usize, norms_writes: bool) -> Vec<Address> {
     crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
 /// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds
-/// [`of_writes`] of their layers.
-pub fn written(
+/// [`output_addresses`] of their layers.
+pub fn head_outputs(
     lab: &Lab,
     recording: &Capture,
     heads: &[(usize, usize)],

@@ -66,7 +66,7 @@ pub struct HeadScores {
     /// `[layers][heads]`.
     pub values: Vec<Vec<f64>>,
     /// What a head that attends evenly to all it sees would score, `[layers]`.
-    pub even: Vec<f64>,
+    pub uniform: Vec<f64>,
     /// Over how many queries.
     pub queries: usize,
 }
@@ -122,7 +122,7 @@ impl HeadScores {
         let wanted: Vec<Address> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
         let mut out = Self {
             values: vec![vec![0.0; heads]; layers],
-            even: vec![0.0; layers],
+            uniform: vec![0.0; layers],
             queries: 0,
         };
         for (done, (run, first)) in runs.iter().enumerate() {
@@ -151,13 +151,13 @@ impl HeadScores {
                     }
                     let seen = window.map_or(query + 1, |w| w.min(query + 1));
                     let within = sources.iter().filter(|j| **j + seen > query).count();
-                    out.even[layer] += within as f64 / seen as f64;
+                    out.uniform[layer] += within as f64 / seen as f64;
                 }
             }
         }
         let count = out.queries.max(1) as f64;
         out.values.iter_mut().flatten().for_each(|v| *v /= count);
-        out.even.iter_mut().for_each(|v| *v /= count);
+        out.uniform.iter_mut().for_each(|v| *v /= count);
         Ok(out)
     }
 
@@ -189,7 +189,7 @@ pub fn repeat_probability(heads: &[Head]) -> Vec<Edit> {
     layers.into_iter().map(of).collect()
 }
 
-/// As many heads that are not among these.
+/// As many random heads that are not among `heads`: a control.
 pub fn other_heads(lab: &Lab, heads: &[Head], seed: u64) -> Vec<Head> {
     let card = &lab.model.card;
     let all = (0..card.layers).flat_map(|l| (0..card.heads).map(move |h| (l, h)));
@@ -213,9 +213,9 @@ impl CopyScores {
                 ..Output::default()
             };
             let read = lab.run_one(&Pass::after(run.until(end), output))?;
-            for said in &read.output {
-                probability += said.share();
-                right += usize::from(said.tokens[0].rank == 0);
+            for stats in &read.output {
+                probability += stats.share();
+                right += usize::from(stats.tokens[0].rank == 0);
                 count += 1;
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! With demonstrations: the average indirect effect (Todd et al. 2024, 2310.15213, section 2.3), the change of the answer's
 //! probability when a head's output at the last token of prompts that do not show the task is put to its mean over prompts
-//! that do. Without: what the run's own favoured token loses when a head is silenced at the last token. The null puts a
+//! that do. Without: what the run's own top prediction loses when a head is silenced at the last token. The control puts a
 //! random vector of the same length in the same place. Cells are anchored to heads, so that ablation works on them.
 
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::vectors::task_vector::ShotPrompts;
 
 choices! {
     /// The prompts that heads are put into.
-    pub enum CorruptPrompts { Shuffled = "shuffled", Unshown = "zero_shot" | "asked" }
+    pub enum CorruptPrompts { Shuffled = "shuffled", ZeroShot = "zero_shot" | "asked" }
 }
 
 choices! {
@@ -59,16 +59,16 @@ impl Measurement for Heads {
     const NAME: &'static str = "heads";
     const ABOUT: &'static str = "Causal effect of every attention head on an answer: its output replaced by its mean over demonstrations of a task, or ablated (set to 0)";
     const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
-    const READS: Reads<HeadsParams> = Reads::TextWhere(|asked| asked.demos.is_none());
+    const READS: Reads<HeadsParams> = Reads::TextWhere(|params| params.demos.is_none());
     const READS_END: bool = true;
 
-    fn measure(asked: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let null = asked.control == HeadAblation::Random;
-        let found = match &asked.demos {
-            None => drop_without_head(run, lab, null)?,
-            Some(demos) => asked.shown(demos, run, lab, null)?,
+    fn measure(params: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let control = params.control == HeadAblation::Random;
+        let found = match &params.demos {
+            None => drop_without_head(run, lab, control)?,
+            Some(demos) => params.shown(demos, run, lab, control)?,
         };
-        Ok(found.draft(lab, null))
+        Ok(found.draft(lab, control))
     }
 }
 
@@ -83,17 +83,17 @@ struct HeadEffects {
 
 impl HeadsParams {
     /// The effect of means behind demonstrations.
-    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, null: bool) -> Result<HeadEffects> {
+    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
         let pairs = read(demos)?;
         let layout = ShotLayout::new(&self.template, &self.separator)?;
-        let asked = match &self.ask {
+        let query_layout = match &self.ask {
             None => layout.clone(),
             Some(other) => ShotLayout::new(other, &self.separator)?,
         };
         let prompts = ShotPrompts {
             pairs: &pairs,
             layout: &layout,
-            asked: &asked,
+            query_layout: &query_layout,
             count: self.shots.0,
             seed: run.seed,
         };
@@ -101,21 +101,23 @@ impl HeadsParams {
         let count = self.prompts.0;
         let (corrupt, how) = match self.rank {
             CorruptPrompts::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
-            CorruptPrompts::Unshown => (prompts.on(lab).unshown(count)?, "without demonstrations"),
+            CorruptPrompts::ZeroShot => {
+                (prompts.on(lab).zero_shot(count)?, "without demonstrations")
+            }
         };
         let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
-        let effects = Effects::indirect(lab, &corrupt, if null { &random } else { &measured })?;
+        let effects = Effects::indirect(lab, &corrupt, if control { &random } else { &measured })?;
         let mut notes = vec![format!(
             "each cell: the change of the probability of the answer's first token when the head's output at the last token is replaced by {}; mean over {count} prompts {how}, where the answer has probability {:.3}",
-            if null {
+            if control {
                 "a random vector with the norm of its mean"
             } else {
                 "its mean over prompts that demonstrate the task"
             },
             effects.base,
         )];
-        if !null && let Some((head, effect)) = effects.top(1).first() {
+        if !control && let Some((head, effect)) = effects.top(1).first() {
             let chance = Effects::at(lab, &corrupt, &random, *head)?;
             notes.push(format!(
                 "control: head {}.{} {effect:+.4}; a random vector with the norm of its mean, in the same place, {chance:+.4} (seed {}). control=random draws the whole grid of it",
@@ -138,18 +140,18 @@ impl HeadsParams {
     }
 }
 
-/// What the run's favoured token loses without each head.
-fn drop_without_head(run: &Run, lab: &mut Lab, null: bool) -> Result<HeadEffects> {
-    let favoured = lab.favoured(run)?;
+/// What the run's top prediction loses without each head.
+fn drop_without_head(run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
+    let top_prediction = lab.top_prediction(run)?;
     let width = lab.model.transformer.blueprint.head_dim;
-    let effects = if null {
+    let effects = if control {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
-        Effects::of(lab, run, favoured, |head| own.head(head).to_vec())?
+        Effects::of(lab, run, top_prediction, |head| own.head(head).to_vec())?
     } else {
-        Effects::of(lab, run, favoured, |_| vec![0.0; width])?
+        Effects::of(lab, run, top_prediction, |_| vec![0.0; width])?
     };
-    let name = lab.visible(favoured);
-    let instead = if null {
+    let name = lab.visible(top_prediction);
+    let instead = if control {
         "replaced by a random vector of the same norm"
     } else {
         "ablated (set to 0)"
@@ -170,7 +172,7 @@ fn drop_without_head(run: &Run, lab: &mut Lab, null: bool) -> Result<HeadEffects
 }
 
 impl HeadEffects {
-    fn draft(self, lab: &Lab, null: bool) -> Draft {
+    fn draft(self, lab: &Lab, control: bool) -> Draft {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let effects = &self.effects;
         let cell = |layer: usize, head: usize| {
@@ -186,7 +188,7 @@ impl HeadEffects {
         let rows = ("layer", AxisLabel::layers(layers));
         let columns = ("head", AxisLabel::heads(heads));
         let grid = Grid::of(rows, columns, self.value, cell).around_zero();
-        let of = if null {
+        let of = if control {
             " · control: random vectors of the same norm"
         } else {
             ""

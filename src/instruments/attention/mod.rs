@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Table, TablePage, TableRow, Unit};
 use crate::instruments::attention::edges::{
-    EdgeMeasure, Edges, HeadOutput, entropy, of_writes, strongest, written,
+    EdgeMeasure, Edges, HeadOutput, entropy, head_outputs, output_addresses, strongest,
 };
 use crate::instruments::attention::head_scores::HeadScore;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
@@ -63,7 +63,9 @@ choices! {
 params! {
     /// What `attention` is asked.
     pub struct AttentionParams {
-        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
+        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the
+        /// tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token,
+        /// duplicate-token or sink head
         show: AttentionView = "heads",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -73,13 +75,17 @@ params! {
         position: Position,
         /// how many positions up to that one to show
         window: Count<1, 1024> = "64",
-        /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector; output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread out a head's attention is, in nats
+        /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector;
+        /// output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread
+        /// out a head's attention is, in nats
         value: EdgeWeight = "probability",
-        /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources; counted: treated like any other
+        /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources;
+        /// counted: treated like any other
         first: First = "apart",
         /// with show=outputs: how many heads to list
         count: Count<1, 200> = "12",
-        /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
+        /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one;
+        /// previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
         score: HeadScore = "induction",
         /// with show=scores, the text: random: random tokens, repeated once; prompt: the prompt
         on: ScoredText = "random",
@@ -87,7 +93,8 @@ params! {
         period: Count<2, 512> = "20",
         /// how many random sequences are read
         trials: Count<1, 100> = "4",
-        /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a control, and measures how well the model still copies
+        /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a
+        /// control, and measures how well the model still copies
         ablate was "silence": Count<0, 64> = "0",
     }
 }
@@ -99,48 +106,52 @@ impl Measurement for Attention {
     const NAME: &'static str = "attention";
     const ABOUT: &'static str = "Attention patterns: what each head attends to, which tokens its output promotes, and induction, previous-token, duplicate-token and sink scores";
     const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
-    const READS: Reads<AttentionParams> = Reads::TextWhere(|asked| {
-        asked.show != AttentionView::Scores || asked.on == ScoredText::Prompt
+    const READS: Reads<AttentionParams> = Reads::TextWhere(|params| {
+        params.show != AttentionView::Scores || params.on == ScoredText::Prompt
     });
 
-    fn cost(asked: &AttentionParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
-        if asked.show != AttentionView::Scores {
+    fn cost(params: &AttentionParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
+        if params.show != AttentionView::Scores {
             return None;
         }
-        if asked.on == ScoredText::Prompt {
+        if params.on == ScoredText::Prompt {
             return Some(SweepCost { passes: 1, tokens });
         }
-        let copying = if asked.ablate.0 == 0 { 0 } else { scores::RUNS };
+        let copying = if params.ablate.0 == 0 {
+            0
+        } else {
+            scores::RUNS
+        };
         Some(SweepCost {
-            passes: asked.trials.0 * (1 + copying),
-            tokens: 2 * asked.period.0 + 1,
+            passes: params.trials.0 * (1 + copying),
+            tokens: 2 * params.period.0 + 1,
         })
     }
 
-    fn live(asked: &AttentionParams, card: &Card) -> bool {
-        asked.show == AttentionView::Heads
-            && asked.position == Position(-1)
-            && asked.weight() == EdgeMeasure::Probability
-            && asked.layer.within(card.layers).is_ok()
+    fn live(params: &AttentionParams, card: &Card) -> bool {
+        params.show == AttentionView::Heads
+            && params.position == Position(-1)
+            && params.weight() == EdgeMeasure::Probability
+            && params.layer.within(card.layers).is_ok()
     }
 
-    fn needs(asked: &AttentionParams, _run: &Run, lab: &Lab) -> Result<Needs> {
-        Ok(asked.needs_of(&asked.layers(lab.model.card.layers)?))
+    fn needs(params: &AttentionParams, _run: &Run, lab: &Lab) -> Result<Needs> {
+        Ok(params.needs_of(&params.layers(lab.model.card.layers)?))
     }
 
-    fn figure(asked: &AttentionParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let layers = asked.layers(lab.model.card.layers)?;
+    fn figure(params: &AttentionParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let layers = params.layers(lab.model.card.layers)?;
         let mut cells = vec![Vec::new(); of.positions.len()];
-        asked.read(of, &layers, of.positions.start, &mut cells, lab)?;
-        Ok(asked.by_heads(&of.run, of.positions.clone(), cells, &layers, lab))
+        params.read(of, &layers, of.positions.start, &mut cells, lab)?;
+        Ok(params.head_grid(&of.run, of.positions.clone(), cells, &layers, lab))
     }
 
-    fn measure(asked: &AttentionParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        match asked.show {
-            AttentionView::Heads => asked.heads(run, lab),
-            AttentionView::Pattern => asked.pattern(run, lab),
-            AttentionView::Writes => asked.writes(run, lab),
-            AttentionView::Scores => asked.scores(run, lab),
+    fn measure(params: &AttentionParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        match params.show {
+            AttentionView::Heads => params.heads(run, lab),
+            AttentionView::Pattern => params.pattern(run, lab),
+            AttentionView::Writes => params.writes(run, lab),
+            AttentionView::Scores => params.scores(run, lab),
         }
     }
 }
@@ -164,14 +175,14 @@ impl AttentionParams {
     }
 
     /// The positions that a figure shows.
-    fn shown(&self, run: &Run) -> Result<Range<usize>> {
+    fn shown_positions(&self, run: &Run) -> Result<Range<usize>> {
         let last = self.position.within(run.tokens.len())?;
         let count = self.window.0.min(last + 1);
         Ok(last + 1 - count..last + 1)
     }
 
     /// What one query of a head reads: its strongest source, and the runners-up.
-    fn reading(
+    fn query_cell(
         &self,
         row: &[f32],
         (layer, head): (usize, usize),
@@ -205,7 +216,7 @@ impl AttentionParams {
     }
 
     /// The positions that must be captured to show some: lengths of values are needed of everything that is read.
-    fn captured(&self, run: &Run, shown: &Range<usize>) -> Range<usize> {
+    fn captured_positions(&self, run: &Run, shown: &Range<usize>) -> Range<usize> {
         match self.weight() {
             EdgeMeasure::Probability => shown.clone(),
             EdgeMeasure::Value | EdgeMeasure::Write => 0..run.tokens.len(),
@@ -227,7 +238,7 @@ impl AttentionParams {
                 let heads = 0..lab.model.card.heads;
                 let cell = |head| {
                     let row = edges.row(head, query);
-                    self.reading(row, (*layer, head), query, &of.run, lab)
+                    self.query_cell(row, (*layer, head), query, &of.run, lab)
                 };
                 cells.extend(heads.map(cell));
             }
@@ -238,8 +249,8 @@ impl AttentionParams {
     /// What every head reads most, heads by positions, so many layers at a time as there is room for.
     fn heads(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let layers = self.layers(lab.model.card.layers)?;
-        let shown = self.shown(run)?;
-        let captured = self.captured(run, &shown);
+        let shown = self.shown_positions(run)?;
+        let captured = self.captured_positions(run, &shown);
         let mut cells: Vec<Vec<Cell>> = vec![Vec::new(); shown.len()];
         let most = lab.attention_layers(run.tokens.len());
         for (done, some) in layers.chunks(most).enumerate() {
@@ -248,10 +259,10 @@ impl AttentionParams {
             let capture = lab.capture(run, captured.clone(), &needs)?;
             self.read(&capture, some, shown.start, &mut cells, lab)?;
         }
-        Ok(self.by_heads(run, shown, cells, &layers, lab))
+        Ok(self.head_grid(run, shown, cells, &layers, lab))
     }
 
-    fn by_heads(
+    fn head_grid(
         &self,
         run: &Run,
         positions: Range<usize>,
@@ -280,16 +291,16 @@ impl AttentionParams {
         Draft::of(grid.scaled(scale))
             .titled(format!("strongest sources · {word}"))
             .note("each cell: the token that the head attends to most from that position")
-            .notes(self.about_first())
+            .notes(self.first_position_note())
     }
 
-    fn about_first(&self) -> Option<String> {
+    fn first_position_note(&self) -> Option<String> {
         self.apart().then(|| {
             "position 0 is an attention sink in many models: it is left out of the strongest sources and of the colour scale (first=counted includes it); probabilities are unchanged".into()
         })
     }
 
-    /// Who reads whom in one head: queries by sources.
+    /// The attention pattern of one head: a row a query position, a column a key position.
     fn pattern(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
@@ -309,9 +320,9 @@ impl AttentionParams {
             let expected = "probability, value or output: an edge has no entropy";
             return Err(Error::argument("value", "entropy", expected));
         }
-        let shown = self.shown(run)?;
+        let shown = self.shown_positions(run)?;
         let weight = self.weight();
-        let captured = self.captured(run, &shown);
+        let captured = self.captured_positions(run, &shown);
         let capture = lab.capture(run, captured, &self.needs_of(&[layer]))?;
         let edges = Edges::read(lab, &capture, layer, weight)?;
         let cell = |row: usize, column: usize| {
@@ -339,11 +350,11 @@ impl AttentionParams {
             .titled(format!("head {layer}.{head} · {value}"))
             .note("each row: a query position; each column: a key position that it attends to; masked edges are 0")
             .notes((first > 0).then_some(left_out))
-            .notes(self.about_first()))
+            .notes(self.first_position_note()))
     }
 
     /// What each of some heads reads most at a position, and how much of its attention that is.
-    fn read_most(
+    fn strongest_sources(
         &self,
         heads: &[HeadOutput],
         run: &Run,
@@ -379,16 +390,19 @@ impl AttentionParams {
         let layers = self.layers(lab.model.card.layers)?;
         let position = self.position.within(run.tokens.len())?;
         let normed = lab.model.card.norms_writes;
-        let wanted: Vec<Address> = layers.iter().flat_map(|l| of_writes(*l, normed)).collect();
+        let wanted: Vec<Address> = layers
+            .iter()
+            .flat_map(|l| output_addresses(*l, normed))
+            .collect();
         let recording = lab.record(run, &wanted)?;
         let heads: Vec<(usize, usize)> = layers
             .iter()
             .flat_map(|l| (0..lab.model.card.heads).map(move |h| (*l, h)))
             .collect();
-        let mut found = written(lab, &recording, &heads, position, 5)?;
+        let mut found = head_outputs(lab, &recording, &heads, position, 5)?;
         found.sort_by(|a, b| order(b.size, a.size));
         found.truncate(self.count.0);
-        let read = self.read_most(&found, run, position, lab)?;
+        let read = self.strongest_sources(&found, run, position, lab)?;
         let mut rows = Vec::with_capacity(found.len());
         for (own, (source, prob)) in found.iter().zip(read) {
             let (layer, head) = own.head;
@@ -419,6 +433,6 @@ impl AttentionParams {
         Ok(Draft::of(Table::paged(&columns, vec![page]))
             .titled("head outputs")
             .note("size: the norm of the head's output (what it adds to the residual stream); promotes, suppresses: direct logit attribution of that output, through the final norm's gain and the unembedding")
-            .notes(self.about_first()))
+            .notes(self.first_position_note()))
     }
 }

@@ -69,10 +69,10 @@ impl AttentionParams {
         if found.queries == 0 {
             notes.push("no position of this text has such a token before it, so every score is 0; try a text that repeats itself".into());
         }
-        let even: Vec<String> = lowest_and_highest(&found.even);
+        let uniform: Vec<String> = lowest_and_highest(&found.uniform);
         notes.push(format!(
             "control: a head with uniform attention would score {}",
-            even.join(" to ")
+            uniform.join(" to ")
         ));
         let highest = found.top(5);
         let named = highest.iter().map(|((l, h), s)| format!("{l}.{h} {s:.3}"));
@@ -90,7 +90,7 @@ fn score_grid(lab: &Lab, score: HeadScore, found: &HeadScores) -> Draft {
     let word = score.word();
     let cell = |layer: usize, head: usize| {
         let value = found.values[layer][head] as f32;
-        let evenly = found.even[layer] as f32;
+        let evenly = found.uniform[layer] as f32;
         Cell::of("", value, Anchor::head(layer, head)).more([(word, value), ("evenly", evenly)])
     };
     let (rows, columns) = (AxisLabel::layers(layers), AxisLabel::heads(heads));

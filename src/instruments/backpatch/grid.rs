@@ -1,6 +1,6 @@
 //! The grid of source and target layers for one question.
 //!
-//! Invariant: a cell holds the same measure three times, of the run's own state and of both nulls; which of them is drawn
+//! Invariant: a cell holds the same measure three times, of the run's own state and of both controls; which of them is drawn
 //! is a parameter.
 
 use std::fmt::Write;
@@ -9,15 +9,15 @@ use super::{Backpatch, BackpatchGrid, BackpatchParams, quoted, spelled};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::backpatch::layer_pairs::{
-    AnswerForms, PairScore, SourceAndTarget, Vector, WantedAnswer, held, layer_pairs, length,
-    pairs as all_pairs, states, trials, written_text,
+    AnswerForms, PairScore, SourceAndTarget, Vector, WantedAnswer, block_outputs,
+    block_outputs_from, is_backward, length, pairs as all_pairs, trials, written_text,
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
-/// Most pairs of one slice.
+/// At most so many pairs of layers run in one slice of work.
 const SLICE: usize = 256;
 
 /// A pair with the run's own state, an unrelated one and a random one.
@@ -37,31 +37,31 @@ struct GridContext {
     stopped: Option<String>,
 }
 
-pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn pairs(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
-    let position = asked.position(run, lab)?;
-    let own = held(lab, run, position, position)?;
-    let wanted = asked.wanted(run, lab)?;
+    let position = params.position(run, lab)?;
+    let own = block_outputs_from(lab, run, position, position)?;
+    let wanted = params.wanted_answer(run, lab)?;
     let unpatched = wanted
         .of(lab, run, position, vec![PassRow::default()])?
         .swap_remove(0);
-    let other = asked.other(run, lab)?;
+    let other = params.unrelated_run(run, lab)?;
     let last = other.tokens.len() - 1;
     // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
-    // has the same state in all of them, which would be no null.
+    // has the same state in all of them, which would be no control.
     let begins = position == 0 && run.tokens.first() == other.tokens.first();
     let there = if position + 1 == run.tokens.len() || begins {
         last
     } else {
         position.min(last)
     };
-    let elsewhere = states(lab, &other, there)?;
+    let elsewhere = block_outputs(lab, &other, there)?;
     let layers = lab.model.card.layers;
     let all = all_pairs(layers);
-    let renormed = asked.renormed();
+    let renormed = params.scales_norm();
     let found = lab.trials(
         run,
-        lines::<Backpatch>(asked),
+        lines::<Backpatch>(params),
         all.len(),
         SLICE,
         |lab, range| {
@@ -85,7 +85,7 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
         },
     )?;
     let lengths = own.iter().map(length);
-    let told = GridContext {
+    let context = GridContext {
         wanted,
         unpatched,
         position,
@@ -93,24 +93,24 @@ pub fn pairs(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
         other,
         stopped: found.note(),
     };
-    Ok(draft(asked, run, lab, &all, &found.results, &told))
+    Ok(draft(params, run, lab, &all, &found.results, &context))
 }
 
 fn draft(
-    asked: &BackpatchParams,
+    params: &BackpatchParams,
     run: &Run,
     lab: &Lab,
     all: &[SourceAndTarget],
     found: &[Option<PairResult>],
-    told: &GridContext,
+    context: &GridContext,
 ) -> Draft {
     let layers = lab.model.card.layers;
-    let drawn = match asked.control {
+    let drawn = match params.control {
         BackpatchGrid::Own => 0,
         BackpatchGrid::Unrelated => 1,
         BackpatchGrid::Random => 2,
     };
-    let writes = told.wanted.tokens.is_some();
+    let writes = context.wanted.tokens.is_some();
     let value = |became: &AnswerForms| {
         if writes {
             f32::from(u8::from(became.hit))
@@ -119,7 +119,7 @@ fn draft(
         }
     };
     let cell = |target: usize, source: usize| {
-        let anchor = Anchor::cell(source, told.position);
+        let anchor = Anchor::cell(source, context.position);
         let at = all.iter().position(|p| *p == (source, target));
         let Some(measured) = at.and_then(|i| found[i].as_ref()) else {
             return Cell::of("", f32::NAN, anchor);
@@ -135,16 +135,16 @@ fn draft(
             more.push(((*name).to_string(), value(became)));
         }
         more.push(("rank".into(), own.rank as f32));
-        let ratio = told.lengths[source] / told.lengths[target].max(f32::MIN_POSITIVE);
+        let ratio = context.lengths[source] / context.lengths[target].max(f32::MIN_POSITIVE);
         more.push(("‖h‖ ratio".into(), ratio));
         Cell::of(label, value(own), anchor).more(more)
     };
     let headers: Vec<AxisLabel> = (0..layers)
-        .map(|layer| AxisLabel::of(layer.to_string(), Anchor::cell(layer, told.position)))
+        .map(|layer| AxisLabel::of(layer.to_string(), Anchor::cell(layer, context.position)))
         .collect();
-    let answer = spelled(lab, &told.wanted.firsts);
-    let token = lab.visible(run.tokens[told.position]);
-    let mut title = format!("{answer} · at {token} ({})", told.position);
+    let answer = spelled(lab, &context.wanted.firsts);
+    let token = lab.visible(run.tokens[context.position]);
+    let mut title = format!("{answer} · at {token} ({})", context.position);
     if drawn > 0 {
         let _ = write!(title, " · control: {}", NAMES[drawn]);
     }
@@ -160,16 +160,16 @@ fn draft(
     );
     Draft::of(grid)
         .titled(title)
-        .notes(notes(asked, run, lab, all, found, told))
+        .notes(notes(params, run, lab, all, found, context))
 }
 
 fn notes(
-    asked: &BackpatchParams,
+    params: &BackpatchParams,
     run: &Run,
     lab: &Lab,
     all: &[SourceAndTarget],
     found: &[Option<PairResult>],
-    told: &GridContext,
+    context: &GridContext,
 ) -> Vec<String> {
     let done: Vec<SourceAndTarget> = (0..all.len())
         .filter(|i| found[*i].is_some())
@@ -182,35 +182,35 @@ fn notes(
     };
     let told_of = |score: PairScore| {
         let share = 100.0 * score.share();
-        let oracle = if score.oracle() { "yes" } else { "no" };
+        let oracle = if score.any_success() { "yes" } else { "no" };
         format!(
             "{} of {} pairs ({share:.0} %; at least one pair: {oracle})",
             score.hits, score.pairs
         )
     };
-    let answer = spelled(lab, &told.wanted.firsts);
-    let unpatched = &told.unpatched;
+    let answer = spelled(lab, &context.wanted.firsts);
+    let unpatched = &context.unpatched;
     let mut notes = vec![
         format!(
             "unpatched: {}; probability of {answer} {:.4}, rank {}{}",
             lab.visible(unpatched.top),
             unpatched.probability,
             unpatched.rank,
-            match told.wanted.tokens {
+            match context.wanted.tokens {
                 Some(_) => format!("; generated {:?}", written_text(lab, &unpatched.written)),
                 None => String::new(),
             }
         ),
         format!(
             "{} after patching a later state into an earlier layer (source above target): {}; controls: with the state of an unrelated text {}; with random numbers of the same norm {}",
-            if told.wanted.tokens.is_some() {
+            if context.wanted.tokens.is_some() {
                 "the answer is generated"
             } else {
                 "the answer is the top prediction"
             },
-            told_of(score(0, layer_pairs)),
-            told_of(score(1, layer_pairs)),
-            told_of(score(2, layer_pairs)),
+            told_of(score(0, is_backward)),
+            told_of(score(1, is_backward)),
+            told_of(score(2, is_backward)),
         ),
         format!(
             "after patching an earlier state into a later layer (source below target): {}",
@@ -219,8 +219,8 @@ fn notes(
         "`at least one pair` is an oracle: it takes the best of all pairs, with knowledge of the answer; the more pairs, the more often chance alone succeeds, so compare it with the controls".into(),
         format!(
             "each cell: resid_post of the source layer overwrote resid_post of the target layer at position {}, once, while the prompt was read; on the diagonal nothing changes{}",
-            told.position,
-            if asked.renormed() {
+            context.position,
+            if params.scales_norm() {
                 "; every state was scaled to the norm of what it replaced, unlike in the paper"
             } else {
                 "; ‖h‖ ratio: norm of the state over the norm of what it replaced"
@@ -228,7 +228,7 @@ fn notes(
         ),
         format!(
             "unrelated text: {}; seed {}",
-            quoted(lab, &told.other.tokens),
+            quoted(lab, &context.other.tokens),
             run.seed
         ),
     ];
@@ -241,6 +241,6 @@ fn notes(
     notes.push(format!(
         "check: patching a state into its own place changes the probability by at most {off:.0e}"
     ));
-    notes.extend(told.stopped.clone());
+    notes.extend(context.stopped.clone());
     notes
 }

@@ -3,7 +3,7 @@
 //!
 //! Invariant: a pair is (source, target), blocks counted from 0, both ends `resid_post`; of one layer with itself it is the
 //! run. Nulls differ from the real thing in the vector alone: the state of an unrelated text at the same layer, or random
-//! numbers as long as the own state. To add a null, add a variant of [`Vector`].
+//! numbers as long as the own state. To add a control, add a variant of [`Vector`].
 
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ pub fn pairs(layers: usize) -> Vec<SourceAndTarget> {
 }
 
 /// Whether a pair carries a state back to an earlier layer.
-pub fn layer_pairs((source, target): SourceAndTarget) -> bool {
+pub fn is_backward((source, target): SourceAndTarget) -> bool {
     source > target
 }
 
@@ -50,7 +50,7 @@ pub enum Vector<'a> {
 /// # Errors
 ///
 /// When the run does not fit, or the work is stopped.
-pub fn states(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Tensor>> {
+pub fn block_outputs(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Tensor>> {
     let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
     let recording = lab.record(run, &wanted)?;
@@ -61,12 +61,17 @@ pub fn states(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Tensor>> 
     wanted.iter().map(state).collect()
 }
 
-/// The same of a run that is read on from a position.
+/// As [`block_outputs`], for a run that is read on from a position.
 ///
 /// # Errors
 ///
 /// When the run does not fit, or the work is stopped.
-pub fn held(lab: &mut Lab, run: &Run, from: usize, position: usize) -> Result<Vec<Tensor>> {
+pub fn block_outputs_from(
+    lab: &mut Lab,
+    run: &Run,
+    from: usize,
+    position: usize,
+) -> Result<Vec<Tensor>> {
     let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
     let read = lab.run_one(&Pass {
@@ -78,7 +83,8 @@ pub fn held(lab: &mut Lab, run: &Run, from: usize, position: usize) -> Result<Ve
     wanted.iter().map(state).collect()
 }
 
-/// The rows of pairs at a position of a run, whose own states there are `own`, by layer. `renormed` gives every vector the length of what it replaces.
+/// The rows of pairs at a position of a run, whose own states there are `own`, by layer. `renormed` gives every vector the
+/// length of what it replaces.
 ///
 /// # Errors
 ///
@@ -173,7 +179,7 @@ impl WantedAnswer {
             .iter()
             .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(lab, id)))
             .collect();
-        Self::looked_for(lab, name, firsts, &spelled, tokens)
+        Self::from_spellings(lab, name, firsts, &spelled, tokens)
     }
 
     /// What the model favours itself, as an answer; `name` is the parameter that would give another one.
@@ -182,17 +188,17 @@ impl WantedAnswer {
     ///
     /// When its text is looked for and never written, because it ends the text or has no letters.
     pub fn top_prediction(lab: &Lab, name: &str, best: u32, tokens: Option<usize>) -> Result<Self> {
-        Self::looked_for(lab, name, vec![best], &[letters(lab, best)], tokens)
+        Self::from_spellings(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
 
-    fn looked_for(
+    fn from_spellings(
         lab: &Lab,
         name: &str,
         firsts: Vec<u32>,
         spelled: &[String],
         tokens: Option<usize>,
     ) -> Result<Self> {
-        let spellings = lowered(spelled);
+        let spellings = searchable(spelled);
         let end = firsts.iter().find(|id| lab.model.is_end(**id));
         if tokens.is_some() && (end.is_some() || spellings.is_empty()) {
             let given = lab.visible(*end.unwrap_or(&firsts[0]));
@@ -216,13 +222,13 @@ impl WantedAnswer {
 
     /// What became of it in a row, and in its continuation.
     pub fn read(&self, lab: &Lab, row: &Capture) -> AnswerForms {
-        let (said, rank) = (row.last(), rank(row.last(), &self.firsts));
+        let (stats, rank) = (row.last(), rank(row.last(), &self.firsts));
         AnswerForms {
-            top: said.first().0,
-            probability: said.share() as f32,
+            top: stats.first().0,
+            probability: stats.share() as f32,
             rank,
             hit: if self.tokens.is_some() {
-                self.says(&self::written_text(lab, &row.tail))
+                self.occurs_in(&self::written_text(lab, &row.tail))
             } else {
                 rank == 0
             },
@@ -231,7 +237,7 @@ impl WantedAnswer {
     }
 
     /// Whether a text says it, whatever the case of its letters.
-    pub fn says(&self, text: &str) -> bool {
+    pub fn occurs_in(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         self.spellings.iter().any(|s| text.contains(s))
     }
@@ -262,8 +268,8 @@ impl WantedAnswer {
 }
 
 /// How many tokens are more probable than the best of these, [`NO_RANK`] where the row is no distribution.
-pub fn rank(said: &RowStats, of: &[u32]) -> u32 {
-    let ranks = of.iter().map(|id| said.token(*id).rank);
+pub fn rank(stats: &RowStats, of: &[u32]) -> u32 {
+    let ranks = of.iter().map(|id| stats.token(*id).rank);
     ranks.min().unwrap_or(NO_RANK)
 }
 
@@ -283,7 +289,7 @@ fn letters(lab: &Lab, id: u32) -> String {
 }
 
 /// Trimmed and in lower case; a spelling of one letter would be found anywhere, and is left out where there is a longer one.
-fn lowered(spellings: &[String]) -> Vec<String> {
+fn searchable(spellings: &[String]) -> Vec<String> {
     let all: Vec<String> = spellings
         .iter()
         .map(|s| {
@@ -305,12 +311,12 @@ fn lowered(spellings: &[String]) -> Vec<String> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairScore {
     pub pairs: usize,
-    /// Those that brought the answer.
+    /// How many pairs brought the answer.
     pub hits: usize,
 }
 
 impl PairScore {
-    /// Of the pairs that pass.
+    /// The score over the pairs that `which` lets pass.
     pub fn of(
         pairs: &[SourceAndTarget],
         hits: &[bool],
@@ -329,7 +335,7 @@ impl PairScore {
     }
 
     /// Whether any pair did: an oracle, who knows the answer, would have found it.
-    pub fn oracle(self) -> bool {
+    pub fn any_success(self) -> bool {
         self.hits > 0
     }
 }
@@ -343,7 +349,7 @@ mod tests {
     fn pairs_cover_every_source_and_target_once() {
         let all = pairs(4);
         assert_eq!(all.len(), 16);
-        assert_eq!(all.iter().filter(|p| layer_pairs(**p)).count(), 6);
+        assert_eq!(all.iter().filter(|p| is_backward(**p)).count(), 6);
         assert!(all.windows(2).all(|w| w[0].1 <= w[1].1), "targets rise");
         assert_eq!(all[1], (1, 0), "source first");
     }
@@ -351,10 +357,10 @@ mod tests {
     #[test]
     fn scores_count_what_passes() {
         let all = [(1, 0), (2, 0), (2, 1), (0, 1)];
-        let score = PairScore::of(&all, &[true, false, false, true], layer_pairs);
+        let score = PairScore::of(&all, &[true, false, false, true], is_backward);
         assert_eq!(score, PairScore { pairs: 3, hits: 1 });
-        assert!(score.oracle() && (score.share() - 1.0 / 3.0).abs() < 1e-6);
-        assert!(!PairScore::of(&all, &[false; 4], layer_pairs).oracle());
+        assert!(score.any_success() && (score.share() - 1.0 / 3.0).abs() < 1e-6);
+        assert!(!PairScore::of(&all, &[false; 4], is_backward).any_success());
     }
 
     #[test]
@@ -364,15 +370,16 @@ mod tests {
             ..Output::tokens(&[0, 1, 2, 3])
         };
         let read = |row: &[f32]| read_rows(&[row], 4, &output.ask(0, 0)).remove(0);
-        let said = read(&[1.0, 3.0, 2.0, 3.0]);
-        assert_eq!(rank(&said, &[1]), 0);
-        assert_eq!(rank(&said, &[2]), 2);
-        assert_eq!(rank(&said, &[0, 2]), 2);
+        let stats = read(&[1.0, 3.0, 2.0, 3.0]);
+        assert_eq!(rank(&stats, &[1]), 0);
+        assert_eq!(rank(&stats, &[2]), 2);
+        assert_eq!(rank(&stats, &[0, 2]), 2);
     }
 
     #[test]
     fn a_single_letter_is_looked_for_only_when_there_is_nothing_longer() {
-        let text = |all: &[&str]| lowered(&all.iter().map(ToString::to_string).collect::<Vec<_>>());
+        let text =
+            |all: &[&str]| searchable(&all.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(text(&[" Rome", "R", " "]), ["rome"]);
         assert_eq!(text(&[" R"]), ["r"]);
         assert_eq!(text(&["\" Mexico City\""]), ["mexico city"]);

@@ -4,7 +4,7 @@
 //! have used it. The state that left a source layer overwrites what left a target layer at the same position, once, and the
 //! model goes on (Biran et al. 2024, 2406.12775, section 6). Three figures: the grid of pairs for one question, the trace of
 //! the entities over layers, and the table over a file of questions. Invariant: every rate that takes the best of many pairs
-//! is called an oracle's, and the nulls stand beside it. To add a figure, add a module with a function that makes it and an
+//! is called an oracle's, and the controls stand beside it. To add a figure, add a module with a function that makes it and an
 //! variant of [`BackpatchView`].
 
 mod grid;
@@ -125,15 +125,15 @@ impl Measurement for Backpatch {
     const NAME: &'static str = "backpatch";
     const ABOUT: &'static str = "Back-patching: a later layer's hidden state patched into an earlier layer, and whether the answer then comes, for every pair of layers";
     const SOURCE: &'static str = "back-patching: Biran et al. 2024 (2406.12775)";
-    const READS: Reads<BackpatchParams> = Reads::TextWhere(|asked| asked.questions.is_none());
+    const READS: Reads<BackpatchParams> = Reads::TextWhere(|params| params.questions.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &BackpatchParams, tokens: usize, card: &Card) -> Option<SweepCost> {
+    fn cost(params: &BackpatchParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many questions there are is not known before they are read, and the trace is short.
-        if asked.questions.is_some() || asked.show == BackpatchView::Trace {
+        if params.questions.is_some() || params.show == BackpatchView::Trace {
             return None;
         }
-        let read = match (asked.position, &asked.entity) {
+        let read = match (params.position, &params.entity) {
             (PatchPlace::Last, _) | (PatchPlace::Auto, None) => 1,
             (PatchPlace::Auto | PatchPlace::Both | PatchPlace::Entity | PatchPlace::At(_), _) => {
                 tokens
@@ -142,22 +142,22 @@ impl Measurement for Backpatch {
         // Pairs join on their way up: on average they pass a little over half of the blocks, at one position and those after.
         Some(SweepCost {
             passes: 3 * card.layers * card.layers,
-            tokens: read.div_ceil(2) + asked.written().unwrap_or(0),
+            tokens: read.div_ceil(2) + params.tokens_to_generate().unwrap_or(0),
         })
     }
 
-    fn measure(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        match (&asked.questions, asked.show) {
-            (Some(file), _) => table::table(asked, file, run, lab),
-            (None, BackpatchView::Trace) => trace::trace(asked, run, lab),
-            (None, BackpatchView::Pairs) => grid::pairs(asked, run, lab),
+    fn measure(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        match (&params.questions, params.show) {
+            (Some(file), _) => table::table(params, file, run, lab),
+            (None, BackpatchView::Trace) => trace::trace(params, run, lab),
+            (None, BackpatchView::Pairs) => grid::pairs(params, run, lab),
         }
     }
 }
 
 impl BackpatchParams {
     /// How many tokens are written for every trial; none where the next token is enough.
-    fn written(&self) -> Option<usize> {
+    fn tokens_to_generate(&self) -> Option<usize> {
         let written = match self.measure {
             SuccessRule::Written => true,
             SuccessRule::Auto => self.questions.is_some(),
@@ -167,7 +167,7 @@ impl BackpatchParams {
     }
 
     /// The places that `position` means for a file.
-    fn places(&self) -> Result<Vec<HopPlace>> {
+    fn positions_of_file(&self) -> Result<Vec<HopPlace>> {
         match self.position {
             PatchPlace::Auto | PatchPlace::Both => Ok(vec![HopPlace::Entity, HopPlace::Last]),
             PatchPlace::Entity => Ok(vec![HopPlace::Entity]),
@@ -201,26 +201,26 @@ impl BackpatchParams {
     }
 
     /// The answer looked for, or what the run favours.
-    fn wanted(&self, run: &Run, lab: &mut Lab) -> Result<WantedAnswer> {
-        let tokens = self.written();
+    fn wanted_answer(&self, run: &Run, lab: &mut Lab) -> Result<WantedAnswer> {
+        let tokens = self.tokens_to_generate();
         match &self.answer {
             None => {
-                let best = lab.favoured(run)?;
+                let best = lab.top_prediction(run)?;
                 WantedAnswer::top_prediction(lab, "answer", best, tokens)
             }
             Some(text) => WantedAnswer::new(lab, "answer", &spellings(text), tokens),
         }
     }
 
-    /// The text whose states are the null.
-    fn other(&self, run: &Run, lab: &mut Lab) -> Result<Run> {
+    /// The text whose states are the control.
+    fn unrelated_run(&self, run: &Run, lab: &mut Lab) -> Result<Run> {
         match &self.unrelated {
             None => lab.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
             Some(text) => Ok(Run::plain(lab.model.encode(text, self.chat)?)),
         }
     }
 
-    fn renormed(&self) -> bool {
+    fn scales_norm(&self) -> bool {
         self.length == VectorLength::Replaced
     }
 }

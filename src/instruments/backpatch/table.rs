@@ -1,7 +1,7 @@
 //! The table over a file of two-hop questions: how many are right before, how many some pair sets right, by case.
 //!
 //! Invariant: cases do not overlap within a group, every rate of *any* pair is an oracle's and is named so, and the same
-//! rates of both nulls stand in the same row.
+//! rates of both controls stand in the same row.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::instruments::backpatch::layer_pairs::{
-    PairScore, SourceAndTarget, layer_pairs, pairs as all_pairs,
+    PairScore, SourceAndTarget, is_backward, pairs as all_pairs,
 };
 use crate::instruments::backpatch::two_hop::{
     HopPlace, HopsRequest, PairsTried, QuestionResult, TwoHopQuestion, read,
@@ -34,26 +34,26 @@ const COLUMNS: [&str; 11] = [
     "best single pair",
 ];
 
-pub fn table(asked: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn table(params: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) -> Result<Draft> {
     if !run.tokens.is_empty() {
         let expected = "either a prompt or a file of questions, not both";
         return Err(Error::argument("questions", file.display(), expected));
     }
     let questions = read(file)?;
     let layers = lab.model.card.layers;
-    let back = all_pairs(layers).into_iter().filter(|p| layer_pairs(*p));
+    let back = all_pairs(layers).into_iter().filter(|p| is_backward(*p));
     let measure = HopsRequest {
-        places: asked.places()?,
+        places: params.positions_of_file()?,
         pairs: back.collect(),
-        tokens: asked.written(),
-        chat: asked.chat,
-        renormed: asked.renormed(),
+        tokens: params.tokens_to_generate(),
+        chat: params.chat,
+        renormed: params.scales_norm(),
         seed: run.seed,
     };
     measure.check(lab, &questions)?;
     let mut digest = Fingerprint::default();
     digest.write(format!("{questions:?}").as_bytes());
-    let mut parameters = lines::<Backpatch>(asked);
+    let mut parameters = lines::<Backpatch>(params);
     parameters.push((
         "questions' digest".into(),
         format!("{:016x}", digest.finish()),
@@ -129,9 +129,9 @@ fn known(found: &QuestionResult) -> bool {
 fn rates(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> [f32; 2] {
     let mut sums = [0.0; 2];
     for hits in hits {
-        let score = PairScore::of(pairs, hits, layer_pairs);
+        let score = PairScore::of(pairs, hits, is_backward);
         sums[0] += score.share();
-        sums[1] += f32::from(u8::from(score.oracle()));
+        sums[1] += f32::from(u8::from(score.any_success()));
     }
     sums.map(|sum| sum / hits.len().max(1) as f32)
 }
@@ -200,8 +200,11 @@ fn of_one(
         f32::from(u8::from(found.right)),
     ];
     for hits in [&tried.own, &tried.unrelated, &tried.random] {
-        let score = PairScore::of(pairs, hits, layer_pairs);
-        entries.extend(entries![score.share(), f32::from(u8::from(score.oracle()))]);
+        let score = PairScore::of(pairs, hits, is_backward);
+        entries.extend(entries![
+            score.share(),
+            f32::from(u8::from(score.any_success()))
+        ]);
     }
     let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
     let pair = first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}"));

@@ -1,7 +1,7 @@
 //! The trace of the entities: at which layer the bridge, and the answer, can be read at the entity and at the end.
 //!
 //! Two readers: the lens (the token's rank through the final norm and the unembedding), and a Patchscope (its rank after a
-//! prompt whose slot the state overwrites, at the same layer or at the best one). Invariant: the same ranks for an unrelated
+//! prompt whose placeholder the state overwrites, at the same layer or at the best one). Invariant: the same ranks for an unrelated
 //! text's states stand in every cell.
 
 use candle_core::Tensor;
@@ -10,7 +10,7 @@ use super::{BackpatchParams, PatchPlace, quoted, spelled, spellings};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::Draft;
-use crate::instruments::backpatch::layer_pairs::{WantedAnswer, rank, states};
+use crate::instruments::backpatch::layer_pairs::{WantedAnswer, block_outputs, rank};
 use crate::instruments::backpatch::two_hop::last_token_of;
 use crate::lab::Lab;
 use crate::lab::capture::Output;
@@ -27,16 +27,16 @@ struct SoughtEntity {
 /// Ranks of one thing in the states of one position, by layer.
 struct Ranks {
     lens: Vec<u32>,
-    /// Read at the layer that the state left.
+    /// Ranks read by a Patchscope into the layer that the state was taken from.
     same: Vec<u32>,
     /// Read at the layer that reads it best.
     best: Vec<u32>,
 }
 
-pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+pub fn trace(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
     lab.model.check_prompt(&run.tokens)?;
     let mut sought = Vec::new();
-    let bridge = spellings(&asked.bridge);
+    let bridge = spellings(&params.bridge);
     if !bridge.is_empty() {
         sought.push(SoughtEntity {
             name: "bridge",
@@ -45,26 +45,26 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
     }
     sought.push(SoughtEntity {
         name: "answer",
-        firsts: asked.wanted(run, lab)?.firsts,
+        firsts: params.wanted_answer(run, lab)?.firsts,
     });
     let last = run.tokens.len() - 1;
-    let mut positions = if asked.position == PatchPlace::Auto && asked.entity.is_none() {
+    let mut positions = if params.position == PatchPlace::Auto && params.entity.is_none() {
         Vec::new()
     } else {
-        vec![asked.position(run, lab)?]
+        vec![params.position(run, lab)?]
     };
     if !positions.contains(&last) {
         positions.push(last);
     }
-    let reader = StateReader::new(lab, &asked.reader, &asked.placeholder)?;
-    let other = asked.other(run, lab)?;
-    let elsewhere = states(lab, &other, other.tokens.len() - 1)?;
+    let reader = StateReader::new(lab, &params.reader, &params.placeholder)?;
+    let other = params.unrelated_run(run, lab)?;
+    let elsewhere = block_outputs(lab, &other, other.tokens.len() - 1)?;
     let work = (positions.len() + 1) as f32;
     let away = reader.ranks(lab, &elsewhere, &sought)?;
     let mut columns = Vec::new();
     for (i, position) in positions.iter().enumerate() {
         lab.report((i + 1) as f32 / work)?;
-        let own = states(lab, run, *position)?;
+        let own = block_outputs(lab, run, *position)?;
         columns.push((*position, reader.ranks(lab, &own, &sought)?));
     }
     Ok(draft(run, lab, &reader, &sought, &columns, &away, &other))
@@ -73,24 +73,24 @@ pub fn trace(asked: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft>
 /// The prompt that reads states.
 struct StateReader {
     run: Run,
-    slot: usize,
+    placeholder: usize,
     /// Ranks of tokens are read off its own logits where it is left alone.
     prompt: String,
 }
 
 impl StateReader {
-    fn new(lab: &mut Lab, prompt: &str, slot: &str) -> Result<Self> {
+    fn new(lab: &mut Lab, prompt: &str, placeholder: &str) -> Result<Self> {
         let run = Run::plain(lab.model.encode(prompt, false)?);
         let expected = "a text that occurs in the reader, letter for letter";
-        let position = last_token_of(lab, &run.tokens, "placeholder", slot)
-            .map_err(|_| Error::argument("placeholder", slot, expected))?;
+        let position = last_token_of(lab, &run.tokens, "placeholder", placeholder)
+            .map_err(|_| Error::argument("placeholder", placeholder, expected))?;
         if position == 0 {
             let expected = "a text after the reader's first token, whose state is unlike any other";
-            return Err(Error::argument("placeholder", slot, expected));
+            return Err(Error::argument("placeholder", placeholder, expected));
         }
         Ok(Self {
             run,
-            slot: position,
+            placeholder: position,
             prompt: prompt.to_string(),
         })
     }
@@ -117,12 +117,16 @@ impl StateReader {
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
                 let at = Site::ResidPost.at(i / layers);
-                PassRow::patched(vec![Patch::new(at, self.slot, states[i % layers].clone())])
+                PassRow::patched(vec![Patch::new(
+                    at,
+                    self.placeholder,
+                    states[i % layers].clone(),
+                )])
             })
             .collect();
         let pass = Pass {
             run: self.run.clone(),
-            from: Some(self.slot),
+            from: Some(self.placeholder),
             rows: rows_of,
             output: output.clone(),
             ..Pass::default()
@@ -165,7 +169,7 @@ fn draft(
                 ("scope", &ranks[k].same, &away[k].same),
                 ("oracle", &ranks[k].best, &away[k].best),
             ];
-            for (name, own, null) in readers {
+            for (name, own, control) in readers {
                 let token = Unit::Token(sought.firsts[0]);
                 let place = lab.visible(run.tokens[*position]);
                 columns.push(AxisLabel::of(
@@ -173,7 +177,7 @@ fn draft(
                     Anchor::position(*position).with(token),
                 ));
                 let cell = |layer: usize| {
-                    let (rank, away) = (own[layer], null[layer] as f32);
+                    let (rank, away) = (own[layer], control[layer] as f32);
                     let anchor = Anchor::cell(layer, *position).with(token);
                     Cell::of(rank.to_string(), 1.0 / (rank as f32 + 1.0), anchor)
                         .more([("rank", rank as f32), ("rank, control", away)])
@@ -188,7 +192,7 @@ fn draft(
                     sought.name,
                     spelled(lab, &sought.firsts),
                     earliest(own),
-                    earliest(null)
+                    earliest(control)
                 ));
             }
         }
@@ -201,7 +205,7 @@ fn draft(
     notes.push("each cell: the rank of the first token (0 is the top prediction), coloured by 1 / (rank + 1); columns: which entity, at which position, and how it is read: lens (logit lens), scope (Patchscope into the same layer) or oracle (Patchscope into whichever target layer reads it best; its control had as many tries)".into());
     notes.push(format!(
         "patchscope: the state overwrites position {} of the {} of {:?}",
-        reader.slot,
+        reader.placeholder,
         reader.run.tokens.len(),
         reader.prompt
     ));

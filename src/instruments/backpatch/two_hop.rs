@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::instruments::backpatch::layer_pairs::{
-    SourceAndTarget, Vector, WantedAnswer, held, states, trials, written_text,
+    SourceAndTarget, Vector, WantedAnswer, block_outputs, block_outputs_from, trials, written_text,
 };
 use crate::lab::Lab;
 use crate::lab::pass::{Pass, PassRow};
@@ -119,7 +119,7 @@ pub enum HopPlace {
 }
 
 impl HopPlace {
-    /// For figures.
+    /// The place's name in figures.
     pub fn word(self) -> &'static str {
         match self {
             Self::Entity => "entity",
@@ -149,11 +149,11 @@ pub fn last_token_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Resul
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairsTried {
     pub place: HopPlace,
-    /// With the question's own state.
+    /// Successes with the question's own state, by pair of layers.
     pub own: Vec<bool>,
-    /// With the state of an unrelated question.
+    /// Control: successes with the state of an unrelated question, by pair of layers.
     pub unrelated: Vec<bool>,
-    /// With random numbers of equal length.
+    /// Control: successes with random numbers of equal norm, by pair of layers.
     pub random: Vec<bool>,
 }
 
@@ -194,7 +194,8 @@ pub struct HopsRequest {
 }
 
 impl HopsRequest {
-    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that are not
+    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that
+    /// are not
     /// there.
     ///
     /// # Errors
@@ -250,7 +251,7 @@ impl HopsRequest {
         let mut tried = Vec::new();
         for (place, position) in positions {
             let elsewhere = self.control_state(lab, other.map(|j| &all[j]), place)?;
-            let states = held(lab, &run, from, position)?;
+            let states = block_outputs_from(lab, &run, from, position)?;
             let mut hits = |vector: Vector| -> Result<Vec<bool>> {
                 let rows = trials(&states, position, &self.pairs, vector, self.renormed)?;
                 let became = wanted.of(lab, &run, from, rows)?;
@@ -313,7 +314,7 @@ impl HopsRequest {
     ) -> Result<Vec<Tensor>> {
         let Some(other) = other else {
             let run = lab.unrelated(self.seed, WRITTEN)?;
-            return states(lab, &run, run.tokens.len() - 1);
+            return block_outputs(lab, &run, run.tokens.len() - 1);
         };
         let run = Run::plain(lab.model.encode(&other.prompt, self.chat)?);
         let last = run.tokens.len() - 1;
@@ -321,7 +322,7 @@ impl HopsRequest {
             (HopPlace::Entity, Some(entity)) => last_token_of(lab, &run.tokens, "entity", entity)?,
             _ => last,
         };
-        states(lab, &run, position)
+        block_outputs(lab, &run, position)
     }
 
     /// Whether the model answers a prompt by itself.

@@ -1,14 +1,14 @@
 //! Attention knockout: cut who reads whom, layers by layers, and see what becomes of the answer (Geva et al. 2023, 2304.14767).
 //!
 //! A cell cuts the edges from some targets (by default the last token) to some sources in a window of layers around its row,
-//! and shows what the answer's probability loses. Invariant: beside every cell stands its null, as many random other edges of the
+//! and shows what the answer's probability loses. Invariant: beside every cell stands its control, as many random other edges of the
 //! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`KnockoutColumns`] and its columns in `Plan::read`.
 
 pub mod parameters;
 mod plan;
 
 use self::parameters::{KnockoutColumns, KnockoutParams};
-use self::plan::{KnockoutPlan, KnockoutResult, short};
+use self::plan::{KnockoutPlan, KnockoutResult, three_digits};
 use super::params::ParameterValue;
 use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
@@ -30,20 +30,20 @@ impl Measurement for AttentionKnockout {
     const SOURCE: &'static str = "attention knockout: Geva et al. 2023 (2304.14767)";
     const READS_END: bool = true;
 
-    fn cost(asked: &KnockoutParams, tokens: usize, card: &Card) -> Option<SweepCost> {
-        let columns = match asked.by {
+    fn cost(params: &KnockoutParams, tokens: usize, card: &Card) -> Option<SweepCost> {
+        let columns = match params.by {
             KnockoutColumns::Head => card.heads,
-            KnockoutColumns::Source => asked.sources.count(tokens),
+            KnockoutColumns::Source => params.sources.count(tokens),
         };
-        let alone = asked.targets.rule == Positions::Last;
+        let alone = params.targets.rule == Positions::Last;
         Some(SweepCost {
             passes: 2 * card.layers * columns + 1,
             tokens: if alone { 1 } else { tokens },
         })
     }
 
-    fn measure(asked: &KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = KnockoutPlan::read(asked, run, lab)?;
+    fn measure(params: &KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = KnockoutPlan::read(params, run, lab)?;
         let found = plan.measure(run, lab)?;
         Ok(plan.draw(&found, run, lab))
     }
@@ -51,8 +51,8 @@ impl Measurement for AttentionKnockout {
 
 impl KnockoutPlan<'_> {
     fn draw(&self, found: &KnockoutResult, run: &Run, lab: &Lab) -> Draft {
-        let asked = self.asked;
-        let measure = |logprob: f32| asked.value.of(logprob, found.base);
+        let params = self.params;
+        let measure = |logprob: f32| params.value.of(logprob, found.base);
         let position = run.tokens.len() - 1;
         let cell = |layer: usize, column: usize| {
             let place = self.columns[column].anchor;
@@ -69,23 +69,23 @@ impl KnockoutPlan<'_> {
                 ("before", Some(found.base.exp())),
                 ("after", Some(outcome.logprob.exp())),
                 ("rank after", rank),
-                ("random edges", outcome.null.map(f32::exp)),
+                ("random edges", outcome.control.map(f32::exp)),
             ];
             let more = more.into_iter().filter_map(|(name, v)| Some((name, v?)));
             Cell::of("", measure(outcome.logprob), anchor).more(more)
         };
         let name = lab.visible(self.answer);
-        let by = asked.by.print();
+        let by = params.by.print();
         let columns = self.columns.iter();
         let columns = columns.map(|c| AxisLabel::of(c.label.clone(), c.anchor));
         let grid = Grid::of(
             ("layer", AxisLabel::layers(self.layers)),
             (&by, columns.collect()),
-            format!("{} of {name}", asked.value.words()),
+            format!("{} of {name}", params.value.words()),
             cell,
         );
         let outcomes = found.outcomes.iter().flatten();
-        let tolerance = rounding(&lab.model) * found.reach;
+        let tolerance = rounding(&lab.model) * found.largest_logit;
         let checks = outcomes.clone().map(|o| Check {
             error: o.gap,
             tolerance,
@@ -94,31 +94,31 @@ impl KnockoutPlan<'_> {
             error: 0.0,
             tolerance,
         });
-        let nulls: Vec<f32> = outcomes
+        let controls: Vec<f32> = outcomes
             .clone()
-            .filter_map(|o| o.null)
+            .filter_map(|o| o.control)
             .map(measure)
             .collect();
         let cells_done = outcomes.count();
         let notes = [
             format!(
                 "each cell: the change for {name} after the last token (p {}, rank {} without a knockout) when {} cannot attend to {}, in {} layers around the row; a position can always attend to itself",
-                short(found.base.exp()),
+                three_digits(found.base.exp()),
                 found.base_rank,
-                who(&self.targets),
-                match asked.by {
+                positions_in_words(&self.targets),
+                match params.by {
                     KnockoutColumns::Head => "the sources, in the column's head",
                     KnockoutColumns::Source => "the column",
                 },
                 self.window
             ),
-            if nulls.is_empty() {
+            if controls.is_empty() {
                 "control: none, because there are too few other edges to knock out as many; compare the columns, or knock out fewer".into()
             } else {
                 format!(
                     "control: as many random other edges knocked out, same positions, heads and layers; {} of {cells_done} cells have enough other edges, mean {:+.4}; the number of each cell is its `random edges` (seed {})",
-                    nulls.len(),
-                    nulls.iter().sum::<f32>() / nulls.len() as f32,
+                    controls.len(),
+                    controls.iter().sum::<f32>() / controls.len() as f32,
                     run.seed
                 )
             },
@@ -126,7 +126,7 @@ impl KnockoutPlan<'_> {
         Draft::of(grid.around_zero())
             .titled(format!("{name} under attention knockout"))
             .notes(notes)
-            .notes(found.null.clone())
+            .notes(found.control.clone())
             .notes(found.stopped.clone())
             .note("a knockout in one window of layers shows what is attended to there; what was copied in earlier layers has already moved on")
             .checked(Some(check))
@@ -134,7 +134,7 @@ impl KnockoutPlan<'_> {
 }
 
 /// Some positions in words.
-fn who(positions: &[usize]) -> String {
+fn positions_in_words(positions: &[usize]) -> String {
     match positions {
         [one] => format!("position {one}"),
         [first, .., last] => format!("positions {first} to {last}"),

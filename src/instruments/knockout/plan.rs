@@ -1,6 +1,6 @@
 //! What a knockout cuts, cell by cell, and its measurement as trials.
 //!
-//! Invariant: a trial and its null lose as many edges, or the trial has no null. To cut something else, add a variant of
+//! Invariant: a trial and its control lose as many edges, or the trial has no control. To cut something else, add a variant of
 //! [`KnockoutColumns`] and its columns in [`KnockoutPlan::read`].
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::model::network::finite;
 /// Cells of one slice.
 const SLICE: usize = 16;
 
-/// Draws of the null for the strongest cell.
+/// Draws of the control for the strongest cell.
 const DRAWS: u64 = 8;
 
 /// A column: what is cut in it.
@@ -36,7 +36,7 @@ pub(super) struct KnockoutColumn {
 
 /// What is to be measured.
 pub(super) struct KnockoutPlan<'a> {
-    pub(super) asked: &'a KnockoutParams,
+    pub(super) params: &'a KnockoutParams,
     pub(super) answer: u32,
     pub(super) targets: Vec<usize>,
     pub(super) columns: Vec<KnockoutColumn>,
@@ -44,13 +44,13 @@ pub(super) struct KnockoutPlan<'a> {
     pub(super) layers: usize,
 }
 
-/// The answer under a cut and under its null.
+/// The answer under a cut and under its control.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct KnockoutOutcome {
     pub(super) logprob: f32,
     pub(super) rank: u32,
-    /// None where there are not as many other edges.
-    pub(super) null: Option<f32>,
+    /// The log-probability with as many random other edges knocked out; none where there are too few.
+    pub(super) control: Option<f32>,
     /// What the row without a cut lies from the run itself.
     pub(super) gap: f32,
 }
@@ -59,14 +59,14 @@ pub(super) struct KnockoutResult {
     pub(super) base: f32,
     pub(super) base_rank: u32,
     /// The largest of the run's own logits.
-    pub(super) reach: f32,
+    pub(super) largest_logit: f32,
     pub(super) outcomes: Vec<Option<KnockoutOutcome>>,
     pub(super) stopped: Option<String>,
-    pub(super) null: Option<String>,
+    pub(super) control: Option<String>,
 }
 
 /// A probability with three significant digits.
-pub(super) fn short(p: f32) -> String {
+pub(super) fn three_digits(p: f32) -> String {
     if p >= 0.1 {
         format!("{p:.3}")
     } else if p >= 0.001 {
@@ -78,25 +78,25 @@ pub(super) fn short(p: f32) -> String {
 }
 
 impl<'a> KnockoutPlan<'a> {
-    pub(super) fn read(asked: &'a KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Self> {
+    pub(super) fn read(params: &'a KnockoutParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
-        let answer = match &asked.token {
-            None => lab.favoured(run)?,
+        let answer = match &params.token {
+            None => lab.top_prediction(run)?,
             Some(text) => first_token("token", text, &lab.model)?,
         };
-        let targets = asked.targets.within("targets", run, lab)?;
+        let targets = params.targets.within("targets", run, lab)?;
         let last = targets.iter().copied().max().unwrap_or(0);
-        let groups = asked.sources.before(last, run, lab)?;
+        let groups = params.sources.before(last, run, lab)?;
         if groups.is_empty() {
             let expected = "targets that have at least one position before them";
-            return Err(Error::argument("targets", asked.targets.print(), expected));
+            return Err(Error::argument("targets", params.targets.print(), expected));
         }
-        let only = asked.heads.within(heads)?;
-        if asked.by == KnockoutColumns::Head && !only.is_empty() {
+        let only = params.heads.within(heads)?;
+        if params.by == KnockoutColumns::Head && !only.is_empty() {
             let expected = "nothing with by=head, where every head is a column; by=source knocks out only these heads";
-            return Err(Error::argument("heads", asked.heads.print(), expected));
+            return Err(Error::argument("heads", params.heads.print(), expected));
         }
-        let columns = match asked.by {
+        let columns = match params.by {
             KnockoutColumns::Head => {
                 let mut sources: Vec<usize> = groups.into_iter().flat_map(|g| g.1).collect();
                 sources.sort_unstable();
@@ -122,11 +122,11 @@ impl<'a> KnockoutPlan<'a> {
             }
         };
         Ok(Self {
-            asked,
+            params,
             answer,
             targets,
             columns,
-            window: match asked.window.0 {
+            window: match params.window.0 {
                 0 => layers.div_ceil(5),
                 some => some.min(layers),
             },
@@ -135,19 +135,19 @@ impl<'a> KnockoutPlan<'a> {
     }
 
     /// The layers that are cut around one.
-    fn around(&self, layer: usize) -> std::ops::Range<usize> {
+    fn layer_window(&self, layer: usize) -> std::ops::Range<usize> {
         let first = layer.saturating_sub((self.window - 1) / 2);
         first..(layer + self.window / 2 + 1).min(self.layers)
     }
 
-    fn cut(&self, i: usize, null: Option<u64>) -> Knockout {
+    fn cut(&self, i: usize, control: Option<u64>) -> Knockout {
         let column = &self.columns[i / self.layers];
         Knockout {
-            layers: self.around(i % self.layers),
+            layers: self.layer_window(i % self.layers),
             heads: column.heads.clone(),
             sources: column.sources.clone(),
             targets: self.targets.clone(),
-            null,
+            control,
         }
     }
 
@@ -170,32 +170,32 @@ impl<'a> KnockoutPlan<'a> {
         };
         let own = base.last().token(self.answer);
         let count = self.columns.len() * self.layers;
-        let parameters = lines::<AttentionKnockout>(self.asked);
+        let parameters = lines::<AttentionKnockout>(self.params);
         let trials = lab.trials(run, parameters, count, SLICE, |lab, range| {
             let size = range.len();
             let real = range.clone().map(|i| self.cut(i, None));
-            let null = range.clone().map(|i| self.cut(i, Some(run.seed)));
-            let all: Vec<Knockout> = real.chain(null).collect();
+            let control = range.clone().map(|i| self.cut(i, Some(run.seed)));
+            let all: Vec<Knockout> = real.chain(control).collect();
             // A row that loses nothing, read as the others are.
             let uncut = Knockout {
                 sources: Vec::new(),
                 ..self.cut(range.start, None)
             };
-            let rows = lab.run(&cutting(&plain, all.iter().chain([&uncut])))?;
+            let rows = lab.run(&pass_with_knockouts(&plain, all.iter().chain([&uncut])))?;
             let model = &lab.model;
             let outcome = |(k, i): (usize, usize)| {
-                let told = rows[k].last().token(self.answer);
+                let token = rows[k].last().token(self.answer);
                 let fair = self.cut(i, None).edges(model) == all[size + k].edges(model);
                 KnockoutOutcome {
-                    logprob: told.logprob,
-                    rank: told.rank,
-                    null: fair.then(|| rows[size + k].last().token(self.answer).logprob),
+                    logprob: token.logprob,
+                    rank: token.rank,
+                    control: fair.then(|| rows[size + k].last().token(self.answer).logprob),
                     gap: rows[2 * size].last().gap,
                 }
             };
             Ok(range.enumerate().map(outcome).collect())
         })?;
-        let size = |logprob: f32| self.asked.value.of(logprob, own.logprob).abs();
+        let size = |logprob: f32| self.params.value.of(logprob, own.logprob).abs();
         let strongest = trials
             .results
             .iter()
@@ -204,21 +204,21 @@ impl<'a> KnockoutPlan<'a> {
             // A cut whose numbers are not finite is not the strongest.
             .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
-        let null = match strongest {
+        let control = match strongest {
             Some((i, logprob)) => Some(self.strongest(lab, &plain, &base, i, logprob)?),
             None => None,
         };
         Ok(KnockoutResult {
             base: own.logprob,
             base_rank: own.rank,
-            reach: base.logits().iter().fold(1.0, |most, z| most.max(z.abs())),
+            largest_logit: base.logits().iter().fold(1.0, |most, z| most.max(z.abs())),
             stopped: trials.note(),
             outcomes: trials.results,
-            null,
+            control,
         })
     }
 
-    /// The strongest cut in words, beside several draws of its null.
+    /// The strongest cut in words, beside several draws of its control.
     fn strongest(
         &self,
         lab: &mut Lab,
@@ -229,19 +229,19 @@ impl<'a> KnockoutPlan<'a> {
     ) -> Result<String> {
         let run = &plain.run;
         let probability = |of: &Capture| of.last().token(self.answer).logprob.exp();
-        let layers = self.around(i % self.layers);
+        let layers = self.layer_window(i % self.layers);
         let edges = self.cut(i, None).edges(&lab.model);
         let column = &self.columns[i / self.layers];
         let name = match column.anchor.unit {
             Some(Unit::Head(head)) => format!("head {head}"),
             _ => column.label.clone(),
         };
-        let said = format!(
+        let sentence = format!(
             "strongest: `{name}` knocked out in layers {} to {} ({edges} edges a head), p {} to {}",
             layers.start,
             layers.end - 1,
-            short(probability(base)),
-            short(logprob.exp())
+            three_digits(probability(base)),
+            three_digits(logprob.exp())
         );
         let draws: Vec<Knockout> = (0..DRAWS)
             .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
@@ -249,28 +249,28 @@ impl<'a> KnockoutPlan<'a> {
         let others = draws[0].edges(&lab.model);
         if others < edges {
             return Ok(format!(
-                "{said}; no control: there are only {others} other edges"
+                "{sentence}; no control: there are only {others} other edges"
             ));
         }
-        let rows = lab.run(&cutting(plain, &draws))?;
+        let rows = lab.run(&pass_with_knockouts(plain, &draws))?;
         let found: Vec<f32> = rows.iter().map(probability).collect();
         if !finite::all(&found) {
             return Ok(format!(
-                "{said}; its control is not finite (NaN or infinity)"
+                "{sentence}; its control is not finite (NaN or infinity)"
             ));
         }
         Ok(format!(
-            "{said}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
-            short(found.iter().sum::<f32>() / found.len() as f32),
-            short(found.iter().copied().fold(1.0, f32::min)),
-            short(found.iter().copied().fold(0.0, f32::max)),
+            "{sentence}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
+            three_digits(found.iter().sum::<f32>() / found.len() as f32),
+            three_digits(found.iter().copied().fold(1.0, f32::min)),
+            three_digits(found.iter().copied().fold(0.0, f32::max)),
             run.seed
         ))
     }
 }
 
 /// A run with a row a cut.
-fn cutting<'a>(plain: &Pass, cuts: impl IntoIterator<Item = &'a Knockout>) -> Pass {
+fn pass_with_knockouts<'a>(plain: &Pass, cuts: impl IntoIterator<Item = &'a Knockout>) -> Pass {
     let row = |cut: &Knockout| PassRow {
         knockout: Some(cut.clone()),
         ..PassRow::default()
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn small_probabilities_keep_their_digits() {
-        let said = [0.5, 0.04321, 0.00123, 0.000_012_3].map(short);
-        assert_eq!(said, ["0.500", "0.0432", "0.00123", "1.23e-5"]);
+        let sentence = [0.5, 0.04321, 0.00123, 0.000_012_3].map(three_digits);
+        assert_eq!(sentence, ["0.500", "0.0432", "0.00123", "1.23e-5"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Null units: what stands beside a claim about units. Invariant: a seed decides the draw, and no unit of the claim is
-//! drawn. To add another kind of null, add a function.
+//! Control units: what stands beside a claim about units. Invariant: a seed decides the draw, and no unit of the claim is
+//! drawn. To add another kind of control, add a function.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -11,7 +11,7 @@ pub fn near_in_size(sizes: &[f32], units: &[u32], seed: u64) -> Vec<u32> {
     crate::lab::prepare::alike(units, sizes, seed)
 }
 
-/// As many units of `0..count` that are not among these.
+/// As many random units of `0..count` that are not among `units`.
 pub fn any(count: usize, units: &[u32], seed: u64) -> Vec<u32> {
     let mut others: Vec<u32> = (0..count as u32).filter(|u| !units.contains(u)).collect();
     others.shuffle(&mut StdRng::seed_from_u64(seed));
@@ -24,11 +24,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nulls_are_never_the_units_themselves() {
+    fn control_units_are_never_the_units_themselves() {
         for seed in 0..20 {
-            let null = any(9, &[3, 5, 8], seed);
-            assert_eq!(null, any(9, &[3, 5, 8], seed), "a seed decides");
-            assert!(null.len() == 3 && null.iter().all(|u| ![3, 5, 8].contains(u)));
+            let control = any(9, &[3, 5, 8], seed);
+            assert_eq!(control, any(9, &[3, 5, 8], seed), "a seed decides");
+            assert!(control.len() == 3 && control.iter().all(|u| ![3, 5, 8].contains(u)));
         }
         let draws: Vec<Vec<u32>> = (0..9).map(|s| any(90, &[3], s)).collect();
         assert!(draws.iter().any(|d| *d != draws[0]), "seeds differ");

@@ -2,7 +2,7 @@
 //!
 //! Every row is a pass over the run with the units times a strength: 0 is ablation, 1 the run itself, 2 doubling, -1
 //! the opposite: the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve.
-//! The null is the same curve for as many other units of the same layers, each drawn among those next in size there.
+//! The control is the same curve for as many other units of the same layers, each drawn among those next in size there.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -81,10 +81,10 @@ impl Measurement for Dose {
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let strengths = &asked.strengths.0;
+    fn measure(params: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let strengths = &params.strengths.0;
         let base = lab.last(run, Output::whole(After::Last(1)))?;
-        let target = match asked.token.as_str() {
+        let target = match params.token.as_str() {
             "" => LogitTarget::one(base.first().0),
             text => LogitTarget::parse("token", text, &lab.model)?,
         };
@@ -93,13 +93,13 @@ impl Measurement for Dose {
             kl: Some(Arc::new(vec![vec![base]])),
             ..Output::tokens(&target.tokens())
         };
-        let units = asked.units(run, target, lab)?;
-        let null = asked.control_units(run, &units, lab)?;
+        let units = params.units(run, target, lab)?;
+        let control = params.control_units(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
-        let anchor = anchor(&units, run, asked.site);
+        let anchor = anchor(&units, run, params.site);
         let edited = strengths.iter().flat_map(|strength| {
-            let row = |units| PassRow::edited(asked.schedule(run, units, *strength));
-            [row(&units), row(&null)]
+            let row = |units| PassRow::edited(params.schedule(run, units, *strength));
+            [row(&units), row(&control)]
         });
         let found = lab.run(&Pass {
             rows: edited.collect(),
@@ -129,9 +129,9 @@ impl Measurement for Dose {
         let name = target.spell(lab);
         let title = format!(
             "{} {} multiplied · control {}, seed {}",
-            asked.site.print(),
+            params.site.print(),
             spell(&units),
-            spell(&null),
+            spell(&control),
             run.seed
         );
         let page = TablePage::of(title, anchor, rows);
@@ -198,7 +198,7 @@ impl DoseParams {
         lab: &mut Lab,
     ) -> Result<UnitsByLayer> {
         let last = run.tokens.len() - 1;
-        let mut null = UnitsByLayer::new();
+        let mut control = UnitsByLayer::new();
         for (layer, own) in units {
             let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
@@ -210,9 +210,9 @@ impl DoseParams {
                 let cards = ValueCards::on(lab);
                 local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
-            null.insert(*layer, near_in_size(&sizes, own, run.seed));
+            control.insert(*layer, near_in_size(&sizes, own, run.seed));
         }
-        Ok(null)
+        Ok(control)
     }
 
     /// The edits of a run with units multiplied.
@@ -242,14 +242,14 @@ impl Point {
                 top: NO_TOKEN,
             };
         }
-        let said = row.last();
-        let told = said.token(target.token);
+        let stats = row.last();
+        let token = stats.token(target.token);
         Self {
-            logit: target.logit(said),
-            p: told.logprob.exp(),
-            rank: told.rank,
-            kl: said.kl,
-            top: said.first().0,
+            logit: target.logit(stats),
+            p: token.logprob.exp(),
+            rank: token.rank,
+            kl: stats.kl,
+            top: stats.first().0,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! of the answer without them.
 //!
 //! Scores and refining are those of [`crate::instruments::knowledge::fact_neurons`] (Dai et al. 2022, 2104.08696, with direct effects in the
-//! place of integrated gradients). All neurons found are set to 0 together; the null is as many neurons of the same
+//! place of integrated gradients). All neurons found are set to 0 together; the control is as many neurons of the same
 //! layers, each next in size to one of them.
 
 use std::path::PathBuf;
@@ -62,7 +62,7 @@ impl Measurement for FactNeurons {
         "knowledge neurons, by direct effect: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
 
-    fn measure(asked: &FactParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(params: &FactParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         // Each way of asking is a prompt of its own, the run's text as well.
         let run = &Run {
             schedule: run.schedule.clone(),
@@ -70,21 +70,21 @@ impl Measurement for FactNeurons {
             ..Run::plain(run.tokens.clone())
         };
         let mut prompts = vec![run.tokens.clone()];
-        if let Some(file) = &asked.prompts {
+        if let Some(file) = &params.prompts {
             for text in crate::file::prompts(file)? {
                 prompts.push(lab.model.encode(&text, false)?);
             }
         }
-        let target = match asked.answer.as_str() {
-            "" => LogitTarget::one(lab.favoured(run)?),
+        let target = match params.answer.as_str() {
+            "" => LogitTarget::one(lab.top_prediction(run)?),
             text => LogitTarget::parse("answer", text, &lab.model)?,
         };
         let all = Search::new(lab.model.card.layers);
         let search = Search {
-            share: asked.share.0 as f32 / 100.0,
-            present: asked.present.0 as f32 / 100.0,
-            most: asked.count.0,
-            layers: (asked.layer.within(lab.model.card.layers)?).map_or(all.layers, |l| (l, l)),
+            share: params.share.0 as f32 / 100.0,
+            present: params.present.0 as f32 / 100.0,
+            most: params.count.0,
+            layers: (params.layer.within(lab.model.card.layers)?).map_or(all.layers, |l| (l, l)),
         };
         let direction = target.direction(&lab.model)?;
         let scores = ask(lab, &prompts, &run.schedule, &direction, search)?;
@@ -137,7 +137,7 @@ fn without(
     lab: &mut Lab,
 ) -> Result<String> {
     let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
-    let (mut own, mut null) = (run.schedule.clone(), run.schedule.clone());
+    let (mut own, mut control) = (run.schedule.clone(), run.schedule.clone());
     let mut layers: Vec<u16> = found.iter().map(|n| n.layer).collect();
     layers.sort_unstable();
     layers.dedup();
@@ -150,21 +150,21 @@ fn without(
         let others = near_in_size(&sizes, &units, run.seed);
         own = own.and(&zero(at, units));
         if !others.is_empty() {
-            null = null.and(&zero(at, others));
+            control = control.and(&zero(at, others));
         }
     }
     let mut mean = |schedule| -> Result<f32> {
         let rows = lab.last_of(prompts, schedule, Output::tokens(&[target.token]))?;
         let p = rows
             .iter()
-            .map(|said| said.token(target.token).logprob.exp());
+            .map(|stats| stats.token(target.token).logprob.exp());
         Ok(p.sum::<f32>() / prompts.len() as f32)
     };
     Ok(format!(
         "{:.3}, ablated {:.3}, control {:.3}",
         mean(&run.schedule)?,
         mean(&own)?,
-        mean(&null)?
+        mean(&control)?
     ))
 }
 

@@ -68,7 +68,7 @@ pub struct ValueEditPlan {
 pub struct EditEffect {
     /// The fact's prompts whose answer changed.
     pub changed: f32,
-    /// Those that got the new answer; nothing where there is none.
+    /// The share of prompts that give the new answer; none where the edit has no new answer.
     pub success: Option<f32>,
     /// Mean probability of the old answer, over what it was.
     pub kept: f32,
@@ -76,7 +76,7 @@ pub struct EditEffect {
     pub others_changed: f32,
     /// Mean KL(unedited ‖ edited) there, nats.
     pub others_kl: f32,
-    /// The same for the user's other prompts; nothing where there are none.
+    /// Share of changed top predictions and mean KL on the user's own unrelated prompts, if there are any.
     pub texts: Option<(f32, f32)>,
 }
 
@@ -88,10 +88,10 @@ pub struct EditedFact {
     pub new: Option<String>,
     pub neurons: Vec<FactNeuron>,
     pub edits: Vec<Edit>,
-    /// What they did.
+    /// What the edits did.
     pub own: EditEffect,
-    /// What the same did to as many random neurons of the same layers.
-    pub null: EditEffect,
+    /// Control: what the same edits did on as many random neurons of the same layers.
+    pub control: EditEffect,
 }
 
 /// The outcome.
@@ -99,9 +99,9 @@ pub struct EditedFact {
 pub struct ValueEditReport {
     /// Facts that are answered in every wording.
     pub known: usize,
-    /// Of the facts chosen, those that no neuron was left for.
+    /// How many of the chosen facts had no neuron left to edit.
     pub without: usize,
-    /// Those edited.
+    /// The facts that were edited.
     pub cases: Vec<EditedFact>,
     /// For every relation, under which share of the prompts a neuron had to be large.
     pub present: Vec<(String, f32)>,
@@ -111,13 +111,13 @@ pub struct ValueEditReport {
 struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
-    favoured: u32,
+    top_prediction: u32,
 }
 
 /// Everything that is asked before and after.
 struct EvaluationSuite {
     prompts: Vec<Vec<u32>>,
-    asked: Vec<ValueEditRequest>,
+    questions: Vec<ValueEditRequest>,
     /// What each prompt says unedited, whole.
     unedited: Arc<Vec<Vec<RowStats>>>,
     answers: Vec<u32>,
@@ -144,7 +144,7 @@ pub fn run(
         return Err(Error::argument(
             "--fact",
             format!("{} facts", facts.len()),
-            "facts that the model knows: it predicts the first token of the answer in all wordings of none of them (does the answer begin with a space?)",
+            "facts that the model knows: for none of these does it predict the answer's first token in every wording (does the answer begin with a space?)",
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
@@ -177,16 +177,16 @@ pub fn run(
             continue;
         }
         let seed = plan.seed.wrapping_add(fact as u64);
-        let null = suite.null(lab, fact, &neurons, schedule, seed)?;
+        let control = suite.control(lab, fact, &neurons, schedule, seed)?;
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
         let edits = edits(&neurons, plan.turn, old, turned, lab);
-        let idle = self::edits(&null, plan.turn, old, turned, lab);
+        let idle = self::edits(&control, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
         report.cases.push(EditedFact {
             fact,
             own: suite.effect(lab, fact, target, schedule, &edits)?,
-            null: suite.effect(lab, fact, target, schedule, &idle)?,
+            control: suite.effect(lab, fact, target, schedule, &idle)?,
             new: new.map(|(text, _)| text),
             neurons,
             edits,
@@ -215,24 +215,24 @@ impl EvaluationSuite {
             tokens: answers.clone(),
             ..Output::whole(After::Last(1))
         };
-        let said = lab.last_of(&prompts, schedule, output)?;
-        let of = said.iter().zip(owners);
-        let asked: Vec<ValueEditRequest> = of
-            .map(|(said, fact)| ValueEditRequest {
+        let stats = lab.last_of(&prompts, schedule, output)?;
+        let of = stats.iter().zip(owners);
+        let questions: Vec<ValueEditRequest> = of
+            .map(|(stats, fact)| ValueEditRequest {
                 fact,
-                favoured: said.first().0,
+                top_prediction: stats.first().0,
             })
             .collect();
         let mut known = vec![true; facts.len()];
-        for prompt in &asked {
+        for prompt in &questions {
             if let Some(fact) = prompt.fact {
-                known[fact] &= prompt.favoured == answers[fact];
+                known[fact] &= prompt.top_prediction == answers[fact];
             }
         }
         Ok(Self {
             prompts,
-            asked,
-            unedited: Arc::new(said.into_iter().map(|said| vec![said]).collect()),
+            questions,
+            unedited: Arc::new(stats.into_iter().map(|stats| vec![stats]).collect()),
             answers,
             known,
         })
@@ -240,7 +240,7 @@ impl EvaluationSuite {
 
     /// A fact's prompts.
     fn of(&self, fact: usize) -> Vec<Vec<u32>> {
-        let own = self.prompts.iter().zip(&self.asked);
+        let own = self.prompts.iter().zip(&self.questions);
         own.filter(|(_, a)| a.fact == Some(fact))
             .map(|(tokens, _)| tokens.clone())
             .collect()
@@ -257,7 +257,7 @@ impl EvaluationSuite {
         let mut all: Vec<u32> = members.iter().map(|f| self.answers[*f]).collect();
         all.sort_unstable();
         all.dedup();
-        let mut asked = Vec::with_capacity(members.len());
+        let mut scores = Vec::with_capacity(members.len());
         for fact in members {
             let answer = self.answers[*fact];
             let mut direction = lab.model.transformer.logit_direction(answer)?;
@@ -270,9 +270,9 @@ impl EvaluationSuite {
                 direction = (direction - Tensor::stack(&others, 0)?.mean(0)?)?;
             }
             let prompts = self.of(*fact);
-            asked.push(ask(lab, &prompts, schedule, &direction, plan.search)?);
+            scores.push(ask(lab, &prompts, schedule, &direction, plan.search)?);
         }
-        Ok(refine(&asked, plan.search))
+        Ok(refine(&scores, plan.search))
     }
 
     /// The answer to turn to: the fact's own wish, or another answer of its relation; none for a scale.
@@ -303,7 +303,7 @@ impl EvaluationSuite {
     }
 
     /// As many random neurons of the same layers, with their own mean activations under the fact's prompts.
-    fn null(
+    fn control(
         &self,
         lab: &mut Lab,
         fact: usize,
@@ -356,12 +356,12 @@ impl EvaluationSuite {
         let after: Vec<(u32, f32, f32)> = rows
             .iter()
             .zip(self.unedited.iter().flatten())
-            .map(|(said, before)| {
-                let kept = (said.token(old).logprob - before.token(old).logprob).exp();
-                (said.first().0, kept, said.kl)
+            .map(|(stats, before)| {
+                let kept = (stats.token(old).logprob - before.token(old).logprob).exp();
+                (stats.first().0, kept, stats.kl)
             })
             .collect();
-        let both = || self.asked.iter().zip(&after);
+        let both = || self.questions.iter().zip(&after);
         let own: Vec<&(u32, f32, f32)> = both()
             .filter(|(a, _)| a.fact == Some(fact))
             .map(|(_, after)| after)
@@ -372,7 +372,10 @@ impl EvaluationSuite {
         let rest = |wanted: &dyn Fn(Option<usize>) -> bool| {
             let those: Vec<_> = both().filter(|(a, _)| wanted(a.fact)).collect();
             let count = those.len().max(1) as f32;
-            let changed = those.iter().filter(|(a, b)| a.favoured != b.0).count() as f32;
+            let changed = those
+                .iter()
+                .filter(|(a, b)| a.top_prediction != b.0)
+                .count() as f32;
             let kl = those.iter().map(|(_, b)| b.2).sum::<f32>();
             (!those.is_empty()).then_some((changed / count, kl / count))
         };
@@ -447,7 +450,7 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
 }
 
 impl ValueEditReport {
-    /// The mean over the cases, of the edits or of their nulls.
+    /// The mean over the cases, of the edits or of their controls.
     pub fn mean(&self, of: impl Fn(&EditedFact) -> EditEffect) -> EditEffect {
         let effects: Vec<EditEffect> = self.cases.iter().map(of).collect();
         let count = effects.len().max(1) as f32;

@@ -104,17 +104,17 @@ impl LensCell {
     }
 
     /// Where the number that the figure opens with stands among them; entropy and KL are nobody's.
-    pub(crate) fn opens(self) -> usize {
-        let same = |asked: &CellNumber| {
-            asked.0 == self.first.0
-                && (asked.1 == self.first.1
-                    || matches!(asked.0, LensNumber::Entropy | LensNumber::Kl))
+    pub(crate) fn opening_index(self) -> usize {
+        let same = |params: &CellNumber| {
+            params.0 == self.first.0
+                && (params.1 == self.first.1
+                    || matches!(params.0, LensNumber::Entropy | LensNumber::Kl))
         };
         self.numbers().iter().position(same).unwrap_or(0)
     }
 
     /// What must be known of every state.
-    pub(crate) fn ask(self, of: Readout) -> Readout {
+    pub(crate) fn request(self, of: Readout) -> Readout {
         Readout {
             plain: true,
             top: self.top,
@@ -131,20 +131,20 @@ impl LensCell {
     }
 
     /// A number of a row. Ranks count from 1.
-    pub(crate) fn number((show, of): CellNumber, said: &RowStats) -> f32 {
-        let told = said.tokens.first();
-        let rank = told.map(|t| t.rank() + 1.0);
+    pub(crate) fn number((show, of): CellNumber, stats: &RowStats) -> f32 {
+        let token = stats.tokens.first();
+        let rank = token.map(|t| t.rank() + 1.0);
         match (show, of) {
-            (LensNumber::Probability, TokenChoice::Own) => said.first().1,
-            (LensNumber::Probability, _) => told.map_or(f32::NAN, |t| t.logprob.exp()),
+            (LensNumber::Probability, TokenChoice::Own) => stats.first().1,
+            (LensNumber::Probability, _) => token.map_or(f32::NAN, |t| t.logprob.exp()),
             (LensNumber::Rank, _) => rank.unwrap_or(f32::NAN),
             (LensNumber::ReciprocalRank, _) => rank.map_or(f32::NAN, |r| 1.0 / r),
-            (LensNumber::Entropy, _) => said.entropy,
-            (LensNumber::Kl, _) => said.kl,
+            (LensNumber::Entropy, _) => stats.entropy,
+            (LensNumber::Kl, _) => stats.kl,
         }
     }
 
-    pub(crate) fn words((show, of): CellNumber, lab: &Lab) -> String {
+    pub(crate) fn number_in_words((show, of): CellNumber, lab: &Lab) -> String {
         let of = match of {
             TokenChoice::Own => String::new(),
             TokenChoice::Answer => " of the answer".into(),
@@ -185,21 +185,21 @@ impl LensCell {
     }
 
     /// The cell of a row: its strongest tokens; its numbers are put there by [`Lens::figure`].
-    pub(crate) fn cell(self, lab: &Lab, said: &RowStats, anchor: Anchor) -> Cell {
-        let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
+    pub(crate) fn cell(self, lab: &Lab, stats: &RowStats, anchor: Anchor) -> Cell {
+        let spelled = stats.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
         let label = more.first().map_or(NOT_FINITE, |m| &m.0);
-        Cell::of(label, Self::number(self.first, said), anchor).more(more)
+        Cell::of(label, Self::number(self.first, stats), anchor).more(more)
     }
 
     /// All numbers of a row.
-    pub(crate) fn all(self, said: &RowStats) -> Vec<f32> {
-        let number = |asked: &CellNumber| Self::number(*asked, said);
+    pub(crate) fn all_numbers(self, stats: &RowStats) -> Vec<f32> {
+        let number = |params: &CellNumber| Self::number(*params, stats);
         self.numbers().iter().map(number).collect()
     }
 
     /// What becomes of the subject along a column.
-    pub(crate) fn story<'a>(
+    pub(crate) fn rank_story<'a>(
         self,
         lab: &Lab,
         position: usize,
@@ -210,8 +210,8 @@ impl LensCell {
             TokenChoice::Token(id) => id,
             TokenChoice::Own | TokenChoice::Answer => answer,
         };
-        let told = rows.filter_map(|said| said.tokens.first());
-        let (ranks, shares) = told
+        let tokens = rows.filter_map(|stats| stats.tokens.first());
+        let (ranks, shares) = tokens
             .map(|t| (t.rank.saturating_add(1), t.logprob.exp()))
             .unzip();
         let at = Anchor::position(position);

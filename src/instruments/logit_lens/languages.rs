@@ -44,11 +44,13 @@ params! {
         task: Task = "prompt",
         /// with task=prompt: the answer, as it stands in the list; by default all words together
         word: String,
-        /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one
+        /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the
+        /// other one
         from: String,
         /// the language of the answer; by default the second
         to: String,
-        /// the language to test for as an internal pivot; only words that differ from the answer in it are used; by default the first
+        /// the language to test for as an internal pivot; only words that differ from the answer in it are used; by default
+        /// the first
         pivot: String,
         /// how many words are tested
         count: Count<1, 1000> = "20",
@@ -67,15 +69,15 @@ struct LanguageQuestion {
     run: Run,
     sets: Vec<Vec<u32>>,
     /// The sets of another word.
-    null: Option<Vec<Vec<u32>>>,
+    control: Option<Vec<Vec<u32>>>,
 }
 
 /// What one question showed at every layer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Answer {
-    /// By layer, then language.
+    /// Probability of each language's words, by layer, then language.
     mass: Vec<Vec<f32>>,
-    null: Vec<Vec<f32>>,
+    control: Vec<Vec<f32>>,
     entropy: Vec<f32>,
 }
 
@@ -110,8 +112,7 @@ impl Measurement for Languages {
     fn measure(asked: &LanguagesParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let list = match &asked.words {
             None => {
-                let expected =
-                    "the file of a word list: a line of language names, then a line a word";
+                let expected = "the file of a word list: a line of language names, then one line for each word";
                 return Err(Error::argument("words", "", expected));
             }
             Some(path) => WordList::load(path)?,
@@ -119,7 +120,7 @@ impl Measurement for Languages {
         let view = view(asked.site, asked.norm, &asked.maps, lab)?;
         let vocabulary = KnownTokens::of(&lab.model)?;
         let (questions, mut notes) = match asked.task {
-            Task::Own => asked.own(run, &list, &vocabulary)?,
+            Task::Own => asked.questions_of_run(run, &list, &vocabulary)?,
             Task::Translate => {
                 let roles = asked.roles(&list)?;
                 if roles.from == roles.to {
@@ -146,7 +147,7 @@ impl Measurement for Languages {
         let count = questions.len();
         let trials = lab.trials(run, parameters, count, 1, |lab, range| {
             let asked = questions[range].iter();
-            asked.map(|q| answer(lab, q, &view)).collect()
+            asked.map(|q| read_answer(lab, q, &view)).collect()
         })?;
         notes.extend(trials.note());
         let answers: Vec<Answer> = trials.results.into_iter().flatten().collect();
@@ -184,7 +185,7 @@ impl Measurement for Languages {
 
 impl LanguagesParams {
     /// The run's own text, and the answer or all words.
-    fn own(
+    fn questions_of_run(
         &self,
         run: &Run,
         list: &WordList,
@@ -203,7 +204,7 @@ impl LanguagesParams {
                 .map(|l| vocabulary.beginnings(&words(l)))
                 .collect()
         };
-        let (rows, null, note) = if word.is_empty() {
+        let (rows, control, note) = if word.is_empty() {
             let all: Vec<usize> = (0..list.rows.len()).collect();
             let note = format!(
                 "all {} words of each language together; no control",
@@ -217,19 +218,19 @@ impl LanguagesParams {
                 .position(|row| row.iter().flatten().any(|w| w == word));
             let row = row.ok_or_else(|| Error::argument("word", word, "a word of the list"))?;
             let other = (row + 1) % list.rows.len();
-            let null = (other != row).then(|| sets(&[other]));
+            let control = (other != row).then(|| sets(&[other]));
             (
                 vec![row],
-                null,
+                control,
                 format!("the word {}", list.rows[row][0][0]),
             )
         };
         let question = LanguageQuestion {
             run: run.clone(),
             sets: sets(&rows),
-            null,
+            control,
         };
-        let shared = shared(list, &question.sets);
+        let shared = shared_tokens_note(list, &question.sets);
         Ok((
             vec![question],
             std::iter::once(note).chain(shared).collect(),
@@ -314,7 +315,7 @@ impl LanguagesParams {
                 },
                 sets: sets(rows[i]),
                 // A word that no line of the prompt holds, where there is one.
-                null: (rows.len() > shots + 1).then(|| sets(rows[(i + shots + 1) % rows.len()])),
+                control: (rows.len() > shots + 1).then(|| sets(rows[(i + shots + 1) % rows.len()])),
             });
         }
         let note = format!(
@@ -328,8 +329,8 @@ impl LanguagesParams {
 }
 
 /// Reads the last position of a question.
-fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result<Answer> {
-    let groups = [Some(&question.sets), question.null.as_ref()];
+fn read_answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result<Answer> {
+    let groups = [Some(&question.sets), question.control.as_ref()];
     let mut tokens: Vec<u32> = groups
         .iter()
         .flatten()
@@ -352,10 +353,10 @@ fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result
     let capture = lab.without_progress(|b| b.capture(&question.run, last..last + 1, &needs))?;
     let seen = capture.read;
     let mass = |sets: &Vec<Vec<u32>>| -> Vec<Vec<f32>> {
-        let row = |said: &crate::lab::readout::RowStats| {
+        let row = |stats: &crate::lab::readout::RowStats| {
             let share = |id: &u32| {
                 let at = tokens.binary_search(id).unwrap_or(0);
-                f64::from(said.tokens[at].logprob).exp()
+                f64::from(stats.tokens[at].logprob).exp()
             };
             sets.iter()
                 .map(|set| set.iter().map(share).sum::<f64>() as f32)
@@ -365,13 +366,13 @@ fn answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> Result
     };
     Ok(Answer {
         mass: mass(&question.sets),
-        null: question.null.as_ref().map_or_else(Vec::new, mass),
+        control: question.control.as_ref().map_or_else(Vec::new, mass),
         entropy: seen.layers.iter().map(|layer| layer[0].entropy).collect(),
     })
 }
 
 /// Languages whose sets share tokens, which then count for both.
-fn shared(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
+fn shared_tokens_note(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
     let pairs: Vec<String> = (0..sets.len())
         .flat_map(|a| (0..a).map(move |b| (b, a)))
         .filter(|(a, b)| !share_nothing(&sets[*a], &sets[*b]))
@@ -391,9 +392,9 @@ fn uncertainty_notes(list: &WordList, answers: &[Answer]) -> Vec<String> {
         let most = errors.fold(0.0, f32::max);
         notes.push(format!("means; standard error at most {most:.3}"));
     }
-    if answers.iter().any(|a| !a.null.is_empty()) {
+    if answers.iter().any(|a| !a.control.is_empty()) {
         let most = |g: usize| {
-            let at = |l: usize| mean(answers.iter().filter_map(|a| Some(a.null.get(l)?[g]))).0;
+            let at = |l: usize| mean(answers.iter().filter_map(|a| Some(a.control.get(l)?[g]))).0;
             (0..layers).map(at).fold(0.0, f32::max)
         };
         let each: Vec<String> = (0..list.languages.len())

@@ -56,7 +56,7 @@ pub(crate) fn cautions(view: &LensView, layers: usize) -> Vec<String> {
     }
     if let Some(file) = &view.file {
         notes.push(file.about.clone());
-        let lacks = file.lacks(view.site, layers);
+        let lacks = file.layers_without_map(view.site, layers);
         if !lacks.is_empty() {
             let names: Vec<String> = lacks.iter().map(ToString::to_string).collect();
             notes.push(format!(
@@ -85,40 +85,40 @@ impl Measurement for Lens {
     const SOURCE: &'static str = "logit lens: nostalgebraist 2020; Kao et al. 2020 (2001.09309)";
     const STEADY: bool = true;
 
-    fn live(asked: &LensParams, _card: &Card) -> bool {
+    fn live(params: &LensParams, _card: &Card) -> bool {
         // States that ride along in the model's own product have their own norm and go through no map; and not every
         // model has a state between attention and MLP.
-        asked.norm == NormOf::Own
-            && asked.maps.0.trim().is_empty()
-            && asked.site.0 != Site::ResidMid
+        params.norm == NormOf::Own
+            && params.maps.0.trim().is_empty()
+            && params.site.0 != Site::ResidMid
     }
 
-    fn positions(asked: &LensParams, run: &Run) -> Result<Range<usize>> {
-        Ok(last(asked.window.0, run))
+    fn positions(params: &LensParams, run: &Run) -> Result<Range<usize>> {
+        Ok(last(params.window.0, run))
     }
 
-    fn needs(asked: &LensParams, _run: &Run, lab: &Lab) -> Result<Needs> {
-        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
+    fn needs(params: &LensParams, _run: &Run, lab: &Lab) -> Result<Needs> {
+        let view = view(params.site, params.norm, &params.maps, lab)?;
         let readout = view.readout(lab.model.card.layers);
-        Ok(Needs::of(asked.shown(lab)?.ask(readout)))
+        Ok(Needs::of(params.shown(lab)?.request(readout)))
     }
 
-    fn figure(asked: &LensParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let shown = asked.shown(lab)?;
-        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
+    fn figure(params: &LensParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let shown = params.shown(lab)?;
+        let view = view(params.site, params.norm, &params.maps, lab)?;
         let seen = &of.read;
         let (mut cells, mut values, mut stories) = (Vec::new(), Vec::new(), Vec::new());
         for (i, position) in of.positions.clone().enumerate() {
             let (mut column, mut numbers) = (Vec::new(), Vec::new());
-            for (layer, said) in seen.layers.iter().enumerate() {
+            for (layer, rows) in seen.layers.iter().enumerate() {
                 let anchor = Anchor::cell(layer, position);
-                for said in [Some(said), seen.plain.get(layer)].into_iter().flatten() {
-                    column.push(shown.cell(lab, &said[i], anchor));
-                    numbers.push(shown.all(&said[i]));
+                for rows in [Some(rows), seen.plain.get(layer)].into_iter().flatten() {
+                    column.push(shown.cell(lab, &rows[i], anchor));
+                    numbers.push(shown.all_numbers(&rows[i]));
                 }
             }
             let rows = seen.layers.iter().map(|layer| &layer[i]);
-            stories.push(shown.story(lab, position, seen.answers[i], rows));
+            stories.push(shown.rank_story(lab, position, seen.answers[i], rows));
             cells.push(column);
             values.push(numbers);
         }
@@ -130,12 +130,12 @@ impl Measurement for Lens {
                 std::iter::once(own).chain(plain)
             })
             .collect();
-        let number = |(i, asked): (usize, (LensNumber, TokenChoice))| {
+        let number = |(i, params): (usize, (LensNumber, TokenChoice))| {
             let column = |rows: &Vec<Vec<f32>>| rows.iter().map(|row| row[i]).collect();
             let values: Vec<Vec<f32>> = values.iter().map(column).collect();
             Number {
-                value: LensCell::words(asked, lab),
-                scale: LensCell::scale(asked, lab, &cells, &values),
+                value: LensCell::number_in_words(params, lab),
+                scale: LensCell::scale(params, lab, &cells, &values),
                 values,
             }
         };
@@ -145,9 +145,9 @@ impl Measurement for Lens {
             .enumerate()
             .map(number)
             .collect();
-        let opens = &numbers[shown.opens()];
+        let opens = &numbers[shown.opening_index()];
         let value = opens.value.clone();
-        let told = stories.last().map(|story| {
+        let story_note = stories.last().map(|story| {
             let at = story.anchor.position.unwrap_or_default() as usize;
             format!("after {}: {story}", lab.visible(of.run.tokens[at]))
         });
@@ -160,7 +160,7 @@ impl Measurement for Lens {
             columns: lab.headers(&of.run, of.positions.clone()),
             cells,
             also: CellDetails {
-                candidates: Some(LensCell::words(
+                candidates: Some(LensCell::number_in_words(
                     (LensNumber::Probability, TokenChoice::Own),
                     lab,
                 )),
@@ -173,9 +173,9 @@ impl Measurement for Lens {
         let mut notes = vec![format!(
             "each cell: the top next-token prediction at that position, read from {site} of that layer"
         )];
-        notes.extend(told);
-        let all = of.positions == Self::positions(asked, &of.run)?;
-        notes.extend(settled(of, all, &view, lab));
+        notes.extend(story_note);
+        let all = of.positions == Self::positions(params, &of.run)?;
+        notes.extend(convergence_notes(of, all, &view, lab));
         let mut title = format!("norm {norm} · ");
         if let Some(kind) = kind {
             title.extend([kind, " · "]);
@@ -193,7 +193,7 @@ impl Measurement for Lens {
 
 /// From which layer on the answer stands, at the last position, and over all of them where these are all: a column of a
 /// longer figure says nothing of the others.
-fn settled(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
+fn convergence_notes(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
     let (seen, count) = (&of.read, of.positions.len());
     let layers = seen.layers.len();
     let from = usize::from(count > 1 && of.positions.start == 0);

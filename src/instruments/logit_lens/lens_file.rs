@@ -55,7 +55,7 @@ const NEXT: &str = "A tuned lens is a folder with params.pt and config.json; a J
 
 impl StateMaps for LensFile {
     fn check(&self, at: Address) -> Result<()> {
-        self.serves(at).map(drop)
+        self.has_map(at).map(drop)
     }
 
     fn map(&self, at: Address, rows: &Tensor) -> Result<Tensor> {
@@ -91,7 +91,7 @@ impl LensFile {
         let jacobians = numbered("J.", "");
         if !jacobians.is_empty() {
             let facts = facts(&path)?;
-            let after = capture(&path, &facts)?;
+            let after = extra_blocks(&path, &facts)?;
             let maps = jacobians
                 .into_iter()
                 .map(|(layer, name)| (layer + after, (name, None)))
@@ -201,15 +201,15 @@ impl LensFile {
     /// # Errors
     ///
     /// Says which sites are read when this is not one of them.
-    pub fn serves(&self, at: Address) -> Result<bool> {
+    pub fn has_map(&self, at: Address) -> Result<bool> {
         Ok(self.maps.contains_key(&self.blocks(at)?))
     }
 
     /// The layers whose state at a site has no map here and is read as it is; the model's last state, which needs none,
     /// is not among them.
-    pub fn lacks(&self, site: Site, layers: usize) -> Vec<usize> {
+    pub fn layers_without_map(&self, site: Site, layers: usize) -> Vec<usize> {
         let needs = |l: &usize| (site, l + 1) != (Site::ResidPost, layers);
-        let lacks = |l: &usize| !self.serves(site.at(*l)).unwrap_or(false);
+        let lacks = |l: &usize| !self.has_map(site.at(*l)).unwrap_or(false);
         (0..layers).filter(needs).filter(lacks).collect()
     }
 
@@ -236,7 +236,7 @@ impl LensFile {
     ///
     /// # Errors
     ///
-    /// As [`LensFile::serves`], and when the file cannot be read.
+    /// As [`LensFile::has_map`], and when the file cannot be read.
     pub fn apply(&self, at: Address, rows: &Tensor) -> Result<Tensor> {
         let Some((weight, bias)) = self.maps.get(&self.blocks(at)?) else {
             return Ok(rows.clone());
@@ -274,7 +274,7 @@ impl LensFile {
 }
 
 /// How many blocks beyond its number a Jacobian's state went through.
-fn capture(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
+fn extra_blocks(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
     let bad = |what: String| {
         let next =
             "Take one that was fitted on the output (block_output) or input (attn_in) of blocks.";

@@ -91,7 +91,7 @@ pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<
 /// What is read, and how.
 pub struct LensView {
     pub site: Site,
-    /// With whose statistics.
+    /// Whose statistics the final norm uses.
     pub norm: NormOf,
     /// Through which maps.
     pub file: Option<Rc<LensFile>>,

@@ -46,10 +46,10 @@ impl Measurement for Settle {
     const SOURCE: &'static str =
         "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
 
-    fn measure(asked: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
+    fn measure(params: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let view = view(params.site, params.norm, &params.maps, lab)?;
         let total = run.tokens.len();
-        let shown = last(asked.window.0, run);
+        let shown = last(params.window.0, run);
         let start = shown.start;
         let readout = Readout {
             top: 1,
@@ -80,8 +80,8 @@ impl Measurement for Settle {
                     p,
                     at(from),
                     at(first),
-                    there.map_or("".into(), |said| Entry::from(said.first().1)),
-                    there.map_or("".into(), |said| Entry::from(said.kl)),
+                    there.map_or("".into(), |stats| Entry::from(stats.first().1)),
+                    there.map_or("".into(), |stats| Entry::from(stats.kl)),
                 ],
             ));
         }

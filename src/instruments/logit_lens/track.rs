@@ -56,12 +56,12 @@ impl Measurement for Track {
     const SOURCE: &'static str =
         "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
 
-    fn measure(asked: &TrackParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let view = view(asked.site, asked.norm, &asked.maps, lab)?;
-        let position = asked.position.within(run.tokens.len())?;
-        let tokens = asked.followed(run, lab, position)?;
+    fn measure(params: &TrackParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let view = view(params.site, params.norm, &params.maps, lab)?;
+        let position = params.position.within(run.tokens.len())?;
+        let tokens = params.followed(run, lab, position)?;
         let ranked = matches!(
-            asked.show,
+            params.show,
             TrackedNumber::Rank | TrackedNumber::ReciprocalRank
         );
         let readout = Readout {
@@ -74,7 +74,7 @@ impl Measurement for Track {
         let capture = lab.capture(run, position..position + 1, &Needs::of(readout))?;
         let seen = &capture.read;
         let curve = |rows: &[Vec<RowStats>], suffix: &str, i: usize, id: u32| {
-            let values = rows.iter().map(|row| asked.show.number(&row[0].tokens[i]));
+            let values = rows.iter().map(|row| params.show.number(&row[0].tokens[i]));
             Curve::of(
                 format!("{}{suffix}", lab.visible(id)),
                 Anchor::position(position).with(Unit::Token(id)),
@@ -91,13 +91,13 @@ impl Measurement for Track {
             })
             .collect();
         let kind = view.file.as_ref().map(|f| format!("{} · ", f.kind.name()));
-        let value = if asked.show == TrackedNumber::Logprob {
+        let value = if params.show == TrackedNumber::Logprob {
             "log-probability (nats)".into()
         } else {
-            asked.show.print().replace('_', " ")
+            params.show.print().replace('_', " ")
         };
         let points = AxisLabel::layers(seen.layers.len());
-        let scale = asked.show.scale(&curves);
+        let scale = params.show.scale(&curves);
         let series = Series::of("layer", &value, points, curves, Style::Lines);
         Ok(Draft::of(Series { scale, ..series })
             .titled(format!(
@@ -142,12 +142,12 @@ impl TrackParams {
 }
 
 impl TrackedNumber {
-    fn number(self, told: &TokenStats) -> f32 {
+    fn number(self, token: &TokenStats) -> f32 {
         match self {
-            Self::Probability => told.logprob.exp(),
-            Self::Logprob => told.logprob,
-            Self::Rank => told.rank(),
-            Self::ReciprocalRank => 1.0 / (told.rank() + 1.0),
+            Self::Probability => token.logprob.exp(),
+            Self::Logprob => token.logprob,
+            Self::Rank => token.rank(),
+            Self::ReciprocalRank => 1.0 / (token.rank() + 1.0),
         }
     }
 

@@ -51,9 +51,9 @@ impl Measurement for Trajectory {
     const ABOUT: &'static str = "One position through the layers: entropy and KL divergence of the logit lens, rank of the answer, norm of the residual stream, and how far each block turns it";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
 
-    fn measure(asked: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let position = asked.position.within(run.tokens.len())?;
-        let view = view(ReadSite(Site::ResidPost), asked.norm, &asked.maps, lab)?;
+    fn measure(params: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let position = params.position.within(run.tokens.len())?;
+        let view = view(ReadSite(Site::ResidPost), params.norm, &params.maps, lab)?;
         let readout = Readout {
             top: 1,
             answer: true,
@@ -73,23 +73,23 @@ impl Measurement for Trajectory {
         let seen = &capture.read;
         let mut rows = Vec::new();
         for layer in 0..layers {
-            let said = &seen.layers[layer][0];
-            let told = said.tokens.first();
+            let stats = &seen.layers[layer][0];
+            let token = stats.tokens.first();
             let state = |site: Site| row(&recording, site.at(layer), position);
             let (before, after) = (state(Site::ResidPre)?, state(Site::ResidPost)?);
             let length = |x: &[f64]| dot(x, x).sqrt();
             let cosine = dot(&before, &after) / (length(&before) * length(&after));
-            let rank = told.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
+            let rank = token.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
             rows.push(TableRow::at(
                 Anchor::cell(layer, position),
                 entries![
                     layer,
-                    lab.visible(said.first().0),
-                    said.first().1,
-                    told.map_or(f32::NAN, |t| t.logprob.exp()),
+                    lab.visible(stats.first().0),
+                    stats.first().1,
+                    token.map_or(f32::NAN, |t| t.logprob.exp()),
                     rank.map_or_else(String::new, |rank| rank.to_string()),
-                    said.entropy,
-                    said.kl,
+                    stats.entropy,
+                    stats.kl,
                     cosine as f32,
                     length(&after) as f32,
                     length(&state(Site::AttnAdd)?) as f32,

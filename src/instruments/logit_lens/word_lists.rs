@@ -24,7 +24,7 @@ pub struct WordList {
     pub digest: u64,
 }
 
-const NEXT: &str = "A word list has a line of language names, such as `English,Français,中文`, then a line a word; several spellings are separated by |, and lines that begin with # are ignored.";
+const NEXT: &str = "A word list has a line of language names, such as `English,Français,中文`, then one line for each word; several spellings are separated by |, and lines that begin with # are ignored.";
 
 impl WordList {
     /// Reads a file.

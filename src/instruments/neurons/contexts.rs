@@ -22,7 +22,7 @@ const PIECE: usize = 1 << 14;
 /// One place where the neuron fired.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
-    /// The activation.
+    /// The neuron's activation there.
     pub act: f32,
     /// Which token of the text, from 0.
     pub at: usize,
@@ -89,7 +89,11 @@ impl ContextScan {
             }
             read += came as u64;
             let last = came == 0;
-            let cut = if last { rest.len() } else { cut(&rest) };
+            let cut = if last {
+                rest.len()
+            } else {
+                cut_position(&rest)
+            };
             let piece: Vec<u8> = rest.drain(..cut).collect();
             let text = String::from_utf8(piece).map_err(|_| {
                 Error::bad_file(path, "it is not UTF-8 text", "Give a plain text file.")
@@ -97,7 +101,7 @@ impl ContextScan {
             if !text.is_empty() {
                 waiting.extend(lab.model.tokenizer()?.encode_literal(&text)?);
             }
-            scan.windows(lab, &mut waiting, bos, last, schedule, scanner)?;
+            scan.read_windows(lab, &mut waiting, bos, last, schedule, scanner)?;
             if last {
                 return Ok(scan);
             }
@@ -115,12 +119,12 @@ impl ContextScan {
     ) -> Result<Self> {
         let mut scan = Self::default();
         let mut waiting = tokens.to_vec();
-        scan.windows(lab, &mut waiting, bos, true, schedule, scanner)?;
+        scan.read_windows(lab, &mut waiting, bos, true, schedule, scanner)?;
         Ok(scan)
     }
 
     /// Reads all whole windows of what is waiting, and at the end the rest.
-    fn windows(
+    fn read_windows(
         &mut self,
         lab: &mut Lab,
         waiting: &mut Vec<u32>,
@@ -234,7 +238,7 @@ impl ContextScan {
 }
 
 /// Where to cut a piece of a file: after the last line, else the last word, else the last whole character.
-fn cut(bytes: &[u8]) -> usize {
+fn cut_position(bytes: &[u8]) -> usize {
     let after = |wanted: u8| bytes.iter().rposition(|b| *b == wanted).map(|i| i + 1);
     if let Some(end) = after(b'\n') {
         return end;
@@ -255,10 +259,10 @@ mod tests {
 
     #[test]
     fn pieces_end_between_lines_words_or_characters() {
-        assert_eq!(cut(b"one\ntwo th"), 4);
-        assert_eq!(cut(b"one two"), 3);
-        assert_eq!(cut("ä".as_bytes()), 2);
-        assert_eq!(cut(&"aä".as_bytes()[..2]), 1);
+        assert_eq!(cut_position(b"one\ntwo th"), 4);
+        assert_eq!(cut_position(b"one two"), 3);
+        assert_eq!(cut_position("ä".as_bytes()), 2);
+        assert_eq!(cut_position(&"aä".as_bytes()[..2]), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Neurons that mattered: activations ranked, with what each one's value vector promotes and suppresses.
 //!
 //! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by default
-//! the favoured one's), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
+//! that of the top prediction), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
 //! attribution, [`crate::instruments::neurons::at_position`]). The direct effect ignores what later layers do with the write, and is on the logit
 //! before a soft-cap. The total effect is measured: the neuron is set to 0 at that position and the rest runs again.
 
@@ -67,45 +67,45 @@ impl Measurement for Neurons {
         "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const STEADY: bool = true;
 
-    fn live(asked: &NeuronsParams, card: &Card) -> bool {
-        !card.neuron_layers.is_empty() && !asked.total
+    fn live(params: &NeuronsParams, card: &Card) -> bool {
+        !card.neuron_layers.is_empty() && !params.total
     }
 
-    fn positions(asked: &NeuronsParams, run: &Run) -> Result<Range<usize>> {
-        Ok(last(asked.window.0, run))
+    fn positions(params: &NeuronsParams, run: &Run) -> Result<Range<usize>> {
+        Ok(last(params.window.0, run))
     }
 
-    fn needs(asked: &NeuronsParams, _run: &Run, lab: &Lab) -> Result<Needs> {
-        let favoured = || Readout {
+    fn needs(params: &NeuronsParams, _run: &Run, lab: &Lab) -> Result<Needs> {
+        let top_prediction = || Readout {
             at: vec![Site::ResidPost.at(lab.model.card.layers - 1)],
             top: 1,
             ..Readout::default()
         };
         Ok(Needs {
-            read: asked.token.is_none().then(favoured),
+            read: params.token.is_none().then(top_prediction),
             ..needs(&lab.model)?
         })
     }
 
-    fn figure(asked: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+    fn figure(params: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let positions = NeuronsAtPosition::of(of, &lab.model)?;
-        let chosen = LogitTarget::chosen(asked.token.as_deref(), &lab.model)?;
+        let chosen = LogitTarget::chosen(params.token.as_deref(), &lab.model)?;
         let mut pages = Vec::with_capacity(positions.len());
         for (i, local) in positions.iter().enumerate() {
             lab.report(i as f32 / positions.len() as f32)?;
-            let favoured = || of.read.answers.get(i).copied().unwrap_or_default();
-            let target = chosen.unwrap_or_else(|| LogitTarget::one(favoured()));
-            pages.push(asked.page(local, target, &of.run, lab)?);
+            let top_prediction = || of.read.answers.get(i).copied().unwrap_or_default();
+            let target = chosen.unwrap_or_else(|| LogitTarget::one(top_prediction()));
+            pages.push(params.page(local, target, &of.run, lab)?);
         }
         let mut columns = vec!["neuron", "act", "size", "effect"];
-        columns.extend(asked.total.then_some("total"));
+        columns.extend(params.total.then_some("total"));
         columns.extend(["promotes", "suppresses"]);
         let total = "total: total effect, the drop of the logit when the neuron is set to 0 at that position and the later layers run again; unlike the direct effect it includes what later layers make of the output, and how they compensate";
         Ok(Draft::of(Table::paged(&columns, pages))
-            .titled(format!("by {}", asked.rank.print()))
+            .titled(format!("by {}", params.rank.print()))
             .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on the token's logit (before a soft-cap), without the reaction of later layers")
             .note("promotes, suppresses: tokens, by direct logit attribution of the value vector times the sign of the activation")
-            .notes(asked.total.then(|| total.to_string())))
+            .notes(params.total.then(|| total.to_string())))
     }
 }
 

@@ -38,22 +38,22 @@ impl Measurement for Promoters {
     const ABOUT: &'static str = "The neurons of all layers whose value vectors (output weights) promote a token most, and those that suppress it most";
     const SOURCE: &'static str =
         "sub-updates: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
-    const READS: Reads<PromotersParams> = Reads::TextWhere(|asked| asked.token.is_empty());
+    const READS: Reads<PromotersParams> = Reads::TextWhere(|params| params.token.is_empty());
 
-    fn measure(asked: &PromotersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(params: &PromotersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let layers = lab.model.card.neuron_layers.clone();
         if layers.is_empty() {
             return Err(lab.model.transformer.no_neurons());
         }
-        let target = match asked.token.as_str() {
+        let target = match params.token.as_str() {
             "" if run.tokens.is_empty() => {
                 return Err(Error::argument("token", "", "a text or #ID"));
             }
-            "" => LogitTarget::one(lab.favoured(run)?),
+            "" => LogitTarget::one(lab.top_prediction(run)?),
             text => LogitTarget::parse("token", text, &lab.model)?,
         };
-        let count = asked.count.0;
-        let only = asked.layer.within(lab.model.card.layers)?;
+        let count = params.count.0;
+        let only = params.layer.within(lab.model.card.layers)?;
         let mut found: Vec<(f32, u16, u32)> = Vec::new();
         let mut left_out = 0;
         for (done, layer) in layers.iter().enumerate() {

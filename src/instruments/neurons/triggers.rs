@@ -54,22 +54,22 @@ impl Measurement for Triggers {
     const ABOUT: &'static str = "Trigger examples of a neuron: where in a text it is most active, and whether its value vector predicts the token that follows";
     const SOURCE: &'static str = "trigger prefixes: Geva et al. 2021 (2012.14913)";
     const READS: Reads<TriggersParams> =
-        Reads::TextWhere(|asked| asked.neuron.is_empty() || asked.file.is_none());
+        Reads::TextWhere(|params| params.neuron.is_empty() || params.file.is_none());
 
-    fn measure(asked: &TriggersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
+    fn measure(params: &TriggersParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &params.neuron, lab)?;
         let scanner = Scanner {
             layer: usize::from(layer),
             neuron: unit,
-            window: asked.window.0,
-            count: asked.count.0,
-            negative: asked.side == ActivationSign::Negative,
+            window: params.window.0,
+            count: params.count.0,
+            negative: params.side == ActivationSign::Negative,
         };
-        let scan = match &asked.file {
+        let scan = match &params.file {
             None => ContextScan::tokens(lab, &run.tokens, None, &run.schedule, scanner)?,
             Some(file) => ContextScan::file(lab, file, &run.schedule, scanner)?,
         };
-        let file = asked.file.as_ref().map(|file| file.display().to_string());
+        let file = params.file.as_ref().map(|file| file.display().to_string());
         if scan.acts.is_empty() {
             let expected = "a text of more than one token, or a file that holds one";
             return Err(Error::argument("file", file.unwrap_or_default(), expected));
@@ -87,7 +87,7 @@ impl Measurement for Triggers {
         let favourite = promoted.first().map(|(id, _)| *id);
         let anchor = Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit));
         let row = |found: &Trigger| {
-            let agrees = agrees(found, favourite);
+            let agrees = predicts_next(found, favourite);
             TableRow::at(
                 anchor,
                 entries![
@@ -118,13 +118,21 @@ impl Measurement for Triggers {
     }
 }
 
-fn agrees(found: &Trigger, favourite: Option<u32>) -> bool {
+fn predicts_next(found: &Trigger, favourite: Option<u32>) -> bool {
     found.next.is_some() && found.next == favourite
 }
 
 fn notes(scan: &ContextScan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
-    let agreeing = scan.best.iter().filter(|t| agrees(t, favourite)).count();
-    let top = if scan.best.first().is_some_and(|t| agrees(t, favourite)) {
+    let agreeing = scan
+        .best
+        .iter()
+        .filter(|t| predicts_next(t, favourite))
+        .count();
+    let top = if scan
+        .best
+        .first()
+        .is_some_and(|t| predicts_next(t, favourite))
+    {
         "is"
     } else {
         "is not"

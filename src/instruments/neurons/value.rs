@@ -41,10 +41,10 @@ impl Measurement for ValueVector {
     const NAME: &'static str = "value";
     const ABOUT: &'static str = "The tokens that one neuron's value vector (output weights) promotes and suppresses, with the final norm's gain and without";
     const SOURCE: &'static str = "value vectors: Geva et al. 2022 (2203.14680)";
-    const READS: Reads<ValueParams> = Reads::TextWhere(|asked| asked.neuron.is_empty());
+    const READS: Reads<ValueParams> = Reads::TextWhere(|params| params.neuron.is_empty());
 
-    fn measure(asked: &ValueParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let (layer, unit) = neuron_of(run, "neuron", &asked.neuron, lab)?;
+    fn measure(params: &ValueParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let (layer, unit) = neuron_of(run, "neuron", &params.neuron, lab)?;
         let cards = ValueCards::on(lab);
         let mut cards = cards.borrow_mut();
         let gained = cards.sides(&lab.model, (layer, unit), ValueNorm::Gained)?;
@@ -65,7 +65,7 @@ impl Measurement for ValueVector {
             });
             TableRow::at(anchor, sides.collect())
         };
-        let rows = (0..asked.count.0.min(gained.promoted.len())).map(row);
+        let rows = (0..params.count.0.min(gained.promoted.len())).map(row);
         let title = format!("value vector of neuron {layer}/{unit}, norm {length:.3}");
         let page = TablePage::of(title, anchor, rows.collect());
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))

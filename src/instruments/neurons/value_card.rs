@@ -50,7 +50,7 @@ pub struct ValueCard {
     /// The value vector through the final norm's gain, `[d_model]`: dot with a token's logit direction and
     /// divide by the final scale for a direct effect.
     pub gained: Vec<f32>,
-    /// What it promotes and suppresses, read so.
+    /// The tokens that it promotes and suppresses, through the final norm's gain.
     pub sides: TopAndBottom,
 }
 
@@ -64,7 +64,7 @@ pub struct ValueCards {
 }
 
 impl ValueCards {
-    /// Those of a model on the lab.
+    /// The cards of the lab's model, which the lab keeps.
     pub fn on(lab: &mut Lab) -> Rc<RefCell<Self>> {
         lab.derived()
     }

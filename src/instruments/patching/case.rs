@@ -17,9 +17,9 @@ use crate::lab::target::LogitTarget;
 
 /// Two runs.
 pub struct PatchingCase {
-    /// The one that is answered.
+    /// The clean run, whose answer is measured.
     pub clean: Run,
-    /// The one that differs.
+    /// The corrupted run.
     pub corrupt: Run,
     /// Positions of the corrupted run that are noised, and the seed.
     pub noise: Option<(std::ops::Range<usize>, u64)>,
@@ -27,20 +27,20 @@ pub struct PatchingCase {
     pub alignment: Alignment,
     /// The answer, if one was given.
     pub answer: Option<String>,
-    /// What it is told against, if that was given.
+    /// The other answer of a logit difference, if one was given.
     pub other: Option<String>,
 }
 
 /// The pairs of runs that were asked for, and the noise if they are told apart by noise.
 pub fn cases(
-    asked: &PatchingParams,
+    params: &PatchingParams,
     run: &Run,
     lab: &mut Lab,
 ) -> Result<(Vec<PatchingCase>, Option<f64>)> {
     let PatchingParams {
         corrupt, subject, ..
-    } = asked;
-    if let Some(file) = &asked.pairs {
+    } = params;
+    if let Some(file) = &params.pairs {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
             return Err(Error::argument("pairs", file.display(), expected));
@@ -53,7 +53,7 @@ pub fn cases(
         }
         let pairs = read(file)?.into_iter().enumerate();
         let cases = pairs.map(|(i, pair)| {
-            of_prompts(asked, pair, run, lab).map_err(|error| of_pair(file, i, &error))
+            case_of_pair(params, pair, run, lab).map_err(|error| pair_error(file, i, &error))
         });
         return Ok((cases.collect::<Result<_>>()?, None));
     }
@@ -71,9 +71,9 @@ pub fn cases(
         )),
         (Some(corrupt), None) => {
             // The clean prompt went through the template, or not, before it came here.
-            let tokens = lab.model.encode(corrupt, asked.chat)?;
+            let tokens = lab.model.encode(corrupt, params.chat)?;
             let case = PatchingCase {
-                alignment: align(lab, &run.tokens, &tokens, asked.ends())?,
+                alignment: align(lab, &run.tokens, &tokens, params.align_at_ends())?,
                 clean: run.clone(),
                 corrupt: Run {
                     schedule: run.schedule.clone(),
@@ -81,7 +81,7 @@ pub fn cases(
                     ..Run::plain(tokens)
                 },
                 noise: None,
-                answer: asked.answer.clone(),
+                answer: params.answer.clone(),
                 other: None,
             };
             Ok((vec![case], None))
@@ -92,7 +92,7 @@ pub fn cases(
                 None => 1..run.tokens.len(),
                 Some(subject) => span_of(lab, &run.tokens, "subject", subject)?,
             };
-            let sigma = asked.sigma.0 * embedding_spread(lab)?;
+            let sigma = params.sigma.0 * embedding_spread(lab)?;
             let case = |sample: usize| PatchingCase {
                 clean: run.clone(),
                 corrupt: run.clone(),
@@ -101,30 +101,30 @@ pub fn cases(
                     pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
                     first: positions.start,
                 },
-                answer: asked.answer.clone(),
+                answer: params.answer.clone(),
                 other: None,
             };
-            Ok(((0..asked.samples.0).map(case).collect(), Some(sigma)))
+            Ok(((0..params.samples.0).map(case).collect(), Some(sigma)))
         }
     }
 }
 
 impl PatchingParams {
     /// Whether prompts of unequal length are paired from their ends.
-    fn ends(&self) -> bool {
+    fn align_at_ends(&self) -> bool {
         self.align == Pairing::Ends
     }
 }
 
 /// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
-fn of_prompts(
-    asked: &PatchingParams,
+fn case_of_pair(
+    params: &PatchingParams,
     pair: PromptPair,
     run: &Run,
     lab: &Lab,
 ) -> Result<PatchingCase> {
     let read = |text: &str| -> Result<Run> {
-        let tokens = lab.model.encode(text, asked.chat)?;
+        let tokens = lab.model.encode(text, params.chat)?;
         lab.model.check_prompt(&tokens)?;
         Ok(Run::plain(tokens).under(&run.schedule))
     };
@@ -135,11 +135,11 @@ fn of_prompts(
         }
     }
     Ok(PatchingCase {
-        alignment: align(lab, &clean.tokens, &corrupt.tokens, asked.ends())?,
+        alignment: align(lab, &clean.tokens, &corrupt.tokens, params.align_at_ends())?,
         clean,
         corrupt,
         noise: None,
-        answer: pair.answer.or_else(|| asked.answer.clone()),
+        answer: pair.answer.or_else(|| params.answer.clone()),
         other: pair.other,
     })
 }
@@ -165,7 +165,7 @@ pub fn positions(cases: &[PatchingCase]) -> Result<Vec<usize>> {
     }
     let found: Vec<usize> = (first..pairs.len()).collect();
     if found.is_empty() {
-        return Err(apart_at_once());
+        return Err(nothing_in_common());
     }
     Ok(found)
 }
@@ -227,35 +227,35 @@ impl HeadsAt {
                 );
                 Err(Error::argument("positions", self.print(), expected))
             }
-            (true, None) => Err(apart_at_once()),
+            (true, None) => Err(nothing_in_common()),
         }
     }
 }
 
 /// The pairs of positions that heads are patched at in every case; refused where a case has none.
 pub fn heads_pairs(
-    asked: &PatchingParams,
+    params: &PatchingParams,
     cases: &[PatchingCase],
 ) -> Result<Vec<Vec<(usize, usize)>>> {
     let found = |(i, case)| {
-        let pairs = asked.positions.pairs(case);
-        pairs.map_err(|error| match &asked.pairs {
+        let pairs = params.positions.pairs(case);
+        pairs.map_err(|error| match &params.pairs {
             None => error,
-            Some(file) => of_pair(file, i, &error),
+            Some(file) => pair_error(file, i, &error),
         })
     };
     cases.iter().enumerate().map(found).collect()
 }
 
 /// An error about one pair of a file.
-fn of_pair(file: &Path, index: usize, error: &Error) -> Error {
+fn pair_error(file: &Path, index: usize, error: &Error) -> Error {
     let what = error.to_string();
     let next = format!("Look at pair {} of the file.", index + 1);
     Error::bad_file(file, what.trim_end_matches('.'), next)
 }
 
 /// What is said of prompts that part and have nothing in common afterwards.
-fn apart_at_once() -> Error {
+fn nothing_in_common() -> Error {
     Error::argument(
         "corrupt",
         "a prompt that goes on where the other one ends",

@@ -52,19 +52,19 @@ impl Metric {
     }
 
     /// The number of a run that was read so.
-    pub fn of(&self, said: &RowStats) -> f32 {
+    pub fn of(&self, stats: &RowStats) -> f32 {
         match self {
-            Self::Difference(target) => target.logit(said),
-            Self::Probability(token) => said.token(*token).logprob.exp(),
-            Self::Kl(_) => said.kl,
+            Self::Difference(target) => target.logit(stats),
+            Self::Probability(token) => stats.token(*token).logprob.exp(),
+            Self::Kl(_) => stats.kl,
         }
     }
 
     /// The number of a run whose logits are there.
     pub fn of_logits(&self, logits: &[f32], known: usize) -> f32 {
         let output = self.output();
-        let said = read_rows(&[logits], known, &output.ask(0, 0));
-        self.of(&said[0])
+        let stats = read_rows(&[logits], known, &output.ask(0, 0));
+        self.of(&stats[0])
     }
 }
 
@@ -73,7 +73,7 @@ pub fn strongest_other(answer: u32, other: &RowStats) -> LogitTarget {
     let mut less = other.top.iter().take(2).map(|(id, _)| *id);
     LogitTarget {
         token: answer,
-        less: less.find(|id| *id != answer),
+        minus: less.find(|id| *id != answer),
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
         };
         let target = LogitTarget {
             token: 1,
-            less: Some(0),
+            minus: Some(0),
         };
         let of = |metric: &Metric, logits: &[f32]| metric.of_logits(logits, 3);
         assert!((of(&Metric::Difference(target), &logits) - 2.0).abs() < 1e-6);
@@ -339,14 +339,14 @@ mod tests {
             beside(1, &[0.0, 5.0, 2.0]),
             LogitTarget {
                 token: 1,
-                less: Some(2)
+                minus: Some(2)
             }
         );
         assert_eq!(
             beside(0, &[0.0, 5.0, 2.0]),
             LogitTarget {
                 token: 0,
-                less: Some(1)
+                minus: Some(1)
             }
         );
     }

@@ -19,7 +19,7 @@ pub fn draft(
     lab: &Lab,
     plan: &PatchingPlan,
     found: &PatchingResult,
-    nulls: &[(PatchSpot, f32)],
+    controls: &[(PatchSpot, f32)],
 ) -> Draft {
     let layers = lab.model.card.layers;
     let columns = plan.spots.iter().step_by(layers);
@@ -37,7 +37,7 @@ pub fn draft(
         let Some(mean) = &found.cells[at] else {
             return Cell::of("", f32::NAN, anchor);
         };
-        let label = match plan.asked.site {
+        let label = match plan.params.site {
             PatchKind::Heads => String::new(),
             PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => lab.visible(mean.top),
         };
@@ -51,22 +51,22 @@ pub fn draft(
     };
     let mut title = format!(
         "{} · {}",
-        match plan.asked.site {
+        match plan.params.site {
             PatchKind::Resid => "residual stream",
             PatchKind::Attn => "attention output",
             PatchKind::Mlp => "MLP output",
             PatchKind::Heads => "heads",
         },
-        if plan.denoise() {
+        if plan.is_denoising() {
             "clean into corrupted"
         } else {
             "corrupted into clean"
         }
     );
-    if plan.random() {
+    if plan.is_control() {
         title.push_str(" · control: random changes of equal size");
     }
-    let axis = match plan.asked.site {
+    let axis = match plan.params.site {
         PatchKind::Heads => "head",
         PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => "position",
     };
@@ -79,7 +79,7 @@ pub fn draft(
     );
     Draft::of(grid.around_zero())
         .titled(title)
-        .notes(notes(lab, plan, found, nulls, run.seed))
+        .notes(notes(lab, plan, found, controls, run.seed))
 }
 
 /// A column's title: the head, or the token as both prompts spell it.
@@ -88,7 +88,7 @@ fn header(lab: &Lab, plan: &PatchingPlan, column: usize) -> AxisLabel {
     if let Some(unit) = unit {
         return AxisLabel::of(column.to_string(), Anchor::default().with(unit));
     }
-    let (clean, corrupt, alignment) = plan.shown();
+    let (clean, corrupt, alignment) = plan.first_case();
     let (a, b) = alignment.pairs[column];
     let (own, other) = (clean.tokens[a], corrupt.tokens[b]);
     let label = if plan.cases() > 1 && plan.sigma.is_none() {
@@ -109,11 +109,11 @@ fn notes(
     lab: &Lab,
     plan: &PatchingPlan,
     found: &PatchingResult,
-    nulls: &[(PatchSpot, f32)],
+    controls: &[(PatchSpot, f32)],
     seed: u64,
 ) -> Vec<String> {
     let mut notes = Vec::new();
-    let (base, source) = if plan.denoise() {
+    let (base, source) = if plan.is_denoising() {
         ("corrupted", "clean")
     } else {
         ("clean", "corrupted")
@@ -121,7 +121,7 @@ fn notes(
     if let Some(mean) = found.cells.iter().flatten().next() {
         let mut note = format!(
             "{}: 0 is the {base} run ({:.4}), 1 the {source} run ({:.4})",
-            plan.told, mean.base, mean.source
+            plan.metric_words, mean.base, mean.source
         );
         let most = if found.stopped.is_some() {
             "up to "
@@ -142,13 +142,13 @@ fn notes(
     }
     notes.push(format!(
         "each cell: {} of the {source} run patched into the {base} run, once{}",
-        match plan.asked.site {
+        match plan.params.site {
             PatchKind::Resid => "resid_pre".to_string(),
             PatchKind::Attn => "attn_out".to_string(),
             PatchKind::Mlp => "mlp_out".to_string(),
             PatchKind::Heads => format!("z of one head {}", plan.heads_at()),
         },
-        match plan.asked.window.0 {
+        match plan.params.window.0 {
             1 => String::new(),
             n => format!(", at {n} layers around the cell's together"),
         }
@@ -157,11 +157,11 @@ fn notes(
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
             "Gaussian noise of standard deviation {sigma:.4} added to the input of block 0 at {}, seeds {seed} to {}",
-            plan.noised(),
+            plan.noised_positions(),
             seed.wrapping_add(plan.cases() as u64 - 1)
         ));
     }
-    for (spot, share) in nulls {
+    for (spot, share) in controls {
         let at = plan.spots.iter().position(|s| s == spot);
         let own = at
             .and_then(|i| found.cells[i])
@@ -175,7 +175,7 @@ fn notes(
             "control: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
         ));
     }
-    if plan.asked.site == PatchKind::Heads {
+    if plan.params.site == PatchKind::Heads {
         notes.push("other heads can take over from one that is patched, so effects need not sum to 1, and a small effect does not show that a head does nothing".into());
     }
     notes.extend(found.stopped.clone());
@@ -184,7 +184,7 @@ fn notes(
 
 /// Where the prompts differ, token by token.
 fn spelled(lab: &Lab, plan: &PatchingPlan) -> String {
-    let (clean, corrupt, alignment) = plan.shown();
+    let (clean, corrupt, alignment) = plan.first_case();
     if plan.sigma.is_some() {
         if alignment.first == 0 {
             return "the noise starts at the first token, so no position is left out".into();

@@ -111,16 +111,16 @@ impl Measurement for Patching {
     const NAME: &'static str = "patching";
     const ABOUT: &'static str = "Activation patching: how far each activation of a clean run, put into a corrupted run, restores the answer; by layer and position, or by head";
     const SOURCE: &'static str = "activation patching, causal tracing: Meng et al. 2022 (2202.05262), Zhang and Nanda 2023 (2309.16042)";
-    const READS: Reads<PatchingParams> = Reads::TextWhere(|asked| asked.pairs.is_none());
+    const READS: Reads<PatchingParams> = Reads::TextWhere(|params| params.pairs.is_none());
     const READS_END: bool = true;
 
-    fn cost(asked: &PatchingParams, tokens: usize, card: &Card) -> Option<SweepCost> {
+    fn cost(params: &PatchingParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many pairs there are is not known before they are read.
-        if asked.pairs.is_some() {
+        if params.pairs.is_some() {
             return None;
         }
-        let samples = if asked.noised() { asked.samples.0 } else { 1 };
-        let columns = match asked.site {
+        let samples = if params.noised() { params.samples.0 } else { 1 };
+        let columns = match params.site {
             PatchKind::Heads => card.heads,
             PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => tokens,
         };
@@ -131,19 +131,19 @@ impl Measurement for Patching {
         })
     }
 
-    fn measure(asked: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let mut plan = plan::PatchingPlan::read(asked, run, lab)?;
+    fn measure(params: &PatchingParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let mut plan = plan::PatchingPlan::read(params, run, lab)?;
         let found = plan.measure(run, lab)?;
-        let nulls = match plan.strongest_with_controls(run, lab, &found) {
+        let controls = match plan.strongest_with_controls(run, lab, &found) {
             // The sweep is done; who stops now has waited long enough for what stands beside it.
             Err(Error::Cancelled) => {
                 lab.cancel.store(false, Ordering::Relaxed);
                 None
             }
-            nulls => Some(nulls?),
+            controls => Some(controls?),
         };
-        let shown = nulls.as_deref().unwrap_or_default();
-        let late = nulls
+        let shown = controls.as_deref().unwrap_or_default();
+        let late = controls
             .is_none()
             .then_some("stopped before the controls were measured");
         Ok(figure::draft(run, lab, &plan, &found, shown).notes(late.map(String::from)))

@@ -28,7 +28,7 @@ use crate::model::network::site::{Address, Site};
 /// Most cells of one slice.
 const SLICE: usize = 256;
 
-/// How many of the strongest cells get a null of their own.
+/// How many of the strongest cells get a control of their own.
 const STRONGEST: usize = 3;
 
 choices! {
@@ -69,9 +69,9 @@ struct LoadedCase {
     case: usize,
     /// The run that is patched, and what it holds.
     base: Pass,
-    own: Capture,
+    base_capture: Capture,
     /// The first position of the other run, and what that holds from there on.
-    there: usize,
+    source_start: usize,
     source: Capture,
     metric: Metric,
     base_value: f32,
@@ -127,20 +127,20 @@ impl CellMeans {
 
 /// Everything measured.
 pub struct PatchingResult {
-    /// By cell; none where the sweep was stopped before.
+    /// Means over the cases, by cell; none where the sweep was stopped before it.
     pub cells: Vec<Option<CellMeans>>,
     /// What to say if it was stopped.
     pub stopped: Option<String>,
 }
 
 pub struct PatchingPlan<'a> {
-    pub asked: &'a PatchingParams,
+    pub params: &'a PatchingParams,
     /// The cells, column after column, layers rising.
     pub spots: Vec<PatchSpot>,
     /// The standard deviation of the noise, where there is any.
     pub sigma: Option<f64>,
     /// The metric's name, the answer's and the other's.
-    pub told: String,
+    pub metric_words: String,
     cases: Vec<PatchingCase>,
     metric: CaseSide,
     /// Pairs of positions that heads are patched at, by case; none for other sites.
@@ -156,22 +156,22 @@ enum CaseSide {
 }
 
 impl<'a> PatchingPlan<'a> {
-    pub fn read(asked: &'a PatchingParams, run: &Run, lab: &mut Lab) -> Result<Self> {
-        let window = asked.window.0;
-        if window > 1 && !matches!(asked.site, PatchKind::Attn | PatchKind::Mlp) {
+    pub fn read(params: &'a PatchingParams, run: &Run, lab: &mut Lab) -> Result<Self> {
+        let window = params.window.0;
+        if window > 1 && !matches!(params.site, PatchKind::Attn | PatchKind::Mlp) {
             let expected = "1 for this site; a window is for attn and mlp";
             return Err(Error::argument("window", window, expected));
         }
-        if asked.site != PatchKind::Heads && asked.positions != HeadsAt::All {
+        if params.site != PatchKind::Heads && params.positions != HeadsAt::All {
             let expected =
                 "all, because the grid of this site has every position; other values are for heads";
             return Err(Error::argument(
                 "positions",
-                asked.positions.print(),
+                params.positions.print(),
                 expected,
             ));
         }
-        let metric = match (asked.metric, asked.noised()) {
+        let metric = match (params.metric, params.noised()) {
             (PatchingMeasure::Kl, _) => CaseSide::Kl,
             (PatchingMeasure::Probability, _) | (PatchingMeasure::Auto, true) => {
                 CaseSide::Probability
@@ -180,11 +180,11 @@ impl<'a> PatchingPlan<'a> {
                 CaseSide::Difference
             }
         };
-        let (cases, sigma) = cases(asked, run, lab)?;
+        let (cases, sigma) = cases(params, run, lab)?;
         let layers = lab.model.card.layers;
-        let (columns, heads_pairs) = if asked.site == PatchKind::Heads {
+        let (columns, heads_pairs) = if params.site == PatchKind::Heads {
             let heads = (0..lab.model.card.heads).collect();
-            (heads, heads_pairs(asked, &cases)?)
+            (heads, heads_pairs(params, &cases)?)
         } else {
             (positions(&cases)?, Vec::new())
         };
@@ -195,10 +195,10 @@ impl<'a> PatchingPlan<'a> {
             })
         });
         let mut plan = Self {
-            asked,
+            params,
             spots: spots.collect(),
             sigma,
-            told: String::new(),
+            metric_words: String::new(),
             cases,
             metric,
             heads_pairs,
@@ -206,10 +206,10 @@ impl<'a> PatchingPlan<'a> {
         };
         // The first case says what is measured, and whether there is anything to measure.
         let loaded = plan.load(lab, 0)?;
-        plan.told = metric_in_words(lab, &loaded.metric);
+        plan.metric_words = metric_in_words(lab, &loaded.metric);
         if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
             // One clean run, so one difference for all draws of the noise, whatever each of them favours.
-            let other = target.less.map(|less| format!("#{less}"));
+            let other = target.minus.map(|less| format!("#{less}"));
             for case in &mut plan.cases {
                 case.other.clone_from(&other);
             }
@@ -223,8 +223,8 @@ impl<'a> PatchingPlan<'a> {
 
     /// Every cell in every case.
     pub fn measure(&mut self, run: &Run, lab: &mut Lab) -> Result<PatchingResult> {
-        let (count, random) = (self.spots.len(), self.random());
-        let mut parameters = lines::<Patching>(self.asked);
+        let (count, random) = (self.spots.len(), self.is_control());
+        let mut parameters = lines::<Patching>(self.params);
         let mut digest = Fingerprint::default();
         for case in &self.cases {
             digest.write(&case.clean.digest().to_le_bytes());
@@ -267,7 +267,7 @@ impl<'a> PatchingPlan<'a> {
         lab: &mut Lab,
         found: &PatchingResult,
     ) -> Result<Vec<(PatchSpot, f32)>> {
-        if self.random() || found.stopped.is_some() {
+        if self.is_control() || found.stopped.is_some() {
             return Ok(Vec::new());
         }
         let mut order: Vec<usize> = (0..self.spots.len()).collect();
@@ -298,7 +298,7 @@ impl<'a> PatchingPlan<'a> {
     }
 
     /// The clean run of the first case, and its alignment with the corrupted one.
-    pub fn shown(&self) -> (&Run, &Run, &Alignment) {
+    pub fn first_case(&self) -> (&Run, &Run, &Alignment) {
         let case = &self.cases[0];
         (&case.clean, &case.corrupt, &case.alignment)
     }
@@ -306,10 +306,10 @@ impl<'a> PatchingPlan<'a> {
     /// The unit and the position in the clean run that a column stands for.
     pub fn place(&self, column: usize) -> (Option<Unit>, Option<usize>) {
         let case = &self.cases[0];
-        if self.asked.site != PatchKind::Heads {
+        if self.params.site != PatchKind::Heads {
             return (None, Some(case.alignment.pairs[column].0));
         }
-        let at = match (self.asked.positions, self.heads_pairs[0].first()) {
+        let at = match (self.params.positions, self.heads_pairs[0].first()) {
             (HeadsAt::One(_), Some((clean, _))) => *clean,
             _ => case.clean.tokens.len() - 1,
         };
@@ -318,7 +318,7 @@ impl<'a> PatchingPlan<'a> {
 
     /// Where heads are patched, for the notes.
     pub fn heads_at(&self) -> String {
-        match self.asked.positions {
+        match self.params.positions {
             HeadsAt::All => "at every position from the first that differs".into(),
             HeadsAt::Last => "at the last position".into(),
             HeadsAt::One(position) if position < 0 && self.cases.len() > 1 => {
@@ -332,7 +332,7 @@ impl<'a> PatchingPlan<'a> {
     }
 
     /// Which positions are noised, for the notes.
-    pub fn noised(&self) -> String {
+    pub fn noised_positions(&self) -> String {
         match &self.cases[0].noise {
             Some((positions, _)) if positions.len() > 1 => {
                 format!("positions {} to {}", positions.start, positions.end - 1)
@@ -343,13 +343,13 @@ impl<'a> PatchingPlan<'a> {
     }
 
     /// Whether clean values go into the corrupted run.
-    pub fn denoise(&self) -> bool {
-        self.asked.way == PatchDirection::Denoise
+    pub fn is_denoising(&self) -> bool {
+        self.params.way == PatchDirection::Denoise
     }
 
-    /// Whether the whole grid is the null.
-    pub fn random(&self) -> bool {
-        self.asked.control == Control::Random
+    /// Whether every cell shows the control: random changes of equal size.
+    pub fn is_control(&self) -> bool {
+        self.params.control == Control::Random
     }
 
     /// Cells of one case.
@@ -394,7 +394,7 @@ impl<'a> PatchingPlan<'a> {
         random: Option<u64>,
     ) -> Result<Vec<Patch>> {
         let case = &self.cases[loaded.case];
-        let heads = self.asked.site == PatchKind::Heads;
+        let heads = self.params.site == PatchKind::Heads;
         let pairs = if heads {
             self.heads_pairs[loaded.case].as_slice()
         } else {
@@ -402,23 +402,23 @@ impl<'a> PatchingPlan<'a> {
         };
         let head = heads.then_some(spot.column);
         let layers = lab.model.card.layers;
-        let first = spot.layer.saturating_sub(self.asked.window.0 / 2);
-        let last = (spot.layer + self.asked.window.0 - self.asked.window.0 / 2).min(layers);
+        let first = spot.layer.saturating_sub(self.params.window.0 / 2);
+        let last = (spot.layer + self.params.window.0 - self.params.window.0 / 2).min(layers);
         let mut trial = Vec::new();
         for layer in first..last {
-            let at = self.asked.site.site().at(layer);
+            let at = self.params.site.site().at(layer);
             for (clean, corrupt) in pairs {
-                let (base, source) = if self.denoise() {
+                let (base, source) = if self.is_denoising() {
                     (*corrupt, *clean)
                 } else {
                     (*clean, *corrupt)
                 };
-                let value = held(&loaded.source, at, source - loaded.there, head)?;
+                let value = recorded_value(&loaded.source, at, source - loaded.source_start, head)?;
                 let value = match random {
                     None => value,
                     Some(seed) => {
                         let here = loaded.base.from.unwrap_or_default();
-                        let own = held(&loaded.own, at, base - here, head)?;
+                        let own = recorded_value(&loaded.base_capture, at, base - here, head)?;
                         let place = [layer, spot.column, *clean, loaded.case];
                         random_perturbation(&own, &value, seed, &place)?
                     }
@@ -436,7 +436,7 @@ impl<'a> PatchingPlan<'a> {
     fn load(&self, lab: &mut Lab, index: usize) -> Result<LoadedCase> {
         let case = &self.cases[index];
         let layers = lab.model.card.layers;
-        let wanted: Vec<Address> = (0..layers).map(|l| self.asked.site.site().at(l)).collect();
+        let wanted: Vec<Address> = (0..layers).map(|l| self.params.site.site().at(l)).collect();
         let from = case.alignment.pairs.get(case.alignment.first);
         let (from_clean, from_corrupt) = from.copied().unwrap_or_default();
         let common = match (&case.noise, self.sigma) {
@@ -464,14 +464,14 @@ impl<'a> PatchingPlan<'a> {
             ..clean.clone()
         };
         // The one that is patched comes last, so that its reading is kept for the passes to come.
-        let (base, other) = if self.denoise() {
+        let (base, other) = if self.is_denoising() {
             (corrupt, clean)
         } else {
             (clean, corrupt)
         };
         let source = lab.run_one(&other)?;
         let own = lab.run_one(&base)?;
-        let (of_clean, of_corrupt) = if self.denoise() {
+        let (of_clean, of_corrupt) = if self.is_denoising() {
             (source.last(), own.last())
         } else {
             (own.last(), source.last())
@@ -487,8 +487,8 @@ impl<'a> PatchingPlan<'a> {
                 output: metric.output(),
                 ..base
             },
-            own,
-            there: other.from.unwrap_or_default(),
+            base_capture: own,
+            source_start: other.from.unwrap_or_default(),
             source,
             metric,
         })
@@ -513,10 +513,10 @@ impl<'a> PatchingPlan<'a> {
                     let found = LogitTarget::parse("other", text, &lab.model)?;
                     Ok::<_, Error>(Some(found.token))
                 });
-                let less = other.transpose()?.flatten().or(given.less);
-                Metric::Difference(match less {
-                    Some(less) => LogitTarget {
-                        less: Some(less),
+                let minus = other.transpose()?.flatten().or(given.minus);
+                Metric::Difference(match minus {
+                    Some(minus) => LogitTarget {
+                        minus: Some(minus),
                         ..given
                     },
                     None => strongest_other(given.token, corrupt),
@@ -539,7 +539,12 @@ fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
 }
 
 /// A recorded value at a position, `[width]`, or `[head_dim]` of one head.
-fn held(read: &Capture, at: Address, position: usize, head: Option<usize>) -> Result<Tensor> {
+fn recorded_value(
+    read: &Capture,
+    at: Address,
+    position: usize,
+    head: Option<usize>,
+) -> Result<Tensor> {
     let row = read.get(at)?.get(position)?;
     Ok(match head {
         None => row.flatten_all()?,

@@ -110,7 +110,7 @@ pub fn read(path: &Path) -> Result<Vec<SubjectFact>> {
     parse(&text, path)
 }
 
-/// The same from text; `path` is for messages.
+/// Parses subjects from text; `path` is for messages.
 ///
 /// # Errors
 ///

@@ -34,7 +34,7 @@ pub(super) fn over(
         .collect()
 }
 
-/// The same number everywhere.
+/// A curve with one value at every source layer.
 pub(super) fn flat(plan: &PatchscopePlan, name: &str, value: f32) -> Curve {
     Curve::of(name, Anchor::default(), vec![value; plan.layers.len()])
 }
@@ -63,8 +63,8 @@ pub(super) fn body(
 
 /// The curves and their notes.
 pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
-    let null = unrelated(plan, lab)?;
-    let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
+    let control = unrelated(plan, lab)?;
+    let sources: Vec<_> = plan.sources.iter().chain(&control).cloned().collect();
     let found = sweep::all(plan, &sources, lab)?;
     let mut curves = Vec::new();
     for (i, source) in sources.iter().enumerate() {
@@ -73,12 +73,17 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
             (1, false) => "patched",
             _ => source.label.as_str(),
         };
-        let p = |pair: usize| found.said[i].get(pair)?.as_ref().map(DecodedText::p);
+        let p = |pair: usize| {
+            found.continuations[i]
+                .get(pair)?
+                .as_ref()
+                .map(DecodedText::probability)
+        };
         curves.extend(over(plan, name, &p));
     }
     let source = &plan.sources[0];
     if let Some(target) = found.target(source) {
-        curves.push(flat(plan, "unpatched", target.control.p()));
+        curves.push(flat(plan, "unpatched", target.control.probability()));
     }
     let what = match plan.watched.as_slice() {
         [] => {

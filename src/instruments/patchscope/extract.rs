@@ -1,7 +1,7 @@
 //! Attribute extraction, scored: the share of a list's subjects whose answer is said, by source and target layer
 //! (Ghandeharioun et al. 2024, section 4.2), beside the target left alone and the states of unrelated subjects.
 //!
-//! Invariant: the null of a subject is what the others' states, in the same slot at the same layers, say of its answers; others that
+//! Invariant: the control of a subject is what the others' states, in the same placeholder at the same layers, say of its answers; others that
 //! share an answer do not count.
 
 use std::collections::BTreeMap;
@@ -31,11 +31,11 @@ struct ExtractionScores {
     /// Whether the answer is there, `[subject][pair]`.
     hits: Vec<Vec<Option<bool>>>,
     /// Whether the unpatched target says it.
-    control: Vec<bool>,
+    unpatched: Vec<bool>,
     /// Share of unrelated subjects whose states say it, `[subject][pair]`; none where every other shares an answer.
-    null: Vec<Vec<Option<f32>>>,
-    /// How many subjects have no null.
-    lone: usize,
+    control: Vec<Vec<Option<f32>>>,
+    /// How many subjects have no control.
+    without_control: usize,
 }
 
 /// The mean of what is there.
@@ -51,9 +51,11 @@ fn one(hit: bool) -> f32 {
 impl ExtractionScores {
     fn new(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Self> {
         let found = sweep::all(plan, &plan.sources, lab)?;
-        let text = |said: &Option<DecodedText>| said.as_ref().map(|s| words_in(lab, &s.tokens));
+        let text = |continuation: &Option<DecodedText>| {
+            continuation.as_ref().map(|s| words_in(lab, &s.tokens))
+        };
         let texts: Vec<Vec<Option<String>>> = found
-            .said
+            .continuations
             .iter()
             .map(|row| row.iter().map(text).collect())
             .collect();
@@ -75,7 +77,7 @@ impl ExtractionScores {
             .zip(&words)
             .map(|(look, row)| row.iter().map(|t| read(look, t)).collect())
             .collect();
-        let control = looks
+        let unpatched = looks
             .iter()
             .zip(&plan.sources)
             .map(|(look, source)| {
@@ -84,10 +86,10 @@ impl ExtractionScores {
                 target.is_some_and(|target| says(&target.control.tokens))
             })
             .collect();
-        // Subjects with the same answers have the same null.
-        let mut nulls: BTreeMap<&SubjectAnswers, (bool, Vec<Option<f32>>)> = BTreeMap::new();
+        // Subjects with the same answers have the same control.
+        let mut controls: BTreeMap<&SubjectAnswers, (bool, Vec<Option<f32>>)> = BTreeMap::new();
         for look in &looks {
-            if nulls.contains_key(look) {
+            if controls.contains_key(look) {
                 continue;
             }
             // Who has stopped the sweep wants to see what there is of it.
@@ -102,17 +104,17 @@ impl ExtractionScores {
                 mean(read.map(one))
             };
             let shares = (0..plan.pairs.len()).map(share).collect();
-            nulls.insert(look, (others.is_empty(), shares));
+            controls.insert(look, (others.is_empty(), shares));
         }
-        let lone = looks.iter().filter(|look| nulls[*look].0).count();
-        let null = looks.iter().map(|look| nulls[look].1.clone()).collect();
+        let without_control = looks.iter().filter(|look| controls[*look].0).count();
+        let control = looks.iter().map(|look| controls[look].1.clone()).collect();
         Ok(Self {
             found,
             texts,
             hits,
+            unpatched,
             control,
-            null,
-            lone,
+            without_control,
         })
     }
 
@@ -123,12 +125,12 @@ impl ExtractionScores {
 
     /// Share of subjects that the unpatched target reads.
     fn alone(&self) -> f32 {
-        mean(self.control.iter().copied().map(one)).unwrap_or(0.0)
+        mean(self.unpatched.iter().copied().map(one)).unwrap_or(0.0)
     }
 
     /// Mean share that unrelated states read; none where there are none.
     fn unrelated(&self, pair: usize) -> Option<f32> {
-        mean(self.null.iter().filter_map(|row| row[pair]))
+        mean(self.control.iter().filter_map(|row| row[pair]))
     }
 
     /// The pair at which most subjects are read, the first of several.
@@ -149,12 +151,12 @@ impl ExtractionScores {
         let read = self.hits.iter().filter(|row| hit(&row[best])).count();
         let any = self.hits.iter().filter(|row| row.iter().any(hit)).count();
         let count = self.hits.len();
-        let null = self
+        let control = self
             .unrelated(best)
             .map_or_else(|| "none".into(), |n| format!("{n:.3}"));
         let mut out = vec![
             format!(
-                "best: source layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, control {null}; over {} pairs, {any} of {count} are read at some pair (oracle: the best pair, chosen with knowledge of the answer)",
+                "best: source layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, control {control}; over {} pairs, {any} of {count} are read at some pair (oracle: the best pair, chosen with knowledge of the answer)",
                 spelled(from),
                 spelled(to),
                 self.share(best).unwrap_or(0.0),
@@ -166,10 +168,10 @@ impl ExtractionScores {
                 plan.count
             ),
         ];
-        if self.lone > 0 {
+        if self.without_control > 0 {
             out.push(format!(
                 "{} of {count} subjects share an answer with every other subject and have no control; add subjects with other answers",
-                self.lone
+                self.without_control
             ));
         }
         out.extend(self.found.notes(plan, lab));
@@ -233,13 +235,13 @@ fn cell(
     let mut more = vec![("read".to_string(), share)];
     more.push(("unpatched".into(), scores.alone()));
     more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
-    let said = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
-    let said = said.filter_map(|((subject, texts), hits)| {
+    let continuation = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
+    let continuation = continuation.filter_map(|((subject, texts), hits)| {
         let text = texts[pair].as_ref()?;
         let name = text::plain(subject.subject.as_bytes());
         Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
     });
-    more.extend(said.take(SHOWN));
+    more.extend(continuation.take(SHOWN));
     Some(Cell::of(read.to_string(), share, place).more(more))
 }
 
@@ -257,12 +259,16 @@ fn items(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
             first.map_or_else(|| "never".into(), spelled),
             or_dash(mean(hits.iter().flatten().map(|h| one(*h)))),
             or_dash(scores.texts[i][best].clone()),
-            or_dash(scores.null[i][best]),
+            or_dash(scores.control[i][best]),
         ];
         TableRow::at(anchor(&plan.sources[i], first.unwrap_or(from)), entries)
     };
     let rows = plan.subjects.iter().enumerate().map(row).collect();
-    let title = format!("says: at layer {} into {}", spelled(from), spelled(to));
+    let title = format!(
+        "continuations at source layer {} into target layer {}",
+        spelled(from),
+        spelled(to)
+    );
     Table::paged(
         &[
             "subject",

@@ -18,7 +18,7 @@ use crate::model::network::site::Address;
 /// Most positions that are kept; the paper fits on 10 000.
 const MOST: usize = 20_000;
 
-/// One in so many is held out.
+/// One position in so many is held out.
 const HELD: usize = 5;
 
 /// Bytes that maps may take, and states that they are fitted on.
@@ -54,7 +54,7 @@ pub fn fit(
     let mut wanted: Vec<Address> = pairs.iter().flat_map(|(a, b)| [*a, *b]).collect();
     wanted.sort_unstable();
     wanted.dedup();
-    let (states, positions, held_out) = gather(lab, path, &prompts, &wanted)?;
+    let (states, positions, held_out) = collect_states(lab, path, &prompts, &wanted)?;
     let mut out = AffineMaps::default();
     let mut fits = BTreeMap::new();
     let mut factored: Option<(Address, Regression)> = None;
@@ -69,8 +69,8 @@ pub fn fit(
         };
         let map = regression.to(&y.fitted)?;
         let measured = Fit {
-            residual: left(&map, &x.fitted, y, &y.fitted)?,
-            held_out: left(&map, &x.held, y, &y.held)?,
+            residual: unexplained_by(&map, &x.fitted, y, &y.fitted)?,
+            held_out: unexplained_by(&map, &x.held, y, &y.held)?,
             identity: unexplained(&x.held, y, &y.held)?,
         };
         fits.insert(spelled((*from, *to)), measured);
@@ -92,14 +92,14 @@ pub fn fit(
 }
 
 /// Reads the prompts and keeps their states; how many positions were fitted on, and how many held out.
-fn gather(
+fn collect_states(
     lab: &mut Lab,
     path: &Path,
     prompts: &[String],
     wanted: &[Address],
 ) -> Result<(BTreeMap<Address, States>, usize, usize)> {
     let d = lab.model.card.d_model;
-    let most = room(wanted.len(), d);
+    let most = positions_that_fit(wanted.len(), d);
     let mut fitted: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut held: BTreeMap<Address, Vec<f32>> = BTreeMap::new();
     let mut seen = 0;
@@ -152,25 +152,25 @@ fn gather(
 }
 
 /// How many positions are kept of so many addresses of width `d`.
-fn room(addresses: usize, d: usize) -> usize {
+fn positions_that_fit(addresses: usize, d: usize) -> usize {
     MOST.min(BYTES / (addresses * d * size_of::<f32>()).max(1))
 }
 
 /// What a map leaves of the variance of `y`, about the mean that the fit knew.
-fn left(map: &Affine, x: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
+fn unexplained_by(map: &Affine, x: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let d = map.bias.len();
     let weight = Tensor::from_slice(&map.weight, (d, map.weight.len() / d), &Device::Cpu)?;
     let bias = Tensor::from_slice(&map.bias, (1, d), &Device::Cpu)?;
-    let said = x.matmul(&weight.t()?.contiguous()?)?.broadcast_add(&bias)?;
-    unexplained(&said, known, y)
+    let predicted = x.matmul(&weight.t()?.contiguous()?)?.broadcast_add(&bias)?;
+    unexplained(&predicted, known, y)
 }
 
 /// `Σ‖y - said‖² / Σ‖y - mean‖²`, with the mean of the fitted rows.
-fn unexplained(said: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
+fn unexplained(predicted: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let mean = known.fitted.to_dtype(DType::F64)?.mean_keepdim(0)?;
     let y = y.to_dtype(DType::F64)?;
     let square = |t: &Tensor| -> Result<f64> { Ok(t.sqr()?.sum_all()?.to_scalar()?) };
-    let miss = square(&(&y - said.to_dtype(DType::F64)?)?)?;
+    let miss = square(&(&y - predicted.to_dtype(DType::F64)?)?)?;
     let all = square(&y.broadcast_sub(&mean)?)?;
     Ok(if all > 0.0 { miss / all } else { 0.0 })
 }
@@ -181,10 +181,14 @@ mod tests {
 
     #[test]
     fn as_many_positions_are_kept_as_fit_into_memory() {
-        assert_eq!(room(4, 64), MOST, "a small model is fitted on all");
+        assert_eq!(
+            positions_that_fit(4, 64),
+            MOST,
+            "a small model is fitted on all"
+        );
         // All layers of a model of eight billion parameters.
         let (addresses, d) = (33, 4096);
-        let kept = room(addresses, d);
+        let kept = positions_that_fit(addresses, d);
         assert!(kept < MOST && kept * addresses * d * 4 <= BYTES, "{kept}");
         assert!((kept + 1) * addresses * d * 4 > BYTES, "{kept}");
     }

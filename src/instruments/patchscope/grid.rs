@@ -40,27 +40,31 @@ pub(super) fn over(
 
 /// The grid and its notes.
 pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
-    let null = unrelated(plan, lab)?;
-    let sources: Vec<_> = plan.sources.iter().chain(&null).cloned().collect();
+    let control = unrelated(plan, lab)?;
+    let sources: Vec<_> = plan.sources.iter().chain(&control).cloned().collect();
     let found = sweep::all(plan, &sources, lab)?;
     let source = &plan.sources[0];
     let target = found
         .target(source)
         .ok_or_else(|| Error::Engine("the target was lost".into()))?;
     let grid = over(plan, plan.value(), |anchor, pair| {
-        let said = found.said[0].get(pair)?.as_ref()?;
-        let top = said.top.iter();
+        let continuation = found.continuations[0].get(pair)?.as_ref()?;
+        let top = continuation.top.iter();
         let mut more: Vec<(String, f32)> = top.map(|(t, p)| (lab.visible(*t), *p)).collect();
         let label = more.first().map(|m| m.0.clone()).unwrap_or_default();
-        let watched = plan.watched.iter().zip(&said.watched);
+        let watched = plan.watched.iter().zip(&continuation.watched);
         more.extend(watched.map(|(t, p)| (format!("p {}", lab.visible(*t)), *p)));
-        more.push(("‖h‖ ratio".into(), said.ratio));
-        if let Some(beside) = found.said.get(1).and_then(|n| n.get(pair)?.as_ref()) {
+        more.push(("‖h‖ ratio".into(), continuation.ratio));
+        if let Some(beside) = found
+            .continuations
+            .get(1)
+            .and_then(|n| n.get(pair)?.as_ref())
+        {
             let first = beside.top.first();
             let word = first.map_or_else(String::new, |t| lab.visible(t.0));
-            more.push((format!("unrelated {word}"), beside.p()));
+            more.push((format!("unrelated {word}"), beside.probability()));
         }
-        Some(Cell::of(label, said.p(), anchor).more(more))
+        Some(Cell::of(label, continuation.probability(), anchor).more(more))
     });
     let control = &target.control;
     let alone = control
@@ -70,7 +74,7 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     let (of, chosen) = if plan.watched.is_empty() {
         ("that token".into(), String::new())
     } else {
-        let chosen = format!(", the answers {:.3}", control.p());
+        let chosen = format!(", the answers {:.3}", control.probability());
         (plan.answers(lab), chosen)
     };
     let what = format!(

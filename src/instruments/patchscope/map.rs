@@ -57,7 +57,7 @@ impl Map {
 pub struct Fit {
     /// Share of the target's variance that is left, on the positions it was fitted on.
     pub residual: f64,
-    /// The same on positions that were held out.
+    /// The unexplained share of the variance on held-out positions.
     pub held_out: f64,
     /// What the identity leaves of it there.
     pub identity: f64,
@@ -89,7 +89,7 @@ pub struct MapOrigin {
 #[derive(Clone, Debug, Default)]
 pub struct AffineMaps {
     pub maps: Vec<(MapEnds, Affine)>,
-    /// Where they came from; nothing for files of other making.
+    /// How the maps were fitted; none for files that another program wrote.
     pub origin: Option<MapOrigin>,
 }
 
@@ -200,7 +200,7 @@ impl AffineMaps {
             if tensor.dims() != shape {
                 let found = tensor.dims();
                 return Err(fail(format!(
-                    "`{name}` is {found:?} and this model asks for {shape:?}"
+                    "`{name}` has shape {found:?}, but this model needs {shape:?}"
                 )));
             }
             let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;

@@ -1,7 +1,7 @@
 //! Patchscopes: what does a hidden state mean when another prompt reads it?
 //!
 //! Takes states of a source (`resid_post.L[i]` of the run, or any other site of residual width, or another prompt), puts them
-//! into slots of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
+//! into placeholders of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
 //! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
 //! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
 //! To add a way to show it, add a variant of [`parameters::PatchscopeView`] and a file beside `words`.
@@ -40,18 +40,18 @@ impl Measurement for Patchscope {
     const READS: Reads<PatchscopeParams> = Reads::TextWhere(PatchscopeParams::of_the_run);
     const READS_CELL: bool = true;
 
-    fn cost(asked: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<SweepCost> {
+    fn cost(params: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<SweepCost> {
         // How many sources a file holds is not known before it is read.
-        if matches!(asked.from, SourceTexts::List(_)) || asked.attributes.is_some() {
+        if matches!(params.from, SourceTexts::List(_)) || params.attributes.is_some() {
             return None;
         }
-        let (passes, tokens) = asked.size(card.layers)?;
+        let (passes, tokens) = params.size(card.layers)?;
         Some(SweepCost { passes, tokens })
     }
 
-    fn measure(asked: &PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = PatchscopePlan::new(asked, run, lab)?;
-        let drawn = match (asked.attributes.is_none(), asked.show) {
+    fn measure(params: &PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = PatchscopePlan::new(params, run, lab)?;
+        let drawn = match (params.attributes.is_none(), params.show) {
             (true, PatchscopeView::Grid) => grid::draw(&plan, lab)?,
             (true, PatchscopeView::Curves) => curves::draw(&plan, lab)?,
             (true, PatchscopeView::Table | PatchscopeView::Items) => table::draw(&plan, lab)?,
@@ -68,7 +68,7 @@ impl Measurement for Patchscope {
                 .into_iter()
                 .chain(drawn.notes)
                 .collect(),
-            run: (!asked.of_the_run()).then_some(unread),
+            run: (!params.of_the_run()).then_some(unread),
             resolved: vec![plan.target_prompt()],
             ..drawn
         })

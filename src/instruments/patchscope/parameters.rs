@@ -70,13 +70,16 @@ params! {
         position: SourcePosition = "-1",
         /// target layers: same (as the source), same+2, same-1, all, 3, 2-5; -1 is the embedding
         target: TargetLayers = "same",
-        /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's probability; curves: the same over source layers; items: one row for each subject of `attributes`
+        /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's
+        /// probability; curves: the same over source layers; items: one row for each subject of `attributes`
         show: PatchscopeView = "table",
         /// how many tokens to generate
         tokens: Count<1, 200> = "12",
-        /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation begins with one of their first tokens
+        /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation
+        /// begins with one of their first tokens
         answers: Option<String>,
-        /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the state of one of several source tokens
+        /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the
+        /// state of one of several source tokens
         placeholders was "slots": PlaceholderChoice = "last",
         /// a target prompt of your own, instead of the template
         prompt: Option<String>,
@@ -84,7 +87,8 @@ params! {
         placeholder was "slot": Option<String>,
         /// the control: unrelated patches in the state of an unrelated text as well (always done for a list of subjects)
         control was "null": Unrelated = "no",
-        /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a .safetensors file of affine maps; or a text file to fit affine maps on
+        /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a
+        /// .safetensors file of affine maps; or a text file to fit affine maps on
         map: MapChoice = "identity",
         /// ridge penalty of fitted maps, in units of the mean square of a coordinate; it pulls them towards the identity
         ridge: NonNegative = "0.01",
@@ -98,7 +102,8 @@ params! {
         site: StateSite = "resid_post",
         /// the site that is overwritten
         into: StateSite = "resid_post",
-        /// a file of subjects and answers (TSV or JSON); shown is the share of subjects whose answer appears in the continuation, by layer
+        /// a file of subjects and answers (TSV or JSON); shown is the share of subjects whose answer appears in the
+        /// continuation, by layer
         attributes: Option<PathBuf>,
         /// a TOML file of templates: [[template]] with name, prompt, placeholder and about
         library: Option<PathBuf>,
@@ -122,19 +127,19 @@ impl PatchscopeParams {
         }
     }
 
-    /// The target prompt and its slot.
+    /// The target prompt and its placeholder.
     pub(super) fn template(&self) -> Result<PatchscopeTemplate> {
         let mut found = match &self.prompt {
             None => templates::find(&self.template.0, self.library.as_deref())?,
             Some(own) => PatchscopeTemplate {
                 name: "own prompt".into(),
                 prompt: own.clone(),
-                slot: "x".into(),
+                placeholder: "x".into(),
                 about: String::new(),
             },
         };
-        if let Some(slot) = &self.placeholder {
-            found.slot.clone_from(slot);
+        if let Some(placeholder) = &self.placeholder {
+            found.placeholder.clone_from(placeholder);
         }
         Ok(found)
     }
@@ -152,23 +157,25 @@ impl PatchscopeParams {
         Ok((sources, pairs, dropped))
     }
 
-    /// How many readings there are to make of one source, and how many tokens of a target follow its first slot, roughly.
+    /// How many readings there are to make of one source, and how many tokens of a target follow its first placeholder,
+    /// roughly.
     pub(super) fn size(&self, layers: usize) -> Option<(usize, usize)> {
         let (_, pairs, _) = self.pairs(layers).ok()?;
-        let nulls = match self.control {
+        let controls = match self.control {
             Unrelated::Beside => 2,
             Unrelated::No => 1,
         };
         let template = self.template().ok()?;
-        // Every branch reads on from the first slot that it fills.
+        // Every branch reads on from the first placeholder that it fills.
         let rest = match self.placeholders {
-            PlaceholderChoice::Last => template.prompt.rsplit(&template.slot).next(),
-            PlaceholderChoice::All | PlaceholderChoice::Each => {
-                template.prompt.split_once(&template.slot).map(|s| s.1)
-            }
+            PlaceholderChoice::Last => template.prompt.rsplit(&template.placeholder).next(),
+            PlaceholderChoice::All | PlaceholderChoice::Each => template
+                .prompt
+                .split_once(&template.placeholder)
+                .map(|s| s.1),
         }?;
         let tokens = rest.split_whitespace().count() + self.written();
-        Some((pairs.len() * nulls, tokens))
+        Some((pairs.len() * controls, tokens))
     }
 }
 
@@ -337,7 +344,7 @@ impl ParameterValue for SourcePosition {
 pub enum SourceTexts {
     Run,
     One(String),
-    /// Those of a file, one a line.
+    /// The texts of a file, one a line.
     List(PathBuf),
 }
 

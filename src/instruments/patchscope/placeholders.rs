@@ -1,13 +1,13 @@
-//! Slots: the tokens of a target prompt whose place hidden states take.
+//! Placeholders: the tokens of a target prompt whose place hidden states take.
 //!
-//! Invariant: a slot is never the first token, whose state is unlike any other, and a text that is a token of its own is
+//! Invariant: a placeholder is never the first token, whose state is unlike any other, and a text that is a token of its own is
 //! preferred over the same letters inside a longer one. To add a rule, add a variant of [`PlaceholderChoice`] and its arm in [`PlaceholderChoice::place`].
 
 use std::ops::RangeInclusive;
 
 use crate::error::{Error, Result};
 
-/// Which occurrences of the slot's text are overwritten.
+/// Which occurrences of the placeholder's text are overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceholderChoice {
     /// The last one takes one state.
@@ -19,7 +19,7 @@ pub enum PlaceholderChoice {
 }
 
 impl PlaceholderChoice {
-    /// Finds the slots of `slot` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
+    /// Finds the placeholders of `placeholder` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
     ///
     /// # Errors
     ///
@@ -28,59 +28,59 @@ impl PlaceholderChoice {
         self,
         tokens: &[u32],
         pieces: &[Vec<u8>],
-        slot: &str,
+        placeholder: &str,
         count: usize,
     ) -> Result<PromptWithPlaceholders> {
-        let found = occurrences(pieces, slot);
+        let found = occurrences(pieces, placeholder);
         let whole = found.iter().any(|o| o.whole);
         let all: Vec<&Occurrence> = found.iter().filter(|o| o.whole == whole).collect();
         let last = all.last().ok_or_else(|| {
             let text = String::from_utf8_lossy(&pieces.concat()).into_owned();
             let expected = format!("a text that occurs in the target prompt `{text}`");
-            Error::argument("placeholder", slot, expected)
+            Error::argument("placeholder", placeholder, expected)
         })?;
         let mut out = PromptWithPlaceholders {
             tokens: tokens.to_vec(),
-            slots: Vec::new(),
+            placeholders: Vec::new(),
             whole,
         };
         let end = |o: &Occurrence| *o.tokens.end();
         match self {
-            Self::Last => out.slots.push(end(last)),
-            Self::All => out.slots.extend(all.iter().map(|o| end(o))),
-            Self::Each if all.len() == count => out.slots.extend(all.iter().map(|o| end(o))),
+            Self::Last => out.placeholders.push(end(last)),
+            Self::All => out.placeholders.extend(all.iter().map(|o| end(o))),
+            Self::Each if all.len() == count => out.placeholders.extend(all.iter().map(|o| end(o))),
             Self::Each if all.len() == 1 => {
                 let at = end(last);
                 let token = tokens[at];
                 let more = std::iter::repeat_n(token, count - 1);
                 out.tokens.splice(at..at, more);
-                out.slots.extend(at..at + count);
+                out.placeholders.extend(at..at + count);
             }
             Self::Each => {
                 let expected = format!(
                     "a text that occurs in the target prompt once, or {count} times, once for each source token; it occurs {} times",
                     all.len()
                 );
-                return Err(Error::argument("placeholder", slot, expected));
+                return Err(Error::argument("placeholder", placeholder, expected));
             }
         }
-        out.slots.dedup();
-        if out.slots.contains(&0) {
+        out.placeholders.dedup();
+        if out.placeholders.contains(&0) {
             let expected = "a placeholder after the first token, whose state is unlike any other; begin the target prompt with another word";
-            return Err(Error::argument("placeholder", slot, expected));
+            return Err(Error::argument("placeholder", placeholder, expected));
         }
         Ok(out)
     }
 }
 
-/// A target prompt and its slots.
+/// A target prompt and its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptWithPlaceholders {
     /// Token ids.
     pub tokens: Vec<u32>,
     /// Positions, rising.
-    pub slots: Vec<usize>,
-    /// Whether the slot's text is tokens of its own, and not a part of longer ones.
+    pub placeholders: Vec<usize>,
+    /// Whether the placeholder's text is tokens of its own, and not a part of longer ones.
     pub whole: bool,
 }
 
@@ -143,10 +143,10 @@ mod tests {
     fn a_token_of_its_own_is_preferred_over_letters_in_another() {
         let (ids, texts) = pieces(&["<s>", "x", " is", " next", " to", " x", " and", " Texas"]);
         let at = |rule: PlaceholderChoice, n| rule.place(&ids, &texts, "x", n).unwrap();
-        assert_eq!(at(PlaceholderChoice::Last, 1).slots, [5]);
-        assert_eq!(at(PlaceholderChoice::All, 1).slots, [1, 5]);
+        assert_eq!(at(PlaceholderChoice::Last, 1).placeholders, [5]);
+        assert_eq!(at(PlaceholderChoice::All, 1).placeholders, [1, 5]);
         assert_eq!(
-            at(PlaceholderChoice::Each, 2).slots,
+            at(PlaceholderChoice::Each, 2).placeholders,
             [1, 5],
             "as many as source tokens: in order"
         );
@@ -154,23 +154,23 @@ mod tests {
         let inside = PlaceholderChoice::Last
             .place(&ids, &texts, "exa", 1)
             .unwrap();
-        assert_eq!((inside.slots, inside.whole), (vec![7], false));
+        assert_eq!((inside.placeholders, inside.whole), (vec![7], false));
     }
 
     #[test]
-    fn a_lone_slot_is_repeated_for_several_source_tokens() {
+    fn a_single_placeholder_is_repeated_for_several_source_tokens() {
         let (ids, texts) = pieces(&["<s>", "the", " x", "."]);
         let three = PlaceholderChoice::Each.place(&ids, &texts, "x", 3).unwrap();
         assert_eq!(three.tokens, [0, 1, 2, 2, 2, 3]);
-        assert_eq!(three.slots, [2, 3, 4]);
+        assert_eq!(three.placeholders, [2, 3, 4]);
         let one = PlaceholderChoice::Each.place(&ids, &texts, "x", 1).unwrap();
-        assert_eq!((one.tokens, one.slots), (ids, vec![2]));
+        assert_eq!((one.tokens, one.placeholders), (ids, vec![2]));
     }
 
     #[test]
-    fn what_cannot_be_a_slot_is_refused() {
+    fn what_cannot_be_a_placeholder_is_refused() {
         let (ids, texts) = pieces(&["x", " and", " x"]);
-        for (slot, rule, n, why) in [
+        for (placeholder, rule, n, why) in [
             (
                 "y",
                 PlaceholderChoice::Last,
@@ -186,14 +186,17 @@ mod tests {
             ("x", PlaceholderChoice::All, 1, "after the first token"),
             ("x", PlaceholderChoice::Each, 3, "it occurs 2 times"),
         ] {
-            let error = rule.place(&ids, &texts, slot, n).unwrap_err().to_string();
-            assert!(error.contains(why), "{slot}: {error}");
+            let error = rule
+                .place(&ids, &texts, placeholder, n)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(why), "{placeholder}: {error}");
         }
         assert_eq!(
             PlaceholderChoice::Last
                 .place(&ids, &texts, "x", 1)
                 .unwrap()
-                .slots,
+                .placeholders,
             [2],
             "the later one will do"
         );

@@ -30,7 +30,7 @@ pub(super) struct StateSource {
     pub(super) run: Run,
     /// Whose states are taken, rising and consecutive.
     pub(super) positions: Vec<usize>,
-    /// For titles.
+    /// The source's name in titles.
     pub(super) label: String,
     /// Whether it is the user's run, so that its places can be pointed at.
     pub(super) own: bool,
@@ -38,19 +38,19 @@ pub(super) struct StateSource {
 
 /// The whole plan.
 pub(super) struct PatchscopePlan<'a> {
-    pub(super) asked: &'a PatchscopeParams,
+    pub(super) params: &'a PatchscopeParams,
     pub(super) template: PatchscopeTemplate,
     /// Source layers.
     pub(super) layers: Vec<LayerOrEmbedding>,
     /// Source and target layer of every reading, by source layer.
     pub(super) pairs: Vec<LayerPair>,
     pub(super) sources: Vec<StateSource>,
-    /// Of an attribute list, one a source.
+    /// The subjects of an attribute list, one for each source.
     pub(super) subjects: Vec<SubjectFact>,
     pub(super) map: Map,
     pub(super) count: usize,
     pub(super) watched: Vec<u32>,
-    /// Of the null.
+    /// The seed of the control.
     pub(super) seed: u64,
     dropped: usize,
 }
@@ -70,21 +70,21 @@ pub(super) fn spelled(layer: LayerOrEmbedding) -> String {
 }
 
 impl<'a> PatchscopePlan<'a> {
-    pub(super) fn new(asked: &'a PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Self> {
-        let (layers, pairs, dropped) = asked.pairs(lab.model.card.layers)?;
-        let watched = match &asked.answers {
+    pub(super) fn new(params: &'a PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Self> {
+        let (layers, pairs, dropped) = params.pairs(lab.model.card.layers)?;
+        let watched = match &params.answers {
             None => Vec::new(),
             Some(texts) => first_tokens("answers", texts, &lab.model)?,
         };
         let mut plan = Self {
-            asked,
-            template: asked.template()?,
+            params,
+            template: params.template()?,
             layers,
             pairs,
             sources: Vec::new(),
             subjects: Vec::new(),
             map: Map::Identity,
-            count: asked.written(),
+            count: params.written(),
             watched,
             seed: run.seed,
             dropped,
@@ -96,7 +96,7 @@ impl<'a> PatchscopePlan<'a> {
         }
         plan.gather(run, lab)?;
         for source in &plan.sources {
-            plan.slotted(lab, source.positions.len())?;
+            plan.with_placeholders(lab, source.positions.len())?;
         }
         plan.map = plan.mapped(lab)?;
         Ok(plan)
@@ -109,21 +109,25 @@ impl<'a> PatchscopePlan<'a> {
 
     /// What a sweep depends on.
     pub(super) fn parameters(&self) -> Vec<(String, String)> {
-        let mut parameters = lines::<Patchscope>(self.asked);
+        let mut parameters = lines::<Patchscope>(self.params);
         parameters.push(self.target_prompt());
         parameters
     }
 
-    /// The target prompt with its slots for so many source tokens.
-    pub(super) fn slotted(&self, lab: &Lab, count: usize) -> Result<PromptWithPlaceholders> {
+    /// The target prompt with its placeholders for so many source tokens.
+    pub(super) fn with_placeholders(
+        &self,
+        lab: &Lab,
+        count: usize,
+    ) -> Result<PromptWithPlaceholders> {
         let tokens = lab.model.encode(&self.template.prompt, false)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
-        let rule = self.asked.placeholders;
-        rule.place(&tokens, &pieces, &self.template.slot, count)
+        let rule = self.params.placeholders;
+        rule.place(&tokens, &pieces, &self.template.placeholder, count)
     }
 
     pub(super) fn addresses(&self, pair: LayerPair) -> (Address, Address) {
-        let (from, into) = (self.asked.site.site(), self.asked.into.site());
+        let (from, into) = (self.params.site.site(), self.params.into.site());
         (address(from, pair.0), address(into, pair.1))
     }
 
@@ -149,13 +153,13 @@ impl<'a> PatchscopePlan<'a> {
     }
 
     fn gather(&mut self, run: &Run, lab: &Lab) -> Result<()> {
-        let asked = self.asked;
-        if let Some(list) = &asked.attributes {
-            if asked.from != SourceTexts::Run {
+        let params = self.params;
+        if let Some(list) = &params.attributes {
+            if params.from != SourceTexts::Run {
                 let expected = "no other source when a list of subjects is given; its third column holds the prompts";
-                return Err(Error::argument("from", asked.from.print(), expected));
+                return Err(Error::argument("from", params.from.print(), expected));
             }
-            if let Some(answers) = &asked.answers {
+            if let Some(answers) = &params.answers {
                 let expected =
                     "no answers when a list of subjects is given; its second column holds them";
                 return Err(Error::argument("answers", answers, expected));
@@ -165,12 +169,12 @@ impl<'a> PatchscopePlan<'a> {
             self.sources = sources.collect::<Result<_>>()?;
             return Ok(());
         }
-        if asked.show == PatchscopeView::Items {
+        if params.show == PatchscopeView::Items {
             let expected =
                 "table, grid or curves; items shows the subjects of a list (`attributes`)";
             return Err(Error::argument("show", "items", expected));
         }
-        let texts = match &asked.from {
+        let texts = match &params.from {
             SourceTexts::Run => {
                 self.sources = vec![self.source(run.clone(), true, lab)?];
                 return Ok(());
@@ -179,13 +183,13 @@ impl<'a> PatchscopePlan<'a> {
             SourceTexts::List(path) => crate::file::prompts(path)?,
         };
         let source = |text: &String| {
-            let run = Run::plain(lab.model.encode(text, asked.chat)?);
+            let run = Run::plain(lab.model.encode(text, params.chat)?);
             self.source(run, false, lab)
         };
         self.sources = texts.iter().map(source).collect::<Result<_>>()?;
-        if asked.show == PatchscopeView::Grid && self.sources.len() > 1 {
+        if params.show == PatchscopeView::Grid && self.sources.len() > 1 {
             let expected = "one source for a grid, or a list of subjects (`attributes`)";
-            return Err(Error::argument("from", asked.from.print(), expected));
+            return Err(Error::argument("from", params.from.print(), expected));
         }
         Ok(())
     }
@@ -193,7 +197,7 @@ impl<'a> PatchscopePlan<'a> {
     fn source(&self, run: Run, own: bool, lab: &Lab) -> Result<StateSource> {
         let length = run.tokens.len();
         let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
-        let given = &self.asked.position;
+        let given = &self.params.position;
         let bad = |expected: String| Error::argument("position", given.print(), expected);
         let rule = given.0.resolve(&pieces)?;
         let positions: Vec<usize> = (0..length).filter(|p| rule.covers(*p, length)).collect();
@@ -203,7 +207,7 @@ impl<'a> PatchscopePlan<'a> {
                 "a position from 0 to {last}, or -1 for the last"
             )));
         }
-        if positions.len() > 1 && self.asked.placeholders != PlaceholderChoice::Each {
+        if positions.len() > 1 && self.params.placeholders != PlaceholderChoice::Each {
             let n = positions.len();
             return Err(bad(format!(
                 "one position; with placeholders=each these {n} fill one placeholder each"
@@ -231,7 +235,7 @@ impl<'a> PatchscopePlan<'a> {
 
     /// The tokens of a subject: all of them for `each`, else the last.
     fn subject(&self, subject: &SubjectFact, lab: &Lab) -> Result<StateSource> {
-        let tokens = lab.model.encode(subject.text(), self.asked.chat)?;
+        let tokens = lab.model.encode(subject.text(), self.params.chat)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
             let expected =
@@ -241,7 +245,7 @@ impl<'a> PatchscopePlan<'a> {
         let last = *place.end();
         Ok(StateSource {
             run: Run::plain(tokens),
-            positions: match self.asked.placeholders {
+            positions: match self.params.placeholders {
                 PlaceholderChoice::Each => place.collect(),
                 PlaceholderChoice::Last | PlaceholderChoice::All => vec![last],
             },
@@ -251,9 +255,9 @@ impl<'a> PatchscopePlan<'a> {
     }
 
     fn mapped(&self, lab: &mut Lab) -> Result<Map> {
-        let save = self.asked.save.as_deref();
+        let save = self.params.save.as_deref();
         let mut pairs = self.pairs.iter().map(|p| self.addresses(*p));
-        let path = match (&self.asked.map, save) {
+        let path = match (&self.params.map, save) {
             (MapChoice::Fitted(path), _) => path,
             (MapChoice::Identity | MapChoice::Norm | MapChoice::Kept(_), Some(save)) => {
                 let expected = "no file, because there is nothing to save: only maps that are fitted on a text file (`map`) are saved";
@@ -268,13 +272,13 @@ impl<'a> PatchscopePlan<'a> {
             }
         };
         if !path.exists() {
-            let expected = "identity, norm, a .safetensors file of maps, or a text file with a prompt a line to fit them on";
-            return Err(Error::argument("map", self.asked.map.print(), expected));
+            let expected = "identity, norm, a .safetensors file of maps, or a text file with one prompt a line to fit them on";
+            return Err(Error::argument("map", self.params.map.print(), expected));
         }
         if let Some(save) = save {
             crate::file::check(save, lab.overwrite)?;
         }
-        let maps = fit(lab, path, &pairs.collect::<Vec<_>>(), self.asked.ridge.0)?;
+        let maps = fit(lab, path, &pairs.collect::<Vec<_>>(), self.params.ridge.0)?;
         if let Some(save) = save {
             maps.save(save, lab.overwrite)?;
         }
@@ -296,9 +300,9 @@ impl<'a> PatchscopePlan<'a> {
         }
     }
 
-    /// What the null is, where there is one.
+    /// What the control is, where there is one.
     pub(super) fn control_in_words(&self) -> Option<String> {
-        match self.asked.control {
+        match self.params.control {
             Unrelated::No => None,
             Unrelated::Beside => Some(format!(
                 "unrelated: the control, the same with the last token of an unrelated text that the model generates, seed {}",
@@ -309,15 +313,15 @@ impl<'a> PatchscopePlan<'a> {
 
     /// What every figure of this plan must say.
     pub(super) fn notes(&self, run: &Run, lab: &Lab) -> Vec<String> {
-        let what = match self.asked.placeholders {
+        let what = match self.params.placeholders {
             PlaceholderChoice::Last => "the placeholder",
             PlaceholderChoice::All => "every placeholder",
             PlaceholderChoice::Each => "one placeholder for each source token",
         };
         let mut out = vec![format!(
             "patched: greedy continuation of the target prompt after {} of the source layer overwrote {what} at {} of the target layer, once, while the prompt was read; unpatched: its continuation without the patch",
-            self.asked.site.print(),
-            self.asked.into.print(),
+            self.params.site.print(),
+            self.params.into.print(),
         )];
         match &self.map {
             Map::Identity => {}
@@ -346,7 +350,7 @@ impl<'a> PatchscopePlan<'a> {
                 self.dropped
             ));
         }
-        if !self.asked.of_the_run() && !run.schedule.latest().is_empty() {
+        if !self.params.of_the_run() && !run.schedule.latest().is_empty() {
             out.push("the source prompts were read without the active edits".into());
         }
         let first = self.sources.iter().filter(|s| s.positions[0] == 0).count();

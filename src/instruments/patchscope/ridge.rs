@@ -4,14 +4,9 @@
 //! To regress on something else, make a [`Regression`] of its rows.
 
 use candle_core::{DType, Tensor};
-use faer::linalg::solvers::{Llt, Solve};
-use faer::{MatMut, MatRef, Side};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-
-/// How many outputs are solved for at once.
-const RIGHT_SIDES: usize = 64;
 
 /// An affine map.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,8 +37,8 @@ impl Affine {
 pub struct Regression {
     mean: Tensor,
     centred: Tensor,
-    /// The Cholesky factor of the penalised Gram matrix, `[width, width]`.
-    factor: Llt<f64>,
+    /// Lower triangle of the Cholesky factor of the penalised Gram matrix, `[width, width]`.
+    factor: Vec<f64>,
     width: usize,
 }
 
@@ -69,7 +64,7 @@ impl Regression {
         for i in 0..width {
             gram[i * width + i] += penalty;
         }
-        let factor = cholesky(&gram, width).ok_or_else(|| {
+        let factor = cholesky(gram, width).ok_or_else(|| {
             let expected = format!(
                 "a larger number, or more text: {} positions do not determine a map of width {width} with so small a penalty",
                 x.dims()[0]
@@ -102,12 +97,8 @@ impl Regression {
             .flatten_all()?
             .to_vec1()?;
         let mut weight = right;
-        // A row of the right side is one output's, and a column for faer.
-        weight.par_chunks_mut(d * RIGHT_SIDES).for_each(|rows| {
-            let count = rows.len() / d;
-            self.factor
-                .solve_in_place(MatMut::from_column_major_slice_mut(rows, d, count));
-        });
+        // A row of the right side is one output's.
+        weight.par_chunks_mut(d).for_each(|row| self.solve(row));
         for i in 0..d {
             weight[i * d + i] += 1.0;
         }
@@ -122,18 +113,47 @@ impl Regression {
             weight: weight.iter().map(|w| *w as f32).collect(),
         })
     }
+
+    /// Solves the penalised normal equations for one right side, in place.
+    fn solve(&self, b: &mut [f64]) {
+        let (l, d) = (&self.factor, self.width);
+        for i in 0..d {
+            let row = &l[i * d..i * d + i];
+            let known: f64 = row.iter().zip(b.iter()).map(|(l, z)| l * z).sum();
+            b[i] = (b[i] - known) / l[i * d + i];
+        }
+        for i in (0..d).rev() {
+            b[i] /= l[i * d + i];
+            let (head, tail) = b.split_at_mut(i);
+            let row = &l[i * d..i * d + i];
+            for (z, l) in head.iter_mut().zip(row) {
+                *z -= l * tail[0];
+            }
+        }
+    }
 }
 
-/// The Cholesky factor of a symmetric matrix `[width, width]`; nothing where it is not positive definite, or so nearly not that
-/// the solution would be noise.
-fn cholesky(gram: &[f64], width: usize) -> Option<Llt<f64>> {
-    let largest = (0..width).map(|i| gram[i * width + i]).fold(0.0, f64::max);
-    let gram = MatRef::from_row_major_slice(gram, width, width);
-    let factor = gram.llt(Side::Lower).ok()?;
-    let pivots = (0..width).map(|i| factor.L()[(i, i)].powi(2));
-    // Not-a-number is not larger either.
-    let determined = pivots.into_iter().all(|pivot| pivot > largest * 1e-13);
-    determined.then_some(factor)
+/// The lower Cholesky factor of a symmetric matrix `[width, width]`; nothing where it is not positive definite. By hand because faer costs
+/// eighteen crates and three minutes of a clean build (see `docs/architecture.md`).
+fn cholesky(mut a: Vec<f64>, width: usize) -> Option<Vec<f64>> {
+    let largest = (0..width).map(|i| a[i * width + i]).fold(0.0, f64::max);
+    for j in 0..width {
+        let (done, rest) = a.split_at_mut((j + 1) * width);
+        let pivot = &mut done[j * width..];
+        let known: f64 = pivot[..j].iter().map(|v| v * v).sum();
+        let square = pivot[j] - known;
+        if square.is_nan() || square <= largest * 1e-13 {
+            return None;
+        }
+        let root = square.sqrt();
+        pivot[j] = root;
+        let pivot = &pivot[..j];
+        rest.par_chunks_mut(width).for_each(|row| {
+            let known: f64 = row[..j].iter().zip(pivot).map(|(a, b)| a * b).sum();
+            row[j] = (row[j] - known) / root;
+        });
+    }
+    Some(a)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The passes: every source at every pair of layers, in batches that share what lies before the first slot.
+//! The passes: every source at every pair of layers, in batches that share what lies before the first placeholder.
 //!
 //! Invariant: the unpatched target goes through the same passes as the patched ones, and lengths of what is replaced are those of
 //! the target left alone.
@@ -30,7 +30,7 @@ pub(super) struct DecodedText {
     pub(super) top: Vec<(u32, f32)>,
     /// Probabilities of the watched tokens as the first.
     pub(super) watched: Vec<f32>,
-    /// Length of what was put in over the length of what it replaced, at the last slot; for the norm map, from before it.
+    /// Length of what was put in over the length of what it replaced, at the last placeholder; for the norm map, from before it.
     pub(super) ratio: f32,
 }
 
@@ -45,7 +45,7 @@ impl DecodedText {
     }
 
     /// Probability of the watched tokens together, or of the first token where none is watched.
-    pub(super) fn p(&self) -> f32 {
+    pub(super) fn probability(&self) -> f32 {
         if self.watched.is_empty() {
             self.top.first().map_or(0.0, |t| t.1)
         } else {
@@ -54,11 +54,11 @@ impl DecodedText {
     }
 }
 
-/// A target for a number of source tokens, read up to its first slot.
+/// A target for a number of source tokens, read up to its first placeholder.
 pub(super) struct PreparedTarget {
     target: TargetPrompt,
-    pub(super) slots: Vec<usize>,
-    /// Whether the slot is a token of its own.
+    pub(super) placeholders: Vec<usize>,
+    /// Whether the placeholder is a token of its own.
     pub(super) whole: bool,
     /// What the target says by itself.
     pub(super) control: DecodedText,
@@ -68,21 +68,21 @@ pub(super) struct PreparedTarget {
 /// Everything that was said, and the targets by number of source tokens.
 pub(super) struct PatchscopeResult {
     /// `[source][pair]`, in the plan's order; nothing where the sweep was stopped before.
-    pub(super) said: Vec<Vec<Option<DecodedText>>>,
+    pub(super) continuations: Vec<Vec<Option<DecodedText>>>,
     pub(super) prepared: BTreeMap<usize, PreparedTarget>,
     /// What a reader must know of a sweep that was stopped.
     pub(super) note: Option<String>,
 }
 
 impl PatchscopeResult {
-    /// What a reader must know: a slot that is a part of a longer token, a sweep that was stopped.
+    /// What a reader must know: a placeholder that is a part of a longer token, a sweep that was stopped.
     pub(super) fn notes(&self, plan: &PatchscopePlan, lab: &Lab) -> Vec<String> {
         let shared = self.prepared.values().find(|t| !t.whole);
-        let token = shared.and_then(|t| Some(t.tokens()[*t.slots.last()?]));
+        let token = shared.and_then(|t| Some(t.tokens()[*t.placeholders.last()?]));
         let shared = token.map(|token| {
             format!(
                 "the placeholder `{}` is not a token of its own: {} was overwritten. Put a space before it, or choose another placeholder",
-                text::plain(plan.template.slot.as_bytes()),
+                text::plain(plan.template.placeholder.as_bytes()),
                 lab.visible(token)
             )
         });
@@ -101,26 +101,26 @@ impl PreparedTarget {
     }
 
     fn new(plan: &PatchscopePlan, lab: &mut Lab, count: usize) -> Result<Self> {
-        let slotted = plan.slotted(lab, count)?;
+        let filled = plan.with_placeholders(lab, count)?;
         let wanted = plan.wanted(|(_, to)| to);
-        let recording = lab.record(&Run::plain(slotted.tokens.clone()), &wanted)?;
+        let recording = lab.record(&Run::plain(filled.tokens.clone()), &wanted)?;
         let mut replaced = BTreeMap::new();
         for at in wanted {
-            for slot in &slotted.slots {
-                let row = row(recording.get(at)?, *slot)?;
-                replaced.insert((at, *slot), norm(&row));
+            for placeholder in &filled.placeholders {
+                let row = row(recording.get(at)?, *placeholder)?;
+                replaced.insert((at, *placeholder), norm(&row));
             }
         }
-        let first = slotted.slots.first().copied().unwrap_or(0);
+        let first = filled.placeholders.first().copied().unwrap_or(0);
         let target = TargetPrompt {
-            tokens: slotted.tokens,
+            tokens: filled.tokens,
             from: first,
         };
         let mut control = target.branches(lab, vec![Vec::new()], plan.count, &plan.watched)?;
         Ok(Self {
             target,
-            slots: slotted.slots,
-            whole: slotted.whole,
+            placeholders: filled.placeholders,
+            whole: filled.whole,
             control: DecodedText::new(control.remove(0), 1.0),
             replaced,
         })
@@ -158,15 +158,15 @@ pub(super) fn all(
     };
     let run = sources.iter().find(|s| s.own).map_or(&seed, |s| &s.run);
     let trials = lab.trials(run, parameters, total, SLICE, |lab, range| {
-        speak(plan, sources, &order, &prepared, range, lab)
+        decode_trials(plan, sources, &order, &prepared, range, lab)
     })?;
     let note = trials.note();
-    let mut said: Vec<Vec<Option<DecodedText>>> = vec![vec![None; pairs]; sources.len()];
+    let mut continuations: Vec<Vec<Option<DecodedText>>> = vec![vec![None; pairs]; sources.len()];
     for (trial, one) in trials.results.into_iter().enumerate() {
-        said[order[trial / pairs]][trial % pairs] = one;
+        continuations[order[trial / pairs]][trial % pairs] = one;
     }
     Ok(PatchscopeResult {
-        said,
+        continuations,
         prepared,
         note,
     })
@@ -190,7 +190,7 @@ fn digest(plan: &PatchscopePlan, sources: &[StateSource]) -> String {
 }
 
 /// The readings of a range of trials: every pair of the first source in `order`, then of the second, and so on.
-fn speak(
+fn decode_trials(
     plan: &PatchscopePlan,
     sources: &[StateSource],
     order: &[usize],
@@ -207,21 +207,21 @@ fn speak(
         let (mut branches, mut ratios) = (Vec::new(), Vec::new());
         for trial in group {
             let source = &sources[order[trial / pairs]];
-            let (puts, ratio) = puts(plan, source, trial % pairs, target, lab)?;
+            let (puts, ratio) = patches_for(plan, source, trial % pairs, target, lab)?;
             branches.push(puts);
             ratios.push(ratio);
         }
         let written = target
             .target
             .branches(lab, branches, plan.count, &plan.watched)?;
-        let said = written.into_iter().zip(ratios);
-        out.extend(said.map(|(written, ratio)| DecodedText::new(written, ratio)));
+        let continuations = written.into_iter().zip(ratios);
+        out.extend(continuations.map(|(written, ratio)| DecodedText::new(written, ratio)));
     }
     Ok(out)
 }
 
 /// What a source puts where at a pair of layers, and how long it is beside what it replaces.
-fn puts(
+fn patches_for(
     plan: &PatchscopePlan,
     source: &StateSource,
     pair: usize,
@@ -233,13 +233,13 @@ fn puts(
     let recording = lab.record(&source.run, &plan.wanted(|(from, _)| from))?;
     let values = recording.get(from)?;
     let device = &lab.model.transformer.device;
-    let mut out = Vec::with_capacity(target.slots.len());
+    let mut out = Vec::with_capacity(target.placeholders.len());
     let mut ratio = 0.0;
-    for (i, slot) in target.slots.iter().enumerate() {
-        // One state for every slot, or one each.
+    for (i, placeholder) in target.placeholders.iter().enumerate() {
+        // One state for every placeholder, or one each.
         let position = source.positions[i.min(source.positions.len() - 1)];
         let taken = row(values, position)?;
-        let replaced = target.replaced[&(to, *slot)];
+        let replaced = target.replaced[&(to, *placeholder)];
         let value = plan.map.apply(&taken, (from, to), replaced)?;
         let length = norm(if matches!(plan.map, Map::Norm) {
             &taken
@@ -247,7 +247,7 @@ fn puts(
             &value
         });
         ratio = length / replaced.max(f32::MIN_POSITIVE);
-        out.push(Patch::new(to, *slot, Tensor::new(value, device)?));
+        out.push(Patch::new(to, *placeholder, Tensor::new(value, device)?));
     }
     Ok((out, ratio))
 }

@@ -16,15 +16,15 @@ const UNRELATED: usize = 12;
 
 /// Tokens as one line of safe visible text.
 pub(super) fn words_in(lab: &Lab, ids: &[u32]) -> String {
-    let said: Vec<u8> = ids
+    let continuation: Vec<u8> = ids
         .iter()
         .filter(|t| !lab.model.is_end(**t))
         .flat_map(|t| lab.model.bytes(*t))
         .collect();
-    if said.is_empty() {
+    if continuation.is_empty() {
         "⟨ends at once⟩".to_string()
     } else {
-        text::plain(&said).replace('\n', "⏎")
+        text::plain(&continuation).replace('\n', "⏎")
     }
 }
 
@@ -41,7 +41,7 @@ pub(super) fn anchor(source: &StateSource, layer: LayerOrEmbedding) -> Anchor {
 
 /// The state of an unrelated text, as another source; nothing where none was asked for.
 pub(super) fn unrelated(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Option<StateSource>> {
-    if plan.asked.control == Unrelated::No {
+    if plan.params.control == Unrelated::No {
         return Ok(None);
     }
     let count = plan.sources.iter().map(|s| s.positions.len()).max();
@@ -61,12 +61,12 @@ pub(super) fn or_dash(value: Option<impl Into<Entry>>) -> Entry {
     value.map_or_else(|| "–".into(), Into::into)
 }
 
-/// The same for a source of so many tokens: its last ones.
-fn ending(null: &StateSource, count: usize) -> StateSource {
-    let from = null.positions.len().saturating_sub(count);
+/// The control with only its last `count` positions, for sources of so many tokens.
+fn ending(control: &StateSource, count: usize) -> StateSource {
+    let from = control.positions.len().saturating_sub(count);
     StateSource {
-        positions: null.positions[from..].to_vec(),
-        ..null.clone()
+        positions: control.positions[from..].to_vec(),
+        ..control.clone()
     }
 }
 
@@ -77,25 +77,26 @@ pub(super) fn title(
     target: &PreparedTarget,
     lab: &Lab,
 ) -> String {
-    let several = if target.slots.len() > 1 {
+    let several = if target.placeholders.len() > 1 {
         "placeholders"
     } else {
         "placeholder"
     };
-    let slots = lab.visibles(target.slots.iter().map(|s| target.tokens()[*s]));
+    let placeholders = lab.visibles(target.placeholders.iter().map(|s| target.tokens()[*s]));
     let prompt = text::line(&plan.template.prompt);
-    format!("{} → {several} {slots} of: {prompt}", source.label)
+    format!("{} → {several} {placeholders} of: {prompt}", source.label)
 }
 
 /// The table and its notes.
 pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
-    let null = unrelated(plan, lab)?;
+    let control = unrelated(plan, lab)?;
     let mut sources = plan.sources.clone();
     let mut counts: Vec<usize> = sources.iter().map(|s| s.positions.len()).collect();
     counts.sort_unstable();
     counts.dedup();
     sources.extend(
-        null.iter()
+        control
+            .iter()
             .flat_map(|n| counts.iter().map(|c| ending(n, *c))),
     );
     let found = sweep::all(plan, &sources, lab)?;
@@ -104,7 +105,7 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
         Map::Identity | Map::Norm => None,
     };
     let mut columns = vec!["layer", "into", "patched", "unpatched"];
-    columns.extend(null.as_ref().map(|_| "unrelated"));
+    columns.extend(control.as_ref().map(|_| "unrelated"));
     columns.push("p first");
     columns.extend((!plan.watched.is_empty()).then_some("p answers"));
     columns.push("‖h‖ ratio");
@@ -116,24 +117,26 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
         };
         let unpatched = words_in(lab, &target.control.tokens);
         let beside = counts.iter().position(|c| *c == source.positions.len());
-        let beside = beside.and_then(|c| found.said.get(plan.sources.len() + c));
-        let rows = plan.pairs.iter().zip(&found.said[i]).enumerate();
-        let rows = rows.filter_map(|(p, ((from, to), said))| {
-            let said = said.as_ref()?;
+        let beside = beside.and_then(|c| found.continuations.get(plan.sources.len() + c));
+        let rows = plan.pairs.iter().zip(&found.continuations[i]).enumerate();
+        let rows = rows.filter_map(|(p, ((from, to), continuation))| {
+            let continuation = continuation.as_ref()?;
             let mut entries = entries![
                 spelled(*from),
                 spelled(*to),
-                words_in(lab, &said.tokens),
+                words_in(lab, &continuation.tokens),
                 unpatched.clone(),
             ];
-            if let Some(null) = beside.filter(|_| null.is_some()) {
-                entries.push(or_dash(null[p].as_ref().map(|n| words_in(lab, &n.tokens))));
+            if let Some(control) = beside.filter(|_| control.is_some()) {
+                entries.push(or_dash(
+                    control[p].as_ref().map(|n| words_in(lab, &n.tokens)),
+                ));
             }
-            entries.push(said.top.first().map_or(0.0, |t| t.1).into());
+            entries.push(continuation.top.first().map_or(0.0, |t| t.1).into());
             if !plan.watched.is_empty() {
-                entries.push(said.p().into());
+                entries.push(continuation.probability().into());
             }
-            entries.push(said.ratio.into());
+            entries.push(continuation.ratio.into());
             if let Some(maps) = affine {
                 let fit = maps.fit(plan.addresses((*from, *to)));
                 entries.push(or_dash(fit.map(|f| f.held_out as f32)));

@@ -21,7 +21,7 @@ const TOP: usize = 5;
 pub struct ContinuedText {
     /// The tokens, greedily, an end token included.
     pub tokens: Vec<u32>,
-    /// Whether it broke off because its numbers were not finite any more.
+    /// Whether the continuation broke off because its numbers were no longer finite.
     pub silent: bool,
     /// The most probable first tokens.
     pub first: RowStats,
@@ -65,7 +65,7 @@ impl TargetPrompt {
         };
         let written = |mut row: Capture| {
             let first = row.output.pop().unwrap_or_default();
-            let p = first.tokens.iter().map(|told| told.logprob.exp());
+            let p = first.tokens.iter().map(|token| token.logprob.exp());
             ContinuedText {
                 watched: p.collect(),
                 first,

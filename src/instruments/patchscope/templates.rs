@@ -1,7 +1,7 @@
 //! The library of target prompts: those of the papers, those in the words of the demo's world, and the user's own.
 //!
 //! Invariant: of two templates of one name the later source wins: a file that is named, then `templates.toml` in the
-//! user's folder, then the built-in ones; every template's slot occurs in its prompt. To add a built-in one, add a row
+//! user's folder, then the built-in ones; every template's placeholder occurs in its prompt. To add a built-in one, add a row
 //! to [`TEMPLATES`].
 
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub struct BuiltinTemplate {
     /// The target prompt.
     pub prompt: &'static str,
     /// The text whose token is overwritten.
-    pub slot: &'static str,
+    pub placeholder: &'static str,
     /// One sentence.
     pub about: &'static str,
 }
@@ -27,43 +27,43 @@ pub const TEMPLATES: &[BuiltinTemplate] = &[
     BuiltinTemplate {
         name: "description",
         prompt: "Syria: Country in the Middle East, Leonardo DiCaprio: American actor, Samsung: South Korean multinational major appliance and consumer electronics corporation, x",
-        slot: "x",
+        placeholder: "x",
         about: "entity description, the prompt of the Diana table",
     },
     BuiltinTemplate {
         name: "entity",
         prompt: "Syria: Syria is a country in the Middle East, Leonardo DiCaprio: Leonardo DiCaprio is an American actor, Samsung: Samsung is a South Korean multinational corporation, x",
-        slot: "x",
+        placeholder: "x",
         about: "entity description in sentences, as for two-hop questions (2406.12775)",
     },
     BuiltinTemplate {
         name: "identity",
         prompt: "cat -> cat\n1135 -> 1135\nhello -> hello\n?",
-        slot: "?",
+        placeholder: "?",
         about: "token identity: which token is this?",
     },
     BuiltinTemplate {
         name: "city",
         prompt: "The largest city in x",
-        slot: "x",
+        placeholder: "x",
         about: "attribute extraction, zero-shot",
     },
     BuiltinTemplate {
         name: "world",
         prompt: "Spain: country in Europe, Oslo: capital of Norway, Lena Berg: painter from India, robin: kind of bird, x",
-        slot: "x",
+        placeholder: "x",
         about: "entity description in the demo's world",
     },
     BuiltinTemplate {
         name: "echo",
         prompt: "cat -> cat ; Tokyo -> Tokyo ; gold -> gold ; x",
-        slot: "x",
+        placeholder: "x",
         about: "token identity in the demo's world",
     },
     BuiltinTemplate {
         name: "capital",
         prompt: "The capital of x",
-        slot: "x",
+        placeholder: "x",
         about: "attribute extraction in the demo's world",
     },
 ];
@@ -82,7 +82,7 @@ pub const NAMES: [&str; TEMPLATES.len()] = {
 /// The file in the user's folder.
 const FILE: &str = "templates.toml";
 
-/// A target prompt with its slot.
+/// A target prompt with its placeholder.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PatchscopeTemplate {
@@ -90,8 +90,8 @@ pub struct PatchscopeTemplate {
     /// The target prompt.
     pub prompt: String,
     /// The text whose token is overwritten.
-    #[serde(default = "usual", rename = "placeholder", alias = "slot")]
-    pub slot: String,
+    #[serde(default = "usual", alias = "slot")]
+    pub placeholder: String,
     /// One sentence.
     #[serde(default)]
     pub about: String,
@@ -124,7 +124,7 @@ pub fn find(name: &str, library: Option<&Path>) -> Result<PatchscopeTemplate> {
     all.extend(TEMPLATES.iter().map(|t| PatchscopeTemplate {
         name: t.name.into(),
         prompt: t.prompt.into(),
-        slot: t.slot.into(),
+        placeholder: t.placeholder.into(),
         about: t.about.into(),
     }));
     if let Some(found) = all.iter().find(|t| t.name == name) {
@@ -159,7 +159,7 @@ pub fn read(path: &Path) -> Result<Vec<PatchscopeTemplate>> {
     parse(&text, path)
 }
 
-/// The same from text; `path` is for messages.
+/// Parses templates from text; `path` is for messages.
 ///
 /// # Errors
 ///
@@ -185,10 +185,10 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<PatchscopeTemplate>> {
         if file.template[..i].iter().any(|t| t.name == *name) {
             return Err(bad(format!("two templates are called `{name}`")));
         }
-        if template.slot.is_empty() || !template.prompt.contains(&template.slot) {
-            let slot = &template.slot;
+        if template.placeholder.is_empty() || !template.prompt.contains(&template.placeholder) {
+            let placeholder = &template.placeholder;
             return Err(bad(format!(
-                "the placeholder `{slot}` of `{name}` does not occur in its prompt"
+                "the placeholder `{placeholder}` of `{name}` does not occur in its prompt"
             )));
         }
     }
@@ -207,7 +207,7 @@ mod tests {
         let text = "[[template]]\nname = \"film\"\nprompt = \"Alien: film, x\"\n\n[[template]]\nname = \"world\"\nprompt = \"Mars: planet, ?\"\nslot = \"?\"\n";
         std::fs::write(&path, text).unwrap();
         let library = Some(path.as_path());
-        assert_eq!(find("film", library).unwrap().slot, "x");
+        assert_eq!(find("film", library).unwrap().placeholder, "x");
         assert_eq!(find("world", library).unwrap().prompt, "Mars: planet, ?");
         assert_eq!(find("echo", library).unwrap().prompt, TEMPLATES[5].prompt);
         let error = find("flim", library).unwrap_err().to_string();
@@ -248,9 +248,9 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_slot_occurs_in_its_prompt() {
+    fn every_built_in_placeholder_occurs_in_its_prompt() {
         for t in TEMPLATES {
-            assert!(t.prompt.contains(t.slot), "{}", t.name);
+            assert!(t.prompt.contains(t.placeholder), "{}", t.name);
         }
     }
 }

@@ -40,7 +40,7 @@ pub fn rounding(model: &Model) -> f32 {
     }
 }
 
-/// One summand of a logit.
+/// A part of the sum that makes a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogitPart {
     /// What enters block 0.
@@ -114,7 +114,7 @@ pub struct Attribution {
     pub logits: Vec<f32>,
     /// The sum against the model's own value, the worst of the positions.
     pub check: Check,
-    /// The parts against the end of the stream, relative to its largest entry.
+    /// How far the sum of the parts is from the final residual stream, relative to its largest entry.
     pub stream_error: f32,
     /// The directions that parts were held against, scale and all: `[positions, d_model]`, f32.
     pub directions: Tensor,
@@ -123,7 +123,7 @@ pub struct Attribution {
 /// What is to be attributed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttributionRequest {
-    /// The target; the favoured token of each position where none is given.
+    /// The target; the top prediction of each position where none is given.
     pub target: Option<LogitTarget>,
     /// Whether the mean over the vocabulary is taken away from the logit.
     pub centred: bool,
@@ -211,14 +211,14 @@ impl Attribution {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
-        let (targets, logits) = own_logits(lab, last, question)?;
+        let (targets, logits) = model_logits(lab, last, question)?;
         let (directions, constants) = directions(model, last, &targets, question)?;
-        let parts = summands(model, capture)?;
+        let parts = stream_parts(model, capture)?;
         let width = model.card.d_model;
-        let (seen, end) = (host(&directions)?, host(last)?);
+        let (seen, end) = (to_host(&directions)?, to_host(last)?);
         // One read-back for all parts.
         let rows: Vec<&Tensor> = parts.iter().map(|(_, rows)| rows).collect();
-        let values = host(&Tensor::stack(&rows, 0)?)?;
+        let values = to_host(&Tensor::stack(&rows, 0)?)?;
         let values: Vec<&[f32]> = values.chunks(positions.len() * width).collect();
         let mut shares = Vec::with_capacity(positions.len());
         let mut check = Check {
@@ -230,7 +230,7 @@ impl Attribution {
             let row = |of: &'_ [f32]| of[i * width..(i + 1) * width].to_vec();
             let (u, end) = (row(&seen), row(&end));
             let parts: Vec<Vec<f32>> = values.iter().map(|v| row(v)).collect();
-            let (mut own, gap) = one_position(&parts, &u, &end);
+            let (mut own, gap) = parts_at_position(&parts, &u, &end);
             stream_error = stream_error.max(gap);
             own.extend(constants[i].iter().map(|effect| PartAtPosition {
                 effect: *effect,
@@ -279,16 +279,16 @@ fn constant_parts(model: &Model) -> Vec<LogitPart> {
 }
 
 /// Values on the host, f32, row after row.
-pub(crate) fn host(t: &Tensor) -> Result<Vec<f32>> {
+pub(crate) fn to_host(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1()?)
 }
 
-/// What the model itself says of the target after each row, before a soft-cap; the target is the favoured token of the row
+/// What the model itself says of the target after each row, before a soft-cap; the target is the top prediction of the row
 /// where none is given.
-fn own_logits(
+fn model_logits(
     lab: &Lab,
     last: &Tensor,
     question: AttributionRequest,
@@ -310,10 +310,10 @@ fn own_logits(
                     "The logits of the residual stream are",
                 ));
             }
-            let favoured =
+            let top_prediction =
                 || LogitTarget::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
-            let target = question.target.unwrap_or_else(favoured);
-            let mean = if question.centred && target.less.is_none() {
+            let target = question.target.unwrap_or_else(top_prediction);
+            let mean = if question.centred && target.minus.is_none() {
                 row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
             } else {
                 0.0
@@ -346,7 +346,7 @@ fn directions(
         if !made.contains_key(target) {
             let mut direction = target.direction(model)?;
             let mut bias = transformer.logit_bias(target.token)?;
-            match (target.less, &mean) {
+            match (target.minus, &mean) {
                 (Some(less), _) => bias -= transformer.logit_bias(less)?,
                 (None, Some((row, own))) => {
                     direction = (direction - row)?;
@@ -384,7 +384,7 @@ fn directions(
 }
 
 /// The parts of the stream as rows `[positions, d_model]`, f32, in the order in which they were written.
-fn summands(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tensor)>> {
+fn stream_parts(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tensor)>> {
     let get = |at: Address| capture.get(at).cloned();
     let layers = model.card.layers;
     let touched = edited(&capture.run, layers)?;
@@ -432,7 +432,7 @@ fn summands(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tensor)>
 }
 
 /// Every part of one position against a direction, and how far the parts are from the end of the stream.
-fn one_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<PartAtPosition>, f32) {
+fn parts_at_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<PartAtPosition>, f32) {
     let mut stream = vec![0f64; u.len()];
     let whole: f64 = end.iter().map(|x| f64::from(*x).abs()).sum();
     let mut near = Vec::with_capacity(parts.len());

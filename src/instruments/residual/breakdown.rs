@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::{ResidualParams, all_addresses, spelled, targets, with_rests};
+use super::{ResidualParams, all_addresses, spelled, targets, worst_check};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{
@@ -45,7 +45,7 @@ fn biases_in_words(pieces: &[OutputParts], i: usize) -> Option<String> {
 
 impl ResidualParams {
     /// The layers that are opened.
-    fn opened(&self, lab: &Lab) -> Result<Vec<usize>> {
+    fn layers_to_split(&self, lab: &Lab) -> Result<Vec<usize>> {
         let layers = lab.model.card.layers;
         Ok(match self.layer.within(layers)? {
             Some(one) => vec![one],
@@ -61,7 +61,7 @@ impl ResidualParams {
         question: AttributionRequest,
         lab: &mut Lab,
     ) -> Result<Draft> {
-        let layers = self.opened(lab)?;
+        let layers = self.layers_to_split(lab)?;
         let normed = lab.model.card.norms_writes;
         let wanted = all_addresses(lab, run, of_attention(&layers, normed, false))?;
         let recording = lab.record(run, &wanted)?;
@@ -82,7 +82,7 @@ impl ResidualParams {
         let last = sum.positions.len() - 1;
         let effect = format!("direct effect on the logit of {}", spelled(&sum, lab));
         let body: Body = if let ([layer], 0) = (layers.as_slice(), last) {
-            one_layer(&pieces[0], *layer, &sum, &effect).into()
+            attention_series(&pieces[0], *layer, &sum, &effect).into()
         } else if last == 0 {
             let rows = layers.iter().map(|l| AxisLabel::layer(*l)).collect();
             let columns = ("head", AxisLabel::heads(heads));
@@ -108,7 +108,7 @@ impl ResidualParams {
                 "each cell: what the head's output, after the output projection, adds to the logit",
             )
             .notes(biases_in_words(&pieces, last))
-            .checked(Some(with_rests(sum.check, &pieces))))
+            .checked(Some(worst_check(sum.check, &pieces))))
     }
 
     /// The neurons with the largest effects, a page a position, with what is not listed.
@@ -123,7 +123,7 @@ impl ResidualParams {
         if known.is_empty() {
             return Err(lab.model.transformer.no_neurons());
         }
-        let mut layers = self.opened(lab)?;
+        let mut layers = self.layers_to_split(lab)?;
         if let [one] = layers.as_slice()
             && !known.contains(one)
         {
@@ -151,7 +151,7 @@ impl ResidualParams {
             .titled(format!("logit of {}, by neuron", spelled(&sum, lab)))
             .notes(self.notes(&sum, run, lab))
             .note("effect: direct effect, activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed neurons sum to the MLP outputs")
-            .checked(Some(with_rests(sum.check, &pieces))))
+            .checked(Some(worst_check(sum.check, &pieces))))
     }
 
     /// The tokens that attention read: layers by sources, or the heads of one layer by sources.
@@ -162,7 +162,7 @@ impl ResidualParams {
         question: AttributionRequest,
         lab: &mut Lab,
     ) -> Result<Draft> {
-        let layers = self.opened(lab)?;
+        let layers = self.layers_to_split(lab)?;
         let normed = lab.model.card.norms_writes;
         let sum = lab.attribute(run, position..position + 1, question)?;
         let mut pieces = Vec::with_capacity(layers.len());
@@ -211,12 +211,12 @@ impl ResidualParams {
             .notes(self.notes(&sum, run, lab))
             .note("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection")
             .notes(biases_in_words(&pieces, 0))
-            .checked(Some(with_rests(sum.check, &pieces))))
+            .checked(Some(worst_check(sum.check, &pieces))))
     }
 }
 
 /// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
-fn one_layer(pieces: &OutputParts, layer: usize, sum: &Attribution, value: &str) -> Series {
+fn attention_series(pieces: &OutputParts, layer: usize, sum: &Attribution, value: &str) -> Series {
     let heads = pieces.values[0].iter().enumerate();
     let heads = heads.map(|(h, v)| (format!("head {h}"), Anchor::head(layer, h), *v));
     let beside = [

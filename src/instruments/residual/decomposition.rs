@@ -7,7 +7,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::attribution::{Attribution, LogitPart, edited, host, rounding};
+use super::attribution::{Attribution, LogitPart, edited, rounding, to_host};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
@@ -78,8 +78,8 @@ impl Attribution {
     ) -> Result<OutputParts> {
         let transformer = &lab.model.transformer;
         let width = transformer.blueprint.head_dim;
-        let views = host(&transformer.head_views(layer, &self.directions)?)?;
-        let z = host(&rows(recording, Site::Z.at(layer), self)?.flatten_from(1)?)?;
+        let views = to_host(&transformer.head_views(layer, &self.directions)?)?;
+        let z = to_host(&rows(recording, Site::Z.at(layer), self)?.flatten_from(1)?)?;
         let scales = self.attention_scales(lab, recording, layer)?;
         let all = transformer.blueprint.heads * width;
         let values = scales.iter().enumerate().map(|(i, scale)| {
@@ -119,11 +119,11 @@ impl Attribution {
         let (width, group) = (shape.head_dim, shape.heads / shape.kv_heads);
         let position = self.positions[i];
         let count = position + 1;
-        let views = host(&transformer.head_views(layer, &self.directions)?.get(i)?)?;
+        let views = to_host(&transformer.head_views(layer, &self.directions)?.get(i)?)?;
         let v = recording.get(Site::V.at(layer))?.narrow(0, 0, count)?;
-        let v = host(&v.contiguous()?)?;
+        let v = to_host(&v.contiguous()?)?;
         let probs = recording.get(Site::AttnProbs.at(layer))?;
-        let probs = host(
+        let probs = to_host(
             &probs
                 .narrow(1, position, 1)?
                 .narrow(2, 0, count)?
@@ -140,7 +140,7 @@ impl Attribution {
             }
         }
         let constants = transformer.attention_constants(layer, &self.directions)?;
-        let one = self.only(i);
+        let one = self.at_position(i);
         let constants = Constants {
             scaled: vec![constants.scaled[i]],
             fixed: vec![constants.fixed[i]],
@@ -166,8 +166,8 @@ impl Attribution {
         layer: usize,
     ) -> Result<OutputParts> {
         let transformer = &lab.model.transformer;
-        let views = host(&transformer.neuron_views(layer, &self.directions)?)?;
-        let acts = host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
+        let views = to_host(&transformer.neuron_views(layer, &self.directions)?)?;
+        let acts = to_host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
         let width = lab.model.card.d_mlp;
         let scales = if lab.model.card.norms_writes {
             let out = rows(recording, Site::MlpOut.at(layer), self)?.to_vec2::<f32>()?;
@@ -195,8 +195,8 @@ impl Attribution {
         )
     }
 
-    /// The same at one of its positions alone, as far as opening it needs.
-    fn only(&self, i: usize) -> Self {
+    /// The parts at a single position.
+    fn at_position(&self, i: usize) -> Self {
         Self {
             positions: vec![self.positions[i]],
             targets: vec![self.targets[i]],

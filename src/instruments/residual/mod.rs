@@ -33,7 +33,7 @@ choices! {
 }
 
 choices! {
-    /// What a write is measured by.
+    /// What is measured of a component output.
     pub enum OutputMeasure { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
 }
 
@@ -69,36 +69,36 @@ impl Measurement for Residual {
     // What an edit of the stream moves is a row of its own.
     const ROWS_FOLLOW_EDITS: bool = true;
 
-    fn live(asked: &ResidualParams, card: &Card) -> bool {
-        asked.by == Decomposed::Layer && asked.position == Position(-1) && !card.norms_stream
+    fn live(params: &ResidualParams, card: &Card) -> bool {
+        params.by == Decomposed::Layer && params.position == Position(-1) && !card.norms_stream
     }
 
-    fn positions(asked: &ResidualParams, run: &Run) -> Result<Range<usize>> {
-        let end = asked.position.within(run.tokens.len())? + 1;
-        Ok(end - asked.window.0.min(end)..end)
+    fn positions(params: &ResidualParams, run: &Run) -> Result<Range<usize>> {
+        let end = params.position.within(run.tokens.len())? + 1;
+        Ok(end - params.window.0.min(end)..end)
     }
 
-    fn needs(_asked: &ResidualParams, run: &Run, lab: &Lab) -> Result<Needs> {
+    fn needs(_params: &ResidualParams, run: &Run, lab: &Lab) -> Result<Needs> {
         needs(&lab.model, run)
     }
 
-    fn figure(asked: &ResidualParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let sum = Attribution::read(lab, of, asked.question(lab)?)?;
-        Ok(asked.by_layer(&sum, &of.run, lab))
+    fn figure(params: &ResidualParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let sum = Attribution::read(lab, of, params.question(lab)?)?;
+        Ok(params.by_layer(&sum, &of.run, lab))
     }
 
-    fn measure(asked: &ResidualParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+    fn measure(params: &ResidualParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         check_sum(&lab.model)?;
-        let positions = Self::positions(asked, run)?;
-        let question = asked.question(lab)?;
-        match asked.by {
+        let positions = Self::positions(params, run)?;
+        let question = params.question(lab)?;
+        match params.by {
             Decomposed::Layer => {
                 let sum = lab.attribute(run, positions, question)?;
-                Ok(asked.by_layer(&sum, run, lab))
+                Ok(params.by_layer(&sum, run, lab))
             }
-            Decomposed::Head => asked.by_head(run, positions, question, lab),
-            Decomposed::Neuron => asked.by_neuron(run, positions, question, lab),
-            Decomposed::Source => asked.by_source(run, positions.end - 1, question, lab),
+            Decomposed::Head => params.by_head(run, positions, question, lab),
+            Decomposed::Neuron => params.by_neuron(run, positions, question, lab),
+            Decomposed::Source => params.by_source(run, positions.end - 1, question, lab),
         }
     }
 }
@@ -113,15 +113,15 @@ impl ResidualParams {
 
     fn by_layer(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Draft {
         let (many, value) = (self.window.0 > 1, self.value);
-        // A grid of one column is about the favoured tokens too: more columns may come.
+        // A grid of one column is about the top predictions too: more columns may come.
         let whose = if many && self.token.is_none() {
-            FAVOURED.to_owned()
+            TOP_PREDICTIONS.to_owned()
         } else {
             spelled(sum, lab)
         };
         let title = match (many, value) {
             (false, OutputMeasure::Effect) => format!("logit of {whose}, by component"),
-            _ => measured(value, &whose),
+            _ => measure_in_words(value, &whose),
         };
         let body: Body = if many {
             grid(sum, run, value, &whose, lab).into()
@@ -154,7 +154,7 @@ impl ResidualParams {
                 "this model soft-caps its logits at {cap}; the logit before the cap is attributed, where the sum is exact"
             ));
         }
-        if of.less.is_none() {
+        if of.minus.is_none() {
             notes.push(if self.centred {
                 "centred: the mean logit over the vocabulary is subtracted".into()
             } else {
@@ -172,13 +172,13 @@ impl ResidualParams {
 }
 
 /// The targets where none is given.
-const FAVOURED: &str = "the top prediction at each position";
+const TOP_PREDICTIONS: &str = "the top prediction at each position";
 
 /// The targets of a figure in words.
 pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     match sum.targets.as_slice() {
         [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(lab),
-        _ => FAVOURED.to_owned(),
+        _ => TOP_PREDICTIONS.to_owned(),
     }
 }
 
@@ -192,10 +192,10 @@ fn anchor(part: LogitPart, position: usize) -> Anchor {
 
 /// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
 fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
-    let kept = kept(sum, value);
+    let kept = parts_with_value(sum, value);
     let values: Vec<f32> = kept
         .iter()
-        .map(|k| pick(&sum.shares[0][*k], value))
+        .map(|k| value_of(&sum.shares[0][*k], value))
         .collect();
     let scale = scale(values.iter().copied(), value);
     let adds = value == OutputMeasure::Effect;
@@ -210,7 +210,7 @@ fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
         scale,
         ..Series::of(
             "component",
-            &measured(value, whose),
+            &measure_in_words(value, whose),
             points,
             vec![curve],
             style,
@@ -226,7 +226,7 @@ fn header(part: LogitPart) -> AxisLabel {
 }
 
 /// Which parts have such a number: constants have an effect and nothing else.
-fn kept(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
+fn parts_with_value(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
     (0..sum.parts.len())
         .filter(|k| {
             value == OutputMeasure::Effect
@@ -235,7 +235,7 @@ fn kept(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
         .collect()
 }
 
-fn pick(share: &PartAtPosition, value: OutputMeasure) -> f32 {
+fn value_of(share: &PartAtPosition, value: OutputMeasure) -> f32 {
     match value {
         OutputMeasure::Size => share.size,
         OutputMeasure::Cosine => share.cosine,
@@ -245,7 +245,7 @@ fn pick(share: &PartAtPosition, value: OutputMeasure) -> f32 {
 }
 
 /// What the numbers are.
-fn measured(value: OutputMeasure, whose: &str) -> String {
+fn measure_in_words(value: OutputMeasure, whose: &str) -> String {
     match value {
         OutputMeasure::Effect => format!("direct effect on the logit of {whose}"),
         OutputMeasure::Size => "norm of the component output".into(),
@@ -258,10 +258,10 @@ fn measured(value: OutputMeasure, whose: &str) -> String {
 
 /// Parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &Lab) -> Grid {
-    let kept = kept(sum, value);
+    let kept = parts_with_value(sum, value);
     let cell = |row: usize, i: usize| {
         let (part, share) = (sum.parts[kept[row]], &sum.shares[i][kept[row]]);
-        Cell::of("", pick(share, value), anchor(part, sum.positions[i])).more([
+        Cell::of("", value_of(share, value), anchor(part, sum.positions[i])).more([
             ("effect", share.effect),
             ("size", share.size),
             ("cosine", share.cosine),
@@ -276,7 +276,7 @@ fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &L
     let grid = Grid::of(
         ("component", rows),
         ("position", columns),
-        measured(value, whose),
+        measure_in_words(value, whose),
         cell,
     );
     let columns = sum.positions.iter().zip(&grid.cells);
@@ -309,7 +309,7 @@ fn scale(values: impl Iterator<Item = f32>, value: OutputMeasure) -> Scale {
 }
 
 /// The worse of a sum's check and the rests of what was opened.
-pub(crate) fn with_rests(
+pub(crate) fn worst_check(
     check: Check,
     pieces: &[crate::instruments::residual::decomposition::OutputParts],
 ) -> Check {

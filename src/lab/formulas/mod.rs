@@ -52,7 +52,7 @@ pub(crate) struct Pointed {
 /// What is done to the value at one address.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// To its rows, by a formula.
+    /// Changes rows of values by a formula.
     Values(Box<PreparedEdit>),
     /// To edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
     Cut(KnockoutRule),

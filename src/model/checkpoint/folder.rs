@@ -65,7 +65,7 @@ pub(crate) fn what_it_is(folder: &Path, config: Option<&Value>) -> Option<(Strin
     }
 }
 
-/// The same from the names of the files alone, which may lie in folders.
+/// As [`what_it_is`], from file names alone, which may lie in folders.
 pub(crate) fn by_names(names: &[String], config: Option<&Value>) -> Option<(String, String)> {
     let has = |name: &str| names.iter().any(|n| n == name);
     let any = |test: &dyn Fn(&str) -> bool| names.iter().find(|n| test(n));

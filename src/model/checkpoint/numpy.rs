@@ -32,8 +32,8 @@ const KINDS: &[(&str, DType, usize)] = &[
 /// What an array's header says.
 struct NpyHeader {
     kind: String,
-    big: bool,
-    fortran: bool,
+    big_endian: bool,
+    column_major: bool,
     shape: Vec<usize>,
     /// Where its elements begin.
     start: usize,
@@ -139,7 +139,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
         ));
     }
     let mut own = Cow::Borrowed(data);
-    if header.big {
+    if header.big_endian {
         own.to_mut()
             .chunks_exact_mut(*width)
             .for_each(<[u8]>::reverse);
@@ -147,7 +147,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
     let numbers = Tensor::from_raw_buffer(&own, *dtype, &[data.len() / width], &Device::Cpu)
         .and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>())
         .map_err(|e| format!("{what} cannot be read ({e})"))?;
-    let values = if header.fortran {
+    let values = if header.column_major {
         let columns = header.shape.iter().scan(1, |stride, side| {
             Some(std::mem::replace(stride, *stride * side))
         });
@@ -201,7 +201,7 @@ fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
     };
     let (descr, _) = descr[1..].split_once(quote).ok_or_else(damaged)?;
     let kind = descr.trim_start_matches(['<', '>', '|', '=']);
-    let fortran = after("fortran_order")?.starts_with("True");
+    let column_major = after("fortran_order")?.starts_with("True");
     let (shape, _) = after("shape")?
         .strip_prefix('(')
         .and_then(|s| s.split_once(')'))
@@ -215,8 +215,8 @@ fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
     }
     Ok(NpyHeader {
         kind: kind.to_string(),
-        big: descr.starts_with('>'),
-        fortran,
+        big_endian: descr.starts_with('>'),
+        column_major,
         shape,
         start,
     })

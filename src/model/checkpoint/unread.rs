@@ -46,7 +46,7 @@ const KINDS: [(&str, &str); 16] = [
     ("v_head", "a value head"),
     ("value_head", "a value head"),
     ("reward", "a reward head"),
-    ("medusa", "heads of speculative decoding"),
+    ("medusa", "heads for speculative decoding"),
     ("mtp", "heads that predict further tokens"),
     ("nextn", "heads that predict further tokens"),
     (

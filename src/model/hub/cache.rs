@@ -19,7 +19,7 @@ use super::{ModelSource, Reference, files, is_gguf};
 use crate::error::Error;
 use crate::file::{self, Overwrite};
 
-/// One repository of the cache, there or not.
+/// A repository's place in the cache, whether it is there or not.
 #[derive(Clone, Debug)]
 pub(super) struct Repository {
     folder: PathBuf,

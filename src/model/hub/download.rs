@@ -58,7 +58,7 @@ pub fn fetch(
 /// A file to fetch, with how much of it was there when that was looked at.
 struct FileToFetch {
     meta: RemoteFile,
-    there: u64,
+    present: u64,
 }
 
 async fn run(
@@ -85,8 +85,8 @@ async fn run(
     if let Some(index) = names.last().filter(|n| files::is_index(n)).cloned() {
         if !snapshot.join(&index).is_file() {
             let meta = remote.describe(meter, &commit, &index).await?;
-            modest(&meta)?;
-            let item = FileToFetch { meta, there: 0 };
+            check_plausible_size(&meta)?;
+            let item = FileToFetch { meta, present: 0 };
             file(&remote, repository, &commit, &item, meter).await?;
         }
         names.extend(files::shards(&snapshot.join(&index))?);
@@ -126,7 +126,7 @@ async fn adapter(
     let path = repository.snapshot(commit).join(files::ADAPTER);
     if !path.is_file() {
         let meta = remote.describe(meter, commit, files::ADAPTER).await?;
-        let item = FileToFetch { meta, there: 0 };
+        let item = FileToFetch { meta, present: 0 };
         file(remote, repository, commit, &item, meter).await?;
     }
     let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
@@ -138,14 +138,14 @@ async fn adapter(
     })
 }
 
-/// Refuses a model that no family serves, when its configuration is there: nobody wants the weights of one.
+/// Refuses a model that no family supports before its weights are downloaded, as soon as its configuration is there.
 fn served(snapshot: &Path) -> Result<(), RemoteError> {
     let path = snapshot.join(CONFIG);
     let Some(bytes) = file::read_if_there(&path, file::SMALL)? else {
         return Ok(());
     };
     let config = serde_json::from_slice(&bytes).map_err(|e| {
-        let next = "It comes like that from the hub; tell its owners.";
+        let next = "The file is like this on the hub; tell the model's owners.";
         Error::bad_file(&path, e.to_string(), next)
     })?;
     Ok(families::read(&config).map(drop)?)
@@ -169,7 +169,7 @@ async fn plan(
             continue;
         }
         let meta = remote.describe(meter, commit, name).await?;
-        modest(&meta)?;
+        check_plausible_size(&meta)?;
         let there = length(&repository.blob(&meta.etag))
             .or_else(|| length(&repository.incomplete(&meta.etag)))
             .unwrap_or(0);
@@ -178,7 +178,10 @@ async fn plan(
         let there = if fits { there } else { 0 };
         total += meta.size.unwrap_or(there);
         before += there;
-        items.push(FileToFetch { meta, there });
+        items.push(FileToFetch {
+            meta,
+            present: there,
+        });
     }
     meter.now.total = total;
     meter.now.done = 0;
@@ -188,21 +191,21 @@ async fn plan(
 }
 
 /// Refuses a small file that is announced as a large one.
-fn modest(meta: &RemoteFile) -> Result<(), RemoteError> {
+fn check_plausible_size(meta: &RemoteFile) -> Result<(), RemoteError> {
     let size = meta.size.unwrap_or(0);
     if files::is_weights(&meta.name) || size <= file::SMALL {
         return Ok(());
     }
     let size = crate::text::size(size);
     Err(RemoteError::Odd(format!(
-        "{} is announced with {size}",
+        "{} is a small file, but the hub announces {size} for it",
         meta.name
     )))
 }
 
 /// Refuses when the disk has no room for what is missing.
 fn room(cache: &Path, items: &[FileToFetch]) -> Result<(), RemoteError> {
-    let missing = |i: &FileToFetch| i.meta.size.unwrap_or(0).saturating_sub(i.there);
+    let missing = |i: &FileToFetch| i.meta.size.unwrap_or(0).saturating_sub(i.present);
     let needed: u64 = items.iter().map(missing).sum();
     // A file system that does not say is given the benefit of the doubt.
     let Ok(disk) = rustix::fs::statvfs(cache) else {
@@ -225,7 +228,7 @@ async fn file(
 ) -> Result<(), RemoteError> {
     let meta = &item.meta;
     let _held = queue(repository, meta, meter).await?;
-    let mut counted = item.there;
+    let mut counted = item.present;
     if !repository.blob(&meta.etag).is_file() {
         let mut afresh = false;
         loop {
@@ -280,7 +283,7 @@ struct PartialFile<'a> {
     blob: PathBuf,
     file: File,
     length: u64,
-    /// Of what is there, when the blob's name is one.
+    /// The running SHA-256 of what has come, when the blob is named after its SHA-256.
     digest: Option<Sha256>,
 }
 

@@ -17,7 +17,7 @@ use crate::text;
 /// Where tokens are made.
 const TOKENS: &str = "https://huggingface.co/settings/tokens";
 
-/// Not in the cache, and asking is forbidden.
+/// The error for a model that the cache lacks while the network is forbidden.
 pub fn offline(
     reference: &Reference,
     settings: &HubSettings,
@@ -27,10 +27,10 @@ pub fn offline(
     let (id, cache, command) = (&reference.id, settings.cache.display(), reference.by_hand());
     let what = match repository.lacks(reference) {
         Some(part) => format!(
-            "`{id}` is only partly in the cache {cache} ({part} is missing), and {variable} forbids to fetch the rest"
+            "`{id}` is only partly in the cache {cache} ({part} is missing), and {variable} forbids downloading the rest"
         ),
         None => format!(
-            "`{id}` is neither a folder here nor in the cache {cache}, and {variable} forbids to fetch it"
+            "`{id}` is neither a folder here nor in the cache {cache}, and {variable} forbids downloading it"
         ),
     };
     Error::Hub {
@@ -196,7 +196,7 @@ fn refused(
         (429, _) => (
             match after {
                 Some(after) => format!(
-                    "The hub limits how often it is asked (429) and wants {after} s of silence{kept}"
+                    "The hub limits how often it is asked (429) and asks for a pause of {after} s{kept}"
                 ),
                 None => format!("The hub limits how often it is asked (429){kept}"),
             },

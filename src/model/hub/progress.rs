@@ -59,7 +59,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Nothing done yet.
+    /// The progress of a download that has not begun.
     pub fn of(model: &str) -> Self {
         Self {
             model: model.to_string(),
@@ -77,7 +77,7 @@ impl Progress {
         match self.phase {
             DownloadPhase::Asking => "asking the hub".into(),
             DownloadPhase::Downloading => "downloading".into(),
-            DownloadPhase::Checking => "checking what is there".into(),
+            DownloadPhase::Checking => "checking which files are there".into(),
             DownloadPhase::Waiting(seconds) => {
                 format!("the hub limits requests, going on in {seconds} s")
             }
@@ -142,7 +142,7 @@ impl Progress {
     }
 }
 
-/// Who hears of a download, and who may stop it.
+/// Shows the progress of a download, and can stop it.
 pub struct DownloadWatch<'a> {
     /// Told how far it is.
     pub show: &'a mut dyn FnMut(&Progress),
@@ -166,7 +166,7 @@ pub(super) struct ByteCounter<'a, 'w> {
     /// What is told.
     pub now: Progress,
     watch: &'a mut DownloadWatch<'w>,
-    told: Instant,
+    last_update: Instant,
     samples: VecDeque<(Instant, u64)>,
 }
 
@@ -175,7 +175,7 @@ impl<'a, 'w> ByteCounter<'a, 'w> {
         let mut meter = Self {
             now: Progress::of(model),
             watch,
-            told: Instant::now(),
+            last_update: Instant::now(),
             samples: VecDeque::new(),
         };
         meter.tell();
@@ -227,14 +227,14 @@ impl<'a, 'w> ByteCounter<'a, 'w> {
 
     /// Tells when it is time to.
     pub fn tick(&mut self) {
-        if self.told.elapsed() >= TICK {
+        if self.last_update.elapsed() >= TICK {
             self.measure();
             self.tell();
         }
     }
 
     fn tell(&mut self) {
-        self.told = Instant::now();
+        self.last_update = Instant::now();
         (self.watch.show)(&self.now);
     }
 
@@ -287,8 +287,8 @@ mod tests {
 
     #[test]
     fn a_meter_stops_when_asked_and_takes_useless_bytes_back() {
-        let mut told = Vec::new();
-        let mut show = |p: &Progress| told.push(p.done);
+        let mut last_update = Vec::new();
+        let mut show = |p: &Progress| last_update.push(p.done);
         let stop = std::cell::Cell::new(false);
         let cancelled = || stop.get();
         let mut watch = DownloadWatch {
@@ -304,6 +304,6 @@ mod tests {
         stop.set(true);
         assert!(matches!(meter.check(), Err(Error::Cancelled)));
         assert_eq!((meter.now.before, meter.now.number), (6, 2));
-        assert_eq!(told, [0, 10, 6]);
+        assert_eq!(last_update, [0, 10, 6]);
     }
 }

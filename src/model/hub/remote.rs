@@ -51,7 +51,7 @@ pub enum RemoteError {
         status: u16,
         /// The hub's own name for the situation, such as `GatedRepo`.
         code: String,
-        /// Its words.
+        /// The message of the error.
         message: String,
         /// Seconds to wait.
         after: Option<u64>,
@@ -92,7 +92,7 @@ impl From<reqwest::Error> for RemoteError {
             inner = source;
         }
         let why = if error.is_timeout() {
-            "nothing came for too long".to_string()
+            "no data arrived for too long".to_string()
         } else {
             inner.to_string()
         };
@@ -149,9 +149,9 @@ pub struct RemoteFile {
 /// The bytes of a file.
 #[derive(Debug)]
 pub enum RemoteBody {
-    /// From the position that was asked for.
+    /// The bytes from the requested position on.
     Rest(Response),
-    /// From the first byte, whatever was asked for.
+    /// The whole file from its first byte, although a later position was requested.
     Whole(Response),
     /// The position lies behind the end.
     Beyond,
@@ -288,7 +288,7 @@ impl Remote {
                 if answer.status().is_redirection() {
                     let next = header(&headers, LOCATION.as_str()).and_then(|l| url.join(&l).ok());
                     let next = next.ok_or_else(|| {
-                        RemoteError::Odd(format!("a redirect of {name} to nowhere"))
+                        RemoteError::Odd(format!("a redirect of {name} without a target"))
                     })?;
                     // A renamed repository redirects inside the hub, and only the last answer describes the file.
                     if next.origin() == url.origin() || etag.is_none() {

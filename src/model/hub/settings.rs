@@ -17,7 +17,7 @@ pub struct HubSettings {
     pub cache: PathBuf,
     /// The hub's address, without a slash at its end.
     pub endpoint: String,
-    /// Who asks.
+    /// The access token of the user.
     pub token: Option<String>,
     /// Which variable forbids to ask, if one does.
     pub offline: Option<&'static str>,
@@ -62,7 +62,8 @@ impl HubSettings {
     }
 }
 
-/// The hub cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`, `~/.cache/huggingface/hub`.
+/// The hub cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, `HF_HOME/hub`, `XDG_CACHE_HOME/huggingface/hub`,
+/// `~/.cache/huggingface/hub`.
 pub fn cache_folder() -> PathBuf {
     cache(&|name| std::env::var_os(name).map(PathBuf::from))
 }

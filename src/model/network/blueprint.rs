@@ -114,7 +114,7 @@ pub enum Activation {
     Silu,
     /// Gaussian error linear unit, with the error function.
     Gelu,
-    /// Its tanh approximation.
+    /// GELU in its tanh approximation.
     GeluTanh,
     /// `x * sigmoid(1.702 x)`.
     QuickGelu,
@@ -163,7 +163,7 @@ pub struct Biases {
 }
 
 impl Biases {
-    /// On all matrices of the blocks, or on none.
+    /// Biases on all matrices of the blocks, or on none.
     pub fn of_blocks(there: bool) -> Self {
         Self {
             qkv: there,
@@ -190,7 +190,7 @@ pub enum PositionEncoding {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QkNorm {
     pub norm: NormSpec,
-    /// What it runs over.
+    /// The dimensions that the norm is taken over.
     pub over: QkNormOver,
 }
 

@@ -247,7 +247,7 @@ impl Cache {
         Ok(())
     }
 
-    /// One run of several, with storage of its own.
+    /// The cache of one row of a batch, with storage of its own.
     pub fn row(&self, row: usize) -> Result<Self> {
         self.with(|t| Ok(t.narrow(0, row, 1)?.force_contiguous()?))
     }
@@ -263,7 +263,7 @@ impl Cache {
         })
     }
 
-    /// The same with other storage of its own.
+    /// The cache with its own part copied by `own`.
     fn with(&self, own: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let layers = self.layers.iter().map(|layer| {
             let Some(layer) = layer else {

@@ -80,12 +80,12 @@ pub fn rows(x: &Tensor) -> Result<Vec<bool>> {
     Ok(verdicts.into_iter().map(f32::is_finite).collect())
 }
 
-/// The same for any values.
+/// The verdict on any values: 0 where all are finite, else NaN; a scalar on their device.
 pub fn values(x: &Tensor) -> Result<Tensor> {
     verdict(&x.to_dtype(DType::F32)?)
 }
 
-/// The same for logits `[.., vocab]`, f32.
+/// The verdict on logits `[.., vocab]`, f32: 0 where they are numbers or -inf (a token that cannot come), else NaN.
 pub fn logits(x: &Tensor) -> Result<Tensor> {
     if let Some(fine) = on_host(x)? {
         let sign = if fine { 0.0f32 } else { f32::NAN };

@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 /// What a sub-layer adds along some directions whatever it computes, a number a direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constants {
-    /// From the bias of its output, before the scale of the norm behind it.
+    /// Contribution of the output projection's bias, before the scale of the norm behind it.
     pub scaled: Vec<f32>,
-    /// From the bias of that norm.
+    /// Contribution of that norm's bias.
     pub fixed: Vec<f32>,
 }
 

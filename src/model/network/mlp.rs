@@ -69,7 +69,7 @@ impl DenseMlp {
         self.down.forward(&tap.visit(MlpAct.at(layer), neurons)?)
     }
 
-    /// The same without sites, `[n, d_model] -> [n, d_model]`: an expert.
+    /// The forward pass of an expert, without sites: `[n, d_model] -> [n, d_model]`.
     pub fn plain(&self, x: &Tensor) -> Result<Tensor> {
         let up = self.up.forward(x)?;
         let neurons = match &self.gate {

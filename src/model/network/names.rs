@@ -93,7 +93,7 @@ spellings! {
     "hook_pos_embed" Embed Never("the vectors of learned positions alone, and nothing where positions are rotated", everywhere);
     "pos_embed.hook_out" Embed Never("the vectors of learned positions alone", learned);
     "pos_embed.hook_in" Embed Never(IDS, learned);
-    "rotary_emb.hook_in" Embed Never("the stream that only the type of the rotations is taken from", rotary);
+    "rotary_emb.hook_in" Embed Never("a copy of the stream, used only for its data type", rotary);
     "rotary_emb.hook_out" Q Never(FUSED, rotary);
     "rotary_emb.hook_cos" Q Never(ROTATION, rotary);
     "rotary_emb.hook_sin" Q Never(ROTATION, rotary);

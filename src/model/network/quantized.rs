@@ -114,7 +114,7 @@ impl Blocks {
         }
     }
 
-    /// The same for some rows of the matrix: `[.., in] -> [.., rows]`.
+    /// The product with some rows of the matrix: `[.., in] -> [.., rows]`.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
         match &self.weight {
             BlockStorage::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
@@ -188,7 +188,8 @@ impl Blocks {
     }
 }
 
-/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the other,
+/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the
+/// other,
 /// both f32.
 pub(super) fn with_rows(
     x: &Tensor,

@@ -333,7 +333,7 @@ fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(
 /// Cosines and sines of a rotation for every position, in its first regime.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
-    /// What it was made from.
+    /// The rotation that the table was made from.
     pub rope: Rope,
     first: Rotation,
     dtype: DType,

@@ -27,11 +27,11 @@ use crate::error::Result;
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
 #[derive(Clone, Debug, Default)]
 pub struct SubNorms {
-    /// Of what it reads.
+    /// The norm before the sub-layer.
     pub input: Option<Norm>,
-    /// Of what it writes, before that is added.
+    /// The norm of the sub-layer's output, before that is added.
     pub output: Option<Norm>,
-    /// Of the stream, after that was added.
+    /// The norm of the residual stream, after the output was added.
     pub stream: Option<Norm>,
 }
 
@@ -66,7 +66,7 @@ pub struct Transformer {
     pub head: Linear,
     /// The rotations that layers choose among.
     pub ropes: Vec<RopeTable>,
-    /// Where it runs.
+    /// The device that holds the weights.
     pub device: Device,
     /// How matrices are kept.
     pub precision: Precision,

@@ -77,7 +77,7 @@ pub(super) fn refusal(suspects: &ExpansionRisk) -> Option<String> {
             .fold(1usize, |all, step| all.saturating_mul(growth(step)));
         if grown > MOST_GROWTH {
             return Some(format!(
-                "its {list} make {grown} bytes of one; {MOST_GROWTH} is the most"
+                "its {list} turn one byte into {grown}; at most {MOST_GROWTH} are accepted"
             ));
         }
     }
@@ -290,7 +290,7 @@ mod tests {
         assert!(
             told(json!({"normalizer": steps(9)}))
                 .unwrap()
-                .contains("512 bytes of one")
+                .contains("one byte into 512")
         );
         let nothing =
             json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "a".repeat(300)});

@@ -38,13 +38,14 @@ pub(crate) const SPECIALS: [&str; 7] = [
     "mask_token",
 ];
 
-/// Who puts special tokens around a text.
+/// Whether special tokens are put around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bos {
     /// The tokenizer, as Python's `tokenizer(text)`: for prompts as a user writes them. A text that spells out the BOS at
     /// its start gets a second one, as in Python.
     Add,
-    /// Nobody: for text that holds them already, such as a rendered chat template, and for pieces of text.
+    /// No special tokens are added: for text that holds them already, such as a rendered chat template, and for pieces of
+    /// text.
     Raw,
 }
 

@@ -62,7 +62,7 @@ pub(super) fn draw(
 }
 
 /// How far a place of a signed scale is from zero, 0 to 1.
-fn size(place: f32) -> f32 {
+fn distance_from_middle(place: f32) -> f32 {
     (2.0 * place - 1.0).abs()
 }
 
@@ -79,7 +79,7 @@ fn brief(scale: Scale, value: f32) -> String {
     }
 }
 
-/// One drawing under way.
+/// Everything that drawing a grid needs.
 struct GridPainter<'a> {
     grid: &'a Grid,
     view: &'a FigureView<'a>,
@@ -270,9 +270,12 @@ impl GridPainter<'_> {
         let mut out = String::new();
         match self.plan.shade {
             0 => {}
-            1 if signed => out.push(self.theme.glyph(size(place))),
+            1 if signed => out.push(self.theme.glyph(distance_from_middle(place))),
             1 => out.push(self.theme.glyph(place)),
-            _ => out.extend([self.theme.sign_mark(place), self.theme.glyph(size(place))]),
+            _ => out.extend([
+                self.theme.sign_mark(place),
+                self.theme.glyph(distance_from_middle(place)),
+            ]),
         }
         if self.plan.number == 0 {
             out.push_str(&fit(&cell.label, self.plan.token));
@@ -322,7 +325,7 @@ impl GridPainter<'_> {
                 } else if let Scale::Diverging { .. } = self.grid.scale {
                     String::from_iter([
                         self.theme.sign_mark(place01),
-                        self.theme.glyph(size(place01)),
+                        self.theme.glyph(distance_from_middle(place01)),
                     ])
                 } else {
                     self.theme.glyph(place01).to_string().repeat(2)
@@ -400,7 +403,11 @@ impl GridPainter<'_> {
         for step in 0..steps {
             let place = scale.place(scale.along(step as f32 / (steps - 1).max(1) as f32));
             let signed = matches!(scale, Scale::Diverging { .. });
-            let shown = if signed { size(place) } else { place };
+            let shown = if signed {
+                distance_from_middle(place)
+            } else {
+                place
+            };
             let text = if self.theme.paints() {
                 ' '
             } else {

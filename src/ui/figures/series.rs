@@ -100,7 +100,7 @@ fn spell(value: Option<f32>, signed: bool, shape: Shape) -> String {
     }
 }
 
-/// One drawing under way.
+/// Everything that drawing curves or bars needs.
 struct SeriesPainter<'a> {
     series: &'a Series,
     view: &'a FigureView<'a>,

@@ -190,7 +190,7 @@ impl DrawnColumn {
     /// Numbers end where the column ends, words begin where it begins.
     fn lay(&self, text: &str) -> String {
         if self.number {
-            right(text, self.wide)
+            right_aligned(text, self.wide)
         } else {
             fit(text, self.wide)
         }
@@ -269,7 +269,7 @@ fn spell(entry: &Entry) -> Cow<'_, str> {
 }
 
 /// Text at the right end of its column.
-fn right(text: &str, columns: usize) -> String {
+fn right_aligned(text: &str, columns: usize) -> String {
     let text = crate::text::clip(text, columns);
     " ".repeat(columns - width(&text)) + &text
 }

@@ -5,7 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{below, boxed, lines_from_top, typed};
+use super::{boxed, lines_from_top, skip_lines, typed};
 use crate::app::ArgumentLine;
 use crate::ui::panes::fold;
 use crate::ui::theme::{Role, Theme};
@@ -21,5 +21,5 @@ pub fn draw(line: &ArgumentLine, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let inner = boxed(&line.label, size, theme, body, buf);
     typed(line.value.halves(), "> ", theme, inner, buf);
     let wrong = wrong.into_iter().map(|text| (text, Role::Error));
-    lines_from_top(wrong, theme, below(inner, 1), buf);
+    lines_from_top(wrong, theme, skip_lines(inner, 1), buf);
 }

@@ -6,7 +6,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::text::Line;
 
-use super::{below, boxed, lines_from_top, typed};
+use super::{boxed, lines_from_top, skip_lines, typed};
 use crate::app::form::Form;
 use crate::instruments::ParamKind;
 use crate::ui::panes::{fold, put};
@@ -74,7 +74,7 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
         .map(|t| (t, Role::Muted))
         .chain(wrong.into_iter().map(|t| (t, Role::Error)));
     let fields = form.fields.len().min(high) as u16;
-    lines_from_top(lines, theme, below(inner, fields + 1), buf);
+    lines_from_top(lines, theme, skip_lines(inner, fields + 1), buf);
 }
 
 fn meaning(kind: ParamKind, about: &str) -> String {

@@ -87,11 +87,11 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     };
     let inner = boxed(&list.title, size, theme, body, buf);
     typed(list.filter.halves(), sign, theme, inner, buf);
-    items(list, name_width, theme, below(inner, 1), buf);
+    items(list, name_width, theme, skip_lines(inner, 1), buf);
 }
 
 /// What a notice says, and how often it was said.
-pub(super) fn repeated(notice: &Notice) -> String {
+pub(super) fn text_with_count(notice: &Notice) -> String {
     let text = crate::text::plain(notice.text.as_bytes());
     match notice.times {
         0 | 1 => text,
@@ -99,8 +99,8 @@ pub(super) fn repeated(notice: &Notice) -> String {
     }
 }
 
-/// An area without its first lines.
-fn below(area: Rect, lines: u16) -> Rect {
+/// The area below its first `lines` lines.
+fn skip_lines(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
     Rect {
         y: area.y + lines,

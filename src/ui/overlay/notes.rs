@@ -47,10 +47,10 @@ fn lines(app: &App, width: usize) -> Vec<(String, Role)> {
             .map(|words| (words, Role::Warning)),
     );
     all.extend(
-        app.outside(app.layout.figure)
+        app.outside_notice(app.layout.figure)
             .map(|words| (words, Role::Warning)),
     );
-    if let Some(reading) = app.reading()
+    if let Some(reading) = app.cell_under_cursor()
         && let Some((story, _)) = reading.story
     {
         let at = story.anchor.position.unwrap_or_default();

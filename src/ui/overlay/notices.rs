@@ -5,7 +5,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use super::{boxed, lines_from_top as print, repeated};
+use super::{boxed, lines_from_top as print, text_with_count};
 use crate::app::App;
 use crate::app::notice::Level;
 use crate::ui::panes::fold;
@@ -25,7 +25,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
         };
         let seconds = notice.at.as_secs();
         let (minutes, seconds) = (seconds / 60, seconds % 60);
-        let (level, said) = (notice.level.name(), repeated(notice));
+        let (level, said) = (notice.level.name(), text_with_count(notice));
         let sentence = format!("{minutes:>3}:{seconds:02} {level:<7} {said}");
         let folded = fold(&sentence, usize::from(inner.width)).into_iter();
         lines.extend(folded.map(|l| (l, role)));

@@ -6,7 +6,7 @@ use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, role_of};
 use crate::app::ShownFigure;
-use crate::app::cursor::{CellUnderCursor, number, scaled};
+use crate::app::cursor::{CellUnderCursor, number, spell_scaled};
 use crate::app::layout::Pane;
 use crate::lab::writer::BaselineMode;
 use crate::text;
@@ -16,7 +16,7 @@ use crate::ui::widgets::bar;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let left = canvas.title(pane);
-    let reading = app.reading();
+    let reading = app.cell_under_cursor();
     let anchor = reading.as_ref().map_or(app.cursor.anchor(), |r| r.anchor);
     // A figure may have been measured at another position than the cursor's.
     let position = anchor.position.map_or(app.cursor.position, |p| p as usize);
@@ -48,7 +48,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let width = usize::from(inner.width);
     let mut lines = Vec::new();
     if let (Some(outdated), Some(reading)) = (&outdated, &reading) {
-        return canvas.lines(inner, &older(canvas, outdated, reading, width));
+        return canvas.lines(inner, &outdated_lines(canvas, outdated, reading, width));
     }
     let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
         // Some figures are about no text.
@@ -73,7 +73,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     lines.push(Line::from(first));
     lines.extend(canvas.folded(&written(token), width, Role::Muted));
     lines.extend(fired(canvas, position, width));
-    if let Some(outside) = app.outside(app.layout.figure) {
+    if let Some(outside) = app.outside_notice(app.layout.figure) {
         lines.extend(canvas.folded(&outside, width, Role::Warning));
     }
     if let Some(reading) = reading {
@@ -83,7 +83,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
 }
 
 /// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
-fn older(
+fn outdated_lines(
     canvas: &Canvas,
     outdated: &str,
     reading: &CellUnderCursor,
@@ -124,7 +124,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     }
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
         let p = other.logprob.map_or(f32::NAN, f32::exp);
-        let name = match text.beside(position) {
+        let name = match text.baseline_mode_at(position) {
             BaselineMode::Forced => "edited run's choice ",
             BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => "unedited ",
         };
@@ -163,7 +163,7 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
             .value
             .as_ref()
             .map_or_else(String::new, |(name, v)| {
-                format!("  {name} {}", scaled(reading.scale, *v))
+                format!("  {name} {}", spell_scaled(reading.scale, *v))
             });
         lines.push(Line::from(vec![
             canvas.span(reading.label.clone(), Role::Text),
@@ -192,7 +192,7 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
             lines.push(Line::from(canvas.span(format!("{name}{at}"), Role::Faint)));
         }
         Some((name, value)) if !reading.more.is_empty() && !name.is_empty() => {
-            let value = scaled(reading.scale, *value);
+            let value = spell_scaled(reading.scale, *value);
             lines.push(Line::from(
                 canvas.span(format!("{name} {value}{at}"), Role::Faint),
             ));

@@ -182,7 +182,7 @@ fn receipt(
         let rest = lines.split_off(lines.len().min(1));
         return (lines.pop().unwrap_or_default(), rest);
     }
-    let null = |name: &str, value: Option<f32>| {
+    let control = |name: &str, value: Option<f32>| {
         value.map_or_else(String::new, |v| format!(" {name} {}", number(v)))
     };
     let kl = match receipt.kl {
@@ -190,8 +190,8 @@ fn receipt(
         Some(kl) => format!(
             " KL {}{}{}",
             number(kl),
-            null("control", receipt.null),
-            null("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
+            control("control", receipt.null),
+            control("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
     };
     let (fired, relative) = (receipt.fired, number(receipt.relative));

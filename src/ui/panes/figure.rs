@@ -25,7 +25,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     };
     let figure = app.figure(slot);
     let left = canvas.title(pane);
-    let right = state(canvas, shown, slot);
+    let right = title_and_progress(canvas, shown, slot);
     let refused = refused(canvas, shown, slot);
     let below = caption(canvas, shown, slot, refused);
     let inner = canvas.frame(pane, &left, &right, &below);
@@ -33,16 +33,16 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return;
     }
     let Some(figure) = figure else {
-        let lines = empty(canvas, shown, slot, usize::from(inner.width));
+        let lines = empty_lines(canvas, shown, slot, usize::from(inner.width));
         return canvas.lines(inner, &lines);
     };
-    let held = app.held(slot);
+    let held = app.cursor_focus(slot);
     let spot = cursor::locate(figure, app.cursor, shown.spot).filter(|_| held == CursorFocus::Here);
     let anchor = spot.and_then(|s| cursor::read(figure, s)).map(|r| r.anchor);
     let (anchor, first_column) = match held {
         CursorFocus::Here => {
             let before = canvas.memory.first_column.get(slot).copied();
-            let first = match (app.cursor.follow, app.cursor.rest) {
+            let first = match (app.cursor.follow, app.cursor.at_run_start) {
                 (true, _) => None,
                 // As much as there is room for of what follows.
                 (false, true) => Some(usize::MAX),
@@ -89,12 +89,12 @@ fn caption(
     let warned = shown
         .outdated()
         .or_else(|| refused.map(ToString::to_string))
-        .or_else(|| app.outside(slot));
+        .or_else(|| app.outside_notice(slot));
     if let Some(words) = warned {
         return Line::from(canvas.span(format!(" {words} "), Role::Warning));
     }
     let room = usize::from(canvas.area.width).saturating_sub(6);
-    let story = app.reading_of(slot).and_then(|r| r.story);
+    let story = app.cell_of_figure(slot).and_then(|r| r.story);
     let said = story.map(|(story, _)| {
         let mut said = story.to_string();
         // The ranks of the jump stand in the cell pane too.
@@ -129,7 +129,7 @@ fn refused<'a>(canvas: &Canvas, shown: &'a ShownFigure, slot: PaneName) -> Optio
 }
 
 /// What is said at the right of the title: the figure's own title, and work going on.
-fn state(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
+fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
     if let Some(FigureProgress { done, left }) = shown.working {
@@ -170,7 +170,12 @@ fn state(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> 
 }
 
 /// A line of fact and a line of action.
-fn empty(canvas: &Canvas, shown: &ShownFigure, slot: &str, width: usize) -> Vec<Line<'static>> {
+fn empty_lines(
+    canvas: &Canvas,
+    shown: &ShownFigure,
+    slot: &str,
+    width: usize,
+) -> Vec<Line<'static>> {
     let app = canvas.app;
     let about = instrument(slot).map_or_else(|_| String::new(), |i| i.about().to_string());
     let live = app

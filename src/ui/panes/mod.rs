@@ -37,7 +37,7 @@ pub struct Memory {
     pub first_line: usize,
 }
 
-/// What a pane draws with.
+/// Everything that a pane needs to draw itself.
 pub struct Canvas<'a> {
     /// The state.
     pub app: &'a App,
@@ -175,7 +175,7 @@ impl Canvas<'_> {
         }
         // The rest of the line is the figure's own title.
         let width = usize::from(app.layout.size.0);
-        around(
+        drop_furthest(
             &mut names,
             if self.tabs { width / 2 } else { width * 3 / 10 },
         );
@@ -200,7 +200,7 @@ impl Canvas<'_> {
 }
 
 /// Drops the names furthest from the one that is here until they fit, so that it shows whatever the list holds.
-fn around(names: &mut Vec<(String, bool)>, room: usize) {
+fn drop_furthest(names: &mut Vec<(String, bool)>, room: usize) {
     let columns = |names: &[(String, bool)]| {
         let each = names.iter().map(|(name, _)| text::width(name) + 1);
         each.sum::<usize>()

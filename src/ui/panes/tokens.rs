@@ -79,7 +79,7 @@ pub(super) fn tokens(
     let at = rows.iter().rposition(holds).unwrap_or(0);
     let most = rows.len().saturating_sub(high);
     // At rest the cursor stays where the answer was predicted, and the text runs on.
-    let writing = app.cursor.rest && app.transcript.activity == Activity::Writing;
+    let writing = app.cursor.at_run_start && app.transcript.activity == Activity::Writing;
     let first = if (app.cursor.follow || writing) && own {
         most
     } else {

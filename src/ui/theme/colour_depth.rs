@@ -11,7 +11,7 @@ const TRUE_TERMS: &str = "direct kitty ghostty alacritty wezterm foot truecolor 
 /// How many colours there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Depth {
-    /// None: only bold, dim, reversed, underlined.
+    /// No colours: only bold, dim, reversed, underlined.
     None,
     /// The terminal's own 16.
     #[default]

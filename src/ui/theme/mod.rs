@@ -61,7 +61,7 @@ pub enum ThemeVariant {
 pub struct Theme {
     /// What the user calls it.
     pub name: String,
-    /// How it is written in lists.
+    /// The theme's name as lists show it.
     pub title: String,
     /// The background it is made for.
     pub variant: ThemeVariant,

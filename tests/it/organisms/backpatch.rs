@@ -69,7 +69,7 @@ fn backpatch_finds_exactly_the_pairs_that_theory_names() {
 
 /// The states of another question give its own answer, and so ours only where both share it.
 #[test]
-fn backpatch_s_null_succeeds_by_chance_alone() {
+fn the_control_of_backpatch_succeeds_by_chance_alone() {
     let world = TwoHop {
         second: SHARED,
         ..TwoHop::new(Layout::Llama, 2, 1)

@@ -360,7 +360,7 @@ fn several_arrays_are_layers_or_have_names() {
                 assert!(read.at(site.at(5)).is_err());
             }
             assert_eq!(
-                read.placed("resid_pre").unwrap().span(),
+                read.moved_to("resid_pre").unwrap().span(),
                 "resid_pre.4, resid_pre.7"
             );
         }
@@ -828,7 +828,7 @@ fn a_jacobian_lens_is_of_the_place_that_its_word_means() {
         ]);
         let path = folder.file("lens.pt", &torch(&file));
         let read = LensFile::open(path.to_str().unwrap(), &lab.model);
-        read.map(|l| [post, pre].map(|at| l.serves(at).unwrap()))
+        read.map(|l| [post, pre].map(|at| l.has_map(at).unwrap()))
             .map_err(|e| e.to_string())
     };
     assert_eq!(lens(None, vec![]).unwrap(), [true, false]);

@@ -61,7 +61,7 @@ proptest! {
             ..direction.clone()
         };
         prop_assert_eq!(again(&first, "direction.pt").unwrap().0, first);
-        let removed = direction.placed("mlp_out").unwrap();
+        let removed = direction.moved_to("mlp_out").unwrap();
         let (read, lost) = again(&removed, "x.f32").unwrap();
         prop_assert!(lost.contains("unit norm"));
         prop_assert_eq!(places(&read), places(&removed));
@@ -169,13 +169,13 @@ fn tensors_of_pytorch_say_where_they_belong_or_that_nobody_does() {
     assert_eq!(vector.at(Site::MlpOut.at(3)).unwrap(), vector.rows[0].1);
     assert!(again(&vector, "x.gguf").unwrap_err().contains("--at"));
     assert!(vector.shifted(1).is_err());
-    let placed = vector.placed("resid_post.4").unwrap();
+    let placed = vector.moved_to("resid_post.4").unwrap();
     assert!(placed.origin.cautions.is_empty());
     assert_eq!(
         places(&again(&placed, "x.gguf").unwrap().0),
         ["resid_post.4"]
     );
-    assert!(vector.placed("resid_post").is_err());
+    assert!(vector.moved_to("resid_post").is_err());
     // Unplaced, it stays so in every format that can say it.
     for name in ["x.safetensors", "x.pt"] {
         assert!(again(&vector, name).unwrap().0.origin.anywhere, "{name}");
@@ -336,7 +336,7 @@ fn damaged_files_do_no_harm() {
             std::fs::copy(&whole, &path).unwrap();
         } else if name.ends_with("f32") {
             open("ours.gguf")
-                .placed("mlp_out")
+                .moved_to("mlp_out")
                 .unwrap()
                 .save(&path)
                 .unwrap();

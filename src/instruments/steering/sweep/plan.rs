@@ -140,7 +140,7 @@ impl<'a> SteeringPlan<'a> {
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let SteeringTrial::Text(run) = &plan.trial.subject {
-            plan.trial.answers = vec![lab.favoured(run)?];
+            plan.trial.answers = vec![lab.top_prediction(run)?];
         } else if matches!(measure, SteeringMeasure::Answers | SteeringMeasure::Success) {
             let expected = "texts separated by | that count as a success";
             return Err(Error::argument("answers", "", expected));

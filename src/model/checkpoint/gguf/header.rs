@@ -144,8 +144,8 @@ impl GgufHeader {
         let tensors = at.u64("the number of tensors")?;
         let entries = at.u64("the number of metadata entries")?;
         // A tensor takes 24 bytes at least, an entry 13: more of them than that cannot be there.
-        at.room(tensors, 24, "tensors")?;
-        at.room(entries, 13, "metadata entries")?;
+        at.check_count(tensors, 24, "tensors")?;
+        at.check_count(entries, 13, "metadata entries")?;
 
         let mut header = Self::default();
         for _ in 0..entries {
@@ -194,7 +194,9 @@ fn place(
     length: usize,
 ) -> Result<Range<usize>, HeaderError> {
     let beyond = |end: Option<usize>| {
-        let end = end.map_or("more bytes than can be".into(), |e| format!("{e} bytes"));
+        let end = end.map_or("more bytes than any file has".into(), |e| {
+            format!("{e} bytes")
+        });
         format!("the tensor `{name}` needs {end} and the file has {length}")
     };
     let from = start
@@ -262,7 +264,7 @@ impl<'a> HeaderReader<'a> {
     }
 
     /// Refuses more things than the rest of the file can hold.
-    fn room(&self, count: u64, least: u64, what: &str) -> Result<usize, HeaderError> {
+    fn check_count(&self, count: u64, least: u64, what: &str) -> Result<usize, HeaderError> {
         let left = (self.file.len() - self.at) as u64;
         if count > left / least {
             return Err(format!(
@@ -275,7 +277,7 @@ impl<'a> HeaderReader<'a> {
     /// Where a string lies.
     fn text(&mut self, what: &str) -> Result<Range<usize>, HeaderError> {
         let length = self.u64(what)?;
-        let length = self.room(length, 1, &format!("bytes for {what}"))?;
+        let length = self.check_count(length, 1, &format!("bytes for {what}"))?;
         self.take(length, what)?;
         Ok(self.at - length..self.at)
     }
@@ -332,20 +334,20 @@ impl<'a> HeaderReader<'a> {
         depth: usize,
     ) -> Result<usize, HeaderError> {
         if let Some(width) = width(kind) {
-            let count = self.room(count, width as u64, &format!("values for {what}"))?;
+            let count = self.check_count(count, width as u64, &format!("values for {what}"))?;
             self.take(count * width, what)?;
             return Ok(count);
         }
         match kind {
             8 => {
-                let count = self.room(count, 8, &format!("strings for {what}"))?;
+                let count = self.check_count(count, 8, &format!("strings for {what}"))?;
                 for _ in 0..count {
                     self.text(what)?;
                 }
                 Ok(count)
             }
             9 if depth < MAX_NESTING => {
-                let count = self.room(count, 12, &format!("lists for {what}"))?;
+                let count = self.check_count(count, 12, &format!("lists for {what}"))?;
                 for _ in 0..count {
                     let kind = self.u32(what)?;
                     let inner = self.u64(what)?;

@@ -276,7 +276,7 @@ impl GgufPiece<'_> {
         })
     }
 
-    /// The same rows in another order: row `i` is what `from(i)` was.
+    /// The piece with its rows in another order: row `i` is what `from(i)` was.
     fn reorder(self, from: impl Fn(usize) -> usize) -> Option<Self> {
         let count = *self.shape.first()?;
         if !self.rows_are_whole() {

@@ -167,7 +167,8 @@ impl<'a> Machine<'a> {
             .position(|b| *b == b'\n')
             .ok_or("its pickle ends early")?;
         let line = self.take(length + 1)?;
-        std::str::from_utf8(&line[..length]).map_err(|_| "its pickle names no text".into())
+        std::str::from_utf8(&line[..length])
+            .map_err(|_| "its pickle has a name that is not text".into())
     }
 
     fn text(&mut self, length: usize) -> Result<Node, String> {
@@ -206,10 +207,13 @@ impl<'a> Machine<'a> {
     }
 
     fn last(&mut self) -> Result<&mut Node, String> {
-        let at = *self.stack.last().ok_or("its pickle fills nothing")?;
+        let at = *self
+            .stack
+            .last()
+            .ok_or("its pickle adds items to nothing")?;
         self.nodes
             .get_mut(at)
-            .ok_or_else(|| "its pickle fills nothing".into())
+            .ok_or_else(|| "its pickle adds items to nothing".into())
     }
 
     fn fill_dict(&mut self, items: &[ValueId]) -> Result<(), String> {
@@ -267,7 +271,10 @@ impl<'a> Machine<'a> {
     }
 
     fn put(&mut self, id: u32) -> Result<(), String> {
-        let at = *self.stack.last().ok_or("its pickle stores nothing")?;
+        let at = *self
+            .stack
+            .last()
+            .ok_or("its pickle stores a value that does not exist")?;
         self.memo.insert(id, at);
         Ok(())
     }
@@ -342,7 +349,7 @@ impl<'a> Machine<'a> {
                     (Some(Node::Text(m)), Some(Node::Text(n))) if m.len() + n.len() < 1024 => {
                         Node::Global(format!("{m}.{n}"))
                     }
-                    _ => return Err("its pickle names no text".into()),
+                    _ => return Err("its pickle has a name that is not text".into()),
                 }
             }
             b')' => Node::Tuple(Vec::new()),

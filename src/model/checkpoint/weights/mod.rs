@@ -196,7 +196,7 @@ impl Weights {
         matches!(self.source, TensorSource::Random(_))
     }
 
-    /// What the file holds, in a few words, in view of a name that it lacks.
+    /// A hint about what the file holds, for the error about a tensor that it lacks.
     pub fn holds(&self, wanted: &str) -> String {
         names::holds(self.names(), wanted)
     }

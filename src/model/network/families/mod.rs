@@ -72,7 +72,7 @@ pub enum GateUp {
 }
 
 impl GateUp {
-    /// Of a plain MLP.
+    /// The matrices of an MLP without a gate.
     const fn plain(up: &'static str) -> Self {
         Self::Split { gate: "", up }
     }
@@ -94,9 +94,9 @@ pub struct TensorNames {
     pub prefixes: &'static [&'static str],
     /// Embedding, without `.weight`.
     pub embed: &'static str,
-    /// From the embedding's width to the stream's.
+    /// Projection from the embedding's width to the residual stream's.
     pub project_in: &'static str,
-    /// From the stream's width to the embedding's.
+    /// Projection from the residual stream's width to the embedding's.
     pub project_out: &'static str,
     /// Learned positions, without `.weight`.
     pub positions: &'static str,

@@ -82,7 +82,7 @@ fn bounded(state: &State, value: Value) -> Result<Value, Error> {
         return Ok(value);
     }
     Err(refusal(
-        "a value has too many parts, or parts in too many parts",
+        "a value has too many elements, or is nested too deeply",
     ))
 }
 
@@ -110,7 +110,7 @@ fn count(value: &Value, depth: usize, parts: &mut u64) -> bool {
 
 /// `format % values`.
 fn percent(state: &State, format: &str, values: Value) -> Result<String, Error> {
-    pay_for_widths(state, format)?;
+    check_field_widths(state, format)?;
     let values = match values.downcast_object_ref::<Tuple>() {
         Some(tuple) => tuple.to_vec(),
         None => vec![values],
@@ -119,7 +119,7 @@ fn percent(state: &State, format: &str, values: Value) -> Result<String, Error> 
 }
 
 /// Refuses fields that are wider than any text needs.
-fn pay_for_widths(state: &State, format: &str) -> Result<(), Error> {
+fn check_field_widths(state: &State, format: &str) -> Result<(), Error> {
     let widths = format.split(|c: char| !c.is_ascii_digit());
     let mut sum = 0;
     for width in widths.filter(|digits| !digits.is_empty()) {
@@ -291,7 +291,7 @@ fn string_method(
         "casefold" => Value::from(text.to_lowercase()),
         "isdecimal" => Value::from(!text.is_empty() && text.chars().all(char::is_numeric)),
         "format" => {
-            pay_for_widths(state, text)?;
+            check_field_widths(state, text)?;
             return Ok(None);
         }
         _ => return Ok(None),
