@@ -36,7 +36,6 @@ fn main() {
         eprintln!("loops: nothing to compare with. Run benches/compare.sh.");
         return;
     };
-    lmscope::cli::threads::settle();
     let folder = PathBuf::from(folder);
     let options = Options {
         dtype: Some("f32".into()),

@@ -18,7 +18,6 @@ use lmscope::model::load::Options;
 const LENGTH: usize = 64;
 
 fn main() {
-    lmscope::cli::threads::settle();
     divan::main();
 }
 

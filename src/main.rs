@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use lmscope::cli;
 
 fn main() -> ExitCode {
-    cli::threads::settle();
     lmscope::out::report_panics();
     match cli::command().try_get_matches() {
         Ok(matches) => cli::exit_code(&cli::run(&matches)),

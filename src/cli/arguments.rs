@@ -185,8 +185,11 @@ fn most_threads(cores: usize) -> usize {
     (4 * cores).max(64)
 }
 
-/// Sets the number of threads. candle's products and our own loops run on rayon's one global pool, so this must
-/// come before the first of either.
+/// The variable that says how many threads there are.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Sets the number of threads of rayon's one global pool. The pool of our own products has as many, so this must come before
+/// the first work of either.
 pub fn threads(matches: &ArgMatches) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let most = most_threads(cores);
@@ -199,11 +202,11 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
         Err(Error::argument(name, count.to_string(), expected))
     };
     let Some(count) = matches.get_one::<usize>("threads") else {
-        let wished = std::env::var(super::threads::NAME).ok();
+        let wished = std::env::var(THREADS).ok();
         // Rayon takes 0, and what is no number, for its own choice.
         return match wished.and_then(|w| w.parse().ok()) {
             None | Some(0) => Ok(()),
-            Some(count) => within(super::threads::NAME, count),
+            Some(count) => within(THREADS, count),
         };
     };
     within("--threads", *count)?;

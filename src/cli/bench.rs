@@ -53,6 +53,7 @@ const FIRST: &str = "first";
 fn build(command: Command) -> Command {
     models::format(arguments::model(command))
         .arg(arguments::value("count", "N", "Tokens of one round").short('n').value_parser(value_parser!(usize)).default_value("96"))
+        .arg(super::switch("brief", "Measures writing and reading only, one round of each: for scripts that alternate with other programs").hide(true))
         .arg(super::switch("startup", "Reports when the model is loaded and when the first token is generated, for the measuring parent process").hide(true))
 }
 
@@ -152,7 +153,12 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     let count = matches.get_one::<usize>("count").map_or(96, |n| *n.max(&1));
     output_status("starting new processes");
     let mut lab = arguments::open(matches)?;
-    let (load_ms, first_token_ms) = outside(matches)?;
+    let brief = matches.get_flag("brief");
+    let (load_ms, first_token_ms) = if brief {
+        (f64::NAN, f64::NAN)
+    } else {
+        outside(matches)?
+    };
     let card = lab.model.card.clone();
     let prompt = start(&lab)?;
     let count = count.min(card.context.saturating_sub(prompt.len())).max(1);
@@ -173,8 +179,9 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         BenchMode::Edited(&edits, BaselineMode::Nothing),
         BenchMode::Edited(&edits, BaselineMode::SameText),
     ];
+    let kinds = &kinds[..if brief { 2 } else { kinds.len() }];
     // A short round of each fills caches of value cards and wakes the threads.
-    for kind in &kinds {
+    for kind in kinds {
         round(&mut lab, &prompt, count.min(8), kind)?;
     }
     let mut speeds: [Vec<f64>; 4] = Default::default();
@@ -186,7 +193,7 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
             spent += seconds;
             speeds.push(count as f64 / seconds);
         }
-        if spent > 2.0 * PATIENCE {
+        if brief || spent > 2.0 * PATIENCE {
             break;
         }
     }

@@ -22,7 +22,6 @@ pub mod output;
 pub mod screen;
 pub mod sites;
 pub mod stats;
-pub mod threads;
 pub mod trace;
 pub mod vectors;
 pub mod without_terminal;

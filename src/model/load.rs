@@ -133,7 +133,8 @@ pub fn load_watched(
             .map_err(|e| explain_folder(e, given, Some(folder), &config))?,
     };
     let also = (folder.as_ref()).and_then(|f| folder::also_holds(f, &weights.files()));
-    let plan = plan(given, options, &blueprint, context, &device);
+    let mut plan = plan(given, options, &blueprint, context, &device);
+    plan.stored = weights.stored_bytes();
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
     weights.precision = precision;

@@ -41,8 +41,6 @@ const HELD_BACK: u64 = 32 << 20;
 pub struct MemoryNeed {
     /// Matrices, tables, biases and norms, as they are kept.
     pub weights: u64,
-    /// The second arrangement of blocks that candle keeps for its fast kernels, made at the first product.
-    pub arranged: u64,
     /// Keys and values of a full context.
     pub cache: u64,
     /// The largest values that one pass holds at a time, for a prompt of at most 1024 tokens; recordings aside.
@@ -56,7 +54,7 @@ pub struct MemoryNeed {
 impl MemoryNeed {
     /// The most that is held at one time.
     pub fn total(&self) -> u64 {
-        self.weights + self.arranged + self.cache + self.work()
+        self.weights + self.cache + self.work()
     }
 
     /// What is held besides weights and cache.
@@ -65,8 +63,9 @@ impl MemoryNeed {
     }
 }
 
-/// What a model needs when its matrices are kept so. Of blocks that stay as their file has them, the bytes are not
-/// known from the blueprint: say them in `stored`.
+/// What a model needs when its matrices are kept so. Of what stays as its file has it, blocks and on the CPU narrow numbers,
+/// the bytes are not known from the blueprint: say them in `stored`. No more is counted than the same in the dtype that is
+/// computed with.
 pub fn need(
     b: &Blueprint,
     precision: Precision,
@@ -91,10 +90,13 @@ pub fn need(
         Precision::Dense(_) => 2 * wide,
         Precision::Q8 | Precision::Stored(_) => 4 + 3 * wide,
     };
+    let full = weight_bytes(b, precision);
+    let weights = match precision {
+        Precision::Dense(_) => stored.map_or(full, |stored| stored.min(full)),
+        Precision::Q8 | Precision::Stored(_) => stored.unwrap_or(full),
+    };
     MemoryNeed {
-        arranged: 0,
-        weights: stored.unwrap_or_else(|| weight_bytes(b, precision))
-            + rope_table_bytes(b, context, wide),
+        weights: weights + rope_table_bytes(b, context, wide),
         cache: layers * 2 * kv * context * wide,
         pass: streams + scores.max(2 * rows * vocab * 4),
         loading: largest.unwrap_or(0).max(fused) * copies,
@@ -192,11 +194,8 @@ fn rope_table_bytes(b: &Blueprint, context: u64, wide: u64) -> u64 {
 /// Where a model is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevicePlace {
-    /// The processor; whether candle keeps a second, tiled arrangement of blocks for its kernels.
-    Cpu {
-        /// Where there are vector instructions for products of bytes.
-        tiles: bool,
-    },
+    /// The processor, whose kernels take narrow numbers and blocks as a file has them.
+    Cpu,
     /// An NVIDIA card; whether it computes in bf16 (Ampere and later).
     Cuda {
         /// Compute capability 8 or more.
@@ -218,35 +217,21 @@ pub struct MemoryPlan<'a> {
     pub place: DevicePlace,
     /// Bytes that are free there; none where nobody can tell, and then everything fits.
     pub available: Option<u64>,
-    /// Bytes of blocks that stay as their file has them.
+    /// Bytes of the tensors as their file has them.
     pub stored: Option<u64>,
 }
 
 impl MemoryPlan<'_> {
     /// What it needs when its matrices are kept so.
     pub fn need(&self, precision: Precision) -> MemoryNeed {
-        // Blocks that are unpacked or made anew are counted like any others.
-        let stored = match precision {
-            Precision::Dense(_) | Precision::Q8 => None,
-            Precision::Stored(_) => self.stored,
+        let stored = match (precision, self.place) {
+            (Precision::Stored(_), _) | (Precision::Dense(DType::F32), DevicePlace::Cpu) => {
+                self.stored
+            }
+            // What is converted or made anew is counted like any other.
+            (Precision::Dense(_) | Precision::Q8, _) => None,
         };
-        self.with_repacked_copy(
-            need(self.blueprint, precision, self.context, stored),
-            precision,
-        )
-    }
-
-    /// Adds the second arrangement where blocks are multiplied on a processor: candle 0.11 repacks Q8_0 into as many
-    /// bytes again, Q4_K and Q6_K into 1.3 and 1.5 times as many.
-    fn with_repacked_copy(&self, mut need: MemoryNeed, precision: Precision) -> MemoryNeed {
-        if self.place == (DevicePlace::Cpu { tiles: true }) {
-            need.arranged = match precision {
-                Precision::Dense(_) => 0,
-                Precision::Q8 => need.weights,
-                Precision::Stored(_) => need.weights * 13 / 10,
-            };
-        }
-        need
+        need(self.blueprint, precision, self.context, stored)
     }
 
     fn fits(&self, precision: Precision, times: u64) -> bool {
@@ -281,7 +266,7 @@ impl MemoryPlan<'_> {
                 "{} in {} (weights {}, a cache of {} tokens {}, working memory {})",
                 size(need.total()),
                 precision.name(),
-                size(need.weights + need.arranged),
+                size(need.weights),
                 self.context,
                 size(need.cache),
                 size(need.work()),
@@ -320,7 +305,6 @@ impl MemoryPlan<'_> {
         let stored = (self.blueprint.parameters() as f64 * 4.85 / 8.0) as u64;
         let kind = Precision::Stored("q4_K_M");
         let gguf = need(self.blueprint, kind, self.context, Some(stored));
-        let gguf = self.with_repacked_copy(gguf, kind);
         if matches!(precision, Precision::Dense(_) | Precision::Q8) && gguf.total() <= free {
             ways.push(format!("a GGUF of it in Q4_K_M ({})", size(gguf.total())));
         }
@@ -347,8 +331,8 @@ pub fn choose(plan: &MemoryPlan, within_f16: impl FnOnce() -> bool) -> (Precisio
             let safe = plan.family_is_safe() && within_f16();
             (if safe { half } else { full }, None)
         }
-        DevicePlace::Cpu { .. } if plan.fits(full, 2) => (full, None),
-        DevicePlace::Cpu { .. } => {
+        DevicePlace::Cpu if plan.fits(full, 2) => (full, None),
+        DevicePlace::Cpu => {
             let safe = plan.family_is_safe() && plan.fits(half, 1) && within_f16();
             let taken = if safe { half } else { Precision::Q8 };
             let wish = if plan.fits(full, 1) {
@@ -384,24 +368,10 @@ pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
     Some(plan.fits(precision, 1))
 }
 
-/// Whether this processor makes candle repack blocks.
-fn candle_repacks_blocks() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::is_x86_feature_detected!("avx2")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        cfg!(target_arch = "aarch64")
-    }
-}
-
 /// Where a device computes.
 pub fn place(device: &Device) -> DevicePlace {
     match device {
-        Device::Cpu => DevicePlace::Cpu {
-            tiles: candle_repacks_blocks(),
-        },
+        Device::Cpu => DevicePlace::Cpu,
         Device::Metal(_) => DevicePlace::Metal,
         #[cfg(feature = "cuda")]
         Device::Cuda(card) => DevicePlace::Cuda {
@@ -464,7 +434,7 @@ mod tests {
             name: "seven",
             blueprint,
             context: 4096,
-            place: DevicePlace::Cpu { tiles: false },
+            place: DevicePlace::Cpu,
             available: Some(available),
             stored: None,
         }
@@ -648,29 +618,38 @@ mod tests {
 
     #[test]
     fn a_configuration_alone_says_whether_it_fits() {
-        // With a second arrangement of the blocks it takes twice 7 GiB, and a cache.
-        assert_eq!(fits(&seven(), 4096, 24 * GIB), Some(true));
+        // Q8_0 takes 7 GiB, and a cache.
+        assert_eq!(fits(&seven(), 4096, 16 * GIB), Some(true));
         assert_eq!(fits(&seven(), 4096, 6 * GIB), Some(false));
         assert_eq!(fits(&json!({"model_type": "mamba"}), 4096, GIB), None);
     }
 
     #[test]
-    fn a_second_arrangement_of_blocks_is_counted() {
+    fn what_stays_as_the_file_has_it_is_counted_as_that() {
         let b = named(&seven());
-        let once = plan(&b, 14 * GIB);
-        let tiled = MemoryPlan {
-            place: DevicePlace::Cpu { tiles: true },
-            ..once
-        };
-        let total = |plan: &MemoryPlan, precision| plan.need(precision).total();
-        let weights = need(&b, Precision::Q8, once.context, None).weights;
-        assert_eq!(
-            total(&tiled, Precision::Q8) - total(&once, Precision::Q8),
-            weights
-        );
         let full = Precision::Dense(DType::F32);
-        assert_eq!(total(&tiled, full), total(&once, full));
-        assert!(once.check(Precision::Q8).is_ok() && tiled.check(Precision::Q8).is_err());
+        let wide = plan(&b, 40 * GIB).need(full);
+        let narrow = MemoryPlan {
+            stored: Some(wide.weights / 2),
+            ..plan(&b, 40 * GIB)
+        };
+        let saved = wide.weights - narrow.need(full).weights;
+        assert!(saved > 12 * GIB, "{saved}");
+        assert_eq!(choose(&narrow, || false).0, full, "it fits twice");
+        // On a card and in another dtype they are converted.
+        let half = Precision::Dense(DType::F16);
+        assert_eq!(narrow.need(half), plan(&b, 0).need(half));
+        let card = MemoryPlan {
+            place: DevicePlace::Cuda { bf16: true },
+            ..narrow
+        };
+        assert_eq!(card.need(full).weights, wide.weights);
+        // A file with tensors that nobody reads is no reason to count more than all of them in f32.
+        let larger = MemoryPlan {
+            stored: Some(3 * wide.weights),
+            ..narrow
+        };
+        assert_eq!(larger.need(full).weights, wide.weights);
     }
 
     #[test]

@@ -388,6 +388,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
             add(format!("model.layers.{layer}.{name}.weight"), shape);
         }
     }
+    let stored = tensors.values().map(|t| 2 * t.elem_count() as u64).sum();
     candle_core::safetensors::save(&tensors, folder.path().join("model.safetensors")).unwrap();
     let (_, b) = lmscope::model::network::families::read(&config).unwrap();
     let lab = |arguments: &[&str]| -> (u64, u64) {
@@ -416,7 +417,7 @@ fn the_estimate_is_near_what_is_taken_and_nothing_is_held_twice() {
             context: 256,
             place: place(&Device::Cpu),
             available: None,
-            stored: None,
+            stored: Some(stored),
         };
         assert_eq!(estimate, plan.need(precision).total());
         println!(

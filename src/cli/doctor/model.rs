@@ -320,7 +320,7 @@ fn memory(model: &Model) -> String {
     format!(
         "about {} with a full context (weights {}, keys and values {}, working memory {}), {} free",
         size(need.total()),
-        size(need.weights + need.arranged),
+        size(need.weights),
         size(need.cache),
         size(need.work()),
         free.map_or_else(|| "an unknown amount".into(), size)

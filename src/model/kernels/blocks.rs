@@ -2,8 +2,8 @@
 //!
 //! Invariant: within a block everything is whole numbers and exact; the sums of blocks are f32, block after block, so a row of
 //! the product has the same bits whatever rows stand beside it and however many threads there are.
-//! To add a kind of block, see [`super::kinds`], and name it in [`product`].
-#![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within the group and the records whose lengths `strip` compares.
+//! To add a kind of block, see [`super::kinds`], and name it in [`PackedProduct::task`].
+#![allow(unsafe_code)] // Each block says what it relies on.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use super::machine::{Instructions, Processor};
 use super::neon::Neon;
 use super::packed::{GROUP, Packed};
 use super::plain::Plain;
-use super::threads::{self, OutputColumns};
+use super::threads::OutputColumns;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
@@ -44,6 +44,7 @@ unsafe fn strip<S: Lanes, B: BlockKind, const MANY: usize, const SOME: usize>(ta
     let mut row = 0;
     while row < task.x.rows {
         let rows = next(task.x.rows - row, [MANY, SOME]);
+        // SAFETY: as the caller promises; `next` says how many rows the tile has.
         unsafe {
             if rows == MANY {
                 tile::<S, B, MANY>(task, row);
@@ -69,6 +70,7 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
         assert_eq!(bytes.len(), blocks * size * GROUP);
         let mut y = [[0f32; GROUP]; R];
         for lane in (0..GROUP).step_by(S::N) {
+            // SAFETY: all of the group and of the records lies behind the pointers, as was just compared, and `y` has sixteen places.
             unsafe {
                 let mut sums = [S::splat(0.0); R];
                 for b in 0..blocks {
@@ -86,6 +88,7 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
         let from = task.rows.0.max(start);
         let to = task.rows.1.min(start + GROUP);
         for (r, y) in y.iter().enumerate() {
+            // SAFETY: no other task has these groups, as the caller promises.
             unsafe {
                 task.y
                     .put(row + r, from - task.rows.0, &y[from - start..to - start]);
@@ -100,13 +103,16 @@ unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<B: BlockKind>(task: PackedTask) {
+        // SAFETY: as the caller promises, and these features are those of the lanes.
         unsafe { strip::<Avx2, B, 4, 2>(task) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
     unsafe fn avx512<B: BlockKind>(task: PackedTask) {
+        // SAFETY: as the caller promises, and these features are those of the lanes.
         unsafe { strip::<Avx512, B, 8, 3>(task) }
     }
+    // SAFETY: only `Processor::all` makes a processor, of instructions that the machine has; the rest as the caller promises.
     unsafe {
         match on.0 {
             Instructions::Plain => strip::<Plain, B, 1, 1>(task),
@@ -120,36 +126,64 @@ unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
     }
 }
 
-/// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`.
-pub(super) fn product(
-    on: Processor,
-    weights: &Packed,
+/// A product `x Wᵀ` with some rows of `W` that is done task by task.
+pub(super) struct PackedProduct<'a> {
+    weights: &'a Packed,
     range: Range<usize>,
-    x: &[f32],
-    y: &mut [f32],
-) {
-    assert!(range.end <= weights.out);
-    let rows = x.len() / weights.input;
-    let x = Activations::new(x, rows, weights.input / 32, on.tiles());
-    let y = OutputColumns::new(y, rows, range.len());
-    let (begin, end) = (range.start / GROUP, range.end.div_ceil(GROUP));
-    let share = threads::share(end - begin, MOST);
-    let count = (end - begin).div_ceil(share);
-    threads::each(count, rows * range.len() * weights.input, |i| {
-        let first = begin + i * share;
-        let last = end.min(first + share);
-        let rows = (range.start, range.end);
-        let task = PackedTask {
+    x: &'a Activations,
+    y: OutputColumns,
+    /// Groups of a task.
+    share: usize,
+}
+
+impl<'a> PackedProduct<'a> {
+    /// `y` is `[rows, range]`; a task has about `share` rows of weights.
+    pub fn new(
+        weights: &'a Packed,
+        range: Range<usize>,
+        x: &'a Activations,
+        y: &mut [f32],
+        share: usize,
+    ) -> Self {
+        assert!(range.end <= weights.out);
+        Self {
             weights,
-            x: &x,
-            y: &y,
-            rows,
+            x,
+            y: OutputColumns::new(y, x.rows, range.len()),
+            range,
+            share: share.div_ceil(GROUP).clamp(1, MOST),
+        }
+    }
+
+    /// The groups that hold the rows.
+    fn groups(&self) -> Range<usize> {
+        self.range.start / GROUP..self.range.end.div_ceil(GROUP)
+    }
+
+    pub fn tasks(&self) -> usize {
+        if self.range.is_empty() {
+            0
+        } else {
+            self.groups().len().div_ceil(self.share)
+        }
+    }
+
+    /// # Safety
+    /// Every task is done once, by one thread, while what the product was made of lives.
+    pub unsafe fn task(&self, on: Processor, i: usize) {
+        let groups = self.groups();
+        let first = groups.start + i * self.share;
+        let task = PackedTask {
+            weights: self.weights,
+            x: self.x,
+            y: &self.y,
+            rows: (self.range.start, self.range.end),
             first,
-            last,
+            last: groups.end.min(first + self.share),
         };
         // SAFETY: every task has groups of its own.
         unsafe { any(on, task) };
-    });
+    }
 }
 
 /// The product with some rows of `W`, on this thread alone: the first columns of `y`.
@@ -190,5 +224,6 @@ unsafe fn any(on: Processor, task: PackedTask) {
         // Plain numbers are never interleaved (`Packed::new`).
         Encoding::F32 | Encoding::F16 | Encoding::Bf16 => return,
     };
+    // SAFETY: as the caller promises.
     unsafe { product(on, task) };
 }

@@ -3,7 +3,7 @@
 //! Invariant: every number of the product is summed in one order (lanes along the input, strips of [`DEPTH`]), whatever rows
 //! stand beside it and however many threads there are; narrow weights are widened exactly.
 //! To add a type, implement [`Element`].
-#![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within rows whose lengths `product` compares.
+#![allow(unsafe_code)] // Each block says what it relies on.
 
 use std::ops::Range;
 
@@ -12,12 +12,12 @@ use super::machine::{Instructions, Processor};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
 use super::plain::Plain;
-use super::threads::{self, OutputColumns};
+use super::threads::OutputColumns;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
 /// Columns that are multiplied at once: so many of a few rows fit the first cache.
-const DEPTH: usize = 1024;
+pub(super) const DEPTH: usize = 1024;
 
 /// Most rows of weights that a task takes.
 const MOST: usize = 64;
@@ -33,6 +33,15 @@ pub enum PlainWeights<'a> {
     Bf16(&'a [u16]),
 }
 
+impl PlainWeights<'_> {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::F32(w) => w.len(),
+            Self::F16(w) | Self::Bf16(w) => w.len(),
+        }
+    }
+}
+
 /// A type of weights.
 pub(super) trait Element: Copy + Sync {
     const WIDTH: Width;
@@ -46,6 +55,7 @@ impl Element for f32 {
     const WIDTH: Width = Width::F32;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
+        // SAFETY: as the caller promises.
         unsafe { S::load(p) }
     }
     #[inline(always)]
@@ -60,7 +70,7 @@ impl Element for f32 {
 pub(super) struct F16(u16);
 
 impl F16 {
-    fn of(bits: &[u16]) -> &[Self] {
+    pub fn of(bits: &[u16]) -> &[Self] {
         // SAFETY: the same bits, and the same length.
         unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
     }
@@ -70,6 +80,7 @@ impl Element for F16 {
     const WIDTH: Width = Width::F16;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
+        // SAFETY: as the caller promises.
         unsafe { S::load_f16(p.cast()) }
     }
     #[inline(always)]
@@ -84,7 +95,7 @@ impl Element for F16 {
 pub(super) struct Bf16(u16);
 
 impl Bf16 {
-    fn of(bits: &[u16]) -> &[Self] {
+    pub fn of(bits: &[u16]) -> &[Self] {
         // SAFETY: the same bits, and the same length.
         unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
     }
@@ -94,6 +105,7 @@ impl Element for Bf16 {
     const WIDTH: Width = Width::Bf16;
     #[inline(always)]
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F {
+        // SAFETY: as the caller promises.
         unsafe { S::load_bf16(p.cast()) }
     }
     #[inline(always)]
@@ -113,31 +125,25 @@ struct DenseTask<'a, E> {
     last: usize,
 }
 
-/// Products of `W` rows of weights with `X` rows of activations over `depth` columns, as far as whole vectors go.
+/// Products of `W` rows of weights with `X` rows of activations over whole vectors of columns.
 #[inline(always)]
 unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
-    w: *const E,
-    w_row: usize,
-    x: *const f32,
-    x_row: usize,
-    depth: usize,
+    at: TileAt<E>,
 ) -> [[f32; W]; X] {
+    // SAFETY: so many rows of so many columns are there, and the machine has the lanes, as the caller of `place` promises.
     unsafe {
         let mut vectors = [[S::splat(0.0); W]; X];
-        let whole = depth / S::N * S::N;
-        let mut k = 0;
-        while k < whole {
+        for k in (0..at.depth / S::N * S::N).step_by(S::N) {
             let mut weights = [S::splat(0.0); W];
             for i in 0..W {
-                weights[i] = E::load::<S>(w.add(i * w_row + k));
+                weights[i] = E::load::<S>(at.w.add(i * at.w_row + k));
             }
             for r in 0..X {
-                let x = S::load(x.add(r * x_row + k));
+                let x = S::load(at.x.add(r * at.x_row + k));
                 for i in 0..W {
                     vectors[r][i] = S::fma(weights[i], x, vectors[r][i]);
                 }
             }
-            k += S::N;
         }
         let mut sums = [[0.0; W]; X];
         for r in 0..X {
@@ -149,54 +155,104 @@ unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
     }
 }
 
-/// Where a block of products comes from and where it is added.
-#[derive(Clone, Copy)]
-struct TileAt<E> {
-    w: *const E,
-    w_row: usize,
-    x: *const f32,
-    x_row: usize,
-    depth: usize,
-    /// Sums of this task's rows, for the first of the rows of activations.
-    sums: *mut f32,
-    /// From one row of activations to the next in `sums`.
-    sums_row: usize,
-}
-
+/// The same over the columns that are left.
 #[inline(always)]
-unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt<E>) {
-    unsafe {
-        let whole = at.depth / S::N * S::N;
-        let w = Strided {
-            start: at.w.cast(),
-            bytes: at.w_row * size_of::<E>(),
-        };
-        let x = Strided {
-            start: at.x,
-            bytes: at.x_row * size_of::<f32>(),
-        };
-        let sums = Strided {
-            start: at.sums.cast_const(),
-            bytes: at.sums_row * size_of::<f32>(),
-        };
-        if whole > 0 && !(W == 4 && S::tile::<X>(E::WIDTH, w, x, whole, sums)) {
-            let products = dots::<S, E, W, X>(at.w, at.w_row, at.x, at.x_row, whole);
-            for (r, products) in products.iter().enumerate() {
-                for (i, product) in products.iter().enumerate() {
-                    *at.sums.add(r * at.sums_row + i) += product;
-                }
-            }
-        }
-        // One by one, so that the order is the same whichever way the others went.
-        for k in whole..at.depth {
-            for r in 0..X {
-                for i in 0..W {
-                    let weight = (*at.w.add(i * at.w_row + k)).widen();
-                    *at.sums.add(r * at.sums_row + i) += weight * *at.x.add(r * at.x_row + k);
+unsafe fn rest<S: Lanes, E: Element, const W: usize, const X: usize>(
+    at: TileAt<E>,
+) -> [[f32; W]; X] {
+    let mut sums = [[0.0; W]; X];
+    for k in at.depth / S::N * S::N..at.depth {
+        for r in 0..X {
+            for i in 0..W {
+                // SAFETY: so many rows of so many columns are there, as the caller of `place` promises.
+                unsafe {
+                    sums[r][i] +=
+                        (*at.w.add(i * at.w_row + k)).widen() * *at.x.add(r * at.x_row + k);
                 }
             }
         }
     }
+    sums
+}
+
+/// Adds products of `count` rows of weights with `rows` rows of activations; the input is one strip, [`DEPTH`] at the most.
+///
+/// # Safety
+/// What `at` points to has these rows; nobody else writes to its sums; the machine has the lanes.
+#[inline(always)]
+pub(super) unsafe fn add_products<S: Lanes, E: Element>(at: TileAt<E>, count: usize, rows: usize) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match S::N {
+            16 => tiles::<S, E, 4, 4, 3, 6>(at, count, rows),
+            8 => tiles::<S, E, 4, 2, 3, 6>(at, count, rows),
+            4 => tiles::<S, E, 8, 4, 3, 6>(at, count, rows),
+            _ => tiles::<S, E, 1, 1, 1, 1>(at, count, rows),
+        }
+    }
+}
+
+/// Where a block of products comes from and where it is added.
+#[derive(Clone, Copy)]
+pub(super) struct TileAt<E> {
+    pub w: *const E,
+    pub w_row: usize,
+    pub x: *const f32,
+    pub x_row: usize,
+    pub depth: usize,
+    /// Sums of this task's rows, for the first of the rows of activations.
+    pub sums: *mut f32,
+    /// From one row of activations to the next in `sums`.
+    pub sums_row: usize,
+}
+
+/// Adds first what whole vectors of columns come to and then what is left, however many rows go together: the order of a
+/// sum is part of the invariant.
+///
+/// # Safety
+/// `W` rows of weights and `X` of activations and sums are there; nobody else writes to the sums; the machine has the lanes.
+#[inline(always)]
+unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt<E>) {
+    let add = |products: [[f32; W]; X]| {
+        for (r, products) in products.iter().enumerate() {
+            for (i, product) in products.iter().enumerate() {
+                // SAFETY: as the caller promises.
+                unsafe { *at.sums.add(r * at.sums_row + i) += product };
+            }
+        }
+    };
+    let whole = at.depth / S::N * S::N;
+    // SAFETY: as the caller promises.
+    unsafe {
+        if whole > 0 && !(W == 4 && written_out::<S, E, X>(at, whole)) {
+            add(dots::<S, E, W, X>(at));
+        }
+        if whole < at.depth {
+            add(rest::<S, E, W, X>(at));
+        }
+    }
+}
+
+/// Four rows of weights with `X` of activations as the machine has it written out, if it has.
+///
+/// # Safety
+/// As [`place`].
+#[inline(always)]
+unsafe fn written_out<S: Lanes, E: Element, const X: usize>(at: TileAt<E>, whole: usize) -> bool {
+    let w = Strided {
+        start: at.w.cast(),
+        bytes: at.w_row * size_of::<E>(),
+    };
+    let x = Strided {
+        start: at.x,
+        bytes: at.x_row * size_of::<f32>(),
+    };
+    let sums = Strided {
+        start: at.sums.cast_const(),
+        bytes: at.sums_row * size_of::<f32>(),
+    };
+    // SAFETY: as the caller promises.
+    unsafe { S::tile::<X>(E::WIDTH, w, x, whole, sums) }
 }
 
 /// All of a task's rows of weights, `W` at a time, with `X` rows of activations.
@@ -205,6 +261,7 @@ unsafe fn column<S: Lanes, E: Element, const W: usize, const X: usize>(
     at: TileAt<E>,
     count: usize,
 ) {
+    // SAFETY: as the caller promises; so many rows are left.
     unsafe {
         let mut row = 0;
         while row < count {
@@ -241,6 +298,7 @@ unsafe fn tiles<
     let mut row = 0;
     while row < rows {
         let left = rows - row;
+        // SAFETY: as the caller promises; so many rows are left.
         unsafe {
             let at = TileAt {
                 x: at.x.add(row * at.x_row),
@@ -301,6 +359,7 @@ unsafe fn part<
             sums: sums.as_mut_ptr(),
             sums_row: count,
         };
+        // SAFETY: the task's rows and strip lie within the slices that they are cut out of.
         unsafe {
             if wide.is_empty() {
                 tiles::<S, E, FEW, MANY, HALF, X>(at, count, rows);
@@ -332,6 +391,7 @@ unsafe fn part<
         }
     }
     for (row, sums) in sums.chunks_exact(count).enumerate() {
+        // SAFETY: no other task has these rows, as the caller promises.
         unsafe { task.y.put(row, task.first, sums) }
     }
 }
@@ -342,13 +402,16 @@ unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<E: Element>(task: DenseTask<E>) {
+        // SAFETY: as the caller promises, and these features are those of the lanes.
         unsafe { part::<Avx2, E, 4, 2, 3, 6>(task) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
     unsafe fn avx512<E: Element>(task: DenseTask<E>) {
+        // SAFETY: as the caller promises, and these features are those of the lanes.
         unsafe { part::<Avx512, E, 4, 4, 3, 6>(task) }
     }
+    // SAFETY: only `Processor::all` makes a processor, of instructions that the machine has; the rest as the caller promises.
     unsafe {
         match on.0 {
             Instructions::Plain => part::<Plain, E, 1, 1, 1, 1>(task),
@@ -362,41 +425,49 @@ unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
     }
 }
 
-/// `x Wᵀ`: `weights` is `[out, input]`, `x` `[rows, input]`, `y` `[rows, out]`.
-pub(super) fn product(
-    on: Processor,
-    weights: PlainWeights,
+/// A product `x Wᵀ` that is done task by task: `W` is `[out, input]`.
+pub(super) struct DenseProduct<'a, E> {
+    weights: &'a [E],
     input: usize,
-    x: &[f32],
-    y: &mut [f32],
-) {
-    match weights {
-        PlainWeights::F32(weights) => whole(on, weights, input, x, y),
-        PlainWeights::F16(bits) => whole(on, F16::of(bits), input, x, y),
-        PlainWeights::Bf16(bits) => whole(on, Bf16::of(bits), input, x, y),
-    }
+    x: &'a [f32],
+    y: OutputColumns,
+    /// Rows of weights of a task.
+    share: usize,
 }
 
-fn whole<E: Element>(on: Processor, weights: &[E], input: usize, x: &[f32], y: &mut [f32]) {
-    let (out, rows) = (weights.len() / input, x.len() / input);
-    assert!(weights.len() == out * input && x.len() == rows * input);
-    let y = OutputColumns::new(y, rows, out);
-    let units = out.div_ceil(8);
-    let share = 8 * threads::share(units, MOST / 8);
-    threads::each(out.div_ceil(share), rows * out * input, |i| {
-        let first = i * share;
-        let last = out.min(first + share);
-        let task = DenseTask {
+impl<'a, E: Element> DenseProduct<'a, E> {
+    /// `x` is `[rows, input]`, `y` `[rows, out]`; a task has about `share` rows of weights.
+    pub fn new(weights: &'a [E], input: usize, x: &'a [f32], y: &mut [f32], share: usize) -> Self {
+        let (out, rows) = (weights.len() / input, x.len() / input);
+        assert!(weights.len() == out * input && x.len() == rows * input);
+        Self {
             weights,
             input,
             x,
-            y: &y,
+            y: OutputColumns::new(y, rows, out),
+            share: share.next_multiple_of(8).clamp(8, MOST),
+        }
+    }
+
+    pub fn tasks(&self) -> usize {
+        self.y.out.div_ceil(self.share)
+    }
+
+    /// # Safety
+    /// Every task is done once, by one thread, while what the product was made of lives.
+    pub unsafe fn task(&self, on: Processor, i: usize) {
+        let first = i * self.share;
+        let task = DenseTask {
+            weights: self.weights,
+            input: self.input,
+            x: self.x,
+            y: &self.y,
             first,
-            last,
+            last: self.y.out.min(first + self.share),
         };
-        // SAFETY: every task has rows of its own.
+        // SAFETY: every task has rows of its own, and `new` has compared the lengths.
         unsafe { run(on, task) };
-    });
+    }
 }
 
 /// The product with some rows of the weights, on this thread alone: the first columns of `y` `[rows, width]`.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: within a block everything is whole numbers and exact, but for the scales.
 //! To add a kind, implement [`BlockKind`] and name it in [`super::blocks`].
-#![allow(unsafe_code)] // SAFETY of the whole file: said at [`BlockKind::add`], which every function here is a part of.
+#![allow(unsafe_code)] // Each block says what it relies on.
 
 use std::marker::PhantomData;
 
@@ -49,11 +49,13 @@ impl<S: Lanes> BlockRows<S> {
 
     #[inline(always)]
     unsafe fn half(self, i: usize) -> S::F {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe { S::load_f16(self.block.add(i * 2 * GROUP + 2 * self.lane).cast()) }
     }
 
     #[inline(always)]
     unsafe fn word(self, i: usize) -> S::I {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe { S::load_ints(self.block.add(self.words + i * 4 * GROUP + 4 * self.lane)) }
     }
 }
@@ -67,6 +69,7 @@ unsafe fn dot<S: Lanes, const R: usize>(
     four: usize,
 ) {
     for (r, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let numbers = (&raw const (*x).numbers[r]).cast::<i32>().add(2 * four);
             *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
@@ -78,6 +81,7 @@ unsafe fn dot<S: Lanes, const R: usize>(
 /// The sum of a row's numbers in a record, or of one half of them.
 #[inline(always)]
 unsafe fn total<const R: usize>(x: *const Record<R>, row: usize, half: Option<usize>) -> i32 {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     let [a, b] = unsafe { (*x).sums[row] };
     match half {
         None => a + b,
@@ -93,6 +97,7 @@ unsafe fn below<S: Lanes, const R: usize>(
     half: Option<usize>,
     by: i32,
 ) -> [S::I; R] {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let mut sums = [S::ints(0); R];
         for (r, sum) in sums.iter_mut().enumerate() {
@@ -111,6 +116,7 @@ unsafe fn scaled<S: Lanes, const R: usize>(
     sums: &mut [S::F; R],
 ) {
     for r in 0..R {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let scale = S::mul(scale, S::splat((*x).scales[r]));
             sums[r] = S::fma(S::to_f(whole[r]), scale, sums[r]);
@@ -127,6 +133,7 @@ unsafe fn least<S: Lanes, const R: usize>(
     sums: &mut [S::F; R],
 ) {
     for r in 0..R {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let sum = total(x, r, half) as f32 * (*x).scales[r];
             sums[r] = S::fma(low, S::splat(sum), sums[r]);
@@ -137,6 +144,7 @@ unsafe fn least<S: Lanes, const R: usize>(
 /// Four numbers of four bits a lane from the low and from the high halves of four bytes.
 #[inline(always)]
 unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let four = S::ints(0x000f_000f);
         [
@@ -149,6 +157,7 @@ unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
 /// `bits` of a number at `mask`, brought there from `from`.
 #[inline(always)]
 unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let there = if from >= to {
             S::right32(v, from - to)
@@ -162,6 +171,7 @@ unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
 /// The bytes of a word as 32 bits, zero-extended.
 #[inline(always)]
 unsafe fn byte<S: Lanes>(v: S::I, i: u32) -> S::I {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe { S::and(S::right32(v, 8 * i), S::ints(0xff)) }
 }
 
@@ -181,6 +191,7 @@ unsafe fn small<S: Lanes, const R: usize, const FIFTH: bool>(
     x: *const Record<R>,
     sums: &mut [S::I; R],
 ) {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let fifth = if FIFTH { w.word(0) } else { S::ints(0) };
         for z in 0..4 {
@@ -212,6 +223,7 @@ impl<const FIFTH: bool, const LEAST: bool> BlockKind for FourBits<FIFTH, LEAST> 
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let mut whole = if LEAST {
                 [S::ints(0); R]
@@ -235,6 +247,7 @@ impl BlockKind for Q8_0 {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let mut whole = [S::ints(0); R];
             for z in 0..8 {
@@ -255,6 +268,7 @@ impl BlockKind for Q2K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
             for part in 0..16 {
@@ -287,6 +301,7 @@ impl BlockKind for Q3K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let d = w.half(0);
             for part in 0..16 {
@@ -318,6 +333,7 @@ impl BlockKind for Q3K {
 /// The scales and least weights of eight parts of 32, six bits each, as bytes of two words each.
 #[inline(always)]
 unsafe fn six_bits<S: Lanes>(w: BlockRows<S>) -> [[S::I; 2]; 2] {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let [a, b, c] = [w.word(0), w.word(1), w.word(2)];
         let six = S::ints(0x3f3f_3f3f);
@@ -340,6 +356,7 @@ unsafe fn four_or_five<S: Lanes, const R: usize, const FIFTH: bool>(
     x: *const Record<R>,
     sums: &mut [S::F; R],
 ) {
+    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
     unsafe {
         let [scales, lows] = six_bits::<S>(w);
         let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
@@ -380,6 +397,7 @@ impl BlockKind for Q4K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe { four_or_five::<S, R, false>(w, x, sums) }
     }
 }
@@ -392,6 +410,7 @@ impl BlockKind for Q5K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe { four_or_five::<S, R, true>(w, x, sums) }
     }
 }
@@ -404,6 +423,7 @@ impl BlockKind for Q6K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
+        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
         unsafe {
             let d = w.half(0);
             for n in 0..2 {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: every implementation computes the same, but for the rounding of a fused product and the order of a sum.
 //! To add a machine, implement [`Lanes`] in a file of its own and name it in [`super::machine`].
-#![allow(unsafe_code)] // SAFETY of the whole file: who calls has made sure that the machine has the instructions (machine.rs).
+#![allow(unsafe_code)] // Each block says what it relies on.
 
 /// Vectors of `N` lanes. Sixteen is a multiple of `N`.
 ///
@@ -30,7 +30,7 @@ pub trait Lanes: Copy {
     unsafe fn minus(a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     unsafe fn over(a: Self::F, b: Self::F) -> Self::F;
-    /// The larger of each pair; where one of them is not a number, either may be the result.
+    /// The larger of each pair; NaN where `b` is, and where only `a` is, either may be the result.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
     /// The smaller, likewise.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;

@@ -8,6 +8,8 @@
 #![allow(clippy::cast_ptr_alignment)] // Vectors are loaded from any address; records are aligned to four bytes, and so are their fields.
 
 mod activations;
+pub mod attention;
+mod backward;
 mod blocks;
 mod dense;
 pub mod encoding;
@@ -19,38 +21,23 @@ pub mod machine;
 mod neon;
 mod packed;
 mod plain;
+mod pool;
+mod product;
+pub mod rows;
 mod threads;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+mod vectorised;
 pub mod vocabulary;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::ops::Range;
-
+pub use backward::backward;
 pub use dense::PlainWeights;
-use machine::Processor;
 pub use packed::Packed;
-
-/// `x Wᵀ`: `x` is `[rows, input]`, `weights` `[out, input]`, `y` `[rows, out]`.
-pub fn dense(weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
-    dense_on(Processor::best(), weights, input, x, y);
-}
-
-/// The same with chosen instructions, for tests and measurements.
-pub fn dense_on(on: Processor, weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
-    dense::product(on, weights, input, x, y);
-}
-
-/// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`.
-pub fn packed(weights: &Packed, range: Range<usize>, x: &[f32], y: &mut [f32]) {
-    packed_on(Processor::best(), weights, range, x, y);
-}
-
-/// The same with chosen instructions, for tests and measurements.
-pub fn packed_on(on: Processor, weights: &Packed, range: Range<usize>, x: &[f32], y: &mut [f32]) {
-    blocks::product(on, weights, range, x, y);
-}
+pub use product::{Product, StoredRows, dense_on, packed_on, products, products_on};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_rows;

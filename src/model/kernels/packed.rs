@@ -134,19 +134,27 @@ fn units(encoding: Encoding, mut field: impl FnMut(usize, usize, usize)) {
 
 /// The rows of one group (fewer than sixteen at the end), row after row, to their places.
 fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
-    let size = encoding.bytes();
+    let (size, fields, fifth) = (encoding.bytes(), encoding.fields(), fifth(encoding));
     for (lane, row) in from.chunks_exact(row).enumerate() {
-        for (to, block) in to
-            .chunks_exact_mut(GROUP * size)
-            .zip(row.chunks_exact(size))
-        {
-            units(encoding, |at, file, width| {
-                let to = &mut to[at * GROUP + lane * width..][..width];
-                to.copy_from_slice(&block[file..file + width]);
-                if fifth(encoding) == Some(file) {
-                    spread(to);
+        let blocks = to.chunks_exact_mut(GROUP * size);
+        for (to, block) in blocks.zip(row.chunks_exact(size)) {
+            let (halves, words) = to.split_at_mut(fields.halves.len() * 2 * GROUP);
+            let places = halves.chunks_exact_mut(2 * GROUP);
+            for (to, at) in places.zip(fields.halves) {
+                to[2 * lane..2 * lane + 2].copy_from_slice(&block[*at..at + 2]);
+            }
+            let mut places = words.chunks_exact_mut(4 * GROUP);
+            for (start, count) in fields.words {
+                let words = block[*start..start + 4 * count].chunks_exact(4);
+                for (word, to) in words.zip(&mut places) {
+                    to[4 * lane..4 * lane + 4].copy_from_slice(word);
                 }
-            });
+            }
+            if let Some(file) = fifth {
+                // It is the first of the words.
+                debug_assert_eq!(fields.words[0].0, file);
+                spread(&mut words[4 * lane..4 * lane + 4]);
+            }
         }
     }
 }

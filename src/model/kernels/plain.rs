@@ -1,7 +1,7 @@
 //! Vectors in plain Rust: what every machine can do, and what the others are tested against.
 //!
 //! Invariant: no instruction is named; the compiler makes of it what it can.
-#![allow(unsafe_code)] // SAFETY of the whole file: who calls has made sure that the machine has the instructions (machine.rs).
+#![allow(unsafe_code)] // Each block says what it relies on.
 
 use super::lanes::{Lanes, from_bf16, from_f16};
 
@@ -26,18 +26,22 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self::F {
+        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
         unsafe { p.cast::<Self::F>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::F {
+        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
         unsafe { p.cast::<[u16; P]>().read_unaligned() }.map(from_f16)
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self::F {
+        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
         unsafe { p.cast::<[u16; P]>().read_unaligned() }.map(from_bf16)
     }
     #[inline(always)]
     unsafe fn store(v: Self::F, p: *mut f32) {
+        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
         unsafe { p.cast::<Self::F>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -91,6 +95,7 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn load_ints(p: *const u8) -> Self::I {
+        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
         unsafe { p.cast::<Self::I>().read_unaligned() }.map(u32::from_le)
     }
     #[inline(always)]

@@ -210,6 +210,16 @@ fn a_row_is_the_same_beside_others_and_on_any_number_of_threads() {
         };
         alone_and_beside(&|x, y| dense_on(on, PlainWeights::F32(&weights), input, x, y));
         alone_and_beside(&|x, y| dense_on(on, PlainWeights::Bf16(&bf16s), input, x, y));
+        let (odd, odd_input) = (&weights[..83 * 233], 233);
+        let x_odd = &x[..rows * odd_input];
+        let on_threads = |count| {
+            let mut y = vec![0.0; rows * out];
+            threads(count, || {
+                dense_on(on, PlainWeights::F32(odd), odd_input, x_odd, &mut y);
+            });
+            y
+        };
+        assert_eq!(on_threads(1), on_threads(3), "a rest of columns");
         for encoding in Encoding::BLOCKS {
             let bytes = random.blocks(encoding, out, input, &SCALES);
             let packed = Packed::new(encoding, out, input, &bytes).unwrap();

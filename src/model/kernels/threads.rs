@@ -1,19 +1,24 @@
-//! Work on all threads of rayon's pool, and output that they write side by side.
+//! Work on all threads of the pool, and output that they write side by side.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
+use super::pool::Pool;
 
-/// Weights whose product is not worth waking another thread.
-const ALONE: usize = 1 << 17;
+/// Weights whose product is not worth another thread.
+const ALONE: usize = 1 << 16;
 
 /// Runs `work` on `count` tasks of `cost` multiplications in all.
-pub(super) fn each(count: usize, cost: usize, work: impl Fn(usize) + Send + Sync) {
+pub(super) fn each(count: usize, cost: usize, work: impl Fn(usize) + Sync) {
     if alone(count, cost) {
         (0..count).for_each(work);
     } else {
-        (0..count).into_par_iter().for_each(work);
+        Pool::global().each(count, &work);
     }
+}
+
+fn alone(count: usize, cost: usize) -> bool {
+    count < 2 || cost < ALONE || rayon::current_num_threads() == 1
 }
 
 /// The results of `count` tasks of `cost` multiplications in all, in their order.
@@ -23,10 +28,17 @@ pub(super) fn map<T: Send>(
     work: impl Fn(usize) -> T + Send + Sync,
 ) -> Vec<T> {
     if alone(count, cost) {
-        (0..count).map(work).collect()
-    } else {
-        (0..count).into_par_iter().map(work).collect()
+        return (0..count).map(work).collect();
     }
+    let places: Vec<Mutex<Option<T>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    each(count, cost, |i| {
+        let found = work(i);
+        *places[i].lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+    });
+    let found = places.into_iter();
+    found
+        .filter_map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect()
 }
 
 /// Runs `work` on `count` tasks of `cost` multiplications in all. A thread that is free takes the next, so that each of them has
@@ -52,19 +64,52 @@ pub(super) fn pull<T: Send>(
         return some().into_iter().collect();
     }
     let threads = rayon::current_num_threads().min(count);
-    let states = (0..threads).into_par_iter().with_max_len(1);
-    states.filter_map(|_| some()).collect()
+    let states = map(threads, cost, |_| some());
+    states.into_iter().flatten().collect()
 }
 
-fn alone(count: usize, cost: usize) -> bool {
-    count < 2 || cost < ALONE || rayon::current_num_threads() == 1
+/// How many rows of weights a task takes of so many, so that there are a few tasks for every thread.
+pub(super) fn share(rows: usize) -> usize {
+    rows.div_ceil(8 * rayon::current_num_threads())
 }
 
-/// How many units of a matrix's rows a task takes, so that there are a few tasks for every thread.
-pub(super) fn share(units: usize, most: usize) -> usize {
-    let tasks = 8 * rayon::current_num_threads();
-    units.div_ceil(tasks).clamp(1, most)
+/// Into how many parts each of so many units of work is cut, so that there are a few tasks for every thread.
+pub(super) fn share_of(units: usize) -> usize {
+    (4 * rayon::current_num_threads()).div_ceil(units.max(1))
 }
+
+/// Runs `work` on groups of consecutive rows of `y`, `width` numbers each (the last may be shorter), with the number of the
+/// first row of the group; `cost` multiplications in all.
+pub(super) fn rows(
+    y: &mut [f32],
+    width: usize,
+    cost: usize,
+    work: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let units = y.len().div_ceil(width);
+    let share = units.div_ceil(4 * rayon::current_num_threads()).max(1);
+    let parts = y.chunks_mut(share * width).map(|part| {
+        let (start, length) = (part.as_mut_ptr(), part.len());
+        PartOfRows { start, length }
+    });
+    let parts: Vec<PartOfRows> = parts.collect();
+    each(parts.len(), cost, |i| {
+        // SAFETY: every task has a part of its own, and `y` is borrowed until all are done.
+        #[allow(unsafe_code)]
+        let part = unsafe { std::slice::from_raw_parts_mut(parts[i].start, parts[i].length) };
+        work(i * share, part);
+    });
+}
+
+/// Some numbers that one task writes.
+struct PartOfRows {
+    start: *mut f32,
+    length: usize,
+}
+
+// SAFETY: each is used by one task only.
+#[allow(unsafe_code)]
+unsafe impl Sync for PartOfRows {}
 
 /// `[rows, out]`, of which every task writes columns of its own.
 pub(super) struct OutputColumns {

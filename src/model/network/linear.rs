@@ -4,16 +4,18 @@
 //! [`crate::model::kernels`], which widen f16 and bf16 exactly: weights that a file has so stay so, and no number changes.
 //! To add another storage, add a variant of `Storage`.
 
-use std::ops::Range;
+use std::borrow::Cow;
+use std::ops::{Deref, Range};
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
 use half::slice::HalfFloatSliceExt;
 
-use super::quantized::{Blocks, mismatch, with_rows};
+use super::numbers::{elsewhere, made, on_numbers, plain};
+use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
 use crate::model::kernels::vocabulary::Matrix;
-use crate::model::kernels::{self, PlainWeights};
+use crate::model::kernels::{self, PlainWeights, Product, StoredRows};
 
 /// How the matrices of a model are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +46,15 @@ impl Precision {
         }
     }
 
-    /// Refuses gradients where weights are in blocks, which no gradient passes.
-    pub fn check_gradients(self) -> Result<()> {
+    /// Refuses gradients where weights are in blocks and the products are candle's, which no gradient passes.
+    pub fn check_gradients(self, device: &Device) -> Result<()> {
         match self {
             Self::Dense(_) => Ok(()),
+            Self::Q8 | Self::Stored(_) if device.is_cpu() => Ok(()),
             Self::Q8 | Self::Stored(_) => Err(Error::argument(
                 "--dtype",
                 self.name(),
-                "f32 or f16 for a gradient, which does not pass through weights kept in blocks",
+                "f32 or f16 for a gradient, which does not pass through weights kept in blocks on a device (--device cpu lets it)",
             )),
         }
     }
@@ -62,7 +65,7 @@ impl Precision {
 enum Storage {
     /// `[out, in]`, in the compute dtype or, on the CPU, as a file stores it.
     Dense(Tensor),
-    /// Blocks of few bits, multiplied as they are. Gradients do not pass.
+    /// Blocks of few bits, multiplied as they are.
     Quantized(Blocks),
 }
 
@@ -106,7 +109,28 @@ impl Linear {
 
     /// `[.., in] -> [.., out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.product(x)?;
+        self.with_bias(self.product(x)?)
+    }
+
+    /// What several matrices make of the same input: their products in one go where the kernels take them.
+    pub fn forward_all<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
+        let products = if linears.iter().all(|l| l.is_for_kernels(x)) {
+            let rows = linears.map(|l| (l, 0..l.out));
+            products(x, &rows)?
+        } else {
+            let each = linears.iter().map(|l| l.product(x));
+            each.collect::<Result<_>>()?
+        };
+        let all = products
+            .into_iter()
+            .zip(linears)
+            .map(|(y, l)| l.with_bias(y));
+        let all: Vec<Tensor> = all.collect::<Result<_>>()?;
+        all.try_into()
+            .map_err(|_| Error::Engine("a product for every matrix".into()))
+    }
+
+    fn with_bias(&self, y: Tensor) -> Result<Tensor> {
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
@@ -115,14 +139,24 @@ impl Linear {
 
     /// `x Wᵀ` without the bias.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.storage {
-            Storage::Dense(weight) => dense(x, weight),
-            Storage::Quantized(blocks) => blocks.product(x),
-        }
+        self.part(x, 0..self.out)
     }
 
-    /// `x` `[n, in]` times some rows of the weight: `[n, rows]`, without the bias.
+    /// `x` `[.., in]` times some rows of the weight: `[.., rows]`, without the bias.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        if self.is_for_kernels(x) {
+            let mut products = products(x, &[(self, rows)])?;
+            return products
+                .pop()
+                .ok_or_else(|| Error::Engine("a product for every matrix".into()));
+        }
+        if self.is_stored_here() && x.device().is_cpu() {
+            let op = FrozenProduct {
+                linear: self.clone(),
+                rows,
+            };
+            return Ok(plain(x)?.apply_op1(op)?.to_dtype(x.dtype())?);
+        }
         match &self.storage {
             Storage::Dense(weight) => dense(x, &weight.narrow(0, rows.start, rows.len())?),
             Storage::Quantized(blocks) => blocks.part(x, rows),
@@ -143,17 +177,70 @@ impl Linear {
 
     /// Lends the weight, as it is stored, to what the CPU's kernels do with it; nothing where they have no kernel for it.
     pub fn lend<R>(&self, work: impl FnOnce(Matrix) -> R) -> Result<Option<R>> {
+        if !self.is_stored_here() {
+            return Ok(None);
+        }
+        let held = self.hold();
+        Ok(Some(match self.stored(held.as_ref(), 0..self.out)? {
+            StoredRows::Plain(numbers) => work(Matrix::Plain(numbers, self.input()?)),
+            StoredRows::Packed(packed, _) => work(Matrix::Packed(packed)),
+        }))
+    }
+
+    /// Whether the kernels of the CPU take the weight as it is kept.
+    fn is_stored_here(&self) -> bool {
         match &self.storage {
-            Storage::Dense(weight) if has_kernel(weight) => {
-                let input = weight.dim(1)?;
-                Ok(Some(plain(weight, |numbers| {
-                    work(Matrix::Plain(numbers, input))
-                })?))
+            Storage::Dense(w) => {
+                let known = matches!(w.dtype(), DType::F32 | DType::F16 | DType::BF16);
+                known && w.device().is_cpu() && w.is_contiguous()
             }
-            Storage::Dense(_) => Ok(None),
-            Storage::Quantized(blocks) => {
-                Ok(blocks.packed().map(|packed| work(Matrix::Packed(packed))))
+            Storage::Quantized(blocks) => blocks.here().is_some(),
+        }
+    }
+
+    /// Whether a product with these rows is one of the kernels', no gradient being asked for.
+    fn is_for_kernels(&self, x: &Tensor) -> bool {
+        x.device().is_cpu() && !x.track_op() && self.is_stored_here()
+    }
+
+    /// What has to be held while the kernels look at the weight: its numbers, and how they lie.
+    fn hold(&self) -> Option<(impl Deref<Target = Stored> + '_, &Layout)> {
+        match &self.storage {
+            Storage::Dense(weight) => Some(weight.storage_and_layout()),
+            Storage::Quantized(_) => None,
+        }
+    }
+
+    /// Some rows of the weight as the kernels take them.
+    fn stored<'a>(
+        &'a self,
+        held: Option<&'a (impl Deref<Target = Stored>, &Layout)>,
+        rows: Range<usize>,
+    ) -> Result<StoredRows<'a>> {
+        match (&self.storage, held) {
+            (Storage::Dense(_), Some((storage, layout))) => {
+                let (start, input) = (layout.start_offset(), self.input()?);
+                let span = start + rows.start * input..start + rows.end * input;
+                Ok(StoredRows::Plain(numbers(storage, span)?))
             }
+            (Storage::Quantized(blocks), _) => {
+                let packed = blocks.here().ok_or_else(elsewhere)?;
+                Ok(StoredRows::Packed(packed, rows))
+            }
+            (Storage::Dense(_), None) => Err(elsewhere()),
+        }
+    }
+
+    /// Weights.
+    pub fn elements(&self) -> Result<usize> {
+        Ok(self.out * self.input()?)
+    }
+
+    /// Columns.
+    fn input(&self) -> Result<usize> {
+        match &self.storage {
+            Storage::Dense(weight) => Ok(weight.dim(1)?),
+            Storage::Quantized(blocks) => Ok(blocks.input()),
         }
     }
 
@@ -188,7 +275,7 @@ impl Linear {
 
 /// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
 #[derive(Clone, Debug)]
-pub enum LoadedMatrix {
+pub enum LoadedMatrix<'a> {
     /// In the compute dtype or, on the CPU, as the file stores it; on its device.
     Dense(Tensor),
     /// Blocks as a GGUF file stores them, row after row.
@@ -198,16 +285,16 @@ pub enum LoadedMatrix {
         out: usize,
         /// Columns, a multiple of the block's length.
         input: usize,
-        /// The rows' bytes.
-        bytes: Vec<u8>,
+        /// The rows' bytes, where they can be those of the file's map: they are brought into the kernels' order from there.
+        bytes: Cow<'a, [u8]>,
     },
 }
 
-impl LoadedMatrix {
+impl LoadedMatrix<'_> {
     /// Some of the rows, in this order, in storage of their own.
-    pub fn rows(&self, ranges: &[Range<usize>]) -> Result<Self> {
+    pub fn rows(&self, ranges: &[Range<usize>]) -> Result<LoadedMatrix<'static>> {
         Ok(match self {
-            Self::Dense(whole) => Self::Dense(select(whole, ranges)?),
+            Self::Dense(whole) => LoadedMatrix::Dense(select(whole, ranges)?),
             Self::Blocks {
                 kind, input, bytes, ..
             } => {
@@ -215,7 +302,7 @@ impl LoadedMatrix {
                 let chosen = ranges
                     .iter()
                     .flat_map(|r| bytes[r.start * row..r.end * row].iter().copied());
-                Self::Blocks {
+                LoadedMatrix::Blocks {
                     kind: *kind,
                     out: ranges.iter().map(Range::len).sum(),
                     input: *input,
@@ -242,7 +329,52 @@ impl LoadedMatrix {
     }
 }
 
-/// `x Wᵀ` in the dtype of `x`: our kernels on the CPU, candle's elsewhere.
+/// The products of the same rows with some rows of several matrices, without their biases, in the dtype of `x`.
+fn products(x: &Tensor, matrices: &[(&Linear, Range<usize>)]) -> Result<Vec<Tensor>> {
+    let Some((first, _)) = matrices.first() else {
+        return Ok(Vec::new());
+    };
+    let input = first.input()?;
+    for (linear, _) in matrices {
+        let (width, own) = (x.dims().last(), linear.input()?);
+        if width != Some(&own) {
+            return Err(mismatch(x, linear.out, own));
+        }
+    }
+    let flat = x.to_dtype(DType::F32)?.contiguous()?;
+    let rows = flat.elem_count() / input;
+    let of = |(_, range): &(&Linear, Range<usize>)| vec![0f32; rows * range.len()];
+    let mut outputs: Vec<Vec<f32>> = matrices.iter().map(of).collect();
+    on_numbers(&flat, |x| multiply(x, matrices, &mut outputs))??;
+    let shaped = outputs.into_iter().zip(matrices).map(|(y, (_, range))| {
+        let mut dims = x.dims().to_vec();
+        dims.pop();
+        dims.push(range.len());
+        Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
+    });
+    shaped.collect()
+}
+
+/// The products of `x` with some rows of several matrices that have as many columns, in one go.
+fn multiply(
+    x: &[f32],
+    matrices: &[(&Linear, Range<usize>)],
+    outputs: &mut [Vec<f32>],
+) -> Result<()> {
+    let held: Vec<_> = matrices.iter().map(|(linear, _)| linear.hold()).collect();
+    let parts = matrices.iter().zip(&held).zip(outputs);
+    let parts = parts.map(|(((linear, range), held), y)| {
+        let weights = linear.stored(held.as_ref(), range.clone())?;
+        Ok(Product { weights, y })
+    });
+    let mut parts = parts.collect::<Result<Vec<_>>>()?;
+    if let Some((first, _)) = matrices.first() {
+        kernels::products(first.input()?, x, &mut parts);
+    }
+    Ok(())
+}
+
+/// `x Wᵀ` in the dtype of `x` where a device computes.
 fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (out, input) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
@@ -250,49 +382,29 @@ fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if width != Some(input) {
         return Err(mismatch(x, out, input));
     }
-    if x.device().is_cpu() && has_kernel(weight) {
-        if !x.track_op() {
-            return with_rows(x, (out, input), |x, y| numbers(weight, x, y));
-        }
-        let y = x.to_dtype(DType::F32)?.contiguous()?;
-        return Ok(y
-            .apply_op1(FrozenProduct(weight.clone()))?
-            .to_dtype(x.dtype())?);
-    }
     let rows: usize = dims.iter().product();
     let y = x.reshape((rows, input))?.matmul(&weight.t()?)?;
     dims.push(out);
     Ok(y.reshape(dims)?)
 }
 
-/// Whether the CPU's kernels multiply with it.
-fn has_kernel(weight: &Tensor) -> bool {
-    let ours = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
-    ours && weight.device().is_cpu() && weight.is_contiguous()
-}
-
-/// Lends the numbers of a weight on the CPU.
-fn plain<R>(weight: &Tensor, work: impl FnOnce(PlainWeights) -> R) -> candle_core::Result<R> {
-    let (storage, layout) = weight.storage_and_layout();
-    let span = layout.start_offset()..layout.start_offset() + weight.elem_count();
-    Ok(work(match &*storage {
+/// Some numbers of a weight on the CPU.
+fn numbers(storage: &Stored, span: Range<usize>) -> candle_core::Result<PlainWeights<'_>> {
+    Ok(match storage {
         Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
         Stored::Cpu(CpuStorage::F16(w)) => PlainWeights::F16(w[span].reinterpret_cast()),
         Stored::Cpu(CpuStorage::BF16(w)) => PlainWeights::Bf16(w[span].reinterpret_cast()),
         Stored::Cpu(_) | Stored::Cuda(_) | Stored::Metal(_) => {
-            candle_core::bail!("no kernel for weights in {:?}", weight.dtype())
+            candle_core::bail!("no kernel for weights in {:?}", storage.dtype())
         }
-    }))
-}
-
-/// The kernel for the weight's dtype.
-fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
-    let input = weight.dim(1)?;
-    plain(weight, |numbers| kernels::dense(numbers, input, x, y))
+    })
 }
 
 /// A product on the CPU whose weight is no variable: a gradient passes to `x`, and none is made for the weight.
-struct FrozenProduct(Tensor);
+struct FrozenProduct {
+    linear: Linear,
+    rows: Range<usize>,
+}
 
 impl CustomOp1 for FrozenProduct {
     fn name(&self) -> &'static str {
@@ -304,25 +416,39 @@ impl CustomOp1 for FrozenProduct {
         storage: &CpuStorage,
         layout: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (out, input) = self.0.dims2()?;
         let CpuStorage::F32(values) = storage else {
             candle_core::bail!("{} takes f32", self.name());
         };
+        let input = self.linear.input().map_err(candle_core::Error::wrap)?;
         let mut dims = layout.dims().to_vec();
         let count = layout.shape().elem_count();
         dims.pop();
-        dims.push(out);
-        let mut y = vec![0f32; count / input * out];
-        numbers(&self.0, &values[layout.start_offset()..][..count], &mut y)?;
+        dims.push(self.rows.len());
+        let mut y = [vec![0f32; count / input * self.rows.len()]];
+        let x = &values[layout.start_offset()..][..count];
+        multiply(x, &[(&self.linear, self.rows.clone())], &mut y)
+            .map_err(candle_core::Error::wrap)?;
+        let [y] = y;
         Ok((CpuStorage::F32(y), dims.into()))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, by: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        let (out, input) = self.0.dims2()?;
-        let rows = by.reshape((by.elem_count() / out, out))?;
-        let gradient = rows.matmul(&self.0.to_dtype(DType::F32)?)?;
-        debug_assert_eq!(x.elem_count() / input, rows.dim(0)?);
-        Ok(Some(gradient.reshape(x.dims())?))
+        let gradient = self.gradient(x, by).map_err(candle_core::Error::wrap)?;
+        Ok(Some(gradient))
+    }
+}
+
+impl FrozenProduct {
+    /// `by W`: what the gradient `[.., rows]` of the product is for `x` `[.., in]`.
+    fn gradient(&self, x: &Tensor, by: &Tensor) -> Result<Tensor> {
+        let held = self.linear.hold();
+        let weights = self.linear.stored(held.as_ref(), self.rows.clone())?;
+        let input = self.linear.input()?;
+        made(x.dims(), DType::F32, |y| {
+            on_numbers(&plain(by)?, |by| {
+                kernels::backward(input, &weights, by, y);
+            })
+        })
     }
 }
 

@@ -10,12 +10,14 @@
 
 use candle_core::{D, DType, Tensor};
 
-use super::attention::softmax;
+use super::attended::softmax;
 use super::blueprint::{Activation, Experts};
 use super::linear::Linear;
+use super::numbers::{made, on_numbers, plain};
 use super::site::Site::{MlpAct, MlpGate, MlpUp, Router};
 use super::tap::Tap;
 use crate::error::Result;
+use crate::model::kernels::rows::{Gate, activated};
 
 /// What stands in the MLP's place.
 #[derive(Clone, Debug)]
@@ -57,26 +59,58 @@ pub struct DenseMlp {
 
 impl DenseMlp {
     fn forward(&self, layer: usize, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        let gate = match &self.gate {
-            Some(gate) => Some(tap.visit(MlpGate.at(layer), gate.forward(x)?)?),
+        let (gate, up) = self.read(x)?;
+        let gate = match gate {
+            Some(gate) => Some(tap.visit(MlpGate.at(layer), gate)?),
             None => None,
         };
-        let up = tap.visit(MlpUp.at(layer), self.up.forward(x)?)?;
-        let neurons = match gate {
-            Some(gate) => (activate(self.activation, &gate)? * up)?,
-            None => activate(self.activation, &up)?,
-        };
+        let up = tap.visit(MlpUp.at(layer), up)?;
+        let neurons = self.neurons(gate, up)?;
         self.down.forward(&tap.visit(MlpAct.at(layer), neurons)?)
     }
 
     /// The forward pass of an expert, without sites: `[n, d_model] -> [n, d_model]`.
     pub fn plain(&self, x: &Tensor) -> Result<Tensor> {
-        let up = self.up.forward(x)?;
-        let neurons = match &self.gate {
-            Some(gate) => (activate(self.activation, &gate.forward(x)?)? * up)?,
-            None => activate(self.activation, &up)?,
+        let (gate, up) = self.read(x)?;
+        self.down.forward(&self.neurons(gate, up)?)
+    }
+
+    /// What gate, where there is one, and up make of the input.
+    fn read(&self, x: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
+        let Some(gate) = &self.gate else {
+            return Ok((None, self.up.forward(x)?));
         };
-        self.down.forward(&neurons)
+        let [gate, up] = Linear::forward_all([gate, &self.up], x)?;
+        Ok((Some(gate), up))
+    }
+
+    fn neurons(&self, gate: Option<Tensor>, up: Tensor) -> Result<Tensor> {
+        let (of, by) = match &gate {
+            Some(gate) => (gate, Some(&up)),
+            None => (&up, None),
+        };
+        let followed = of.track_op() || up.track_op();
+        if let (Some(kind), true, false) =
+            (in_kernels(self.activation), of.device().is_cpu(), followed)
+            && of.dtype() == DType::F32
+        {
+            let (of, by) = (plain(of)?, by.map(plain).transpose()?);
+            return made(of.dims(), DType::F32, |y| {
+                on_numbers(&of, |x| {
+                    if let Some(by) = &by {
+                        on_numbers(by, |by| activated(kind, x, Some(by), y))
+                    } else {
+                        activated(kind, x, None, y);
+                        Ok(())
+                    }
+                })?
+            });
+        }
+        let active = activate(self.activation, of)?;
+        Ok(match by {
+            Some(by) => (active * by)?,
+            None => active,
+        })
     }
 }
 
@@ -138,6 +172,16 @@ impl Mixture {
         } else {
             chosen
         })
+    }
+}
+
+/// The activation as the kernels have it, where they do.
+fn in_kernels(kind: Activation) -> Option<Gate> {
+    match kind {
+        Activation::Silu => Some(Gate::Silu),
+        Activation::GeluTanh => Some(Gate::GeluTanh),
+        Activation::QuickGelu => Some(Gate::QuickGelu),
+        Activation::Gelu | Activation::Relu | Activation::ReluSquared => None,
     }
 }
 

@@ -4,9 +4,11 @@
 //! To add a family see [`families`]; to add a site see [`site`].
 
 pub mod address;
+pub mod attended;
 pub mod attention;
 pub mod blueprint;
 pub mod cache;
+pub mod context;
 pub mod families;
 pub mod finite;
 pub mod heads;
@@ -14,6 +16,7 @@ pub mod linear;
 pub mod mlp;
 pub mod names;
 pub mod norm;
+mod numbers;
 pub mod quantized;
 pub mod readout;
 pub mod rope;

@@ -6,7 +6,9 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::blueprint::{NormKind, NormSpec};
+use super::numbers::{made, on_numbers, plain};
 use crate::error::Result;
+use crate::model::kernels::rows;
 
 /// A norm with its learned gain, and bias for LayerNorm. Both are kept in f32.
 #[derive(Clone, Debug)]
@@ -51,9 +53,14 @@ impl Norm {
     /// `[.., width] -> [.., width]`, in the input's dtype.
     pub fn forward(&self, x: &Tensor, differentiable: bool) -> Result<Tensor> {
         let dtype = x.dtype();
+        if self.kind == NormKind::Identity {
+            return Ok(x.clone());
+        }
+        if x.device().is_cpu() && !differentiable && !x.track_op() {
+            return self.on_cpu(x);
+        }
         let wide = x.to_dtype(DType::F32)?;
         let out = match (self.kind, &self.bias, differentiable) {
-            (NormKind::Identity, ..) => return Ok(x.clone()),
             (NormKind::Rms, _, false) => {
                 candle_nn::ops::rms_norm(&wide.contiguous()?, &self.gain, self.epsilon as f32)?
             }
@@ -66,6 +73,25 @@ impl Norm {
             _ => self.plain(&wide, &self.gain, self.bias.as_ref())?,
         };
         Ok(out.to_dtype(dtype)?)
+    }
+
+    fn on_cpu(&self, x: &Tensor) -> Result<Tensor> {
+        let wide = plain(x)?;
+        let epsilon = self.epsilon as f32;
+        made(x.dims(), x.dtype(), |y| {
+            on_numbers(&wide, |x| {
+                on_numbers(&self.gain, |gain| {
+                    if let Some(bias) = &self.bias {
+                        on_numbers(bias, |bias| {
+                            rows::layer_norm(x, gain, bias, epsilon, y);
+                        })
+                    } else {
+                        rows::rms_norm(x, gain, epsilon, y);
+                        Ok(())
+                    }
+                })?
+            })?
+        })
     }
 
     /// `[.., heads, head_dim]` normed along `head_dim`, with a gain `[heads, head_dim]` (Cohere, StableLM).

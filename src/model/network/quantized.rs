@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
-use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 
+use super::numbers::elsewhere;
 use crate::error::{Error, Result};
+use crate::model::kernels::Packed;
 use crate::model::kernels::encoding::Encoding;
-use crate::model::kernels::{self, Packed};
 
 /// Rows of the weight that a device unpacks together.
 const STRIP: usize = 4096;
@@ -22,6 +23,8 @@ const STRIP: usize = 4096;
 pub struct Blocks {
     weight: BlockStorage,
     out: usize,
+    /// Columns.
+    input: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +63,7 @@ impl Blocks {
         Ok(Self {
             weight: BlockStorage::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
             out: shape.0,
+            input: shape.1,
         })
     }
 
@@ -83,44 +87,39 @@ impl Blocks {
             let blocks = QTensor::new(storage, (out, input))?;
             BlockStorage::Device(QMatMul::from_qtensor(blocks)?, device.clone())
         };
-        Ok(Self { weight, out })
+        Ok(Self { weight, out, input })
     }
 
     pub fn out(&self) -> usize {
         self.out
     }
 
-    /// As the CPU's kernels take them; nothing on another device.
-    pub fn packed(&self) -> Option<&Packed> {
+    /// Columns.
+    pub fn input(&self) -> usize {
+        self.input
+    }
+
+    /// The blocks as the kernels take them; none on a device.
+    pub fn here(&self) -> Option<&Packed> {
         match &self.weight {
             BlockStorage::Here(packed) => Some(packed),
             BlockStorage::Device(..) => None,
         }
     }
 
-    /// `[.., in] -> [.., out]`, in the dtype of `x`.
-    pub fn product(&self, x: &Tensor) -> Result<Tensor> {
+    /// A product on a device with some rows of the matrix, in the dtype of `x`: `[.., in] -> [.., rows]`.
+    pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
         match &self.weight {
-            BlockStorage::Here(_) => self.part(x, 0..self.out),
-            BlockStorage::Device(weight, _) => {
+            BlockStorage::Here(_) => Err(elsewhere()),
+            BlockStorage::Device(weight, _) if rows == (0..self.out) => {
                 let mut dims = x.dims().to_vec();
                 let width = dims.pop().unwrap_or(0);
-                let rows: usize = dims.iter().product();
-                let flat = x.to_dtype(DType::F32)?.reshape((rows, width))?;
+                let count: usize = dims.iter().product();
+                let flat = x.to_dtype(DType::F32)?.reshape((count, width))?;
                 let y = weight.forward(&flat.contiguous()?)?;
                 dims.push(self.out);
                 Ok(y.reshape(dims)?.to_dtype(x.dtype())?)
             }
-        }
-    }
-
-    /// The product with some rows of the matrix: `[.., in] -> [.., rows]`.
-    pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
-        match &self.weight {
-            BlockStorage::Here(packed) => with_rows(x, (rows.len(), packed.input), |x, y| {
-                kernels::packed(packed, rows, x, y);
-                Ok(())
-            }),
             BlockStorage::Device(weight, device) => {
                 let ids = Tensor::arange(rows.start as u32, rows.end as u32, device)?;
                 let weight = weight.embedding(&ids)?.to_dtype(x.dtype())?;
@@ -188,35 +187,6 @@ impl Blocks {
     }
 }
 
-/// Makes `[.., out]` of `[.., in]` on the CPU, in the dtype of `x`: `work` fills the rows of the one from the rows of the
-/// other,
-/// both f32.
-pub(super) fn with_rows(
-    x: &Tensor,
-    (out, input): (usize, usize),
-    work: impl FnOnce(&[f32], &mut [f32]) -> candle_core::Result<()>,
-) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    if dims.pop() != Some(input) {
-        return Err(mismatch(x, out, input));
-    }
-    dims.push(out);
-    let flat = x.to_dtype(DType::F32)?.contiguous()?;
-    let mut y = vec![0f32; dims.iter().product()];
-    let (storage, layout) = flat.storage_and_layout();
-    let Storage::Cpu(CpuStorage::F32(values)) = &*storage else {
-        return Err(Error::Engine(
-            "a product of the CPU was asked for elsewhere".into(),
-        ));
-    };
-    work(
-        &values[layout.start_offset()..][..flat.elem_count()],
-        &mut y,
-    )?;
-    drop(storage);
-    Ok(Tensor::from_vec(y, dims, x.device())?.to_dtype(x.dtype())?)
-}
-
 /// What is said of activations of another width.
 pub(super) fn mismatch(x: &Tensor, out: usize, input: usize) -> Error {
     let shape = x.shape();
@@ -273,10 +243,11 @@ mod tests {
                 }
                 let blocks = Blocks::quantize(&random(out, input), kind).unwrap();
                 let dense = blocks.unpack().unwrap();
+                let linear = super::super::linear::Linear::blocks(blocks, None);
                 for rows in [1, 3, 32] {
                     let x = random(rows, input);
                     let apart = relative(
-                        &blocks.product(&x).unwrap(),
+                        &linear.product(&x).unwrap(),
                         &x.matmul(&dense.t().unwrap()).unwrap(),
                     );
                     assert!(

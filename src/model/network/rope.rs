@@ -397,6 +397,11 @@ impl Rotation {
         })
     }
 
+    /// Cosines and sines, `[positions, width / 2]` each, and whether neighbours are rotated against each other.
+    pub(super) fn tables(&self) -> (&Tensor, &Tensor, bool) {
+        (&self.cos, &self.sin, self.interleaved)
+    }
+
     /// Rotates the first dimensions of `[batch, heads, tokens, head_dim]`.
     pub fn apply(&self, x: &Tensor, differentiable: bool) -> Result<Tensor> {
         use candle_nn::rotary_emb::{rope, rope_i, rope_i_slow, rope_slow};

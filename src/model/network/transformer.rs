@@ -4,14 +4,15 @@
 //! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
 //! How a checkpoint becomes a [`Transformer`] is in [`crate::model::checkpoint::assemble`].
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::attention::{AttentionWeights, PassContext, soft_cap};
+use super::attended::soft_cap;
+use super::attention::AttentionWeights;
 use super::blueprint::{BlockOrder, Blueprint};
 use super::cache::Cache;
+use super::context::PassContext;
 use super::finite::NonFinite;
 use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
@@ -91,11 +92,14 @@ impl Transformer {
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
-        self.on_thread_pool(|| self.pass(tokens, span, cache, tap))
+        if tap.differentiable() {
+            return self.on_thread_pool(|| self.pass(tokens, span, cache, tap));
+        }
+        self.pass(tokens, span, cache, tap)
     }
 
-    /// Runs work where its many short parallel loops need no waking: on a worker of the thread pool. On a small
-    /// model this is most of the time of a token.
+    /// Runs work where the parallel loops of candle and of our own that are rayon's need no waking: on a worker of its pool.
+    /// The products of the CPU have a pool of their own and are asked for from anywhere.
     pub(crate) fn on_thread_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
             rayon::scope(|_| work())
@@ -113,7 +117,7 @@ impl Transformer {
     ) -> Result<Tensor> {
         let length = tokens.dim(1)?;
         if tap.differentiable() {
-            self.precision.check_gradients()?;
+            self.precision.check_gradients(&self.device)?;
         }
         tap.reads(tokens, span)?;
         tap.begin(span);
@@ -140,12 +144,12 @@ impl Transformer {
             .iter()
             .map(|rope| rope.at(span.start, span.len))
             .collect::<Result<_>>()?;
-        Ok(PassContext {
-            blueprint: &self.blueprint,
+        Ok(PassContext::new(
+            &self.blueprint,
+            &self.device,
             rotations,
-            masks: self.masks(span)?,
             span,
-        })
+        ))
     }
 
     /// Some of the blocks: the stream that enters the first of them, `[batch, tokens, d_model]`, to the one that leaves the
@@ -158,7 +162,10 @@ impl Transformer {
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
-        self.on_thread_pool(|| self.walk(blocks, x, pass, cache, tap))
+        if tap.differentiable() {
+            return self.on_thread_pool(|| self.walk(blocks, x, pass, cache, tap));
+        }
+        self.walk(blocks, x, pass, cache, tap)
     }
 
     fn walk(
@@ -248,10 +255,8 @@ impl Transformer {
     /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32. To read other rows in the
     /// same product, or statistics alone, see [`super::readout`].
     pub fn read_out(&self, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
-        self.on_thread_pool(|| {
-            let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
-            self.leave(self.raw(&y)?, tap)
-        })
+        let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
+        self.leave(self.raw(&y)?, tap)
     }
 
     /// From products with the unembedding to the model's own logits, `[batch, rows, vocab]`.
@@ -265,15 +270,13 @@ impl Transformer {
     /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
     /// `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
-        self.on_thread_pool(|| self.finish(self.raw(&self.norm.forward(rows, false)?)?))
+        self.finish(self.raw(&self.norm.forward(rows, false)?)?)
     }
 
     /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
     pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
-        self.on_thread_pool(|| {
-            let raw = self.raw(&self.norm.forward(rows, false)?)?;
-            scaled(raw, self.blueprint.logit_scale)
-        })
+        let raw = self.raw(&self.norm.forward(rows, false)?)?;
+        scaled(raw, self.blueprint.logit_scale)
     }
 
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
@@ -377,31 +380,6 @@ impl Transformer {
             .iter()
             .map(|table| table.rope.scaling_regime(total));
         regimes.max().unwrap_or(0)
-    }
-
-    /// For every window that layers use, `[tokens, start + tokens]`: 0 where a query may look and -inf elsewhere.
-    fn masks(&self, span: PassSpan) -> Result<Vec<(Option<usize>, Option<Tensor>)>> {
-        let windows: BTreeSet<_> = self.blueprint.layers.iter().map(|l| l.window).collect();
-        let mask = |window| Ok((window, self.mask(span, window)?));
-        windows.into_iter().map(mask).collect()
-    }
-
-    fn mask(&self, span: PassSpan, window: Option<usize>) -> Result<Option<Tensor>> {
-        let total = span.start + span.len;
-        let narrow = window.filter(|w| *w < total);
-        if span.len == 1 && narrow.is_none() {
-            return Ok(None);
-        }
-        let sees = |q: usize, k: usize| k <= q && narrow.is_none_or(|w| k + w > q);
-        let rows = (span.start..total).flat_map(|q| {
-            (0..total).map(move |k| if sees(q, k) { 0.0 } else { f32::NEG_INFINITY })
-        });
-        let rows: Vec<f32> = rows.collect();
-        Ok(Some(Tensor::from_vec(
-            rows,
-            (span.len, total),
-            &self.device,
-        )?))
     }
 }
 

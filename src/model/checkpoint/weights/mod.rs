@@ -386,7 +386,7 @@ impl Weights {
         input: usize,
         output: usize,
         layout: MatrixLayout,
-    ) -> Result<LoadedMatrix> {
+    ) -> Result<LoadedMatrix<'_>> {
         let name = format!("{name}.weight");
         if let Some(blocks) = self.stored_blocks(&name, input, output)? {
             return Ok(blocks);
@@ -406,7 +406,7 @@ impl Weights {
         name: &str,
         input: usize,
         output: usize,
-    ) -> Result<Option<LoadedMatrix>> {
+    ) -> Result<Option<LoadedMatrix<'_>>> {
         let (Precision::Stored(_), TensorSource::Gguf(checkpoint)) = (self.precision, &self.source)
         else {
             return Ok(None);
@@ -423,10 +423,9 @@ impl Weights {
                     kind: piece.dtype,
                     out: output,
                     input,
-                    bytes: piece.bytes.into_owned(),
+                    bytes: piece.bytes,
                 }
             });
-        self.release(output * input);
         Ok(blocks)
     }
 
@@ -477,7 +476,7 @@ impl Weights {
         self.linear(name, width, rows, MatrixLayout::OutIn, false)
     }
 
-    fn keep(&self, name: &str, matrix: LoadedMatrix, bias: Option<Tensor>) -> Result<Linear> {
+    fn keep(&self, name: &str, matrix: LoadedMatrix<'_>, bias: Option<Tensor>) -> Result<Linear> {
         // Q8_0 blocks are 32 wide; a narrower input stays dense.
         match (self.precision, &matrix) {
             (Precision::Q8, LoadedMatrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
@@ -485,7 +484,11 @@ impl Weights {
                 self.note_damage(full, non_finite::past_q8(weight)?, false);
                 Linear::quantized(weight, bias)
             }
-            _ => matrix.into_linear(bias, &self.device),
+            _ => {
+                let linear = matrix.into_linear(bias, &self.device)?;
+                self.release(linear.elements()?);
+                Ok(linear)
+            }
         }
     }
 

@@ -14,6 +14,18 @@ use super::{TensorSource, Weights};
 const STRIP: usize = 1 << 20;
 
 impl Weights {
+    /// Bytes of all tensors as the file has them; none where it does not say so before it is read.
+    pub fn stored_bytes(&self) -> Option<u64> {
+        match &self.source {
+            TensorSource::Mapped(m) => Some(m.tensors().map(|(_, t)| t.data().len() as u64).sum()),
+            TensorSource::Embedded(s) => {
+                Some(s.tensors().iter().map(|(_, t)| t.data().len() as u64).sum())
+            }
+            TensorSource::Gguf(g) => Some(g.gguf.tensors().map(|(_, t)| t.span.len() as u64).sum()),
+            TensorSource::Pickled(_) | TensorSource::Random(_) => None,
+        }
+    }
+
     /// Reads every number that is not stored in f16 already.
     pub fn within_f16(&self) -> bool {
         match &self.source {

@@ -1,0 +1,326 @@
+//! What is done to rows of numbers between products: norms, softmax, activations.
+//!
+//! Invariant: a row's numbers do not depend on the rows beside it; those of a softmax do not depend on how many positions of
+//! no weight stand behind its last one. Sums are over lanes first, the rest of a row filled up with what adds nothing.
+//! NaN stays NaN. To add an activation, add a variant of [`Gate`] and its arm in `gate`.
+#![allow(unsafe_code)] // Each block says what it relies on; vectors are loaded and stored within slices that are checked here.
+
+use super::lanes::Lanes;
+use super::machine::Processor;
+use super::threads;
+use super::vectorised::{Vectorised, run};
+
+/// The most lanes that there are.
+const MOST: usize = 16;
+
+/// Multiplications that one number of an exponential is worth.
+const EXPONENTIAL: usize = 16;
+
+/// Activations whose exponentials are made here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x / (1 + exp(-1.702 x))`.
+    QuickGelu,
+    /// `x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3)))`, which is the form with tanh.
+    GeluTanh,
+}
+
+/// Every row of `x` `[rows, width]` over the root of its mean square, times `gain` `[width]`.
+///
+/// # Panics
+/// Where a length does not fit the shape.
+pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32]) {
+    normed(Processor::best(), x, gain, None, epsilon, y);
+}
+
+/// Every row of `x` `[rows, width]` less its mean, over its standard deviation, times `gain` and with `bias`, `[width]` each.
+///
+/// # Panics
+/// Where a length does not fit the shape.
+pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]) {
+    normed(Processor::best(), x, gain, Some(bias), epsilon, y);
+}
+
+/// The same with chosen instructions: centred where there is a bias.
+pub(super) fn normed(
+    on: Processor,
+    x: &[f32],
+    gain: &[f32],
+    bias: Option<&[f32]>,
+    epsilon: f32,
+    y: &mut [f32],
+) {
+    let width = gain.len();
+    assert!(x.len() == y.len() && bias.is_none_or(|b| b.len() == width));
+    if width == 0 {
+        return;
+    }
+    threads::rows(y, width, 4 * x.len(), |first, y| {
+        let x = &x[first * width..][..y.len()];
+        for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+            run(
+                on,
+                NormedRow {
+                    x,
+                    gain,
+                    bias,
+                    epsilon,
+                    y,
+                },
+            );
+        }
+    });
+}
+
+/// The softmax of every row of `x` `[rows, width]`, in place.
+pub fn softmax(x: &mut [f32], width: usize) {
+    softmax_on(Processor::best(), x, width);
+}
+
+/// The same with chosen instructions.
+pub(super) fn softmax_on(on: Processor, x: &mut [f32], width: usize) {
+    if width == 0 {
+        return;
+    }
+    let cost = EXPONENTIAL * x.len();
+    threads::rows(x, width, cost, |_, rows| {
+        for row in rows.chunks_exact_mut(width) {
+            run(on, SoftmaxRow(row));
+        }
+    });
+}
+
+/// The activation of every number of `x`, times the one of `by` at its place.
+///
+/// # Panics
+/// Where a length does not fit the shape.
+pub fn activated(gate: Gate, x: &[f32], by: Option<&[f32]>, y: &mut [f32]) {
+    activated_on(Processor::best(), gate, x, by, y);
+}
+
+/// The same with chosen instructions.
+pub(super) fn activated_on(
+    on: Processor,
+    gate: Gate,
+    x: &[f32],
+    by: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    /// Numbers of a task.
+    const PART: usize = 1024;
+    assert!(x.len() == y.len() && by.is_none_or(|by| by.len() == x.len()));
+    threads::rows(y, PART, EXPONENTIAL * x.len(), |first, y| {
+        let at = first * PART;
+        let (x, by) = (&x[at..][..y.len()], by.map(|by| &by[at..][..y.len()]));
+        run(on, Activated { gate, x, by, y });
+    });
+}
+
+struct NormedRow<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    bias: Option<&'a [f32]>,
+    epsilon: f32,
+    y: &'a mut [f32],
+}
+
+struct SoftmaxRow<'a>(&'a mut [f32]);
+
+struct Activated<'a> {
+    gate: Gate,
+    x: &'a [f32],
+    by: Option<&'a [f32]>,
+    y: &'a mut [f32],
+}
+
+/// `N` numbers of a slice from `at` on; those behind its end are `rest`.
+#[inline(always)]
+unsafe fn take<S: Lanes>(x: &[f32], at: usize, rest: f32) -> S::F {
+    if at + S::N <= x.len() {
+        // SAFETY: within the slice; the caller's machine has the lanes.
+        return unsafe { S::load(x.as_ptr().add(at)) };
+    }
+    let mut whole = [rest; MOST];
+    let left = &x[at..];
+    whole[..left.len()].copy_from_slice(left);
+    // SAFETY: as many numbers as the most lanes; the caller's machine has the lanes.
+    unsafe { S::load(whole.as_ptr()) }
+}
+
+/// Puts `N` numbers into a slice from `at` on, as many as there is room for.
+#[inline(always)]
+unsafe fn give<S: Lanes>(v: S::F, y: &mut [f32], at: usize) {
+    if at + S::N <= y.len() {
+        // SAFETY: within the slice; the caller's machine has the lanes.
+        return unsafe { S::store(v, y.as_mut_ptr().add(at)) };
+    }
+    let mut whole = [0.0; MOST];
+    // SAFETY: as many numbers as the most lanes; the caller's machine has the lanes.
+    unsafe { S::store(v, whole.as_mut_ptr()) };
+    let left = &mut y[at..];
+    let count = left.len();
+    left.copy_from_slice(&whole[..count]);
+}
+
+/// The sum of a function of every number of a row, where it is zero for `rest`.
+#[inline(always)]
+unsafe fn total<S: Lanes>(x: &[f32], rest: f32, of: impl Fn(S::F) -> S::F) -> f32 {
+    // SAFETY: the caller's machine has the lanes.
+    unsafe {
+        let mut sums = [S::splat(0.0); 4];
+        let mut at = 0;
+        while at < x.len() {
+            for sum in &mut sums {
+                if at < x.len() {
+                    *sum = S::add(*sum, of(take::<S>(x, at, rest)));
+                    at += S::N;
+                }
+            }
+        }
+        let [a, b, c, d] = sums;
+        S::sum(S::add(S::add(a, b), S::add(c, d)))
+    }
+}
+
+impl Vectorised for NormedRow<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self {
+            x,
+            gain,
+            bias,
+            epsilon,
+            y,
+        } = self;
+        let width = x.len() as f32;
+        // SAFETY: the caller's machine has the lanes.
+        unsafe {
+            let mean = match bias {
+                Some(_) => total::<S>(x, 0.0, |v| v) / width,
+                None => 0.0,
+            };
+            let less = S::splat(-mean);
+            // What is filled up is the mean itself, so that nothing is left of it.
+            let square = total::<S>(x, mean, |v| {
+                let v = S::add(v, less);
+                S::mul(v, v)
+            });
+            let scale = S::splat((square / width + epsilon).sqrt().recip());
+            for at in (0..x.len()).step_by(S::N) {
+                let v = S::mul(S::add(take::<S>(x, at, 0.0), less), scale);
+                let gain = take::<S>(gain, at, 0.0);
+                let v = match bias {
+                    Some(bias) => S::fma(v, gain, take::<S>(bias, at, 0.0)),
+                    None => S::mul(v, gain),
+                };
+                give::<S>(v, y, at);
+            }
+        }
+    }
+}
+
+impl Vectorised for SoftmaxRow<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self(row) = self;
+        // What has no weight at the end stays out of everything.
+        let seen = row.iter().rposition(|v| *v != f32::NEG_INFINITY);
+        let (row, hidden) = row.split_at_mut(seen.map_or(row.len(), |last| last + 1));
+        hidden.fill(0.0);
+        // SAFETY: the caller's machine has the lanes.
+        unsafe {
+            let mut most = S::splat(f32::NEG_INFINITY);
+            for at in (0..row.len()).step_by(S::N) {
+                most = S::max(most, take::<S>(row, at, f32::NEG_INFINITY));
+            }
+            let mut lanes = [f32::NEG_INFINITY; MOST];
+            S::store(most, lanes.as_mut_ptr());
+            let most = lanes.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+            let less = S::splat(-most);
+            for at in (0..row.len()).step_by(S::N) {
+                let v = take::<S>(row, at, f32::NEG_INFINITY);
+                give::<S>(exponential::<S>(S::add(v, less)), row, at);
+            }
+            let sum = S::splat(total::<S>(row, 0.0, |v| v));
+            for at in (0..row.len()).step_by(S::N) {
+                give::<S>(S::over(take::<S>(row, at, 0.0), sum), row, at);
+            }
+        }
+    }
+}
+
+impl Vectorised for Activated<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self {
+            gate: kind,
+            x,
+            by,
+            y,
+        } = self;
+        for at in (0..x.len()).step_by(S::N) {
+            // SAFETY: the caller's machine has the lanes.
+            unsafe {
+                let v = gate::<S>(kind, take::<S>(x, at, 0.0));
+                let v = match by {
+                    Some(by) => S::mul(v, take::<S>(by, at, 0.0)),
+                    None => v,
+                };
+                give::<S>(v, y, at);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
+    // SAFETY: the caller's machine has the lanes.
+    unsafe {
+        let slope = match kind {
+            Gate::Silu => S::mul(x, S::splat(-1.0)),
+            Gate::QuickGelu => S::mul(x, S::splat(-1.702)),
+            Gate::GeluTanh => {
+                let square = S::mul(x, x);
+                // 2 sqrt(2 / pi), and that times 0.044715.
+                let rate = S::fma(square, S::splat(-0.071_354_82), S::splat(-1.595_769));
+                S::mul(x, rate)
+            }
+        };
+        let below = S::add(exponential::<S>(slope), S::splat(1.0));
+        S::over(x, below)
+    }
+}
+
+/// `exp(x)` to about 2 units in the last place: the square of `exp(x / 2)`, which has no subnormal numbers on its way to
+/// zero. Coefficients as in Cephes (Moshier), `expf`.
+#[inline(always)]
+unsafe fn exponential<S: Lanes>(x: S::F) -> S::F {
+    const TO_WHOLE: f32 = 12_582_912.0;
+    const COEFFICIENTS: [f32; 5] = [
+        1.398_2e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
+    // SAFETY: the caller's machine has the lanes.
+    unsafe {
+        let x = S::mul(x, S::splat(0.5));
+        let x = S::max(S::splat(-80.0), S::min(S::splat(60.0), x));
+        // The nearest whole number of powers of two stands in the lowest bits.
+        let whole = S::fma(x, S::splat(std::f32::consts::LOG2_E), S::splat(TO_WHOLE));
+        let count = S::add(whole, S::splat(-TO_WHOLE));
+        let rest = S::fma(count, S::splat(-0.693_359_4), x);
+        let rest = S::fma(count, S::splat(2.121_944_4e-4), rest);
+        let mut sum = S::splat(1.987_569_1e-4);
+        for coefficient in COEFFICIENTS {
+            sum = S::fma(sum, rest, S::splat(coefficient));
+        }
+        let sum = S::add(S::fma(S::mul(rest, rest), sum, rest), S::splat(1.0));
+        let power = S::left32(S::bits(whole), 23);
+        let half = S::from_bits(S::sub(S::bits(sum), S::sub(S::ints(0), power)));
+        S::mul(half, half)
+    }
+}

@@ -1,0 +1,51 @@
+//! Tensors on the CPU as the slices that the kernels take.
+//!
+//! Invariant: nothing is copied here but what is not contiguous or not f32.
+//! To let another dtype through, add it to [`kept`].
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use half::slice::HalfFloatSliceExt;
+
+use crate::error::{Error, Result};
+use crate::model::kernels::attention::Kept;
+
+/// What is said where numbers are not on the CPU.
+pub(super) fn elsewhere() -> Error {
+    Error::Engine("a kernel of the CPU was asked for elsewhere".into())
+}
+
+/// Calls with the numbers of a contiguous f32 tensor.
+pub(super) fn on_numbers<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    let (storage, layout) = x.storage_and_layout();
+    let (Storage::Cpu(CpuStorage::F32(values)), true) = (&*storage, layout.is_contiguous()) else {
+        return Err(elsewhere());
+    };
+    let start = layout.start_offset();
+    Ok(work(&values[start..start + layout.shape().elem_count()]))
+}
+
+/// A tensor as [`on_numbers`] takes it.
+pub(super) fn plain(x: &Tensor) -> Result<Tensor> {
+    Ok(x.to_dtype(DType::F32)?.contiguous()?)
+}
+
+/// The numbers of a tensor from its first one on, as they are kept.
+pub(super) fn kept(storage: &Storage, start: usize) -> Result<Kept<'_>> {
+    match storage {
+        Storage::Cpu(CpuStorage::F32(x)) => Ok(Kept::F32(&x[start..])),
+        Storage::Cpu(CpuStorage::F16(x)) => Ok(Kept::F16(x[start..].reinterpret_cast())),
+        Storage::Cpu(CpuStorage::BF16(x)) => Ok(Kept::Bf16(x[start..].reinterpret_cast())),
+        Storage::Cpu(_) | Storage::Cuda(_) | Storage::Metal(_) => Err(elsewhere()),
+    }
+}
+
+/// A new tensor of this shape, filled by `work`, brought to `dtype`.
+pub(super) fn made(
+    shape: &[usize],
+    dtype: DType,
+    work: impl FnOnce(&mut [f32]) -> Result<()>,
+) -> Result<Tensor> {
+    let mut y = vec![0f32; shape.iter().product()];
+    work(&mut y)?;
+    Ok(Tensor::from_vec(y, shape, &Device::Cpu)?.to_dtype(dtype)?)
+}
