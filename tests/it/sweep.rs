@@ -9,9 +9,11 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Figure, Grid};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::capture::Output;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
+use lmscope::lab::target::first_tokens;
 use lmscope::lab::writer::Writer;
 use lmscope::model::network::site::Site;
 
@@ -476,4 +478,57 @@ fn layers_without_a_vector_are_left_empty() {
         .unwrap_err()
         .to_string();
     assert!(refused.contains("no vector for this address"), "{refused}");
+}
+
+/// Edits that are on act on the prompts of a list too: on the command line, and so in every cell.
+#[test]
+fn edits_that_are_on_act_on_the_prompts_of_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lab = demo();
+    let (prompts, _) = stories(&folder, 3);
+    let line = "add:refusal@resid_pre.3*3";
+    let schedule = Schedule::always(vec![line.parse().unwrap()]);
+    let answer = first_tokens("answers", " sunny", &lab.model).unwrap();
+    let mean = |lab: &mut Lab, schedule: &Schedule| {
+        let each = prompts.iter().map(|prompt| {
+            let tokens = lab.model.encode(prompt, false).unwrap();
+            let run = Run::plain(tokens).under(schedule);
+            lab.last(&run, Output::tokens(&answer)).unwrap().share()
+        });
+        each.sum::<f64>() / prompts.len() as f64
+    };
+    let (edited, plain) = (mean(&mut lab, &schedule), mean(&mut lab, &Schedule::none()));
+    assert!((edited - plain).abs() > 1e-4, "{edited} and {plain}");
+    let of = |edit: &[&str]| -> f64 {
+        let file = folder.path().join("stories.txt");
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"))
+            .args([
+                "sweep",
+                "demo",
+                "--direction",
+                "mood",
+                "--answers",
+                " sunny",
+            ])
+            .args([
+                "--measure",
+                "answers",
+                "--strengths",
+                "0",
+                "--format",
+                "json",
+            ])
+            .arg("--prompts")
+            .arg(file)
+            .args(edit)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        let figure: Figure = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(figure.provenance.edits.len(), edit.len() / 2);
+        f64::from(grid(&figure).cells[0][0].value)
+    };
+    assert!((of(&[]) - plain).abs() < 1e-4);
+    assert!((of(&["--edit", line]) - edited).abs() < 1e-4);
 }

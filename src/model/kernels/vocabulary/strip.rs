@@ -141,8 +141,11 @@ impl RowFindings {
             kl: if compared && !self.gap.is_nan() {
                 let theirs = f64::from(sums.their_top) + sums.mass.ln();
                 let kl = sums.cross / sums.mass - theirs + total;
-                // A banned token that the other row has.
-                if kl > 1e20 {
+                if self.gap == 0.0 {
+                    // The same row: the sums were taken in another order, and nothing else is between them.
+                    0.0
+                } else if kl > 1e20 {
+                    // A banned token that the other row has.
                     f64::INFINITY
                 } else {
                     kl.max(0.0)
