@@ -128,7 +128,8 @@ pub enum Error {
     },
     /// An edit that cannot be understood or applied.
     #[error(
-        "Edit `{edit}`: {why}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3"
+        "Edit `{edit}`: {}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3",
+        why.trim_end_matches('.')
     )]
     BadEdit {
         /// The edit as written.

@@ -502,10 +502,28 @@ impl App {
         let (word, rest) = line
             .split_once(char::is_whitespace)
             .map_or((line, ""), |(w, r)| (w, r.trim()));
+        let of = instrument(word);
         if let Some(row) = command(word) {
+            if row.arguments.is_empty() && !rest.is_empty() {
+                let other = match of {
+                    Ok(_) => format!(
+                        "; `show {word}` opens the instrument of that name, and o its parameters"
+                    ),
+                    Err(_) => String::new(),
+                };
+                let about = row.about;
+                return Err(Unavailable(format!(
+                    "`{word}` takes nothing: it {about}{other}"
+                )));
+            }
             return self.run_command(row, rest);
         }
-        if let Ok(of) = instrument(word) {
+        if let Ok(of) = of {
+            if !rest.is_empty() {
+                return Err(Unavailable(format!(
+                    "`{word}` opens its figure and takes nothing; o sets the parameters there"
+                )));
+            }
             self.set_focus(Pane::Figure(of.name()));
             return Ok(Vec::new());
         }

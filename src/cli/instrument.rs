@@ -154,8 +154,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
     let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
     let run = if prompted || of.needs_prompt(&given) {
         arguments::run(matches, &lab, edits)?
-    } else if edits.is_empty() {
+    } else if edits.is_empty() || of.edits_its_texts() {
         Run {
+            schedule: arguments::schedule(edits, &lab)?,
             seed: arguments::seed(matches),
             ..Run::default()
         }
@@ -178,7 +179,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         None => output::text(&written)?,
     }
     // Without a text of its own, or in a figure of other texts that were read unedited, an edit has nothing to leave a receipt on.
-    if !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
+    // Who has stopped it waits for no more.
+    let waiting = !lab.unfinished.stopped;
+    if waiting && !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
         let receipts = lab.receipts(&run)?;
         output::receipts(&receipts);
     }

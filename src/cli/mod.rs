@@ -27,6 +27,7 @@ pub mod trace;
 pub mod vectors;
 pub mod without_terminal;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -177,7 +178,10 @@ pub fn explain(mut usage: clap::Error) -> ExitCode {
         crate::out::error_lines(&usage.render().to_string());
     } else {
         // Our own words; when nobody reads them, that is a success too.
-        let _closed = usage.print();
+        let written = usage.print().and_then(|()| std::io::stdout().flush());
+        if let Err(source) = written {
+            return exit_code(&Err(Error::io("(standard output)", source)));
+        }
     }
     ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
 }

@@ -401,7 +401,7 @@ impl Check {
                 self.error, self.tolerance
             ))
         } else {
-            Some("some of these numbers are not finite (NaN or infinity): use --dtype f32, or lower the strength of the edit".into())
+            Some("some of these numbers are not finite (NaN or infinity): lower the strength of an edit that is too strong; a model in f16 or bf16 may need --dtype f32".into())
         }
     }
 
@@ -480,10 +480,16 @@ impl Figure {
         } else {
             ("are", "they do")
         };
+        let narrow = ["f16", "bf16"].contains(&self.provenance.dtype.as_str());
+        let way_out = if narrow {
+            "lower the strength, or use --dtype f32"
+        } else {
+            "lower the strength"
+        };
         self.notes.insert(
             0,
             format!(
-                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; use --dtype f32, or lower the strength"
+                "{bad} of {all} numbers {are} not finite (NaN or infinity): {they} not count as the largest or the best; {way_out}"
             ),
         );
     }

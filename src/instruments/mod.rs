@@ -150,6 +150,8 @@ pub trait Measurement: Sync {
     const READS_END: bool = false;
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
     const READS_CELL: bool = false;
+    /// Whether edits act on texts that it reads itself, where it does not read the run's.
+    const EDITS_ITS_TEXTS: bool = false;
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     const ROWS_FOLLOW_EDITS: bool = false;
 
@@ -276,6 +278,8 @@ pub trait Instrument: Sync {
     fn needs_prompt(&self, arguments: &Arguments) -> bool;
     /// Whether it reads the run's own text under any arguments.
     fn always_needs_prompt(&self) -> bool;
+    /// Whether edits act on texts that it reads itself.
+    fn edits_its_texts(&self) -> bool;
     /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
     fn reads_end(&self) -> bool;
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
@@ -350,6 +354,10 @@ impl<M: Measurement> Instrument for M {
 
     fn always_needs_prompt(&self) -> bool {
         matches!(M::READS, Reads::Text)
+    }
+
+    fn edits_its_texts(&self) -> bool {
+        M::EDITS_ITS_TEXTS
     }
 
     fn reads_end(&self) -> bool {

@@ -58,8 +58,6 @@ pub struct Program {
     prompt: usize,
     /// The prompt that it was prepared for, where another one would need another program.
     bound: Option<Vec<u32>>,
-    /// The first rows of a batch that edits act on; the rest run unedited beside them.
-    rows: Option<usize>,
     pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
     /// Neurons whose values an overlay needs when their MLP returns.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
@@ -100,7 +98,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// When a row that edits act on has other tokens.
+    /// When a row has other tokens.
     pub fn admit(&self, tokens: &Tensor, span: PassSpan) -> Result<()> {
         let Some(own) = self.bound.as_ref().filter(|_| !self.is_idle()) else {
             return Ok(());
@@ -109,8 +107,7 @@ impl Program {
         let Some(own) = own.get(span.start..end).filter(|own| !own.is_empty()) else {
             return Ok(());
         };
-        let rows = self.rows(tokens.dim(0)?);
-        let read = tokens.narrow(0, 0, rows)?.narrow(1, 0, own.len())?;
+        let read = tokens.narrow(1, 0, own.len())?;
         let read = read.to_dtype(DType::U32)?.to_vec2::<u32>()?;
         if read.iter().all(|row| row == own) {
             return Ok(());
@@ -151,16 +148,6 @@ impl Program {
         }
     }
 
-    /// Lets edits act on the first rows of a batch alone.
-    pub fn act_on(&mut self, rows: usize) {
-        self.rows = Some(rows);
-    }
-
-    /// How many rows of a batch are the edited run.
-    pub fn rows(&self, batch: usize) -> usize {
-        self.rows.unwrap_or(batch).min(batch)
-    }
-
     /// Whether anything is done or looked at here.
     pub fn touches(&self, at: Address) -> bool {
         !self.is_idle()
@@ -172,6 +159,30 @@ impl Program {
     /// Whether nothing acts anywhere.
     pub fn is_idle(&self) -> bool {
         self.acts.is_empty()
+    }
+
+    /// Where this program and another one on the same text act otherwise: the address, and the first of the positions before
+    /// `end` at which it matters.
+    pub(crate) fn differences(&self, other: &Self, end: usize) -> Vec<(Address, usize)> {
+        let addresses: BTreeSet<&Address> = self.acts.keys().chain(other.acts.keys()).collect();
+        let mut out = Vec::new();
+        for at in addresses {
+            let of =
+                |program: &'_ Self| program.acts.get(at).map_or(&[][..], Vec::as_slice).to_vec();
+            let (own, others) = (of(self), of(other));
+            // Edits of one address act one after the other.
+            let same = own.iter().zip(&others);
+            let same = same
+                .take_while(|(a, b)| a.edit == b.edit && a.span == b.span)
+                .count();
+            let acts = own[same..].iter().chain(&others[same..]);
+            let first = acts.filter_map(|act| {
+                let mut covered = act.span.start.min(end)..act.span.end.min(end);
+                covered.find(|position| act.edit.covers(*position, self.prompt))
+            });
+            out.extend(first.min().map(|position| (*at, position)));
+        }
+        out
     }
 
     /// Whether a condition asks for probabilities of the unedited model, which [`Program::set_base_log_probs`] must bring.
@@ -232,15 +243,14 @@ impl Program {
         }
         let dims = x.dims().to_vec();
         let (batch, tokens) = (dims[0], dims[1]);
-        let rows = self.rows(batch);
         for watch in &mut self.watches {
-            watch.look(at, &x, span, rows)?;
+            watch.look(at, &x, span, batch)?;
         }
         let x = match self.acts.get(&at) {
             Some(acts) => {
                 let masks: Vec<Vec<bool>> = acts
                     .iter()
-                    .map(|act| covered(act, &self.watches, self.prompt, span, rows, tokens))
+                    .map(|act| covered(act, &self.watches, self.prompt, span, batch, tokens))
                     .collect();
                 if masks.iter().flatten().any(|m| *m) {
                     let flat = x.reshape((batch, tokens, ()))?;
@@ -265,13 +275,12 @@ impl Program {
     /// Cuts scores `[batch, heads, tokens, positions]`.
     fn by_edges(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, _, tokens, _) = x.dims4()?;
-        let rows = self.rows(batch);
         let mut scores = x;
         for act in self.acts.get(&at).into_iter().flatten() {
             let Change::Cut(rule) = &act.change else {
                 continue;
             };
-            let covered = covered(act, &self.watches, self.prompt, span, rows, tokens);
+            let covered = covered(act, &self.watches, self.prompt, span, batch, tokens);
             let Some(severed) = rule.apply(&scores, &covered, span, self.prompt)? else {
                 continue;
             };
@@ -344,8 +353,7 @@ impl Program {
             let Change::Values(change) = &act.change else {
                 continue;
             };
-            let mut flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
-            flags.resize(batch * tokens, 0);
+            let flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
             let hit: Vec<u32> = (0..flags.len() as u32)
                 .filter(|i| flags[*i as usize] == 1)
                 .collect();

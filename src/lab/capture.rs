@@ -57,7 +57,8 @@ pub struct Output {
     /// Whether ranks of tokens of interest are counted.
     pub ranks: bool,
     pub entropy: bool,
-    /// KL and the largest difference of logits from these, read whole: by row (or one row for all), and by position.
+    /// KL and the largest difference of logits from these, read whole: by row, from the first again where there are more rows
+    /// than these, and by position.
     pub kl: Option<Arc<Vec<Vec<RowStats>>>>,
     /// Whether whole rows of logits come back.
     pub whole: bool,
@@ -96,7 +97,8 @@ impl Output {
             Some(each) => behind(each, back),
             None => &self.tokens,
         };
-        let base = self.kl.as_ref().and_then(|kl| kl.get(row).or(kl.first()));
+        let base = self.kl.as_ref();
+        let base = base.and_then(|kl| kl.get(row % kl.len().max(1)));
         let against = base.map(|base| ReferenceRows {
             rows: behind(base, back),
             of: &[0],
@@ -211,12 +213,14 @@ pub struct Capture {
     pub before: Vec<Option<RowStats>>,
     /// The model's own output after each position that was asked for.
     pub output: Vec<RowStats>,
-    /// What the edits did, in a row without patches.
+    /// What the edits did, in a row that was read whole: what a row shares with its run is not read again.
     pub receipts: Vec<Receipt>,
     /// Tokens that the row was continued with.
     pub tail: Vec<u32>,
     /// Whether the continuation broke off because its numbers were not finite any more.
     pub silent: bool,
+    /// Whether its stream, or what an edit of its own did, is not finite: a trial that came to nothing ([`super::pass::Pass::lenient`]).
+    pub broken: bool,
     /// The last state of the stream against the model's own logits, where it was read and no edit acts behind it.
     pub check: Option<Check>,
 }
@@ -244,6 +248,7 @@ impl Capture {
             receipts: Vec::new(),
             tail: Vec::new(),
             silent: false,
+            broken: false,
             check: None,
         }
     }
@@ -256,6 +261,11 @@ impl Capture {
     /// The whole row of logits there, `[vocab]`; empty where it was not asked for.
     pub fn logits(&self) -> &[f32] {
         &self.last().logits
+    }
+
+    /// Whether all its numbers are some, as a trial's need not be.
+    pub fn is_finite(&self) -> bool {
+        !self.broken && self.output.iter().all(RowStats::is_finite)
     }
 
     /// Whether every address was recorded.

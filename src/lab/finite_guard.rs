@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use candle_core::{DType, Tensor};
 
 use super::apply::Program;
+use super::row_programs::RowPrograms;
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::finite::NonFiniteFinder;
@@ -76,7 +77,7 @@ impl Guard<'_> {
         &mut self,
         leaving: TapOutcome,
         span: PassSpan,
-        program: &Program,
+        programs: &RowPrograms,
     ) -> Result<()> {
         if let TapOutcome::Stream { tokens, .. } = leaving {
             self.tokens = tokens.cloned();
@@ -105,27 +106,33 @@ impl Guard<'_> {
                 let vocab = x.dim(candle_core::D::Minus1)?;
                 verdicts.push(finite::logits(&x.reshape(((), vocab))?)?);
             }
+            TapOutcome::Finite => {}
         }
-        verdicts.extend(program.verdicts()?);
-        if finite::passed(&verdicts)? && !program.overflowed() {
+        for program in programs.programs() {
+            verdicts.extend(program.verdicts()?);
+        }
+        let overflowed = programs.programs().any(Program::overflowed);
+        if finite::passed(&verdicts)? && !overflowed {
             Ok(())
         } else {
-            Err(self.explain(program))
+            Err(self.explain(programs))
         }
     }
 
     /// Why the numbers of a pass are not finite.
-    pub(crate) fn explain(&self, program: &Program) -> Error {
-        let edits = program.broken_edits();
+    pub(crate) fn explain(&self, programs: &RowPrograms) -> Error {
+        let edits: Vec<String> = programs
+            .programs()
+            .flat_map(Program::broken_edits)
+            .collect();
         if !edits.is_empty() {
             return by_edits(&edits);
         }
+        let active = programs.programs().flat_map(Program::active_edits);
+        let active: Vec<String> = active.collect();
         match self.first_non_finite() {
-            Some(at) => self.model_error(Some(at)),
-            None => match program.active_edits() {
-                edits if edits.is_empty() => self.model_error(None),
-                edits => by_edits(&edits),
-            },
+            None if !active.is_empty() => by_edits(&active),
+            at => self.model_error(at),
         }
     }
 
@@ -139,7 +146,7 @@ impl Guard<'_> {
                 .transformer
                 .trunk(tokens, PassSpan::prompt(length), None, finder)?;
             let last = x.narrow(1, length - 1, 1)?.contiguous()?;
-            self.transformer.read_out(&last, None, finder)?;
+            self.transformer.read_out(&last, finder)?;
             Ok(())
         };
         match read(&mut finder) {
@@ -223,19 +230,6 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
         what: format!("{what}: {why}"),
         next,
         brief,
-    }
-}
-
-/// A trial among many: nothing where its numbers are not finite, and every other error as it is.
-///
-/// # Errors
-///
-/// Those of the trial.
-pub fn tried<T>(trial: Result<T>) -> Result<Option<T>> {
-    match trial {
-        Ok(found) => Ok(Some(found)),
-        Err(Error::NotFinite { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

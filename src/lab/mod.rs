@@ -14,11 +14,13 @@ pub(crate) mod inactive;
 pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
+mod lens_rows;
 pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;
 pub mod progress;
 pub mod readout;
+pub mod row_programs;
 pub mod run;
 pub(crate) mod runner;
 pub mod sample;

@@ -1,7 +1,7 @@
 //! A pass as a value: what is read, what differs between its rows, and what is wanted of each. Plain data;
 //! `lab/runner` carries it out, and keeps what rows share: the text read once, with what lies before and below what they change.
 //!
-//! Invariant: a row's answer depends on its own text, patches and knockout alone, to the rounding of wider products. To
+//! Invariant: a row's answer depends on its own text, edits, patches and knockout alone, to the rounding of wider products. To
 //! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
 //! it, add a field to [`Pass`] and one to [`super::capture::Capture`].
 
@@ -152,6 +152,8 @@ impl Knockout {
 pub struct PassRow {
     /// A text of its own, read as a prompt; empty for that of the run.
     pub tokens: Vec<u32>,
+    /// Edits of its own, instead of those of the run.
+    pub schedule: Option<Schedule>,
     /// What is put in.
     pub patches: Vec<Patch>,
     /// What some of its positions cannot read.
@@ -167,19 +169,27 @@ impl PassRow {
         }
     }
 
-    /// Whether it is its text and nothing else.
-    pub(crate) fn is_plain(&self) -> bool {
-        self.patches.is_empty() && self.knockout.is_none()
+    /// The run under other edits.
+    pub fn edited(schedule: Schedule) -> Self {
+        Self {
+            schedule: Some(schedule),
+            ..Self::default()
+        }
     }
 
-    /// The first position that differs from the run.
+    /// Whether it is its text under the edits of the run and nothing else.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.patches.is_empty() && self.knockout.is_none() && self.schedule.is_none()
+    }
+
+    /// The first position at which patches and knockout differ from the run.
     pub(crate) fn from(&self) -> Option<usize> {
         let patches = self.patches.iter().map(|patch| patch.position);
         let targets = self.knockout.iter().flat_map(|k| k.targets.iter().copied());
         patches.chain(targets).min()
     }
 
-    /// The first block that differs from the run.
+    /// The first block in which patches and knockout differ from the run.
     pub(crate) fn entry(&self, layers: usize) -> usize {
         let patches = self.patches.iter().map(|patch| patch.entry(layers));
         let cut = self.knockout.iter().map(|k| k.layers.start);
@@ -190,12 +200,12 @@ impl PassRow {
 /// What is read, and what is wanted of it.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
-    /// The text, its edits and its seed. Rows with a text of their own have its edits.
+    /// The text, its edits and its seed. Rows with a text of their own have its edits, unless they have their own.
     pub run: Run,
     /// Replaces directions and units of the edits by random ones of equal size, from this seed.
     pub random: Option<u64>,
-    /// Lets numbers that are not finite pass: the caller looks at every row. Rows that are patched or cut are trials, and
-    /// always looked at by who asks.
+    /// Lets numbers that are not finite pass: the caller looks at every row. Rows with patches, a knockout or edits of their own
+    /// are trials, and always looked at by who asks.
     pub lenient: bool,
     /// What every row has put in, before its own patches.
     pub common: Vec<Patch>,
@@ -203,7 +213,7 @@ pub struct Pass {
     /// the first position at which one does.
     pub from: Option<usize>,
     pub rows: Vec<PassRow>,
-    /// Addresses that are recorded of plain rows, from position `from` on.
+    /// Addresses that are recorded of every row, from position `from` on.
     pub record: Vec<Address>,
     /// What is wanted of the model's own output.
     pub output: Output,

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::apply::Program;
 use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
+use super::row_programs::RowPrograms;
 use crate::error::Result;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{PassSpan, Tap, TapOutcome};
@@ -28,7 +28,7 @@ pub enum RecordedPositions {
 /// it names one, its head, and no bit besides.
 pub struct RunTap<'a> {
     /// Edits at work.
-    pub program: &'a mut Program,
+    pub programs: RowPrograms<'a>,
     /// What to record.
     pub wanted: &'a [Address],
     pub keep: RecordedPositions,
@@ -44,7 +44,7 @@ pub struct RunTap<'a> {
 impl<'a> RunTap<'a> {
     /// A tap over these parts; every patch and every knockout with its row of the batch.
     pub fn new(
-        program: &'a mut Program,
+        programs: RowPrograms<'a>,
         patches: &[(usize, &'a Patch)],
         wanted: &'a [Address],
         keep: RecordedPositions,
@@ -55,7 +55,7 @@ impl<'a> RunTap<'a> {
             by_address.entry(patch.at).or_default().push((*row, patch));
         }
         Self {
-            program,
+            programs,
             wanted,
             keep,
             guard,
@@ -102,7 +102,7 @@ impl<'a> RunTap<'a> {
     /// The positions of a value that are kept.
     fn kept(&self, at: Address, x: &Tensor) -> Result<Tensor> {
         // Rows that run beside the edited ones are nobody's recording.
-        let (batch, own) = (x.dim(0)?, self.program.rows(x.dim(0)?));
+        let (batch, own) = (x.dim(0)?, self.programs.edited(x.dim(0)?));
         let x = if own == batch {
             x.clone()
         } else {
@@ -129,16 +129,16 @@ impl<'a> RunTap<'a> {
 
 impl Tap for RunTap<'_> {
     fn reads(&mut self, tokens: &Tensor, span: PassSpan) -> Result<()> {
-        self.program.admit(tokens, span)
+        self.programs.admit(tokens, span)
     }
 
     fn begin(&mut self, span: PassSpan) {
         self.span = span;
-        self.program.begin(span);
+        self.programs.begin(span);
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
-        let x = self.program.apply(at, x, self.span)?;
+        let x = self.programs.apply(at, x, self.span)?;
         let x = match self.patches.get(&at) {
             Some(patches) => put(x, patches, self.span)?,
             None => x,
@@ -155,12 +155,16 @@ impl Tap for RunTap<'_> {
         Ok(x)
     }
 
+    fn wants(&self, at: Address) -> bool {
+        self.programs.touches(at) || self.patches.contains_key(&at) || self.wanted.contains(&at)
+    }
+
     fn checkpoint(&mut self) -> Result<()> {
         self.guard.checkpoint()
     }
 
     fn leaves(&mut self, leaving: TapOutcome<'_>) -> Result<()> {
-        self.guard.leaves(leaving, self.span, self.program)
+        self.guard.leaves(leaving, self.span, &self.programs)
     }
 }
 

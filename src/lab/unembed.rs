@@ -1,9 +1,9 @@
 //! States of the stream read through the final norm and the unembedding, and captures of a whole text.
 //!
 //! Invariant: the model's own output is read with every lens, so that "the answer" and "KL to final" mean the same under
-//! all of them: the last block's stream, its own norm, no map; and a state has the same statistics whether its logits were made
-//! here, strip by strip, or rode along in the pass that wrote a token (`from_logits`). To read something else of a state, see
-//! [`super::readout`].
+//! all of them: the last block's stream, its own norm, no map; and a state has the same statistics whether it was read here or
+//! rode along in the pass that wrote a token: [`StateRows`] asks and sorts the answers for both. To read something else of a
+//! state, see [`super::readout`].
 //!
 //! Sources: logit lens, nostalgebraist 2020, Kao et al. 2020 (2001.09309); entropy and KL along the layers, Ali et al.
 //! 2025 (2502.16570); reciprocal ranks, Merullo et al. 2024 (2305.16130).
@@ -13,15 +13,18 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use crate::error::{Error, Result};
+use crate::edit::receipt::Receipt;
+use crate::error::Result;
 use crate::figure::Check;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Needs, NormOf, Output, Readout, StateStats};
 use crate::lab::pass::Pass;
 use crate::lab::readout::{
-    ReferenceRows, RowRequest, RowStats, Tokens, read, read_rows, tolerance,
+    RowRequest, RowStats, TokenStats, Tokens, read, read_questions, read_rows, tolerance,
 };
 use crate::lab::run::Run;
+use crate::lab::sample::{NO_RANK, NO_TOKEN};
+use crate::model::kernels::vocabulary::{OtherRow, RowQuestion, ranks};
 use crate::model::network::site::{Address, Axis, Site};
 
 /// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
@@ -54,30 +57,31 @@ impl Lab {
         wanted.extend(&needs.record);
         wanted.sort_unstable();
         wanted.dedup();
-        let mut capture = Capture::of(Arc::new(run.clone()), positions.clone());
-        if needs.before {
-            capture.before = self.before(run, &positions)?;
+        let before = if needs.before {
+            self.before(run, &positions)?
+        } else {
+            Vec::new()
+        };
+        let mut parts = CaptureParts {
+            before,
+            ..CaptureParts::default()
+        };
+        let whole = match (&needs.read, wanted.is_empty()) {
+            (None, true) => Arc::default(),
+            (Some(_), _) => self.record_with_output(run, &wanted)?,
+            (None, false) => self.record(run, &wanted)?,
+        };
+        parts.receipts.clone_from(&whole.receipts);
+        if let Some(readout) = &needs.read {
+            parts.check = check(self, run, whole.get(last)?, whole.logits())?;
+            parts.read = self.states(&whole, run.answers.as_deref(), &positions, readout)?;
         }
-        if needs.read.is_some() || !wanted.is_empty() {
-            let whole = if needs.read.is_some() {
-                self.record_with_output(run, &wanted)?
-            } else {
-                self.record(run, &wanted)?
-            };
-            capture.receipts.clone_from(&whole.receipts);
-            if let Some(readout) = &needs.read {
-                capture.check = check(self, run, whole.get(last)?, whole.logits())?;
-                capture.read = self.states(&whole, run.answers.as_deref(), &positions, readout)?;
-            }
-            for at in &needs.record {
-                let axis = usize::from(at.site.spec().axis == Axis::Positions);
-                let rows = whole
-                    .get(*at)?
-                    .narrow(axis, positions.start, positions.len())?;
-                capture.recorded.insert(*at, rows.to_dtype(DType::F32)?);
-            }
-        }
-        Ok(capture)
+        let rows = |at: Address| -> Result<Tensor> {
+            let axis = usize::from(at.site.spec().axis == Axis::Positions);
+            let rows = whole.get(at)?;
+            Ok(rows.narrow(axis, positions.start, positions.len())?)
+        };
+        captured(Arc::new(run.clone()), positions.clone(), needs, parts, rows)
     }
 
     /// Reads states of recorded positions through the unembedding.
@@ -94,12 +98,12 @@ impl Lab {
         let other = other.transpose()?;
         let mut seen = StateStats::of(readout);
         let total = positions.len().max(1);
-        let most = ROWS / readout.at.len().max(1);
-        let most = if readout.kl {
-            most.min(self.room(4 * self.model.card.vocab))
+        let rows = if self.model.transformer.device.is_cpu() {
+            ROWS
         } else {
-            most
+            self.room(4 * self.model.card.vocab).min(ROWS)
         };
+        let most = rows / readout.at.len().max(1);
         for start in positions.clone().step_by(most.max(1)) {
             let end = (start + most.max(1)).min(positions.end);
             let done = (start - positions.start) as f32 / total as f32;
@@ -143,7 +147,7 @@ pub(crate) fn drawn(rows: &[&[f32]], tokens: &[u32], known: usize) -> Vec<RowSta
 }
 
 impl StateStats {
-    fn of(readout: &Readout) -> Self {
+    pub(crate) fn of(readout: &Readout) -> Self {
         let plain = readout.plain && readout.maps.is_some();
         Self {
             layers: vec![Vec::new(); readout.at.len()],
@@ -154,9 +158,9 @@ impl StateStats {
 }
 
 impl Readout {
-    /// Whether its last state is the model's own output.
+    /// Whether its last state is the model's own output, to the bit.
     fn ends_in_output(&self, last: Address) -> bool {
-        self.at.last() == Some(&last) && self.maps.is_none()
+        self.at.last() == Some(&last) && self.maps.is_none() && self.norm == NormOf::Own
     }
 
     /// Rows of one state as the unembedding takes them; `scale` is that of the last states.
@@ -182,99 +186,112 @@ impl Readout {
     }
 }
 
-/// What is read: the last states, or all of them, one state after the other.
-enum RowsRead {
-    Finals,
-    States,
+/// What positions of a run leave behind beside the values that are recorded.
+#[derive(Default)]
+pub(crate) struct CaptureParts {
+    pub receipts: Vec<Receipt>,
+    pub before: Vec<Option<RowStats>>,
+    pub read: StateStats,
+    pub check: Option<Check>,
 }
 
-/// Reads some positions and adds what they say; `answers` are those of another run where one is given.
-fn tell(
-    readout: &Readout,
-    last: Address,
-    count: usize,
-    answers: Option<Vec<u32>>,
-    seen: &mut StateStats,
-    mut read: impl FnMut(RowsRead, &RowRequest) -> Result<Vec<RowStats>>,
-) -> Result<()> {
-    // Where the model's own output decides what is asked of the others, it is read first; else all of it at once.
-    let first = readout.answer || readout.kl || !readout.ends_in_output(last);
-    let own = if first {
-        let ask = RowRequest {
-            top: readout.top.max(1),
-            tokens: Tokens::Same(&readout.tokens),
+/// The capture of some positions, whether they were read with the whole text or one is the newest of a growing text; `rows` finds
+/// what was recorded of them.
+pub(crate) fn captured(
+    run: Arc<Run>,
+    positions: Range<usize>,
+    needs: &Needs,
+    parts: CaptureParts,
+    rows: impl Fn(Address) -> Result<Tensor>,
+) -> Result<Capture> {
+    let values = needs.record.iter();
+    let values = values.map(|at| Ok((*at, rows(*at)?.to_dtype(DType::F32)?)));
+    Ok(Capture {
+        recorded: values.collect::<Result<_>>()?,
+        receipts: parts.receipts,
+        before: parts.before,
+        read: parts.read,
+        check: parts.check,
+        ..Capture::of(run, positions)
+    })
+}
+
+/// Where the states of a readout at some positions stand among the rows that are read.
+pub(crate) struct StateRows<'a> {
+    pub readout: &'a Readout,
+    /// Positions.
+    pub count: usize,
+    /// The first row of every state; of those through no map behind those through maps.
+    pub states: Vec<usize>,
+    /// The first row of the last block's stream with its own norm.
+    pub finals: usize,
+}
+
+impl StateRows<'_> {
+    /// What is asked: of the states one after the other, then of the last; `answers` are the tokens of interest, one a position,
+    /// where the readout is about those and they are known.
+    pub fn questions<'q>(&'q self, answers: Option<&'q [u32]>) -> Vec<RowQuestion<'q>> {
+        let readout = self.readout;
+        let of_each = answers.filter(|_| readout.answer);
+        let one = |row: usize, i: usize| RowQuestion {
+            row: row + i,
+            top: readout.top,
+            tokens: match of_each {
+                Some(answers) => &answers[i..=i],
+                None if readout.answer => &[],
+                None => &readout.tokens,
+            },
             ranks: readout.ranks,
             entropy: readout.entropy,
-            keep: readout.kl,
-            ..RowRequest::default()
+            against: readout.kl.then_some(OtherRow::Row(self.finals + i)),
         };
-        read(RowsRead::Finals, &ask)?
-    } else {
-        Vec::new()
-    };
-    let named = |said: &[RowStats]| said.iter().map(|s| s.first().0).collect::<Vec<u32>>();
-    let of_each = answers.clone().unwrap_or_else(|| named(&own));
-    let groups = seen.layers.len() + seen.plain.len();
-    let ids: Vec<u32> = (0..groups).flat_map(|_| of_each.iter().copied()).collect();
-    let numbers: Vec<usize> = (0..groups).flat_map(|_| 0..count).collect();
-    let ask = RowRequest {
-        top: readout.top,
-        tokens: if readout.answer {
-            Tokens::Each(&ids)
-        } else {
-            Tokens::Same(&readout.tokens)
-        },
-        ranks: readout.ranks,
-        entropy: readout.entropy,
-        against: readout.kl.then_some(ReferenceRows {
-            rows: &own,
-            of: &numbers,
-        }),
-        keep: false,
-    };
-    let mut said = read(RowsRead::States, &ask)?.into_iter();
-    for layer in seen.layers.iter_mut().chain(&mut seen.plain) {
-        layer.extend(said.by_ref().take(count));
+        let states = self.states.iter();
+        let states = states.flat_map(|first| (0..self.count).map(|i| one(*first, i)));
+        let last = (0..self.count).map(|i| RowQuestion {
+            top: readout.top.max(1),
+            tokens: &readout.tokens,
+            against: None,
+            ..one(self.finals, i)
+        });
+        states.chain(last).collect()
     }
-    let finals = match seen.layers.last() {
-        Some(layer) if !first => layer[layer.len() - count..].to_vec(),
-        // The logits have served.
-        _ => own
-            .into_iter()
-            .map(|said| RowStats {
-                logits: Vec::new(),
-                ..said
-            })
-            .collect(),
-    };
-    seen.answers
-        .extend(answers.unwrap_or_else(|| named(&finals)));
-    seen.finals.extend(finals);
-    Ok(())
-}
 
-/// What states of one position say, from their logits: `row` finds those of a state read with its own norm and through no map.
-pub(crate) fn from_logits<'a>(
-    readout: &Readout,
-    last: Address,
-    known: usize,
-    row: impl Fn(Address) -> Option<&'a [f32]>,
-) -> Result<StateStats> {
-    let mut seen = StateStats::of(readout);
-    let row = |at: &Address| {
-        row(*at).ok_or_else(|| Error::Refused {
-            address: at.to_string(),
-            why: "it was not visited by this pass. Unembed a residual site.".into(),
-        })
-    };
-    tell(readout, last, 1, None, &mut seen, |of, ask| {
-        let rows = match of {
-            RowsRead::Finals => vec![row(&last)?],
-            RowsRead::States => readout.at.iter().map(row).collect::<Result<_>>()?,
-        };
-        Ok(read_rows(&rows, known, ask))
-    })?;
-    Ok(seen)
+    /// Adds what was said to the questions, in their order.
+    pub fn told(&self, mut said: Vec<RowStats>, answers: Option<Vec<u32>>, seen: &mut StateStats) {
+        let finals = said.split_off(self.states.len() * self.count);
+        let mut said = said.into_iter();
+        for layer in seen.layers.iter_mut().chain(&mut seen.plain) {
+            layer.extend(said.by_ref().take(self.count));
+        }
+        let named = || finals.iter().map(|said| said.first().0).collect();
+        seen.answers.extend(answers.unwrap_or_else(named));
+        seen.finals.extend(finals);
+    }
+
+    /// What states of one position say whose answer became known with them: it is looked up in their logits, which `row` finds.
+    pub fn told_later<'l>(
+        &self,
+        mut said: Vec<RowStats>,
+        row: impl Fn(usize) -> Option<&'l [f32]>,
+        seen: &mut StateStats,
+    ) {
+        let answer = said.last().map_or(NO_TOKEN, |last| last.first().0);
+        if self.readout.answer {
+            let rows = self.states.iter().filter_map(|first| row(*first));
+            let rows: Vec<&[f32]> = rows.filter(|row| (answer as usize) < row.len()).collect();
+            let above = if self.readout.ranks {
+                ranks(&rows, answer)
+            } else {
+                vec![0; rows.len()]
+            };
+            for ((said, logits), above) in said.iter_mut().zip(rows).zip(above) {
+                let rank = if said.is_finite() { above } else { NO_RANK };
+                let logit = logits[answer as usize];
+                said.tokens = vec![TokenStats::of(answer, logit, said.total, rank)];
+            }
+        }
+        self.told(said, None, seen);
+    }
 }
 
 /// The last state against the model's own logits of the same pass; none where an edit acts after the last block, which
@@ -308,58 +325,67 @@ fn piece(
     let last = part(recording, end)?;
     let transformer = &lab.model.transformer;
     let scale = transformer.norm.inverse_scale(&last)?;
-    let finals = transformer.normalize_for_unembed(&last, None)?;
     let ways = std::iter::once(true).chain((!seen.plain.is_empty()).then_some(false));
     let states = ways.flat_map(|mapped| readout.at.iter().map(move |at| (*at, mapped)));
     let states =
         states.map(|(at, mapped)| readout.rows(lab, &part(recording, at)?, at, &scale, mapped));
-    let states = Tensor::cat(&states.collect::<Result<Vec<_>>>()?, 0)?;
-    let answers = match other {
-        Some(other) => {
-            let rows = lab
-                .model
-                .transformer
-                .normalize_for_unembed(&part(other, end)?, None)?;
-            let ask = RowRequest {
-                top: 1,
-                ..RowRequest::default()
-            };
-            let said = reading(lab, &rows, &ask, (done, share * 0.1))?;
-            Some(said.iter().map(|said| said.first().0).collect())
+    let mut rows = states.collect::<Result<Vec<_>>>()?;
+    let states: Vec<usize> = (0..rows.len()).map(|i| i * count).collect();
+    let finals = match states.last() {
+        Some(first) if readout.ends_in_output(end) => *first,
+        _ => {
+            rows.push(transformer.normalize_for_unembed(&last, None)?);
+            states.len() * count
         }
+    };
+    let rows = Tensor::cat(&rows, 0)?;
+    // The strongest tokens of the model's own output come first where they are what the others are asked for.
+    let strongest = match other {
+        Some(other) => Some(transformer.normalize_for_unembed(&part(other, end)?, None)?),
+        None if readout.answer => Some(rows.narrow(0, finals, count)?),
         None => None,
     };
     let mut from = 0.0;
-    tell(readout, end, count, answers, seen, |of, ask| match of {
-        RowsRead::Finals => {
-            from = 0.1;
-            reading(lab, &finals, ask, (done, share * from))
-        }
-        RowsRead::States => reading(
-            lab,
-            &states,
-            ask,
-            (done + share * from, share * (1.0 - from)),
-        ),
+    let mut answers = None;
+    if let Some(strongest) = strongest {
+        from = 0.1;
+        let ask = RowRequest {
+            top: 1,
+            ..RowRequest::default()
+        };
+        let said = lab.part(done..done + share * from, |lab| {
+            read(&lab.model, &strongest, &ask, &mut |part| lab.report(part))
+        })?;
+        finite(lab, &said, positions.start)?;
+        answers = Some(said.iter().map(|said| said.first().0).collect::<Vec<u32>>());
+    }
+    let asked = StateRows {
+        readout,
+        count,
+        states,
+        finals,
+    };
+    let questions = asked.questions(answers.as_deref());
+    let said = lab.part(done + share * from..done + share, |lab| {
+        read_questions(&lab.model, &rows, &questions, &[], &mut |part| {
+            lab.report(part)
+        })
     })?;
-    let own = &seen.finals[seen.finals.len() - count..];
-    match own.iter().position(|said| !said.is_finite()) {
+    asked.told(said, answers, seen);
+    finite(
+        lab,
+        &seen.finals[seen.finals.len() - count..],
+        positions.start,
+    )
+}
+
+/// Refuses rows of the model's own output that are no distributions.
+fn finite(lab: &Lab, said: &[RowStats], first: usize) -> Result<()> {
+    match said.iter().position(|said| !said.is_finite()) {
         Some(i) => {
-            let after = positions.start + i;
+            let after = first + i;
             Err(lab.not_finite(&format!("The model's logits after position {after} are")))
         }
         None => Ok(()),
     }
-}
-
-/// Reads rows and tells how far it is.
-fn reading(
-    lab: &mut Lab,
-    rows: &Tensor,
-    ask: &RowRequest,
-    (done, share): (f32, f32),
-) -> Result<Vec<RowStats>> {
-    lab.part(done..done + share, |lab| {
-        read(&lab.model, rows, ask, &mut |part| lab.report(part))
-    })
 }

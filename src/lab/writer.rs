@@ -4,28 +4,30 @@
 //! the run, under the run's schedule; the second row is never edited; without active edits there is no second row.
 //! One call of [`Writer::step`] is one turn of the engine. To compare with another run, add a variant of [`BaselineMode`].
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use super::apply::{Program, RandomControl};
-use super::capture::{Capture, Needs, NormOf};
+use super::capture::{Capture, Needs, StateStats};
 use super::lab::Lab;
-use super::readout::{RowStats, on_cpu, tolerance};
+use super::lens_rows::{LensRead, LensRows};
+use super::readout::{RowStats, tolerance};
+use super::row_programs::RowPrograms;
 use super::run::Run;
-use super::runner::{read_on, unedited};
+use super::runner::{RowsBeside, read_on, read_on_beside, unedited};
 use super::sample::{Sampling, kl, log_probs, rank};
 use super::tap::{RecordedPositions, RunTap};
 pub use super::token::{BaselineMode, Choice, Other, WrittenToken};
-use super::unembed::{drawn, from_logits};
+use super::unembed::{CaptureParts, captured, drawn};
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::model::network::cache::Cache;
+use crate::model::network::readout::{RowsAsked, RowsSaid};
 use crate::model::network::site::{Address, Site};
 
 /// The unedited run in the second row of the batch.
@@ -64,6 +66,8 @@ pub struct Writer {
     /// The first position at which the two runs chose differently.
     diverged: Option<usize>,
     logits: Tensor,
+    /// Space for logits that are laid out, kept from token to token.
+    laid_out: Vec<f32>,
 }
 
 impl Writer {
@@ -103,6 +107,7 @@ impl Writer {
             scout: None,
             diverged: None,
             logits,
+            laid_out: Vec::new(),
         };
         writer.read(lab)?;
         Ok(writer)
@@ -146,6 +151,7 @@ impl Writer {
             companion: self.companion.clone(),
             scout: self.scout.clone(),
             logits: self.logits.clone(),
+            laid_out: Vec::new(),
             ..*self
         }
     }
@@ -165,18 +171,16 @@ impl Writer {
     fn read(&mut self, lab: &mut Lab) -> Result<()> {
         let rows = self.texts();
         let mut cache = lab.model.cache(rows.len())?;
-        self.program.act_on(1);
         self.program.forget();
         let logits = {
             let mut tap = RunTap::new(
-                &mut self.program,
+                RowPrograms::first(&mut self.program, 1),
                 &[],
                 &[],
                 RecordedPositions::Last,
                 lab.guard(),
             );
-            let prompt = self.run.prompt;
-            read_on(&lab.model, &rows, prompt, &mut cache, &mut tap, &[])?.0
+            read_on(&lab.model, &rows, self.run.prompt, &mut cache, &mut tap)?
         };
         cache.digest = self.run.schedule.digest();
         self.cache = cache;
@@ -229,7 +233,6 @@ impl Writer {
             // Nothing was changed before this position, so that both runs are one up to here.
             (None, true) if self.run.schedule.began() >= self.run.tokens.len() && !scouting => {
                 self.cache = self.cache.copy(2)?;
-                self.program.act_on(1);
                 self.companion = Some(BaselineRow {
                     tokens: self.run.tokens.clone(),
                     logits: self.logits.clone(),
@@ -246,7 +249,6 @@ impl Writer {
             }
             (Some(_), true) | (None, false) => {}
         }
-        self.program.act_on(1);
         if scouting {
             return self.read(lab);
         }
@@ -345,10 +347,12 @@ impl Writer {
         if choice.other.is_some_and(|other| other.id != choice.id) {
             self.diverged = self.diverged.or(Some(position));
         }
+        let captures = self.captures(lab, needs, &passed, before.as_ref())?;
+        self.laid_out = passed.read.laid_out;
         Ok(WrittenToken {
             choice,
             fired: self.program.latest().to_vec(),
-            captures: self.captures(lab, needs, &passed, before.as_ref())?,
+            captures,
         })
     }
 
@@ -360,46 +364,34 @@ impl Writer {
         passed: &TokenPass,
         before: Option<&RowStats>,
     ) -> Result<Vec<Capture>> {
-        if needs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let last = Site::ResidPost.at(lab.model.card.layers - 1);
         let run = Arc::new(self.run.clone());
         let position = run.tokens.len() - 1;
         // One comparison serves everybody who reads states of this position.
-        let checked = Cell::new(None);
-        let capture = |needs: &Needs, logits: &[f32]| {
-            let mut capture = Capture::of(run.clone(), position..position + 1);
-            for at in &needs.record {
-                let rows = passed.recorded.get(at).ok_or_else(|| not_visited(*at))?;
-                let rows = rows.squeeze(0)?.to_dtype(DType::F32)?;
-                capture.recorded.insert(*at, rows);
+        let check = match passed.read.last() {
+            Some(lens) if self.output_is_plain() => {
+                let tolerance = tolerance(lab.model.transformer.dtype());
+                Some(Check::of(&self.output()?, lens, tolerance))
             }
-            capture.receipts = self.program.receipts().to_vec();
-            if needs.before {
-                capture.before.push(before.cloned());
-            }
-            if let Some(readout) = &needs.read {
-                let row = |at: Address| {
-                    let i = passed.ridden.iter().position(|a| *a == at)?;
-                    logits.chunks(lab.model.card.vocab).nth(i)
-                };
-                capture.read = from_logits(readout, last, lab.model.known_tokens(), row)?;
-                if let Some(lens) =
-                    row(last).filter(|_| checked.get().is_none() && self.output_is_plain())
-                {
-                    let tolerance = tolerance(lab.model.transformer.dtype());
-                    checked.set(Some(Check::of(&self.output()?, lens, tolerance)));
-                }
-                capture.check = checked.get();
-            }
-            Ok(capture)
+            Some(_) | None => None,
         };
-        let all = |logits: &[f32]| needs.iter().map(|n| capture(n, logits)).collect();
-        match &passed.riders {
-            Some(riders) => on_cpu(riders, all)?,
-            None => all(&[]),
-        }
+        let rows = |at: Address| {
+            let rows = passed.recorded.get(&at).ok_or_else(|| not_visited(at))?;
+            Ok(rows.squeeze(0)?)
+        };
+        let capture = |(needs, read): (&Needs, &StateStats)| {
+            let parts = CaptureParts {
+                receipts: self.program.receipts().to_vec(),
+                before: if needs.before {
+                    vec![before.cloned()]
+                } else {
+                    Vec::new()
+                },
+                read: read.clone(),
+                check: check.filter(|_| needs.read.is_some()),
+            };
+            captured(run.clone(), position..position + 1, needs, parts, rows)
+        };
+        needs.iter().zip(&passed.read.states).map(capture).collect()
     }
 
     /// The model's own logits after the last token, `[vocab]`.
@@ -418,41 +410,39 @@ impl Writer {
             self.scout = Some(scout);
             probed?;
         }
-        // States ride along in the model's own product, where their norm is their own and no map is.
-        let mut ridden = Vec::new();
-        for readout in needs.iter().filter_map(|n| n.read.as_ref()) {
-            if readout.norm != NormOf::Own || readout.maps.is_some() {
-                return Err(Error::Engine("only the plain lens reads new tokens".into()));
-            }
-            ridden.extend(&readout.at);
-            ridden.push(Site::ResidPost.at(lab.model.card.layers - 1));
-        }
-        ridden.sort_unstable();
-        ridden.dedup();
+        let beside = LensRows::of(needs, lab.model.card.layers, rows.len())?;
         let mut wanted: Vec<Address> = needs.iter().flat_map(|n| &n.record).copied().collect();
-        wanted.extend(&ridden);
+        wanted.extend(&beside.at);
         wanted.sort_unstable();
         wanted.dedup();
         let mut tap = RunTap::new(
-            &mut self.program,
+            RowPrograms::first(&mut self.program, 1),
             &[],
             &wanted,
             RecordedPositions::Last,
             lab.guard(),
         );
-        let (logits, riders) = read_on(
-            &lab.model,
-            rows,
-            self.run.prompt,
-            &mut self.cache,
-            &mut tap,
-            &ridden,
-        )?;
+        let (prompt, cache) = (self.run.prompt, &mut self.cache);
+        let (logits, said) = if beside.at.is_empty() {
+            let logits = read_on(&lab.model, rows, prompt, cache, &mut tap)?;
+            (logits, RowsSaid::default())
+        } else {
+            let questions = beside.questions();
+            let asked = RowsBeside {
+                at: &beside.at,
+                asked: RowsAsked {
+                    questions: &questions,
+                    whole: &beside.whole,
+                    known: lab.model.known_tokens(),
+                },
+                space: std::mem::take(&mut self.laid_out),
+            };
+            read_on_beside(&lab.model, rows, prompt, cache, &mut tap, asked)?
+        };
         Ok(TokenPass {
             recorded: std::mem::take(&mut tap.recorded),
             logits,
-            ridden,
-            riders,
+            read: beside.told(said, lab.model.card.vocab),
         })
     }
 
@@ -565,10 +555,8 @@ struct TokenPass {
     recorded: HashMap<Address, Tensor>,
     /// `[rows, vocab]`.
     logits: Tensor,
-    /// Which states rode along.
-    ridden: Vec<Address>,
-    /// Their logits, `[ridden, vocab]`.
-    riders: Option<Tensor>,
+    /// What the states that rode along say.
+    read: LensRead,
 }
 
 fn not_visited(at: Address) -> Error {

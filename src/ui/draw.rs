@@ -159,7 +159,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             if check.error.is_finite() {
                 format!(" lens {cross} {:.0e} ", check.error)
             } else {
-                format!(" lens {cross} {NOT_FINITE}: use --dtype f32 ")
+                format!(" lens {cross} {NOT_FINITE}: see the notes ")
             },
             Role::Error,
         )),

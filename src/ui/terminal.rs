@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crossterm::clipboard::CopyToClipboard;
-use crossterm::cursor::{Hide, Show};
+use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::event::{DisableBracketedPaste, EnableBracketedPaste};
 use crossterm::style::{Attribute, Print, SetAttribute};
 use crossterm::terminal::{
@@ -382,6 +382,8 @@ fn leave_sequences(out: &mut impl Write) {
     let _ = queue!(out, SetAttribute(Attribute::Reset));
     let _ = queue!(out, Show);
     let _ = queue!(out, DisableBracketedPaste);
+    // A multiplexer that grew meanwhile leaves rows of this screen on the other one, unless they are empty.
+    let _ = queue!(out, Clear(ClearType::All), MoveTo(0, 0));
     let _ = queue!(out, LeaveAlternateScreen);
     let _ = queue!(out, Print(POP_TITLE));
     let _ = out.flush();

@@ -17,9 +17,8 @@ use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::{After, Output};
-use crate::lab::finite_guard::tried;
-use crate::lab::pass::Pass;
+use crate::lab::capture::{After, Capture, Output};
+use crate::lab::pass::{Pass, PassRow};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
@@ -438,15 +437,12 @@ impl<'a> CandidateMeasurer<'a> {
         let rows = vec![(at, vector.to_vec())];
         let direction = Direction { rows, origin };
         self.lab.directions.insert(CANDIDATE.into(), direction);
-        let scores = tried(self.measure(at));
+        let scores = self.measure(at);
         self.lab.directions.remove(CANDIDATE);
-        Ok(scores?.unwrap_or(CandidateScores {
-            ablation: f64::NAN,
-            addition: f64::NAN,
-            kl: f64::NAN,
-        }))
+        scores
     }
 
+    /// The candidate ablated on both sides and added on one, in one pass.
     fn measure(&mut self, at: Address) -> Result<CandidateScores> {
         let with = |op: fn(DirectionName) -> Op, place| {
             let op = op(DirectionName(CANDIDATE.into()));
@@ -454,21 +450,33 @@ impl<'a> CandidateMeasurer<'a> {
         };
         let ablated = with(Op::ProjectOut, EditPlace::Writes);
         let added = with(Op::Add, EditPlace::At(at));
-        let markers = &self.markers;
-        let score = |rows: &[RowStats]| mean_behaviour(rows, markers);
-        let plus = self
-            .lab
-            .last_of(&self.held_out.plus, &ablated, whole_rows())?;
-        let moved = self
-            .lab
-            .last_of(&self.held_out.minus, &ablated, whole_rows())?;
-        let brought = self
-            .lab
-            .last_of(&self.held_out.minus, &added, whole_rows())?;
-        let pairs = self.base.iter().zip(&moved);
+        let (plus, minus) = (&self.held_out.plus, &self.held_out.minus);
+        let sides = [(plus, &ablated), (minus, &ablated), (minus, &added)];
+        let rows = sides.iter().flat_map(|(prompts, schedule)| {
+            prompts.iter().map(|prompt| PassRow {
+                tokens: prompt.clone(),
+                ..PassRow::edited((*schedule).clone())
+            })
+        });
+        let found = self.lab.run(&Pass {
+            rows: rows.collect(),
+            ..Pass::prompts(&[], &self.schedule, whole_rows())
+        })?;
+        if !found.iter().all(Capture::is_finite) {
+            return Ok(CandidateScores {
+                ablation: f64::NAN,
+                addition: f64::NAN,
+                kl: f64::NAN,
+            });
+        }
+        let said = found.into_iter().filter_map(|mut row| row.output.pop());
+        let said: Vec<RowStats> = said.collect();
+        let (ablated_plus, rest) = said.split_at(plus.len());
+        let (ablated_minus, added_minus) = rest.split_at(minus.len());
+        let pairs = self.base.iter().zip(ablated_minus);
         Ok(CandidateScores {
-            ablation: score(&plus),
-            addition: score(&brought),
+            ablation: mean_behaviour(ablated_plus, &self.markers),
+            addition: mean_behaviour(added_minus, &self.markers),
             kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
         })
     }

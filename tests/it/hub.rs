@@ -432,7 +432,10 @@ fn a_small_file_is_not_announced_as_a_large_one_and_names_cannot_act() {
         .output()
         .unwrap()
         .into();
-    outcome.is(1, &["config.json is a small file, but the hub announces 1.0 PiB for it"]);
+    outcome.is(
+        1,
+        &["config.json is a small file, but the hub announces 1.0 PiB for it"],
+    );
 }
 
 #[test]

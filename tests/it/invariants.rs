@@ -15,6 +15,7 @@ use lmscope::lab::apply::{Program, RandomControl};
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::readout::RowRequest;
+use lmscope::lab::row_programs::RowPrograms;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, log_softmax};
 use lmscope::lab::tap::{RecordedPositions, RunTap};
@@ -801,7 +802,7 @@ fn a_patch_fires_once_and_only_in_its_row() {
         let mut idle = Program::default();
         let (patches, wanted) = ([(1, &patch)], [at]);
         let mut tap = RunTap::new(
-            &mut idle,
+            RowPrograms::all(&mut idle),
             &patches,
             &wanted,
             RecordedPositions::All,
@@ -1006,7 +1007,7 @@ fn i26_recording_everything_changes_no_bit() {
         let x = transformer
             .trunk(&ids, PassSpan::prompt(40), None, &mut NoTap)
             .unwrap();
-        let (bare, _) = transformer.read_out(&x, None, &mut NoTap).unwrap();
+        let bare = transformer.read_out(&x, &mut NoTap).unwrap();
         assert!(same_bits(&bare.squeeze(0).unwrap(), &plain));
     }
 }
@@ -1225,7 +1226,7 @@ fn gradients_agree_with_finite_differences_and_both_paths_with_each_other() {
             let end = transformer
                 .trunk(&ids, PassSpan::prompt(6), None, tap)
                 .unwrap();
-            let (logits, _) = transformer.read_out(&end, None, tap).unwrap();
+            let logits = transformer.read_out(&end, tap).unwrap();
             logits
                 .narrow(1, 5, 1)
                 .unwrap()
@@ -1319,7 +1320,7 @@ fn controls_have_equal_size_and_other_units() {
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
         let mut program = lab.compile(&run, RandomControl::Random(3)).unwrap();
         let mut tap = RunTap::new(
-            &mut program,
+            RowPrograms::all(&mut program),
             &[],
             std::slice::from_ref(&at),
             RecordedPositions::All,

@@ -9,8 +9,11 @@ use lmscope::lab::capture::{Needs, NormOf, Readout, StateStats};
 use lmscope::lab::readout::{ReferenceRows, RowRequest, RowStats, Tokens, read};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
+use lmscope::model::kernels::vocabulary::{OtherRow, RowQuestion};
 use lmscope::model::network::families::FAMILIES;
-use lmscope::model::network::site::Site;
+use lmscope::model::network::readout::RowsAsked;
+use lmscope::model::network::site::{Address, Site};
+use lmscope::model::network::tap::{NoTap, Tap};
 
 use super::tools::{every_family, next, prompt, tiny, values};
 
@@ -496,6 +499,84 @@ fn the_final_norm_changes_all_rows_but_the_last() {
     }
     let apart = |l: usize| (frozen.layers[l][3].entropy - own.layers[l][3].entropy).abs();
     assert!(apart(0) > 1e-3, "{}", apart(0));
+}
+
+/// Looks at every address, so that everything is laid out.
+struct Looks;
+
+impl Tap for Looks {
+    fn visit(&mut self, _at: Address, x: Tensor) -> lmscope::error::Result<Tensor> {
+        Ok(x)
+    }
+}
+
+/// Rows of the stream say the same, to the bit, alone, beside the model's own rows, and where their logits are laid out, with the
+/// bias, multiplier and soft-cap of every family; and what is laid out beside is what the model says alone.
+#[test]
+fn rows_say_the_same_however_they_are_read() {
+    for lab in every_family() {
+        let name = &lab.model.card.name;
+        let transformer = &lab.model.transformer;
+        let wide = lab.model.card.d_model;
+        let numbers = (0..9 * wide).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 250.0);
+        let numbers = Tensor::from_vec(numbers.collect(), (9, wide), &Device::Cpu).unwrap();
+        let question = |row: usize, last: usize| RowQuestion {
+            row,
+            top: 3,
+            tokens: &[5, 17],
+            ranks: true,
+            entropy: true,
+            against: Some(OtherRow::Row(last)),
+        };
+        let known = lab.model.known_tokens();
+        let questions: Vec<RowQuestion> = (0..9).map(|row| question(row, 8)).collect();
+        let asked = RowsAsked {
+            questions: &questions,
+            whole: &[3],
+            known,
+        };
+        let x = numbers.reshape((3, 3, wide)).unwrap();
+        let strips = transformer
+            .read_out_statistics(&x, &asked, &mut NoTap)
+            .unwrap();
+        let laid = transformer
+            .read_out_statistics(&x, &asked, &mut Looks)
+            .unwrap();
+        let normed = transformer.normalize_for_unembed(&numbers, None).unwrap();
+        let alone = transformer
+            .row_statistics(&normed, &asked, Vec::new(), &mut |_| Ok(()))
+            .unwrap();
+        let own = numbers.narrow(0, 4, 2).unwrap().unsqueeze(0).unwrap();
+        let beside: Vec<RowQuestion> = (0..9).map(|row| question(row + 2, 10)).collect();
+        let asked = RowsAsked {
+            questions: &beside,
+            whole: &[5],
+            known,
+        };
+        let (logits, beside) = transformer
+            .read_out_beside(&own, &numbers, &asked, vec![9.0; 3], &mut NoTap)
+            .unwrap();
+        let capped = transformer.blueprint.logit_cap.is_some();
+        for other in [&laid, &alone, &beside] {
+            for (a, b) in strips.sums.iter().zip(&other.sums) {
+                if capped {
+                    // The tensor's tanh is another one.
+                    assert!((a.total - b.total).abs() < 1e-5, "{name}");
+                    assert!((a.entropy - b.entropy).abs() < 1e-5, "{name}");
+                } else {
+                    assert_eq!(format!("{a:?}"), format!("{b:?}"), "{name}");
+                }
+            }
+        }
+        assert_eq!(strips.whole, beside.whole, "{name}");
+        let own = transformer.read_out(&own, &mut NoTap).unwrap();
+        assert_eq!(values(&logits), values(&own), "{name}");
+        let all = values(&transformer.read_out(&x, &mut NoTap).unwrap());
+        let row = &all[3 * lab.model.card.vocab..][..lab.model.card.vocab];
+        for (a, b) in strips.whole.iter().zip(row) {
+            close(*a, *b, 1e-6, name);
+        }
+    }
 }
 
 /// A live column of every number equals the whole figure's.

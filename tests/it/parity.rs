@@ -370,13 +370,7 @@ fn cached(model: &Model, ids: &[u32], pieces: &[usize]) -> Result<Tensor, Box<dy
             Some(&mut cache),
             &mut NoTap,
         )?;
-        rows.push(
-            model
-                .transformer
-                .read_out(&x, None, &mut NoTap)?
-                .0
-                .squeeze(0)?,
-        );
+        rows.push(model.transformer.read_out(&x, &mut NoTap)?.squeeze(0)?);
     }
     assert_eq!(cache.len(), ids.len());
     Ok(Tensor::cat(&rows, 0)?)

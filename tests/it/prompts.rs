@@ -14,10 +14,13 @@ use lmscope::lab::Lab;
 use lmscope::lab::apply::RandomControl;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
+use lmscope::lab::row_programs::RowPrograms;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::{Sampling, kl, log_softmax};
 use lmscope::lab::tap::{RecordedPositions, RunTap};
 use lmscope::lab::writer::Writer;
+use lmscope::model::Model;
+use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::Site;
 use lmscope::model::network::tap::PassSpan;
 
@@ -189,7 +192,13 @@ fn edits_prepared_for_one_prompt_do_not_meet_another() {
             .compile(&under(&prompts[0], &schedule), RandomControl::No)
             .unwrap();
         let mut read = |tokens: &[u32]| {
-            let mut tap = RunTap::new(&mut program, &[], &[], RecordedPositions::All, lab.guard());
+            let mut tap = RunTap::new(
+                RowPrograms::all(&mut program),
+                &[],
+                &[],
+                RecordedPositions::All,
+                lab.guard(),
+            );
             let ids = lab.model.tokens(tokens).unwrap();
             let span = PassSpan::prompt(tokens.len());
             lab.model.transformer.trunk(&ids, span, None, &mut tap)
@@ -380,5 +389,115 @@ fn an_unrelated_text_without_a_place_for_an_edit_is_no_control() {
         assert_eq!(receipts[0].elsewhere.is_some(), placed, "{line}");
         let moved = receipts[0].elsewhere.unwrap_or(1.0);
         assert!(moved > 0.0, "{line} acts there");
+    }
+}
+
+/// Rows of one pass under edits of their own: each says what a run of its own says, and goes on as it does, patched or not.
+#[track_caller]
+fn rows_are_runs_of_their_own(lab: &mut Lab, tokens: &[u32], base: &Schedule, edits: &[&str]) {
+    let schedules: Vec<Schedule> = edits
+        .iter()
+        .map(|line| base.and(&line.parse().unwrap()))
+        .chain([Schedule::none(), base.clone()])
+        .collect();
+    let width = lab.model.card.d_model;
+    let value = candle_core::Tensor::new(vec![0.5f32; width], &candle_core::Device::Cpu).unwrap();
+    let patch = Patch::new(Site::ResidPost.at(0), tokens.len() - 2, value);
+    let patched = schedules.iter().map(|schedule| PassRow {
+        patches: vec![patch.clone()],
+        ..PassRow::edited(schedule.clone())
+    });
+    let plain = schedules.iter().cloned().map(PassRow::edited);
+    let rows: Vec<PassRow> = plain.chain(patched).chain([PassRow::default()]).collect();
+    let pass = Pass {
+        run: under(tokens, base),
+        rows: rows.clone(),
+        output: Output::whole(After::Last(1)),
+        tail: 3,
+        ..Pass::default()
+    };
+    let together = lab.run(&pass).unwrap();
+    assert_eq!(together.len(), rows.len());
+    for (i, (row, found)) in rows.iter().zip(&together).enumerate() {
+        let run = under(tokens, row.schedule.as_ref().unwrap_or(base));
+        assert_eq!(found.run.schedule, run.schedule);
+        let alone = Pass {
+            run,
+            rows: vec![PassRow {
+                schedule: None,
+                ..row.clone()
+            }],
+            ..pass.clone()
+        };
+        let alone = lab.run_one(&alone).unwrap();
+        let line = edits
+            .get(i % schedules.len())
+            .unwrap_or(&"no edit of its own");
+        let apart = apart(alone.logits(), found.logits());
+        assert!(apart < 1e-3, "row {i}, {line}: {apart}");
+        assert_eq!(alone.tail, found.tail, "row {i}, {line}");
+        assert!(found.is_finite(), "row {i}, {line}");
+    }
+}
+
+#[test]
+fn rows_under_edits_of_their_own_are_what_runs_of_their_own_are() {
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS[..1]).remove(0);
+    let conditional = |line: &&&str| line.contains(" when ") || line.contains(" once ");
+    // Those that say nothing of what an earlier value was are read on from what rows share.
+    let unconditional = EDITS.iter().filter(|line| !conditional(line));
+    let unconditional: Vec<&str> = unconditional.copied().collect();
+    for base in [&[][..], &["add:refusal@resid_pre.2:3*0.5"]] {
+        let base = schedule(base);
+        rows_are_runs_of_their_own(&mut lab, &tokens, &base, &unconditional);
+    }
+    let asked = |line: &&&str| !line.contains("when p(");
+    let all: Vec<&str> = EDITS.iter().filter(asked).copied().collect();
+    rows_are_runs_of_their_own(&mut lab, &tokens, &Schedule::none(), &all);
+}
+
+#[test]
+fn rows_under_edits_of_their_own_serve_every_family() {
+    const LINES: &[&str] = &[
+        "zero@attn_out.0",
+        "scale@mlp_out.1:2*0.5",
+        "zero:1@z.1:last",
+        "cut:=0@attn_scores.1",
+        "scale@final_norm*0.5",
+        "scale@resid_post.0:3*2",
+        "zero@attn_out.1:0",
+    ];
+    for family in FAMILIES {
+        let mut lab = Lab::new(Model::tiny(family, 3).unwrap());
+        let tokens = [1, 5, 9, 2, 7, 3];
+        let base = schedule(&["scale@attn_out.1:1*0.5"]);
+        rows_are_runs_of_their_own(&mut lab, &tokens, &base, LINES);
+        // What enters the first block is changed: rows are read whole.
+        rows_are_runs_of_their_own(&mut lab, &tokens, &base, &["scale@embed:2*0.5"]);
+    }
+}
+
+/// An edit that overflows spoils its own row, and says so; the rows beside it keep their numbers.
+#[test]
+fn a_row_whose_edit_is_too_strong_is_broken_alone() {
+    let mut lab = demo();
+    let tokens = encoded(&lab, &PROMPTS[..1]).remove(0);
+    let lines = ["add:refusal@resid_pre.3*1e30", "add:refusal@resid_pre.3*2"];
+    for own_text in [false, true] {
+        let rows = lines.map(|line| PassRow {
+            tokens: if own_text { tokens.clone() } else { Vec::new() },
+            ..PassRow::edited(schedule(&[line]))
+        });
+        let pass = Pass {
+            rows: rows.into(),
+            ..Pass::after(Run::plain(tokens.clone()), Output::whole(After::Last(1)))
+        };
+        let found = lab.run(&pass).unwrap();
+        assert!(!found[0].is_finite() && found[1].is_finite());
+        let alone = lab
+            .last_logits(&under(&tokens, &schedule(&lines[1..])))
+            .unwrap();
+        assert!(apart(&alone, found[1].logits()) < 1e-3);
     }
 }

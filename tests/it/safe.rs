@@ -429,6 +429,12 @@ fn no_command_replaces_a_file_without_consent() {
         let all = words(&["lens", "demo", "-p", FACT, "-o", "/dev/full"]);
         let (code, _, err) = harmless(&all, call(home.path(), &all));
         assert!(code == 1 && err.contains("disk is full"), "{err}");
+        for what in ["--help", "--version", "sites"] {
+            let full = std::fs::File::options().write(true).open("/dev/full");
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
+            let status = command.arg(what).stdout(full.unwrap()).status().unwrap();
+            assert_eq!(status.code(), Some(1), "{what}");
+        }
     }
     let left = std::fs::read_dir(home.path()).unwrap().flatten();
     let parts = left.filter(|e| e.file_name().to_string_lossy().ends_with(".part"));

@@ -8,6 +8,7 @@ use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::apply::RandomControl;
 use lmscope::lab::pass::Patch;
+use lmscope::lab::row_programs::RowPrograms;
 use lmscope::lab::run::Run;
 use lmscope::lab::tap::{RecordedPositions, RunTap};
 use lmscope::lab::writer::Writer;
@@ -69,7 +70,13 @@ pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) 
     let mut program = lab.compile(run, RandomControl::No).unwrap();
     let patches: Vec<(usize, &Patch)> = patches.iter().map(|patch| (0, patch)).collect();
     let guard = lab.guard().lenient();
-    let mut tap = RunTap::new(&mut program, &patches, &[], RecordedPositions::All, guard);
+    let mut tap = RunTap::new(
+        RowPrograms::all(&mut program),
+        &patches,
+        &[],
+        RecordedPositions::All,
+        guard,
+    );
     let span = PassSpan {
         start: 0,
         len: run.tokens.len(),
@@ -85,7 +92,7 @@ pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) 
         len: 1,
         ..span
     });
-    let (logits, _) = transformer.read_out(&x, None, &mut tap).unwrap();
+    let logits = transformer.read_out(&x, &mut tap).unwrap();
     values(&logits)
 }
 

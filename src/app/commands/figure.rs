@@ -15,7 +15,7 @@ rows! {
     "next-figure" ["f"] |app, _| turn(app, 1), "switches to the next instrument", hint "figure";
     "previous-figure" ["F"] |app, _| turn(app, INSTRUMENTS.len() - 1), "switches to the instrument before";
     "patchscope" ["p"] patchscope, "Patchscope: reads the state under the cursor with another prompt; shows the parameters first", hint "patchscope", when has_text;
-    "sweep" ["P"] sweep, "Patchscope of all layers at the cursor's position", hint "sweep", when has_text;
+    "sweep" ["P"] sweep, "reads the states of all layers at the cursor's position with a Patchscope", hint "sweep", when has_text;
     "question" ["o"] |app, _| open_form(app, app.layout.figure), "sets the parameters of the figure and measures again", hint "parameters";
     "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
     "widen" ["w"] widen, "extends the figure's window back to the cursor and measures again", hint "measure here", when can_widen;

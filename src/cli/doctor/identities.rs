@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::RandomControl;
+use crate::lab::row_programs::RowPrograms;
 use crate::lab::run::Run;
 use crate::lab::runner::read_on;
 use crate::lab::tap::{RecordedPositions, RunTap};
@@ -20,6 +21,7 @@ use crate::model::Model;
 use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Linear;
 use crate::model::network::linear::Precision;
+use crate::model::network::readout::RowsAsked;
 use crate::model::network::site::{Address, Axis, SITES, Site};
 use crate::model::network::tap::{NoTap, PassPhase, PassSpan};
 
@@ -185,7 +187,7 @@ fn check_all(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Resul
 fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
     let mut program = lab.compile(run, RandomControl::No)?;
     let mut tap = RunTap::new(
-        &mut program,
+        RowPrograms::all(&mut program),
         &[],
         wanted,
         RecordedPositions::All,
@@ -199,7 +201,7 @@ fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
     };
     let transformer = &lab.model.transformer;
     let x = transformer.trunk(&lab.model.tokens(&run.tokens)?, span, None, &mut tap)?;
-    let (logits, _) = transformer.read_out(&x, None, &mut tap)?;
+    let logits = transformer.read_out(&x, &mut tap)?;
     Ok(FullRecording {
         sites: std::mem::take(&mut tap.recorded),
         logits: logits.squeeze(0)?,
@@ -282,12 +284,15 @@ fn live_lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let stack = (0..layers).map(row).collect::<Result<Vec<_>>>()?;
     let stack = Tensor::cat(&stack, 0)?.to_dtype(model.transformer.dtype())?;
     let own = stack.narrow(0, layers - 1, 1)?.unsqueeze(0)?.contiguous()?;
-    let (own, riders) = model.transformer.read_out(&own, Some(&stack), &mut NoTap)?;
-    let own = own.flatten_all()?;
-    let rider = match riders {
-        Some(riders) => riders.narrow(0, layers - 1, 1)?.flatten_all()?,
-        None => own.zeros_like()?,
+    // The model's own row comes first.
+    let asked = RowsAsked {
+        whole: &[layers],
+        ..RowsAsked::default()
     };
+    let transformer = &model.transformer;
+    let (own, said) = transformer.read_out_beside(&own, &stack, &asked, Vec::new(), &mut NoTap)?;
+    let own = own.flatten_all()?;
+    let rider = Tensor::from_vec(said.whole, own.shape(), &Device::Cpu)?;
     let what = format!("the last of {layers} lens rows against the logits of its own step");
     let difference = relative(&rider, &own)?;
     Ok(found(what, difference, slack(model, 1e-5)))
@@ -493,15 +498,14 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
         let held = cache.len();
         let transformer = &lab.model.transformer;
         let mut tap = RunTap::new(
-            &mut program,
+            RowPrograms::all(&mut program),
             &[],
             &[],
             RecordedPositions::Last,
             lab.guard().lenient(),
         );
         let text = [text.to_vec()];
-        let (logits, _) = read_on(&lab.model, &text, first, &mut cache, &mut tap, &[])?;
-        let logits = logits.flatten_all()?;
+        let logits = read_on(&lab.model, &text, first, &mut cache, &mut tap)?.flatten_all()?;
         if held > 0
             && transformer.rope_scaling_regime(held) != transformer.rope_scaling_regime(length)
         {

@@ -476,8 +476,12 @@ impl Worker {
                 run
             }
         } else {
-            // It reads texts of its own, and the edits of this one are not theirs.
+            // It reads texts of its own: edits of this one are theirs from the first position on, if at all.
+            let own = instrument(slot)?.edits_its_texts() && !question.unedited;
+            let edits = self.writer.as_ref().filter(|_| own);
+            let edits = edits.map(|writer| writer.run.schedule.latest().to_vec());
             Run {
+                schedule: edits.map_or_else(Schedule::none, Schedule::always),
                 seed: self.sampling.seed,
                 ..Run::default()
             }

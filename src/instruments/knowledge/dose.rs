@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::edit::op::{Op, UnitChoice};
 use crate::edit::positions::Positions;
+use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
@@ -19,8 +20,8 @@ use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{ParameterValue, Strengths, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
-use crate::lab::capture::{After, Output};
-use crate::lab::finite_guard::tried;
+use crate::lab::capture::{After, Capture, Output};
+use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::LogitTarget;
@@ -96,10 +97,17 @@ impl Measurement for Dose {
         let control = params.control_units(run, &units, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, params.site);
-        for (i, strength) in strengths.iter().enumerate() {
-            lab.report(i as f32 / strengths.len() as f32)?;
-            let own = params.point(run, &units, *strength, target, &output, lab)?;
-            let other = params.point(run, &control, *strength, target, &output, lab)?;
+        let edited = strengths.iter().flat_map(|strength| {
+            let row = |units| PassRow::edited(params.schedule(run, units, *strength));
+            [row(&units), row(&control)]
+        });
+        let found = lab.run(&Pass {
+            rows: edited.collect(),
+            ..Pass::after(run.clone(), output)
+        })?;
+        let points: Vec<Point> = found.iter().map(|row| Point::of(row, target)).collect();
+        for (strength, pair) in strengths.iter().zip(points.chunks(2)) {
+            let (own, other) = (&pair[0], &pair[1]);
             rows.push(TableRow::at(
                 anchor,
                 entries![
@@ -207,15 +215,8 @@ impl DoseParams {
         Ok(control)
     }
 
-    fn point(
-        &self,
-        run: &Run,
-        units: &UnitsByLayer,
-        strength: f32,
-        target: LogitTarget,
-        output: &Output,
-        lab: &mut Lab,
-    ) -> Result<Point> {
+    /// The edits of a run with units multiplied.
+    fn schedule(&self, run: &Run, units: &UnitsByLayer, strength: f32) -> Schedule {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
             let op = Op::Scale(UnitChoice::List(units.clone()));
@@ -225,27 +226,31 @@ impl DoseParams {
                 ..Edit::new(op, EditPlace::At(self.site.of().at(*layer)))
             });
         }
-        let dosed = Run {
-            schedule,
-            ..run.clone()
-        };
-        let Some(stats) = tried(lab.last(&dosed, output.clone()))? else {
-            return Ok(Point {
+        schedule
+    }
+}
+
+impl Point {
+    /// What a row came to; of one that is not finite no numbers.
+    fn of(row: &Capture, target: LogitTarget) -> Self {
+        if !row.is_finite() {
+            return Self {
                 logit: f32::NAN,
                 p: f32::NAN,
                 rank: NO_RANK,
                 kl: f32::NAN,
                 top: NO_TOKEN,
-            });
-        };
+            };
+        }
+        let stats = row.last();
         let token = stats.token(target.token);
-        Ok(Point {
-            logit: target.logit(&stats),
+        Self {
+            logit: target.logit(stats),
             p: token.logprob.exp(),
             rank: token.rank,
             kl: stats.kl,
             top: stats.first().0,
-        })
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
-use crate::lab::pass::Pass;
+use crate::lab::pass::{Pass, PassRow};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::model::network::finite::NOT_FINITE;
@@ -96,76 +96,126 @@ impl Trial {
             tokens: self.answers.clone(),
             ..Output::whole(After::Last(1))
         };
-        let (out, rows) = self.passes(lab, None, output)?;
+        let read = self.passes(lab, &[None], output)?;
+        let (out, rows) = read.into_iter().next().unwrap_or_default();
+        if rows.is_empty() {
+            // Without edits of the trial's own, that is an edit that was there before.
+            return Err(lab.not_finite("Its logits are"));
+        }
         Ok((
             out,
             Arc::new(rows.into_iter().map(|said| vec![said]).collect()),
         ))
     }
 
-    /// The outcome under one more edit.
+    /// The outcomes under one more edit each, read side by side.
     ///
     /// # Errors
     ///
-    /// As [`Trial::unedited`], and when the edit cannot be applied.
+    /// As [`Trial::unedited`], and when an edit cannot be applied.
     pub fn under(
         &self,
         lab: &mut Lab,
-        edit: &Edit,
+        edits: &[Edit],
         base: &UneditedLogProbs,
-    ) -> Result<SteeringOutcome> {
+    ) -> Result<Vec<SteeringOutcome>> {
         let output = Output {
             kl: Some(base.clone()),
             ..Output::tokens(&self.answers)
         };
-        let (mut out, rows) = self.passes(lab, Some(edit), output)?;
-        let moved = rows.iter().map(|said| f64::from(said.kl));
-        out.kl = (moved.sum::<f64>() / rows.len() as f64) as f32;
-        Ok(out)
+        let edits: Vec<Option<&Edit>> = edits.iter().map(Some).collect();
+        let read = self.passes(lab, &edits, output)?.into_iter();
+        let told = read.map(|(mut out, rows)| {
+            let moved = rows.iter().map(|said| f64::from(said.kl));
+            out.kl = (moved.sum::<f64>() / rows.len() as f64) as f32;
+            out
+        });
+        Ok(told.collect())
     }
 
-    /// The passes of one outcome, and what they say after the last token.
+    /// How many rows of a pass an edit takes.
+    pub fn rows(&self) -> usize {
+        match &self.subject {
+            SteeringTrial::Text(_) => 1,
+            SteeringTrial::Prompts(prompts, _) => prompts.len().max(1),
+        }
+    }
+
+    /// The outcome of every edit, and what is said after the last token of each text; of an edit that is too strong no numbers
+    /// and nothing.
     fn passes(
         &self,
         lab: &mut Lab,
-        edit: Option<&Edit>,
+        edits: &[Option<&Edit>],
         output: Output,
-    ) -> Result<(SteeringOutcome, Vec<RowStats>)> {
-        let with = |schedule: &Schedule| match edit {
-            Some(edit) => schedule.and(edit),
-            None => schedule.clone(),
-        };
-        let mut out = SteeringOutcome::default();
-        let rows = match &self.subject {
+    ) -> Result<Vec<(SteeringOutcome, Vec<RowStats>)>> {
+        let with = |schedule: &Schedule, edit: Option<&Edit>| edit.map(|edit| schedule.and(edit));
+        let pass = match &self.subject {
             SteeringTrial::Text(run) => {
-                let run = Run {
-                    schedule: with(&run.schedule),
-                    ..run.clone()
-                };
-                let said = lab.last(&run, Output { top: 5, ..output })?;
-                let spelled = said.top.iter().map(|(id, p)| (lab.visible(*id), *p));
-                out.top = spelled.collect();
-                out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
-                vec![said]
+                let rows = edits.iter().map(|edit| PassRow {
+                    schedule: with(&run.schedule, *edit),
+                    ..PassRow::default()
+                });
+                Pass {
+                    rows: rows.collect(),
+                    output: Output { top: 5, ..output },
+                    ..Pass::of(run.clone())
+                }
             }
             SteeringTrial::Prompts(prompts, schedule) => {
-                let mut written = lab.run(&Pass {
+                let rows = edits.iter().flat_map(|edit| {
+                    let own = with(schedule, *edit);
+                    prompts.iter().map(move |prompt| PassRow {
+                        tokens: prompt.clone(),
+                        schedule: own.clone(),
+                        ..PassRow::default()
+                    })
+                });
+                Pass {
+                    rows: rows.collect(),
                     tail: self.tokens.unwrap_or(1).max(1),
-                    ..Pass::prompts(prompts, &with(schedule), output)
-                })?;
-                let firsts = written.iter().filter_map(|c| c.tail.first().copied());
+                    ..Pass::prompts(&[], schedule, output)
+                }
+            }
+        };
+        let mut read = lab.run(&pass)?.into_iter();
+        let mut out = Vec::with_capacity(edits.len());
+        for _ in edits {
+            let own: Vec<Capture> = read.by_ref().take(self.rows()).collect();
+            out.push(self.outcome(lab, own)?);
+        }
+        Ok(out)
+    }
+
+    /// What the texts of one edit came to.
+    fn outcome(
+        &self,
+        lab: &mut Lab,
+        mut texts: Vec<Capture>,
+    ) -> Result<(SteeringOutcome, Vec<RowStats>)> {
+        if !texts.iter().all(|text| text.is_finite() && !text.silent) {
+            return Ok((SteeringOutcome::not_finite(), Vec::new()));
+        }
+        let mut out = SteeringOutcome::default();
+        match &self.subject {
+            SteeringTrial::Text(_) => {
+                let top = texts.iter().flat_map(|text| &text.last().top);
+                out.top = top.map(|(id, p)| (lab.visible(*id), *p)).collect();
+                out.label = out.top.first().map(|t| t.0.clone()).unwrap_or_default();
+            }
+            SteeringTrial::Prompts(prompts, _) => {
+                let firsts = texts.iter().filter_map(|c| c.tail.first().copied());
                 out.label = commonest(firsts).map_or_else(String::new, |id| lab.visible(id));
                 if self.tokens.is_some() {
-                    let said = written.iter().filter(|c| self.says(lab, &c.tail));
-                    out.success = said.count() as f32 / written.len() as f32;
-                    let tails: Vec<&[u32]> = written.iter().map(|c| c.tail.as_slice()).collect();
+                    let said = texts.iter().filter(|c| self.says(lab, &c.tail));
+                    out.success = said.count() as f32 / texts.len() as f32;
+                    let tails: Vec<&[u32]> = texts.iter().map(|c| c.tail.as_slice()).collect();
                     let nats = mean_surprisal(lab, prompts, &tails)?;
                     out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
                 }
-                let rows = written.iter_mut().map(|c| c.output.swap_remove(0));
-                rows.collect()
             }
-        };
+        }
+        let rows: Vec<RowStats> = texts.iter_mut().filter_map(|c| c.output.pop()).collect();
         let shares = rows.iter().map(RowStats::share);
         out.answers = (shares.sum::<f64>() / rows.len() as f64) as f32;
         Ok((out, rows))

@@ -80,6 +80,7 @@ impl Measurement for Select {
     const ABOUT: &'static str = "Candidate directions for a behaviour, by layer and position (difference of means), and the one that best removes and induces it";
     const SOURCE: &'static str = "refusal direction: Arditi et al. 2024 (2406.11717)";
     const READS: Reads<SelectParams> = Reads::Others;
+    const EDITS_ITS_TEXTS: bool = true;
 
     fn measure(asked: &SelectParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let save = &asked.save;

@@ -5,31 +5,34 @@
 //! read again; blocks below the first change are not computed again either: a row joins the batch at the block where it
 //! begins to differ, so that the batch grows on its way up. Edits with a condition look at values that are not computed
 //! again, so under them rows are read whole. Rows with texts of their own are read side by side where they are of one
-//! length, and one by one where the edits depend on the tokens of a prompt ([`crate::edit::Edit::reads_prompt`]).
+//! length. Every row may have edits of its own: a batch has as many programs as it has different ones ([`RowPrograms`]).
 //!
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
 
+mod output;
+mod programs;
 mod shared;
 mod tail;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::Tensor;
-
-use shared::{bytes, null};
+use output::read_output;
+use programs::{act_on, conditional, null};
+use shared::bytes;
+pub(crate) use tail::{RowsBeside, read_on, read_on_beside, unedited};
 use tail::{best, go_on, tensor};
-pub(crate) use tail::{read_on, unedited};
 
-use super::apply::Program;
 use super::capture::{After, Capture};
 use super::lab::Lab;
 use super::pass::{Pass, PassRow, Patch};
 use super::readout::{RowStats, read_logits};
+use super::row_programs::RowPrograms;
 use super::run::Run;
 use super::tap::{RecordedPositions, RunTap};
 use crate::error::{Error, Result};
+use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
@@ -44,16 +47,16 @@ impl Lab {
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
         let mut out = Rows::with_capacity(pass.rows.len());
-        let own_texts = pass.rows.iter().any(|row| !row.tokens.is_empty());
-        let alone = pass.rows.iter().all(PassRow::is_plain);
-        let alone = alone && pass.common.is_empty() && pass.from.is_none();
-        if own_texts || alone || conditional(&pass.run) {
-            for group in self.groups(pass, own_texts) {
-                self.together(pass, &group, &mut out)?;
+        match self.branching(pass)? {
+            Some(starts) => {
+                let shared = self.shared_run(pass, &starts)?;
+                self.branches(pass, &starts, &shared, &mut out)?;
             }
-        } else {
-            let shared = self.shared_run(pass)?;
-            self.branches(pass, &shared, &mut out)?;
+            None => {
+                for group in self.groups(pass) {
+                    self.together(pass, &group, &mut out)?;
+                }
+            }
         }
         out.sort_unstable_by_key(|(index, _)| *index);
         Ok(out.into_iter().map(|(_, row)| row).collect())
@@ -69,16 +72,16 @@ impl Lab {
         row.ok_or_else(|| Error::Engine("a pass without rows".into()))
     }
 
-    /// Rows that are read whole together: texts of one length, as many as there is room for; one by one where the edits depend
-    /// on the tokens of a prompt.
-    fn groups(&self, pass: &Pass, own_texts: bool) -> Vec<Vec<usize>> {
+    /// Rows that are read whole together: texts of one length, as many as there is room for; one by one where texts go on and a
+    /// condition waits for what the unedited model says of each.
+    fn groups(&self, pass: &Pass) -> Vec<Vec<usize>> {
         let length = |row: usize| text(pass, &pass.rows[row]).len();
         let mut order: Vec<usize> = (0..pass.rows.len()).collect();
         order.sort_by_key(|i| length(*i));
         let mut out = Vec::new();
         for alike in order.chunk_by(|a, b| length(*a) == length(*b)) {
             let tokens = length(alike[0]);
-            let most = if own_texts && pass.run.schedule.reads_prompt() {
+            let most = if pass.tail > 1 && conditional(pass) {
                 1
             } else {
                 self.room(bytes(&self.model, tokens, tokens, pass.tail > 1))
@@ -96,16 +99,9 @@ impl Lab {
             self.model.check_prompt(text)?;
         }
         let length = texts[0].len();
-        let run = if rows[0].tokens.is_empty() {
-            pass.run.clone()
-        } else {
-            Run {
-                schedule: pass.run.schedule.clone(),
-                seed: pass.run.seed,
-                ..Run::plain(texts[0].clone())
-            }
-        };
-        let mut program = self.compile(&run, null(pass))?;
+        let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
+        let mut programs = self.programs(&runs, null(pass))?;
+        let prompt = runs[0].prompt;
         let model = &self.model;
         let mut patches: Vec<(usize, &Patch)> = Vec::new();
         for (i, row) in rows.iter().enumerate() {
@@ -119,7 +115,10 @@ impl Lab {
         // The last token that is chosen need not be read.
         let count = pass.tail.min(model.card.context - length + 1);
         let mut cache = (count > 1).then(|| model.cache(rows.len())).transpose()?;
-        if trials && program.asks_probability() && count > 1 {
+        let asks = programs
+            .iter()
+            .any(|(_, program)| program.asks_probability());
+        if trials && asks && count > 1 {
             // The unedited model would have to read along with every row.
             return Err(Error::Refused {
                 address: "when p(...)".into(),
@@ -127,21 +126,22 @@ impl Lab {
             });
         }
         // The unedited model reads along where a condition asks what it says.
-        let mut beside = (program.asks_probability() && count > 1)
+        let mut beside = (asks && count > 1)
             .then(|| model.cache(rows.len()))
             .transpose()?;
         let span = PassSpan {
             start: 0,
             len: length,
-            prompt: run.prompt,
+            prompt,
             phase: PassPhase::Prefill,
         };
         let knockouts = rows.iter().enumerate();
         let knockouts = knockouts.filter_map(|(i, row)| Some((i, row.knockout.as_ref()?)));
         let from = pass.from.filter(|_| rows[0].tokens.is_empty()).unwrap_or(0);
         let keep = RecordedPositions::From(from);
-        let mut tap = RunTap::new(&mut program, &patches, &pass.record, keep, guard)
-            .cutting(knockouts.collect());
+        let acting = act_on(&mut programs);
+        let mut tap =
+            RunTap::new(acting, &patches, &pass.record, keep, guard).cutting(knockouts.collect());
         let transformer = &model.transformer;
         let tokens = tensor(model, &texts, 0)?;
         let x = transformer.trunk(&tokens, span, cache.as_mut(), &mut tap)?;
@@ -159,20 +159,22 @@ impl Lab {
         let late =
             |at: &Address| matches!(at.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits);
         let mut output: Vec<Vec<RowStats>> = vec![Vec::new(); rows.len()];
-        let mut take = |logits: &Tensor, after: Range<usize>| -> Result<()> {
-            let said = read_logits(logits, model.known_tokens(), |i| {
-                let (row, at) = (i / after.len(), after.start + i % after.len());
-                pass.output.ask(group[row], first + wanted - 1 - at)
-            })?;
+        let ask = |i: usize, after: &Range<usize>| {
+            let (row, at) = (i / after.len(), after.start + i % after.len());
+            pass.output.ask(group[row], first + wanted - 1 - at)
+        };
+        let mut take = |said: Vec<RowStats>, after: &Range<usize>| {
             for (output, own) in output.iter_mut().zip(said.chunks(after.len())) {
                 output.extend_from_slice(own);
             }
-            Ok(())
         };
         if pass.record.iter().any(late) {
-            let (all, _) = transformer.read_out(&x, None, &mut tap)?;
+            let all = transformer.read_out(&x, &mut tap)?;
             if wanted > 0 {
-                take(&all.narrow(1, first, wanted)?, first..first + wanted)?;
+                let after = first..first + wanted;
+                let logits = all.narrow(1, first, wanted)?;
+                let said = read_logits(&logits, model.known_tokens(), |i| ask(i, &after))?;
+                take(said, &after);
             }
         } else {
             // So many positions at a time as there is room for the logits of all rows.
@@ -182,11 +184,19 @@ impl Lab {
                 // Edits after the last block see these positions and no others.
                 tap.begin(PassSpan { start, len, ..span });
                 let own = x.narrow(1, start, len)?.contiguous()?;
-                let (logits, _) = transformer.read_out(&own, None, &mut tap)?;
-                take(&logits, start..start + len)?;
+                let after = start..start + len;
+                take(
+                    read_output(model, &own, &mut tap, |i| ask(i, &after))?,
+                    &after,
+                );
             }
         }
-        tap.program.settle()?;
+        tap.programs.settle()?;
+        let fine = if pass.lenient || trials {
+            finite::rows(&x)?
+        } else {
+            vec![true; rows.len()]
+        };
         let mut out: Vec<Capture> = Vec::with_capacity(rows.len());
         let recorded = std::mem::take(&mut tap.recorded);
         for (row, output) in output.into_iter().enumerate() {
@@ -199,32 +209,29 @@ impl Lab {
                 Ok((*at, one?))
             });
             let own = own.collect::<Result<_>>()?;
-            let run = Run {
-                tokens: texts[row].clone(),
-                ..run.clone()
-            };
+            let receipts = tap.programs.receipts(row);
             out.push(Capture {
                 recorded: own,
-                receipts: tap.program.receipts().to_vec(),
+                broken: !fine[row] || receipts.iter().any(|r| r.not_finite),
+                receipts,
                 output,
-                ..Capture::of(Arc::new(run), from..length)
+                ..Capture::of(Arc::new(runs[row].clone()), from..length)
             });
         }
         let firsts: Vec<Option<u32>> = out.iter().map(|row| best(row.last())).collect();
         if let Some(cache) = cache.as_mut() {
-            let mut listen = |program: &mut Program, texts: &[Vec<u32>]| match &mut beside {
-                Some(beside) => {
-                    let asked = program.asked();
-                    let said = unedited(self, &texts[..1], run.prompt, &asked, beside)?;
+            // Where a condition asks for what the unedited model says, there is one row.
+            let mut listen = |programs: &mut RowPrograms, texts: &[Vec<u32>]| {
+                if let (Some(beside), Some(program)) = (&mut beside, programs.first_program()) {
+                    let said = unedited(self, &texts[..1], prompt, &program.asked(), beside)?;
                     program.set_base_log_probs(texts[0].len() - 1, &said);
-                    Ok(())
                 }
-                None => Ok(()),
+                Ok(())
             };
             let tails = go_on(
                 model,
                 &mut texts,
-                run.prompt,
+                prompt,
                 cache,
                 &mut tap,
                 firsts,
@@ -252,8 +259,18 @@ fn text<'a>(pass: &'a Pass, row: &'a PassRow) -> &'a [u32] {
     }
 }
 
-/// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.
-fn conditional(run: &Run) -> bool {
-    let mut edits = run.schedule.spans().flat_map(|(_, edits)| edits);
-    edits.any(|edit| edit.active() && edit.when.is_some())
+/// The run that a row is.
+fn own_run(pass: &Pass, row: &PassRow) -> Run {
+    let run = if row.tokens.is_empty() {
+        pass.run.clone()
+    } else {
+        Run {
+            seed: pass.run.seed,
+            ..Run::plain(row.tokens.clone()).under(&pass.run.schedule)
+        }
+    };
+    match &row.schedule {
+        Some(schedule) => run.under(schedule),
+        None => run,
+    }
 }

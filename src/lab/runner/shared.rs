@@ -9,17 +9,21 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::Rows;
+use super::output::read_output;
+use super::own_run;
+use super::programs::{OfRows, RowStart, act_on, null};
 use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::apply::RandomControl;
+use crate::lab::apply::Program;
 use crate::lab::capture::{After, Capture};
 use crate::lab::pass::{Pass, PassRow, Patch, SharedRun};
 use crate::lab::readout::read_logits;
-use crate::lab::run::Run;
+use crate::lab::row_programs::RowPrograms;
 use crate::lab::tap::{RecordedPositions, RunTap, put};
 use crate::model::Model;
 use crate::model::network::cache::{BranchCache, Cache};
+use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
@@ -31,7 +35,11 @@ struct Chunk {
 
 impl Lab {
     /// What the rows of a pass have in common, read now or kept from an earlier pass.
-    pub(super) fn shared_run(&mut self, pass: &Pass) -> Result<Arc<SharedRun>> {
+    pub(super) fn shared_run(
+        &mut self,
+        pass: &Pass,
+        starts: &[RowStart],
+    ) -> Result<Arc<SharedRun>> {
         let (run, model) = (&pass.run, &self.model);
         let length = run.tokens.len();
         model.check_prompt(&run.tokens)?;
@@ -44,7 +52,7 @@ impl Lab {
             }
         };
         let from = pass.from.unwrap_or_else(|| {
-            let changed = pass.rows.iter().filter_map(PassRow::from).min();
+            let changed = starts.iter().filter_map(|start| start.from).min();
             changed.unwrap_or(read)
         });
         for (name, position) in [("read", read), ("from", from)] {
@@ -99,7 +107,7 @@ impl Lab {
         let common: Vec<(usize, &Patch)> = pass.common.iter().map(|patch| (0, patch)).collect();
         let guard = self.guard().lenient_if(pass.lenient);
         let mut tap = RunTap::new(
-            &mut own,
+            RowPrograms::all(&mut own),
             &common,
             &wanted,
             RecordedPositions::From(from),
@@ -115,7 +123,8 @@ impl Lab {
         let x = model
             .transformer
             .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
-        let logits = after(model, &x, span, read, &mut tap)?;
+        let x = after(&x, span, read, &mut tap)?;
+        let logits = model.transformer.read_out(&x, &mut tap)?.squeeze(1)?;
         let mut values = std::mem::take(&mut tap.recorded);
         let streams = streams.iter().filter_map(|at| values.remove(at)).collect();
         own.settle()?;
@@ -139,6 +148,7 @@ impl Lab {
     pub(super) fn branches(
         &mut self,
         pass: &Pass,
+        starts: &[RowStart],
         shared: &SharedRun,
         into: &mut Rows,
     ) -> Result<()> {
@@ -148,14 +158,14 @@ impl Lab {
             let expected = format!("{}, the last, where texts are to go on", length - 1);
             return Err(Error::argument("read", shared.read.to_string(), expected));
         }
-        let (plain, chunks) = self.chunks(pass, shared, count > 1)?;
-        let run = Arc::new(pass.run.clone());
+        let (plain, chunks) = self.chunks(pass, starts, shared, count > 1)?;
         for index in plain {
-            let row = self.unchanged(pass, shared, run.clone(), index, count)?;
+            let start = &starts[index];
+            let row = self.unchanged(pass, shared, start, index, count)?;
             into.push((index, row));
         }
         for chunk in &chunks {
-            self.chunk(pass, shared, chunk, count, into)?;
+            self.chunk(pass, starts, shared, chunk, count, into)?;
         }
         Ok(())
     }
@@ -165,16 +175,18 @@ impl Lab {
         &self,
         pass: &Pass,
         shared: &SharedRun,
-        run: Arc<Run>,
+        start: &RowStart,
         index: usize,
         count: usize,
     ) -> Result<Capture> {
+        let run = Arc::new(own_run(pass, &pass.rows[index]));
+        let own = start.program.as_ref().map(Program::receipts);
         let output = read_logits(&shared.logits, self.model.known_tokens(), |_| {
             pass.output.ask(index, 0)
         })?;
         let mut capture = Capture {
             output,
-            receipts: shared.receipts.clone(),
+            receipts: own.unwrap_or(&shared.receipts).to_vec(),
             ..Capture::of(run, shared.from..shared.end)
         };
         for at in &pass.record {
@@ -191,8 +203,13 @@ impl Lab {
                 rows: vec![PassRow::default()],
                 ..pass.clone()
             };
+            let itself = [RowStart {
+                from: None,
+                entry: self.model.card.layers,
+                program: start.program.clone(),
+            }];
             let mut read = Rows::new();
-            self.chunk(&whole, shared, &alone, count, &mut read)?;
+            self.chunk(&whole, &itself, shared, &alone, count, &mut read)?;
             for (_, row) in read {
                 (capture.tail, capture.silent) = (row.tail, row.silent);
             }
@@ -204,23 +221,23 @@ impl Lab {
     fn chunks(
         &self,
         pass: &Pass,
+        starts: &[RowStart],
         shared: &SharedRun,
         kept: bool,
     ) -> Result<(Vec<usize>, Vec<Chunk>)> {
         let model = &self.model;
-        let layers = model.card.layers;
         let (mut plain, mut order) = (Vec::new(), Vec::new());
         for (index, row) in pass.rows.iter().enumerate() {
             for patch in &row.patches {
                 patch.check(model, shared.from..shared.end)?;
             }
-            match row.from() {
+            match starts[index].from {
                 None => plain.push(index),
                 Some(from) if !(shared.from..shared.end).contains(&from) => {
                     let expected = format!("positions {} to {}", shared.from, shared.end - 1);
                     return Err(Error::argument("targets", from.to_string(), expected));
                 }
-                Some(from) => order.push((from, row.entry(layers), index)),
+                Some(from) => order.push((from, starts[index].entry, index)),
             }
         }
         order.sort_unstable();
@@ -243,6 +260,7 @@ impl Lab {
     fn chunk(
         &self,
         pass: &Pass,
+        starts: &[RowStart],
         shared: &SharedRun,
         chunk: &Chunk,
         count: usize,
@@ -250,7 +268,7 @@ impl Lab {
     ) -> Result<()> {
         let model = &self.model;
         let layers = model.card.layers;
-        let mut program = shared.program.clone();
+        let mut programs = programs(starts, shared, chunk);
         let rows = || chunk.rows.iter().enumerate();
         let all = |row: usize, index: usize| {
             let own = pass.common.iter().chain(&pass.rows[index].patches);
@@ -273,21 +291,28 @@ impl Lab {
         // Every row is a trial, and who takes its logits looks at it.
         let guard = self.guard().lenient();
         let keep = RecordedPositions::From(shared.from);
-        let mut tap = RunTap::new(&mut program, &later, &pass.record, keep, guard).cutting(cuts());
+        let acting = act_on(&mut programs);
+        let mut tap = RunTap::new(acting, &later, &pass.record, keep, guard).cutting(cuts());
         let mut texts = vec![pass.run.tokens.clone(); chunk.rows.len()];
         let own = if count > 1 {
             BranchCache::Kept
         } else {
             BranchCache::Passing
         };
-        let (logits, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
+        let (x, fine, mut cache) = joined(model, pass, shared, chunk, own, &mut tap)?;
         if count > 1 {
             cache.complete(chunk.rows.len(), &shared.cache)?;
         }
-        let values = std::mem::take(&mut tap.recorded);
-        let said = read_logits(&logits, model.known_tokens(), |row| {
+        let said = read_output(model, &x, &mut tap, |row| {
             pass.output.ask(chunk.rows[row].1, 0)
         })?;
+        tap.programs.settle()?;
+        let broken = |row: usize| {
+            let receipts = tap.programs.receipts(row);
+            !fine[row] || receipts.iter().any(|r| r.not_finite)
+        };
+        let broken: Vec<bool> = (0..chunk.rows.len()).map(broken).collect();
+        let values = std::mem::take(&mut tap.recorded);
         let mut tails = vec![(Vec::new(), false); texts.len()];
         if count > 0 {
             // What is put in comes back where the whole text has to be read again.
@@ -295,8 +320,9 @@ impl Lab {
                 .flat_map(|(row, (_, index))| all(row, *index))
                 .collect();
             let guard = self.guard().lenient();
-            let mut tap = RunTap::new(&mut program, &patches, &[], RecordedPositions::Last, guard)
-                .cutting(cuts());
+            let acting = act_on(&mut programs);
+            let mut tap =
+                RunTap::new(acting, &patches, &[], RecordedPositions::Last, guard).cutting(cuts());
             tails = go_on(
                 model,
                 &mut texts,
@@ -308,21 +334,44 @@ impl Lab {
                 &mut |_, _| Ok(()),
             )?;
         }
-        let run = Arc::new(pass.run.clone());
+        let shared_by_all = Arc::new(pass.run.clone());
         for (i, ((said, (tail, silent)), (_, index))) in
             said.into_iter().zip(tails).zip(&chunk.rows).enumerate()
         {
+            let run = match &pass.rows[*index].schedule {
+                Some(schedule) => Arc::new(pass.run.clone().under(schedule)),
+                None => shared_by_all.clone(),
+            };
             let row = Capture {
                 recorded: recorded(pass, shared, chunk, &values, i)?,
                 output: vec![said],
                 tail,
                 silent,
-                ..Capture::of(run.clone(), shared.from..shared.end)
+                broken: broken[i],
+                ..Capture::of(run, shared.from..shared.end)
             };
             into.push((*index, row));
         }
         Ok(())
     }
+}
+
+/// The programs of a chunk, with the rows of each: that of the run for the rows without edits of their own.
+fn programs(starts: &[RowStart], shared: &SharedRun, chunk: &Chunk) -> Vec<OfRows> {
+    let mut out: Vec<OfRows> = Vec::new();
+    let mut own_before = true;
+    for (row, (_, index)) in chunk.rows.iter().enumerate() {
+        let own = starts[*index].program.as_ref();
+        match out.last_mut() {
+            Some((rows, _)) if own.is_none() && !own_before => rows.end = row + 1,
+            Some(_) | None => {
+                let program = own.unwrap_or(&shared.program).clone();
+                out.push((row..row + 1, program));
+            }
+        }
+        own_before = own.is_some();
+    }
+    out
 }
 
 /// What the `i`th row of a chunk holds, from the first position that rows may change: what was recorded of it, and what it has
@@ -366,8 +415,8 @@ fn recorded(
     Ok(out)
 }
 
-/// The pass of a chunk: every row joins at its block with the stream of the run there. Logits `[rows, vocab]` after the
-/// position that is read.
+/// The pass of a chunk: every row joins at its block with the stream of the run there. The stream `[rows, 1, d_model]` at the
+/// position after which logits are read, and whether that of each row is finite at every position.
 fn joined(
     model: &Model,
     pass: &Pass,
@@ -375,7 +424,7 @@ fn joined(
     chunk: &Chunk,
     own: BranchCache,
     tap: &mut RunTap,
-) -> Result<(Tensor, Cache)> {
+) -> Result<(Tensor, Vec<bool>, Cache)> {
     let transformer = &model.transformer;
     let layers = model.card.layers;
     let span = PassSpan {
@@ -418,17 +467,12 @@ fn joined(
     };
     let x = transformer.through(reached..layers, x, &context, Some(&mut cache), tap)?;
     cache.advance(span.len);
-    Ok((after(model, &x, span, shared.read, tap)?, cache))
+    let fine = finite::rows(&x)?;
+    Ok((after(&x, span, shared.read, tap)?, fine, cache))
 }
 
-/// Logits `[rows, vocab]` after one position of a pass, from its stream.
-fn after(
-    model: &Model,
-    x: &Tensor,
-    span: PassSpan,
-    position: usize,
-    tap: &mut RunTap,
-) -> Result<Tensor> {
+/// One position of a pass's stream, `[rows, 1, d_model]`, to be read out.
+fn after(x: &Tensor, span: PassSpan, position: usize, tap: &mut RunTap) -> Result<Tensor> {
     let x = x.narrow(1, position - span.start, 1)?.contiguous()?;
     // Edits after the last block see this position and no other.
     tap.begin(PassSpan {
@@ -436,13 +480,7 @@ fn after(
         len: 1,
         ..span
     });
-    let (logits, _) = model.transformer.read_out(&x, None, tap)?;
-    Ok(logits.squeeze(1)?)
-}
-
-/// What edits are replaced by, if by anything.
-pub(super) fn null(pass: &Pass) -> RandomControl {
-    pass.random.map_or(RandomControl::No, RandomControl::Random)
+    Ok(x)
 }
 
 /// Whether two lists put the same values into the same places.

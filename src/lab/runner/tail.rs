@@ -5,18 +5,21 @@
 
 use candle_core::Tensor;
 
+use super::output::read_output;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::apply::Program;
-use crate::lab::readout::{RowRequest, RowStats, Tokens, read_logits};
+use crate::lab::readout::{RowRequest, RowStats, Tokens};
+use crate::lab::row_programs::RowPrograms;
 use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
+use crate::model::network::readout::{RowsAsked, RowsSaid};
 use crate::model::network::site::Address;
 use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
 /// Tells edits what they wait for before texts are read on.
-type ConditionInput<'a> = dyn FnMut(&mut Program, &[Vec<u32>]) -> Result<()> + 'a;
+type ConditionInput<'a> = dyn FnMut(&mut RowPrograms, &[Vec<u32>]) -> Result<()> + 'a;
 
 /// Continues texts greedily from the best token of each by at most `count` tokens, an end token included: what each wrote, and
 /// whether it broke off. `listen` is called before every pass.
@@ -47,32 +50,29 @@ pub(super) fn go_on(
         if step == count || out.iter().all(ended) {
             break;
         }
-        listen(tap.program, texts)?;
-        let (read, _) = read_on(model, texts, prompt, cache, tap, &[])?;
-        let ask = |_| RowRequest {
+        listen(&mut tap.programs, texts)?;
+        let x = end_of(model, texts, prompt, cache, tap)?;
+        let said = read_output(model, &x, tap, |_| RowRequest {
             top: 1,
             ..RowRequest::default()
-        };
-        let said = read_logits(&read, model.known_tokens(), ask)?;
+        })?;
         firsts = said.iter().map(best).collect();
-        tap.program.settle()?;
+        tap.programs.settle()?;
     }
     Ok(out)
 }
 
-/// Brings a cache to the whole text of every row: logits after them, `[rows, vocab]`, and of the states at `lens` in the
-/// first row, which the tap has recorded, what the unembedding makes of them in the same product, `[lens, vocab]`.
+/// Brings a cache to the whole text of every row: the stream after their last tokens, `[rows, 1, d_model]`.
 ///
 /// It reads what the cache does not hold: one token as a rule, and all of them when an interrupted pass left it behind, or
 /// when the text has just grown into other rotary frequencies ([`crate::model::network::rope::Rope::rope_scaling_regime`]). Texts are of one length.
-pub(crate) fn read_on(
+fn end_of(
     model: &Model,
     texts: &[Vec<u32>],
     prompt: usize,
     cache: &mut Cache,
     tap: &mut RunTap,
-    lens: &[Address],
-) -> Result<(Tensor, Option<Tensor>)> {
+) -> Result<Tensor> {
     let transformer = &model.transformer;
     let total = texts[0].len();
     if transformer.rope_scaling_regime(cache.len().max(1)) != transformer.rope_scaling_regime(total)
@@ -92,31 +92,65 @@ pub(crate) fn read_on(
         prompt,
         phase,
     };
-    let mut x = transformer.trunk(&tensor(model, texts, start)?, span, Some(cache), tap)?;
-    if len > 1 {
-        // What follows reads the last position alone.
-        tap.begin(PassSpan {
-            start: total - 1,
-            len: 1,
-            ..span
-        });
-        x = x.narrow(1, len - 1, 1)?.contiguous()?;
+    let x = transformer.trunk(&tensor(model, texts, start)?, span, Some(cache), tap)?;
+    if len == 1 {
+        return Ok(x);
     }
-    let states = lens.iter().map(|at| {
+    // What follows reads the last position alone.
+    tap.begin(PassSpan {
+        start: total - 1,
+        len: 1,
+        ..span
+    });
+    Ok(x.narrow(1, len - 1, 1)?.contiguous()?)
+}
+
+/// States of the first row that are read in the same product with the unembedding as the model's own rows.
+pub(crate) struct RowsBeside<'a> {
+    /// What the tap has recorded of the last position.
+    pub at: &'a [Address],
+    /// The model's own rows come first where questions number them.
+    pub asked: RowsAsked<'a>,
+    /// Space for logits that are laid out.
+    pub space: Vec<f32>,
+}
+
+/// Brings a cache to the whole text of every row: logits after them, `[rows, vocab]`.
+pub(crate) fn read_on(
+    model: &Model,
+    texts: &[Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+    tap: &mut RunTap,
+) -> Result<Tensor> {
+    let x = end_of(model, texts, prompt, cache, tap)?;
+    Ok(model.transformer.read_out(&x, tap)?.squeeze(1)?)
+}
+
+/// The same, and what states of the first row say in the same product.
+pub(crate) fn read_on_beside(
+    model: &Model,
+    texts: &[Vec<u32>],
+    prompt: usize,
+    cache: &mut Cache,
+    tap: &mut RunTap,
+    beside: RowsBeside,
+) -> Result<(Tensor, RowsSaid)> {
+    let x = end_of(model, texts, prompt, cache, tap)?;
+    let states = beside.at.iter().map(|at| {
         let row = tap.recorded.get(at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
             why: "it was not visited by this pass. Unembed a residual site.".into(),
         })?;
         Ok(row.flatten_all()?)
     });
-    let states = states.collect::<Result<Vec<_>>>()?;
-    let states = if states.is_empty() {
-        None
-    } else {
-        Some(Tensor::stack(&states, 0)?)
-    };
-    let (logits, lens) = transformer.read_out(&x, states.as_ref(), tap)?;
-    Ok((logits.squeeze(1)?, lens))
+    let states = Tensor::stack(&states.collect::<Result<Vec<_>>>()?, 0)?;
+    let (asked, space) = (&beside.asked, beside.space);
+    let read = model
+        .transformer
+        .read_out_beside(&x, &states, asked, space, tap);
+    let (logits, said) = read?;
+    Ok((logits.squeeze(1)?, said))
 }
 
 /// What the unedited model says of some tokens after the text of the first row, brought there through a cache of its own.
@@ -128,13 +162,18 @@ pub(crate) fn unedited(
     cache: &mut Cache,
 ) -> Result<RowStats> {
     let mut idle = Program::default();
-    let mut tap = RunTap::new(&mut idle, &[], &[], RecordedPositions::Last, lab.guard());
-    let (logits, _) = read_on(&lab.model, texts, prompt, cache, &mut tap, &[])?;
-    let ask = |_| RowRequest {
+    let mut tap = RunTap::new(
+        RowPrograms::all(&mut idle),
+        &[],
+        &[],
+        RecordedPositions::Last,
+        lab.guard(),
+    );
+    let x = end_of(&lab.model, texts, prompt, cache, &mut tap)?;
+    let said = read_output(&lab.model, &x, &mut tap, |_| RowRequest {
         tokens: Tokens::Same(tokens),
         ..RowRequest::default()
-    };
-    let said = read_logits(&logits.narrow(0, 0, 1)?, lab.model.known_tokens(), ask)?;
+    })?;
     Ok(said.into_iter().next().unwrap_or_default())
 }
 

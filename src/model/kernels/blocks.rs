@@ -147,21 +147,48 @@ pub(super) fn product(
             first,
             last,
         };
-        let product = match weights.encoding {
-            Encoding::Q4_0 => run::<FourBits<false, false>>,
-            Encoding::Q4_1 => run::<FourBits<false, true>>,
-            Encoding::Q5_0 => run::<FourBits<true, false>>,
-            Encoding::Q5_1 => run::<FourBits<true, true>>,
-            Encoding::Q8_0 => run::<Q8_0>,
-            Encoding::Q2K => run::<Q2K>,
-            Encoding::Q3K => run::<Q3K>,
-            Encoding::Q4K => run::<Q4K>,
-            Encoding::Q5K => run::<Q5K>,
-            Encoding::Q6K => run::<Q6K>,
-            // Plain numbers are never interleaved (`Packed::new`).
-            Encoding::F32 | Encoding::F16 | Encoding::Bf16 => return,
-        };
         // SAFETY: every task has groups of its own.
-        unsafe { product(on, task) };
+        unsafe { any(on, task) };
     });
+}
+
+/// The product with some rows of `W`, on this thread alone: the first columns of `y`.
+pub(super) fn alone(
+    on: Processor,
+    weights: &Packed,
+    range: Range<usize>,
+    x: &Activations,
+    y: &OutputColumns,
+) {
+    assert!(range.end <= weights.out && range.len() <= y.out);
+    let task = PackedTask {
+        weights,
+        x,
+        y,
+        rows: (range.start, range.end),
+        first: range.start / GROUP,
+        last: range.end.div_ceil(GROUP),
+    };
+    // SAFETY: there is no other task.
+    unsafe { any(on, task) };
+}
+
+/// # Safety
+/// As [`run`].
+unsafe fn any(on: Processor, task: PackedTask) {
+    let product = match task.weights.encoding {
+        Encoding::Q4_0 => run::<FourBits<false, false>>,
+        Encoding::Q4_1 => run::<FourBits<false, true>>,
+        Encoding::Q5_0 => run::<FourBits<true, false>>,
+        Encoding::Q5_1 => run::<FourBits<true, true>>,
+        Encoding::Q8_0 => run::<Q8_0>,
+        Encoding::Q2K => run::<Q2K>,
+        Encoding::Q3K => run::<Q3K>,
+        Encoding::Q4K => run::<Q4K>,
+        Encoding::Q5K => run::<Q5K>,
+        Encoding::Q6K => run::<Q6K>,
+        // Plain numbers are never interleaved (`Packed::new`).
+        Encoding::F32 | Encoding::F16 | Encoding::Bf16 => return,
+    };
+    unsafe { product(on, task) };
 }

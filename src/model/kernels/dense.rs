@@ -5,6 +5,8 @@
 //! To add a type, implement [`Element`].
 #![allow(unsafe_code)] // SAFETY of the whole file: pointers stay within rows whose lengths `product` compares.
 
+use std::ops::Range;
+
 use super::lanes::{Lanes, Strided, Width, from_bf16, from_f16};
 use super::machine::{Instructions, Processor};
 #[cfg(target_arch = "aarch64")]
@@ -19,6 +21,17 @@ const DEPTH: usize = 1024;
 
 /// Most rows of weights that a task takes.
 const MOST: usize = 64;
+
+/// Plain numbers of a matrix, row after row.
+#[derive(Clone, Copy, Debug)]
+pub enum PlainWeights<'a> {
+    /// f32.
+    F32(&'a [f32]),
+    /// The bits of IEEE numbers of sixteen bits.
+    F16(&'a [u16]),
+    /// The upper bits of f32.
+    Bf16(&'a [u16]),
+}
 
 /// A type of weights.
 pub(super) trait Element: Copy + Sync {
@@ -47,7 +60,7 @@ impl Element for f32 {
 pub(super) struct F16(u16);
 
 impl F16 {
-    pub fn of(bits: &[u16]) -> &[Self] {
+    fn of(bits: &[u16]) -> &[Self] {
         // SAFETY: the same bits, and the same length.
         unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
     }
@@ -71,7 +84,7 @@ impl Element for F16 {
 pub(super) struct Bf16(u16);
 
 impl Bf16 {
-    pub fn of(bits: &[u16]) -> &[Self] {
+    fn of(bits: &[u16]) -> &[Self] {
         // SAFETY: the same bits, and the same length.
         unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }
     }
@@ -100,7 +113,7 @@ struct DenseTask<'a, E> {
     last: usize,
 }
 
-/// Products of `W` rows of weights with `X` rows of activations over `depth` columns, added to `sums`.
+/// Products of `W` rows of weights with `X` rows of activations over `depth` columns, as far as whole vectors go.
 #[inline(always)]
 unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
     w: *const E,
@@ -132,14 +145,6 @@ unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
                 sums[r][i] = S::sum(vectors[r][i]);
             }
         }
-        while k < depth {
-            for r in 0..X {
-                for i in 0..W {
-                    sums[r][i] += (*w.add(i * w_row + k)).widen() * *x.add(r * x_row + k);
-                }
-            }
-            k += 1;
-        }
         sums
     }
 }
@@ -161,37 +166,34 @@ struct TileAt<E> {
 #[inline(always)]
 unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt<E>) {
     unsafe {
-        let mut at = at;
-        if W == 4 && at.depth >= S::N {
-            let w = Strided {
-                start: at.w.cast(),
-                bytes: at.w_row * size_of::<E>(),
-            };
-            let x = Strided {
-                start: at.x,
-                bytes: at.x_row * size_of::<f32>(),
-            };
-            let sums = Strided {
-                start: at.sums.cast_const(),
-                bytes: at.sums_row * size_of::<f32>(),
-            };
-            let whole = at.depth / S::N * S::N;
-            if S::tile::<X>(E::WIDTH, w, x, whole, sums) {
-                if whole == at.depth {
-                    return;
+        let whole = at.depth / S::N * S::N;
+        let w = Strided {
+            start: at.w.cast(),
+            bytes: at.w_row * size_of::<E>(),
+        };
+        let x = Strided {
+            start: at.x,
+            bytes: at.x_row * size_of::<f32>(),
+        };
+        let sums = Strided {
+            start: at.sums.cast_const(),
+            bytes: at.sums_row * size_of::<f32>(),
+        };
+        if whole > 0 && !(W == 4 && S::tile::<X>(E::WIDTH, w, x, whole, sums)) {
+            let products = dots::<S, E, W, X>(at.w, at.w_row, at.x, at.x_row, whole);
+            for (r, products) in products.iter().enumerate() {
+                for (i, product) in products.iter().enumerate() {
+                    *at.sums.add(r * at.sums_row + i) += product;
                 }
-                at = TileAt {
-                    w: at.w.add(whole),
-                    x: at.x.add(whole),
-                    depth: at.depth - whole,
-                    ..at
-                };
             }
         }
-        let products = dots::<S, E, W, X>(at.w, at.w_row, at.x, at.x_row, at.depth);
-        for (r, products) in products.iter().enumerate() {
-            for (i, product) in products.iter().enumerate() {
-                *at.sums.add(r * at.sums_row + i) += product;
+        // One by one, so that the order is the same whichever way the others went.
+        for k in whole..at.depth {
+            for r in 0..X {
+                for i in 0..W {
+                    let weight = (*at.w.add(i * at.w_row + k)).widen();
+                    *at.sums.add(r * at.sums_row + i) += weight * *at.x.add(r * at.x_row + k);
+                }
             }
         }
     }
@@ -361,13 +363,21 @@ unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
 }
 
 /// `x Wᵀ`: `weights` is `[out, input]`, `x` `[rows, input]`, `y` `[rows, out]`.
-pub(super) fn product<E: Element>(
+pub(super) fn product(
     on: Processor,
-    weights: &[E],
+    weights: PlainWeights,
     input: usize,
     x: &[f32],
     y: &mut [f32],
 ) {
+    match weights {
+        PlainWeights::F32(weights) => whole(on, weights, input, x, y),
+        PlainWeights::F16(bits) => whole(on, F16::of(bits), input, x, y),
+        PlainWeights::Bf16(bits) => whole(on, Bf16::of(bits), input, x, y),
+    }
+}
+
+fn whole<E: Element>(on: Processor, weights: &[E], input: usize, x: &[f32], y: &mut [f32]) {
     let (out, rows) = (weights.len() / input, x.len() / input);
     assert!(weights.len() == out * input && x.len() == rows * input);
     let y = OutputColumns::new(y, rows, out);
@@ -387,4 +397,39 @@ pub(super) fn product<E: Element>(
         // SAFETY: every task has rows of its own.
         unsafe { run(on, task) };
     });
+}
+
+/// The product with some rows of the weights, on this thread alone: the first columns of `y` `[rows, width]`.
+pub(super) fn strip(
+    on: Processor,
+    weights: PlainWeights,
+    input: usize,
+    range: Range<usize>,
+    x: &[f32],
+    y: &OutputColumns,
+) {
+    let span = range.start * input..range.end * input;
+    match weights {
+        PlainWeights::F32(weights) => alone(on, &weights[span], input, x, y),
+        PlainWeights::F16(bits) => alone(on, F16::of(&bits[span]), input, x, y),
+        PlainWeights::Bf16(bits) => alone(on, Bf16::of(&bits[span]), input, x, y),
+    }
+}
+
+fn alone<E: Element>(on: Processor, weights: &[E], input: usize, x: &[f32], y: &OutputColumns) {
+    let out = weights.len() / input;
+    assert!(out <= y.out && x.len().is_multiple_of(input));
+    for first in (0..out).step_by(MOST) {
+        let last = out.min(first + MOST);
+        let task = DenseTask {
+            weights,
+            input,
+            x,
+            y,
+            first,
+            last,
+        };
+        // SAFETY: one task after the other.
+        unsafe { run(on, task) };
+    }
 }

@@ -25,6 +25,19 @@ pub trait Lanes: Copy {
     /// `a b + c`.
     unsafe fn fma(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     unsafe fn sum(v: Self::F) -> f32;
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`.
+    unsafe fn minus(a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`.
+    unsafe fn over(a: Self::F, b: Self::F) -> Self::F;
+    /// The larger of each pair; where one of them is not a number, either may be the result.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller, likewise.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// Which lanes of `a` are greater than those of `b`, one bit a lane; what is not a number is neither.
+    unsafe fn greater(a: Self::F, b: Self::F) -> u32;
+    unsafe fn bits(v: Self::F) -> Self::I;
+    unsafe fn from_bits(v: Self::I) -> Self::F;
     /// Adds to four numbers of each of `X` rows of `sums` the products of four rows at `w` and `X` rows at `x`, over `depth`
     /// columns, a multiple of `N`; `false` where the machine has no better way than the plain one.
     #[inline(always)]

@@ -6,6 +6,38 @@
 
 use std::sync::OnceLock;
 
+/// Calls a function of lanes with the instructions that a processor has.
+macro_rules! with_lanes {
+    ($on:expr, $function:ident($($argument:ident: $type:ty),*) $(-> $returned:ty)?) => {{
+        use $crate::model::kernels::machine::Instructions;
+        #[cfg(target_arch = "x86_64")]
+        use $crate::model::kernels::x86::{Avx2, Avx512};
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($argument: $type),*) $(-> $returned)? {
+            unsafe { $function::<Avx2>($($argument),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
+        unsafe fn avx512($($argument: $type),*) $(-> $returned)? {
+            unsafe { $function::<Avx512>($($argument),*) }
+        }
+        // SAFETY: a processor has the instructions it names.
+        unsafe {
+            match $on.0 {
+                Instructions::Plain => $function::<$crate::model::kernels::plain::Plain>($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => avx2($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 => avx512($($argument),*),
+                #[cfg(target_arch = "aarch64")]
+                Instructions::Neon => $function::<$crate::model::kernels::neon::Neon>($($argument),*),
+            }
+        }
+    }};
+}
+pub(super) use with_lanes;
+
 /// Instructions that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Processor(pub(super) Instructions);

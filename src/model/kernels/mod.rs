@@ -1,4 +1,4 @@
-//! Products of rows of f32 with weights as a file stores them, on the CPU.
+//! Products of rows of f32 with weights as a file stores them, and what is read of a product with the unembedding, on the CPU.
 //!
 //! Invariant: a product is that of the unpacked weights in f32, to 5e-5 of its size: activations are never rounded to eight
 //! bits. Its rows do not depend on one another, nor on the number of threads. What is not finite in a row of activations makes
@@ -11,6 +11,7 @@ mod activations;
 mod blocks;
 mod dense;
 pub mod encoding;
+mod exponent;
 mod kinds;
 mod lanes;
 pub mod machine;
@@ -21,24 +22,15 @@ mod plain;
 mod threads;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+pub mod vocabulary;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::ops::Range;
 
+pub use dense::PlainWeights;
 use machine::Processor;
 pub use packed::Packed;
-
-/// Plain numbers of a matrix, row after row.
-#[derive(Clone, Copy, Debug)]
-pub enum PlainWeights<'a> {
-    /// f32.
-    F32(&'a [f32]),
-    /// The bits of IEEE numbers of sixteen bits.
-    F16(&'a [u16]),
-    /// The upper bits of f32.
-    Bf16(&'a [u16]),
-}
 
 /// `x Wᵀ`: `x` is `[rows, input]`, `weights` `[out, input]`, `y` `[rows, out]`.
 pub fn dense(weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
@@ -47,11 +39,7 @@ pub fn dense(weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
 
 /// The same with chosen instructions, for tests and measurements.
 pub fn dense_on(on: Processor, weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
-    match weights {
-        PlainWeights::F32(weights) => dense::product(on, weights, input, x, y),
-        PlainWeights::F16(bits) => dense::product(on, dense::F16::of(bits), input, x, y),
-        PlainWeights::Bf16(bits) => dense::product(on, dense::Bf16::of(bits), input, x, y),
-    }
+    dense::product(on, weights, input, x, y);
 }
 
 /// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`.

@@ -51,6 +51,41 @@ impl Lanes for Neon {
         unsafe { vaddvq_f32(v) }
     }
     #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { vaddq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn minus(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { vsubq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn over(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { vdivq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { vmaxq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { vminq_f32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::F, b: Self::F) -> u32 {
+        unsafe {
+            let each = vld1q_u32([1u32, 2, 4, 8].as_ptr());
+            vaddvq_u32(vandq_u32(vcgtq_f32(a, b), each))
+        }
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::F) -> Self::I {
+        unsafe { vreinterpretq_s32_f32(v) }
+    }
+    #[inline(always)]
+    unsafe fn from_bits(v: Self::I) -> Self::F {
+        unsafe { vreinterpretq_f32_s32(v) }
+    }
+    #[inline(always)]
     unsafe fn ints(x: i32) -> Self::I {
         unsafe { vdupq_n_s32(x) }
     }

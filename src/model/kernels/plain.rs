@@ -54,6 +54,38 @@ impl Lanes for Plain {
         (four[0] + four[2]) + (four[1] + four[3])
     }
     #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn minus(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn over(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        std::array::from_fn(|i| if a[i] < b[i] { a[i] } else { b[i] })
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::F, b: Self::F) -> u32 {
+        (0..P).map(|i| u32::from(a[i] > b[i]) << i).sum()
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::F) -> Self::I {
+        v.map(f32::to_bits)
+    }
+    #[inline(always)]
+    unsafe fn from_bits(v: Self::I) -> Self::F {
+        v.map(f32::from_bits)
+    }
+    #[inline(always)]
     unsafe fn ints(x: i32) -> Self::I {
         [x as u32; P]
     }

@@ -5,10 +5,11 @@ use super::encoding::Encoding;
 use super::machine::Processor;
 use super::{Packed, PlainWeights, dense_on, packed_on};
 
-struct Random(u64);
+/// Numbers that are the same on every machine.
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn bits(&mut self) -> u32 {
+    pub fn bits(&mut self) -> u32 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -21,7 +22,7 @@ impl Random {
     }
 
     /// About normal, of this size.
-    fn normals(&mut self, count: usize, size: f32) -> Vec<f32> {
+    pub fn normals(&mut self, count: usize, size: f32) -> Vec<f32> {
         (0..count)
             .map(|_| {
                 let four: f64 = (0..4)

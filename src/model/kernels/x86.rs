@@ -63,6 +63,38 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn minus(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn over(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::F, b: Self::F) -> u32 {
+        u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) })
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::F) -> Self::I {
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
+    unsafe fn from_bits(v: Self::I) -> Self::F {
+        unsafe { _mm512_castsi512_ps(v) }
+    }
+    #[inline(always)]
     unsafe fn tile<const X: usize>(
         width: Width,
         w: Strided<u8>,
@@ -183,6 +215,38 @@ impl Lanes for Avx2 {
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn minus(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn over(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn greater(a: Self::F, b: Self::F) -> u32 {
+        (unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GT_OQ>(a, b)) }) as u32
+    }
+    #[inline(always)]
+    unsafe fn bits(v: Self::F) -> Self::I {
+        unsafe { _mm256_castps_si256(v) }
+    }
+    #[inline(always)]
+    unsafe fn from_bits(v: Self::I) -> Self::F {
+        unsafe { _mm256_castsi256_ps(v) }
     }
     #[inline(always)]
     unsafe fn ints(x: i32) -> Self::I {

@@ -69,6 +69,17 @@ pub fn stream(x: &Tensor) -> Result<Tensor> {
     verdict(&squares)
 }
 
+/// For every row of a stream `[rows, tokens, width]` whether it passes that test.
+///
+/// # Errors
+///
+/// When the device does not give it.
+pub fn rows(x: &Tensor) -> Result<Vec<bool>> {
+    let squares = x.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?;
+    let verdicts = (squares * 0.0)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+    Ok(verdicts.into_iter().map(f32::is_finite).collect())
+}
+
 /// The verdict on any values: 0 where all are finite, else NaN; a scalar on their device.
 pub fn values(x: &Tensor) -> Result<Tensor> {
     verdict(&x.to_dtype(DType::F32)?)

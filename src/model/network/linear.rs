@@ -12,6 +12,7 @@ use half::slice::HalfFloatSliceExt;
 
 use super::quantized::{Blocks, mismatch, with_rows};
 use crate::error::{Error, Result};
+use crate::model::kernels::vocabulary::Matrix;
 use crate::model::kernels::{self, PlainWeights};
 
 /// How the matrices of a model are kept.
@@ -128,6 +129,34 @@ impl Linear {
         }
     }
 
+    /// The same in f32, whatever the dtype of `x` and of the bias.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return Ok(self.forward(x)?.to_dtype(DType::F32)?);
+        }
+        let y = self.product(&x.to_dtype(DType::F32)?)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+            None => y,
+        })
+    }
+
+    /// Lends the weight, as it is stored, to what the CPU's kernels do with it; nothing where they have no kernel for it.
+    pub fn lend<R>(&self, work: impl FnOnce(Matrix) -> R) -> Result<Option<R>> {
+        match &self.storage {
+            Storage::Dense(weight) if has_kernel(weight) => {
+                let input = weight.dim(1)?;
+                Ok(Some(plain(weight, |numbers| {
+                    work(Matrix::Plain(numbers, input))
+                })?))
+            }
+            Storage::Dense(_) => Ok(None),
+            Storage::Quantized(blocks) => {
+                Ok(blocks.packed().map(|packed| work(Matrix::Packed(packed))))
+            }
+        }
+    }
+
     /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(match &self.storage {
@@ -221,8 +250,7 @@ fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     if width != Some(input) {
         return Err(mismatch(x, out, input));
     }
-    let ours = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
-    if x.device().is_cpu() && ours && weight.is_contiguous() {
+    if x.device().is_cpu() && has_kernel(weight) {
         if !x.track_op() {
             return with_rows(x, (out, input), |x, y| numbers(weight, x, y));
         }
@@ -237,21 +265,30 @@ fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(y.reshape(dims)?)
 }
 
-/// The kernel for the weight's dtype.
-fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
-    let input = weight.dim(1)?;
+/// Whether the CPU's kernels multiply with it.
+fn has_kernel(weight: &Tensor) -> bool {
+    let ours = matches!(weight.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    ours && weight.device().is_cpu() && weight.is_contiguous()
+}
+
+/// Lends the numbers of a weight on the CPU.
+fn plain<R>(weight: &Tensor, work: impl FnOnce(PlainWeights) -> R) -> candle_core::Result<R> {
     let (storage, layout) = weight.storage_and_layout();
     let span = layout.start_offset()..layout.start_offset() + weight.elem_count();
-    let numbers = match &*storage {
+    Ok(work(match &*storage {
         Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
         Stored::Cpu(CpuStorage::F16(w)) => PlainWeights::F16(w[span].reinterpret_cast()),
         Stored::Cpu(CpuStorage::BF16(w)) => PlainWeights::Bf16(w[span].reinterpret_cast()),
         Stored::Cpu(_) | Stored::Cuda(_) | Stored::Metal(_) => {
             candle_core::bail!("no kernel for weights in {:?}", weight.dtype())
         }
-    };
-    kernels::dense(numbers, input, x, y);
-    Ok(())
+    }))
+}
+
+/// The kernel for the weight's dtype.
+fn numbers(weight: &Tensor, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
+    let input = weight.dim(1)?;
+    plain(weight, |numbers| kernels::dense(numbers, input, x, y))
 }
 
 /// A product on the CPU whose weight is no variable: a gradient passes to `x`, and none is made for the weight.

@@ -15,6 +15,7 @@ pub mod mlp;
 pub mod names;
 pub mod norm;
 pub mod quantized;
+pub mod readout;
 pub mod rope;
 pub mod site;
 pub mod tap;

@@ -90,6 +90,14 @@ impl Blocks {
         self.out
     }
 
+    /// As the CPU's kernels take them; nothing on another device.
+    pub fn packed(&self) -> Option<&Packed> {
+        match &self.weight {
+            BlockStorage::Here(packed) => Some(packed),
+            BlockStorage::Device(..) => None,
+        }
+    }
+
     /// `[.., in] -> [.., out]`, in the dtype of `x`.
     pub fn product(&self, x: &Tensor) -> Result<Tensor> {
         match &self.weight {

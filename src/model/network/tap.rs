@@ -53,6 +53,8 @@ pub enum TapOutcome<'a> {
     },
     /// `[batch, rows, vocab]`, f32.
     Logits(&'a Tensor),
+    /// Logits that nobody laid out; all of them are finite, or ban a token.
+    Finite,
 }
 
 /// Called by the forward pass at every site; returning another tensor changes the run.
@@ -68,6 +70,10 @@ pub trait Tap: Send {
     fn begin(&mut self, _span: PassSpan) {}
     /// Sees, and may replace, the value at an address.
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor>;
+    /// Whether it looks at the value of an address, or may replace it. What nobody looks at need not be laid out.
+    fn wants(&self, _at: Address) -> bool {
+        true
+    }
     /// Called once a layer, so that work can be stopped within one.
     fn checkpoint(&mut self) -> Result<()> {
         Ok(())
@@ -89,6 +95,9 @@ pub struct NoTap;
 impl Tap for NoTap {
     fn visit(&mut self, _at: Address, x: Tensor) -> Result<Tensor> {
         Ok(x)
+    }
+    fn wants(&self, _at: Address) -> bool {
+        false
     }
 }
 

@@ -245,46 +245,21 @@ impl Transformer {
         tap.visit(ResidPost.at(i), norm(&mlp.stream, &(x + m)?)?)
     }
 
-    /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32.
-    ///
-    /// `lens` rows `[n, d_model]` ride along in the same product, so the unembedding is read once; their
-    /// norm is recomputed from each row and no edit touches them. They come back as
-    /// `[n, vocab]`, f32.
-    pub fn read_out(
-        &self,
-        x: &Tensor,
-        lens: Option<&Tensor>,
-        tap: &mut dyn Tap,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        self.on_thread_pool(|| self.logits(x, lens, tap))
+    /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32. To read other rows in the
+    /// same product, or statistics alone, see [`super::readout`].
+    pub fn read_out(&self, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
+        self.on_thread_pool(|| {
+            let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
+            self.leave(self.raw(&y)?, tap)
+        })
     }
 
-    fn logits(
-        &self,
-        x: &Tensor,
-        lens: Option<&Tensor>,
-        tap: &mut dyn Tap,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let (batch, rows, width) = x.dims3()?;
-        let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
-        let own = batch * rows;
-        let (raw, lens) = match lens {
-            None => (self.raw(&y)?, None),
-            Some(lens) => {
-                let riders = self.norm.forward(lens, false)?;
-                let all = self.raw(&Tensor::cat(&[&y.reshape((own, width))?, &riders], 0)?)?;
-                let count = all.dim(0)? - own;
-                (
-                    all.narrow(0, 0, own)?
-                        .reshape((batch, rows, self.blueprint.vocab))?,
-                    Some(self.finish(all.narrow(0, own, count)?)?),
-                )
-            }
-        };
+    /// From products with the unembedding to the model's own logits, `[batch, rows, vocab]`.
+    pub(super) fn leave(&self, raw: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let raw = tap.visit(LogitsRaw.at(0), raw)?;
         let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
         tap.leaves(TapOutcome::Logits(&logits))?;
-        Ok((logits, lens))
+        Ok(logits)
     }
 
     /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
@@ -302,17 +277,17 @@ impl Transformer {
     }
 
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
-    fn raw(&self, normed: &Tensor) -> Result<Tensor> {
+    pub(super) fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         let read = self.projected(&normed.to_dtype(self.dtype())?)?;
-        Ok(self.head.forward(&read)?.to_dtype(DType::F32)?)
+        self.head.logits(&read)
     }
 
-    fn projected(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn projected(&self, x: &Tensor) -> Result<Tensor> {
         projected(self.project_out.as_ref(), x)
     }
 
     /// Multiplier and soft-cap.
-    fn finish(&self, raw: Tensor) -> Result<Tensor> {
+    pub(super) fn finish(&self, raw: Tensor) -> Result<Tensor> {
         let logits = scaled(raw, self.blueprint.logit_scale)?;
         match self.blueprint.logit_cap {
             Some(cap) => soft_cap(&logits, cap),

@@ -23,7 +23,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
-use crate::model::network::site::Site;
+use crate::model::network::site::{Address, Site};
 use crate::text;
 use plan::{SteeringMeasure, SteeringPlan, SteeringResult};
 
@@ -101,6 +101,7 @@ impl Measurement for Sweep {
     const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
     const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
     const READS_END: bool = true;
+    const EDITS_ITS_TEXTS: bool = true;
 
     fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How long a list's prompts are is not known before they are read.
@@ -141,17 +142,22 @@ impl SweepParams {
             SweptOp::ScaleAlong => Op::ScaleAlong(name),
             SweptOp::ProjectOut => Op::ProjectOut(name),
         };
+        Edit {
+            positions: self.positions.clone(),
+            strength,
+            ..Edit::new(op, EditPlace::At(self.address(layer)))
+        }
+    }
+
+    /// Where the direction is applied at a layer.
+    fn address(&self, layer: usize) -> Address {
         let site = match self.site {
             SteerSite::ResidPre => Site::ResidPre,
             SteerSite::ResidPost => Site::ResidPost,
             SteerSite::AttnOut => Site::AttnOut,
             SteerSite::MlpOut => Site::MlpOut,
         };
-        Edit {
-            positions: self.positions.clone(),
-            strength,
-            ..Edit::new(op, EditPlace::At(site.at(layer)))
-        }
+        site.at(layer)
     }
 
     /// The direction that was named, or the first of those that are loaded.
@@ -229,6 +235,29 @@ impl SteeringPlan<'_> {
 
 fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> Vec<String> {
     let mut out: Vec<String> = found.stopped.iter().cloned().collect();
+    if let (SteeringTrial::Prompts(prompts, _), Some(tokens)) =
+        (&plan.trial.subject, plan.trial.tokens)
+    {
+        let room = |prompt: &&Vec<u32>| prompt.len() + tokens > lab.model.card.context + 1;
+        let cut = prompts.iter().filter(room).count();
+        if cut > 0 {
+            out.push(format!(
+                "{cut} of {} prompts leave no room for {tokens} tokens: their continuations end with the context of {}",
+                prompts.len(),
+                lab.model.card.context
+            ));
+        }
+    }
+    if !plan.without_vector.is_empty() {
+        let layers = plan
+            .without_vector
+            .iter()
+            .map(|layer| plan.asked.address(*layer).to_string());
+        out.push(format!(
+            "the direction has no vector for {}: not measured",
+            layers.collect::<Vec<_>>().join(", ")
+        ));
+    }
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
         let null = found.null[s].get(layer);
@@ -287,7 +316,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
         }
     };
     out.push(format!("each cell: {words}; colour: {colour}"));
-    if plan.measure.writes() {
+    if plan.measure.writes() && !plan.trial.looks.is_empty() {
         out.push(format!(
             "the best cell has the highest success among those at most {} nats a token less fluent than the unedited text",
             plan.asked.within.0

@@ -4,15 +4,18 @@
 //! add a variant of [`SteeringMeasure`] and a field of [`SteeringOutcome`].
 
 use super::{Colour, ControlColumn, Match, NULL, Sweep, SweepParams};
+use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial, Trial};
 use crate::lab::Lab;
-use crate::lab::finite_guard::tried;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
+
+/// How many rows are read side by side, so that a sweep that is stopped has lost little.
+const ROWS: usize = 16;
 
 /// The outcomes of a cell: under the direction, and under the random one.
 type WithControl = (Option<SteeringOutcome>, Option<SteeringOutcome>);
@@ -67,6 +70,8 @@ pub(crate) struct SteeringPlan<'a> {
     pub(crate) asked: &'a SweepParams,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
+    /// Layers that the direction has no vector for.
+    pub(crate) without_vector: Vec<usize>,
     pub(crate) measure: SteeringMeasure,
 }
 
@@ -121,9 +126,17 @@ impl<'a> SteeringPlan<'a> {
                 begins: asked.found == Match::Begins,
                 tokens: measure.writes().then_some(asked.tokens.0),
             },
+            without_vector: Vec::new(),
             direction: asked.direction(lab)?,
             measure,
         };
+        let direction = lab.direction(&plan.direction)?;
+        let missing = |layer: &usize| direction.at(asked.address(*layer)).is_err();
+        plan.without_vector = (0..lab.model.card.layers).filter(missing).collect();
+        if plan.without_vector.len() == lab.model.card.layers {
+            // What is said of one layer is true of all.
+            direction.at(asked.address(0))?;
+        }
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
         } else if let SteeringTrial::Text(run) = &plan.trial.subject {
@@ -151,24 +164,34 @@ impl<'a> SteeringPlan<'a> {
         let mut parameters = lines::<Sweep>(asked);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
-        let trials = lab.trials(&text, parameters, count, 1, |lab, range| {
-            let cell = |i: usize| -> Result<WithControl> {
-                let mut at = |name: &str| -> Result<SteeringOutcome> {
-                    let edit = asked.edit(name, i % layers, strengths[i / layers]);
-                    if edit.active() {
-                        // A cell whose edit is too strong is a cell without numbers.
-                        let outcome = tried(self.trial.under(lab, &edit, &base))?;
-                        Ok(outcome.unwrap_or_else(SteeringOutcome::not_finite))
-                    } else {
-                        Ok(unedited.clone())
-                    }
-                };
-                Ok((
-                    real.then(|| at(&self.direction)).transpose()?,
-                    null.then(|| at(NULL)).transpose()?,
-                ))
+        let kinds: Vec<&str> = [(real, self.direction.as_str()), (null, NULL)]
+            .into_iter()
+            .filter_map(|(wanted, name)| wanted.then_some(name))
+            .collect();
+        let together = (ROWS / (self.trial.rows() * kinds.len().max(1))).max(1);
+        let trials = lab.trials(&text, parameters, count, together, |lab, range| {
+            let edits = range.clone().flat_map(|i| {
+                let layer = i % layers;
+                let edit = move |name| asked.edit(name, layer, strengths[i / layers]);
+                kinds.iter().copied().map(edit).map(move |e| (layer, e))
+            });
+            let edits: Vec<(usize, Edit)> = edits.collect();
+            let acts = |(layer, edit): &&(usize, Edit)| {
+                edit.active() && !self.without_vector.contains(layer)
             };
-            range.map(cell).collect()
+            let active: Vec<Edit> = edits.iter().filter(acts).map(|(_, e)| e.clone()).collect();
+            let mut moved = self.trial.under(lab, &active, &base)?.into_iter();
+            let mut outcomes = edits.iter().map(|cell| {
+                let outcome = if acts(&cell) {
+                    moved.next()
+                } else {
+                    let unchanged = !cell.1.active();
+                    unchanged.then(|| unedited.clone())
+                };
+                outcome.unwrap_or_else(SteeringOutcome::unmeasured)
+            });
+            let mut of = |wanted: bool| wanted.then(|| outcomes.next()).flatten();
+            Ok(range.map(|_| (of(real), of(null))).collect())
         })?;
         let columns = |wanted: bool, pick: fn(&WithControl) -> Option<SteeringOutcome>| {
             let of = |cells: &[Option<WithControl>]| -> Vec<SteeringOutcome> {

@@ -1,0 +1,124 @@
+//! States of the newest position that are read in the model's own pass over the unembedding: which rows they are, what is asked of
+//! them for everybody who looks, and who gets which answer.
+//!
+//! Invariant: a state is one row, however many look at it; what is asked and what becomes of the answers is that of a whole text
+//! ([`StateRows`]). The answer is known after the pass, so the logits in which its rank is counted are laid out. To let other states
+//! ride along, give them rows here.
+
+use std::ops::Range;
+
+use super::capture::{Needs, NormOf, StateStats};
+use super::readout::RowStats;
+use super::unembed::StateRows;
+use crate::error::{Error, Result};
+use crate::model::kernels::vocabulary::RowQuestion;
+use crate::model::network::readout::RowsSaid;
+use crate::model::network::site::{Address, Site};
+
+/// The rows of a pass.
+pub(super) struct LensRows<'a> {
+    /// The states, in the order of their rows, which come behind the model's own.
+    pub at: Vec<Address>,
+    /// Rows whose logits are laid out.
+    pub whole: Vec<usize>,
+    /// By need.
+    asked: Vec<Option<StateRows<'a>>>,
+    /// The row of the last state, where there are any.
+    last: usize,
+}
+
+/// What the rows say.
+#[derive(Default)]
+pub(super) struct LensRead {
+    /// By need.
+    pub states: Vec<StateStats>,
+    /// Logits that were laid out.
+    pub laid_out: Vec<f32>,
+    /// Where those of the last state are among them.
+    last: Option<Range<usize>>,
+}
+
+impl LensRead {
+    /// The logits that the lens reads of the last state.
+    pub fn last(&self) -> Option<&[f32]> {
+        Some(&self.laid_out[self.last.clone()?])
+    }
+}
+
+impl<'a> LensRows<'a> {
+    /// The rows that these needs read, behind so many of the model's own.
+    ///
+    /// # Errors
+    ///
+    /// When a norm or a map of another kind is asked for, which is none of the model's own product.
+    pub fn of(needs: &'a [Needs], layers: usize, own: usize) -> Result<Self> {
+        let end = Site::ResidPost.at(layers - 1);
+        let mut at = Vec::new();
+        for readout in needs.iter().filter_map(|n| n.read.as_ref()) {
+            if readout.norm != NormOf::Own || readout.maps.is_some() {
+                return Err(Error::Engine("only the plain lens reads new tokens".into()));
+            }
+            at.extend(&readout.at);
+            at.push(end);
+        }
+        at.sort_unstable();
+        at.dedup();
+        let row = |state: &Address| own + at.binary_search(state).unwrap_or(0);
+        let asked = needs.iter().map(|needs| {
+            needs.read.as_ref().map(|readout| StateRows {
+                readout,
+                count: 1,
+                states: readout.at.iter().map(row).collect(),
+                finals: row(&end),
+            })
+        });
+        let asked: Vec<Option<StateRows>> = asked.collect();
+        let about_answers = asked.iter().flatten().filter(|a| a.readout.answer);
+        let mut whole: Vec<usize> = about_answers.flat_map(|a| a.states.clone()).collect();
+        // It is compared with the model's own output.
+        whole.push(row(&end));
+        whole.sort_unstable();
+        whole.dedup();
+        let last = row(&end);
+        Ok(Self {
+            at,
+            whole,
+            asked,
+            last,
+        })
+    }
+
+    /// What is asked for everybody, one after the other.
+    pub fn questions(&self) -> Vec<RowQuestion<'_>> {
+        let asked = self.asked.iter().flatten();
+        asked.flat_map(|asked| asked.questions(None)).collect()
+    }
+
+    /// What was said to the questions, to who asked.
+    pub fn told(&self, said: RowsSaid, vocab: usize) -> LensRead {
+        let place = |row: usize| {
+            let at = self.whole.binary_search(&row).ok()?;
+            let place = at * vocab..(at + 1) * vocab;
+            (place.end <= said.whole.len()).then_some(place)
+        };
+        let mut sums = said.sums.into_iter();
+        let mut states = Vec::with_capacity(self.asked.len());
+        for asked in &self.asked {
+            let mut read = StateStats::default();
+            if let Some(asked) = asked {
+                read = StateStats::of(asked.readout);
+                let own = asked.questions(None);
+                let own = own.iter().zip(&mut sums);
+                let own = own.map(|(q, sums)| RowStats::of(sums, q.ranks, Vec::new()));
+                let own = own.collect();
+                asked.told_later(own, |row| Some(&said.whole[place(row)?]), &mut read);
+            }
+            states.push(read);
+        }
+        LensRead {
+            states,
+            last: place(self.last),
+            laid_out: said.whole,
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Which program acts on which rows of a batch.
+//!
+//! Invariant: a program sees its own rows and no others; rows that belong to no program run unedited. To let something else
+//! differ between rows, add a field to [`super::pass::PassRow`] and its part in [`super::tap::RunTap`].
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use super::apply::Program;
+use crate::edit::receipt::Receipt;
+use crate::error::Result;
+use crate::model::network::site::Address;
+use crate::model::network::tap::PassSpan;
+
+/// A program and the rows of a batch that it acts on.
+#[derive(Debug)]
+pub struct ProgramOfRows<'a> {
+    pub rows: Range<usize>,
+    pub program: &'a mut Program,
+}
+
+/// The programs of a batch, for rows that rise.
+#[derive(Debug)]
+pub struct RowPrograms<'a>(Vec<ProgramOfRows<'a>>);
+
+impl<'a> RowPrograms<'a> {
+    /// One for every row there may be.
+    pub fn all(program: &'a mut Program) -> Self {
+        Self::first(program, usize::MAX)
+    }
+
+    /// One for the first rows; the others run unedited.
+    pub fn first(program: &'a mut Program, rows: usize) -> Self {
+        Self(vec![ProgramOfRows {
+            rows: 0..rows,
+            program,
+        }])
+    }
+
+    /// One for each of these ranges.
+    pub fn each(programs: impl IntoIterator<Item = (Range<usize>, &'a mut Program)>) -> Self {
+        let parts = programs.into_iter();
+        Self(
+            parts
+                .map(|(rows, program)| ProgramOfRows { rows, program })
+                .collect(),
+        )
+    }
+
+    /// The programs themselves.
+    pub fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.0.iter().map(|part| &*part.program)
+    }
+
+    /// Whether any program acts or looks here.
+    pub fn touches(&self, at: Address) -> bool {
+        self.programs().any(|program| program.touches(at))
+    }
+
+    /// What the edits of a row did.
+    pub fn receipts(&self, row: usize) -> Vec<Receipt> {
+        let own = self.0.iter().find(|part| part.rows.contains(&row));
+        own.map_or_else(Vec::new, |part| part.program.receipts().to_vec())
+    }
+
+    /// The program of the first rows, where there is one.
+    pub fn first_program(&mut self) -> Option<&mut Program> {
+        self.0.first_mut().map(|part| &mut *part.program)
+    }
+
+    /// How many rows of a batch, from its first on, any program acts on.
+    pub fn edited(&self, batch: usize) -> usize {
+        let ends = self.0.iter().map(|part| part.rows.end.min(batch));
+        ends.max().unwrap_or(0)
+    }
+
+    /// Announces the positions of a pass.
+    pub fn begin(&mut self, span: PassSpan) {
+        self.0.iter_mut().for_each(|part| part.program.begin(span));
+    }
+
+    /// Refuses tokens `[batch, tokens]` that a program was not prepared for.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::admit`].
+    pub fn admit(&self, tokens: &Tensor, span: PassSpan) -> Result<()> {
+        let batch = tokens.dim(0)?;
+        for part in &self.0 {
+            let rows = within(&part.rows, batch);
+            if !rows.is_empty() {
+                let own = tokens.narrow(0, rows.start, rows.len())?;
+                part.program.admit(&own, span)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets every program act on its rows of `x`, `[batch, ..]`; other rows keep their bits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Program::apply`].
+    pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        let mut x = x;
+        // A copy is made once, so that nobody else's handle changes.
+        let mut own = false;
+        for part in &mut self.0 {
+            let rows = within(&part.rows, batch);
+            if rows.is_empty() || !part.program.touches(at) {
+                continue;
+            }
+            if rows.len() == batch {
+                x = part.program.apply(at, x, span)?;
+                continue;
+            }
+            if !own {
+                x = x.force_contiguous()?;
+                own = true;
+            }
+            let before = x.narrow(0, rows.start, rows.len())?.force_contiguous()?;
+            let after = part.program.apply(at, before.clone(), span)?;
+            if after.id() != before.id() {
+                x.slice_set(&after.contiguous()?, 0, rows.start)?;
+            }
+        }
+        Ok(x)
+    }
+
+    /// Reads back what passes measured, and brings the receipts up to date.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not give it.
+    pub fn settle(&mut self) -> Result<()> {
+        self.0.iter_mut().try_for_each(|part| part.program.settle())
+    }
+}
+
+/// A range of rows, as far as a batch has them.
+fn within(rows: &Range<usize>, batch: usize) -> Range<usize> {
+    rows.start.min(batch)..rows.end.min(batch)
+}

@@ -1,0 +1,117 @@
+//! The edits of rows: which program each needs, and where that makes it differ from the run that it shares.
+//!
+//! Invariant: what a row shares with its run is what both programs make alike: a row joins no later than the first position and
+//! block at which they act otherwise. To let rows share more, see [`Lab::branching`].
+
+use std::ops::Range;
+
+use crate::edit::schedule::Schedule;
+use crate::error::Result;
+use crate::lab::Lab;
+use crate::lab::apply::{Program, RandomControl};
+use crate::lab::pass::{Pass, PassRow};
+use crate::lab::row_programs::RowPrograms;
+use crate::lab::run::Run;
+use crate::model::network::site::Site;
+
+/// A program and the rows of a batch that it acts on.
+pub(super) type OfRows = (Range<usize>, Program);
+
+/// Where a row begins to differ from its run, and what acts on it from there.
+pub(super) struct RowStart {
+    /// The first position that differs; none where nothing does.
+    pub(super) from: Option<usize>,
+    /// The first block that differs.
+    pub(super) entry: usize,
+    /// Its own edits; none where they are those of the run.
+    pub(super) program: Option<Program>,
+}
+
+impl Lab {
+    /// Where the rows of a pass begin to differ from their run; none where they have to be read whole: texts of their own, the
+    /// run alone, edits that look at values which are not computed again, or that change what enters the first block.
+    pub(super) fn branching(&mut self, pass: &Pass) -> Result<Option<Vec<RowStart>>> {
+        let own_texts = pass.rows.iter().any(|row| !row.tokens.is_empty());
+        let alone = pass.rows.iter().all(PassRow::is_plain);
+        let alone = alone && pass.common.is_empty() && pass.from.is_none();
+        let edited = pass.rows.iter().any(|row| row.schedule.is_some());
+        if own_texts || alone || conditional(pass) || (edited && pass.random.is_some()) {
+            return Ok(None);
+        }
+        let (layers, end) = (self.model.card.layers, pass.run.tokens.len());
+        let base = if edited {
+            self.compile(&pass.run, RandomControl::No)?
+        } else {
+            Program::default()
+        };
+        let mut out = Vec::with_capacity(pass.rows.len());
+        for row in &pass.rows {
+            let mut start = RowStart {
+                from: row.from(),
+                entry: row.entry(layers),
+                program: None,
+            };
+            if let Some(schedule) = &row.schedule {
+                let own = self.compile(&pass.run.clone().under(schedule), RandomControl::No)?;
+                for (at, position) in own.differences(&base, end) {
+                    if at.site == Site::Embed {
+                        return Ok(None);
+                    }
+                    let entry = if at.site.spec().layered {
+                        usize::from(at.layer)
+                    } else {
+                        layers
+                    };
+                    start.entry = start.entry.min(entry);
+                    start.from = Some(start.from.map_or(position, |from| from.min(position)));
+                }
+                start.program = Some(own);
+            }
+            out.push(start);
+        }
+        Ok(Some(out))
+    }
+
+    /// The programs of rows that are read whole, with the rows of each: neighbours share one where their edits are the same
+    /// and do not depend on what their texts say.
+    pub(super) fn programs(&mut self, runs: &[Run], null: RandomControl) -> Result<Vec<OfRows>> {
+        let mut out: Vec<OfRows> = Vec::new();
+        for (row, run) in runs.iter().enumerate() {
+            let before = row.checked_sub(1).map(|i| &runs[i]);
+            let same = before.is_some_and(|before| {
+                let bound = run.schedule.reads_prompt() || null != RandomControl::No;
+                before.schedule == run.schedule && (!bound || before.tokens == run.tokens)
+            });
+            match out.last_mut() {
+                Some((rows, _)) if same => rows.end = row + 1,
+                Some(_) | None => out.push((row..row + 1, self.compile(run, null)?)),
+            }
+        }
+        Ok(out)
+    }
+}
+
+/// Programs at work on their rows.
+pub(super) fn act_on(programs: &mut [OfRows]) -> RowPrograms<'_> {
+    RowPrograms::each(
+        programs
+            .iter_mut()
+            .map(|(rows, program)| (rows.clone(), program)),
+    )
+}
+
+/// What edits are replaced by, if by anything.
+pub(super) fn null(pass: &Pass) -> RandomControl {
+    pass.random.map_or(RandomControl::No, RandomControl::Random)
+}
+
+/// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.
+pub(super) fn conditional(pass: &Pass) -> bool {
+    let own = pass.rows.iter().filter_map(|row| row.schedule.as_ref());
+    let mut schedules = own.chain([&pass.run.schedule]);
+    let any = |schedule: &Schedule| {
+        let mut edits = schedule.spans().flat_map(|(_, edits)| edits);
+        edits.any(|edit| edit.active() && edit.when.is_some())
+    };
+    schedules.any(any)
+}

@@ -1,0 +1,191 @@
+//! Statistics of the vocabulary for rows of the stream: through the final norm and the unembedding, logits laid out only where
+//! somebody wants them.
+//!
+//! Invariant: a row has the same statistics whether it is read alone, beside the model's own row, or of logits that are laid out.
+//! On the CPU the kernels of [`crate::model::kernels::vocabulary`] read strip by strip; elsewhere logits are laid out on the device
+//! and read here. [`Transformer::statistics`] is where that is chosen.
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+
+use super::site::Site::{FinalNorm, Logits, LogitsRaw};
+use super::tap::{Tap, TapOutcome};
+use super::transformer::Transformer;
+use crate::error::{Error, Result};
+use crate::model::kernels::vocabulary::{
+    LaidOut, LogitScale, Reading, RowQuestion, RowSums, STRIP, Unembedding, read_rows,
+};
+
+/// Multiplications between two reports.
+const WORK: usize = 1 << 29;
+
+/// Rows that are read together, and what is wanted of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RowsAsked<'a> {
+    /// What is asked, each question of one row.
+    pub questions: &'a [RowQuestion<'a>],
+    /// Rows whose logits are laid out.
+    pub whole: &'a [usize],
+    /// How many tokens the tokenizer knows.
+    pub known: usize,
+}
+
+/// What rows say.
+#[derive(Debug, Default)]
+pub struct RowsSaid {
+    /// In the order of the questions.
+    pub sums: Vec<RowSums>,
+    /// The logits of the rows that were to be laid out, `[rows, vocab]`.
+    pub whole: Vec<f32>,
+}
+
+impl Transformer {
+    /// What rows `[n, d_embed]` say, which [`Transformer::normalize_for_unembed`] made. `report` is told how far it is, 0 to 1,
+    /// and may stop it. `space` is used for what is laid out.
+    pub fn row_statistics(
+        &self,
+        rows: &Tensor,
+        asked: &RowsAsked,
+        space: Vec<f32>,
+        report: &mut dyn FnMut(f32) -> Result<()>,
+    ) -> Result<RowsSaid> {
+        Ok(self.read_rows(rows, 0, asked, space, report)?.1)
+    }
+
+    /// As [`Transformer::read_out`], with other rows of the stream, `[n, d_model]`, in the same product: their norm is that of each
+    /// row itself, and no edit touches them. The model's own rows come first where questions number them.
+    pub fn read_out_beside(
+        &self,
+        x: &Tensor,
+        beside: &Tensor,
+        asked: &RowsAsked,
+        space: Vec<f32>,
+        tap: &mut dyn Tap,
+    ) -> Result<(Tensor, RowsSaid)> {
+        self.on_thread_pool(|| {
+            let (batch, rows, width) = x.dims3()?;
+            let own = batch * rows;
+            let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, false)?)?;
+            let beside = self.norm.forward(beside, false)?;
+            let all = Tensor::cat(&[&y.reshape((own, width))?, &beside], 0)?;
+            let all = self.projected(&all.to_dtype(self.dtype())?)?;
+            let (raw, said) = self.read_rows(&all, own, asked, space, &mut |_| Ok(()))?;
+            let raw = raw.reshape((batch, rows, self.blueprint.vocab))?;
+            Ok((self.leave(raw, tap)?, said))
+        })
+    }
+
+    /// What the model's own logits after `[batch, rows, d_model]` say; they are laid out where the tap looks at them, or where they
+    /// are not finite.
+    pub fn read_out_statistics(
+        &self,
+        x: &Tensor,
+        asked: &RowsAsked,
+        tap: &mut dyn Tap,
+    ) -> Result<RowsSaid> {
+        let looks = tap.wants(LogitsRaw.at(0)) || tap.wants(Logits.at(0));
+        self.on_thread_pool(|| {
+            let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, false)?)?;
+            if !looks {
+                let rows = self.projected(&y.flatten_to(1)?.to_dtype(self.dtype())?)?;
+                let (_, said) = self.read_rows(&rows, 0, asked, Vec::new(), &mut |_| Ok(()))?;
+                if said.sums.iter().all(|sums| sums.total.is_finite()) {
+                    tap.leaves(TapOutcome::Finite)?;
+                    return Ok(said);
+                }
+            }
+            let logits = self.leave(self.raw(&y)?, tap)?;
+            laid_out(&logits, asked)
+        })
+    }
+
+    /// Rows `[n, d_embed]`: of the first `own` the products with the unembedding, `[own, vocab]`, and what is asked.
+    fn read_rows(
+        &self,
+        rows: &Tensor,
+        own: usize,
+        asked: &RowsAsked,
+        mut space: Vec<f32>,
+        report: &mut dyn FnMut(f32) -> Result<()>,
+    ) -> Result<(Tensor, RowsSaid)> {
+        let vocab = self.head.out;
+        let bias = self.head.bias.as_ref();
+        let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>());
+        let bias = bias.transpose()?;
+        let scale = LogitScale {
+            bias: bias.as_deref(),
+            scale: self.blueprint.logit_scale as f32,
+            cap: self.blueprint.logit_cap.map(|cap| cap as f32),
+        };
+        let mut raw = vec![0.0; own * vocab];
+        space.resize(asked.whole.len() * vocab, 0.0);
+        let (count, width) = rows.dims2()?;
+        let here: Option<Result<Vec<RowSums>>> = self.head.lend(|matrix| {
+            let unembedding = Unembedding {
+                matrix,
+                scale,
+                known: asked.known,
+            };
+            on_host(rows, |x| {
+                let begin = || Reading::new(unembedding, x, asked.questions);
+                let mut reading = self.on_thread_pool(begin);
+                let mut lay = LaidOut {
+                    raw: &mut raw,
+                    whole: &mut space,
+                    which: asked.whole,
+                };
+                let strips = reading.strips();
+                let step = (WORK / (count * width * STRIP).max(1)).max(8);
+                for start in (0..strips).step_by(step) {
+                    report(start as f32 / strips as f32)?;
+                    let some = start..strips.min(start + step);
+                    self.on_thread_pool(|| reading.take(some, &mut lay));
+                }
+                Ok(reading.said())
+            })?
+        })?;
+        if let Some(sums) = here {
+            let raw = Tensor::from_vec(raw, (own, vocab), &Device::Cpu)?;
+            let said = RowsSaid {
+                sums: sums?,
+                whole: space,
+            };
+            return Ok((raw, said));
+        }
+        report(0.0)?;
+        let all = self.head.logits(rows)?;
+        let said = laid_out(&self.finish(all.clone())?, asked)?;
+        Ok((all.narrow(0, 0, own)?, said))
+    }
+}
+
+/// The same of logits `[.., vocab]` that are there.
+fn laid_out(logits: &Tensor, asked: &RowsAsked) -> Result<RowsSaid> {
+    let vocab = logits.dim(candle_core::D::Minus1)?;
+    on_host(logits, |all| {
+        let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
+        RowsSaid {
+            sums: read_rows(&rows, asked.known, asked.questions),
+            whole: asked
+                .whole
+                .iter()
+                .flat_map(|row| rows[*row])
+                .copied()
+                .collect(),
+        }
+    })
+}
+
+/// Lends the numbers of a tensor, f32 and in order, here.
+pub fn on_host<R>(t: &Tensor, use_it: impl FnOnce(&[f32]) -> R) -> Result<R> {
+    let t = t
+        .to_dtype(DType::F32)?
+        .to_device(&Device::Cpu)?
+        .contiguous()?;
+    let (storage, layout) = t.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(use_it(&values[start..end]))
+        }
+        _ => Err(Error::Engine("numbers are not where they were put".into())),
+    }
+}
