@@ -132,7 +132,7 @@ impl Guard<'_> {
         let active: Vec<String> = active.collect();
         match self.first_non_finite() {
             None if !active.is_empty() => by_edits(&active),
-            first => self.model_error(first),
+            at => self.model_error(at),
         }
     }
 
