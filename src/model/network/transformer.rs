@@ -24,6 +24,7 @@ use super::site::Site::{
 };
 use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
+use crate::model::kernels;
 
 /// The norms around one sub-layer; which of them exist depends on the arrangement.
 #[derive(Clone, Debug, Default)]
@@ -293,6 +294,13 @@ impl Transformer {
     pub(super) fn finish(&self, raw: Tensor) -> Result<Tensor> {
         let logits = scaled(raw, self.blueprint.logit_scale)?;
         match self.blueprint.logit_cap {
+            // The bits of the read-out, where no gradient is to pass.
+            Some(cap) if logits.device().is_cpu() && !logits.track_op() => {
+                let shape = logits.shape().clone();
+                let mut numbers = logits.flatten_all()?.to_vec1::<f32>()?;
+                kernels::vocabulary::soft_cap(&mut numbers, cap as f32);
+                Ok(Tensor::from_vec(numbers, shape, &self.device)?)
+            }
             Some(cap) => soft_cap(&logits, cap),
             None => Ok(logits),
         }

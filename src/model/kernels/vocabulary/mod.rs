@@ -312,6 +312,22 @@ pub fn read_rows_on(
     })
 }
 
+/// Soft-caps logits that are laid out, to the bits that strips have.
+pub fn soft_cap(logits: &mut [f32], cap: f32) {
+    let scale = LogitScale {
+        bias: None,
+        scale: 1.0,
+        cap: Some(cap),
+    };
+    let whole = logits.len() / 16 * 16;
+    let (vectors, rest) = logits.split_at_mut(whole);
+    strip::scaled_on(Processor::best(), vectors, &scale);
+    let mut last = [0.0; 16];
+    last[..rest.len()].copy_from_slice(rest);
+    strip::scaled_on(Processor::best(), &mut last, &scale);
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
 /// In each row of logits, how many are larger than that of a token of it.
 pub fn ranks(rows: &[&[f32]], token: u32) -> Vec<u32> {
     let numbers = rows.iter().map(|row| row.len()).sum();
