@@ -233,11 +233,9 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
 
 /// Declares the parameters of an instrument: a struct with a field a parameter.
 ///
-/// The sentence above a field is the parameter's, in its help, its form and the reference; `= "..."` is its default, which
-/// the type
-/// may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."` gives the
-/// names that it
-/// had before, which are still read.
+/// The sentence above a field, on one line, is the parameter's, in its help, its form and the reference; `= "..."` is its default, which
+/// the type may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."`
+/// gives the names that it had before, which are still read.
 ///
 /// ```text
 /// params! {
@@ -255,7 +253,7 @@ macro_rules! params {
         $(#[$meta:meta])*
         pub struct $name:ident {
             $(
-                $(#[doc = $about:literal])*
+                $(#[doc = $about:literal])?
                 $field:ident $(as $word:literal)? $(was $($older:literal)|+)? : $type:ty $(= $default:expr)?
             ),* $(,)?
         }
@@ -265,7 +263,7 @@ macro_rules! params {
         #[allow(missing_docs)] // a parameter that several instruments have gets its sentence from its type
         #[allow(rustdoc::broken_intra_doc_links)] // the sentences are help, and their brackets no links
         pub struct $name {
-            $( $(#[doc = $about])* pub $field: $type, )*
+            $( $(#[doc = $about])? pub $field: $type, )*
         }
 
         impl $crate::instruments::params::Params for $name {
@@ -277,7 +275,7 @@ macro_rules! params {
                         $($default,)? <$type as $crate::instruments::params::ParameterValue>::DEFAULT
                     ]),
                     about: $crate::instruments::params::first(&[
-                        $($about,)* <$type as $crate::instruments::params::ParameterValue>::ABOUT
+                        $($about,)? <$type as $crate::instruments::params::ParameterValue>::ABOUT
                     ]).trim_ascii(),
                     older: &[$( $($older),+ )?],
                     older_values: <$type as $crate::instruments::params::ParameterValue>::OLDER,

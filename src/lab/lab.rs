@@ -214,8 +214,7 @@ impl Lab {
     }
 
     /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model
-    /// does
-    /// not take the memory of the machine; at least one.
+    /// does not take the memory of the machine; at least one.
     pub fn attention_layers(&self, tokens: usize) -> usize {
         let bytes = 4 * self.model.card.heads * tokens * tokens;
         (self.budget / bytes.max(1)).max(1)

@@ -77,8 +77,7 @@ impl<'a> NamedVectors<'a> {
     }
 
     /// The mean of an address over the unedited prompt, its first token left out when there are others, `[width]`, and over
-    /// what
-    /// it was taken.
+    /// what it was taken.
     pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let values = self.recorded(self.given.to_vec(), at)?;
         let values = values.flatten_from(1)?.to_vec2::<f32>()?;

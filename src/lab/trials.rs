@@ -93,8 +93,7 @@ impl<T> Trials<T> {
 
 impl Lab {
     /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Lab::provenance`]), with a
-    /// digest
-    /// of every file that was read besides; `work` measures the trials of a range and returns a result for each.
+    /// digest of every file that was read besides; `work` measures the trials of a range and returns a result for each.
     ///
     /// Where the user stops it, what is done comes back, and the same sweep goes on from there later.
     ///

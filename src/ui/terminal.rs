@@ -130,8 +130,7 @@ impl Terminal {
     /// Takes the screen: raw mode, alternate screen, bracketed paste, hidden cursor, window title.
     ///
     /// Call it on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic anywhere
-    /// else leaves
-    /// the screen alone and goes to the log.
+    /// else leaves the screen alone and goes to the log.
     pub fn enter() -> Result<Self> {
         if !io::stdout().is_terminal() {
             return Err(Error::argument(

@@ -831,7 +831,7 @@ fn edit_value_writes_rates_and_a_preset_that_does_it() {
     std::fs::write(&list, "capital Paris").unwrap();
     refused(&given, 1, &["line 1 has no tab", "JSON list"]);
     std::fs::write(&list, fact("France", "Rome")).unwrap();
-    refused(&given, 2, &["none of them"]);
+    refused(&given, 2, &["for none of these"]);
 }
 
 #[test]

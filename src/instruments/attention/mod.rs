@@ -63,9 +63,7 @@ choices! {
 params! {
     /// What `attention` is asked.
     pub struct AttentionParams {
-        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the
-        /// tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token,
-        /// duplicate-token or sink head
+        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
         show: AttentionView = "heads",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -75,17 +73,13 @@ params! {
         position: Position,
         /// how many positions up to that one to show
         window: Count<1, 1024> = "64",
-        /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector;
-        /// output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread
-        /// out a head's attention is, in nats
+        /// how an edge is weighted: probability: the attention probability; value: that times the norm of the value vector; output: times the norm of the value vector after the output projection; entropy (only show=heads): how spread out a head's attention is, in nats
         value: EdgeWeight = "probability",
-        /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources;
-        /// counted: treated like any other
+        /// position 0, an attention sink in many models: apart: left out of the colour scale and of the strongest sources; counted: treated like any other
         first: First = "apart",
         /// with show=outputs: how many heads to list
         count: Count<1, 200> = "12",
-        /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one;
-        /// previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
+        /// with show=scores, mean attention: induction: to the token after an earlier occurrence of the current one; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0
         score: HeadScore = "induction",
         /// with show=scores, the text: random: random tokens, repeated once; prompt: the prompt
         on: ScoredText = "random",
@@ -93,8 +87,7 @@ params! {
         period: Count<2, 512> = "20",
         /// how many random sequences are read
         trials: Count<1, 100> = "4",
-        /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a
-        /// control, and measures how well the model still copies
+        /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a control, and measures how well the model still copies
         ablate was "silence": Count<0, 64> = "0",
     }
 }

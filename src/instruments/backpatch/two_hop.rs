@@ -194,9 +194,8 @@ pub struct HopsRequest {
 }
 
 impl HopsRequest {
-    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that
-    /// are not
-    /// there.
+    /// Whether every question can be measured, before any of them is: prompts that do not fit, answers and entities that are
+    /// not there.
     ///
     /// # Errors
     ///

@@ -44,13 +44,11 @@ params! {
         task: Task = "prompt",
         /// with task=prompt: the answer, as it stands in the list; by default all words together
         word: String,
-        /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the
-        /// other one
+        /// the language that is translated from; by default one that is neither the answer's nor the pivot's, else the other one
         from: String,
         /// the language of the answer; by default the second
         to: String,
-        /// the language to test for as an internal pivot; only words that differ from the answer in it are used; by default
-        /// the first
+        /// the language to test for as an internal pivot; only words that differ from the answer in it are used; by default the first
         pivot: String,
         /// how many words are tested
         count: Count<1, 1000> = "20",

@@ -70,16 +70,13 @@ params! {
         position: SourcePosition = "-1",
         /// target layers: same (as the source), same+2, same-1, all, 3, 2-5; -1 is the embedding
         target: TargetLayers = "same",
-        /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's
-        /// probability; curves: the same over source layers; items: one row for each subject of `attributes`
+        /// table: the continuation at every layer; grid: source by target layers, coloured by the first token's probability; curves: the same over source layers; items: one row for each subject of `attributes`
         show: PatchscopeView = "table",
         /// how many tokens to generate
         tokens: Count<1, 200> = "12",
-        /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation
-        /// begins with one of their first tokens
+        /// texts separated by |, in quotes or not, or ids such as #17; shown is the probability that the continuation begins with one of their first tokens
         answers: Option<String>,
-        /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the
-        /// state of one of several source tokens
+        /// which occurrences of the placeholder are overwritten: last; all: each with the same state; each: each with the state of one of several source tokens
         placeholders was "slots": PlaceholderChoice = "last",
         /// a target prompt of your own, instead of the template
         prompt: Option<String>,
@@ -87,8 +84,7 @@ params! {
         placeholder was "slot": Option<String>,
         /// the control: unrelated patches in the state of an unrelated text as well (always done for a list of subjects)
         control was "null": Unrelated = "no",
-        /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a
-        /// .safetensors file of affine maps; or a text file to fit affine maps on
+        /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a .safetensors file of affine maps; or a text file to fit affine maps on
         map: MapChoice = "identity",
         /// ridge penalty of fitted maps, in units of the mean square of a coordinate; it pulls them towards the identity
         ridge: NonNegative = "0.01",
@@ -102,8 +98,7 @@ params! {
         site: StateSite = "resid_post",
         /// the site that is overwritten
         into: StateSite = "resid_post",
-        /// a file of subjects and answers (TSV or JSON); shown is the share of subjects whose answer appears in the
-        /// continuation, by layer
+        /// a file of subjects and answers (TSV or JSON); shown is the share of subjects whose answer appears in the continuation, by layer
         attributes: Option<PathBuf>,
         /// a TOML file of templates: [[template]] with name, prompt, placeholder and about
         library: Option<PathBuf>,

@@ -6,10 +6,10 @@
 //!
 //! Who asks: everything comes over plain HTTP. `hf-hub` 1.0 takes ids apart here and is not asked for more: it reads a
 //! description of any length into memory, and starts a broken file again from its first byte, where `/resolve/` with ranges
-//! resumes. Files that are
-//! stored in Xet come that way too: the hub serves every one of them at `/resolve/`, and the Xet protocol would add a
-//! second cache, threads of its own and downloads that cannot go on in Python. `hf-hub`'s own file description is not used
-//! either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a blob has in the cache.
+//! resumes. Files that are stored in Xet come that way too: the hub serves every one of them at `/resolve/`, and the Xet
+//! protocol would add a second cache, threads of its own and downloads that cannot go on in Python. `hf-hub`'s own file
+//! description is not used either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a
+//! blob has in the cache.
 //!
 //! Invariant: nothing but the files that a model is made of is downloaded; a blob has its final name only when it is whole.
 //! To add a kind of source, add a variant to [`ModelSource`]; to fetch another small file, a name to `files::SMALL`.
