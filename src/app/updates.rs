@@ -539,7 +539,7 @@ fn merge_receipts(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     let known = |r: Receipt| match before.iter().find(|b| b.id == r.id) {
         Some(held) if r.kl.is_none() => Receipt {
             kl: held.kl,
-            null: held.null,
+            control: held.control,
             elsewhere: held.elsewhere,
             seed: held.seed,
             positions: held.positions.clone(),

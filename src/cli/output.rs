@@ -66,7 +66,7 @@ fn receipt_line(receipt: &Receipt) -> String {
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
         let controls = [
-            ("control: random edit of equal size", receipt.null),
+            ("control: random edit of equal size", receipt.control),
             ("unrelated text", receipt.elsewhere),
         ];
         let measured = controls.into_iter().filter_map(|(name, kl)| match kl? {

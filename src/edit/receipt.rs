@@ -28,7 +28,8 @@ pub struct Receipt {
     pub kl: Option<f32>,
     /// The same KL for a control of equal size: a random direction of equal norm, or random units of the same layer
     /// and of nearly the same activation rank; none until measured.
-    pub null: Option<f32>,
+    #[serde(rename = "null")]
+    pub control: Option<f32>,
     /// The same KL for this edit on an unrelated text; none until measured, or where the edit has no place there.
     pub elsewhere: Option<f32>,
     /// The seed of the controls; 0 until measured.

@@ -191,7 +191,7 @@ impl Program {
     }
 
     /// The tokens whose unedited probability conditions read.
-    pub fn asked(&self) -> Vec<u32> {
+    pub fn watched_tokens(&self) -> Vec<u32> {
         self.watches
             .iter()
             .filter_map(ConditionWatch::token)

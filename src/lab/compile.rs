@@ -38,7 +38,7 @@ impl Lab {
         if program.asks_probability() && !run.tokens.is_empty() {
             let output = Output {
                 after: After::Each(0..run.tokens.len()),
-                tokens: program.asked(),
+                tokens: program.watched_tokens(),
                 ..Output::default()
             };
             let plain = self.run_one(&Pass::after(run.unedited(), output))?;

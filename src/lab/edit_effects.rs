@@ -73,7 +73,7 @@ impl Lab {
             };
             if !edits.any(whole) {
                 let control = self.moved(run, &alone, Some(run.seed), &plain)?;
-                receipt.null = Some(mean(&control));
+                receipt.control = Some(mean(&control));
             }
             // From the first position on, whenever it began here.
             let always = Schedule::always(

@@ -12,7 +12,7 @@ use super::readout::RowStats;
 use super::unembed::StateRows;
 use crate::error::{Error, Result};
 use crate::model::kernels::vocabulary::RowQuestion;
-use crate::model::network::readout::RowsSaid;
+use crate::model::network::readout::ReadoutRows;
 use crate::model::network::site::{Address, Site};
 
 /// The rows of a pass.
@@ -22,7 +22,7 @@ pub(super) struct LensRows<'a> {
     /// Rows whose logits are laid out.
     pub whole: Vec<usize>,
     /// By need.
-    asked: Vec<Option<StateRows<'a>>>,
+    by_need: Vec<Option<StateRows<'a>>>,
     /// The row of the last state, where there are any.
     last: usize,
 }
@@ -64,7 +64,7 @@ impl<'a> LensRows<'a> {
         at.sort_unstable();
         at.dedup();
         let row = |state: &Address| own + at.binary_search(state).unwrap_or(0);
-        let asked = needs.iter().map(|needs| {
+        let by_need = needs.iter().map(|needs| {
             needs.read.as_ref().map(|readout| StateRows {
                 readout,
                 count: 1,
@@ -72,8 +72,8 @@ impl<'a> LensRows<'a> {
                 finals: row(&end),
             })
         });
-        let asked: Vec<Option<StateRows>> = asked.collect();
-        let about_answers = asked.iter().flatten().filter(|a| a.readout.answer);
+        let by_need: Vec<Option<StateRows>> = by_need.collect();
+        let about_answers = by_need.iter().flatten().filter(|a| a.readout.answer);
         let mut whole: Vec<usize> = about_answers.flat_map(|a| a.states.clone()).collect();
         // It is compared with the model's own output.
         whole.push(row(&end));
@@ -83,42 +83,42 @@ impl<'a> LensRows<'a> {
         Ok(Self {
             at,
             whole,
-            asked,
+            by_need,
             last,
         })
     }
 
-    /// What is asked for everybody, one after the other.
+    /// The questions of all needs, one need after the other.
     pub fn questions(&self) -> Vec<RowQuestion<'_>> {
-        let asked = self.asked.iter().flatten();
-        asked.flat_map(|asked| asked.questions(None)).collect()
+        let by_need = self.by_need.iter().flatten();
+        by_need.flat_map(|rows| rows.questions(None)).collect()
     }
 
-    /// What was said to the questions, to who asked.
-    pub fn told(&self, said: RowsSaid, vocab: usize) -> LensRead {
+    /// Sorts the statistics of the rows by the need that asked for them.
+    pub fn sort(&self, output: ReadoutRows, vocab: usize) -> LensRead {
         let place = |row: usize| {
             let at = self.whole.binary_search(&row).ok()?;
             let place = at * vocab..(at + 1) * vocab;
-            (place.end <= said.whole.len()).then_some(place)
+            (place.end <= output.whole.len()).then_some(place)
         };
-        let mut sums = said.sums.into_iter();
-        let mut states = Vec::with_capacity(self.asked.len());
-        for asked in &self.asked {
+        let mut sums = output.sums.into_iter();
+        let mut states = Vec::with_capacity(self.by_need.len());
+        for need in &self.by_need {
             let mut read = StateStats::default();
-            if let Some(asked) = asked {
-                read = StateStats::of(asked.readout);
-                let own = asked.questions(None);
+            if let Some(rows) = need {
+                read = StateStats::of(rows.readout);
+                let own = rows.questions(None);
                 let own = own.iter().zip(&mut sums);
                 let own = own.map(|(q, sums)| RowStats::of(sums, q.ranks, Vec::new()));
                 let own = own.collect();
-                asked.told_later(own, |row| Some(&said.whole[place(row)?]), &mut read);
+                rows.sort_with_answers(own, |row| Some(&output.whole[place(row)?]), &mut read);
             }
             states.push(read);
         }
         LensRead {
             states,
             last: place(self.last),
-            laid_out: said.whole,
+            laid_out: output.whole,
         }
     }
 }

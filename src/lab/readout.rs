@@ -11,7 +11,7 @@ use super::sample::{NO_RANK, NO_TOKEN};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::kernels::vocabulary::{self, OtherRow, RowQuestion, RowSums};
-use crate::model::network::readout::{RowsAsked, on_host};
+use crate::model::network::readout::{ReadoutRequest, on_host};
 
 /// The largest difference of logits that the self-check tolerates: 1e-4 in f32, more in narrower dtypes.
 pub fn tolerance(dtype: DType) -> f32 {
@@ -171,8 +171,8 @@ impl RowStats {
 
     /// A token of interest; of one that was not asked for, numbers that are none.
     pub fn token(&self, id: u32) -> TokenStats {
-        let told = self.tokens.iter().find(|told| told.id == id);
-        told.copied().unwrap_or(TokenStats {
+        let token = self.tokens.iter().find(|token| token.id == id);
+        token.copied().unwrap_or(TokenStats {
             id,
             logit: f32::NAN,
             logprob: f32::NAN,
@@ -182,7 +182,10 @@ impl RowStats {
 
     /// The probability of all tokens of interest together.
     pub fn share(&self) -> f64 {
-        let each = self.tokens.iter().map(|told| f64::from(told.logprob).exp());
+        let each = self
+            .tokens
+            .iter()
+            .map(|token| f64::from(token.logprob).exp());
         each.sum()
     }
 }
@@ -211,19 +214,19 @@ pub(crate) fn read_questions(
 ) -> Result<Vec<RowStats>> {
     let vocab = model.transformer.head.out;
     check_tokens(questions, vocab)?;
-    let asked = RowsAsked {
+    let request = ReadoutRequest {
         questions,
         whole,
         known: model.known_tokens(),
     };
-    let said = model
+    let output = model
         .transformer
-        .row_statistics(rows, &asked, Vec::new(), report)?;
+        .row_statistics(rows, &request, Vec::new(), report)?;
     let logits = |row: usize| {
         let at = whole.iter().position(|kept| *kept == row);
-        at.map_or_else(Vec::new, |at| said.whole[at * vocab..][..vocab].to_vec())
+        at.map_or_else(Vec::new, |at| output.whole[at * vocab..][..vocab].to_vec())
     };
-    let each = said.sums.into_iter().zip(questions);
+    let each = output.sums.into_iter().zip(questions);
     Ok(each
         .map(|(sums, question)| RowStats::of(sums, question.ranks, logits(question.row)))
         .collect())
@@ -231,8 +234,8 @@ pub(crate) fn read_questions(
 
 /// Refuses tokens that the vocabulary has not.
 fn check_tokens(questions: &[RowQuestion], vocab: usize) -> Result<()> {
-    let mut asked = questions.iter().flat_map(|question| question.tokens);
-    match asked.find(|id| **id as usize >= vocab) {
+    let mut tokens = questions.iter().flat_map(|question| question.tokens);
+    match tokens.find(|id| **id as usize >= vocab) {
         Some(id) => Err(Error::Engine(format!(
             "token {id} of a vocabulary of {vocab}"
         ))),

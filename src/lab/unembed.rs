@@ -2,7 +2,7 @@
 //!
 //! Invariant: the model's own output is read with every lens, so that "the answer" and "KL to final" mean the same under
 //! all of them: the last block's stream, its own norm, no map; and a state has the same statistics whether it was read here or
-//! rode along in the pass that wrote a token: [`StateRows`] asks and sorts the answers for both. To read something else of a
+//! rode along in the pass that wrote a token: `StateRows` asks and sorts the answers for both. To read something else of a
 //! state, see [`super::readout`].
 //!
 //! Sources: logit lens, nostalgebraist 2020, Kao et al. 2020 (2001.09309); entropy and KL along the layers, Ali et al.
@@ -96,7 +96,7 @@ impl Lab {
         let other = answers.filter(|_| readout.answer);
         let other = other.map(|run| self.record_with_output(run, &[at]));
         let other = other.transpose()?;
-        let mut seen = StateStats::of(readout);
+        let mut found = StateStats::of(readout);
         let total = positions.len().max(1);
         let rows = if self.model.transformer.device.is_cpu() {
             ROWS
@@ -109,9 +109,9 @@ impl Lab {
             let done = (start - positions.start) as f32 / total as f32;
             let share = (end - start) as f32 / total as f32;
             let both = (recording, other.as_deref());
-            piece(self, both, readout, start..end, (done, share), &mut seen)?;
+            piece(self, both, readout, start..end, (done, share), &mut found)?;
         }
-        Ok(seen)
+        Ok(found)
     }
 
     /// The distributions that tokens of a run were drawn from: the model's own output one position before each.
@@ -228,7 +228,7 @@ pub(crate) struct StateRows<'a> {
 }
 
 impl StateRows<'_> {
-    /// What is asked: of the states one after the other, then of the last; `answers` are the tokens of interest, one a position,
+    /// The questions: of the states one after the other, then of the last; `answers` are the tokens of interest, one a position,
     /// where the readout is about those and they are known.
     pub fn questions<'q>(&'q self, answers: Option<&'q [u32]>) -> Vec<RowQuestion<'q>> {
         let readout = self.readout;
@@ -256,41 +256,47 @@ impl StateRows<'_> {
         states.chain(last).collect()
     }
 
-    /// Adds what was said to the questions, in their order.
-    pub fn told(&self, mut said: Vec<RowStats>, answers: Option<Vec<u32>>, seen: &mut StateStats) {
-        let finals = said.split_off(self.states.len() * self.count);
-        let mut said = said.into_iter();
-        for layer in seen.layers.iter_mut().chain(&mut seen.plain) {
-            layer.extend(said.by_ref().take(self.count));
+    /// Adds the statistics of the rows, in the order of the questions.
+    pub fn sort(
+        &self,
+        mut stats: Vec<RowStats>,
+        answers: Option<Vec<u32>>,
+        found: &mut StateStats,
+    ) {
+        let finals = stats.split_off(self.states.len() * self.count);
+        let mut stats = stats.into_iter();
+        for layer in found.layers.iter_mut().chain(&mut found.plain) {
+            layer.extend(stats.by_ref().take(self.count));
         }
-        let named = || finals.iter().map(|said| said.first().0).collect();
-        seen.answers.extend(answers.unwrap_or_else(named));
-        seen.finals.extend(finals);
+        let named = || finals.iter().map(|row| row.first().0).collect();
+        found.answers.extend(answers.unwrap_or_else(named));
+        found.finals.extend(finals);
     }
 
-    /// What states of one position say whose answer became known with them: it is looked up in their logits, which `row` finds.
-    pub fn told_later<'l>(
+    /// As `sort`, for states of one position whose answer became known with them: it is looked up in their logits, which
+    /// `logits_of` finds.
+    pub fn sort_with_answers<'l>(
         &self,
-        mut said: Vec<RowStats>,
-        row: impl Fn(usize) -> Option<&'l [f32]>,
-        seen: &mut StateStats,
+        mut stats: Vec<RowStats>,
+        logits_of: impl Fn(usize) -> Option<&'l [f32]>,
+        found: &mut StateStats,
     ) {
-        let answer = said.last().map_or(NO_TOKEN, |last| last.first().0);
+        let answer = stats.last().map_or(NO_TOKEN, |last| last.first().0);
         if self.readout.answer {
-            let rows = self.states.iter().filter_map(|first| row(*first));
+            let rows = self.states.iter().filter_map(|first| logits_of(*first));
             let rows: Vec<&[f32]> = rows.filter(|row| (answer as usize) < row.len()).collect();
             let above = if self.readout.ranks {
                 ranks(&rows, answer)
             } else {
                 vec![0; rows.len()]
             };
-            for ((said, logits), above) in said.iter_mut().zip(rows).zip(above) {
-                let rank = if said.is_finite() { above } else { NO_RANK };
+            for ((row, logits), above) in stats.iter_mut().zip(rows).zip(above) {
+                let rank = if row.is_finite() { above } else { NO_RANK };
                 let logit = logits[answer as usize];
-                said.tokens = vec![TokenStats::of(answer, logit, said.total, rank)];
+                row.tokens = vec![TokenStats::of(answer, logit, row.total, rank)];
             }
         }
-        self.told(said, None, seen);
+        self.sort(stats, None, found);
     }
 }
 
@@ -314,7 +320,7 @@ fn piece(
     readout: &Readout,
     positions: Range<usize>,
     (done, share): (f32, f32),
-    seen: &mut StateStats,
+    found: &mut StateStats,
 ) -> Result<()> {
     let count = positions.len();
     let end = Site::ResidPost.at(lab.model.card.layers - 1);
@@ -325,7 +331,7 @@ fn piece(
     let last = part(recording, end)?;
     let transformer = &lab.model.transformer;
     let scale = transformer.norm.inverse_scale(&last)?;
-    let ways = std::iter::once(true).chain((!seen.plain.is_empty()).then_some(false));
+    let ways = std::iter::once(true).chain((!found.plain.is_empty()).then_some(false));
     let states = ways.flat_map(|mapped| readout.at.iter().map(move |at| (*at, mapped)));
     let states =
         states.map(|(at, mapped)| readout.rows(lab, &part(recording, at)?, at, &scale, mapped));
@@ -353,35 +359,35 @@ fn piece(
             top: 1,
             ..RowRequest::default()
         };
-        let said = lab.part(done..done + share * from, |lab| {
+        let stats = lab.part(done..done + share * from, |lab| {
             read(&lab.model, &strongest, &ask, &mut |part| lab.report(part))
         })?;
-        finite(lab, &said, positions.start)?;
-        answers = Some(said.iter().map(|said| said.first().0).collect::<Vec<u32>>());
+        finite(lab, &stats, positions.start)?;
+        answers = Some(stats.iter().map(|row| row.first().0).collect::<Vec<u32>>());
     }
-    let asked = StateRows {
+    let layout = StateRows {
         readout,
         count,
         states,
         finals,
     };
-    let questions = asked.questions(answers.as_deref());
-    let said = lab.part(done + share * from..done + share, |lab| {
+    let questions = layout.questions(answers.as_deref());
+    let stats = lab.part(done + share * from..done + share, |lab| {
         read_questions(&lab.model, &rows, &questions, &[], &mut |part| {
             lab.report(part)
         })
     })?;
-    asked.told(said, answers, seen);
+    layout.sort(stats, answers, found);
     finite(
         lab,
-        &seen.finals[seen.finals.len() - count..],
+        &found.finals[found.finals.len() - count..],
         positions.start,
     )
 }
 
 /// Refuses rows of the model's own output that are no distributions.
-fn finite(lab: &Lab, said: &[RowStats], first: usize) -> Result<()> {
-    match said.iter().position(|said| !said.is_finite()) {
+fn finite(lab: &Lab, stats: &[RowStats], first: usize) -> Result<()> {
+    match stats.iter().position(|row| !row.is_finite()) {
         Some(i) => {
             let after = first + i;
             Err(lab.not_finite(&format!("The model's logits after position {after} are")))

@@ -27,7 +27,7 @@ use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::model::network::cache::Cache;
-use crate::model::network::readout::{RowsAsked, RowsSaid};
+use crate::model::network::readout::{ReadoutRequest, ReadoutRows};
 use crate::model::network::site::{Address, Site};
 
 /// The unedited run in the second row of the batch.
@@ -258,9 +258,15 @@ impl Writer {
     /// Brings the scout to the end of the text, and tells conditions what it saw on its last position.
     fn probe(&mut self, lab: &Lab, cache: &mut Cache) -> Result<()> {
         let text = [self.run.tokens.clone()];
-        let said = unedited(lab, &text, self.run.prompt, &self.program.asked(), cache)?;
+        let stats = unedited(
+            lab,
+            &text,
+            self.run.prompt,
+            &self.program.watched_tokens(),
+            cache,
+        )?;
         self.program
-            .set_base_log_probs(self.run.tokens.len() - 1, &said);
+            .set_base_log_probs(self.run.tokens.len() - 1, &stats);
         Ok(())
     }
 
@@ -423,26 +429,26 @@ impl Writer {
             lab.guard(),
         );
         let (prompt, cache) = (self.run.prompt, &mut self.cache);
-        let (logits, said) = if beside.at.is_empty() {
+        let (logits, output) = if beside.at.is_empty() {
             let logits = read_on(&lab.model, rows, prompt, cache, &mut tap)?;
-            (logits, RowsSaid::default())
+            (logits, ReadoutRows::default())
         } else {
             let questions = beside.questions();
-            let asked = RowsBeside {
+            let request = RowsBeside {
                 at: &beside.at,
-                asked: RowsAsked {
+                request: ReadoutRequest {
                     questions: &questions,
                     whole: &beside.whole,
                     known: lab.model.known_tokens(),
                 },
                 space: std::mem::take(&mut self.laid_out),
             };
-            read_on_beside(&lab.model, rows, prompt, cache, &mut tap, asked)?
+            read_on_beside(&lab.model, rows, prompt, cache, &mut tap, request)?
         };
         Ok(TokenPass {
             recorded: std::mem::take(&mut tap.recorded),
             logits,
-            read: beside.told(said, lab.model.card.vocab),
+            read: beside.sort(output, lab.model.card.vocab),
         })
     }
 

@@ -112,7 +112,7 @@ impl TaskEvaluation {
         lab: &mut Lab,
         direction: &Direction,
         insertion: Insertion,
-        asked: &Questions,
+        questions: &Questions,
         seed: u64,
     ) -> Result<Self> {
         let layers = layers_of(direction, lab.model.card.layers)?;
@@ -138,11 +138,11 @@ impl TaskEvaluation {
             bare: Accuracy::default(),
             answered: Accuracy::default(),
         };
-        let total = (asked.fit.len() + asked.held.len() + asked.answered.len()) as f32;
+        let total = (questions.fit.len() + questions.held.len() + questions.answered.len()) as f32;
         let wanted: Vec<Address> = layers.iter().map(|l| Site::ResidPost.at(*l)).collect();
-        for (number, ask) in asked.fit.iter().chain(&asked.held).enumerate() {
+        for (number, ask) in questions.fit.iter().chain(&questions.held).enumerate() {
             lab.report(number as f32 / total)?;
-            let held = number.checked_sub(asked.fit.len());
+            let held = number.checked_sub(questions.fit.len());
             let position = ask.tokens.len().saturating_sub(1);
             let own = Pass {
                 from: Some(position),
@@ -193,8 +193,8 @@ impl TaskEvaluation {
                 score.random.count(row.last(), ask.answer);
             }
         }
-        for (number, ask) in asked.answered.iter().enumerate() {
-            lab.report((asked.fit.len() + asked.held.len() + number) as f32 / total)?;
+        for (number, ask) in questions.answered.iter().enumerate() {
+            lab.report((questions.fit.len() + questions.held.len() + number) as f32 / total)?;
             let run = Run::plain(ask.tokens.clone());
             let stats = lab.last(&run, Output::tokens(&[ask.answer]))?;
             out.answered.count(&stats, ask.answer);

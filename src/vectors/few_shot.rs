@@ -238,9 +238,9 @@ impl Shots<'_> {
     pub fn with_dummy_queries(&self, queries: usize) -> Result<Vec<FewShotPrompt>> {
         let mut rng = self.rng("dummies");
         let chosen = self.draw(&mut rng, self.count + queries, self.pairs.len())?;
-        let (asked, shown) = chosen.split_at(queries);
+        let (queries, shown) = chosen.split_at(queries);
         let shown: Vec<ShotPair> = shown.iter().map(|i| self.pairs[*i].clone()).collect();
-        asked
+        queries
             .iter()
             .map(|i| self.ask(&shown, &self.pairs[*i]))
             .collect()
@@ -277,11 +277,11 @@ impl Shots<'_> {
 
     /// The prompt of some examples and a query.
     pub fn ask(&self, shown: &[ShotPair], query: &ShotPair) -> Result<FewShotPrompt> {
-        let (asked, answer) = self.layout.query(query);
+        let (question, answer) = self.layout.query(query);
         let examples = shown
             .iter()
             .map(|p| self.layout.example(&p.input, &p.output));
-        let prompt = examples.collect::<String>() + &asked;
+        let prompt = examples.collect::<String>() + &question;
         let tokens = self.model.encode(&prompt, false)?;
         let whole = self.model.encode(&format!("{prompt}{answer}"), false)?;
         self.model.check_prompt(&tokens)?;
@@ -292,7 +292,7 @@ impl Shots<'_> {
             }),
             _ => Err(Error::argument(
                 "template",
-                text::plain(format!("{asked}{answer}").as_bytes()),
+                text::plain(format!("{question}{answer}").as_bytes()),
                 "a form in which the answer begins with a token of its own; a space before {y} often makes the difference",
             )),
         }

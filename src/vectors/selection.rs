@@ -141,7 +141,7 @@ pub struct Selection {
     /// Unedited log-odds: of plus prompts, of minus prompts.
     pub unedited: (f64, f64),
     /// The same scores of a random direction of the chosen one's length, at its layer.
-    pub null: Option<CandidateScores>,
+    pub control: Option<CandidateScores>,
     /// How many prompts made the candidates and how many measured them: plus, minus.
     pub made: (usize, usize),
     /// See `made`.
@@ -176,7 +176,7 @@ fn whole_rows() -> Output {
 }
 
 fn mean_behaviour(rows: &[RowStats], markers: &[u32]) -> f64 {
-    average(rows.iter().map(|said| behaviour(&said.logits, markers)))
+    average(rows.iter().map(|row| behaviour(&row.logits, markers)))
 }
 
 fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
@@ -198,8 +198,8 @@ pub fn find_markers(
     let mut ahead = vec![0f64; lab.model.known_tokens()];
     for (prompts, sign) in [(&sides.plus, 1.0), (&sides.minus, -1.0)] {
         let share = sign / prompts.len().max(1) as f64;
-        for said in lab.last_of(prompts, schedule, whole_rows())? {
-            for (ahead, log) in ahead.iter_mut().zip(log_probs(&said.logits)) {
+        for row in lab.last_of(prompts, schedule, whole_rows())? {
+            for (ahead, log) in ahead.iter_mut().zip(log_probs(&row.logits)) {
                 *ahead += share * f64::from(log).exp();
             }
         }
@@ -305,13 +305,13 @@ pub fn select(
         let score = |i: &usize| candidates[*i].scores.ablation;
         score(a).total_cmp(&score(b))
     });
-    let null = match chosen.map(|i| &candidates[i]) {
+    let control = match chosen.map(|i| &candidates[i]) {
         None => None,
         Some(best) => Some(gauge.scores(best.layer, &random_like(&best.vector, seed))?),
     };
     Ok(Selection {
         chosen,
-        null,
+        control,
         unedited: gauge.unedited,
         made: (making.plus.len(), making.minus.len()),
         measured: (gauge.held_out.plus.len(), gauge.held_out.minus.len()),
@@ -329,8 +329,8 @@ fn behaves_as_listed(
     left_out: &mut (usize, usize),
 ) -> Result<PromptSides> {
     let mut keep = |prompts: &TokenizedPrompts, sign: f64| -> Result<TokenizedPrompts> {
-        let said = lab.last_of(prompts, schedule, whole_rows())?;
-        let pairs = prompts.iter().zip(&said);
+        let stats = lab.last_of(prompts, schedule, whole_rows())?;
+        let pairs = prompts.iter().zip(&stats);
         Ok(pairs
             .filter(|(_, z)| sign * behaviour(&z.logits, &rules.markers) > 0.0)
             .map(|(p, _)| p.clone())
@@ -469,9 +469,9 @@ impl<'a> CandidateMeasurer<'a> {
                 kl: f64::NAN,
             });
         }
-        let said = found.into_iter().filter_map(|mut row| row.output.pop());
-        let said: Vec<RowStats> = said.collect();
-        let (ablated_plus, rest) = said.split_at(plus.len());
+        let stats = found.into_iter().filter_map(|mut row| row.output.pop());
+        let stats: Vec<RowStats> = stats.collect();
+        let (ablated_plus, rest) = stats.split_at(plus.len());
         let (ablated_minus, added_minus) = rest.split_at(minus.len());
         let pairs = self.base.iter().zip(ablated_minus);
         Ok(CandidateScores {

@@ -407,7 +407,7 @@ fn a_cut_holds_while_the_model_writes_and_its_receipt_says_what_moved() {
             receipts[1]
         );
         assert!(
-            receipts[0].null.is_some() && receipts[0].kl.is_some(),
+            receipts[0].control.is_some() && receipts[0].kl.is_some(),
             "{name}"
         );
         assert!(receipts[0].kl.unwrap() > 0.0, "{name}");

@@ -243,7 +243,7 @@ fn an_edit_between_two_tokens_draws_a_boundary_and_a_bad_one_changes_nothing() {
     };
     assert!(receipts[0].kl.unwrap() > 0.0);
     assert_eq!(
-        receipts[0].null, None,
+        receipts[0].control, None,
         "every unit of a site has no null of equal size"
     );
     session.handle.ask(Request::Edits {

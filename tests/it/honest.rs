@@ -345,7 +345,7 @@ fn receipts_are_the_sum_of_what_happened_at_every_position() {
                 receipt.positions[..2].iter().all(|p| p.1 == 0.0),
                 "no prediction before it"
             );
-            assert!(receipt.elsewhere.is_some() && receipt.null.is_some() && receipt.seed == 1);
+            assert!(receipt.elsewhere.is_some() && receipt.control.is_some() && receipt.seed == 1);
         }
     }
 }

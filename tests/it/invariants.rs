@@ -1082,8 +1082,8 @@ fn receipts_are_measured_beside_a_control() {
             "{} {expected}",
             receipts[0].relative
         );
-        assert!(receipts[0].kl.unwrap() > 0.0 && receipts[0].null.unwrap() > 0.0);
-        assert_ne!(receipts[0].kl, receipts[0].null);
+        assert!(receipts[0].kl.unwrap() > 0.0 && receipts[0].control.unwrap() > 0.0);
+        assert_ne!(receipts[0].kl, receipts[0].control);
         assert!(
             receipts[1].idle(),
             "an edit past the end fired nowhere and says so"

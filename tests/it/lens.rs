@@ -11,7 +11,7 @@ use lmscope::lab::run::Run;
 use lmscope::lab::sample::{entropy, kl, log_softmax, rank, top};
 use lmscope::model::kernels::vocabulary::{OtherRow, RowQuestion};
 use lmscope::model::network::families::FAMILIES;
-use lmscope::model::network::readout::RowsAsked;
+use lmscope::model::network::readout::ReadoutRequest;
 use lmscope::model::network::site::{Address, Site};
 use lmscope::model::network::tap::{NoTap, Tap};
 
@@ -530,7 +530,7 @@ fn rows_say_the_same_however_they_are_read() {
         };
         let known = lab.model.known_tokens();
         let questions: Vec<RowQuestion> = (0..9).map(|row| question(row, 8)).collect();
-        let asked = RowsAsked {
+        let asked = ReadoutRequest {
             questions: &questions,
             whole: &[3],
             known,
@@ -548,7 +548,7 @@ fn rows_say_the_same_however_they_are_read() {
             .unwrap();
         let own = numbers.narrow(0, 4, 2).unwrap().unsqueeze(0).unwrap();
         let beside: Vec<RowQuestion> = (0..9).map(|row| question(row + 2, 10)).collect();
-        let asked = RowsAsked {
+        let asked = ReadoutRequest {
             questions: &beside,
             whole: &[5],
             known,

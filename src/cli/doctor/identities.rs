@@ -21,7 +21,7 @@ use crate::model::Model;
 use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Linear;
 use crate::model::network::linear::Precision;
-use crate::model::network::readout::RowsAsked;
+use crate::model::network::readout::ReadoutRequest;
 use crate::model::network::site::{Address, Axis, SITES, Site};
 use crate::model::network::tap::{NoTap, PassPhase, PassSpan};
 
@@ -285,9 +285,9 @@ fn live_lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let stack = Tensor::cat(&stack, 0)?.to_dtype(model.transformer.dtype())?;
     let own = stack.narrow(0, layers - 1, 1)?.unsqueeze(0)?.contiguous()?;
     // The model's own row comes first.
-    let asked = RowsAsked {
+    let asked = ReadoutRequest {
         whole: &[layers],
-        ..RowsAsked::default()
+        ..ReadoutRequest::default()
     };
     let transformer = &model.transformer;
     let (own, said) = transformer.read_out_beside(&own, &stack, &asked, Vec::new(), &mut NoTap)?;

@@ -3,7 +3,7 @@
 //!
 //! The experiment of Dai et al. 2022 (2104.08696, sections 4.3, 5.1, 5.2) without gradients: facts that the model answers in
 //! every wording; their neurons ([`super::fact_neurons`]), but for those that more than a tenth of the relation's facts
-//! share; an overlay on the value vectors ([`crate::model::network::overlay`]), or a factor on the activations. Two departures: a
+//! share; an overlay on the value vectors ([`crate::model::network::value_overlay`]), or a factor on the activations. Two departures: a
 //! gated MLP's activations have both signs, so a value is turned with the sign of its activation (away from it, the new
 //! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
 //! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`NeuronChange`].

@@ -58,17 +58,17 @@ impl Measurement for Meters {
         "Projection of every token's residual stream on each loaded direction";
     const SOURCE: &'static str = "projections on a direction: Arditi et al. 2024 (2406.11717)";
 
-    fn live(asked: &MetersParams, card: &Card) -> bool {
-        asked.layer.within(card.layers).is_ok()
+    fn live(params: &MetersParams, card: &Card) -> bool {
+        params.layer.within(card.layers).is_ok()
     }
 
-    fn positions(asked: &MetersParams, run: &Run) -> Result<Range<usize>> {
-        Ok(last(asked.window.0, run))
+    fn positions(params: &MetersParams, run: &Run) -> Result<Range<usize>> {
+        Ok(last(params.window.0, run))
     }
 
-    fn needs(asked: &MetersParams, _run: &Run, lab: &Lab) -> Result<Needs> {
-        let meters = asked.meters(lab)?;
-        let mut record: Vec<Address> = meters.iter().map(|m| asked.site().at(m.layer)).collect();
+    fn needs(params: &MetersParams, _run: &Run, lab: &Lab) -> Result<Needs> {
+        let meters = params.meters(lab)?;
+        let mut record: Vec<Address> = meters.iter().map(|m| params.site().at(m.layer)).collect();
         record.sort_unstable();
         record.dedup();
         Ok(Needs {
@@ -77,14 +77,14 @@ impl Measurement for Meters {
         })
     }
 
-    fn figure(asked: &MetersParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let meters = asked.meters(lab)?;
+    fn figure(params: &MetersParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
+        let meters = params.meters(lab)?;
         if meters.is_empty() {
             return Ok(nothing(lab));
         }
         let mut cells: Vec<Vec<Cell>> = vec![Vec::with_capacity(meters.len()); of.positions.len()];
         for meter in &meters {
-            let rows = of.get(asked.site().at(meter.layer))?.to_vec2::<f32>()?;
+            let rows = of.get(params.site().at(meter.layer))?.to_vec2::<f32>()?;
             for ((cells, row), position) in cells.iter_mut().zip(&rows).zip(of.positions.clone()) {
                 cells.push(cell(meter, row, position));
             }
@@ -98,7 +98,7 @@ impl Measurement for Meters {
             .map(|c| c.value.abs())
             .filter(|v| v.is_finite())
             .fold(1e-6, f32::max);
-        let what = match asked.direction.trim() {
+        let what = match params.direction.trim() {
             "" | ALL => "every direction where it was measured".to_string(),
             named => text::visible(named.as_bytes()),
         };
@@ -109,7 +109,7 @@ impl Measurement for Meters {
         let (rows, columns) = (("meter", rows.collect()), ("position", columns));
         let grid = Grid::filled(rows, columns, "projection", cells);
         Ok(Draft::of(grid.scaled(Scale::Diverging { reach }))
-            .titled(format!("{what} · {}", asked.site().spec().name))
+            .titled(format!("{what} · {}", params.site().spec().name))
             .note("each cell: the component of the residual stream along the unit direction; the sign is relative to the direction")
             .note("the first position, an attention sink in most models, is left out of the colour scale"))
     }

@@ -82,14 +82,14 @@ impl Measurement for Select {
     const READS: Reads<SelectParams> = Reads::Others;
     const EDITS_ITS_TEXTS: bool = true;
 
-    fn measure(asked: &SelectParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let save = &asked.save;
+    fn measure(params: &SelectParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let save = &params.save;
         check_folder(save.as_deref())?;
         if let Some(path) = save {
             crate::file::check(path, lab.overwrite)?;
         }
-        let (making, held_out) = asked.sides(run, lab)?;
-        let markers = match &asked.markers {
+        let (making, held_out) = params.sides(run, lab)?;
+        let markers = match &params.markers {
             None => find_markers(lab, &making, &run.schedule)?,
             Some(given) => {
                 let ids = first_tokens("markers", given, &lab.model)?;
@@ -97,11 +97,11 @@ impl Measurement for Select {
             }
         };
         let rules = SelectionRules {
-            positions: asked.positions(lab, &[&making, &held_out])?,
+            positions: params.positions(lab, &[&making, &held_out])?,
             markers: markers.iter().map(|m| m.0).collect(),
-            depth: asked.depth.0,
-            kl: asked.kl.0,
-            filter: asked.filter == Used::Behaving,
+            depth: params.depth.0,
+            kl: params.kl.0,
+            filter: params.filter == Used::Behaving,
         };
         let found = select(lab, &making, &held_out, &rules, &run.schedule, run.seed)?;
         let mut notes = notes(lab, run, &found, &markers, &rules);
@@ -121,9 +121,9 @@ impl Measurement for Select {
             }
         }
         let titles = titles(lab, &rules, &making);
-        let grid = asked.measure.grid(lab.model.card.layers, &found, titles);
+        let grid = params.measure.grid(lab.model.card.layers, &found, titles);
         Ok(Draft::of(grid)
-            .titled(format!("{} score", asked.measure.print()))
+            .titled(format!("{} score", params.measure.print()))
             .notes(notes))
     }
 }
@@ -326,8 +326,8 @@ fn notes(
     rules: &SelectionRules,
 ) -> Vec<String> {
     let mut out = Vec::new();
-    match (found.chosen.map(|i| &found.candidates[i]), &found.null) {
-        (Some(best), Some(null)) => {
+    match (found.chosen.map(|i| &found.candidates[i]), &found.control) {
+        (Some(best), Some(control)) => {
             let (plus, minus) = found.unedited;
             out.push(format!(
                 "chosen: resid_pre.{} at -{}, norm {:.3}: ablation {:.2} (unedited {plus:.2}, random {:.2}), addition {:.2} (unedited {minus:.2}, random {:.2}), KL {:.4} (random {:.4}); random: a control direction of the same norm, seed {}",
@@ -335,11 +335,11 @@ fn notes(
                 best.position,
                 norm(&best.vector),
                 best.scores.ablation,
-                null.ablation,
+                control.ablation,
                 best.scores.addition,
-                null.addition,
+                control.addition,
                 best.scores.kl,
-                null.kl,
+                control.kl,
                 run.seed,
             ));
         }

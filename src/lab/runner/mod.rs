@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use output::read_output;
-use programs::{act_on, conditional, null};
+use programs::{act_on, conditional, control};
 use shared::bytes;
 pub(crate) use tail::{RowsBeside, read_on, read_on_beside, unedited};
 use tail::{best, go_on, tensor};
@@ -100,7 +100,7 @@ impl Lab {
         }
         let length = texts[0].len();
         let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
-        let mut programs = self.programs(&runs, null(pass))?;
+        let mut programs = self.programs(&runs, control(pass))?;
         let prompt = runs[0].prompt;
         let model = &self.model;
         let mut patches: Vec<(usize, &Patch)> = Vec::new();
@@ -163,8 +163,8 @@ impl Lab {
             let (row, at) = (i / after.len(), after.start + i % after.len());
             pass.output.ask(group[row], first + wanted - 1 - at)
         };
-        let mut take = |said: Vec<RowStats>, after: &Range<usize>| {
-            for (output, own) in output.iter_mut().zip(said.chunks(after.len())) {
+        let mut take = |stats: Vec<RowStats>, after: &Range<usize>| {
+            for (output, own) in output.iter_mut().zip(stats.chunks(after.len())) {
                 output.extend_from_slice(own);
             }
         };
@@ -173,8 +173,8 @@ impl Lab {
             if wanted > 0 {
                 let after = first..first + wanted;
                 let logits = all.narrow(1, first, wanted)?;
-                let said = read_logits(&logits, model.known_tokens(), |i| ask(i, &after))?;
-                take(said, &after);
+                let stats = read_logits(&logits, model.known_tokens(), |i| ask(i, &after))?;
+                take(stats, &after);
             }
         } else {
             // So many positions at a time as there is room for the logits of all rows.
@@ -223,8 +223,9 @@ impl Lab {
             // Where a condition asks for what the unedited model says, there is one row.
             let mut listen = |programs: &mut RowPrograms, texts: &[Vec<u32>]| {
                 if let (Some(beside), Some(program)) = (&mut beside, programs.first_program()) {
-                    let said = unedited(self, &texts[..1], prompt, &program.asked(), beside)?;
-                    program.set_base_log_probs(texts[0].len() - 1, &said);
+                    let stats =
+                        unedited(self, &texts[..1], prompt, &program.watched_tokens(), beside)?;
+                    program.set_base_log_probs(texts[0].len() - 1, &stats);
                 }
                 Ok(())
             };

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::lab::readout::{RowRequest, RowStats, questions};
 use crate::model::Model;
-use crate::model::network::readout::RowsAsked;
+use crate::model::network::readout::ReadoutRequest;
 use crate::model::network::tap::Tap;
 
 /// The model's own output after `[batch, rows, d_model]`, of which something else may be asked in every row; logits are laid out
@@ -25,14 +25,14 @@ pub(super) fn read_output<'a>(
     let questions = questions(&asks);
     let kept = asks.iter().enumerate().filter(|(_, ask)| ask.keep);
     let whole: Vec<usize> = kept.map(|(row, _)| row).collect();
-    let asked = RowsAsked {
+    let request = ReadoutRequest {
         questions: &questions,
         whole: &whole,
         known: model.known_tokens(),
     };
-    let said = model.transformer.read_out_statistics(x, &asked, tap)?;
-    let mut logits = said.whole.chunks_exact(vocab);
-    let each = said.sums.into_iter().zip(&asks);
+    let output = model.transformer.read_out_statistics(x, &request, tap)?;
+    let mut logits = output.whole.chunks_exact(vocab);
+    let each = output.sums.into_iter().zip(&asks);
     Ok(each
         .map(|(sums, ask)| {
             let kept = ask.keep.then(|| logits.next()).flatten();

@@ -74,17 +74,17 @@ impl Lab {
 
     /// The programs of rows that are read whole, with the rows of each: neighbours share one where their edits are the same
     /// and do not depend on what their texts say.
-    pub(super) fn programs(&mut self, runs: &[Run], null: RandomControl) -> Result<Vec<OfRows>> {
+    pub(super) fn programs(&mut self, runs: &[Run], control: RandomControl) -> Result<Vec<OfRows>> {
         let mut out: Vec<OfRows> = Vec::new();
         for (row, run) in runs.iter().enumerate() {
             let before = row.checked_sub(1).map(|i| &runs[i]);
             let same = before.is_some_and(|before| {
-                let bound = run.schedule.reads_prompt() || null != RandomControl::No;
+                let bound = run.schedule.reads_prompt() || control != RandomControl::No;
                 before.schedule == run.schedule && (!bound || before.tokens == run.tokens)
             });
             match out.last_mut() {
                 Some((rows, _)) if same => rows.end = row + 1,
-                Some(_) | None => out.push((row..row + 1, self.compile(run, null)?)),
+                Some(_) | None => out.push((row..row + 1, self.compile(run, control)?)),
             }
         }
         Ok(out)
@@ -101,7 +101,7 @@ pub(super) fn act_on(programs: &mut [OfRows]) -> RowPrograms<'_> {
 }
 
 /// What edits are replaced by, if by anything.
-pub(super) fn null(pass: &Pass) -> RandomControl {
+pub(super) fn control(pass: &Pass) -> RandomControl {
     pass.random.map_or(RandomControl::No, RandomControl::Random)
 }
 

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use super::Rows;
 use super::output::read_output;
 use super::own_run;
-use super::programs::{OfRows, RowStart, act_on, null};
+use super::programs::{OfRows, RowStart, act_on, control};
 use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -95,7 +95,7 @@ impl Lab {
         end: usize,
     ) -> Result<SharedRun> {
         let run = &pass.run;
-        let program = self.compile(run, null(pass))?;
+        let program = self.compile(run, control(pass))?;
         let model = &self.model;
         let streams: Vec<Address> = std::iter::once(Site::Embed.at(0))
             .chain((0..model.card.layers).map(|l| Site::ResidPost.at(l)))
@@ -303,7 +303,7 @@ impl Lab {
         if count > 1 {
             cache.complete(chunk.rows.len(), &shared.cache)?;
         }
-        let said = read_output(model, &x, &mut tap, |row| {
+        let stats = read_output(model, &x, &mut tap, |row| {
             pass.output.ask(chunk.rows[row].1, 0)
         })?;
         tap.programs.settle()?;
@@ -329,14 +329,14 @@ impl Lab {
                 pass.run.prompt,
                 &mut cache,
                 &mut tap,
-                said.iter().map(best).collect(),
+                stats.iter().map(best).collect(),
                 count,
                 &mut |_, _| Ok(()),
             )?;
         }
         let shared_by_all = Arc::new(pass.run.clone());
-        for (i, ((said, (tail, silent)), (_, index))) in
-            said.into_iter().zip(tails).zip(&chunk.rows).enumerate()
+        for (i, ((stats, (tail, silent)), (_, index))) in
+            stats.into_iter().zip(tails).zip(&chunk.rows).enumerate()
         {
             let run = match &pass.rows[*index].schedule {
                 Some(schedule) => Arc::new(pass.run.clone().under(schedule)),
@@ -344,7 +344,7 @@ impl Lab {
             };
             let row = Capture {
                 recorded: recorded(pass, shared, chunk, &values, i)?,
-                output: vec![said],
+                output: vec![stats],
                 tail,
                 silent,
                 broken: broken[i],

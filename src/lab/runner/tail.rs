@@ -14,7 +14,7 @@ use crate::lab::row_programs::RowPrograms;
 use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
 use crate::model::network::cache::Cache;
-use crate::model::network::readout::{RowsAsked, RowsSaid};
+use crate::model::network::readout::{ReadoutRequest, ReadoutRows};
 use crate::model::network::site::Address;
 use crate::model::network::tap::{PassPhase, PassSpan, Tap};
 
@@ -52,11 +52,11 @@ pub(super) fn go_on(
         }
         listen(&mut tap.programs, texts)?;
         let x = end_of(model, texts, prompt, cache, tap)?;
-        let said = read_output(model, &x, tap, |_| RowRequest {
+        let stats = read_output(model, &x, tap, |_| RowRequest {
             top: 1,
             ..RowRequest::default()
         })?;
-        firsts = said.iter().map(best).collect();
+        firsts = stats.iter().map(best).collect();
         tap.programs.settle()?;
     }
     Ok(out)
@@ -110,7 +110,7 @@ pub(crate) struct RowsBeside<'a> {
     /// What the tap has recorded of the last position.
     pub at: &'a [Address],
     /// The model's own rows come first where questions number them.
-    pub asked: RowsAsked<'a>,
+    pub request: ReadoutRequest<'a>,
     /// Space for logits that are laid out.
     pub space: Vec<f32>,
 }
@@ -135,7 +135,7 @@ pub(crate) fn read_on_beside(
     cache: &mut Cache,
     tap: &mut RunTap,
     beside: RowsBeside,
-) -> Result<(Tensor, RowsSaid)> {
+) -> Result<(Tensor, ReadoutRows)> {
     let x = end_of(model, texts, prompt, cache, tap)?;
     let states = beside.at.iter().map(|at| {
         let row = tap.recorded.get(at).ok_or_else(|| Error::Refused {
@@ -145,12 +145,12 @@ pub(crate) fn read_on_beside(
         Ok(row.flatten_all()?)
     });
     let states = Tensor::stack(&states.collect::<Result<Vec<_>>>()?, 0)?;
-    let (asked, space) = (&beside.asked, beside.space);
+    let (request, space) = (&beside.request, beside.space);
     let read = model
         .transformer
-        .read_out_beside(&x, &states, asked, space, tap);
-    let (logits, said) = read?;
-    Ok((logits.squeeze(1)?, said))
+        .read_out_beside(&x, &states, request, space, tap);
+    let (logits, output) = read?;
+    Ok((logits.squeeze(1)?, output))
 }
 
 /// What the unedited model says of some tokens after the text of the first row, brought there through a cache of its own.
@@ -170,16 +170,16 @@ pub(crate) fn unedited(
         lab.guard(),
     );
     let x = end_of(&lab.model, texts, prompt, cache, &mut tap)?;
-    let said = read_output(&lab.model, &x, &mut tap, |_| RowRequest {
+    let stats = read_output(&lab.model, &x, &mut tap, |_| RowRequest {
         tokens: Tokens::Same(tokens),
         ..RowRequest::default()
     })?;
-    Ok(said.into_iter().next().unwrap_or_default())
+    Ok(stats.into_iter().next().unwrap_or_default())
 }
 
 /// The most probable token; none where the row is no distribution.
-pub(super) fn best(said: &RowStats) -> Option<u32> {
-    said.top.first().map(|t| t.0)
+pub(super) fn best(row: &RowStats) -> Option<u32> {
+    row.top.first().map(|t| t.0)
 }
 
 /// Tokens as `[rows, n]`, from position `start` on.

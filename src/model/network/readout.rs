@@ -3,7 +3,7 @@
 //!
 //! Invariant: a row has the same statistics whether it is read alone, beside the model's own row, or of logits that are laid out.
 //! On the CPU the kernels of [`crate::model::kernels::vocabulary`] read strip by strip; elsewhere logits are laid out on the device
-//! and read here. [`Transformer::statistics`] is where that is chosen.
+//! and read here. [`Transformer::row_statistics`] chooses between them.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
@@ -20,7 +20,7 @@ const WORK: usize = 1 << 29;
 
 /// Rows that are read together, and what is wanted of them.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RowsAsked<'a> {
+pub struct ReadoutRequest<'a> {
     /// What is asked, each question of one row.
     pub questions: &'a [RowQuestion<'a>],
     /// Rows whose logits are laid out.
@@ -31,7 +31,7 @@ pub struct RowsAsked<'a> {
 
 /// What rows say.
 #[derive(Debug, Default)]
-pub struct RowsSaid {
+pub struct ReadoutRows {
     /// In the order of the questions.
     pub sums: Vec<RowSums>,
     /// The logits of the rows that were to be laid out, `[rows, vocab]`.
@@ -44,11 +44,11 @@ impl Transformer {
     pub fn row_statistics(
         &self,
         rows: &Tensor,
-        asked: &RowsAsked,
+        request: &ReadoutRequest,
         space: Vec<f32>,
         report: &mut dyn FnMut(f32) -> Result<()>,
-    ) -> Result<RowsSaid> {
-        Ok(self.read_rows(rows, 0, asked, space, report)?.1)
+    ) -> Result<ReadoutRows> {
+        Ok(self.read_rows(rows, 0, request, space, report)?.1)
     }
 
     /// As [`Transformer::read_out`], with other rows of the stream, `[n, d_model]`, in the same product: their norm is that of each
@@ -57,10 +57,10 @@ impl Transformer {
         &self,
         x: &Tensor,
         beside: &Tensor,
-        asked: &RowsAsked,
+        request: &ReadoutRequest,
         space: Vec<f32>,
         tap: &mut dyn Tap,
-    ) -> Result<(Tensor, RowsSaid)> {
+    ) -> Result<(Tensor, ReadoutRows)> {
         self.on_thread_pool(|| {
             let (batch, rows, width) = x.dims3()?;
             let own = batch * rows;
@@ -68,9 +68,9 @@ impl Transformer {
             let beside = self.norm.forward(beside, false)?;
             let all = Tensor::cat(&[&y.reshape((own, width))?, &beside], 0)?;
             let all = self.projected(&all.to_dtype(self.dtype())?)?;
-            let (raw, said) = self.read_rows(&all, own, asked, space, &mut |_| Ok(()))?;
+            let (raw, output) = self.read_rows(&all, own, request, space, &mut |_| Ok(()))?;
             let raw = raw.reshape((batch, rows, self.blueprint.vocab))?;
-            Ok((self.leave(raw, tap)?, said))
+            Ok((self.leave(raw, tap)?, output))
         })
     }
 
@@ -79,22 +79,22 @@ impl Transformer {
     pub fn read_out_statistics(
         &self,
         x: &Tensor,
-        asked: &RowsAsked,
+        request: &ReadoutRequest,
         tap: &mut dyn Tap,
-    ) -> Result<RowsSaid> {
+    ) -> Result<ReadoutRows> {
         let looks = tap.wants(LogitsRaw.at(0)) || tap.wants(Logits.at(0));
         self.on_thread_pool(|| {
             let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, false)?)?;
             if !looks {
                 let rows = self.projected(&y.flatten_to(1)?.to_dtype(self.dtype())?)?;
-                let (_, said) = self.read_rows(&rows, 0, asked, Vec::new(), &mut |_| Ok(()))?;
-                if said.sums.iter().all(|sums| sums.total.is_finite()) {
+                let (_, output) = self.read_rows(&rows, 0, request, Vec::new(), &mut |_| Ok(()))?;
+                if output.sums.iter().all(|sums| sums.total.is_finite()) {
                     tap.leaves(TapOutcome::Finite)?;
-                    return Ok(said);
+                    return Ok(output);
                 }
             }
             let logits = self.leave(self.raw(&y)?, tap)?;
-            laid_out(&logits, asked)
+            laid_out(&logits, request)
         })
     }
 
@@ -103,10 +103,10 @@ impl Transformer {
         &self,
         rows: &Tensor,
         own: usize,
-        asked: &RowsAsked,
+        request: &ReadoutRequest,
         mut space: Vec<f32>,
         report: &mut dyn FnMut(f32) -> Result<()>,
-    ) -> Result<(Tensor, RowsSaid)> {
+    ) -> Result<(Tensor, ReadoutRows)> {
         let vocab = self.head.out;
         let bias = self.head.bias.as_ref();
         let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>());
@@ -117,21 +117,21 @@ impl Transformer {
             cap: self.blueprint.logit_cap.map(|cap| cap as f32),
         };
         let mut raw = vec![0.0; own * vocab];
-        space.resize(asked.whole.len() * vocab, 0.0);
+        space.resize(request.whole.len() * vocab, 0.0);
         let (count, width) = rows.dims2()?;
         let here: Option<Result<Vec<RowSums>>> = self.head.lend(|matrix| {
             let unembedding = Unembedding {
                 matrix,
                 scale,
-                known: asked.known,
+                known: request.known,
             };
             on_host(rows, |x| {
-                let begin = || Reading::new(unembedding, x, asked.questions);
+                let begin = || Reading::new(unembedding, x, request.questions);
                 let mut reading = self.on_thread_pool(begin);
                 let mut lay = LaidOut {
                     raw: &mut raw,
                     whole: &mut space,
-                    which: asked.whole,
+                    which: request.whole,
                 };
                 let strips = reading.strips();
                 let step = (WORK / (count * width * STRIP).max(1)).max(8);
@@ -140,32 +140,32 @@ impl Transformer {
                     let some = start..strips.min(start + step);
                     self.on_thread_pool(|| reading.take(some, &mut lay));
                 }
-                Ok(reading.said())
+                Ok(reading.into_sums())
             })?
         })?;
         if let Some(sums) = here {
             let raw = Tensor::from_vec(raw, (own, vocab), &Device::Cpu)?;
-            let said = RowsSaid {
+            let output = ReadoutRows {
                 sums: sums?,
                 whole: space,
             };
-            return Ok((raw, said));
+            return Ok((raw, output));
         }
         report(0.0)?;
         let all = self.head.logits(rows)?;
-        let said = laid_out(&self.finish(all.clone())?, asked)?;
-        Ok((all.narrow(0, 0, own)?, said))
+        let output = laid_out(&self.finish(all.clone())?, request)?;
+        Ok((all.narrow(0, 0, own)?, output))
     }
 }
 
 /// The same of logits `[.., vocab]` that are there.
-fn laid_out(logits: &Tensor, asked: &RowsAsked) -> Result<RowsSaid> {
+fn laid_out(logits: &Tensor, request: &ReadoutRequest) -> Result<ReadoutRows> {
     let vocab = logits.dim(candle_core::D::Minus1)?;
     on_host(logits, |all| {
         let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
-        RowsSaid {
-            sums: read_rows(&rows, asked.known, asked.questions),
-            whole: asked
+        ReadoutRows {
+            sums: read_rows(&rows, request.known, request.questions),
+            whole: request
                 .whole
                 .iter()
                 .flat_map(|row| rows[*row])

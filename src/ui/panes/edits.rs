@@ -190,7 +190,7 @@ fn receipt(
         Some(kl) => format!(
             " KL {}{}{}",
             number(kl),
-            control("control", receipt.null),
+            control("control", receipt.control),
             control("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
     };

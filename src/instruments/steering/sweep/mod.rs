@@ -3,7 +3,7 @@
 //! Every cell is a pass of its own with one more edit, `op:direction@site.layer:positions*strength`. On the text that is
 //! there, the value is the probability of the answers after the last token, or KL(run ‖ edited) there. On a list of prompts
 //! it is a mean over them: of the same two, of *success* (the share whose greedy continuation says one of the answers), or of
-//! *fluency* (how surprising the edited continuation is to the unedited model, nats a token). The null, a random direction of
+//! *fluency* (how surprising the edited continuation is to the unedited model, nats a token). The control, a random direction of
 //! equal norm, stands beside every cell (steering vectors: Turner et al. 2023, 2308.10248; Arditi et al. 2024, 2406.11717).
 
 mod plan;
@@ -90,7 +90,7 @@ params! {
 }
 
 /// What the random direction is called while it is measured.
-const NULL: &str = "sweep's control";
+const CONTROL: &str = "sweep's control";
 
 pub struct Sweep;
 
@@ -99,17 +99,17 @@ impl Measurement for Sweep {
     const NAME: &'static str = "sweep";
     const ABOUT: &'static str = "Steering at every layer and several strengths: the effect of a direction on the next token, or on the continuations of a list of prompts";
     const SOURCE: &'static str = "activation addition: Turner et al. 2023 (2308.10248)";
-    const READS: Reads<SweepParams> = Reads::TextWhere(|asked| asked.prompts.is_none());
+    const READS: Reads<SweepParams> = Reads::TextWhere(|params| params.prompts.is_none());
     const READS_END: bool = true;
     const EDITS_ITS_TEXTS: bool = true;
 
-    fn cost(asked: &SweepParams, tokens: usize, card: &Card) -> Option<SweepCost> {
+    fn cost(params: &SweepParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         // How long a list's prompts are is not known before they are read.
-        if asked.prompts.is_some() {
+        if params.prompts.is_some() {
             return None;
         }
-        let moved = asked.strengths.0.iter().filter(|s| **s != 0.0).count();
-        let rows = match asked.control {
+        let moved = params.strengths.0.iter().filter(|s| **s != 0.0).count();
+        let rows = match params.control {
             ControlColumn::Alone | ControlColumn::No => 1,
             ControlColumn::Beside | ControlColumn::Columns => 2,
         };
@@ -119,15 +119,15 @@ impl Measurement for Sweep {
         })
     }
 
-    fn measure(asked: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = SteeringPlan::read(asked, run, lab)?;
-        let mut null = lab.direction(&plan.direction)?;
-        for (_, vector) in &mut null.rows {
+    fn measure(params: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        let plan = SteeringPlan::read(params, run, lab)?;
+        let mut control = lab.direction(&plan.direction)?;
+        for (_, vector) in &mut control.rows {
             *vector = random_like(vector, run.seed);
         }
-        lab.directions.insert(NULL.into(), null);
+        lab.directions.insert(CONTROL.into(), control);
         let found = plan.measure_all(lab);
-        lab.directions.remove(NULL);
+        lab.directions.remove(CONTROL);
         Ok(plan.draft(run, lab, &found?))
     }
 }
@@ -178,27 +178,29 @@ impl SteeringPlan<'_> {
             SteeringTrial::Text(run) => Anchor::cell(layer, run.tokens.len() - 1),
             SteeringTrial::Prompts(..) => Anchor::layer(layer),
         };
-        let column = |outcomes: &[SteeringOutcome], nulls: &[SteeringOutcome]| -> Vec<Cell> {
+        let column = |outcomes: &[SteeringOutcome], controls: &[SteeringOutcome]| -> Vec<Cell> {
             let cell = |(layer, own): (usize, &SteeringOutcome)| {
                 Cell::of(&own.label, plan.measure.of(own), anchor(layer))
-                    .more(plan.numbers(own, nulls.get(layer)))
+                    .more(plan.numbers(own, controls.get(layer)))
             };
             outcomes.iter().enumerate().map(cell).collect()
         };
         let (mut columns, mut cells) = (Vec::new(), Vec::new());
-        for (i, strength) in plan.asked.strengths.0.iter().enumerate() {
-            let (real, null) = (&found.real[i], &found.null[i]);
+        for (i, strength) in plan.params.strengths.0.iter().enumerate() {
+            let (real, control) = (&found.real[i], &found.control[i]);
             let mut add =
-                |label: String, outcomes: &[SteeringOutcome], nulls: &[SteeringOutcome]| {
+                |label: String, outcomes: &[SteeringOutcome], controls: &[SteeringOutcome]| {
                     columns.push(AxisLabel::of(label, Anchor::default()));
-                    cells.push(column(outcomes, nulls));
+                    cells.push(column(outcomes, controls));
                 };
-            match plan.asked.control {
-                ControlColumn::Alone => add(strength.to_string(), null, &[]),
-                ControlColumn::No | ControlColumn::Beside => add(strength.to_string(), real, null),
+            match plan.params.control {
+                ControlColumn::Alone => add(strength.to_string(), control, &[]),
+                ControlColumn::No | ControlColumn::Beside => {
+                    add(strength.to_string(), real, control)
+                }
                 ControlColumn::Columns => {
-                    add(strength.to_string(), real, null);
-                    add(format!("{strength} random"), null, &[]);
+                    add(strength.to_string(), real, control);
+                    add(format!("{strength} random"), control, &[]);
                 }
             }
         }
@@ -208,7 +210,7 @@ impl SteeringPlan<'_> {
             .map(|c| c.value)
             .filter(|v| v.is_finite())
             .fold(0.0, f32::max);
-        let alone = if plan.asked.control == ControlColumn::Alone {
+        let alone = if plan.params.control == ControlColumn::Alone {
             format!(
                 " · control: a random direction of equal norm, seed {}",
                 run.seed
@@ -226,7 +228,7 @@ impl SteeringPlan<'_> {
             SteeringMeasure::Answers | SteeringMeasure::Success => Scale::Unit,
             SteeringMeasure::Kl | SteeringMeasure::Fluency => Scale::Range { lo: 0.0, hi: peak },
         };
-        let (op, word) = (plan.asked.op.print(), plan.measure.word());
+        let (op, word) = (plan.params.op.print(), plan.measure.word());
         Draft::of(grid.scaled(scale))
             .titled(format!("{op} {name} · {word}{alone}"))
             .notes(notes(lab, run, plan, found))
@@ -252,7 +254,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
         let layers = plan
             .without_vector
             .iter()
-            .map(|layer| plan.asked.address(*layer).to_string());
+            .map(|layer| plan.params.address(*layer).to_string());
         out.push(format!(
             "the direction has no vector for {}: not measured",
             layers.collect::<Vec<_>>().join(", ")
@@ -260,11 +262,12 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
     }
     if let Some((s, layer)) = plan.best(found) {
         let own = &found.real[s][layer];
-        let null = found.null[s].get(layer);
+        let control = found.control[s].get(layer);
         let beside = |measure: SteeringMeasure| {
-            let null = null.map_or_else(String::new, |n| format!(", random {:.3}", measure.of(n)));
+            let control =
+                control.map_or_else(String::new, |n| format!(", random {:.3}", measure.of(n)));
             format!(
-                "{} {:.3} (unedited {:.3}{null})",
+                "{} {:.3} (unedited {:.3}{control})",
                 measure.word(),
                 measure.of(own),
                 measure.of(&found.unedited)
@@ -283,7 +286,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
         };
         out.push(format!(
             "best: strength {} at layer {layer}: {}",
-            plan.asked.strengths.0[s],
+            plan.params.strengths.0[s],
             parts.join(", ")
         ));
     }
@@ -319,10 +322,10 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
     if plan.measure.writes() && !plan.trial.looks.is_empty() {
         out.push(format!(
             "the best cell has the highest success among those at most {} nats a token less fluent than the unedited text",
-            plan.asked.within.0
+            plan.params.within.0
         ));
     }
-    out.push(match plan.asked.control {
+    out.push(match plan.params.control {
         ControlColumn::No => "a strong edit that breaks the text also moves these numbers: compare with control=cells, and read the text that it generates".into(),
         ControlColumn::Beside | ControlColumn::Columns | ControlColumn::Alone => format!(
             "random: the control, a direction of equal norm, seed {}; a strong edit that breaks the text moves the control's numbers too",

@@ -1,9 +1,9 @@
 //! What a sweep was asked, and the measuring of its cells.
 //!
-//! Invariant: a cell and its null are one trial, measured together or not at all. To measure something else of every cell,
+//! Invariant: a cell and its control are one trial, measured together or not at all. To measure something else of every cell,
 //! add a variant of [`SteeringMeasure`] and a field of [`SteeringOutcome`].
 
-use super::{Colour, ControlColumn, Match, NULL, Sweep, SweepParams};
+use super::{CONTROL, Colour, ControlColumn, Match, Sweep, SweepParams};
 use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::instruments::lines;
@@ -67,7 +67,7 @@ impl SteeringMeasure {
 
 /// A sweep, read from its parameters.
 pub(crate) struct SteeringPlan<'a> {
-    pub(crate) asked: &'a SweepParams,
+    pub(crate) params: &'a SweepParams,
     pub(crate) trial: Trial,
     pub(crate) direction: String,
     /// Layers that the direction has no vector for.
@@ -80,12 +80,12 @@ pub(crate) struct SteeringResult {
     pub(crate) unedited: SteeringOutcome,
     pub(crate) stopped: Option<String>,
     pub(crate) real: Vec<Vec<SteeringOutcome>>,
-    pub(crate) null: Vec<Vec<SteeringOutcome>>,
+    pub(crate) control: Vec<Vec<SteeringOutcome>>,
 }
 
 impl<'a> SteeringPlan<'a> {
-    pub(crate) fn read(asked: &'a SweepParams, run: &Run, lab: &mut Lab) -> Result<Self> {
-        let subject = match &asked.prompts {
+    pub(crate) fn read(params: &'a SweepParams, run: &Run, lab: &mut Lab) -> Result<Self> {
+        let subject = match &params.prompts {
             None => {
                 lab.model.check_prompt(&run.tokens)?;
                 SteeringTrial::Text(run.clone())
@@ -96,24 +96,24 @@ impl<'a> SteeringPlan<'a> {
             }
             Some(file) => {
                 let prompts = crate::file::prompts(file)?;
-                let tokens = prompts.iter().map(|p| lab.model.encode(p, asked.chat));
+                let tokens = prompts.iter().map(|p| lab.model.encode(p, params.chat));
                 SteeringTrial::Prompts(tokens.collect::<Result<_>>()?, run.schedule.clone())
             }
         };
-        let listed = asked.prompts.is_some();
-        let measure = match (asked.measure, listed) {
+        let listed = params.prompts.is_some();
+        let measure = match (params.measure, listed) {
             (Colour::Kl, _) => SteeringMeasure::Kl,
             (Colour::Answers, _) | (Colour::Auto, false) => SteeringMeasure::Answers,
             (Colour::Fluency, true) => SteeringMeasure::Fluency,
             (Colour::Success | Colour::Auto, true) => SteeringMeasure::Success,
             (Colour::Success | Colour::Fluency, false) => {
                 let expected = "answers or kl, because success and fluency are means over a list of prompts; give prompts=FILE";
-                return Err(Error::argument("measure", asked.measure.print(), expected));
+                return Err(Error::argument("measure", params.measure.print(), expected));
             }
         };
-        let given = asked.answers.as_str();
+        let given = params.answers.as_str();
         let mut plan = Self {
-            asked,
+            params,
             trial: Trial {
                 subject,
                 answers: Vec::new(),
@@ -123,19 +123,19 @@ impl<'a> SteeringPlan<'a> {
                     .filter(|l| !l.is_empty())
                     .map(ToString::to_string)
                     .collect(),
-                begins: asked.found == Match::Begins,
-                tokens: measure.writes().then_some(asked.tokens.0),
+                begins: params.found == Match::Begins,
+                tokens: measure.writes().then_some(params.tokens.0),
             },
             without_vector: Vec::new(),
-            direction: asked.direction(lab)?,
+            direction: params.direction(lab)?,
             measure,
         };
         let direction = lab.direction(&plan.direction)?;
-        let missing = |layer: &usize| direction.at(asked.address(*layer)).is_err();
+        let missing = |layer: &usize| direction.at(params.address(*layer)).is_err();
         plan.without_vector = (0..lab.model.card.layers).filter(missing).collect();
         if plan.without_vector.len() == lab.model.card.layers {
             // What is said of one layer is true of all.
-            direction.at(asked.address(0))?;
+            direction.at(params.address(0))?;
         }
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
@@ -148,23 +148,23 @@ impl<'a> SteeringPlan<'a> {
         Ok(plan)
     }
 
-    /// Every cell with its null, and the unedited outcome.
+    /// Every cell with its control, and the unedited outcome.
     pub(crate) fn measure_all(&self, lab: &mut Lab) -> Result<SteeringResult> {
         let (unedited, base) = self.trial.unedited(lab)?;
         let layers = lab.model.card.layers;
-        let (asked, strengths) = (self.asked, &self.asked.strengths.0);
-        let (real, null) = (
-            asked.control != ControlColumn::Alone,
-            asked.control != ControlColumn::No,
+        let (params, strengths) = (self.params, &self.params.strengths.0);
+        let (real, control) = (
+            params.control != ControlColumn::Alone,
+            params.control != ControlColumn::No,
         );
         let (text, prompts) = match &self.trial.subject {
             SteeringTrial::Text(run) => (run.clone(), &[][..]),
             SteeringTrial::Prompts(prompts, _) => (Run::default(), prompts.as_slice()),
         };
-        let mut parameters = lines::<Sweep>(asked);
+        let mut parameters = lines::<Sweep>(params);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
-        let kinds: Vec<&str> = [(real, self.direction.as_str()), (null, NULL)]
+        let kinds: Vec<&str> = [(real, self.direction.as_str()), (control, CONTROL)]
             .into_iter()
             .filter_map(|(wanted, name)| wanted.then_some(name))
             .collect();
@@ -172,7 +172,7 @@ impl<'a> SteeringPlan<'a> {
         let trials = lab.trials(&text, parameters, count, together, |lab, range| {
             let edits = range.clone().flat_map(|i| {
                 let layer = i % layers;
-                let edit = move |name| asked.edit(name, layer, strengths[i / layers]);
+                let edit = move |name| params.edit(name, layer, strengths[i / layers]);
                 kinds.iter().copied().map(edit).map(move |e| (layer, e))
             });
             let edits: Vec<(usize, Edit)> = edits.collect();
@@ -191,7 +191,7 @@ impl<'a> SteeringPlan<'a> {
                 outcome.unwrap_or_else(SteeringOutcome::unmeasured)
             });
             let mut of = |wanted: bool| wanted.then(|| outcomes.next()).flatten();
-            Ok(range.map(|_| (of(real), of(null))).collect())
+            Ok(range.map(|_| (of(real), of(control))).collect())
         })?;
         let columns = |wanted: bool, pick: fn(&WithControl) -> Option<SteeringOutcome>| {
             let of = |cells: &[Option<WithControl>]| -> Vec<SteeringOutcome> {
@@ -206,7 +206,7 @@ impl<'a> SteeringPlan<'a> {
         Ok(SteeringResult {
             stopped: trials.note(),
             real: columns(real, |c| c.0.clone()),
-            null: columns(null, |c| c.1.clone()),
+            control: columns(control, |c| c.1.clone()),
             unedited,
         })
     }
@@ -215,7 +215,7 @@ impl<'a> SteeringPlan<'a> {
     pub(crate) fn numbers(
         &self,
         own: &SteeringOutcome,
-        null: Option<&SteeringOutcome>,
+        control: Option<&SteeringOutcome>,
     ) -> Vec<(String, f32)> {
         let mut measures = vec![self.measure];
         if self.measure.writes() {
@@ -236,8 +236,8 @@ impl<'a> SteeringPlan<'a> {
                 continue;
             }
             out.push((word.into(), measure.of(own)));
-            if let Some(null) = null {
-                out.push((format!("{word}, random"), measure.of(null)));
+            if let Some(control) = control {
+                out.push((format!("{word}, random"), measure.of(control)));
             }
         }
         out.extend(own.top.iter().cloned());
@@ -254,7 +254,7 @@ impl<'a> SteeringPlan<'a> {
             }
             SteeringMeasure::Success | SteeringMeasure::Fluency => SteeringMeasure::Success,
         };
-        let least = found.unedited.fluency + self.asked.within.0 as f32;
+        let least = found.unedited.fluency + self.params.within.0 as f32;
         let cells = found.real.iter().enumerate();
         let cells = cells.flat_map(|(s, column)| {
             let column = column.iter().enumerate();

@@ -7,17 +7,17 @@
 //! Invariant: strips have [`STRIP`] tokens, and their sums are merged in the order of the strips, in f64, so a row has the same
 //! statistics, to the bit, whatever rows stand beside it and however many threads there are. A row with a logit that is NaN or
 //! plus infinity names no token, and all its numbers are not-a-number; minus infinity bans a token.
-//! To take something else of a row, add it to [`RowQuestion`] and [`RowSums`], and its sum to [`strip`].
+//! To take something else of a row, add it to [`RowQuestion`] and [`RowSums`], and its sum to `strip`.
 //!
 //! Source: the running maximum and sum of Milakov & Gimelshein 2018 (1805.02867), with more sums beside.
 #![allow(unsafe_code)] // Columns that threads write side by side.
 
-mod asked;
+mod request;
 mod strip;
 
 use std::ops::Range;
 
-pub use asked::{LogitScale, Matrix, OtherRow, RowQuestion, RowSums, STRIP, Unembedding};
+pub use request::{LogitScale, Matrix, OtherRow, RowQuestion, RowSums, STRIP, Unembedding};
 use strip::{LEAST, RowFindings, RunningSums, StripSums, StripTask, padded};
 
 use super::activations::Activations;
@@ -260,10 +260,10 @@ impl<'a> Reading<'a> {
     }
 
     /// What the rows say, in the order of the questions.
-    pub fn said(self) -> Vec<RowSums> {
+    pub fn into_sums(self) -> Vec<RowSums> {
         let each = self.found.into_iter().zip(self.sums).zip(self.questions);
         each.zip(&self.marks)
-            .map(|(((found, sums), question), marks)| found.said(question, &sums.0, marks))
+            .map(|(((found, sums), question), marks)| found.finish(question, &sums.0, marks))
             .collect()
     }
 }
@@ -308,7 +308,7 @@ pub fn read_rows_on(
             let taken = strip::take_on(on, &task, &mut found);
             sums.add(&taken);
         }
-        found.said(question, &sums.0, &marks)
+        found.finish(question, &sums.0, &marks)
     })
 }
 

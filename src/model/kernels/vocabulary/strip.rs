@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::asked::{LogitScale, RowQuestion, RowSums, STRIP};
+use super::request::{LogitScale, RowQuestion, RowSums, STRIP};
 use crate::model::kernels::exponent::{SMALLEST, exp, tanh};
 use crate::model::kernels::lanes::Lanes;
 use crate::model::kernels::machine::{Processor, with_lanes};
@@ -110,7 +110,7 @@ impl RowFindings {
         self.gap = larger(self.gap, other.gap);
     }
 
-    pub fn said(self, question: &RowQuestion, sums: &StripSums, marks: &[(u32, f32)]) -> RowSums {
+    pub fn finish(self, question: &RowQuestion, sums: &StripSums, marks: &[(u32, f32)]) -> RowSums {
         let tokens = marks.iter().zip(self.above);
         let tokens = tokens
             .map(|((id, logit), above)| (*id, *logit, above))

@@ -56,7 +56,7 @@ fn strips(
         };
         reading.take(some, &mut lay);
     }
-    (reading.said(), raw, whole)
+    (reading.into_sums(), raw, whole)
 }
 
 /// The same bits, not-a-number among them.
@@ -105,14 +105,14 @@ fn by_hand(row: &[f32], other: &[f32], known: usize, tokens: &[u32]) -> RowSums 
     }
 }
 
-fn check(said: &RowSums, hand: &RowSums, what: &str) {
-    assert_eq!(said.top, hand.top, "{what}");
-    assert_eq!(said.tokens, hand.tokens, "{what}");
-    assert_eq!(said.gap, hand.gap, "{what}");
+fn check(found: &RowSums, hand: &RowSums, what: &str) {
+    assert_eq!(found.top, hand.top, "{what}");
+    assert_eq!(found.tokens, hand.tokens, "{what}");
+    assert_eq!(found.gap, hand.gap, "{what}");
     for (a, b, tolerance) in [
-        (said.total, hand.total, 5e-7),
-        (said.entropy, hand.entropy, 2e-6),
-        (said.kl, hand.kl, 1e-6 * (1.0 + hand.kl)),
+        (found.total, hand.total, 5e-7),
+        (found.entropy, hand.entropy, 2e-6),
+        (found.kl, hand.kl, 1e-6 * (1.0 + hand.kl)),
     ] {
         assert!((a - b).abs() <= tolerance, "{what}: {a} and {b}");
     }
@@ -182,7 +182,7 @@ fn strips_say_what_whole_rows_say() {
                         scale,
                         known,
                     };
-                    let (said, raw, whole) = strips(on, unembedding, &x, &questions, 2);
+                    let (found, raw, whole) = strips(on, unembedding, &x, &questions, 2);
                     let mut product = vec![0.0; rows * vocab];
                     match matrix {
                         Matrix::Plain(weights, _) => {
@@ -207,9 +207,9 @@ fn strips_say_what_whole_rows_say() {
                     }
                     let each: Vec<&[f32]> = whole.chunks_exact(vocab).collect();
                     let laid = read_rows_on(on, &each, known, &questions);
-                    assert!(same(&said, &laid), "{what}: {said:?} {laid:?}");
-                    for (row, said) in each.iter().zip(&said) {
-                        check(said, &by_hand(row, each[rows - 1], known, &tokens), &what);
+                    assert!(same(&found, &laid), "{what}: {found:?} {laid:?}");
+                    for (row, found) in each.iter().zip(&found) {
+                        check(found, &by_hand(row, each[rows - 1], known, &tokens), &what);
                     }
                 }
             }
@@ -269,9 +269,9 @@ fn the_logit_of_a_token_is_that_of_its_strip() {
                 scale: PLAIN,
                 known: vocab,
             };
-            let (said, _, whole) = strips(on, unembedding, &x, &everything(7, &tokens), 1);
-            for (said, row) in said.iter().zip(whole.chunks(vocab)) {
-                for ((id, logit, above), z) in said.tokens.iter().zip(row) {
+            let (found, _, whole) = strips(on, unembedding, &x, &everything(7, &tokens), 1);
+            for (found, row) in found.iter().zip(whole.chunks(vocab)) {
+                for ((id, logit, above), z) in found.tokens.iter().zip(row) {
                     assert_eq!(logit, z, "{} token {id} of {vocab}", on.name());
                     let larger = row.iter().filter(|other| *other > z).count();
                     assert_eq!(*above, larger as u32);
@@ -299,9 +299,9 @@ fn ties_padding_bans_and_what_is_not_finite() {
             row[at] = 2.0;
         }
         row[599] = 9.0;
-        let said = read(&row, 599);
-        assert_eq!(said.top, [(5, 2.0), (77, 2.0), (299, 2.0)]);
-        assert_eq!(said.tokens, [(2, 0.0, 6), (400, 0.0, 6)]);
+        let found = read(&row, 599);
+        assert_eq!(found.top, [(5, 2.0), (77, 2.0), (299, 2.0)]);
+        assert_eq!(found.tokens, [(2, 0.0, 6), (400, 0.0, 6)]);
         assert_eq!(read(&row, 600).top[0], (599, 9.0));
         assert_eq!(read(&row, 2).top, [(0, 0.0), (1, 0.0)]);
         // A token that the vocabulary has not is left out.
@@ -310,11 +310,11 @@ fn ties_padding_bans_and_what_is_not_finite() {
         let mut banned = vec![f32::NEG_INFINITY; 600];
         banned[2] = 1.0;
         banned[511] = 1.0;
-        let said = read(&banned, 600);
-        assert!((said.total - (1.0 + 2f64.ln())).abs() < 1e-7);
-        assert!((said.entropy - 2f64.ln()).abs() < 1e-6);
-        assert_eq!(said.top[..2], [(2, 1.0), (511, 1.0)]);
-        assert_eq!(said.tokens[1].2, 2);
+        let found = read(&banned, 600);
+        assert!((found.total - (1.0 + 2f64.ln())).abs() < 1e-7);
+        assert!((found.entropy - 2f64.ln()).abs() < 1e-6);
+        assert_eq!(found.top[..2], [(2, 1.0), (511, 1.0)]);
+        assert_eq!(found.tokens[1].2, 2);
         let against = |rows: &[&[f32]]| {
             let question = RowQuestion {
                 against: Some(OtherRow::Row(1)),
@@ -334,11 +334,11 @@ fn ties_padding_bans_and_what_is_not_finite() {
             for at in [0, 255, 256, 511, 597, 599] {
                 let mut broken = row.clone();
                 broken[at] = bad;
-                let said = against(&[&broken, &row]);
-                let numbers = [said.total, said.entropy, said.kl, f64::from(said.gap)];
+                let found = against(&[&broken, &row]);
+                let numbers = [found.total, found.entropy, found.kl, f64::from(found.gap)];
                 assert!(numbers.iter().all(|n| n.is_nan()), "{bad} at {at}");
-                assert!(said.top.is_empty());
-                assert_eq!(said.tokens.len(), 2);
+                assert!(found.top.is_empty());
+                assert_eq!(found.tokens.len(), 2);
                 let beside = against(&[&row, &broken]);
                 assert!(beside.kl.is_nan() && beside.gap.is_nan());
                 assert!(beside.total.is_finite());
@@ -360,9 +360,9 @@ fn a_small_divergence_is_exact() {
         ..RowQuestion::default()
     };
     for on in Processor::all() {
-        let said = read_rows_on(on, &[&row], 0, &[question]);
+        let found = read_rows_on(on, &[&row], 0, &[question]);
         let exact = by_hand(&row, &other, 0, &[]).kl;
-        let error = (said[0].kl - exact).abs();
+        let error = (found[0].kl - exact).abs();
         assert!(
             exact > 1e-6 && error < 3e-7,
             "{} {exact:e} {error:e}",
