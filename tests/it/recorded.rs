@@ -276,7 +276,7 @@ pub fn receipts(app: &App, fired: usize) -> Vec<Receipt> {
             fired,
             relative: 0.31,
             kl: (fired > 0).then_some(0.42),
-            null: (fired > 0).then_some(0.05),
+            control: (fired > 0).then_some(0.05),
             why: if active && fired == 0 {
                 "nothing has been read yet".into()
             } else {
