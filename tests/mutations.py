@@ -82,7 +82,7 @@ FAULTS = [
     ("honest::an_edit_acts_where_its", "src/lab/conditions.rs", "self.set(row, span.start + i, value);", "self.set(row, i, value);"),
     ("honest::an_edit_acts_where_its", "src/lab/conditions.rs", "t.iter().position(|held| *held == Some(true))", "t.iter().rposition(|held| *held == Some(true))"),
     ("honest::an_edit_acts_where_the", "src/lab/apply.rs", "watch.note(position, stats", "watch.note(position + 1, stats"),
-    ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program\n            .set_base_log_probs(self.run.tokens.len() - 1, &said);", "self.program.set_base_log_probs(self.run.tokens.len(), &said);"),
+    ("honest::an_edit_acts_where_the", "src/lab/writer.rs", "self.program\n            .set_base_log_probs(self.run.tokens.len() - 1, &stats);", "self.program.set_base_log_probs(self.run.tokens.len(), &stats);"),
     ("honest::no_edit", "src/lab/inactive.rs", "if !here.clone().any(|p| ruled(&p)) {", "if here.clone().any(|p| ruled(&p)) {"),
     # What borrowed names mean, held by what TransformerLens has under them.
     ("names::names_mean", "src/model/network/names.rs", '"blocks.{}.hook_attn_out" AttnAdd Always;', '"blocks.{}.hook_attn_out" AttnOut Always;'),
