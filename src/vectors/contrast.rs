@@ -321,8 +321,8 @@ fn count_in_both(plus: &[String], minus: &[String]) -> usize {
     own.count()
 }
 
-/// Refuses pairs of texts that do not differ at `positions`: the token there must tell the two sides apart, as the letter of
-/// `(A` and `(B` does.
+/// Checks pairs of texts for [`Method::Caa`]: `positions` must cover a single token of a text, the answer's letter as in `(A`,
+/// and it must differ between the two sides.
 pub fn check_letters(
     model: &Model,
     plus: &[String],
