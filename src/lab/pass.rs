@@ -56,8 +56,7 @@ impl Patch {
         }
     }
 
-    /// Whether the patch changes the residual stream that enters its block [`Patch::entry`], so that the block itself needs no
-    /// tap.
+    /// Whether the patch changes the residual stream before block [`Patch::entry`], and nothing inside the block.
     pub(crate) fn at_the_door(&self) -> bool {
         matches!(self.at.site, Site::Embed | Site::ResidPost)
     }

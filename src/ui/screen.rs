@@ -164,7 +164,7 @@ impl Screen {
         }
     }
 
-    /// Whether there is something new to draw, and the terminal is ours and ready.
+    /// Whether the app has changed since the last frame, and the screen has the terminal.
     fn has_new_frame(&self) -> bool {
         self.app.revision != self.drawn.0 && !self.away
     }
