@@ -231,7 +231,7 @@ pub struct Table {
     pub pages: Vec<TablePage>,
 }
 
-/// The first and the last position, if the anchors are consecutive positions of a text. Labels of something else, such as
+/// The first and the last position, if the anchors are ascending positions of a text. Labels of something else, such as
 /// source layers, may all have the position at which they were measured.
 pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
     let mut at = titles.into_iter().map(|anchor| anchor.position);

@@ -146,7 +146,7 @@ impl Pickled {
         self.files.iter().for_each(|(_, map)| release(map));
     }
 
-    /// The shape of a tensor and bytes from its storage, for fingerprints.
+    /// The shape of a tensor and the bytes of its storage, for fingerprints.
     pub fn sample(&self, name: &str) -> Option<(&[usize], &[u8])> {
         let place = self.tensors.get(name)?;
         let (_, map) = self.files.get(place.file)?;
