@@ -1,11 +1,11 @@
-//! The user's `config.toml`, beside `keys.toml`.
+//! The user's `config.toml`, next to `keys.toml`.
 //!
 //! ```toml
 //! save = false    # keeps no session files
 //! ```
 //!
-//! Invariant: it is read strictly. A key that is not known, or a value that does not fit, is refused with its line, because
-//! somebody who asks for nothing to be kept must not be misread. To add a setting, add a field to [`UserConfig`].
+//! Invariant: it is parsed strictly. An unknown key, or a value of the wrong type, is refused with its line, because a user who
+//! asks for nothing to be kept must not be misunderstood. To add a setting, add a field to [`UserConfig`].
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::file;
 /// The name of the file.
 pub const NAME: &str = "config.toml";
 
-/// What the user has settled once.
+/// The user's permanent settings.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct UserConfig {
@@ -32,11 +32,11 @@ impl Default for UserConfig {
 }
 
 impl UserConfig {
-    /// Reads the file in a folder; what it does not say is as usual, and so is all of it where there is none.
+    /// Reads the file in a folder. Settings that it does not contain have their defaults, and so have all if there is no file.
     ///
     /// # Errors
     ///
-    /// When it is there and cannot be read or understood.
+    /// When the file exists and cannot be read or parsed.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         if !path.exists() {

@@ -1,6 +1,6 @@
 //! The one error type: each variant is a situation, and its message ends in what to do next.
 //!
-//! To add a situation, add a variant whose message says what was expected, what was found, and the way out.
+//! To add a situation, add a variant whose message says what was expected, what was found, and what to do.
 
 use std::path::{Path, PathBuf};
 
@@ -12,53 +12,53 @@ pub enum Error {
         "`{given}` is not a model: {found}. Give `demo`, a folder in Hugging Face layout, a .gguf file, or a hub id such as Qwen/Qwen3-0.6B."
     )]
     NotAModel {
-        /// The model argument as the user wrote it.
+        /// The model argument, as the user wrote it.
         given: String,
-        /// What was there instead.
+        /// What was found under that name.
         found: String,
     },
-    /// The model argument names something that is known, and is no model that can be opened.
+    /// The model argument names something that exists, but is not a model that can be opened.
     #[error("`{given}` cannot be opened: {found}. {next}.")]
     NotThisKind {
-        /// What the user wrote.
+        /// The model argument, as the user wrote it.
         given: String,
         found: String,
         next: String,
     },
-    /// The hub or its cache does not give what is needed.
+    /// The hub or its cache does not provide what is needed.
     #[error("{what}. {next}")]
     Hub {
         /// What was requested, and what failed.
         what: String,
         next: String,
     },
-    /// The user stopped a download; what is kept.
+    /// The user stopped a download; the text says what is kept.
     #[error("{0}. The same command goes on from there.")]
     DownloadStopped(String),
-    /// A `model_type` that no family serves.
+    /// A `model_type` that no family supports.
     #[error(
         "No model family supports model_type `{found}`. Known: {known}. A new family is one file in src/model/network/families."
     )]
     UnknownFamily {
         /// The `model_type` of config.json.
         found: String,
-        /// The families there are.
+        /// The supported families.
         known: String,
     },
-    /// A configuration value that is missing or cannot be served.
+    /// A configuration value that is missing or not supported.
     #[error("config.json: {what}. {next}")]
     Config {
-        /// Which key, what was expected and what was found.
+        /// The key, what was expected and what was found.
         what: String,
         next: String,
     },
-    /// A model does not fit into the memory that is free.
+    /// A model does not fit into the free memory.
     #[error("{name} needs about {need}, and {free} are free. {next}.")]
     TooLarge {
         name: String,
-        /// How much it needs, and for what.
+        /// How much memory it needs, and for what.
         need: String,
-        /// How much there is.
+        /// How much memory is free.
         free: String,
         /// What would fit.
         next: String,
@@ -68,26 +68,26 @@ pub enum Error {
         "The checkpoint has no tensor `{name}` (looked in {place}). {holds}. Does config.json belong to these weights?"
     )]
     MissingTensor {
-        /// Its full name.
+        /// The tensor's full name.
         name: String,
         /// The file or files searched.
         place: String,
-        /// What is there instead, as a sentence without its end.
+        /// What the file contains instead, as a sentence without its end.
         holds: String,
     },
-    /// A tensor has another shape than config.json says.
+    /// A tensor has another shape than config.json implies.
     #[error(
         "Tensor `{name}` has shape {found:?}, and config.json asks for {expected:?}. Do weights and config.json belong together?"
     )]
     TensorShape {
-        /// Its full name.
+        /// The tensor's full name.
         name: String,
-        /// What config.json implies.
+        /// The shape that config.json implies.
         expected: Vec<usize>,
-        /// What the file holds.
+        /// The shape in the file.
         found: Vec<usize>,
     },
-    /// A file that cannot be understood.
+    /// A file that cannot be parsed.
     #[error("{}: {what}. {next}", path.display())]
     BadFile {
         path: PathBuf,
@@ -99,21 +99,21 @@ pub enum Error {
     #[error("{}: {source}. Check that the path exists and that you may use it.", path.display())]
     Io {
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A site name that does not exist.
     #[error("There is no site `{given}`.{} `lmscope sites` lists them all.", near.as_ref().map(|n| format!(" Did you mean `{n}`?")).unwrap_or_default())]
     UnknownSite {
-        /// What was written.
+        /// The text that was given.
         given: String,
         /// The closest name.
         near: Option<String>,
     },
-    /// An address that is written wrongly.
+    /// An address with a syntax error.
     #[error("`{given}` is not an address: {why}")]
     BadAddress {
-        /// What was written.
+        /// The text that was given.
         given: String,
         /// What is wrong with it, ending in what to write.
         why: String,
@@ -121,12 +121,12 @@ pub enum Error {
     /// A site that this model does not have, or that cannot be edited.
     #[error("`{address}` does not exist here: {why}")]
     Refused {
-        /// The address as it prints.
+        /// The address, as it prints.
         address: String,
         /// The reason, ending in what to use instead.
         why: String,
     },
-    /// An edit that cannot be understood or applied.
+    /// An edit that cannot be parsed or applied.
     #[error(
         "Edit `{edit}`: {}. An edit is OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH], for example zero:17@mlp_act.3",
         why.trim_end_matches('.')
@@ -137,7 +137,7 @@ pub enum Error {
         /// What is wrong.
         why: String,
     },
-    /// A parameter or flag with a value that does not fit.
+    /// A parameter or flag with a value that it does not accept.
     #[error("`{name}` is `{given}`; expected {expected}.")]
     BadArgument {
         /// The parameter or flag.
@@ -146,17 +146,17 @@ pub enum Error {
         /// What is accepted.
         expected: String,
     },
-    /// Two figures of which one cannot be taken from the other.
+    /// Two figures that cannot be subtracted.
     #[error("There is no difference to show: {why}. {next}.")]
     NoDifference {
-        /// What keeps them apart.
+        /// The reason.
         why: String,
         next: String,
     },
     /// The prompt has no tokens.
     #[error("The prompt is empty. Give at least one token, with -p TEXT or --ids 1,2,3.")]
     EmptyPrompt,
-    /// More tokens than fit.
+    /// The prompt has more tokens than fit.
     #[error(
         "The prompt has {tokens} tokens and the context holds {context}. {}",
         shorter(*context, *allows)
@@ -166,7 +166,7 @@ pub enum Error {
         tokens: usize,
         /// How many fit.
         context: usize,
-        /// What the model itself allows.
+        /// The longest context that the model itself allows.
         allows: usize,
     },
     /// A chat template or tokenizer problem.
@@ -176,22 +176,22 @@ pub enum Error {
         what: String,
         next: String,
     },
-    /// The device that was asked for cannot be used.
+    /// The requested device cannot be used.
     #[error("Device `{device}`: {why}. Use --device cpu, or a build with that feature.")]
     Device {
-        /// The device as it was requested.
+        /// The device, as it was requested.
         device: String,
-        /// Why not.
+        /// The reason.
         why: String,
     },
-    /// What a pass or a measurement came to is not finite.
+    /// The numbers of a pass or a measurement are not finite.
     #[error("{what}. {next}.")]
     NotFinite {
         /// What is not finite, where that begins, and why.
         what: String,
-        /// The way out.
+        /// What to do.
         next: String,
-        /// The way out in a few words, for a header.
+        /// What to do, in a few words for a header.
         brief: &'static str,
     },
     /// Identities that hold for any weights do not hold on a model.
@@ -200,7 +200,7 @@ pub enum Error {
     )]
     Identities {
         model: String,
-        /// Which, by name.
+        /// The names of those that do not hold.
         failed: String,
         /// How many were measured.
         count: usize,
@@ -208,10 +208,10 @@ pub enum Error {
     /// The user stopped the work.
     #[error("Stopped.")]
     Cancelled,
-    /// A signal of this number ended the program, which did what there was to do before.
+    /// A signal with this number ended the program in an orderly way.
     #[error("Ended by signal {0}.")]
     Signal(i32),
-    /// The engine failed inside; the model survives.
+    /// The engine panicked; the model is still loaded.
     #[error(
         "The engine failed: {0}. The model is still loaded; try again, and please report this."
     )]
@@ -236,7 +236,7 @@ fn shorter(context: usize, allows: usize) -> String {
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the tensor library said, without the frames that it adds when a backtrace is wanted.
+/// The tensor library's message, without the stack frames that it adds when backtraces are enabled.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "what else it says is one line"
@@ -257,7 +257,7 @@ fn without_backtrace(error: &candle_core::Error) -> String {
 }
 
 impl Error {
-    /// Says that a measurement is not finite, and what to do.
+    /// The error for a measurement that is not finite, and what to do.
     pub fn not_finite(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self::NotFinite {
             what: what.into(),
@@ -274,7 +274,7 @@ impl Error {
         }
     }
 
-    /// Describes a file that was read but not understood.
+    /// The error for a file that was read but could not be parsed.
     pub fn bad_file(
         path: impl AsRef<Path>,
         what: impl Into<String>,
@@ -287,7 +287,7 @@ impl Error {
         }
     }
 
-    /// Describes a parameter that does not fit.
+    /// The error for a parameter with a value that it does not accept.
     pub fn argument(
         name: impl Into<String>,
         given: impl std::fmt::Display,

@@ -1,8 +1,8 @@
-//! Files: written whole or not at all, under a name that is free or with consent, and read with a bound.
+//! Files: written completely or not at all, under a free name or with consent to overwrite, and read up to a size limit.
 //!
-//! Invariant: what stands under a name is the old content or the new one, never a part; nothing is written through a
-//! link; of two writers of a free name one wins and the other is told. Pipes and devices that the user names are written
-//! directly. To write another kind of file, make its bytes and call [`write()`].
+//! Invariant: a file has its old content or its new one, never a part; nothing is written through a symbolic link; of two
+//! writers of a free name one succeeds and the other gets an error. Pipes and devices that the user names are written directly.
+//! To write another kind of file, make its bytes and call [`write()`].
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -15,36 +15,36 @@ use rustix::fs::OFlags;
 
 use crate::error::{Error, Result};
 
-/// Longest file of words that is read: a list, a preset, a theme, keys, a template.
+/// The longest text file that is read, in bytes: a list, a preset, a theme, keys, a template.
 pub const WORDS: u64 = 64 << 20;
 
-/// Longest small file of a model: configuration, tokenizer, templates, index.
+/// The longest small file of a model, in bytes: configuration, tokenizer, templates, index.
 pub const SMALL: u64 = 512 << 20;
 
-/// Longest file of numbers that is read whole: directions, statistics, maps.
+/// The longest file of numbers that is read as a whole, in bytes: directions, statistics, maps.
 pub const NUMBERS: u64 = 16 << 30;
 
-/// How long a pipe is waited for that nobody reads yet.
+/// How long to wait for a reader of a pipe.
 const READER: Duration = Duration::from_secs(5);
 
-/// Mode of what is nobody else's business.
+/// The mode of private files.
 const PRIVATE: u32 = 0o600;
 
-/// Whether a file that is there may be replaced.
+/// Whether an existing file may be replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overwrite {
-    /// A name that is taken is refused.
+    /// An existing file is an error.
     #[default]
     Never,
-    /// The user agreed (`--force`).
+    /// The user has agreed (`--force`).
     Allowed,
 }
 
-/// Refuses a name that [`write()`] would refuse; said before long work rather than after it.
+/// Refuses a path that [`write()`] would refuse; to be called before long work.
 ///
 /// # Errors
 ///
-/// When the name is taken and nobody agreed, when it is a link, a folder, or no file name.
+/// When the file exists and must not be replaced, or when the path is a link, a folder, or not a file name.
 pub fn check(path: &Path, overwrite: Overwrite) -> Result<()> {
     if path.file_name().is_none() {
         let given = path.display().to_string();
@@ -76,16 +76,16 @@ pub fn check(path: &Path, overwrite: Overwrite) -> Result<()> {
     }
 }
 
-/// Writes a file whole or not at all: beside its place first, then under its name.
+/// Writes a file completely or not at all: first to a temporary file in the same folder, which is then renamed.
 ///
 /// # Errors
 ///
-/// Those of [`check`], and those of the disk; then nothing changed.
+/// Those of [`check`], and errors of the file system; nothing has changed then.
 pub fn write(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<()> {
     place(path, bytes, overwrite, None)
 }
 
-/// As [`write()`], readable by the user alone.
+/// As [`write()`], with a file that only the user can read.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ pub fn write_private(path: &Path, bytes: &[u8], overwrite: Overwrite) -> Result<
     place(path, bytes, overwrite, Some(PRIVATE))
 }
 
-/// Writes files that belong together: all of them are on the disk before the first has its name.
+/// Writes files that belong together: all of them are on the disk before the first one is renamed.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> 
     arrive(prepare(path, bytes, mode)?, path, overwrite)
 }
 
-/// Puts the bytes beside their place; what is a pipe or a device gets them at once.
+/// Writes the bytes to a temporary file; a pipe or a device gets them at once.
 fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileInTheMaking>> {
     let fail = |e: std::io::Error| {
         if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
@@ -145,13 +145,13 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileIn
     Ok(Some(part))
 }
 
-/// Gives what was prepared its name.
+/// Renames a temporary file to its final name.
 fn arrive(part: Option<FileInTheMaking>, path: &Path, overwrite: Overwrite) -> Result<()> {
     let Some(part) = part else {
         return Ok(());
     };
     match part.take(path, overwrite) {
-        // Somebody else was first.
+        // Another process has created the file in the meantime.
         Err(e) if e.kind() == ErrorKind::AlreadyExists => {
             check(path, overwrite)?;
             Err(Error::io(path, e))
@@ -160,7 +160,7 @@ fn arrive(part: Option<FileInTheMaking>, path: &Path, overwrite: Overwrite) -> R
     }
 }
 
-/// A file on its way to its name; thrown away unless it arrives.
+/// A temporary file, which is deleted unless it is renamed.
 struct FileInTheMaking {
     path: PathBuf,
     file: File,
@@ -168,7 +168,7 @@ struct FileInTheMaking {
 }
 
 impl FileInTheMaking {
-    /// A new file beside `path`, under a name of its own that nobody can have prepared.
+    /// A new temporary file in the folder of `path`, with a name that nobody can have prepared.
     fn beside(path: &Path, mode: u32) -> std::io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         loop {
@@ -188,7 +188,7 @@ impl FileInTheMaking {
                         arrived: false,
                     });
                 }
-                // Left by a process of the same number that was killed.
+                // Left over from a killed process with the same process id.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
@@ -204,7 +204,7 @@ impl FileInTheMaking {
         Ok(())
     }
 
-    /// Gives the file its name where that is free, in one step.
+    /// Renames the file, if the name is free, in one atomic step.
     fn link_if_free(&self, path: &Path) -> std::io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "macos"))]
         {
@@ -212,12 +212,12 @@ impl FileInTheMaking {
             use rustix::io::Errno;
             match renameat_with(CWD, &self.path, CWD, path, RenameFlags::NOREPLACE) {
                 Ok(()) => return Ok(()),
-                // A file system that does not know how.
+                // The file system does not support this.
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
                 Err(e) => return Err(e.into()),
             }
         }
-        // A second name claims as well; where there is no such thing, an empty file does.
+        // A hard link claims the name as well; if those are not supported either, an empty file does.
         match std::fs::hard_link(&self.path, path) {
             Ok(()) => std::fs::remove_file(&self.path),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(e),
@@ -237,7 +237,7 @@ impl Drop for FileInTheMaking {
     }
 }
 
-/// Whether a path names something that is open already: `/dev/stdout`, `/dev/fd/3` (a shell's `>(...)` or `<(...)`).
+/// Whether a path names an open file: `/dev/stdout`, `/dev/fd/3` (a shell's `>(...)` or `<(...)`).
 fn is_stream(path: &Path) -> bool {
     let named = ["/dev/stdin", "/dev/stdout", "/dev/stderr"];
     let numbered = ["/dev/fd", "/proc/self/fd"];
@@ -247,13 +247,13 @@ fn is_stream(path: &Path) -> bool {
             .is_some_and(|p| numbered.iter().any(|n| p == Path::new(n)))
 }
 
-/// Whether something is a pipe or a device of characters.
+/// Whether a file is a pipe or a character device.
 fn is_endless(found: &Metadata) -> bool {
     let kind = found.file_type();
     kind.is_fifo() || kind.is_char_device() || kind.is_socket()
 }
 
-/// Opens a pipe or a device to write to. A pipe that nobody reads is waited for a few seconds, not for ever.
+/// Opens a pipe or a device for writing. The wait for a pipe's reader is limited to a few seconds.
 fn open_stream(path: &Path) -> Result<File> {
     let fail = |e: std::io::Error| Error::io(path, e);
     let unread = rustix::io::Errno::NXIO.raw_os_error();
@@ -265,7 +265,7 @@ fn open_stream(path: &Path) -> Result<File> {
             .open(path);
         match opened {
             Ok(stream) => {
-                // Once there is a reader, one that is slow is waited for.
+                // A reader that is there may be slow, so writing blocks from now on.
                 rustix::fs::fcntl_getfl(&stream)
                     .and_then(|flags| rustix::fs::fcntl_setfl(&stream, flags - OFlags::NONBLOCK))
                     .map_err(|e| fail(e.into()))?;
@@ -287,11 +287,11 @@ fn open_stream(path: &Path) -> Result<File> {
     }
 }
 
-/// Refuses what is no file, for those who cannot wait: a pipe or a device may never take what is written.
+/// Refuses anything but a regular file, for callers that cannot wait: a pipe or a device may block forever.
 ///
 /// # Errors
 ///
-/// When the name is that of a pipe, a device or something that is open already.
+/// When the path is that of a pipe, a device or an open file.
 pub fn check_is_file(path: &Path) -> Result<()> {
     let found = std::fs::symlink_metadata(path);
     if is_stream(path) || found.is_ok_and(|found| is_endless(&found)) {
@@ -301,11 +301,11 @@ pub fn check_is_file(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder for the owner's eyes alone, with those above it; one that is there stays as it is.
+/// Creates a folder that only the owner can open, with its parents; an existing folder is not changed.
 ///
 /// # Errors
 ///
-/// When it cannot be made.
+/// When it cannot be created.
 pub fn private_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -313,11 +313,11 @@ pub fn private_folder(folder: &Path) -> std::io::Result<()> {
         .create(folder)
 }
 
-/// Opens a new file for the owner's eyes alone, to be appended to.
+/// Creates a new file that only the owner can read, for appending.
 ///
 /// # Errors
 ///
-/// When the name is taken, by a link as well, or the file cannot be made.
+/// When the name is taken, even by a link, or the file cannot be created.
 pub fn create_private(path: &Path) -> std::io::Result<File> {
     OpenOptions::new()
         .append(true)
@@ -326,7 +326,7 @@ pub fn create_private(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Opens a file of the program's own for the owner's eyes alone, to be appended to; a link is refused.
+/// Opens a file that only the owner can read, for appending; a link is refused.
 ///
 /// # Errors
 ///
@@ -352,12 +352,12 @@ pub fn append_private(path: &Path) -> std::io::Result<File> {
     Ok(file)
 }
 
-/// Opens a file to read it piece by piece: a regular one, or a stream that the shell opened. Anything else is refused,
-/// because opening a pipe may wait for ever and a device has no end.
+/// Opens a file to read it in pieces: a regular file, or a stream that the shell opened. Anything else is refused, because
+/// opening a pipe may block forever and a device has no end.
 ///
 /// # Errors
 ///
-/// When it is not there, or no file.
+/// When it does not exist, or is not such a file.
 pub fn open(path: &Path) -> Result<File> {
     let fail = |e: std::io::Error| Error::io(path, e);
     let found = std::fs::metadata(path).map_err(fail)?;
@@ -368,14 +368,14 @@ pub fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(fail)
 }
 
-/// Reads a file whole, at most `most` bytes of it.
+/// Reads a whole file of at most `most` bytes.
 ///
-/// Streams that the shell opened (`<(...)`, `/dev/stdin`) and devices are read as well, within the same bound. A pipe in
-/// the file system is refused: opening one may wait for ever.
+/// Streams that the shell opened (`<(...)`, `/dev/stdin`) and devices are read as well, with the same limit. A named pipe is
+/// refused, because opening it may block forever.
 ///
 /// # Errors
 ///
-/// When it is not there, a folder or a pipe, or longer.
+/// When it does not exist, is a folder or a pipe, or is longer.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     let fail = |e: std::io::Error| Error::io(path, e);
     let found = std::fs::metadata(path).map_err(fail)?;
@@ -405,11 +405,11 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads a file whole as [`read`] does; none where it is not there.
+/// Reads a whole file as [`read`] does; none if it does not exist.
 ///
 /// # Errors
 ///
-/// Those of [`read`] but for its absence.
+/// Those of [`read`], except for a file that does not exist.
 pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     match read(path, most) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -418,29 +418,29 @@ pub fn read_if_there(path: &Path, most: u64) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Reads a file of words whole, at most [`WORDS`] bytes of it; without a byte-order mark.
+/// Reads a whole text file of at most [`WORDS`] bytes, without its byte-order mark.
 ///
 /// # Errors
 ///
-/// Those of [`read`], and when it is no UTF-8; says in which encoding it is, where that can be seen.
+/// Those of [`read`], and when it is not UTF-8; names the encoding if it can be recognised.
 pub fn words(path: &Path) -> Result<String> {
     words_of(path, WORDS)
 }
 
-/// As [`words`], of at most so many bytes.
+/// As [`words`], with another size limit in bytes.
 ///
 /// # Errors
 ///
-/// As there.
+/// As [`words`].
 pub fn words_of(path: &Path, most: u64) -> Result<String> {
     crate::text::decode(read(path, most)?).map_err(|(what, next)| Error::bad_file(path, what, next))
 }
 
-/// The prompts of a file: one a line, empty lines left out.
+/// The prompts in a file: one in each line, without empty lines.
 ///
 /// # Errors
 ///
-/// When the file cannot be read or holds none.
+/// When the file cannot be read or contains none.
 pub fn prompts(path: &Path) -> Result<Vec<String>> {
     let text = words(path)?;
     let lines = text.lines().filter(|l| !l.trim().is_empty());
@@ -588,7 +588,7 @@ mod tests {
         assert!(log.contains("not a file"), "{log}");
         assert!(began.elapsed() < Duration::from_secs(1));
         assert!(check_is_file(&folder.path().join("new")).is_ok());
-        // The command line waits a little for a reader that is still to come, and gets everything through.
+        // The command line waits a little for a reader that comes late, and delivers everything.
         let late = pipe.clone();
         let reader = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));

@@ -4,31 +4,31 @@
 //!
 //! Arrows point one way: `ui -> app -> engine -> instruments -> vectors -> lab -> edit -> figure -> model`; a module uses what
 //! stands to its right. `cli` drives the lab and the instruments itself, `export` reads figures. `tests/it/architecture.rs`
-//! holds them to that.
+//! checks this.
 //!
 //! | module | subject |
 //! |---|---|
 //! | [`model`] | tensors: the one forward pass and its families, checkpoints, tokenizer, hub |
 //! | [`figure`] | what instruments return: grid, table, curves, text; no tensors |
 //! | [`edit`] | what an intervention is: operations, the one-line grammar, positions, conditions, direction files |
-//! | [`lab`] | a model under edits, recorded: runs, recordings, compiled edits, generation, sweeps |
-//! | [`vectors`] | directions made from data, selected and judged |
-//! | [`instruments`] | a room a method; each turns a question about a run into a figure |
+//! | [`lab`] | a model under edits, recorded: runs, captures, compiled edits, generation, sweeps |
+//! | [`vectors`] | directions made from data, selected and evaluated |
+//! | [`instruments`] | a file or folder for each method; each turns a question about a run into a figure |
 //! | [`engine`] | one thread that owns the model, and the channel to it |
 //! | [`app`] | what the user is doing; no terminal, no tensors |
 //! | [`ui`] | paints the app; owns the terminal |
 //! | [`export`] | figures and screens as files |
-//! | [`cli`] | subcommands, built from the same rows |
+//! | [`cli`] | subcommands, built from the same lists |
 //! | [`config`] | the user's config.toml |
-//! | [`error`], [`text`], [`mod@file`], [`out`] | leaves that everybody uses: situations; safe spelling; files; the way out |
+//! | [`error`], [`text`], [`mod@file`], [`out`] | leaves that everybody uses: errors; safe spelling; files; standard output and error |
 //!
 //! # Words
 //!
 //! - *site*: a named place in the forward pass; *address*: a site at a layer, `resid_post.10`.
-//! - *tap*: what the forward pass calls at every site.
+//! - *tap*: the hook that the forward pass calls at every site.
 //! - *edit*: one intervention: address, positions, phase, operation, strength, on or off.
-//! - *run*: tokens, edits, seed. *recording*: tensors kept from a run.
-//! - *instrument*: turns a question into a *figure* (grid, table, text); cells carry *anchors* (layer, position, unit).
+//! - *run*: tokens, edits, seed. *capture*: what was recorded of a run or of a row of a pass.
+//! - *instrument*: turns a question into a *figure* (grid, table, curves, text); cells carry *anchors* (layer, position, unit).
 //! - *receipt*: what an edit really did. *control* (in files: `null`): what a claim is compared with.
 //!
 //! # To add something

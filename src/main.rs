@@ -1,4 +1,4 @@
-//! `lmscope`: arguments -> screen or report.
+//! `lmscope`: parses the arguments, runs the command, returns the exit code.
 //!
 //! Invariant: nothing is decided here but the exit code. To add a subcommand, see `lmscope::cli`.
 

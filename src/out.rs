@@ -1,9 +1,9 @@
-//! The way out: everything that reaches standard output or standard error passes here.
+//! Standard output and standard error: everything that reaches them is written here.
 //!
-//! Invariant: only [`bytes`] writes what it is given; everything else goes through [`crate::text`] first, so that no file,
-//! hub, name or argument can move a cursor, set a clipboard or forge a line. Nothing here panics when the other side is
-//! gone; a closed pipe comes back as an error that `cli::conclude` takes for success.
-//! To say another kind of thing, add a function that ends in one of these.
+//! Invariant: only [`bytes`] writes its input unchanged; everything else goes through [`crate::text`] first, so that no file,
+//! hub, name or argument can move a cursor, set a clipboard or forge a line. Nothing here panics when the other side is closed;
+//! a closed pipe is returned as an error, which `cli::exit_code` counts as success. To write something else, add a function
+//! that ends in one of these.
 
 use std::io::{IsTerminal, Write};
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::text as spelling;
 
-/// Writes bytes to standard output as they are, and flushes them: for what a reader wants byte for byte.
+/// Writes bytes to standard output unchanged, and flushes them: for readers that need them byte for byte.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)
@@ -35,18 +35,18 @@ pub fn json_line(value: &Value) -> Result<()> {
     bytes(format!("{}\n", spelling::json(&value.to_string())).as_bytes())
 }
 
-/// Says a sentence on standard error. When nobody listens there, nothing is lost that a script relies on.
+/// Writes a sentence to standard error. An error is ignored, because no script relies on that output.
 pub fn note(sentence: &str) {
     let clear = if stderr_is_terminal() { "\r\x1b[K" } else { "" };
     let _gone = writeln!(std::io::stderr(), "{clear}{}", stderr_line(sentence));
 }
 
-/// A sentence as [`note`] writes it: one line, made safe, under the program's name.
+/// A sentence as [`note`] writes it: one line, made safe, prefixed with the program's name.
 pub fn stderr_line(sentence: &str) -> String {
     format!("lmscope: {}", spelling::line(sentence))
 }
 
-/// Says several lines on standard error, made safe.
+/// Writes several lines to standard error, made safe.
 pub fn error_lines(lines: &str) {
     let lines = spelling::plain(lines.as_bytes());
     let _gone = writeln!(std::io::stderr(), "{}", lines.trim_end());
@@ -59,7 +59,7 @@ pub fn status(words: &str) {
     let _gone = write!(err, "\r\x1b[K{words}").and_then(|()| err.flush());
 }
 
-/// Takes the status line away.
+/// Removes the status line.
 pub fn clear_status() {
     if stderr_is_terminal() {
         status("");
@@ -76,8 +76,7 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Lets every panic be reported as a safe sentence: its message may quote a file. With `RUST_BACKTRACE` the way there
-/// follows.
+/// Reports every panic as a safe sentence, because its message may quote a file. With `RUST_BACKTRACE` the backtrace follows.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
@@ -100,7 +99,7 @@ mod tests {
     const HOSTILE: &str =
         "x\u{1b}]52;c;aGFja2Vk\u{7}\u{9b}2J\u{202e}\u{200b}\u{7f}\r\nlmscope: forged";
 
-    /// The situation after another one; the compiler asks for an arm for every variant there is.
+    /// The variant after another one; the compiler requires an arm for every variant.
     fn after(error: &Error) -> Option<Error> {
         let bad = || HOSTILE.to_string();
         Some(match error {
@@ -206,7 +205,7 @@ mod tests {
                 None => break,
             }
         }
-        // Of what a library says the first line is shown.
+        // Of a library's message only the first line is shown.
         assert_eq!(seen, 22, "those with words of others");
     }
 }

@@ -1,12 +1,12 @@
-//! Token bytes to safe visible text, how wide text is in a terminal, and how large numbers are spelled.
+//! Converts token bytes to safe visible text, computes the width of text in a terminal, and spells large numbers.
 //!
-//! Invariant: nothing that comes out of here can move the cursor, reverse the reading direction or hide: every
-//! control, format and invisible character has a visible stand-in, and this is the only place where that is
-//! decided. Widths are sums over grapheme clusters, the way ratatui lays cells out.
+//! Invariant: no text from here can move the cursor, reverse the reading direction or be hidden: every control, format and
+//! invisible character is replaced by a visible stand-in, and that is decided only here. Widths are sums over grapheme
+//! clusters, as ratatui lays out cells.
 //! To add a stand-in, add an arm in `stand_in`.
 //!
-//! A token is bytes, often not whole characters, and has three spellings: [`plain`] for prose, [`visible`] for one
-//! token on its own, and [`exact`], which alone is unambiguous (a model can write `␣` or `⟨e2⟩` too).
+//! A token is bytes, often not whole characters, and has three spellings: [`plain`] for prose, [`visible`] for a single token,
+//! and [`exact`], which is the only unambiguous one (a model can generate `␣` or `⟨e2⟩` as well).
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -18,15 +18,15 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr};
 
 use crate::error::{Error, Result};
 
-/// Marks a cut.
+/// The mark of a cut.
 const CUT: &str = "…";
 
-/// A number of bytes, for people: `7.3 MiB`.
+/// A number of bytes, for users: `7.3 MiB`.
 pub fn size(n: u64) -> String {
     scaled(n, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB"])
 }
 
-/// A number of things, for people: `3.6M`.
+/// A number of things, for users: `3.6M`.
 pub fn count(n: u64) -> String {
     scaled(n, 1000.0, &["", "K", "M", "B", "T"])
 }
@@ -58,7 +58,7 @@ fn scaled(n: u64, step: f64, units: &[&str]) -> String {
     }
 }
 
-/// A time, for people: `53 s`, `1 min 53 s`, `2 h 5 min`.
+/// A duration, for users: `53 s`, `1 min 53 s`, `2 h 5 min`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
@@ -68,7 +68,7 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// Refuses a text whose first bytes are UTF-16.
+/// Refuses a file whose first bytes are UTF-16.
 ///
 /// # Errors
 ///
@@ -80,7 +80,7 @@ pub fn refuse_wide(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Names from outside in one sentence, each in backquotes, at most so many of them.
+/// Names from outside for a sentence, each in backquotes, at most `most` of them.
 pub fn quoted(names: &[impl AsRef<str>], most: usize) -> String {
     let quoted = |name: &_| format!("`{}`", plain(AsRef::<str>::as_ref(name).as_bytes()));
     let shown: Vec<String> = names.iter().take(most).map(quoted).collect();
@@ -90,7 +90,7 @@ pub fn quoted(names: &[impl AsRef<str>], most: usize) -> String {
     }
 }
 
-/// What is wrong with bytes of UTF-16, and what to do.
+/// What is wrong with bytes of UTF-16, and what to do; none for other bytes.
 fn wide(bytes: &[u8]) -> Option<(String, &'static str)> {
     let told = |name: &str| {
         Some((
@@ -101,7 +101,7 @@ fn wide(bytes: &[u8]) -> Option<(String, &'static str)> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return told("UTF-16");
     }
-    // Without a mark: most texts have ASCII, every second byte of which is zero.
+    // Without a byte-order mark: most texts contain ASCII, in which every second byte is zero.
     let zeros = |from: usize| {
         let half = bytes.iter().skip(from).step_by(2);
         half.filter(|b| **b == 0).count()
@@ -112,11 +112,11 @@ fn wide(bytes: &[u8]) -> Option<(String, &'static str)> {
     None
 }
 
-/// The text of bytes, without a byte-order mark.
+/// Decodes UTF-8 and removes a byte-order mark.
 ///
 /// # Errors
 ///
-/// What is wrong with them, and what to do.
+/// What is wrong with the bytes, and what to do.
 pub fn decode(bytes: Vec<u8>) -> Result<String, (String, &'static str)> {
     if let Some(wrong) = wide(&bytes) {
         return Err(wrong);
@@ -136,10 +136,11 @@ pub fn decode(bytes: Vec<u8>) -> Result<String, (String, &'static str)> {
     }
 }
 
-/// Spells bytes as prose: spaces and newlines stay, what is unsafe or invisible gets a stand-in.
+/// Spells bytes as prose: spaces and newlines are kept; unsafe and invisible characters are replaced by stand-ins.
 ///
-/// The selectors of text and emoji style (U+FE0E, U+FE0F) are dropped: they only choose a glyph, and terminals
-/// disagree on the width they give. Every character is spelled alone, so that [`TextStream`] can say the same piece by piece.
+/// The variation selectors of text and emoji style (U+FE0E, U+FE0F) are dropped: they only choose a glyph, and terminals
+/// disagree on its width. Every character is spelled independently, so that [`TextStream`] gives the same result piece by
+/// piece.
 pub fn plain(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -149,13 +150,13 @@ pub fn plain(bytes: &[u8]) -> String {
     out
 }
 
-/// Spells words as prose on one line: as [`plain`], and a line feed is `⏎`, so that no name can forge a second line.
+/// Spells text as prose on one line: as [`plain`], with `⏎` for a line feed, so that no name can forge a second line.
 pub fn line(words: &str) -> String {
     plain(words.as_bytes()).replace('\n', "⏎")
 }
 
-/// Escapes in a JSON text what [`plain`] would replace, in JSON's own spelling (`\u001b`): every value stays what it
-/// was, and a terminal that shows the text is safe.
+/// Escapes in a JSON text what [`plain`] would replace, in JSON's own notation (`\u001b`): every value is unchanged, and a
+/// terminal that shows the text is safe.
 pub fn json(text: &str) -> String {
     let (mut out, mut trash) = (String::with_capacity(text.len()), String::new());
     for c in text.chars() {
@@ -170,7 +171,7 @@ pub fn json(text: &str) -> String {
     out
 }
 
-/// Whether a text can be shown as it is: [`plain`] would change nothing in it.
+/// Whether a text is safe to show: [`plain`] would not change it.
 pub fn is_safe(text: &str) -> bool {
     let mut trash = String::new();
     text.chars().all(|c| c == '\n' || !stand_in(&mut trash, c))
@@ -178,7 +179,7 @@ pub fn is_safe(text: &str) -> bool {
 
 /// Spells one token on one line: `␣the`, `⏎`, `⇥`, `␛`, `⟨e2 96⟩`, `⟨zwj⟩`.
 ///
-/// Wide characters stay as they are. A combining mark at the start stands on a dotted circle.
+/// Wide characters are kept. A combining mark at the beginning is put on a dotted circle.
 pub fn visible(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() + 8);
     let mut broken: Vec<u8> = Vec::new();
@@ -232,7 +233,7 @@ pub fn cell(bytes: &[u8], columns: usize) -> String {
     fit(&visible(bytes), columns)
 }
 
-/// Returns how many terminal columns text takes: the sum over its grapheme clusters.
+/// The width of text in terminal columns: the sum over its grapheme clusters.
 pub fn width(text: &str) -> usize {
     if text.is_ascii() {
         return text.len();
@@ -240,7 +241,7 @@ pub fn width(text: &str) -> usize {
     text.graphemes(true).map(UnicodeWidthStr::width).sum()
 }
 
-/// Cuts text, with a `…`, and pads it to exactly `columns` columns. The text must be safe already.
+/// Cuts text, with a `…`, and pads it to exactly `columns` columns. The text must already be safe.
 pub fn fit(text: &str, columns: usize) -> String {
     let mut out = clip(text, columns);
     let used = width(&out);
@@ -248,9 +249,9 @@ pub fn fit(text: &str, columns: usize) -> String {
     out
 }
 
-/// Cuts text, with a `…`, to at most `columns` columns. The text must be safe already.
+/// Cuts text, with a `…`, to at most `columns` columns. The text must already be safe.
 ///
-/// It is cut between grapheme clusters; a wide one that does not fit whole gives way to the `…`.
+/// It is cut between grapheme clusters; a wide cluster that does not fit completely is dropped.
 pub fn clip(text: &str, columns: usize) -> String {
     if width(text) <= columns {
         return text.to_owned();
@@ -268,7 +269,7 @@ pub fn clip(text: &str, columns: usize) -> String {
         used += wide;
         out.push_str(grapheme);
     }
-    // A stand-in in brackets is not cut in the middle: what is left of it would be read as text.
+    // A stand-in in brackets is not cut in the middle, because the rest of it would be read as text.
     if let Some(open) = out.rfind('⟨').filter(|at| !out[*at..].contains('⟩')) {
         out.truncate(open);
     }
@@ -281,12 +282,12 @@ pub fn clip(text: &str, columns: usize) -> String {
 /// All pushes and the finish together give what [`plain`] gives for the whole.
 #[derive(Clone, Debug, Default)]
 pub struct TextStream {
-    /// The start of a character that the tokens so far leave open: at most three bytes.
+    /// The beginning of a character that the tokens so far leave incomplete: at most three bytes.
     open: Vec<u8>,
 }
 
 impl TextStream {
-    /// Takes the bytes of one token and returns the text that is certain now.
+    /// Takes the bytes of one token and returns the text that is complete now.
     pub fn push(&mut self, bytes: &[u8]) -> String {
         self.open.extend_from_slice(bytes);
         let keep = unfinished(&self.open);
@@ -296,18 +297,18 @@ impl TextStream {
         text
     }
 
-    /// Returns what was left open, as `⟨f0 9f⟩`, and starts anew.
+    /// Returns the incomplete bytes as `⟨f0 9f⟩`, and resets the stream.
     pub fn finish(&mut self) -> String {
         plain(&std::mem::take(&mut self.open))
     }
 
-    /// Returns the bytes of the character that is still open; empty between characters.
+    /// The bytes of the incomplete character; empty between characters.
     pub fn open(&self) -> &[u8] {
         &self.open
     }
 }
 
-/// Returns how many bytes at the end begin a character that later bytes may complete.
+/// How many bytes at the end begin a character that later bytes may complete.
 fn unfinished(bytes: &[u8]) -> usize {
     (1..=bytes.len().min(3))
         .find(|&n| {
@@ -319,7 +320,7 @@ fn unfinished(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
-/// Appends prose.
+/// Appends text spelled as prose.
 fn push_plain(out: &mut String, text: &str) {
     for c in text.chars() {
         match c {
@@ -334,7 +335,7 @@ fn push_plain(out: &mut String, text: &str) {
     }
 }
 
-/// Appends `⟨e2 96⟩`; nothing for no bytes.
+/// Appends `⟨e2 96⟩`; nothing if there are no bytes.
 fn push_bytes(out: &mut String, bytes: &[u8]) {
     for (i, byte) in bytes.iter().enumerate() {
         let _ = write!(out, "{}{byte:02x}", if i == 0 { '⟨' } else { ' ' });
@@ -349,7 +350,7 @@ fn push_code(out: &mut String, c: char) {
     let _ = write!(out, "⟨U+{:04X}⟩", u32::from(c));
 }
 
-/// Appends the stand-in of a character that is unsafe or invisible, and says whether it has one.
+/// Appends the stand-in of an unsafe or invisible character; false if the character has none.
 ///
 /// The ranges are Unicode's Cc, Cf, Zl, Zp and `Default_Ignorable_Code_Point`, noncharacters, and the blank Braille pattern.
 fn stand_in(out: &mut String, c: char) -> bool {
@@ -397,7 +398,7 @@ fn stand_in(out: &mut String, c: char) -> bool {
     true
 }
 
-/// Says whether a character is a space other than U+0020: prose keeps it, a token on its own names it.
+/// Whether a character is a space other than U+0020: prose keeps it; in a single token it is spelled as a name.
 fn blank(c: char) -> bool {
     matches!(
         c,
@@ -444,7 +445,7 @@ mod tests {
         assert_eq!(count(3_600_000), "3.6M");
     }
 
-    /// Bytes that are often, but not always, UTF-8, with a liking for the dangerous.
+    /// Bytes that are often, but not always, UTF-8, with many dangerous characters.
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let part = prop_oneof![
             any::<char>().prop_map(|c| c.to_string().into_bytes()),

@@ -1,7 +1,7 @@
-//! The run beside the text: the unedited one, live in lockstep or written afterwards, and how two texts share lines.
+//! The baseline run's text: generated in lockstep or afterwards, and how the two texts are laid out in common lines.
 //!
-//! Invariant: a line of two texts holds the same positions on both sides, so that what stands beside each other was
-//! written at the same place. To compare with another run, fill another [`Baseline`].
+//! Invariant: a line of two texts covers the same positions on both sides, so that tokens next to each other are at the same
+//! position. To compare with another run, fill another [`Baseline`].
 
 use std::ops::Range;
 
@@ -11,24 +11,24 @@ use crate::engine::Token;
 use crate::lab::writer::BaselineMode;
 use crate::text;
 
-/// The narrowest place in which two texts stand side by side.
+/// The smallest width, in columns, at which two texts are shown side by side.
 const LEAST: usize = 40;
-/// How far back a line may end so that no word is cut.
+/// How many positions a line may end earlier so that no word is cut.
 const WORD: usize = 5;
 
-/// The other text: the unedited run's, or in a forced run what the edited one would have written.
+/// The text to compare with: that of the unedited run or, in a forced run, the tokens that the edited run would have chosen.
 #[derive(Clone, Debug, Default)]
 pub struct Baseline {
     /// Its tokens after the prompt.
     pub text: Transcript,
-    /// The first position that differs.
+    /// The first position that differs from the run's text.
     pub diverges: Option<usize>,
-    /// Whether it grows with the text.
+    /// Whether it grows together with the run's text.
     pub live: bool,
 }
 
 impl Baseline {
-    /// A live one that begins with what is known of it.
+    /// A baseline that grows, with its tokens so far.
     pub fn live(tokens: impl IntoIterator<Item = Token>, diverges: Option<usize>) -> Self {
         let mut text = Transcript::default();
         tokens.into_iter().for_each(|t| text.join(t));
@@ -39,7 +39,7 @@ impl Baseline {
         }
     }
 
-    /// Takes in the other run's part of a token that was written.
+    /// Appends the baseline's token for a token that was generated.
     pub fn grow(&mut self, token: &Token, beside: BaselineMode) {
         if let Some(other) = token.other.as_deref() {
             if other.id != token.id {
@@ -47,13 +47,13 @@ impl Baseline {
             }
             self.text.join(other.clone());
         } else if token.kl.is_none() || beside == BaselineMode::Forced {
-            // No edit is in force: both runs are one.
+            // No edit is in force, so both runs have the same token.
             self.text.join(plain(token));
         }
     }
 }
 
-/// A token as one that another run has in common.
+/// A token reduced to what both runs have in common.
 pub fn plain(token: &Token) -> Token {
     Token {
         rank: None,
@@ -64,8 +64,8 @@ pub fn plain(token: &Token) -> Token {
     }
 }
 
-/// The KL of every token, where it compares what two runs would say after the same text. In lockstep that ends with the
-/// first token that differs, until the next time that both start from one text.
+/// The KL of every token, if both distributions followed the same text. In lockstep this ends with the first token that
+/// differs, until both runs start from one text again.
 pub fn comparable(text: &Transcript) -> Vec<Option<f32>> {
     let mut apart = false;
     let kl = |token: &Token| {
@@ -79,14 +79,14 @@ pub fn comparable(text: &Transcript) -> Vec<Option<f32>> {
     text.tokens.iter().map(kl).collect()
 }
 
-/// Columns of each text and of the strip between them; none where they have to stand one above the other.
+/// The widths, in columns, of each text and of the strip between them; none if the texts must be shown one above the other.
 pub fn columns(width: usize) -> Option<(usize, usize)> {
     let strip = (width / 8).clamp(4, 10);
     (width >= LEAST).then(|| ((width - strip - 3) / 2, strip))
 }
 
-/// Lines that hold the same positions of two texts, `from` on: each side fits into `width` columns, and no line has more
-/// than `most` positions. `left` begins at position 0, `right` at `from`; `breaks` start lines of their own.
+/// Lines as ranges of positions, from `from` on, that two texts share: each side fits into `width` columns, and no line has
+/// more than `most` positions. `left` begins at position 0, `right` at `from`; a position in `breaks` starts a new line.
 pub fn pair(
     left: &[String],
     right: &[String],
@@ -100,7 +100,7 @@ pub fn pair(
         let index = position.checked_sub(from);
         [left.get(position), index.and_then(|i| right.get(i))]
     };
-    // A line break shows as one column.
+    // A line break is shown as one column.
     let wide = |piece: Option<&String>| {
         piece.map_or(0, |p| {
             if p.contains('\n') {
@@ -153,7 +153,7 @@ pub fn pair(
     lines
 }
 
-/// What runs beside the text, in a word; none for what always does.
+/// The name of a lockstep mode; none for the other modes.
 pub fn name(beside: BaselineMode) -> Option<&'static str> {
     match beside {
         BaselineMode::Nothing | BaselineMode::SameText => None,
@@ -163,12 +163,12 @@ pub fn name(beside: BaselineMode) -> Option<&'static str> {
 }
 
 impl App {
-    /// Whether two texts stand side by side in so many columns.
+    /// The widths of texts and strip if both fit side by side into `width` columns.
     pub fn side_by_side(&self, width: usize) -> Option<(usize, usize)> {
         columns(width).filter(|_| self.compare && self.baseline.is_some())
     }
 
-    /// The lines of two texts in so many columns each.
+    /// The common lines of the two texts, each text `width` columns wide.
     pub fn pairs(&self, width: usize, strip: usize) -> Vec<Range<usize>> {
         let right = self.baseline.as_ref().map_or(&[][..], |b| &b.text.pieces);
         let text = &self.transcript;
@@ -182,7 +182,7 @@ impl App {
         )
     }
 
-    /// The lines that the cursor walks: those of the text as it is shown.
+    /// The lines along which the cursor moves: those of the run's text as it is laid out.
     pub(super) fn lines(&self, width: usize) -> Vec<Vec<TokenSpan>> {
         let text = &self.transcript;
         let Some((column, strip)) = self.side_by_side(width) else {

@@ -1,7 +1,7 @@
-//! The shared cursor, and what lies under it in any figure.
+//! The shared cursor, and the cell under it in any figure.
 //!
-//! Invariant: a place found in a figure exists in it. All panes follow one anchor: layer, position, unit; a figure
-//! whose rows or columns are something else keeps a spot of its own beside it.
+//! Invariant: a cell that is found in a figure exists in it. All panes follow one anchor: layer, position, unit; a figure whose
+//! rows or columns are something else has an additional spot of its own.
 //! To add a way to move, add a variant of [`CursorMove`].
 
 use crate::export::number::spelled;
@@ -11,19 +11,19 @@ use crate::figure::{
     positions,
 };
 
-/// Where the user is.
+/// The cursor that all panes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The block.
     pub layer: usize,
     /// The token position.
     pub position: usize,
-    /// The neuron, head or token chosen last.
+    /// The neuron, head or token that was chosen last.
     pub unit: Option<Unit>,
-    /// Whether it stays on the newest token.
+    /// Whether it follows the newest token.
     pub follow: bool,
-    /// Whether it stands where a run put it: on the position that predicted the first written token. Panes then show
-    /// as much of what is written since as they can beside it.
+    /// Whether it is where the start of a run put it, on the position that predicted the first generated token. Panes then also
+    /// show as much as possible of what was generated since.
     pub at_run_start: bool,
 }
 
@@ -40,7 +40,7 @@ impl Default for Cursor {
 }
 
 impl Cursor {
-    /// The cursor's place as an anchor.
+    /// The cursor as an anchor.
     pub fn anchor(self) -> Anchor {
         Anchor {
             unit: self.unit,
@@ -57,44 +57,44 @@ pub enum CursorMove {
     Down,
     First,
     Last,
-    /// Several up.
+    /// One page up.
     PageUp,
-    /// Several down.
+    /// One page down.
     PageDown,
 }
 
-/// A row and a column of a figure; in a table the column is the page.
+/// A cell of a figure by row and column; in a table the column is the index of the page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FigureCell {
     pub row: usize,
-    /// The column of a grid, the page of a table, nothing in a text.
+    /// The column of a grid, or the page of a table; 0 in a text.
     pub column: usize,
 }
 
-/// What a figure says at one place.
+/// The content of one cell of a figure.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CellUnderCursor {
     /// The layer, position and unit that the cell is about.
     pub anchor: Anchor,
-    /// The title of its column or page: the token at its position, where those are positions.
+    /// The label of its column or page: for positions, the token.
     pub column: String,
-    /// What stands there.
+    /// The text of the cell.
     pub label: String,
-    /// Name of the number, and the number.
+    /// The name of the cell's number, and the number.
     pub value: Option<(String, f32)>,
-    /// The strongest candidates.
+    /// The top candidates with their numbers.
     pub more: Vec<(String, f32)>,
-    /// What their numbers are, and from where to where bars for them go; without it they are of different kinds.
+    /// The name of the candidates' numbers and the range for their bars; none if the numbers are of different kinds.
     pub axis: Option<(String, (f32, f32))>,
-    /// What becomes of a token along the layers there, and how it stands at this one.
+    /// The ranks of a token along the layers of the column, and the index of the cell's layer.
     pub story: Option<(RankStory, usize)>,
-    /// How the number is spelled.
+    /// The scale that decides how the number is formatted.
     pub scale: Option<Scale>,
     /// Named entries of a table row.
     pub entries: Vec<(String, String)>,
 }
 
-/// Finds the place of the cursor in a figure; `spot` fills in what the anchor does not decide.
+/// The cell of a figure that corresponds to the cursor; `spot` decides what the anchor leaves open.
 pub fn locate(figure: &Figure, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
     match &figure.body {
         Body::Grid(grid) => locate_grid(grid, cursor, spot),
@@ -107,8 +107,8 @@ pub fn locate(figure: &Figure, cursor: Cursor, spot: FigureCell) -> Option<Figur
     }
 }
 
-/// The title nearest to what is wanted; of several that are equally near (directions of one layer, strengths at one
-/// position) the one that is held, else the first.
+/// The index of the anchor nearest to `wanted`. Among equally near ones (several directions of one layer, several strengths at
+/// one position) it is `held`, if that is one of them, else the first.
 fn nearest(
     anchors: impl Iterator<Item = Option<usize>>,
     wanted: usize,
@@ -151,8 +151,8 @@ fn locate_table(table: &Table, cursor: Cursor, spot: FigureCell) -> Option<Figur
     let mut positions: Vec<_> = rows.iter().map(|r| r.anchor.position).collect();
     positions.dedup();
     let moving = positions.len() > 1 && positions.iter().all(Option::is_some);
-    // Where rows are places of the text, the row is the cursor's position, and its layer there; where every layer has
-    // one row, the cursor's layer. Elsewhere rows are ranks, and stay.
+    // Three kinds of table: if rows have positions of the text, find the nearest position, then layer; if every row has a
+    // layer, find the nearest layer; otherwise rows are a ranking, and the row stays.
     let row = if plain && moving {
         let away = |(i, row): (usize, &TableRow)| {
             let anchor = row.anchor;
@@ -176,7 +176,7 @@ fn locate_table(table: &Table, cursor: Cursor, spot: FigureCell) -> Option<Figur
     })
 }
 
-/// The point nearest to the cursor, of the curve nearest to it; what the anchors do not decide stays.
+/// The point nearest to the cursor on the nearest curve; indices that the anchors do not decide stay.
 fn locate_series(series: &Series, cursor: Cursor, spot: FigureCell) -> Option<FigureCell> {
     let last = FigureCell {
         row: series.curves.len().checked_sub(1)?,
@@ -190,8 +190,8 @@ fn locate_series(series: &Series, cursor: Cursor, spot: FigureCell) -> Option<Fi
     })
 }
 
-/// Nearest by layer where there are layers, else by position; a place that is held and has neither (the embedding
-/// among blocks) stays.
+/// The index nearest by layer if any anchor has a layer, else by position. If the held anchor has neither (the embedding among
+/// blocks), the index stays.
 fn nearest_index(
     anchors: impl Iterator<Item = Anchor> + Clone,
     cursor: Cursor,
@@ -210,7 +210,7 @@ fn nearest_index(
     nearest(titles.drain(..), wanted, held).unwrap_or(held)
 }
 
-/// What a figure says at a place.
+/// The content of a cell.
 pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
     match &figure.body {
         Body::Grid(grid) => {
@@ -250,7 +250,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
         Body::Series(series) => {
             let point = series.points.get(spot.column)?;
             series.curves.get(spot.row)?;
-            // Every curve at this point, the chosen one first: the cell pane shows them as bars.
+            // The values of all curves at this point, the selected one first; the cell pane shows them as bars.
             let mut more: Vec<(String, f32)> = (0..series.curves.len())
                 .filter_map(|curve| {
                     let value = series.value(curve, spot.column)?;
@@ -282,7 +282,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
     }
 }
 
-/// What the numbers of a cell's candidates are, where they are of one kind: another number of the grid, or its own.
+/// The name and range of the numbers of a cell's candidates, if they are all of one kind: that of the grid, or another.
 fn candidates(grid: &Grid, spot: FigureCell) -> Option<(String, (f32, f32))> {
     if let Some(name) = &grid.also.candidates {
         return Some((name.clone(), Scale::Unit.ends()));
@@ -293,8 +293,7 @@ fn candidates(grid: &Grid, spot: FigureCell) -> Option<(String, (f32, f32))> {
     own.then(|| (grid.value.clone(), grid.scale.ends()))
 }
 
-/// The positions of the text that a figure holds, from the first to the last; none where its columns, pages or points
-/// stand for something else.
+/// The first and the last position of the text in a figure; none if its columns, pages or points are not positions.
 pub fn holds(figure: &Figure) -> Option<(usize, usize)> {
     let ends = match &figure.body {
         Body::Grid(grid) => positions(grid.columns.iter().map(|h| h.anchor)),
@@ -305,7 +304,7 @@ pub fn holds(figure: &Figure) -> Option<(usize, usize)> {
     ends.map(|(lo, hi)| (lo as usize, hi as usize))
 }
 
-/// A number as its scale spells it.
+/// A number formatted for its scale.
 pub fn spell_scaled(scale: Option<Scale>, value: f32) -> String {
     match scale {
         Some(scale @ Scale::Rank { .. }) => spelled(scale, value),
@@ -313,7 +312,7 @@ pub fn spell_scaled(scale: Option<Scale>, value: f32) -> String {
     }
 }
 
-/// How an entry of a table reads.
+/// An entry of a table as text.
 pub fn spell(entry: &Entry) -> String {
     match entry {
         Entry::Number(n) => number(*n),
@@ -339,7 +338,8 @@ pub fn number(n: f32) -> String {
     }
 }
 
-/// Where a move leads inside a figure; `page` is how far a page is, `flipped` whether grids have row 0 on top.
+/// The cell to which a move leads within a figure. `page` is the length of a page in rows; `flipped` tells whether grids have
+/// row 0 on top.
 pub fn step(
     figure: &Figure,
     from: FigureCell,
@@ -357,7 +357,7 @@ pub fn step(
         Body::Table(table) => (
             table.pages.get(from.column).map_or(0, |p| p.rows.len()),
             table.pages.len(),
-            // Layers stand as in grids, the last on top.
+            // Layers are ordered as in grids, with the last on top.
             flipped
                 || !table
                     .pages
@@ -388,7 +388,7 @@ pub fn step(
     FigureCell { row, column }
 }
 
-/// Bars stand below each other: up and down go over points, left and right over curves.
+/// Bars are drawn below each other, so up and down move over points, and left and right over curves.
 fn step_bars(series: &Series, from: FigureCell, step: CursorMove, page: usize) -> FigureCell {
     let last = series.points.len().saturating_sub(1);
     let (row, column) = (from.row, from.column);
@@ -421,7 +421,7 @@ mod tests {
         }
     }
 
-    /// Directions of one layer share its row's anchor, and strengths have none: the spot tells them apart.
+    /// Several directions have the anchor of their common layer, and strengths have none: the spot tells them apart.
     #[test]
     fn titles_that_share_an_anchor_are_told_apart_by_the_spot() {
         let mut figure = grid();
@@ -541,14 +541,14 @@ mod tests {
         assert_eq!(reading.entries[1], ("b".to_string(), "1.23".to_string()));
     }
 
-    /// Where rows are positions, the row is the cursor's, whatever layer it names.
+    /// If rows are positions, the row is the cursor's position, whatever the row's layer.
     #[test]
     fn rows_of_positions_follow_the_position() {
         let row = |anchor| TableRow {
             anchor,
             entries: vec![],
         };
-        // The layers at which the answers of positions 3 to 6 settle; the third never does; two rows for the last.
+        // The convergence layers of positions 3 to 6; the third position has none, and the last has two rows.
         let anchors = [
             Anchor::cell(5, 3),
             Anchor::cell(1, 4),

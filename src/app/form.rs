@@ -1,6 +1,6 @@
-//! The parameter form of an instrument, derived from its parameters.
+//! The form for the parameters of an instrument, derived from its declarations.
 //!
-//! Invariant: what is sent was read by the instrument; a refusal stays in the form with its reason.
+//! Invariant: arguments are sent only after the instrument has parsed them; an error is shown in the form.
 //! To add a kind of field, add a variant of [`ParamKind`] in `instruments/params.rs` and its arm in [`Form::press`].
 
 use super::key::{Code, Key};
@@ -8,11 +8,11 @@ use super::line_editor::{EditorOutcome, PromptInput};
 use crate::engine::PaneName;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, instrument};
 
-/// A parameter with the value that is being written.
+/// A parameter with the text of its value.
 #[derive(Clone, Debug)]
 pub struct Field {
     pub parameter: &'static Parameter,
-    /// What is written.
+    /// The text of the value.
     pub value: PromptInput,
 }
 
@@ -23,24 +23,24 @@ pub struct Form {
     pub fields: Vec<Field>,
     /// The field that has the cursor.
     pub selected: usize,
-    /// Why it was refused.
+    /// Why the arguments were refused.
     pub error: Option<String>,
     layers: usize,
 }
 
-/// What a key led to.
+/// The result of a key press.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FormKey {
-    /// Still writing.
+    /// The form stays open.
     Stay,
-    /// Given up.
+    /// The form is closed without a request.
     Close,
-    /// Ask with these arguments.
+    /// The figure is requested with these arguments.
     Ask(Arguments),
 }
 
 impl Form {
-    /// A form that holds these arguments, or defaults.
+    /// A form with these arguments; parameters not given have their defaults.
     pub fn new(instrument: &'static dyn Instrument, arguments: &Arguments, layers: usize) -> Self {
         let field = |p: &'static Parameter| Field {
             parameter: p,
@@ -61,7 +61,7 @@ impl Form {
         }
     }
 
-    /// What is written, as arguments.
+    /// The values as arguments.
     pub fn arguments(&self) -> Arguments {
         let values = self
             .fields
@@ -98,14 +98,14 @@ impl Form {
         FormKey::Stay
     }
 
-    /// Takes pasted text.
+    /// Inserts pasted text into the selected field.
     pub fn paste(&mut self, text: &str) {
         if let Some(field) = self.fields.get_mut(self.selected) {
             field.value.paste(text);
         }
     }
 
-    /// Whether left and right turn the selected field's value.
+    /// Whether left and right change the selected field's value.
     fn is_adjustable(&self) -> bool {
         self.fields
             .get(self.selected)
@@ -114,7 +114,7 @@ impl Form {
                 | ParamKind::Layer
                 | ParamKind::Count { .. }
                 | ParamKind::Position => true,
-                // A text of one's own is written, not turned.
+                // A text that is not one of the words is edited instead.
                 ParamKind::Word(words) => words.contains(&f.value.text()),
                 ParamKind::Text => false,
             })

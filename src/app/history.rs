@@ -1,7 +1,7 @@
-//! History: everything the user changes about the experiment, and every earlier state of it.
+//! History: the user's changes of the experiment, with undo and redo.
 //!
-//! Invariant: every change goes through [`History::change`], and every text through [`History::keep`], so undo brings back exactly
-//! what was there. To let undo cover something else, add it to [`Experiment`].
+//! Invariant: every change goes through [`History::change`], and every replaced text through [`History::keep`], so undo
+//! restores exactly the earlier state. To make something else undoable, add it to [`Experiment`].
 
 use std::rc::Rc;
 
@@ -12,76 +12,76 @@ use crate::edit::{Edit, EditId, EditIds};
 use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
 
-/// The most steps kept.
+/// The most steps that are kept.
 const DEPTH: usize = 200;
 
-/// What the user decided about the experiment, but for the text.
+/// The user's settings of the experiment, without the text.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Experiment {
     /// The edits, on and off.
     pub edits: Vec<Edit>,
-    /// What a change of edits means for the past.
+    /// Whether a change of edits also applies to what was read before.
     pub mode: Mode,
-    /// How tokens are chosen.
+    /// How tokens are sampled.
     pub sampling: Sampling,
-    /// What is marked, sorted.
+    /// Marked units, sorted.
     pub marks: Vec<Mark>,
-    /// How the unedited run is generated next to the text.
+    /// How the baseline run is made.
     pub baseline_mode: BaselineMode,
-    /// Turns kept as examples, for a direction between them.
+    /// Prompts picked as examples, to make a direction from.
     pub turns: Vec<ExampleTurn>,
 }
 
-/// What the user said once, as an example of a behaviour or of its absence.
+/// A prompt picked as an example of a behaviour or of its absence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExampleTurn {
     pub text: String,
-    /// Whether it went through the chat template.
+    /// Whether it is encoded by the chat template.
     pub chat: bool,
     /// Whether it shows the behaviour.
     pub plus: bool,
 }
 
-/// A text that was cut or replaced.
+/// A text that was cut or replaced, and that undo can restore.
 #[derive(Clone, Debug)]
 pub struct ReplacedText {
-    /// What the engine keeps it under.
+    /// The number under which the engine keeps it.
     pub number: u64,
     pub text: Transcript,
 }
 
-/// One step: what taking it brings back.
+/// One step of undo or redo: what it restores.
 #[derive(Clone, Debug)]
 pub enum HistoryStep {
-    /// The state, and the text where the change made it forget which edits were in force where.
+    /// The state; and the text with its edit schedule, if the change made the engine drop the schedule.
     State(Rc<Experiment>, Option<ReplacedText>),
     Text(ReplacedText),
 }
 
-/// Which way a step is taken.
+/// The direction of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UndoOrRedo {
     Back,
     Forth,
 }
 
-/// The state with undo and redo. States are shared values: a step holds the one that a change left behind.
+/// The current state with the steps of undo and redo. States are reference-counted, so steps share them.
 #[derive(Clone, Debug, Default)]
 pub struct History {
     now: Rc<Experiment>,
     ids: EditIds,
     past: Vec<HistoryStep>,
     future: Vec<HistoryStep>,
-    /// The text that the engine keeps before it cuts or replaces it, or forgets its edits.
+    /// The text that the engine has kept last, before it cuts or replaces it or drops its edit schedule.
     kept: Option<ReplacedText>,
-    /// The text that is on its way back: by a step that is about it, or, without one, for the edits that were in force where.
+    /// The text that is being restored: with a direction, by a step about the text; without one, for its edit schedule.
     being_restored: Option<(Option<UndoOrRedo>, ReplacedText)>,
-    /// The selected edit.
+    /// The index of the selected edit.
     pub selected: usize,
 }
 
 impl History {
-    /// A history that begins with these.
+    /// A history that begins in this state.
     pub fn new(mut now: Experiment) -> Self {
         let mut ids = EditIds::default();
         ids.give(&mut now.edits);
@@ -92,7 +92,7 @@ impl History {
         }
     }
 
-    /// The edit of this session that an id names, as it was then.
+    /// The edit of this session that has an id, as it was when the id was given.
     pub fn edit(&self, id: EditId) -> Option<&Edit> {
         self.ids.get(id)
     }
@@ -112,7 +112,7 @@ impl History {
         self.now.edits.get(self.selected)
     }
 
-    /// How many are in force.
+    /// The number of edits that are in force.
     pub fn active(&self) -> usize {
         self.now.edits.iter().filter(|e| e.active()).count()
     }
@@ -123,40 +123,40 @@ impl History {
         on.map(|e| e.id).collect()
     }
 
-    /// What a change of edits means for the past.
+    /// Whether a change of edits also applies to what was read before.
     pub fn mode(&self) -> Mode {
         self.now.mode
     }
 
-    /// How tokens are chosen.
+    /// How tokens are sampled.
     pub fn sampling(&self) -> Sampling {
         self.now.sampling
     }
 
-    /// What is marked, sorted.
+    /// Marked units, sorted.
     pub fn marks(&self) -> &[Mark] {
         &self.now.marks
     }
 
-    /// Begins in a mode, without a step of undo.
+    /// Sets the initial mode, without a step of undo.
     pub fn start_in_mode(&mut self, mode: Mode) {
         Rc::make_mut(&mut self.now).mode = mode;
     }
 
-    /// Puts edits in place without a step of undo.
+    /// Replaces the edits without a step of undo.
     fn replace_edits(&mut self, edits: Vec<Edit>) {
         let now = Rc::make_mut(&mut self.now);
         now.edits = edits;
         self.ids.give(&mut now.edits);
     }
 
-    /// Puts the edits that a model comes with in place, switched off, without a step of undo.
+    /// Sets the edits that a model comes with, without a step of undo.
     pub fn set_initial_edits(&mut self, edits: Vec<Edit>) {
         self.replace_edits(edits);
         self.selected = 0;
     }
 
-    /// Adds a ready row without a step of undo; earlier and later states get it as well.
+    /// Adds an offered edit, switched off, without a step of undo: to the current state and to all steps.
     pub fn add_offered_edit(&mut self, edit: &Edit) {
         let steps = self.past.iter_mut().chain(&mut self.future);
         let states = steps.filter_map(|step| match step {
@@ -170,7 +170,7 @@ impl History {
         }
     }
 
-    /// Changes the state, and gives the one before; none when nothing changed.
+    /// Changes the state as one step of undo. Returns the state before; none if nothing changed.
     pub fn change(&mut self, with: impl FnOnce(&mut Experiment)) -> Option<Rc<Experiment>> {
         let mut now = Experiment::clone(&self.now);
         with(&mut now);
@@ -184,7 +184,7 @@ impl History {
         Some(before)
     }
 
-    /// The last change of edits was refused and these are in force: it never was.
+    /// The engine refused the last change of edits and `edits` are still in force: reverts the change without a step.
     pub fn revert_refused(&mut self, edits: &[Edit]) {
         let same = |state: &Experiment| {
             let on = state.edits.iter().filter(|e| e.on);
@@ -218,8 +218,8 @@ impl History {
         }
     }
 
-    /// Takes a step, and gives what it is about; none when there is none. Of a state that is the one before; a text has to
-    /// [come back](History::begin_restoring) first.
+    /// Takes a step and returns what it is about; none if there is no step. For a state, it is the state before the step; a
+    /// text must be [restored](History::begin_restoring) by the engine first.
     pub fn take_step(&mut self, way: UndoOrRedo) -> Option<HistoryStep> {
         match self.steps(way).pop()? {
             HistoryStep::State(state, text) => {
@@ -233,24 +233,24 @@ impl History {
         }
     }
 
-    /// A text is on its way back: by a step, or for its schedule of edits alone.
+    /// Notes that the engine was asked to restore a text: by a step about the text (`way`), or only for its edit schedule.
     pub fn begin_restoring(&mut self, way: Option<UndoOrRedo>, text: ReplacedText) {
         self.being_restored = Some((way, text));
     }
 
-    /// Whether a text is on its way back.
+    /// Whether a text is being restored.
     pub fn is_restoring(&self) -> bool {
         self.being_restored.is_some()
     }
 
-    /// The text could not be restored: the step is put back, to be tried again.
+    /// The engine could not restore the text: puts the step back, so that it can be repeated.
     pub fn restoring_failed(&mut self) {
         if let Some((Some(way), text)) = self.being_restored.take() {
             self.steps(way).push(HistoryStep::Text(text));
         }
     }
 
-    /// The text of this number is back; what stood in its place comes back by the opposite step.
+    /// The engine has restored the text of this number: the text that it replaced becomes the opposite step.
     pub fn take_restored(&mut self, number: u64) -> Option<(Option<UndoOrRedo>, ReplacedText)> {
         let gone = self.kept.take();
         let (way, text) = self
@@ -263,12 +263,12 @@ impl History {
         Some((way, text))
     }
 
-    /// The engine keeps a text before something happens to it.
+    /// Notes a text that the engine keeps because it is about to be changed.
     pub fn keep(&mut self, text: ReplacedText) {
         self.kept = Some(text);
     }
 
-    /// The text that was kept was replaced, or cut to so many tokens.
+    /// The kept text was replaced, or cut to `left` tokens: makes a step that restores it.
     pub fn text_replaced(&mut self, left: usize) {
         if let Some(text) = self.kept.take()
             && left < text.text.tokens.len()
@@ -277,8 +277,8 @@ impl History {
         }
     }
 
-    /// The last change of edits or of the mode made the text that was kept forget which edits were in force where; undoing it
-    /// brings that back.
+    /// The last change of edits or of the mode made the engine drop the kept text's edit schedule: the undo of that change will
+    /// restore it.
     pub fn schedule_forgotten(&mut self) {
         if let Some(lost) = self.kept.take()
             && let Some(HistoryStep::State(state, text)) = self.past.last_mut()
@@ -288,7 +288,7 @@ impl History {
         }
     }
 
-    /// Whether there is a step to take.
+    /// Whether there is a step in this direction.
     pub fn has_step(&self, way: UndoOrRedo) -> bool {
         match way {
             UndoOrRedo::Back => !self.past.is_empty(),
@@ -319,7 +319,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// A text that is kept, and lost whole.
+    /// A kept text that was replaced as a whole.
     fn replaced_text(number: u64) -> ReplacedText {
         let mut text = Transcript::default();
         text.join(crate::engine::Token {
@@ -454,7 +454,7 @@ mod tests {
             Some(HistoryStep::State(..))
         ));
         assert!(history.edits().is_empty() && !history.has_step(UndoOrRedo::Back));
-        // A step of undo was refused: the list shows what is in force.
+        // A refused step of undo: the list shows the edits in force.
         history.revert_refused(&held);
         assert_eq!(history.edits(), held);
     }

@@ -1,4 +1,4 @@
-//! Keys: what was pressed, without a terminal library, and how it is written down.
+//! Key presses, independent of the terminal library, and their spelling.
 //!
 //! Invariant: printing and parsing are inverse, so help, `keys.toml` and `lmscope keys` spell a key alike.
 //! To add a named key, add a variant of [`Code`] and a row in `NAMES`.
@@ -6,10 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// Which key.
+/// The key itself, without modifiers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Code {
-    /// A character, with Shift already applied.
+    /// A character, as typed with or without Shift.
     Char(char),
     Enter,
     /// Escape.
@@ -35,7 +35,7 @@ pub enum Code {
     F(u8),
 }
 
-/// How named keys are written.
+/// The spelling of named keys.
 const NAMES: &[(Code, &str)] = &[
     (Code::Enter, "Enter"),
     (Code::Esc, "Esc"),
@@ -53,18 +53,18 @@ const NAMES: &[(Code, &str)] = &[
     (Code::Space, "Space"),
 ];
 
-/// One key press. Shift is kept only where the character does not show it.
+/// A key press. Shift is recorded only for keys that are not characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     pub code: Code,
-    /// With Control.
+    /// Whether Control was held.
     pub ctrl: bool,
-    /// With Shift (named keys only).
+    /// Whether Shift was held (named keys only).
     pub shift: bool,
 }
 
 impl Key {
-    /// A key alone.
+    /// A key without modifiers.
     pub const fn plain(code: Code) -> Self {
         Self {
             code,
@@ -91,7 +91,7 @@ impl Key {
         }
     }
 
-    /// The character that it writes into a text, if any.
+    /// The character that the key inserts into a text, if any.
     pub fn text(self) -> Option<char> {
         match (self.ctrl, self.code) {
             (false, Code::Char(c)) => Some(c),
@@ -175,7 +175,7 @@ impl FromStr for Key {
     }
 }
 
-/// Parses keys pressed one after the other: `g g`.
+/// Parses a sequence of keys: `g g`.
 pub fn chord(text: &str) -> Result<Vec<Key>, String> {
     let keys: Vec<Key> = text
         .split_whitespace()
@@ -188,7 +188,7 @@ pub fn chord(text: &str) -> Result<Vec<Key>, String> {
     }
 }
 
-/// Prints keys pressed one after the other.
+/// Prints a sequence of keys.
 pub fn spell(keys: &[Key]) -> String {
     keys.iter()
         .map(Key::to_string)

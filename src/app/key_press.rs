@@ -1,7 +1,7 @@
-//! Keys: from the overlay in front, through the prompt, to the keymap.
+//! Handles key presses: first the overlay, then the prompt, then the keymap.
 //!
-//! Invariant: the front-most thing takes the key; ctrl-c, ctrl-z and ctrl-l work everywhere; any key but ctrl-c
-//! disarms leaving. To add an overlay, add a variant of [`Overlay`] and its arm in [`App::press_overlay`].
+//! Invariant: the front-most element gets the key; ctrl-c, ctrl-z and ctrl-l work everywhere; any key other than ctrl-c disarms
+//! quitting. To add an overlay, add a variant of [`Overlay`] and its arm in [`App::press_overlay`].
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use super::{App, ArgumentLine, Effect, Overlay};
 use crate::instruments::{INSTRUMENTS, Instrument, instrument};
 use crate::text;
 
-/// How long a second ctrl-c leaves.
+/// The time within which a second ctrl-c quits.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// Commands whose hints come first in the footer, when they work; the others follow in the order of their rows.
+/// Commands whose hints come first in the footer, if they can run; the others follow in the order of their rows.
 const FIRST: &[&str] = &[
     "run",
     "toggle-selected",
@@ -39,7 +39,7 @@ const FIRST: &[&str] = &[
 ];
 
 impl App {
-    /// The part of the screen whose keys apply now.
+    /// The part of the screen whose keys apply.
     pub fn context(&self) -> Context {
         match self.layout.focus {
             Pane::Transcript => Context::Transcript,
@@ -103,7 +103,7 @@ impl App {
         self.settle(outcome)
     }
 
-    /// Runs a command; one that wants an argument and has none asks for it.
+    /// Runs a command; if it requires an argument and has none, asks for it.
     pub(super) fn run_command(&mut self, row: &'static Command, argument: &str) -> CommandResult {
         (row.enabled)(self)?;
         if row.wants() && argument.is_empty() {
@@ -113,7 +113,7 @@ impl App {
         (row.run)(self, argument)
     }
 
-    /// An error of a command becomes a notice.
+    /// The effects of a command; an error becomes a notice.
     fn settle(&mut self, outcome: CommandResult) -> Vec<Effect> {
         outcome.unwrap_or_else(|Unavailable(why)| {
             self.warn(why);
@@ -219,7 +219,7 @@ impl App {
         }
     }
 
-    /// Shows the selected theme; giving up brings the former back.
+    /// Shows the selected theme; closing the list restores the previous one.
     fn preview(&mut self, listing: &Listing, choice: &PaletteKey) {
         let before = self
             .theme_before
@@ -256,7 +256,7 @@ impl App {
         self.keep(Overlay::Line(line))
     }
 
-    /// Asks for the argument of a command.
+    /// Opens a line to write the argument of a command.
     pub(super) fn open_line(&mut self, row: &'static Command) {
         let now = row.now.map(|now| format!("now {}", now(self)));
         let now = now.unwrap_or_else(|| row.arguments.into());
@@ -268,8 +268,8 @@ impl App {
         }));
     }
 
-    /// What is known of a form as it is filled in: after which token it asks where that is not the last one, and what the
-    /// instrument will take.
+    /// A preview of a form as it is filled in: the token after which the figure is measured, if that is not the last one, and
+    /// the cost of the measurement.
     pub fn form_preview(&self, form: &Form) -> Option<String> {
         let after = self.end_of_text_for(form.slot).and_then(|n| {
             let token = self.transcript.tokens.get(n - 1)?;
@@ -312,12 +312,12 @@ impl App {
         self.overlay = Some(Overlay::Listing(Listing::new(purpose, title, items)));
     }
 
-    /// Values of a command to choose from, each with a sentence.
+    /// Opens a list of values for a command, each with a description.
     pub(super) fn open_picker(&mut self, of: &str, title: &str, values: Vec<(String, String)>) {
         self.open_listing(PaletteList::Picker, title, picks(of, values));
     }
 
-    /// The themes; the selected one is shown at once.
+    /// Opens the list of themes; the selected one is applied at once.
     pub(super) fn open_themes(&mut self) {
         let items = picks("theme", self.settings.themes.clone());
         self.open_listing(PaletteList::Theme, "theme", items);
@@ -338,7 +338,7 @@ impl App {
         }
     }
 
-    /// Help: what works here, this pane's own commands first.
+    /// Opens help: the commands available here, this pane's own first.
     pub(super) fn open_help(&mut self) {
         let here = self.context();
         let works = |c: &&'static Command| (c.enabled)(self).is_ok();
@@ -351,7 +351,7 @@ impl App {
         self.open_listing(PaletteList::Help, &title, items);
     }
 
-    /// The palette: every command, and every instrument by name.
+    /// Opens the palette: all commands, and all instruments by name.
     pub(super) fn open_palette(&mut self) {
         let mut items: Vec<PaletteItem> = commands().map(|c| self.item(c)).collect();
         let instruments = INSTRUMENTS
@@ -363,7 +363,7 @@ impl App {
         self.open_listing(PaletteList::Palette, "palette", items);
     }
 
-    /// Ctrl-c: stop the work, then clear what is being written, then leave.
+    /// Ctrl-c: stops the work; else clears the text being written; else quits.
     pub(super) fn interrupt(&mut self) -> Vec<Effect> {
         if self.downloading() {
             return vec![Effect::Cancel];
@@ -398,17 +398,17 @@ impl App {
         Vec::new()
     }
 
-    /// Ends; the session is on the disk already.
+    /// Quits; the session is on the disk already.
     pub(super) fn quit(&mut self) -> Vec<Effect> {
         vec![Effect::Cancel, Effect::Quit]
     }
 
-    /// Whether a model is on its way over the network.
+    /// Whether a model is being downloaded.
     fn downloading(&self) -> bool {
         self.loading.as_ref().is_some_and(|l| l.download.is_some())
     }
 
-    /// What the footer can honestly offer: keys and words, this pane's own first.
+    /// Hints for the footer: keys and words of commands that can run now, this pane's own first.
     pub fn hints(&self) -> Vec<(String, String)> {
         let pair = |(keys, words): &(&str, &str)| (keys.to_string(), words.to_string());
         let fixed: &[(&str, &str)] = match &self.overlay {
@@ -461,7 +461,7 @@ impl App {
             .filter(|c| [here, Context::Anywhere].contains(&c.context))
             .filter(offered)
             .collect();
-        // In a figure, what acts on its cells goes before what acts on the text.
+        // In a figure, commands for its cells come before those for the text.
         let acts = |c: &Command| here == Context::Figure && ["ablate", "mark"].contains(&c.name);
         rows.sort_by_key(|c| {
             let place = FIRST.iter().position(|f| *f == c.name);
@@ -491,7 +491,7 @@ impl App {
     }
 }
 
-/// Whether a key leaves what is only read.
+/// Whether a key closes an overlay that is only read.
 fn leaves(key: Key) -> bool {
     matches!(key.code, Code::Esc | Code::Enter | Code::Char('q'))
 }

@@ -1,7 +1,7 @@
-//! The keymap: from keys to commands and back, with the user's `keys.toml` laid over the defaults.
+//! The keymap: from keys to commands and back, with the user's `keys.toml` overriding the defaults.
 //!
-//! Invariant: in every context a key means one command at most, and no binding hides a longer one. A mistake in
-//! `keys.toml` is a warning that names its line, and the default stays.
+//! Invariant: in every context a key has at most one command, and no binding is a prefix of another. A mistake in `keys.toml`
+//! gives a warning that names its line, and the default stays.
 //! To add a default key, write it in the command's row.
 
 use std::path::Path;
@@ -11,28 +11,28 @@ use super::key::{Key, chord, spell};
 
 #[derive(Clone, Debug)]
 pub struct Binding {
-    /// Keys pressed one after the other.
+    /// A sequence of keys.
     pub keys: Vec<Key>,
     pub command: &'static Command,
 }
 
-/// What pressed keys lead to.
+/// The result of looking up a sequence of keys.
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup {
     Command(&'static Command),
-    /// The beginning of a longer binding.
+    /// The keys are a proper prefix of a binding.
     Pending,
     Nothing,
 }
 
-/// Every binding.
+/// All bindings.
 #[derive(Clone, Debug)]
 pub struct Keymap {
     bindings: Vec<Binding>,
 }
 
 impl Keymap {
-    /// The defaults with a `keys.toml` laid over them, and warnings about its mistakes.
+    /// The defaults overridden by a `keys.toml`, and warnings about its mistakes.
     pub fn new(overrides: Option<(&Path, &str)>) -> (Self, Vec<String>) {
         let mut keymap = Self {
             bindings: defaults(),
@@ -41,7 +41,7 @@ impl Keymap {
         (keymap, warnings)
     }
 
-    /// What pressed keys mean in a context; a binding of the context goes before one that holds anywhere.
+    /// The command for a sequence of keys in a context; a binding of the context has precedence over a general one.
     pub fn look_up(&self, context: Context, pressed: &[Key]) -> Lookup {
         let here = |b: &&Binding| b.command.context == context;
         let anywhere = |b: &&Binding| b.command.context == Context::Anywhere;
@@ -64,7 +64,7 @@ impl Keymap {
         }
     }
 
-    /// The keys of a command, as they print.
+    /// The keys of a command, as text.
     pub fn keys_of(&self, command: &Command) -> Vec<String> {
         self.bindings
             .iter()
@@ -157,7 +157,7 @@ fn defaults() -> Vec<Binding> {
     out
 }
 
-/// Whether two bindings cannot both hold: the same keys in the same context, or one hiding a longer one.
+/// Whether two bindings conflict: one is equal to or a prefix of the other, in overlapping contexts.
 fn clash(a: &[Key], a_context: Context, b: &[Key], b_context: Context) -> bool {
     let meet =
         a_context == b_context || a_context == Context::Always || b_context == Context::Always;

@@ -1,27 +1,27 @@
-//! Layout: which pane stands where at a terminal size. One pure function, used for drawing and for keys.
+//! Layout: the areas of all panes for a terminal size. One pure function, used for drawing and for keys.
 //!
-//! Invariant: panes never overlap, lie inside the screen, and depend on size, focus and zoom alone, never on content.
+//! Invariant: panes never overlap, are inside the screen, and depend only on size, focus and zoom, never on content.
 //! To add a pane, add a variant of [`Pane`], a place in [`arrange`], and a row in `ui/panes`.
 
 use crate::engine::PaneName;
 
-/// The smallest screen that can be used.
+/// The smallest usable screen: columns, rows.
 pub const LEAST: (u16, u16) = (40, 10);
 
 /// A rectangle of terminal cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Area {
-    /// First column.
+    /// The first column.
     pub x: u16,
-    /// First row.
+    /// The first row.
     pub y: u16,
-    /// Columns.
+    /// The number of columns.
     pub width: u16,
     pub height: u16,
 }
 
 impl Area {
-    /// Cuts so many rows off the top: they and the rest.
+    /// Splits off the top `rows` rows: returns them and the rest.
     pub fn top(self, rows: u16) -> (Self, Self) {
         let rows = rows.min(self.height);
         (
@@ -37,12 +37,12 @@ impl Area {
         )
     }
 
-    /// Cuts so many rows off the bottom: the rest and they.
+    /// Splits off the bottom `rows` rows: returns the rest and them.
     pub fn bottom(self, rows: u16) -> (Self, Self) {
         self.top(self.height.saturating_sub(rows))
     }
 
-    /// Cuts so many columns off the left: they and the rest.
+    /// Splits off the left `columns` columns: returns them and the rest.
     pub fn left(self, columns: u16) -> (Self, Self) {
         let columns = columns.min(self.width);
         (
@@ -64,28 +64,28 @@ impl Area {
 pub enum Pane {
     /// The text, token by token.
     Transcript,
-    /// What an instrument shows.
+    /// The figure of an instrument.
     Figure(PaneName),
     /// The edits and their receipts.
     Edits,
-    /// The cell under the cursor in full.
+    /// The details of the cell under the cursor.
     Cell,
 }
 
 /// How much room the focused pane gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Zoom {
-    /// As the layout says.
+    /// The normal layout.
     #[default]
     Normal,
     /// The full width, with the text above.
     Wide,
-    /// Everything.
+    /// The whole screen.
     Full,
 }
 
 impl Zoom {
-    /// The next step.
+    /// The next zoom level.
     #[must_use]
     pub fn next(self) -> Self {
         match self {
@@ -96,46 +96,46 @@ impl Zoom {
     }
 }
 
-/// What the layout depends on.
+/// The inputs of the layout.
 #[derive(Clone, Copy, Debug)]
 pub struct LayoutRequest {
-    /// Columns and rows of the screen.
+    /// The size of the screen: columns, rows.
     pub size: (u16, u16),
-    /// The pane that has the keys.
+    /// The focused pane, which gets the keys.
     pub focus: Pane,
     /// The last focused pane that was not the transcript.
     pub last_side_pane: Pane,
-    /// The figure that always has a place where there is room for two.
+    /// The figure that is always shown if there is room for two.
     pub first: PaneName,
-    /// The figure chosen last.
+    /// The figure that was chosen last.
     pub figure: PaneName,
-    /// The figure shown under the first where there is room for two.
+    /// The figure shown below the first if there is room for two.
     pub second: PaneName,
-    /// Zoom of the focused pane.
+    /// The zoom level of the focused pane.
     pub zoom: Zoom,
 }
 
-/// Where everything is.
+/// The areas of everything on the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrangement {
-    /// One row at the top.
+    /// The header: one row at the top.
     pub header: Area,
-    /// Two rows at the bottom.
+    /// The footer: two rows at the bottom.
     pub footer: Area,
-    /// The panes that are shown, in the order of Tab.
+    /// The visible panes, in the order of Tab.
     pub panes: Vec<(Pane, Area)>,
-    /// Whether the pane beside the transcript carries tabs for those that have no place of their own.
+    /// Whether the pane next to the transcript has tabs for panes that have no area of their own.
     pub tabs: bool,
 }
 
 impl Arrangement {
-    /// Where a pane is, if it is shown.
+    /// The area of a pane, if it is visible.
     pub fn area(&self, pane: Pane) -> Option<Area> {
         self.panes.iter().find(|(p, _)| *p == pane).map(|(_, a)| *a)
     }
 }
 
-/// Every pane that Tab visits, in order, whatever is shown now.
+/// All panes in the order of Tab, whether visible or not.
 pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
     let mut panes = vec![Pane::Transcript];
     if triple(wish) {

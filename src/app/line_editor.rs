@@ -1,22 +1,22 @@
-//! The line editor behind every place where the user writes: prompt, palette, forms, filters.
+//! The line editor used wherever the user writes: prompt, palette, forms, filters.
 //!
-//! Invariant: the cursor stands on a character boundary of the text; readline keys mean what they mean in a shell.
+//! Invariant: the cursor is at a character boundary of the text; readline keys work as in a shell.
 //! To add an editing key, add an arm in [`PromptInput::press`].
 
 use super::key::{Code, Key};
 
-/// What a key did to the editor.
+/// The result of a key press.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EditorOutcome {
     /// The text or its cursor changed.
     Changed,
-    /// Enter: the text is done.
+    /// Enter: the text is complete.
     Sent,
-    /// The editor has no use for the key; another part of the screen may.
+    /// The editor does not use the key; another part of the screen may.
     Ignored,
 }
 
-/// Text being written, with a cursor, a cut buffer and earlier texts.
+/// A text that is being written, with a cursor, a cut buffer and earlier texts.
 #[derive(Clone, Debug, Default)]
 pub struct PromptInput {
     text: String,
@@ -25,18 +25,18 @@ pub struct PromptInput {
     /// Whether ctrl-j starts a new line.
     pub lines: bool,
     past: Vec<String>,
-    /// Which earlier text is shown, counted from the newest.
+    /// The index of the earlier text that is shown, counted from the newest.
     back: Option<usize>,
     draft: String,
 }
 
 impl PromptInput {
-    /// An empty editor of one line.
+    /// An empty editor for a single line.
     pub fn line() -> Self {
         Self::default()
     }
 
-    /// An empty editor of several lines.
+    /// An empty editor for several lines.
     pub fn paragraph() -> Self {
         Self {
             lines: true,
@@ -44,14 +44,14 @@ impl PromptInput {
         }
     }
 
-    /// An editor of one line that holds a text.
+    /// A single-line editor with a text.
     pub fn with(text: &str) -> Self {
         let mut out = Self::line();
         out.set(text);
         out
     }
 
-    /// What is written.
+    /// The text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -61,7 +61,7 @@ impl PromptInput {
         self.text.split_at(self.at)
     }
 
-    /// Whether nothing is written.
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
@@ -72,13 +72,13 @@ impl PromptInput {
         self.at = self.text.len();
     }
 
-    /// Empties it.
+    /// Empties the text.
     pub fn clear(&mut self) {
         self.set("");
         self.back = None;
     }
 
-    /// Takes the text out and remembers it.
+    /// Returns the text, stores it among the earlier texts, and empties the editor.
     pub fn send(&mut self) -> String {
         let text = std::mem::take(&mut self.text);
         self.at = 0;
@@ -89,7 +89,7 @@ impl PromptInput {
         text
     }
 
-    /// Inserts text as one edit; where there is one line only, line breaks become spaces.
+    /// Inserts text as one edit; in a single-line editor, line breaks become spaces.
     pub fn paste(&mut self, text: &str) {
         let clean = text.replace("\r\n", "\n").replace('\r', "\n");
         let clean = if self.lines {

@@ -1,7 +1,7 @@
-//! Marks: neurons and heads picked out, across cells and layers, to be acted on as a group.
+//! Marks: neurons and heads that the user has marked, across cells and layers, to act on them as a group.
 //!
-//! Invariant: a mark is a place in the model, not in a figure; it shows in every figure that has a cell for it.
-//! To let something else be marked, add its arm in [`Mark::of`].
+//! Invariant: a mark is a unit of the model rather than a cell of a figure; it is shown in every figure that has a cell for the
+//! unit. To make something else markable, add its arm in [`Mark::of`].
 
 use std::collections::BTreeMap;
 
@@ -10,16 +10,16 @@ use crate::edit::{Edit, EditPlace};
 use crate::figure::{Anchor, Unit};
 use crate::model::network::site::{Address, Site};
 
-/// A neuron or a head.
+/// A marked neuron or head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
-    /// Where it is read: `mlp_act` of a layer, or `z` for a head.
+    /// The address of its value: `mlp_act` of a layer, or `z` for a head.
     pub at: Address,
     pub unit: u32,
 }
 
 impl Mark {
-    /// What a cell stands for, when that can be marked.
+    /// The unit of an anchor, if it can be marked.
     pub fn of(anchor: Anchor) -> Option<Self> {
         let layer = usize::from(anchor.layer?);
         match anchor.unit? {
@@ -36,7 +36,7 @@ impl Mark {
     }
 }
 
-/// Edits that do the same to every one of these: one edit an address, in the order of addresses.
+/// Edits that apply one operation to all marked units: one edit for each address, in the order of addresses.
 pub fn edits(op: fn(UnitChoice) -> Op, marks: &[Mark]) -> Vec<Edit> {
     let mut places: BTreeMap<Address, Vec<u32>> = BTreeMap::new();
     for mark in marks {
@@ -46,7 +46,7 @@ pub fn edits(op: fn(UnitChoice) -> Op, marks: &[Mark]) -> Vec<Edit> {
     places.into_iter().map(edit).collect()
 }
 
-/// An edit that ablates a named group, switched off.
+/// An edit that ablates a named set of units, switched off.
 pub fn group(name: &str, site: Site) -> Edit {
     let op = Op::Zero(UnitChoice::Set(name.into()));
     Edit {
@@ -55,7 +55,7 @@ pub fn group(name: &str, site: Site) -> Edit {
     }
 }
 
-/// What marks are, in words: `3 neurons, 1 head`.
+/// The number of marked units in words: `3 neurons, 1 head`.
 pub fn count(marks: &[Mark]) -> String {
     let heads = marks.iter().filter(|m| m.at.site == Site::Z).count();
     let part = |count: usize, word: &str| match count {

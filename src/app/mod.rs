@@ -1,8 +1,8 @@
-//! The app: what the user is doing. No terminal, no tensors.
+//! The app: the state of the user's work. No terminal, no tensors.
 //!
-//! Invariant: [`App::update`] is a plain function from state and event to state and effects; it never waits, never
-//! fails, and bumps [`App::revision`] exactly when something may look different.
-//! To add something the user can do, add a row in `commands/`; something the engine tells, an arm in `updates.rs`.
+//! Invariant: [`App::update`] is a plain function from state and event to state and effects; it never waits, never fails, and
+//! increments [`App::revision`] exactly when something may look different.
+//! To add something the user can do, add a row in `commands/`; for a new message of the engine, add an arm in `updates.rs`.
 
 pub mod baseline;
 pub mod commands;
@@ -55,27 +55,27 @@ use session::Session;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 use transcript::Transcript;
 
-/// What happens to the app.
+/// An event that the app handles.
 #[derive(Debug)]
 pub enum Event {
     /// A key was pressed.
     Key(Key),
     /// Text was pasted.
     Paste(String),
-    /// The screen has this size now: columns, rows.
+    /// The screen was resized: columns, rows.
     Resize(u16, u16),
-    /// The engine told something.
+    /// The engine sent an update.
     Engine(Update),
-    /// So much time has passed since the start.
+    /// The time since the start.
     Tick(Duration),
-    /// The program has to end now.
+    /// The program must end now.
     Terminate,
 }
 
-/// What the app wants done.
+/// An effect that the caller performs for the app.
 #[derive(Debug)]
 pub enum Effect {
-    /// Ask the engine.
+    /// Send a request to the engine.
     Ask(Request),
     /// Interrupt the engine.
     Cancel,
@@ -83,39 +83,39 @@ pub enum Effect {
     Copy(String),
     /// Write a file, making its folder.
     Write(PathBuf, Vec<u8>),
-    /// Writes a file that only the user may read.
+    /// Write a file that only the user may read.
     WritePrivate(PathBuf, Vec<u8>),
     /// Write a figure to a file.
     Export {
-        /// One of the export formats.
+        /// The name of an export format.
         format: String,
         path: PathBuf,
         figure: Box<Figure>,
     },
     /// Write the screen as a picture.
     Shot(PathBuf),
-    /// Hand the terminal to the shell.
+    /// Suspend the program and return to the shell.
     Suspend,
-    /// Paint everything again.
+    /// Repaint the whole screen.
     Redraw,
     /// End the program.
     Quit,
 }
 
-/// How much a grid cell says.
+/// How much a grid cell shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Density {
     /// Token and number.
     #[default]
     Full,
-    /// Token; its colour is the number.
+    /// Token; the number is its colour.
     Token,
     /// Colour alone.
     Colour,
 }
 
 impl Density {
-    /// One step towards more text.
+    /// One step towards more text in a cell.
     #[must_use]
     pub fn more(self) -> Self {
         match self {
@@ -124,7 +124,7 @@ impl Density {
         }
     }
 
-    /// One step towards more cells.
+    /// One step towards more cells on the screen.
     #[must_use]
     pub fn less(self) -> Self {
         match self {
@@ -134,7 +134,7 @@ impl Density {
     }
 }
 
-/// What lies over the panes and takes the keys.
+/// An overlay in front of the panes, which gets the keys.
 #[derive(Clone, Debug)]
 pub enum Overlay {
     /// A list to choose from: palette, help, pickers.
@@ -148,52 +148,52 @@ pub enum Overlay {
         /// Lines scrolled down from the first.
         scroll: usize,
     },
-    /// Everything that was said.
+    /// All notices so far.
     Notices {
         /// Lines scrolled up from the newest.
         scroll: usize,
     },
 }
 
-/// The argument of a command being written.
+/// A command's argument that is being written.
 #[derive(Clone, Debug)]
 pub struct ArgumentLine {
     pub command: &'static Command,
     /// The argument's name, as the command's row gives it.
     pub label: String,
-    /// What is written.
+    /// The text of the argument.
     pub value: PromptInput,
     /// Why it was refused.
     pub error: Option<String>,
 }
 
-/// What the app starts with; everything in it was settled by the caller.
+/// The settings at the start, all decided by the caller.
 #[derive(Clone, Debug)]
 pub struct AppSettings {
     /// The model argument.
     pub model: String,
     /// How to load it.
     pub options: Options,
-    /// A prompt to run at once.
+    /// A prompt to run at the start.
     pub prompt: Option<String>,
-    /// Whether it goes through the chat template.
+    /// Whether it is encoded by the chat template.
     pub chat: bool,
-    /// How tokens are chosen.
+    /// How tokens are sampled.
     pub sampling: Sampling,
-    /// How many tokens are written at most.
+    /// The most tokens to generate.
     pub count: usize,
-    /// Preset files with what they hold; their edits come before the others.
+    /// Preset files with their contents; their edits come before the others.
     pub presets: Vec<(PathBuf, crate::edit::preset::EditPreset)>,
     /// Edits that are in force from the start.
     pub edits: Vec<Edit>,
     pub theme: String,
-    /// Every theme: name and sentence.
+    /// All themes: name and description.
     pub themes: Vec<(String, String)>,
-    /// Every export format.
+    /// The names of all export formats.
     pub formats: Vec<String>,
-    /// The user's `keys.toml`: path and content.
+    /// The user's `keys.toml`: path and contents.
     pub keys: Option<(PathBuf, String)>,
-    /// The folder where the session is kept; none keeps none.
+    /// The folder for the session file; none to keep no session.
     pub session: Option<PathBuf>,
 }
 
@@ -217,90 +217,90 @@ impl Default for AppSettings {
     }
 }
 
-/// The state.
+/// The state of the app.
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own that the user flips
 #[derive(Debug)]
 pub struct App {
-    /// Bumped whenever something may look different.
+    /// Incremented whenever something may look different.
     pub revision: u64,
     /// Time since the start.
     pub now: Duration,
-    /// What it started with; how much is written and how, and the theme, may have changed since.
+    /// The settings at the start; generation settings and theme may have changed since.
     pub settings: AppSettings,
-    /// What the layout depends on: the size of the screen, which panes are chosen, and which has the keys.
+    /// The inputs of the layout: the size of the screen, the chosen panes, and the focus.
     pub layout: LayoutRequest,
     pub model: Option<Loaded>,
-    /// What the engine says while loading.
+    /// The engine's progress in loading a model.
     pub loading: Option<Loading>,
-    /// When that began.
+    /// When loading began.
     pub loading_since: Duration,
     /// Directions that edits can name, with where they were measured.
     pub directions: Vec<KnownDirection>,
     pub transcript: Transcript,
-    /// The prompt that was run last.
+    /// The prompt that was run last, and whether it was encoded by the chat template.
     pub last: Option<(String, bool)>,
-    /// What each instrument shows.
+    /// The state of each instrument's pane.
     pub shown: BTreeMap<PaneName, ShownFigure>,
-    /// What the engine was last told to keep live.
+    /// The live instruments, as last sent to the engine.
     watched: Vec<FigureRequest>,
     /// The shared cursor.
     pub cursor: Cursor,
-    /// How much a grid cell says.
+    /// How much a grid cell shows.
     pub density: Density,
     /// Whether grids have their first row on top.
     pub flip: bool,
-    /// Whether tokens are tinted by surprise.
+    /// Whether tokens are tinted by their surprisal.
     pub tint: bool,
-    /// Whether figures are shown less the unedited run.
+    /// Whether figures show the difference from the unedited run.
     pub difference: bool,
-    /// The edits, the mode, how tokens are chosen and what is marked, with undo and redo.
+    /// Edits, mode, sampling and marks, with undo and redo.
     pub history: History,
-    /// Their receipts, in their order.
+    /// The receipts of the edits, in the same order.
     pub receipts: Vec<Receipt>,
-    /// Positions a second of the latest whole pass.
+    /// The speed of the latest whole pass, in positions a second.
     pub pace: Option<f32>,
-    /// The self-check of this run.
+    /// The worst self-check of the current run.
     pub check: Option<Check>,
-    /// How the engine generates the unedited run next to the text.
+    /// How the engine makes the baseline run.
     pub baseline_mode: BaselineMode,
-    /// The unedited run's text.
+    /// The text of the baseline run.
     pub baseline: Option<Baseline>,
-    /// Whether the unedited run's text is being generated.
+    /// Whether that text is being generated.
     pub baseline_asked: bool,
-    /// Where the cursor goes back to when a text that is written again has come so far.
+    /// The position to which the cursor returns when a text that is generated again reaches it.
     pub return_to: Option<usize>,
-    /// Whether the unedited run is shown next to the text.
+    /// Whether the text of the baseline run is shown.
     pub compare: bool,
     pub presets: Vec<ReadyPrompt>,
-    /// The selected one.
+    /// The index of the selected ready prompt.
     pub preset: usize,
-    /// Whether the ready prompts are shown although there is a text.
+    /// Whether the ready prompts are shown even if there is a text.
     pub show_presets: bool,
     /// The prompt being written.
     pub prompt: PromptInput,
-    /// Whether the prompt has the keys.
+    /// Whether the prompt gets the keys.
     pub writing: bool,
-    /// What lies over the panes.
+    /// The overlay in front of the panes, if any.
     pub overlay: Option<Overlay>,
-    /// The beginning of a longer binding.
+    /// The keys pressed so far of a longer binding.
     pub pending: Vec<Key>,
-    /// What the program has to say.
+    /// Notices for the user.
     pub notices: Notices,
-    /// The keys.
+    /// The bindings of keys.
     pub keymap: Keymap,
-    /// What was asked for so far.
+    /// The requests so far.
     pub session: Session,
-    /// Until when a second ctrl-c leaves.
+    /// The time until which a second ctrl-c quits.
     pub leaving: Option<Duration>,
-    /// Named groups of marked units.
+    /// Named sets of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
-    /// The edits that were on when the engine last took them in.
+    /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
 }
 
 impl App {
-    /// The app before anything happened, and what it wants done first.
+    /// The initial state, and the first effects.
     pub fn new(settings: AppSettings) -> (Self, Vec<Effect>) {
         let keys = settings
             .keys
@@ -380,7 +380,7 @@ impl App {
         (app, effects)
     }
 
-    /// Asks for the model.
+    /// Requests the model.
     pub(super) fn load(&mut self) -> Vec<Effect> {
         self.loading = Some("starting".into());
         self.loading_since = self.now;
@@ -391,7 +391,7 @@ impl App {
         vec![self.send_request(load)]
     }
 
-    /// Takes an event and says what is to be done.
+    /// Handles an event; returns the effects to perform.
     pub fn update(&mut self, event: Event) -> Vec<Effect> {
         match event {
             Event::Tick(now) => {
@@ -423,7 +423,7 @@ impl App {
     }
 
     fn tick(&mut self, now: Duration) {
-        // Elapsed seconds are shown while the engine is at work.
+        // The elapsed seconds are shown while the engine works.
         if self.waiting() && now.as_secs() != self.now.as_secs() {
             self.revision += 1;
         }
@@ -437,12 +437,12 @@ impl App {
         }
     }
 
-    /// Whether something is shown whose elapsed time counts up.
+    /// Whether elapsed time is shown on the screen.
     fn waiting(&self) -> bool {
         self.loading.is_some() || self.transcript.activity == transcript::Activity::Reading
     }
 
-    /// When a tick is needed next; none when nothing will change by itself.
+    /// The time of the next necessary tick; none if nothing will change by itself.
     pub fn deadline(&self) -> Option<Duration> {
         let second = self
             .waiting()
@@ -453,17 +453,17 @@ impl App {
             .min()
     }
 
-    /// Where everything is; none when the screen is too small.
+    /// The areas of all panes; none if the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
         layout::arrange(&self.layout)
     }
 
-    /// The panes that Tab visits.
+    /// The panes in the order of Tab.
     pub fn panes(&self) -> Vec<Pane> {
         layout::order(&self.layout)
     }
 
-    /// Gives a pane the keys.
+    /// Focuses a pane.
     pub fn set_focus(&mut self, pane: Pane) {
         self.layout.focus = pane;
         if pane != Pane::Transcript {
@@ -485,7 +485,7 @@ impl App {
         self.show_presets || (self.transcript.tokens.is_empty() && !self.transcript.busy())
     }
 
-    /// Whether the model has a chat template; until it is loaded, perhaps.
+    /// Whether the model has a chat template; true until it is loaded.
     pub fn chat_possible(&self) -> bool {
         self.model.as_ref().is_none_or(|m| m.card.chat)
     }
@@ -495,22 +495,22 @@ impl App {
         self.transcript.tokens.get(self.cursor.position)
     }
 
-    /// Says something for a short while.
+    /// Shows a notice for a short while.
     pub fn inform(&mut self, text: impl Into<String>) {
         self.notices.say(self.now, Level::Info, text);
     }
 
-    /// Says something worth a second look.
+    /// Shows a warning.
     pub fn warn(&mut self, text: impl Into<String>) {
         self.notices.say(self.now, Level::Warning, text);
     }
 
-    /// Says that something failed; stays until dismissed.
+    /// Shows an error, which stays until dismissed.
     pub fn warn_loudly(&mut self, text: impl Into<String>) {
         self.notices.say(self.now, Level::Error, text);
     }
 
-    /// Shows a notice about the result of an effect.
+    /// Shows a notice on the outcome of an effect.
     pub fn report(&mut self, outcome: Result<String, String>) {
         self.revision += 1;
         match outcome {

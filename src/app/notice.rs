@@ -1,11 +1,11 @@
-//! Notices: what the program has to say, for how long, and everything it has said.
+//! Notices: messages for the user, how long they are shown, and the history of all of them.
 //!
-//! Invariant: an error stays until dismissed, equal notices merge, and nothing said is lost from the history.
+//! Invariant: an error stays until dismissed, equal notices merge, and every notice is in the history.
 //! To add a level, add a variant of [`Level`] and its [`Level::stays`].
 
 use std::time::Duration;
 
-/// How serious.
+/// The severity of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// Something happened.
@@ -17,7 +17,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// How long it stays on the screen; an error stays until dismissed.
+    /// How long a notice is shown; none for an error, which stays until dismissed.
     pub fn stays(self) -> Option<Duration> {
         match self {
             Self::Info => Some(Duration::from_secs(3)),
@@ -35,22 +35,22 @@ impl Level {
     }
 }
 
-/// One thing said.
+/// A notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// How serious.
+    /// The severity.
     pub level: Level,
-    /// What was said.
+    /// The message.
     pub text: String,
-    /// How often in a row.
+    /// How often it was repeated in a row.
     pub times: usize,
-    /// When the notice was last shown, since the start.
+    /// When it was last shown, since the start of the program.
     pub at: Duration,
     until: Option<Duration>,
     seen: bool,
 }
 
-/// Everything said so far.
+/// All notices so far.
 #[derive(Clone, Debug, Default)]
 pub struct Notices {
     /// Oldest first.
@@ -58,12 +58,12 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Says something; merges with an equal notice that is still shown.
+    /// Adds a notice; an equal one that is still shown is repeated instead.
     pub fn say(&mut self, now: Duration, level: Level, text: impl Into<String>) {
         let text = text.into();
         let until = level.stays().map(|stay| now + stay);
         if let Some(index) = self.all.iter().rposition(|n| !n.seen && n.text == text) {
-            // To the end, so that of two that were said at once the one said last is the newest.
+            // Moved to the end, because it is now the newest.
             let mut same = self.all.remove(index);
             same.times += 1;
             same.at = now;
@@ -84,7 +84,7 @@ impl Notices {
         }
     }
 
-    /// What is shown now: the most serious one, the newest of those.
+    /// The notice that is shown: the newest among the most severe.
     pub fn shown(&self) -> Option<&Notice> {
         self.all
             .iter()
@@ -92,7 +92,7 @@ impl Notices {
             .max_by_key(|n| (n.level, n.at))
     }
 
-    /// Takes the shown notice off the screen; false when there is none.
+    /// Dismisses the shown notice; false if there is none.
     pub fn dismiss(&mut self) -> bool {
         let Some(shown) = self.shown().cloned() else {
             return false;
@@ -104,7 +104,7 @@ impl Notices {
         true
     }
 
-    /// Lets time pass; true when something left the screen.
+    /// Removes notices whose time is over; true if there were any.
     pub fn expire(&mut self, now: Duration) -> bool {
         let mut changed = false;
         for notice in self
@@ -118,7 +118,7 @@ impl Notices {
         changed
     }
 
-    /// When something leaves the screen next.
+    /// When the next notice must be removed.
     pub fn deadline(&self) -> Option<Duration> {
         self.all
             .iter()

@@ -1,6 +1,6 @@
-//! Lists to choose from by typing: the palette, help, and pickers. All three are the same list with other items.
+//! Lists filtered by typing: the palette, help, and pickers. All three are the same list with different items.
 //!
-//! Invariant: an item is a command with its argument; choosing it runs exactly what typing it would run.
+//! Invariant: an item is a command with its argument; choosing it does exactly what typing it would do.
 //! To add a picker, build a [`Listing`] of [`picks`].
 
 use nucleo_matcher::pattern::{CaseMatching, Normalization, Pattern};
@@ -10,12 +10,12 @@ use super::commands::{Command, command};
 use super::key::{Code, Key};
 use super::line_editor::{EditorOutcome, PromptInput};
 
-/// An item of a list to choose from.
+/// An item of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PaletteItem {
     /// Its name with the arguments it takes.
     pub name: String,
-    /// One sentence.
+    /// A one-sentence description.
     pub about: String,
     pub keys: Vec<String>,
     /// The command that the item runs.
@@ -23,7 +23,7 @@ pub struct PaletteItem {
     pub argument: String,
 }
 
-/// Values of a command to choose from, each with a sentence.
+/// Items that run one command with different values, each with a description.
 pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<PaletteItem> {
     let item = |command, (value, about): (String, String)| PaletteItem {
         name: value.clone(),
@@ -39,7 +39,7 @@ pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<PaletteItem> {
     values.map(|value| item(command, value)).collect()
 }
 
-/// Keys in a few columns: `h, Left`, and `1-9` for a long row of them.
+/// Keys in a few columns: `h, Left`, and `1-9` for a run of digits.
 pub fn span(keys: &[String]) -> String {
     match keys {
         [first, .., last] if keys.len() > 3 => format!("{first}-{last}"),
@@ -49,13 +49,13 @@ pub fn span(keys: &[String]) -> String {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PaletteList {
-    /// Type a command; what is typed may be a whole command line.
+    /// The palette of commands; a whole command line can be typed.
     Palette,
-    /// Read about keys; Enter runs the line.
+    /// Help on keys; Enter runs the selected command.
     Help,
-    /// Choose one of a few values.
+    /// A choice of a few values.
     Picker,
-    /// Choose a theme; the selected one is shown at once.
+    /// A choice of theme; the selected one is applied at once.
     Theme,
 }
 
@@ -64,30 +64,30 @@ pub enum PaletteList {
 pub struct Listing {
     pub purpose: PaletteList,
     pub title: String,
-    /// What is typed.
+    /// The filter text.
     pub filter: PromptInput,
-    /// Everything there is.
+    /// All items.
     pub items: Vec<PaletteItem>,
     /// Indices of the items that match, best first.
     pub shown: Vec<usize>,
     pub selected: usize,
 }
 
-/// What a key led to.
+/// The result of a key press.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PaletteKey {
-    /// Still choosing.
+    /// The list stays open.
     Stay,
-    /// Nothing was chosen.
+    /// The list is closed without a choice.
     Close,
-    /// Run this, with this argument.
+    /// Run this command with this argument.
     Run(&'static Command, String),
     /// Run a command line as it was typed.
     Typed(String),
 }
 
 impl Listing {
-    /// A list that shows everything.
+    /// A list that shows all items.
     pub fn new(purpose: PaletteList, title: &str, items: Vec<PaletteItem>) -> Self {
         let shown = (0..items.len()).collect();
         Self {
@@ -140,7 +140,7 @@ impl Listing {
         PaletteKey::Stay
     }
 
-    /// Takes pasted text.
+    /// Inserts pasted text into the filter.
     pub fn paste(&mut self, text: &str) {
         self.filter.paste(text);
         self.narrow();
@@ -157,7 +157,8 @@ impl Listing {
 
     fn choose(&mut self) -> PaletteKey {
         let typed = self.filter.text().trim().to_string();
-        // A line with arguments is meant as typed, so that a slip in its first word is refused by name.
+        // A line with spaces is a command line with arguments. It is run as typed, so that a mistake in the command's name is
+        // reported.
         let meant =
             !typed.is_empty() && (typed.contains(char::is_whitespace) || self.current().is_none());
         if meant && self.purpose == PaletteList::Palette {
@@ -167,7 +168,7 @@ impl Listing {
         self.current().map_or(PaletteKey::Stay, run)
     }
 
-    /// Keeps what matches: by the name first, by the sentence after it.
+    /// Filters the items: matches in the name come before matches in the description.
     fn narrow(&mut self) {
         self.selected = 0;
         let typed = self.filter.text().trim();

@@ -1,6 +1,6 @@
-//! Ready prompts: what a new user can try at once, and what to look at.
+//! Ready prompts: prompts that a new user can try at once, and what to look at.
 //!
-//! Invariant: the demo's list is a file that is checked when the tests run; other models get a neutral one.
+//! Invariant: the demo model's list is a file that the tests check; other models get a general list.
 //! To add a ready prompt, add a table to `demo/prompts.toml`.
 
 use std::collections::BTreeMap;
@@ -12,20 +12,20 @@ use crate::instruments::{Arguments, Instrument};
 /// A prompt with a reason to try it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct ReadyPrompt {
-    /// A few words.
+    /// A short title.
     pub title: String,
     pub text: String,
-    /// Whether it goes through the chat template.
+    /// Whether it is encoded by the chat template.
     #[serde(default)]
     pub chat: bool,
-    /// One sentence: what to look at.
+    /// What to look at, in one sentence.
     pub look: String,
 }
 
 #[derive(Default, Deserialize)]
 struct Presets {
     prompt: Vec<ReadyPrompt>,
-    /// Parameters of instruments that suit the model better than the defaults.
+    /// Parameters of instruments that suit the model better than their defaults, by instrument.
     #[serde(default)]
     defaults: BTreeMap<String, BTreeMap<String, String>>,
 }

@@ -1,7 +1,7 @@
-//! What the app asks the engine for, and what it changes at once while it waits for the answer.
+//! Requests that the app sends to the engine, and what changes in the app at once while it waits for the answer.
 //!
-//! Invariant: every request goes through [`App::send_request`], which notes it in the session.
-//! To ask for something new, add a method that returns effects.
+//! Invariant: every request goes through [`App::send_request`], which records it in the session. To send a new request, add a
+//! method that returns effects.
 
 use super::cursor::{self, CursorMove};
 use super::history::{Experiment, HistoryStep as Undo, ReplacedText, UndoOrRedo};
@@ -15,7 +15,7 @@ use crate::engine::{Ending, FigureRequest, Mode, PaneName, PromptSource, Request
 use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 
 impl App {
-    /// Notes a request and turns it into an effect.
+    /// Records a request in the session and turns it into an effect.
     pub(super) fn send_request(&mut self, request: Request) -> Effect {
         if let Some(failure) = self.session.note(&request) {
             self.notices.say(self.now, Level::Error, failure);
@@ -41,7 +41,7 @@ impl App {
         })]
     }
 
-    /// Writes on.
+    /// Generates more tokens.
     pub(super) fn continue_generating(&mut self) -> Vec<Effect> {
         self.transcript.activity = Activity::Writing;
         self.transcript.since = Some((self.now, 0));
@@ -51,7 +51,7 @@ impl App {
         })]
     }
 
-    /// Cuts the text and writes on from there.
+    /// Cuts the text at a position and generates from there.
     pub(super) fn rewind(&mut self, position: usize) -> Vec<Effect> {
         self.cursor.follow = true;
         let cut = self.send_request(Request::Rewind { position });
@@ -60,7 +60,7 @@ impl App {
         effects
     }
 
-    /// Stops writing.
+    /// Stops generation.
     pub(super) fn stop(&mut self) -> Vec<Effect> {
         if self.transcript.activity == Activity::Reading {
             self.transcript.activity = Activity::Idle;
@@ -68,18 +68,18 @@ impl App {
         vec![Effect::Cancel, self.send_request(Request::Stop)]
     }
 
-    /// Changes the edits and sends them; nothing happens when nothing changed.
+    /// Changes the edits and sends them, unless nothing changed.
     pub(super) fn edit(&mut self, with: impl FnOnce(&mut Vec<Edit>)) -> Vec<Effect> {
         self.change(|state| with(&mut state.edits))
     }
 
-    /// Changes the experiment, as one step of undo, and sends what is different.
+    /// Changes the experiment as one step of undo, and sends what is different.
     pub(super) fn change(&mut self, with: impl FnOnce(&mut Experiment)) -> Vec<Effect> {
         let before = self.history.change(with);
         before.map_or_else(Vec::new, |before| self.send_changes(&before))
     }
 
-    /// Undoes or redoes one step, and says what stands now.
+    /// Undoes or redoes one step, and says what it changed.
     pub(super) fn step(&mut self, way: UndoOrRedo) -> Vec<Effect> {
         match self.history.take_step(way) {
             None => Vec::new(),
@@ -87,7 +87,7 @@ impl App {
                 let ids = |t: &Transcript| t.tokens.iter().map(|t| t.id).collect::<Vec<_>>();
                 let same = |lost: &ReplacedText| ids(&lost.text) == ids(&self.transcript);
                 let effects = match text.filter(|lost| same(lost)) {
-                    // Nothing was written since: the text comes back with the edits that were in force where.
+                    // Nothing was generated since, so the text is restored with its edit schedule.
                     Some(lost) => self.bring_back(None, lost),
                     None => self.send_changes(&before),
                 };
@@ -115,7 +115,8 @@ impl App {
         if beside != before.baseline_mode {
             effects.push(self.send_request(Request::Beside(beside)));
         }
-        // Edits that stay the same are read in again when they are to hold for what was written before them.
+        // If edits now also apply to what was read before, the text must be read again even if the edits themselves are the
+        // same.
         let again = mode != before.mode && mode == Mode::AsIfAlways && self.history.active() > 0;
         if again || self.history.edits() != before.edits {
             let on = |e: &&Edit| e.active();
@@ -124,13 +125,13 @@ impl App {
                 self.mark_outdated(self.history.mode());
                 self.drop_outdated_baseline();
             }
-            // An edit that is off changes nothing that was measured.
+            // Only edits that are off have changed, so no figure is outdated.
             effects.push(self.ask_edits());
         }
         effects
     }
 
-    /// Drops an unedited text that was written for the text as it was; one that runs in lockstep goes along.
+    /// Drops the baseline's text if it belongs to the text before the change; one in lockstep is updated by the engine.
     fn drop_outdated_baseline(&mut self) {
         self.baseline = self.baseline.take().filter(|b| b.live);
     }
@@ -143,7 +144,7 @@ impl App {
         self.send_request(request)
     }
 
-    /// Asks an instrument with these arguments and turns to its pane.
+    /// Requests a figure with these arguments and shows its pane.
     pub(super) fn question(&mut self, slot: PaneName, arguments: Arguments) -> Vec<Effect> {
         self.set_focus(Pane::Figure(slot));
         let question = FigureRequest {
@@ -161,7 +162,7 @@ impl App {
         let mut effects: Vec<Effect> = self.update_live_instruments().into_iter().collect();
         let live = self.is_live(slot);
         if live && (!known || self.transcript.tokens.is_empty()) {
-            // It is at work already, or will be with the first token.
+            // The engine makes the figure anyway, now or with the first token.
             return effects;
         }
         if let Some(shown) = self.shown.get_mut(slot) {
@@ -171,8 +172,8 @@ impl App {
         effects
     }
 
-    /// Where a text ends for an instrument that asks what follows: at the cursor of the text, or, where the cursor follows a text that the
-    /// model has ended, at the end of its prompt. Nothing where that is the whole text.
+    /// How many tokens of the text to give to an instrument that predicts what follows: up to the cursor in the transcript or,
+    /// if the cursor follows a text that the model has ended, the prompt. None for the whole text.
     pub(super) fn end_of_text_for(&self, slot: PaneName) -> Option<usize> {
         if !instrument(slot).is_ok_and(Instrument::reads_end) {
             return None;
@@ -182,7 +183,7 @@ impl App {
             Pane::Cell => self.layout.figure == slot,
             Pane::Transcript | Pane::Edits => false,
         };
-        // From within a figure of this text it is asked again about what it was about.
+        // A new request from within the instrument's own figure concerns the same part of the text as that figure.
         let fresh = |s: &&ShownFigure| s.figure.is_some() && s.stale != Some(EARLIER_TEXT);
         if let Some(shown) = self.shown.get(slot).filter(|s| within && fresh(s)) {
             return shown.until;
@@ -197,7 +198,7 @@ impl App {
         (1..text.tokens.len()).contains(&until).then_some(until)
     }
 
-    /// Asks for the chosen figure of the unedited run.
+    /// Requests the chosen figure of the unedited run.
     pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
         let shown = self.shown.get(self.layout.figure);
         let (arguments, until) = shown
@@ -209,7 +210,7 @@ impl App {
             unedited,
             until,
         };
-        // Both, so that they cover the same positions.
+        // Both figures, so that they cover the same positions.
         let (edited, unedited) = (question(false), question(true));
         self.change_figure(self.layout.figure, |s| s.refused = None);
         vec![
@@ -218,7 +219,7 @@ impl App {
         ]
     }
 
-    /// The arguments of an instrument with the cursor written into them.
+    /// The arguments of an instrument, with the cursor's layer and position filled in.
     pub(super) fn prefilled(&self, instrument: &'static dyn Instrument) -> Arguments {
         let mut arguments = self
             .shown
@@ -231,14 +232,14 @@ impl App {
         if let Some(layer) = named(ParamKind::Layer).filter(|_| !live) {
             arguments = arguments.with(layer.name, here.0);
         }
-        // Prompts beside the text are begun as it was.
+        // Further prompts are encoded in the same way as the text's own.
         let chat = instrument.parameters().iter().find(|p| p.name == "chat");
         let begun = self.last.as_ref().is_some_and(|(_, chat)| *chat);
         let said = |name: &str| begun || arguments.given.contains_key(name);
         if let Some(chat) = chat.filter(|c| said(c.name) && instrument.needs_prompt(&arguments)) {
             arguments = arguments.with(chat.name, if begun { "yes" } else { "no" });
         }
-        // What a live figure shows already needs no position.
+        // A position that a live figure already shows need not be filled in.
         let shown = |position: usize| {
             let reading = self.cell_of_figure(instrument.name());
             reading.is_some_and(|r| r.anchor.position == Some(position as u32))
@@ -248,7 +249,8 @@ impl App {
             if newest {
                 arguments = arguments.with(position.name, position.default);
             } else if !live || !shown(self.cursor.position) {
-                // A figure is asked again about where the text's cursor is, another one about the cell under it.
+                // For the figure that is shown, use the position of the cursor in the text; for another one, that of the cell
+                // under the cursor.
                 let own = self.layout.figure == instrument.name();
                 let at = if own { self.cursor.position } else { here.1 };
                 arguments = arguments.with(position.name, at);
@@ -292,8 +294,8 @@ impl App {
         }
     }
 
-    /// Where the cursor stands at the beginning of a run: where it stood, if the same prompt runs again (as soon as the
-    /// text reaches it), else on the position that predicts the first token that is written.
+    /// Places the cursor at the beginning of a run: if the same prompt runs again, where it was (as soon as the text reaches
+    /// that position), else on the position that predicts the first generated token.
     pub(super) fn place_cursor_for_run(&mut self, again: bool) {
         self.return_to = (again && !self.cursor.at_run_start).then_some(self.cursor.position);
         if again && (self.cursor.follow || self.cursor.position + 1 < self.transcript.prompt) {
@@ -304,8 +306,8 @@ impl App {
         self.cursor.position = self.transcript.prompt.saturating_sub(1);
     }
 
-    /// The cursor goes back to where it stood when the text that is written again has come so far; whoever moved
-    /// meanwhile stays where they went.
+    /// Moves the cursor back to where it was when a text that is generated again has reached that position, unless the user has
+    /// moved it in the meantime.
     pub(super) fn restore_cursor(&mut self) {
         let written = self.transcript.tokens.len();
         if let Some(position) = self.return_to.take_if(|p| *p < written)
@@ -316,7 +318,7 @@ impl App {
         }
     }
 
-    /// Moves along the positions of the text.
+    /// Moves the cursor along the positions of the text.
     fn move_along_text(&mut self, step: CursorMove) {
         let last = self.transcript.tokens.len().saturating_sub(1);
         let position = self.cursor.position;
@@ -333,7 +335,7 @@ impl App {
         };
     }
 
-    /// Columns that the transcript has for text.
+    /// The width of the text in the transcript, in columns.
     pub fn text_width(&self) -> usize {
         let area = self.arrangement().and_then(|a| a.area(Pane::Transcript));
         area.map_or(40, |a| usize::from(a.width.saturating_sub(2)))
@@ -354,7 +356,7 @@ impl App {
         let high = area.map_or(usize::MAX, |a| usize::from(a.height.saturating_sub(2)));
         let mut lines = self.lines(width);
         if lines.len() + self.transcript.breaks().len() > high && !self.compare {
-            // The last column is the scroll mark's.
+            // The last column is for the scroll mark.
             lines = self.lines(width.saturating_sub(1));
         }
         let line = line_of(&lines, self.cursor.position);
@@ -377,7 +379,7 @@ impl App {
         let Some(held) = self.shown.get(slot).map(|s| s.spot) else {
             return;
         };
-        // Outside the figure it is the text's cursor that moves.
+        // If the cursor is outside the figure, it moves in the text.
         if let (
             CursorFocus::Outside(..),
             CursorMove::Left | CursorMove::Right | CursorMove::First | CursorMove::Last,
@@ -393,7 +395,7 @@ impl App {
         }) else {
             return self.move_along_text(step);
         };
-        // At the edge of the figure the text may go on.
+        // At the edge of the figure, continue in the text.
         if to == from && matches!(step, CursorMove::Left | CursorMove::Right) {
             return self.move_along_text(step);
         }
@@ -419,7 +421,7 @@ impl App {
     }
 }
 
-/// What an undo or a redo led to, in words.
+/// A description of what undo or redo changed.
 fn step_in_words(way: UndoOrRedo, before: &Experiment, now: &Experiment) -> String {
     let mut parts = Vec::new();
     if now.edits != before.edits {

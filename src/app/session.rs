@@ -1,9 +1,8 @@
-//! The session: what the user asked for, as lines of JSON that can be read and replayed by hand.
+//! The session: the user's requests, as lines of JSON that can be read, and replayed by hand.
 //!
-//! Invariant: a line is on the disk as soon as its request is made, from the first text that was asked for on, in a file
-//! of this process alone that only its owner can read; when that fails, nothing else does, it is said, and the next
-//! request tries again. One line a request, in the order they were made.
-//! To record another request, add an arm in [`line`].
+//! Invariant: from the first request for a text on, every request is written to the disk when it is made, one line each in
+//! order, to a file of this process alone that only its owner can read. If writing fails, nothing else does; the user is told,
+//! and the next request tries again. To record another request, add an arm in [`line`].
 
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -14,22 +13,22 @@ use serde_json::{Value, json};
 use crate::engine::{PromptSource, Request};
 use crate::file;
 
-/// The requests so far, and where they are kept.
+/// The requests so far, and the file that holds them.
 #[derive(Debug, Default)]
 pub struct Session {
     lines: Vec<String>,
-    /// The folder for its file; none where nothing is kept.
+    /// The folder for the file; none if the session is not kept.
     folder: Option<PathBuf>,
     held: Option<OpenFile>,
     /// How many of the lines are on the disk.
     kept: usize,
-    /// Whether anything was generated: before that nothing is worth a file.
+    /// Whether a text was requested; before that, no file is made.
     begun: bool,
-    /// Why lines are missing on the disk.
+    /// The error that keeps lines from being written.
     failure: Option<String>,
 }
 
-/// The file, how it is called and how long it is.
+/// The open file with its path and length.
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
@@ -38,7 +37,7 @@ struct OpenFile {
 }
 
 impl Session {
-    /// A session that is kept in a file of this folder.
+    /// A session that is kept in a file in this folder.
     pub fn kept_in(folder: Option<PathBuf>) -> Self {
         Self {
             folder,
@@ -46,7 +45,7 @@ impl Session {
         }
     }
 
-    /// Notes a request. A sentence comes back when it cannot be kept and that is news.
+    /// Records a request. Returns a sentence if writing fails for a new reason.
     pub fn note(&mut self, request: &Request) -> Option<String> {
         self.lines.push(line(request)?.to_string());
         self.begun |= matches!(request, Request::Generate { .. });
@@ -55,7 +54,7 @@ impl Session {
         self.failure.clone().filter(|_| !before)
     }
 
-    /// Tries once more to keep what is not kept; a sentence comes back where that fails. For the end.
+    /// Tries once more to write the missing lines, at the end of the program. Returns a sentence if that fails.
     pub fn finish(&mut self) -> Option<String> {
         self.keep();
         if self.failure.is_some()
@@ -66,14 +65,14 @@ impl Session {
         self.failure.clone()
     }
 
-    /// The file's content.
+    /// The content of the file.
     pub fn bytes(&self) -> Vec<u8> {
         let mut out = self.lines.join("\n");
         out.push('\n');
         out.into_bytes()
     }
 
-    /// The session's file, once there is one.
+    /// The path of the file, once it exists.
     pub fn path(&self) -> Option<&Path> {
         self.held.as_ref().map(|held| held.path.as_path())
     }
@@ -104,7 +103,8 @@ impl Session {
     }
 }
 
-/// Appends to the session's file, which is made where there is none yet; of what does not fit nothing stays.
+/// Appends to the session's file, which is created if necessary. If not everything can be written, the file is cut back to its
+/// earlier length.
 fn append(held: &mut Option<OpenFile>, folder: &Path, text: &[u8]) -> std::io::Result<()> {
     if held.is_none() {
         *held = Some(begin(folder)?);
@@ -124,7 +124,7 @@ fn append(held: &mut Option<OpenFile>, folder: &Path, text: &[u8]) -> std::io::R
     }
 }
 
-/// A new file whose name says when the session began and in which process.
+/// Creates a file whose name contains the start time of the session and the process id.
 fn begin(folder: &Path) -> std::io::Result<OpenFile> {
     file::private_folder(folder)?;
     let stamp = std::time::SystemTime::now()
@@ -148,7 +148,7 @@ fn begin(folder: &Path) -> std::io::Result<OpenFile> {
     }
 }
 
-/// What is kept of a request; nothing of those that only look.
+/// The line for a request; none for requests that only measure.
 fn line(request: &Request) -> Option<Value> {
     Some(match request {
         Request::Load { model, options } => json!({
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), session.bytes());
         let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&folder)), (0o600, 0o700));
-        // Two in the same second and process do not meet.
+        // Two sessions in the same second and process have different files.
         let mut other = Session::kept_in(Some(folder.clone()));
         other.note(&generate("b"));
         assert_eq!(files(&folder).len(), 2);
@@ -251,7 +251,7 @@ mod tests {
         );
         assert_eq!(session.note(&generate("b")), None, "it is no news");
         assert_eq!(session.finish(), Some(said));
-        // With the way free, everything is kept after all.
+        // After the obstacle is removed, everything is written.
         std::fs::remove_file(&taken).unwrap();
         assert_eq!(session.note(&generate("c")), None);
         let kept = std::fs::read(session.path().unwrap()).unwrap();

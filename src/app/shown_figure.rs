@@ -1,6 +1,6 @@
-//! What the pane of an instrument shows: its figures, how old they are, and how far the next one is.
+//! The state of an instrument's pane: its figures, whether they are outdated, and the progress of the next one.
 //!
-//! Invariant: a figure stays until a newer one is there. To show something else of a figure, add a field.
+//! Invariant: a figure stays until a newer one arrives. To show something else about a figure, add a field.
 
 use std::time::Duration;
 
@@ -12,60 +12,60 @@ use crate::figure::Figure;
 use crate::instruments::Arguments;
 use crate::instruments::instrument;
 
-/// How far a figure is.
+/// The progress of a figure.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FigureProgress {
-    /// From 0 to 1; 0 before anything was heard.
+    /// From 0 to 1; 0 before the first report.
     pub done: f32,
-    /// What the rest will take.
+    /// The estimated time left.
     pub left: Option<Duration>,
 }
 
-/// Where the cursor is, seen from a figure.
+/// The cursor's position relative to a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorFocus {
-    /// At a position that the figure holds, or it is about no positions of this text.
+    /// At a position that the figure contains; or the figure does not contain positions of this text.
     Here,
-    /// The cursor's position is not measured yet; it comes with the next columns.
+    /// At a position that is not measured yet and comes with the next columns.
     Coming,
-    /// Outside the positions from the first to the second.
+    /// Outside the figure, which contains the positions from the first to the second.
     Outside(usize, usize),
 }
 
-/// What an instrument's pane shows.
+/// The state of an instrument's pane.
 #[derive(Clone, Debug, Default)]
 pub struct ShownFigure {
     /// The figure of the run.
     pub figure: Option<Figure>,
     /// The figure of the unedited run.
     pub unedited: Option<Figure>,
-    /// The first less the second.
+    /// The difference: `figure` minus `unedited`.
     pub difference: Option<Figure>,
     /// Why there is no difference, in a sentence.
     pub refused: Option<String>,
-    /// What the figure is older than, in words.
+    /// Why the figure is outdated, in words; none if it is not.
     pub stale: Option<&'static str>,
-    /// How far the next one is.
+    /// The progress of the next figure, if one is being made.
     pub working: Option<FigureProgress>,
-    /// Why there is none.
+    /// Why the last request failed.
     pub failed: Option<String>,
-    /// The parameters asked with.
+    /// The arguments of the request.
     pub arguments: Arguments,
-    /// How many tokens of the text it was asked about, where that is not all of them.
+    /// How many tokens of the text the request was about; none for all.
     pub until: Option<usize>,
-    /// The row and column that the anchor does not decide.
+    /// The row and column of the cursor, as far as the anchor does not determine them.
     pub spot: FigureCell,
-    /// Which of the numbers of its cells was chosen.
+    /// The index of the cells' number that is shown, if the user has chosen one.
     pub number: Option<usize>,
     /// The beginning of the text that the figure is about.
     pub text: String,
 }
 
-/// What a figure is older than.
+/// Values of [`ShownFigure::stale`].
 pub(super) const BEFORE_EDIT: &str = "for the run before the last edit";
 pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 
-/// What is said of a difference whose parts were not measured.
+/// The text shown if the parts of a difference were not measured.
 const STOPPED: &str = "The unedited run was not measured; D twice requests it again.";
 
 impl ShownFigure {
@@ -78,7 +78,7 @@ impl ShownFigure {
         }
     }
 
-    /// What the figure is about, where that is no longer what stands on the screen, in a sentence.
+    /// A sentence on what the figure was measured on, if it is outdated.
     pub fn outdated(&self) -> Option<String> {
         let words = self.stale?;
         let from = self.figure.as_ref().map(|f| &f.provenance);
@@ -94,14 +94,14 @@ impl ShownFigure {
         Some(format!("{words}: {about}"))
     }
 
-    /// The unedited run is to be measured anew.
+    /// Drops the figures of the unedited run, which have to be measured again.
     pub(super) fn forget_difference(&mut self) {
         self.unedited = None;
         self.difference = None;
         self.refused = None;
     }
 
-    /// The figure that was requested will not come.
+    /// The requested figure will not come.
     pub(super) fn cancel_request(&mut self) {
         self.working = None;
         if self.difference.is_none() {
@@ -111,7 +111,7 @@ impl ShownFigure {
 }
 
 impl App {
-    /// The figure that a pane shows: the difference where it is asked for and there.
+    /// The figure that a pane shows: the difference if it is switched on and available.
     pub fn figure(&self, slot: PaneName) -> Option<&Figure> {
         let shown = self.shown.get(slot)?;
         shown
@@ -121,7 +121,7 @@ impl App {
             .or(shown.figure.as_ref())
     }
 
-    /// What a figure says at the cursor.
+    /// The content of a pane's figure at the cursor.
     pub fn cell_of_figure(&self, slot: PaneName) -> Option<CellUnderCursor> {
         if let CursorFocus::Outside(..) = self.cursor_focus(slot) {
             return None;
@@ -131,7 +131,7 @@ impl App {
         cursor::read(figure, spot)
     }
 
-    /// Whether the cursor's position is among those that a figure of this text holds.
+    /// The cursor's position relative to a pane's figure.
     pub fn cursor_focus(&self, slot: PaneName) -> CursorFocus {
         let Some((shown, figure)) = self.shown.get(slot).zip(self.figure(slot)) else {
             return CursorFocus::Here;
@@ -140,7 +140,7 @@ impl App {
         let at = self.cursor.position;
         match cursor::holds(figure).filter(|_| own) {
             Some((first, last)) if at < first || at > last => {
-                // What grows with the text is about to be there.
+                // A figure that grows with the text will contain the position soon.
                 if at > last && (self.transcript.busy() || shown.working.is_some()) {
                     CursorFocus::Coming
                 } else {
@@ -151,7 +151,7 @@ impl App {
         }
     }
 
-    /// What is said where the cursor is outside a figure.
+    /// A notice if the cursor is outside a figure.
     pub fn outside_notice(&self, slot: PaneName) -> Option<String> {
         let CursorFocus::Outside(first, last) = self.cursor_focus(slot) else {
             return None;
@@ -168,8 +168,8 @@ impl App {
         ))
     }
 
-    /// The layer and position that commands are about: those of the cell that is shown under the cursor, which stands at the
-    /// edge of a figure that ends before the cursor, or the cursor's own in the text.
+    /// The layer and position that commands act on. In a figure they are those of the cell shown under the cursor (the nearest
+    /// one if the figure does not reach the cursor); in the text, the cursor's own.
     pub fn layer_and_position(&self) -> (usize, usize) {
         let own = (self.cursor.layer, self.cursor.position);
         let cell = match self.layout.focus {
@@ -182,7 +182,7 @@ impl App {
         })
     }
 
-    /// What the chosen figure says at the cursor.
+    /// The content of the chosen figure at the cursor.
     pub fn cell_under_cursor(&self) -> Option<CellUnderCursor> {
         self.cell_of_figure(self.layout.figure)
     }
@@ -196,25 +196,26 @@ impl App {
         )
     }
 
-    /// The edits that are on, as they print.
+    /// The active edits, each as its line of the edit grammar.
     pub(super) fn active_edits(&self) -> Vec<String> {
         let on = self.history.edits().iter().filter(|e| e.active());
         on.map(ToString::to_string).collect()
     }
 
-    /// Marks figures that the edits just asked for leave behind.
+    /// Marks the figures that are outdated by the edits that were just requested.
     pub(super) fn mark_outdated(&mut self, mode: Mode) {
         let on = self.active_edits();
         let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
-            // A live figure's columns were measured under the edits of their time; from now on they go on.
+            // The columns of a live figure were measured under the edits of their time, so changes from now on do not outdate
+            // it.
             let holds = mode == Mode::FromNow && live.contains(slot);
             let holds = holds || !shown.is_about_text(slot);
             let Some(figure) = &shown.figure else {
                 continue;
             };
             if figure.provenance.edits == on {
-                // What was measured is what stands again.
+                // The figure was measured under exactly these edits, so it is no longer outdated.
                 shown.stale = shown.stale.filter(|s| *s != BEFORE_EDIT);
             } else if !holds && shown.stale.is_none() {
                 shown.stale = Some(BEFORE_EDIT);
@@ -224,7 +225,7 @@ impl App {
 }
 
 impl ShownFigure {
-    /// Whether what an instrument shows is about the text and its edits; some read files of their own.
+    /// Whether an instrument's figure is about the text and its edits; some instruments read files of their own.
     pub(super) fn is_about_text(&self, slot: PaneName) -> bool {
         instrument(slot).is_ok_and(|of| of.needs_prompt(&self.arguments))
     }

@@ -1,7 +1,7 @@
-//! The text of the run: tokens, the prose they make together, and how it wraps.
+//! The text of the run: tokens, the prose they form together, and its wrapping.
 //!
-//! Invariant: `pieces` has one entry a token and joins to the same prose as all bytes at once; a character split
-//! over tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
+//! Invariant: `pieces` has one entry for each token and joins to the same prose as all bytes at once; a character split over
+//! several tokens appears once, at the token that completes it. Wrapping keeps every token whole in its own spans.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::engine::{Ending, Token};
 use crate::lab::writer::BaselineMode;
 use crate::text;
 
-/// What the engine is doing with the text.
+/// The engine's current work on the text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activity {
     #[default]
@@ -22,7 +22,7 @@ pub enum Activity {
     Writing,
 }
 
-/// A part of a line that belongs to one token.
+/// The part of a line that belongs to one token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenSpan {
     /// The token's index.
@@ -35,33 +35,33 @@ pub struct TokenSpan {
 #[derive(Clone, Debug, Default)]
 pub struct Transcript {
     pub tokens: Vec<Token>,
-    /// The prose of each token.
+    /// The prose of each token; see the invariant above.
     pub pieces: Vec<String>,
-    /// How the unedited run was generated next to the text, for each token.
+    /// For each token, how the baseline run was made when it was generated.
     baseline_modes: Vec<BaselineMode>,
-    /// How many tokens the prompt has.
+    /// The number of tokens in the prompt.
     pub prompt: usize,
-    /// First positions of changes made from now.
+    /// The first positions read under changed edits, if earlier positions keep the old ones.
     pub boundaries: Vec<usize>,
-    /// The edits that were in force before each of them.
+    /// The edits that were in force before each boundary.
     before: BTreeMap<usize, Vec<EditId>>,
-    /// What is going on.
+    /// The engine's current work.
     pub activity: Activity,
-    /// Why writing stopped last.
+    /// Why generation ended last.
     pub ending: Option<Ending>,
-    /// Tokens a second of the last writing.
+    /// The speed of the last generation, in tokens a second.
     pub rate: Option<f32>,
-    /// When the present writing began, and how many tokens it has brought.
+    /// When the current generation began, and the number of tokens it has produced.
     pub since: Option<(Duration, usize)>,
-    /// The prompt as it was written, and whether it went through the chat template.
+    /// The prompt as written, and whether it was encoded by the chat template.
     pub source: Option<(String, bool)>,
-    /// The way out, in a few words, where what the model makes of it is not finite.
+    /// If the model's numbers are not finite: what to do, in a few words.
     pub not_finite: Option<&'static str>,
     open: text::TextStream,
 }
 
 impl Transcript {
-    /// Starts anew with the tokens of a prompt.
+    /// Begins a new text with the tokens of a prompt.
     pub fn begin(&mut self, tokens: Vec<Token>, now: Duration, mode: BaselineMode) {
         *self = Self {
             activity: Activity::Writing,
@@ -74,7 +74,7 @@ impl Transcript {
         }
     }
 
-    /// Appends a token that was written.
+    /// Appends a generated token.
     pub fn push(&mut self, token: Token, mode: BaselineMode) {
         if token.position < self.tokens.len() {
             self.truncate(token.position);
@@ -86,7 +86,7 @@ impl Transcript {
         }
     }
 
-    /// Appends a token of a text that is only read beside this one.
+    /// Appends a token to a text that is only shown for comparison.
     pub fn join(&mut self, token: Token) {
         self.add(token, BaselineMode::default());
     }
@@ -106,7 +106,7 @@ impl Transcript {
         self.baseline_modes.push(mode);
     }
 
-    /// Keeps the first `count` tokens.
+    /// Keeps only the first `count` tokens.
     pub fn truncate(&mut self, count: usize) {
         if count >= self.tokens.len() {
             return;
@@ -122,7 +122,7 @@ impl Transcript {
         self.prompt = self.prompt.min(count);
     }
 
-    /// Takes in what the edits did at every position of a text that was read again.
+    /// Stores what each edit did at every position of a text that was read again.
     pub fn refire(&mut self, fired: &[FiredAt]) {
         self.tokens.iter_mut().for_each(|t| t.fired.clear());
         for fired in fired {
@@ -138,12 +138,12 @@ impl Transcript {
         fired.find(|f| f.edit == edit).copied()
     }
 
-    /// What every edit did at a position that did something there.
+    /// What each edit did at a position, for those that acted there.
     pub fn fired_at(&self, position: usize) -> &[FiredAt] {
         self.tokens.get(position).map_or(&[], |t| &t.fired)
     }
 
-    /// How the unedited run was generated next to the text when a token was written.
+    /// How the baseline run was made when a token was generated.
     pub fn baseline_mode_at(&self, position: usize) -> BaselineMode {
         self.baseline_modes
             .get(position)
@@ -151,7 +151,7 @@ impl Transcript {
             .unwrap_or_default()
     }
 
-    /// What changed before a token was written, in words, where something did.
+    /// A description of what changed before a token was generated; none if nothing did.
     pub fn change_at(&self, position: usize) -> Option<&'static str> {
         if self.boundaries.contains(&position) {
             return Some("edits changed here");
@@ -173,8 +173,8 @@ impl Transcript {
         all.filter(|p| self.change_at(*p).is_some()).collect()
     }
 
-    /// Notes which edits are in force from a position on, and which were before. What was changed there and changed back
-    /// is no change.
+    /// Records which edits are in force from a position on, and which were before. A change that was reverted at the same
+    /// position is no change.
     pub fn mark(&mut self, boundary: usize, before: &[EditId], now: &[EditId]) {
         let first = match self.before.get(&boundary) {
             Some(first) => first.as_slice(),
@@ -188,31 +188,31 @@ impl Transcript {
         }
     }
 
-    /// Forgets the other boundaries.
+    /// Removes the boundaries for which `keep` is false.
     pub fn keep_boundaries(&mut self, keep: impl Fn(usize) -> bool) {
         self.boundaries.retain(|b| keep(*b));
         self.before.retain(|b, _| keep(*b));
     }
 
-    /// Whether the engine works on the text.
+    /// Whether the engine is working on the text.
     pub fn busy(&self) -> bool {
         self.activity != Activity::Idle
     }
 
-    /// The token as it is spelled alone: `␣Paris`.
+    /// A token as visible text by itself: `␣Paris`.
     pub fn spelled(&self, position: usize) -> String {
         self.tokens
             .get(position)
             .map_or_else(String::new, |t| text::visible(&t.bytes))
     }
 
-    /// Lines of at most `width` columns, and the line of every token.
+    /// The text wrapped into lines of at most `width` columns.
     pub fn wrap(&self, width: usize) -> Vec<Vec<TokenSpan>> {
         wrap(&self.pieces, &self.breaks(), width)
     }
 }
 
-/// Wraps pieces at spaces, the way prose wraps; a change of edits starts a line of its own.
+/// Wraps pieces into lines of at most `width` columns, at spaces like prose; a change of edits starts a new line.
 pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<TokenSpan>> {
     let width = width.max(1);
     let mut lines: Vec<Vec<TokenSpan>> = vec![Vec::new()];
@@ -232,7 +232,7 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<TokenS
                 continue;
             }
             let wide = text::width(part);
-            // Marks that belong to the letter before stay with it, whatever becomes of the rest.
+            // Combining marks at the beginning belong to the previous letter and stay on its line.
             let marks = leading_marks(part);
             if marks > 0 && used > 0 {
                 append(&mut lines, token, &part[..marks]);
@@ -253,7 +253,7 @@ pub fn wrap(pieces: &[String], breaks: &[usize], width: usize) -> Vec<Vec<TokenS
     lines
 }
 
-/// Puts a part of a token on the last line.
+/// Appends a part of a token to the last line.
 fn append(lines: &mut [Vec<TokenSpan>], token: usize, text: &str) {
     if let Some(line) = lines.last_mut() {
         let text = text.into();
@@ -261,7 +261,7 @@ fn append(lines: &mut [Vec<TokenSpan>], token: usize, text: &str) {
     }
 }
 
-/// How many bytes at the beginning belong to the letter before.
+/// The number of bytes at the beginning that are combining marks of the previous letter.
 fn leading_marks(part: &str) -> usize {
     use unicode_segmentation::UnicodeSegmentation as _;
     let first = part.graphemes(true).next().unwrap_or_default();
@@ -272,14 +272,14 @@ fn leading_marks(part: &str) -> usize {
     }
 }
 
-/// Starts a line; the unfinished word goes along. Returns the columns used on the new line.
+/// Starts a new line and moves an unfinished word to it. Returns the width used on the new line.
 fn break_line(lines: &mut Vec<Vec<TokenSpan>>, part: &str) -> usize {
     let Some(line) = lines.last_mut() else {
         return 0;
     };
     let begins = line.iter().rposition(|s| s.text.starts_with(' '));
     let word = begins.filter(|_| !part.starts_with(' '));
-    // A word that fills its line is cut.
+    // A word that fills its whole line is cut.
     let word = word.filter(|at| *at > 0).unwrap_or(line.len());
     let tail = line.split_off(word);
     let used = tail.iter().map(|s| text::width(&s.text)).sum();
@@ -287,7 +287,7 @@ fn break_line(lines: &mut Vec<Vec<TokenSpan>>, part: &str) -> usize {
     used
 }
 
-/// Puts text on the last line, and on more lines when it is longer than one.
+/// Appends text to the last line, and to further lines if it is longer than one.
 fn place(
     lines: &mut Vec<Vec<TokenSpan>>,
     used: &mut usize,
@@ -318,7 +318,7 @@ pub fn line_of(lines: &[Vec<TokenSpan>], token: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// The token nearest to a column of a line.
+/// The token of a line nearest to a column.
 pub fn token_at(line: &[TokenSpan], column: usize) -> Option<usize> {
     let mut used = 0;
     for span in line {

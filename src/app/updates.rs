@@ -1,7 +1,7 @@
-//! What the engine tells, taken into the app.
+//! Handles the engine's updates.
 //!
-//! Invariant: an update about something that is gone changes nothing; a failed figure keeps the one before.
-//! To take in a new update, add its arm in [`App::answer`].
+//! Invariant: an update about something that no longer exists changes nothing; if a figure fails, the previous one stays. To
+//! handle a new update, add its arm in [`App::answer`].
 
 use super::baseline::{self, Baseline};
 use super::commands::{Unavailable, command};
@@ -83,7 +83,7 @@ impl App {
         self.follow();
     }
 
-    /// The engine runs this beside the text now.
+    /// The engine has changed the baseline mode.
     fn receive_baseline_mode(
         &mut self,
         beside: BaselineMode,
@@ -101,7 +101,7 @@ impl App {
         self.baseline = Some(match beside {
             BaselineMode::OwnText if !tokens.is_empty() => Baseline::live(tokens, diverged),
             BaselineMode::Forced => {
-                // What was written before it was forced was the edited run's own choice.
+                // Tokens generated before the mode was `Forced` were chosen by the edited run itself.
                 let forced = |t: &&Token| self.transcript.baseline_mode_at(t.position) == beside;
                 let chosen = written.map(|t| {
                     let other = Some(t).filter(forced).and_then(|t| t.other.as_deref());
@@ -115,7 +115,7 @@ impl App {
         });
     }
 
-    /// A group has its name: a row is offered that ablates it.
+    /// A set of units has been named: offers an edit that ablates it.
     fn receive_unit_set(&mut self, name: &str) {
         let Some(site) = self
             .groups
@@ -159,7 +159,7 @@ impl App {
             rows.extend(preset.edits);
         }
         rows.append(&mut self.settings.edits);
-        // What cannot be understood here is refused when it runs, with its reason.
+        // An edit that cannot be resolved here is refused when it is sent, with the reason.
         let understood = |row: Edit| row.on(&loaded.card.blueprint).unwrap_or(row);
         rows = rows.into_iter().map(understood).collect();
         let missing = |e: &Edit| !rows.iter().any(|r| r.direction() == e.direction());
@@ -190,7 +190,7 @@ impl App {
         effects
     }
 
-    /// The questions of the live instruments that have a place on the screen, and of the steady ones.
+    /// The requests of live instruments: those with a place on the screen, and those that are always live.
     pub(super) fn live(&self) -> Vec<FigureRequest> {
         let Some(model) = &self.model else {
             return Vec::new();
@@ -216,8 +216,8 @@ impl App {
         live.map(|i| question(i.name())).collect()
     }
 
-    /// Tells the engine which instruments are live, where that is news. The figure of one that ceases to be does not
-    /// grow any more and says so; one that begins is at work at once.
+    /// Sends the list of live instruments to the engine, if it has changed. The figure of an instrument that is no longer live
+    /// is marked as outdated; that of a new one is shown as being made.
     pub(super) fn update_live_instruments(&mut self) -> Option<Effect> {
         let live = self.live();
         if live == self.watched {
@@ -243,7 +243,7 @@ impl App {
         Some(self.send_request(Request::Live(live)))
     }
 
-    /// Whether an instrument grows with the text.
+    /// Whether an instrument's figure grows with the text.
     pub(super) fn is_live(&self, slot: PaneName) -> bool {
         self.live().iter().any(|q| q.instrument == slot)
     }
@@ -268,7 +268,7 @@ impl App {
         self.forget_figures();
     }
 
-    /// A text is back; the one that stood in its place can come back in its turn.
+    /// The engine has restored a text; the text that it replaced can be restored in turn.
     fn restored(&mut self, number: u64) -> Vec<Effect> {
         let Some((way, lost)) = self.history.take_restored(number) else {
             return Vec::new();
@@ -287,7 +287,7 @@ impl App {
         let word = match way {
             Some(UndoOrRedo::Back) => Some("undone"),
             Some(UndoOrRedo::Forth) => Some("redone"),
-            // What was undone was said already.
+            // The undo itself has been reported already.
             None => None,
         };
         if let Some(word) = word {
@@ -303,7 +303,7 @@ impl App {
         }
     }
 
-    /// Live figures are about the text that was there before and come anew; the others say that they are older.
+    /// A new text has replaced the old one: live figures are dropped and come anew; other figures are marked as outdated.
     fn forget_figures(&mut self) {
         let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
         for (slot, shown) in &mut self.shown {
@@ -321,7 +321,7 @@ impl App {
         }
     }
 
-    /// Moves the cursor to the newest token when it follows.
+    /// Moves the cursor to the newest token if it follows the text.
     pub(super) fn follow(&mut self) {
         let last = self.transcript.tokens.len().saturating_sub(1);
         if self.cursor.follow || self.cursor.position > last {
@@ -360,7 +360,7 @@ impl App {
                 if live.contains(slot) {
                     figure.truncate(left as u32);
                 } else if about && figure.provenance.tokens.len() > left {
-                    // Nothing makes it anew, and its numbers are of tokens that are gone.
+                    // This figure does not come anew by itself, and it contains tokens that were removed.
                     shown.stale = Some(EARLIER_TEXT);
                 }
             }
@@ -376,7 +376,7 @@ impl App {
         let before = std::mem::replace(&mut self.in_force, now);
         match boundary {
             Some(position) => {
-                // The prompt's own end is a boundary too, once something was written under other edits.
+                // The end of the prompt is a boundary as well if the edits changed after it.
                 self.transcript.mark(position, &before, &self.in_force);
                 self.transcript.keep_boundaries(|b| b <= position);
             }
@@ -393,7 +393,7 @@ impl App {
             if unedited {
                 s.unedited = Some(figure);
             } else {
-                // Other edits may have another answer, which the unedited run is to be asked about.
+                // Under other edits the answer may be another token, for which the unedited run must be measured again.
                 anew = s
                     .unedited
                     .take_if(|u| !u.same_tokens_followed(&figure))
@@ -465,7 +465,7 @@ impl App {
     }
 
     fn failed(&mut self, slot: Option<PaneName>, message: String) {
-        // What was asked of a model that never came; why it did not is shown already.
+        // A request to a model that failed to load; the reason for that is shown already.
         let echo = slot.is_none()
             && self.model.is_none()
             && self.loading.is_none()
@@ -488,7 +488,7 @@ impl App {
         }
     }
 
-    /// Where a direction was measured.
+    /// The address at which a direction was measured.
     pub(super) fn measured_place(&self, direction: &str) -> Option<EditPlace> {
         self.directions
             .iter()
@@ -496,7 +496,7 @@ impl App {
             .map(default_place)
     }
 
-    /// Runs a command line as typed.
+    /// Runs a command line as it was typed.
     pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Unavailable> {
         let line = line.trim();
         let (word, rest) = line
@@ -533,7 +533,7 @@ impl App {
     }
 }
 
-/// Receipts that come with every token lack the effects that were measured before; they are kept while the edit is
+/// The receipts that come with every token lack the effects that were measured earlier; those are kept as long as the edit is
 /// the same.
 fn merge_receipts(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     let known = |r: Receipt| match before.iter().find(|b| b.id == r.id) {
@@ -550,12 +550,12 @@ fn merge_receipts(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
     after.into_iter().map(known).collect()
 }
 
-/// Where a direction acts unless somebody says otherwise.
+/// The default place of an edit with a direction.
 fn default_place(known: &KnownDirection) -> EditPlace {
     known.home().map_or(EditPlace::Writes, EditPlace::At)
 }
 
-/// The row that offers a direction: where it was measured, switched off.
+/// The edit that is offered for a direction: at the address where it was measured, switched off.
 fn offered_edit(known: &KnownDirection) -> Edit {
     Edit {
         on: false,

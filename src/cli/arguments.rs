@@ -1,7 +1,7 @@
-//! Arguments that subcommands share: which model, which prompt, which edits.
+//! Arguments that subcommands share: model, prompt, edits.
 //!
-//! Invariant: a flag means the same everywhere, and is read in one place. To add a shared flag, add it to the
-//! function of its group and read it in the function beside it.
+//! Invariant: a flag has the same meaning everywhere, and is read in one place. To add a shared flag, add it to the function of
+//! its group and read it in the function next to it.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use crate::lab::trials::time_left;
 use crate::model::load::Options;
 use crate::text;
 
-/// Names that an instrument's parameter cannot take as its flag.
+/// Names that are flags already, so an instrument's parameter cannot use them.
 #[rustfmt::skip]
 pub const RESERVED: &[&str] = &[
     "prompt", "ids", "chat", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
@@ -38,7 +38,7 @@ pub fn value(
     Arg::new(name).long(name).value_name(value_name).help(help)
 }
 
-/// A flag whose value is one of a few words, the first where it is not given.
+/// A flag whose value is one of a few words; the first one is the default.
 pub fn one_of<const N: usize>(
     name: &'static str,
     words: [&'static str; N],
@@ -48,7 +48,7 @@ pub fn one_of<const N: usize>(
     flag.value_parser(words).default_value(words[0])
 }
 
-/// How a model is loaded.
+/// Flags for loading a model.
 pub fn loading() -> [Arg; 4] {
     [
         value(
@@ -76,7 +76,7 @@ pub fn loading() -> [Arg; 4] {
     ]
 }
 
-/// The model argument with how it is loaded.
+/// The model argument with the flags for loading.
 pub fn model(command: Command) -> Command {
     let model = Arg::new("model")
         .value_name("MODEL")
@@ -85,7 +85,7 @@ pub fn model(command: Command) -> Command {
     command.arg(model).args(loading())
 }
 
-/// What a run starts from: exactly one of `-p` and `--ids`.
+/// The start of a run: exactly one of `-p` and `--ids`.
 pub fn prompt(command: Command) -> Command {
     let start = ArgGroup::new("start").args(["prompt", "ids"]);
     command
@@ -114,7 +114,7 @@ pub fn prompt(command: Command) -> Command {
         .group(start.required(true))
 }
 
-/// Edits and the seed of anything random.
+/// The flags for edits and the seed.
 pub fn edits(command: Command) -> Command {
     command
         .arg(value("edit", "EDIT", "An edit (intervention) that applies from the first position on, for example zero:17@mlp_act.3; may be repeated").action(ArgAction::Append))
@@ -122,18 +122,18 @@ pub fn edits(command: Command) -> Command {
         .arg(value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
 }
 
-/// The flag of preset files.
+/// The flag for preset files.
 pub fn preset() -> Arg {
     value("preset", "FILE", "A file of edits saved by :save-edits; those that are on apply from the first position on, before any --edit; may be repeated").value_parser(value_parser!(PathBuf)).action(ArgAction::Append)
 }
 
-/// The flag of consent, for every subcommand that writes a file.
+/// The flag that allows overwriting, for every subcommand that writes a file.
 pub fn force() -> Arg {
     let help = "Overwrites the output file if it exists";
     super::switch("force", help)
 }
 
-/// Whether files may be replaced.
+/// Whether existing files may be overwritten.
 pub fn overwrite(matches: &ArgMatches) -> Overwrite {
     match matches.try_get_one::<bool>("force") {
         Ok(Some(true)) => Overwrite::Allowed,
@@ -141,7 +141,7 @@ pub fn overwrite(matches: &ArgMatches) -> Overwrite {
     }
 }
 
-/// The file to write, refused before any work where its name is taken.
+/// The file to write; an error before any work if it must not be overwritten.
 pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
     let path = matches.get_one::<PathBuf>("output");
     if let Some(path) = path {
@@ -150,26 +150,26 @@ pub fn output(matches: &ArgMatches) -> Result<Option<&PathBuf>> {
     Ok(path)
 }
 
-/// The preset files, in their order; none for a subcommand that takes none.
+/// The preset files in order; empty for a subcommand without that flag.
 pub fn presets(matches: &ArgMatches) -> Result<Vec<(PathBuf, EditPreset)>> {
     let files = matches.try_get_many::<PathBuf>("preset").ok().flatten();
     let load = |path: &PathBuf| Ok((path.clone(), EditPreset::load(path)?));
     files.into_iter().flatten().map(load).collect()
 }
 
-/// A text argument, or empty.
+/// The text of an argument, or an empty text.
 pub fn text<'a>(matches: &'a ArgMatches, name: &str) -> &'a str {
     matches.get_one::<String>(name).map_or("", String::as_str)
 }
 
-/// The model argument; `demo` where it may be left out.
+/// The model argument, or `demo` by default.
 pub fn model_name(matches: &ArgMatches) -> &str {
     matches
         .get_one::<String>("model")
         .map_or("demo", String::as_str)
 }
 
-/// What the user wished for when loading.
+/// The user's options for loading.
 pub fn options(matches: &ArgMatches) -> Options {
     let word = |name: &str| matches.get_one::<String>(name).cloned();
     Options {
@@ -180,16 +180,16 @@ pub fn options(matches: &ArgMatches) -> Options {
     }
 }
 
-/// Most threads that are started: beyond a few a core they only cost memory.
+/// The limit on the number of threads: more than a few for each core only cost memory.
 fn most_threads(cores: usize) -> usize {
     (4 * cores).max(64)
 }
 
-/// The variable that says how many threads there are.
+/// The environment variable for the number of threads.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Sets the number of threads of rayon's one global pool. The pool of our own products has as many, so this must come before
-/// the first work of either.
+/// Sets the number of threads of rayon's global pool. The pool of our own products has the same number, so this must be called
+/// before the first work of either.
 pub fn threads(matches: &ArgMatches) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let most = most_threads(cores);
@@ -203,7 +203,7 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
     };
     let Some(count) = matches.get_one::<usize>("threads") else {
         let wished = std::env::var(THREADS).ok();
-        // Rayon takes 0, and what is no number, for its own choice.
+        // Rayon treats 0 and anything that is not a number as its default.
         return match wished.and_then(|w| w.parse().ok()) {
             None | Some(0) => Ok(()),
             Some(count) => within(THREADS, count),
@@ -217,7 +217,7 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
     })
 }
 
-/// Loads the model, and downloads it first where it must; Ctrl-C stops the download, and the model's work from then on.
+/// Loads the model, after downloading it if necessary. Ctrl-C stops the download and, from then on, the model's work.
 pub fn open(matches: &ArgMatches) -> Result<Lab> {
     threads(matches)?;
     let (mut lab, interrupt) =
@@ -234,7 +234,7 @@ pub fn open(matches: &ArgMatches) -> Result<Lab> {
     Ok(lab)
 }
 
-/// The token ids that the run starts from, checked against the context.
+/// The token ids of the prompt, checked against the context.
 pub fn tokens(matches: &ArgMatches, lab: &Lab) -> Result<Vec<u32>> {
     let ids = match matches.get_one::<String>("ids") {
         Some(list) => parse_ids(list)?,
@@ -254,7 +254,7 @@ fn parse_ids(list: &str) -> Result<Vec<u32>> {
     parts.map(|p| p.parse().map_err(|_| refuse(p))).collect()
 }
 
-/// The edits of the presets that are on, and those of the flags, parsed before anything is loaded.
+/// The active edits of the presets and the edits of the flags, parsed before anything is loaded.
 pub fn parse_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
     let presets = presets(matches)?;
     let kept = presets.into_iter().flat_map(|(_, preset)| preset.edits);
@@ -263,7 +263,7 @@ pub fn parse_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
     Ok(edits)
 }
 
-/// The edits of the flags alone.
+/// The edits of the flags only.
 pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
     let lines = matches.get_many::<String>("edit");
     let lines = lines.into_iter().flatten();
@@ -278,7 +278,7 @@ pub fn written_edits(matches: &ArgMatches) -> Result<Vec<Edit>> {
         .collect()
 }
 
-/// The first and the last of the layers that `3` or `2-5` means, in a model that has so many.
+/// The first and the last layer of `3` or `2-5`, checked against the number of layers.
 pub fn layers(flag: &str, given: &str, count: usize, expected: String) -> Result<(usize, usize)> {
     let (first, last) = given.split_once('-').unwrap_or((given, given));
     match (first.trim().parse(), last.trim().parse()) {
@@ -291,7 +291,7 @@ pub fn seed(matches: &ArgMatches) -> u64 {
     matches.get_one::<u64>("seed").copied().unwrap_or(1)
 }
 
-/// A run over the prompt under the edits.
+/// A run of the prompt under the edits.
 pub fn run(matches: &ArgMatches, lab: &Lab, edits: Vec<Edit>) -> Result<Run> {
     let tokens = tokens(matches, lab)?;
     Ok(Run {
@@ -301,7 +301,7 @@ pub fn run(matches: &ArgMatches, lab: &Lab, edits: Vec<Edit>) -> Result<Run> {
     })
 }
 
-/// Edits from the first position on, as they are on this model.
+/// Edits resolved for this model, in force from the first position on.
 pub fn schedule(edits: Vec<Edit>, lab: &Lab) -> Result<Schedule> {
     if edits.is_empty() {
         return Ok(Schedule::none());
@@ -309,7 +309,7 @@ pub fn schedule(edits: Vec<Edit>, lab: &Lab) -> Result<Schedule> {
     Ok(Schedule::always(resolved(edits, lab)?))
 }
 
-/// Edits as they are on this model; where a name of TransformerLens became one of ours, that is said.
+/// Edits resolved for this model; replaced TransformerLens names are reported.
 pub fn resolved(edits: Vec<Edit>, lab: &Lab) -> Result<Vec<Edit>> {
     let on = |edit: Edit| {
         let resolved = edit.on(&lab.model.card.blueprint)?;
@@ -321,7 +321,7 @@ pub fn resolved(edits: Vec<Edit>, lab: &Lab) -> Result<Vec<Edit>> {
     edits.into_iter().map(on).collect()
 }
 
-/// Does work and shows on standard error how far it is, while that is a terminal.
+/// Does `work` and shows its progress on standard error, if that is a terminal.
 pub fn showing_progress<T>(
     lab: &mut Lab,
     what: &'static str,
@@ -332,7 +332,7 @@ pub fn showing_progress<T>(
     }
     let since = std::time::Instant::now();
     let show = move |done: f32| {
-        // Short work needs no bar.
+        // Short work needs no progress bar.
         let spent = since.elapsed();
         if spent.as_millis() > 400 {
             let left = time_left(spent, done).map_or_else(String::new, |left| {

@@ -1,7 +1,7 @@
-//! `lmscope bench`: how fast a model is here: bare, with the steady instruments live, and under edits.
+//! `lmscope bench`: the speed of a model on this machine: bare, with the steady instruments live, and under edits.
 //!
-//! Invariant: start-up is measured from outside, in a fresh process; rounds of both kinds alternate, so that a slow
-//! moment of the machine hits both. To measure something else, add a field to [`BenchReport`] and fill it in `measure`.
+//! Invariant: start-up is measured from outside, in a fresh process; rounds of all kinds alternate, so that a slow moment of
+//! the machine affects all of them. To measure something else, add a field to [`BenchReport`] and fill it in `measure`.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};
@@ -31,22 +31,22 @@ pub const BENCH: Subcommand = Subcommand {
     run,
 };
 
-/// What is written on.
+/// The prompt that is continued.
 const PROMPT: &str = "The capital of France is";
 
-/// Rounds of each kind; fewer when one takes longer than [`PATIENCE`] seconds.
+/// The number of rounds of each kind; fewer if one takes longer than [`PATIENCE`] seconds.
 const ROUNDS: usize = 5;
 
-/// Seconds a round may take before rounds are saved.
+/// The duration of a round, in seconds, above which there are fewer rounds.
 const PATIENCE: f64 = 5.0;
 
-/// Tokens of the prompt whose reading is timed, where the context allows.
+/// The length of the prompt whose reading is timed, in tokens, if the context allows it.
 const PREFILL: usize = 256;
 
-/// Starts of fresh processes.
+/// The number of fresh processes that are started.
 const STARTS: usize = 3;
 
-/// What a fresh process says when the model is loaded, and when the first token is there.
+/// The words that a fresh process prints when the model is loaded, and when the first token is written.
 const LOADED: &str = "loaded";
 const FIRST: &str = "first";
 
@@ -70,7 +70,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// The child: loads, writes one token, and says so as it happens.
+/// The work of the fresh process: loads the model, generates one token, and prints a word after each.
 fn startup(matches: &ArgMatches) -> Result<()> {
     let mut lab = arguments::open(matches)?;
     output::line(LOADED)?;
@@ -80,7 +80,7 @@ fn startup(matches: &ArgMatches) -> Result<()> {
     output::line(FIRST)
 }
 
-/// The prompt's tokens; a model without a tokenizer gets its first ids.
+/// The prompt's tokens; for a model without a tokenizer, its first ids.
 fn start(lab: &Lab) -> Result<Vec<u32>> {
     let mut ids = if lab.model.tokenizer.is_some() {
         lab.model.encode(PROMPT, false)?
@@ -91,7 +91,7 @@ fn start(lab: &Lab) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// Milliseconds from the start of a fresh process to the loaded model and to its first token: medians.
+/// The times in milliseconds from the start of a fresh process to the loaded model and to its first token: medians.
 fn outside(matches: &ArgMatches) -> Result<(f64, f64)> {
     let (mut loaded, mut first) = (Vec::new(), Vec::new());
     for i in 0..STARTS {
@@ -180,7 +180,7 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         BenchMode::Edited(&edits, BaselineMode::SameText),
     ];
     let kinds = &kinds[..if brief { 2 } else { kinds.len() }];
-    // A short round of each fills caches of value cards and wakes the threads.
+    // A short round of each kind fills the caches of value cards and starts the threads.
     for kind in kinds {
         round(&mut lab, &prompt, count.min(8), kind)?;
     }
@@ -238,18 +238,18 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     })
 }
 
-/// How a round writes.
+/// What a round does while it generates.
 enum BenchMode<'a> {
-    /// Nothing is watched and nothing changed.
+    /// No instruments and no edits.
     Bare,
-    /// The steady live instruments make their columns.
+    /// With the columns of the steady live instruments.
     Live(&'a [&'static dyn Instrument], &'a [Needs]),
     /// Under edits.
     Edited(&'a [Edit], BaselineMode),
 }
 
-/// Ten edits of different kinds that every model takes: four vectors added and two projected out, at layers spread
-/// over the model, a component bounded, heads scaled, and neurons or coordinates set.
+/// Ten edits of different kinds that every model supports: four vectors added and two projected out, at layers spread over the
+/// model, a component clamped, heads scaled, and neurons or coordinates set.
 fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
     let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
     let vector = random_like(&vec![1.0; width], 1);
@@ -287,7 +287,7 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
 /// The name of the direction of [`ten_edits`].
 const DIRECTION: &str = "bench";
 
-/// Seconds to write `count` tokens after a prompt.
+/// The time in seconds to generate `count` tokens after a prompt.
 fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &BenchMode) -> Result<f64> {
     let arguments = Arguments::default();
     let (live, needs, edits, beside) = match kind {

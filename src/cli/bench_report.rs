@@ -1,6 +1,6 @@
-//! What `lmscope bench` reports, as JSON for scripts and as a table for people.
+//! The report of `lmscope bench`, as JSON for scripts and as a table for people.
 //!
-//! Invariant: both say the same numbers. To add one, add a field, a key in [`BenchReport::json`] and a line in
+//! Invariant: both contain the same numbers. To add one, add a field, a key in [`BenchReport::json`] and a line in
 //! [`BenchReport::table`].
 
 use serde_json::{Value, json};
@@ -8,35 +8,35 @@ use serde_json::{Value, json};
 use crate::model::Card;
 use crate::text;
 
-/// What was measured.
+/// The measurements.
 #[derive(Clone, Debug)]
 pub struct BenchReport {
     pub card: Card,
     /// The CPU's name.
     pub cpu: String,
-    /// Threads of the pool.
+    /// The number of threads of the pool.
     pub threads: usize,
-    /// Tokens of the prompt that rounds write on.
+    /// The length of the prompt that rounds continue, in tokens.
     pub prompt_tokens: usize,
-    /// Tokens of a round.
+    /// Tokens generated in a round.
     pub tokens: usize,
-    /// Rounds of each kind.
+    /// The number of rounds of each kind.
     pub rounds: usize,
     /// Milliseconds from process start to the loaded model.
     pub load_ms: f64,
     /// Milliseconds from process start to the first token.
     pub first_token_ms: f64,
-    /// Tokens a second with nothing watched.
+    /// Tokens a second without instruments and edits.
     pub bare: f64,
-    /// Tokens a second with the steady live instruments on.
+    /// Tokens a second with the steady instruments live.
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,
-    /// Tokens a second under the edits of [`BenchReport::edits`], nothing beside them.
+    /// Tokens a second under the edits of [`BenchReport::edits`], without a baseline run.
     pub edited: f64,
     /// Edited over bare, the median over pairs of rounds.
     pub edited_ratio: f64,
-    /// The same with the unedited run in the same passes, which gives KL at every token.
+    /// Tokens a second under these edits with the baseline run in the same passes, which gives KL at every token.
     pub accompanied: f64,
     /// Accompanied over bare.
     pub accompanied_ratio: f64,
@@ -44,13 +44,13 @@ pub struct BenchReport {
     pub edits: Vec<String>,
     /// The live instruments.
     pub instruments: Vec<&'static str>,
-    /// Tokens of the prompt whose reading was timed.
+    /// The length of the prompt whose reading was timed, in tokens.
     pub prefill_tokens: usize,
     /// Prompt tokens a second.
     pub prefill: f64,
-    /// The most memory this process held, bytes; none where the system does not tell.
+    /// The peak memory of this process in bytes; none if the system does not report it.
     pub peak_memory: Option<u64>,
-    /// The most that it was estimated to hold, before the model was loaded and with a full context, bytes.
+    /// The memory estimated for it before the model was loaded, with a full context, in bytes.
     pub estimated_memory: u64,
 }
 
@@ -140,7 +140,7 @@ measured                        medians of {rounds} rounds of {tokens} tokens af
     }
 }
 
-/// Which of cargo's profiles this binary comes from.
+/// The cargo profile of this binary.
 pub(super) fn profile() -> &'static str {
     if cfg!(debug_assertions) {
         "debug"

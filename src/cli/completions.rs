@@ -1,7 +1,7 @@
 //! `lmscope completions SHELL`: the completion script of a shell.
 //!
-//! Invariant: written from the same [`super::command`] that parses, so it knows every instrument.
-//! To add a shell, wait for `clap_complete` to have it.
+//! Invariant: generated from the same [`super::command`] that parses arguments, so it knows every instrument.
+//! To add a shell, `clap_complete` must support it.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
@@ -29,7 +29,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let shell = matches
         .get_one::<Shell>("shell")
         .ok_or_else(|| Error::argument("SHELL", "", "the name of a shell"))?;
-    // Into memory first: clap_complete panics where writing fails, and a closed pipe is no failure.
+    // Into memory first: clap_complete panics if writing fails, and a closed pipe is not a failure.
     let mut script = Vec::new();
     clap_complete::generate(*shell, &mut super::command(), "lmscope", &mut script);
     output::bytes(&script)

@@ -1,7 +1,7 @@
-//! `lmscope edit-value`: finds the neurons of facts, turns their values to another answer, and counts what that changed.
+//! `lmscope edit-value`: finds the neurons of facts, turns their value vectors to another answer, and counts the effects.
 //!
-//! Invariant: every rate stands beside that of random neurons, and the caution is printed with them. To report something
-//! else of an edit, add it to `Effect` in `instruments/knowledge/value_edit.rs` and a column here.
+//! Invariant: every rate is shown with that of random neurons, and the caution is printed with them. To report something else
+//! of an edit, add it to `EditEffect` in `instruments/knowledge/value_edit.rs` and a column here.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -152,7 +152,7 @@ const COLUMNS: &[&str] = &[
     "texts KL",
 ];
 
-/// A row of rates for each relation and for all, each above its control.
+/// Prints the table: rates for each relation and for all facts, each with its control in the next row.
 fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
     let mut rows = Vec::new();
     let mut groups: Vec<&str> = report.present.iter().map(|(r, _)| r.as_str()).collect();
@@ -196,7 +196,7 @@ fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Val
     ]
 }
 
-/// Everything, for scripts.
+/// The whole report as JSON for scripts.
 fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> Value {
     let effect = |e: &EditEffect| {
         json!({
@@ -223,7 +223,8 @@ fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> 
     })
 }
 
-/// The edits of all facts; those of the first are on, because turned all at once they are another experiment.
+/// A preset with the edits of all facts. Only those of the first fact are on, because all of them together would be another
+/// experiment.
 fn preset(report: &ValueEditReport, lab: &Lab) -> EditPreset {
     let of = |(i, case): (usize, &EditedFact)| {
         let edits = case.edits.clone().into_iter();
@@ -237,7 +238,7 @@ fn preset(report: &ValueEditReport, lab: &Lab) -> EditPreset {
     }
 }
 
-/// The edits, a line each under their fact.
+/// The edits as text, one in each line below their fact.
 fn lines(report: &ValueEditReport, list: &[Fact]) -> String {
     let mut out = String::new();
     for case in &report.cases {

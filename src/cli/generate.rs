@@ -1,8 +1,8 @@
-//! `lmscope generate`: writes a continuation, as text or as a line of JSON a token.
+//! `lmscope generate`: generates a continuation, as text or as one line of JSON for each token.
 //!
-//! Invariant: the same model, prompt, edits, temperature and seed write the same tokens; what is written alone is on
-//! standard output, so that a pipe gets the text and nothing else.
-//! To add something known of a token, add a key to its line; to add something known of a run, to the summary.
+//! Invariant: the same model, prompt, edits, temperature and seed give the same tokens; standard output gets only the generated
+//! text, so that it can be piped.
+//! To add a statistic of a token, add a key to its line; to add one of a run, to the summary.
 
 use std::time::Instant;
 
@@ -44,7 +44,7 @@ fn build(command: Command) -> Command {
     ))
 }
 
-/// How many tokens are written, and how they are chosen.
+/// Flags for the number of tokens and for sampling.
 pub fn sampling_arguments(command: Command) -> Command {
     let count = arguments::value("count", "N", "Maximum tokens to generate").short('n');
     let temperature =
@@ -67,29 +67,29 @@ pub fn sampling_arguments(command: Command) -> Command {
         .arg(top_k.value_parser(value_parser!(usize)).default_value("0"))
 }
 
-/// How many tokens are written at most.
+/// The most tokens to generate.
 pub fn count(matches: &ArgMatches) -> usize {
     matches.get_one::<usize>("count").copied().unwrap_or(64)
 }
 
-/// What is shown while tokens come.
+/// The form of the output.
 enum OutputFormat {
-    /// Safe text, for a terminal, or a pipe that leads to one.
+    /// Text made safe to show, for a terminal or a pipe that leads to one.
     Screen,
-    /// The bytes of the tokens, for a pipe.
+    /// The raw bytes of the tokens, for a pipe.
     Bytes,
-    /// A line of JSON a token.
+    /// One line of JSON for each token.
     Lines,
 }
 
-/// What a run amounted to.
+/// The summary of a run.
 struct GenerateSummary {
     written: usize,
     prompt_seconds: f64,
     seconds: f64,
     ending: Ending,
     check: Option<Check>,
-    /// Why the numbers gave out, where they did.
+    /// The error if the numbers were not finite.
     broken: Option<Error>,
 }
 
@@ -163,7 +163,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// Tells what is known where not even the prompt could be read: the edits' receipts, and in JSON a summary without tokens.
+/// Reports what is known if not even the prompt could be read: the edits' receipts, and in JSON a summary without tokens.
 fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Error {
     let receipts = if run.schedule.is_idle() {
         Vec::new()
@@ -195,12 +195,12 @@ fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Erro
     error
 }
 
-/// A check; a difference that is not finite is null, and has not passed.
+/// The JSON of a check; a difference that is not finite is null, and has not passed.
 fn as_json(check: Check) -> Value {
     json!({ "error": check.error, "tolerance": check.tolerance, "passed": check.passed() })
 }
 
-/// What runs beside the text.
+/// The baseline run that the flags ask for.
 fn beside(matches: &ArgMatches) -> BaselineMode {
     match ["forced", "lockstep", "alone"].map(|flag| matches.get_flag(flag)) {
         [true, ..] => BaselineMode::Forced,
@@ -210,7 +210,7 @@ fn beside(matches: &ArgMatches) -> BaselineMode {
     }
 }
 
-/// The text of the unedited run of a lockstep, and where the two parted.
+/// In lockstep, the text of the baseline run, and the position at which the texts diverge.
 fn unedited(lab: &Lab, writer: &Writer) -> Option<(String, Option<usize>)> {
     let lockstep = writer.baseline_mode() == BaselineMode::OwnText;
     let tokens = writer.baseline_row().filter(|_| lockstep)?;
@@ -221,7 +221,7 @@ fn unedited(lab: &Lab, writer: &Writer) -> Option<(String, Option<usize>)> {
     Some((text, writer.diverged()))
 }
 
-/// How tokens are chosen.
+/// The sampling settings of the flags.
 pub fn sampling(matches: &ArgMatches) -> Result<Sampling> {
     let number =
         |name: &str, default: f64| matches.get_one::<f64>(name).copied().unwrap_or(default);
@@ -250,7 +250,7 @@ fn write(
 ) -> Result<()> {
     let since = Instant::now();
     let mut stream = text::TextStream::default();
-    // The lens rides along once, for the self-check; the other steps are bare.
+    // The lens is computed only in the first step, for the self-check.
     let last = vec![Site::ResidPost.at(lab.model.card.layers - 1)];
     let mut needs = vec![Needs::of(Readout {
         at: last,
@@ -266,7 +266,7 @@ fn write(
                 tally.ending = Ending::Stopped;
                 break;
             }
-            // What was written before is told all the same.
+            // The tokens before the error are reported as usual.
             Err(error @ Error::NotFinite { .. }) => {
                 tally.ending = Ending::NotFinite;
                 tally.broken = Some(error);
@@ -317,7 +317,7 @@ fn show(
             Ok(())
         };
     }
-    // What is certain now: the bytes that were open and those of this token, but for a character still open.
+    // The bytes that can be written now: those pending and those of this token, without an incomplete character at the end.
     let mut raw = stream.open().to_vec();
     raw.extend(bytes.iter());
     let safe = stream.push(&bytes);
@@ -336,7 +336,7 @@ fn token(lab: &Lab, step: &WrittenToken, receipts: &[Receipt], text: &str, speci
         line["kl"] = json!(kl);
     }
     if !step.fired.is_empty() {
-        // An edit is told by its place in the list.
+        // An edit is identified by its index in the list.
         let place = |id| receipts.iter().position(|r| r.id == id);
         let fired = step
             .fired

@@ -1,7 +1,7 @@
-//! `lmscope INSTRUMENT`: one subcommand an instrument, made from its row.
+//! `lmscope INSTRUMENT`: one subcommand for each instrument, made from its row.
 //!
-//! Invariant: nothing here knows an instrument by name; a parameter is a flag with its own sentence, range and default.
-//! To add one, add an instrument.
+//! Invariant: no instrument is named here; every parameter is a flag with its own description, range and default.
+//! To add a subcommand, add an instrument.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,26 +20,26 @@ use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::text;
 
-/// The flag of a parameter: its name, unless the prompt, the model or the output have taken it.
+/// The flag of a parameter: its name, unless that is already a flag for the prompt, the model or the output.
 pub fn flag(of: &dyn Instrument, parameter: &Parameter) -> String {
     spelled(of, parameter.name)
 }
 
 fn spelled(of: &dyn Instrument, name: &str) -> String {
     match name {
-        // The prompt that reads, beside the run's own prompt (Patchscopes).
+        // The target prompt of a Patchscope, as opposed to the run's own prompt.
         "prompt" => "target-prompt".to_string(),
-        // One switch for every text that is read.
+        // One switch for all texts.
         CHAT => CHAT.to_string(),
         name if arguments::RESERVED.contains(&name) => format!("{}-{name}", of.name()),
         name => name.to_string(),
     }
 }
 
-/// The parameter that says whether texts go through the chat template: it is the switch `--chat`, whatever is read.
+/// The parameter that says whether texts are encoded by the chat template; its flag is the switch `--chat` in every instrument.
 const CHAT: &str = "chat";
 
-/// The identifier of a parameter's argument; that of the run's own prompt is taken.
+/// The identifier of a parameter's argument; `prompt` belongs to the run's own prompt.
 fn id(name: &'static str) -> String {
     if arguments::RESERVED.contains(&name) {
         format!("of-{name}")
@@ -53,7 +53,7 @@ pub fn build(of: &'static dyn Instrument) -> Command {
     let mut command =
         arguments::edits(arguments::prompt(arguments::model(Command::new(of.name()))));
     if !of.always_needs_prompt() {
-        // Whether it needs one depends on its parameters; see `run`.
+        // Whether a prompt is required depends on the parameters; see `run`.
         command = command.mut_group("start", |start| start.required(false));
     }
     command = command
@@ -99,7 +99,7 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
     }
 }
 
-/// What was given for a parameter; clap has filled in the default.
+/// The value of a parameter; clap has filled in the default.
 fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
     if parameter.name == CHAT {
         return Some(if matches.get_flag(CHAT) { "yes" } else { "no" }.into());
@@ -107,10 +107,10 @@ fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
     matches.get_one::<String>(&id(parameter.name)).cloned()
 }
 
-/// A sweep that is said to take less than this is not announced.
+/// A sweep with a shorter estimated time is not announced.
 const WORTH_SAYING: Duration = Duration::from_secs(3);
 
-/// Says what a sweep will take, when that is long: its passes, and their time at the pace of one over the run itself.
+/// Announces the cost of a long sweep: its passes, and the time estimated from one pass over the run itself.
 fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()> {
     if run.tokens.is_empty() {
         output::note(&format!("{name}: {cost}"));
@@ -127,7 +127,7 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()>
     Ok(())
 }
 
-/// The parameters that the flags give.
+/// The arguments given by the flags.
 pub fn given(of: &dyn Instrument, matches: &ArgMatches) -> Result<Arguments> {
     let named = |p: &Parameter| Some((p.name.to_string(), value(matches, p)?));
     let given = of.parameters().iter().filter_map(named);
@@ -178,8 +178,8 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         Some(path) => file::write(path, written.as_bytes(), lab.overwrite)?,
         None => output::text(&written)?,
     }
-    // Without a text of its own, or in a figure of other texts that were read unedited, an edit has nothing to leave a receipt on.
-    // Who has stopped it waits for no more.
+    // No receipts if the instrument reads only other texts, or if the figure is of unedited runs; nor if the user has stopped
+    // the sweep and does not want to wait.
     let waiting = !lab.unfinished.stopped;
     if waiting && !figure.provenance.edits.is_empty() && !run.tokens.is_empty() {
         let receipts = lab.receipts(&run)?;

@@ -1,8 +1,8 @@
-//! Ctrl-C: the first one raises a flag that work looks at in every layer and every moment of a download, a second one
-//! ends the process. While nobody looks at the flag (weights are read from the disk), the first one ends it.
+//! Ctrl-C: the first one raises a flag, which is checked in every layer and at every step of a download; a second one ends the
+//! process. While nothing checks the flag (weights are being read from the disk), the first one ends the process.
 //!
-//! Invariant: work that was requested to stop says what it has and exits with 130. To react to another signal, add it
-//! to the wait in [`watch`].
+//! Invariant: stopped work reports its results so far and exits with 130. To react to another signal, add it to the wait in
+//! [`watch`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,12 @@ use crate::error::{Error, Result};
 /// The exit code of interrupted work.
 const INTERRUPTED: i32 = 130;
 
-/// What Ctrl-C has done, and what it may do.
+/// The state of Ctrl-C.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     /// Raised by Ctrl-C.
     pub requested: Arc<AtomicBool>,
-    /// Whether somebody looks at it.
+    /// Whether the flag is being checked.
     pub watched: Arc<AtomicBool>,
 }
 
@@ -30,7 +30,7 @@ pub fn watch() -> Result<Interrupt> {
         .enable_all()
         .build()
         .map_err(fail)?;
-    // Registered before this returns, so that none is missed.
+    // Registered before this function returns, so that no signal is missed.
     let mut signals = {
         let _inside = runtime.enter();
         tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(fail)?

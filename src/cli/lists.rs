@@ -1,6 +1,6 @@
 //! `lmscope sites`, `themes`, `keys`: tables made from the registries.
 //!
-//! Invariant: nothing is listed here that is not a row there. To add an entry, add it to its registry.
+//! Invariant: every entry is a row of a registry. To add an entry, add it to its registry.
 
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};

@@ -1,8 +1,8 @@
-//! Loading a model under the eyes of somebody at a terminal, or of a log.
+//! Reports the progress of loading a model, on a terminal or in a log.
 //!
-//! Invariant: one status line, rewritten, on a terminal; elsewhere a line at the beginning, one at the end, and between them
-//! one a tenth of the way, never two within a few seconds. A model that is there is loaded without a word.
-//! To say more, add it to `Teller::hear`.
+//! Invariant: on a terminal, one status line is overwritten; elsewhere there is a line at the beginning, one at the end, and
+//! one at every tenth between, never two within a few seconds. A model that needs no download is loaded silently. To report
+//! more, add it to `LoadingMessages::hear`.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use crate::text;
 /// The shortest time between two lines of a log.
 const SPARSE: Duration = Duration::from_secs(5);
 
-/// Opens something that may be downloaded first. Ctrl-C stops the download, and from then on what raises the flag.
+/// Opens something that may have to be downloaded. Ctrl-C stops the download and, from then on, the work that checks the
+/// returned flag.
 pub fn watched<T>(
     open: impl FnOnce(&mut DownloadWatch<'_>) -> Result<T>,
 ) -> Result<(T, Interrupt)> {
@@ -38,11 +39,11 @@ pub fn watched<T>(
     opened.map(|opened| (opened, interrupt))
 }
 
-/// What was said so far.
+/// The messages so far.
 struct LoadingMessages {
     terminal: bool,
     began: Instant,
-    /// When the last line was written, and at which tenth of the way.
+    /// The time of the last line, and its tenth of the way.
     last_report: Option<(Instant, u64)>,
     waiting: bool,
     last: Option<Progress>,
@@ -106,7 +107,7 @@ impl LoadingMessages {
         }
     }
 
-    /// The model is there; says so when that took a download.
+    /// The model is loaded; reports it if it was downloaded.
     fn finished(&mut self, progress: &Progress) {
         let came = self.last.take().filter(|p| p.number > 0);
         if let Some(came) = came {

@@ -1,7 +1,7 @@
 //! The log: a file in the state folder, never the terminal.
 //!
-//! Invariant: a command that was not asked to log writes nothing; what is written is one safe line an event, in a file
-//! that only its owner can read. To log something, use `tracing` where it happens.
+//! Invariant: nothing is logged unless a flag asks for it; each event is one line, made safe to show, in a file that only its
+//! owner can read. To log something, use `tracing` where it happens.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,10 +14,10 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::text;
 
-/// A log that has grown past this many bytes is put aside as `lmscope.log.old` and begun anew.
+/// A log larger than this many bytes is renamed to `lmscope.log.old`, and a new one is begun.
 const LIMIT: u64 = 4 << 20;
 
-/// The folder for what should survive, but is not worth a backup: `$XDG_STATE_HOME/lmscope` on Linux.
+/// The folder for data that should persist but needs no backup: `$XDG_STATE_HOME/lmscope` on Linux.
 pub fn state_folder() -> Option<PathBuf> {
     let folders = directories::ProjectDirs::from("", "", "lmscope")?;
     Some(
@@ -42,12 +42,12 @@ pub fn start(level: &str) -> Result<()> {
         .with_ansi(false)
         .with_writer(Mutex::new(SafeLines(open()?)))
         .finish();
-    // Somebody else's subscriber, as in tests, stays.
+    // A subscriber that is already set, as in tests, is kept.
     let _held = tracing::subscriber::set_global_default(subscriber);
     Ok(())
 }
 
-/// Makes each event a safe line on its way to the file: an event comes as one write, with a line feed at its end.
+/// Makes each event a safe line on its way to the file. An event arrives as one write that ends in a line feed.
 struct SafeLines<W>(W);
 
 impl<W: Write> Write for SafeLines<W> {

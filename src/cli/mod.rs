@@ -1,7 +1,7 @@
-//! The command line: the same nouns as the screen, for scripts and pipes.
+//! The command line: the same functions as the screen, for scripts and pipes.
 //!
-//! Invariants: results go to standard output and everything else to standard error; a closed pipe is success; every
-//! instrument has a subcommand without anybody having written one.
+//! Invariants: results go to standard output and everything else to standard error; a closed pipe is success; every instrument
+//! has a subcommand automatically.
 //! To add a subcommand, write `cli/x.rs` with a `pub const` [`Subcommand`] and add a word to [`SUBCOMMANDS`].
 
 pub mod arguments;
@@ -39,14 +39,14 @@ use crate::text;
 #[derive(Debug)]
 pub struct Subcommand {
     pub name: &'static str,
-    /// One sentence.
+    /// A one-sentence description.
     pub about: &'static str,
     /// Adds its arguments.
     pub arguments: fn(Command) -> Command,
     pub run: fn(&ArgMatches) -> Result<()>,
 }
 
-/// Every subcommand but those of the instruments, which follow from their own list.
+/// All subcommands except those of the instruments, which are made from their own list.
 pub const SUBCOMMANDS: &[Subcommand] = &[
     generate::GENERATE,
     trace::TRACE,
@@ -86,8 +86,8 @@ pub fn command() -> Command {
     command
 }
 
-/// Runs the subcommand that was asked for. Without one: the screen, and where there is no terminal, in plain text
-/// what it would show.
+/// Runs the subcommand. Without one it opens the screen or, if there is no terminal, prints as plain text what the screen would
+/// show.
 pub fn run(matches: &ArgMatches) -> Result<()> {
     if let Some(level) = matches.get_one::<String>("log-level") {
         log::start(level)?;
@@ -105,8 +105,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// Says what went wrong, in a sentence, and turns it into an exit code: 0, 1 failed, 2 usage, 128 + n ended by signal
-/// n (130 interrupted).
+/// Prints the error as a sentence and returns the exit code: 0, 1 failed, 2 usage, 128 + n ended by signal n (130 interrupted).
 pub fn exit_code(outcome: &Result<()>) -> ExitCode {
     let Err(error) = outcome else {
         return ExitCode::SUCCESS;
@@ -115,7 +114,7 @@ pub fn exit_code(outcome: &Result<()>) -> ExitCode {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
-        // Whoever sent it knows.
+        // The sender of the signal knows.
         Error::Signal(number) => return ExitCode::from(128 + *number as u8),
         Error::Cancelled | Error::DownloadStopped(_) => 130,
         Error::BadArgument { .. }
@@ -147,9 +146,9 @@ pub fn exit_code(outcome: &Result<()>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints help or version, or says what is wrong with the arguments, and returns the exit code.
+/// Prints help, version, or what is wrong with the arguments, and returns the exit code.
 ///
-/// What was typed is quoted there, so it is made safe first, piece by piece.
+/// Arguments are quoted in the message, so each of them is made safe to show first.
 pub fn explain(mut usage: clap::Error) -> ExitCode {
     use clap::builder::StyledStr;
     use clap::error::ContextValue::{
@@ -166,7 +165,7 @@ pub fn explain(mut usage: clap::Error) -> ExitCode {
             let safe = match value {
                 One(word) => One(text::line(&word)),
                 Many(words) => Many(words.iter().map(|w| text::line(w)).collect()),
-                // Of our own words alone, on several lines.
+                // Contains only our own words, on several lines.
                 Tip(usage) if kind == clap::error::ContextKind::Usage => Tip(usage),
                 Tip(one) => Tip(tip(&one)),
                 Tips(all) => Tips(all.iter().map(tip).collect()),
@@ -176,7 +175,7 @@ pub fn explain(mut usage: clap::Error) -> ExitCode {
         }
         crate::out::error_lines(&usage.render().to_string());
     } else {
-        // Our own words; when nobody reads them, that is a success too.
+        // Only our own words; if the output is closed, that is success as well.
         let written = usage.print().and_then(|()| std::io::stdout().flush());
         if let Err(source) = written {
             return exit_code(&Err(Error::io("(standard output)", source)));
@@ -198,7 +197,7 @@ pub(crate) fn switch(name: &'static str, help: &'static str) -> Arg {
 mod tests {
     use super::*;
 
-    /// Every spelling of a parameter or a value that was in use before, with today's.
+    /// All earlier spellings of a parameter or value that are still read, with the current ones.
     const OLDER: [(&str, [&str; 2], [&str; 2]); 17] = [
         ("heads", ["--null", "random"], ["--control", "random"]),
         ("heads", ["--rank", "asked"], ["--rank", "zero_shot"]),
@@ -238,7 +237,7 @@ mod tests {
             let line = ["lmscope", name, "demo", "-p", "x"].into_iter();
             let matches = command().try_get_matches_from(line.chain(flags)).unwrap();
             let (_, own) = matches.subcommand().unwrap();
-            // What the flags gave, and the same read from names and values alone, as a form or a session gives them.
+            // The arguments from the flags, and the same arguments by name, as from a form or a session.
             let name = flags[0].trim_start_matches("--");
             let alone = crate::instruments::Arguments::default().with(name, flags[1]);
             (

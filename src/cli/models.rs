@@ -1,7 +1,7 @@
-//! `lmscope models`: what can be opened here: the demo and the snapshots of the hub cache.
+//! `lmscope models`: the models that can be opened here: the demo and the snapshots of the hub cache.
 //!
-//! Invariant: only headers and configurations are read, never weights, and a model that no family serves is listed with
-//! its `model_type` and marked. To add a source of models, add its rows to `run`.
+//! Invariant: only headers and configurations are read, never weights; a model that no family supports is listed with its
+//! `model_type` and marked. To add a source of models, add its rows to `run`.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -37,16 +37,16 @@ const COLUMNS: &[&str] = &[
     "folder",
 ];
 
-/// The longest header that is believed; those of the largest models have a few megabytes.
+/// The longest header that is accepted, in bytes; those of the largest models have a few megabytes.
 const LONGEST_HEADER: u64 = 100 << 20;
 
-/// `--format text|json`, for every list.
+/// The flag `--format text|json`, for every list.
 pub fn format(command: Command) -> Command {
     let help = "A table to read, or JSON";
     command.arg(arguments::one_of("format", ["text", "json"], help))
 }
 
-/// Whether JSON was asked for.
+/// Whether the output should be JSON.
 pub fn as_json(matches: &ArgMatches) -> bool {
     arguments::text(matches, "format") == "json"
 }
@@ -89,7 +89,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-/// The row of a model of the cache.
+/// The row of a model in the cache.
 fn row(cached: &Cached, json: bool) -> Vec<Value> {
     let weights = WeightsSummary::of(&cached.path);
     let family = if cached.path.is_file() {
@@ -123,8 +123,8 @@ fn row(cached: &Cached, json: bool) -> Vec<Value> {
     ]
 }
 
-/// Whether the model fits into the memory that is free now, as it would be loaded by default; where its configuration does
-/// not say (a GGUF file, a family that is not served), whether its weights do. None where free memory is not known.
+/// Whether the model, loaded with default options, fits into the memory that is free now. If its configuration does not tell (a
+/// GGUF file, an unsupported family), whether its weights fit. None if the free memory is unknown.
 fn fits(path: &Path, weights: &WeightsSummary) -> Option<bool> {
     let free = memory::available(&Device::Cpu)?;
     let by_shape = configuration(path).and_then(|c| memory::fits(&c, DEFAULT_CONTEXT, free));
@@ -140,7 +140,7 @@ fn quantity(n: u64, raw: bool, spell: fn(u64) -> String) -> Value {
     if raw { json!(n) } else { json!(spell(n)) }
 }
 
-/// The family, or the `model_type` that none serves.
+/// The family, or the `model_type` if no family supports it.
 fn family(folder: &Path) -> String {
     let Some(config) = configuration(folder) else {
         return "unreadable config.json".into();
@@ -157,7 +157,7 @@ fn family(folder: &Path) -> String {
     }
 }
 
-/// The weights of a model: their bytes, and what the headers of safetensors files say of them.
+/// The weights of a model: their bytes, and the contents of the headers of safetensors files.
 #[derive(Default)]
 struct WeightsSummary {
     parameters: u64,
@@ -177,7 +177,7 @@ impl WeightsSummary {
             entries.map(|e| e.path()).collect()
         };
         let ends = |path: &PathBuf, with: &str| path.extension().is_some_and(|e| e == with);
-        // A snapshot that has both was made for the first.
+        // A snapshot with both kinds was made for the first.
         let kinds = [
             ("safetensors", "safetensors"),
             ("bin", "pytorch"),
@@ -188,7 +188,7 @@ impl WeightsSummary {
             files.retain(|f| ends(f, extension));
             out.kind = kind;
             for file in &files {
-                // Snapshots link to blobs, so the size is that of what the link leads to.
+                // Snapshots link to blobs, so the size is that of the link's target.
                 out.bytes += std::fs::metadata(file).map_or(0, |m| m.len());
                 if kind == "safetensors" {
                     out.add(file);
@@ -199,8 +199,8 @@ impl WeightsSummary {
         out
     }
 
-    /// Adds what a file's header says; a file that cannot be read adds nothing. The safetensors crate reads headers of
-    /// whole files only, and these can have many gigabytes.
+    /// Adds the contents of a file's header; a file that cannot be read adds nothing. The safetensors crate reads headers only
+    /// of whole files in memory, and these can have many gigabytes.
     fn add(&mut self, path: &Path) -> Option<()> {
         let mut file = file::open(path).ok()?;
         let mut length = [0u8; 8];
@@ -225,7 +225,7 @@ impl WeightsSummary {
         Some(())
     }
 
-    /// Every dtype of the weights, the commonest first; the kind of file where its header is not read.
+    /// All dtypes of the weights, most frequent first; the kind of file if its header is not read.
     fn dtypes(&self) -> String {
         if self.dtypes.is_empty() {
             return self.kind.to_string();

@@ -1,6 +1,6 @@
-//! Where words go: results to standard output, everything else to standard error.
+//! Output: results to standard output, everything else to standard error.
 //!
-//! Invariant: what is written here went through [`crate::out`], which makes it safe for a terminal.
+//! Invariant: everything is written by [`crate::out`], which makes it safe for a terminal.
 //! To add a kind of note, add a function that ends in [`note`].
 
 use std::fmt::Write as _;
@@ -19,7 +19,7 @@ pub use crate::out::{
     text,
 };
 
-/// The receipts of a run with their effect measured; counts are those of `counted`, the text as it was written.
+/// The receipts of a run with their measured effects; the counts are those of `counted`, from generating the text.
 pub fn measured(lab: &mut Lab, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
     match lab.receipts(run) {
         Ok(mut receipts) => {
@@ -28,7 +28,7 @@ pub fn measured(lab: &mut Lab, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
             }
             receipts
         }
-        // Measuring is extra work; when it is interrupted or fails, the counts remain true.
+        // Measuring is additional work; if it is interrupted or fails, the counts are still correct.
         Err(error) => {
             tracing::warn!("receipts were not measured: {error}");
             counted.to_vec()
@@ -36,7 +36,7 @@ pub fn measured(lab: &mut Lab, run: &Run, counted: &[Receipt]) -> Vec<Receipt> {
     }
 }
 
-/// Says what each edit did, loudly where it did nothing.
+/// Prints what each edit did; an edit that did nothing gives a warning.
 pub fn receipts(receipts: &[Receipt]) {
     for receipt in receipts {
         note(&receipt_line(receipt));

@@ -1,7 +1,7 @@
-//! The flags of the screen: what `lmscope [MODEL]` starts with.
+//! The flags of the screen: the initial settings of `lmscope [MODEL]`.
 //!
-//! Invariant: every flag has the meaning that the same flag has in `lmscope generate`. To add one, add a field to
-//! [`ScreenOptions`] and its flag here.
+//! Invariant: every flag has the same meaning as in `lmscope generate`. To add one, add a field to [`ScreenOptions`] and its
+//! flag here.
 
 use std::path::PathBuf;
 
@@ -38,12 +38,12 @@ pub fn arguments(command: Command) -> Command {
         .arg(hidden("shot-keys", "KEYS", "Keys to press after the first text, spelled as in keys.toml, separated by spaces").default_value("").allow_hyphen_values(true))
 }
 
-/// Whether a picture was asked for, which needs no terminal.
+/// Whether a picture was requested, which needs no terminal.
 pub fn is_shot(matches: &ArgMatches) -> bool {
     matches.contains_id("shot")
 }
 
-/// What the flags say.
+/// The settings given by the flags.
 pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
     let word = |name: &str| matches.get_one::<String>(name).cloned();
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();

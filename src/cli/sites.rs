@@ -1,7 +1,7 @@
-//! `lmscope sites`: every site, with the names that TransformerLens has for it.
+//! `lmscope sites`: all sites, with the names that TransformerLens has for them.
 //!
-//! Invariant: a name stands beside a site only where the two are one tensor; without a model, a name of which the
-//! architecture decides stands with the condition. To add a column, add it to [`run`].
+//! Invariant: a name is listed for a site only if both mean the same tensor; without a model, a name whose meaning depends on
+//! the architecture is listed with the condition. To add a column, add it to [`run`].
 
 use clap::ArgMatches;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
             if as_json {
                 json!(names)
             } else {
-                // Those with a condition have a table of their own.
+                // Names with a condition are in a table of their own.
                 let sure = names.iter().filter(|name| !name.contains(' '));
                 json!(sure.cloned().collect::<Vec<_>>().join(", "))
             },
@@ -73,7 +73,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     )
 }
 
-/// A name of which the architecture decides: the name, the site, where it is that one.
+/// The row of a name whose meaning depends on the architecture: the name, the site, and where it means that site.
 fn conditional(spelling: &Spelling) -> Option<Vec<Value>> {
     match spelling.rule {
         NameRule::Depends(place, _) => Some(vec![
@@ -95,7 +95,7 @@ fn address(site: Site) -> String {
     }
 }
 
-/// The names that mean a site: on this model, or on every one, with the condition where there is one.
+/// The names that mean a site: on this model or, without one, on every architecture, or with a condition.
 pub fn names(site: Site, model: Option<&Model>) -> Vec<String> {
     let means = |spelling: &Spelling| {
         let name = spelling.name.replace("{}", "L");
@@ -114,7 +114,7 @@ pub fn names(site: Site, model: Option<&Model>) -> Vec<String> {
     SPELLINGS.iter().filter_map(means).collect()
 }
 
-/// A name that means no site: the name, what TransformerLens has under it, the nearest site.
+/// The row of a name that means no site: the name, the tensor that TransformerLens has under it, and the nearest site.
 fn none(spelling: &Spelling, model: Option<&Model>) -> Option<(String, &'static str, String)> {
     let (has, near) = match (model, &spelling.rule) {
         (Some(model), _) => meanings(spelling, model)
@@ -129,7 +129,7 @@ fn none(spelling: &Spelling, model: Option<&Model>) -> Option<(String, &'static 
     Some((spelling.name.replace("{}", "L"), has, address(near)))
 }
 
-/// What a name means at each layer, once each.
+/// The different meanings of a name over all layers.
 fn meanings(spelling: &Spelling, model: &Model) -> Vec<NameMeaning> {
     let blueprint = &model.card.blueprint;
     let mut found = Vec::new();

@@ -1,7 +1,7 @@
 //! `lmscope stats`: mean and variance of activations over a neutral text, for mean ablation.
 //!
-//! Invariant: the file is written whole or not at all, and says on which model and text it was measured.
-//! To measure something else, add a site; to keep another figure, see `lab/statistics.rs`.
+//! Invariant: the file is written completely or not at all, and records the model and the text. To measure something else, add
+//! a site; to store another statistic, see `lab/statistics.rs`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ use crate::model::network::address::expand;
 use crate::model::network::site::Address;
 use crate::text;
 
-/// What is measured when nothing is asked for.
+/// The sites that are measured by default.
 const USUAL: &str = "mlp_act,z,resid_post";
 
-/// Tokens of a piece, unless told otherwise.
+/// The default number of tokens in a piece.
 const PIECE: usize = 128;
 
-/// Longest text that is read.
+/// The longest text that is read, in bytes.
 const LONGEST: u64 = 1 << 30;
 
 pub const STATS: Subcommand = Subcommand {
@@ -92,7 +92,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-/// What was asked for; otherwise the usual sites, where this model has them.
+/// The addresses that the flags ask for; by default the usual sites, as far as this model has them.
 fn sites(matches: &ArgMatches, lab: &Lab) -> Result<Vec<Address>> {
     let blueprint = &lab.model.card.blueprint;
     if let Some(given) = matches.get_one::<String>("sites") {

@@ -1,7 +1,7 @@
-//! `lmscope trace`: keeps what a prompt leaves at the sites, in a safetensors file.
+//! `lmscope trace`: stores the activations of a prompt at all sites in a safetensors file.
 //!
-//! Invariant: one f32 tensor an address, named as the address prints and shaped as `lmscope sites` says, and `tokens`
-//! as i64; the file is written whole or not at all. To keep something else, add a site.
+//! Invariant: one f32 tensor for each address, named as the address prints and shaped as `lmscope sites` says, and `tokens` as
+//! i64; the file is written completely or not at all. To store something else, add a site.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
     let run = arguments::run(matches, &lab, edits)?;
     let (recording, broken) = match lab.record(&run, &wanted) {
-        // Whoever looks for NaN wants to see it: the file is written, and the exit code says what it is.
+        // A user who looks for NaN wants to see it: the file is written, and the exit code reports the error.
         Err(error @ Error::NotFinite { .. }) => {
             let as_is = Pass {
                 record: wanted.clone(),
@@ -88,7 +88,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// A tensor ready for the file.
+/// A tensor, ready to be written.
 struct TracedTensor {
     name: String,
     dtype: Dtype,
@@ -119,7 +119,7 @@ fn tensor(name: String, value: &Tensor) -> Result<TracedTensor> {
     })
 }
 
-/// What the tensors were measured on, as the file's metadata.
+/// The metadata of the file: what the tensors were measured on.
 fn metadata(
     lab: &Lab,
     run: &Run,
@@ -139,7 +139,7 @@ fn metadata(
     ]))
 }
 
-/// The file's bytes; its path is for messages.
+/// The bytes of the file; its path is for error messages.
 fn packed(
     path: &Path,
     tensors: &[TracedTensor],

@@ -1,7 +1,7 @@
-//! `lmscope vectors`: what files of directions hold, and one format turned into another.
+//! `lmscope vectors`: lists the contents of direction files, and converts one format to another.
 //!
-//! Invariant: no model is loaded and nothing is guessed silently: what a file leaves open or in doubt stands beside it,
-//! on standard error. To add a format, see `edit/direction`.
+//! Invariant: no model is loaded and nothing is guessed silently: what a file leaves open or in doubt is reported on standard
+//! error. To add a format, see `edit/direction`.
 
 use std::path::PathBuf;
 
@@ -91,7 +91,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         }
         rows.push(row(name, &direction, as_json));
     }
-    // People read notes on standard error, above.
+    // In the text format the notes are on standard error, above.
     let columns = if as_json { COLUMNS } else { &COLUMNS[..7] };
     output::listing(columns, &rows, as_json)
 }

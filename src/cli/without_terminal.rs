@@ -1,7 +1,7 @@
-//! What `lmscope` shows where there is no terminal: a short text with its lens, streamed as plain lines.
+//! The output of `lmscope` without a terminal: a short text with its lens, streamed as plain lines.
 //!
-//! Invariant: works offline on the embedded demo, ends by itself, and exits 0. To show another instrument, read
-//! another need.
+//! Invariant: works offline on the embedded demo, ends by itself, and exits 0. To show another instrument, capture what it
+//! needs.
 
 use clap::ArgMatches;
 
@@ -16,16 +16,16 @@ use crate::lab::sample::Sampling;
 use crate::lab::writer::Writer;
 use crate::text;
 
-/// What the model is asked to go on with: a planted fact of the demo's world.
+/// The prompt to continue: a fact that the demo model was trained on.
 const PROMPT: &str = "The capital of France is";
 
-/// Most tokens to write.
+/// The most tokens to generate.
 const COUNT: usize = 24;
 
-/// Columns of a cell.
+/// The width of a cell, in columns.
 const CELL: usize = 10;
 
-/// Most layers to show side by side; of deeper models, evenly chosen ones.
+/// The most layers to show next to each other; of deeper models, a selection at equal distances.
 const SHOWN: usize = 8;
 
 /// Streams the demonstration.

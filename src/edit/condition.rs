@@ -1,11 +1,13 @@
-//! Conditions: an edit that acts only where a probe crosses a threshold.
+//! Conditions: an edit acts only where a probe crosses a threshold.
 //!
-//! ` when PROBE>NUMBER` acts at the positions where the probe is above it (`<`: below), ` once PROBE>NUMBER` from the first
-//! such position on. A probe is `DIRECTION@ADDRESS`, the value's component along the unit direction at the same position of
-//! the same pass, edits before it included; or `p("TEXT")`, the probability that the unedited model gives to the first
-//! token of a text after this position. Invariants: printing and parsing are inverse; a condition looks at nothing
-//! later than its position, so that a text written token by token meets the same conditions as one read at once.
-//! To add a probe, add a variant of [`ConditionProbe`], its spelling, and where `lab/compile.rs` prepares to measure it.
+//! With ` when PROBE>NUMBER` the edit acts at the positions where the probe is above the number (`<`: below), with ` once
+//! PROBE>NUMBER` from the first such position on. A probe is `DIRECTION@ADDRESS`, the value's component along the unit
+//! direction at the same position of the same pass, after earlier edits; or `p("TEXT")`, the probability that the unedited
+//! model gives to the first token of a text after this position. Invariants: printing and parsing are inverse; a condition
+//! depends on nothing after its position, so that a text generated token by token meets the same conditions as one read at
+//! once.
+//! To add a probe, add a variant of [`ConditionProbe`], its spelling, and the code in `lab/compile.rs` that prepares to measure
+//! it.
 
 use std::fmt;
 
@@ -13,29 +15,29 @@ use super::quotes::{LinePiece, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Address;
 
-/// What is looked at.
+/// The quantity that a condition depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConditionProbe {
-    /// `x·v̂` at an address that the pass visits before the edit's own.
+    /// The component `x·v̂` at an address that the pass visits before the edit's own.
     Along(String, Address),
-    /// The unedited model's probability of a text's first token as the next one.
+    /// The unedited model's probability of a text's first token as the next token.
     Probability(String),
 }
 
-/// When an edit acts.
+/// The condition under which an edit acts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Condition {
-    /// What is looked at.
+    /// The quantity that is compared with the threshold.
     pub probe: ConditionProbe,
-    /// Whether it must lie above the threshold; below it otherwise.
+    /// Whether the probe must be above the threshold; otherwise below.
     pub above: bool,
     pub threshold: f32,
-    /// Whether the edit goes on acting once it has begun.
+    /// Whether the edit goes on acting after the condition has held once.
     pub latches: bool,
 }
 
 impl Condition {
-    /// Whether a measured value is on the right side; not-a-number never is.
+    /// Whether a measured value fulfils the condition; NaN never does.
     pub fn holds(&self, value: f32) -> bool {
         if self.above {
             value > self.threshold
@@ -44,7 +46,7 @@ impl Condition {
         }
     }
 
-    /// Reads what stands after ` when ` or ` once `.
+    /// Parses the text after ` when ` or ` once `.
     pub(crate) fn read(whole: LinePiece<'_>, latches: bool) -> Result<Self, String> {
         let text = whole.text;
         let bad = || {

@@ -1,8 +1,8 @@
-//! How edits are written: `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH][ when|once PROBE>NUMBER]`.
+//! The grammar of edits: `OP[:WHAT]@ADDRESS[:POSITIONS][/PHASE][*STRENGTH][ when|once PROBE>NUMBER]`.
 //!
-//! For example `zero:17,52@mlp_act.3`, `add:refusal@resid_pre.3:prompt*1.5` or
-//! `add:calm@resid_post.4 when anger@resid_pre.4>1.5`. Quotation marks delimit every text and name ([`super::quotes`]).
-//! Invariant: printing and parsing are inverse, and [`understood`] says what was made of a line that prints otherwise.
+//! For example `zero:17,52@mlp_act.3`, `add:refusal@resid_pre.3:prompt*1.5` or `add:calm@resid_post.4 when
+//! anger@resid_pre.4>1.5`. Every text and name can be put in quotation marks ([`super::quotes`]). Invariant: printing and
+//! parsing are inverse; if the printed edit differs from the typed line, [`understood`] shows it.
 //! To add a part, add it to both directions and to the examples of the test below.
 
 use std::fmt;
@@ -18,11 +18,11 @@ use crate::model::network::address::Pattern;
 use crate::model::network::names::NameRule;
 use crate::model::network::tap::PassPhase;
 
-/// An edit as it was understood, where that is not as it was typed.
+/// A sentence that shows the edit as it was parsed, if it prints differently from what was typed.
 pub fn understood(typed: &str, edit: &Edit) -> Option<String> {
     let own = edit.to_string();
     let typed = typed.trim();
-    // To spell the usual out is no difference.
+    // A default that is written out makes no difference.
     let usual = own == typed || own == typed.replacen(":all", "", 1);
     (!usual).then(|| format!("`{typed}` is understood as `{own}`"))
 }
@@ -119,7 +119,7 @@ impl FromStr for Edit {
     }
 }
 
-/// Splits a condition off the end of an edit's text. What only looks like one stays where it is.
+/// Splits a condition off the end of an edit's text. Text that only looks like a condition stays in place.
 fn split_condition(text: LinePiece<'_>) -> Result<(LinePiece<'_>, Option<Condition>), String> {
     let place = [" when ", " once "]
         .iter()
@@ -134,7 +134,7 @@ fn split_condition(text: LinePiece<'_>) -> Result<(LinePiece<'_>, Option<Conditi
     );
     match Condition::read(rest.trim(), word == " once ") {
         Ok(condition) => Ok((edit.trim(), Some(condition))),
-        // The words of a text without quotation marks, unless a whole edit stands before them.
+        // The words may be part of a text without quotation marks, unless a complete edit comes before them.
         Err(_) if edit.text.parse::<Edit>().is_err() => Ok((text, None)),
         Err(why) => Err(why),
     }

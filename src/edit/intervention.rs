@@ -1,7 +1,8 @@
-//! Edits: one intervention each, at a place, on positions, in a phase, under a condition, with a strength.
+//! Edits: an edit is one intervention, at a place, on positions, in a phase, under a condition, with a strength.
 //!
-//! How they are written is in [`super::grammar`], what they do in [`super::op`]. Invariant: an edit is a plain value, equal
-//! to another when it prints alike and is on alike; an [`EditId`] tells equal ones apart, and names an edit as it stands.
+//! Their syntax is in [`super::grammar`], their operations in [`super::op`]. Invariant: an edit is a plain value, equal to
+//! another if both print alike and are both on or both off; an [`EditId`] distinguishes equal edits, and identifies an edit in
+//! its current form.
 //! To add an operation or a kind of argument, see [`super::op`].
 
 use serde::{Deserialize, Serialize};
@@ -23,9 +24,9 @@ pub enum EditPlace {
     Layers(Site, u16, u16),
     /// A site at every layer.
     Every(Site),
-    /// A name of TransformerLens of which the architecture says what it means; [`Edit::on`] puts a site in its place.
+    /// A TransformerLens name whose meaning depends on the architecture; [`Edit::on`] replaces it by a site.
     Borrowed(ForeignName),
-    /// Every block input, attention write and MLP write (Arditi et al. 2024).
+    /// Every block input, attention output and MLP output (Arditi et al. 2024).
     Writes,
 }
 
@@ -39,7 +40,7 @@ impl EditPlace {
         }
     }
 
-    /// The addresses on a model of so many layers.
+    /// The addresses on a model with `layers` layers.
     pub fn addresses(&self, layers: usize) -> Result<Vec<Address>> {
         let out = match self {
             Self::At(address) => vec![*address],
@@ -60,7 +61,7 @@ impl EditPlace {
         Ok(out)
     }
 
-    /// The site it is about; `writes` begin with the block inputs.
+    /// The site; for `writes` the block inputs, which come first.
     pub fn site(&self) -> Site {
         match self {
             Self::At(address) => address.site,
@@ -71,7 +72,8 @@ impl EditPlace {
     }
 }
 
-/// Names an edit of a session as it stands: at another strength it is another one, on and off the same. Zero names none.
+/// Identifies an edit of a session in its current form: with another strength it is another edit; switched on or off it is the
+/// same. Zero identifies none.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -81,7 +83,7 @@ pub struct EditId(pub u32);
 pub struct EditIds(Vec<Edit>);
 
 impl EditIds {
-    /// The ids of the edits that have one.
+    /// The ids that some edits already have.
     pub fn of<'a>(edits: impl Iterator<Item = &'a Edit>) -> Self {
         let mut own = Self::default();
         for edit in edits.filter(|e| e.id != EditId::default()) {
@@ -92,13 +94,13 @@ impl EditIds {
         own
     }
 
-    /// The edit that an id names.
+    /// The edit with an id.
     pub fn get(&self, id: EditId) -> Option<&Edit> {
         self.0.iter().find(|e| e.id == id)
     }
 
-    /// Gives every edit of a list an id of its own: the one it has while it stays as it was, else that of an equal edit
-    /// which was there before, else a new one.
+    /// Gives every edit of a list a distinct id: its present one if it is unchanged, else that of an equal edit from earlier,
+    /// else a new one.
     pub fn give(&mut self, edits: &mut [Edit]) {
         let mut taken = Vec::new();
         for edit in edits.iter_mut() {
@@ -128,18 +130,18 @@ impl EditIds {
 /// One intervention.
 #[derive(Clone, Debug)]
 pub struct Edit {
-    /// Which one of a list or a session it is; given by [`EditIds`], and no part of what it is.
+    /// Its id within a list or session, given by [`EditIds`]; not part of the edit's value.
     pub id: EditId,
     pub op: Op,
     pub place: EditPlace,
     pub positions: Positions,
-    /// Prompt, continuation, or both.
+    /// The phase in which it acts: prefill, decode, or both if none.
     pub phase: Option<PassPhase>,
-    /// How much; at the neutral strength of its operation it touches nothing.
+    /// The strength; at the neutral strength of its operation the edit changes nothing.
     pub strength: f32,
-    /// What must hold at a position.
+    /// The condition that must hold at a position.
     pub when: Option<Condition>,
-    /// Whether it is in force. Not part of the text.
+    /// Whether it is switched on; not part of the printed edit.
     pub on: bool,
 }
 
@@ -150,7 +152,7 @@ impl PartialEq for Edit {
 }
 
 impl Edit {
-    /// Whether it is the same intervention, on or off.
+    /// Whether both are the same intervention, on or off.
     pub fn same(&self, other: &Self) -> bool {
         self.op == other.op
             && self.place == other.place
@@ -159,7 +161,7 @@ impl Edit {
             && self.when == other.when
     }
 
-    /// An edit that is on everywhere in the text, at strength 1.
+    /// An edit that is switched on at all positions, with strength 1.
     pub fn new(op: Op, place: EditPlace) -> Self {
         Self {
             id: EditId::default(),
@@ -173,7 +175,7 @@ impl Edit {
         }
     }
 
-    /// The direction it is about; empty for operations on units.
+    /// The name of its direction; empty for operations on units.
     pub fn direction(&self) -> &str {
         self.op.argument().mentions().directions[0].unwrap_or_default()
     }
@@ -183,7 +185,7 @@ impl Edit {
         self.op.argument().mentions().units
     }
 
-    /// Every name in it that may stand for a file: directions, sets of units, and statistics.
+    /// All names in it that may be those of files: directions, sets of units, and statistics.
     pub fn names(&self) -> Vec<&str> {
         let names = self.op.argument().mentions();
         let set = names.units.and_then(|units| match units {
@@ -199,8 +201,8 @@ impl Edit {
         all.into_iter().flatten().collect()
     }
 
-    /// Whether what it does depends on which tokens the prompt has, not on how many: texts that name positions, means over
-    /// the prompt, conditions. Prepared for one prompt, such an edit means something else on another.
+    /// Whether its effect depends on the prompt's tokens rather than only on their number: by texts that name positions, means
+    /// over the prompt, or conditions. Compiled for one prompt, such an edit is wrong for another.
     pub fn reads_prompt(&self) -> bool {
         let named = |p: &Positions| matches!(p, Positions::Token(_) | Positions::Text(_));
         let names = self.op.argument().mentions();
@@ -208,7 +210,7 @@ impl Edit {
         named(&self.positions) || sources || names.prompt_mean || self.when.is_some()
     }
 
-    /// The same on an architecture: a borrowed name becomes the site that it means there, or is refused.
+    /// The edit on an architecture: a TransformerLens name is replaced by the site that it means there, or refused.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
         let EditPlace::Borrowed(name) = &self.place else {
             return Ok(self.clone());
@@ -226,14 +228,14 @@ impl Edit {
         Ok(edit)
     }
 
-    /// Whether it changes anything at all.
+    /// Whether it is on and its strength is not neutral.
     pub fn active(&self) -> bool {
         #[allow(clippy::float_cmp)] // the zero rule is about exactly this value
         let neutral = self.strength == self.op.spec().neutral;
         self.on && !neutral
     }
 
-    /// Whether it acts on a position.
+    /// Whether it acts at a position.
     pub fn covers(&self, position: usize, prompt: usize) -> bool {
         let phase = match self.phase {
             None => true,
@@ -245,7 +247,7 @@ impl Edit {
 }
 
 impl Edit {
-    /// Refuses sites that its operation cannot act on, with the reason.
+    /// Refuses sites on which its operation cannot act, with the reason.
     pub(crate) fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
         match self.op.spec().acts {

@@ -1,7 +1,8 @@
-//! What an intervention is: one edit, the line it is written as, and what it may name.
+//! Interventions as plain data: an edit, its syntax, and the things that it can name.
 //!
-//! [`intervention`] is the edit itself, [`op`] what it does, [`grammar`] how it is written; [`schedule`] says which edits were in
-//! force where, [`preset`] keeps them in a file. Invariant: nothing here knows a tensor of a pass; edits are compiled in `lab`.
+//! [`intervention`] is the edit itself, [`op`] its operations, [`grammar`] its syntax; [`schedule`] says which edits were in
+//! force at which positions, [`preset`] stores edits in a file. Invariant: nothing here knows a tensor of a pass; edits are
+//! compiled in `lab`.
 //! To add an operation or a kind of argument, see [`op`].
 
 pub mod condition;

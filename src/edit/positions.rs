@@ -1,6 +1,6 @@
-//! Position rules: which token positions an edit applies to.
+//! Position rules: the token positions at which an edit acts.
 //!
-//! Invariant: printing and parsing are inverse; a rule resolves against a run's tokens, never against text.
+//! Invariant: printing and parsing are inverse; a rule is resolved against a run's tokens, never against text.
 //! To add a rule, add a variant, its spelling in both directions, and its arm in [`Positions::covers`].
 
 use std::fmt;
@@ -13,12 +13,12 @@ use crate::error::{Error, Result};
 pub enum Positions {
     #[default]
     All,
-    /// Every position but the first.
+    /// Every position except the first.
     AllButBos,
     /// The last prompt token.
     Last,
     Prompt,
-    /// What the model writes.
+    /// The generated tokens.
     Generated,
     /// Positions `a` to `b`, `b` excluded.
     Span(usize, usize),
@@ -26,7 +26,7 @@ pub enum Positions {
     FromEnd(usize),
     /// The last token of the last occurrence of a text in the prompt; resolved to a span before a run.
     Token(String),
-    /// Every token that has a part in it; resolved in the same way.
+    /// All tokens of the last occurrence of a text in the prompt; resolved like `Token`.
     Text(String),
 }
 
@@ -45,7 +45,7 @@ impl Positions {
         }
     }
 
-    /// Turns `token:"text"` and `text:"text"` into the positions they mean in this run; other rules stay.
+    /// Replaces `token:"text"` and `text:"text"` by the positions they mean in this run; other rules are returned unchanged.
     pub fn resolve(&self, pieces: &[Vec<u8>]) -> Result<Self> {
         let (Self::Token(text) | Self::Text(text)) = self else {
             return Ok(self.clone());
@@ -64,7 +64,7 @@ impl Positions {
                     "a text that occurs in the prompt",
                 )
             })?;
-        // The first token that reaches so many bytes.
+        // The index of the token that contains byte number `bytes`, counted from 1.
         let reaching = |bytes: usize| {
             let mut seen = 0;
             let at = pieces.iter().position(|p| {

@@ -1,4 +1,4 @@
-//! Presets: a set of edits in a TOML file, with the model it was made on and what a change means for the past.
+//! Presets: a set of edits in a TOML file, with the model they were made on and the mode of changes.
 //!
 //! ```toml
 //! model = "demo"
@@ -10,8 +10,8 @@
 //! on = true
 //! ```
 //!
-//! Invariant: writing and reading are inverse; a key that is not known is refused, and a file made on other weights is
-//! used with a caution, never in silence. To keep something else, add a field to `File`.
+//! Invariant: writing and reading are inverse; an unknown key is refused, and a file made on other weights is used with a
+//! caution, never silently. To store something else, add a field to `PresetFile`.
 
 use std::fmt;
 use std::path::Path;
@@ -23,19 +23,19 @@ use super::schedule::Mode;
 use crate::error::{Error, Result};
 use crate::model::Card;
 
-/// Edits, on and off, and where they come from.
+/// Edits, on and off, and the model they were made on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EditPreset {
-    /// The model argument they were made on; may be empty.
+    /// The model argument; may be empty.
     pub model: String,
-    /// The fingerprint of its weights; may be empty.
+    /// The fingerprint of the model's weights; may be empty.
     pub revision: String,
-    /// What a change of edits means for the past.
+    /// Whether a change of edits also applies to what was read before.
     pub mode: Mode,
     pub edits: Vec<Edit>,
 }
 
-/// The file as it is written.
+/// The contents of the file.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct PresetFile {
@@ -91,7 +91,7 @@ impl EditPreset {
         })
     }
 
-    /// Reads the text of a file, or says what is wrong with it.
+    /// Parses the text of a file, or says what is wrong with it.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         let file: PresetFile = toml::from_str(text).map_err(|e| {
             let line = e
@@ -131,8 +131,8 @@ impl EditPreset {
         })
     }
 
-    /// What has to be said when this preset, read from `path`, is used on a model: that it was made on other weights,
-    /// or that it does not say on which.
+    /// A caution for using this preset, read from `path`, on a model: that it was made on other weights, or does not say on
+    /// which.
     pub fn caution(&self, path: &Path, card: &Card) -> Option<String> {
         let file = path.display();
         if self.revision.is_empty() {

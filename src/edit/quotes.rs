@@ -1,15 +1,15 @@
-//! Quotation marks in what users type: they delimit a text wherever an edit takes one, and nothing in between has a meaning
-//! of its own.
+//! Quotation marks in what users type: wherever an edit takes a text, they delimit it, and nothing between them has a special
+//! meaning.
 //!
-//! `"…"`, and what word processors make of it (`“…”`, `„…“`), open anywhere; `'…'` and `‘…’` where a text begins, so that an
-//! apostrophe is one. Inside, `\"`, `\\`, `\n` and the other escapes of JSON mean what they mean there. Invariant: what
-//! [`quoted`] and [`named`] write, [`read`] reads; a mark that delimits nothing is refused, never read as part of a text.
-//! To read another pair, add it to `closing`.
+//! `"…"` and its typographic forms (`“…”`, `„…“`) can begin anywhere; `'…'` and `‘…’` only where a text begins, so that an
+//! apostrophe is a letter. Inside, `\"`, `\\`, `\n` and the other escapes of JSON have their JSON meaning. Invariant: [`read`]
+//! inverts [`quoted`] and [`named`]; an unclosed mark is refused, never read as part of a text. To read another pair, add it to
+//! `closing`.
 
-/// Stands in a shadow for what lies between quotation marks.
+/// Stands for every quoted byte in the shadow of a line.
 const FILLER: char = '\u{1}';
 
-/// What ends a text that begins with a character, where that is a quotation mark.
+/// The closing marks of an opening quotation mark; empty for any other character.
 fn closing(open: char) -> &'static [char] {
     match open {
         '"' => &['"'],
@@ -21,12 +21,12 @@ fn closing(open: char) -> &'static [char] {
     }
 }
 
-/// Marks that are letters too: apostrophes.
+/// Whether a mark is also a letter: an apostrophe.
 fn single(mark: char) -> bool {
     matches!(mark, '\'' | '‘')
 }
 
-/// Where the text after an opening mark ends, in bytes, and the mark that ends it.
+/// The end of a text after its opening mark, in bytes, and the closing mark.
 fn end(rest: &str, open: char) -> Option<(usize, char)> {
     let mut characters = rest.char_indices();
     while let Some((at, c)) = characters.next() {
@@ -46,22 +46,22 @@ fn end(rest: &str, open: char) -> Option<(usize, char)> {
     None
 }
 
-/// A line whose quoted parts are known.
+/// A line and its shadow, a copy of equal length in which quoted parts are masked.
 pub(crate) struct QuotedLine<'a> {
     text: &'a str,
     shadow: String,
 }
 
-/// A part of a line, to be taken apart where nothing is quoted.
+/// A part of a line, which is split only outside of quotation marks.
 #[derive(Clone, Copy)]
 pub(crate) struct LinePiece<'a> {
-    /// As it was typed, quotation marks included.
+    /// The text as typed, quotation marks included.
     pub(crate) text: &'a str,
     shadow: &'a str,
 }
 
 impl<'a> QuotedLine<'a> {
-    /// Finds what is quoted; says where a mark is not closed.
+    /// Finds the quoted parts; an error for a mark that is not closed.
     pub(crate) fn new(text: &'a str) -> Result<Self, String> {
         let mut shadow = String::with_capacity(text.len());
         let mut at = 0;
@@ -109,19 +109,19 @@ impl LinePiece<'_> {
         }
     }
 
-    /// The piece without blanks around it.
+    /// The piece without surrounding blanks.
     pub(crate) fn trim(self) -> Self {
         let start = self.shadow.len() - self.shadow.trim_start().len();
         let end = start + self.shadow.trim().len();
         self.part(start, end)
     }
 
-    /// Where something stands that is not quoted, the last time.
+    /// The last occurrence of an unquoted text.
     pub(crate) fn rfind(self, wanted: &str) -> Option<usize> {
         self.shadow.rfind(wanted)
     }
 
-    /// What lies before and after an unquoted character, the first time.
+    /// The pieces before and after the first occurrence of an unquoted character.
     pub(crate) fn split_once(self, at: char) -> Option<(Self, Self)> {
         let found = self.shadow.find(at)?;
         Some((self.part(0, found), self.part(found + 1, self.text.len())))
@@ -133,7 +133,7 @@ impl LinePiece<'_> {
         Some((self.part(0, found), self.part(found + 1, self.text.len())))
     }
 
-    /// The text of the piece, its quotation marks taken off.
+    /// The text of the piece, without quotation marks.
     pub(crate) fn read(self) -> Result<String, String> {
         read(self.text)
     }
@@ -147,7 +147,7 @@ fn unclosed(text: &str) -> String {
     })
 }
 
-/// A text with or without quotation marks around it; without them it is what it is, blanks included.
+/// Reads a text with or without quotation marks around it; without them it is taken literally, blanks included.
 pub fn read(text: &str) -> Result<String, String> {
     let bare = text.trim();
     let Some(open) = bare.chars().next().filter(|c| !closing(*c).is_empty()) else {
@@ -170,7 +170,7 @@ pub fn read(text: &str) -> Result<String, String> {
     unescaped(&rest[..length])
 }
 
-/// What the escapes of a quoted text stand for.
+/// Replaces the escapes in a quoted text.
 fn unescaped(text: &str) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text.chars();
@@ -204,7 +204,7 @@ fn unescaped(text: &str) -> Result<String, String> {
     Ok(out)
 }
 
-/// The character of `XXXX`, of a pair of surrogates, or of `{X…}`, and what follows it.
+/// The character of `XXXX`, of a pair of surrogates, or of `{X…}`, and the rest of the text.
 fn code(text: &str) -> Option<(char, &str)> {
     if let Some(braced) = text.strip_prefix('{') {
         let (digits, after) = braced.split_once('}')?;
@@ -222,12 +222,12 @@ fn code(text: &str) -> Option<(char, &str)> {
     Some((char::from_u32(number)?, after.get(6..)?))
 }
 
-/// A text between quotation marks, as JSON has it.
+/// A text in quotation marks, escaped as in JSON.
 pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// A name or file: between quotation marks where something in it would be read as part of an edit.
+/// A name or file, in quotation marks if it contains something that could be read as part of an edit.
 pub fn named(name: &str) -> String {
     let special =
         |c: char| c.is_whitespace() || c.is_control() || "@:*=><,(){}\"'“”„‘’".contains(c);

@@ -1,6 +1,7 @@
 //! Schedules: which edits were in force at which positions.
 //!
-//! Invariant: stages rise by `since`; under `as if always` there is one, and every change made `from now` adds one.
+//! Invariant: stages are in ascending order of `since`; in the mode `as if always` there is a single stage, and every change in
+//! the mode `from now` adds one.
 //! To add another way for edits to change over a text, add it to [`Schedule::spans`], which everything reads.
 
 use std::ops::Range;
@@ -11,13 +12,13 @@ use crate::model::Fingerprint;
 use crate::model::network::blueprint::Blueprint;
 use crate::model::network::site::Site;
 
-/// What a change of edits means for what was already computed.
+/// How a change of edits treats what was already computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Keep the cache: the change holds from the next position on.
+    /// Keep the cache: the change applies from the next position on.
     #[default]
     FromNow,
-    /// Read the whole text again under the edits; the tokens stay.
+    /// Read the whole text again under the new edits; the tokens stay the same.
     AsIfAlways,
 }
 
@@ -39,20 +40,20 @@ impl Mode {
     }
 }
 
-/// A set of edits and since which position it has been in force.
+/// A set of edits, and the position from which on it is in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EditStage {
-    /// The first position it applies to.
+    /// The first position at which it is in force.
     pub since: usize,
     /// The edits, on and off.
     pub edits: Vec<Edit>,
 }
 
-/// Which edits were in force at which positions: one stage under `as if always`, one more for every
-/// change made `from now`.
+/// Which edits were in force at which positions: a single stage in the mode `as if always`, one more for every change in the
+/// mode `from now`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Schedule {
-    /// Stages, by rising `since`.
+    /// The stages, in ascending order of `since`.
     pub stages: Vec<EditStage>,
 }
 
@@ -92,7 +93,7 @@ impl Schedule {
     /// The schedule with TransformerLens names resolved for an architecture, where their meaning depends on it.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Self> {
         let resolved = |stage: &EditStage| {
-            // What does nothing may be written for another architecture.
+            // An edit without effect may be written for another architecture.
             let edits = stage.edits.iter().map(|edit| match edit.on(blueprint) {
                 Err(_) if !edit.active() => Ok(edit.clone()),
                 resolved => resolved,
@@ -108,7 +109,8 @@ impl Schedule {
         })
     }
 
-    /// The edits in force from `position` on are these. One without an id is the equal one that was in force, if there is one.
+    /// Puts these edits in force from `position` on. An edit without an id gets that of the equal edit that was in force, if
+    /// any.
     pub fn change(&mut self, position: usize, mut edits: Vec<Edit>) {
         EditIds::of(self.edits().chain(&edits)).give(&mut edits);
         self.stages.retain(|s| s.since < position);
@@ -118,19 +120,19 @@ impl Schedule {
         });
     }
 
-    /// Forgets changes at or after a position (a rewind); the latest edits stay in force from there.
+    /// Drops changes at or after a position (a rewind); the latest edits are in force from there on.
     pub fn rewind(&mut self, position: usize) {
         if let Some(last) = self.stages.last().cloned().filter(|s| s.since > position) {
             self.change(position, last.edits);
         }
     }
 
-    /// Whether nothing is ever changed.
+    /// Whether no edit ever changes anything.
     pub fn is_idle(&self) -> bool {
         !self.edits().any(Edit::active)
     }
 
-    /// Whether what an active edit does depends on which tokens the prompt has ([`Edit::reads_prompt`]).
+    /// Whether the effect of an active edit depends on the prompt's tokens ([`Edit::reads_prompt`]).
     pub fn reads_prompt(&self) -> bool {
         self.edits().any(|e| e.active() && e.reads_prompt())
     }
@@ -153,12 +155,12 @@ impl Schedule {
             .any(|e| e.place != EditPlace::Writes && e.place.site() == site)
     }
 
-    /// The edits now in force.
+    /// The edits of the latest stage.
     pub fn latest(&self) -> &[Edit] {
         self.stages.last().map_or(&[], |s| &s.edits)
     }
 
-    /// Every stage with the positions it covers.
+    /// All stages with the range of positions of each.
     pub fn spans(&self) -> impl Iterator<Item = (Range<usize>, &[Edit])> {
         self.stages.iter().enumerate().map(|(i, stage)| {
             let end = self.stages.get(i + 1).map_or(usize::MAX, |next| next.since);
@@ -166,7 +168,7 @@ impl Schedule {
         })
     }
 
-    /// Active edits as they print, with `since N` where they began later.
+    /// The active edits, each as its line of the edit grammar, with `since N` if it began later than position 0.
     pub fn lines(&self) -> Vec<String> {
         let mut out = Vec::new();
         for (span, edits) in self.spans() {
@@ -181,7 +183,7 @@ impl Schedule {
         out
     }
 
-    /// A digest that names the edits of a run; 0 when nothing is changed.
+    /// A digest of the active edits; 0 if nothing is changed.
     pub fn digest(&self) -> u64 {
         let lines = self.lines();
         if lines.is_empty() {

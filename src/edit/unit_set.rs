@@ -1,7 +1,8 @@
-//! Unit sets: neurons or heads of several layers under one name, so that they can be edited as a group.
+//! Unit sets: neurons or heads of several layers under a common name, so that they can be edited as a group.
 //!
-//! `{NAME}` stands for them in an edit: `zero:{facts}@mlp_act.*`. Invariant: a set belongs to one site, and an edit at
-//! another is refused. To keep more of a set, add a field to [`UnitSet`]; unknown ones are refused when read.
+//! An edit refers to a set as `{NAME}`: `zero:{facts}@mlp_act.*`. Invariant: a set belongs to one site, and an edit at another
+//! site is refused. To store something else in a set, add a field to [`UnitSet`]; unknown fields are refused when a file is
+//! read.
 
 use std::path::Path;
 
@@ -16,11 +17,11 @@ use crate::model::network::site::Site;
 /// Units of one site.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitSet {
-    /// Where they are: `mlp_act`, `z`, ...
+    /// The site: `mlp_act`, `z`, ...
     pub site: Site,
-    /// Layer and unit, in order, each once.
+    /// Layer and unit, sorted, without duplicates.
     pub units: Vec<(u16, u32)>,
-    /// Fingerprint of the model they were chosen on; empty where nobody said.
+    /// Fingerprint of the model they were chosen on; empty if unknown.
     pub revision: String,
 }
 
@@ -30,7 +31,7 @@ struct UnitSetFile {
     site: String,
     #[serde(default)]
     revision: String,
-    /// `layer/unit` each.
+    /// Units as `layer/unit`.
     units: Vec<String>,
 }
 
@@ -51,7 +52,7 @@ impl UnitSet {
         here.map(|(_, unit)| *unit).collect()
     }
 
-    /// Refuses another model's set.
+    /// Refuses a set of another model.
     pub fn check(&self, card: &Card) -> Result<()> {
         if self.revision.is_empty() || self.revision == card.revision {
             return Ok(());
@@ -84,7 +85,7 @@ impl UnitSet {
         Ok(Self::new(site, units, &written.revision))
     }
 
-    /// Writes such a file, under a name that is free.
+    /// Writes such a file; an existing file is not overwritten.
     pub fn save(&self, path: &Path) -> Result<()> {
         let written = UnitSetFile {
             site: self.site.spec().name.into(),

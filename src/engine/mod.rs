@@ -1,7 +1,7 @@
-//! The engine: one named thread that owns the model, and the channel to it.
+//! The engine: one thread that owns the model, and the channel to it.
 //!
-//! Invariant: tensors stay inside; only tokens, small figures and sentences cross. A newer request for a pane
-//! replaces the waiting one; a token is one turn, so requests slip in between tokens.
+//! Invariant: tensors stay inside the engine; only tokens, small figures and sentences cross the channel. A newer request for a
+//! pane replaces one that is still waiting; a turn writes one token, so requests are handled between tokens.
 //! To add something the engine can do, add a variant of [`Request`], its arm in `worker/mod.rs`, and an [`Update`].
 
 mod worker;
@@ -30,35 +30,35 @@ use crate::model::network::site::Address;
 
 pub use crate::edit::schedule::Mode;
 
-/// Which pane a figure is for: the name of the instrument that fills it.
+/// The pane that a figure is for, named after the instrument that fills it.
 pub type PaneName = &'static str;
 
-/// What a text starts from.
+/// The beginning of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PromptSource {
-    /// Text as the model's tokenizer reads it, with its BOS.
+    /// Text, encoded with its BOS.
     Text(String),
-    /// One user turn through the chat template.
+    /// One user turn, encoded by the chat template.
     Chat(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
 }
 
-/// A question to an instrument about the current run.
+/// A request for a figure of the current run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FigureRequest {
     /// The instrument's name.
     pub instrument: PaneName,
     /// Its parameters, by name.
     pub arguments: Arguments,
-    /// Whether to leave the edits out (the baseline of the same tokens).
+    /// Whether the figure is of the unedited run over the same tokens.
     pub unedited: bool,
-    /// How many tokens of the text it is about; all by default.
+    /// How many tokens of the text the figure is about; by default all.
     pub until: Option<usize>,
 }
 
 impl FigureRequest {
-    /// Whether it is about the text that is there; some instruments read files alone.
+    /// Whether the figure is about the current text; some instruments read only files.
     ///
     /// # Errors
     ///
@@ -68,55 +68,55 @@ impl FigureRequest {
     }
 }
 
-/// What the engine can be asked.
+/// A request to the engine.
 #[derive(Debug)]
 pub enum Request {
     /// Load a model; answered by `Loaded` or `Failed`.
     Load {
         /// The model argument.
         model: String,
-        /// Wishes.
+        /// How to load it.
         options: Options,
     },
-    /// Start a new text and write `count` tokens.
+    /// Start a new text and generate up to `count` tokens.
     Generate {
         /// The prompt: text, a chat turn, or token ids.
         prompt: PromptSource,
-        /// Most tokens to write.
+        /// The most tokens to generate.
         count: usize,
     },
-    /// Write `count` more tokens.
+    /// Generate up to `count` more tokens.
     Continue {
-        /// Most tokens to write.
+        /// The most tokens to generate.
         count: usize,
     },
-    /// Stop writing (also [`Handle::cancel`], which interrupts a pass).
+    /// Stop generating. ([`Handle::cancel`] interrupts a pass as well.)
     Stop,
-    /// Forget everything from a position on; the next token is chosen again.
+    /// Drop everything from a position on; the next token is chosen again.
     Rewind {
-        /// The first position to forget; at least 1.
+        /// The first position to drop; at least 1.
         position: usize,
     },
-    /// Bring a kept text back, by the number that [`Update::Kept`] gave it; the present one is kept instead.
+    /// Restore a kept text by the number that [`Update::Kept`] gave it; the current text is kept in exchange.
     Restore(u64),
-    /// Change temperature, seed and cuts; holds from the next token.
+    /// Change how tokens are sampled, from the next token on.
     Sampling(Sampling),
     /// Replace the edits.
     Edits {
-        /// All of them, on and off.
+        /// All edits, including those that are switched off.
         edits: Vec<Edit>,
-        /// What this means for the past.
+        /// Whether the new edits apply to what was read before.
         mode: Mode,
     },
-    /// Which instruments are live, with their parameters: each sends a figure now and a column a token.
+    /// Set which instruments are live: each sends a whole figure now and a column for each new token.
     Live(Vec<FigureRequest>),
-    /// Ask once. A newer question for the same instrument replaces a waiting one.
+    /// Request a figure once. It replaces a request for the same instrument that is still waiting.
     Observe(FigureRequest),
-    /// Write the same prompt without edits, same seed and length; answered by `Baseline`.
+    /// Generate the unedited continuation of the same prompt, with the same seed and length; answered by `Baseline`.
     Baseline,
-    /// What runs beside the text, from the next token on; answered by `Beside`. Holds for later texts as well.
+    /// Set the baseline run, from the next token on and for later texts; answered by `Beside`.
     Beside(BaselineMode),
-    /// Keep units under a name that edits can use.
+    /// Store a set of units under a name that edits can use.
     Group {
         name: String,
         set: UnitSet,
@@ -124,41 +124,41 @@ pub enum Request {
     },
     /// Make a direction by difference of means from two prompt lists.
     Direction {
-        /// The name it gets in edits.
+        /// Its name in edits.
         name: String,
         /// Prompts that show the behaviour.
         plus: Vec<String>,
-        /// Prompts that do not.
+        /// Prompts that do not show it.
         minus: Vec<String>,
-        /// Whether prompts go through the chat template.
+        /// Whether the prompts are encoded by the chat template.
         chat: bool,
-        /// `resid_pre` of this layer, at the last prompt token.
+        /// The direction is measured at `resid_pre` of this layer, at the last prompt token.
         layer: usize,
         save: Option<PathBuf>,
     },
-    /// Panic inside, to test that the model survives. Only tests send it.
+    /// Panic inside the engine, to test that the model survives. Only tests send it.
     #[doc(hidden)]
     Panic,
 }
 
-/// A token with what is known of it.
+/// A token with its statistics.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Token {
     pub position: usize,
     pub id: u32,
     pub bytes: Vec<u8>,
-    /// Whether it is special (begin, end, turn marks).
+    /// Whether it is a special token (begin, end, turn marks).
     pub special: bool,
-    /// Natural logarithm of the probability it was chosen with (before temperature); none for prompt tokens.
+    /// Natural log-probability in the distribution it was drawn from, before temperature; none for prompt tokens.
     pub logprob: Option<f32>,
-    /// How many tokens were more probable.
+    /// How many tokens had a higher probability.
     pub rank: Option<u32>,
-    /// KL(unedited ‖ edited) of the distribution it was drawn from, nats, when edits are in force.
+    /// KL(unedited ‖ edited) in nats of the distribution it was drawn from; only while edits are active.
     pub kl: Option<f32>,
-    /// What the edits did at its position, counted as receipts are.
+    /// What each edit did at its position, counted as in receipts.
     #[serde(default)]
     pub fired: Vec<FiredAt>,
-    /// In lockstep: what the other of the two runs chose here, with its probability in that run.
+    /// In lockstep: the token that the other of the two runs chose here, with its probability in that run.
     #[serde(default)]
     pub other: Option<Box<Token>>,
 }
@@ -167,20 +167,20 @@ pub struct Token {
 #[derive(Clone, Debug, PartialEq)]
 pub struct KnownDirection {
     pub name: String,
-    /// Where it has a vector, in order.
+    /// The addresses at which it has a vector, in order.
     pub addresses: Vec<Address>,
-    /// Whether nothing says where those were measured: the addresses are stand-ins.
+    /// Whether the file does not say where the vectors were measured; `addresses` are then placeholders.
     pub anywhere: bool,
-    /// Euclidean length of the first vector.
+    /// The norm of its first vector.
     pub length: f32,
-    /// What to know before it is used, and how it was made, in sentences.
+    /// Cautions, and how it was made, in sentences.
     pub remarks: Vec<String>,
-    /// The strength to start with.
+    /// A suitable strength to begin with.
     pub strength: f32,
 }
 
 impl KnownDirection {
-    /// What is told of a direction under a name.
+    /// Describes a direction that is known under a name.
     pub fn of(name: &str, direction: &Direction) -> Self {
         Self {
             name: name.to_string(),
@@ -192,13 +192,13 @@ impl KnownDirection {
         }
     }
 
-    /// The first address that the direction was measured at, if its file says.
+    /// The first address at which it was measured, if its file says so.
     pub fn home(&self) -> Option<Address> {
         let first = self.addresses.first().copied();
         first.filter(|_| !self.anywhere)
     }
 
-    /// Where it was measured and what else is known of it, for people.
+    /// A description for users: where it was measured, and its remarks.
     pub fn about(&self) -> String {
         let mut parts = vec![format!(
             "{}, length {:.2}",
@@ -210,12 +210,12 @@ impl KnownDirection {
     }
 }
 
-/// How far the loading of a model is.
+/// Progress in loading a model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loading {
-    /// What is being done, in a few words.
+    /// The current phase, in a few words.
     pub phase: String,
-    /// How far the download is, while there is one.
+    /// The progress of the download, during one.
     pub download: Option<Progress>,
 }
 
@@ -228,69 +228,70 @@ impl From<&str> for Loading {
     }
 }
 
-/// What a loaded model offers the screen.
+/// A loaded model, described for the screen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub card: crate::model::Card,
-    /// Seconds it took.
+    /// The time it took to load, in seconds.
     pub seconds: f32,
     /// Directions that edits can name.
     pub directions: Vec<KnownDirection>,
-    /// What a user should know of how it was loaded.
+    /// Notes on loading for the user.
     pub notes: Vec<String>,
 }
 
-/// Why writing stopped.
+/// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// The requested number of tokens was generated.
     Count,
-    /// The model ended its text.
+    /// The model generated an end token.
     EndToken,
     /// The context is full.
     Context,
-    /// The user stopped it.
+    /// The user stopped generation.
     Stopped,
-    /// The numbers are not finite any more; no token was chosen from them.
+    /// The logits were no longer finite, so no token was chosen.
     NotFinite,
 }
 
-/// What the engine tells.
+/// A message from the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
     /// A model is being loaded.
     Loading(Loading),
     /// The model is loaded.
     Loaded(Box<Loaded>),
-    /// A new text began with these tokens.
+    /// A new text has begun with these tokens.
     Began(Vec<Token>),
-    /// The model wrote a token.
+    /// The model has generated a token.
     Token {
         token: Token,
         /// Receipts of the edits so far, in the order of the edits.
         receipts: Vec<Receipt>,
     },
-    /// Writing stopped.
+    /// Generation has ended.
     Ended {
-        /// Why.
+        /// The reason.
         ending: Ending,
-        /// Tokens written since the request.
+        /// The number of tokens generated since the request.
         written: usize,
-        /// Tokens a second, wall time.
+        /// Tokens a second of wall time.
         rate: f32,
     },
-    /// The edits could not be changed; these are in force, as before.
+    /// The edits could not be changed; these are still in force.
     Refused(Vec<Edit>),
-    /// The text is about to be cut or replaced, or its edits to be forgotten, and is kept whole under this number for [`Request::Restore`].
+    /// The current text is kept under this number for [`Request::Restore`], because it is about to be cut or replaced, or its
+    /// edit schedule to be dropped.
     Kept(u64),
-    /// The text was cut: this many tokens are left.
+    /// The text was cut to this many tokens.
     Rewound(usize),
-    /// The text that was kept under this number is back, as it was.
+    /// The text kept under this number is restored.
     Restored(u64),
-    /// The edits in force; `boundary` is the first position of a change made from now.
+    /// The edits in force have changed.
     Edited {
-        /// Where a boundary belongs in the transcript.
+        /// The first position read under the new edits, if earlier positions keep the old ones.
         boundary: Option<usize>,
         /// Receipts, in the order of the edits.
         receipts: Vec<Receipt>,
@@ -302,63 +303,63 @@ pub enum Update {
         unedited: bool,
         figure: Box<Figure>,
     },
-    /// The newest token's part of a live figure, for [`Figure::append`].
+    /// The newest token's column of a live figure, for [`Figure::append`].
     Column {
         slot: PaneName,
         /// The part.
         column: Box<Column>,
     },
-    /// A figure is being made: how far, 0 to 1.
+    /// Progress of a figure.
     Working {
         slot: PaneName,
-        /// How far.
+        /// The share done, from 0 to 1.
         done: f32,
-        /// What the rest will take at the pace so far; none while that is a guess.
+        /// The estimated time left at the pace so far; none while too little is done for an estimate.
         left: Option<Duration>,
     },
-    /// A figure that was asked for is not made: it was stopped, or a new text came first.
+    /// A requested figure will not come: it was stopped, or a new text came first.
     Dropped(PaneName),
-    /// How many positions a second the latest whole pass read.
+    /// The speed of the latest whole pass, in positions a second.
     Pace(f32),
-    /// The self-check of the newest pass: last lens row against the model's own logits.
+    /// The self-check of the newest pass: the last row of the lens against the model's own logits.
     Checked(Check),
-    /// A pass came to numbers that are not finite; the way out, in a few words.
+    /// The numbers of a pass are not finite; holds what to do, in a few words.
     NotFinite(&'static str),
-    /// Receipts with their KL filled in, in the order of the edits.
+    /// Receipts with their KL, in the order of the edits.
     Receipts(Vec<Receipt>),
-    /// What the edits did at every position that was just read again.
+    /// What each edit did at every position that was just read again.
     Fired(Vec<FiredAt>),
-    /// How the unedited run is generated next to the text.
+    /// How the baseline run is now made.
     Beside {
         beside: BaselineMode,
-        /// In lockstep, the unedited run's own text after the prompt; empty where both are still one.
+        /// In lockstep, the baseline run's own text after the prompt; empty until the runs diverge.
         tokens: Vec<Token>,
-        /// The first position at which the two runs chose differently.
+        /// The first position at which the two runs chose different tokens.
         diverged: Option<usize>,
     },
-    /// A group of units has this name now.
+    /// A set of units is stored under this name.
     Grouped(String),
     /// The unedited continuation of the same prompt with the same seed.
     Baseline {
-        /// What was written, prompt excluded.
+        /// The generated tokens, without the prompt.
         tokens: Vec<Token>,
         /// The first position at which it differs from the current text.
         diverges: Option<usize>,
     },
     /// A direction is ready.
     Direction(KnownDirection),
-    /// Something that a user should know came up.
+    /// A note for the user.
     Noted(String),
-    /// Something could not be done; the state is as before.
+    /// A request failed; the state is as before.
     Failed {
-        /// The pane it belongs to, if any.
+        /// The pane that requested it, if any.
         slot: Option<PaneName>,
-        /// What went wrong and what to do.
+        /// The error sentence.
         message: String,
     },
 }
 
-/// The other end of the engine: ask it, stop it.
+/// A handle on the running engine: sends requests and stops work.
 #[derive(Debug)]
 pub struct Handle {
     sender: Sender<Request>,
@@ -367,19 +368,19 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Sends a request. A dead engine is not an error here: its last update said why.
+    /// Sends a request. If the engine has ended, nothing happens: its last update said why.
     pub fn ask(&self, request: Request) {
         if self.sender.send(request).is_err() {
             tracing::warn!("the engine has stopped");
         }
     }
 
-    /// Interrupts what runs now, within one layer.
+    /// Interrupts the work in progress, within one layer.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
     }
 
-    /// Asks the thread to end and waits for it, at most about one layer's time.
+    /// Asks the thread to end and waits for it; that takes at most about the time of one layer.
     pub fn close(mut self) {
         self.cancel();
         let (gone, _) = std::sync::mpsc::channel();
@@ -392,7 +393,7 @@ impl Handle {
     }
 }
 
-/// Starts the engine. `deliver` is called on its thread for every update; `false` ends it.
+/// Starts the engine. `deliver` is called on its thread for every update; if it returns `false`, the engine ends.
 pub fn spawn(deliver: impl Fn(Update) -> bool + Send + 'static) -> Result<Handle> {
     let (sender, requests): (Sender<Request>, Receiver<Request>) = std::sync::mpsc::channel();
     let cancel = Arc::new(AtomicBool::new(false));

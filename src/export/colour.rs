@@ -1,6 +1,6 @@
-//! Colours as numbers: ramps, contrast, and what a terminal's named colours look like.
+//! Colours as numbers: ramps, contrast, and the appearance of a terminal's named colours.
 //!
-//! Invariant: the screen, SVG and HTML get their ramps from here, so that a number has one colour everywhere.
+//! Invariant: the screen, SVG and HTML get their ramps from here, so that a number has the same colour everywhere.
 //! To add a ramp, add a row to [`RAMPS`], dark to light.
 
 use ratatui::style::Color;
@@ -41,7 +41,7 @@ const fn stops<const N: usize>(values: [u32; N]) -> [Rgb; N] {
 /// A ramp: its name and its colours, evenly spaced.
 pub type Ramp = (&'static str, &'static [Rgb]);
 
-/// Every named ramp. The signed ones have their neutral colour in the middle.
+/// All named ramps. Signed ones have their neutral colour in the middle.
 ///
 /// viridis and magma: Smith and van der Walt 2015; cividis: Nuñez, Anderton and Renslow 2018, made for colour-vision
 /// deficiency; `purple-orange`: `ColorBrewer` `PuOr`; `blue-orange`: after Moreland 2009.
@@ -82,7 +82,7 @@ pub const RAMPS: &[Ramp] = &[
     ),
 ];
 
-/// The colours of the ramp of that name.
+/// The colours of the ramp with a name.
 pub fn ramp(name: &str) -> Option<&'static [Rgb]> {
     RAMPS
         .iter()
@@ -90,7 +90,7 @@ pub fn ramp(name: &str) -> Option<&'static [Rgb]> {
         .map(|(_, stops)| *stops)
 }
 
-/// The colour of a ramp at `place`, 0 to 1, mixed from its neighbours.
+/// The colour of a ramp at `place`, 0 to 1, interpolated.
 pub fn sample(stops: &[Rgb], place: f32) -> Rgb {
     let last = stops.len().saturating_sub(1);
     let at = place.clamp(0.0, 1.0) * last as f32;
@@ -101,7 +101,7 @@ pub fn sample(stops: &[Rgb], place: f32) -> Rgb {
     mix(a, b, at - low as f32)
 }
 
-/// `a` with `share` of `b`, 0 to 1.
+/// A mixture of `a` with the share `share`, 0 to 1, of `b`.
 pub fn mix(a: Rgb, b: Rgb, share: f32) -> Rgb {
     let one = |a: u8, b: u8| (f32::from(a) + (f32::from(b) - f32::from(a)) * share).round() as u8;
     Rgb(one(a.0, b.0), one(a.1, b.1), one(a.2, b.2))
@@ -126,7 +126,7 @@ pub fn contrast(a: Rgb, b: Rgb) -> f32 {
     (a.max(b) + 0.05) / (a.min(b) + 0.05)
 }
 
-/// Black or white, whichever reads better on a background.
+/// Black or white, whichever is more legible on a background.
 pub fn ink(back: Rgb) -> Rgb {
     let (black, white) = (Rgb(0, 0, 0), Rgb(255, 255, 255));
     if contrast(black, back) >= contrast(white, back) {
@@ -136,7 +136,7 @@ pub fn ink(back: Rgb) -> Rgb {
     }
 }
 
-/// What the 16 named colours look like where nobody chose: quiet, and readable on a dark ground.
+/// The default appearance of the 16 named colours: subdued, and legible on a dark background.
 const ANSI: [u32; 16] = [
     0x1d_1f_21, 0xcc_66_66, 0x8c_b4_6a, 0xe0_b0_5c, 0x6f_9b_d8, 0xb2_8c_d0, 0x6c_bc_b8, 0xc5_c8_c6,
     0x80_84_88, 0xff_7b_7b, 0xb0_e0_80, 0xff_d7_70, 0x8f_bf_ff, 0xd8_a8_f8, 0x8a_e6_e0, 0xff_ff_ff,
@@ -158,9 +158,9 @@ pub fn indexed(index: u8) -> Rgb {
     }
 }
 
-/// The index of the 256 palette that is nearest to a colour. The first 16 are left out: the user may have changed them.
+/// The index of the nearest colour in the 256 palette. The first 16 are left out, because the user may have changed them.
 ///
-/// Plain distance, because distances made for perception turn the dark end of viridis grey.
+/// The distance is Euclidean in RGB, because perceptual distances turn the dark end of viridis grey.
 pub fn nearest(Rgb(r, g, b): Rgb) -> u8 {
     let far = |index: &u8| {
         let it = indexed(*index);
@@ -170,7 +170,7 @@ pub fn nearest(Rgb(r, g, b): Rgb) -> u8 {
     (16..=255).min_by_key(far).unwrap_or(16)
 }
 
-/// What a terminal colour looks like; `None` for the terminal's own text and background.
+/// The appearance of a terminal colour; `None` for the terminal's own text and background.
 pub fn rgb(color: Color) -> Option<Rgb> {
     let named = |index: u8| Some(indexed(index));
     match color {

@@ -1,7 +1,7 @@
-//! CSV in long form: one number a line, so that any sheet or data frame can pivot it.
+//! CSV in long form: one number in each line, so that any spreadsheet or data frame can pivot it.
 //!
-//! Invariant: data lines have as many fields as the header; provenance stands in `# ` lines before it. A cell of words
-//! that a spreadsheet would run as a formula begins with an apostrophe, which spreadsheets take for "this is text".
+//! Invariant: data lines have as many fields as the header; provenance is in `# ` lines before it. A text cell that a
+//! spreadsheet would run as a formula begins with an apostrophe, which spreadsheets interpret as "this is text".
 
 use std::fmt::Write as _;
 
@@ -27,8 +27,8 @@ pub(super) fn write(figure: &Figure) -> String {
     out
 }
 
-/// A line a candidate, from rank 1; where the first is not the cell itself (its number is another, or what edits
-/// changed), the cell comes before it as rank 0.
+/// One line for each candidate, from rank 1 on. If the cell's own number is not that of the first candidate (another number is
+/// shown, or a difference), the cell comes first as rank 0.
 fn write_grid(out: &mut String, grid: &Grid) {
     out.push_str("row,column,layer,position,unit,rank,token,value\n");
     for (column, cells) in grid.columns.iter().zip(&grid.cells) {
@@ -38,7 +38,7 @@ fn write_grid(out: &mut String, grid: &Grid) {
                 let same = *token == own.0 && value.to_bits() == own.1.to_bits();
                 same && grid.shows_candidates()
             });
-            // Alone, the cell is its own first candidate.
+            // Without candidates, the cell itself is the first candidate.
             let first = usize::from(itself || cell.more.is_empty());
             let own = (!itself).then_some(&own);
             for (i, (token, value)) in own.into_iter().chain(&cell.more).enumerate() {
@@ -73,8 +73,8 @@ fn write_table(out: &mut String, table: &Table) {
     }
 }
 
-/// A line a point of a curve; the value is empty where nothing was measured, and the last line of a waterfall's curve
-/// is its total.
+/// One line for each point of a curve; the value is empty if the point was not measured, and the last line of a waterfall's
+/// curve is its total.
 fn write_series(out: &mut String, series: &Series) {
     out.push_str("curve,point,layer,position,unit,value\n");
     for (c, curve) in series.curves.iter().enumerate() {
@@ -93,7 +93,7 @@ fn write_series(out: &mut String, series: &Series) {
     }
 }
 
-/// Layer, position and unit; empty where an anchor has none.
+/// Layer, position and unit of an anchor; empty for absent ones.
 fn anchor_columns(anchor: Anchor) -> [String; 3] {
     let unit = anchor.unit.map(|unit| match unit {
         Unit::Neuron(i) => format!("neuron {i}"),
@@ -107,16 +107,16 @@ fn anchor_columns(anchor: Anchor) -> [String; 3] {
     ]
 }
 
-/// How cells begin that a spreadsheet runs.
+/// The characters with which formulas in spreadsheets begin.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
 
-/// Whether a spreadsheet would run a cell: it begins like a formula and is no number.
+/// Whether a spreadsheet would run a cell: it begins like a formula and is not a number.
 fn runs(cell: &str) -> bool {
     let cell = cell.trim_start_matches([' ', '"']);
     cell.starts_with(FORMULA) && cell.trim().parse::<f64>().is_err()
 }
 
-/// A cell that is text, whatever it says.
+/// A cell made into text.
 fn defused(cell: &str) -> String {
     if runs(cell) {
         format!("'{cell}")
@@ -125,11 +125,11 @@ fn defused(cell: &str) -> String {
     }
 }
 
-/// A comment, which a spreadsheet takes apart at commas and semicolons like any other line.
+/// A comment made safe: a spreadsheet splits it at commas and semicolons like any other line.
 fn defused_parts(comment: &str) -> String {
     let mut out = String::with_capacity(comment.len());
     for (i, part) in comment.split_inclusive([',', ';']).enumerate() {
-        // The first part is behind the `# ` of the line.
+        // The first part comes after the `# ` of the line.
         if i > 0 && runs(part.trim_end_matches([',', ';'])) {
             let blank = part.len() - part.trim_start_matches(' ').len();
             out.push_str(&part[..blank]);
@@ -142,7 +142,7 @@ fn defused_parts(comment: &str) -> String {
     out
 }
 
-/// One line, quoted where it must be (RFC 4180), and where a reader could take it for a comment.
+/// Writes one line; fields are quoted where necessary (RFC 4180), and where a reader could take the line for a comment.
 fn record(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
@@ -226,7 +226,7 @@ mod tests {
         assert!(out.ends_with("0,The,0,0,,1,\"#,\",0.97\n"), "{out}");
     }
 
-    /// A difference, or a number that is no candidate's, is written as well as what stands beside it.
+    /// A difference, or a number that is not a candidate's, is written as well as the candidates.
     #[test]
     fn a_cell_whose_number_is_another_comes_first() {
         let mut figure = samples::lens(1, 1);

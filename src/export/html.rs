@@ -1,6 +1,6 @@
 //! HTML: a figure as a page that needs no other file and runs no script.
 //!
-//! Invariant: a table a figure, so that it can be read aloud and pasted; no text unescaped.
+//! Invariant: one table for each figure, so that it can be read aloud and pasted; all text is escaped.
 
 use std::fmt::Write as _;
 

@@ -1,14 +1,14 @@
-//! JSON: the figure itself, with the number of the schema.
+//! JSON: the figure itself, with the version of the schema.
 //!
-//! Invariant: reading it back gives the figure; numbers that are none become null, and characters that act on a terminal
-//! are escaped, so that showing the file is safe.
+//! Invariant: reading inverts writing; numbers that are not finite become null, and characters that act on a terminal are
+//! escaped, so that showing the file is safe.
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 
-/// Raised when a field changes its name or meaning; added fields do not count.
+/// Incremented when a field changes its name or meaning; added fields do not count.
 pub const SCHEMA: u32 = 1;
 
 #[derive(Serialize)]

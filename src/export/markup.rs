@@ -1,14 +1,14 @@
 //! What SVG and HTML have in common.
 //!
-//! Invariant: no text of a model or user reaches a file unescaped.
+//! Invariant: all text of a model or user is escaped.
 
 use super::colour::{self, Rgb};
 use super::number::significant;
 use crate::figure::Scale;
 use crate::text;
 
-/// Spells text for XML and HTML, in content and in quoted attributes. What could reverse or hide text, or what XML
-/// forbids, has a visible stand-in.
+/// Escapes text for XML and HTML, in content and in quoted attributes. Characters that could reverse or hide text, and those
+/// that XML forbids, are replaced by visible ones.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text::plain(text.as_bytes()).chars() {
@@ -24,12 +24,12 @@ pub(super) fn escape(text: &str) -> String {
     out
 }
 
-/// One of a cell's other candidates, as text.
+/// One of a cell's candidates, as text.
 pub(super) fn candidate((token, value): &(String, f32)) -> String {
     format!("{token} {}", significant(*value))
 }
 
-/// Background and text of a number, on white: magnitudes from light to dark, signed numbers through a light middle.
+/// Background and text colour for a number, on white: magnitudes from light to dark, signed numbers through a light middle.
 pub(super) fn paint(scale: Scale, value: f32) -> (Rgb, Rgb) {
     let ramp = match scale {
         Scale::Unit | Scale::Range { .. } | Scale::Rank { .. } => "viridis",

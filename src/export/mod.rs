@@ -1,7 +1,8 @@
 //! Exports: a figure as a file.
 //!
-//! Invariant: every format writes the numbers of the figure and its provenance; none writes anything that was not
-//! measured, and none writes what could act on a terminal or a spreadsheet that shows it. To add a format, write `export/x.rs` with a `write` and add its row to [`FORMATS`].
+//! Invariant: every format writes the numbers of the figure and its provenance; none writes anything that was not measured, and
+//! none writes text that could act on a terminal or spreadsheet. To add a format, write `export/x.rs` with a `write` and add
+//! its row to [`FORMATS`].
 
 pub mod colour;
 mod csv;
@@ -23,20 +24,20 @@ use crate::figure::Figure;
 
 pub use json::SCHEMA;
 
-/// A way to write figures.
+/// A file format for figures.
 #[derive(Clone, Copy, Debug)]
 pub struct ExportFormat {
-    /// What the user calls it.
+    /// The name for users.
     pub name: &'static str,
     /// The file name extension.
     pub extension: &'static str,
-    /// What it is good for, in a sentence.
+    /// Its purpose, in a sentence.
     pub about: &'static str,
-    /// Writes a figure. A last line feed is included.
+    /// Writes a figure, with a line feed at the end.
     pub write: fn(&Figure) -> Result<String>,
 }
 
-/// Every format; the first is what the command line prints.
+/// All formats; the first is what the command line prints by default.
 pub const FORMATS: &[ExportFormat] = &[
     ExportFormat {
         name: "text",
@@ -70,7 +71,7 @@ pub const FORMATS: &[ExportFormat] = &[
     },
 ];
 
-/// The format of that name or file ending.
+/// The format with a name or file extension.
 pub fn format_named(name: &str) -> Result<&'static ExportFormat> {
     let wanted = name.trim_start_matches('.').to_ascii_lowercase();
     FORMATS
@@ -132,11 +133,11 @@ mod tests {
         }
     }
 
-    /// Words that act on a terminal, a browser or a spreadsheet where they arrive as they are.
+    /// Text that would act on a terminal, a browser or a spreadsheet if it were written literally.
     const HOSTILE: &str =
         "=x\u{1b}]52;c;aGFja2Vk\u{7}\u{9b}2J\u{202e}\u{200b}\u{7f}\r\nlmscope: forged<b>";
 
-    /// The figure with hostile words in every text of it.
+    /// The figure with hostile text in every text field.
     fn poisoned(figure: &Figure) -> Figure {
         fn poison(value: &mut serde_json::Value) {
             match value {
@@ -144,7 +145,7 @@ mod tests {
                 serde_json::Value::Array(all) => all.iter_mut().for_each(poison),
                 serde_json::Value::Object(all) => {
                     for (name, inner) in all.iter_mut() {
-                        // These are our own words, and no other is read back.
+                        // These are our own words; any others could not be parsed.
                         if !["style", "scale"].contains(&name.as_str()) {
                             poison(inner);
                         }

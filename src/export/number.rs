@@ -1,6 +1,6 @@
-//! Numbers in little room.
+//! Short spellings of numbers.
 //!
-//! Invariant: what comes out is ASCII, so its length is its width. To add a spelling, add a function.
+//! Invariant: the result is ASCII, so its length is its width. To add a spelling, add a function.
 
 use crate::figure::Scale;
 
@@ -16,13 +16,13 @@ pub fn significant(value: f32) -> String {
     if !(1e-3..1e6).contains(&size) {
         return tidy_exponent(&format!("{value:.2e}"));
     }
-    // Rounding first, so that 0.9996 counts its digits as 1.00.
+    // Rounded first, so that 0.9996 counts as 1.00 when digits are counted.
     let rounded: f32 = format!("{value:.2e}").parse().unwrap_or(value);
     let whole = rounded.abs().log10().floor() as i32;
     format!("{rounded:.*}", (2 - whole).max(0) as usize)
 }
 
-/// Spells a number in at most `columns` columns for a cell: shares as `.94`, others as they fit; `signed` shows `+`.
+/// Spells a number in at most `columns` columns for a cell: shares as `.94`, others as space allows; `signed` shows `+`.
 pub fn compact(value: f32, columns: usize, signed: bool) -> String {
     let sign = if value < 0.0 {
         "-"
@@ -38,7 +38,7 @@ pub fn compact(value: f32, columns: usize, signed: bool) -> String {
     } else if size < 0.995 {
         let digits = room.saturating_sub(1).clamp(1, 3);
         let text = format!("{size:.digits$}");
-        // Rounding may carry to 1.
+        // Rounding may give 1.
         text.strip_prefix('0')
             .map_or_else(|| "1.0".chars().take(room).collect(), str::to_owned)
     } else {
@@ -57,7 +57,7 @@ pub fn compact(value: f32, columns: usize, signed: bool) -> String {
     fitting(format!("{sign}{text}"), columns)
 }
 
-/// Spells a rank, which counts from 1, in at most `columns` columns where that can be: `#1`, `#348`, `#4.7k`, `#49k`.
+/// Spells a rank, which counts from 1, in at most `columns` columns if possible: `#1`, `#348`, `#4.7k`, `#49k`.
 pub fn rank(value: f32, columns: usize) -> String {
     if !value.is_finite() {
         return compact(value, columns, false);
@@ -82,7 +82,7 @@ pub fn rank(value: f32, columns: usize) -> String {
     fitting(format!("#{short}"), columns)
 }
 
-/// Spells a number of a scale in full: ranks as whole numbers, others with three significant digits.
+/// Spells a number for its scale in full: ranks as integers, others with three significant digits.
 pub fn spelled(scale: Scale, value: f32) -> String {
     match scale {
         Scale::Rank { .. } if value.is_finite() => format!("#{value:.0}"),
@@ -92,7 +92,7 @@ pub fn spelled(scale: Scale, value: f32) -> String {
     }
 }
 
-/// The number, or as many `#` as there are columns where it is wider.
+/// The number, or `#` in every column if it is too wide.
 fn fitting(number: String, columns: usize) -> String {
     if number.len() > columns {
         "#".repeat(columns)

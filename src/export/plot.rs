@@ -1,7 +1,7 @@
 //! Series as a picture, for SVG and HTML: lines with their points, bars, waterfalls.
 //!
-//! Invariant: every measured number is in the picture as a shape with a title that spells it; what was not measured
-//! is a gap. To add a way of drawing, add its arm in [`Plot::new`].
+//! Invariant: every measured number is a shape with a title that gives the number; a point that was not measured is a gap. To
+//! add a way of drawing, add its arm in [`Plot::new`].
 
 use std::fmt::Write as _;
 
@@ -12,12 +12,12 @@ use crate::text::{clip, width};
 
 const CHAR: f32 = 7.2;
 const LINE: f32 = 18.0;
-/// Size of the plot without its labels.
+/// The size of the plot without its labels.
 const WIDE: f32 = 560.0;
 const HIGH: f32 = 240.0;
-/// Longest label, in characters.
+/// The longest label, in characters.
 const LABEL: usize = 16;
-/// Colours that stay apart for most eyes (Okabe and Ito), one a curve.
+/// Colours that most people can tell apart (Okabe and Ito), one for each curve.
 const COLOURS: [&str; 7] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000",
 ];
@@ -32,7 +32,7 @@ pub(super) struct Plot {
     pub(super) high: f32,
 }
 
-/// A picture inside a page; HTML needs no address of a namespace.
+/// A picture for use inside a page; HTML needs no namespace.
 pub(super) fn picture(series: &Series) -> String {
     let plot = Plot::new(series);
     format!(
@@ -73,7 +73,7 @@ impl Plot {
         self.wide = self.wide.max(x + width(text) as f32 * CHAR);
     }
 
-    /// The names of the curves in their colours, and what the numbers are.
+    /// Draws the names of the curves in their colours, and the name of the numbers.
     fn legend(&mut self, series: &Series) {
         let mut x = 0.0;
         for (i, curve) in series.curves.iter().enumerate() {

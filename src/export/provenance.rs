@@ -1,10 +1,10 @@
-//! What a figure was measured on, in words.
+//! The provenance of a figure in words.
 //!
-//! Invariant: every exporter says the same, in the same order.
+//! Invariant: every exporter writes the same facts in the same order.
 
 use crate::figure::Figure;
 
-/// Names and values, one line each. Values are on one line.
+/// Names and values; each value is a single line.
 pub(super) fn lines(figure: &Figure) -> Vec<(&'static str, String)> {
     let from = &figure.provenance;
     let list = |items: &[String]| match items {

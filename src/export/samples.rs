@@ -5,7 +5,7 @@ use crate::figure::{
     Style, Table, TablePage, TableRow, Text, Unit,
 };
 
-/// Provenance with everything filled in.
+/// A provenance with all fields filled in.
 pub fn provenance() -> Provenance {
     Provenance {
         model: "demo".into(),
@@ -20,7 +20,7 @@ pub fn provenance() -> Provenance {
     }
 }
 
-/// Puts a body into a figure.
+/// A figure with a body.
 pub fn figure(body: Body) -> Figure {
     Figure {
         title: "logit lens".into(),
@@ -34,7 +34,7 @@ pub fn figure(body: Body) -> Figure {
     }
 }
 
-/// A lens of so many layers and positions. Layers in the lower half guess, the upper half knows.
+/// A lens with some layers and positions. Layers in the lower half have low probabilities, those in the upper half high ones.
 pub fn lens(layers: usize, positions: usize) -> Figure {
     const WORDS: [&str; 12] = [
         "The",
@@ -91,7 +91,7 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
     }))
 }
 
-/// What edits changed: signed numbers from -0.8 to 0.8.
+/// A difference: signed numbers from -0.8 to 0.8.
 pub fn difference(layers: usize, positions: usize) -> Figure {
     let mut out = lens(layers, positions);
     if let Body::Grid(grid) = &mut out.body {
@@ -103,7 +103,7 @@ pub fn difference(layers: usize, positions: usize) -> Figure {
     out
 }
 
-/// Neurons: a page for each of three positions.
+/// A table of neurons: a page for each of three positions.
 pub fn table() -> Figure {
     let row = |position: usize, i: usize| TableRow {
         anchor: Anchor::cell(i % 3, position).with(Unit::Neuron(10 + i as u32)),
@@ -132,7 +132,7 @@ pub fn text() -> Figure {
     }))
 }
 
-/// Two answers over six layers; they cross between layers 2 and 3.
+/// Two curves over six layers, which cross between layers 2 and 3.
 pub fn curves() -> Figure {
     let curve = |label: &str, token: u32, values: &[f32]| Curve {
         label: label.into(),
@@ -153,7 +153,7 @@ pub fn curves() -> Figure {
     }))
 }
 
-/// A sum of four parts, one of which takes away.
+/// A waterfall of four parts, one of which is negative.
 pub fn waterfall() -> Figure {
     let point = |label: &str, layer: Option<usize>| {
         AxisLabel::of(label, layer.map_or(Anchor::default(), Anchor::layer))
@@ -178,7 +178,7 @@ pub fn waterfall() -> Figure {
     }))
 }
 
-/// The same parts from zero, beside those of another answer.
+/// The same parts as bars from zero, with those of a second curve.
 pub fn bars() -> Figure {
     let mut out = waterfall();
     if let Body::Series(series) = &mut out.body {

@@ -1,7 +1,7 @@
-//! A figure whose every word is safe: what formats for people are written from.
+//! A figure with all text made safe to show, from which the formats for people are written.
 //!
-//! Invariant: each text of a figure is one line without control, bidi or invisible characters; numbers and places are as
-//! they were. The compiler lists the fields: to add one to a figure, spell it here.
+//! Invariant: each text of a figure becomes one line without control, bidi or invisible characters; numbers and anchors are
+//! unchanged. The compiler lists the fields: to add one to a figure, make it safe here.
 
 use crate::figure::cell_details::{CellDetails, Number, RankStory};
 use crate::figure::{
@@ -32,7 +32,7 @@ pub(super) fn clean(figure: &Figure) -> Figure {
     figure
 }
 
-/// Makes one safe line of it.
+/// Makes a text one safe line.
 fn one(words: &mut String) {
     *words = text::plain(words.replace(['\n', '\r'], " ").as_bytes());
 }

@@ -1,6 +1,6 @@
 //! The whole screen as a picture: every cell of a ratatui buffer, with its colours, as SVG.
 //!
-//! Invariant: the grid is exact: every run of text is stretched to the columns it takes, whatever font is there.
+//! Invariant: the grid is exact: every run of text is stretched to the width of its columns, whatever the font.
 
 use std::fmt::Write as _;
 
@@ -11,14 +11,14 @@ use super::colour::{Rgb, mix, rgb};
 use super::markup::escape;
 use crate::text::width;
 
-/// Size of a cell, and of the frame around the screen.
+/// The size of a cell, and of the frame around the screen, in pixels.
 const CELL: (f32, f32) = (8.4, 17.0);
 const MARGIN: f32 = 12.0;
 const TITLE: f32 = 28.0;
-/// Fonts with the block and shade characters first.
+/// Fonts, those with block and shade characters first.
 pub(super) const FONTS: &str = "'JetBrains Mono','Cascadia Mono','DejaVu Sans Mono',Menlo,Consolas,'Liberation Mono',monospace";
 
-/// How a cell is painted, settled to colours.
+/// The style of a cell, resolved to colours.
 #[derive(Clone, Copy, PartialEq)]
 struct CellStyle {
     ink: Rgb,
@@ -26,8 +26,8 @@ struct CellStyle {
     modifier: Modifier,
 }
 
-/// Writes a buffer as an SVG image. `foreground` and `background` are what the terminal's own colours stand for; an
-/// empty title leaves the title bar away.
+/// Writes a buffer as an SVG image. `foreground` and `background` replace the terminal's own colours; with an empty title there
+/// is no title bar.
 pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> String {
     let area = buffer.area;
     let top = if title.is_empty() {
@@ -66,7 +66,7 @@ pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> St
                     out,
                     "<rect x=\"{:.1}\" y=\"{line:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
                     at(run.column),
-                    // A hair wider, or seams show between runs of one colour.
+                    // Slightly wider, because otherwise seams are visible between runs of the same colour.
                     run.columns as f32 * CELL.0 + 0.3,
                     CELL.1 + 0.3,
                     run.paint.back
@@ -81,7 +81,7 @@ pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> St
     out
 }
 
-/// Cells of one line that are painted alike.
+/// Adjacent cells of one line with the same style.
 struct StyledRun {
     column: usize,
     columns: usize,
@@ -98,7 +98,7 @@ fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<Styled
     let mut runs: Vec<StyledRun> = Vec::new();
     let mut hidden = 0;
     for x in 0..area.width {
-        // Behind a wide character stands an empty cell.
+        // A wide character is followed by an empty cell.
         if hidden > 0 {
             hidden -= 1;
             continue;
@@ -129,7 +129,7 @@ fn runs(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb) -> Vec<Styled
     runs
 }
 
-/// Whether text can stand in a run: what is not ASCII stands alone, so that no font shifts what follows.
+/// Whether text can be part of a run. Text that is not ASCII is drawn alone, so that its font cannot shift the following text.
 fn joins(text: &str) -> bool {
     text.is_ascii()
         || text
@@ -206,9 +206,9 @@ fn write_text(out: &mut String, run: &StyledRun, line: f32) {
     );
 }
 
-/// Draws block characters as rectangles, because fonts leave gaps between them; `false` when it is other text.
+/// Draws block characters as rectangles, because fonts leave gaps between them; false if the text is anything else.
 fn blocks(out: &mut String, text: &str, run: &StyledRun, lead: usize, line: f32) -> bool {
-    /// Left, top, right and bottom edge within the cell, in eighths, and how solid it is.
+    /// The left, top, right and bottom edge of a block character within the cell, in eighths, and its opacity.
     fn shape(c: char) -> Option<(f32, f32, f32, f32, f32)> {
         let eighths = |base: char| (u32::from(c) - u32::from(base) + 1) as f32;
         Some(match c {

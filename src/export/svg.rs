@@ -1,6 +1,6 @@
 //! SVG: a figure as a picture, with its legend and provenance.
 //!
-//! Invariant: no scripts, no other files, no text unescaped; the provenance is also in `<desc>`, for machines.
+//! Invariant: no scripts, no other files, all text escaped; the provenance is also in `<desc>`, for programs.
 
 use std::fmt::Write as _;
 
@@ -11,13 +11,13 @@ use super::screen::FONTS;
 use crate::figure::{Body, Entry, Figure, Grid, Scale, Table, TableRow};
 use crate::text::{clip, width};
 
-/// Columns of a grid cell, in characters, and the size of a character.
+/// The width of a grid cell, in characters, and the size of a character.
 const TOKEN: usize = 10;
 const CHAR: f32 = 7.2;
 const LINE: f32 = 18.0;
 const MARGIN: f32 = 16.0;
 
-/// A drawing that grows downwards.
+/// A drawing to which lines are added at the bottom.
 struct SvgPage {
     body: String,
     wide: f32,

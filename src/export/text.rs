@@ -1,6 +1,6 @@
 //! Plain text: what the command line prints.
 //!
-//! Invariant: columns line up, by terminal width; no colour, ever. Wide grids go on in blocks below.
+//! Invariant: columns are aligned by terminal width; no colour, ever. Wide grids are split into blocks below each other.
 
 use std::cmp::Ordering;
 use std::fmt::Write as _;
@@ -10,13 +10,13 @@ use super::provenance;
 use crate::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
 
-/// Columns of a block of a grid.
+/// The width of a block of a grid, in columns.
 const WIDE: usize = 100;
-/// Longest token in a grid; longer ones end in `…`.
+/// The longest token in a grid; longer ones are cut with `…`.
 const TOKEN: usize = 14;
-/// Longest text in a table.
+/// The longest text in a table.
 const ENTRY: usize = 60;
-/// Columns of the longest bar.
+/// The width of the longest bar, in columns.
 const BAR: usize = 40;
 
 pub(super) fn write(figure: &Figure) -> String {
@@ -56,7 +56,7 @@ pub(super) fn write(figure: &Figure) -> String {
     out
 }
 
-/// One line a row, the first row at the bottom; a column as wide as its widest cell.
+/// One line for each row, the first row at the bottom; a column is as wide as its widest cell.
 fn write_grid(out: &mut String, grid: &Grid) {
     let titles = grid.title_width().max(width(&grid.row_axis));
     let number = |cell: &Cell| spell(grid.scale, cell.value);
@@ -161,7 +161,7 @@ fn write_table(out: &mut String, table: &Table) {
     }
 }
 
-/// The numbers as a table, a bar beside where there is one curve.
+/// The numbers as a table, with bars if there is a single curve.
 fn write_series(out: &mut String, series: &Series) {
     let mut table = series.table();
     if series.curves.len() == 1 {
@@ -175,7 +175,7 @@ fn write_series(out: &mut String, series: &Series) {
         let bar = |from: f32, to: f32| {
             let (start, end) = (at(from.min(to)), at(from.max(to)));
             let glyph = if to < from { "▒" } else { "█" };
-            // The smallest part still shows; what is no number shows nothing.
+            // The smallest part is still visible; NaN has no bar.
             let differs = from.partial_cmp(&to).is_some_and(Ordering::is_ne);
             let long = (end - start).max(usize::from(differs));
             format!("{}{}", " ".repeat(start.min(BAR - 1)), glyph.repeat(long))
@@ -242,7 +242,7 @@ numbers: probability
 
 note: rows use their own norm
 ";
-        // Only the shape of the guesses is taken from the sample.
+        // Only the format is compared with the sample, not the numbers.
         let shape = |text: &str| {
             text.lines()
                 .map(|l| l.chars().position(|c| c == '0'))

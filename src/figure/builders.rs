@@ -1,6 +1,6 @@
-//! Figures in few words: what an instrument makes a figure of, without the fields that are empty in most.
+//! Constructors for figures: they fill in the fields that are empty in most figures.
 //!
-//! Invariant: a builder only fills fields in; it measures and decides nothing. To build another shape in one word, add a function here.
+//! Invariant: a constructor only fills in fields; it measures and decides nothing. To build another shape, add a function here.
 
 use super::{
     Anchor, AxisLabel, Body, Cell, Curve, Entry, Grid, Scale, Series, Style, Table, TablePage,
@@ -25,7 +25,7 @@ impl From<&str> for Entry {
     }
 }
 
-/// Whole numbers are names here (a layer, a position, a rank), not measurements: they stand as text.
+/// An integer is a name here (a layer, a position, a rank) rather than a measurement, so it becomes text.
 impl From<usize> for Entry {
     fn from(number: usize) -> Self {
         Self::Text(number.to_string())
@@ -33,13 +33,13 @@ impl From<usize> for Entry {
 }
 
 impl TableRow {
-    /// A row about a place.
+    /// A row with an anchor.
     pub fn at(anchor: Anchor, entries: Vec<Entry>) -> Self {
         Self { anchor, entries }
     }
 }
 
-/// Entries of a row, each as what it is: a number, a text, or a whole number as text.
+/// The entries of a row, each converted by its type: a number, a text, or an integer as text.
 macro_rules! entries {
     ($($entry:expr),* $(,)?) => {
         vec![$($crate::figure::Entry::from($entry)),*]
@@ -74,7 +74,7 @@ impl Table {
 }
 
 impl AxisLabel {
-    /// A title about a place.
+    /// An axis label with an anchor.
     pub fn of(label: impl Into<String>, anchor: Anchor) -> Self {
         Self {
             label: label.into(),
@@ -82,35 +82,35 @@ impl AxisLabel {
         }
     }
 
-    /// The title of a layer.
+    /// The label of a layer.
     pub fn layer(layer: usize) -> Self {
         Self::of(layer.to_string(), Anchor::layer(layer))
     }
 
-    /// The titles of the first layers.
+    /// The labels of the first `count` layers.
     pub fn layers(count: usize) -> Vec<Self> {
         (0..count).map(Self::layer).collect()
     }
 
-    /// The title of a token at a position.
+    /// The label of a token at a position.
     pub fn token(visible: String, position: usize) -> Self {
         Self::of(visible, Anchor::position(position))
     }
 
-    /// The heads of any layer.
+    /// The labels of the heads of any layer.
     pub fn heads(count: usize) -> Vec<Self> {
         let head = |h: usize| Self::of(h.to_string(), Anchor::default().with(Unit::Head(h as u32)));
         (0..count).map(head).collect()
     }
 
-    /// A head of a layer, as `3.1`.
+    /// The label of a head of a layer: `3.1`.
     pub fn head(layer: usize, head: usize) -> Self {
         Self::of(format!("{layer}.{head}"), Anchor::head(layer, head))
     }
 }
 
 impl Scale {
-    /// From zero up to a largest value.
+    /// A scale from zero to `hi`.
     pub fn up_to(hi: f32) -> Self {
         Self::Range {
             lo: 0.0,
@@ -154,7 +154,8 @@ macro_rules! bodies {
 bodies! { Grid Table Series Text }
 
 impl Grid {
-    /// A grid of shares: the names of its axes with their titles, what its numbers are, and the cell of every row and column.
+    /// A grid of shares: the names of the two axes with their labels, the name of its numbers, and a function that makes the
+    /// cell of a row and column.
     pub fn of(
         (row_axis, rows): (&str, Vec<AxisLabel>),
         (column_axis, columns): (&str, Vec<AxisLabel>),
@@ -166,7 +167,7 @@ impl Grid {
         Self::filled((row_axis, rows), (column_axis, columns), value, cells)
     }
 
-    /// A grid of cells that are there, column by column.
+    /// A grid of given cells, column by column.
     pub fn filled(
         (row_axis, rows): (&str, Vec<AxisLabel>),
         (column_axis, columns): (&str, Vec<AxisLabel>),
@@ -184,13 +185,13 @@ impl Grid {
         }
     }
 
-    /// The grid on another scale.
+    /// The grid with another scale.
     #[must_use]
     pub fn scaled(self, scale: Scale) -> Self {
         Self { scale, ..self }
     }
 
-    /// The same with numbers coloured by how far they are from zero, of all that are finite.
+    /// The grid with a diverging scale up to the largest finite magnitude.
     #[must_use]
     pub fn around_zero(self) -> Self {
         let reach = self.reach();
@@ -200,7 +201,7 @@ impl Grid {
         }
     }
 
-    /// How far its finite numbers go from zero; a little where they do not.
+    /// The largest finite magnitude in the grid; at least a small positive number.
     pub fn reach(&self) -> f32 {
         let sizes = self.cells.iter().flatten().map(|cell| cell.value.abs());
         sizes.filter(|v| v.is_finite()).fold(1e-6, f32::max)
@@ -208,7 +209,7 @@ impl Grid {
 }
 
 impl Body {
-    /// Its curves, where it has any.
+    /// The series, if the body is one.
     pub fn series(&self) -> Option<&Series> {
         match self {
             Self::Series(series) => Some(series),
@@ -218,7 +219,7 @@ impl Body {
 }
 
 impl Series {
-    /// Curves that are not below zero, on a scale from zero to the largest number.
+    /// A series of curves without negative numbers, on a scale from zero to the largest number.
     pub fn of(
         axis: &str,
         value: &str,

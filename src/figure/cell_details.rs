@@ -1,7 +1,9 @@
-//! What a grid holds beside the number it shows: other numbers of the same cells, and the story of a token along each column.
+//! What a grid holds in addition to the number it shows: other numbers of the same cells, and the ranks of a token along each
+//! column.
 //!
-//! Invariant: every number has one value a cell, in the order of the grid's cells, and there is one story a column or none
-//! at all; they grow and are cut with the columns. To show one of them instead, see [`Grid::show_number`]. Ranks count from 1.
+//! Invariant: every number has one value for each cell, in the order of the grid's cells, and there is one rank story for each
+//! column or none at all; they are appended and truncated together with the columns. [`Grid::show_number`] switches to another
+//! number. Ranks count from 1.
 
 use std::fmt;
 
@@ -10,28 +12,28 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Anchor, Body, Figure, Grid, Scale};
 use crate::text::grouped;
 
-/// What a title calls the probability of a cell's own strongest token.
+/// The name of the number that is the probability of a cell's own top prediction.
 pub const TOP: &str = "top-1";
 
-/// Ranks that a story says since when they hold.
+/// The ranks for which a story gives the first layer within them.
 const WITHIN: [u32; 3] = [1, 5, 100];
 
-/// A rank has jumped when it is this many times smaller than before, or less.
+/// A step is a jump if the rank becomes at most this fraction of the rank before.
 const JUMP: f64 = 0.5;
 
-/// Another number that every cell of a grid has.
+/// A number that every cell of a grid has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Number {
-    /// What it is, for example `entropy (nats)`.
+    /// Its name, for example `entropy (nats)`.
     pub value: String,
-    /// How it becomes colour.
+    /// Its colour scale.
     pub scale: Scale,
-    /// By column, then row.
+    /// Its values by column, then row.
     #[serde(deserialize_with = "columns")]
     pub values: Vec<Vec<f32>>,
 }
 
-/// JSON has no not-a-number: it is written as null, and read back as what it was.
+/// Reads null as NaN: JSON has no NaN, so it is written as null.
 fn columns<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
     let read: Vec<Vec<Option<f32>>> = Vec::deserialize(from)?;
     let number = |v: Option<f32>| v.unwrap_or(f32::NAN);
@@ -39,7 +41,7 @@ fn columns<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error
     Ok(read.into_iter().map(column).collect())
 }
 
-/// A fall of a rank between two layers.
+/// A jump of a rank between two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jump {
     /// The layer before it.
@@ -52,29 +54,29 @@ pub struct Jump {
     pub after: u32,
 }
 
-/// What becomes of the rank of one token along the layers, at one position.
+/// The ranks of one token along the layers at one position, with a summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RankStory {
     pub anchor: Anchor,
-    /// The token, as it is spelled alone.
+    /// The token as visible text.
     pub token: String,
     /// Its rank at every layer, from 1.
     pub ranks: Vec<u32>,
     /// Its probability at every layer.
     #[serde(deserialize_with = "super::series::numbers")]
     pub probabilities: Vec<f32>,
-    /// The first layer from which on it is the strongest to the end.
+    /// The first layer from which on the token is the top prediction up to the last layer.
     pub first: Option<usize>,
-    /// The first layer from which on the token stays among the five most probable.
+    /// The first layer from which on it stays among the five most probable tokens.
     pub top_5: Option<usize>,
-    /// The first layer from which on the token stays among the hundred most probable.
+    /// The first layer from which on it stays among the hundred most probable tokens.
     pub top_100: Option<usize>,
     /// The layers between which the rank improved most.
     pub jump: Option<Jump>,
 }
 
 impl RankStory {
-    /// Tells it from the ranks at every layer, which count from 1.
+    /// Summarises the ranks of a token at every layer, which count from 1.
     pub fn of(token: String, anchor: Anchor, ranks: Vec<u32>, probabilities: Vec<f32>) -> Self {
         let [first, top_5, top_100] = WITHIN.map(|most| since(&ranks, most));
         let jump = jump(&ranks);
@@ -91,14 +93,14 @@ impl RankStory {
     }
 }
 
-/// The first layer from which on a rank is `most` or less, to the last layer.
+/// The first layer from which on the rank is at most `most` up to the last layer.
 pub fn since(ranks: &[u32], most: u32) -> Option<usize> {
     let held = ranks.iter().rev().take_while(|r| **r <= most).count();
     (held > 0).then(|| ranks.len() - held)
 }
 
-/// The largest fall of the logarithm of a rank between neighbouring layers, with the steps right before and after it as
-/// long as each falls at least half as far; none where no step halves the rank. Of equal falls, the first.
+/// The largest decrease of the logarithm of a rank between neighbouring layers, extended by the steps directly before and after
+/// it that decrease at least half as much. None if no step halves the rank. The first among equal ones.
 pub fn jump(ranks: &[u32]) -> Option<Jump> {
     let log = |rank: u32| f64::from(rank.max(1)).ln();
     let falls: Vec<f64> = ranks.windows(2).map(|w| log(w[0]) - log(w[1])).collect();
@@ -158,27 +160,28 @@ impl fmt::Display for RankStory {
     }
 }
 
-/// What a grid holds beside the number that it shows.
+/// What a grid holds in addition to the number it shows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CellDetails {
-    /// Every number that it can show, the present one among them.
+    /// All numbers that it can show, including the one shown.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub numbers: Vec<Number>,
-    /// Which of them, a share, the candidates of a cell have; without one, they have the number that the grid shows.
+    /// The name of the candidates' number, if it is one of `numbers` and a share; none if candidates have the number that the
+    /// grid shows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidates: Option<String>,
-    /// A story a column.
+    /// One rank story for each column, or none at all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stories: Vec<RankStory>,
 }
 
 impl CellDetails {
-    /// Whether there is nothing.
+    /// Whether there are neither numbers nor stories.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Appends what belongs to later columns.
+    /// Appends the details of later columns.
     pub(crate) fn extend(&mut self, more: Self) {
         let same = self.numbers.len() == more.numbers.len();
         if same {
@@ -192,7 +195,7 @@ impl CellDetails {
         self.stories.extend(more.stories);
     }
 
-    /// Keeps what belongs to the first columns.
+    /// Keeps the details of the first `count` columns.
     pub(crate) fn truncate(&mut self, count: usize) {
         for number in &mut self.numbers {
             number.values.truncate(count);
@@ -202,7 +205,7 @@ impl CellDetails {
 }
 
 impl Figure {
-    /// Shows another number of its grid, and says so in its title; says whether it has it.
+    /// Switches the figure to another number of its grid, and names it in the title; false if there is no such number.
     pub fn show_number(&mut self, to: usize) -> bool {
         let Body::Grid(grid) = &mut self.body else {
             return false;
@@ -222,7 +225,7 @@ impl Figure {
 }
 
 impl Grid {
-    /// Shows another of its numbers; says whether it has it.
+    /// Switches to another number; false if there is no such number.
     pub fn show_number(&mut self, to: usize) -> bool {
         let Some(number) = self.also.numbers.get(to) else {
             return false;
@@ -237,7 +240,7 @@ impl Grid {
         true
     }
 
-    /// Which of its numbers it shows.
+    /// The index of the number that is shown.
     pub fn shown_number(&self) -> Option<usize> {
         let numbers = &self.also.numbers;
         numbers.iter().position(|n| n.value == self.value)
@@ -249,7 +252,7 @@ impl Grid {
         !self.also.candidates.as_ref().is_some_and(other)
     }
 
-    /// What becomes of a token along a column.
+    /// The rank story of a column.
     pub fn rank_story(&self, column: usize) -> Option<&RankStory> {
         self.also.stories.get(column)
     }

@@ -1,24 +1,24 @@
-//! Columns: what one more position adds to a figure that grows with a text.
+//! Columns: what the newest position adds to a figure that grows with a text.
 //!
-//! Invariant: a column costs the same after a thousand tokens as after ten: it has the cells, titles, notes and tokens of its own
-//! positions and nothing of earlier ones. To let another shape grow, add its arm in [`Figure::append`].
+//! Invariant: the size of a column does not depend on the length of the text: it contains the cells, labels, notes and tokens
+//! of its own positions only. To let another shape grow, add its arm in [`Figure::append`].
 
 use super::{Anchor, Body, Check, Figure};
 
-/// The newest positions' part of a growing figure.
+/// The part of a growing figure for the newest positions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// The first position that it is about.
+    /// Its first position.
     pub position: usize,
-    /// The tokens from there on.
+    /// The tokens from that position on.
     pub tokens: Vec<u32>,
-    /// Edits that are on, as a figure's provenance has them.
+    /// The active edits, as in a figure's provenance.
     pub edits: Vec<String>,
-    /// What the whole figure would be called.
+    /// The title of the whole figure.
     pub title: String,
-    /// What is new, in the shape of the whole.
+    /// The new part, in the shape of the whole.
     pub body: Body,
-    /// What a reader must know now.
+    /// The notes of the whole figure.
     pub notes: Vec<String>,
     /// The check of these positions.
     pub check: Option<Check>,
@@ -44,7 +44,7 @@ impl From<Figure> for Column {
 }
 
 impl Body {
-    /// The position of the first column, page or point; none where they are of something else.
+    /// The position of the first column, page or point; none if they are not positions.
     fn first_position(&self) -> Option<u32> {
         match self {
             Self::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
@@ -56,8 +56,8 @@ impl Body {
 }
 
 impl Figure {
-    /// Appends a column: it has the same shape and covers later positions.
-    /// A position that is there already is replaced, and everything after it dropped (a rewind).
+    /// Appends a column, which must have the same shape. If its position exists already (after a rewind), that position is
+    /// replaced and everything after it dropped.
     pub fn append(&mut self, next: Column) {
         self.check = match (self.check, next.check) {
             (Some(a), Some(b)) => Some(a.worst(b)),
@@ -88,8 +88,7 @@ impl Figure {
                 false
             }
         };
-        // What is said of the newest position is said of none before it: a title belongs to the whole body, and notes
-        // come with every column.
+        // The title belongs to the whole body, so it changes only if the body was replaced; notes come with every column.
         if !grown {
             self.title = next.title;
         }

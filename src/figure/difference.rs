@@ -1,7 +1,7 @@
-//! What edits changed: a figure less the same figure of the unedited run.
+//! The effect of edits: a figure minus the same figure of the unedited run.
 //!
-//! Invariant: a number is taken only from a number of the same thing. Two runs that are about different tokens have no
-//! difference, and the error names both; a part that only edits have counts as nothing in the unedited run. To compare
+//! Invariant: a number is subtracted only from a number of the same thing. Figures of two runs about different tokens have no
+//! difference, and the error names both; a part that exists only under edits counts as zero in the unedited run. To subtract
 //! another shape, add its arm in [`Figure::minus`].
 
 use super::cell_details::Number;
@@ -10,7 +10,7 @@ use super::{AxisLabel, Body, Cell, Figure, Grid, Scale, Unit};
 use crate::error::{Error, Result};
 
 impl Figure {
-    /// This figure less a baseline of the same shape: what the edits changed.
+    /// This figure minus a baseline of the same shape.
     pub fn minus(&self, baseline: &Self) -> Result<Self> {
         let body = match (&self.body, &baseline.body) {
             (Body::Grid(a), Body::Grid(b)) => Body::Grid(of_grids(a, b)?),
@@ -50,7 +50,7 @@ impl Figure {
         })
     }
 
-    /// Whether both tell of the same tokens along the layers, where both tell of any: "the answer" may be another one.
+    /// Whether both figures follow the same tokens along the layers, if both follow any: "the answer" may be another token.
     pub fn same_tokens_followed(&self, other: &Self) -> bool {
         let (Body::Grid(a), Body::Grid(b)) = (&self.body, &other.body) else {
             return true;
@@ -67,7 +67,7 @@ fn refused(why: impl Into<String>, next: &str) -> Error {
     }
 }
 
-/// Both are about the same.
+/// An error unless both texts are equal.
 fn ensure_equal(edited: &str, unedited: &str) -> Result<()> {
     if edited == unedited {
         return Ok(());
@@ -78,7 +78,7 @@ fn ensure_equal(edited: &str, unedited: &str) -> Result<()> {
     ))
 }
 
-/// A title in words, with the token that it is about.
+/// A label with the token that it is about.
 fn spelled(title: &AxisLabel) -> String {
     match title.anchor.unit {
         Some(Unit::Token(id)) => format!("{} (token #{id})", title.label),
@@ -86,13 +86,13 @@ fn spelled(title: &AxisLabel) -> String {
     }
 }
 
-/// Whether only edits have such a part: a sum of an unedited run has no place for it.
+/// Whether a part exists only under edits, so that the unedited run has no such part.
 fn only_with_edits(label: &str) -> bool {
     label == "edits" || label.starts_with("edit ")
 }
 
-/// For every title the place of the same in the baseline; none for parts that only edits have. A baseline may go on over
-/// later positions.
+/// For every label the index of the equal one in the baseline; none for parts that exist only under edits. A baseline may have
+/// further labels at later positions.
 fn match_to_baseline(titles: &[AxisLabel], baseline: &[AxisLabel]) -> Result<Vec<Option<usize>>> {
     let mut next = 0;
     let mut places = Vec::with_capacity(titles.len());
@@ -147,7 +147,7 @@ fn of_grids(a: &Grid, b: &Grid) -> Result<Grid> {
             reach = reach.max(cell.value.abs());
         }
     }
-    // A difference of ranks is one of their logarithms: from 2 to 1 is as far as from 2000 to 1000.
+    // Ranks are subtracted as logarithms: from 2 to 1 is as far as from 2000 to 1000.
     let named = |value: &str, scale: Scale| match scale {
         Scale::Rank { .. } => format!("log10 {value}"),
         Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => value.to_owned(),
@@ -190,14 +190,14 @@ fn around_zero(reach: f32) -> Scale {
     }
 }
 
-/// How numbers of a kind are subtracted.
+/// How numbers of one kind are subtracted.
 #[derive(Clone, Copy)]
 struct DifferenceRule {
-    /// Whether the numbers have a sign of their own.
+    /// Whether the numbers can be negative.
     signed: bool,
     /// Whether the numbers are ranks.
     ranks: bool,
-    /// Whether the candidates of a cell have another number.
+    /// Whether the candidates of a cell have another number than the cell.
     others: bool,
 }
 
@@ -210,15 +210,16 @@ impl DifferenceRule {
         }
     }
 
-    /// The first candidate of a cell, where the cell's number is its own.
+    /// The first candidate of a cell, if the cell's number is that candidate's.
     fn candidate(self, cell: &Cell, value: f32) -> Option<&str> {
         let (name, share) = cell.more.first()?;
         let own = !self.others && share.to_bits() == value.to_bits();
         own.then_some(name.as_str())
     }
 
-    /// The number of a candidate is compared with the same candidate's; any other (an entropy, a rank, a length) with the
-    /// cell's own. A candidate that the baseline does not list had next to no share; signed numbers are no shares.
+    /// The difference of a cell's number. A candidate's number is compared with that of the same candidate; any other number
+    /// (an entropy, a rank, a norm) with the baseline cell's. A candidate that the baseline does not list counts as 0, because
+    /// its share was small; signed numbers are not shares.
     fn candidate_difference(self, cell: &Cell, base: &Cell, value: f32, other: f32) -> f32 {
         if self.ranks {
             return value.log10() - other.log10();
@@ -235,7 +236,7 @@ impl DifferenceRule {
     }
 }
 
-/// What the baseline said in a cell, where that is another candidate, before what this one says.
+/// Adds the baseline's first candidate to a cell's candidates, if it is another one.
 fn baseline_candidate(cell: &mut Cell, base: &Cell, rule: DifferenceRule) {
     let theirs = rule.candidate(base, base.value);
     let name = if rule.candidate(cell, cell.value) == theirs {

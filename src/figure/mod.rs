@@ -1,7 +1,7 @@
-//! Figures: what instruments return. Never pixels: panes draw them, exporters write them, tests compare them.
+//! Figures: what instruments return. They contain no pixels: panes draw them, exporters write them, tests compare them.
 //!
-//! Invariant: every cell that belongs to a place in the model carries an [`Anchor`], and every figure its
-//! [`Provenance`]. To add a shape, add a variant of [`Body`]; the compiler lists the places to visit.
+//! Invariant: every cell that belongs to a place in the model has an [`Anchor`], and every figure its [`Provenance`]. To add a
+//! shape, add a variant of [`Body`]; the compiler lists the places to visit.
 
 pub(crate) mod builders;
 pub mod cell_details;
@@ -17,7 +17,7 @@ use crate::text::width;
 
 pub use super::figure::series::{Curve, Series, Style};
 
-/// What a cell counts inside a layer and position.
+/// A unit at a layer and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unit {
@@ -29,7 +29,7 @@ pub enum Unit {
     Token(u32),
 }
 
-/// Where a cell came from, so that steer, ablate, patch and copy work on it.
+/// The place in the model that a cell is about, so that steer, ablate, patch and copy can act on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Anchor {
     /// The block.
@@ -47,7 +47,7 @@ impl Anchor {
         }
     }
 
-    /// A position alone.
+    /// An anchor with only a position.
     pub fn position(position: usize) -> Self {
         Self {
             position: Some(position as u32),
@@ -55,7 +55,7 @@ impl Anchor {
         }
     }
 
-    /// A layer alone.
+    /// An anchor with only a layer.
     pub fn layer(layer: usize) -> Self {
         Self {
             layer: Some(layer as u16),
@@ -81,15 +81,15 @@ impl Anchor {
 pub struct Cell {
     /// Safe visible text (see `text.rs`).
     pub label: String,
-    /// The number its colour shows.
+    /// The number that is shown as colour.
     pub value: f32,
     /// The layer, position and unit that it is about.
     pub anchor: Anchor,
-    /// The runners-up: text and number, strongest first, the cell's own first.
+    /// The candidates: text and number, strongest first, including the cell's own.
     pub more: Vec<(String, f32)>,
 }
 
-/// A row or column title.
+/// The label of a row or column.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AxisLabel {
     /// Safe visible text.
@@ -98,7 +98,7 @@ pub struct AxisLabel {
     pub anchor: Anchor,
 }
 
-/// How numbers become colour.
+/// How a number is mapped to a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scale {
@@ -112,20 +112,20 @@ pub enum Scale {
         /// Highest.
         hi: f32,
     },
-    /// Ranks from 1, by their logarithm: 1 is the brightest.
+    /// Ranks from 1, on a logarithmic scale: 1 is the brightest.
     Rank {
-        /// The last rank there is.
+        /// The last rank.
         worst: f32,
     },
-    /// From `-reach` to `reach`, zero in the middle.
+    /// From `-reach` to `reach`, with zero in the middle.
     Diverging {
-        /// Largest magnitude.
+        /// The largest magnitude.
         reach: f32,
     },
 }
 
 impl Scale {
-    /// Where a value lies, 0 to 1; not-a-number lies at 0.
+    /// The place of a value on the scale, 0 to 1; NaN is at 0.
     pub fn place(self, value: f32) -> f32 {
         let at = match self {
             Self::Unit => value,
@@ -136,7 +136,7 @@ impl Scale {
         if at.is_nan() { 0.0 } else { at.clamp(0.0, 1.0) }
     }
 
-    /// The scale that holds both; scales of different kinds stay as the first is.
+    /// The smallest scale that covers both; if their kinds differ, the first one.
     #[must_use]
     pub fn around(self, other: Self) -> Self {
         match (self, other) {
@@ -152,7 +152,7 @@ impl Scale {
         }
     }
 
-    /// The value at a fraction of the scale, from its first end (0) to its last (1); for legends.
+    /// The value at a fraction of the scale (0 is its first end, 1 its last), for legends.
     pub fn along(self, part: f32) -> f32 {
         let (lo, hi) = self.ends();
         match self {
@@ -175,21 +175,21 @@ impl Scale {
 /// Rows by columns of cells; columns may be appended while a text grows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Grid {
-    /// What rows count, for example `layer`.
+    /// The name of the row axis, for example `layer`.
     pub row_axis: String,
-    /// What columns count, for example `position`.
+    /// The name of the column axis, for example `position`.
     pub column_axis: String,
-    /// What `value` is, for example `probability`.
+    /// The name of the numbers, for example `probability`.
     pub value: String,
-    /// Row titles, from the first row drawn at the bottom (layer 0) up.
+    /// Row labels, from the row drawn at the bottom (layer 0) up.
     pub rows: Vec<AxisLabel>,
-    /// Column titles.
+    /// Column labels.
     pub columns: Vec<AxisLabel>,
     /// Cells by column, then row.
     pub cells: Vec<Vec<Cell>>,
-    /// How values become colour.
+    /// The colour scale.
     pub scale: Scale,
-    /// What else is known of the cells.
+    /// Further numbers of the cells.
     #[serde(default, skip_serializing_if = "CellDetails::is_empty")]
     pub also: CellDetails,
 }
@@ -208,11 +208,11 @@ pub enum Entry {
 pub struct TableRow {
     /// The layer, position and unit that it is about.
     pub anchor: Anchor,
-    /// One entry a column.
+    /// One entry for each column.
     pub entries: Vec<Entry>,
 }
 
-/// A page of a table: neurons have one for every position.
+/// A page of a table; the neurons, for example, have one for each position.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TablePage {
     /// What the page is about.
@@ -231,8 +231,8 @@ pub struct Table {
     pub pages: Vec<TablePage>,
 }
 
-/// Where titles stand for positions of a text, one after the other, the first and the last of them. Titles of something
-/// else, such as source layers, may all have the position at which they were measured.
+/// The first and the last position, if the anchors are ascending positions of a text. Labels of something else, such as
+/// source layers, may all have the position at which they were measured.
 pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)> {
     let mut at = titles.into_iter().map(|anchor| anchor.position);
     let first = at.next()??;
@@ -242,7 +242,7 @@ pub fn positions(titles: impl IntoIterator<Item = Anchor>) -> Option<(u32, u32)>
 }
 
 impl Grid {
-    /// Some of its columns, in words: `position 426-431 of 420-484`, or by their number where they are no positions.
+    /// A description of some columns: `position 426-431 of 420-484`, or their numbers if they are not positions.
     pub fn part(&self, columns: std::ops::Range<usize>) -> String {
         let axis = &self.column_axis;
         let of = |titles: &[AxisLabel]| positions(titles.iter().map(|h| h.anchor));
@@ -259,21 +259,21 @@ impl Grid {
         }
     }
 
-    /// Columns of the terminal that the widest row title takes.
+    /// The width of the widest row label, in terminal columns.
     pub fn title_width(&self) -> usize {
         self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
     }
 }
 
 impl TablePage {
-    /// Whether its rows are the layers of a model, in order: then the last layer stands on top, as in a grid.
+    /// Whether its rows are the layers of a model, in order; the last layer is then shown on top, as in a grid.
     pub fn by_layer(&self) -> bool {
         let layer = |row: &TableRow| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
         let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
         layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
     }
 
-    /// Columns of text that say the same in every row of a page that is by layer: once is enough.
+    /// The text columns that have the same entry in every row of a page that is by layer; they need to be shown only once.
     pub fn constant(&self) -> Vec<usize> {
         let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
             return Vec::new();
@@ -290,7 +290,7 @@ impl TablePage {
 }
 
 impl Table {
-    /// How many columns a page needs: those of the table, or more where a row has more entries.
+    /// The number of columns of a page: those of the table, or more if a row has more entries.
     pub fn columns_of(&self, page: &TablePage) -> usize {
         let longest = page.rows.iter().map(|row| row.entries.len()).max();
         longest.unwrap_or(0).max(self.columns.len())
@@ -318,42 +318,42 @@ pub enum Body {
     Text(Text),
 }
 
-/// What a figure was measured on.
+/// What a figure was measured on: model, tokens, edits and parameters.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Provenance {
     /// The model argument.
     pub model: String,
     /// Fingerprint of its weights.
     pub revision: String,
-    /// How matrices were kept.
+    /// How weight matrices were stored.
     pub dtype: String,
     /// The device that the model ran on.
     pub device: String,
     /// Token ids of the run.
     pub tokens: Vec<u32>,
-    /// Edits that were on, as they print, with `since N` when they began later than position 0.
+    /// The active edits, each as its line of the edit grammar, with `since N` if it began later than position 0.
     pub edits: Vec<String>,
     /// The seed of anything random.
     pub seed: u64,
     /// The instrument and its parameters.
     pub parameters: Vec<(String, String)>,
-    /// The version of this program.
+    /// The version of lmscope.
     pub version: String,
 }
 
-/// A check a figure made of itself: the last lens row against the model's own output.
+/// A self-check of a figure: the last row of the lens against the model's own output.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {
-    /// Largest absolute difference seen; not-a-number, in JSON null, where something was not finite.
+    /// The largest absolute difference; NaN (null in JSON) if something was not finite.
     #[serde(deserialize_with = "super::edit::receipt::number")]
     pub error: f32,
-    /// What is tolerated.
+    /// The largest difference that passes.
     pub tolerance: f32,
 }
 
 impl Check {
-    /// The largest difference of two rows of logits. What is not finite in either is a failure, but for minus infinity in
-    /// both, which bans a token.
+    /// Checks the largest difference of two rows of logits. It fails if a value is not finite in either, except for -inf in
+    /// both, which is a banned token.
     pub fn of(own: &[f32], other: &[f32], tolerance: f32) -> Self {
         let mut error = if own.len() == other.len() {
             0.0f32
@@ -367,7 +367,7 @@ impl Check {
             } else {
                 (a - b).abs()
             };
-            // Not a number stays, and is not replaced by a number.
+            // NaN stays the maximum and is not replaced by a number.
             if apart > error || apart.is_nan() {
                 error = apart;
             }
@@ -386,12 +386,12 @@ impl Check {
         }
     }
 
-    /// Whether it passed.
+    /// Whether the check passed.
     pub fn passed(self) -> bool {
         self.error <= self.tolerance
     }
 
-    /// What to say where it failed.
+    /// The sentence for a check that failed.
     pub fn failure(self) -> Option<String> {
         if self.passed() {
             None
@@ -416,14 +416,14 @@ impl Check {
     }
 }
 
-/// What an instrument returns.
+/// What an instrument returns: a body with title, notes and provenance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// A short title: the instrument and its choices.
     pub title: String,
     /// The content.
     pub body: Body,
-    /// What a reader must know: controls, limits, sources.
+    /// Notes: controls, limits, sources.
     pub notes: Vec<String>,
     /// Self-check, for figures that have one.
     pub check: Option<Check>,
@@ -432,8 +432,8 @@ pub struct Figure {
 }
 
 impl Figure {
-    /// Marks the cells whose numbers are not finite, says how many there are, and lets the check fail. What was not measured
-    /// is not counted: an empty cell with nothing beside it, and the gaps of curves.
+    /// Marks the cells whose numbers are not finite, counts them in a note, and lets the check fail. Values that were not
+    /// measured do not count: empty cells without candidates, and gaps of curves.
     pub fn mark_not_finite(&mut self) {
         let (mut bad, mut all) = (0, 0);
         let mut count = |value: f32, blank: bool| {
@@ -559,7 +559,7 @@ mod tests {
             panic!("a grid")
         };
         assert_eq!(shown.part(6..12), "position 426-431 of 420-484");
-        // Source layers, all read at one position.
+        // Source layers, all measured at one position.
         shown.column_axis = "source layer".into();
         for column in &mut shown.columns {
             column.anchor = Anchor::position(9);
@@ -576,7 +576,7 @@ mod tests {
         assert_eq!(width(&figure), 2, "positions from 1 on were rewritten");
     }
 
-    /// Notes are about the newest position; a title that is about one position goes with its body.
+    /// Notes are about the newest position; a title about one position changes together with the body.
     #[test]
     fn what_is_said_is_about_what_is_shown() {
         let said = |mut figure: Figure, word: &str| {
@@ -610,7 +610,7 @@ mod tests {
         assert_eq!(heard(&figure), both("b", "b"), "replaced");
     }
 
-    /// Runs about different tokens, rows or places have no difference, and the error names both.
+    /// Figures about different tokens, rows or places have no difference, and the error names both.
     #[test]
     fn only_the_same_is_subtracted() {
         let refused = |a: &Figure, b: &Figure| a.minus(b).unwrap_err().to_string();
@@ -652,7 +652,7 @@ mod tests {
         assert!(said.contains("table"), "{said}");
     }
 
-    /// A part that only edits have is all theirs; any other part must be in both.
+    /// A part that exists only under edits counts whole; any other part must be in both figures.
     #[test]
     fn what_only_edits_have_counts_whole() {
         let sum = |parts: &[(&str, f32)]| {
@@ -747,7 +747,7 @@ mod tests {
             series.curves[0].label = "b".into();
         }
         assert!(figure.minus(&other).is_err(), "another curve");
-        // A series over layers holds no positions: a newer one replaces it.
+        // A series over layers contains no positions, so a newer one replaces it.
         let mut layers = curves(0..3, 0.0);
         let mut newer = curves(0..2, 1.0);
         for figure in [&mut layers, &mut newer] {

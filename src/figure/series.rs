@@ -1,7 +1,7 @@
-//! Series: named curves over a shared axis, one of the shapes a figure can have.
+//! Series: named curves over a shared axis, one of the shapes of a figure.
 //!
-//! Invariant: a curve has one number a point; what was not measured is not-a-number, drawn as a gap and written as
-//! nothing. The parts of a waterfall and its total are measured apart, so a reader can check one against the other.
+//! Invariant: a curve has one number for each point; a point that was not measured is NaN, drawn as a gap and exported as an
+//! empty value. The parts of a waterfall and its total are measured independently, so a reader can check one against the other.
 //! To add a way of drawing, add a variant of [`Style`]; the compiler lists the places to visit.
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -12,12 +12,12 @@ use super::{Anchor, AxisLabel, Entry, Scale, Table, TablePage, TableRow};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Style {
-    /// Points joined by lines: a number that moves along the axis.
+    /// Points joined by lines: a number that varies along the axis.
     #[default]
     Lines,
-    /// A bar a point, from zero.
+    /// One bar from zero for each point.
     Bars,
-    /// A bar a point, from where the one before ended: parts of a sum, with the total below.
+    /// One bar for each point, beginning where the previous one ended: parts of a sum, with the total below.
     Waterfall,
 }
 
@@ -26,12 +26,12 @@ pub enum Style {
 pub struct Curve {
     /// Safe visible text.
     pub label: String,
-    /// What it stands for, as far as that is the same at every point.
+    /// The place in the model that the whole curve is about.
     pub anchor: Anchor,
-    /// One number a point; not-a-number where nothing was measured.
+    /// One number for each point; NaN if it was not measured.
     #[serde(deserialize_with = "numbers")]
     pub values: Vec<f32>,
-    /// What the parts should add up to, measured by itself; for waterfalls.
+    /// For waterfalls: the total, measured independently of the parts.
     #[serde(default)]
     pub total: Option<f32>,
 }
@@ -39,13 +39,13 @@ pub struct Curve {
 /// Named curves over a shared axis.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Series {
-    /// What points count, for example `layer`.
+    /// The name of the axis, for example `layer`.
     pub axis: String,
-    /// What the numbers are, with their unit, for example `probability` or `nats`.
+    /// The name of the numbers with their unit, for example `probability` or `nats`.
     pub value: String,
-    /// The points of the axis, in order.
+    /// The labels of the points, in order.
     pub points: Vec<AxisLabel>,
-    /// The curves; the first is the one a reader looks for.
+    /// The curves; the most important one comes first.
     pub curves: Vec<Curve>,
     /// The range of the numbers.
     pub scale: Scale,
@@ -53,14 +53,14 @@ pub struct Series {
     pub style: Style,
 }
 
-/// JSON has no not-a-number: it is written as null, and read back as what it was.
+/// Reads null as NaN: JSON has no NaN, so it is written as null.
 pub(super) fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
     let read: Vec<Option<f32>> = Vec::deserialize(from)?;
     Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
 }
 
 impl Curve {
-    /// Where the bar of every point begins and ends in a waterfall; what was not measured adds nothing.
+    /// The begin and end of every bar in a waterfall; a point that was not measured adds nothing.
     pub fn steps(&self) -> Vec<(f32, f32)> {
         let mut sum = 0.0f64;
         self.values
@@ -82,7 +82,7 @@ impl Curve {
 }
 
 impl Series {
-    /// What the number of a curve at a point stands for: what the point names, and the curve where it does not.
+    /// The anchor of a number: that of the point, completed by that of the curve.
     pub fn anchor(&self, curve: usize, point: usize) -> Anchor {
         let of = |anchor: Option<Anchor>| anchor.unwrap_or_default();
         let point = of(self.points.get(point).map(|p| p.anchor));
@@ -94,24 +94,23 @@ impl Series {
         }
     }
 
-    /// The number of a curve at a point, where it was measured.
+    /// The number of a curve at a point; none if it was not measured.
     pub fn value(&self, curve: usize, point: usize) -> Option<f32> {
         let value = *self.curves.get(curve)?.values.get(point)?;
         (!value.is_nan()).then_some(value)
     }
 
-    /// The points at which a curve was measured, with its numbers.
+    /// The measured points of a curve, with their numbers.
     pub fn measured(&self, curve: usize) -> Vec<(usize, f32)> {
         let points = 0..self.points.len();
         let number = |point| Some((point, self.value(curve, point)?));
         points.filter_map(number).collect()
     }
 
-    /// The lowest and highest end of what is drawn: the scale for lines; for bars also zero, and for waterfalls
-    /// every sum on the way and the total.
+    /// The range to draw: for lines the scale, for bars also zero, and for waterfalls also all partial sums and the total.
     pub fn value_range(&self, curve: usize) -> (f32, f32) {
         let around = |ends: (f32, f32), value: f32| {
-            // `min` and `max` pass over what is not a number.
+            // `min` and `max` ignore NaN.
             (ends.0.min(value), ends.1.max(value))
         };
         let found = match (self.style, self.curves.get(curve)) {
@@ -137,8 +136,8 @@ impl Series {
         }
     }
 
-    /// The same numbers as a table: a row a point, a column a curve; a waterfall has its running sums beside, and its
-    /// total below.
+    /// The numbers as a table: one row for each point and one column for each curve. A waterfall also has a column of partial
+    /// sums, and its total in the last row.
     pub fn table(&self) -> Table {
         let number = |value: Option<f32>| value.map_or(Entry::Text(String::new()), Entry::Number);
         let sums = self.style == Style::Waterfall;
@@ -177,7 +176,8 @@ impl Series {
         Table { columns, pages }
     }
 
-    /// Appends points to curves of the same names; other curves replace it whole. Says whether it grew.
+    /// Appends points to curves with the same names; a series with other curves replaces this one. True if points were
+    /// appended.
     pub(crate) fn extend(&mut self, more: Self) -> bool {
         let same = self.curves.len() == more.curves.len()
             && self
@@ -198,7 +198,7 @@ impl Series {
         true
     }
 
-    /// Keeps the first points.
+    /// Keeps the first `count` points.
     pub(crate) fn truncate(&mut self, count: usize) {
         self.points.truncate(count);
         for curve in &mut self.curves {

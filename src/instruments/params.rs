@@ -1,9 +1,9 @@
-//! Parameters: what an instrument can be asked with, declared once as the fields of a struct.
+//! The parameters of instruments, each declared once as a field of a struct.
 //!
-//! Invariant: a value is parsed once, where its text comes in (flag, form, session, ready prompt); behind that there are types. The
-//! name of a parameter, what it accepts, its default and its sentence are read off the field: its flag, its form field, its line of
-//! provenance and the reference follow. To add a parameter, add a field to the struct of the instrument's `params!`; to add a kind
-//! of value, implement [`ParameterValue`] (for a few words: `choices!`).
+//! Invariant: a value is parsed once, where its text comes in (flag, form, session, ready prompt); inside there are types. The
+//! name of a parameter, its accepted values, default and description are derived from the field; its flag, its form field, its
+//! line of provenance and the reference follow from them. To add a parameter, add a field to the struct in the instrument's
+//! `params!`; to add a kind of value, implement [`ParameterValue`] (for a choice of a few words: `choices!`).
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -13,23 +13,23 @@ use std::sync::Arc;
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 
-/// What a parameter accepts.
+/// The values that a parameter accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParamKind {
     /// A whole number from `lo` to `hi`.
     Count {
-        /// Lowest.
+        /// The lowest value.
         lo: usize,
-        /// Highest.
+        /// The highest value.
         hi: usize,
     },
-    /// A layer of the model, or `all` where the default says so.
+    /// A layer of the model, or `all` if that is the default.
     Layer,
     /// A token position; negative counts from the end.
     Position,
     /// One of a few words.
     Choice(&'static [&'static str]),
-    /// Any text, of which a few are known.
+    /// Any text; a few values are suggested.
     Word(&'static [&'static str]),
     /// Any text.
     Text,
@@ -38,27 +38,27 @@ pub enum ParamKind {
 /// One parameter of an instrument: becomes a flag, a form field and a line of provenance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Parameter {
-    /// Its name, lower case.
+    /// The name, in lower case.
     pub name: &'static str,
     /// What it accepts.
     pub kind: ParamKind,
-    /// The value when none is given.
+    /// The value if none is given, as text.
     pub default: &'static str,
     /// What the parameter does, in a sentence.
     pub about: &'static str,
-    /// What it was called before; these names are still read, and nowhere offered.
+    /// Earlier names, which are still read but no longer offered.
     pub older: &'static [&'static str],
-    /// Older spellings of its values, each with today's; see [`ParameterValue::OLDER`].
+    /// Earlier spellings of values, each with its current one; see [`ParameterValue::OLDER`].
     pub older_values: &'static [(&'static str, &'static str)],
 }
 
 impl Parameter {
-    /// Whether this is its name, or was.
+    /// Whether `name` is the parameter's name or an earlier one.
     fn is_called(&self, name: &str) -> bool {
         self.name == name || self.older.contains(&name)
     }
 
-    /// The older spellings of one of its values.
+    /// The earlier spellings of one of its values.
     pub fn older_spellings(&self, today: &str) -> impl Iterator<Item = &'static str> {
         let pairs = self.older_values.iter();
         pairs.filter(move |pair| pair.1 == today).map(|pair| pair.0)
@@ -66,20 +66,20 @@ impl Parameter {
 }
 
 pub trait ParameterValue: Sized {
-    /// What it accepts.
+    /// The values that the type accepts.
     const KIND: ParamKind;
-    /// The default of a parameter that names none.
+    /// The default of a parameter that declares none.
     const DEFAULT: &'static str = "";
-    /// The sentence of a parameter that has none of its own.
+    /// The description of a parameter that declares none.
     const ABOUT: &'static str = "";
-    /// Spellings that were in use before and are still read, each with today's.
+    /// Earlier spellings that are still read, each with its current one.
     const OLDER: &'static [(&'static str, &'static str)] = &[];
 
-    /// Reads it.
+    /// Parses a value.
     ///
     /// # Errors
     ///
-    /// What was expected instead.
+    /// Describes what was expected instead.
     fn parse(text: &str) -> std::result::Result<Self, String>;
 
     /// The value as text, in the form that is parsed.
@@ -88,17 +88,17 @@ pub trait ParameterValue: Sized {
 
 /// The parameters of an instrument; see `params!`.
 pub trait Params: Clone + std::fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
-    /// The parameters, in their order.
+    /// The parameters in their order.
     const ROWS: &'static [Parameter];
 
-    /// Reads those that are given; the others have their defaults.
+    /// Parses the given arguments; parameters that are not given have their defaults.
     ///
     /// # Errors
     ///
-    /// When a value is not what its parameter accepts.
+    /// When a parameter does not accept its value.
     fn parse(arguments: &Arguments) -> Result<Self>;
 
-    /// As they are written, in the order of [`Params::ROWS`].
+    /// The values as text, in the order of [`Params::ROWS`].
     fn print(&self) -> Vec<String>;
 }
 
@@ -115,11 +115,11 @@ impl Params for () {
     }
 }
 
-/// Values of parameters as they come in, by name, with what was read from them.
+/// Values of parameters as text, by name, with the typed values that were parsed from them.
 #[derive(Clone, Default)]
 pub struct Arguments {
     pub given: BTreeMap<String, String>,
-    /// The parameters of the instrument that read them.
+    /// The parsed parameters, if an instrument has read them.
     read: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -138,7 +138,7 @@ impl PartialEq for Arguments {
 impl Eq for Arguments {}
 
 impl Arguments {
-    /// Values by name.
+    /// Arguments from values by name.
     pub fn of(given: BTreeMap<String, String>) -> Self {
         Self { given, read: None }
     }
@@ -151,7 +151,7 @@ impl Arguments {
         self
     }
 
-    /// The same, read as the parameters `P` of an instrument, in today's spellings.
+    /// The arguments parsed as the parameters `P` of an instrument, in current spellings.
     pub(super) fn read<P: Params>(&self, instrument: &str) -> Result<Self> {
         Ok(Self {
             read: Some(self.params::<P>(instrument)?),
@@ -159,7 +159,8 @@ impl Arguments {
         })
     }
 
-    /// The same with every older spelling of a name or value replaced by today's: the one place that reads older spellings.
+    /// The arguments with every earlier spelling of a name or value replaced by the current one. This is the only place that
+    /// reads earlier spellings.
     fn today(&self, rows: &[Parameter]) -> Result<Self> {
         let mut given = BTreeMap::new();
         for (name, value) in &self.given {
@@ -179,7 +180,7 @@ impl Arguments {
         Ok(Self::of(given))
     }
 
-    /// The parameters `P`: what was read from them, or, where nobody has, what they are read as now.
+    /// The parameters `P`: as parsed before, or parsed now.
     pub(super) fn params<P: Params>(&self, instrument: &str) -> Result<Arc<P>> {
         let read = self.read.clone().and_then(|read| read.downcast().ok());
         if let Some(read) = read {
@@ -190,7 +191,7 @@ impl Arguments {
         P::parse(&today).map(Arc::new)
     }
 
-    /// Refuses names that the instrument does not have, and choices it does not offer.
+    /// Refuses names that the instrument does not have, and choices that it does not offer.
     pub(super) fn fit(&self, rows: &[Parameter], instrument: &str) -> Result<()> {
         for (name, value) in &self.given {
             let Some(row) = rows.iter().find(|row| row.name == name) else {
@@ -208,18 +209,18 @@ impl Arguments {
         Ok(())
     }
 
-    /// One value, or its default.
+    /// The value of one parameter, or its default.
     ///
     /// # Errors
     ///
-    /// When it is not what the parameter accepts.
+    /// When the parameter does not accept the value.
     pub fn value<V: ParameterValue>(&self, name: &str, default: &str) -> Result<V> {
         let text = self.given.get(name).map_or(default, String::as_str);
         V::parse(text).map_err(|expected| Error::argument(name, text, expected))
     }
 }
 
-/// The first text that says something.
+/// The first of these texts that is not empty.
 pub const fn first(texts: &[&'static str]) -> &'static str {
     let mut i = 0;
     while i < texts.len() {
@@ -231,11 +232,11 @@ pub const fn first(texts: &[&'static str]) -> &'static str {
     ""
 }
 
-/// Declares the parameters of an instrument: a struct with a field a parameter.
+/// Declares the parameters of an instrument: a struct with one field for each parameter.
 ///
-/// The sentence above a field, on one line, is the parameter's, in its help, its form and the reference; `= "..."` is its default, which
-/// the type may have as well; `as "..."` names a parameter that is no identifier of the language, and `was "..." | "..."`
-/// gives the names that it had before, which are still read.
+/// The sentence above a field, on one line, describes the parameter in its help, its form and the reference. `= "..."` is its
+/// default; the type may have one as well. `as "..."` gives a name that is not a Rust identifier, and `was "..." | "..."` earlier
+/// names, which are still read.
 ///
 /// ```text
 /// params! {
@@ -300,10 +301,9 @@ macro_rules! params {
     };
 }
 
-/// Declares a parameter that is one of a few words: an enum with a word a variant, in the order in which they are offered,
-/// and behind
-/// `|` the words that it had before and that are still read. With `for TYPE` the words are those of an enum that stands
-/// elsewhere.
+/// Declares a parameter that is one of a few words: an enum with a word for each variant, in the order in which they are
+/// offered; words after `|` are earlier spellings that are still read. With `for TYPE` the words are those of an enum that is
+/// declared elsewhere.
 macro_rules! choices {
     (
         $(#[$meta:meta])*
@@ -364,7 +364,7 @@ impl<const LO: usize, const HI: usize> ParameterValue for Count<LO, HI> {
 pub struct LayerOrAll(pub Option<usize>);
 
 impl LayerOrAll {
-    /// The layer, in a model that has so many; nothing for all of them.
+    /// The layer, checked against the number of layers; none for all layers.
     ///
     /// # Errors
     ///
@@ -457,7 +457,7 @@ impl ParameterValue for String {
     }
 }
 
-/// No, or yes.
+/// `no` or `yes`.
 impl ParameterValue for bool {
     const KIND: ParamKind = ParamKind::Choice(&["no", "yes"]);
     const DEFAULT: &'static str = "no";
@@ -475,7 +475,7 @@ impl ParameterValue for bool {
     }
 }
 
-/// A text that may be left out: nothing where it is empty.
+/// An optional text: none if it is empty.
 impl ParameterValue for Option<String> {
     const KIND: ParamKind = ParamKind::Text;
 
@@ -488,7 +488,7 @@ impl ParameterValue for Option<String> {
     }
 }
 
-/// A file that may be left out: nothing where its name is empty.
+/// An optional file: none if its name is empty.
 impl ParameterValue for Option<PathBuf> {
     const KIND: ParamKind = ParamKind::Text;
 
@@ -503,7 +503,7 @@ impl ParameterValue for Option<PathBuf> {
     }
 }
 
-/// Which positions of a text, as in edits.
+/// Positions of a text, in the syntax of edits.
 impl ParameterValue for Positions {
     const KIND: ParamKind = ParamKind::Text;
     const DEFAULT: &'static str = "all";
@@ -562,7 +562,7 @@ impl ParameterValue for NonNegative {
     }
 }
 
-/// Strengths, one after the other.
+/// A list of strengths.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Strengths(pub Vec<f32>);
 

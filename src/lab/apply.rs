@@ -1,8 +1,9 @@
-//! Edits at work: a schedule ready to run on a model, with a tally of what every edit did where.
+//! Applies compiled edits: a [`Program`] is a schedule of edits ready to run on a model, with a tally of what each edit did at
+//! each position.
 //!
-//! Formulas are in `lab/formulas/`; `lab/compile.rs` makes a program. Invariants: a neutral edit is never applied; values
-//! at positions or units outside an edit keep their bits; tallies are read back after the pass, never inside it (but for
-//! conditions, which must be known before the edit acts).
+//! The formulas of the edits are in `lab/formulas/`; `lab/compile.rs` compiles a schedule into a program. Invariants: a neutral
+//! edit is never applied; values at positions or units outside an edit keep their bits; tallies are read back from the device
+//! after the pass and never inside it, except for conditions, whose truth must be known before the edit acts.
 //! To add an operation, see [`crate::edit::op`].
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,7 +28,7 @@ pub(crate) struct EditAtAddress {
     pub(crate) receipt: usize,
     pub(crate) span: Range<usize>,
     pub(crate) change: Change,
-    /// Which of the program's watches must hold.
+    /// The index in [`Program::watches`] of the condition that must hold; none for an edit without a condition.
     pub(crate) watch: Option<usize>,
 }
 
@@ -36,15 +37,16 @@ pub(crate) struct EditAtAddress {
 pub(crate) struct EditTally {
     fired: usize,
     relative: f64,
-    /// Whether a pass broke off because of it.
+    /// Whether a pass was aborted because a value of this edit was not finite.
     broken: bool,
-    /// What to know of it, each once.
+    /// Notes for the receipt, without duplicates.
     remarks: Vec<String>,
-    /// The edit with its positions resolved and the spans it was in force, to say why it did nothing.
+    /// The edit with its positions resolved, the span of positions in which it is in force, and the index of its watch: from
+    /// these [`explain_inactive`] says why the edit did nothing.
     pub(crate) rules: Vec<(Edit, Range<usize>, Option<usize>)>,
 }
 
-/// Ratios of a pass that has not been read back.
+/// Relative changes measured in a pass that are still on the device.
 #[derive(Clone, Debug)]
 struct Pending {
     receipt: usize,
@@ -52,14 +54,16 @@ struct Pending {
     values: Tensor,
 }
 
-/// A schedule ready to run on a model.
+/// A schedule of edits compiled for a model, with tallies and receipts.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
     prompt: usize,
-    /// The prompt that it was prepared for, where another one would need another program.
+    /// The prompt that the program was compiled for, if its edits depend on the prompt's tokens; such a program acts on no
+    /// other prompt.
     bound: Option<Vec<u32>>,
     pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
-    /// Neurons whose values an overlay needs when their MLP returns.
+    /// The post-activation values of neurons (`mlp_act`), kept from `mlp_act` until the same MLP's output, where an overlay
+    /// needs them.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
     pub(crate) watches: Vec<ConditionWatch>,
     pub(crate) receipts: Vec<Receipt>,
@@ -67,11 +71,11 @@ pub struct Program {
     pending: Vec<Pending>,
     measured: Vec<(usize, usize, f64)>,
     latest: Vec<FiredAt>,
-    /// How many positions passes have covered.
+    /// The number of positions covered by passes so far.
     seen: usize,
 }
 
-/// Whether directions and units are replaced by random ones, to measure a control.
+/// Whether directions and units of the edits are replaced by random ones, to measure a control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RandomControl {
     /// The edits as they are.
@@ -81,7 +85,7 @@ pub enum RandomControl {
 }
 
 impl Program {
-    /// A program without edits, for a run whose prompt has so many tokens.
+    /// A program without edits, for a run whose prompt has `prompt` tokens.
     pub(crate) fn after(prompt: usize) -> Self {
         Self {
             prompt,
@@ -89,16 +93,16 @@ impl Program {
         }
     }
 
-    /// Ties it to the prompt that it was prepared for.
+    /// Restricts the program to the prompt that it was compiled for.
     pub(crate) fn bind(&mut self, prompt: Vec<u32>) {
         self.bound = Some(prompt);
     }
 
-    /// Refuses to act on another prompt than the one it is tied to: the tokens `[batch, tokens]` of a pass.
+    /// Refuses the tokens `[batch, tokens]` of a pass when the program was compiled for another prompt.
     ///
     /// # Errors
     ///
-    /// When a row has other tokens.
+    /// When the tokens of a row differ from that prompt.
     pub fn admit(&self, tokens: &Tensor, span: PassSpan) -> Result<()> {
         let Some(own) = self.bound.as_ref().filter(|_| !self.is_idle()) else {
             return Ok(());
@@ -117,7 +121,7 @@ impl Program {
         ))
     }
 
-    /// The receipt of an edit, begun where it has none.
+    /// The index of an edit's receipt; a new receipt is begun if the edit has none.
     pub(crate) fn receipt_for(&mut self, edit: &Edit) -> usize {
         if let Some(i) = self.receipts.iter().position(|r| r.id == edit.id) {
             self.receipts[i].active |= edit.active();
@@ -139,7 +143,7 @@ impl Program {
         self.receipts.len() - 1
     }
 
-    /// Adds a caution to a receipt, once.
+    /// Adds a note to a receipt, unless the receipt has it already.
     pub(crate) fn remark(&mut self, receipt: usize, words: String) {
         let held = &mut self.tallies[receipt].remarks;
         if !words.is_empty() && !held.contains(&words) {
@@ -148,7 +152,7 @@ impl Program {
         }
     }
 
-    /// Whether anything is done or looked at here.
+    /// Whether the program edits, remembers or measures the value at this address.
     pub fn touches(&self, at: Address) -> bool {
         !self.is_idle()
             && (self.acts.contains_key(&at)
@@ -156,13 +160,13 @@ impl Program {
                 || self.watches.iter().any(|w| w.looks_at(at)))
     }
 
-    /// Whether nothing acts anywhere.
+    /// Whether the program has no active edit at any address.
     pub fn is_idle(&self) -> bool {
         self.acts.is_empty()
     }
 
-    /// Where this program and another one on the same text act otherwise: the address, and the first of the positions before
-    /// `end` at which it matters.
+    /// Where this program and another one on the same text would change values differently: each such address, with the first
+    /// position before `end` at which they differ.
     pub(crate) fn differences(&self, other: &Self, end: usize) -> Vec<(Address, usize)> {
         let addresses: BTreeSet<&Address> = self.acts.keys().chain(other.acts.keys()).collect();
         let mut out = Vec::new();
@@ -170,7 +174,7 @@ impl Program {
             let of =
                 |program: &'_ Self| program.acts.get(at).map_or(&[][..], Vec::as_slice).to_vec();
             let (own, others) = (of(self), of(other));
-            // Edits of one address act one after the other.
+            // Edits of one address are applied in order, so the programs differ from the first unequal edit on.
             let same = own.iter().zip(&others);
             let same = same
                 .take_while(|(a, b)| a.edit == b.edit && a.span == b.span)
@@ -185,12 +189,12 @@ impl Program {
         out
     }
 
-    /// Whether a condition asks for probabilities of the unedited model, which [`Program::set_base_log_probs`] must bring.
+    /// Whether a condition depends on a probability of the unedited model, which [`Program::set_base_log_probs`] must supply.
     pub fn asks_probability(&self) -> bool {
         self.watches.iter().any(|w| w.token().is_some())
     }
 
-    /// The tokens whose unedited probability conditions read.
+    /// The tokens whose probabilities in the unedited model the conditions depend on.
     pub fn watched_tokens(&self) -> Vec<u32> {
         self.watches
             .iter()
@@ -198,7 +202,8 @@ impl Program {
             .collect()
     }
 
-    /// Brings what the unedited model says after a position, asked about these tokens, before the pass that covers it.
+    /// Supplies the unedited model's statistics after a position, with the log-probabilities of the tokens of
+    /// [`Program::asked`]. To be called before the pass that covers the position.
     pub fn set_base_log_probs(&mut self, position: usize, stats: &RowStats) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {
@@ -207,7 +212,7 @@ impl Program {
         }
     }
 
-    /// Counts from nothing: the whole text is about to be read again.
+    /// Resets the tallies to zero, before the whole text is read again.
     pub fn forget(&mut self) {
         self.pending.clear();
         self.measured.clear();
@@ -217,7 +222,7 @@ impl Program {
         }
     }
 
-    /// Forgets what a pass measured that broke off before it was settled, but for which edits broke it.
+    /// Drops the measurements of a pass that was aborted before [`Program::settle`], except for which edits caused the abort.
     pub(crate) fn abandon(&mut self) {
         for (receipt, .., moved) in &self.measured {
             self.tallies[*receipt].broken |= !moved.is_finite();
@@ -227,13 +232,14 @@ impl Program {
         self.explain();
     }
 
-    /// Announces the positions of a pass.
+    /// Prepares for a pass over the positions of `span`; to be called before its first site.
     pub fn begin(&mut self, span: PassSpan) {
         self.seen = self.seen.max(span.start + span.len);
         self.remembered.values_mut().for_each(|held| *held = None);
     }
 
-    /// Applies every edit of an address to `x`, `[batch, tokens, ..width]`; where nothing acts or looks, that is `x`.
+    /// Applies all edits of an address to `x`, `[batch, tokens, ..width]`. Returns `x` unchanged where the program does not
+    /// touch the address.
     pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         if !self.touches(at) {
             return Ok(x);
@@ -272,7 +278,7 @@ impl Program {
         Ok(x)
     }
 
-    /// Cuts scores `[batch, heads, tokens, positions]`.
+    /// Applies attention knockouts to scores `[batch, heads, tokens, positions]`.
     fn by_edges(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, _, tokens, _) = x.dims4()?;
         let mut scores = x;
@@ -297,7 +303,7 @@ impl Program {
         Ok(scores)
     }
 
-    /// What the neurons before an MLP's return were, `[batch, tokens, d_mlp]`.
+    /// The post-activation values of the neurons of the same layer, `[batch, tokens, d_mlp]`, for an edit of the MLP's output.
     fn neurons(&self, at: Address) -> Option<&Tensor> {
         let from = Site::MlpAct.at(usize::from(at.layer));
         self.remembered.get(&from).and_then(Option::as_ref)
@@ -381,8 +387,7 @@ impl Program {
         Ok(flat)
     }
 
-    /// Reads back what the passes since the last call measured, one transfer for all edits, and brings the receipts up
-    /// to date.
+    /// Reads back the measurements of all passes since the last call, in one transfer for all edits, and updates the receipts.
     pub fn settle(&mut self) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
@@ -415,7 +420,7 @@ impl Program {
         Ok(())
     }
 
-    /// Fills the receipts from the tallies, with the reason where an edit has changed nothing.
+    /// Updates the receipts from the tallies. An edit that has changed nothing gets the reason.
     pub(crate) fn explain(&mut self) {
         for (tally, receipt) in self.tallies.iter().zip(&mut self.receipts) {
             receipt.fired = tally.fired;
@@ -445,14 +450,15 @@ impl Program {
         }
     }
 
-    /// Whether a value that an edit of this pass made is not finite, as far as that is known on the host.
+    /// Whether an edit produced a value that is not finite, judged from the measurements that are already on the host.
     pub(crate) fn overflowed(&self) -> bool {
         let mut tallied = self.tallies.iter().map(|t| t.relative);
         self.measured.iter().any(|(.., moved)| !moved.is_finite())
             || tallied.any(|moved| !moved.is_finite())
     }
 
-    /// The same of what is still on the device, see [`crate::model::network::finite`].
+    /// As [`Program::overflowed`] for the measurements that are still on the device: the verdict as a tensor, see
+    /// [`crate::model::network::finite`].
     pub(crate) fn verdicts(&self) -> Result<Option<Tensor>> {
         let values: Vec<&Tensor> = self.pending.iter().map(|p| &p.values).collect();
         if values.is_empty() {
@@ -461,7 +467,7 @@ impl Program {
         Ok(Some(finite::values(&Tensor::cat(&values, 0)?)?))
     }
 
-    /// The edits whose own values are not finite, as they print.
+    /// The edits that produced values that are not finite, each as its line of the edit grammar.
     pub(crate) fn broken_edits(&self) -> Vec<String> {
         let pending = self.pending.iter().filter(|p| {
             let verdict = finite::values(&p.values);
@@ -479,23 +485,24 @@ impl Program {
         found.into_iter().map(spell).collect()
     }
 
-    /// The edits that are on, as they print.
+    /// The active edits, each as its line of the edit grammar.
     pub(crate) fn active_edits(&self) -> Vec<String> {
         let active = self.receipts.iter().filter(|r| r.active);
         active.map(|r| r.edit.clone()).collect()
     }
 
-    /// What every edit did at the positions of the passes before the last [`Program::settle`], by edit and position.
+    /// What each edit did at the positions covered between the last two calls of [`Program::settle`], sorted by edit and
+    /// position.
     pub fn latest(&self) -> &[FiredAt] {
         &self.latest
     }
 
-    /// The receipts, in the order of the latest edits.
+    /// The receipts, in the order of the edits of the schedule's latest stage.
     pub fn receipts(&self) -> &[Receipt] {
         &self.receipts
     }
 
-    /// Keeps counting where an earlier program stopped, for the same edits.
+    /// Continues the tallies and the conditions of an earlier program that has the same edits.
     pub fn carry(&mut self, earlier: &Self) {
         self.seen = self.seen.max(earlier.seen);
         for (i, receipt) in self.receipts.iter().enumerate() {
@@ -503,7 +510,7 @@ impl Program {
                 let (own, old) = (&mut self.tallies[i], &earlier.tallies[j]);
                 own.fired = old.fired;
                 own.relative = old.relative;
-                // A condition that has begun to hold goes on holding.
+                // A `once` condition that held under the earlier program goes on holding.
                 let began = old.rules.iter().filter_map(|r| r.2);
                 let began = began.filter_map(|w| earlier.watches[w].since()).min();
                 for watch in own.rules.iter().filter_map(|r| r.2) {
@@ -515,7 +522,7 @@ impl Program {
     }
 }
 
-/// Which (row, token) values of a pass an edit changes, row by row.
+/// Whether the edit changes each (row, token) value of a pass, row by row: `rows * tokens` flags.
 fn covered(
     act: &EditAtAddress,
     watches: &[ConditionWatch],

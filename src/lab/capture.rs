@@ -1,9 +1,10 @@
-//! Captures: what one row of a pass leaves behind, and what may be asked of it.
+//! Captures: what one row of a pass leaves behind, and the types with which a caller asks for it.
 //!
-//! Invariant: a capture is plain data about consecutive positions of one run, and a position has the same numbers whether it was
-//! read with the whole text or was the newest one of a growing text; an instrument makes its figure of a capture and cannot
-//! tell which it was. Only statistics of vocabularies are kept, reduced where the logits are, unless [`Output::whole`]
-//! asks for rows. To keep something else, add a field to [`Needs`] or [`Output`] and one to [`Capture`].
+//! Invariant: a capture is plain data about consecutive positions of one run. A position has the same numbers whether it was
+//! read with the whole text or was the newest position of a growing text; an instrument that makes a figure of a capture cannot
+//! tell the two apart. Logits are reduced to statistics where they are computed, and only the statistics are kept, unless
+//! [`Output::whole`] asks for whole rows. To keep something else, add a field to [`Needs`] or [`Output`] and one to
+//! [`Capture`].
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,53 +20,54 @@ use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::model::network::site::Address;
 
-/// What is kept of every position that is captured.
+/// What is kept of every captured position.
 #[derive(Clone, Default)]
 pub struct Needs {
-    /// Addresses whose rows are recorded.
+    /// Addresses whose values are recorded.
     pub record: Vec<Address>,
-    /// States that are read through the unembedding, and what is asked of them.
+    /// States of the residual stream that are read through the unembedding, and the statistics wanted of each.
     pub read: Option<Readout>,
-    /// Whether the distribution that each token was drawn from is wanted.
+    /// Whether statistics of the distribution that each token was drawn from are wanted.
     pub before: bool,
 }
 
-/// After which positions the model's own output is wanted.
+/// The positions after which statistics of the model's own output are wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum After {
-    /// After none.
+    /// After no position.
     #[default]
     Nothing,
-    /// After the last so many of a text.
+    /// After the last so many positions of a text.
     Last(usize),
-    /// After each of these.
+    /// After each position of this range.
     Each(Range<usize>),
 }
 
-/// Which statistics of the model's own output are wanted, and after which positions. They are reduced where the logits are,
-/// and only they come back.
+/// Which statistics of the model's own output are wanted, and after which positions. Logits are reduced to these statistics
+/// where they are computed; only the statistics come back.
 #[derive(Clone, Debug, Default)]
 pub struct Output {
     /// After which positions.
     pub after: After,
-    /// How many of the strongest tokens; one at least.
+    /// The number of top predictions; at least one.
     pub top: usize,
-    /// Tokens of interest, after every position.
+    /// Tokens whose statistics are wanted after every position.
     pub tokens: Vec<u32>,
-    /// One token a position instead, by row. A list that is shorter than the positions is about the last ones.
+    /// Instead of [`Output::tokens`], one token for each position: a list for each row. A list that is shorter than the
+    /// positions belongs to the last positions.
     pub each: Vec<Vec<u32>>,
-    /// Whether ranks of tokens of interest are counted.
+    /// Whether the ranks of the tokens of interest are computed.
     pub ranks: bool,
     pub entropy: bool,
-    /// KL and the largest difference of logits from these, read whole: by row, from the first again where there are more rows
-    /// than these, and by position.
+    /// Whole rows of reference logits, by row and position: KL from them and the largest absolute difference of logits are
+    /// computed. Where the pass has more rows than this list, the list is repeated.
     pub kl: Option<Arc<Vec<Vec<RowStats>>>>,
-    /// Whether whole rows of logits come back.
+    /// Whether whole rows of logits come back, `[vocab]` each.
     pub whole: bool,
 }
 
 impl Output {
-    /// The strongest tokens after the last position.
+    /// The `count` top predictions after the last position.
     pub fn top(count: usize) -> Self {
         Self {
             after: After::Last(1),
@@ -74,7 +76,7 @@ impl Output {
         }
     }
 
-    /// The strongest token after the last position, and these.
+    /// The top prediction after the last position, and the statistics of these tokens there.
     pub fn tokens(tokens: &[u32]) -> Self {
         Self {
             tokens: tokens.to_vec(),
@@ -82,7 +84,7 @@ impl Output {
         }
     }
 
-    /// Whole rows of logits.
+    /// Whole rows of logits, `[vocab]` each, after these positions.
     pub fn whole(after: After) -> Self {
         Self {
             after,
@@ -91,7 +93,7 @@ impl Output {
         }
     }
 
-    /// What is asked of a row, so many positions before the last one that is read.
+    /// The request for one row at the position that lies `back` positions before the last one read.
     pub(crate) fn ask(&self, row: usize, back: usize) -> RowRequest<'_> {
         let tokens = match self.each.get(row) {
             Some(each) => behind(each, back),
@@ -114,32 +116,33 @@ impl Output {
     }
 }
 
-/// One entry of a list, counted from its end; nothing where it is shorter.
+/// The entry `back` places before the end of a list, as a slice; empty where the list is shorter.
 fn behind<T>(list: &[T], back: usize) -> &[T] {
     let at = list.len().checked_sub(back + 1);
     at.map_or(&[], |at| &list[at..=at])
 }
 
-/// Whose statistics the final norm uses.
+/// Whose mean and variance the final norm uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NormOf {
-    /// The statistics of the row that is read.
+    /// The statistics of the state that is read.
     #[default]
     Own,
-    /// Those of the model's last state at the same position: what a part contributes, not what it would say alone.
+    /// The statistics of the model's last state at the same position. The result is what a component contributes to the model's
+    /// output, rather than what the component alone would predict.
     Final,
 }
 
-/// Linear maps that states go through before the final norm.
+/// Linear maps applied to states before the final norm, such as those of a tuned lens.
 pub trait StateMaps {
-    /// Refuses a state that has no map by its nature.
+    /// Refuses a state that can have no map.
     ///
     /// # Errors
     ///
-    /// Says which states are read.
+    /// Names the states that can be read.
     fn check(&self, at: Address) -> Result<()>;
 
-    /// The rows of a state, `[n, d_model]`, through its map; as they are where there is none.
+    /// The rows of a state, `[n, d_model]`, after its map; unchanged if the state has no map.
     ///
     /// # Errors
     ///
@@ -147,46 +150,46 @@ pub trait StateMaps {
     fn map(&self, at: Address, rows: &Tensor) -> Result<Tensor>;
 }
 
-/// Which states of the stream are read through the final norm and the unembedding, and which statistics of the vocabulary
+/// States of the residual stream that are read through the final norm and the unembedding, and the vocabulary statistics that
 /// are wanted of each.
 #[derive(Clone, Default)]
 #[allow(clippy::struct_excessive_bools)] // questions that have nothing to do with each other
 pub struct Readout {
-    /// The states, in the order in which they come back.
+    /// The states, in the order of the results.
     pub at: Vec<Address>,
-    /// Whose statistics the final norm uses.
+    /// Whose mean and variance the final norm uses.
     pub norm: NormOf,
-    /// Through which maps.
+    /// The linear maps that states go through first; none for the plain logit lens.
     pub maps: Option<Rc<dyn StateMaps>>,
-    /// Whether the reading through no map is wanted beside that through maps.
+    /// Whether the reading without maps is wanted as well.
     pub plain: bool,
-    /// How many of the strongest tokens.
+    /// The number of top predictions.
     pub top: usize,
-    /// Tokens of interest, in every row.
+    /// Tokens whose statistics are wanted in every row.
     pub tokens: Vec<u32>,
-    /// Whether the model's own strongest token at each position is of interest instead.
+    /// Whether the token of interest is instead the model's own top prediction at each position.
     pub answer: bool,
-    /// Whether ranks are counted.
+    /// Whether the ranks of the tokens of interest are computed.
     pub ranks: bool,
     pub entropy: bool,
-    /// KL from the model's own output.
+    /// Whether KL from the model's own output is computed.
     pub kl: bool,
 }
 
-/// What the states of a [`Readout`] say.
+/// The vocabulary statistics of the states of a [`Readout`].
 #[derive(Clone, Debug, Default)]
 pub struct StateStats {
-    /// By state, in the order of [`Readout::at`], then by position.
+    /// By state in the order of [`Readout::at`], then by position.
     pub layers: Vec<Vec<RowStats>>,
-    /// The states read without the lens's maps, where there are maps and that was asked for.
+    /// The same states read without the maps, if [`Readout::plain`] asked for it and there are maps.
     pub plain: Vec<Vec<RowStats>>,
-    /// The last block's stream with its own norm, by position.
+    /// The output of the last block, read with the statistics of its own norm, by position.
     pub finals: Vec<RowStats>,
-    /// What is called the answer at each position: the model's own strongest token, or that of another run ([`Run::answers`]).
+    /// The token called the answer at each position: the model's own top prediction, or that of another run ([`Run::answers`]).
     pub answers: Vec<u32>,
 }
 
-/// The statistics of a row that was not read.
+/// The statistics that stand for a row that was not computed.
 static NOTHING: RowStats = RowStats {
     top: Vec::new(),
     tokens: Vec::new(),
@@ -200,33 +203,36 @@ static NOTHING: RowStats = RowStats {
 /// What one row of a pass leaves behind.
 #[derive(Clone, Debug, Default)]
 pub struct Capture {
-    /// The tokens and edits that it belongs to.
+    /// The run (tokens, edits and seed) that the capture belongs to.
     pub run: Arc<Run>,
     pub positions: Range<usize>,
-    /// Recorded values, `[positions, width]` (attention's sites have their heads before), in the order of the positions; in the
-    /// dtype of the run, f32 where they were captured for a figure.
+    /// Recorded values, `[positions, width]`; the attention sites have a heads dimension before. Positions ascend. The dtype is
+    /// the run's, or f32 where they were captured for a figure.
     pub recorded: HashMap<Address, Tensor>,
-    /// What was read through the unembedding.
+    /// The statistics of the states that were read through the unembedding.
     pub read: StateStats,
-    /// For every position the distribution that its token was drawn from, where it was asked for: the token itself is
-    /// [`RowStats::tokens`], beside entropy and strongest tokens. None for the first token of a text.
+    /// For every position, statistics of the distribution that its token was drawn from, if they were asked for:
+    /// [`RowStats::tokens`] holds the token itself, next to entropy and top predictions. None for the first token of a text.
     pub before: Vec<Option<RowStats>>,
-    /// The model's own output after each position that was asked for.
+    /// Statistics of the model's own output after each position that was asked for.
     pub output: Vec<RowStats>,
-    /// What the edits did, in a row that was read whole: what a row shares with its run is not read again.
+    /// Receipts of the edits; only for a row that was read as a whole, since a row that shares positions with its run does not
+    /// compute those again.
     pub receipts: Vec<Receipt>,
-    /// Tokens that the row was continued with.
+    /// The tokens with which the row was continued greedily.
     pub tail: Vec<u32>,
-    /// Whether the continuation broke off because its numbers were not finite any more.
+    /// Whether the continuation was stopped because its logits were no longer finite.
     pub silent: bool,
-    /// Whether its stream, or what an edit of its own did, is not finite: a trial that came to nothing ([`super::pass::Pass::lenient`]).
+    /// Whether the residual stream, or the change made by one of the row's own edits, is not finite: a failed trial (see
+    /// [`super::pass::Pass::lenient`]).
     pub broken: bool,
-    /// The last state of the stream against the model's own logits, where it was read and no edit acts behind it.
+    /// The comparison of the last residual state, read through the unembedding, with the model's own logits. None if that state
+    /// was not read or an edit acts after it.
     pub check: Option<Check>,
 }
 
 impl Needs {
-    /// A reading through the unembedding and nothing else.
+    /// Needs nothing but a reading through the unembedding.
     pub fn of(readout: Readout) -> Self {
         Self {
             read: Some(readout),
@@ -236,7 +242,7 @@ impl Needs {
 }
 
 impl Capture {
-    /// A capture of nothing yet.
+    /// An empty capture of these positions.
     pub fn of(run: Arc<Run>, positions: Range<usize>) -> Self {
         Self {
             run,
@@ -253,37 +259,37 @@ impl Capture {
         }
     }
 
-    /// The model's own output after the last position that was asked for; numbers that are none where none was.
+    /// The statistics of the model's own output after the last position asked for; without any, statistics that are not finite.
     pub fn last(&self) -> &RowStats {
         self.output.last().unwrap_or(&NOTHING)
     }
 
-    /// The whole row of logits there, `[vocab]`; empty where it was not asked for.
+    /// The whole row of logits after that position, `[vocab]`; empty unless [`Output::whole`] asked for it.
     pub fn logits(&self) -> &[f32] {
         &self.last().logits
     }
 
-    /// Whether all its numbers are some, as a trial's need not be.
+    /// Whether all numbers of the capture are finite; those of a trial may not be.
     pub fn is_finite(&self) -> bool {
         !self.broken && self.output.iter().all(RowStats::is_finite)
     }
 
-    /// Whether every address was recorded.
+    /// Whether every one of these addresses was recorded.
     pub fn holds(&self, wanted: &[Address]) -> bool {
         wanted.iter().all(|at| self.recorded.contains_key(at))
     }
 
-    /// Bytes held.
+    /// The memory that the capture holds, in bytes.
     pub fn bytes(&self) -> usize {
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         self.recorded.values().map(size).sum()
     }
 
-    /// A recorded value, shaped as in [`crate::model::network::site::SITES`].
+    /// The recorded value at an address, shaped as in [`crate::model::network::site::SITES`].
     ///
     /// # Errors
     ///
-    /// When they were not asked for.
+    /// When the address was not recorded.
     pub fn get(&self, at: Address) -> Result<&Tensor> {
         self.recorded.get(&at).ok_or_else(|| Error::Refused {
             address: at.to_string(),
@@ -293,8 +299,8 @@ impl Capture {
 }
 
 impl StateStats {
-    /// The state from which on the strongest token never changes again, at the `i`th position read: the answer is the
-    /// model's own, so this is none only where the last state does not give it.
+    /// The convergence layer at the `i`th position read: the first state from which on the top prediction equals the model's
+    /// own. None only if even the last state's top prediction differs from the model's.
     pub fn settles(&self, i: usize) -> Option<usize> {
         let answer = self.finals.get(i)?.first().0;
         let agree = |l: &usize| {

@@ -1,7 +1,8 @@
-//! From a schedule to a program: where every edit acts, and under which condition.
+//! Compiles a schedule of edits into a program: at which addresses each edit acts, and under which condition.
 //!
-//! Invariant: what an edit cannot do on this model is refused before the first pass. What edits name is found in `lab/named_vectors.rs`,
-//! what they do to a value is prepared in `lab/prepare.rs`; to let an edit depend on something else, add it here.
+//! Invariant: an edit that this model cannot carry out is refused before the first pass. `lab/named_vectors.rs` finds the
+//! vectors and sets that edits name; `lab/prepare.rs` prepares the change of a value. To let an edit depend on something else,
+//! add it here.
 
 use candle_core::Tensor;
 
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::model::network::site::{Address, check_layer};
 
 impl Lab {
-    /// Prepares the edits of a run. A program whose edits depend on the tokens of its prompt acts on no other.
+    /// Compiles the edits of a run. A program whose edits depend on the tokens of the prompt refuses any other prompt.
     pub fn compile(&mut self, run: &Run, control: RandomControl) -> Result<Program> {
         let schedule = &run.schedule;
         if schedule.is_idle() && schedule.latest().is_empty() {
@@ -50,8 +51,8 @@ impl Lab {
     }
 }
 
-/// Prepares the edits of a schedule for a run whose prompt has `prompt` tokens.
-/// Receipts come in the order of the latest stage's edits; earlier stages share them.
+/// Compiles a schedule for a run whose prompt has `prompt` tokens. Receipts come in the order of the edits of the latest stage;
+/// an edit that is also in earlier stages has one receipt for all of them.
 fn program(
     schedule: &Schedule,
     prompt: usize,
@@ -109,7 +110,8 @@ fn program(
     Ok(program)
 }
 
-/// The watch of an edit's condition; equal ones of one stage are shared by position anyway, so each edit has its own.
+/// The watch that measures an edit's condition; none for an edit without one. Every edit has a watch of its own, even where two
+/// conditions are equal.
 fn watch(
     edit: &Edit,
     places: &[Address],
@@ -126,7 +128,8 @@ fn watch(
         ConditionProbe::Along(name, at) => {
             check_layer(*at, named.lab.model.card.layers)?;
             named.lab.model.offers(*at)?;
-            // What an overlay changes comes later than the neurons it is addressed by.
+            // An overlay is addressed by `mlp_act` but changes `mlp_out`, so the place that decides is where the change is
+            // made.
             if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
                 return Err(refused(format!(
                     "its condition reads {at}, which the forward pass reaches only after {early}. Use an earlier address."
@@ -148,9 +151,9 @@ fn watch(
     Ok(Some(ConditionWatch::new(condition.clone(), watched)))
 }
 
-/// The addresses of an edit, and what to know about its directions. An edit of every layer means those that its
-/// direction has vectors for, as llama.cpp steers the layers of a file and no others; a named layer without one is an
-/// error when it is prepared.
+/// The addresses at which an edit acts, and cautions about its directions. An edit of every layer acts only where its direction
+/// has a vector, as llama.cpp steers only the layers that a file contains; if a layer is named and has no vector, [`prepare`]
+/// returns an error.
 fn places(edit: &Edit, named: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
     let all = edit.place.addresses(named.lab.model.card.layers)?;
     let names = edit.op.argument().mentions().directions;

@@ -1,7 +1,7 @@
-//! Watches: conditions at work, measured while the text is read.
+//! Watches: they measure the conditions of edits while the text is read.
 //!
-//! Invariant: what holds at a position is known before any edit of that position asks, and does not depend on whether the
-//! text came in one pass or token by token. To add a probe, add a variant of [`Watched`].
+//! Invariant: whether a condition holds at a position is known before any edit acts there, and does not depend on whether the
+//! text was read in one pass or token by token. To add a probe, add a variant of [`Watched`].
 
 use candle_core::{D, DType, Tensor};
 
@@ -10,25 +10,25 @@ use crate::error::Result;
 use crate::model::network::site::Address;
 use crate::model::network::tap::PassSpan;
 
-/// What a watch measures.
+/// The quantity that a watch measures.
 #[derive(Clone, Debug)]
 pub(crate) enum Watched {
-    /// The component along a unit vector, `[width]`, f32.
+    /// The component of an address's value along a unit vector, `[width]`, f32.
     Along(Address, Tensor),
-    /// The unedited model's probability of a token.
+    /// The probability of a token in the unedited model.
     Probability(u32),
 }
 
-/// A condition with what was measured of it so far.
+/// A condition and what was measured of it so far.
 #[derive(Clone, Debug)]
 pub(crate) struct ConditionWatch {
     condition: Condition,
     watched: Watched,
-    /// Row of the batch and position, and whether the condition holds there.
+    /// Whether the condition holds, by row of the batch and by position; none where it was not measured.
     truths: Vec<Vec<Option<bool>>>,
-    /// Since when it held in a text that goes on here, under edits before these.
+    /// The first position at which the condition held under the edits before the latest change, in a text that goes on.
     carried: Option<usize>,
-    /// The value nearest to holding.
+    /// The measured value that came nearest to fulfilling the condition.
     nearest: Option<f32>,
 }
 
@@ -43,12 +43,12 @@ impl ConditionWatch {
         }
     }
 
-    /// Whether it measures something at an address.
+    /// Whether the watch measures the value at an address.
     pub(crate) fn looks_at(&self, at: Address) -> bool {
         matches!(&self.watched, Watched::Along(own, _) if *own == at)
     }
 
-    /// The token whose probability it needs.
+    /// The token whose probability in the unedited model the watch needs; none if it measures a direction.
     pub(crate) fn token(&self) -> Option<u32> {
         match self.watched {
             Watched::Along(..) => None,
@@ -56,7 +56,7 @@ impl ConditionWatch {
         }
     }
 
-    /// Measures a value `[batch, tokens, ..width]` if this is the address; one read-back.
+    /// Measures the value `[batch, tokens, ..width]` if `at` is the address of the watch; costs one read-back from the device.
     pub(crate) fn look(
         &mut self,
         at: Address,
@@ -83,13 +83,13 @@ impl ConditionWatch {
         Ok(())
     }
 
-    /// Notes a value that was measured elsewhere, for every row.
+    /// Takes a value that was measured elsewhere, the same for every row.
     pub(crate) fn note(&mut self, position: usize, value: f32) {
         self.set(0, position, value);
     }
 
     fn set(&mut self, row: usize, position: usize, value: f32) {
-        // What lies before a pass of several rows is the first one's, and theirs.
+        // The positions before a pass of several rows were read in one row, so all rows begin with a copy of its truths.
         while self.truths.len() <= row {
             let shared = self.truths.first().cloned();
             self.truths.push(shared.unwrap_or_default());
@@ -109,9 +109,9 @@ impl ConditionWatch {
         self.nearest = Some(self.nearest.map_or(value, nearer));
     }
 
-    /// Whether the condition holds in a row of the batch at a position.
+    /// Whether the condition holds at a position of a row of the batch.
     pub(crate) fn holds(&self, row: usize, position: usize) -> bool {
-        // Probabilities are those of one text, whatever the batch.
+        // Probabilities are measured in one text, which stands for every row of the batch.
         let row = row.min(self.truths.len().saturating_sub(1));
         if self.condition.latches {
             return self.began(row).is_some_and(|s| position >= s);
@@ -120,24 +120,25 @@ impl ConditionWatch {
         truth.copied().flatten().unwrap_or(false)
     }
 
-    /// The first position at which it held in the first row.
+    /// The first position at which the condition held in row 0.
     pub(crate) fn since(&self) -> Option<usize> {
         self.began(0)
     }
 
-    /// The first position at which it holds in a row, as its values are now: a row of a patched run begins anew.
+    /// The first position at which the condition held in a row, from that row's own measurements: a patched row may differ from
+    /// its run.
     fn began(&self, row: usize) -> Option<usize> {
         let truths = self.truths.get(row);
         let own = truths.and_then(|t| t.iter().position(|held| *held == Some(true)));
         own.into_iter().chain(self.carried).min()
     }
 
-    /// Takes over that it has held since a position.
+    /// Continues a condition that has held since a position of the same text.
     pub(crate) fn carry(&mut self, since: Option<usize>) {
         self.carried = self.carried.into_iter().chain(since).min();
     }
 
-    /// Why it never held.
+    /// The reason, for a receipt, why the condition never held.
     pub(crate) fn explain_inactive(&self) -> String {
         match self.nearest {
             Some(nearest) => {

@@ -1,8 +1,8 @@
-//! Receipts with effects: how far each edit alone moves the model's output, beside its controls.
+//! Receipts with effects: how far each edit alone moves the model's output, with its controls.
 //!
-//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The controls: a random direction of
-//! equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: seeded,
-//! and the seed is in the receipt. To add a control, add a field to [`Receipt`] and measure it here.
+//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The controls are a random direction
+//! of equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: all
+//! random choices are seeded, and the seed is in the receipt. To add a control, add a field to [`Receipt`] and measure it here.
 
 use std::sync::Arc;
 
@@ -25,27 +25,28 @@ use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::tokenizer::{Bos, Tokenizer};
 
-/// Most positions whose logits are compared.
+/// The largest number of positions whose logits are compared.
 const WINDOW: usize = 64;
 
-/// Most tokens of an unrelated text.
+/// The largest length of an unrelated text, in tokens.
 const UNRELATED: usize = 32;
 
 impl Lab {
-    /// Receipts of a run's edits with their KL and control KL measured: each edit alone, on the same tokens.
+    /// Receipts of a run's edits with KL and control KL: each edit is measured alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
         let program = self.compile(run, RandomControl::No)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
         let plain = self.whole(&run.unedited())?;
-        // What an edit breaks is what its receipt is to say.
+        // Lenient, so that a receipt can report that its edit makes the numbers overflow.
         let edited = self.run_one(&Pass {
             lenient: true,
             ..Pass::after(run.clone(), Output::top(1))
         })?;
         let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
-        // As much of it is prompt as of the run: what acts on what is written alone has a place in both.
+        // The unrelated text has the same share of prompt as the run, so that an edit of one phase (prefill or decode) has
+        // positions in both.
         let (total, length) = (run.tokens.len(), unrelated.tokens.len());
         unrelated.prompt = (run.prompt * length).div_ceil(total.max(1)).min(length);
         let elsewhere = self.whole(&unrelated)?;
@@ -65,7 +66,8 @@ impl Lab {
                 .map(|(i, kl)| (first + i, kl))
                 .collect();
             receipt.seed = run.seed;
-            // Every unit of a site has no control of equal size; edges have others beside them.
+            // An edit of all units of a site leaves no other units for a control of equal size. Knockouts are exempt: there are
+            // other edges.
             let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
             let whole = |e: &Edit| {
                 let mentions = e.op.argument().mentions();
@@ -75,7 +77,7 @@ impl Lab {
                 let control = self.moved(run, &alone, Some(run.seed), &plain)?;
                 receipt.control = Some(mean(&control));
             }
-            // From the first position on, whenever it began here.
+            // On the unrelated text the edit is in force from the first position on, whatever its stage in the run.
             let always = Schedule::always(
                 alone
                     .stages
@@ -86,14 +88,14 @@ impl Lab {
                     .collect(),
             );
             let covers = |e: &Edit| (0..length).any(|p| e.covers(p, unrelated.prompt));
-            // Where it has none of the positions, nothing was compared.
+            // If none of the edit's positions exists in the unrelated text, there is nothing to compare.
             let placed = always
                 .latest()
                 .iter()
                 .all(|e| e.reads_prompt() || covers(e));
             receipt.elsewhere = match self.moved(&unrelated, &always, None, &elsewhere) {
                 Ok(moved) => placed.then(|| mean(&moved)),
-                // A position that names a text has no place in another one.
+                // Fails, for example, if a position is named by a text that only the prompt contains.
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
             };
@@ -102,14 +104,14 @@ impl Lab {
         Ok(receipts)
     }
 
-    /// The last positions of a run, read whole.
+    /// Whole rows of logits at the last positions of a run.
     fn whole(&mut self, run: &Run) -> Result<Arc<Vec<Vec<RowStats>>>> {
         let output = Output::whole(After::Last(WINDOW));
         let read = self.run_one(&Pass::after(run.clone(), output))?;
         Ok(Arc::new(vec![read.output]))
     }
 
-    /// KL(plain ‖ this schedule) at each of the last positions of a run.
+    /// KL(plain ‖ run under this schedule) at each of the last positions of a run.
     fn moved(
         &mut self,
         run: &Run,
@@ -131,14 +133,14 @@ impl Lab {
             lenient: true,
             ..Pass::after(run, output)
         })?;
-        // An edit that leaves the range may come out as finite nonsense.
+        // Overflow in a quantized product may come out as finite but meaningless numbers, so the receipt decides.
         let broken = read.receipts.iter().any(|r| r.not_finite);
         let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
         Ok(read.output.iter().map(kl).collect())
     }
 
-    /// A text that has nothing to do with anybody's prompt: what the model writes by itself at temperature 1 after its first
-    /// token, or after a random one where it has none. Seeded.
+    /// A text unrelated to the prompt, for controls: what the model generates at temperature 1 after its begin token, or after
+    /// a random token if it has none. Seeded.
     pub fn unrelated(&mut self, seed: u64, length: usize) -> Result<Run> {
         let known: Vec<u32> = (0..self.model.known_tokens() as u32).collect();
         let mut rng = rand::rngs::StdRng::seed_from_u64(seed);

@@ -1,8 +1,9 @@
-//! The guard of a pass: whether what it came to is finite, and if not, where that begins, why, and the way out.
+//! The guard of a pass: it tests whether streams and logits are finite, and if not, finds where that begins, why, and what to
+//! do.
 //!
-//! Invariant: a pass whose output is not finite is an error, unless the caller said that it looks at every row itself
-//! ([`Guard::lenient`]: trials of a sweep, where one of many may overflow). One test a step, read back once.
-//! To blame something else, add a case in `Guard::explain`.
+//! Invariant: a pass whose output is not finite is an error, unless the caller looks at every row itself ([`Guard::lenient`]:
+//! in the trials of a sweep a single one may overflow). There is one test for each step, read back once. To report another
+//! cause, add a case in `Guard::explain`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,19 +19,20 @@ use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::{PassPhase, PassSpan, TapOutcome};
 use crate::model::network::transformer::Transformer;
 
-/// What a tap of the lab stops for.
+/// Stops a pass that is cancelled or whose numbers are not finite.
 #[derive(Clone, Debug)]
 pub struct Guard<'a> {
     transformer: &'a Transformer,
     cancel: &'a AtomicBool,
     strict: bool,
     tokens: Option<Tensor>,
-    /// The verdict on the stream of a step, which waits for that on its logits.
+    /// The verdict on the residual stream of a decoding step, kept until the verdict on its logits so that both are read back
+    /// at once.
     held: Option<Tensor>,
 }
 
 impl<'a> Guard<'a> {
-    /// A guard that refuses what is not finite, and stops when `cancel` is raised.
+    /// A guard that refuses numbers that are not finite, and stops when `cancel` is raised.
     pub(crate) fn new(transformer: &'a Transformer, cancel: &'a AtomicBool) -> Self {
         Guard {
             transformer,
@@ -41,14 +43,14 @@ impl<'a> Guard<'a> {
         }
     }
 
-    /// How many positions a query of a layer sees; none for all.
+    /// The attention window of a layer, in positions; none if a query sees all positions.
     pub(crate) fn window(&self, layer: usize) -> Option<usize> {
         self.transformer.blueprint.layers[layer].window
     }
 }
 
 impl Guard<'_> {
-    /// Lets pass what is not finite: the caller looks at every row.
+    /// Accepts numbers that are not finite: the caller looks at every row.
     #[must_use]
     pub fn lenient(self) -> Self {
         Self {
@@ -57,13 +59,13 @@ impl Guard<'_> {
         }
     }
 
-    /// Lets pass what is not finite where that is so.
+    /// As [`Guard::lenient`] if `lenient` is true.
     #[must_use]
     pub fn lenient_if(self, lenient: bool) -> Self {
         if lenient { self.lenient() } else { self }
     }
 
-    /// Stops where the user wants it.
+    /// Returns [`Error::Cancelled`] if the user has asked to stop.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             Err(Error::Cancelled)
@@ -72,7 +74,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Looks at what leaves the blocks, and at logits.
+    /// Tests the residual stream that leaves the last block, and the logits.
     pub(crate) fn leaves(
         &mut self,
         leaving: TapOutcome,
@@ -85,7 +87,7 @@ impl Guard<'_> {
         if !self.strict {
             return Ok(());
         }
-        // Products with quantized blocks lose NaN on their way, so that broken weights may come out as finite nonsense.
+        // Products with quantized blocks can turn NaN into finite numbers, so the test cannot catch damaged weights there.
         let quantized = match self.transformer.precision {
             Precision::Dense(_) => false,
             Precision::Q8 | Precision::Stored(_) => true,
@@ -119,7 +121,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Why the numbers of a pass are not finite.
+    /// The error for a pass whose numbers are not finite: the cause and what to do.
     pub(crate) fn explain(&self, programs: &RowPrograms) -> Error {
         let edits: Vec<String> = programs
             .programs()
@@ -136,7 +138,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Where the unedited model stops being finite on the tokens of the pass, from position 0.
+    /// The first address at which the unedited model's values are not finite, on the tokens of the pass read from position 0.
     fn first_non_finite(&self) -> Option<Address> {
         let tokens = self.tokens.as_ref()?;
         let length = tokens.dim(1).ok()?;
@@ -154,7 +156,7 @@ impl Guard<'_> {
         }
     }
 
-    /// The model's own numbers: its weights, or the range of its dtype.
+    /// The error where the unedited model itself is the cause: its weights, or the range of its dtype.
     fn model_error(&self, at: Option<Address>) -> Error {
         let place = at.map_or_else(
             || "The model's numbers are".to_string(),
@@ -169,7 +171,7 @@ impl Guard<'_> {
     }
 }
 
-/// The same for what is read of a model, as the beginning of a sentence: "Its logits are".
+/// The same error for any value computed from the model; `place` is the beginning of the sentence: "Its logits are".
 pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     let what = format!("{place} not finite (NaN or infinity), so no result is read from them");
     let damage = &transformer.damage;
@@ -233,7 +235,7 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
     }
 }
 
-/// Edits that did it.
+/// The error where edits are the cause.
 fn by_edits(edits: &[String]) -> Error {
     let named: Vec<String> = edits.iter().map(|e| format!("`{e}`")).collect();
     let (whose, it) = if edits.len() == 1 {

@@ -1,7 +1,8 @@
-//! Why an edit has done nothing to a text so far.
+//! The reason why an edit has not changed a text so far.
 //!
-//! Invariant: the reason is the first that keeps it from acting: nothing read, not in force, position, phase, condition, place.
-//! To add a reason, add it where it stands in that order.
+//! Invariant: the reason is the first one that applies, in the order: nothing read, not in force, position, phase, condition,
+//! place.
+//! To add a reason, insert it at its place in that order.
 
 use std::ops::Range;
 
@@ -10,7 +11,7 @@ use crate::edit::Edit;
 use crate::edit::op::UnitChoice;
 use crate::model::network::tap::PassPhase;
 
-/// Why an edit has not fired in a text of `seen` positions.
+/// Why an edit has not fired in the `seen` positions of a text read so far.
 pub(crate) fn explain_inactive(
     edit: &Edit,
     span: &Range<usize>,

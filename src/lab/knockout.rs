@@ -1,9 +1,10 @@
-//! Attention knockout: some positions cannot read some others, in some heads (Geva et al. 2023, 2304.14767, section 4).
+//! Attention knockout: some positions cannot attend to some others, in some heads (Geva et al. 2023, 2304.14767, section 4).
 //!
-//! A knockout takes `ln(1 - strength)` onto the scores of the edges it covers, before the softmax: the odds of each are multiplied by
-//! `1 - strength`, and at strength 1 the score is -inf. Invariants: a position always reads itself, so that no row is left
-//! without anything to read; scores of other edges keep their bits; rows still sum to one. The control cuts as many
-//! random other edges of the same query and heads, seeded. To choose edges by something else, add it to [`KnockoutRule::hidden`].
+//! A knockout adds `ln(1 - strength)` to the scores of the edges it covers, before the softmax: the odds of each edge are
+//! multiplied by `1 - strength`, and at strength 1 the score is -inf. Invariants: a position can always attend to itself, so
+//! that no row is left without an edge; scores of other edges keep their bits; rows still sum to one. The control knocks out as
+//! many random other edges of the same query and heads, seeded. To choose edges by another rule, add it to
+//! [`KnockoutRule::hidden_sources`].
 
 use candle_core::{D, DType, Tensor};
 use rand::SeedableRng;
@@ -15,34 +16,34 @@ use crate::error::Result;
 use crate::model::Fingerprint;
 use crate::model::network::tap::PassSpan;
 
-/// Edges of one layer that are taken away.
+/// The edges of one layer that are knocked out.
 #[derive(Clone, Debug)]
 pub(crate) struct KnockoutRule {
-    /// Which query heads; empty for all.
+    /// The query heads; empty for all.
     pub(crate) heads: Vec<u32>,
-    /// Which positions cannot be read, resolved: those that any rule covers.
+    /// The source positions, resolved: an edge is knocked out if any of these covers its source.
     pub(crate) sources: Vec<Positions>,
-    /// How much of the odds is taken, at most 1.
+    /// The share of the odds that is removed, at most 1.
     pub(crate) strength: f64,
-    /// How many positions a query of the layer sees, itself included; none for all.
+    /// The attention window of the layer: how many positions a query sees, itself included; none for all.
     pub(crate) window: Option<usize>,
-    /// Cuts as many other edges instead, drawn by this seed.
+    /// The seed of a control, which knocks out as many random other edges instead; none for the knockout itself.
     pub(crate) control: Option<u64>,
 }
 
-/// What a cut did in one pass.
+/// What a knockout did in one pass.
 pub(crate) struct KnockoutEffect {
-    /// The scores after it, `[batch, heads, tokens, positions]`.
+    /// The scores after the knockout, `[batch, heads, tokens, positions]`.
     pub(crate) scores: Tensor,
-    /// The (row, token) values with an edge to cut, counted over both.
+    /// The (row, token) values with at least one edge knocked out, as indices `row * tokens + token`.
     pub(crate) hit: Vec<u32>,
-    /// The share of attention that moved elsewhere in each of them, the mean of the cut heads: half the sum of what the
-    /// probabilities changed. `[hit]`, f32.
+    /// The share of attention that moved to other positions in each of these values: half the sum of the absolute changes of
+    /// the probabilities, averaged over the heads. `[hit]`, f32.
     pub(crate) moved: Tensor,
 }
 
 impl KnockoutRule {
-    /// The positions that a query cannot read, of those that it would see: never itself.
+    /// The positions, out of those that a query would see, to which it cannot attend; never the query itself.
     pub(crate) fn hidden_sources(&self, query: usize, prompt: usize) -> Vec<usize> {
         let first = self.window.map_or(0, |w| (query + 1).saturating_sub(w));
         let covers = |source| self.sources.iter().any(|s| s.covers(source, prompt));
@@ -51,7 +52,8 @@ impl KnockoutRule {
         let Some(seed) = self.control else {
             return hidden;
         };
-        // The first position is a sink in many models: cutting it is no fair control for a cut that leaves it.
+        // The first position is an attention sink in many models. A control that knocks it out is unfair unless the knockout
+        // does too.
         if !hidden.contains(&0) && others.len() > hidden.len() {
             others.retain(|source| *source > 0);
         }
@@ -63,7 +65,8 @@ impl KnockoutRule {
         others
     }
 
-    /// Cuts scores `[batch, heads, tokens, positions]`, f32, of the (row, token) values that `covered` marks.
+    /// Knocks out edges in scores `[batch, heads, tokens, positions]`, f32, at the (row, token) values that `covered` marks.
+    /// None if there is no edge to knock out.
     pub(crate) fn apply(
         &self,
         scores: &Tensor,

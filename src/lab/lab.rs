@@ -1,7 +1,7 @@
-//! The lab: what an instrument may ask for: record, unembed, continue, compare, within a byte budget.
+//! The lab: a model and the questions that instruments share: record, unembed, continue, compare, within a byte budget.
 //!
-//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; captures are
-//! dropped, oldest first, when the budget is full. To add a question, add a method that instruments share.
+//! Invariant: every answer belongs to a [`Run`] and is the same however often it is asked for; when the budget is full, the
+//! oldest captures are dropped first. To add a question, add a method here if several instruments need it.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -34,43 +34,43 @@ use crate::model::network::site::Address;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
-/// The memory of the lab beside the model, unless told otherwise. It is one number, so that a machine that runs the model runs
-/// every instrument: captures and shared runs are kept within it ([`Lab::make_room`]), and what a pass lays out at once takes
-/// half of it ([`Lab::room`]). Larger batches are no faster by then.
+/// The default memory budget of the lab in bytes, in addition to the model. It is one number, so that a machine that runs the
+/// model runs every instrument: captures and shared runs are kept within it ([`Lab::make_room`]), and what a pass allocates at
+/// once takes half of it ([`Lab::room`]). Beyond this size larger batches are no faster.
 const BUDGET: usize = 512 << 20;
 
-/// A model on the lab.
+/// A model, with what is kept between passes.
 pub struct Lab {
     pub model: Model,
     /// Directions that edits can name.
     pub directions: HashMap<String, Direction>,
     /// Named groups of units.
     pub sets: HashMap<String, UnitSet>,
-    /// Raised to stop what runs, within a layer.
+    /// Raised to stop the work in progress; it stops within a layer.
     pub cancel: Arc<AtomicBool>,
-    /// How far the work is, and who is told.
+    /// Which part of a piece of work is being done, and the listener that is told.
     pub progress: WorkProgress,
-    /// Whether files that an instrument saves may take the place of others.
+    /// Whether files that an instrument saves may overwrite existing ones.
     pub overwrite: Overwrite,
-    /// Sweeps that were stopped, to go on with.
+    /// Stopped sweeps, with the results so far, so that they can be resumed.
     pub unfinished: UnfinishedSweeps,
-    /// Positions a second of the latest whole pass; none before the first one.
+    /// Speed of the latest whole pass in positions a second; none before the first one.
     pub pace: Option<f32>,
-    /// Bytes that are kept of past passes, and twice those that a pass may lay out at once.
+    /// The memory budget in bytes for captures and shared runs; a pass may allocate half of it at once.
     pub budget: usize,
-    /// The text of the control, by seed and length.
+    /// The unrelated text of the control, with the seed and length it was made for.
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     captures: Vec<(u64, Arc<Capture>)>,
-    /// What instruments derive from the weights, one value a type.
+    /// What instruments derive from the weights, one value for each type.
     derived: HashMap<TypeId, Rc<dyn Any>>,
-    /// Runs that passes go on from, the latest last.
+    /// Runs that later passes can continue from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
-    /// Tokens as safe visible text, filled as they are asked for.
+    /// Every token as safe visible text, filled in on first use.
     spelled: Vec<OnceLock<String>>,
 }
 
 impl Lab {
-    /// A lab for a model, with the directions that belong to it.
+    /// A lab for a model, without directions.
     pub fn new(model: Model) -> Self {
         let spelled = (0..model.card.vocab).map(|_| OnceLock::new()).collect();
         Self {
@@ -91,12 +91,12 @@ impl Lab {
         }
     }
 
-    /// Loads the model that an argument names, with the directions that come with it.
+    /// Loads the model that an argument names, with the embedded directions made for it.
     pub fn open(given: &str, options: &Options) -> Result<Self> {
         Self::with(crate::model::load::load(given, options)?)
     }
 
-    /// Opens a model and reports progress; one that the cache lacks is downloaded first.
+    /// As [`Lab::open`], reporting the progress of a download if the model is not in the cache.
     pub fn open_watched(
         given: &str,
         options: &Options,
@@ -116,14 +116,14 @@ impl Lab {
         Ok(lab)
     }
 
-    /// What an instrument derives from the weights alone and keeps from one figure to the next: one value a type.
+    /// What an instrument derives from the weights alone and keeps between figures: one value for each type `T`.
     pub fn derived<T: Default + 'static>(&mut self) -> Rc<T> {
         let entry = self.derived.entry(TypeId::of::<T>());
         let held = entry.or_insert_with(|| Rc::new(T::default())).clone();
         held.downcast().unwrap_or_default()
     }
 
-    /// Does work and tells somebody how far it is.
+    /// Does `work` and reports its progress to `listener`.
     pub fn with_progress<T>(
         &mut self,
         listener: impl FnMut(f32) + 'static,
@@ -132,12 +132,12 @@ impl Lab {
         self.under(WorkProgress::reporting_to(listener), work)
     }
 
-    /// Does one part of what is being done: `share` of it, from 0 to 1.
+    /// Does `work` as a part of the current work: progress is reported within `share`, a range within 0 to 1.
     pub fn part<T>(&mut self, share: Range<f32>, work: impl FnOnce(&mut Self) -> T) -> T {
         self.under(self.progress.split(share), work)
     }
 
-    /// Does work that tells nobody how far it is, because who asked for it does.
+    /// Does `work` without reporting progress, for a caller that reports its own.
     pub fn without_progress<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
         self.under(WorkProgress::default(), work)
     }
@@ -149,7 +149,8 @@ impl Lab {
         out
     }
 
-    /// Tells how far the work is, `done` of its part, and stops it if the user asked.
+    /// Reports that `done`, from 0 to 1, of the current part is done. Returns [`Error::Cancelled`] if the user has asked to
+    /// stop.
     pub fn report(&self, done: f32) -> Result<()> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(Error::Cancelled);
@@ -158,13 +159,13 @@ impl Lab {
         Ok(())
     }
 
-    /// Runs the tokens in one pass and keeps the values at `wanted`, all positions.
-    /// Sites after the last block cost an unembedding of every position.
+    /// Runs the tokens in one pass and records the values at `wanted` at all positions. Sites after the last block cost an
+    /// unembedding of every position.
     pub fn record(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
         self.kept(run, wanted, false)
     }
 
-    /// As [`Lab::record`], with the model's own logits after the last position, of the same pass.
+    /// As [`Lab::record`], with the model's own logits after the last position from the same pass.
     pub fn record_with_output(&mut self, run: &Run, wanted: &[Address]) -> Result<Arc<Capture>> {
         self.kept(run, wanted, true)
     }
@@ -196,7 +197,7 @@ impl Lab {
         Ok(capture)
     }
 
-    /// Lets the oldest of what is kept go until it fits; the newest of each kind stays.
+    /// Drops the oldest shared runs, then the oldest captures, until both fit the budget; the newest of each is kept.
     pub(crate) fn make_room(&mut self) {
         let captures = |lab: &Self| lab.captures.iter().map(|(_, c)| c.bytes()).sum::<usize>();
         let shared = |lab: &Self| lab.shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
@@ -208,19 +209,20 @@ impl Lab {
         }
     }
 
-    /// How many things of so many bytes a pass may lay out at once, at least one.
+    /// How many objects of `bytes` each a pass may allocate at once; at least one.
     pub(crate) fn room(&self, bytes: usize) -> usize {
         (self.budget / 2 / bytes.max(1)).max(1)
     }
 
-    /// Of how many layers attention `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large model
-    /// does not take the memory of the machine; at least one.
+    /// In how many layers attention patterns `[heads, tokens, tokens]` may be recorded at once, so that a long text or a large
+    /// model does not exhaust the memory; at least one.
     pub fn attention_layers(&self, tokens: usize) -> usize {
         let bytes = 4 * self.model.card.heads * tokens * tokens;
         (self.budget / bytes.max(1)).max(1)
     }
 
-    /// What a recording is kept under: tokens, edits, and what the names in them mean now.
+    /// The key under which a capture is kept: a digest of tokens, edits, and the current content of the directions, sets and
+    /// files that the edits name.
     pub(crate) fn key(&self, run: &Run) -> u64 {
         let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
         let names = edits.filter(|e| e.active()).flat_map(Edit::names);
@@ -234,13 +236,13 @@ impl Lab {
         digest.finish()
     }
 
-    /// What a run says after its last token.
+    /// Statistics of a run's output after its last token.
     pub fn last(&mut self, run: &Run, output: Output) -> Result<RowStats> {
         let capture = self.run_one(&Pass::after(run.clone(), output))?;
         Ok(capture.last().clone())
     }
 
-    /// What prompts side by side say after their last tokens, under a schedule.
+    /// Statistics of the output after the last token of each prompt, all in one batch under a schedule.
     pub fn last_of(
         &mut self,
         prompts: &[Vec<u32>],
@@ -252,7 +254,7 @@ impl Lab {
         Ok(read.into_iter().map(last).collect())
     }
 
-    /// The token that a run favours.
+    /// The top prediction of a run after its last token.
     pub fn top_prediction(&mut self, run: &Run) -> Result<u32> {
         Ok(self.last(run, Output::top(1))?.first().0)
     }
@@ -262,7 +264,7 @@ impl Lab {
         Ok(self.last(run, Output::whole(After::Last(1)))?.logits)
     }
 
-    /// What residual rows `[n, d_model]` say, through final norm and unembedding.
+    /// Vocabulary statistics of residual rows `[n, d_model]`, read through the final norm and the unembedding.
     pub fn read(&mut self, rows: &Tensor, ask: &RowRequest) -> Result<Vec<RowStats>> {
         let rows = self.model.transformer.normalize_for_unembed(rows, None)?;
         let out = read(&self.model, &rows, ask, &mut |done| self.report(done))?;
@@ -272,17 +274,18 @@ impl Lab {
         Err(self.not_finite("The logits of the residual stream are"))
     }
 
-    /// The guard of a pass.
+    /// A guard for a pass of this model, which stops when [`Lab::cancel`] is raised.
     pub fn guard(&self) -> Guard<'_> {
         Guard::new(&self.model.transformer, &self.cancel)
     }
 
-    /// The error for what is read of the model alone and is not finite; `place` begins the sentence: "Its logits are".
+    /// The error for numbers of the unedited model that are not finite; `place` is the beginning of the sentence: "Its logits
+    /// are".
     pub fn not_finite(&self, place: &str) -> Error {
         not_finite(&self.model.transformer, place)
     }
 
-    /// A token alone, as safe visible text.
+    /// A single token as safe visible text.
     pub fn visible(&self, id: u32) -> String {
         if id == NO_TOKEN {
             return NOT_FINITE.into();
@@ -292,19 +295,19 @@ impl Lab {
         held.map_or_else(spell, |cell| cell.get_or_init(spell).clone())
     }
 
-    /// Tokens alone, as safe visible text with blanks between.
+    /// Tokens as safe visible text, separated by blanks.
     pub fn visibles(&self, ids: impl IntoIterator<Item = u32>) -> String {
         let words: Vec<String> = ids.into_iter().map(|id| self.visible(id)).collect();
         words.join(" ")
     }
 
-    /// The titles of positions: their tokens.
+    /// The labels of positions on an axis: their tokens.
     pub fn headers(&self, run: &Run, positions: impl IntoIterator<Item = usize>) -> Vec<AxisLabel> {
         let header = |p: usize| AxisLabel::token(self.visible(run.tokens[p]), p);
         positions.into_iter().map(header).collect()
     }
 
-    /// What a figure of this run was measured on.
+    /// What a figure of this run was measured on: model, dtype, device, tokens, edits, seed and parameters.
     pub fn provenance(&self, run: &Run, parameters: Vec<(String, String)>) -> Provenance {
         let card = &self.model.card;
         Provenance {
@@ -322,7 +325,7 @@ impl Lab {
 }
 
 impl LogitTarget {
-    /// Safe visible text.
+    /// The target as safe visible text.
     pub fn spell(self, lab: &Lab) -> String {
         match self.minus {
             None => lab.visible(self.token),

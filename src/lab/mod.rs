@@ -1,7 +1,7 @@
-//! The lab: a model under edits, recorded.
+//! The lab: it runs a model under edits and records what happens.
 //!
-//! Invariant: whatever is shown was measured on a [`run::Run`] that can be repeated. To ask the model something that several
-//! instruments need, add a question here; what only one of them needs lives in its own folder.
+//! Invariant: everything that is shown was measured on a [`run::Run`] that can be repeated. A question to the model that
+//! several instruments share belongs here; one that a single instrument needs belongs in that instrument's folder.
 
 pub mod apply;
 pub mod capture;

@@ -1,7 +1,7 @@
-//! The vectors, units and means that edits name, found for the compiler of edits.
+//! Looks up the directions, units and means that edits name, for the compiler of edits.
 //!
-//! Invariant: a direction of another model is refused; a mean, another text and the sizes for a control are those of unedited
-//! runs. To let edits name another thing, add a method.
+//! Invariant: a direction of another model is refused; means, values of other texts and the magnitudes used for a control come
+//! from unedited runs. To let edits name something else, add a method.
 
 use std::collections::HashMap;
 
@@ -17,18 +17,18 @@ use crate::model::Model;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::tokenizer::Bos;
 
-/// What edits name, for the compiler.
+/// Looks up what edits name, on behalf of the compiler.
 pub(crate) struct NamedVectors<'a> {
     pub(crate) lab: &'a mut Lab,
     given: &'a [u32],
-    /// Directions found so far, so that a file is read once.
+    /// Directions loaded so far, so that each file is read once.
     opened: HashMap<String, Direction>,
-    /// Statistics read so far, so that a file is read once.
+    /// Statistics loaded so far, so that each file is read once.
     read: HashMap<String, Statistics>,
 }
 
 impl<'a> NamedVectors<'a> {
-    /// Looks up what edits of a run with this prompt name.
+    /// A look-up for the edits of a run whose prompt is `given`.
     pub(crate) fn new(lab: &'a mut Lab, given: &'a [u32]) -> Self {
         Self {
             lab,
@@ -53,13 +53,13 @@ impl<'a> NamedVectors<'a> {
         held.ok_or_else(|| Error::Engine(format!("the direction {name} was lost")))
     }
 
-    /// An address on a text, unedited.
+    /// The value at an address in an unedited run over these tokens, f32.
     fn recorded(&mut self, tokens: Vec<u32>, at: Address) -> Result<Tensor> {
         let recording = self.lab.record(&Run::plain(tokens), &[at])?;
         Ok(recording.get(at)?.to_dtype(DType::F32)?)
     }
 
-    /// The direction's vector for an address, checked against the model.
+    /// The direction's vector for an address, after checking that the direction belongs to the model.
     pub(crate) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
         Ok(self.direction_named(name)?.at(at)?.to_vec())
     }
@@ -69,15 +69,15 @@ impl<'a> NamedVectors<'a> {
         Ok(self.direction_named(name)?.at(at).is_ok())
     }
 
-    /// What to know about the direction before it is used; empty where there is nothing.
+    /// A caution about the direction, for the edit's receipt; empty where there is none.
     pub(crate) fn caution(&mut self, name: &str) -> Result<String> {
         self.direction_named(name)?;
         let (held, card) = (self.opened.get(name), &self.lab.model.card);
         Ok(held.map_or_else(String::new, |held| held.caution(card)))
     }
 
-    /// The mean of an address over the unedited prompt, its first token left out when there are others, `[width]`, and over
-    /// what it was taken.
+    /// The mean of an address over the unedited prompt, `[width]`, and a note that says over how many tokens. The first token
+    /// is left out if there are others.
     pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let values = self.recorded(self.given.to_vec(), at)?;
         let values = values.flatten_from(1)?.to_vec2::<f32>()?;
@@ -92,7 +92,7 @@ impl<'a> NamedVectors<'a> {
         Ok((mean.collect(), note))
     }
 
-    /// The mean of an address in a statistics file, `[width]`, and over what it was taken.
+    /// The mean of an address in a statistics file, `[width]`, and a note that says over which text and how many tokens.
     pub(crate) fn statistic(&mut self, file: &str, at: Address) -> Result<(Vec<f32>, String)> {
         if !self.read.contains_key(file) {
             self.read.insert(file.into(), self.lab.statistics(file)?);
@@ -101,7 +101,7 @@ impl<'a> NamedVectors<'a> {
         Ok((held.mean(at)?.to_vec(), held.about()))
     }
 
-    /// An address on another text, unedited, `[positions * width]`, and which text that was.
+    /// The values at an address in an unedited run over another text, `[positions * width]`, and a note on that text.
     pub(crate) fn other_text(&mut self, text: &str, at: Address) -> Result<(Vec<f32>, String)> {
         let tokens = self.lab.model.encode(text, false)?;
         let note = format!("values of another text of {} tokens", tokens.len());
@@ -122,8 +122,8 @@ impl<'a> NamedVectors<'a> {
         Ok(set.at(at.layer))
     }
 
-    /// How large the units of an address are over the unedited prompt: the mean over its tokens of the magnitude, a number
-    /// a unit.
+    /// The magnitude of each unit of an address: the mean over the tokens of the unedited prompt, summed over the unit's
+    /// coordinates.
     pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
         let size = unit_size(at.site, &self.lab.model);
         let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
@@ -132,7 +132,7 @@ impl<'a> NamedVectors<'a> {
         Ok(mean.chunks(size).map(|c| c.iter().sum()).collect())
     }
 
-    /// The first token of a text; `#17` is token 17 itself.
+    /// The first token of a text, or the token that `#17` names by its id.
     pub(crate) fn token(&mut self, text: &str) -> Result<u32> {
         if let Some(id) = text.strip_prefix('#').and_then(|id| id.parse::<u32>().ok()) {
             let vocab = self.lab.model.card.vocab;
@@ -150,7 +150,7 @@ impl<'a> NamedVectors<'a> {
     }
 }
 
-/// How many coordinates one unit of a site covers.
+/// How many coordinates one unit of a site has: `head_dim` for a head, else 1.
 pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
     if matches!(site.spec().axis, Axis::Heads | Axis::KvHeads) {
         model.transformer.blueprint.head_dim
@@ -159,7 +159,7 @@ pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
     }
 }
 
-/// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
+/// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers.
 pub(crate) fn find_direction(
     loaded: &HashMap<String, Direction>,
     model: &Model,
@@ -174,7 +174,7 @@ pub(crate) fn find_direction(
     found.with_row_layers(&model.card)
 }
 
-/// Refuses a name that is neither a file nor one that the lab holds.
+/// The error for a name that is neither a loaded object nor a file.
 fn unknown_name<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>) -> Error {
     let mut known: Vec<&str> = all.keys().map(String::as_str).collect();
     known.sort_unstable();
@@ -188,19 +188,19 @@ fn unknown_name<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>)
 }
 
 impl Lab {
-    /// The direction of a name: a loaded one, or a file; `NAME#-1` is NAME moved by that many layers.
+    /// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
         find_direction(&self.directions, &self.model, name)
     }
 
-    /// The statistics of a file, of this model.
+    /// Loads the statistics of a file and checks that they were measured on this model.
     pub fn statistics(&self, file: &str) -> Result<Statistics> {
         let found = Statistics::load(std::path::Path::new(file))?;
         found.check(&self.model.card)?;
         Ok(found)
     }
 
-    /// The unit set of a name: a kept one, or a file.
+    /// Finds a unit set by name among the loaded ones, else in a file.
     pub fn unit_set(&self, name: &str) -> Result<UnitSet> {
         let found = match self.sets.get(name) {
             Some(held) => held.clone(),

@@ -1,9 +1,10 @@
-//! A pass as a value: what is read, what differs between its rows, and what is wanted of each. Plain data;
-//! `lab/runner` carries it out, and keeps what rows share: the text read once, with what lies before and below what they change.
+//! A pass as a value: plain data that says which run is read, how its rows differ, and what is wanted of each row. `lab/runner`
+//! carries it out. The runner reads the text that rows share once, and keeps what lies before the first position and below the
+//! first block that a row changes.
 //!
-//! Invariant: a row's answer depends on its own text, edits, patches and knockout alone, to the rounding of wider products. To
-//! change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to want something else of
-//! it, add a field to [`Pass`] and one to [`super::capture::Capture`].
+//! Invariant: a row's result depends only on its own text, edits, patches and knockout, up to the rounding of larger matrix
+//! products. To change something else in a row, add a field to [`PassRow`] and its part in [`super::tap::RunTap`]; to get
+//! something else from a row, add a field to [`Pass`] and one to [`super::capture::Capture`].
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -21,14 +22,14 @@ use crate::model::Model;
 use crate::model::network::cache::Cache;
 use crate::model::network::site::{Address, Axis, Site};
 
-/// A value that is put elsewhere: it overwrites an address at a position of one row, after the edits there.
+/// A patch: a value that overwrites an address at one position of one row, after the edits there.
 #[derive(Clone, Debug)]
 pub struct Patch {
     pub at: Address,
     pub position: usize,
-    /// Which head of `q`, `k`, `v` or `z` alone.
+    /// The head of `q`, `k`, `v` or `z` that is overwritten; none for the whole value.
     pub head: Option<usize>,
-    /// `[width]`, or `[head_dim]` of one head.
+    /// `[width]`, or `[head_dim]` for one head.
     pub value: Tensor,
 }
 
@@ -43,7 +44,7 @@ impl Patch {
         }
     }
 
-    /// The first block that has to be computed again.
+    /// The first block that has to be computed again; `layers` if none.
     pub(crate) fn entry(&self, layers: usize) -> usize {
         let layer = usize::from(self.at.layer);
         if self.at.site == Site::Embed {
@@ -55,12 +56,12 @@ impl Patch {
         }
     }
 
-    /// Whether it lies in the stream that enters the block of its entry, before anything of the block.
+    /// Whether the patch changes the residual stream before block [`Patch::entry`], and nothing inside the block.
     pub(crate) fn at_the_door(&self) -> bool {
         matches!(self.at.site, Site::Embed | Site::ResidPost)
     }
 
-    /// Refuses a patch that has no place, and a value that does not fit it.
+    /// Refuses a patch whose address or position does not exist, and a value of the wrong size.
     pub(crate) fn check(&self, model: &Model, positions: Range<usize>) -> Result<()> {
         model.offers(self.at)?;
         let refused = |why: String| {
@@ -101,24 +102,26 @@ impl Patch {
     }
 }
 
-/// An attention knockout of one row: some positions cannot read some others (Geva et al. 2023, 2304.14767, section 4). A
-/// position always reads itself.
+/// An attention knockout of one row: some positions cannot attend to some others (Geva et al. 2023, 2304.14767, section 4). A
+/// position can always attend to itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Knockout {
-    /// The layers in which it acts.
+    /// The layers in which attention is knocked out.
     pub layers: Range<usize>,
     /// The heads; empty for all.
     pub heads: Vec<u32>,
-    /// The positions that cannot be read.
+    /// The positions that cannot be attended to.
     pub sources: Vec<usize>,
-    /// The positions that cannot read them.
+    /// The positions that cannot attend to them.
     pub targets: Vec<usize>,
-    /// Cuts as many random other edges of the same positions and heads instead.
+    /// The seed of a control, which knocks out as many random other edges of the same positions and heads instead; none for the
+    /// knockout itself.
     pub control: Option<u64>,
 }
 
 impl Knockout {
-    /// The sources that a query loses in a layer whose queries see `window` positions; none for all.
+    /// The sources to which a query cannot attend in a layer. `window` is the layer's attention window in positions; none if a
+    /// query sees all.
     pub(crate) fn hidden(&self, layer: usize, query: usize, window: Option<usize>) -> Vec<usize> {
         if !self.layers.contains(&layer) || !self.targets.contains(&query) {
             return Vec::new();
@@ -134,7 +137,7 @@ impl Knockout {
         rule.hidden_sources(query, usize::MAX)
     }
 
-    /// How many edges it takes away from a model, heads apart.
+    /// How many edges the knockout removes over all layers, counted for one head.
     pub fn edges(&self, model: &Model) -> usize {
         let windows = model.transformer.blueprint.layers.iter().map(|l| l.window);
         let own = windows.enumerate().map(|(layer, window)| {
@@ -150,18 +153,18 @@ impl Knockout {
 /// One row of a pass; the default is the run itself.
 #[derive(Clone, Debug, Default)]
 pub struct PassRow {
-    /// A text of its own, read as a prompt; empty for that of the run.
+    /// The row's own text, read as a prompt; empty for the text of the run.
     pub tokens: Vec<u32>,
-    /// Edits of its own, instead of those of the run.
+    /// The row's own edits in place of those of the run.
     pub schedule: Option<Schedule>,
-    /// What is put in.
+    /// Values that overwrite the row's own.
     pub patches: Vec<Patch>,
-    /// What some of its positions cannot read.
+    /// The attention edges that are knocked out.
     pub knockout: Option<Knockout>,
 }
 
 impl PassRow {
-    /// The run with values put in.
+    /// The run with patches.
     pub fn patched(patches: Vec<Patch>) -> Self {
         Self {
             patches,
@@ -169,7 +172,7 @@ impl PassRow {
         }
     }
 
-    /// The run under other edits.
+    /// The run under another schedule of edits.
     pub fn edited(schedule: Schedule) -> Self {
         Self {
             schedule: Some(schedule),
@@ -177,19 +180,19 @@ impl PassRow {
         }
     }
 
-    /// Whether it is its text under the edits of the run and nothing else.
+    /// Whether the row has no patches, no knockout and no edits of its own.
     pub(crate) fn is_plain(&self) -> bool {
         self.patches.is_empty() && self.knockout.is_none() && self.schedule.is_none()
     }
 
-    /// The first position at which patches and knockout differ from the run.
+    /// The first position that patches or knockout change.
     pub(crate) fn from(&self) -> Option<usize> {
         let patches = self.patches.iter().map(|patch| patch.position);
         let targets = self.knockout.iter().flat_map(|k| k.targets.iter().copied());
         patches.chain(targets).min()
     }
 
-    /// The first block in which patches and knockout differ from the run.
+    /// The first block that patches or knockout change; `layers` if there is none.
     pub(crate) fn entry(&self, layers: usize) -> usize {
         let patches = self.patches.iter().map(|patch| patch.entry(layers));
         let cut = self.knockout.iter().map(|k| k.layers.start);
@@ -197,32 +200,32 @@ impl PassRow {
     }
 }
 
-/// What is read, and what is wanted of it.
+/// What is read, and what is wanted of each row.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
-    /// The text, its edits and its seed. Rows with a text of their own have its edits, unless they have their own.
+    /// The text, its edits and its seed. Rows with a text or edits of their own override them.
     pub run: Run,
     /// Replaces directions and units of the edits by random ones of equal size, from this seed.
     pub random: Option<u64>,
-    /// Lets numbers that are not finite pass: the caller looks at every row. Rows with patches, a knockout or edits of their own
-    /// are trials, and always looked at by who asks.
+    /// Accepts numbers that are not finite: the caller looks at every row. This holds without the flag for rows with patches, a
+    /// knockout or edits of their own, which are trials.
     pub lenient: bool,
-    /// What every row has put in, before its own patches.
+    /// Patches of every row, applied before the row's own.
     pub common: Vec<Patch>,
-    /// Rows may differ from this position on; what lies before is read once, and kept for the passes that follow. By default
-    /// the first position at which one does.
+    /// The first position at which rows may differ. What lies before is read once, and kept for later passes. By default it is
+    /// the first position that a row changes.
     pub from: Option<usize>,
     pub rows: Vec<PassRow>,
     /// Addresses that are recorded of every row, from position `from` on.
     pub record: Vec<Address>,
     /// What is wanted of the model's own output.
     pub output: Output,
-    /// By how many tokens every row is continued greedily, an end token included.
+    /// The most tokens with which every row is continued greedily; an end token counts.
     pub tail: usize,
 }
 
 impl Pass {
-    /// A run alone.
+    /// A run, without any output.
     pub fn of(run: Run) -> Self {
         Self {
             run,
@@ -231,7 +234,7 @@ impl Pass {
         }
     }
 
-    /// A run alone, and what its last token is followed by.
+    /// A run, and the model's output at some of its positions.
     pub fn after(run: Run, output: Output) -> Self {
         Self {
             output,
@@ -239,7 +242,7 @@ impl Pass {
         }
     }
 
-    /// Prompts side by side under a schedule.
+    /// A batch of prompts under one schedule.
     pub fn prompts(prompts: &[Vec<u32>], schedule: &Schedule, output: Output) -> Self {
         let run = Run::plain(Vec::new()).under(schedule);
         Self {
@@ -248,7 +251,7 @@ impl Pass {
         }
     }
 
-    /// Texts of their own under the same edits.
+    /// A batch of texts under the edits of `run`.
     pub fn texts(run: Run, texts: impl IntoIterator<Item = Vec<u32>>) -> Self {
         let row = |tokens| PassRow {
             tokens,
@@ -262,42 +265,43 @@ impl Pass {
     }
 }
 
-/// A run that was read once, for the passes that go on from it: what lies before and below what they change.
+/// A run that was read once, kept for the passes that continue from it: what lies before the positions and below the blocks
+/// that they change.
 pub(crate) struct SharedRun {
-    /// What was read: the run under its edits, see `Lab::key`.
+    /// The key of the run under its edits, see `Lab::key`.
     pub(crate) key: u64,
-    /// Seed of random edits.
+    /// The seed by which directions and units of the edits were replaced by random ones; none for the edits themselves.
     pub(crate) random: Option<u64>,
-    /// What every row has put in.
+    /// Patches of every row.
     pub(crate) common: Vec<Patch>,
-    /// As compiled: every pass works on a copy, so that no row sees what another measured.
+    /// The program as compiled. Every pass works on a copy, so that no row sees what another row measured.
     pub(crate) program: Program,
     pub(crate) cache: Cache,
-    /// What enters every block, and what leaves the last: `[1, end - from, d_model]`.
+    /// The stream that enters each block, then the one that leaves the last block: `[1, end - from, d_model]` each.
     pub(crate) streams: Vec<Tensor>,
-    /// What was recorded of it, from the first position on.
+    /// Recorded values of the run, from position `from` on.
     pub(crate) values: HashMap<Address, Tensor>,
     /// The first position that rows may change.
     pub(crate) from: usize,
-    /// The position after which logits are read.
+    /// The position whose output was read.
     pub(crate) read: usize,
-    /// Positions that passes cover.
+    /// The number of positions that passes cover.
     pub(crate) end: usize,
-    /// The run's own logits after the position that is read, `[1, vocab]`.
+    /// The run's own logits after position `read`, `[1, vocab]`.
     pub(crate) logits: Tensor,
-    /// What its edits did.
+    /// The receipts of the run's edits.
     pub(crate) receipts: Vec<Receipt>,
 }
 
 impl SharedRun {
-    /// Bytes held.
+    /// The memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let tensors = self.streams.iter().chain(self.values.values());
         let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         self.cache.bytes() + tensors.map(size).sum::<usize>()
     }
 
-    /// A value of its first reading, from its first position on.
+    /// The value at an address from position `from` on, if it was recorded or is one of the kept streams.
     pub(crate) fn value(&self, at: Address) -> Option<&Tensor> {
         let stream = if at.site == Site::Embed {
             self.streams.first()

@@ -1,7 +1,8 @@
-//! From an edit to the operation at one address: vectors, units and targets looked up and checked.
+//! Prepares an edit for one address: looks up and checks the vectors, units and target values that the edit needs.
 //!
-//! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is cut or padded.
-//! An operation is prepared by what its argument mentions; to let arguments mention something else, look it up in [`prepare`].
+//! Invariant: whatever does not fit the model is refused here, with the edit and the reason; nothing is truncated or padded.
+//! What has to be looked up follows from the argument of the operation; to let arguments mention something else, look it up in
+//! [`prepare`].
 
 use super::apply::RandomControl;
 use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
@@ -14,10 +15,10 @@ use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
 
-/// How much more of the new token than of the old one an overlay writes (λ2 = 8 beside λ1 = 1, Dai et al. 2022).
+/// How strongly an overlay adds the new token, relative to removing the old one (λ2 = 8 and λ1 = 1 in Dai et al. 2022).
 const TURN: f32 = 8.0;
 
-/// What is done, where, and what the receipt should add.
+/// A prepared edit: the change, the address where it is made, and a note for the receipt.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) at: Address,
@@ -25,7 +26,8 @@ pub(crate) struct Placed {
     pub(crate) note: String,
 }
 
-/// Prepares an edit for one of its addresses: looks up what its argument mentions. None where its set has no unit at that layer.
+/// Prepares an edit for one of its addresses: looks up what its argument mentions. None if its unit set has no unit at that
+/// layer.
 pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
@@ -77,7 +79,7 @@ pub(crate) fn prepare(
             )));
         }
         let vector = match control {
-            // One vector for all addresses, as the direction itself is one.
+            // The same random vector at all addresses, because the direction is the same at all of them.
             RandomControl::Random(seed) => random_like(&vector, seed),
             RandomControl::No => vector,
         };
@@ -92,7 +94,7 @@ pub(crate) fn prepare(
     } else {
         String::new()
     };
-    // Values that somebody measured, as many as fit.
+    // Checks looked-up values: they may be several rows, but each must have the address's width.
     let mut measured = |source: &str, (values, from): (Vec<f32>, String)| {
         note = from;
         if values.is_empty() || !values.len().is_multiple_of(width) {
@@ -133,17 +135,17 @@ pub(crate) fn prepare(
     Ok(Some(Placed { at, change, note }))
 }
 
-/// The units of an edit at an address.
+/// The units that an edit changes at an address.
 #[derive(Default)]
 struct EditedUnits {
-    /// Which; empty when all are meant.
+    /// Unit indices; empty for all units.
     list: Vec<u32>,
-    /// Coordinates a unit covers: `head_dim` for a head.
+    /// Coordinates of a unit: `head_dim` for a head.
     size: usize,
 }
 
 impl EditedUnits {
-    /// `[width]`, 1 where the units are.
+    /// A mask `[width]`: 1 at the coordinates of the units.
     fn mask(&self, width: usize) -> Vec<u8> {
         let mut flags = vec![u8::from(self.list.is_empty()); width];
         for unit in &self.list {
@@ -154,7 +156,7 @@ impl EditedUnits {
     }
 }
 
-/// The units of an edit at one of its addresses; of a cut those are heads, as at `z`.
+/// The units of an edit at one of its addresses. For a knockout the units are query heads, numbered as at `z`.
 fn units(
     edit: &Edit,
     which: &UnitChoice,
@@ -191,7 +193,7 @@ fn units(
             ),
         });
     }
-    // What stands for a cut is other edges of the same heads.
+    // A knockout keeps its heads: its control draws other edges of the same heads.
     if let RandomControl::Random(seed) = control
         && !cut
     {
@@ -200,8 +202,8 @@ fn units(
     Ok(Some(EditedUnits { list, size }))
 }
 
-/// As many other units, each near in rank to one of these by how large they were: a control must not compare a loud
-/// neuron with silent ones. `sizes` has one number a unit.
+/// Control units: as many other units, each near one of `units` in the ranking by magnitude, so that a strongly active neuron
+/// is not compared with silent ones. `sizes` has the magnitude of every unit.
 pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     use rand::SeedableRng;
     use rand::seq::IndexedRandom;
@@ -219,7 +221,7 @@ pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
     let mut out = Vec::with_capacity(units.len());
     for unit in units {
         let rank = order.iter().take_while(|u| *u != unit);
-        // Its rank among those that are still free.
+        // The rank counted among the units that are still free.
         let rank = rank.filter(|u| free.contains(u)).count();
         let reach = (order.len() / 50).max(2);
         let near = rank.saturating_sub(reach)..(rank + reach).min(free.len());

@@ -1,10 +1,10 @@
-//! Progress: how far a piece of work is, told to whoever listens, as a share of the whole; and sweeps that were stopped, to go
-//! on with: their results in memory, and as files where they outlive the process.
+//! Progress of a piece of work, reported to a listener as a share of the whole; and stopped sweeps, whose results are kept in
+//! memory, and as files where they should outlive the process.
 //!
-//! Invariant: a part tells shares of its own range and no other, however deep parts lie in each other; a name stands for
-//! everything that results of a sweep depend on, so that what lies under it is an earlier state of the same sweep, or as good as
-//! nothing. To listen, see [`super::lab::Lab::with_progress`]; to do a part of something, see [`super::lab::Lab::part`]; to keep something
-//! else of a sweep, add it to what [`super::trials`] hands over.
+//! Invariant: a part reports shares of its own range only, however deeply parts are nested; a sweep is stored under a digest of
+//! everything that its results depend on, so that what is stored under its key is an earlier state of the same sweep, or is
+//! ignored. To listen, see [`super::lab::Lab::with_progress`]; to do a part of something, see [`super::lab::Lab::part`]; to
+//! keep something else of a sweep, add it to what [`super::trials`] hands over.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,10 +17,10 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 
-/// Who listens: takes shares from 0 to 1.
+/// A listener that takes shares from 0 to 1.
 type ProgressListener = Rc<RefCell<dyn FnMut(f32)>>;
 
-/// Which part of a whole is being done, and who is told.
+/// Which part of the whole is being done, and the listener.
 #[derive(Clone)]
 pub struct WorkProgress {
     listener: Option<ProgressListener>,
@@ -43,7 +43,7 @@ impl fmt::Debug for WorkProgress {
 }
 
 impl WorkProgress {
-    /// The whole of something, told to somebody.
+    /// Progress over the whole range 0 to 1, reported to `listener`.
     pub fn reporting_to(listener: impl FnMut(f32) + 'static) -> Self {
         Self {
             listener: Some(Rc::new(RefCell::new(listener))),
@@ -51,7 +51,7 @@ impl WorkProgress {
         }
     }
 
-    /// A part of this part: `share` of it, from 0 to 1.
+    /// Progress over a part of this part: `share` is a range within 0 to 1.
     #[must_use]
     pub fn split(&self, share: Range<f32>) -> Self {
         let Range { start, end } = self.part;
@@ -62,9 +62,9 @@ impl WorkProgress {
         }
     }
 
-    /// Tells that `done` of this part is done, from 0 to 1.
+    /// Reports that `done`, from 0 to 1, of this part is done.
     pub fn tell(&self, done: f32) {
-        // A listener that works on the lab itself is not told of that.
+        // The borrow fails while the listener itself is running; progress of work that the listener starts is not reported.
         if let Some(listener) = &self.listener
             && let Ok(mut listener) = listener.try_borrow_mut()
         {
@@ -74,18 +74,18 @@ impl WorkProgress {
     }
 }
 
-/// Sweeps whose results are kept, in memory and as files.
+/// How many stopped sweeps are kept, in memory and as files.
 pub(crate) const KEPT: usize = 8;
 
-/// Sweeps that were stopped.
+/// Stopped sweeps with the results they have so far.
 #[derive(Debug, Default)]
 pub struct UnfinishedSweeps {
     held: Vec<(u64, Vec<Option<Value>>)>,
-    /// The folder in which unfinished sweeps outlive the process, if there is one.
+    /// The folder where stopped sweeps are kept as files; none to keep them in memory only.
     pub folder: Option<PathBuf>,
-    /// Why the latest one that was stopped could not be kept as a file.
+    /// Why the file of the latest stopped sweep could not be written.
     pub failure: Option<String>,
-    /// Whether a sweep was stopped since somebody last looked.
+    /// Whether a sweep was stopped; set here, cleared by the reader.
     pub stopped: bool,
 }
 
@@ -95,7 +95,7 @@ impl UnfinishedSweeps {
         Some(folder.join(format!("{key:016x}.json")))
     }
 
-    /// What there is of a sweep of `count` trials; a file that does not fit is as good as none.
+    /// Removes and returns the results so far of a sweep of `count` trials; all none where nothing usable is stored.
     pub(crate) fn take(&mut self, key: u64, count: usize) -> Vec<Option<Value>> {
         let held = self.held.iter().position(|(k, _)| *k == key);
         let held = held.map(|at| self.held.remove(at).1);
@@ -109,7 +109,7 @@ impl UnfinishedSweeps {
     }
 
     pub(crate) fn keep(&mut self, key: u64, results: Vec<Option<Value>>) {
-        // Without the file the sweep only begins anew in another process.
+        // A failure is not fatal: without the file, another process starts the sweep from the beginning.
         let written = self.path(key).map(|path| write(&path, &results));
         self.failure = written.and_then(Result::err).map(|e| e.to_string());
         if let Some(failure) = &self.failure {
@@ -130,7 +130,7 @@ impl UnfinishedSweeps {
     }
 }
 
-/// Writes the results of a sweep, and lets the oldest files go.
+/// Writes the results of a sweep to a file, and removes the oldest files beyond [`KEPT`].
 fn write(path: &Path, results: &[Option<Value>]) -> Result<()> {
     let Some(folder) = path.parent() else {
         return Ok(());
@@ -138,7 +138,7 @@ fn write(path: &Path, results: &[Option<Value>]) -> Result<()> {
     let fail = |e: std::io::Error| Error::io(folder, e);
     file::private_folder(folder).map_err(fail)?;
     let bytes = serde_json::to_vec(results).map_err(|e| fail(e.into()))?;
-    // The name is a digest that nobody else uses: what stands under it is an earlier state of the same sweep.
+    // May overwrite: the file name is a digest of the sweep, so an existing file is an earlier state of the same sweep.
     file::write_private(path, &bytes, Overwrite::Allowed)?;
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .map_err(fail)?
@@ -156,7 +156,7 @@ fn write(path: &Path, results: &[Option<Value>]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a name is one that [`UnfinishedSweeps::path`] makes: only such files are let go.
+/// Whether a file name is one that [`UnfinishedSweeps::path`] makes; only such files are removed.
 fn is_ours(name: &std::ffi::OsStr) -> bool {
     let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
     stem.is_some_and(|s| s.len() == 16 && s.bytes().all(|b| b.is_ascii_hexdigit()))

@@ -1,6 +1,6 @@
-//! Which program acts on which rows of a batch.
+//! Which program edits which rows of a batch.
 //!
-//! Invariant: a program sees its own rows and no others; rows that belong to no program run unedited. To let something else
+//! Invariant: a program changes and reads its own rows only; rows that belong to no program run unedited. To let something else
 //! differ between rows, add a field to [`super::pass::PassRow`] and its part in [`super::tap::RunTap`].
 
 use std::ops::Range;
@@ -13,24 +13,24 @@ use crate::error::Result;
 use crate::model::network::site::Address;
 use crate::model::network::tap::PassSpan;
 
-/// A program and the rows of a batch that it acts on.
+/// A program and the rows of the batch that it edits.
 #[derive(Debug)]
 pub struct ProgramOfRows<'a> {
     pub rows: Range<usize>,
     pub program: &'a mut Program,
 }
 
-/// The programs of a batch, for rows that rise.
+/// The programs of a batch, in ascending order of rows.
 #[derive(Debug)]
 pub struct RowPrograms<'a>(Vec<ProgramOfRows<'a>>);
 
 impl<'a> RowPrograms<'a> {
-    /// One for every row there may be.
+    /// One program for all rows.
     pub fn all(program: &'a mut Program) -> Self {
         Self::first(program, usize::MAX)
     }
 
-    /// One for the first rows; the others run unedited.
+    /// One program for the first `rows` rows; the others run unedited.
     pub fn first(program: &'a mut Program, rows: usize) -> Self {
         Self(vec![ProgramOfRows {
             rows: 0..rows,
@@ -38,7 +38,7 @@ impl<'a> RowPrograms<'a> {
         }])
     }
 
-    /// One for each of these ranges.
+    /// One program for each of these ranges of rows.
     pub fn each(programs: impl IntoIterator<Item = (Range<usize>, &'a mut Program)>) -> Self {
         let parts = programs.into_iter();
         Self(
@@ -53,34 +53,34 @@ impl<'a> RowPrograms<'a> {
         self.0.iter().map(|part| &*part.program)
     }
 
-    /// Whether any program acts or looks here.
+    /// Whether any program edits, remembers or measures the value at this address.
     pub fn touches(&self, at: Address) -> bool {
         self.programs().any(|program| program.touches(at))
     }
 
-    /// What the edits of a row did.
+    /// The receipts of the program that edits a row.
     pub fn receipts(&self, row: usize) -> Vec<Receipt> {
         let own = self.0.iter().find(|part| part.rows.contains(&row));
         own.map_or_else(Vec::new, |part| part.program.receipts().to_vec())
     }
 
-    /// The program of the first rows, where there is one.
+    /// The program of the first rows, if there is any program.
     pub fn first_program(&mut self) -> Option<&mut Program> {
         self.0.first_mut().map(|part| &mut *part.program)
     }
 
-    /// How many rows of a batch, from its first on, any program acts on.
+    /// How many rows of a batch, counted from the first row, are edited by any program.
     pub fn edited(&self, batch: usize) -> usize {
         let ends = self.0.iter().map(|part| part.rows.end.min(batch));
         ends.max().unwrap_or(0)
     }
 
-    /// Announces the positions of a pass.
+    /// Prepares every program for a pass over the positions of `span`.
     pub fn begin(&mut self, span: PassSpan) {
         self.0.iter_mut().for_each(|part| part.program.begin(span));
     }
 
-    /// Refuses tokens `[batch, tokens]` that a program was not prepared for.
+    /// Refuses tokens `[batch, tokens]` for which a program was not compiled.
     ///
     /// # Errors
     ///
@@ -105,7 +105,7 @@ impl<'a> RowPrograms<'a> {
     pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         let batch = x.dim(0)?;
         let mut x = x;
-        // A copy is made once, so that nobody else's handle changes.
+        // The copy is made once: other holders of the tensor must not see the change.
         let mut own = false;
         for part in &mut self.0 {
             let rows = within(&part.rows, batch);
@@ -129,17 +129,17 @@ impl<'a> RowPrograms<'a> {
         Ok(x)
     }
 
-    /// Reads back what passes measured, and brings the receipts up to date.
+    /// Reads back the measurements of all passes since the last call, and updates the receipts.
     ///
     /// # Errors
     ///
-    /// When the device does not give it.
+    /// When the read-back from the device fails.
     pub fn settle(&mut self) -> Result<()> {
         self.0.iter_mut().try_for_each(|part| part.program.settle())
     }
 }
 
-/// A range of rows, as far as a batch has them.
+/// A range of rows, clipped to the batch.
 fn within(rows: &Range<usize>, batch: usize) -> Range<usize> {
     rows.start.min(batch)..rows.end.min(batch)
 }

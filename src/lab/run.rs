@@ -1,29 +1,30 @@
-//! Runs: tokens under edits.
+//! Runs: tokens with the edits they are read under.
 //!
-//! Invariant: two runs of one digest flow alike. To make a run depend on something else, add a field and write it into
-//! [`Run::digest`].
+//! Invariant: two runs with the same digest have the same activations. To make a run depend on something else, add a field and
+//! write it into [`Run::digest`].
 
 use std::sync::Arc;
 
 use crate::edit::schedule::Schedule;
 use crate::model::Fingerprint;
 
-/// Tokens, edits and a seed: what a capture belongs to.
+/// Tokens, edits and a seed, to which every capture belongs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// How many of them were given; the rest the model wrote. More than there are where `rest` is not read.
+    /// How many of the tokens are the prompt; the model wrote the others. It exceeds `tokens.len()` if part of the prompt is in
+    /// `rest`.
     pub prompt: usize,
-    /// What the prompt goes on with and is not read. Edits are prepared for the whole prompt, so that its beginning alone is
-    /// what it is in the whole.
+    /// The end of the prompt if it is not read. Edits are compiled for the whole prompt, so that the beginning has the same
+    /// values as when the whole is read.
     pub rest: Vec<u32>,
-    /// Which edits were in force where.
+    /// Which edits are in force at which positions.
     pub schedule: Schedule,
     /// The seed of anything random.
     pub seed: u64,
-    /// The run whose own strongest tokens are called the answers, where it is not this one: a difference of two runs is of one
-    /// token in both. What flows does not depend on it.
+    /// The run whose top predictions are called the answers, if it is not this one: the difference of two runs then concerns
+    /// the same token in both. Activations do not depend on it.
     pub answers: Option<Arc<Run>>,
 }
 
@@ -49,7 +50,7 @@ impl Run {
         }
     }
 
-    /// Its first so many tokens, at least one where it has any, under the edits of the whole.
+    /// The first `tokens` tokens of the run, at least one if there is any, under the edits compiled for the whole prompt.
     #[must_use]
     pub fn until(mut self, tokens: usize) -> Self {
         let tokens = tokens.max(1);
@@ -62,7 +63,7 @@ impl Run {
         self
     }
 
-    /// The tokens of the whole prompt, read or not.
+    /// The tokens of the whole prompt, including the part that is not read.
     pub fn given(&self) -> Vec<u32> {
         let own = &self.tokens[..self.prompt.min(self.tokens.len())];
         [own, self.rest.as_slice()].concat()

@@ -34,7 +34,8 @@ impl Default for Sampling {
     }
 }
 
-/// Logits over a smaller temperature leave the range of f32; the strongest token is chosen there, which is the limit.
+/// The lowest temperature that divides logits; below it the quotient would leave the range of f32, so the top prediction is
+/// chosen, which is the limit.
 const COLDEST: f64 = 1e-20;
 
 impl Sampling {
@@ -63,8 +64,7 @@ impl Sampling {
     }
 }
 
-/// `ln Σ exp(z)` of a row of logits, natural logarithm. Not-a-number where a logit is NaN or infinite, or where every token is
-/// banned.
+/// `ln Σ exp(z)` of a row of logits, natural logarithm. NaN if a logit is NaN or +inf, or if every token is banned.
 pub fn log_sum_exp(logits: &[f32]) -> f32 {
     let total = read_rows(&[logits], 0, &[RowQuestion::default()]);
     total.first().map_or(f32::NAN, |sums| sums.total as f32)
@@ -82,13 +82,13 @@ pub fn log_probs(logits: &[f32]) -> Vec<f32> {
     logits.iter().map(|z| z - shift).collect()
 }
 
-/// What stands for the strongest token of a row that is no distribution; it spells as "not finite".
+/// The token id that stands for the top prediction in a row of logits that are not finite; it is shown as "not finite".
 pub const NO_TOKEN: u32 = u32::MAX;
 
-/// What stands for the rank of a token in a row that is no distribution.
+/// The rank that stands for a token's rank in a row of logits that are not finite.
 pub const NO_RANK: u32 = u32::MAX;
 
-/// How many values are strictly greater than that of `token`; [`NO_RANK`] where the row holds what is not a number.
+/// How many values are strictly greater than that of `token`; [`NO_RANK`] if the row contains NaN.
 pub fn rank(values: &[f32], token: u32) -> u32 {
     if values.iter().any(|v| v.is_nan()) {
         return NO_RANK;
@@ -100,8 +100,8 @@ pub fn rank(values: &[f32], token: u32) -> u32 {
     values.iter().filter(|v| **v > own).count() as u32
 }
 
-/// The `k` largest of the first `known` values: token and value, strongest first, ties by token id. Nothing where a value
-/// is NaN or infinite, for then none is known to be the largest.
+/// The `k` largest of the first `known` values: token and value, largest first, ties by token id. Empty if a value is NaN or
+/// +inf.
 pub fn top(values: &[f32], known: usize, k: usize) -> Vec<(u32, f32)> {
     let known = known.min(values.len());
     if !values.iter().all(|v| *v < f32::INFINITY) {
@@ -121,20 +121,20 @@ pub fn top(values: &[f32], known: usize, k: usize) -> Vec<(u32, f32)> {
     best
 }
 
-/// KL(p ‖ q) in nats from two rows of log-probabilities, summed in f64; not-a-number where either is none.
+/// KL(p ‖ q) in nats of two rows of log-probabilities, summed in f64; NaN if either contains NaN.
 pub fn kl(p: &[f32], q: &[f32]) -> f32 {
     let sum: f64 = p
         .iter()
         .zip(q)
         .map(|(p, q)| (f64::from(*p), f64::from(*q)))
-        // What has no probability counts nothing; what is not a number is kept.
+        // Terms with p = 0 count as 0; a NaN in `q` is kept.
         .filter(|(p, q)| p.exp() != 0.0 || q.is_nan())
         .map(|(p, q)| p.exp() * (p - q))
         .sum();
     (if sum < 0.0 { 0.0 } else { sum }) as f32
 }
 
-/// Entropy in nats of a row of log-probabilities; not-a-number where it is none.
+/// Entropy in nats of a row of log-probabilities; NaN if the row contains NaN.
 pub fn entropy(p: &[f32]) -> f32 {
     p.iter()
         .map(|l| f64::from(*l))
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn what_is_not_finite_is_kept_by_every_statistic() {
         for bad in [f32::NAN, f32::INFINITY] {
-            // Alone in a long row, in a lane and in a remainder.
+            // Alone in a long row: inside a lane and in the remainder after the last full lane.
             for at in [0, 517, 1029, 2050] {
                 let mut row: Vec<f32> = (0..2051).map(|i| (i % 7) as f32).collect();
                 row[at] = bad;

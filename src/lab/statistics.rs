@@ -1,9 +1,8 @@
 //! Statistics: mean and variance of every coordinate of an address over a neutral text, for mean ablation.
 //!
-//! Invariant: summed in f64 (Welford 1962, so that a large mean takes no digits from the variance); the first positions of
-//! every piece of text are left out, because attention sinks live there; the file says on which model, over which text and
-//! how many tokens, and is refused elsewhere. To keep another figure beside mean and variance, add it to [`Moments`] and
-//! to its two tensors in [`Statistics::bytes`].
+//! Invariant: sums are in f64 (Welford 1962, so that a large mean takes no digits from the variance); the first positions of
+//! every piece of text are left out because of attention sinks; the file records model, text and number of tokens, and is
+//! refused for other models. To keep another statistic, add it to [`Moments`] and to its two tensors in [`Statistics::bytes`].
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -23,10 +22,10 @@ use crate::model::Card;
 use crate::model::network::site::{Address, Axis};
 use crate::text;
 
-/// How many tokens a mean should stand on.
+/// The number of tokens below which a mean gets a caution.
 pub const WANTED: usize = 10_000;
 
-/// The key of the metadata entry.
+/// The key of the file's metadata entry that holds the origin.
 const ORIGIN: &str = "lmscope.statistics";
 
 /// Where statistics came from; stored as JSON in the file's metadata.
@@ -36,22 +35,22 @@ pub struct StatisticsOrigin {
     pub model: String,
     /// Fingerprint of its weights.
     pub revision: String,
-    /// How matrices were kept.
+    /// How weight matrices were stored.
     pub dtype: String,
     /// The name of the text.
     pub text: String,
-    /// How many positions were counted.
+    /// How many positions were averaged.
     pub tokens: usize,
-    /// How many were left out.
+    /// How many positions were left out in total.
     pub skipped: usize,
     /// How many positions were left out at the beginning of every piece.
     pub skip: usize,
-    /// Most tokens of a piece.
+    /// The most tokens in a piece.
     pub piece: usize,
-    /// What a reader must be warned of; empty when nothing.
+    /// A caution for users of the file; empty if there is none.
     #[serde(default)]
     pub caution: String,
-    /// The version of this program.
+    /// The version of lmscope.
     pub version: String,
 }
 
@@ -59,16 +58,16 @@ pub struct StatisticsOrigin {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     pub at: Address,
-    /// `[width]`.
+    /// Mean, `[width]`.
     pub mean: Vec<f32>,
-    /// `[width]`, of the population: the mean square of the distance from the mean.
+    /// Population variance, `[width]`: the mean squared distance from the mean.
     pub variance: Vec<f32>,
 }
 
-/// What a model's activations are on average.
+/// The means and variances of a model's activations over a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Statistics {
-    /// In the order of addresses.
+    /// One entry for each address, in the order of addresses.
     pub rows: Vec<Moments>,
     /// Model, text and settings that the statistics were measured with.
     pub origin: StatisticsOrigin,
@@ -78,7 +77,7 @@ pub struct Statistics {
 pub struct TextReading {
     /// Positions left out at the beginning of every piece.
     pub skip: usize,
-    /// Most tokens of a piece, its begin token included.
+    /// The most tokens in a piece, the begin token included.
     pub piece: usize,
     /// The name of the text, for the file.
     pub text: String,
@@ -93,7 +92,7 @@ pub struct RunningMoments {
 }
 
 impl RunningMoments {
-    /// Takes a row in; all rows are equally wide.
+    /// Adds a row; all rows must have the same width.
     pub fn take(&mut self, row: &[f32]) {
         self.mean.resize(row.len(), 0.0);
         self.squares.resize(row.len(), 0.0);
@@ -107,7 +106,7 @@ impl RunningMoments {
         }
     }
 
-    /// Takes the rows of a piece in, but for the first `skip`. Returns how many that were.
+    /// Adds the rows of a piece, except for the first `skip`. Returns how many rows were added.
     pub fn take_piece(&mut self, rows: &[Vec<f32>], skip: usize) -> usize {
         let rows = rows.get(skip..).unwrap_or_default();
         rows.iter().for_each(|row| self.take(row));
@@ -124,7 +123,7 @@ impl RunningMoments {
     }
 }
 
-/// Cuts a text into pieces of at most `length` tokens; where the text begins with the begin token, every piece does.
+/// Cuts a text into pieces of at most `length` tokens; if the text begins with the begin token, every piece does.
 pub fn pieces(tokens: &[u32], bos: Option<u32>, length: usize) -> Vec<Vec<u32>> {
     let bos = bos.filter(|b| tokens.first() == Some(b));
     let body = &tokens[usize::from(bos.is_some())..];
@@ -135,11 +134,12 @@ pub fn pieces(tokens: &[u32], bos: Option<u32>, length: usize) -> Vec<Vec<u32>> 
 }
 
 impl Statistics {
-    /// Reads the pieces of a text, a pass each, unedited.
+    /// Measures the statistics of a text, unedited, with one pass for each piece.
     ///
     /// # Errors
     ///
-    /// When an address has no vector a position, when no position is left, or when an activation is no finite number.
+    /// When an address does not have one vector at each position, when no position is left, or when an activation is not
+    /// finite.
     pub fn measure(
         lab: &mut Lab,
         pieces: &[Vec<u32>],
@@ -221,7 +221,7 @@ impl Statistics {
     ///
     /// # Errors
     ///
-    /// Says which addresses there are when this one was not measured.
+    /// When the address was not measured; the error lists those that were.
     pub fn mean(&self, at: Address) -> Result<&[f32]> {
         Ok(&self.row(at)?.mean)
     }
@@ -247,7 +247,7 @@ impl Statistics {
         })
     }
 
-    /// The addresses, for people: `mlp_act.0-7, z.0-7`.
+    /// The measured addresses, abbreviated for users: `mlp_act.0-7, z.0-7`.
     pub fn places(&self) -> String {
         let mut runs: Vec<(Address, Address)> = Vec::new();
         for at in self.rows.iter().map(|row| row.at) {
@@ -266,7 +266,7 @@ impl Statistics {
         out
     }
 
-    /// What a mean out of this file is, for receipts: `mean over 12 345 tokens of neutral.txt`.
+    /// Describes a mean of this file for receipts: `mean over 12 345 tokens of neutral.txt`.
     pub fn about(&self) -> String {
         let few = if self.origin.caution.is_empty() {
             String::new()
@@ -280,11 +280,11 @@ impl Statistics {
         )
     }
 
-    /// Refuses another model's statistics.
+    /// Refuses statistics that were measured on another model.
     ///
     /// # Errors
     ///
-    /// When the weights are not those that were measured.
+    /// When the fingerprint of the weights differs.
     pub fn check(&self, card: &Card) -> Result<()> {
         if self.origin.revision == card.revision {
             return Ok(());
@@ -299,11 +299,11 @@ impl Statistics {
         ))
     }
 
-    /// The file: `mean.ADDRESS` and `variance.ADDRESS`, f32 vectors, and the origin as metadata.
+    /// The bytes of the file: `mean.ADDRESS` and `variance.ADDRESS`, f32 vectors, with the origin as metadata.
     ///
     /// # Errors
     ///
-    /// When the format cannot hold it.
+    /// When the safetensors format cannot hold them.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let fail = |e: String| Error::Engine(format!("the statistics were not written: {e}"));
         let mut data: Vec<(String, Vec<u8>)> = Vec::new();
@@ -325,11 +325,11 @@ impl Statistics {
             .map_err(|e| fail(e.to_string()))
     }
 
-    /// Writes the file, under a name that is free.
+    /// Writes the file; an existing file is not overwritten.
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// When the file cannot be written or exists.
     pub fn save(&self, path: &Path) -> Result<()> {
         file::write(path, &self.bytes()?, Overwrite::Never)
     }
@@ -338,16 +338,16 @@ impl Statistics {
     ///
     /// # Errors
     ///
-    /// When it is not there, or not such a file.
+    /// When the file does not exist or is of another kind.
     pub fn load(path: &Path) -> Result<Self> {
         Self::parse(&file::read(path, file::NUMBERS)?, path)
     }
 
-    /// Reads the bytes of such a file; `path` is for messages.
+    /// Reads the bytes of such a file; `path` is for error messages.
     ///
     /// # Errors
     ///
-    /// When they are not what [`Statistics::bytes`] makes.
+    /// When the bytes are not of the form that [`Statistics::bytes`] makes.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let next = "Statistics are a safetensors file that `lmscope stats` writes.";
         let fail = |e: String| Error::bad_file(path, e, next);
@@ -404,7 +404,7 @@ impl Statistics {
     }
 }
 
-/// What is said of a text that is too short.
+/// A caution if the text is short, else empty.
 fn caution(tokens: usize) -> String {
     if tokens >= WANTED {
         return String::new();
@@ -442,7 +442,7 @@ mod tests {
         assert_eq!(grouped(1_234_567), "1 234 567");
     }
 
-    /// A mean of a hundred million with a variance of one: sums of squares in f32 lose it, and in f64 nearly so.
+    /// For a mean of 1e8 and a variance of 1, sums of squares in f32 lose the variance, and in f64 nearly so.
     #[test]
     fn a_large_mean_takes_no_digits_from_the_variance() {
         let mut sums = RunningMoments::default();

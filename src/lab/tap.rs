@@ -1,7 +1,7 @@
-//! The lab's tap: what the forward pass meets at every site of a run.
+//! The tap that the lab passes to the forward pass: at every site it stops, edits, patches and records.
 //!
-//! Invariant: stop, edit, patch, record, in that order; recording changes no bit of the run. To change something else in a
-//! row, add it to [`super::pass::PassRow`] and its part in [`RunTap`].
+//! Invariant: it does these in that order, and recording changes no bit of the run. To change something else in a row, add it
+//! to [`super::pass::PassRow`] and its part in [`RunTap`].
 
 use std::collections::HashMap;
 
@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{PassSpan, Tap, TapOutcome};
 
-/// Which positions a tap keeps.
+/// Which positions of a value are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordedPositions {
     /// All positions of the pass.
@@ -24,17 +24,17 @@ pub enum RecordedPositions {
     From(usize),
 }
 
-/// The lab's tap: stop, edit, patch, record, in that order at every site. A patch changes its row, its position and, where
-/// it names one, its head, and no bit besides.
+/// The lab's tap: at every site it stops if it must, edits, patches and records, in that order. A patch changes the values of
+/// one row at one position, of one head if it names one, and no other bit.
 pub struct RunTap<'a> {
-    /// Edits at work.
+    /// The compiled edits, by rows.
     pub programs: RowPrograms<'a>,
-    /// What to record.
+    /// The addresses to record.
     pub wanted: &'a [Address],
     pub keep: RecordedPositions,
-    /// Cancels the pass, or refuses numbers that are not finite.
+    /// Stops the pass if it is cancelled or if its numbers are not finite.
     pub guard: Guard<'a>,
-    /// What was recorded, with the batch dimension.
+    /// The recorded values, with their batch dimension.
     pub recorded: HashMap<Address, Tensor>,
     patches: HashMap<Address, Vec<(usize, &'a Patch)>>,
     knockouts: Vec<(usize, &'a Knockout)>,
@@ -42,7 +42,7 @@ pub struct RunTap<'a> {
 }
 
 impl<'a> RunTap<'a> {
-    /// A tap over these parts; every patch and every knockout with its row of the batch.
+    /// A tap of these parts; each patch comes with the row that it changes.
     pub fn new(
         programs: RowPrograms<'a>,
         patches: &[(usize, &'a Patch)],
@@ -66,14 +66,14 @@ impl<'a> RunTap<'a> {
         }
     }
 
-    /// The tap with attention edges knocked out in some rows.
+    /// Adds attention knockouts, each with the row in which it acts.
     #[must_use]
     pub(crate) fn cutting(mut self, knockouts: Vec<(usize, &'a Knockout)>) -> Self {
         self.knockouts = knockouts;
         self
     }
 
-    /// Scores `[rows, heads, tokens, positions]` with every row's edges at -inf.
+    /// Scores `[rows, heads, tokens, positions]` after the knockouts: -inf at every edge that is removed.
     fn cut(&self, layer: usize, scores: Tensor) -> Result<Tensor> {
         let (rows, heads, tokens, positions) = scores.dims4()?;
         let window = self.guard.window(layer);
@@ -99,9 +99,9 @@ impl<'a> RunTap<'a> {
         Ok(flags.where_cond(&gone, &scores)?)
     }
 
-    /// The positions of a value that are kept.
+    /// The part of a value that is recorded: the edited rows, at the positions of [`RunTap::keep`].
     fn kept(&self, at: Address, x: &Tensor) -> Result<Tensor> {
-        // Rows that run beside the edited ones are nobody's recording.
+        // Rows of the baseline run, which come after the edited ones, are not recorded.
         let (batch, own) = (x.dim(0)?, self.programs.edited(x.dim(0)?));
         let x = if own == batch {
             x.clone()
@@ -122,7 +122,7 @@ impl<'a> RunTap<'a> {
         if skip == 0 && self.keep != RecordedPositions::Last {
             return Ok(x);
         }
-        // A copy, or the slice would keep the whole tensor alive.
+        // A copy: a slice would keep the whole tensor in memory.
         Ok(x.narrow(axis, skip, rows - skip)?.force_contiguous()?)
     }
 }
@@ -168,13 +168,14 @@ impl Tap for RunTap<'_> {
     }
 }
 
-/// Puts values into `x`, `[rows, tokens, ..width]`, each in its row; those of other positions are left out.
+/// Overwrites values in `x`, `[rows, tokens, ..width]`, each patch in its row; patches at positions outside the pass are
+/// skipped.
 pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: PassSpan) -> Result<Tensor> {
     let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
     if !patches.iter().any(|(_, patch)| inside(patch)) {
         return Ok(x);
     }
-    // A copy of the stream, so that nobody else's handle changes.
+    // A copy: other holders of the tensor must not see the change.
     let own = x.force_contiguous()?;
     let (rows, tokens) = (own.dim(0)?, own.dim(1)?);
     let lines = own.reshape((rows * tokens, ()))?;

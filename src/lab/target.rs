@@ -1,7 +1,7 @@
-//! What an effect is measured on: a token's logit, or the difference of two tokens' logits.
+//! The target on which an effect is measured: a token's logit, or the difference of two tokens' logits.
 //!
-//! Invariant: texts are taken as they are written, spaces included, and stand for their first token; figures name
-//! that token. To add another kind of target, add a field and its part in [`LogitTarget::direction`] and [`LogitTarget::of`].
+//! Invariant: a text is taken literally, spaces included, and its first token is used; figures name that token. To add another
+//! kind of target, add a field and its part in [`LogitTarget::direction`] and [`LogitTarget::of`].
 
 use candle_core::Tensor;
 
@@ -13,7 +13,7 @@ use crate::model::Model;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LogitTarget {
     pub token: u32,
-    /// The token whose logit is taken away.
+    /// The token whose logit is subtracted.
     pub minus: Option<u32>,
 }
 
@@ -22,11 +22,11 @@ impl LogitTarget {
         Self { token, minus: None }
     }
 
-    /// The token of the parameter `token`; nothing where none is given.
+    /// The target that the parameter `token` names; none if the parameter is not given.
     ///
     /// # Errors
     ///
-    /// When the text is no token.
+    /// When the text has no token.
     pub fn chosen(text: Option<&str>, model: &Model) -> Result<Option<Self>> {
         let parse = |text| Self::parse("token", text, model);
         text.map(parse).transpose()
@@ -46,7 +46,7 @@ impl LogitTarget {
         })
     }
 
-    /// The direction in the normed stream that one unit of it stands for, `[d_model]`, f32.
+    /// The gradient of the target with respect to the stream after the final norm, `[d_model]`, f32.
     pub fn direction(self, model: &Model) -> Result<Tensor> {
         let of = |token| model.transformer.logit_direction(token);
         Ok(match self.minus {
@@ -55,25 +55,25 @@ impl LogitTarget {
         })
     }
 
-    /// The tokens whose logits have to be read.
+    /// The tokens whose logits the target needs.
     pub fn tokens(self) -> Vec<u32> {
         std::iter::once(self.token).chain(self.minus).collect()
     }
 
-    /// The target's logit in a row whose tokens were read.
+    /// The target's value in a row whose statistics include the logits of [`LogitTarget::tokens`].
     pub fn logit(self, stats: &RowStats) -> f32 {
         let at = |token: u32| stats.token(token).logit;
         at(self.token) - self.minus.map_or(0.0, at)
     }
 
-    /// Its value in a row of logits, or of log-probabilities.
+    /// The target's value in a row of logits or log-probabilities, `[vocab]`.
     pub fn of(self, logits: &[f32]) -> f32 {
         let at = |token: u32| logits.get(token as usize).copied().unwrap_or(f32::NAN);
         at(self.token) - self.minus.map_or(0.0, at)
     }
 }
 
-/// The first token of a text as it is written, of a text between quotes, or the id after `#`.
+/// The first token of a text taken literally, or of the text between quotes, or the id after `#`.
 pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     let quoted = text.trim();
     let inner = quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
@@ -90,7 +90,7 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     let first = ids.first().copied();
     let first =
         first.ok_or_else(|| Error::argument(name, text, "a text that has at least one token"))?;
-    // A tokenizer may have been given words after the model was trained.
+    // The tokenizer may have tokens that were added after training, for which the model has no logits.
     if (first as usize) >= known {
         let expected = format!(
             "a text that begins with a token of the model; this one begins with #{first}, which the tokenizer has but the model, with {known} tokens, does not"
@@ -100,11 +100,12 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     Ok(first)
 }
 
-/// First tokens of texts separated by `|`, each once, as [`first_token`] reads them; `name` is the parameter, for messages.
+/// The first tokens of texts separated by `|`, without duplicates, each read by [`first_token`]; `name` is the parameter, for
+/// error messages.
 ///
 /// # Errors
 ///
-/// When there is no text, or one without a token that the model has.
+/// When there is no text, or a text whose first token the model does not have.
 pub fn first_tokens(name: &str, texts: &str, model: &Model) -> Result<Vec<u32>> {
     let mut out = Vec::new();
     for text in texts.split('|').filter(|t| !t.is_empty()) {
@@ -119,7 +120,7 @@ pub fn first_tokens(name: &str, texts: &str, model: &Model) -> Result<Vec<u32>> 
     Ok(out)
 }
 
-/// The id that a text names as `#17`, whether or not there is such a token.
+/// The id in a text of the form `#17`; the token may not exist.
 pub fn id_of(text: &str) -> Option<u32> {
     text.trim().strip_prefix('#').and_then(|n| n.parse().ok())
 }

@@ -1,9 +1,9 @@
-//! Sweeps: many trials of one question, done in slices. A sweep tells how far it is, can be stopped between slices, keeps what was
-//! measured, and goes on from there when it is asked again.
+//! Sweeps: many trials of one question, done in slices. A sweep reports its progress, can be stopped between slices, keeps its
+//! results, and resumes when it is asked for again.
 //!
-//! Invariant: a result is kept only under everything it depends on (model, weights, dtype, device, tokens, edits, seed, parameters,
-//! version), and a sweep that was resumed returns what one that was not would have. To sweep over something, count the trials
-//! and call [`Lab::trials`] with what measures a slice of them.
+//! Invariant: a result is stored under everything it depends on (model, weights, dtype, device, tokens, edits, seed,
+//! parameters, version), and a resumed sweep returns what an uninterrupted one would have. To sweep over something, count the
+//! trials and call [`Lab::trials`] with a function that measures a slice of them.
 
 use std::fmt;
 use std::ops::Range;
@@ -21,19 +21,19 @@ use crate::edit::Edit;
 use crate::error::{Error, Result};
 use crate::model::Fingerprint;
 
-/// Longest file whose content is compared when a sweep goes on.
+/// The size in bytes up to which the content of a file is part of a sweep's key.
 const LARGE: u64 = 64 << 20;
 
-/// What a sweep takes before it starts: rows through the whole model, and the positions of each.
+/// The cost of a sweep, known before it starts: the number of rows that run through the whole model, and the positions of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepCost {
     pub passes: usize,
-    /// Positions a row, on average.
+    /// Positions in a row, on average.
     pub tokens: usize,
 }
 
 impl SweepCost {
-    /// Seconds at a pace in positions a second.
+    /// The duration in seconds at a pace in positions a second.
     pub fn seconds(self, pace: f32) -> f32 {
         (self.passes * self.tokens) as f32 / pace.max(f32::MIN_POSITIVE)
     }
@@ -53,7 +53,7 @@ impl fmt::Display for SweepCost {
     }
 }
 
-/// How long the rest will take at the pace so far; nothing while that is a guess.
+/// The estimated time that the rest will take at the pace so far; none while too little is done for an estimate.
 pub fn time_left(spent: Duration, done: f32) -> Option<Duration> {
     if spent < Duration::from_secs(2) || done < 0.01 {
         return None;
@@ -61,10 +61,10 @@ pub fn time_left(spent: Duration, done: f32) -> Option<Duration> {
     Some(spent.mul_f32((1.0 / done - 1.0).max(0.0)))
 }
 
-/// What came of a sweep, in the order of its trials.
+/// The results of a sweep, in the order of its trials.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trials<T> {
-    /// A result a trial; none where the sweep was stopped before.
+    /// One result for each trial; none for trials that were not reached before the sweep was stopped.
     pub results: Vec<Option<T>>,
 }
 
@@ -74,12 +74,12 @@ impl<T> Trials<T> {
         self.results.iter().flatten().count()
     }
 
-    /// Whether it was stopped before the end.
+    /// Whether the sweep was stopped before the last trial.
     pub fn stopped(&self) -> bool {
         self.done() < self.results.len()
     }
 
-    /// The note of a figure with missing cells.
+    /// A note for a figure in which cells are missing.
     pub fn note(&self) -> Option<String> {
         self.stopped().then(|| {
             format!(
@@ -92,14 +92,14 @@ impl<T> Trials<T> {
 }
 
 impl Lab {
-    /// Does `count` trials in slices of at most `slice`. `parameters` are those of the figure ([`Lab::provenance`]), with a
-    /// digest of every file that was read besides; `work` measures the trials of a range and returns a result for each.
+    /// Does `count` trials in slices of at most `slice`. `work` measures the trials of a range and returns one result for each.
+    /// `parameters` are those of the figure ([`Lab::provenance`]), with a digest of every other file that was read.
     ///
-    /// Where the user stops it, what is done comes back, and the same sweep goes on from there later.
+    /// If the user stops the sweep, the results so far are returned, and the same sweep resumes from them later.
     ///
     /// # Errors
     ///
-    /// Those of `work`; [`Error::Cancelled`] when it was stopped before anything was measured.
+    /// Those of `work`; [`Error::Cancelled`] if the sweep was stopped before anything was measured.
     pub fn trials<T: Clone + Serialize + DeserializeOwned>(
         &mut self,
         run: &Run,
@@ -163,7 +163,7 @@ impl Lab {
         }
     }
 
-    /// Everything a sweep's results depend on, in one number.
+    /// The key of a sweep: a digest of everything its results depend on.
     fn sweep_key(&self, run: &Run, parameters: Vec<(String, String)>) -> Result<u64> {
         let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
         let mut names: Vec<String> = edits
@@ -183,7 +183,8 @@ impl Lab {
         Ok(digest.finish())
     }
 
-    /// Writes what names of directions, sets and files mean now: one may be given to something else.
+    /// Writes into `digest` the current content of the directions, sets and files that names stand for: a name may later stand
+    /// for something else.
     pub(crate) fn meanings(&self, names: &[String], digest: &mut Fingerprint) {
         let mut directions: Vec<_> = self.directions.iter().collect();
         directions.sort_by_key(|(name, _)| *name);
@@ -200,7 +201,7 @@ impl Lab {
         sets.sort_by_key(|(name, _)| *name);
         digest.write(format!("{sets:?}").as_bytes());
         for name in names {
-            // A vector file may be moved by layers (`FILE#-1`), a list named as `@FILE`.
+            // Remove decorations: a vector file may be shifted by layers (`FILE#-1`), a list is named `@FILE`.
             let bare = name.strip_prefix('@').unwrap_or(name);
             let shifted = bare.rsplit_once('#').map_or(bare, |(name, _)| name);
             for path in [bare, shifted] {
@@ -213,14 +214,14 @@ impl Lab {
     }
 }
 
-/// Puts what was measured in its place, as it will be kept.
+/// Copies the results of `trials` into `kept`, in the form in which they are stored.
 fn place<T: Serialize>(kept: &mut [Option<Value>], trials: &Trials<T>) {
     for (value, result) in kept.iter_mut().zip(&trials.results) {
         *value = result.as_ref().and_then(|r| serde_json::to_value(r).ok());
     }
 }
 
-/// What a file holds now, where there is one; of a large one, or of a folder, its length and when it was written.
+/// The content of a file, or for a large file or a folder its length and modification time; none if the path does not exist.
 fn held(path: &Path) -> Option<Vec<u8>> {
     let facts = std::fs::metadata(path).ok()?;
     if facts.is_file() && facts.len() <= LARGE {
@@ -246,7 +247,7 @@ mod tests {
         vec![("instrument".into(), name.into())]
     }
 
-    /// A sweep of nine trials, stopped from the inside before the trial `stop`; which trials it measured.
+    /// Runs a sweep of nine trials that is stopped before trial `stop`; also returns which trials it measured.
     fn sweep(lab: &mut Lab, name: &str, stop: usize) -> (Result<Trials<f32>>, Vec<usize>) {
         let run = Run::plain(vec![1, 2]);
         let mut seen = Vec::new();
@@ -261,7 +262,7 @@ mod tests {
         (trials, seen)
     }
 
-    /// A name stands for what its file holds now: a sweep does not go on with another one's results.
+    /// A file's name stands for its current content: after a change, a sweep does not continue from the old results.
     #[test]
     fn a_sweep_whose_file_has_changed_begins_anew() {
         let lab = lab();
@@ -291,7 +292,7 @@ mod tests {
         assert_ne!(keys[0].1, keys[1].1, "an edit that names it");
     }
 
-    /// Results that were measured before an error are kept for the next attempt.
+    /// Results measured before an error are kept for the next attempt.
     #[test]
     fn an_error_loses_nothing() {
         let mut lab = lab();

@@ -1,4 +1,4 @@
-//! Standard normal numbers: seeded weights, noise, and random directions are made of them.
+//! Standard normal random numbers, for seeded weights, noise, and random directions.
 //!
 //! Invariant: a generator gives the same numbers on every machine. To draw from another distribution, add a function.
 

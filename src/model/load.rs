@@ -1,7 +1,7 @@
-//! Loading: from a resolved source and the user's wishes to a [`Model`].
+//! Loads a [`Model`] from a resolved source and the user's options.
 //!
-//! Invariant: the embedded demo takes the same path as a folder; every refusal names the file or the flag.
-//! To add a wish, add a field to [`Options`].
+//! Invariant: the embedded demo is loaded in the same way as a folder; every refusal names the file or the flag.
+//! To add an option, add a field to [`Options`].
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -25,20 +25,20 @@ use super::tokenizer::{self, Older, Tokenizer};
 use crate::error::{Error, Result};
 use crate::file;
 
-/// What the user may ask for when loading.
+/// The user's options for loading.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// `f32`, `f16`, `bf16` or `q8_0`; by default what suits the device.
+    /// `f32`, `f16`, `bf16` or `q8_0`; by default chosen for the device.
     pub dtype: Option<String>,
     /// `auto`, `cpu`, `cuda:N` or `metal`.
     pub device: Option<String>,
-    /// Most tokens of one run.
+    /// The most tokens in a run.
     pub context: Option<usize>,
-    /// Most bytes to take; by default what is free.
+    /// The memory limit in bytes; by default the free memory.
     pub memory: Option<u64>,
 }
 
-/// The context that is used when none is asked for and the model allows more.
+/// The default context, in tokens, if the model allows more.
 pub const DEFAULT_CONTEXT: usize = 8192;
 
 #[cfg(feature = "demo")]
@@ -51,7 +51,7 @@ mod embedded {
     pub const TEMPLATE: &str = include_str!("../../demo/model/chat_template.jinja");
 }
 
-/// What folders without a `tokenizer.json` may have in its place.
+/// The files of folders that have no `tokenizer.json`.
 #[derive(Default)]
 struct OlderFiles {
     vocab: Option<Vec<u8>>,
@@ -75,7 +75,7 @@ impl OlderFiles {
     }
 }
 
-/// The small files beside the weights.
+/// The small files of a model, next to its weights.
 struct ModelFiles {
     config: Cow<'static, [u8]>,
     tokenizer: Option<Cow<'static, [u8]>>,
@@ -90,7 +90,7 @@ struct ModelFiles {
     named_templates: Vec<(String, String)>,
 }
 
-/// Loads the model that an argument names, unwatched.
+/// Loads the model that an argument names, without reporting progress.
 pub fn load(given: &str, options: &Options) -> Result<Model> {
     let mut watch = DownloadWatch {
         show: &mut |_| (),
@@ -99,7 +99,7 @@ pub fn load(given: &str, options: &Options) -> Result<Model> {
     load_watched(given, options, &mut watch)
 }
 
-/// Loads the model that an argument names; downloads it first when the cache lacks it.
+/// Loads the model that an argument names, after downloading the files that the cache lacks.
 pub fn load_watched(
     given: &str,
     options: &Options,
@@ -167,7 +167,7 @@ pub fn load_watched(
     Ok(model)
 }
 
-/// What a user should know of the tokenizer beside the model.
+/// Notes for the user on the tokenizer and whether it fits the model.
 fn tokenizer_remarks(model: &Model) -> Vec<String> {
     let Some(tokenizer) = &model.tokenizer else {
         return Vec::new();
@@ -192,7 +192,7 @@ fn tokenizer_remarks(model: &Model) -> Vec<String> {
     out
 }
 
-/// An error about a folder, in view of what the folder is: what no family serves, or what has no weights.
+/// Explains an error about a folder by the folder's contents: an unsupported kind of model, or no weights.
 fn explain_folder(error: Error, given: &str, folder: Option<&Path>, config: &Value) -> Error {
     let unfit = matches!(error, Error::NotAModel { .. } | Error::Config { .. });
     if !unfit {
@@ -210,7 +210,7 @@ fn explain_folder(error: Error, given: &str, folder: Option<&Path>, config: &Val
     }
 }
 
-/// The only GGUF file (or the first part of the only one) of a folder without config.json.
+/// The only GGUF file (or the first part of the only one) in a folder without config.json.
 fn only_gguf(folder: &Path) -> Option<PathBuf> {
     if folder.join("config.json").exists() {
         return None;
@@ -240,7 +240,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let asked = requested_precision(options.dtype.as_deref(), &device)?;
     let asked = asked.or_else(|| gguf.quantization().map(Precision::Stored));
     let stored = gguf.tensors().map(|(_, t)| t.span.len() as u64).sum();
-    // A file without a vocabulary still reads token ids, as a folder without tokenizer.json does.
+    // A file without a vocabulary can still be used with token ids, like a folder without tokenizer.json.
     let tokenizer = gguf
         .keys()
         .any(|key| key == "tokenizer.ggml.tokens")
@@ -265,7 +265,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     Ok(model)
 }
 
-/// What a GGUF file is that is no language model, and what to do.
+/// A description of a GGUF file that is not a language model, and what to do.
 fn other_gguf(gguf: &Gguf) -> Option<(String, String)> {
     let word = |key: &str| {
         let found = gguf.string(key).filter(|w| !w.is_empty())?;
@@ -308,7 +308,7 @@ fn other_gguf(gguf: &Gguf) -> Option<(String, String)> {
     Some((what.into(), next.into()))
 }
 
-/// The device that a flag names; `auto` takes an accelerator when this build has one and it answers.
+/// The device of a flag; `auto` chooses an accelerator if this build supports one and it works.
 pub fn device(given: &str) -> Result<Device> {
     let refuse = |why: &str| Error::Device {
         device: given.to_string(),
@@ -365,7 +365,7 @@ fn plan<'a>(
     }
 }
 
-/// The precision that a flag asks for, if it is there; without it [`memory::choose`] has the word.
+/// The precision of a flag; none if it is not given, in which case [`memory::choose`] decides.
 fn requested_precision(given: Option<&str>, device: &Device) -> Result<Option<Precision>> {
     match given {
         None => Ok(None),
@@ -438,7 +438,7 @@ fn folder_files(folder: &Path) -> Result<ModelFiles> {
     })
 }
 
-/// The templates of a `chat_templates` folder, where there is one, by name.
+/// The templates in a `chat_templates` folder, by name; empty if there is none.
 fn named_templates(folder: &Path) -> Result<Vec<(String, String)>> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Ok(Vec::new());

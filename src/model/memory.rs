@@ -1,13 +1,13 @@
-//! Memory: how much a model will need, whether it fits, and which dtype is taken when none is asked for.
+//! Memory: how much a model will need, whether it fits, and the default dtype.
 //!
-//! Invariant: everything but [`available`] is arithmetic over a [`Blueprint`], so that it can be asked before a byte of
-//! weights is read, and with invented machines; a way out is named only when the same arithmetic says that it fits.
-//! To change what is counted, see [`need`]; to change a default, see [`choose`].
+//! Invariant: everything except [`available`] is arithmetic over a [`Blueprint`], so that it can be computed before any weights
+//! are read, and for hypothetical machines; an alternative is suggested only if the same arithmetic says that it fits. To
+//! change what is counted, see [`need`]; to change a default, see [`choose`].
 //!
-//! Defaults. CUDA: bf16, and f16 before Ampere where the model is safe in it. CPU: f32 when it fits twice, else f16 where
-//! the model is safe in it, else Q8_0 made while loading; never bf16, whose products widen every weight at every step.
-//! A model is safe in f16 when every weight is within its range (trivially so when the checkpoint is stored in f16) and
-//! its family is not one of [`OVERFLOWING`], whose activations are known to leave that range.
+//! Defaults. CUDA: bf16, and before Ampere f16 if the model is safe in it. CPU: f32 if it fits twice, else f16 if the model is
+//! safe in it, else Q8_0 made while loading; never bf16, in which products would widen every weight at every step. A model is
+//! safe in f16 if every weight is within its range (which is certain if the checkpoint is stored in f16) and its family is not
+//! one of [`OVERFLOWING`], whose activations are known to leave that range.
 
 use candle_core::{DType, Device};
 use serde_json::Value;
@@ -19,53 +19,53 @@ use super::network::linear::Precision;
 use crate::error::{Error, Result};
 use crate::text::size;
 
-/// Families whose activations leave the range of f16 although their weights do not: residual streams beyond 65504
-/// (Gemma), products of queries and keys before their scale (Phi, Qwen 2).
+/// Families whose activations leave the range of f16 although their weights do not: residual streams beyond 65504 (Gemma),
+/// products of queries and keys before scaling (Phi, Qwen 2).
 pub const OVERFLOWING: &[&str] = &["gemma", "gemma2", "gemma3_text", "phi", "qwen2"];
 
-/// Tokens of the prompt that working memory is counted for; scores grow with the square of this.
+/// The length of the prompt for which working memory is counted, in tokens; scores grow with its square.
 const PROMPT: u64 = 1024;
 
-/// Rows that go through the unembedding at once, at the least.
+/// The smallest number of rows that go through the unembedding at once.
 const ROWS: u64 = 64;
 
-/// The program itself, and a tokenizer's entry for every token.
+/// The bytes of the program itself, and below those of a tokenizer's entry for each token.
 const PROGRAM: u64 = 48 << 20;
 const TOKEN: u64 = 512;
 
-/// What the allocator keeps of matrices and values that were given back to it, at the most that was measured.
+/// The largest amount of freed memory that the allocator was measured to keep, in bytes.
 const HELD_BACK: u64 = 32 << 20;
 
-/// What a model will take, in bytes.
+/// The memory that a model needs, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeed {
-    /// Matrices, tables, biases and norms, as they are kept.
+    /// Matrices, tables, biases and norms, as they are stored in memory.
     pub weights: u64,
-    /// Keys and values of a full context.
+    /// Keys and values for a full context.
     pub cache: u64,
-    /// The largest values that one pass holds at a time, for a prompt of at most 1024 tokens; recordings aside.
+    /// The most that one pass holds at a time, for a prompt of at most 1024 tokens; without recorded values.
     pub pass: u64,
-    /// The largest matrix on its way from the file, while nothing else is done.
+    /// The copies of the largest matrix while it is loaded, when nothing else is being done.
     pub loading: u64,
     /// The program and the tokenizer.
     pub program: u64,
 }
 
 impl MemoryNeed {
-    /// The most that is held at one time.
+    /// The most that is held at any time.
     pub fn total(&self) -> u64 {
         self.weights + self.cache + self.work()
     }
 
-    /// What is held besides weights and cache.
+    /// The part of the total that is neither weights nor cache.
     pub fn work(&self) -> u64 {
         self.program + self.pass.max(self.loading.saturating_sub(self.cache))
     }
 }
 
-/// What a model needs when its matrices are kept so. Of what stays as its file has it, blocks and on the CPU narrow numbers,
-/// the bytes are not known from the blueprint: say them in `stored`. No more is counted than the same in the dtype that is
-/// computed with.
+/// The memory for a model whose matrices are stored in `precision`. For weights that stay as in their file (quantized blocks
+/// and, on the CPU, f16 or bf16 numbers), the size does not follow from the blueprint: it is given by `stored`. The result is
+/// never more than for the same weights in the compute dtype.
 pub fn need(
     b: &Blueprint,
     precision: Precision,
@@ -83,7 +83,7 @@ pub fn need(
     let scores = 4 * heads * prompt * prompt * 4;
     let streams = prompt * (6 * d + 3 * inner + 2 * heads * head + 2 * kv) * wide;
     let largest = matrices(b).iter().map(|m| m.rows * m.columns).max();
-    // What the file has, what is computed with, and where parts of one tensor are taken apart, one of the parts.
+    // The copies: as in the file, in the compute dtype and, if one tensor is split into parts, one of the parts.
     let fused = d * (2 * inner).max(heads * head + 2 * kv);
     let copies = match precision {
         Precision::Dense(DType::F32) => 4 + wide,
@@ -104,14 +104,14 @@ pub fn need(
     }
 }
 
-/// A matrix that occurs so often.
+/// A matrix shape, and how many matrices have it.
 struct MatrixSize {
     rows: u64,
     columns: u64,
     count: u64,
 }
 
-/// Every matrix that a loader may turn into blocks.
+/// All matrices that a loader may quantize.
 fn matrices(b: &Blueprint) -> Vec<MatrixSize> {
     let matrix = |rows: usize, columns: usize, count: usize| MatrixSize {
         rows: rows as u64,
@@ -142,11 +142,11 @@ fn matrices(b: &Blueprint) -> Vec<MatrixSize> {
     all
 }
 
-/// Bytes of the weights as a loader keeps them.
+/// The size of the weights in bytes, as a loader stores them.
 fn weight_bytes(b: &Blueprint, precision: Precision) -> u64 {
     let wide = precision.compute().size_in_bytes() as u64;
     let matrix = |m: &MatrixSize| {
-        // Blocks are 32 wide; a narrower input stays dense.
+        // Blocks are 32 wide; other widths stay dense.
         let packed = match precision {
             Precision::Dense(_) => false,
             Precision::Q8 | Precision::Stored(_) => m.columns.is_multiple_of(32),
@@ -175,12 +175,12 @@ fn weight_bytes(b: &Blueprint, precision: Precision) -> u64 {
         Some(QkNormOver::Head) => 2 * b.head_dim,
         Some(QkNormOver::HeadOwnGain | QkNormOver::AllHeads) => q + kv,
     };
-    // Four norms a block at the most, with gain and bias.
+    // At most four norms in a block, with gain and bias.
     let norms = layers * (8 * d + gains) + 2 * d;
     blocks + computed as u64 * wide + 4 * norms as u64
 }
 
-/// Cosines and sines of every position.
+/// The size of the tables of cosines and sines, in bytes.
 fn rope_table_bytes(b: &Blueprint, context: u64, wide: u64) -> u64 {
     match &b.positions {
         PositionEncoding::Learned { .. } => 0,
@@ -191,44 +191,44 @@ fn rope_table_bytes(b: &Blueprint, context: u64, wide: u64) -> u64 {
     }
 }
 
-/// Where a model is to run.
+/// The type of device on which a model is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DevicePlace {
-    /// The processor, whose kernels take narrow numbers and blocks as a file has them.
+    /// The CPU, whose kernels use f16, bf16 and quantized blocks as they are in the file.
     Cpu,
-    /// An NVIDIA card; whether it computes in bf16 (Ampere and later).
+    /// An NVIDIA GPU.
     Cuda {
-        /// Compute capability 8 or more.
+        /// Whether it computes in bf16: compute capability 8 (Ampere) or later.
         bf16: bool,
     },
-    /// An Apple one.
+    /// An Apple GPU.
     Metal,
 }
 
-/// A model that is about to be loaded, and what there is for it.
+/// A model that is about to be loaded, and the memory available for it.
 #[derive(Clone, Copy, Debug)]
 pub struct MemoryPlan<'a> {
     /// Its name, for messages.
     pub name: &'a str,
-    /// Its shape.
+    /// Its architecture.
     pub blueprint: &'a Blueprint,
-    /// Positions that it will have.
+    /// The size of the context, in positions.
     pub context: usize,
     pub place: DevicePlace,
-    /// Bytes that are free there; none where nobody can tell, and then everything fits.
+    /// The free memory on the device, in bytes; none if it is unknown, in which case everything fits.
     pub available: Option<u64>,
-    /// Bytes of the tensors as their file has them.
+    /// The size of the tensors in their file, in bytes.
     pub stored: Option<u64>,
 }
 
 impl MemoryPlan<'_> {
-    /// What it needs when its matrices are kept so.
+    /// The memory for the model if its matrices are stored in `precision`.
     pub fn need(&self, precision: Precision) -> MemoryNeed {
         let stored = match (precision, self.place) {
             (Precision::Stored(_), _) | (Precision::Dense(DType::F32), DevicePlace::Cpu) => {
                 self.stored
             }
-            // What is converted or made anew is counted like any other.
+            // Converted or quantized matrices are counted by the blueprint.
             (Precision::Dense(_) | Precision::Q8, _) => None,
         };
         need(self.blueprint, precision, self.context, stored)
@@ -239,8 +239,8 @@ impl MemoryPlan<'_> {
             .is_none_or(|free| self.need(precision).total().saturating_mul(times) <= free)
     }
 
-    /// The dtype to load in: the one that was asked for, or the default with a note where that is not what a reader would
-    /// expect. What does not fit is refused.
+    /// The dtype to load in: the requested one, or the default with a note if that may be unexpected. Refuses a model that does
+    /// not fit.
     pub fn settle(
         &self,
         asked: Option<Precision>,
@@ -254,7 +254,7 @@ impl MemoryPlan<'_> {
         Ok((precision, note))
     }
 
-    /// Refuses a model that does not fit, with the numbers and the ways that would.
+    /// Refuses a model that does not fit; the error has the numbers and the alternatives that fit.
     pub fn check(&self, precision: Precision) -> Result<()> {
         let Some(free) = self.available.filter(|_| !self.fits(precision, 1)) else {
             return Ok(());
@@ -276,7 +276,7 @@ impl MemoryPlan<'_> {
         })
     }
 
-    /// What would fit, by the same arithmetic.
+    /// The alternatives that fit, by the same arithmetic.
     fn options_that_fit(&self, precision: Precision, free: u64) -> String {
         let mut ways = Vec::new();
         let narrower: &[Precision] = &[Precision::Dense(DType::F16), Precision::Q8];
@@ -301,7 +301,7 @@ impl MemoryPlan<'_> {
         if let Some(n) = (1..16).find(shorter) {
             ways.push(format!("--context {}", self.context >> n));
         }
-        // Q4_K_M comes to 4.85 bits a weight.
+        // Q4_K_M takes 4.85 bits for each weight.
         let stored = (self.blueprint.parameters() as f64 * 4.85 / 8.0) as u64;
         let kind = Precision::Stored("q4_K_M");
         let gguf = need(self.blueprint, kind, self.context, Some(stored));
@@ -319,8 +319,8 @@ impl MemoryPlan<'_> {
     }
 }
 
-/// The dtype when none is asked for, and a sentence where it is not what a reader would expect. `within_f16` says
-/// whether every weight is within the range of f16; it may have to read them, and is asked only when it matters.
+/// The default dtype, and a sentence if it may be unexpected. `within_f16` tells whether every weight is within the range of
+/// f16; it may have to read them, so it is called only if it matters.
 pub fn choose(plan: &MemoryPlan, within_f16: impl FnOnce() -> bool) -> (Precision, Option<String>) {
     let dense = Precision::Dense;
     let (full, half) = (dense(DType::F32), dense(DType::F16));
@@ -352,8 +352,8 @@ pub fn choose(plan: &MemoryPlan, within_f16: impl FnOnce() -> bool) -> (Precisio
     }
 }
 
-/// Whether a model with this config.json can be opened on a CPU with so many bytes free, in the dtype that would be
-/// chosen and a context of `context` at the most; none where no family serves it.
+/// Whether a model with this config.json can be loaded on a CPU with `available` bytes free, in the default dtype and with a
+/// context of at most `context` tokens; none if no family supports it.
 pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
     let (_, blueprint) = families::read(config).ok()?;
     let plan = MemoryPlan {
@@ -368,7 +368,7 @@ pub fn fits(config: &Value, context: usize, available: u64) -> Option<bool> {
     Some(plan.fits(precision, 1))
 }
 
-/// Where a device computes.
+/// The type of a device.
 pub fn place(device: &Device) -> DevicePlace {
     match device {
         Device::Cpu => DevicePlace::Cpu,
@@ -386,7 +386,7 @@ pub fn place(device: &Device) -> DevicePlace {
     }
 }
 
-/// Bytes that are free where a device computes, the limits of the process's own control groups respected; none where nobody can tell.
+/// The free memory of a device in bytes, within the limits of the process's control groups; none if it is unknown.
 pub fn available(device: &Device) -> Option<u64> {
     match device {
         Device::Cpu => system(),
@@ -401,7 +401,7 @@ pub fn available(device: &Device) -> Option<u64> {
     }
 }
 
-/// Bytes that processes may still take, without anything being moved to disk.
+/// The memory in bytes that processes can still take without swapping.
 fn system() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
@@ -420,7 +420,7 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    /// Llama 2 7B: 6.74 billion weights, a cache of 1 MiB a token in f32.
+    /// Llama 2 7B: 6.74 billion weights, and a cache of 1 MiB for each token in f32.
     fn seven() -> Value {
         json!({
             "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -481,7 +481,7 @@ mod tests {
             need(&b, Precision::Q8, 128, None).weights,
             need(&b, Precision::Dense(DType::F32), 128, None).weights,
         );
-        // Only what reads 11008 or 1000 wide rows: the second are no multiple of 32.
+        // Only the matrices whose rows are 11008 wide are quantized: 1000 is not a multiple of 32.
         let down = 32 * 11008 * 1000u64;
         assert_eq!(full - q8, down * 4 - down / 32 * 34);
         for family in families::FAMILIES {
@@ -520,7 +520,7 @@ mod tests {
             !note.unwrap().contains("--dtype f32"),
             "it would be refused"
         );
-        // Nobody can tell how much there is.
+        // The free memory is unknown.
         let unknown = MemoryPlan {
             available: None,
             ..plan(&b, 0)
@@ -596,7 +596,7 @@ mod tests {
             !told.contains("--context"),
             "weights alone are more: {told}"
         );
-        // By default Q8_0 would be made; 6 GiB take that with no context, and a GGUF's weights with a short one.
+        // The default would be Q8_0; 6 GiB are enough for it without a context, and for a GGUF's weights with a short one.
         let told = refused(10, None);
         assert!(
             told.contains("in q8_0") && !told.contains("--dtype"),
@@ -608,7 +608,7 @@ mod tests {
         );
         let told = refused(2, None);
         assert!(told.contains("smaller model"), "{told}");
-        // What is named does fit.
+        // The suggested alternatives do fit.
         let shorter = MemoryPlan {
             context: 2048,
             ..plan(&b, 10 * GIB)
@@ -618,7 +618,7 @@ mod tests {
 
     #[test]
     fn a_configuration_alone_says_whether_it_fits() {
-        // Q8_0 takes 7 GiB, and a cache.
+        // Q8_0 takes 7 GiB, plus a cache.
         assert_eq!(fits(&seven(), 4096, 16 * GIB), Some(true));
         assert_eq!(fits(&seven(), 4096, 6 * GIB), Some(false));
         assert_eq!(fits(&json!({"model_type": "mamba"}), 4096, GIB), None);
@@ -636,7 +636,7 @@ mod tests {
         let saved = wide.weights - narrow.need(full).weights;
         assert!(saved > 12 * GIB, "{saved}");
         assert_eq!(choose(&narrow, || false).0, full, "it fits twice");
-        // On a card and in another dtype they are converted.
+        // On a GPU and in another dtype they are converted.
         let half = Precision::Dense(DType::F16);
         assert_eq!(narrow.need(half), plan(&b, 0).need(half));
         let card = MemoryPlan {
@@ -644,7 +644,7 @@ mod tests {
             ..narrow
         };
         assert_eq!(card.need(full).weights, wide.weights);
-        // A file with tensors that nobody reads is no reason to count more than all of them in f32.
+        // A file with unused tensors does not count more than all used ones in f32.
         let larger = MemoryPlan {
             stored: Some(3 * wide.weights),
             ..narrow

@@ -1,12 +1,13 @@
-//! What the system lets this process take: the limits of its own control group and of those around it, and `ulimit -v`.
+//! The memory that the system lets this process take: the limits of its control group and of all enclosing ones, and `ulimit
+//! -v`.
 //!
-//! Invariant: every number is read from files, below a root that tests make themselves; a file that is not there, or says
-//! nothing, limits nothing. Page cache that a group holds counts as free, because the kernel takes it back before it kills.
-//! To respect another limit, add it to [`free`].
+//! Invariant: every number is read from files below a root, which tests create themselves; a missing or empty file means no
+//! limit. Page cache of a group counts as free, because the kernel reclaims it before it kills a process. To respect another
+//! limit, add it to [`free`].
 
 use std::path::{Path, PathBuf};
 
-/// Bytes that the process may still take; none where nothing limits it.
+/// The bytes that the process may still take; none if there is no limit.
 pub(super) fn free() -> Option<u64> {
     [of_groups(Path::new("/")), of_addresses(Path::new("/"))]
         .into_iter()
@@ -14,26 +15,26 @@ pub(super) fn free() -> Option<u64> {
         .min()
 }
 
-/// The two layouts of control groups.
+/// The two versions of control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CgroupVersion {
-    /// One hierarchy a controller (v1), here that of memory.
+    /// One hierarchy for each controller (v1); here that of memory.
     First,
-    /// One hierarchy (v2).
+    /// A single hierarchy (v2).
     Unified,
 }
 
 impl CgroupVersion {
-    /// The limits of a group.
+    /// The files with the limits of a group.
     fn limits(self) -> &'static [&'static str] {
         match self {
             Self::First => &["memory.limit_in_bytes"],
-            // Beyond `high` the kernel throttles until nothing moves any more.
+            // Beyond `high` the kernel throttles processes almost to a standstill.
             Self::Unified => &["memory.max", "memory.high"],
         }
     }
 
-    /// What it uses, page cache included.
+    /// The file with a group's usage, page cache included.
     fn usage(self) -> &'static str {
         match self {
             Self::First => "memory.usage_in_bytes",
@@ -41,7 +42,7 @@ impl CgroupVersion {
         }
     }
 
-    /// The lines of `memory.stat` that the kernel can take back, with those of the groups inside.
+    /// The lines of `memory.stat` for reclaimable memory, including that of nested groups.
     fn cache(self) -> [&'static str; 2] {
         match self {
             Self::First => ["total_inactive_file", "total_active_file"],
@@ -50,7 +51,7 @@ impl CgroupVersion {
     }
 }
 
-/// The tightest room in the process's own group and in all of those around it.
+/// The smallest remaining memory of the process's own group and all enclosing ones.
 fn of_groups(root: &Path) -> Option<u64> {
     let own = read(root, "proc/self/cgroup")?;
     let mounts = read(root, "proc/self/mountinfo")?;
@@ -66,7 +67,7 @@ fn of_groups(root: &Path) -> Option<u64> {
     rooms.into_iter().flatten().min()
 }
 
-/// Where the process stands in a hierarchy: `4:memory:/a/b`, `0::/a/b`.
+/// The path of the process in a hierarchy: `4:memory:/a/b`, `0::/a/b`.
 fn path_in(layout: CgroupVersion, own: &str) -> Option<&str> {
     own.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
@@ -95,15 +96,15 @@ fn mount_of(layout: CgroupVersion, mounts: &str) -> Option<(String, String)> {
     })
 }
 
-/// The kernel spells blanks as `\040`.
+/// Decodes blanks, which the kernel writes as `\040`.
 fn unescaped(word: &str) -> String {
     word.replace("\\040", " ")
         .replace("\\011", "\t")
         .replace("\\134", "\\")
 }
 
-/// A group's path below what is mounted. In a container the mount may begin at the group itself, or show nothing of where
-/// the process stands (`/../other`); then what is mounted is all there is to see.
+/// The path of a group below the mounted part of the hierarchy. In a container the mount may begin at the group itself, or not
+/// contain the process at all (`/../other`); then only the mounted part is visible.
 fn below<'a>(mounted: &str, path: &'a str) -> &'a str {
     let rest = if mounted == "/" {
         Some(path)
@@ -114,7 +115,7 @@ fn below<'a>(mounted: &str, path: &'a str) -> &'a str {
         .unwrap_or_default()
 }
 
-/// The folders of a group and of every one around it, those that can be seen.
+/// The folders of a group and all enclosing ones, as far as they are visible.
 fn around(top: &Path, path: &str) -> Vec<PathBuf> {
     let mut folder = top.to_path_buf();
     let mut all = vec![folder.clone()];
@@ -125,11 +126,11 @@ fn around(top: &Path, path: &str) -> Vec<PathBuf> {
     all
 }
 
-/// What a group leaves; none where it has no limit.
+/// The remaining memory of a group; none if it has no limit.
 fn room(layout: CgroupVersion, group: &Path) -> Option<u64> {
     let number = |name: &str| read(group, name)?.trim().parse::<u64>().ok();
     let limit = layout.limits().iter().filter_map(|l| number(l)).min()?;
-    // v1 says "no limit" as the largest number of pages.
+    // v1 expresses "no limit" as the largest number of pages.
     if limit >= 1 << 62 {
         return None;
     }
@@ -144,7 +145,7 @@ fn room(layout: CgroupVersion, group: &Path) -> Option<u64> {
     Some(limit.saturating_sub(used))
 }
 
-/// What `ulimit -v` leaves of the addresses.
+/// What `ulimit -v` leaves of the address space.
 fn of_addresses(root: &Path) -> Option<u64> {
     let limits = read(root, "proc/self/limits")?;
     let line = limits
@@ -168,7 +169,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// A made-up `/proc` and `/sys`.
+    /// A simulated `/proc` and `/sys`.
     struct Machine(tempfile::TempDir);
 
     impl Machine {
@@ -185,7 +186,7 @@ mod tests {
             std::fs::write(path, content).unwrap();
         }
 
-        /// A group of the second layout, in MiB.
+        /// A group of version 2, in MiB.
         fn second(&self, folder: &str, max: &str, used: u64, cache: u64) {
             self.put(&format!("{folder}/memory.max"), &format!("{max}\n"));
             self.put(
@@ -200,7 +201,7 @@ mod tests {
             self.put(&format!("{folder}/memory.stat"), &stat);
         }
 
-        /// A group of the first layout, in MiB.
+        /// A group of version 1, in MiB.
         fn first(&self, folder: &str, limit: u64, used: u64, cache: u64) {
             self.put(
                 &format!("{folder}/memory.limit_in_bytes"),
@@ -247,7 +248,7 @@ mod tests {
             10,
         );
         assert_eq!(machine.room(), Some(400 - 120));
-        // Somebody else's group says nothing about this one.
+        // Another group does not limit this one.
         machine.second(&format!("{top}/other"), &bytes(1), 0, 0);
         assert_eq!(machine.room(), Some(280));
         machine.put(
@@ -292,20 +293,20 @@ mod tests {
 
     #[test]
     fn in_a_container_what_is_mounted_is_the_group() {
-        // The mount shows a part of the hierarchy, and the path is that of the host.
+        // The mount contains a part of the hierarchy, and the path is that of the host.
         let mounts = "25 1 0:22 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n";
         let machine = Machine::new("0::/docker/abc/worker\n", mounts);
         machine.second("sys/fs/cgroup", &bytes(500), 100, 0);
         assert_eq!(machine.room(), Some(400));
         machine.second("sys/fs/cgroup/worker", &bytes(50), 10, 0);
         assert_eq!(machine.room(), Some(40));
-        // With a namespace of its own, the path is relative to it, or leads outside.
+        // With a namespace of its own, the path is relative to it, or leads outside of it.
         for own in ["0::/\n", "0::/../elsewhere\n"] {
             let machine = Machine::new(own, UNIFIED);
             machine.second("sys/fs/cgroup", &bytes(64), 4, 0);
             assert_eq!(machine.room(), Some(60), "{own}");
         }
-        // A mount point with a blank.
+        // A mount point that contains a blank.
         let mounts = "25 1 0:22 / /sys/my\\040groups rw - cgroup2 cgroup2 rw\n";
         let machine = Machine::new("0::/a\n", mounts);
         machine.second("sys/my groups/a", &bytes(8), 1, 0);

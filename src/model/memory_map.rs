@@ -1,8 +1,8 @@
-//! Memory maps: the only way in which formats of our own see the bytes of a checkpoint.
+//! Memory maps: the only way in which our own readers access the bytes of a checkpoint.
 //!
-//! Invariant: files are mapped read-only; what a model keeps is copied out of the map, and then the map's own pages are
-//! given back ([`release`]), so that loading never holds the weights twice. A file that somebody makes shorter meanwhile
-//! ends the program with a sentence ([`super::shrunk`]).
+//! Invariant: files are mapped read-only; what a model keeps is copied out of the map, and the map's pages are then released
+//! ([`release`]), so that loading never holds the weights twice. If another program truncates a mapped file, the program ends
+//! with an error message ([`super::truncated_file`]).
 
 use std::path::Path;
 
@@ -14,18 +14,18 @@ use crate::error::{Error, Result};
 pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     let file = crate::file::open(path)?;
     super::truncated_file::watch();
-    // SAFETY: the file is opened read-only and mapped privately. When somebody truncates it, pages behind its new end
-    // raise SIGBUS, which ends the program (`shrunk`) before anything is computed from them.
+    // SAFETY: the file is opened read-only and mapped privately. If another program truncates it, access to pages beyond its
+    // new end raises SIGBUS, which ends the program (`truncated_file`) before anything is computed from them.
     unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
 }
 
-/// Gives the pages of a map that were read back to the system: they no longer count as this process's memory.
+/// Releases the pages of a map that were read, so that they no longer count as memory of this process.
 pub(crate) fn release(map: &Mmap) {
     #[cfg(unix)]
     {
         #[allow(unsafe_code)]
-        // SAFETY: the map is read-only and of a file, so pages that are dropped are read from it again when they are
-        // looked at; nothing that was written can be lost.
+        // SAFETY: the map is read-only and backed by a file, so released pages are read from the file again on access; no
+        // written data can be lost.
         let advised = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         if let Err(error) = advised {
             tracing::debug!("pages of a checkpoint stay until its map is closed: {error}");

@@ -1,6 +1,6 @@
-//! Models: tensors and the forward pass; knows nothing else of ours but errors and text.
+//! Models: tensors and the forward pass. Of our other modules it uses only errors, text and files.
 //!
-//! Invariant: whatever the argument was (the demo, a folder, a hub id), a [`Model`] is loaded by one path.
+//! Invariant: whatever the argument (the demo, a folder, a hub id), there is only one way to load a [`Model`].
 //! To add a family see [`crate::model::network::families`]; to add a site see [`crate::model::network::site`].
 
 pub mod checkpoint;
@@ -29,41 +29,41 @@ use crate::model::network::transformer::Transformer;
 use crate::model::tokenizer::template::{ChatTemplate, Message};
 use tokenizer::{Bos, Tokenizer};
 
-/// What a model is, for headers, provenance and checks.
+/// A description of a model, for headers, provenance and checks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Card {
     /// The argument that named it.
     pub name: String,
     pub family: &'static str,
-    /// The architecture, which decides what some borrowed names mean.
+    /// The architecture; it decides the meaning of some TransformerLens names.
     pub blueprint: Arc<crate::model::network::blueprint::Blueprint>,
     /// Fingerprint of the weights, 16 hexadecimal digits.
     pub revision: String,
-    /// How matrices are kept: `f32`, `f16`, `bf16`, `q8_0`.
+    /// How weight matrices are stored: `f32`, `f16`, `bf16`, `q8_0`.
     pub dtype: &'static str,
     /// Where it runs: `cpu`, `cuda:0`, `metal`.
     pub device: String,
-    /// Number of weights.
+    /// The number of weights.
     pub parameters: usize,
-    /// Blocks.
+    /// The number of blocks.
     pub layers: usize,
-    /// Residual width.
+    /// Width of the residual stream.
     pub d_model: usize,
-    /// Neurons a block.
+    /// Neurons in the MLP of a block.
     pub d_mlp: usize,
-    /// The layers whose neurons can be followed to the logits.
+    /// The layers whose neurons can be attributed to the logits.
     pub neuron_layers: Vec<usize>,
-    /// Whether what the MLP writes is normed before it is added.
+    /// Whether the MLP output is normed before it is added.
     pub norms_writes: bool,
-    /// Whether the stream itself is normed after every write, so that it is no sum of them.
+    /// Whether the stream itself is normed after every addition, so that it is not a sum of component outputs.
     pub norms_stream: bool,
     /// Query heads.
     pub heads: usize,
     /// Rows of the unembedding.
     pub vocab: usize,
-    /// Most tokens of one run.
+    /// The most tokens in a run.
     pub context: usize,
-    /// Whether a chat template is there.
+    /// Whether the model has a chat template.
     pub chat: bool,
 }
 
@@ -72,19 +72,19 @@ pub struct Model {
     pub card: Card,
     /// The forward pass with its weights.
     pub transformer: Transformer,
-    /// Its tokenizer; random test models have none.
+    /// The tokenizer; random test models have none.
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<ChatTemplate>,
-    /// What a reader should know of how it was loaded, in sentences.
+    /// Notes for users on how it was loaded.
     pub notes: Vec<String>,
-    /// What comes up while it is used.
+    /// Remarks that come up while the model is used.
     pub remarks: Remarks,
-    /// How much memory it was estimated to need before it was loaded; nothing for models that are made up.
+    /// The memory estimated for it before it was loaded; zero for random test models.
     pub need: memory::MemoryNeed,
 }
 
 impl Model {
-    /// A random model of a family, small enough for tests: two or three layers, odd widths, every bias.
+    /// A random model of a family, small enough for tests: two or three layers, unusual widths, all biases nonzero.
     pub fn tiny(family: &'static Family, seed: u64) -> Result<Self> {
         let config = (family.tiny)();
         let blueprint = (family.blueprint)(&config)?;
@@ -99,7 +99,7 @@ impl Model {
         )
     }
 
-    /// Builds the model once its parts are known.
+    /// Assembles the model from its parts.
     pub(crate) fn assemble(
         name: String,
         family: &'static Family,
@@ -141,14 +141,14 @@ impl Model {
         })
     }
 
-    /// Parses an address, in our words or in those of TransformerLens, and says why it does not exist on this model.
+    /// Parses an address, in our names or those of TransformerLens; the error says why it does not exist on this model.
     pub fn address(&self, text: &str) -> Result<Address> {
         let at = crate::model::network::address::resolve(text, &self.transformer.blueprint)?;
         self.offers(at)?;
         Ok(at)
     }
 
-    /// Says why an address does not exist on this model.
+    /// An error that says why an address does not exist on this model, if it does not.
     pub fn offers(&self, at: Address) -> Result<()> {
         crate::model::network::site::check_layer(at, self.card.layers)?;
         match crate::model::network::address::why_absent(at, &self.transformer.blueprint) {
@@ -160,7 +160,7 @@ impl Model {
         }
     }
 
-    /// The width of a site's last axis, and for heads all of them together; 0 for positions.
+    /// The width of a site's last axis, for head sites that of all heads together; 0 for sites over positions.
     pub fn width(&self, site: Site) -> usize {
         let b = &self.transformer.blueprint;
         match site.spec().axis {
@@ -174,13 +174,13 @@ impl Model {
         }
     }
 
-    /// An empty cache for `batch` runs.
+    /// An empty cache for `batch` rows.
     pub fn cache(&self, batch: usize) -> Result<Cache> {
         let t = &self.transformer;
         Cache::new(&t.blueprint, batch, self.card.context, t.dtype(), &t.device)
     }
 
-    /// What to say where the dtype made weights infinite that the file holds as numbers.
+    /// A sentence for a model in which the conversion to the dtype made finite weights infinite.
     pub fn past_range(&self) -> Option<String> {
         let damage = self.transformer.damage.iter();
         let lost: Vec<_> = damage.filter(|d| !d.stored).collect();
@@ -204,7 +204,7 @@ impl Model {
         Ok(Tensor::new(ids, &self.transformer.device)?.unsqueeze(0)?)
     }
 
-    /// Refuses a token that the embedding has no row for, by name.
+    /// Refuses a token for which the embedding has no row, by name.
     fn check_rows(&self, ids: &[u32]) -> Result<()> {
         let rows = self.card.vocab;
         let Some(&bad) = ids.iter().find(|id| **id as usize >= rows) else {
@@ -228,7 +228,7 @@ impl Model {
         }
     }
 
-    /// Refuses an empty prompt, one that leaves no room in the context, and tokens without a row.
+    /// Refuses an empty prompt, one that leaves no room in the context, and tokens without a row in the embedding.
     pub fn check_prompt(&self, ids: &[u32]) -> Result<()> {
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -244,8 +244,8 @@ impl Model {
         self.check_rows(ids)
     }
 
-    /// Text to ids, as the model's tokenizer does it; `chat` wraps it as one user turn. An empty text is what the tokenizer
-    /// puts before every text, if it does.
+    /// Converts text to ids with the model's tokenizer; with `chat` as one user turn. For an empty text the result is the
+    /// tokens that the tokenizer adds to every text.
     pub fn encode(&self, text: &str, chat: bool) -> Result<Vec<u32>> {
         if chat {
             if text.is_empty() {
@@ -275,7 +275,7 @@ impl Model {
         Ok(ids)
     }
 
-    /// Turns to ids through the chat template, with the prompt for an answer at the end.
+    /// Converts turns to ids with the chat template, ending where the answer begins.
     pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
         let template = self.template.as_ref().ok_or_else(|| Error::Text {
             what: format!("{} has no chat template", self.card.name),
@@ -285,7 +285,7 @@ impl Model {
             .encode(&template.render(messages, true)?, Bos::Raw)
     }
 
-    /// The tokenizer, or a sentence.
+    /// The tokenizer, or an error if there is none.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_ref().ok_or_else(|| Error::Text {
             what: format!("{} has no tokenizer", self.card.name),
@@ -293,7 +293,7 @@ impl Model {
         })
     }
 
-    /// The bytes a token stands for; ids that no tokenizer knows are spelled as `[id]`.
+    /// The bytes of a token; ids that the tokenizer does not know are spelled as `[id]`.
     pub fn bytes(&self, id: u32) -> Vec<u8> {
         match &self.tokenizer {
             Some(tokenizer) if tokenizer.knows(id) => tokenizer.bytes(id).to_vec(),
@@ -308,7 +308,7 @@ impl Model {
             .is_some_and(|t| t.eos().contains(&id))
     }
 
-    /// Token ids that the tokenizer knows; rows of the unembedding past them are padding.
+    /// The number of token ids that the tokenizer knows; rows of the unembedding beyond them are padding.
     pub fn known_tokens(&self) -> usize {
         self.tokenizer
             .as_ref()
@@ -316,17 +316,18 @@ impl Model {
     }
 }
 
-/// Notes that come up while a model is used: each is said once, at once where somebody listens, or kept until it is taken.
+/// Remarks that come up while a model is used. Each is reported only once: at once if there is a listener, else when it is
+/// taken.
 #[derive(Debug, Default)]
 pub struct Remarks {
-    /// Called with every remark at once, if set.
+    /// Called with every remark, if set.
     pub listener: Option<fn(&str)>,
-    /// All of them, and how many were taken.
+    /// All remarks, and the number of those that were taken.
     sentences: Mutex<(Vec<String>, usize)>,
 }
 
 impl Remarks {
-    /// Says a sentence, unless it was said before.
+    /// Adds a remark, unless it was made before.
     pub fn say(&self, sentence: String) {
         let Ok(mut sentences) = self.sentences.lock() else {
             return;
@@ -340,7 +341,7 @@ impl Remarks {
         sentences.0.push(sentence);
     }
 
-    /// What was said since the last time.
+    /// The remarks since the last call.
     pub fn take(&self) -> Vec<String> {
         let Ok(mut sentences) = self.sentences.lock() else {
             return Vec::new();
@@ -371,7 +372,7 @@ impl Default for Fingerprint {
 }
 
 impl Fingerprint {
-    /// Takes bytes in.
+    /// Adds bytes to the hash.
     pub fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
@@ -383,7 +384,7 @@ impl Fingerprint {
         self.0
     }
 
-    /// The hash of numbers, for example a seed and what is drawn with it.
+    /// The hash of some numbers, for example of a seed and the index of a draw.
     pub fn of(numbers: impl IntoIterator<Item = u64>) -> u64 {
         let mut hash = Self::default();
         numbers

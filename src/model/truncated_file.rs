@@ -1,36 +1,36 @@
-//! A mapped file that becomes shorter while it is read: the system raises SIGBUS, and the program ends with a sentence, a
-//! whole terminal and exit code 1 instead of dying of the signal.
+//! Handles a mapped file that is truncated while it is read: the system raises SIGBUS, and the program ends with an error
+//! message, a restored terminal and exit code 1 instead of being killed by the signal.
 //!
-//! Invariant: the handler calls only what POSIX allows in a handler (`write`, `tcsetattr`, `alarm`, `_exit`), on data that
-//! was settled before. What was written to session files stays. To undo another mode of the terminal, add it to the bytes
-//! that are handed to [`on_screen`].
+//! Invariant: the handler calls only functions that POSIX allows in a handler (`write`, `tcsetattr`, `alarm`, `_exit`), on data
+//! that was prepared before. Session files keep what was written. To undo another mode of the terminal, add it to the bytes
+//! that are given to [`on_screen`].
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::termios::Termios;
 
-/// What is said. A line feed before it, because the cursor may stand anywhere.
+/// The message. It begins with a line feed, because the cursor may be anywhere.
 const SENTENCE: &[u8] = b"\nlmscope: A file of weights became shorter, or its disk failed, while it was being read. Nothing was computed from what is missing. When the file is whole, run the same command again.\n";
 
-/// How the terminal was before the screen took it, and the bytes that give it back.
+/// The terminal's settings before the screen took it, and the bytes that restore it.
 static BEFORE: OnceLock<(Termios, Vec<u8>)> = OnceLock::new();
-/// Whether the screen is ours now.
+/// Whether the screen has the terminal now.
 static OURS: AtomicBool = AtomicBool::new(false);
 
-/// Notes that the screen is taken: `before` are the terminal's settings, `leave` the bytes that give it back.
+/// Records that the screen has taken the terminal: `before` are its settings, `leave` the bytes that restore it.
 pub fn on_screen(before: Termios, leave: Vec<u8>) {
     let _first = BEFORE.get_or_init(|| (before, leave));
     OURS.store(true, Ordering::SeqCst);
 }
 
-/// Notes that the screen was given back.
+/// Records that the terminal was restored.
 pub fn off_screen() {
     OURS.store(false, Ordering::SeqCst);
 }
 
-/// Watches from here on. On other systems than Linux a map that shrinks ends the program as it always did: there the
-/// same signal also means other things.
+/// Installs the handler. On systems other than Linux the signal also has other causes, so a truncated map ends the program as
+/// usual.
 #[cfg(target_os = "linux")]
 pub(crate) fn watch() {
     static ONCE: std::sync::Once = std::sync::Once::new();
@@ -45,10 +45,9 @@ pub(crate) fn watch() {}
 #[allow(unsafe_code)]
 fn install() {
     extern "C" fn ended(_: libc::c_int) {
-        // SAFETY: every function called here is async-signal-safe (POSIX 2.4.3), and the statics were settled before
-        // `OURS` was raised.
+        // SAFETY: every function called here is async-signal-safe (POSIX 2.4.3), and the statics were set before `OURS`.
         unsafe {
-            // A terminal that does not read must not hold up the end.
+            // A terminal that does not read must not delay the end.
             libc::signal(libc::SIGALRM, libc::SIG_DFL);
             libc::alarm(1);
             if OURS.swap(false, Ordering::SeqCst)
@@ -69,8 +68,8 @@ fn install() {
             libc::_exit(1);
         }
     }
-    // SAFETY: the action is wholly initialised, and its handler never returns. It runs on the stack that Rust's runtime
-    // keeps for signals.
+    // SAFETY: the action is completely initialised, and its handler never returns. It runs on the stack that Rust's runtime
+    // reserves for signals.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let handler: extern "C" fn(libc::c_int) = ended;
@@ -86,7 +85,7 @@ fn install() {
 mod tests {
     use crate::model::memory_map::map_file;
 
-    /// Runs only inside the process that the test below starts: it dies of what it does.
+    /// Runs only in the process that the test below starts, and ends it.
     #[test]
     fn child() {
         let Some(path) = std::env::var_os("LMSCOPE_TEST_SHRINKS").map(std::path::PathBuf::from)

@@ -1,26 +1,26 @@
-//! Decoding input: from the bytes that a terminal sends to keys and pasted text.
+//! Decodes terminal input: from bytes to keys and pasted text.
 //!
-//! Invariant: bytes may be cut anywhere, and any may be missing: what waits for more gives up after [`Decoder::patience`],
-//! and no part of an escape sequence or of a paste is ever taken for keys that somebody typed. Releases are dropped,
-//! Shift is folded into characters, and nothing here decides what a key does.
-//! To understand another key, add its arm in [`final_byte`] or [`numbered`].
+//! Invariant: input may be split between any two bytes, and any byte may be missing: the decoder waits for the rest of a
+//! sequence for at most [`Decoder::patience`], and never interprets a part of an escape sequence or of a paste as typed keys.
+//! Key releases are dropped, Shift is folded into characters, and nothing here decides what a key does. To decode another key,
+//! add its arm in [`final_byte`] or [`numbered`].
 
 use std::time::Duration;
 
 use crate::app::Event;
 use crate::app::key::{Code, Key};
 
-/// How long an Escape alone may still turn out to be the beginning of a sequence.
+/// How long after a single Escape a sequence may still follow.
 const ESCAPE: Duration = Duration::from_millis(50);
-/// How long a sequence or a paste may pause.
+/// The longest pause within a sequence or a paste.
 const PAUSE: Duration = Duration::from_millis(400);
-/// How long after a cut sequence its rest is known for what it is.
+/// How long after an incomplete sequence its rest is still recognised.
 const LATE: Duration = Duration::from_secs(1);
-/// How close together bytes come that nobody types.
+/// Bytes that follow each other within this time were not typed.
 const BURST: Duration = Duration::from_millis(20);
-/// Sequences that are longer than this are noise.
+/// Longer sequences are dropped.
 const LONGEST: usize = 4096;
-/// A paste is handed on in pieces of this size.
+/// A paste is delivered in pieces of this size, in bytes.
 const PIECE: usize = 1 << 24;
 
 const ESC: u8 = 0x1b;
@@ -28,43 +28,43 @@ const CTRL_C: u8 = 0x03;
 const PASTE_BEGINS: &[u8] = b"\x1b[200~";
 const PASTE_ENDS: &[u8] = b"\x1b[201~";
 
-/// Where a paste stands.
+/// The state of a bracketed paste.
 #[derive(Debug, Default)]
 enum PasteState {
-    /// No paste is under way.
+    /// No paste is in progress.
     #[default]
     No,
-    /// Everything up to its end belongs to it.
+    /// All bytes up to the end mark belong to the paste.
     Open(Vec<u8>),
-    /// Its end did not come in time. What comes in one piece is more of it; single keys are keys.
+    /// The end mark did not arrive in time. Several bytes at once are taken for more of the paste, single keys for keys.
     Torn,
-    /// After that, one character came: a key, unless more follows at once.
+    /// As `Torn`, after one character: it is a key unless more bytes follow at once.
     Unsure(Vec<u8>),
 }
 
-/// Turns bytes into events.
+/// Converts bytes to events.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The beginning of a sequence or of a character.
+    /// An incomplete sequence or character.
     pending: Vec<u8>,
-    /// The beginning of a sequence that was given up.
+    /// An incomplete sequence that was given up.
     late: Vec<u8>,
     pasting: PasteState,
 }
 
-/// What the next bytes are.
+/// What the next bytes contain.
 #[derive(Debug, PartialEq, Eq)]
 enum InputState {
-    /// The beginning of something.
+    /// An incomplete sequence or character.
     More,
-    /// So many bytes were a key, or a sequence that means nothing here.
+    /// This many bytes are a key, or a sequence without meaning here.
     Done(usize, Option<Key>),
-    /// So many bytes began a paste.
+    /// This many bytes begin a paste.
     Paste(usize),
 }
 
 impl Decoder {
-    /// How long to wait for more bytes before [`Self::expire`]; none is for ever.
+    /// How long to wait for more bytes before calling [`Self::expire`]; none to wait without limit.
     pub fn patience(&self) -> Option<Duration> {
         match self.pasting {
             PasteState::Unsure(_) => return Some(BURST),
@@ -79,12 +79,12 @@ impl Decoder {
         }
     }
 
-    /// Takes what came at once.
+    /// Handles bytes that arrived together.
     pub fn feed(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         let mut bytes = bytes.to_vec();
         match std::mem::take(&mut self.pasting) {
             PasteState::Open(text) if bytes.iter().all(|b| *b == CTRL_C) => {
-                // No text that somebody pastes: a call for help.
+                // Ctrl-c only: the user wants to get out of the paste.
                 paste(text, out);
                 self.pasting = PasteState::Torn;
                 self.keys(&bytes, out);
@@ -122,7 +122,7 @@ impl Decoder {
         self.keys(&bytes, out);
     }
 
-    /// Gives up waiting.
+    /// Handles the end of the wait: what is incomplete is given up.
     pub fn expire(&mut self, out: &mut Vec<Event>) {
         match std::mem::take(&mut self.pasting) {
             PasteState::Open(text) => {
@@ -140,7 +140,7 @@ impl Decoder {
         self.late.clear();
         match self.pending.as_slice() {
             [ESC] => out.push(Event::Key(Key::plain(Code::Esc))),
-            // Alt and a letter, not an answer of the terminal.
+            // Alt with a letter; otherwise it would be the beginning of a terminal's reply.
             [ESC, c @ (b']' | b'P' | b'_')] => out.push(Event::Key(Key::char(char::from(*c)))),
             _ => {}
         }
@@ -172,7 +172,7 @@ impl Decoder {
 
     fn keys(&mut self, bytes: &[u8], out: &mut Vec<Event>) {
         let mut held = std::mem::take(&mut self.pending);
-        // Alt and a key come at once; these are two, on a machine that is busy.
+        // Alt and its key arrive together, so on a busy machine these are two separate keys.
         if held == [ESC] && !begins(bytes) {
             out.push(Event::Key(Key::plain(Code::Esc)));
             held.clear();
@@ -187,7 +187,7 @@ impl Decoder {
                     return;
                 }
                 InputState::Done(length, key) => {
-                    // Its end, or somebody who goes on working: whatever was torn is over.
+                    // The end mark, or a key that the user pressed: the torn paste is over.
                     let over = held[at..].starts_with(PASTE_ENDS);
                     if over || key.is_some_and(|key| key != Key::ctrl('c')) {
                         self.pasting = PasteState::No;
@@ -211,7 +211,7 @@ fn paste(text: Vec<u8>, out: &mut Vec<Event>) {
     }
 }
 
-/// Whether this looks like keys with no character, which no paste begins with.
+/// Whether the bytes are keys that are not characters; a paste never begins with these.
 fn typed(bytes: &[u8]) -> bool {
     match bytes {
         [] | [ESC, b'[' | b'O', ..] => true,
@@ -224,7 +224,7 @@ fn typed(bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether an Escape before these bytes begins a sequence with them.
+/// Whether an Escape followed by these bytes begins a sequence.
 fn begins(bytes: &[u8]) -> bool {
     match bytes {
         [b'[' | b'O', ..] => true,
@@ -233,23 +233,23 @@ fn begins(bytes: &[u8]) -> bool {
     }
 }
 
-/// Whether this is one character.
+/// Whether the bytes are a single character.
 fn single(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| text.chars().nth(1).is_none())
 }
 
-/// What stands at the beginning of `bytes`, of which there is at least one.
+/// Decodes the beginning of `bytes`, which are not empty.
 fn scan(bytes: &[u8]) -> InputState {
     match bytes {
         [ESC, b'[', ..] => csi(bytes),
         [ESC, b'O', ..] => ss3(bytes),
         [ESC, ESC, ..] => InputState::Done(1, Some(Key::plain(Code::Esc))),
         [] | [ESC] | [ESC, b']' | b'P' | b'_'] => InputState::More,
-        // Answers of a terminal, perhaps to somebody before us.
+        // Replies of the terminal, perhaps to an earlier program.
         [ESC, b']', b'0'..=b'9', ..]
         | [ESC, b'P', b'0'..=b'9' | b'>' | b'!' | b'$' | b'+', ..]
         | [ESC, b'_', b'G', ..] => answer(bytes),
-        // With Alt, which no key of ours has.
+        // Alt with a character; the app has no such keys, so Alt is ignored.
         [ESC, rest @ ..] => match character(rest) {
             InputState::Done(length, key) => InputState::Done(length + 1, key),
             scan @ (InputState::More | InputState::Paste(_)) => scan,
@@ -295,21 +295,21 @@ fn character(bytes: &[u8]) -> InputState {
     InputState::Done(1, Some(key))
 }
 
-/// `ESC O`, modifiers that some terminals put there, and a letter.
+/// `ESC O`, optional modifiers, and a letter.
 fn ss3(bytes: &[u8]) -> InputState {
     for (i, byte) in bytes.iter().enumerate().skip(2) {
         match byte {
             b'0'..=b'9' | b';' if i < 6 => {}
             b' '..=b'~' => {
                 let fields = fields(&bytes[2..i]);
-                // A lone number is the modifier.
+                // A single number is the modifier.
                 let fields = match fields.as_slice() {
                     [one] => vec![vec![1], one.clone()],
                     _ => fields,
                 };
                 return InputState::Done(i + 1, final_byte(*byte, &fields));
             }
-            // Something else begins; this was cut.
+            // Another sequence begins here, so this one was incomplete.
             _ => return InputState::Done(i, None),
         }
     }
@@ -319,7 +319,7 @@ fn ss3(bytes: &[u8]) -> InputState {
 /// `ESC [`, parameters, and a final byte.
 fn csi(bytes: &[u8]) -> InputState {
     match bytes.get(2) {
-        // The Linux console's function keys.
+        // Function keys of the Linux console.
         Some(b'[') => {
             return match bytes.get(3) {
                 None => InputState::More,
@@ -347,21 +347,21 @@ fn csi(bytes: &[u8]) -> InputState {
             b'@'..=b'~' if &bytes[..=i] == PASTE_BEGINS => return InputState::Paste(i + 1),
             b'@'..=b'~' => {
                 let inside = &bytes[2..i];
-                // Reports of the mouse, of modes and of what the terminal is.
+                // Reports about the mouse, modes, and the identity of the terminal.
                 let ours = inside
                     .iter()
                     .all(|b| b.is_ascii_digit() || b";:".contains(b));
                 let key = ours.then(|| final_byte(*byte, &fields(inside))).flatten();
                 return InputState::Done(i + 1, key);
             }
-            // Something else begins; this was cut.
+            // Another sequence begins here, so this one was incomplete.
             _ => return InputState::Done(i, None),
         }
     }
     InputState::More
 }
 
-/// `ESC ]` and the like, up to their end.
+/// A reply such as `ESC ]`, up to its end.
 fn answer(bytes: &[u8]) -> InputState {
     for (i, byte) in bytes.iter().enumerate().skip(2) {
         match (byte, bytes.get(i + 1)) {
@@ -375,7 +375,7 @@ fn answer(bytes: &[u8]) -> InputState {
     InputState::More
 }
 
-/// Numbers between semicolons, each with its parts between colons; what is missing is 1.
+/// The numbers between semicolons, each split at colons; a missing number is 1.
 fn fields(inside: &[u8]) -> Vec<Vec<u32>> {
     let text = std::str::from_utf8(inside).unwrap_or("");
     if text.is_empty() {
@@ -386,7 +386,7 @@ fn fields(inside: &[u8]) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// What a number says about modifiers and kind, as xterm and kitty write them; none for a release.
+/// A key with the modifiers and event type of a number, as xterm and kitty encode them; none for a key release.
 fn modified(code: Code, field: Option<&Vec<u32>>) -> Option<Key> {
     let part = |i: usize| field.and_then(|f| f.get(i)).copied().unwrap_or(1);
     let bits = part(0).saturating_sub(1);
@@ -397,7 +397,7 @@ fn modified(code: Code, field: Option<&Vec<u32>>) -> Option<Key> {
     })
 }
 
-/// The key of a sequence that ends in this byte.
+/// The key of a sequence by its final byte.
 fn final_byte(byte: u8, fields: &[Vec<u32>]) -> Option<Key> {
     let code = match byte {
         b'A' => Code::Up,
@@ -418,7 +418,7 @@ fn final_byte(byte: u8, fields: &[Vec<u32>]) -> Option<Key> {
         b'u' => return spelled(fields.first()?, fields.get(1)),
         _ => return None,
     };
-    // Reports of the cursor's place look like F3, and name its row.
+    // Reports of the cursor position look like F3 with a row number.
     (fields.first().is_none_or(|f| f.first() == Some(&1)) && fields.len() <= 2)
         .then(|| modified(code, fields.get(1)))
         .flatten()
@@ -443,7 +443,7 @@ fn numbered(fields: &[Vec<u32>]) -> Option<Key> {
     modified(code, fields.get(1))
 }
 
-/// A key that is given as its character (kitty's protocol, which we do not ask for, and fixterms).
+/// A key given by its character (kitty's protocol, which we do not request, and fixterms).
 fn spelled(points: &[u32], modifiers: Option<&Vec<u32>>) -> Option<Key> {
     let key = modified(Code::Space, modifiers)?;
     let given = char::from_u32(*points.first()?)?;
@@ -459,7 +459,7 @@ fn spelled(points: &[u32], modifiers: Option<&Vec<u32>>) -> Option<Key> {
         let shift = key.shift && code != Code::Space;
         return Some(Key { code, shift, ..key });
     }
-    // The private places are keys that have no character.
+    // Code points of the private use area stand for keys without a character.
     if given.is_control() || ('\u{e000}'..='\u{f8ff}').contains(&given) {
         return None;
     }
@@ -492,7 +492,7 @@ mod tests {
         events.into_iter().map(word).collect()
     }
 
-    /// Feeds pieces; where a piece is empty, time passes until nothing is waited for any more.
+    /// Decodes pieces of input; an empty piece lets time pass until the decoder waits for nothing more.
     fn read(pieces: &[&[u8]]) -> Vec<String> {
         let (mut decoder, mut out) = (Decoder::default(), Vec::new());
         for piece in pieces {
@@ -505,7 +505,7 @@ mod tests {
         events_in_words(out)
     }
 
-    /// How long it waited.
+    /// Lets the decoder's waits expire; returns their total time.
     fn settle(decoder: &mut Decoder, out: &mut Vec<Event>) -> Duration {
         let mut waited = Duration::ZERO;
         while let Some(time) = decoder.patience() {
@@ -552,7 +552,7 @@ mod tests {
         ];
         for (bytes, key) in pairs {
             assert_eq!(read(&[bytes]), [*key], "{bytes:?}");
-            // Whole, and cut anywhere.
+            // As a whole, and split at every place.
             for cut in 1..bytes.len() {
                 assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), [*key], "{bytes:?}");
             }
@@ -644,7 +644,7 @@ mod tests {
             ["Esc", "paste \"dd\""]
         );
         assert_eq!(expire_once(b"\x1b", b"j"), ["Esc", "j"]);
-        // Later still, somebody types.
+        // Later, the same bytes are typed by the user.
         assert_eq!(read(&[b"\x1b", b"", b"[A"]), ["Esc", "[", "A"]);
     }
 
@@ -664,7 +664,7 @@ mod tests {
     #[test]
     fn a_torn_paste_runs_no_letters_as_keys_and_lets_keys_through() {
         let torn = b"\x1b[200~dd";
-        // The rest, late: as a whole, without its end, with its end alone.
+        // The rest arrives late: as a whole, without its end mark, and only the end mark.
         assert_eq!(
             read(&[torn, b"", b"q:quit\r\x1b[201~"]),
             ["paste \"dd\"", "paste \"q:quit\\r\""]
@@ -681,7 +681,7 @@ mod tests {
             read(&[torn, b"", b"\x1b[201~", b"q"]),
             ["paste \"dd\"", "q"]
         );
-        // The rest, late, a byte at a time.
+        // The rest arrives late, one byte at a time.
         for cut in 1..6 {
             let end = b"\x1b[201~";
             assert_eq!(
@@ -694,7 +694,7 @@ mod tests {
             read(&[torn, b"", b"x", b"q", b"\x1b[201~"]),
             ["paste \"dd\"", "paste \"xq\""]
         );
-        // Somebody at the keys.
+        // The user presses keys.
         assert_eq!(
             read(&[torn, b"", b"q", b"", b"jk"]),
             ["paste \"dd\"", "q", "j", "k"]

@@ -1,7 +1,7 @@
-//! One frame: header, panes, footer, what was said, and what lies over them.
+//! Draws one frame: header, panes, footer, notices, and overlays.
 //!
-//! Invariant: drawing changes nothing but its own memory, stays inside the buffer at any size, and is the same for
-//! the same app. To add a part of the screen, add it to `app::layout` and draw it here.
+//! Invariant: drawing changes only its own memory, stays inside the buffer at any size, and gives the same result for the same
+//! app. To add a part of the screen, add it to `app::layout` and draw it here.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -20,7 +20,7 @@ use crate::model::hub::Progress;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text;
 
-/// An area of the layout as the terminal library says it.
+/// An area of the layout as a rectangle of the terminal library.
 pub fn rect(area: Area) -> Rect {
     Rect::new(area.x, area.y, area.width, area.height)
 }
@@ -79,7 +79,7 @@ fn too_small(app: &App, theme: &Theme, screen: Rect, buf: &mut Buffer) {
     }
 }
 
-/// What was measured: model, precision, device, context, seed, temperature, speed; at the right what must be seen.
+/// The header: model, precision, device, context, seed, temperature, speed; warnings at the right.
 fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if area.is_empty() {
         return;
@@ -178,7 +178,7 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     put(buf, area.x + room, area.y, wide, &right);
 }
 
-/// The cell under the cursor in words, and what can be done.
+/// The footer: the cell under the cursor in words, and hints.
 fn footer(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if area.height < 2 {
         return;
@@ -236,7 +236,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
         layer.map_or_else(String::new, |l| format!(" layer {l}"))
     };
     if let Some(reading) = reading {
-        // A figure may have been measured at another position than the cursor's.
+        // The figure may have been measured at another position than the cursor's.
         let layer = layer(reading.anchor);
         let position = reading.anchor.position;
         let position = position.map_or(app.cursor.position, |p| p as usize);
@@ -297,7 +297,7 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     out
 }
 
-/// What was said, over the bottom of the body: as many lines as it needs, four at most.
+/// A notice over the bottom of the body: as many lines as it needs, at most four.
 fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
     let Some(notice) = app.notices.shown().filter(|_| !footer.is_empty()) else {
         return;
@@ -320,7 +320,7 @@ fn notice(app: &App, theme: &Theme, footer: Rect, buf: &mut Buffer) {
         }
     }
     let height = lines.len() as u16;
-    // One line replaces the hints; more lines cover the panes' last rows.
+    // A single line replaces the hints; further lines cover the panes' last rows.
     let bottom = footer.bottom();
     for (i, line) in lines.iter().enumerate() {
         let y = bottom.saturating_sub(height) + i as u16;

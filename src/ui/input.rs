@@ -1,7 +1,7 @@
 //! Input: a thread that reads the keyboard and notices when the terminal has vanished.
 //!
-//! Invariant: it waits for the terminal and for nothing else, so that no key is lost, a cut sequence is given up in time,
-//! and a terminal that is gone ends the program. To understand another key, see [`super::decode`].
+//! Invariant: it waits only for the terminal, so that no key is lost, an incomplete sequence is given up in time, and the end
+//! of the terminal ends the program. To decode another key, see [`super::decode`].
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
@@ -16,17 +16,17 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::decode::Decoder;
 use crate::app::Event;
 
-/// How many readings may wait for the app before the keyboard waits too.
+/// How many batches of events may wait for the app before reading pauses.
 const WAITING: usize = 64;
-/// How often a keyboard that waits looks whether its terminal is still there.
+/// How often a paused reader checks whether its terminal still exists.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Where keys come from.
+/// The source of keys.
 enum Keyboard {
     Stdin(io::Stdin),
-    /// Standard input is something else.
+    /// `/dev/tty`, if standard input is not the terminal.
     Tty(File),
-    /// Without a keyboard: only the end of the terminal can be noticed.
+    /// No keyboard: only the end of the terminal can be noticed.
     None(io::Stdout),
 }
 
@@ -50,14 +50,14 @@ impl Keyboard {
     fn flags(&self) -> PollFlags {
         match self {
             Self::Stdin(_) | Self::Tty(_) => PollFlags::IN,
-            // Hang-up and error are reported always.
+            // Hang-up and error are always reported.
             Self::None(_) => PollFlags::empty(),
         }
     }
 }
 
-/// Starts reading; `gone` is called once, on the reading thread, when the terminal has vanished. While the terminal is not
-/// `ours`, what is typed is left to the shell.
+/// Starts reading. `gone` is called once, on the reading thread, when the terminal has vanished. While `ours` is false, input
+/// is left to the shell.
 pub fn listen(
     ours: impl Fn() -> bool + Send + 'static,
     gone: impl FnOnce() + Send + 'static,
@@ -79,7 +79,7 @@ pub fn listen(
 enum Ended {
     /// The terminal vanished.
     Gone,
-    /// Nobody wants to know any more.
+    /// The receiver was dropped.
     Unheard,
 }
 
@@ -102,7 +102,7 @@ fn read(
         match wait(fd, flags, decoder.patience()) {
             InputWait::Nothing => decoder.expire(&mut told),
             InputWait::Gone => return Ended::Gone,
-            // It was given back while we waited.
+            // The terminal was handed to the shell during the wait.
             InputWait::Bytes if !ours() => {}
             InputWait::Bytes => match rustix::io::read(fd, &mut bytes) {
                 Ok(0) => return Ended::Gone,
@@ -127,7 +127,7 @@ fn read(
     }
 }
 
-/// What waiting for a terminal came to.
+/// The result of waiting for the terminal.
 #[derive(Debug, PartialEq, Eq)]
 enum InputWait {
     Bytes,
@@ -149,7 +149,7 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Inp
             Ok(_) => {
                 let found = fds[0].revents();
                 let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-                // What was typed before it went is of no use any more.
+                // Input from before the terminal vanished is of no use any more.
                 return if found.intersects(gone) {
                     InputWait::Gone
                 } else {
@@ -157,7 +157,7 @@ fn wait(fd: BorrowedFd<'_>, flags: PollFlags, patience: Option<Duration>) -> Inp
                 };
             }
             Err(Errno::INTR) => {}
-            // Never become a busy loop.
+            // Avoids a busy loop.
             Err(_) => {
                 std::thread::sleep(LOOK);
                 return InputWait::Nothing;

@@ -1,7 +1,7 @@
-//! The screen: paints the app and owns the terminal.
+//! The screen: draws the app and owns the terminal.
 //!
-//! Invariant: what the app wants done is done here and in the files beside this one, and nowhere else; how the screen
-//! runs and ends is in `screen.rs`. To add an effect, add its arm in `perform`.
+//! Invariant: the app's effects are performed here and in the files of this folder, and nowhere else; `screen.rs` has the main
+//! loop and the end of the program. To add an effect, add its arm in `perform`.
 
 mod decode;
 mod draw;
@@ -38,21 +38,21 @@ pub use theme::Theme;
 
 use theme::{Depth, Glyphs, ThemeVariant};
 
-/// A picture of a scripted session, instead of a terminal.
+/// A picture of a scripted session, made without a terminal.
 #[derive(Clone, Debug)]
 pub struct Shot {
-    /// Where the SVG goes.
+    /// The path of the SVG file.
     pub path: PathBuf,
     /// Columns and rows.
     pub size: (u16, u16),
-    /// Keys pressed after the first text was written, as `keys.toml` writes them, with spaces between.
+    /// Keys to press after the first text was generated, as `keys.toml` spells them, separated by spaces.
     pub keys: String,
 }
 
-/// What the screen starts with.
+/// The settings of the screen.
 #[derive(Clone, Debug)]
 pub struct ScreenOptions {
-    /// What the app starts with, as far as the caller settles it; themes, keys, formats and the session's folder are found
+    /// The app's settings, as far as the caller decides them; themes, keys, formats and the session's folder are filled in
     /// here.
     pub start: AppSettings,
     /// The theme; by default the first one, which uses the terminal's own colours.
@@ -63,13 +63,13 @@ pub struct ScreenOptions {
     pub config: Option<PathBuf>,
     /// The folder for session files; by default the user's.
     pub state: Option<PathBuf>,
-    /// Whether the session is kept, where the user's config.toml does not forbid it.
+    /// Whether the session is kept, unless the user's config.toml forbids it.
     pub keep_session: bool,
-    /// Write a picture of a scripted session and end.
+    /// If given, writes a picture of a scripted session and ends.
     pub shot: Option<Shot>,
 }
 
-/// Opens the screen and stays until the user leaves.
+/// Opens the screen and returns when the user quits.
 pub fn run(options: ScreenOptions) -> Result<()> {
     let themes = ThemeSet::open(&options)?;
     let session = match options.shot {
@@ -105,7 +105,7 @@ fn config(options: &ScreenOptions) -> Option<PathBuf> {
         .or_else(|| folders().map(|f| f.config_dir().to_path_buf()))
 }
 
-/// The folder where the session is kept; none where the user wants none.
+/// The folder for session files; none if the session is not kept.
 fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
     let settled = match config(options) {
         Some(folder) => UserConfig::read(&folder)?,
@@ -123,7 +123,7 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
     };
     let own = || {
         let folder = usual()?;
-        // Those of earlier versions were open to everybody.
+        // Earlier versions created the folder readable by everybody.
         if folder.is_dir() {
             let _kept = std::fs::set_permissions(&folder, Permissions::from_mode(0o700));
         }
@@ -141,11 +141,11 @@ fn about(theme: &Theme) -> String {
     format!("{}, {ground}", theme.title)
 }
 
-/// What the user's folder holds: every theme, settled for this terminal, and the keys.
+/// The user's themes, adapted to this terminal, and keys.
 struct ThemeSet {
     themes: Vec<Theme>,
     first: String,
-    /// `keys.toml`: path and content.
+    /// `keys.toml`: path and contents.
     keys: Option<(PathBuf, String)>,
     warnings: Vec<String>,
 }
@@ -206,14 +206,14 @@ impl ThemeSet {
     }
 }
 
-/// Paints the app on a buffer of its size.
+/// Draws the app on a buffer of its size.
 fn paint(app: &App, theme: &Theme, memory: &mut Memory) -> Buffer {
     let mut buffer = Buffer::empty(Rect::new(0, 0, app.layout.size.0, app.layout.size.1));
     draw(app, theme, memory, &mut buffer);
     buffer
 }
 
-/// Writes a picture of the app.
+/// Writes a picture of the app to a file.
 fn paint_buffer(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<String> {
     use export::colour::{Rgb, rgb};
     let (usual_back, usual_fore) = match theme.variant {
@@ -227,7 +227,7 @@ fn paint_buffer(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> R
     create(path, svg.as_bytes())
 }
 
-/// Writes a new file, making its folder; one that is there stays.
+/// Writes a new file, creating its folder; an existing file is not overwritten.
 fn create(path: &Path, bytes: &[u8]) -> Result<String> {
     create_by(file::write, path, bytes)
 }
@@ -237,7 +237,7 @@ fn create_by(
     path: &Path,
     bytes: &[u8],
 ) -> Result<String> {
-    // This thread serves the keys.
+    // This thread handles the keys, so it must not wait for a pipe.
     file::check_is_file(path)?;
     if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
@@ -250,7 +250,7 @@ fn create_by(
     ))
 }
 
-/// An effect that only the screen can do.
+/// An effect that needs the terminal.
 enum OnTerminal {
     Copy(String),
     Suspend,
@@ -258,7 +258,7 @@ enum OnTerminal {
     Quit,
 }
 
-/// Does what the app wants done and tells it what came of that; gives back what needs the terminal.
+/// Performs an effect and reports the result to the app; returns the effect if it needs the terminal.
 fn perform(
     effect: Effect,
     app: &mut App,
@@ -294,7 +294,7 @@ fn perform(
     None
 }
 
-/// Whether the loop goes on.
+/// Whether the main loop continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LoopControl {
     On,

@@ -1,8 +1,7 @@
-//! Outgoing: a thread that writes to the terminal, so that nothing else has to wait for one that stopped reading.
+//! Output: a thread that writes to the terminal, so that nothing else has to wait for a terminal that does not read.
 //!
-//! Invariant: bytes go out in the order in which they were given, each parcel whole, until the last one is asked for:
-//! then whatever still waits is dropped. Nobody waits here without a bound.
-//! To write something else, give it to [`Outgoing::send`].
+//! Invariant: parcels of bytes are written as a whole, in the order in which they were sent, until the final one is sent: then
+//! waiting parcels are dropped. Every wait here has a time limit. To write something else, send it with [`Outgoing::send`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,21 +13,21 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tokio::sync::Notify;
 
-/// As much as is written at once; between two of these, the rest of a parcel can be dropped.
+/// How many bytes are written at once; between two such writes, the rest of a parcel can be dropped.
 const CHUNK: usize = 4096;
-/// Ends whatever escape sequence was cut (CAN).
+/// Ends an incomplete escape sequence (CAN).
 const CUT: u8 = 0x18;
 
-/// The way to a terminal. Clones share it.
+/// A handle on the output thread of a terminal. Clones share the thread.
 #[derive(Clone, Debug)]
 pub struct Outgoing(Arc<SharedOutput>);
 
 #[derive(Debug)]
 struct SharedOutput {
     queue: Mutex<Queue>,
-    /// Something was given, or something is done.
+    /// Signals a new parcel or a finished write.
     moved: Condvar,
-    /// Everything is written.
+    /// Signals that everything is written.
     idle: Notify,
 }
 
@@ -36,20 +35,20 @@ struct SharedOutput {
 enum OutgoingThread {
     #[default]
     Rests,
-    /// A parcel is on its way.
+    /// A parcel is being written.
     Writes,
-    /// The terminal is being left: what is still queued is dropped.
+    /// The program leaves the terminal: the rest of the parcel is dropped.
     Hurries,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// Each with whether it must be written even when what waits is dropped.
+    /// The waiting parcels, each with whether it must be written even when the others are dropped.
     waiting: VecDeque<(Vec<u8>, bool)>,
     pen: OutgoingThread,
-    /// The terminal is gone.
+    /// Whether the terminal has vanished.
     broken: bool,
-    /// No more bytes will be queued.
+    /// Whether no more parcels will be sent.
     closed: bool,
 }
 
@@ -105,7 +104,7 @@ impl SharedOutput {
             match rustix::io::write(to, &bytes[..bytes.len().min(CHUNK)]) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR) => {}
-                // Somebody made it so that writing does not wait.
+                // Another process has made the terminal non-blocking.
                 Err(Errno::AGAIN) => {
                     let second = Timespec {
                         tv_sec: 1,
@@ -122,7 +121,7 @@ impl SharedOutput {
 }
 
 impl Outgoing {
-    /// Starts the thread that writes to it.
+    /// Starts a thread that writes to a terminal.
     pub fn to(terminal: impl AsFd + Send + 'static) -> io::Result<Self> {
         let shared = Arc::new(SharedOutput {
             queue: Mutex::default(),
@@ -136,12 +135,12 @@ impl Outgoing {
         Ok(Self(shared))
     }
 
-    /// Gives a parcel to be written.
+    /// Sends a parcel.
     pub fn send(&self, bytes: Vec<u8>) {
         self.give(bytes, false);
     }
 
-    /// Gives a parcel that [`Self::finish`] lets through: its last bytes undo what this one does.
+    /// Sends a parcel that [`Self::finish`] does not drop, because the final bytes undo it.
     pub fn send_first_half(&self, bytes: Vec<u8>) {
         self.give(bytes, true);
     }
@@ -153,7 +152,7 @@ impl Outgoing {
         }
     }
 
-    /// Writes these bytes instead of the frames that still wait, and says whether they were taken in that time.
+    /// Writes the final bytes instead of the parcels that still wait. True if the terminal took them within `patience`.
     pub fn finish(&self, bytes: Vec<u8>, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut queue = self.0.lock();
@@ -179,24 +178,24 @@ impl Outgoing {
         !queue.broken
     }
 
-    /// Whether everything was written: the time to draw another frame.
+    /// Whether everything is written, so that another frame can be drawn.
     pub fn is_idle(&self) -> bool {
         self.0.lock().is_idle()
     }
 
-    /// Waits until everything was written.
+    /// Waits until everything is written.
     pub async fn idle(&self) {
         while !self.is_idle() {
             self.0.idle.notified().await;
         }
     }
 
-    /// Whether the terminal refuses to be written to: it is gone.
+    /// Whether writing to the terminal fails: it has vanished.
     pub fn is_broken(&self) -> bool {
         self.0.lock().broken
     }
 
-    /// Lets the thread end when it has written what waits.
+    /// Ends the thread after the waiting parcels are written.
     pub fn close(&self) {
         self.0.lock().closed = true;
         self.0.moved.notify_all();
@@ -249,7 +248,7 @@ mod tests {
         let start = Instant::now();
         assert!(!out.finish(b"end".to_vec(), Duration::from_millis(100)));
         assert!(start.elapsed() < Duration::from_secs(5) && !out.is_idle());
-        // Read again, it gets what it was to get.
+        // When it is read again, the terminal gets what was sent to it.
         out.close();
         let mut got = Vec::new();
         theirs.read_to_end(&mut got).unwrap();
@@ -259,7 +258,7 @@ mod tests {
     #[test]
     fn what_is_cut_is_ended_before_the_last_word() {
         let (out, mut theirs) = start();
-        // More than any socket holds.
+        // More than any socket buffers.
         out.send(vec![b'x'; 1 << 24]);
         theirs.read_exact(&mut [0]).unwrap();
         out.finish(b"end".to_vec(), Duration::ZERO);
@@ -273,12 +272,12 @@ mod tests {
     #[test]
     fn what_the_end_undoes_is_written_before_it() {
         let (out, mut theirs) = start();
-        // Held up by this one, so that the others still wait.
+        // Blocks the thread, so that the following parcels wait.
         out.send(vec![b'x'; 1 << 24]);
         theirs.read_exact(&mut [0]).unwrap();
         out.send_first_half(b"enter".to_vec());
         out.send(b"frame".to_vec());
-        // Whether its last bytes are taken in that time depends on how full the socket is by now.
+        // Whether the final bytes are taken in that time depends on how full the socket is.
         out.finish(b"leave".to_vec(), Duration::from_millis(50));
         out.close();
         let mut got = Vec::new();

@@ -1,8 +1,8 @@
-//! Writing into the screen's buffer: the one place that does, and the one that clips.
+//! Writes into the screen's buffer, with clipping. No other place does.
 //!
-//! Invariant: whatever is asked for, only cells inside the buffer change, so that an app laid out for one size can be
-//! drawn on a buffer of any other; nothing else in `ui` writes into a buffer (`tests/it/architecture.rs` holds it).
-//! To write something new, add a function here that clips.
+//! Invariant: only cells inside the buffer change, whatever the arguments, so that an app laid out for one size can be drawn on
+//! a buffer of any other size; nothing else in `ui` writes into a buffer (`tests/it/architecture.rs` checks it). To write
+//! something new, add a function here that clips.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
@@ -28,9 +28,9 @@ pub fn write(
     buf.set_stringn(x, y, text, room, style).0
 }
 
-/// Writes text into at most `room` columns, without cutting characters; returns the column after it. A mark that belongs to
-/// the letter before (an accent, a vowel sign) is put on that letter's cell, also where that was written before; `left` is
-/// where the line begins.
+/// Writes text into at most `room` columns, without cutting characters; returns the column after it. A combining mark at the
+/// beginning (an accent, a vowel sign) is added to the cell of the previous letter, even if that was written before; `left` is
+/// the first column of the line.
 pub fn joined(
     buf: &mut Buffer,
     (left, mut x, y): (u16, u16, u16),
@@ -43,7 +43,7 @@ pub fn joined(
     for grapheme in text.graphemes(true) {
         let wide = text::width(grapheme);
         if wide == 0 {
-            // The second half of a wide letter is a cell too, and holds nothing.
+            // The second half of a wide letter is an empty cell.
             let before = left.max(area.left())..x.min(area.right());
             let base = before.rev().find(|x| !hidden(buf, left, (*x, y)));
             if let Some(cell) = base.and_then(|x| buf.cell_mut((x, y))) {
@@ -65,7 +65,7 @@ pub fn joined(
     x
 }
 
-/// Whether a cell is the second half of the wide letter before it.
+/// Whether a cell is the second half of a wide letter.
 fn hidden(buf: &Buffer, left: u16, (x, y): (u16, u16)) -> bool {
     x > left
         && buf
@@ -73,12 +73,12 @@ fn hidden(buf: &Buffer, left: u16, (x, y): (u16, u16)) -> bool {
             .is_some_and(|cell| text::width(cell.symbol()) > 1)
 }
 
-/// Gives an area a style and leaves its text.
+/// Changes the style of an area and keeps its text.
 pub fn tint(buf: &mut Buffer, area: Rect, style: Style) {
     buf.set_style(area.intersection(buf.area), style);
 }
 
-/// Empties an area: blanks that have this style and nothing of what was there.
+/// Fills an area with blanks of a style.
 pub fn clear(buf: &mut Buffer, area: Rect, style: Style) {
     let area = area.intersection(buf.area);
     for position in area.positions() {
@@ -89,7 +89,7 @@ pub fn clear(buf: &mut Buffer, area: Rect, style: Style) {
     }
 }
 
-/// Draws the border of an area and returns what is inside; nothing where there is no room for both.
+/// Draws the border of an area and returns its inside; empty if the area is too small.
 pub fn border(buf: &mut Buffer, area: Rect, set: Set<'_>, style: Style) -> Rect {
     let area = area.intersection(buf.area);
     if area.width < 2 || area.height < 2 {
@@ -115,7 +115,7 @@ pub const fn ascii(corner: &'static str, across: &'static str) -> Set<'static> {
     }
 }
 
-/// Draws a widget of the terminal library, in the part of its area that is there.
+/// Draws a widget of the terminal library in the part of its area that is inside the buffer.
 pub fn render(buf: &mut Buffer, area: Rect, widget: impl Widget) {
     let area = area.intersection(buf.area);
     if !area.is_empty() {

@@ -1,9 +1,9 @@
-//! The screen's life: opening it, the loop of events and frames, and its end.
+//! The lifetime of the screen: opening it, the loop of events and frames, and its end.
 //!
-//! Invariant: this thread waits for events and never for the engine or the terminal; a frame is drawn only when the app's
-//! revision moved and the terminal took the last one, thirty times a second at most, and none while nothing happens.
-//! Whatever ends the loop (a key, a signal, a terminal that vanished, an error, a panic): the session is kept first, then the
-//! terminal is given back, then the engine is let go, each in bounded time, all in [`Screen::close`].
+//! Invariant: this thread waits for events and never for the engine or the terminal. A frame is drawn only if the app's
+//! revision has changed and the terminal has taken the last frame, at most thirty times a second. Whatever ends the loop (a
+//! key, a signal, a vanished terminal, an error, a panic): first the session is kept, then the terminal is given back, then the
+//! engine is stopped, each in bounded time, all in [`Screen::close`].
 //! To add an effect, add its arm in [`perform`].
 
 use std::any::Any;
@@ -22,18 +22,18 @@ use crate::error::{Error, Result};
 
 /// The shortest time between two frames.
 const FRAME: Duration = Duration::from_millis(33);
-/// The most events taken in before a frame.
+/// The most events handled before a frame.
 const BATCH: usize = 512;
-/// How long a terminal may take to read the last bytes when the user leaves.
+/// How long the terminal may take to read the last bytes when the user quits.
 const AT_LEISURE: Duration = Duration::from_secs(2);
-/// How long to wait for the engine when the program was told to end.
+/// How long the terminal may take to read them when a signal ends the program, or it has panicked.
 const AT_ONCE: Duration = Duration::from_millis(250);
-/// How long the engine may take to end; a stuck one is not waited for.
+/// How long to wait for the engine to end; it may be stuck.
 const LAST_LAYER: Duration = Duration::from_millis(400);
 /// The exit code of a program that panicked.
 const PANICKED: i32 = 101;
 
-/// The app on a terminal.
+/// The app on a terminal, with its engine.
 struct Screen {
     app: App,
     engine: Handle,
@@ -52,13 +52,13 @@ struct Screen {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LoopEnd {
-    /// The user left.
+    /// The user quit.
     Quit,
-    /// A signal of this number, or a terminal that vanished.
+    /// A signal with this number, or a vanished terminal.
     Signal(i32),
 }
 
-/// Opens the screen and stays until it ends.
+/// Opens the screen and returns when it has ended.
 pub(super) fn run(settings: AppSettings, themes: ThemeSet) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -113,7 +113,7 @@ impl Screen {
     }
 
     async fn run(&mut self, first: Vec<Effect>) -> Result<LoopEnd> {
-        // Something to look at before the model is touched.
+        // Draws a first frame before the model is loaded.
         self.frame()?;
         if self.perform(first)? == LoopControl::Over {
             return Ok(LoopEnd::Quit);
@@ -164,12 +164,12 @@ impl Screen {
         }
     }
 
-    /// Whether there is something new to draw, and a screen to draw it on.
+    /// Whether the app has changed since the last frame, and the screen has the terminal.
     fn has_new_frame(&self) -> bool {
         self.app.revision != self.drawn.0 && !self.away
     }
 
-    /// How long nothing needs to happen by itself; none is for ever.
+    /// How long the loop can wait for events; none for no limit.
     fn wait(&self) -> Option<Duration> {
         let due = self
             .app
@@ -186,7 +186,7 @@ impl Screen {
         }
         let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);
         self.terminal.frame(|buffer| {
-            // The window may have been dragged since the app was last told.
+            // The window may have been resized since the app was last told.
             let size = (buffer.area.width, buffer.area.height);
             if app.layout.size != size {
                 app.update(Event::Resize(size.0, size.1));
@@ -197,14 +197,15 @@ impl Screen {
         Ok(())
     }
 
-    /// Another size, or the same again after others: terminals move what they show about.
+    /// The terminal has another size, or the same again after others: terminals rearrange what they show, so everything is
+    /// repainted.
     fn resize(&mut self) {
         let (width, height) = self.terminal.size();
         self.app.update(Event::Resize(width, height));
         self.terminal.repaint();
     }
 
-    /// Hands the terminal to the shell and stops; `come_back` follows when a signal says so.
+    /// Hands the terminal to the shell and stops the process; `come_back` is called after a signal continues it.
     fn stop(&mut self, group: bool) -> Result<()> {
         self.terminal.leave(AT_LEISURE);
         self.away = true;
@@ -218,7 +219,7 @@ impl Screen {
         }
     }
 
-    /// Takes the terminal, whatever was done to it meanwhile, and paints it anew.
+    /// Takes the terminal again, whatever its state, and repaints.
     fn come_back(&mut self) -> Result<()> {
         self.terminal.take()?;
         self.away = false;
@@ -254,7 +255,7 @@ impl Screen {
         self.app.report(outcome.map_err(|e| e.to_string()));
     }
 
-    /// The end, however it came. The session goes first: it needs no terminal and no engine.
+    /// Ends the screen, whatever the reason. The session is kept first, because that needs neither terminal nor engine.
     fn close(mut self, parting: Result<Result<LoopEnd>, Box<dyn Any + Send>>) -> Result<()> {
         let kept = catch_unwind(AssertUnwindSafe(|| {
             let effects = self.app.update(Event::Terminate);
@@ -265,7 +266,7 @@ impl Screen {
             tracing::error!("the session could not be kept");
             None
         });
-        // Whatever failed on a terminal that is not there failed because of that.
+        // An error on a vanished terminal was caused by its vanishing.
         let parting = match parting {
             Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(LoopEnd::Signal(signals::GONE))),
             other => other,
@@ -303,14 +304,14 @@ impl Screen {
             }
         };
         if !heard {
-            // Whoever wrote to this terminal now would wait for ever.
+            // Any further write to this terminal would wait forever, so the process ends here.
             std::process::exit(code);
         }
         outcome
     }
 }
 
-/// Waits so long, or for ever.
+/// Waits for a time, or without limit.
 async fn pause(wait: Option<Duration>) {
     match wait {
         Some(wait) => tokio::time::sleep(wait).await,

@@ -1,7 +1,7 @@
-//! A scripted session without a terminal: load, run the first ready prompt, press keys, take a picture.
+//! A scripted session without a terminal: loads the model, runs the first ready prompt, presses keys, and makes a picture.
 //!
-//! Invariant: it goes through the same app, engine and drawing as the screen; only the terminal is missing.
-//! To let it do more, press other keys.
+//! Invariant: it uses the same app, engine and drawing as the screen; only the terminal is missing. To let it do more, press
+//! other keys.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
 
-/// Quiet for so long means that nothing more comes.
+/// If the engine is silent for this long, nothing more is expected.
 const QUIET: Duration = Duration::from_millis(250);
 /// The longest wait for one step.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -62,7 +62,7 @@ pub fn run(shot: &Shot, settings: AppSettings, themes: &ThemeSet) -> Result<()> 
         }
         stage.settle()?;
     }
-    // What was said on the way is not part of the picture.
+    // Notices from earlier steps are not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
     let theme = themes.theme(&stage.app.settings.theme);
     let done = paint_buffer(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
@@ -93,14 +93,14 @@ impl ScriptStage<'_> {
             || self.differing()
     }
 
-    /// Whether the difference of the figure that is looked at was asked for and has not come.
+    /// Whether the difference of the chosen figure was requested and has not arrived.
     fn differing(&self) -> bool {
         let app = &self.app;
         let shown = app.shown.get(app.layout.figure).filter(|_| app.difference);
         shown.is_some_and(|s| s.difference.is_none() && s.refused.is_none() && s.failed.is_none())
     }
 
-    /// Takes in updates until nothing is going on any more.
+    /// Handles updates until the engine is idle.
     fn settle(&mut self) -> Result<()> {
         let began = Instant::now();
         loop {

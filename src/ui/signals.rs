@@ -1,7 +1,7 @@
-//! Signals: what the world outside asks of the screen, told on a thread of its own.
+//! Signals from outside the program, received on a thread of their own.
 //!
-//! Invariant: a signal that ends the program ends it within [`GRACE`], whatever the screen's own thread is doing.
-//! To heed another signal, add it to [`ENDING`], or an arm to the wait in [`watch`].
+//! Invariant: a signal that ends the program ends it within [`GRACE`], whatever the screen's thread is doing. To handle another
+//! signal, add it to [`ENDING`], or an arm to the wait in [`watch`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::error::{Error, Result};
 
-/// How long the screen has to save and leave before it is left to itself.
+/// How long the screen has to keep the session and leave before the process is ended anyway.
 const GRACE: Duration = Duration::from_millis(900);
 
 /// The signals that end the program.
@@ -25,20 +25,20 @@ const ENDING: &[Signal] = &[
     Signal::USR2,
 ];
 
-/// What the world outside asks for.
+/// An event from outside the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutsideEvent {
-    /// The window may have another size.
+    /// The window may have been resized.
     Resized,
-    /// Stop, and give the terminal to the shell (SIGTSTP).
+    /// Stop, and hand the terminal to the shell (SIGTSTP).
     Stop,
-    /// Go on after a stop: the terminal may be in any state (SIGCONT).
+    /// Continue after a stop; the terminal may be in any state (SIGCONT).
     Continued,
     /// End, with the number of the signal.
     End(i32),
 }
 
-/// A terminal that vanished ends the program as the signal does that usually comes with it.
+/// A vanished terminal ends the program in the same way as the signal that usually comes with it.
 pub const GONE: i32 = Signal::HUP.as_raw();
 
 /// The exit code of a process that a signal ended.
@@ -46,14 +46,14 @@ pub fn code(signal: i32) -> i32 {
     128 + signal
 }
 
-/// Watches for signals from here on and tells about them. `last` gives the terminal back when nobody else did.
+/// Watches for signals and reports them. `last` gives the terminal back if the screen's thread does not.
 pub fn watch(told: UnboundedSender<OutsideEvent>, last: Arc<dyn Fn() + Send + Sync>) -> Result<()> {
     let fail = |e: std::io::Error| Error::io("signals", e);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(fail)?;
-    // Registered before this returns, so that none is missed.
+    // Registered before this function returns, so that no signal is missed.
     let inside = runtime.enter();
     let on = |which: Signal| signal(SignalKind::from_raw(which.as_raw())).map_err(fail);
     let (mut resized, mut stop, mut go) =
@@ -98,17 +98,17 @@ pub fn watch(told: UnboundedSender<OutsideEvent>, last: Arc<dyn Fn() + Send + Sy
         .map_err(fail)
 }
 
-/// Lets the screen save and leave; when it does not, ends the process all the same.
+/// Lets the screen keep the session and leave; ends the process if it does not.
 pub fn end(number: i32, last: &(dyn Fn() + Send + Sync)) {
     std::thread::sleep(GRACE);
     last();
     std::process::exit(code(number));
 }
 
-/// Stops this process, as its terminal's driver does for ctrl-z; returns when it goes on.
+/// Stops this process, as the terminal driver does for ctrl-z; returns when it is continued.
 ///
-/// With `group` the whole job, so that a wrapper such as `cargo run` stops too. SIGTSTP has a handler here, so it takes
-/// the signal that has none.
+/// With `group` the whole job is stopped, so that a wrapper such as `cargo run` stops as well. SIGTSTP has a handler in this
+/// program, so SIGSTOP is used.
 pub fn stop(group: bool) -> std::io::Result<()> {
     if group {
         rustix::process::kill_current_process_group(Signal::STOP)?;
@@ -118,9 +118,9 @@ pub fn stop(group: bool) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether there is a shell that could let a stopped job go on: an ancestor in this session that is not of the job.
+/// Whether there is a shell that can continue a stopped job: an ancestor in the same session that is not part of the job.
 ///
-/// Where processes cannot be looked up, there is taken to be one, as other programs do.
+/// If processes cannot be looked up, the answer is yes, as in other programs.
 pub fn has_shell() -> bool {
     let Some(job) = family(rustix::process::getpid()) else {
         return true;
@@ -138,10 +138,10 @@ pub fn has_shell() -> bool {
     false
 }
 
-/// Where a process belongs.
+/// The parent, group and session of a process.
 ///
-/// Read from `/proc`: in a container the group or session of an ancestor may be one that has no id inside, and is 0
-/// there, which [`rustix::process::getsid`] takes for impossible.
+/// Read from `/proc`: in a container the group or session of an ancestor may have no id inside the container and be 0, which
+/// [`rustix::process::getsid`] considers impossible.
 #[derive(Debug)]
 struct ProcessGroup {
     parent: Option<Pid>,
@@ -151,7 +151,7 @@ struct ProcessGroup {
 
 fn family(pid: Pid) -> Option<ProcessGroup> {
     let line = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
-    // The name stands in brackets and may hold anything.
+    // The name is in parentheses and may contain any character.
     let mut rest = line.rsplit_once(')')?.1.split_whitespace().skip(1);
     let mut next = || rest.next()?.parse::<i32>().ok();
     Some(ProcessGroup {

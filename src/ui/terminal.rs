@@ -1,8 +1,8 @@
-//! The terminal: entering it, drawing on it, and leaving it as it was.
+//! The terminal: entering it, drawing on it, and restoring it.
 //!
-//! Invariant: whatever happens to the program, [`TerminalRestorer::leave`] has run when it is over, and every step of it was
-//! tried; nothing but this file writes to the terminal, and nothing in it waits for one that does not read without a
-//! bound. To add a mode that is switched on, add its switching off to `leave_sequences`.
+//! Invariant: when the program ends, for whatever reason, [`TerminalRestorer::leave`] has run, and every step of it was tried;
+//! only this file writes to the terminal, and every wait for the terminal here has a time limit. To add a mode that is switched
+//! on, add the code that switches it off to `leave_sequences`.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::PanicHookInfo;
@@ -28,38 +28,38 @@ use super::output_thread::Outgoing;
 use crate::error::{Error, Result};
 use crate::model::truncated_file;
 
-/// Bytes of text that fit the clipboard sequence of common terminals.
+/// The most bytes of text that fit the clipboard sequence of common terminals.
 const CLIPBOARD_LIMIT: usize = 74_000;
-/// Puts the window title aside, and takes it back (xterm).
+/// Saves the window title, to be restored later (xterm).
 const PUSH_TITLE: &str = "\x1b[22;2t";
 const POP_TITLE: &str = "\x1b[23;2t";
-/// More cells than any screen has; a window that claims more is drawn in part.
+/// The most cells that are drawn; a larger window is drawn in part.
 const MOST_CELLS: u32 = 1 << 20;
-/// How long a terminal may take to read the last bytes of a screen that failed.
+/// How long the terminal may take to read the last bytes after a panic.
 const AFTER_PANIC: Duration = Duration::from_millis(300);
 
-/// The screen while it is ours. Dropping it gives the terminal back.
+/// The terminal while the screen has it. Dropping it restores the terminal.
 #[derive(Debug)]
 pub struct Terminal {
     way_out: TerminalRestorer,
     painted: PaintedScreen,
 }
 
-/// Gives the terminal back; clones are for panics and signals.
+/// Restores the terminal; clones are for panics and signals.
 #[derive(Clone, Debug)]
 pub struct TerminalRestorer {
     out: Outgoing,
-    /// Whether the screen is ours.
+    /// Whether the screen has the terminal.
     ours: Arc<AtomicBool>,
     /// Whether the terminal took the last bytes.
     heard: Arc<AtomicBool>,
-    /// What the screen's own thread failed with.
+    /// The panic message of the screen's thread.
     failure: Arc<Mutex<Option<String>>>,
 }
 
 impl TerminalRestorer {
-    /// Gives the terminal back, unless that was done; says whether it took the bytes in this time. One that did not must not
-    /// be written to by anybody, who would wait for ever.
+    /// Restores the terminal, unless that was done already. True if the terminal took the bytes within `patience`; if not,
+    /// nobody must write to it any more, because the write would wait forever.
     pub fn leave(&self, patience: Duration) -> bool {
         if self.ours.swap(false, Ordering::SeqCst) {
             truncated_file::off_screen();
@@ -72,12 +72,12 @@ impl TerminalRestorer {
         self.heard.load(Ordering::SeqCst)
     }
 
-    /// Whether the screen is ours now.
+    /// Whether the screen has the terminal now.
     pub fn is_ours(&self) -> bool {
         self.ours.load(Ordering::SeqCst)
     }
 
-    /// What the screen's own thread failed with, once.
+    /// The panic message of the screen's thread; returned once.
     pub fn failure(&self) -> Option<String> {
         self.failure
             .lock()
@@ -85,7 +85,8 @@ impl TerminalRestorer {
             .take()
     }
 
-    /// Keeps what this thread fails with for [`Self::failure`], and what others fail with off the screen.
+    /// Installs a panic hook: it keeps the message of this thread for [`Self::failure`], and sends those of other threads to
+    /// the log.
     fn hook(&self) {
         let ui = std::thread::current().id();
         let way_out = self.clone();
@@ -97,7 +98,7 @@ impl TerminalRestorer {
             } else if std::thread::current().id() != ui {
                 tracing::error!("{info}");
             } else if failed.swap(true, Ordering::SeqCst) {
-                // Failing while failing ends the process at once.
+                // A panic during a panic ends the process at once.
                 if way_out.leave(AFTER_PANIC) {
                     before(info);
                 }
@@ -112,7 +113,7 @@ impl TerminalRestorer {
     }
 }
 
-/// A panic in one line, and where it came from when the user asked for that.
+/// A panic in one line, with its location if the user asked for a backtrace.
 fn panic_in_one_line(info: &PanicHookInfo) -> String {
     let trace = std::backtrace::Backtrace::capture();
     let words = info.payload_as_str().unwrap_or("no reason was given");
@@ -127,10 +128,10 @@ fn panic_in_one_line(info: &PanicHookInfo) -> String {
 }
 
 impl Terminal {
-    /// Takes the screen: raw mode, alternate screen, bracketed paste, hidden cursor, window title.
+    /// Takes the terminal: raw mode, alternate screen, bracketed paste, hidden cursor, window title.
     ///
-    /// Call it on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic anywhere
-    /// else leaves the screen alone and goes to the log.
+    /// Must be called on the thread that will draw: a panic there is kept for [`TerminalRestorer::failure`], and a panic on any
+    /// other thread leaves the screen alone and goes to the log.
     pub fn enter() -> Result<Self> {
         if !io::stdout().is_terminal() {
             return Err(Error::argument(
@@ -139,8 +140,8 @@ impl Terminal {
                 "a terminal; for pipes use a subcommand, for example `lmscope lens`",
             ));
         }
-        // Colour is decided by the theme. crossterm 0.29 under NO_COLOR would write a reset in place of every
-        // colour, and so lose bold and reversed too; its next release mends this.
+        // The theme decides about colour. Under NO_COLOR, crossterm 0.29 would write a reset in place of every colour, and so
+        // lose bold and reversed; its next release fixes this.
         crossterm::style::force_color_output(true);
         let way_out = TerminalRestorer {
             out: Outgoing::to(io::stdout()).map_err(on_terminal)?,
@@ -157,12 +158,12 @@ impl Terminal {
         Ok(terminal)
     }
 
-    /// Takes the screen once more, whatever state it is in: after the shell had it, and to paint it anew.
+    /// Takes the terminal again, whatever its state: after the shell had it, and to repaint.
     pub fn take(&mut self) -> Result<()> {
-        // Before the first step, so that a failure halfway is undone as well.
+        // Set before the first step, so that a failure halfway is undone as well.
         let again = self.way_out.ours.swap(true, Ordering::SeqCst);
         if again {
-            // The shell may have changed it meanwhile; the library would take it for raw and do nothing.
+            // The shell may have changed the mode; the library would believe it to be raw and do nothing.
             crossterm::terminal::disable_raw_mode().map_err(on_terminal)?;
         }
         if let Ok(before) = rustix::termios::tcgetattr(io::stdin()) {
@@ -178,7 +179,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// Gives the terminal back; the second call does nothing. Says whether the terminal took the bytes in this time.
+    /// Restores the terminal; a second call does nothing. True if the terminal took the bytes within `patience`.
     pub fn leave(&self, patience: Duration) -> bool {
         self.way_out.leave(patience)
     }
@@ -188,13 +189,13 @@ impl Terminal {
         self.way_out.clone()
     }
 
-    /// What the terminal shows is not what was drawn: the next frame paints everything.
+    /// The terminal no longer shows what was drawn: the next frame paints everything.
     pub fn repaint(&mut self) {
         self.painted.stale = true;
     }
 
-    /// Draws one frame, as one synchronized update, on a buffer that has the terminal's present size. Call it only when
-    /// something changed and [`Self::is_ready`].
+    /// Draws one frame, as one synchronized update, on a buffer with the terminal's current size. To be called only if
+    /// something has changed and [`Self::is_ready`].
     pub fn frame(&mut self, draw: impl FnOnce(&mut Buffer)) -> Result<()> {
         let area = self.area();
         let bytes = self.painted.frame(area, draw).map_err(on_terminal)?;
@@ -202,12 +203,12 @@ impl Terminal {
         Ok(())
     }
 
-    /// Whether the last frame was taken. A slow line gets fewer frames, and none waits behind another.
+    /// Whether the last frame was written. A slow connection gets fewer frames, and no frame waits behind another.
     pub fn is_ready(&self) -> bool {
         self.way_out.out.is_idle()
     }
 
-    /// Waits until the last frame was taken.
+    /// Waits until the last frame is written.
     pub async fn ready(&self) {
         self.way_out.out.idle().await;
     }
@@ -217,9 +218,9 @@ impl Terminal {
         self.way_out.out.is_broken()
     }
 
-    /// Whether the terminal is no longer there, however that was noticed.
+    /// Whether the terminal has vanished, by any evidence.
     pub fn has_vanished(&self) -> bool {
-        // No events asked for: hang-up and error are reported always.
+        // No events requested: hang-up and error are always reported.
         let out = io::stdout();
         let mut fds = [PollFd::new(&out, PollFlags::empty())];
         let at_once = Timespec {
@@ -229,7 +230,7 @@ impl Terminal {
         self.is_gone() || rustix::event::poll(&mut fds, Some(&at_once)).is_ok_and(|n| n > 0)
     }
 
-    /// The size in columns and rows; the last one when the terminal does not say.
+    /// The size in columns and rows; the previous one if the terminal does not report it.
     fn area(&self) -> Rect {
         let Ok(size) = rustix::termios::tcgetwinsize(io::stdout()) else {
             return self.painted.buffer.area;
@@ -243,7 +244,7 @@ impl Terminal {
         (area.width, area.height)
     }
 
-    /// Sends text to the terminal's clipboard (OSC 52), which works over SSH and cannot be confirmed.
+    /// Sends text to the terminal's clipboard (OSC 52). This works over SSH, and cannot be confirmed.
     pub fn copy(&mut self, text: &str) -> Result<CopyOutcome> {
         let tmux = std::env::var_os("TMUX").is_some_and(|value| !value.is_empty());
         let sequence = clipboard_sequence(text, tmux)?;
@@ -269,13 +270,13 @@ fn bounded(width: u16, height: u16) -> Rect {
     Rect::new(0, 0, width, height.min(most))
 }
 
-/// What the terminal shows, and how it becomes something else.
+/// The screen as the terminal shows it, and the changes to the next one.
 #[derive(Debug)]
 struct PaintedScreen {
     buffer: Buffer,
-    /// The terminal shows something else, or may.
+    /// Whether the terminal may show something else.
     stale: bool,
-    /// The frame before, for its memory.
+    /// The buffer of the frame before, kept to reuse its memory.
     spare: Buffer,
 }
 
@@ -288,7 +289,7 @@ impl PaintedScreen {
         }
     }
 
-    /// The bytes of one frame, between the marks of a synchronized update; none when it looks like the last one.
+    /// The bytes of one frame, between the marks of a synchronized update; empty if nothing has changed.
     fn frame(&mut self, area: Rect, draw: impl FnOnce(&mut Buffer)) -> io::Result<Vec<u8>> {
         let mut next = std::mem::take(&mut self.spare);
         next.resize(area);
@@ -314,17 +315,17 @@ impl PaintedScreen {
     }
 }
 
-/// What became of a copy.
+/// The outcome of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyOutcome {
-    /// How much was sent.
+    /// How many bytes were sent.
     pub bytes: usize,
-    /// Whether tmux stands between.
+    /// Whether tmux is in between.
     pub tmux: bool,
 }
 
 impl CopyOutcome {
-    /// What can truthfully be said about it.
+    /// A sentence about what is known of the outcome.
     pub fn sentence(self) -> String {
         let hint = if self.tmux {
             " Nothing pasted? In tmux: set -g set-clipboard on"
@@ -335,8 +336,8 @@ impl CopyOutcome {
     }
 }
 
-/// The bytes that put text into the terminal's clipboard. In tmux they go both ways: to tmux itself, and wrapped, for
-/// the terminal around it; which of the two is let through is the user's setting.
+/// The bytes that put text into the terminal's clipboard. In tmux they are sent twice: to tmux itself, and wrapped for the
+/// terminal around it; the user's settings decide which of the two is passed on.
 pub fn clipboard_sequence(text: &str, tmux: bool) -> Result<String> {
     if text.len() > CLIPBOARD_LIMIT {
         let size = format!("{} bytes", text.len());
@@ -361,7 +362,7 @@ pub fn clipboard_sequence(text: &str, tmux: bool) -> Result<String> {
     Ok(plain + &wrapped)
 }
 
-/// `again` when the screen was not left: the title that was put aside is still there.
+/// `again` means that the screen was not left, so the saved title is still there.
 fn enter_sequences(out: &mut impl Write, again: bool) -> io::Result<()> {
     if !again {
         queue!(out, Print(PUSH_TITLE))?;
@@ -375,13 +376,13 @@ fn enter_sequences(out: &mut impl Write, again: bool) -> io::Result<()> {
     )
 }
 
-/// Undoes [`enter_sequences`], last first; each step is tried whatever became of the others.
+/// Undoes [`enter_sequences`] in reverse order; each step is tried whether or not the others succeeded.
 fn leave_sequences(out: &mut impl Write) {
     let _ = queue!(out, EndSynchronizedUpdate);
     let _ = queue!(out, SetAttribute(Attribute::Reset));
     let _ = queue!(out, Show);
     let _ = queue!(out, DisableBracketedPaste);
-    // A multiplexer that grew meanwhile leaves rows of this screen on the other one, unless they are empty.
+    // A multiplexer that was enlarged meanwhile would leave rows of this screen on the main screen, unless they are empty.
     let _ = queue!(out, Clear(ClearType::All), MoveTo(0, 0));
     let _ = queue!(out, LeaveAlternateScreen);
     let _ = queue!(out, Print(POP_TITLE));
@@ -408,7 +409,7 @@ mod tests {
             .unwrap()
     }
 
-    /// What a terminal of this size shows after these bytes.
+    /// The contents of a terminal of this size after these bytes.
     fn seen(parser: &mut vt100::Parser, bytes: &[u8]) -> String {
         parser.process(bytes);
         parser.screen().contents()
@@ -440,7 +441,7 @@ mod tests {
         let (mut shown, mut parser) = (PaintedScreen::new(), emulator());
         let first = draw(&mut shown, "hello", Style::new());
         assert_eq!(seen(&mut parser, &first), "hello");
-        // Somebody else wrote there.
+        // Another program wrote to the terminal.
         seen(&mut parser, b"\x1b[31;1mnoise\x1b[3;3Hmore");
         shown.stale = true;
         let again = draw(&mut shown, "hello", Style::new());

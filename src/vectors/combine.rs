@@ -1,17 +1,17 @@
 //! Arithmetic on directions: sums, differences and multiples of loaded or saved ones, for example the composition of function
 //! vectors `v_BD = v_AD + v_BC − v_AC` (Todd et al. 2024, 2310.15213).
 //!
-//! Invariant: only vectors of one model, and of the same addresses, are summed; sums are in f64, in the order written.
+//! Invariant: only vectors of the same model and the same addresses are summed; sums are in f64, in the order written.
 //! To add an operation, extend [`parse`].
 
 use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 
-/// One summand: a factor and the name or file of a direction.
+/// One term of a sum: a factor, and the name or file of a direction.
 pub type LinearTerm = (f64, String);
 
-/// Reads `a + 2*b - c.safetensors`: names with spaces around the signs, so that names may hold signs themselves.
+/// Parses `a + 2*b - c.safetensors`. Signs must have spaces around them, because names may contain signs.
 pub fn parse(text: &str) -> Result<Vec<LinearTerm>> {
     let bad = || {
         let expected = "names or files with + or - between them and spaces around the signs, such as `a + 2*b - c`";
@@ -44,8 +44,8 @@ pub fn parse(text: &str) -> Result<Vec<LinearTerm>> {
     Ok(terms)
 }
 
-/// The sum of directions of this model. Directions with one vector each may have been measured at different layers of one
-/// site: the sum then stands where the first one stood.
+/// The sum of directions of this model. Directions with a single vector may have been measured at different layers of a site;
+/// the sum then has the address of the first.
 pub fn combine(lab: &Lab, text: &str) -> Result<Direction> {
     let terms = parse(text)?;
     let mut sum: Option<(Direction, Vec<Vec<f64>>)> = None;

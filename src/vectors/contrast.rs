@@ -1,8 +1,7 @@
-//! Contrasts: directions from two lists of prompts, by the methods of the field.
+//! Contrasts: directions from two lists of prompts, by several published methods.
 //!
-//! Invariant: sums and means are in f64, and every method works on the same measured activations, so that a difference
-//! between two directions is a difference between methods. To add a method, add a variant of [`Method`] and its arm in
-//! [`Contrast::direction`].
+//! Invariant: sums and means are in f64, and every method uses the same measured activations, so that two directions differ
+//! only by their method. To add a method, add a variant of [`Method`] and its arm in [`Contrast::direction`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,25 +19,25 @@ use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
-/// How a direction comes from two sets of activations.
+/// How a direction is computed from two sets of activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// `mean(plus) − mean(minus)` (Arditi et al. 2024, 2406.11717), not normalised.
     Mean,
-    /// First principal component of both sides, each pair centred on its own middle (repeng `pca_center`); unit.
+    /// First principal component of both sides, each pair centred on its own midpoint (repeng `pca_center`); unit norm.
     Pca,
-    /// First principal component of the differences of pairs, centred (repeng `pca_diff`): the axis along which
-    /// differences vary, not their mean; unit.
+    /// First principal component of the centred differences of pairs (repeng `pca_diff`): the axis along which differences
+    /// vary, not their mean; unit norm.
     PcaDiff,
-    /// Mean difference of pairs plus their first principal component over all layers at once (Liu et al. 2023,
-    /// 2311.06668, as its code does it): measured on the stream, written into what the MLP returns by `icv`.
+    /// Mean difference of pairs plus the first principal component over all layers at once (Liu et al. 2023, 2311.06668, as in
+    /// its code): measured on the stream, applied to the MLP output by `icv`.
     Icv,
     /// `mean(plus) − mean(minus)` of `resid_post` at the answer letters of pairs of multiple-choice prompts (CAA, Panickssery
     /// et al. 2023, 2312.06681), not normalised.
     Caa,
 }
 
-/// Methods by name.
+/// Names and descriptions of the methods.
 const METHODS: [(&str, Method, &str); 5] = [
     ("mean", Method::Mean, "difference of means"),
     (
@@ -64,12 +63,12 @@ const METHODS: [(&str, Method, &str); 5] = [
 ];
 
 impl Method {
-    /// Every name, for flags.
+    /// The names of all methods, for flags.
     pub fn names() -> [&'static str; 5] {
         METHODS.map(|(name, ..)| name)
     }
 
-    /// The site that the method measures at by default.
+    /// The site at which the method measures by default.
     pub fn site(self) -> Site {
         match self {
             Self::Icv | Self::Caa => Site::ResidPost,
@@ -77,7 +76,7 @@ impl Method {
         }
     }
 
-    /// Whether prompts are taken in pairs.
+    /// Whether the method needs prompts in pairs.
     pub fn paired(self) -> bool {
         self != Self::Mean
     }
@@ -103,17 +102,17 @@ impl FromStr for Method {
 /// Where and how activations are measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContrastRequest {
-    /// The site, at every one of the layers.
+    /// The site, measured at each of the layers.
     pub site: Site,
     pub layers: Vec<usize>,
-    /// Which positions of a prompt; the mean over them.
+    /// The positions of a prompt whose activations are averaged.
     pub positions: Positions,
-    /// Whether prompts go through the chat template.
+    /// Whether prompts are encoded by the chat template.
     pub chat: bool,
 }
 
 impl ContrastRequest {
-    /// `resid_pre` of one layer at the last prompt token, as the refusal work has it.
+    /// `resid_pre` of one layer at the last prompt token, as in the refusal papers.
     pub fn last(layer: usize, chat: bool) -> Self {
         Self {
             site: Site::ResidPre,
@@ -124,20 +123,20 @@ impl ContrastRequest {
     }
 }
 
-/// Vectors of one side: `[layer][prompt][width]`.
+/// The activations of one side: `[layer][prompt][width]`.
 type SideVectors = Vec<Vec<Vec<f64>>>;
 
 /// The activations of two lists of prompts.
 pub struct Contrast {
     measure: ContrastRequest,
-    /// How many prompts are on both sides.
+    /// How many prompts occur on both sides.
     shared: usize,
     plus: SideVectors,
     minus: SideVectors,
 }
 
 impl Contrast {
-    /// Measures both lists, a pass a prompt.
+    /// Measures both lists, with one pass for each prompt.
     pub fn measure(
         lab: &mut Lab,
         plus: &[String],
@@ -181,7 +180,7 @@ impl Contrast {
         })
     }
 
-    /// The direction by a method. Methods on pairs need lists of equal length.
+    /// The direction by a method. Methods that need pairs require lists of equal length.
     pub fn direction(&self, method: Method, lab: &Lab) -> Result<Direction> {
         let (a, b) = (self.plus[0].len(), self.minus[0].len());
         if method.paired() && a != b {
@@ -271,15 +270,15 @@ impl Contrast {
         })
     }
 
-    /// Whether what a method works on differs between the sides at a layer, beyond this share of its size: rounding has a
-    /// direction too.
+    /// Whether the sides differ at a layer, in the quantity that the method uses, by more than the share `noise` of its norm: a
+    /// difference that is only rounding would give a meaningless direction.
     fn differs(&self, layer: usize, method: Method, noise: f64) -> bool {
         let (plus, minus) = (&self.plus[layer], &self.minus[layer]);
         let size = |rows: &[Vec<f64>]| rows.iter().map(|r| dot(r, r).sqrt()).fold(0.0, f64::max);
         let apart = match method {
             Method::Mean | Method::Caa => size(&[difference(&mean(plus), &mean(minus))]),
             Method::Pca | Method::Icv => size(&differences(plus, minus)),
-            // Centred: differences that are all alike have no component.
+            // Centred: if all differences are equal, there is no component.
             Method::PcaDiff => {
                 let rows = differences(plus, minus);
                 let middle = mean(&rows);
@@ -290,7 +289,7 @@ impl Contrast {
         apart > noise * size(plus).max(size(minus))
     }
 
-    /// Mean of the differences plus their first component, over all layers laid end to end.
+    /// Mean of the differences plus their first principal component, over all layers concatenated.
     fn in_context(&self) -> Vec<Vec<f64>> {
         let pairs = self.plus[0].len();
         let rows: Vec<Vec<f64>> = (0..pairs)
@@ -306,7 +305,7 @@ impl Contrast {
     }
 }
 
-/// How many prompts two lists have in common, each as often as both have it.
+/// How many prompts two lists have in common, counting repetitions as often as both have them.
 fn count_in_both(plus: &[String], minus: &[String]) -> usize {
     let mut left: HashMap<&str, usize> = HashMap::new();
     for prompt in minus {
@@ -322,8 +321,8 @@ fn count_in_both(plus: &[String], minus: &[String]) -> usize {
     own.count()
 }
 
-/// Refuses pairs of texts that do not end in different answers: the token at `positions` must tell the two sides apart, as the
-/// letter of `(A` and `(B` does.
+/// Checks pairs of texts for [`Method::Caa`]: `positions` must cover a single token of a text, the answer's letter as in `(A`,
+/// and it must differ between the two sides.
 pub fn check_letters(
     model: &Model,
     plus: &[String],
@@ -355,7 +354,7 @@ pub fn check_letters(
     Ok(())
 }
 
-/// One prompt's vectors, the mean over the covered positions, a row a layer.
+/// The activations of one prompt, averaged over the covered positions, one row for each layer.
 fn vectors(
     lab: &mut Lab,
     prompt: &str,
@@ -421,8 +420,8 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// The unit vector along which the rows vary most, through the small matrix of their products; the zero vector where
-/// they do not vary. The sign is open.
+/// The unit vector along which the rows vary most, computed from the small matrix of their dot products; the zero vector if
+/// they do not vary. Its sign is arbitrary.
 fn first_component(rows: &[Vec<f64>], centre: bool) -> Vec<f64> {
     let middle = mean(rows);
     let rows: Vec<Vec<f64>> = rows
@@ -451,9 +450,9 @@ fn first_component(rows: &[Vec<f64>], centre: bool) -> Vec<f64> {
     scaled(&out, 1.0 / length)
 }
 
-/// The eigenvector of the largest eigenvalue of a symmetric matrix, by repeated squaring: each step doubles the
-/// exponent of the power iteration, so a gap of a thousandth is resolved in twenty. By hand because faer, for this and the Cholesky
-/// factor of Patchscope maps, costs eighteen crates and three minutes of a clean build for thirty lines.
+/// The eigenvector of the largest eigenvalue of a symmetric matrix, by repeated squaring: each step doubles the exponent of the
+/// power iteration, so a gap of a thousandth is resolved in twenty steps. Written by hand because faer, for this and the
+/// Cholesky factor of Patchscope maps, costs eighteen crates and three minutes of a clean build for thirty lines.
 fn leading_eigenvector(matrix: &[Vec<f64>]) -> Vec<f64> {
     let size = matrix.len();
     let mut power = matrix.to_vec();
@@ -462,7 +461,7 @@ fn leading_eigenvector(matrix: &[Vec<f64>]) -> Vec<f64> {
         if trace <= 0.0 {
             return vec![0.0; size];
         }
-        // Symmetric, so a product of rows is a product of the matrix with itself.
+        // The matrix is symmetric, so dot products of its rows give its square.
         let scaled: Vec<Vec<f64>> = power
             .iter()
             .map(|row| crate::vectors::contrast::scaled(row, 1.0 / trace))
@@ -472,12 +471,12 @@ fn leading_eigenvector(matrix: &[Vec<f64>]) -> Vec<f64> {
             .map(|a| scaled.iter().map(|b| dot(a, b)).collect())
             .collect();
     }
-    // Every column is now along the eigenvector; the longest is the most exact.
+    // Every column is now parallel to the eigenvector; the longest is the most exact.
     let column = (0..size).max_by(|a, b| power[*a][*a].total_cmp(&power[*b][*b]));
     column.map_or_else(Vec::new, |c| power[c].clone())
 }
 
-/// Points a component so that most pairs have the larger projection on the plus side.
+/// Chooses the sign of a component so that for most pairs the plus side has the larger projection.
 fn signed(component: Vec<f64>, plus: &[Vec<f64>], minus: &[Vec<f64>]) -> Vec<f64> {
     let agree = plus
         .iter()
@@ -497,7 +496,7 @@ mod tests {
 
     #[test]
     fn the_first_component_is_the_axis_of_variation() {
-        // Along (3, 4)/5 with lengths −2, 1, 3; a little across.
+        // Rows along (3, 4)/5 with lengths −2, 1 and 3, and a little across it.
         let rows = [(-2.0, 0.01), (1.0, -0.02), (3.0, 0.01)].map(|(along, across)| {
             vec![
                 1.0 + 0.6 * along - 0.8 * across,

@@ -1,10 +1,10 @@
-//! Function vectors: what a few heads write when they have seen examples of a task (Todd et al. 2024, 2310.15213).
+//! Function vectors: the summed outputs of a few heads on prompts with examples of a task (Todd et al. 2024, 2310.15213).
 //!
-//! Mean outputs of every head at the last token of prompts with true examples; by how much each, put into the last token of
-//! label-shuffled prompts, raises the probability of the right answer (the average indirect effect); and the sum of what the
-//! strongest heads write. Invariants: means and sums are in f64; no bias is added, however many heads are summed, so that
-//! `vector(A ∪ B) = vector(A) + vector(B)` for sets apart. To rank heads by something else, write a function that returns
-//! [`Effects`].
+//! The method: measure the mean output of every head at the last token of prompts with correct examples; measure the average
+//! indirect effect of each head, by how much its mean raises the probability of the correct answer when it replaces the head's
+//! output at the last token of label-shuffled prompts; sum the outputs of the heads with the largest effects. Invariants: means
+//! and sums are in f64; no bias is added, however many heads are summed, so that `vector(A ∪ B) = vector(A) + vector(B)` for
+//! disjoint sets. To rank heads by something else, write a function that returns [`Effects`].
 
 use candle_core::{DType, Tensor};
 
@@ -19,21 +19,21 @@ use crate::model::Fingerprint;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 
-/// A head: its layer and its number.
+/// A head: its layer and its index.
 pub type Head = (usize, usize);
 
-/// Mean outputs of heads at the last token.
+/// The mean outputs of all heads at the last token.
 #[derive(Clone, Debug)]
 pub struct HeadMeans {
-    /// `z` by layer, the heads one after the other: `[layers][heads * head_dim]`.
+    /// `z` by layer, heads concatenated: `[layers][heads * head_dim]`.
     pub values: Vec<Vec<f32>>,
-    /// Mean scale of the norm behind attention, by layer; 1 where the family has none.
+    /// The mean scale of the norm of the attention output, by layer; 1 if the family has no such norm.
     pub scales: Vec<f32>,
     pub width: usize,
 }
 
 impl HeadMeans {
-    /// Measures prompts, a pass each.
+    /// Measures the means over prompts, with one pass for each.
     pub fn measure(lab: &mut Lab, asks: &[FewShotPrompt]) -> Result<Self> {
         let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers)
@@ -57,7 +57,7 @@ impl HeadMeans {
         })
     }
 
-    /// What heads are at the last token of one run.
+    /// The outputs of heads at the last token of one run.
     pub fn of_run(lab: &mut Lab, run: &Run) -> Result<Self> {
         let layers = lab.model.card.layers;
         let wanted: Vec<Address> = (0..layers).map(|l| Site::Z.at(l)).collect();
@@ -70,12 +70,12 @@ impl HeadMeans {
         })
     }
 
-    /// What a head was on average, `[head_dim]`.
+    /// The mean output of a head, `[head_dim]`.
     pub fn head(&self, (layer, head): Head) -> &[f32] {
         &self.values[layer][head * self.width..(head + 1) * self.width]
     }
 
-    /// Random vectors of the same lengths, head by head: the control.
+    /// Random vectors with the norm of each head's mean: the control.
     pub fn random_like(&self, seed: u64) -> Self {
         let mut out = self.clone();
         for (layer, values) in out.values.iter_mut().enumerate() {
@@ -88,20 +88,20 @@ impl HeadMeans {
     }
 }
 
-/// What heads do for an answer.
+/// The effects of heads on an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effects {
     /// Mean change of the answer's probability, `[layers][heads]`.
     pub values: Vec<Vec<f64>>,
-    /// Mean probability of the answer without a change.
+    /// Mean probability of the answer in the unpatched prompts.
     pub base: f64,
-    /// Over how many prompts.
+    /// The number of prompts averaged over.
     pub prompts: usize,
 }
 
 impl Effects {
-    /// The average indirect effect of every head: its mean put into the last token of prompts that do not show the task,
-    /// `p(answer | z.layer.head := mean) − p(answer)`, averaged.
+    /// The average indirect effect of every head: its mean replaces its output at the last token of prompts that do not show
+    /// the task, `p(answer | z.layer.head := mean) − p(answer)`, averaged over the prompts.
     pub fn indirect(lab: &mut Lab, asks: &[FewShotPrompt], means: &HeadMeans) -> Result<Self> {
         let mut total = Self::zeros(lab);
         for (done, ask) in asks.iter().enumerate() {
@@ -131,7 +131,8 @@ impl Effects {
         Ok(sum / asks.len().max(1) as f64)
     }
 
-    /// What one run's answer loses or wins when each head's output at its last token is put to `value`, `[head_dim]`.
+    /// The change of the probability of a run's answer when one head's output at the last token is replaced by `value`,
+    /// `[head_dim]`, for every head.
     pub fn of(
         lab: &mut Lab,
         run: &Run,
@@ -173,13 +174,13 @@ impl Effects {
         self
     }
 
-    /// The heads with the largest effects, strongest first; equal ones in the order of layers and heads.
+    /// The heads with the largest effects, largest first; ties are in the order of layers and heads.
     pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
         highest(&self.values, count)
     }
 }
 
-/// What a run holds at its last token.
+/// A capture of a run's last token.
 pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<Capture> {
     lab.run_one(&Pass {
         from: Some(run.tokens.len().saturating_sub(1)),
@@ -188,13 +189,13 @@ pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result
     })
 }
 
-/// All heads of a recorded address, one after the other.
+/// The values of all heads at a recorded address, concatenated.
 pub(crate) fn value(read: &Capture, at: Address) -> Result<Vec<f32>> {
     let value = read.get(at)?.to_dtype(DType::F32)?;
     Ok(value.flatten_all()?.to_vec1()?)
 }
 
-/// The probability of an answer after a run, and how it changes when each head alone is put to a value at the last token.
+/// The probability of an answer after a run, and its change when the output of each single head at the last token is replaced.
 fn changes(
     lab: &mut Lab,
     run: &Run,
@@ -232,9 +233,9 @@ pub(crate) fn mean(sums: &[f64], count: usize) -> Vec<f32> {
     sums.iter().map(|sum| (sum / count) as f32).collect()
 }
 
-/// The sum of what heads write at their means, as it is added to the stream: `Σ W_O ā`, without a bias; where the family
-/// norms what attention writes, through that norm's gain and its mean scale over the prompts, and times the residual
-/// multiplier. Refused where the stream itself is normed.
+/// The sum of the heads' mean outputs as added to the stream: `Σ W_O ā`, without a bias. If the family norms the attention
+/// output, the sum passes that norm's gain and its mean scale over the prompts, and the residual multiplier. Refused if the
+/// family norms the stream itself.
 pub fn assemble(model: &Model, means: &HeadMeans, heads: &[Head]) -> Result<Vec<f32>> {
     let transformer = &model.transformer;
     transformer.check_head_writes()?;
@@ -250,7 +251,7 @@ pub fn assemble(model: &Model, means: &HeadMeans, heads: &[Head]) -> Result<Vec<
     Ok(sum.into_iter().map(|v| v as f32).collect())
 }
 
-/// The heads with the highest finite values, by layer and head, highest first; equal ones in the order of layers and heads.
+/// The heads with the highest finite values, highest first, as layer and head; ties are in the order of layers and heads.
 pub fn highest(values: &[Vec<f64>], count: usize) -> Vec<(Head, f64)> {
     let rows = values.iter().enumerate();
     let mut all: Vec<(Head, f64)> = rows

@@ -1,6 +1,7 @@
-//! Directions made from data: prompts of two kinds, demonstrations of a task, other directions; choosing and judging them.
+//! Directions made from data (pairs of prompt lists, demonstrations of a task, other directions), their selection and their
+//! evaluation.
 //!
-//! Invariant: every direction says what it was made from. To add a way from two lists of prompts see [`contrast`], from
+//! Invariant: every direction records what it was made from. To add a way from two lists of prompts see [`contrast`], from
 //! demonstrations [`task_vector`].
 
 pub mod combine;

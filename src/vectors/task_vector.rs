@@ -1,8 +1,8 @@
-//! Vectors from states behind examples: task vectors (Hendel et al. 2023, 2310.15916) and the layer average that function
-//! vectors are compared with (Todd et al. 2024, 2310.15213), and which method is which.
+//! Vectors from demonstrations: task vectors (Hendel et al. 2023, 2310.15916), the layer average with which function vectors
+//! are compared (Todd et al. 2024, 2310.15213), and the choice of a method by name.
 //!
-//! Invariant: what is measured is `resid_post` at the last token, the one that predicts the answer, at every layer; means
-//! are in f64, and the mean over one prompt is that prompt's state bit for bit.
+//! Invariant: states are measured at `resid_post` of the last token, which predicts the answer, at every layer; means are in
+//! f64, and the mean over one prompt is that prompt's state bit for bit.
 //! To add a method on demonstrations, add a variant of [`InContext`] and its arm in [`InContext::make`].
 
 use std::fmt;
@@ -17,19 +17,19 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Site};
 
-/// How a vector comes from demonstrations.
+/// How a vector is made from demonstrations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InContext {
-    /// The mean state at the last token behind examples; added (the baseline of Todd et al. 2024).
+    /// The mean state at the last token of prompts with examples; added to the stream (the baseline of Todd et al. 2024).
     LayerAverage,
-    /// The state at the last token behind examples, over a few queries that do not matter; takes the state's place
-    /// (Hendel et al. 2023).
+    /// The state at the last token of prompts with examples, averaged over a few dummy queries; replaces the state (Hendel et
+    /// al. 2023).
     TaskVector,
-    /// The sum of what the heads write that matter most; added (Todd et al. 2024).
+    /// The sum of the outputs of the heads with the largest effects; added to the stream (Todd et al. 2024).
     FunctionVector,
 }
 
-/// Methods by name.
+/// Names and descriptions of the methods.
 const METHODS: [(&str, InContext, &str); 3] = [
     (
         "layer-average",
@@ -48,7 +48,7 @@ const METHODS: [(&str, InContext, &str); 3] = [
     ),
 ];
 
-/// Prompts that do not show the task, in which heads are put to their means.
+/// The prompts, which do not show the task, in which heads are replaced by their means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadRanking {
     /// Examples with permuted labels (Todd et al. 2024).
@@ -57,25 +57,25 @@ pub enum HeadRanking {
     ZeroShot,
 }
 
-/// From this mean probability of the answers on, prompts leave heads little to restore.
+/// If the mean probability of the answer reaches this, the prompts leave little for heads to restore.
 const KNOWN: f64 = 0.8;
 
-/// How much is measured.
+/// The sizes of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
-    /// Prompts with true labels, for means.
+    /// The number of prompts with correct labels, for the means.
     pub trials: usize,
-    /// Prompts that do not show the task, for the effects of heads.
+    /// The number of prompts that do not show the task, for the effects of heads.
     pub shuffled: usize,
     pub rank: HeadRanking,
-    /// Heads in a function vector.
+    /// The number of heads in a function vector.
     pub heads: usize,
-    /// Queries that do not matter, for a task vector.
+    /// The number of dummy queries for a task vector.
     pub dummies: usize,
 }
 
 impl Default for Recipe {
-    /// The numbers of the papers' code.
+    /// The numbers in the papers' code.
     fn default() -> Self {
         Self {
             trials: 100,
@@ -88,7 +88,7 @@ impl Default for Recipe {
 }
 
 impl InContext {
-    /// Every name, for flags.
+    /// The names of all methods, for flags.
     pub fn names() -> [&'static str; 3] {
         METHODS.map(|(name, ..)| name)
     }
@@ -101,7 +101,7 @@ impl InContext {
         }
     }
 
-    /// Measures a vector for every layer's output. A function vector is the same at all of them.
+    /// Makes a vector for every layer's output. A function vector is the same at all layers.
     pub fn make(self, lab: &mut Lab, shots: &ShotPrompts, recipe: Recipe) -> Result<Direction> {
         let mut notes = vec![format!(
             "{} demonstrations a prompt, seed {}",
@@ -183,7 +183,7 @@ impl FromStr for InContext {
     }
 }
 
-/// An effect with its sign, small ones with their exponent.
+/// An effect with its sign; small ones in scientific notation.
 fn signed(effect: f64) -> String {
     if effect.abs() >= 0.001 {
         format!("{effect:+.3}")
@@ -192,7 +192,7 @@ fn signed(effect: f64) -> String {
     }
 }
 
-/// [`Shots`] without the model, which the lab lends while prompts are made.
+/// [`Shots`] without the model, for which the lab must be borrowed only while prompts are made.
 #[derive(Clone, Copy, Debug)]
 pub struct ShotPrompts<'a> {
     pub pairs: &'a [super::few_shot::ShotPair],
@@ -203,7 +203,7 @@ pub struct ShotPrompts<'a> {
 }
 
 impl<'a> ShotPrompts<'a> {
-    /// Prompts for the model on the lab.
+    /// The prompts together with the lab's model.
     pub fn on(self, lab: &'a Lab) -> Shots<'a> {
         Shots {
             model: &lab.model,
@@ -216,7 +216,7 @@ impl<'a> ShotPrompts<'a> {
     }
 }
 
-/// The mean of `resid_post` at the last token, by layer: `[layers][d_model]`. A pass a prompt.
+/// The mean of `resid_post` at the last token, by layer: `[layers][d_model]`. One pass for each prompt.
 pub fn states(lab: &mut Lab, asks: &[FewShotPrompt]) -> Result<Vec<Vec<f32>>> {
     let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();

@@ -1,6 +1,7 @@
-//! Commands about directions: examples are picked from what was said, or from files, and a direction is made between them.
+//! Commands about directions: the user picks prompts as examples, from the transcript or from files, and makes a direction from
+//! them.
 //!
-//! Invariant: an example is what the user said, whole, and remembers whether it went through the chat template.
+//! Invariant: an example is a whole prompt, and records whether it was encoded by the chat template.
 //! To add a command, add a row.
 
 use super::{CommandResult, Unavailable, has_model, needs};
@@ -28,7 +29,7 @@ fn example(app: &mut App, plus: bool) -> CommandResult {
         let held = state.turns.len();
         state.turns.retain(|t| *t != turn);
         if state.turns.len() == held {
-            // It is an example of one side alone.
+            // A prompt can be an example of one side only.
             state
                 .turns
                 .retain(|t| (&t.text, t.chat) != (&turn.text, turn.chat));
@@ -51,7 +52,7 @@ fn counts(app: &App) -> (usize, usize) {
     (plus, turns.len() - plus)
 }
 
-/// The prompts of both sides, and whether they go through the chat template.
+/// The prompts of both sides, and whether they are encoded by the chat template.
 type SidesArgument = (Vec<String>, Vec<String>, bool);
 
 fn kept(app: &App) -> Result<SidesArgument, Unavailable> {

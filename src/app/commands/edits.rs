@@ -50,7 +50,7 @@ fn has_directions(app: &App) -> Result<(), Unavailable> {
     )
 }
 
-/// What x acts on: everything that is marked, else the cell under the cursor.
+/// What `x` ablates: all marked units or, without marks, the unit under the cursor.
 fn targets(app: &App) -> Result<Vec<Mark>, Unavailable> {
     if !app.history.marks().is_empty() {
         return Ok(app.history.marks().to_vec());
@@ -116,7 +116,7 @@ fn strength(app: &mut App, text: &str) -> CommandResult {
     selected(app, |edit| edit.strength = value)
 }
 
-/// Adds edits as one step. Those that are there already are switched on, or all off when every one is on.
+/// Adds edits as one step of undo. Edits that exist already are switched on, or all off if every one is on.
 fn add_all(app: &mut App, more: Vec<Edit>) -> Vec<Effect> {
     let rows = app.history.edits();
     let found = |edit: &Edit| rows.iter().position(|e| e.same(edit));
@@ -188,7 +188,7 @@ fn steer(app: &mut App, text: &str) -> CommandResult {
     )
 }
 
-/// Adds a direction at a place, everywhere in the text.
+/// An edit that adds a direction at an address, at every position.
 pub(in crate::app) fn steering(direction: &str, place: EditPlace) -> Edit {
     Edit::new(Op::Add(DirectionName(direction.to_string())), place)
 }
@@ -205,7 +205,7 @@ fn edit(app: &mut App, text: &str) -> CommandResult {
     add(app, edit)
 }
 
-/// The next operation that works with the same direction.
+/// Changes the selected edit to the next operation that takes a direction, with the same direction.
 fn operation(app: &mut App, _: &str) -> CommandResult {
     let Some(edit) = app.history.current().cloned() else {
         return Ok(Vec::new());

@@ -173,7 +173,7 @@ fn set_baseline_mode(app: &mut App, beside: BaselineMode) -> Vec<Effect> {
     effects
 }
 
-/// A file name with `.toml` at its end.
+/// A path with the extension `.toml` unless it has an extension.
 fn file(text: &str) -> PathBuf {
     let path = Path::new(text.trim());
     if path.extension().is_some() {

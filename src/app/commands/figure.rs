@@ -1,6 +1,6 @@
-//! Commands about figures and the cell under the cursor: move, ask, read through a Patchscope, copy, export.
+//! Commands about figures and the cell under the cursor: move, request, read through a Patchscope, copy, export.
 //!
-//! Invariant: they work on anchors, so they work in every figure, future ones too. To add a command, add a row.
+//! Invariant: they use anchors, so they work in every figure. To add a command, add a row.
 
 use std::path::PathBuf;
 
@@ -68,7 +68,7 @@ fn number(app: &mut App, _: &str) -> CommandResult {
     Ok(vec![])
 }
 
-/// The window that reaches the cursor, where a figure of the text's last positions ends after it.
+/// The number of last positions that a figure must show to reach the cursor, if it begins after the cursor.
 fn window(app: &App) -> Option<usize> {
     let CursorFocus::Outside(first, _) = app.cursor_focus(app.layout.figure) else {
         return None;
@@ -76,7 +76,7 @@ fn window(app: &App) -> Option<usize> {
     let has = instrument(app.layout.figure)
         .is_ok_and(|of| of.parameters().iter().any(|p| p.name == "window"));
     let back = app.transcript.tokens.len() - app.cursor.position;
-    // A few more, so that a step to the left is inside too.
+    // A few positions more, so that moving left stays inside the figure.
     (has && app.cursor.position < first).then(|| (back + 8).min(app.transcript.tokens.len()))
 }
 
@@ -125,7 +125,7 @@ fn open_form(app: &mut App, slot: &str) -> CommandResult {
     Ok(vec![])
 }
 
-/// The instrument that reads the state under the cursor.
+/// The instrument that decodes the state under the cursor.
 fn reader() -> Result<&'static dyn Instrument, Unavailable> {
     let mut all = INSTRUMENTS.iter().copied();
     all.find(|i| i.reads_cell())
@@ -195,12 +195,12 @@ fn copy_figure(app: &mut App, _: &str) -> CommandResult {
     Ok(vec![Effect::Copy(tabbed(&figure))])
 }
 
-/// Text that does not break its line.
+/// A text in which tabs are made visible, so that tabs separate cells only.
 fn clean(text: &str) -> String {
     text.replace('\t', "⇥")
 }
 
-/// The rows of a table, each with the title of its page where there are pages.
+/// The rows of a table; if it has pages, each row begins with the title of its page.
 fn tabbed_table(table: &Table, pages: bool) -> Vec<Vec<String>> {
     let first = |text: &str| pages.then(|| clean(text)).into_iter();
     let titles = table.columns.iter().map(|c| clean(c));
@@ -217,7 +217,7 @@ fn tabbed_table(table: &Table, pages: bool) -> Vec<Vec<String>> {
     lines
 }
 
-/// A figure as lines of cells with tabs between, the way it stands on the screen.
+/// A figure as lines of cells separated by tabs, in the layout of the screen.
 fn tabbed(figure: &Figure) -> String {
     let mut lines: Vec<Vec<String>> = Vec::new();
     match &figure.body {

@@ -1,6 +1,6 @@
-//! Commands about the program: help, palette, notices, files, leaving.
+//! Commands about the program: help, palette, notices, files, quitting.
 //!
-//! Invariant: leaving never loses the session file. To add a command, add a row.
+//! Invariant: quitting never loses the session file. To add a command, add a row.
 
 use std::path::PathBuf;
 

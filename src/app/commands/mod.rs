@@ -5,7 +5,7 @@
 //! To add a command, add a row to one of the files here.
 #![allow(clippy::unnecessary_wraps)] // a row's functions share one type, also those that cannot fail
 
-/// The rows of a topic: name, keys, what runs, a sentence, and what else there is to say of it.
+/// The rows of a topic: name, keys, function, description, and optional fields.
 macro_rules! rows {
     ($($name:literal [$($key:literal)*] $run:expr, $about:literal $(, $part:ident $value:expr)*;)*) => {
         pub(super) const ROWS: &[super::Command] = &[
@@ -28,7 +28,7 @@ use super::{App, Effect};
 
 pub(in crate::app) use edits::steering;
 
-/// Why something cannot be done, in words that name the way out.
+/// The reason why something cannot be done, with what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable(pub String);
 
@@ -56,13 +56,13 @@ impl From<crate::error::Error> for Unavailable {
     }
 }
 
-/// What a command leads to.
+/// The effects of a command, or why it cannot run.
 pub type CommandResult = Result<Vec<Effect>, Unavailable>;
 
-/// Where a command's keys hold.
+/// The part of the screen in which a command's keys apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Context {
-    /// Everywhere, even while something is being written.
+    /// Everywhere, even while the user is writing text.
     Always,
     /// In every pane.
     Anywhere,
@@ -75,7 +75,7 @@ pub enum Context {
 }
 
 impl Context {
-    /// Its name in lists.
+    /// The name in lists.
     pub fn name(self) -> &'static str {
         match self {
             Self::Always => "always",
@@ -90,21 +90,21 @@ impl Context {
 
 /// A command: a row of [`COMMANDS`].
 pub struct Command {
-    /// What it is called in the palette and in `keys.toml`.
+    /// The name in the palette and in `keys.toml`.
     pub name: &'static str,
-    /// What the command does, in a sentence.
+    /// A one-sentence description.
     pub about: &'static str,
     /// Its default keys.
     pub keys: &'static [&'static str],
-    /// Where these keys hold.
+    /// Where these keys apply.
     pub context: Context,
-    /// The argument: none, `NAME`, or `[NAME]` for one that may be left out.
+    /// The argument: none, `NAME`, or `[NAME]` if it is optional.
     pub arguments: &'static str,
-    /// One or two words for the footer; empty when it is not worth the room.
+    /// One or two words for the footer; empty for none.
     pub hint: &'static str,
-    /// The present value of what the command changes; shown where its argument is asked for.
+    /// The current value of the setting that the command changes; shown where its argument is asked for.
     pub now: Option<fn(&App) -> String>,
-    /// What a digit key does that it has, with its number.
+    /// If digits are among its keys: what a digit does.
     pub numbered: Option<fn(&mut App, usize) -> CommandResult>,
     /// Whether it can run now.
     pub enabled: fn(&App) -> Result<(), Unavailable>,
@@ -117,7 +117,7 @@ impl fmt::Debug for Command {
     }
 }
 
-/// Names are unique.
+/// Commands are equal if their names are, because names are unique.
 impl PartialEq for Command {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -127,7 +127,7 @@ impl PartialEq for Command {
 impl Eq for Command {}
 
 impl Command {
-    /// A command of every pane that can always run and takes nothing.
+    /// A command that applies in every pane, can always run and takes no argument.
     const fn new(
         name: &'static str,
         keys: &'static [&'static str],
@@ -178,13 +178,13 @@ impl Command {
         self
     }
 
-    /// Whether it cannot run without an argument.
+    /// Whether the command requires an argument.
     pub fn wants(&self) -> bool {
         !self.arguments.is_empty() && !self.arguments.starts_with('[')
     }
 }
 
-/// Every row, a slice a topic; footer hints come in this order.
+/// All commands, one slice for each topic; footer hints come in this order.
 pub const COMMANDS: &[&[Command]] = &[
     text::ROWS,
     edits::ROWS,
@@ -204,7 +204,7 @@ pub fn command(name: &str) -> Option<&'static Command> {
     commands().find(|c| c.name == name)
 }
 
-/// Refuses with a reason where a condition does not hold.
+/// An error with a reason if a condition does not hold.
 fn needs(holds: bool, why: impl Into<Unavailable>) -> Result<(), Unavailable> {
     if holds { Ok(()) } else { Err(why.into()) }
 }

@@ -1,6 +1,6 @@
-//! Commands about the text: write, run, stop, rewind, how tokens are chosen, and the unedited run beside it.
+//! Commands about the text: write, run, stop, rewind, sampling settings, and the baseline run.
 //!
-//! Invariant: nothing here waits; each row only asks the engine. To add a command, add a row.
+//! Invariant: no command waits; each only sends requests to the engine. To add a command, add a row.
 
 use super::{CommandResult, Context, Unavailable, has_model, has_text, needs};
 use crate::app::App;
@@ -43,7 +43,7 @@ fn choosing(app: &App) -> Result<(), Unavailable> {
     )
 }
 
-/// A model is there, or on its way.
+/// An error if there is no model and none is being loaded.
 fn can_load(app: &App) -> Result<(), Unavailable> {
     if app.model.is_none() && app.loading.is_none() {
         return Err("no model is loaded; L tries again, q quits".into());

@@ -1,6 +1,7 @@
-//! `lmscope direction --demos FILE`: a vector of a task from demonstrations, and what it is worth on pairs that were held out.
+//! `lmscope direction --demos FILE`: a vector for a task, made from demonstrations and evaluated on held-out pairs.
 //!
-//! Invariant: what is printed and kept in the file was counted on held-out pairs, beside a random vector of the same length.
+//! Invariant: the results that are printed and stored in the file were measured on held-out pairs, with a random vector of the
+//! same norm as control.
 //! To add a method, add it to `vectors/task_vector.rs`.
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use crate::vectors::evaluate::{Insertion, Questions, TaskEvaluation};
 use crate::vectors::few_shot::{ShotLayout, ShotPair, read, split};
 use crate::vectors::task_vector::{HeadRanking, InContext, Recipe, ShotPrompts};
 
-/// Flags about demonstrations.
+/// The flags for demonstrations.
 pub(super) fn arguments(command: Command) -> Command {
     let count = |name: &'static str, default: &'static str, help: &'static str| {
         arguments::value(name, "N", help)
@@ -49,7 +50,7 @@ pub(super) fn arguments(command: Command) -> Command {
         .arg(text("op", "OP", "How an evaluated direction is applied at the last token [default: replace for task vectors, else add]").value_parser(PossibleValuesParser::new(["add", "replace"]).map(|p| if p == "add" { Insertion::Add } else { Insertion::Replace })))
 }
 
-/// What the flags say about demonstrations.
+/// The values of the flags for demonstrations.
 struct ShotFlags {
     made_from: Vec<ShotPair>,
     held_out: Vec<ShotPair>,
@@ -162,7 +163,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     Ok(())
 }
 
-/// Judges a direction on the demonstrations that the flags name, and prints the result.
+/// Evaluates a direction on the demonstrations that the flags name, and prints the result.
 pub(super) fn evaluate(
     matches: &ArgMatches,
     lab: &mut Lab,
@@ -170,7 +171,7 @@ pub(super) fn evaluate(
     direction: &Direction,
 ) -> Result<()> {
     let given = ShotFlags::read(matches)?;
-    // A file keeps how its vector was made as a sentence.
+    // The method of a file is stored as a sentence.
     let replaces = direction.origin.method == InContext::TaskVector.to_string();
     let usual = if replaces {
         Insertion::Replace
@@ -185,7 +186,7 @@ pub(super) fn evaluate(
     show(matches, lab, name, direction, &verdict?, given.seed)
 }
 
-/// The table, on standard output.
+/// Prints the table on standard output.
 fn show(
     matches: &ArgMatches,
     lab: &mut Lab,

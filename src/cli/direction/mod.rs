@@ -1,6 +1,6 @@
 //! `lmscope direction`: makes a direction from two files of prompts, from demonstrations of a task, or from other directions.
 //!
-//! Invariant: the file says on which model, where, how and from how many prompts it was measured, and is refused elsewhere.
+//! Invariant: the file records the model, the addresses, the method and the number of prompts, and is refused for other models.
 //! To add a method on two lists of prompts, add it to `vectors/contrast.rs`; on demonstrations, to `vectors/task_vector.rs`.
 
 mod demonstrations;
@@ -27,7 +27,7 @@ pub const DIRECTION: Subcommand = Subcommand {
     run,
 };
 
-/// What takes the place of the two lists.
+/// The flags that replace the two lists.
 const OTHERWISE: [&str; 2] = ["demos", "combine"];
 
 fn build(command: Command) -> Command {
@@ -99,7 +99,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// Refuses a method that the rest of the command line does not go with; says which do.
+/// The error for a method that does not fit the other flags; lists those that do.
 fn other_method(matches: &ArgMatches, fitting: &[&str], next: &str) -> Error {
     let given = matches.get_raw("method").into_iter().flatten().next();
     let given = given.map_or_else(String::new, |g| g.to_string_lossy().into_owned());
@@ -107,14 +107,14 @@ fn other_method(matches: &ArgMatches, fitting: &[&str], next: &str) -> Error {
     Error::argument("--method", given, expected)
 }
 
-/// The file to write: that of -o, or one of the name that was given.
+/// The file to write: that of -o, or one with the given name.
 fn target(matches: &ArgMatches) -> Option<PathBuf> {
     let named = |name: &String| PathBuf::from(format!("{name}.safetensors"));
     let given = matches.get_one::<PathBuf>("output").cloned();
     given.or_else(|| matches.get_one::<String>("name").map(named))
 }
 
-/// Writes a direction where the user wants it, and says where that is.
+/// Writes a direction to the file that the user chose, and returns a sentence that names the file.
 fn write(matches: &ArgMatches, mut direction: Direction) -> Result<String> {
     let path = target(matches).unwrap_or_default();
     direction.origin.strength = matches.get_one::<f32>("strength").copied().unwrap_or(1.0);
@@ -126,7 +126,7 @@ fn write(matches: &ArgMatches, mut direction: Direction) -> Result<String> {
     Ok(file)
 }
 
-/// `3`, `2-5` or `all`.
+/// Parses layers: `3`, `2-5` or `all`.
 fn layers(given: &str, count: usize) -> Result<Vec<usize>> {
     if given == "all" || given == "*" {
         return Ok((0..count).collect());

@@ -1,6 +1,6 @@
 //! `lmscope direction --plus FILE --minus FILE`: a direction from two lists of prompts.
 //!
-//! Invariant: an answer-letter direction is measured where the two sides' letters stand, or refused.
+//! Invariant: an answer-letter direction is measured at the answer letters of the two sides, or refused.
 //! To add a method, add it to `vectors/contrast.rs`.
 
 use std::path::PathBuf;
@@ -57,7 +57,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let file = write(matches, direction.clone())?;
     let notes = direction.origin.notes.iter();
     notes.for_each(|note| output::note(&format!("{file}: {note}.")));
-    // Every layer that the file has; some formats have no place for the first.
+    // All layers of the file; some formats cannot hold the first.
     let several = direction.rows.len() > 1;
     let place = match direction.rows[0].0 {
         first if several => format!("{}.*", first.site.spec().name),
@@ -65,7 +65,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     };
     let usage = match method {
         Method::Icv => format!("--edit 'icv:{file}@mlp_out.*:all*0.1'"),
-        // At every position after the user's prompt: its last token, and what is written.
+        // At every position from the last token of the user's prompt on, generated tokens included.
         Method::Caa => {
             format!("--edit 'add:{file}@{place}:last' --edit 'add:{file}@{place}:generated'")
         }

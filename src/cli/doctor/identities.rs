@@ -1,9 +1,8 @@
-//! Identities: what must hold on any model, whatever its weights, measured on the model at hand.
+//! Identities: equations that hold on any model, whatever its weights, measured on the model at hand.
 //!
-//! Invariant: every identity is measured on values that really flowed; a difference that is no number counts as
-//! infinite; an identity that a model cannot have is refused with the reason, never passed over. Differences of vectors
-//! are relative to the largest entry of what they are compared with. To add one, write a function that returns
-//! what it `Found` and name it in `check_all`.
+//! Invariant: every identity is measured on values of a real pass; a difference that is NaN counts as infinite; an identity
+//! that a model cannot have is reported with the reason, never silently skipped. Differences of vectors are relative to the
+//! largest entry of the reference. To add one, write a function that returns `Found` and call it in `check_all`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,35 +24,35 @@ use crate::model::network::readout::ReadoutRequest;
 use crate::model::network::site::{Address, Axis, SITES, Site};
 use crate::model::network::tap::{NoTap, PassPhase, PassSpan};
 
-/// Read where a tokenizer is there; cut to the length that the model affords.
+/// The text to measure on, if there is a tokenizer; cut to the length that the model allows.
 const TEXT: &str = "The capital of France is Paris, and the river that runs through it is the Seine. Ada Lovelace wrote the first program for a machine that was never built. In 1969 two people walked on the Moon, and 3 + 4 = 7 stayed true. def add(a, b): return a + b";
 
-/// Most tokens that are read.
+/// The most tokens that are read.
 const LONGEST: usize = 64;
 
-/// Most bytes of values that are held at once.
+/// The most bytes of recorded values that are held at once.
 const BUDGET: usize = 512 << 20;
 
-/// Seconds that tokens may take one by one; two are read in any case.
+/// The time limit for reading tokens one by one; at least two are read.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// One identity, measured or refused.
+/// One identity, measured or not applicable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    /// A few words.
+    /// A short name.
     pub name: &'static str,
-    /// What was compared, and on how much; or why it cannot be.
+    /// What was compared and on how much data, or why it is not applicable.
     pub what: String,
-    /// None where the model cannot have the identity.
+    /// The measurement; none if the model cannot have the identity.
     pub measured: Option<IdentityError>,
 }
 
-/// How far the two sides of an identity lie apart.
+/// The difference between the two sides of an identity.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct IdentityError {
-    /// The largest difference found.
+    /// The largest difference that was found.
     pub difference: f32,
-    /// The largest that is put down to rounding.
+    /// The largest difference that rounding can explain.
     pub tolerance: f32,
 }
 
@@ -66,13 +65,13 @@ impl Identity {
         }
     }
 
-    /// Whether it holds, or cannot be asked of this model.
+    /// Whether the identity holds or is not applicable.
     pub fn passed(&self) -> bool {
         self.measured.is_none_or(|m| m.difference <= m.tolerance)
     }
 }
 
-/// What was compared or why it cannot be, and how far apart the two sides lie.
+/// A description of the comparison, or why it is not applicable; and the difference.
 type Found = (String, Option<IdentityError>);
 
 fn found(what: String, difference: f32, tolerance: f32) -> Found {
@@ -87,7 +86,7 @@ fn refused(why: &str) -> Found {
     (why.into(), None)
 }
 
-/// One pass over a text with everything recorded.
+/// One pass over a text with all sites recorded.
 struct FullRecording {
     sites: HashMap<Address, Tensor>,
     /// `[tokens, vocab]`, f32.
@@ -105,8 +104,8 @@ impl FullRecording {
     }
 }
 
-/// A text to measure on: words where there is a tokenizer, else fixed ids, as long as is quickly read, and past the
-/// sliding windows where those are short.
+/// The text to measure on: words if there is a tokenizer, else fixed ids. It is as long as can be read quickly, and longer than
+/// the attention windows if those are short.
 pub fn text(lab: &Lab) -> Result<Vec<u32>> {
     let model = &lab.model;
     let limit = LONGEST
@@ -134,7 +133,7 @@ pub fn text(lab: &Lab) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// About how many bytes one token leaves when every site is recorded.
+/// An estimate of the bytes recorded for one token with all sites.
 fn bytes_of_a_token(model: &Model) -> usize {
     let width = |site: Site| {
         if site.spec().axis == Axis::Positions {
@@ -166,7 +165,7 @@ pub fn measure(lab: &mut Lab, run: &Run) -> Result<Vec<Identity>> {
     Ok(out)
 }
 
-/// What can be said of two passes over one text: one in which everything was recorded, and one in which nothing was.
+/// Checks the identities that need two passes over one text: one with all sites recorded, and one with none.
 fn check_all(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Result<Vec<Identity>> {
     let all = [
         ("finite", finite(seen)?),
@@ -183,7 +182,7 @@ fn check_all(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Resul
     Ok(all.map(Identity::of).into())
 }
 
-/// One pass over the whole run without a cache.
+/// One pass over the whole run without a cache, recording `wanted`.
 fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
     let mut program = lab.compile(run, RandomControl::No)?;
     let mut tap = RunTap::new(
@@ -208,12 +207,12 @@ fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
     })
 }
 
-/// What rounding may cost, relative to the largest entry: `exact` where everything is f32.
+/// The relative error that rounding can explain: `exact` if everything is f32.
 fn slack(model: &Model, exact: f32) -> f32 {
     match model.transformer.precision {
         Precision::Dense(DType::F32 | DType::F64) => exact,
         Precision::Dense(DType::BF16) => 1e-1,
-        // Blocks: kernels round the activations too, and not every number of rows alike.
+        // Quantized blocks: kernels round activations as well, differently for different numbers of rows.
         Precision::Dense(_) | Precision::Q8 | Precision::Stored(_) => 2e-2,
     }
 }
@@ -225,7 +224,7 @@ fn values(t: &Tensor) -> Result<Vec<f32>> {
         .to_vec1()?)
 }
 
-/// The largest of some differences; one that is no number is infinite.
+/// The largest of some differences; NaN counts as infinite.
 fn worst(differences: impl IntoIterator<Item = f32>) -> f32 {
     differences.into_iter().fold(0.0, |most, d| {
         if d.is_nan() {
@@ -258,7 +257,7 @@ fn finite(seen: &FullRecording) -> Result<Found> {
     Ok(found(what, broken as f32, 0.0))
 }
 
-/// I1, on the same kernel: the lens at the last layer is the model's own output, bit for bit.
+/// I1 with the same kernel: the lens at the last layer equals the model's own output, bit for bit.
 fn lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let last = Site::ResidPost.at(model.card.layers - 1);
     let rows = seen.sites.get(&last).map(|t| t.squeeze(0)).transpose()?;
@@ -274,7 +273,7 @@ fn lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, difference, 0.0))
 }
 
-/// I1, as the live lens reads it: all layers in one product with the model's own row.
+/// I1 as the live lens computes it: all layers in one product with the model's own row.
 fn live_lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     let row = |layer: usize| -> Result<Tensor> {
         let rows = seen.get(Site::ResidPost.at(layer))?;
@@ -298,7 +297,7 @@ fn live_lens(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, difference, slack(model, 1e-5)))
 }
 
-/// I2: the stream after every block is the embedding and all that blocks have added.
+/// I2: the stream after every block is the embedding plus all component outputs so far.
 fn parts(model: &Model, seen: &FullRecording) -> Result<Found> {
     if model.transformer.blueprint.arrangement == BlockOrder::NormedStream {
         let why =
@@ -319,7 +318,7 @@ fn parts(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, worst(differences), slack(model, 1e-5)))
 }
 
-/// I26: a pass in which everything is recorded gives the bits of one in which nobody looks.
+/// I26: a pass in which everything is recorded gives the same bits as one in which nothing is.
 fn captures(seen: &FullRecording, bare: &FullRecording) -> Result<Found> {
     let count = seen.sites.len();
     let (seen, bare) = (values(&seen.logits)?, values(&bare.logits)?);
@@ -331,7 +330,7 @@ fn captures(seen: &FullRecording, bare: &FullRecording) -> Result<Found> {
     Ok(found(what, other.count() as f32, 0.0))
 }
 
-/// I4: probabilities of every query sum to one.
+/// I4: the probabilities of every query sum to one.
 fn rows(model: &Model, seen: &FullRecording) -> Result<Found> {
     let mut most = Vec::new();
     for layer in 0..model.card.layers {
@@ -345,7 +344,7 @@ fn rows(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, worst(most), 1e-5))
 }
 
-/// Scores are -inf exactly where a query may not look, and nothing is read from there.
+/// Scores are -inf exactly at positions that a query cannot attend to, and such positions have probability 0.
 fn masks(model: &Model, seen: &FullRecording) -> Result<Found> {
     let specs = &model.transformer.blueprint.layers;
     let (mut wrong, mut windows, mut tokens) = (0usize, Vec::new(), 0);
@@ -382,7 +381,7 @@ fn masks(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, wrong as f32, 0.0))
 }
 
-/// I4: probabilities times the values of the head's group are what the head writes from.
+/// I4: probabilities times the values of the head's group give the head's `z`.
 fn mixed_values(model: &Model, seen: &FullRecording) -> Result<Found> {
     let shape = &model.transformer.blueprint;
     let group = shape.heads / shape.kv_heads;
@@ -416,7 +415,7 @@ fn first_middle_last(layers: &[usize]) -> Vec<usize> {
     some
 }
 
-/// `x Wᵀ + b`, summed over `pieces` of the input one after the other: `[n, in] -> [n, out]`, f32.
+/// `x Wᵀ + b`, with the input split into `pieces` parts whose products are summed: `[n, in] -> [n, out]`, f32.
 fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
     let (weight, width) = (by.weight()?, x.dim(1)?);
     let size = width.div_ceil(pieces.max(1));
@@ -432,7 +431,7 @@ fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
     })
 }
 
-/// I5: what attention writes is the sum of what its heads write, and the bias once.
+/// I5: the attention output is the sum of the heads' outputs, plus the bias once.
 fn heads(model: &Model, seen: &FullRecording) -> Result<Found> {
     let layers = first_middle_last(&(0..model.card.layers).collect::<Vec<_>>());
     let mut most = Vec::new();
@@ -449,7 +448,7 @@ fn heads(model: &Model, seen: &FullRecording) -> Result<Found> {
     Ok(found(what, worst(most), slack(model, 1e-5)))
 }
 
-/// I5: what an MLP writes is the sum of what its neurons write, and the bias once.
+/// I5: the MLP output is the sum of the neurons' outputs, plus the bias once.
 fn neurons(model: &Model, seen: &FullRecording) -> Result<Found> {
     const PIECES: usize = 8;
     let layers = first_middle_last(&model.transformer.blueprint.dense_layers());
@@ -480,8 +479,8 @@ fn blocks(layers: &[usize]) -> String {
     }
 }
 
-/// I20: half of the text through the cache and then token by token, as generation does it, against one pass over the
-/// same tokens; the text is read again where its frequencies change.
+/// I20: half of the text through the cache at once and then token by token, as in generation, compared with one pass over the
+/// same tokens; the text is read again where the frequencies of the rotation change.
 fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
     let total = run.tokens.len();
     if total < 2 {
@@ -544,7 +543,7 @@ mod tests {
         failed.map(|i| i.name).collect()
     }
 
-    /// Adds to one entry of a tensor.
+    /// A copy of a tensor with `by` added to one entry.
     fn with_one_entry_changed(whole: &Tensor, entry: usize, by: f32) -> Tensor {
         let mut all = values(whole).unwrap();
         all[entry] += by;
@@ -562,7 +561,7 @@ mod tests {
                 1e-2,
                 &["lens = logits", "parts = stream"],
             ),
-            // The tenth token sees itself; the fourth entry of its row is visible.
+            // The tenth token attends to itself; the fourth entry of its row is visible.
             (
                 Site::AttnProbs,
                 9 * 10 + 3,
@@ -627,7 +626,7 @@ mod tests {
         };
         assert!(cached(&run, &whole).passed());
         let vocab = whole.dim(1).unwrap();
-        // The rows before the last of the half that is read at once are not written by the cache.
+        // The cached run gives no logits for the rows before the last of the half that is read at once.
         for row in 4..10 {
             let wrong = with_one_entry_changed(&whole, row * vocab + 7, 1e-2);
             assert!(!cached(&run, &wrong).passed(), "row {row}");

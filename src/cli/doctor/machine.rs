@@ -1,13 +1,13 @@
-//! What this build, machine and terminal offer.
+//! The features of this build, machine and terminal.
 //!
-//! Invariant: it only looks; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
+//! Invariant: it only inspects; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
 
 use crate::cli::{bench_report, log, output};
 use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::device;
 use crate::text;
 
-/// What is found, by name.
+/// The facts, by name.
 pub(super) fn facts() -> Vec<(&'static str, String)> {
     let var = |name: &str| std::env::var(name).unwrap_or_else(|_| "not set".into());
     let size = match crossterm::terminal::size() {
@@ -48,7 +48,7 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The names of those that are there.
+/// The names of those features that are present.
 pub(super) fn present(all: &[(&str, bool)]) -> String {
     let there: Vec<&str> = all.iter().filter(|a| a.1).map(|a| a.0).collect();
     match there.as_slice() {
@@ -68,7 +68,7 @@ pub fn cpu() -> String {
     name.unwrap_or_else(|| std::env::consts::ARCH.to_string())
 }
 
-/// A value of a `/proc` file that is given in kB, in bytes.
+/// A value of a `/proc` file that is given in kB, converted to bytes.
 pub fn kilobytes(file: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(file).ok()?;
     let value = text

@@ -1,8 +1,8 @@
-//! `lmscope doctor`: without a model, what this build, machine and terminal offer and whether the demo works here; with
-//! one, what the engine makes of it, and the identities of [`crate::cli::doctor::identities`] measured on it.
+//! `lmscope doctor`: without a model, the features of this build, machine and terminal and whether the demo works; with a
+//! model, how the engine understands it, and the identities of [`crate::cli::doctor::identities`] measured on it.
 //!
-//! Invariant: it only looks; nothing is written or changed. To add a fact about the machine, add a row in `machine`;
-//! about a model, in `model`; to add an identity, see the lab.
+//! Invariant: it only inspects; nothing is written or changed. To add a fact about the machine, add a row in `machine`; about a
+//! model, in `model`; to add an identity, see `identities`.
 
 pub mod identities;
 mod machine;
@@ -46,7 +46,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
 }
 
-/// The machine, and the demo.
+/// Reports on the machine and the demo.
 fn look(matches: &ArgMatches) -> Result<()> {
     let mut rows = listed(machine::facts());
     let checked = demo(&arguments::options(matches));
@@ -65,7 +65,7 @@ fn listed<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Vec<Vec<Val
     facts.into_iter().map(row).collect()
 }
 
-/// Loads the demo, reads a prompt through the lens and looks at the lens's own check.
+/// Loads the demo, reads a prompt through the lens and evaluates the lens's own check.
 fn demo(options: &Options) -> Result<String> {
     let mut lab = Lab::open("demo", options)?;
     let run = Run::plain(lab.model.encode("The capital of France is", false)?);
@@ -83,7 +83,7 @@ fn demo(options: &Options) -> Result<String> {
     }
 }
 
-/// One model: how it is built, and whether the identities hold on it.
+/// Reports on one model: its architecture, and whether the identities hold.
 fn examine(matches: &ArgMatches) -> Result<()> {
     let mut lab = arguments::open(matches)?;
     let tokens = identities::text(&lab)?;
@@ -127,7 +127,7 @@ fn examine(matches: &ArgMatches) -> Result<()> {
     })
 }
 
-/// Weights that are not finite, as an error: whether they reach the numbers depends on the text.
+/// The error for weights that are not finite; whether they affect the results depends on the text.
 fn damaged(model: &Model) -> Option<Error> {
     let damage = &model.transformer.damage;
     let named: Vec<String> = damage.iter().take(8).map(ToString::to_string).collect();
@@ -177,7 +177,7 @@ fn as_row(identity: &Identity) -> Vec<Value> {
     ]
 }
 
-/// A difference that is no finite number is null, and has not passed.
+/// The JSON of an identity; a difference that is not finite is null, and has not passed.
 fn as_json(identity: &Identity) -> Value {
     json!({
         "name": identity.name,

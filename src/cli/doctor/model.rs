@@ -1,7 +1,7 @@
-//! How the engine understands a model: every axis on which families differ, with its numbers.
+//! How the engine understands a model: everything in which families differ, with its numbers.
 //!
-//! Invariant: what is said is read from the [`Blueprint`] and the loaded tensors that the forward pass itself uses, so
-//! that it cannot differ from what runs. To add a fact, add a row in [`facts`].
+//! Invariant: the facts are read from the [`Blueprint`] and the loaded tensors that the forward pass itself uses, so that they
+//! cannot differ from what is computed. To add a fact, add a row in [`facts`].
 
 use std::fmt::Write as _;
 
@@ -15,7 +15,7 @@ use crate::model::network::families::FAMILIES;
 use crate::model::network::rope::{Rope, RopeScaling};
 use crate::text::size;
 
-/// What is found, by name.
+/// The facts, by name.
 pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
     let (b, card) = (&model.transformer.blueprint, &model.card);
     let differs = FAMILIES.iter().find(|f| f.name == b.family);
@@ -72,7 +72,7 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
     facts
 }
 
-/// As short as it can be written, to six digits.
+/// A number with at most six digits, as short as possible.
 fn round(n: f64) -> String {
     let digits = (5 - n.abs().max(1e-9).log10().floor() as i32).clamp(0, 12) as usize;
     let text = format!("{n:.digits$}");
@@ -123,7 +123,7 @@ fn mlp(b: &Blueprint) -> String {
     grouped(&b.layers, |l| kind(l.mlp))
 }
 
-/// What layers say, with the layers that say it; without them where all agree.
+/// A property of the layers: each value with the layers that have it; without layers if all agree.
 fn grouped(layers: &[LayerSpec], say: impl Fn(&LayerSpec) -> String) -> String {
     let mut groups: Vec<(String, Vec<usize>)> = Vec::new();
     for (i, layer) in layers.iter().enumerate() {
@@ -143,7 +143,7 @@ fn grouped(layers: &[LayerSpec], say: impl Fn(&LayerSpec) -> String) -> String {
     }
 }
 
-/// `0-2, 5`.
+/// Spells layers as ranges: `0-2, 5`.
 fn ranges(sorted: &[usize]) -> String {
     let mut out = String::new();
     let mut i = 0;
@@ -281,7 +281,7 @@ fn scaling(of: &RopeScaling) -> String {
     }
 }
 
-/// The least and the greatest of some numbers.
+/// The smallest and the largest of some numbers.
 fn span(numbers: &[f64]) -> String {
     let least = numbers.iter().copied().fold(f64::INFINITY, f64::min);
     let most = numbers.iter().copied().fold(f64::NEG_INFINITY, f64::max);

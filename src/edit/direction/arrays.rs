@@ -1,7 +1,8 @@
-//! Directions from the arrays of a file that is not ours: one vector, a table, a vector a layer, or several by name.
+//! Directions from arrays in files of other programs: one vector, a table, a vector for each layer, or several by name.
 //!
-//! Invariant: a layer is read where the file names one, and nothing else is guessed: what stays open is said, and is settled
-//! by the model ([`Direction::settled`]) or by JSON beside the file. To read another spelling of layers, add it to `WORDS`.
+//! Invariant: a layer is read only if the file names it, and nothing else is guessed: what a file leaves open is reported, and
+//! is settled by the model ([`Direction::with_row_layers`]) or by a JSON file beside it. To read another spelling of layers,
+//! add it to `WORDS`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::model::checkpoint::torch::SmallTensor;
 use crate::model::network::address::site_named;
 use crate::model::network::site::{Address, Site};
 
-/// What stands before the number of a layer.
+/// Words before the number of a layer.
 const WORDS: &[&str] = &[
     "",
     "layer",
@@ -30,7 +31,7 @@ const WORDS: &[&str] = &[
     "steering_vector",
 ];
 
-/// How dictionaries call their decoders.
+/// Names that dictionaries (sparse autoencoders, transcoders) give to their decoder.
 const DECODERS: &[&str] = &["w_dec", "decoder.weight", "decoder_linear.weight", "w_d"];
 
 /// Names that dictionaries give to their encoder.
@@ -46,10 +47,10 @@ const BIASES: &[&str] = &[
     "threshold",
 ];
 
-/// What is said of vectors whose layers have numbers and no site.
+/// The caution for vectors with layer numbers but no site.
 pub(crate) const BY_LAYER: &str = "its file has layer numbers but no site, so the vector of a layer can be used at every site of that layer";
 
-/// [`BY_LAYER`], or what is said of the only vector: it serves other layers than its own, too.
+/// [`BY_LAYER`], or the caution for a single vector: it can be used at other layers, too.
 fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
     match rows {
         [(at, _)] => format!(
@@ -63,14 +64,14 @@ fn which_layers(rows: &[(Address, Vec<f32>)]) -> String {
 const NEXT: &str =
     "A direction is one vector, one vector for each layer, or a table with one row for each layer.";
 
-/// Where the vector of a name belongs.
+/// The layer or address that the name of a vector gives.
 #[derive(Clone, Copy)]
 enum VectorPlace {
     At(Address),
     Layer(u16),
 }
 
-/// Reads what a name of an array says of its place: `resid_post.4`, `4`, `layer_4`, `layers.4.vector`, `resid_pre_4`.
+/// Parses the name of an array: `resid_post.4`, `4`, `layer_4`, `layers.4.vector`, `resid_pre_4`.
 fn place(name: &str) -> Option<VectorPlace> {
     if let Ok(address) = name.parse::<Address>() {
         return Some(VectorPlace::At(address));
@@ -89,7 +90,7 @@ fn place(name: &str) -> Option<VectorPlace> {
     found.next().filter(|_| found.next().is_none())
 }
 
-/// A direction from what a file holds; `key` names one of several arrays, or is empty.
+/// A direction from the arrays of a file; `key` names one of several arrays, or is empty.
 pub(crate) fn read(
     path: &Path,
     mut found: Vec<SmallTensor>,
@@ -97,7 +98,7 @@ pub(crate) fn read(
     maker: &str,
 ) -> Result<Direction> {
     dictionary(path, &found)?;
-    // Beside the direction some files keep its mean projection, a single number.
+    // Some files contain the direction's mean projection as well, a single number.
     found.retain(|t| t.values.len() > 1);
     if !key.is_empty() {
         let all = names(&found);
@@ -121,7 +122,7 @@ pub(crate) fn read(
     match (found.as_slice(), places) {
         ([], _) => Err(Error::bad_file(path, "it holds no vector", NEXT)),
         (many, _) if listed && many.len() > 1 => {
-            // A list is a table: its rows have numbers and no names.
+            // A list is read as a table: its entries have numbers instead of names.
             let number = |t: &SmallTensor| t.name.get(1..t.name.len() - 1)?.parse::<usize>().ok();
             let mut rows: Vec<&SmallTensor> = many.iter().collect();
             rows.sort_by_key(|t| number(t));
@@ -160,7 +161,7 @@ pub(crate) fn read(
     }
 }
 
-/// Whether an array has one side longer than 1.
+/// Whether an array has exactly one dimension longer than 1.
 fn vector(array: &SmallTensor) -> bool {
     array.shape.iter().filter(|d| **d != 1).count() == 1
 }
@@ -186,7 +187,7 @@ fn widths(path: &Path, arrays: &[SmallTensor]) -> Result<usize> {
     Err(Error::bad_file(path, what, NEXT))
 }
 
-/// A vector a layer, at the site that the names say or at none.
+/// A direction with one vector for each layer, at the site that the names give, or at none.
 fn by_layer(path: &Path, arrays: &[SmallTensor], maker: &str) -> Result<Direction> {
     widths(path, arrays)?;
     let mut origin = DirectionOrigin {
@@ -225,7 +226,7 @@ fn by_layer(path: &Path, arrays: &[SmallTensor], maker: &str) -> Result<Directio
     })
 }
 
-/// Refuses a name where vectors have none.
+/// Refuses a key for a file whose vectors have no names.
 pub(crate) fn refuse_name(path: &Path, key: &str) -> Result<()> {
     if key.is_empty() {
         return Ok(());
@@ -237,7 +238,7 @@ pub(crate) fn refuse_name(path: &Path, key: &str) -> Result<()> {
     ))
 }
 
-/// Refuses a dictionary of features by name, with how one of its directions is saved.
+/// Refuses a dictionary of features, and says how to save one of its directions.
 pub(crate) fn dictionary(path: &Path, arrays: &[SmallTensor]) -> Result<()> {
     let called = |names: &[&str]| {
         arrays.iter().find(|t| {
@@ -250,7 +251,7 @@ pub(crate) fn dictionary(path: &Path, arrays: &[SmallTensor]) -> Result<()> {
         return Ok(());
     };
     let (name, shape) = (&decoder.name, &decoder.shape);
-    // A bias of the encoder has a number a feature; without one there are more features than numbers.
+    // An encoder bias has one number for each feature. Without one, assume that there are more features than dimensions.
     let biases = arrays.iter().filter(|t| t.shape.len() == 1);
     let bias = biases.filter(|t| {
         let name = t.name.to_ascii_lowercase();

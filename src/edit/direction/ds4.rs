@@ -1,7 +1,7 @@
-//! ds4's directional steering: `X.f32`, a flat table of f32 `[layers, d_model]`, and `X.json` that says its shape.
+//! ds4's directional steering: `X.f32`, a flat table of f32 `[layers, d_model]`, and `X.json`, which gives its shape.
 //!
-//! Invariant: ds4 computes `y - scale·d·(d·y)` on what attention or the MLP returns, so a positive scale removes: here
-//! that is `project_out`, and the direction says so. A row of zeros is a layer without a vector.
+//! Invariant: ds4 computes `y - scale·d·(d·y)` on the attention or MLP output, so a positive scale removes the direction. The
+//! edit for it is therefore `project_out`, and the direction's notes say so. A row of zeros is a layer without a vector.
 //! To add a component, add it to `COMPONENTS`.
 
 use std::path::Path;
@@ -27,7 +27,7 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     write,
 };
 
-/// What `component` may say, and the site that it is.
+/// The values of `component`, with the site of each.
 const COMPONENTS: &[(&str, Site)] = &[
     ("ffn_out", Site::MlpOut),
     ("mlp_out", Site::MlpOut),
@@ -102,7 +102,7 @@ fn read(path: &Path) -> Result<Direction> {
     Ok(Direction { rows, origin })
 }
 
-/// Rows at unit length, as ds4 expects them; layers without a vector are zeros.
+/// Rows are written with unit norm, as ds4 expects; layers without a vector are zeros.
 fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     let site = direction.rows.first().map(|(a, _)| a.site);
     let component = COMPONENTS

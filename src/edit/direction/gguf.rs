@@ -1,8 +1,9 @@
-//! GGUF control vectors: `direction.N`, F32, one a layer, N from 1 on, as llama.cpp and repeng have them.
+//! GGUF control vectors: `direction.N`, F32, one for each layer, N from 1 on, as in llama.cpp and repeng.
 //!
-//! Invariants: what llama.cpp's loader refuses is refused, what it sums is summed, and `direction.N` is what it adds to
-//! the output of block N: `resid_post.N`. A file of llama-cvector-generator measured one block earlier; that is said and
-//! offered (`NAME#-1`), never done unasked. To add a fingerprint of a maker, add it to `origin`.
+//! Invariants: what llama.cpp's loader refuses is refused, what it sums is summed, and `direction.N` is added to the output of
+//! block N, as llama.cpp does: `resid_post.N`. The vectors in a file of llama-cvector-generator were measured one block
+//! earlier; a caution says so and offers the shift (`NAME#-1`), which is never made automatically. To recognise another program
+//! that makes such files, add it to `origin`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,13 +32,13 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     write,
 };
 
-/// What to do about a file that cannot be used.
+/// What to do if a file cannot be used.
 const NEXT: &str = "A control vector file holds `direction.N` in F32, one vector for each layer, N from 1 on, and nothing else.";
 
-/// Our own provenance, in files that we write; other readers pass over it.
+/// The metadata key of our own provenance, in files that we write; other readers ignore it.
 const ORIGIN: &str = "lmscope.direction";
 
-/// What is known of a file whose count of layers is signed.
+/// The caution for a file whose number of layers is stored as a signed integer.
 pub(crate) const OFFSET: &str = "the file seems to be made by llama-cvector-generator, which calls the output of block N `direction.N+1`: loaded as llama.cpp applies it, each vector acts one block after the one it was measured on; `#-1` after its name moves them back";
 
 fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
@@ -50,7 +51,7 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
         let Some(bytes) = readable else {
             return Err(bad(format!("`{name}` is {}", info.kind.name())));
         };
-        // Sides of 1 in front do not count, as in ggml.
+        // Leading dimensions of 1 do not count, as in ggml.
         if info.shape.iter().skip_while(|d| **d == 1).count() > 1 {
             return Err(bad(format!(
                 "`{name}` is {:?}, which is not a vector",
@@ -86,7 +87,7 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     }
     let (summed, empty) = (summed.join(", "), empty.join(", "));
     let mut origin = origin(gguf).map_err(bad)?;
-    // Of our own files the provenance has it already.
+    // In our own files the provenance contains this already.
     let foreign = gguf.string(ORIGIN).is_none();
     for (what, layers) in [("summed, as llama.cpp does", summed), ("zero", empty)] {
         if foreign && !layers.is_empty() {
@@ -103,7 +104,7 @@ fn parse(gguf: &Gguf, path: &Path) -> Result<Direction> {
     })
 }
 
-/// N of `direction.N` as llama.cpp reads it: what C's `stoi` makes of everything after the first dot.
+/// N of `direction.N` as llama.cpp parses it: C's `stoi` on everything after the first dot.
 fn layer_of(name: &str) -> Result<u16, String> {
     let Some(("direction", rest)) = name.split_once('.') else {
         return Err(format!(
@@ -121,7 +122,7 @@ fn layer_of(name: &str) -> Result<u16, String> {
     }
 }
 
-/// Leading blanks, a sign, digits; what follows does not matter.
+/// C's `stoi`: leading blanks, a sign, digits; the rest is ignored.
 fn stoi(text: &str) -> Option<i32> {
     let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -132,11 +133,12 @@ fn stoi(text: &str) -> Option<i32> {
     format!("{sign}{}", &digits[..end]).parse().ok()
 }
 
-/// What repeng reads of the last block is the last of transformers' hidden states, which the final norm has changed.
+/// The caution for repeng's vector of the last block: it was measured on the last of transformers' hidden states, after the
+/// final norm.
 pub(crate) const NORMED: &str =
     "repeng measured its vector for the last block after the final norm, and it is added before";
 
-/// Whether a direction was read from a file of repeng's layout.
+/// Whether a direction comes from a file with repeng's layout.
 pub(crate) fn by_repeng(origin: &DirectionOrigin) -> bool {
     origin.method == layout_of("repeng")
 }
@@ -179,7 +181,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
                 "a control vector is added to the output of a block, resid_post, and {at} is another place. Write safetensors instead."
             )));
         };
-        // What enters block N + 1 is what leaves block N; nothing before the output of block 1 can be written.
+        // The input of block N + 1 is the output of block N. The format cannot hold anything before the output of block 1.
         if place < 2 {
             left.push(at.to_string());
         } else if rows.insert(place - 1, vector).is_some() {

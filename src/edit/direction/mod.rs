@@ -1,9 +1,9 @@
-//! Directions: vectors that edits add or project out, with where, how and on which model they were measured.
+//! Directions: vectors that edits add or project out, with the address, method and model of their measurement.
 //!
-//! Invariants: a direction of another model is refused where its file says which model that was, and what a file leaves
-//! open or leaves in doubt is said beside every use ([`Direction::caution`]). Whatever the file numbers, layer L is
-//! block L here, 0-based. To add a file format, write a module with a [`VectorFormat`] and add a word to [`FORMATS`]; to add a
-//! method, see `vectors/contrast.rs`.
+//! Invariants: a direction of another model is refused if its file names the model; what a file leaves open or in doubt is
+//! reported at every use ([`Direction::caution`]). Whatever numbering a file uses, layer L is block L here, 0-based. To add a
+//! file format, write a module with a [`VectorFormat`] and add a word to [`FORMATS`]; to add a method, see
+//! `vectors/contrast.rs`.
 
 mod arrays;
 mod ds4;
@@ -36,23 +36,23 @@ pub struct VectorFormat {
     pub name: &'static str,
     /// File name extensions; the first is used for new files.
     pub extensions: &'static [&'static str],
-    /// Who writes it, and what its layers mean, in a sentence.
+    /// Which program writes it, and what its layer numbers mean, in a sentence.
     pub about: &'static str,
-    /// Whether the first bytes of a file are of this format, for files whose name does not say.
+    /// Whether a file begins like this format, for files whose name does not tell.
     recognises: fn(&[u8]) -> bool,
-    /// Reads a file; of several vectors by name, the one that the second argument names.
+    /// Reads a file; the second argument names one of several vectors.
     read: fn(&Path, &str) -> Result<Direction>,
-    /// Makes its files, the one at this path first, and says what they could not keep.
+    /// Makes the files, the one at this path first, and a sentence on what they cannot hold.
     write: fn(&Direction, &Path) -> Result<(VectorFiles, String)>,
 }
 
-/// A length that is none: what rounding leaves.
+/// A norm below this is only rounding.
 pub const NOTHING: f32 = 1e-12;
 
-/// Paths and contents of files that belong together.
+/// The paths and contents of files that belong together.
 type VectorFiles = Vec<(PathBuf, Vec<u8>)>;
 
-/// The key of our own provenance in JSON files beside.
+/// The key of our own provenance in JSON files beside other formats.
 const OWN: &str = "lmscope";
 
 pub const FORMATS: &[VectorFormat] = &[
@@ -63,7 +63,7 @@ pub const FORMATS: &[VectorFormat] = &[
     ds4::FORMAT,
 ];
 
-/// The format that a file's name speaks of.
+/// The format of a file's extension.
 pub fn format_named(path: &Path) -> Option<&'static VectorFormat> {
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     FORMATS
@@ -71,7 +71,7 @@ pub fn format_named(path: &Path) -> Option<&'static VectorFormat> {
         .find(|f| f.extensions.contains(&extension.as_str()))
 }
 
-/// The format of a file that is there: by its name, else by how it begins.
+/// The format of an existing file: by its extension, else by its first bytes.
 pub fn format_of(path: &Path) -> Result<&'static VectorFormat> {
     use std::io::Read;
     if let Some(format) = format_named(path) {
@@ -97,41 +97,41 @@ fn extensions() -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-/// Where a direction came from; stored as JSON in the file's metadata.
+/// The origin of a direction, stored as JSON in the file's metadata.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DirectionOrigin {
     /// The model argument.
     pub model: String,
-    /// The type of the model (`llama`); what control vectors keep as their hint.
+    /// The model's type (`llama`), as in the hint of control vectors.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub family: String,
     /// Fingerprint of its weights.
     pub revision: String,
     /// The method, for example `difference of means`.
     pub method: String,
-    /// The position rule.
+    /// The rule for the positions that were averaged.
     pub positions: String,
-    /// How many prompts on each side.
+    /// The number of prompts on each side.
     pub prompts: (usize, usize),
     /// The dtype of the activations it was measured on.
     pub dtype: String,
-    /// A strength at which it was seen to do what it is for; 1 where nobody looked.
+    /// A strength at which the direction was tested successfully; 1 if it was not tested.
     #[serde(default = "one")]
     pub strength: f32,
-    /// Whether nothing says where it was measured: the address of its one vector is a stand-in.
+    /// Whether it is unknown where the vectors were measured; their addresses are then placeholders.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
-    /// How many rows the file's table had. Compared with the number of the model's blocks, it says which states the rows
-    /// are of.
+    /// The number of rows in the file's table. Compared with the number of the model's blocks, it tells which states the rows
+    /// belong to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows: usize,
-    /// What to know before it is used.
+    /// Cautions for users of the direction.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cautions: Vec<String>,
-    /// What else a reader should know, in sentences: which heads, which layer was chosen and on what.
+    /// Further notes, in sentences: which heads, which layer was selected and on what data.
     #[serde(default)]
     pub notes: Vec<String>,
-    /// The version of this program.
+    /// The version of lmscope.
     pub version: String,
 }
 
@@ -178,7 +178,7 @@ impl Default for DirectionOrigin {
     }
 }
 
-/// Where a direction was measured, for people: every address, or what is known where they are stand-ins.
+/// Where a direction was measured, for users: its addresses, or what is known if they are placeholders.
 pub fn places(addresses: &[Address], anywhere: bool) -> String {
     let all = addresses.iter();
     if anywhere && addresses.len() > 1 {
@@ -197,20 +197,20 @@ pub fn places(addresses: &[Address], anywhere: bool) -> String {
 /// A vector for one address or several.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Direction {
-    /// The vector at each address it was measured at.
+    /// The address of each vector, and the vector.
     pub rows: Vec<(Address, Vec<f32>)>,
-    /// Where it came from.
+    /// Its origin.
     pub origin: DirectionOrigin,
 }
 
 impl Direction {
-    /// The vector for an address: the one measured at that point of the stream, or the only one there is.
+    /// The vector for an address: the one measured at that point of the stream, or the only one.
     pub fn at(&self, address: Address) -> Result<&[f32]> {
         let exact = self.rows.iter().find(|(a, _)| *a == address);
         let same = || self.rows.iter().find(|(a, _)| same_point(*a, address));
         let only = (self.rows.len() == 1).then(|| &self.rows[0]);
         let found = if self.origin.anywhere && only.is_none() {
-            // A layer is all that is known of each.
+            // Only the layer of each vector is known.
             let layered = address.site.spec().layered;
             let mut rows = self.rows.iter().filter(|_| layered);
             rows.find(|(a, _)| a.layer == address.layer)
@@ -234,13 +234,13 @@ impl Direction {
             })
     }
 
-    /// Where it was measured, for people: every address.
+    /// The addresses at which it was measured, for users.
     pub fn places(&self) -> String {
         let addresses: Vec<Address> = self.rows.iter().map(|(at, _)| *at).collect();
         places(&addresses, self.origin.anywhere)
     }
 
-    /// The same, with layers that follow each other drawn together: `resid_post.1-7`.
+    /// As [`Direction::places`], with consecutive layers abbreviated: `resid_post.1-7`.
     pub fn span(&self) -> String {
         let mut runs: Vec<(Address, u16)> = Vec::new();
         for (at, _) in &self.rows {
@@ -262,12 +262,12 @@ impl Direction {
         }
     }
 
-    /// Euclidean length of the first vector.
+    /// The norm of the first vector.
     pub fn norm(&self) -> f32 {
         self.rows.first().map_or(0.0, |(_, v)| norm(v))
     }
 
-    /// Refuses another model's direction.
+    /// Refuses a direction of another model.
     pub fn check(&self, card: &Card) -> Result<()> {
         let other = !self.origin.revision.is_empty() && self.origin.revision != card.revision;
         if other {
@@ -283,7 +283,7 @@ impl Direction {
         Ok(())
     }
 
-    /// What to know before it is used on a model; empty where there is nothing.
+    /// The cautions for using it on a model; empty if there are none.
     pub fn caution(&self, card: &Card) -> String {
         let origin = &self.origin;
         let mut all = origin.cautions.clone();
@@ -319,7 +319,7 @@ impl Direction {
         all.join("; ")
     }
 
-    /// The direction with every vector moved by so many layers.
+    /// The direction with every vector moved by this many layers.
     pub fn shifted(&self, by: i32) -> Result<Self> {
         let rows = self.rows.iter().map(|(at, vector)| {
             let layer = i32::from(at.layer).checked_add(by);
@@ -342,7 +342,7 @@ impl Direction {
         });
         let mut origin = self.origin.clone();
         if by != 0 {
-            // Who moves it has read it.
+            // A user who moves the layers has read this caution.
             origin.cautions.retain(|c| c != gguf::OFFSET);
             let note = format!("moved by {by:+} layers, as `#{by:+}` after its name asks");
             origin.notes.push(note);
@@ -353,7 +353,7 @@ impl Direction {
         })
     }
 
-    /// The same vectors at another place: one at an address, several at a site, each at its layer.
+    /// The same vectors at another place: a single one at an address, several at a site, each at its layer.
     pub fn moved_to(&self, place: &str) -> Result<Self> {
         let mut moved = self.clone();
         let one = self.rows.len() == 1;
@@ -390,13 +390,13 @@ impl Direction {
         Ok(moved)
     }
 
-    /// Writes a file of the format that its name speaks of, safetensors without an extension, under a name that is free;
-    /// says what that format could not keep.
+    /// Writes a file in the format of its extension, or safetensors without one; an existing file is not overwritten. Returns a
+    /// sentence on what the format cannot hold.
     pub fn save(&self, path: &Path) -> Result<String> {
         self.save_as(path, Overwrite::Never)
     }
 
-    /// As [`Direction::save`]; with consent a file that is there is replaced.
+    /// As [`Direction::save`]; an existing file is replaced if `overwrite` allows it.
     pub fn save_as(&self, path: &Path, overwrite: Overwrite) -> Result<String> {
         if let Some((at, _)) = self.rows.iter().find(|(_, v)| !finite::all(v)) {
             return Err(Error::not_finite(
@@ -427,7 +427,7 @@ impl Direction {
         Ok(lost)
     }
 
-    /// Whether all its vectors are zero, or one of them is not finite.
+    /// Whether all its vectors are zero, or a number is not finite.
     pub fn is_zero_or_not_finite(&self) -> bool {
         self.rows.iter().all(|(_, v)| norm(v) <= NOTHING)
             || self.rows.iter().any(|(_, v)| !norm(v).is_finite())
@@ -438,7 +438,7 @@ impl Direction {
         Self::load_one(path, "")
     }
 
-    /// Reads the vector `key` out of a file that holds several by name.
+    /// Reads the vector `key` from a file of several named vectors.
     pub fn load_one(path: &Path, key: &str) -> Result<Self> {
         let found = (format_of(path)?.read)(path, key)?;
         if found.is_zero_or_not_finite() {
@@ -451,7 +451,8 @@ impl Direction {
         Ok(found)
     }
 
-    /// Reads a file where there is one; `calm.npz#angry` is one vector of several. A number after `#` moves layers.
+    /// Reads the file `name`; in `calm.npz#angry` the part after `#` is one of several vectors, unless it is a number, which
+    /// moves layers. None if there is no such file.
     pub fn at_path(name: &str) -> Result<Option<Self>> {
         let path = Path::new(name);
         if path.exists() {
@@ -465,18 +466,18 @@ impl Direction {
         }
     }
 
-    /// Reads the file of a name; `calm.gguf#-1` moves its vectors by that many layers. `None` where no such file is.
+    /// Reads the file `name`; `calm.gguf#-1` moves its vectors by that many layers. None if there is no such file.
     pub fn open(name: &str) -> Result<Option<Self>> {
         resolve(name, &Self::at_path)
     }
 
-    /// Reads the bytes of a safetensors file that [`Direction::save`] wrote; `path` is for messages.
+    /// Reads the bytes of a safetensors file that [`Direction::save`] wrote; `path` is for error messages.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         safetensors::parse(bytes, path, "")
     }
 }
 
-/// What a name stands for: itself where `find` knows it, else, of `NAME#-1`, NAME moved by that many layers.
+/// Looks up a name: the result of `find` for it or, for `NAME#-1`, that of NAME moved by that many layers.
 pub fn resolve(
     name: &str,
     find: &dyn Fn(&str) -> Result<Option<Direction>>,
@@ -493,7 +494,7 @@ pub fn resolve(
     resolve(name, find)?.map(|d| d.shifted(by)).transpose()
 }
 
-/// Where a point of the residual stream lies between blocks: what leaves a block enters the next.
+/// The index of a point of the residual stream between blocks: the output of a block is the input of the next.
 fn point_between_blocks(at: Address) -> Option<usize> {
     let layer = usize::from(at.layer);
     let enters = (at.site == Site::ResidPre).then_some(layer);
@@ -512,11 +513,11 @@ fn hint_matches_family(hint: &str, family: &str) -> bool {
         let mut rows = ARCHITECTURES.iter();
         rows.any(|a| bare(a.name) == hint && bare(a.model_type) == family)
     };
-    // llama.cpp calls Mistral's files `llama` too.
+    // llama.cpp calls files of Mistral models `llama` as well.
     hint.is_empty() || hint == family || (hint == "llama" && family == "mistral") || shared()
 }
 
-/// A small file, whole.
+/// The bytes of a small file.
 fn whole(path: &Path) -> Result<Vec<u8>> {
     const MOST: u64 = 1 << 30;
     let length = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
@@ -533,14 +534,14 @@ fn whole(path: &Path) -> Result<Vec<u8>> {
     file::read(path, MOST)
 }
 
-/// Numbers of any floating-point type as f32, row-major.
+/// Numbers of any floating-point type, converted to f32, row-major.
 fn numbers(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
     let count = bytes.len() / dtype.size_in_bytes();
     let raw = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;
     Ok(raw.to_dtype(DType::F32)?.to_vec1()?)
 }
 
-/// Refuses a vector with a number that is none.
+/// Refuses a vector with a number that is not finite.
 fn finite(path: &Path, name: &str, vector: &[f32], next: &str) -> Result<()> {
     match vector.iter().find(|v| !v.is_finite()) {
         Some(bad) => Err(Error::bad_file(path, format!("`{name}` holds {bad}"), next)),
@@ -548,7 +549,7 @@ fn finite(path: &Path, name: &str, vector: &[f32], next: &str) -> Result<()> {
     }
 }
 
-/// The directions that are part of the binary: they belong to the demo model (see demo/CARD.md).
+/// The directions embedded in the binary, for the demo model (see demo/CARD.md).
 #[cfg(feature = "demo")]
 pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
     &[
@@ -567,13 +568,13 @@ pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
     ]
 }
 
-/// This build has no demo model, and so none of its directions.
+/// This build contains neither the demo model nor its directions.
 #[cfg(not(feature = "demo"))]
 pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
     &[]
 }
 
-/// Euclidean length, summed in f64.
+/// The norm, summed in f64.
 pub fn norm(v: &[f32]) -> f32 {
     v.iter()
         .map(|x| f64::from(*x) * f64::from(*x))
@@ -587,7 +588,7 @@ pub fn unit(v: &[f32]) -> Vec<f32> {
     v.iter().map(|x| x / length).collect()
 }
 
-/// A seeded random vector of the same length: the control of a direction.
+/// A seeded random vector of the same norm: the control of a direction.
 pub fn random_like(v: &[f32], seed: u64) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
     let raw = normals(&mut rng, v.len());

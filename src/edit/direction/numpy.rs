@@ -1,7 +1,7 @@
-//! `.npy` and `.npz` of numpy: a vector, a table with a row a layer, or several arrays by layer or by name.
+//! `.npy` and `.npz` files of numpy: a vector, a table with one row for each layer, or several arrays by layer or by name.
 //!
-//! Invariant: as of every file that is not ours, see [`super::arrays`]; it is read and not written, because numpy has no
-//! place for where a vector belongs. To read another element type, see `model/checkpoint/numpy.rs`.
+//! Invariant: read as in [`super::arrays`]; the format is not written, because it cannot hold where a vector belongs. To read
+//! another element type, see `model/checkpoint/numpy.rs`.
 
 use std::path::Path;
 

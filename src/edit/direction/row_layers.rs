@@ -1,8 +1,8 @@
-//! Tables whose file leaves open which states their rows are of: the number of the model's blocks says it.
+//! Determines the layers of a table's rows, if its file does not give them, from the number of the model's blocks.
 //!
-//! Invariant: as many rows as blocks are block outputs (assistant axis), one more transformers' hidden states (persona
-//! vectors), whose last row is normed and left out; any other number is refused, and what was read is said.
-//! To read another convention, add it here.
+//! Invariant: as many rows as blocks are block outputs (assistant axis); one more row means transformers' hidden states
+//! (persona vectors), the last of which is normed and left out; any other number is refused. The interpretation is reported. To
+//! read another convention, add it here.
 
 use super::{Direction, arrays, sidecar};
 use crate::error::{Error, Result};
@@ -10,8 +10,8 @@ use crate::model::Card;
 use crate::model::network::site::Site;
 
 impl Direction {
-    /// The same on a model: of a table whose file does not say which states its rows are of, the number of the model's
-    /// blocks says it.
+    /// The direction on a model: if its file does not say which states the rows of its table belong to, the number of the
+    /// model's blocks decides.
     pub fn with_row_layers(mut self, card: &Card) -> Result<Self> {
         let (layers, anywhere) = (card.layers, self.origin.anywhere);
         let counted = self
@@ -20,7 +20,7 @@ impl Direction {
             .enumerate()
             .all(|(i, (a, _))| usize::from(a.layer) == i);
         let rows = match self.origin.rows {
-            // Layers by number that are one more than blocks, from 0 on.
+            // Numbered layers from 0 on, one more than the blocks.
             0 if anywhere && counted && self.rows.len() == layers + 1 => layers + 1,
             rows => rows,
         };
@@ -55,7 +55,7 @@ impl Direction {
         Ok(self)
     }
 
-    /// Says what an open table was read as.
+    /// Reports how the rows were interpreted.
     fn open_as(&mut self, caution: String) {
         self.origin.anywhere = false;
         let open = [sidecar::OPEN, arrays::BY_LAYER];

@@ -1,7 +1,8 @@
-//! Directions as safetensors: one f32 vector an address, named as the address prints, provenance in the metadata.
+//! Directions as safetensors: one f32 vector for each address, with the address as its name, and the provenance in the
+//! metadata.
 //!
-//! Invariant: what [`write`] wrote reads back as it was. A file of another maker is read too: names that are addresses
-//! (of TransformerLens as well), or one tensor with a JSON file beside it that says where it was measured.
+//! Invariant: reading inverts [`write`]. Files of other programs are read as well: tensors named by addresses (also those of
+//! TransformerLens), or a single tensor with a JSON file beside it that says where it was measured.
 //! To add a spelling of that JSON, see [`super::sidecar`].
 
 use std::collections::HashMap;
@@ -27,10 +28,10 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
     write,
 };
 
-/// The key of the metadata entry.
+/// The key of the metadata entry with the provenance.
 const ORIGIN: &str = "lmscope.direction";
 
-/// What to do about a file that cannot be read.
+/// What to do if a file cannot be read.
 const NEXT: &str = "A direction file holds one vector for each address, as `lmscope direction` writes it, or one vector with a JSON file beside it.";
 
 fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
@@ -56,7 +57,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     Ok((vec![(path.into(), bytes)], String::new()))
 }
 
-/// Reads the bytes of a file; `path` is for messages, and for what lies beside it.
+/// Parses the bytes of a file; `path` is for error messages, and to find the JSON file beside it.
 pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     let fail = |e: String| Error::bad_file(path, e, NEXT);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(e.to_string()))?;
@@ -70,7 +71,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     if tensors.is_empty() {
         return Err(fail("it holds no vector".into()));
     }
-    // Of another maker: shapes first, because a dictionary may be large.
+    // A file of another program: look at the shapes first, because a dictionary may be large.
     let heads = tensors.iter().map(|(name, view)| SmallTensor {
         name: name.clone(),
         shape: view.shape().to_vec(),
@@ -100,7 +101,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         Ok(vector)
     };
     let Some(origin) = origin else {
-        // Whole numbers beside vectors say something about them; alone they are refused.
+        // Integer tensors next to vectors are metadata and ignored; a file that contains only integers is refused.
         let whole = |d: Dtype| !matches!(d, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16);
         let some = tensors.iter().any(|(_, view)| !whole(view.dtype()));
         let kept = tensors

@@ -1,6 +1,7 @@
-//! JSON beside a file of numbers: where a vector was measured, how and on what, in the spellings that are in use.
+//! The JSON file beside a file of numbers: where a vector was measured, by which method and on what, in several common
+//! spellings.
 //!
-//! Invariant: what it does not say stays open; nothing is guessed. refusal_direction's `layer` is the input of that
+//! Invariant: nothing is guessed; what the file does not say stays open. refusal_direction's `layer` is the input of that
 //! block, so its `direction_metadata.json` means `resid_pre`; other files have to name their site.
 //! To add a spelling, add it to the keys of the method that reads it.
 
@@ -13,26 +14,26 @@ use crate::error::{Error, Result};
 use crate::model::network::address::{Pattern, site_named};
 use crate::model::network::site::{Address, Site};
 
-/// What such a file may look like, for messages.
+/// An example of such a file, for error messages.
 const EXAMPLE: &str =
     r#"Write for example {"site": "resid_post", "layer": 10} into the JSON file beside it."#;
 
-/// What is said of a vector whose file leaves its place open.
+/// The caution for a vector whose file does not say where it was measured.
 pub(crate) const ANYWHERE: &str =
     "its file does not say where it was measured, so it can be used anywhere";
 
-/// What is said of a table whose file leaves its site open.
+/// The caution for a table whose file does not name its site.
 pub(crate) const OPEN: &str = "its file does not name the site of its rows: as many rows as the model has blocks are their outputs; one more are transformers' hidden states";
 
 /// The JSON beside a file.
 pub(crate) struct Sidecar {
     path: PathBuf,
     map: Map<String, Value>,
-    /// The site where it names none: of refusal_direction's files.
+    /// The site if the file does not name one: for refusal_direction's files.
     usual: Option<Site>,
 }
 
-/// `X_metadata.json` of refusal_direction or `X.json`, beside `X.anything`.
+/// The JSON file of `X.anything`: `X_metadata.json` of refusal_direction, or `X.json`.
 pub(crate) fn implied_site(path: &Path) -> Result<Option<Sidecar>> {
     for (path, usual) in [
         (metadata_path(path), Some(Site::ResidPre)),
@@ -45,7 +46,7 @@ pub(crate) fn implied_site(path: &Path) -> Result<Option<Sidecar>> {
     Ok(None)
 }
 
-/// `X_metadata.json` beside `X.anything`.
+/// The path `X_metadata.json` for `X.anything`.
 pub(crate) fn metadata_path(path: &Path) -> PathBuf {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     path.with_file_name(format!("{stem}_metadata.json"))
@@ -66,14 +67,14 @@ impl Sidecar {
         Error::bad_file(&self.path, what, EXAMPLE)
     }
 
-    /// The first of some keys that is there.
+    /// The value of the first of these keys that is present.
     pub(crate) fn value(&self, keys: &[&str]) -> Option<&Value> {
         keys.iter()
             .find_map(|k| self.map.get(*k))
             .filter(|v| !v.is_null())
     }
 
-    /// The first of some keys that holds text.
+    /// The text of the first of these keys that has one.
     pub(crate) fn text(&self, keys: &[&str]) -> &str {
         self.value(keys).and_then(Value::as_str).unwrap_or("")
     }
@@ -88,7 +89,7 @@ impl Sidecar {
             .ok_or_else(|| self.bad(format!("its `layer` is {given}, which is not a layer")))
     }
 
-    /// The site, or the whole address, that it names; a layer that stands apart is left to [`Sidecar::address`].
+    /// The site, or the whole address, that the file names; [`Sidecar::address`] adds a layer under a key of its own.
     pub(crate) fn place(&self) -> Result<Option<(Site, Option<u16>)>> {
         let given = self.text(&["site", "point", "hook_name", "hook_point"]);
         if given.is_empty() {
@@ -103,7 +104,7 @@ impl Sidecar {
         Ok(Some((site, None)))
     }
 
-    /// Where one vector was measured; `None` where it does not say.
+    /// The address at which a single vector was measured; `None` if the file does not say.
     fn address(&self) -> Result<Option<Address>> {
         let (layer, place) = (self.layer()?, self.place()?);
         let Some((site, own)) = place else {
@@ -124,7 +125,7 @@ impl Sidecar {
         })
     }
 
-    /// What it says of how and on what the vector was measured, by `maker` where it does not say; our own provenance whole.
+    /// The origin that the file describes, with `maker` as the method if it names none; our own provenance is taken as a whole.
     pub(crate) fn origin(&self, maker: &str) -> DirectionOrigin {
         if let Some(own) = self.map.get(super::OWN)
             && let Ok(origin) = serde_json::from_value(own.clone())
@@ -153,7 +154,7 @@ impl Sidecar {
     }
 }
 
-/// A direction from one tensor: a vector at the place that the JSON says, or a row a layer of the site that it says.
+/// A direction from one tensor: a vector at the address that the JSON gives, or one row for each layer of its site.
 pub(crate) fn table(
     path: &Path,
     shape: &[usize],
@@ -166,7 +167,7 @@ pub(crate) fn table(
         ..DirectionOrigin::default()
     };
     let mut origin = sidecar.map_or_else(unknown, |s| s.origin(maker));
-    // Sides of 1 do not count: a row, a column and a vector are one.
+    // Dimensions of 1 do not count: a row, a column and a vector are equal.
     let dims: Vec<usize> = shape.iter().copied().filter(|d| *d != 1).collect();
     match dims.as_slice() {
         [_] => {
@@ -214,7 +215,7 @@ pub(crate) fn table(
     }
 }
 
-/// Our own provenance and what others read, as the bytes of such a file.
+/// The bytes of such a file, with our own provenance and the keys that other programs read.
 pub(crate) fn json(origin: &DirectionOrigin, theirs: Value) -> Vec<u8> {
     let mut map = if let Value::Object(map) = theirs {
         map

@@ -1,7 +1,8 @@
-//! `direction.pt` of refusal_direction, and any other tensor that `torch.save` wrote: a vector, `[1, 1, d_model]` too.
+//! `direction.pt` of refusal_direction, and any other tensor that `torch.save` wrote: a vector, also of shape `[1, 1,
+//! d_model]`.
 //!
-//! Invariant: the pickle is read and never run (`model/checkpoint/torch`). Layer L of `direction_metadata.json` is the input of
-//! block L, `resid_pre.L` (Arditi et al. 2024, 2406.11717); without a JSON file the vector serves wherever it is put.
+//! Invariant: the pickle is parsed and never executed (`model/checkpoint/torch`). Layer L of `direction_metadata.json` is the
+//! input of block L, `resid_pre.L` (Arditi et al. 2024, 2406.11717); without a JSON file the vector can be used at any address.
 //! To read another layout, see [`super::arrays`].
 
 use std::path::Path;
@@ -32,7 +33,7 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
         return capping_vector(path, &config, key);
     }
     let mut found = arrays::read(path, values(path)?, key, "tensor of PyTorch")?;
-    // A layer without a site is no address, but worth knowing.
+    // A layer without a site is not an address, but is worth a note.
     if let ([_], true, Some(layer)) = (
         found.rows.as_slice(),
         found.origin.anywhere,
@@ -46,8 +47,8 @@ fn read(path: &Path, key: &str) -> Result<Direction> {
     Ok(found)
 }
 
-/// One vector of a file of capping experiments, or what to type for an experiment: a cap is a clamp with one bound, at the
-/// output of the vector's block.
+/// One vector of a file with capping experiments; for the name of an experiment, the error says which edits to type. A cap is a
+/// clamp with one bound, at the output of the vector's block.
 fn capping_vector(path: &Path, config: &CappingConfig, key: &str) -> Result<Direction> {
     let file = path.display().to_string();
     if let Some(layer) = config.vectors.get(key) {
@@ -122,7 +123,7 @@ fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
     };
     let mut files = vec![(path.into(), archive_of(vector))];
     let origin = &direction.origin;
-    // Theirs count from the end of the prompt; -1 is the last token.
+    // Their positions count from the end of the prompt; -1 is the last token.
     let position = match origin.positions.as_str() {
         "last" | "last prompt token" => Some(-1),
         other => other.parse::<i64>().ok(),

@@ -1,6 +1,6 @@
-//! The unedited run of the same prompt, seed and length, written beside the text one token a turn.
+//! The unedited continuation of the same prompt with the same seed and length, generated one token a turn after the text.
 //!
-//! Invariant: it never touches the text; it is dropped when the user stops or starts something new.
+//! Invariant: it never changes the text; it is dropped when the user stops or starts something new.
 
 use super::Worker;
 use super::tokens::written_token;
@@ -9,7 +9,7 @@ use crate::engine::{Token, Update};
 use crate::error::{Error, Result};
 use crate::lab::writer::Writer;
 
-/// An unedited continuation in the making.
+/// An unedited continuation that is being generated.
 pub(super) struct BaselineContinuation {
     writer: Writer,
     tokens: Vec<Token>,

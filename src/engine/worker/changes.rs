@@ -1,6 +1,6 @@
-//! What changes the model beside the text: edits, groups of units, directions, the unedited run.
+//! Requests that change edits, sets of units, directions, or the baseline run.
 //!
-//! Invariant: what fails leaves the edits as they were. To add a change, add a method and its arm in `handle`.
+//! Invariant: a request that fails leaves the edits as they were. To add a change, add a method and its arm in `handle`.
 
 use std::time::Instant;
 
@@ -15,14 +15,14 @@ use crate::lab::writer::BaselineMode;
 use crate::vectors::contrast::{Contrast, ContrastRequest, Method};
 
 impl Worker {
-    /// Changes the edits, or says that they stay as they were.
+    /// Changes the edits, or reports that the previous ones are still in force.
     pub(super) fn change(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
         let changed = self.edit(edits, mode);
         if changed.is_err() {
             self.tell(Update::Refused(self.edits.clone()));
         }
         match changed {
-            // The text stays as it was, and so do its numbers: the edits alone were not possible.
+            // Only the new edits overflow; the text and its numbers are as before.
             Err(error @ Error::NotFinite { .. }) => {
                 self.tell(Update::Failed {
                     slot: None,
@@ -43,7 +43,7 @@ impl Worker {
             });
             return Ok(());
         };
-        // Reading everything again forgets which edits were in force where.
+        // Reading the whole text again drops the schedule that says which edits were in force at which positions.
         let forgets = mode == Mode::AsIfAlways && writer.run.schedule.stages.len() > 1;
         let before = forgets.then(|| writer.hold());
         let boundary = match mode {
@@ -69,7 +69,7 @@ impl Worker {
             if self.baseline_mode.is_lockstep() {
                 self.send_baseline_text();
             }
-            // Columns of another shape would not fit what is there.
+            // The figure's rows depend on the edits, so new columns would not fit the figure so far.
             for i in 0..self.live.len() {
                 if self.live[i].of.rows_follow_edits() {
                     self.live[i].whole = false;
@@ -90,7 +90,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells what runs beside the text, with the unedited run's own text where it has one.
+    /// Reports the baseline mode, with the baseline run's own text if it has one.
     pub(super) fn send_baseline_text(&self) {
         let (mut tokens, mut diverged) = (Vec::new(), None);
         if let (Some(writer), Some(lab)) = (&self.writer, &self.lab) {
@@ -129,7 +129,7 @@ impl Worker {
     pub(super) fn measure_receipts(&mut self) -> Result<()> {
         let (writer, lab) = self.writer()?;
         let mut measured = lab.receipts(&writer.run)?;
-        // Counts are those of the text as it was written, not of the measuring pass.
+        // Keep the counts from generating the text, rather than those of the pass that measured KL.
         for (own, kept) in measured.iter_mut().zip(writer.receipts()) {
             own.count_as(kept);
         }
@@ -174,7 +174,7 @@ impl Worker {
         told.remarks.extend_from_slice(&made.origin.notes);
         lab.directions.insert(name, made);
         self.tell(Update::Direction(told));
-        // Live figures may be about directions.
+        // Live figures may depend on directions.
         self.refresh();
         Ok(())
     }

@@ -1,7 +1,7 @@
-//! Texts that were cut or replaced, kept so that an undo can bring them back.
+//! Texts that were cut or replaced, kept so that undo can restore them.
 //!
-//! Invariant: a text is kept before it is lost, with the schedule of edits that it was written under; what comes back
-//! is computed again from its tokens, so it is the run it was. To keep another kind of state, add it to [`KeptTexts`].
+//! Invariant: a text is kept before it is lost, with the edit schedule under which it was generated; restoring computes it
+//! again from its tokens, so it is the same run. To keep another kind of state, add it to [`KeptTexts`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -11,7 +11,7 @@ use crate::engine::Update;
 use crate::error::{Error, Result};
 use crate::lab::writer::{SavedText, Writer};
 
-/// The most texts kept; the oldest goes first.
+/// The most texts kept; the oldest is dropped first.
 const MOST: usize = 512;
 
 /// Kept texts by number.
@@ -33,20 +33,20 @@ impl KeptTexts {
 }
 
 impl Worker {
-    /// Keeps the present text, if there is one.
+    /// Keeps the current text, if there is one.
     pub(super) fn keep(&mut self) {
         if let Some(held) = self.writer.as_ref().map(Writer::hold) {
             self.keep_text(held);
         }
     }
 
-    /// Keeps a text and says under which number.
+    /// Keeps a text and reports its number.
     pub(super) fn keep_text(&mut self, held: SavedText) {
         let number = self.kept.add(held);
         self.tell(Update::Kept(number));
     }
 
-    /// Puts a kept text in the place of the present one.
+    /// Replaces the current text by a kept one.
     pub(super) fn restore(&mut self, number: u64) -> Result<()> {
         self.stop();
         let Some(held) = self.kept.texts.get(&number).cloned() else {

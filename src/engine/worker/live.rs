@@ -1,6 +1,7 @@
-//! Live figures: what they need of a new token, and the column that each of them grows by.
+//! Live figures: what to capture of each new token for them, and the column by which each grows.
 //!
-//! Invariant: a figure grows by columns only after it was made whole once; one that waits to be made whole is sent none.
+//! Invariant: columns are sent only for a figure that was sent whole once, and not while a request for the whole figure is
+//! waiting.
 
 use super::{Update, Worker};
 use crate::engine::FigureRequest;
@@ -8,23 +9,23 @@ use crate::error::{Error, Result};
 use crate::instruments::Instrument;
 use crate::lab::capture::{Capture, Needs};
 
-/// A question about a growing text.
+/// A live instrument.
 pub(super) struct Live {
     pub(super) question: FigureRequest,
     pub(super) of: &'static dyn Instrument,
-    /// Whether its figure of this text was made whole, so that columns have something to go on from.
+    /// Whether the figure of the current text was sent whole, so that columns can be appended to it.
     pub(super) whole: bool,
 }
 
 impl Worker {
-    /// What every live instrument needs of a token, found once for all tokens until something is asked.
+    /// What each growing live instrument needs of a token. It is the same for all tokens until the next request.
     pub(super) fn growing(&mut self) -> Result<Vec<(usize, Needs)>> {
         let live = std::mem::take(&mut self.live);
         let (writer, lab) = self.writer()?;
         let needs = |(i, live): (usize, &Live)| {
             let arguments = &live.question.arguments;
             let grows = !live.question.unedited && live.of.live(&lab.model.card, arguments);
-            // One that cannot be asked so said it when its whole figure was asked for.
+            // An error in the arguments was reported when the whole figure was requested, so it is ignored here.
             let needs = grows.then(|| live.of.needs(&writer.run, arguments, lab).ok());
             Some((i, needs??))
         };
@@ -40,7 +41,7 @@ impl Worker {
         };
         let slot = live.question.instrument;
         let mut waiting = self.waiting.iter();
-        // A figure that waits to be made whole covers this position already.
+        // The whole figure that is waiting will include this position.
         if waiting.any(|q| q.instrument == slot && !q.unedited) {
             return Ok(());
         }

@@ -1,7 +1,7 @@
-//! The engine's thread: a queue, one token a turn, and everything that may go wrong inside.
+//! The engine's thread: a queue of requests, one token a turn, and recovery from errors and panics.
 //!
-//! Invariant: between two tokens every waiting request is looked at; the newest question for a pane replaces an
-//! older one; a panic or a cancellation leaves the model loaded and the text as it was before the turn.
+//! Invariant: all waiting requests are looked at between two tokens; the newest request for a pane replaces an older one; a
+//! panic or a cancellation leaves the model loaded and the text as it was before the turn.
 
 mod baseline;
 mod changes;
@@ -37,7 +37,7 @@ use kept_texts::KeptTexts;
 use live::Live;
 use tokens::{prompt_tokens, written_token};
 
-/// How much is left to write, and since when.
+/// How many tokens are left to generate, how many were generated, and since when.
 struct WritingGoal {
     left: usize,
     written: usize,
@@ -54,7 +54,7 @@ impl WritingGoal {
     }
 }
 
-/// What the screen is told of a model that is on its way.
+/// The progress of loading a model, in the form for the screen.
 fn loading(progress: &Progress) -> Loading {
     match progress.phase {
         DownloadPhase::Reading => format!("loading {}", progress.model).as_str().into(),
@@ -69,7 +69,7 @@ fn loading(progress: &Progress) -> Loading {
     }
 }
 
-/// The thread's state.
+/// The state of the engine's thread.
 pub(super) struct Worker {
     requests: Receiver<Request>,
     cancel: Arc<AtomicBool>,
@@ -79,13 +79,13 @@ pub(super) struct Worker {
     sampling: Sampling,
     edits: Vec<Edit>,
     live: Vec<Live>,
-    /// Which of them grow, and what each needs of a token; none where that has to be found.
+    /// The indices of the live instruments that grow, and what each needs of a token; none if that has to be determined anew.
     growing: Option<(Vec<usize>, Vec<Needs>)>,
     waiting: Vec<FigureRequest>,
     goal: Option<WritingGoal>,
     baseline: Option<BaselineContinuation>,
     receipts_due: bool,
-    /// How the unedited run is generated next to a text.
+    /// The baseline run of this and later texts.
     baseline_mode: BaselineMode,
     check: Option<Check>,
     kept: KeptTexts,
@@ -117,7 +117,7 @@ impl Worker {
         }
     }
 
-    /// Works until the other side is gone.
+    /// Handles requests until the other side is closed.
     pub fn work(mut self) {
         loop {
             let next = if self.busy() {
@@ -140,7 +140,7 @@ impl Worker {
         }
     }
 
-    /// Passes on what came up while the model was used.
+    /// Passes on remarks that the model collected during the work.
     fn remark(&self) {
         let said = self.lab.as_ref().map(|lab| lab.model.remarks.take());
         for sentence in said.into_iter().flatten() {
@@ -148,7 +148,7 @@ impl Worker {
         }
     }
 
-    /// Whether an edit acts anywhere in the text.
+    /// Whether any edit acts in the text.
     fn edited(&self) -> bool {
         let run = self.writer.as_ref().map(|w| &w.run);
         run.is_some_and(|run| !run.schedule.is_idle())
@@ -162,11 +162,11 @@ impl Worker {
     }
 
     fn tell(&self, update: Update) {
-        // When nobody listens any more, the next receive ends the loop.
+        // If the other side is closed, the next receive ends the loop.
         let _listening = (self.deliver)(update);
     }
 
-    /// One turn: a token, and one of the questions that wait.
+    /// One turn: a token, and one of the waiting requests.
     fn work_one_turn(&mut self) {
         if self.goal.is_some() {
             self.run_guarded(None, Self::write);
@@ -204,7 +204,8 @@ impl Worker {
                 error.to_string()
             }
             Err(panic) => {
-                // What the turn left half done is computed again from the tokens; the model is only read.
+                // The panic may have left the text inconsistent, so it is computed again from its tokens. The model itself is
+                // only read.
                 let recovered = catch_unwind(AssertUnwindSafe(|| self.recover()));
                 if !matches!(recovered, Ok(Ok(()))) {
                     self.writer = None;
@@ -223,7 +224,7 @@ impl Worker {
         }
     }
 
-    /// Computes the text's cache and receipts again, after a turn that broke off.
+    /// Computes the text's cache and receipts again, after a turn that panicked.
     fn recover(&mut self) -> Result<()> {
         if let (Some(writer), Some(lab)) = (&mut self.writer, &mut self.lab) {
             let length = writer.run.tokens.len();
@@ -325,7 +326,7 @@ impl Worker {
         let since = Instant::now();
         let (deliver, cancel) = (self.deliver.clone(), self.cancel.clone());
         let mut show = |progress: &Progress| {
-            // A listener that is gone ends the loop at the next receive.
+            // If the other side is closed, the next receive ends the loop.
             let _listening = deliver(Update::Loading(loading(progress)));
         };
         let mut watch = DownloadWatch {
@@ -359,7 +360,7 @@ impl Worker {
         self.lab.as_mut().ok_or_else(no_model)
     }
 
-    /// The text and the lab, or a sentence.
+    /// The current text and the lab; an error if there is none.
     fn writer(&mut self) -> Result<(&mut Writer, &mut Lab)> {
         match (&mut self.writer, &mut self.lab) {
             (Some(writer), Some(lab)) => Ok((writer, lab)),
@@ -389,7 +390,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Asks every live instrument for a whole figure.
+    /// Requests a whole figure of every live instrument.
     fn refresh(&mut self) {
         for i in 0..self.live.len() {
             self.live[i].whole = false;
@@ -397,7 +398,7 @@ impl Worker {
         }
     }
 
-    /// Puts a question in the queue, in the place of an older one for the same pane.
+    /// Adds a figure request to the queue, in place of an older one for the same pane.
     fn enqueue(&mut self, question: FigureRequest) {
         if self.writer.is_none() && question.needs_text().unwrap_or(true) {
             return;
@@ -407,7 +408,7 @@ impl Worker {
         self.waiting.push(question);
     }
 
-    /// One token of the text, with the live columns.
+    /// Generates one token of the text and sends the columns of live figures.
     fn write(&mut self) -> Result<()> {
         let Some(goal) = &self.goal else {
             return Ok(());
@@ -449,7 +450,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells the worst of the checks so far, where it is news.
+    /// Reports the worst self-check so far, if it has changed.
     fn checked(&mut self, check: Option<Check>) {
         let Some(check) = check else { return };
         let worst = self.check.map_or(check, |held| held.worst(check));
@@ -467,7 +468,7 @@ impl Worker {
             let run = writer.run.clone();
             let run = run.until(question.until.unwrap_or(usize::MAX));
             if question.unedited {
-                // What is taken from the edited figure is about the same tokens.
+                // The answers are those of the edited run, so that both figures are about the same tokens.
                 Run {
                     answers: Some(Arc::new(run.clone())),
                     ..run.unedited()
@@ -476,7 +477,8 @@ impl Worker {
                 run
             }
         } else {
-            // It reads texts of its own: edits of this one are theirs from the first position on, if at all.
+            // The instrument reads its own texts. If it applies edits at all, the current edits are in force from the first
+            // position on.
             let own = instrument(slot)?.edits_its_texts() && !question.unedited;
             let edits = self.writer.as_ref().filter(|_| own);
             let edits = edits.map(|writer| writer.run.schedule.latest().to_vec());
@@ -489,7 +491,7 @@ impl Worker {
         let lab = self.lab()?;
         let since = Instant::now();
         let tell = move |done| {
-            // Short work needs no bar.
+            // Short work needs no progress bar.
             if since.elapsed().as_millis() > 150 {
                 let left = time_left(since.elapsed(), done);
                 let _listening = deliver(Update::Working { slot, done, left });
@@ -520,7 +522,7 @@ impl Worker {
             self.tell(Update::Pace(pace));
         }
         if stopped {
-            // The figure shows what was measured; everything else stops as well.
+            // The figure shows the results so far; waiting requests are dropped as after any other stop.
             return Err(Error::Cancelled);
         }
         Ok(())
@@ -539,7 +541,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Tells what the edits did to the text, and what runs beside it.
+    /// Reports the receipts, what the edits did at each position, and the baseline run's text.
     fn tell_edits(&self) {
         if let Some(writer) = &self.writer {
             self.tell(Update::Receipts(writer.receipts().to_vec()));

@@ -1,13 +1,13 @@
-//! Tokens as the channel carries them.
+//! Converts tokens to the form in which they cross the channel.
 //!
-//! Invariant: bytes come from the tokenizer unchanged; whoever shows them makes them safe.
+//! Invariant: bytes are the tokenizer's, unchanged; whoever shows them must make them safe.
 
 use crate::edit::receipt::FiredAt;
 use crate::engine::Token;
 use crate::lab::Lab;
 use crate::lab::writer::{Choice, Writer};
 
-/// The tokens of a text, with what its edits did where it was just read.
+/// The tokens of a text, with what its edits did at positions that were just read.
 pub(super) fn prompt_tokens(lab: &Lab, writer: &Writer) -> Vec<Token> {
     let mut tokens = plain_tokens(lab, 0, &writer.run.tokens);
     for fired in writer.fired() {
@@ -18,14 +18,14 @@ pub(super) fn prompt_tokens(lab: &Lab, writer: &Writer) -> Vec<Token> {
     tokens
 }
 
-/// Tokens of which nothing more is known, the first at a position.
+/// Tokens without statistics, at consecutive positions from `first` on.
 pub(super) fn plain_tokens(lab: &Lab, first: usize, ids: &[u32]) -> Vec<Token> {
     let ids = ids.iter().enumerate();
     ids.map(|(i, id)| plain_token(lab, first + i, *id))
         .collect()
 }
 
-/// A token the model chose.
+/// A token that the model generated.
 pub(super) fn written_token(lab: &Lab, choice: Choice, fired: &[FiredAt]) -> Token {
     let other = choice.other.map(|other| Token {
         logprob: Some(other.logprob),

@@ -1,8 +1,9 @@
-//! What attention heads read and write at a position: probabilities, what they carry, and the tokens that a write promotes.
+//! Attention edges and head outputs at a position: probabilities, weighted values, and the tokens that a head's output
+//! promotes.
 //!
-//! Invariant: probabilities are shown as they are, never made to sum to one again; the first position, a sink in many
-//! models, has no part in what is called strongest and in colour scales unless it is asked for. To weigh edges by something else, add
-//! a variant of [`EdgeMeasure`].
+//! Invariant: probabilities are shown as they are, never renormalised; the first position, an attention sink in many models, is
+//! left out of the strongest sources and of colour scales unless it is asked for. To weight edges by something else, add a
+//! variant of [`EdgeMeasure`].
 
 use std::ops::Range;
 
@@ -15,19 +16,18 @@ use crate::lab::sample::top;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::site::{Address, Site};
 
-/// What an edge from a query to a source is worth.
+/// How an edge from a query to a source is weighted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EdgeMeasure {
     Probability,
-    /// The probability times the length of the value vector.
+    /// The probability times the norm of the value vector.
     Value,
-    /// The probability times the length of what that value becomes in the output projection (Kobayashi et al. 2020,
-    /// 2004.10102).
+    /// The probability times the norm of the value vector after the output projection (Kobayashi et al. 2020, 2004.10102).
     Write,
 }
 
 impl EdgeMeasure {
-    /// What must be recorded of a layer.
+    /// The addresses of a layer that must be recorded.
     pub fn addresses(self, layer: usize) -> Vec<Address> {
         match self {
             Self::Probability => vec![Site::AttnProbs.at(layer)],
@@ -36,7 +36,7 @@ impl EdgeMeasure {
     }
 }
 
-/// Edges of one layer.
+/// The edges of one layer.
 #[derive(Clone, Debug)]
 pub struct Edges {
     /// `[heads][queries][sources]`.
@@ -46,7 +46,8 @@ pub struct Edges {
 }
 
 impl Edges {
-    /// Reads a capture that has [`EdgeMeasure::addresses`]; what values carry is known where every position is captured.
+    /// The edges of a captured layer; the capture must have [`EdgeMeasure::addresses`] and, to weight by values, every
+    /// position.
     pub fn read(lab: &Lab, capture: &Capture, layer: usize, weight: EdgeMeasure) -> Result<Self> {
         let probs = capture.get(Site::AttnProbs.at(layer))?;
         let sources = probs.dim(2)?;
@@ -64,14 +65,14 @@ impl Edges {
         })
     }
 
-    /// What a head's query makes of every source, `[sources]`.
+    /// The weights of all sources for one query of a head, `[sources]`.
     pub fn row(&self, head: usize, query: usize) -> &[f32] {
         let row = head * self.queries.len() + query - self.queries.start;
         &self.values[row * self.sources..][..self.sources]
     }
 }
 
-/// The length of what each source would give each head, `[heads, sources]`.
+/// The norm by which each source's probability is multiplied, `[heads, sources]`.
 fn weighted_value_norms(
     lab: &Lab,
     capture: &Capture,
@@ -99,7 +100,7 @@ fn weighted_value_norms(
     Ok(Tensor::stack(&rows, 0)?)
 }
 
-/// The sources of one row from the strongest down; the first position comes last where it is set apart.
+/// The strongest sources of a row, strongest first. If `apart`, the first position comes last.
 pub fn strongest(row: &[f32], query: usize, count: usize, apart: bool) -> Vec<(usize, f32)> {
     let seen = &row[..=query];
     let skip = usize::from(apart && query > 0);
@@ -113,32 +114,32 @@ pub fn strongest(row: &[f32], query: usize, count: usize, apart: bool) -> Vec<(u
     found
 }
 
-/// The entropy of a row of probabilities, nats.
+/// The entropy of a row of probabilities, in nats.
 pub fn entropy(row: &[f32]) -> f32 {
     let own = row.iter().map(|p| f64::from(*p)).filter(|p| *p > 0.0);
     -own.map(|p| p * p.ln()).sum::<f64>() as f32
 }
 
-/// What one head adds to the stream at a position.
+/// The output of one head at a position, as added to the stream.
 #[derive(Clone, Debug)]
 pub struct HeadOutput {
-    /// Layer and head.
+    /// Layer and head index.
     pub head: (usize, usize),
-    /// The length of what is added.
+    /// The norm of the output.
     pub size: f32,
-    /// The tokens that it promotes through the final norm's gain and the unembedding, and by how much before the final
-    /// scale.
+    /// The tokens that it promotes through the final norm's gain and the unembedding, with the change of their logits before
+    /// the final norm's scale.
     pub promoted: Vec<(u32, f32)>,
-    /// The tokens that it suppresses.
+    /// The tokens that it suppresses, likewise.
     pub suppressed: Vec<(u32, f32)>,
 }
 
-/// What must be recorded to read writes of a layer.
+/// The addresses to record for the head outputs of a layer.
 pub fn output_addresses(layer: usize, norms_writes: bool) -> Vec<Address> {
     crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
-/// What heads add at a position, and the tokens that this promotes and suppresses, `count` each; the recording holds
+/// The outputs of heads at a position, with the `count` tokens that each promotes and suppresses most. The capture must have
 /// [`output_addresses`] of their layers.
 pub fn head_outputs(
     lab: &Lab,

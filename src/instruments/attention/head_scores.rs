@@ -1,11 +1,11 @@
-//! What kind of reader an attention head is: induction, previous-token, duplicate-token and sink scores (Olsson et al. 2022,
-//! 2209.11895; Wang et al. 2023, 2211.00593).
+//! Types of attention heads: induction, previous-token, duplicate-token and sink scores (Olsson et al. 2022, 2209.11895; Wang
+//! et al. 2023, 2211.00593).
 //!
-//! A score is the attention that a head's queries pay to the positions that the kind names, averaged over the queries that
-//! have such positions: on a token sequence repeated with period P, after what begins a text, `induction` is the mean of
-//! `A[i, i-P+1]` over the second copy and `duplicate` that of `A[i, i-P]`. The same definitions hold on any text. Invariants:
-//! the first token of a text, where it only begins it, is neither query nor source but for `sink`; sequences are seeded.
-//! To add a kind, add a variant of [`HeadScore`] and its sources.
+//! A score is the attention that a head's queries pay to the source positions that its type names, averaged over the queries
+//! that have such positions. On a token sequence repeated with period P after the begin token, `induction` is the mean of `A[i,
+//! i-P+1]` over the second copy and `duplicate` that of `A[i, i-P]`. The same definitions hold on any text. Invariants: the
+//! begin token is neither query nor source except for `sink`; sequences are seeded.
+//! To add a type, add a variant of [`HeadScore`] and its sources.
 
 use candle_core::DType;
 use rand::SeedableRng;
@@ -25,16 +25,16 @@ use crate::model::network::site::{Address, Site};
 use crate::model::tokenizer::Tokenizer;
 use crate::vectors::function_vector::{Head, highest};
 
-/// A kind of reader.
+/// A type of head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadScore {
-    /// Reads what came after the earlier occurrences of the token.
+    /// Attends to the tokens after earlier occurrences of the current token.
     Induction,
-    /// Reads the token before.
+    /// Attends to the previous token.
     Previous,
-    /// Reads earlier occurrences of the token.
+    /// Attends to earlier occurrences of the current token.
     Duplicate,
-    /// Reads the first token of the text.
+    /// Attends to the first token of the text.
     Sink,
 }
 
@@ -46,7 +46,8 @@ impl HeadScore {
         Self::WORDS[self as usize]
     }
 
-    /// The earlier positions that a query of this kind reads; `first` is where the text proper begins.
+    /// The earlier positions that a head of this type attends to from `query`; `first` is the first position after the begin
+    /// token.
     pub fn sources(self, tokens: &[u32], query: usize, first: usize) -> Vec<usize> {
         let before = first..query;
         match self {
@@ -65,25 +66,25 @@ impl HeadScore {
 pub struct HeadScores {
     /// `[layers][heads]`.
     pub values: Vec<Vec<f64>>,
-    /// What a head that attends evenly to all it sees would score, `[layers]`.
+    /// The score of a head with uniform attention, `[layers]`.
     pub uniform: Vec<f64>,
-    /// Over how many queries.
+    /// The number of queries averaged over.
     pub queries: usize,
 }
 
-/// A sequence that is repeated once.
+/// A token sequence followed by a copy of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Repeated {
-    /// The tokens: what begins a text, where the model has that, and two equal copies.
+    /// The begin token, if the model has one, and two equal copies of the sequence.
     pub tokens: Vec<u32>,
-    /// Where the first copy begins.
+    /// The position at which the first copy begins.
     pub first: usize,
-    /// Tokens of one copy.
+    /// The length of one copy, in tokens.
     pub period: usize,
 }
 
 impl Repeated {
-    /// Random tokens, all different and none of them special, behind the token that begins a text.
+    /// A random sequence of distinct tokens, none of them special, after the begin token.
     pub fn random(model: &Model, period: usize, seed: u64) -> Result<Self> {
         let tokenizer = model.tokenizer.as_ref();
         let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
@@ -108,14 +109,15 @@ impl Repeated {
     }
 }
 
-/// Where a text proper begins: behind the token that only begins it.
+/// The first position after the begin token, or 0 if the text has none.
 pub fn beginning(model: &Model, tokens: &[u32]) -> usize {
     let begin = model.tokenizer.as_ref().and_then(Tokenizer::bos);
     usize::from(begin.is_some() && tokens.first().copied() == begin)
 }
 
 impl HeadScores {
-    /// Measures one kind on some runs, averaged over all their queries; `first` is where the text proper begins in each.
+    /// Measures one score on some runs, averaged over all their queries. Each run comes with its first position after the begin
+    /// token.
     pub fn measure(lab: &mut Lab, score: HeadScore, runs: &[(Run, usize)]) -> Result<Self> {
         let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
@@ -161,22 +163,22 @@ impl HeadScores {
         Ok(out)
     }
 
-    /// The heads with the highest scores, highest first; equal ones in the order of layers and heads.
+    /// The heads with the highest scores, highest first; ties are in the order of layers and heads.
     pub fn top(&self, count: usize) -> Vec<(Head, f64)> {
         highest(&self.values, count)
     }
 }
 
-/// How well a repeated sequence is copied.
+/// How well the model copies a repeated sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CopyScores {
-    /// Mean probability of the next token within the second copy.
+    /// Mean probability of the correct next token within the second copy.
     pub probability: f64,
-    /// Share of them that the model favours.
+    /// Share of positions at which the correct next token is the top prediction.
     pub right: f64,
 }
 
-/// Edits that silence some heads everywhere.
+/// Edits that set the outputs of some heads to 0 at every position.
 pub fn repeat_probability(heads: &[Head]) -> Vec<Edit> {
     let mut layers: Vec<usize> = heads.iter().map(|h| h.0).collect();
     layers.sort_unstable();
@@ -200,7 +202,7 @@ pub fn other_heads(lab: &Lab, heads: &[Head], seed: u64) -> Vec<Head> {
 }
 
 impl CopyScores {
-    /// Measures repeated sequences under some edits: the tokens of the second copy, but for its first, which nothing foretells.
+    /// Measures copying under some edits at the tokens of the second copy, except for its first token, which is unpredictable.
     pub fn measure(lab: &mut Lab, texts: &[Repeated], schedule: &Schedule) -> Result<Self> {
         let (mut probability, mut right, mut count) = (0f64, 0usize, 0usize);
         for text in texts {
@@ -234,7 +236,7 @@ mod tests {
 
     #[test]
     fn kinds_name_the_positions_that_they_read() {
-        // What begins the text, then 5 6 7 5 6 7.
+        // A begin token, then the sequence 5 6 7 twice.
         let tokens = [0u32, 5, 6, 7, 5, 6, 7];
         let of = |score: HeadScore, query| score.sources(&tokens, query, 1);
         assert_eq!(

@@ -1,9 +1,10 @@
-//! What every attention head does for an answer, as a grid of layers and heads.
+//! The effect of every attention head on an answer, as a grid of layers and heads.
 //!
-//! With demonstrations: the average indirect effect (Todd et al. 2024, 2310.15213, section 2.3), the change of the answer's
-//! probability when a head's output at the last token of prompts that do not show the task is put to its mean over prompts
-//! that do. Without: what the run's own top prediction loses when a head is silenced at the last token. The control puts a
-//! random vector of the same length in the same place. Cells are anchored to heads, so that ablation works on them.
+//! With demonstrations: the average indirect effect (Todd et al. 2024, 2310.15213, section 2.3). On prompts that do not show
+//! the task, a head's output at the last token is replaced by its mean over prompts that do; the effect is the change of the
+//! answer's probability. Without demonstrations: the change of the top prediction's probability when a head is set to 0 at the
+//! last token. The control uses a random vector of the same norm instead. Cells are anchored to heads, so that ablation can be
+//! applied to them.
 
 use std::path::{Path, PathBuf};
 
@@ -19,12 +20,12 @@ use crate::vectors::function_vector::{Effects, HeadMeans};
 use crate::vectors::task_vector::ShotPrompts;
 
 choices! {
-    /// The prompts that heads are put into.
+    /// The prompts in which head outputs are replaced.
     pub enum CorruptPrompts { Shuffled = "shuffled", ZeroShot = "zero_shot" | "asked" }
 }
 
 choices! {
-    /// What is put in a head's place.
+    /// What replaces a head's output.
     pub enum HeadAblation { No = "no", Random = "random" }
 }
 
@@ -72,7 +73,7 @@ impl Measurement for Heads {
     }
 }
 
-/// What was measured, and in which words.
+/// The measured effects, with their title and notes.
 struct HeadEffects {
     effects: Effects,
     title: String,
@@ -82,7 +83,7 @@ struct HeadEffects {
 }
 
 impl HeadsParams {
-    /// The effect of means behind demonstrations.
+    /// The effect of replacing head outputs by their means over prompts with demonstrations.
     fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
         let pairs = read(demos)?;
         let layout = ShotLayout::new(&self.template, &self.separator)?;
@@ -140,7 +141,7 @@ impl HeadsParams {
     }
 }
 
-/// What the run's top prediction loses without each head.
+/// The change of the probability of the run's top prediction when each head is ablated.
 fn drop_without_head(run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
     let top_prediction = lab.top_prediction(run)?;
     let width = lab.model.transformer.blueprint.head_dim;

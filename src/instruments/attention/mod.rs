@@ -1,8 +1,8 @@
-//! What attention reads and writes: patterns, strongest sources, what heads write, and what kind of reader each head is.
+//! Attention: patterns, the strongest sources, the outputs of heads, and their types.
 //!
-//! Rows of probabilities are shown as they are. The first position, a sink in many models, is set apart: it has no part in
-//! the colour scale and in what is called the strongest source, unless asked. Scores are [`crate::instruments::attention::head_scores`].
-//! Invariant: every figure of one run is about that run's edits; scores on random tokens are about the model alone and say so.
+//! Probabilities are shown as they are. The first position, an attention sink in many models, is left out of the colour scale
+//! and of the strongest sources, unless asked for. Scores are in [`crate::instruments::attention::head_scores`]. Invariant:
+//! every figure of a run is about that run's edits; scores on random tokens are about the model alone, and the figure says so.
 //! To show something else of attention, add a choice of `show` and its function.
 
 pub mod edges;
@@ -32,12 +32,12 @@ use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
 choices! {
-    /// What is shown of attention.
+    /// What the figure shows.
     pub enum AttentionView { Heads = "heads", Pattern = "pattern", Writes = "outputs" | "writes", Scores = "scores" }
 }
 
 choices! {
-    /// What an edge is worth, or a head's reading.
+    /// How an edge is weighted; or the entropy of a head's row.
     pub enum EdgeWeight {
         Probability = "probability",
         Value = "value",
@@ -47,12 +47,12 @@ choices! {
 }
 
 choices! {
-    /// Whether the first position has a part in colours and strongest sources.
+    /// Whether the first position counts for colours and strongest sources.
     pub enum First { Apart = "apart", Counted = "counted" }
 }
 
 choices! {
-    /// What heads are scored on.
+    /// The text on which heads are scored.
     pub enum ScoredText { Random = "random", Prompt = "prompt" }
 }
 
@@ -174,7 +174,7 @@ impl AttentionParams {
         Ok(last + 1 - count..last + 1)
     }
 
-    /// What one query of a head reads: its strongest source, and the runners-up.
+    /// The cell of one query of a head: its strongest source, followed by the next strongest.
     fn query_cell(
         &self,
         row: &[f32],
@@ -208,7 +208,7 @@ impl AttentionParams {
         }
     }
 
-    /// The positions that must be captured to show some: lengths of values are needed of everything that is read.
+    /// The positions to capture in order to show some: weights by value norms need all sources.
     fn captured_positions(&self, run: &Run, shown: &Range<usize>) -> Range<usize> {
         match self.weight() {
             EdgeMeasure::Probability => shown.clone(),
@@ -216,7 +216,7 @@ impl AttentionParams {
         }
     }
 
-    /// Adds what the heads of some layers read most to the columns, which are of the positions from `first` on.
+    /// Adds the strongest sources of the heads of some layers to the columns, which belong to the positions from `first` on.
     fn read(
         &self,
         of: &Capture,
@@ -239,7 +239,7 @@ impl AttentionParams {
         Ok(())
     }
 
-    /// What every head reads most, heads by positions, so many layers at a time as there is room for.
+    /// The strongest sources of all heads, heads by positions, capturing as many layers at a time as fit the memory budget.
     fn heads(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let layers = self.layers(lab.model.card.layers)?;
         let shown = self.shown_positions(run)?;
@@ -293,7 +293,7 @@ impl AttentionParams {
         })
     }
 
-    /// The attention pattern of one head: a row a query position, a column a key position.
+    /// The attention pattern of one head: one row for each query position, one column for each key position.
     fn pattern(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let card = &lab.model.card;
         let (layers, heads) = (card.layers, card.heads);
@@ -329,7 +329,7 @@ impl AttentionParams {
             )])
         };
         let value = self.value.print();
-        // The first query on top: rows are drawn from below.
+        // Reversed, because rows are drawn from the bottom and the first query should be on top.
         let rows = ("query position", lab.headers(run, shown.clone().rev()));
         let columns = ("key position", lab.headers(run, shown.clone()));
         let grid = Grid::of(rows, columns, &value, cell);
@@ -346,7 +346,7 @@ impl AttentionParams {
             .notes(self.first_position_note()))
     }
 
-    /// What each of some heads reads most at a position, and how much of its attention that is.
+    /// The strongest source of each of some heads at a position, with its share of the head's attention.
     fn strongest_sources(
         &self,
         heads: &[HeadOutput],
@@ -378,7 +378,7 @@ impl AttentionParams {
         Ok(read)
     }
 
-    /// The heads that write most at a position, what they read, and the tokens that they promote.
+    /// The heads with the largest outputs at a position, their strongest sources, and the tokens that they promote.
     fn writes(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let layers = self.layers(lab.model.card.layers)?;
         let position = self.position.within(run.tokens.len())?;

@@ -1,7 +1,7 @@
-//! What kind of reader each head is, as a grid of layers and heads; and what becomes of copying without the highest.
+//! The scores of all heads as a grid of layers and heads, and how copying changes when the highest-scoring heads are ablated.
 //!
-//! Invariant: beside a score stands what a head that reads evenly would have, and beside silenced heads as many
-//! others. To add a control, add a line to [`copying`].
+//! Invariant: scores are shown with the score of uniform attention, and ablated heads with as many random other heads. To add a
+//! control, add a line to [`copying`].
 
 use super::{AttentionParams, ScoredText};
 use crate::error::Result;
@@ -14,14 +14,14 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::vectors::function_vector::Head;
 
-/// How many draws of other heads stand beside the silenced ones.
+/// How many random draws of other heads are ablated as a control.
 const DRAWS: usize = 8;
 
-/// How often copying is measured: with all heads, without the highest, and without others.
+/// How often copying is measured: with all heads, without the highest-scoring ones, and once for each draw of other heads.
 pub(super) const RUNS: usize = 2 + DRAWS;
 
 impl AttentionParams {
-    /// Layers by heads.
+    /// The grid of scores, layers by heads.
     pub(super) fn scores(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let score = self.score;
         let on_prompt = self.on == ScoredText::Prompt;
@@ -43,7 +43,8 @@ impl AttentionParams {
             own.collect()
         };
         let silence = if on_prompt { 0 } else { self.ablate.0 };
-        // Scores take one pass over every text, copying one for every time that it is measured.
+        // Weights of the progress bar: scoring takes one pass over every text, and so does each of the [`RUNS`] measurements of
+        // copying.
         let share = if silence > 0 {
             1.0 / (1 + RUNS) as f32
         } else {
@@ -99,7 +100,7 @@ fn score_grid(lab: &Lab, score: HeadScore, found: &HeadScores) -> Draft {
     Draft::of(grid).titled(format!("{word} score of every head"))
 }
 
-/// The ends of some numbers; one where they are alike.
+/// The smallest and the largest of some numbers, as text; a single entry if they are equal.
 fn lowest_and_highest(values: &[f64]) -> Vec<String> {
     let lo = values.iter().copied().fold(f64::INFINITY, f64::min);
     let hi = values.iter().copied().fold(0.0, f64::max);
@@ -108,10 +109,10 @@ fn lowest_and_highest(values: &[f64]) -> Vec<String> {
     out
 }
 
-/// How copying fares without some heads, beside as many others.
+/// How well the model copies with some heads ablated, compared with as many random other heads ablated.
 fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Result<Vec<String>> {
     let seed = run.seed;
-    // The heads were found under the run's own edits, and these stay in force beside every silence.
+    // The run's own edits stay in force during ablation, because the heads were found under them.
     let silent = |heads: &[Head]| {
         let edits = repeat_probability(heads);
         edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))

@@ -1,7 +1,7 @@
 //! The grid of source and target layers for one question.
 //!
-//! Invariant: a cell holds the same measure three times, of the run's own state and of both controls; which of them is drawn
-//! is a parameter.
+//! Invariant: a cell holds the same measure three times, for the run's own state and for both controls; a parameter decides
+//! which of them is drawn.
 
 use std::fmt::Write;
 
@@ -17,21 +17,21 @@ use crate::lab::Lab;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
 
-/// At most so many pairs of layers run in one slice of work.
+/// The most pairs of layers in one slice of work.
 const SLICE: usize = 256;
 
-/// A pair with the run's own state, an unrelated one and a random one.
+/// The results of a pair with the run's own state, an unrelated state and a random one.
 type PairResult = [AnswerForms; 3];
 
-/// What the three are called.
+/// The names of these three.
 const NAMES: [&str; 3] = ["own", "unrelated", "random"];
 
-/// What a figure needs besides the results.
+/// What a figure needs in addition to the results.
 struct GridContext {
     wanted: WantedAnswer,
     unpatched: AnswerForms,
     position: usize,
-    /// Lengths of the states, by layer.
+    /// Norms of the run's own states, by layer.
     lengths: Vec<f32>,
     other: Run,
     stopped: Option<String>,
@@ -47,8 +47,8 @@ pub fn pairs(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft
         .swap_remove(0);
     let other = params.unrelated_run(run, lab)?;
     let last = other.tokens.len() - 1;
-    // The same kind of place: its end for the end, else the same position as far as there is one. A token that begins every text
-    // has the same state in all of them, which would be no control.
+    // The corresponding position in the other text: the last for the last, else the same index if the text is long enough. A
+    // token that begins both texts has the same state in both, which would be no control, so the last position is used for it.
     let begins = position == 0 && run.tokens.first() == other.tokens.first();
     let there = if position + 1 == run.tokens.len() || begins {
         last

@@ -1,9 +1,9 @@
-//! Back-patching: the state that left one layer put where another layer's left the same position, for pairs of layers
-//! (Biran et al. 2024, 2406.12775, section 6), and what becomes of an answer.
+//! Back-patching for pairs of layers: the state that left the source layer overwrites the state that left the target layer at
+//! the same position, and the answer is measured (Biran et al. 2024, 2406.12775, section 6).
 //!
-//! Invariant: a pair is (source, target), blocks counted from 0, both ends `resid_post`; of one layer with itself it is the
-//! run. Nulls differ from the real thing in the vector alone: the state of an unrelated text at the same layer, or random
-//! numbers as long as the own state. To add a control, add a variant of [`Vector`].
+//! Invariant: a pair is (source, target), blocks counted from 0, both at `resid_post`; a pair of a layer with itself is the
+//! unpatched run. Controls differ from the back-patch only in the vector: the state of an unrelated text at the same layer, or
+//! random numbers with the norm of the own state. To add a control, add a variant of [`Vector`].
 
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::model::network::site::{Address, Site};
 /// A source and a target layer.
 pub type SourceAndTarget = (usize, usize);
 
-/// Every pair of layers, the lowest target first: rows that join a pass together stand together.
+/// All pairs of layers, the lowest target first, so that rows that join a pass at the same block are neighbours.
 pub fn pairs(layers: usize) -> Vec<SourceAndTarget> {
     let all = (0..layers).flat_map(|t| (0..layers).map(move |s| (s, t)));
     all.collect()
@@ -34,22 +34,22 @@ pub fn is_backward((source, target): SourceAndTarget) -> bool {
     source > target
 }
 
-/// Which vector is put in.
+/// Which vector overwrites the target state.
 #[derive(Clone, Copy, Debug)]
 pub enum Vector<'a> {
     /// The run's own state.
     Own,
-    /// The state of another text, by layer.
+    /// The states of another text, by layer.
     Other(&'a [Tensor]),
-    /// Random numbers of the own state's length, drawn anew for every pair from this seed.
+    /// Random numbers with the norm of the own state, drawn for each pair from this seed.
     Random(u64),
 }
 
-/// What left every block at a position of a run, `[d_model]` each.
+/// The states that leave every block at a position of a run, `[d_model]` each.
 ///
 /// # Errors
 ///
-/// When the run does not fit, or the work is stopped.
+/// When the run does not fit into the context, or the work is stopped.
 pub fn block_outputs(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Tensor>> {
     let layers = lab.model.card.layers;
     let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();
@@ -61,11 +61,11 @@ pub fn block_outputs(lab: &mut Lab, run: &Run, position: usize) -> Result<Vec<Te
     wanted.iter().map(state).collect()
 }
 
-/// As [`block_outputs`], for a run that is read on from a position.
+/// As [`block_outputs`], for a run that is going to be continued from a position.
 ///
 /// # Errors
 ///
-/// When the run does not fit, or the work is stopped.
+/// When the run does not fit into the context, or the work is stopped.
 pub fn block_outputs_from(
     lab: &mut Lab,
     run: &Run,
@@ -83,8 +83,8 @@ pub fn block_outputs_from(
     wanted.iter().map(state).collect()
 }
 
-/// The rows of pairs at a position of a run, whose own states there are `own`, by layer. `renormed` gives every vector the
-/// length of what it replaces.
+/// The rows of some pairs at a position of a run. `own` are the run's states at that position, by layer. If `renormed`, every
+/// vector is scaled to the norm of the state it overwrites.
 ///
 /// # Errors
 ///
@@ -120,7 +120,7 @@ pub fn trials(
     pairs.iter().map(trial).collect()
 }
 
-/// The length of a state.
+/// The norm of a state.
 ///
 /// # Errors
 ///
@@ -130,38 +130,40 @@ pub fn length(state: &Tensor) -> Result<f32> {
     Ok(wide.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar()?)
 }
 
-/// An answer that is looked for.
+/// An answer to test for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedAnswer {
-    /// Its first tokens, in each of its spellings.
+    /// The first token of each of its spellings.
     pub firsts: Vec<u32>,
-    /// Its spellings, trimmed and in lower case, as they are looked for in what is written.
+    /// Its spellings, trimmed and in lower case, to be searched for in the generated text.
     spellings: Vec<String>,
-    /// How many tokens are written; none where the next one is enough.
+    /// How many tokens are generated; none if the next token decides.
     pub tokens: Option<usize>,
 }
 
-/// What became of an answer.
+/// The result of testing for an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AnswerForms {
-    /// The most probable next token.
+    /// The top prediction for the next token.
     pub top: u32,
-    /// Probability of the answer's first tokens.
+    /// Total probability of the answer's first tokens.
     pub probability: f32,
-    /// How many tokens are more probable than the answer's best first token.
+    /// How many tokens are more probable than the most probable first token of the answer.
     pub rank: u32,
-    /// What was written, where anything was.
+    /// The generated tokens, if any.
     pub written: Vec<u32>,
-    /// Whether the answer came: written where something is written, else as the most probable next token.
+    /// Whether the answer was given: it occurs in the generated text or, without generation, is the top prediction.
     pub hit: bool,
 }
 
 impl WantedAnswer {
-    /// An answer in its spellings, of which the first token counts, and the text of which is looked for in `tokens` tokens.
+    /// An answer given by its spellings. Their first tokens count as next tokens; if `tokens` is given, their text is searched
+    /// for in that many generated tokens.
     ///
     /// # Errors
     ///
-    /// When there is no spelling, or one without a token of the model, or a text is looked for that is never written.
+    /// When there is no spelling, when a spelling has no token of the model, or when a spelling could never be found in
+    /// generated text.
     pub fn new(lab: &Lab, name: &str, spellings: &[String], tokens: Option<usize>) -> Result<Self> {
         let mut firsts = Vec::new();
         for text in spellings {
@@ -174,7 +176,7 @@ impl WantedAnswer {
             let expected = "at least one text; several are separated by |";
             return Err(Error::argument(name, "", expected));
         }
-        // An id stands for the letters of its token.
+        // A token id is replaced by the text of its token.
         let spelled: Vec<String> = spellings
             .iter()
             .map(|text| id_of(text).map_or_else(|| text.clone(), |id| letters(lab, id)))
@@ -182,11 +184,11 @@ impl WantedAnswer {
         Self::from_spellings(lab, name, firsts, &spelled, tokens)
     }
 
-    /// What the model favours itself, as an answer; `name` is the parameter that would give another one.
+    /// The model's own top prediction as the answer; `name` is the parameter that would set another answer.
     ///
     /// # Errors
     ///
-    /// When its text is looked for and never written, because it ends the text or has no letters.
+    /// When its text could never be found in generated text, because it ends the text or has no letters.
     pub fn top_prediction(lab: &Lab, name: &str, best: u32, tokens: Option<usize>) -> Result<Self> {
         Self::from_spellings(lab, name, vec![best], &[letters(lab, best)], tokens)
     }
@@ -212,7 +214,7 @@ impl WantedAnswer {
         })
     }
 
-    /// What has to be read of a row for [`WantedAnswer::read`].
+    /// The output to request of a row for [`WantedAnswer::read`].
     pub fn output(&self) -> Output {
         Output {
             ranks: true,
@@ -220,7 +222,7 @@ impl WantedAnswer {
         }
     }
 
-    /// What became of it in a row, and in its continuation.
+    /// The result in a row and its continuation.
     pub fn read(&self, lab: &Lab, row: &Capture) -> AnswerForms {
         let (stats, rank) = (row.last(), rank(row.last(), &self.firsts));
         AnswerForms {
@@ -236,17 +238,17 @@ impl WantedAnswer {
         }
     }
 
-    /// Whether a text says it, whatever the case of its letters.
+    /// Whether the answer occurs in a text, ignoring case.
     pub fn occurs_in(&self, text: &str) -> bool {
         let text = text.to_lowercase();
         self.spellings.iter().any(|s| text.contains(s))
     }
 
-    /// What becomes of it in every row of a run that is read on from a position, in their order.
+    /// The results in rows that all continue a run from a position, in the order of the rows.
     ///
     /// # Errors
     ///
-    /// When a trial does not fit, or the work is stopped.
+    /// When a row does not fit into the context, or the work is stopped.
     pub fn of(
         &self,
         lab: &mut Lab,
@@ -267,13 +269,13 @@ impl WantedAnswer {
     }
 }
 
-/// How many tokens are more probable than the best of these, [`NO_RANK`] where the row is no distribution.
+/// How many tokens are more probable than the most probable of `of`; [`NO_RANK`] if the logits are not finite.
 pub fn rank(stats: &RowStats, of: &[u32]) -> u32 {
     let ranks = of.iter().map(|id| stats.token(*id).rank);
     ranks.min().unwrap_or(NO_RANK)
 }
 
-/// What was written, as text, its end left out.
+/// Generated tokens as text, without the end token.
 pub fn written_text(lab: &Lab, written: &[u32]) -> String {
     let bytes: Vec<u8> = written
         .iter()
@@ -283,12 +285,13 @@ pub fn written_text(lab: &Lab, written: &[u32]) -> String {
     crate::text::plain(&bytes)
 }
 
-/// The letters of a token; none where it holds a part of one.
+/// The text of a token; empty if the token is only a part of a character.
 fn letters(lab: &Lab, id: u32) -> String {
     String::from_utf8(lab.model.bytes(id)).unwrap_or_default()
 }
 
-/// Trimmed and in lower case; a spelling of one letter would be found anywhere, and is left out where there is a longer one.
+/// Spellings prepared for searching: trimmed and in lower case. A spelling of one letter would be found almost anywhere, so it
+/// is dropped if there is a longer one.
 fn searchable(spellings: &[String]) -> Vec<String> {
     let all: Vec<String> = spellings
         .iter()
@@ -307,16 +310,16 @@ fn searchable(spellings: &[String]) -> Vec<String> {
     if long.is_empty() { all } else { long }
 }
 
-/// How a set of pairs did: how many were tried, and how many brought the answer.
+/// The result of a set of pairs: how many were tried, and how many gave the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PairScore {
     pub pairs: usize,
-    /// How many pairs brought the answer.
+    /// How many pairs gave the answer.
     pub hits: usize,
 }
 
 impl PairScore {
-    /// The score over the pairs that `which` lets pass.
+    /// The score over those pairs for which `which` is true.
     pub fn of(
         pairs: &[SourceAndTarget],
         hits: &[bool],
@@ -329,12 +332,12 @@ impl PairScore {
         }
     }
 
-    /// The share of pairs that brought the answer.
+    /// The share of pairs that gave the answer.
     pub fn share(self) -> f32 {
         self.hits as f32 / self.pairs.max(1) as f32
     }
 
-    /// Whether any pair did: an oracle, who knows the answer, would have found it.
+    /// Whether any pair gave the answer. This is an oracle's rate: choosing that pair requires knowing the answer.
     pub fn any_success(self) -> bool {
         self.hits > 0
     }

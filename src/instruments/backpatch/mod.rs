@@ -1,11 +1,11 @@
-//! Back-patching: does an answer come when a later layer's state is put back into an earlier one?
+//! Back-patching: is the answer given when a later layer's state is copied back into an earlier layer?
 //!
 //! A two-hop question ("The capital of the country of X is") fails when the first hop is resolved after the layers that could
-//! have used it. The state that left a source layer overwrites what left a target layer at the same position, once, and the
-//! model goes on (Biran et al. 2024, 2406.12775, section 6). Three figures: the grid of pairs for one question, the trace of
-//! the entities over layers, and the table over a file of questions. Invariant: every rate that takes the best of many pairs
-//! is called an oracle's, and the controls stand beside it. To add a figure, add a module with a function that makes it and an
-//! variant of [`BackpatchView`].
+//! have used it. The state that left a source layer overwrites the one that left a target layer at the same position, once, and
+//! the model continues from there (Biran et al. 2024, 2406.12775, section 6). Three figures: the grid of pairs for one
+//! question, the trace of the entities over layers, and the table over a file of questions. Invariant: every rate that takes
+//! the best of many pairs is called an oracle's, and is shown with its controls. To add a figure, add a module with a function
+//! that makes it and a variant of [`BackpatchView`].
 
 mod grid;
 pub mod layer_pairs;
@@ -27,17 +27,17 @@ use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 choices! {
-    /// Which figure is made of one question.
+    /// The figure to make of one question.
     pub enum BackpatchView { Pairs = "pairs", Trace = "trace" }
 }
 
 choices! {
-    /// What a success is.
+    /// What counts as a success.
     pub enum SuccessRule { Auto = "auto", Probability = "probability", Written = "success" }
 }
 
 choices! {
-    /// How long vectors are.
+    /// The norm of the vectors that are patched in.
     pub enum VectorLength { Own = "own", Replaced = "replaced" }
 }
 
@@ -46,12 +46,12 @@ choices! {
     pub enum BackpatchGrid { Own = "both" | "beside", Unrelated = "unrelated", Random = "random" }
 }
 
-/// Where states are taken and put.
+/// The positions at which states are taken and overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchPlace {
-    /// The entity where one is given, else the last token; for a file both.
+    /// The entity if one is given, else the last token; for a file, both.
     Auto,
-    /// The entity and the last token, of every question of a file.
+    /// The entity and the last token of every question of a file.
     Both,
     /// The last token of the entity.
     Entity,
@@ -129,7 +129,7 @@ impl Measurement for Backpatch {
     const READS_END: bool = true;
 
     fn cost(params: &BackpatchParams, tokens: usize, card: &Card) -> Option<SweepCost> {
-        // How many questions there are is not known before they are read, and the trace is short.
+        // The number of questions is unknown before the file is read, and the trace is short.
         if params.questions.is_some() || params.show == BackpatchView::Trace {
             return None;
         }
@@ -139,7 +139,8 @@ impl Measurement for Backpatch {
                 tokens
             }
         };
-        // Pairs join on their way up: on average they pass a little over half of the blocks, at one position and those after.
+        // Rows join the pass at their target layer, so on average they run through a little over half of the blocks, at one
+        // position and those after.
         Some(SweepCost {
             passes: 3 * card.layers * card.layers,
             tokens: read.div_ceil(2) + params.tokens_to_generate().unwrap_or(0),
@@ -156,7 +157,7 @@ impl Measurement for Backpatch {
 }
 
 impl BackpatchParams {
-    /// How many tokens are written for every trial; none where the next token is enough.
+    /// How many tokens are generated in every trial; none if the next token decides.
     fn tokens_to_generate(&self) -> Option<usize> {
         let written = match self.measure {
             SuccessRule::Written => true,
@@ -179,7 +180,7 @@ impl BackpatchParams {
         }
     }
 
-    /// The position that `position` means in a run.
+    /// The position that the parameter `position` means in a run.
     fn position(&self, run: &Run, lab: &Lab) -> Result<usize> {
         let tokens = run.tokens.len();
         match (self.position, &self.entity) {
@@ -200,7 +201,7 @@ impl BackpatchParams {
         }
     }
 
-    /// The answer looked for, or what the run favours.
+    /// The answer given as a parameter, or the run's top prediction.
     fn wanted_answer(&self, run: &Run, lab: &mut Lab) -> Result<WantedAnswer> {
         let tokens = self.tokens_to_generate();
         match &self.answer {
@@ -212,7 +213,7 @@ impl BackpatchParams {
         }
     }
 
-    /// The text whose states are the control.
+    /// The unrelated run whose states are the control.
     fn unrelated_run(&self, run: &Run, lab: &mut Lab) -> Result<Run> {
         match &self.unrelated {
             None => lab.unrelated(run.seed, run.tokens.len().clamp(2, 32)),
@@ -225,7 +226,7 @@ impl BackpatchParams {
     }
 }
 
-/// Texts separated by `|`.
+/// Splits texts separated by `|`.
 fn spellings(text: &str) -> Vec<String> {
     text.split('|')
         .filter(|t| !t.is_empty())
@@ -233,13 +234,13 @@ fn spellings(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A text for the notes, as one line.
+/// A text as one line, for notes.
 fn quoted(lab: &Lab, tokens: &[u32]) -> String {
     let bytes: Vec<u8> = tokens.iter().flat_map(|t| lab.model.bytes(*t)).collect();
     format!("{:?}", crate::text::plain(&bytes))
 }
 
-/// Tokens as a reader of figures sees them: the first, and how many more.
+/// Tokens abbreviated for figures: the first one, and how many more.
 fn spelled(lab: &Lab, tokens: &[u32]) -> String {
     match tokens {
         [] => String::new(),

@@ -1,7 +1,7 @@
-//! The table over a file of two-hop questions: how many are right before, how many some pair sets right, by case.
+//! The table over a file of two-hop questions: how many are right before, and how many some pair of layers sets right, by case.
 //!
-//! Invariant: cases do not overlap within a group, every rate of *any* pair is an oracle's and is named so, and the same
-//! rates of both controls stand in the same row.
+//! Invariant: cases do not overlap within a group; every rate of *any* pair is an oracle's and is named so; the same rates for
+//! both controls are in the same row.
 
 use std::path::Path;
 
@@ -115,7 +115,7 @@ const CASES: &[(&str, QuestionFilter)] = &[
     ("neither hop known", |f| hops(f) == Some((false, false))),
 ];
 
-/// Whether the first hop is known, and the second, where both were asked alone.
+/// Whether the model knows the first hop and the second; none unless both were asked separately.
 fn hops(found: &QuestionResult) -> Option<(bool, bool)> {
     found.first.zip(found.second)
 }
@@ -124,8 +124,8 @@ fn known(found: &QuestionResult) -> bool {
     hops(found) == Some((true, true))
 }
 
-/// Shares of pairs and of questions, of one kind of vector.
-/// Of the pairs that work, and of questions that any pair answers, means over questions.
+/// Two rates for one kind of vector, as means over questions: the share of pairs that give the answer, and the share of
+/// questions that any pair answers.
 fn rates(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> [f32; 2] {
     let mut sums = [0.0; 2];
     for hits in hits {
@@ -136,10 +136,10 @@ fn rates(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> [f32; 2] {
     sums.map(|sum| sum / hits.len().max(1) as f32)
 }
 
-/// The pair that sets most questions right, and how many of them.
+/// The pair that answers most questions, and the share of questions that it answers.
 fn best_pair(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> Option<(SourceAndTarget, f32)> {
     let count = |i: usize| hits.iter().filter(|h| h[i]).count();
-    // Of equals the first.
+    // The first pair among equals.
     let best = (0..pairs.len()).max_by_key(|i| (count(*i), std::cmp::Reverse(*i)))?;
     Some((pairs[best], count(best) as f32 / hits.len().max(1) as f32))
 }

@@ -1,8 +1,8 @@
-//! The trace of the entities: at which layer the bridge, and the answer, can be read at the entity and at the end.
+//! The trace of the entities: at which layers the bridge and the answer can be decoded, at the entity and at the last token.
 //!
-//! Two readers: the lens (the token's rank through the final norm and the unembedding), and a Patchscope (its rank after a
-//! prompt whose placeholder the state overwrites, at the same layer or at the best one). Invariant: the same ranks for an unrelated
-//! text's states stand in every cell.
+//! There are two decoders: the logit lens (the token's rank through the final norm and the unembedding), and a Patchscope (its
+//! rank after a prompt whose placeholder the state overwrites, at the same layer or at the best one). Invariant: every cell
+//! shows the same ranks for the states of an unrelated text as well.
 
 use candle_core::Tensor;
 
@@ -18,18 +18,18 @@ use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
-/// What is looked for: its name and first tokens.
+/// An entity to decode: its name and first tokens.
 struct SoughtEntity {
     name: &'static str,
     firsts: Vec<u32>,
 }
 
-/// Ranks of one thing in the states of one position, by layer.
+/// The ranks of one entity in the states of one position, by layer.
 struct Ranks {
     lens: Vec<u32>,
-    /// Ranks read by a Patchscope into the layer that the state was taken from.
+    /// By a Patchscope that overwrites the layer the state was taken from.
     same: Vec<u32>,
-    /// Read at the layer that reads it best.
+    /// By a Patchscope at the target layer with the best rank.
     best: Vec<u32>,
 }
 
@@ -70,11 +70,11 @@ pub fn trace(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft
     Ok(draft(run, lab, &reader, &sought, &columns, &away, &other))
 }
 
-/// The prompt that reads states.
+/// A Patchscope: a prompt with a placeholder.
 struct StateReader {
     run: Run,
     placeholder: usize,
-    /// Ranks of tokens are read off its own logits where it is left alone.
+    /// The text of the prompt, for notes.
     prompt: String,
 }
 
@@ -95,7 +95,7 @@ impl StateReader {
         })
     }
 
-    /// Ranks of everything sought in states, by layer.
+    /// The ranks of all entities in states given by layer.
     fn ranks(
         &self,
         lab: &mut Lab,
@@ -113,7 +113,7 @@ impl StateReader {
             )
         };
         let lens = lab.read(&Tensor::stack(states, 0)?, &output.ask(0, 0))?;
-        // Every source at every target, the lowest target first.
+        // Every source layer at every target layer, the lowest target first.
         let rows_of: Vec<PassRow> = (0..layers * layers)
             .map(|i| {
                 let at = Site::ResidPost.at(i / layers);

@@ -1,8 +1,10 @@
-//! Attention knockout: cut who reads whom, layers by layers, and see what becomes of the answer (Geva et al. 2023, 2304.14767).
+//! Attention knockout: removes edges in a window of layers around each layer, and measures the answer (Geva et al. 2023,
+//! 2304.14767).
 //!
-//! A cell cuts the edges from some targets (by default the last token) to some sources in a window of layers around its row,
-//! and shows what the answer's probability loses. Invariant: beside every cell stands its control, as many random other edges of the
-//! same layers, heads and targets; where there are not as many, the figure says so instead of showing fewer. To cut something else, add a variant of [`KnockoutColumns`] and its columns in `Plan::read`.
+//! A cell removes the edges from some targets (by default the last token) to some sources in a window of layers around its row,
+//! and shows the change of the answer's probability. Invariant: every cell comes with its control, as many random other edges
+//! of the same layers, heads and targets; where there are not as many, the figure says so instead of knocking out fewer. To cut
+//! something else, add a variant of [`KnockoutColumns`] and its columns in `KnockoutPlan::read`.
 
 pub mod parameters;
 mod plan;

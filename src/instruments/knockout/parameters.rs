@@ -1,6 +1,6 @@
-//! What a knockout can be asked: its parameters, and the texts and rules that name positions.
+//! The parameters of a knockout, and the texts and rules that name positions.
 //!
-//! Invariant: positions are read from the run's text once, before anything is cut. To add a way of naming positions, add it to
+//! Invariant: positions are resolved in the run's text once, before any pass. To add a way of naming positions, add it to
 //! [`NamedPositions`].
 
 use crate::edit::positions::Positions;
@@ -11,17 +11,17 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 
 choices! {
-    /// What the columns are.
+    /// What the columns of the figure are.
     pub enum KnockoutColumns { Source = "source", Head = "head" }
 }
 
 choices! {
-    /// What is shown of the answer.
+    /// Which change of the answer is shown.
     pub enum AnswerChange { Probability = "change", Relative = "relative", Logprob = "logprob" }
 }
 
 impl AnswerChange {
-    /// What became of the answer, as the number of a cell.
+    /// The number of a cell: the change from `base` to `logprob`.
     pub(super) fn of(self, logprob: f32, base: f32) -> f32 {
         match self {
             Self::Probability => logprob.exp() - base.exp(),
@@ -59,12 +59,12 @@ params! {
     }
 }
 
-/// Some heads; none for all.
+/// A list of heads; empty for all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadList(Vec<u32>);
 
 impl HeadList {
-    /// The heads, of a model that has so many.
+    /// The heads, checked against a model's number of heads.
     pub(super) fn within(&self, heads: usize) -> Result<Vec<u32>> {
         if self.0.iter().all(|h| (*h as usize) < heads) {
             return Ok(self.0.clone());
@@ -91,7 +91,7 @@ impl ParameterValue for HeadList {
     }
 }
 
-/// Some positions: a rule, counted in the whole text, or a text as it is written.
+/// Named positions: a rule, counted in the whole text, or a literal text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedPositions {
     text: String,
@@ -99,14 +99,15 @@ pub struct NamedPositions {
 }
 
 impl NamedPositions {
-    /// The positions in a run's text; `name` is the parameter, for messages.
+    /// The positions in a run's text; `name` is the parameter, for error messages.
     pub(super) fn within(&self, name: &str, run: &Run, lab: &Lab) -> Result<Vec<usize>> {
         let bad = |expected: String| Error::argument(name, &self.text, expected);
         let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
         let rule = self.rule.resolve(&spelled).map_err(|_| {
             bad("a position rule (last, 3, 2..5, -2, text:\"...\") or a text that occurs in the run".into())
         })?;
-        // What is asked is what follows the run's last token, so ends are counted from there and not from the prompt's.
+        // The prediction after the run's last token is measured, so negative positions count from the end of the text rather
+        // than of the prompt.
         let whole = !matches!(rule, Positions::Prompt | Positions::Generated);
         let count = run.tokens.len();
         let end = if whole { count } else { run.prompt.min(count) };
@@ -127,7 +128,7 @@ impl ParameterValue for NamedPositions {
         let rule = match <Positions as ParameterValue>::parse(text) {
             Ok(rule) => rule,
             Err(why) if ["token:", "text:"].iter().any(|w| text.starts_with(w)) => return Err(why),
-            // What is no rule is a text, with or without quotation marks.
+            // Anything that is not a rule is a literal text, with or without quotation marks.
             Err(_) => Positions::Text(quotes::read(text).map_err(|why| format!("a text: {why}"))?),
         };
         let text = text.to_string();
@@ -139,16 +140,16 @@ impl ParameterValue for NamedPositions {
     }
 }
 
-/// Named groups of positions; none where every token stands by itself.
+/// Named groups of positions; without any, every token is a group of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Groups {
     text: String,
-    /// A name, and the positions; no place for those that the others leave.
+    /// Names with positions; none stands for all positions that no other group has.
     groups: Vec<(String, Option<NamedPositions>)>,
 }
 
 impl Groups {
-    /// How many there are in a text of so many tokens.
+    /// The number of groups in a text of `tokens` tokens.
     pub(super) fn count(&self, tokens: usize) -> usize {
         match self.groups.len() {
             0 => tokens.saturating_sub(1),
@@ -156,7 +157,7 @@ impl Groups {
         }
     }
 
-    /// The groups, as far as they stand before `last`.
+    /// The groups, restricted to positions before `last`.
     pub(super) fn before(
         &self,
         last: usize,
@@ -223,7 +224,7 @@ impl ParameterValue for Groups {
     }
 }
 
-/// Pieces between semicolons that stand outside of quotation marks.
+/// Splits a text at semicolons outside of quotation marks.
 fn pieces(text: &str) -> Vec<String> {
     let (mut out, mut quoted, mut escaped) = (vec![String::new()], false, false);
     for c in text.chars() {

@@ -1,7 +1,7 @@
-//! What a knockout cuts, cell by cell, and its measurement as trials.
+//! The knockouts of all cells, and their measurement as trials.
 //!
-//! Invariant: a trial and its control lose as many edges, or the trial has no control. To cut something else, add a variant of
-//! [`KnockoutColumns`] and its columns in [`KnockoutPlan::read`].
+//! Invariant: a trial and its control remove the same number of edges, or the trial has no control. To cut something else, add
+//! a variant of [`KnockoutColumns`] and its columns in [`KnockoutPlan::read`].
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use crate::lab::run::Run;
 use crate::lab::target::first_token;
 use crate::model::network::finite;
 
-/// Cells of one slice.
+/// The number of cells in a slice.
 const SLICE: usize = 16;
 
-/// Draws of the control for the strongest cell.
+/// How many draws of the control are measured for the strongest cell.
 const DRAWS: u64 = 8;
 
-/// A column: what is cut in it.
+/// A column of the figure: the sources and heads that its cells knock out.
 pub(super) struct KnockoutColumn {
     pub(super) label: String,
     pub(super) anchor: Anchor,
@@ -34,7 +34,7 @@ pub(super) struct KnockoutColumn {
     pub(super) heads: Vec<u32>,
 }
 
-/// What is to be measured.
+/// What is to be measured: the answer, the targets, and the columns by layers.
 pub(super) struct KnockoutPlan<'a> {
     pub(super) params: &'a KnockoutParams,
     pub(super) answer: u32,
@@ -44,21 +44,21 @@ pub(super) struct KnockoutPlan<'a> {
     pub(super) layers: usize,
 }
 
-/// The answer under a cut and under its control.
+/// The answer's statistics in one cell and in its control.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct KnockoutOutcome {
     pub(super) logprob: f32,
     pub(super) rank: u32,
     /// The log-probability with as many random other edges knocked out; none where there are too few.
     pub(super) control: Option<f32>,
-    /// What the row without a cut lies from the run itself.
+    /// The largest difference of logits between a row without a knockout and the run itself: the rounding of a wider batch.
     pub(super) gap: f32,
 }
 
 pub(super) struct KnockoutResult {
     pub(super) base: f32,
     pub(super) base_rank: u32,
-    /// The largest of the run's own logits.
+    /// The largest absolute value of the run's own logits.
     pub(super) largest_logit: f32,
     pub(super) outcomes: Vec<Option<KnockoutOutcome>>,
     pub(super) stopped: Option<String>,
@@ -134,7 +134,7 @@ impl<'a> KnockoutPlan<'a> {
         })
     }
 
-    /// The layers that are cut around one.
+    /// The layers in which a cell of this layer knocks out edges.
     fn layer_window(&self, layer: usize) -> std::ops::Range<usize> {
         let first = layer.saturating_sub((self.window - 1) / 2);
         first..(layer + self.window / 2 + 1).min(self.layers)
@@ -176,7 +176,7 @@ impl<'a> KnockoutPlan<'a> {
             let real = range.clone().map(|i| self.cut(i, None));
             let control = range.clone().map(|i| self.cut(i, Some(run.seed)));
             let all: Vec<Knockout> = real.chain(control).collect();
-            // A row that loses nothing, read as the others are.
+            // A row without knockout, computed in the same batch as the others.
             let uncut = Knockout {
                 sources: Vec::new(),
                 ..self.cut(range.start, None)
@@ -201,7 +201,7 @@ impl<'a> KnockoutPlan<'a> {
             .iter()
             .enumerate()
             .filter_map(|(i, o)| o.as_ref().map(|o| (i, o.logprob)))
-            // A cut whose numbers are not finite is not the strongest.
+            // Excludes cells whose numbers are not finite.
             .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
         let control = match strongest {
@@ -218,7 +218,7 @@ impl<'a> KnockoutPlan<'a> {
         })
     }
 
-    /// The strongest cut in words, beside several draws of its control.
+    /// A sentence on the strongest cell, with several draws of its control.
     fn strongest(
         &self,
         lab: &mut Lab,
@@ -269,7 +269,7 @@ impl<'a> KnockoutPlan<'a> {
     }
 }
 
-/// A run with a row a cut.
+/// A pass over the run with one row for each knockout.
 fn pass_with_knockouts<'a>(plain: &Pass, cuts: impl IntoIterator<Item = &'a Knockout>) -> Pass {
     let row = |cut: &Knockout| PassRow {
         knockout: Some(cut.clone()),

@@ -1,12 +1,12 @@
-//! Control units: what stands beside a claim about units. Invariant: a seed decides the draw, and no unit of the claim is
-//! drawn. To add another kind of control, add a function.
+//! Control units, with which a claim about units is compared. Invariant: the draw is seeded, and no unit of the claim is drawn.
+//! To add another kind of control, add a function.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// As many other units of the same layer, each drawn among those next in rank of size to one of these: fewer where the
-/// layer has not enough.
+/// As many other units of the same layer, each drawn among those next to one of `units` in the ranking by size. Fewer if the
+/// layer does not have enough units.
 pub fn near_in_size(sizes: &[f32], units: &[u32], seed: u64) -> Vec<u32> {
     crate::lab::prepare::alike(units, sizes, seed)
 }

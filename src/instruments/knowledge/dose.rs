@@ -1,8 +1,8 @@
-//! Dose curves: what the next token becomes while units are turned down, off, up or around.
+//! Dose curves: the next token's statistics while units are multiplied by several factors.
 //!
-//! Every row is a pass over the run with the units times a strength: 0 is ablation, 1 the run itself, 2 doubling, -1
-//! the opposite: the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve.
-//! The control is the same curve for as many other units of the same layers, each drawn among those next in size there.
+//! Every row is a pass over the run with the units multiplied by a factor: 0 is ablation, 1 the run itself, 2 doubles them, -1
+//! flips the sign. These are the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve. The
+//! control is the same curve for as many other units of the same layers, each drawn among those next in size.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use crate::model::network::site::Site;
 use candle_core::DType;
 
 choices! {
-    /// What the units are.
+    /// The type of the units.
     pub enum UnitSite { Neurons = "mlp_act", Heads = "z" }
 }
 
@@ -63,7 +63,7 @@ const COLUMNS: &[&str] = &[
 
 type UnitsByLayer = BTreeMap<usize, Vec<u32>>;
 
-/// What one pass gave.
+/// The statistics after one pass.
 struct Point {
     logit: f32,
     p: f32,
@@ -152,7 +152,7 @@ impl UnitSite {
 }
 
 impl DoseParams {
-    /// The units that were named, or the neuron with the largest direct effect at the last position.
+    /// The units given as a parameter, or the neuron with the largest direct effect at the last position.
     fn units(&self, run: &Run, target: LogitTarget, lab: &mut Lab) -> Result<UnitsByLayer> {
         let heads = self.site == UnitSite::Heads;
         let mut units = UnitsByLayer::new();
@@ -190,7 +190,7 @@ impl DoseParams {
         Ok(units)
     }
 
-    /// As many other units of the same layers, next in size.
+    /// As many other units of the same layers, next in the ranking by size.
     fn control_units(
         &self,
         run: &Run,
@@ -215,7 +215,7 @@ impl DoseParams {
         Ok(control)
     }
 
-    /// The edits of a run with units multiplied.
+    /// The run's edits and the multiplied units.
     fn schedule(&self, run: &Run, units: &UnitsByLayer, strength: f32) -> Schedule {
         let mut schedule = run.schedule.clone();
         for (layer, units) in units.iter().filter(|(_, units)| !units.is_empty()) {
@@ -231,7 +231,7 @@ impl DoseParams {
 }
 
 impl Point {
-    /// What a row came to; of one that is not finite no numbers.
+    /// The statistics of a row; NaN if the row is not finite.
     fn of(row: &Capture, target: LogitTarget) -> Self {
         if !row.is_finite() {
             return Self {
@@ -273,7 +273,7 @@ fn head(text: &str, lab: &Lab) -> Result<(usize, u32)> {
         })
 }
 
-/// `5/17,6/3`.
+/// Spells units as `5/17,6/3`.
 fn spell(units: &UnitsByLayer) -> String {
     let each = units
         .iter()
@@ -286,7 +286,7 @@ fn spell(units: &UnitsByLayer) -> String {
     }
 }
 
-/// The unit where there is one alone, else the position.
+/// The anchor of a figure: the unit if there is a single one, else the position.
 fn anchor(units: &UnitsByLayer, run: &Run, site: UnitSite) -> Anchor {
     let last = run.tokens.len() - 1;
     let mut all = units

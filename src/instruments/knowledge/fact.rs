@@ -1,9 +1,9 @@
-//! Which neurons carry a fact: ranked by their direct effect on the answer over several ways of asking, and what is left
-//! of the answer without them.
+//! The neurons of a fact: ranked by their direct effect on the answer over several wordings of a prompt, and the answer's
+//! probability when they are ablated.
 //!
-//! Scores and refining are those of [`crate::instruments::knowledge::fact_neurons`] (Dai et al. 2022, 2104.08696, with direct effects in the
-//! place of integrated gradients). All neurons found are set to 0 together; the control is as many neurons of the same
-//! layers, each next in size to one of them.
+//! Scores and refining are those of [`crate::instruments::knowledge::fact_neurons`] (Dai et al. 2022, 2104.08696, with direct
+//! effects instead of integrated gradients). All neurons found are set to 0 together; the control is as many neurons of the
+//! same layers, each next in size to one of them.
 
 use std::path::PathBuf;
 
@@ -63,7 +63,7 @@ impl Measurement for FactNeurons {
     const READS_END: bool = true;
 
     fn measure(params: &FactParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        // Each way of asking is a prompt of its own, the run's text as well.
+        // The run's text is one of the prompts, so all of its tokens are prompt, as in the others.
         let run = &Run {
             schedule: run.schedule.clone(),
             seed: run.seed,
@@ -128,7 +128,8 @@ impl Measurement for FactNeurons {
     }
 }
 
-/// The mean probability of the answer: untouched, without the neurons, without as many others.
+/// The mean probability of the answer over the prompts, in words: unedited, with the neurons ablated, and with as many other
+/// neurons ablated.
 fn without(
     run: &Run,
     prompts: &[Vec<u32>],

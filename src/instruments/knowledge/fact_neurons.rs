@@ -1,11 +1,11 @@
-//! Neurons for a fact: those whose direct effect on the answer is large under most ways of asking.
+//! The neurons of a fact: those whose direct effect on the answer is large under most wordings of the prompt.
 //!
-//! The refining of Dai et al. 2022 (2104.08696, section 3.3) on scores that need no gradient: for every paraphrase keep
-//! the neurons whose score is at least `share` of the largest, then those kept under at least `present` of the
-//! paraphrases, moving that threshold by 5 points until a fact has 2 to 5 on average. The paper's rule "under three
-//! paraphrases at least" is left out: two are often all there are. The score is the direct effect on the answer's logit at
-//! the last position ([`crate::instruments::neurons::at_position`]). Invariant: the same prompts and edits give the same neurons in the same order.
-//! To score otherwise (integrated gradients), make [`FactScores`] from other numbers; refining stays.
+//! This is the refining of Dai et al. 2022 (2104.08696, section 3.3) on scores that need no gradient: for every wording keep
+//! the neurons whose score is at least `share` of the largest, then those kept under at least `present` of the wordings, moving
+//! that threshold by 5 points until a fact has 2 to 5 neurons on average. The paper's rule "under three paraphrases at least"
+//! is left out, because there are often only two. The score is the direct effect on the answer's logit at the last position
+//! ([`crate::instruments::neurons::at_position`]). Invariant: the same prompts and edits give the same neurons in the same
+//! order. To score otherwise (by integrated gradients, say), make [`FactScores`] from other numbers; refining stays.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,21 +18,21 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::finite::order;
 
-/// Neurons of one fact on average, while the threshold moves.
+/// The mean number of neurons for a fact that is aimed at by moving the threshold: from, to.
 const AVERAGE: (f32, f32) = (2.0, 5.0);
-/// How far it moves at a time, and how often.
+/// The step by which the threshold moves, and the largest number of steps.
 const STEP: (f32, usize) = (0.05, 6);
 
-/// What is looked for.
+/// The thresholds of a search.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Search {
-    /// Least score, as a share of the largest one under the same prompt.
+    /// The smallest score, as a share of the largest one under the same prompt.
     pub share: f32,
-    /// Least share of the prompts, to begin with.
+    /// The smallest share of prompts under which a neuron must be kept; the initial threshold.
     pub present: f32,
-    /// Most neurons a fact, strongest first; the paper has no such bound.
+    /// The most neurons for a fact, strongest first; the paper has no such limit.
     pub most: usize,
-    /// The first and the last layer looked at.
+    /// The first and the last layer to search.
     pub layers: (usize, usize),
 }
 
@@ -53,26 +53,26 @@ impl Search {
 pub struct FactNeuron {
     /// Its block.
     pub layer: u16,
-    /// Its number there.
+    /// Its index in the MLP.
     pub neuron: u32,
     /// Mean direct effect on the answer over the prompts.
     pub effect: f32,
     /// Mean activation over the prompts.
     pub act: f32,
-    /// Under how many prompts its score was large.
+    /// The number of prompts under which its score was large.
     pub prompts: usize,
 }
 
-/// One fact, asked in several ways.
+/// The neuron scores of one fact over several prompts.
 #[derive(Clone, Debug)]
 pub struct FactScores {
-    /// Under how many prompts.
+    /// The number of prompts.
     pub count: usize,
-    /// Neurons that were large under at least one of them.
+    /// Neurons with a large score under at least one prompt.
     candidates: Vec<FactNeuron>,
 }
 
-/// Asks the prompts under a schedule and scores every neuron by its direct effect along a logit direction `[d_model]`.
+/// Runs the prompts under a schedule and scores every neuron by its direct effect along a logit direction `[d_model]`.
 pub fn ask(
     lab: &mut Lab,
     prompts: &[Vec<u32>],
@@ -85,7 +85,7 @@ pub fn ask(
     let views = chosen
         .map(|l| Ok((*l, lab.model.transformer.value_view(*l, direction)?)))
         .collect::<Result<Vec<_>>>()?;
-    // Effects and activations of every neuron, summed, and under how many prompts it was kept.
+    // For every neuron: the sums of its effects and activations, and the number of prompts under which it was kept.
     let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
     for prompt in prompts {
         let run = Run::plain(prompt.clone()).under(schedule);
@@ -129,16 +129,16 @@ pub fn ask(
 }
 
 impl FactScores {
-    /// The neurons that were large under at least `present` of the prompts, strongest first.
+    /// The neurons with a large score under at least `present` of the prompts, strongest first.
     pub fn present(&self, present: f32) -> impl Iterator<Item = &FactNeuron> {
-        // 0.7 of 10 prompts is 7, whatever 0.7 is in binary.
+        // The subtraction makes up for rounding: 0.7 of 10 prompts is 7, although 0.7 is inexact in binary.
         let least = (present * self.count as f32 - 1e-4).ceil().max(1.0) as usize;
         self.candidates.iter().filter(move |n| n.prompts >= least)
     }
 }
 
-/// Refines the facts of one relation together; returns the threshold that was reached, and each fact's neurons,
-/// strongest first and not yet bounded by [`Search::most`].
+/// Refines the facts of one relation together. Returns the threshold reached, and each fact's neurons, strongest first and not
+/// yet cut to [`Search::most`].
 pub fn refine(facts: &[FactScores], search: Search) -> (f32, Vec<Vec<FactNeuron>>) {
     let average = |present: f32| {
         let found: usize = facts.iter().map(|f| f.present(present).count()).sum();
@@ -161,8 +161,8 @@ pub fn refine(facts: &[FactScores], search: Search) -> (f32, Vec<Vec<FactNeuron>
     (present, facts.iter().map(of).collect())
 }
 
-/// Drops neurons that more than `share` of a relation's facts have, and at least two: those of the relation rather
-/// than of a fact (Dai et al. 2022, section 5.1: a tenth).
+/// Drops neurons that more than `share` of a relation's facts have, and at least two facts: they belong to the relation rather
+/// than to a fact (Dai et al. 2022, section 5.1: a tenth).
 pub fn drop_shared(facts: &mut [Vec<FactNeuron>], share: f32) {
     let mut owners: HashMap<(u16, u32), usize> = HashMap::new();
     for neuron in facts.iter().flatten() {
@@ -195,22 +195,22 @@ mod tests {
     #[test]
     fn the_threshold_moves_until_a_fact_has_two_to_five() {
         let search = Search::new(1);
-        // 14 of 20 is exactly 0.7: two are kept and nothing moves.
+        // 14 of 20 is exactly 0.7: two neurons are kept, so the threshold stays.
         let (present, found) = refine(&[asked(&[14, 20, 13])], search);
         assert!((present - 0.7).abs() < 1e-6);
         assert_eq!(
             found[0].iter().map(|n| n.neuron).collect::<Vec<_>>(),
             [0, 1]
         );
-        // Too few: down to 0.6, where 12 of 20 is enough.
+        // Too few neurons: the threshold goes down to 0.6, where 12 of 20 is enough.
         let (present, found) = refine(&[asked(&[12, 20, 3])], search);
         assert!((present - 0.6).abs() < 1e-6, "{present}");
         assert_eq!(found[0].len(), 2);
-        // Too many: up to 0.8.
+        // Too many neurons: up to 0.8.
         let (present, found) = refine(&[asked(&[15, 15, 15, 15, 16, 16])], search);
         assert!((present - 0.8).abs() < 1e-6, "{present}");
         assert_eq!(found[0].len(), 2);
-        // Six tries and no more.
+        // The threshold moves at most six times.
         let (present, _) = refine(&[asked(&[1])], search);
         assert!((present - 0.4).abs() < 1e-6, "{present}");
         let strongest = refine(&[asked(&[14, 20, 13])], search).1;
@@ -224,13 +224,13 @@ mod tests {
             .map(|i| asked(if i < 3 { &[20, 20, 20] } else { &[20, 1, 20] }))
             .collect();
         let (_, mut found) = refine(&facts, search);
-        // 0 and 2 are everybody's, 1 has three owners of twenty.
+        // Every fact has neurons 0 and 2; three of twenty facts have neuron 1.
         drop_shared(&mut found, 0.15);
         assert_eq!(found[0].iter().map(|n| n.neuron).collect::<Vec<_>>(), [1]);
         assert!(found[5].is_empty());
         drop_shared(&mut found, 0.1);
         assert!(found[0].is_empty());
-        // One fact alone shares with nobody.
+        // A single fact shares no neuron.
         let mut alone = vec![refine(&facts[..1], search).1.remove(0)];
         drop_shared(&mut alone, 0.0);
         assert_eq!(alone[0].len(), 3);

@@ -1,8 +1,8 @@
-//! Facts: questions in several wordings, with their answer.
+//! Facts: prompts in several wordings, with their answer.
 //!
-//! A file is a JSON list of `{"prompts": [...], "answer": " Paris", "relation": "capital", "new": " Rome"}` (the last two
-//! may be left out), or lines of `relation<TAB>answer<TAB>prompt<TAB>prompt...`. Invariant: a fact has a prompt and an
-//! answer; answers are taken as written, with the space that they begin with. To read another form, add it to [`read`].
+//! A file is a JSON list of `{"prompts": [...], "answer": " Paris", "relation": "capital", "new": " Rome"}` (the last two keys
+//! are optional), or lines of `relation<TAB>answer<TAB>prompt<TAB>prompt...`. Invariant: a fact has a prompt and an answer;
+//! answers are literal, including the space that they begin with. To read another form, add it to [`read`].
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fact {
-    /// What is asked about; facts of one relation can have each other's answers.
+    /// The relation of the fact; facts of one relation can take each other's answers.
     #[serde(default)]
     pub relation: String,
-    /// Ways of asking; the answer comes next.
+    /// Wordings of a prompt that the answer continues.
     pub prompts: Vec<String>,
     /// The answer, whose first token counts.
     pub answer: String,
-    /// What to change it into; by default another answer of the relation.
+    /// The answer to change it into; by default that of another fact of the relation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<String>,
 }

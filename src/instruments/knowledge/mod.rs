@@ -1,6 +1,7 @@
-//! Knowledge neurons: which neurons hold a fact, what turning or removing them does, and the control units beside it.
+//! Knowledge neurons: which neurons carry a fact, the effect of editing or ablating them, and control units.
 //!
-//! Invariant: every claim about units has control units beside it ([`control_units`]). To add a measure of a fact, see [`fact`].
+//! Invariant: every claim about units is shown with control units ([`control_units`]). To add a measure of a fact, see
+//! [`fact`].
 
 pub mod control_units;
 pub mod dose;

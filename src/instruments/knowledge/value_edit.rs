@@ -1,12 +1,13 @@
-//! Value edits: the neurons of a fact are found and their value vectors turned to another answer, and what that did is
-//! counted, beside random neurons.
+//! Value edits: finds the neurons of a fact, turns their value vectors towards another answer, and counts the effects, compared
+//! with random neurons.
 //!
 //! The experiment of Dai et al. 2022 (2104.08696, sections 4.3, 5.1, 5.2) without gradients: facts that the model answers in
-//! every wording; their neurons ([`super::fact_neurons`]), but for those that more than a tenth of the relation's facts
-//! share; an overlay on the value vectors ([`crate::model::network::value_overlay`]), or a factor on the activations. Two departures: a
-//! gated MLP's activations have both signs, so a value is turned with the sign of its activation (away from it, the new
-//! answer would be pushed down); and side effects are counted as changed answers and KL rather than perplexity.
-//! Invariant: nothing is written to the weights, and a seed decides every draw. To try another edit, add a variant of [`NeuronChange`].
+//! every wording; their neurons ([`super::fact_neurons`]), except for those that more than a tenth of the relation's facts
+//! share; an overlay on the value vectors ([`crate::model::network::value_overlay`]), or a factor on the activations. It
+//! departs from the paper twice: a gated MLP's activations have both signs, so a value is turned with the sign of its
+//! activation (otherwise a negative activation would suppress the new answer); and side effects are counted as changed answers
+//! and KL rather than perplexity. Invariant: weights are not written, and every draw is seeded. To try another edit, add a
+//! variant of [`NeuronChange`].
 
 use std::sync::Arc;
 
@@ -30,12 +31,12 @@ use crate::lab::run::Run;
 use crate::lab::target::first_token;
 use crate::model::network::site::Site;
 
-/// What is done to the neurons.
+/// The edit of the neurons.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NeuronChange {
-    /// `v ← v − c·‖v‖·ê_old + 8c·‖v‖·ê_new`; the paper's is 1.
+    /// `v ← v − c·‖v‖·ê_old + 8c·‖v‖·ê_new`; the paper has c = 1.
     Rewrite(f32),
-    /// Activations times this: 0 erases, 2 amplifies.
+    /// Activations are multiplied by this: 0 erases, 2 amplifies.
     Scale(f32),
 }
 
@@ -43,88 +44,90 @@ pub enum NeuronChange {
 pub enum NeuronScore {
     /// By the direct effect on the answer's logit.
     Answer,
-    /// By that on the answer less the mean of the relation's other answers: what tells the fact from its neighbours.
+    /// By the direct effect on the answer's logit minus the mean logit of the relation's other answers, which separates the
+    /// fact from others of its relation.
     Contrast,
 }
 
-/// The experiment.
+/// The settings of the experiment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ValueEditPlan {
-    /// Which neurons.
+    /// The search for the neurons of each fact.
     pub search: Search,
     pub score: NeuronScore,
-    /// Neurons that more than this share of a relation's facts have are left alone.
+    /// Neurons that more than this share of a relation's facts have are not edited.
     pub shared: f32,
-    /// Facts that are edited, of each relation.
+    /// How many facts of each relation are edited.
     pub facts: usize,
-    /// What is done.
+    /// The edit of the neurons.
     pub turn: NeuronChange,
-    /// Decides which facts, which new answers and which random neurons.
+    /// The seed for choosing facts, new answers and random neurons.
     pub seed: u64,
 }
 
-/// What an edit did, as shares of prompts.
+/// The effect of an edit, mostly as shares of prompts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct EditEffect {
-    /// The fact's prompts whose answer changed.
+    /// Share of the fact's prompts whose answer changed.
     pub changed: f32,
     /// The share of prompts that give the new answer; none where the edit has no new answer.
     pub success: Option<f32>,
-    /// Mean probability of the old answer, over what it was.
+    /// Mean ratio of the old answer's probability, edited to unedited.
     pub kept: f32,
-    /// Prompts of the other known facts whose answer changed.
+    /// Share of the prompts of other known facts whose answer changed.
     pub others_changed: f32,
-    /// Mean KL(unedited ‖ edited) there, nats.
+    /// Mean KL(unedited ‖ edited) on those prompts, in nats.
     pub others_kl: f32,
-    /// Share of changed top predictions and mean KL on the user's own unrelated prompts, if there are any.
+    /// Share of changed top predictions and mean KL (nats) on the user's own unrelated prompts, if there are any.
     pub texts: Option<(f32, f32)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct EditedFact {
-    /// Which fact of the list.
+    /// The index of the fact in the list.
     pub fact: usize,
-    /// The text of the new answer, where there is one.
+    /// The text of the new answer; none for [`NeuronChange::Scale`].
     pub new: Option<String>,
     pub neurons: Vec<FactNeuron>,
     pub edits: Vec<Edit>,
-    /// What the edits did.
+    /// The effect of the edits.
     pub own: EditEffect,
-    /// Control: what the same edits did on as many random neurons of the same layers.
+    /// Control: the effect of the same edits on as many random neurons of the same layers.
     pub control: EditEffect,
 }
 
-/// The outcome.
+/// The results of the experiment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ValueEditReport {
-    /// Facts that are answered in every wording.
+    /// How many facts the model answers in every wording.
     pub known: usize,
     /// How many of the chosen facts had no neuron left to edit.
     pub without: usize,
     /// The facts that were edited.
     pub cases: Vec<EditedFact>,
-    /// For every relation, under which share of the prompts a neuron had to be large.
+    /// For every relation, the threshold that refining reached: the share of prompts under which a neuron's score had to be
+    /// large.
     pub present: Vec<(String, f32)>,
 }
 
-/// A prompt of the suite: its tokens and what it says unedited.
+/// A prompt of the suite with its top prediction, unedited.
 struct ValueEditRequest {
     /// The fact it belongs to; none for the user's other prompts.
     fact: Option<usize>,
     top_prediction: u32,
 }
 
-/// Everything that is asked before and after.
+/// All prompts that are measured before and after each edit.
 struct EvaluationSuite {
     prompts: Vec<Vec<u32>>,
     questions: Vec<ValueEditRequest>,
-    /// What each prompt says unedited, whole.
+    /// The unedited logits after each prompt, as whole rows.
     unedited: Arc<Vec<Vec<RowStats>>>,
     answers: Vec<u32>,
     known: Vec<bool>,
 }
 
-/// Runs the experiment over facts; `texts` are other prompts to look after.
+/// Runs the experiment over facts. `texts` are unrelated prompts on which side effects are measured as well.
 pub fn run(
     lab: &mut Lab,
     facts: &[Fact],
@@ -153,7 +156,7 @@ pub fn run(
     relations.sort_unstable();
     relations.dedup();
     for (i, relation) in relations.iter().enumerate() {
-        // Finding takes a pass a prompt, measuring many: a tenth of the bar.
+        // Progress: finding takes one pass for each prompt and measuring takes many, so finding is a tenth of the whole.
         lab.report(0.1 * i as f32 / relations.len() as f32)?;
         let members: Vec<usize> = (0..facts.len())
             .filter(|f| facts[*f].relation == *relation && suite.known[*f])
@@ -238,7 +241,7 @@ impl EvaluationSuite {
         })
     }
 
-    /// A fact's prompts.
+    /// The prompts of a fact.
     fn of(&self, fact: usize) -> Vec<Vec<u32>> {
         let own = self.prompts.iter().zip(&self.questions);
         own.filter(|(_, a)| a.fact == Some(fact))
@@ -275,7 +278,7 @@ impl EvaluationSuite {
         Ok(refine(&scores, plan.search))
     }
 
-    /// The answer to turn to: the fact's own wish, or another answer of its relation; none for a scale.
+    /// The new answer: the fact's own `new`, or another answer of its relation; none for a factor on the activations.
     fn new_answer(
         &self,
         lab: &Lab,
@@ -334,7 +337,7 @@ impl EvaluationSuite {
         Ok(drawn)
     }
 
-    /// What edits do to the fact and to everything else that is asked.
+    /// The effect of edits on the fact and on all other prompts.
     fn effect(
         &self,
         lab: &mut Lab,
@@ -346,7 +349,7 @@ impl EvaluationSuite {
         let edited = edits
             .iter()
             .fold(schedule.clone(), |schedule, edit| schedule.and(edit));
-        // Favoured token, probability of the old answer over what it was, KL.
+        // For each prompt: top prediction, ratio of the old answer's probability, KL.
         let old = self.answers[fact];
         let output = Output {
             kl: Some(self.unedited.clone()),
@@ -392,7 +395,7 @@ impl EvaluationSuite {
     }
 }
 
-/// Neurons by layer and by a sign: layer, units in order, sign.
+/// Groups neurons by layer and sign: layer, unit indices in order, sign.
 fn by_layer(neurons: &[FactNeuron], sign: impl Fn(&FactNeuron) -> i8) -> Vec<(u16, Vec<u32>, i8)> {
     let mut out: Vec<(u16, Vec<u32>, i8)> = Vec::new();
     let mut sorted: Vec<&FactNeuron> = neurons.iter().collect();
@@ -406,7 +409,7 @@ fn by_layer(neurons: &[FactNeuron], sign: impl Fn(&FactNeuron) -> i8) -> Vec<(u1
     out
 }
 
-/// The edits that do it, one a layer and sign; texts of tokens with their ids.
+/// The edits that apply a change, one for each layer and sign; answers come as text and token id.
 fn edits(
     neurons: &[FactNeuron],
     turn: NeuronChange,
@@ -438,7 +441,7 @@ fn edits(
     }
 }
 
-/// A token as an edit names it: its text where that reads back as the token, else its id.
+/// A token as an edit names it: its text if that is read back as the token, else its id.
 fn spell((text, id): (&str, u32), lab: &Lab) -> String {
     let plain = !text.contains(['"', '\\', '<', '>', '=', '@', '#', '\n']);
     let reads_back = first_token("answer", text, &lab.model).is_ok_and(|t| t == id);
@@ -450,7 +453,7 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
 }
 
 impl ValueEditReport {
-    /// The mean over the cases, of the edits or of their controls.
+    /// The mean of an effect over all cases.
     pub fn mean(&self, of: impl Fn(&EditedFact) -> EditEffect) -> EditEffect {
         let effects: Vec<EditEffect> = self.cases.iter().map(of).collect();
         let count = effects.len().max(1) as f32;

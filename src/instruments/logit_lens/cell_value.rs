@@ -1,7 +1,8 @@
-//! The numbers of a lens: what a cell's number is, whose it is, and what becomes of a token along the layers.
+//! The numbers in the cells of a lens figure: which quantity, of which token, and the course of a token's rank along the
+//! layers.
 //!
-//! Invariant: every row has all of them, in one order, so that one can be shown in another's place without measuring again; ranks
-//! count from 1. To add a number, add a variant of [`LensNumber`]; the compiler lists the places to visit.
+//! Invariant: every row has all of the numbers in one order, so that the figure can switch between them without measuring
+//! again; ranks count from 1. To add a number, add a variant of [`LensNumber`]; the compiler lists the places to visit.
 
 use crate::error::Result;
 use crate::figure::cell_details::RankStory;
@@ -14,12 +15,12 @@ use crate::lab::target::first_token;
 use crate::model::Model;
 use crate::model::network::finite::NOT_FINITE;
 
-/// Tokens from which on a vocabulary is large: the strongest token of an early layer says little there, and the rank of
-/// the answer says more.
+/// The vocabulary size above which a lens opens with ranks: in a large vocabulary the top prediction of an early layer says
+/// little, and the rank of the answer says more.
 pub const LARGE: usize = 8192;
 
 choices! {
-    /// The number that a lens opens with.
+    /// The number that a lens figure shows first.
     pub enum Opening {
         Auto = "auto",
         Rank = "rank",
@@ -30,7 +31,7 @@ choices! {
     }
 }
 
-/// What a cell's number is.
+/// The quantity that a cell's number is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LensNumber {
     Rank,
@@ -42,21 +43,21 @@ pub(crate) enum LensNumber {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TokenChoice {
-    /// The cell's strongest token.
+    /// The cell's own top prediction.
     Own,
-    /// The model's strongest token at that position.
+    /// The model's top prediction at that position.
     Answer,
     Token(u32),
 }
 
 pub(crate) type CellNumber = (LensNumber, TokenChoice);
 
-/// What is shown.
+/// What a lens figure shows in its cells.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LensCell {
-    /// The number that the figure opens with.
+    /// The number shown first.
     pub(crate) first: CellNumber,
-    /// Whose ranks are told: the answer's, or one token's.
+    /// The token whose ranks are shown: the answer, or a chosen token.
     pub(crate) subject: TokenChoice,
     pub(crate) top: usize,
 }
@@ -88,7 +89,7 @@ impl LensCell {
         })
     }
 
-    /// Every number of a cell, in the order in which one key goes through them.
+    /// All numbers of a cell, in the order in which the user cycles through them.
     pub(crate) fn numbers(self) -> Vec<CellNumber> {
         let mut all = vec![
             (LensNumber::Rank, self.subject),
@@ -103,7 +104,8 @@ impl LensCell {
         all
     }
 
-    /// Where the number that the figure opens with stands among them; entropy and KL are nobody's.
+    /// The index in [`LensCell::numbers`] of the number shown first. Entropy and KL belong to no token, so only the quantity is
+    /// compared for them.
     pub(crate) fn opening_index(self) -> usize {
         let same = |params: &CellNumber| {
             params.0 == self.first.0
@@ -113,7 +115,7 @@ impl LensCell {
         self.numbers().iter().position(same).unwrap_or(0)
     }
 
-    /// What must be known of every state.
+    /// A readout with all statistics that the numbers need.
     pub(crate) fn request(self, of: Readout) -> Readout {
         Readout {
             plain: true,
@@ -130,7 +132,7 @@ impl LensCell {
         }
     }
 
-    /// A number of a row. Ranks count from 1.
+    /// A number, from the statistics of a row. Ranks count from 1.
     pub(crate) fn number((show, of): CellNumber, stats: &RowStats) -> f32 {
         let token = stats.tokens.first();
         let rank = token.map(|t| t.rank() + 1.0);
@@ -166,7 +168,8 @@ impl LensCell {
         values: &[Vec<f32>],
     ) -> Scale {
         let largest = || {
-            // The first position often is a sink whose rows say nothing: it does not set the colours of the others.
+            // The first position is often an attention sink with extreme values, so it does not determine the colours of the
+            // others.
             let columns = cells.iter().zip(values).filter(|(cells, _)| {
                 let sink = cells.first().is_some_and(|c| c.anchor.position == Some(0));
                 values.len() == 1 || !sink
@@ -184,7 +187,7 @@ impl LensCell {
         }
     }
 
-    /// The cell of a row: its strongest tokens; its numbers are put there by [`Lens::figure`].
+    /// The cell of a row with its top predictions; [`Lens::figure`] adds the numbers.
     pub(crate) fn cell(self, lab: &Lab, stats: &RowStats, anchor: Anchor) -> Cell {
         let spelled = stats.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
@@ -192,13 +195,13 @@ impl LensCell {
         Cell::of(label, Self::number(self.first, stats), anchor).more(more)
     }
 
-    /// All numbers of a row.
+    /// All numbers of a row, in the order of [`LensCell::numbers`].
     pub(crate) fn all_numbers(self, stats: &RowStats) -> Vec<f32> {
         let number = |params: &CellNumber| Self::number(*params, stats);
         self.numbers().iter().map(number).collect()
     }
 
-    /// What becomes of the subject along a column.
+    /// The course of the token's rank and probability along a column.
     pub(crate) fn rank_story<'a>(
         self,
         lab: &Lab,

@@ -1,8 +1,8 @@
-//! The latent language: in which language does the model think before it answers in another?
+//! The latent language: which language do the middle layers predict before the model answers in another?
 //!
-//! Reads the last position of a prompt at every layer and adds up the probability of all tokens that the answer may begin
-//! with in each language of a word list. The prompts are the run's own, or translations and repetitions made of the list
-//! itself, whose curves are means. To ask in another way, add a variant of [`Task`] and its arm in `LanguagesParams::prompts`.
+//! Reads the last position of a prompt at every layer, and sums the probabilities of all tokens with which the answer may begin
+//! in each language of a word list. The prompts are the run's own text, or translations and repetitions made from the list,
+//! whose curves are averaged. To ask in another way, add a variant of [`Task`] and its arm in `LanguagesParams::prompts`.
 //! Source: Wendler et al. 2402.10588.
 
 use std::path::PathBuf;
@@ -26,12 +26,12 @@ use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 choices! {
-    /// Which texts are read.
+    /// The prompts that are read.
     pub enum Task { Own = "prompt", Translate = "translate", Repeat = "repeat" }
 }
 
 choices! {
-    /// What is drawn.
+    /// The quantity that is drawn.
     pub enum LanguageFigure { Mass = "mass", Entropy = "entropy" }
 }
 
@@ -62,24 +62,24 @@ params! {
     }
 }
 
-/// A question: its tokens, and the sets of tokens that answer it in each language.
+/// A prompt, and for each language the tokens with which the answer may begin.
 struct LanguageQuestion {
     run: Run,
     sets: Vec<Vec<u32>>,
-    /// The sets of another word.
+    /// The token sets of an unrelated word.
     control: Option<Vec<Vec<u32>>>,
 }
 
-/// What one question showed at every layer.
+/// The measurements of one prompt at every layer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Answer {
-    /// Probability of each language's words, by layer, then language.
+    /// Total probability of each language's tokens, by layer, then language.
     mass: Vec<Vec<f32>>,
     control: Vec<Vec<f32>>,
     entropy: Vec<f32>,
 }
 
-/// The columns that a task uses.
+/// The columns of the word list that a task uses.
 struct LanguageRoles {
     from: usize,
     to: usize,
@@ -101,7 +101,7 @@ impl Measurement for Languages {
             Task::Own => SweepCost { passes: 1, tokens },
             Task::Translate | Task::Repeat => SweepCost {
                 passes: asked.count.0,
-                // A line of two names and two words.
+                // An estimate: each example is a line with two language names and two words.
                 tokens: 16 * (asked.shots.0 + 1),
             },
         })
@@ -182,7 +182,7 @@ impl Measurement for Languages {
 }
 
 impl LanguagesParams {
-    /// The run's own text, and the answer or all words.
+    /// The run's own text as the prompt; the token sets are those of the given answer, or of all words.
     fn questions_of_run(
         &self,
         run: &Run,
@@ -235,7 +235,7 @@ impl LanguagesParams {
         ))
     }
 
-    /// Which languages a task is about.
+    /// The languages of a task, from the parameters.
     fn roles(&self, list: &WordList) -> Result<LanguageRoles> {
         let last = list.languages.len() - 1;
         let role = |name: &str, given: &str, otherwise: usize| match given.trim() {
@@ -243,7 +243,7 @@ impl LanguagesParams {
             given => list.language(name, given),
         };
         let (to, pivot) = (role("to", &self.to, 1)?, role("pivot", &self.pivot, 0)?);
-        // A third language where there is one; else the other one.
+        // By default, the source is a third language if there is one, else any language but the target.
         let others = || (0..=last).filter(|l| *l != to);
         let from = others().find(|l| *l != pivot).or_else(|| others().next());
         Ok(LanguageRoles {
@@ -253,7 +253,7 @@ impl LanguagesParams {
         })
     }
 
-    /// Questions made of the list: words whose sets in the pivot and in the answer's language share nothing.
+    /// Prompts made from the list. It uses words whose token sets in the pivot and in the target language are disjoint.
     fn prompts(
         &self,
         roles: &LanguageRoles,
@@ -312,7 +312,7 @@ impl LanguagesParams {
                     ..Run::plain(tokens)
                 },
                 sets: sets(rows[i]),
-                // A word that no line of the prompt holds, where there is one.
+                // A word that does not occur in the prompt, if there is one.
                 control: (rows.len() > shots + 1).then(|| sets(rows[(i + shots + 1) % rows.len()])),
             });
         }
@@ -346,7 +346,7 @@ fn read_answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> R
         ..view.readout(lab.model.card.layers)
     };
     let last = question.run.tokens.len() - 1;
-    // The sweep tells how far it is.
+    // No progress: the sweep reports its own.
     let needs = Needs::of(readout);
     let capture = lab.without_progress(|b| b.capture(&question.run, last..last + 1, &needs))?;
     let seen = capture.read;
@@ -369,7 +369,7 @@ fn read_answer(lab: &mut Lab, question: &LanguageQuestion, view: &LensView) -> R
     })
 }
 
-/// Languages whose sets share tokens, which then count for both.
+/// A note on languages whose token sets overlap; shared tokens count for each.
 fn shared_tokens_note(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
     let pairs: Vec<String> = (0..sets.len())
         .flat_map(|a| (0..a).map(move |b| (b, a)))
@@ -379,7 +379,7 @@ fn shared_tokens_note(list: &WordList, sets: &[Vec<u32>]) -> Option<String> {
     (!pairs.is_empty()).then(|| format!("tokens in common, counted for both: {}", pairs.join(", ")))
 }
 
-/// How sure the means are, and the masses of words that were not asked for.
+/// Notes on the standard errors of the means, and on the probability of the unrelated words.
 fn uncertainty_notes(list: &WordList, answers: &[Answer]) -> Vec<String> {
     let mut notes = Vec::new();
     let layers = answers.first().map_or(0, |a| a.mass.len());

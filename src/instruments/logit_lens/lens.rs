@@ -1,9 +1,9 @@
-//! The logit lens: what would the model say if it stopped here?
+//! The logit lens: what would the model predict if it stopped at this layer?
 //!
-//! Reads a state of every layer, by default `resid_post`, through the final norm and the unembedding, and keeps the
-//! strongest tokens, or a number of the whole distribution. The last state is the model itself; the figure checks that
-//! against the model's own logits. Sources: nostalgebraist 2020; Kao et al. 2001.09309; Belrose et al. 2303.08112 and
-//! 2607.15495 where a file of maps is given.
+//! Reads a state of every layer, by default `resid_post`, through the final norm and the unembedding, and keeps the top
+//! predictions and statistics of the whole distribution. The last state is the model's own output; the figure checks it against
+//! the model's logits. Sources: nostalgebraist 2020; Kao et al. 2001.09309; Belrose et al. 2303.08112 and 2607.15495 where a
+//! file of maps is given.
 
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ params! {
 
 pub struct Lens;
 
-/// What a reader must know of such a reading.
+/// Cautions about a reading with these settings.
 pub(crate) fn cautions(view: &LensView, layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     match (view.site, view.norm) {
@@ -86,7 +86,7 @@ impl Measurement for Lens {
     const STEADY: bool = true;
 
     fn live(params: &LensParams, _card: &Card) -> bool {
-        // States that ride along in the model's own product have their own norm and go through no map; and not every
+        // A live figure is read together with the model's own output: with each state's own norm and without maps. Not every
         // model has a state between attention and MLP.
         params.norm == NormOf::Own
             && params.maps.0.trim().is_empty()
@@ -191,7 +191,7 @@ impl Measurement for Lens {
     }
 }
 
-/// From which layer on the answer stands, at the last position, and over all of them where these are all: a column of a
+/// The convergence layer at the last position and, if all positions were captured, over all of them; a single column of a
 /// longer figure says nothing of the others.
 fn convergence_notes(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> Vec<String> {
     let (seen, count) = (&of.read, of.positions.len());

@@ -1,9 +1,9 @@
-//! Tuned-lens and Jacobian-lens files: a linear map a layer, to be put before the final norm.
+//! Files of tuned lenses and Jacobian lenses: a linear map for each layer, applied before the final norm.
 //!
-//! Invariant: a map is applied to the state it was fitted on and to no other, whatever the file calls its layers; the
-//! model's shape is checked before anything is computed. Translator i of a tuned lens reads what enters block i
-//! (`resid_pre.i`); `J[l]` of a Jacobian lens reads what leaves block l (`resid_post.l`), unless the file says otherwise.
-//! To read another layout, add a variant of [`MapKind`] and its part in [`LensFile::open`].
+//! Invariant: a map is applied to the state it was fitted on and to no other, whatever the file calls its layers; shapes are
+//! checked against the model before anything is computed. Translator i of a tuned lens maps the state that enters block i
+//! (`resid_pre.i`); `J[l]` of a Jacobian lens maps the state that leaves block l (`resid_post.l`), unless the file says
+//! otherwise. To read another layout, add a variant of [`MapKind`] and its part in [`LensFile::open`].
 //!
 //! Sources: Belrose et al. 2023 (2303.08112), files of `AlignmentResearch/tuned-lens`; the Jacobian lens of
 //! `anthropics/jacobian-lens` (2607.15495).
@@ -21,7 +21,7 @@ use crate::model::checkpoint::torch::{Pickled, facts};
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
-/// What a file's maps are.
+/// The kind of a file's maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapKind {
     /// `h + W h + b`.
@@ -31,7 +31,7 @@ pub enum MapKind {
 }
 
 impl MapKind {
-    /// What the field calls it.
+    /// The field's name for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Tuned => "tuned lens",
@@ -40,14 +40,14 @@ impl MapKind {
     }
 }
 
-/// An open file of maps; matrices are read when they are asked for.
+/// An open file of maps; matrices are read on demand.
 pub struct LensFile {
     pub kind: MapKind,
-    /// What a reader should know of it: the model it was made for, how many prompts.
+    /// A description for users: the model that the maps were fitted on, and how many prompts.
     pub about: String,
     path: PathBuf,
     file: Pickled,
-    /// The names of a map's matrix and bias, by the number of blocks its state went through.
+    /// The tensor names of each map's matrix and bias; the key is the number of blocks that the map's state has passed.
     maps: BTreeMap<usize, (String, Option<String>)>,
 }
 
@@ -64,11 +64,11 @@ impl StateMaps for LensFile {
 }
 
 impl LensFile {
-    /// Opens a folder with `params.pt` and `config.json`, the `params.pt` itself, or a Jacobian lens.
+    /// Opens a folder with `params.pt` and `config.json`, the `params.pt` itself, or the file of a Jacobian lens.
     ///
     /// # Errors
     ///
-    /// When it is no such file, or was made for a model of another shape.
+    /// When the file is of another kind, or belongs to a model of another shape.
     pub fn open(given: &str, model: &Model) -> Result<Self> {
         let given = Path::new(given);
         let path = if given.is_dir() {
@@ -196,24 +196,24 @@ impl LensFile {
         Ok(self)
     }
 
-    /// Whether there is a map for the state at an address; an error where such a state has none by its nature.
+    /// Whether there is a map for the state at an address.
     ///
     /// # Errors
     ///
-    /// Says which sites are read when this is not one of them.
+    /// When no file can have a map for the site; lists the sites that can be read.
     pub fn has_map(&self, at: Address) -> Result<bool> {
         Ok(self.maps.contains_key(&self.blocks(at)?))
     }
 
-    /// The layers whose state at a site has no map here and is read as it is; the model's last state, which needs none,
-    /// is not among them.
+    /// The layers whose state at a site has no map and is read without one. The model's last state, which needs none, is not
+    /// included.
     pub fn layers_without_map(&self, site: Site, layers: usize) -> Vec<usize> {
         let needs = |l: &usize| (site, l + 1) != (Site::ResidPost, layers);
         let lacks = |l: &usize| !self.has_map(site.at(*l)).unwrap_or(false);
         (0..layers).filter(needs).filter(lacks).collect()
     }
 
-    /// How many blocks the state at an address went through.
+    /// The number of blocks that the state at an address has passed.
     fn blocks(&self, at: Address) -> Result<usize> {
         let layer = usize::from(at.layer);
         if at.site == Site::ResidPre {
@@ -231,8 +231,8 @@ impl LensFile {
         })
     }
 
-    /// Rows `[n, d_model]` of the stream at an address through its map; as they are where there is none. Computed in
-    /// f32: the products overflow narrower numbers.
+    /// Rows `[n, d_model]` of the stream at an address after their map; unchanged if there is none. Computed in f32, because
+    /// the products overflow f16.
     ///
     /// # Errors
     ///
@@ -244,7 +244,7 @@ impl LensFile {
         let wide = rows.to_dtype(DType::F32)?;
         let mapped = wide.matmul(&self.tensor(weight, rows)?.t()?)?;
         let mapped = match self.kind {
-            // Both in f32 and last, so that a translator of zeros changes no bit.
+            // Added last and in f32, so that a translator of zeros changes no bit.
             MapKind::Tuned => (wide + mapped)?,
             MapKind::Jacobian => mapped,
         };
@@ -273,14 +273,14 @@ impl LensFile {
     }
 }
 
-/// How many blocks beyond its number a Jacobian's state went through.
+/// How many blocks the states of a Jacobian lens have passed beyond their layer number.
 fn extra_blocks(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> {
     let bad = |what: String| {
         let next =
             "Take one that was fitted on the output (block_output) or input (attn_in) of blocks.";
         Err(Error::bad_file(path, what, next))
     };
-    // Of models with several streams: a map of their mean or sum is of no state that is here.
+    // For models with several streams: the file maps their mean or sum, and no state here is that.
     if let Some(how) = facts
         .get("provenance.stream_reduce")
         .filter(|how| *how != "none")
@@ -312,7 +312,7 @@ fn extra_blocks(path: &Path, facts: &BTreeMap<String, String>) -> Result<usize> 
     }
 }
 
-/// The `config.json` beside a `params.pt`; empty where there is none.
+/// The `config.json` in the folder of a `params.pt`; empty if there is none.
 fn config(params: &Path) -> Result<Value> {
     let path = params.with_file_name("config.json");
     match crate::file::read_if_there(&path, crate::file::WORDS)? {

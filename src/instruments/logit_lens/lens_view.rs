@@ -1,7 +1,7 @@
-//! What the instruments that read through a lens have in common: where it reads, with whose norm, through which maps.
+//! The common parameters of instruments that read through a lens: the site, the norm, and the maps.
 //!
-//! Invariant: these parameters mean the same, and say the same of themselves, wherever they stand. To add a site that a lens can
-//! read, add it to [`READABLE`].
+//! Invariant: these parameters have the same meaning and the same description in every instrument. To add a site that a lens
+//! can read, add it to [`READABLE`].
 
 use std::rc::Rc;
 
@@ -29,7 +29,7 @@ const NAMES: &[&str] = &[
     READABLE[4].0,
 ];
 
-/// Where a lens reads.
+/// The site that a lens reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadSite(pub Site);
 
@@ -55,7 +55,7 @@ choices! {
         "the statistics of the final norm: own: of each row itself; final: of the model's last state at that position"
 }
 
-/// A file of maps, if any.
+/// The path of a file of maps; empty for none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapsFile(pub String);
 
@@ -72,7 +72,7 @@ impl ParameterValue for MapsFile {
     }
 }
 
-/// What is read and how.
+/// Combines the parameters and opens the file of maps.
 ///
 /// # Errors
 ///
@@ -88,12 +88,12 @@ pub fn view(site: ReadSite, norm: NormOf, maps: &MapsFile, lab: &Lab) -> Result<
     })
 }
 
-/// What is read, and how.
+/// The site, norm and maps of a reading.
 pub struct LensView {
     pub site: Site,
-    /// Whose statistics the final norm uses.
+    /// Whose mean and variance the final norm uses.
     pub norm: NormOf,
-    /// Through which maps.
+    /// The file of maps; none for the plain logit lens.
     pub file: Option<Rc<LensFile>>,
 }
 
@@ -107,7 +107,7 @@ impl LensView {
         }
     }
 
-    /// Every layer read so; nothing is asked of it yet.
+    /// A readout of the site in every layer, without any statistics requested yet.
     pub fn readout(&self, layers: usize) -> Readout {
         Readout {
             at: (0..layers).map(|l| self.site.at(l)).collect(),
@@ -118,7 +118,7 @@ impl LensView {
     }
 }
 
-/// From which layer on the answer at the first position that was read stands.
+/// A sentence on the convergence layer at the first position that was read.
 pub(super) fn answer_settles(seen: &StateStats, lab: &Lab) -> String {
     let answer = lab.visible(seen.finals[0].first().0);
     match seen.settles(0) {

@@ -1,6 +1,8 @@
-//! The logit lens: states of every layer read through the final norm and the unembedding, and what follows from such readings.
+//! The logit lens: states of every layer read through the final norm and the unembedding, and instruments built on such
+//! readings.
 //!
-//! Invariant: every instrument here reads through [`crate::lab::unembed`]. To ask something else of the readings, add an instrument.
+//! Invariant: every instrument here reads through [`crate::lab::unembed`]. To derive something else from the readings, add an
+//! instrument.
 
 pub(crate) mod cell_value;
 pub mod languages;

@@ -1,8 +1,8 @@
-//! When answers settle: from which layer on does the lens say what the model says?
+//! Convergence layers: from which layer on does the lens predict what the model predicts?
 //!
-//! For every position the last stretch of layers whose strongest token is the model's own. To say more of a position, add
-//! a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on early exits
-//! (Schuster et al. 2022, 2207.07061, use the same agreement).
+//! For every position it finds the last stretch of layers whose top prediction equals the model's. To report more about a
+//! position, add a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on
+//! early exits (Schuster et al. 2022, 2207.07061, use the same agreement).
 
 use super::lens::cautions;
 use crate::error::Result;
@@ -64,7 +64,7 @@ impl Measurement for Settle {
         for (i, position) in shown.enumerate() {
             let (answer, p) = seen.finals[i].first();
             let from = seen.settles(i);
-            // The first position often is a sink, and says nothing of the others.
+            // The first position is often an attention sink and not representative, so it is left out of the mean.
             if position > 0 || total == 1 {
                 settled.extend(from);
             }

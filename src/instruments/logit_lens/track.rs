@@ -1,4 +1,4 @@
-//! Tokens followed through the layers: when does an answer rise, and what does it overtake?
+//! Tokens followed through the layers: when does an answer rise, and which tokens does it overtake?
 //!
 //! Reads one position at every layer through a lens and follows chosen tokens: probability, log-probability, rank, or
 //! reciprocal rank, in which an answer's rise shows as a step. To follow another number, add a variant to [`TrackedNumber`].
@@ -43,7 +43,7 @@ params! {
     }
 }
 
-/// The most tokens that are followed.
+/// The most tokens that can be followed.
 const MOST: usize = 12;
 
 pub struct Track;

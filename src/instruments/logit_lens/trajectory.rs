@@ -1,7 +1,7 @@
-//! A position's way through the layers in numbers: entropy, distance from the output, length, turns.
+//! The trajectory of a position through the layers in numbers: entropy, distance from the output, norm, angles.
 //!
-//! Reads the stream after every block at one position, and what its sub-layers added to it. Lengths and angles are of the
-//! raw stream, in f64. To say more of a layer, add a column. Sources: Ali et al. 2025 (2502.16570) for the entropies; the
+//! Reads the stream after every block at one position, and the component outputs added to it. Norms and angles are of the raw
+//! stream, in f64. To report more about a layer, add a column. Sources: Ali et al. 2025 (2502.16570) for the entropies; the
 //! lens's own.
 
 use candle_core::DType;
@@ -108,7 +108,7 @@ impl Measurement for Trajectory {
     }
 }
 
-/// One recorded row, widened.
+/// One recorded row, converted to f64.
 fn row(recording: &Capture, at: Address, position: usize) -> Result<Vec<f64>> {
     let row = recording.get(at)?.get(position)?;
     let row = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;

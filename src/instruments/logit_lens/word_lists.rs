@@ -1,8 +1,8 @@
-//! Word lists in several languages, and the tokens that a word of each may begin with.
+//! Word lists in several languages, and the tokens with which a word of each may begin.
 //!
-//! Invariant: a set holds every known token whose bytes are a beginning of the word, with or without a space before it,
-//! and no other; so a byte of a character counts, and the space alone does not. To read another layout of lists, extend
-//! [`WordList::parse`].
+//! Invariant: a word's set holds every known token whose bytes are a prefix of the word, with or without a space before it, and
+//! no other token; so the first byte of a multi-byte character counts, and the space alone does not. To read another layout of
+//! lists, extend [`WordList::parse`].
 //!
 //! Source: Wendler et al. 2024 (2402.10588), section 3.2 (prompts) and 3.3 (token sets).
 
@@ -16,9 +16,9 @@ use crate::text;
 /// The same words in several languages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WordList {
-    /// What the languages are called in prompts.
+    /// The names of the languages in prompts.
     pub languages: Vec<String>,
-    /// By word, then language: its spellings, the first for prompts.
+    /// By word, then language: the spellings of the word; prompts use the first.
     pub rows: Vec<Vec<Vec<String>>>,
     /// A digest of the file.
     pub digest: u64,
@@ -31,17 +31,17 @@ impl WordList {
     ///
     /// # Errors
     ///
-    /// When it is not there, or no such list.
+    /// When the file does not exist or is not a word list.
     pub fn load(path: &Path) -> Result<Self> {
         let text = crate::file::words(path)?;
         Self::parse(&text, path)
     }
 
-    /// Reads a list: tabs between cells where the first line has tabs, else commas; `path` is for messages.
+    /// Parses a list. Cells are separated by tabs if the first line has tabs, else by commas; `path` is for error messages.
     ///
     /// # Errors
     ///
-    /// When it is no such list; says which line.
+    /// When the text is not a word list; names the line.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let bad = |what: String| Error::bad_file(path, what, NEXT);
         let mut lines = text
@@ -99,7 +99,7 @@ impl WordList {
     ///
     /// # Errors
     ///
-    /// Says which there are.
+    /// When there is no such language; lists those in the file.
     pub fn language(&self, parameter: &str, name: &str) -> Result<usize> {
         let found = self.languages.iter().position(|l| l == name);
         found.ok_or_else(|| {
@@ -119,11 +119,11 @@ pub struct KnownTokens {
 }
 
 impl KnownTokens {
-    /// The tokens of a model.
+    /// The known tokens of a model.
     ///
     /// # Errors
     ///
-    /// When it has no tokenizer.
+    /// When the model has no tokenizer.
     pub fn of(model: &Model) -> Result<Self> {
         let tokenizer = model.tokenizer()?;
         let mut tokens: HashMap<Vec<u8>, Vec<u32>> = HashMap::new();
@@ -136,7 +136,7 @@ impl KnownTokens {
         Ok(Self { tokens })
     }
 
-    /// The tokens that one of these words may begin with, in order of their ids.
+    /// The tokens with which one of these words may begin, sorted by id.
     pub fn beginnings(&self, words: &[String]) -> Vec<u32> {
         let mut ids = Vec::new();
         for word in words {
@@ -161,7 +161,7 @@ pub fn share_nothing(a: &[u32], b: &[u32]) -> bool {
     a.iter().all(|id| b.binary_search(id).is_err())
 }
 
-/// Solved lines of a task and one that ends where the answer begins: `Français: "fleur" - 中文: "`.
+/// A prompt with solved lines, and one that ends where the answer begins: `Français: "fleur" - 中文: "`.
 pub fn task(from: &str, to: &str, solved: &[(&str, &str)], word: &str) -> String {
     let line =
         |(given, answer): &(&str, &str)| format!("{from}: \"{given}\" - {to}: \"{answer}\"\n");

@@ -1,8 +1,8 @@
-//! What one position looks like from its neurons: activations, what scales their writes, the end of the stream.
+//! The neurons of one position: activations, the scale of their outputs, and the last residual row.
 //!
-//! Invariant: `effect = act · value_view · final scale · write factor` is the change of the target's logit (before a
-//! soft-cap) when the neuron's write is put into the last residual row and every scale is held (direct logit attribution).
-//! Ablating the neuron before anything later reacts takes exactly that away. To read more of a position, add a field,
+//! Invariant: `effect = act · value_view · final scale · write factor` is the change of the target's logit (before a soft-cap)
+//! when the neuron's output is added to the last residual row with every norm's scale held constant (direct logit attribution).
+//! Ablating the neuron removes exactly that, as long as later components do not react. To read more of a position, add a field,
 //! its address in `addresses` and its part in `NeuronsAtPosition::read`, in the same order.
 
 use candle_core::Tensor;
@@ -16,13 +16,14 @@ use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
-/// One position's neurons.
+/// The neurons of one position.
 #[derive(Clone, Debug)]
 pub struct NeuronsAtPosition {
     pub position: usize,
     /// Layers that have neurons, with their activations, `[d_mlp]` each.
     pub activations: Vec<(usize, Vec<f32>)>,
-    /// What the writes of each of those layers were scaled by on their way into the stream.
+    /// For each of those layers, the factor on the MLP output from its norm
+    /// ([`crate::model::network::transformer::Transformer::write_factor`]).
     factors: Vec<f32>,
     /// `1 / rms` (or `1 / std`) of the last residual row.
     pub scale: f32,
@@ -30,7 +31,7 @@ pub struct NeuronsAtPosition {
     pub last: Vec<f32>,
 }
 
-/// What is recorded, in this order: activations, the writes where they are normed, the end of the stream.
+/// The addresses to record, in this order: activations, MLP outputs if they are normed, the last residual state.
 fn addresses(card: &Card) -> Vec<Address> {
     let of = |site: Site| card.neuron_layers.iter().map(move |l| site.at(*l));
     let writes = card.norms_writes.then(|| of(Site::MlpOut));
@@ -40,18 +41,18 @@ fn addresses(card: &Card) -> Vec<Address> {
         .collect()
 }
 
-/// The positions of a run from `first` on.
+/// The neurons of a run at all positions from `first` on.
 pub fn neurons_at(lab: &mut Lab, run: &Run, first: usize) -> Result<Vec<NeuronsAtPosition>> {
     let needs = needs(&lab.model)?;
     let capture = lab.capture(run, first..run.tokens.len(), &needs)?;
     NeuronsAtPosition::of(&capture, &lab.model)
 }
 
-/// What a capture must have for [`NeuronsAtPosition::of`].
+/// What a capture must contain for [`NeuronsAtPosition::of`].
 ///
 /// # Errors
 ///
-/// When the model has no neurons.
+/// When the model has no layer whose neurons can be addressed.
 pub fn needs(model: &Model) -> Result<Needs> {
     if model.card.neuron_layers.is_empty() {
         return Err(model.transformer.no_neurons());
@@ -63,15 +64,15 @@ pub fn needs(model: &Model) -> Result<Needs> {
 }
 
 impl NeuronsAtPosition {
-    /// The positions of a capture.
+    /// The neurons of all positions of a capture.
     ///
     /// # Errors
     ///
-    /// When it lacks an address of [`needs`].
+    /// When the capture lacks an address of [`needs`].
     pub fn of(capture: &Capture, model: &Model) -> Result<Vec<Self>> {
         let rows = addresses(&model.card);
         let rows = rows.iter().map(|at| capture.get(*at));
-        // One transfer for all layers.
+        // One transfer from the device for all layers.
         let rows = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 1)?.to_vec2::<f32>()?;
         let positions = capture.positions.clone().zip(&rows);
         Ok(positions
@@ -79,7 +80,7 @@ impl NeuronsAtPosition {
             .collect())
     }
 
-    /// Takes a position's recorded rows apart, one after the other as `addresses` has them.
+    /// Splits the recorded values of a position, which are concatenated in the order of `addresses`.
     fn read(mut rest: &[f32], position: usize, model: &Model) -> Self {
         let (card, transformer) = (&model.card, &model.transformer);
         let mut take = |width: usize| {
@@ -112,7 +113,7 @@ impl NeuronsAtPosition {
         }
     }
 
-    /// A layer's activations and what its writes were scaled by; nothing for a layer without neurons.
+    /// The activations of a layer and the factor on its MLP output; none for a layer without neurons.
     pub fn layer(&self, layer: usize) -> Option<(&[f32], f32)> {
         let found = self.activations.iter().zip(&self.factors);
         found
@@ -129,7 +130,7 @@ impl NeuronsAtPosition {
         })
     }
 
-    /// `|act|·‖v‖` of all neurons of a layer as they are added, `[d_mlp]`.
+    /// The sizes `|act|·‖v‖` of all neurons of a layer, with value vectors as they are added to the stream: `[d_mlp]`.
     pub fn sizes(&self, layer: usize, norms: &[f32]) -> Vec<f32> {
         self.layer(layer).map_or_else(Vec::new, |(row, factor)| {
             let sizes = row.iter().zip(norms);
@@ -138,7 +139,7 @@ impl NeuronsAtPosition {
     }
 }
 
-/// The neuron that a parameter names; where it is empty, the one with the largest `|act|·‖v‖` at the end of the run.
+/// The neuron named by a parameter; if the text is empty, the one with the largest `|act|·‖v‖` at the run's last position.
 pub fn neuron_of(run: &Run, name: &str, text: &str, lab: &mut Lab) -> Result<(u16, u32)> {
     if !text.is_empty() || run.tokens.is_empty() {
         return neuron(name, text, &lab.model);
@@ -181,7 +182,7 @@ pub fn neuron(name: &str, text: &str, model: &Model) -> Result<(u16, u32)> {
         .ok_or_else(|| Error::argument(name, text, expected()))
 }
 
-/// `0-5, 7`.
+/// Spells layers as ranges: `0-5, 7`.
 fn ranges(layers: &[usize]) -> String {
     let mut out: Vec<(usize, usize)> = Vec::new();
     for layer in layers {

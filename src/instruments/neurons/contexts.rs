@@ -1,9 +1,9 @@
-//! What triggers a neuron: its activations over a text of any length, the strongest with their contexts.
+//! The triggers of a neuron: its activations over a text of any length, and the strongest with their contexts.
 //!
-//! The key's side of the memories of Geva et al. 2021 (2012.14913, section 3): the prefixes with the largest activation.
-//! Invariant: a text is read in windows whose first position, unlike any other, is never counted; every token of the text
-//! is counted once, but for the very first where the model has no BOS. A token sees what its window holds before it.
-//! To keep something else of every position, add a field to [`ContextScan`].
+//! The key side of the memories of Geva et al. 2021 (2012.14913, section 3): the prefixes with the largest activation.
+//! Invariant: a text is read in windows, and the first position of a window is never counted, because its activations are
+//! unlike any other's; every token of the text is counted once, except for the very first if the model has no BOS. A token's
+//! context is the part of the window before it. To keep something else of every position, add a field to [`ContextScan`].
 
 use std::io::Read;
 use std::path::Path;
@@ -16,50 +16,50 @@ use crate::lab::run::Run;
 use crate::model::network::site::Site;
 use candle_core::DType;
 
-/// Bytes of a file that are tokenized at once.
+/// How many bytes of a file are tokenized at once.
 const PIECE: usize = 1 << 14;
 
-/// One place where the neuron fired.
+/// A token of the text at which the neuron is strongly active.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trigger {
     /// The neuron's activation there.
     pub act: f32,
-    /// Which token of the text, from 0.
+    /// The index of the token in the text, from 0.
     pub at: usize,
-    /// Tokens up to and including the trigger, as far as the window shows them.
+    /// The tokens up to and including the trigger, as far back as its window.
     pub context: Vec<u32>,
     /// The token that follows in the text.
     pub next: Option<u32>,
 }
 
-/// What is looked for.
+/// The neuron to scan for, and how the text is read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scanner {
     /// The neuron's block.
     pub layer: usize,
-    /// Its number there.
+    /// Its index in the MLP.
     pub neuron: u32,
     /// Tokens read in one pass.
     pub window: usize,
-    /// How many of the strongest are kept.
+    /// How many of the strongest triggers are kept.
     pub count: usize,
-    /// Whether the most negative activations are the strongest.
+    /// Whether the most negative activations count as the strongest.
     pub negative: bool,
 }
 
-/// What was found.
+/// The results of a scan.
 #[derive(Clone, Debug, Default)]
 pub struct ContextScan {
-    /// The strongest, strongest first, earlier ones first where they are equal.
+    /// The strongest triggers, strongest first; ties in the order of the text.
     pub best: Vec<Trigger>,
-    /// Every activation counted, in the order of the text.
+    /// All activations counted, in the order of the text.
     pub acts: Vec<f32>,
-    /// Tokens of the text.
+    /// The number of tokens of the text.
     pub tokens: usize,
 }
 
 impl ContextScan {
-    /// Reads a UTF-8 text file under a schedule, with progress by bytes.
+    /// Scans a UTF-8 text file under a schedule, reporting progress by bytes.
     pub fn file(lab: &mut Lab, path: &Path, schedule: &Schedule, scanner: Scanner) -> Result<Self> {
         let fail = |e| Error::io(path, e);
         let mut file = crate::file::open(path)?;
@@ -71,7 +71,7 @@ impl ContextScan {
         let bos = bos.first().copied();
         let mut scan = Self::default();
         let mut rest: Vec<u8> = Vec::new();
-        // Tokens that were not yet read: less than a window, and the one that tells what comes next.
+        // Tokens that are not read yet: less than a window, and one more that is the token after it.
         let mut waiting: Vec<u32> = Vec::new();
         let mut read = 0u64;
         loop {
@@ -109,7 +109,7 @@ impl ContextScan {
         }
     }
 
-    /// Reads token ids, as [`ContextScan::file`] does those of a text; `bos` stands before every window.
+    /// Scans token ids, as [`ContextScan::file`] does; `bos` is put before every window.
     pub fn tokens(
         lab: &mut Lab,
         tokens: &[u32],
@@ -123,7 +123,7 @@ impl ContextScan {
         Ok(scan)
     }
 
-    /// Reads all whole windows of what is waiting, and at the end the rest.
+    /// Reads all complete windows of the waiting tokens, and at the end of the text the rest.
     fn read_windows(
         &mut self,
         lab: &mut Lab,
@@ -134,8 +134,8 @@ impl ContextScan {
         scanner: Scanner,
     ) -> Result<()> {
         let window = scanner.window.min(lab.model.card.context).max(2);
-        // Without a BOS the first token of a window is not counted: windows share one token, so that it was counted
-        // as the last of the window before.
+        // Without a BOS the first token of a window is not counted. So consecutive windows share one token, which is counted as
+        // the last token of the earlier window.
         let (room, shared) = if bos.is_some() {
             (window - 1, 0)
         } else {
@@ -152,7 +152,7 @@ impl ContextScan {
             let own = &waiting[start..start + left.min(room)];
             let tokens: Vec<u32> = bos.into_iter().chain(own.iter().copied()).collect();
             let next = waiting.get(start + own.len()).copied();
-            // The number in the text of the window's first own token.
+            // The index in the text of the first token that the window counts.
             let first = self.tokens;
             self.window(lab, &tokens, next, first, bos.is_some(), schedule, scanner)?;
             let step = if whole { own.len() - shared } else { own.len() };
@@ -177,7 +177,7 @@ impl ContextScan {
         let run = Run::plain(tokens.to_vec()).under(schedule);
         let at = Site::MlpAct.at(scanner.layer);
         lab.model.check_prompt(tokens)?;
-        // Not kept: a long text would push everything else out of the lab.
+        // Run without caching the capture: a long text would push everything else out of the lab.
         let recording = lab.run_one(&Pass {
             record: vec![at],
             ..Pass::of(run)
@@ -211,7 +211,7 @@ impl ContextScan {
         Ok(())
     }
 
-    /// Activations at these shares of the sorted whole, 0 the smallest and 1 the largest; none where nothing was read.
+    /// The activations at these shares of the sorted list, 0 the smallest and 1 the largest; empty if nothing was read.
     pub fn quantiles(&self, shares: &[f32]) -> Vec<f32> {
         let mut sorted = self.acts.clone();
         sorted.sort_by(f32::total_cmp);
@@ -222,7 +222,7 @@ impl ContextScan {
         shares.iter().map(at).collect()
     }
 
-    /// How many activations lie in each of `bins` equal parts between the smallest and the largest.
+    /// How many activations fall into each of `bins` equal intervals between the smallest and the largest.
     pub fn histogram(&self, bins: usize) -> Vec<usize> {
         let ends = self.quantiles(&[0.0, 1.0]);
         let mut out = vec![0; bins];
@@ -237,13 +237,13 @@ impl ContextScan {
     }
 }
 
-/// Where to cut a piece of a file: after the last line, else the last word, else the last whole character.
+/// Where to cut a piece of a file: after the last line, else before the last word, else after the last complete character.
 fn cut_position(bytes: &[u8]) -> usize {
     let after = |wanted: u8| bytes.iter().rposition(|b| *b == wanted).map(|i| i + 1);
     if let Some(end) = after(b'\n') {
         return end;
     }
-    // Before the space: tokens begin with theirs.
+    // Before the space, because tokens begin with their space.
     if let Some(end) = after(b' ').filter(|end| *end > 1) {
         return end - 1;
     }

@@ -1,9 +1,10 @@
-//! Neurons that mattered: activations ranked, with what each one's value vector promotes and suppresses.
+//! Neurons ranked by their activations at a position, with the tokens that each one's value vector promotes and suppresses.
 //!
-//! Ranked by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by default
-//! that of the top prediction), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct logit
-//! attribution, [`crate::instruments::neurons::at_position`]). The direct effect ignores what later layers do with the write, and is on the logit
-//! before a soft-cap. The total effect is measured: the neuron is set to 0 at that position and the rest runs again.
+//! The ranking is by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by
+//! default that of the top prediction), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct
+//! logit attribution, [`crate::instruments::neurons::at_position`]). The direct effect ignores how later layers react, and is
+//! on the logit before a soft-cap. The total effect is measured: the neuron is set to 0 at that position, and everything after
+//! it is computed again.
 
 pub mod at_position;
 pub mod contexts;
@@ -35,7 +36,7 @@ use crate::model::network::finite::order;
 use crate::model::network::site::Site;
 
 choices! {
-    /// What neurons are ranked by.
+    /// The quantity by which neurons are ranked.
     pub enum NeuronRanking { Size = "size", Effect = "effect" }
 }
 
@@ -192,7 +193,7 @@ impl NeuronsParams {
     }
 }
 
-/// The first tokens that a write of this activation promotes and suppresses; a negative one writes the opposite.
+/// The top promoted and the top suppressed tokens, as text, for an activation: a negative one exchanges the two.
 pub(crate) fn words(sides: &TopAndBottom, act: f32, lab: &Lab) -> [String; 2] {
     let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
     let mut words = [spell(&sides.promoted), spell(&sides.suppressed)];
@@ -202,7 +203,7 @@ pub(crate) fn words(sides: &TopAndBottom, act: f32, lab: &Lab) -> [String; 2] {
     words
 }
 
-/// What the target loses when each neuron alone is set to 0 at that position and everything after it runs again.
+/// The total effect of each neuron: the target's logit minus its logit when that neuron alone is set to 0 at the position.
 fn total_effects(
     local: &NeuronsAtPosition,
     neurons: &[(u16, u32)],

@@ -1,7 +1,8 @@
-//! Which value vectors promote a token: all neurons of all layers, by what one unit of activation adds to its logit.
+//! Value vectors that promote a token: all neurons of all layers, ranked by what one unit of activation adds to the token's
+//! logit.
 //!
-//! `v_i · (γ ⊙ W_U[t])`, one product a layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The scale of
-//! the final norm is left out: it depends on the text, and these are weights alone.
+//! This is `v_i · (γ ⊙ W_U[t])`, one product for each layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The
+//! scale of the final norm is left out, because it depends on a text while this ranking depends on weights alone.
 
 use super::value_card::ValueCards;
 use super::words;
@@ -71,11 +72,11 @@ impl Measurement for Promoters {
                 return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));
             }
             left_out += broken;
-            // Neither the largest nor the smallest.
+            // Values that are not finite are made neither the largest nor the smallest.
             view.iter_mut()
                 .filter(|z| !z.is_finite())
                 .for_each(|z| *z = 0.0);
-            // Both ends of the layer; the sign comes back with the second.
+            // The largest values of the layer and, with the sign flipped, the smallest; the sign is restored for the latter.
             for sign in [1.0, -1.0] {
                 let best = top(&view, view.len(), count);
                 found.extend(best.iter().map(|(i, z)| (z * sign, *layer as u16, *i)));

@@ -1,6 +1,6 @@
-//! What triggers a neuron: the places of a text file where it is most active, and how it is active everywhere.
+//! The triggers of a neuron: the places of a text file where it is most active, and the distribution of its activations.
 //!
-//! The key's side of key-value memories (Geva et al. 2021, 2012.14913, section 3: the 25 strongest prefixes), and whether the
+//! The key side of key-value memories (Geva et al. 2021, 2012.14913, section 3: the 25 strongest prefixes), and whether the
 //! value agrees with it (section 4): is the token that follows a trigger the one that the value vector promotes most?
 
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use crate::lab::run::Run;
 use crate::text;
 
 choices! {
-    /// Which activations are strong.
+    /// The sign of the activations that count as strong.
     pub enum ActivationSign { Positive = "positive", Negative = "negative" }
 }
 
@@ -40,9 +40,9 @@ params! {
 
 const COLUMNS: &[&str] = &["act", "token", "context", "next", "agrees"];
 
-/// Columns that a context takes.
+/// The width of a context on the screen, in columns.
 const WIDE: usize = 40;
-/// Bars of the histogram.
+/// The number of bars of the histogram.
 const BINS: usize = 24;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -78,7 +78,7 @@ impl Measurement for Triggers {
         let sides = cards
             .borrow_mut()
             .sides(&lab.model, (layer, unit), ValueNorm::Gained)?;
-        // A negative activation promotes what the value vector suppresses.
+        // A negative activation promotes the tokens that the value vector suppresses.
         let promoted = if scanner.negative {
             &sides.suppressed
         } else {
@@ -156,7 +156,7 @@ fn notes(scan: &ContextScan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
     ]
 }
 
-/// The end of a context, its last token marked, in at most [`WIDE`] columns.
+/// The end of a context with its last token marked, in at most [`WIDE`] columns.
 fn snippet(context: &[u32], lab: &Lab) -> String {
     let Some((trigger, before)) = context.split_last() else {
         return String::new();
@@ -167,7 +167,7 @@ fn snippet(context: &[u32], lab: &Lab) -> String {
     let room = WIDE.saturating_sub(text::width(&mark));
     let mut from = 0;
     if text::width(&words) > room {
-        // From the left, whole characters at a time, with room for the mark of the cut.
+        // Cuts from the left at a character boundary, leaving room for the mark of the cut.
         let places = words.char_indices().map(|(i, _)| i);
         from = places
             .chain([words.len()])
@@ -178,10 +178,10 @@ fn snippet(context: &[u32], lab: &Lab) -> String {
     format!("{cut}{}{mark}", &words[from..])
 }
 
-/// A histogram in one line; a bin that is not empty shows.
+/// A histogram as one line of bars; every bin that is not empty has a visible bar.
 fn bars(bins: &[usize]) -> String {
     let most = bins.iter().copied().max().unwrap_or(0).max(1);
-    // By the logarithm: a neuron is silent nearly everywhere, and the tail is what matters.
+    // Logarithmic, because most activations are near zero and the tail is of interest.
     let height = |n: usize| ((n + 1) as f32).ln() / ((most + 1) as f32).ln();
     bins.iter()
         .map(|n| match n {

@@ -1,7 +1,7 @@
 //! Value cards: the tokens that one neuron's value vector promotes and suppresses.
 //!
-//! `W_U (γ ⊙ v)` through the final norm's gain (centred first for `LayerNorm`), and `W_U v` as it is (Geva et al. 2022,
-//! 2203.14680; LM-Debugger projects without the norm). Both are weights alone: no text is needed.
+//! `W_U (γ ⊙ v)` through the final norm's gain (centred first for `LayerNorm`), and `W_U v` without it (Geva et al. 2022,
+//! 2203.14680; LM-Debugger projects without the norm). Both depend on weights alone: no text is needed.
 
 use crate::error::Result;
 use crate::figure::builders::entries;
@@ -60,7 +60,7 @@ impl Measurement for ValueVector {
         let row = |i: usize| {
             let sides = lists.iter().flat_map(|list| match list.get(i) {
                 Some((id, logit)) => entries![lab.visible(*id), *logit],
-                // A vocabulary smaller than the list.
+                // The vocabulary has fewer tokens than the table has rows.
                 None => entries!["", ""],
             });
             TableRow::at(anchor, sides.collect())

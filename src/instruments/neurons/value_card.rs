@@ -1,8 +1,8 @@
-//! Value cards: what a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680).
+//! Value cards: the tokens that a neuron's value vector promotes and suppresses (Geva et al. 2022, 2203.14680).
 //!
-//! The value vector of neuron i is column i of the MLP's down projection, as the block adds it; it is read through the
-//! unembedding, either as it is (Geva et al., LM-Debugger) or through the final norm's gain, without statistics (centred
-//! first where the norm centres). Invariant: a card depends on the weights alone, so each of its parts is made once.
+//! The value vector of neuron i is column i of the MLP's down projection, as the block adds it to the stream. It is multiplied
+//! with the unembedding either directly (Geva et al., LM-Debugger) or after the final norm's gain without statistics (centred
+//! first if the norm centres). Invariant: a card depends on the weights alone, so each of its parts is computed once.
 //! To add a way of reading, add a variant of [`ValueNorm`].
 
 use std::cell::RefCell;
@@ -20,41 +20,41 @@ use crate::model::Model;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::finite;
 
-/// Tokens kept on each side.
+/// The number of tokens kept on each side.
 pub const SIDE: usize = 30;
 
-/// Views kept: every layer of a few targets.
+/// The number of views kept: those of all layers for a few targets.
 const VIEWS: usize = 1024;
 
-/// How a value vector becomes logits.
+/// How a value vector is converted to logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ValueNorm {
-    /// `W_U (γ ⊙ v)`, centred first where the norm centres.
+    /// `W_U (γ ⊙ v)`, centred first if the norm centres.
     Gained,
     /// `W_U v`.
     Raw,
 }
 
-/// The ends of a row of logits.
+/// The largest and the smallest entries of a row of logits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TopAndBottom {
-    /// Strongest promoted tokens and their logits per unit of activation, strongest first.
+    /// The most promoted tokens with their logits for one unit of activation, largest first.
     pub promoted: Vec<(u32, f32)>,
-    /// Strongest suppressed tokens, strongest first.
+    /// The most suppressed tokens, lowest logit first.
     pub suppressed: Vec<(u32, f32)>,
 }
 
-/// What one neuron writes.
+/// The value vector of one neuron, and its top tokens.
 #[derive(Clone, Debug)]
 pub struct ValueCard {
-    /// The value vector through the final norm's gain, `[d_model]`: dot with a token's logit direction and
-    /// divide by the final scale for a direct effect.
+    /// The value vector multiplied by the final norm's gain, `[d_model]`. Its dot product with a token's logit direction,
+    /// divided by the final norm's scale, is the direct effect of one unit of activation.
     pub gained: Vec<f32>,
-    /// The tokens that it promotes and suppresses, through the final norm's gain.
+    /// The tokens that it promotes and suppresses most, after the final norm's gain.
     pub sides: TopAndBottom,
 }
 
-/// Cards made so far, the lengths of all value vectors, and how targets see them.
+/// A cache of value cards, of the norms of all value vectors, and of the views of recent targets.
 #[derive(Debug, Default)]
 pub struct ValueCards {
     cards: HashMap<(u16, u32), ValueCard>,
@@ -64,12 +64,12 @@ pub struct ValueCards {
 }
 
 impl ValueCards {
-    /// The cards of the lab's model, which the lab keeps.
+    /// The cards of the lab's model; the lab keeps them.
     pub fn on(lab: &mut Lab) -> Rc<RefCell<Self>> {
         lab.derived()
     }
 
-    /// ‖v_i‖ for every neuron of every layer, as it is added; none for layers without neurons.
+    /// `‖v_i‖` for every neuron of every layer, as added to the stream; empty for layers without neurons.
     pub fn norms(&mut self, model: &Model) -> Result<&[Vec<f32>]> {
         if self.norms.is_empty() {
             let layers = model.transformer.neuron_layers();
@@ -85,8 +85,8 @@ impl ValueCards {
         Ok(&self.norms)
     }
 
-    /// What each neuron of a layer adds to a target's logit for one unit of activation, before the final scale:
-    /// `[d_mlp]`. One product a layer.
+    /// The change of a target's logit for one unit of each neuron's activation, before the final norm's scale: `[d_mlp]`. One
+    /// product for each layer.
     pub fn view(&mut self, model: &Model, layer: usize, target: LogitTarget) -> Result<&[f32]> {
         if self.views.len() >= VIEWS && !self.views.contains_key(&(target, layer)) {
             self.views.clear();
@@ -100,7 +100,7 @@ impl ValueCards {
         })
     }
 
-    /// Makes the cards that are missing, all in one product.
+    /// Computes the missing cards, all in one product.
     pub fn prepare(&mut self, model: &Model, neurons: &[(u16, u32)]) -> Result<()> {
         let missing: Vec<(u16, u32)> = neurons
             .iter()
@@ -124,7 +124,7 @@ impl ValueCards {
         self.cards.get(&(layer, neuron))
     }
 
-    /// What one neuron promotes and suppresses, either way.
+    /// The tokens that one neuron promotes and suppresses, with or without the norm.
     pub fn sides(
         &mut self,
         model: &Model,
@@ -161,7 +161,7 @@ impl ValueCards {
     }
 }
 
-/// Both ends of a row of logits.
+/// The largest and the smallest entries of a row of logits; `known` tokens count.
 fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
     let promoted = top(&logits, known, SIDE);
     logits.iter_mut().for_each(|z| *z = -*z);
@@ -172,10 +172,10 @@ fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
     }
 }
 
-/// Rows read back.
+/// Rows on the host.
 type ReadRows = Vec<Vec<f32>>;
 
-/// Value vectors as they are read, `[n][d_model]`, and what the unembedding makes of them, `[n][vocab]`.
+/// Value vectors in the chosen reading, `[n][d_model]`, and their products with the unembedding, `[n][vocab]`.
 fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(ReadRows, ReadRows)> {
     let transformer = &model.transformer;
     transformer.on_thread_pool(|| {

@@ -1,7 +1,7 @@
-//! The pairs of runs that are patched: one of two prompts, one for every draw of noise, or a file of them.
+//! The pairs of runs that are patched: one pair of prompts, one for every draw of noise, or a file of pairs.
 //!
-//! Invariant: the two runs of a case differ somewhere, and it is known which position of one stands for which of the other.
-//! To tell runs apart in another way, add a branch to [`cases`].
+//! Invariant: the two runs of a case differ somewhere, and their positions are aligned. To make the corrupted run in another
+//! way, add a branch to [`cases`].
 
 use std::path::Path;
 
@@ -15,15 +15,15 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
 
-/// Two runs.
+/// A clean and a corrupted run.
 pub struct PatchingCase {
     /// The clean run, whose answer is measured.
     pub clean: Run,
     /// The corrupted run.
     pub corrupt: Run,
-    /// Positions of the corrupted run that are noised, and the seed.
+    /// The positions of the corrupted run to which noise is added, and the seed.
     pub noise: Option<(std::ops::Range<usize>, u64)>,
-    /// Which positions stand for each other.
+    /// Which positions of the two runs correspond.
     pub alignment: Alignment,
     /// The answer, if one was given.
     pub answer: Option<String>,
@@ -31,7 +31,7 @@ pub struct PatchingCase {
     pub other: Option<String>,
 }
 
-/// The pairs of runs that were asked for, and the noise if they are told apart by noise.
+/// The pairs of runs that the parameters ask for, with noise if the corrupted run is made by noise.
 pub fn cases(
     params: &PatchingParams,
     run: &Run,
@@ -70,7 +70,7 @@ pub fn cases(
             "nothing where `corrupt` gives another prompt",
         )),
         (Some(corrupt), None) => {
-            // The clean prompt went through the template, or not, before it came here.
+            // The clean prompt was encoded before, with or without the chat template.
             let tokens = lab.model.encode(corrupt, params.chat)?;
             let case = PatchingCase {
                 alignment: align(lab, &run.tokens, &tokens, params.align_at_ends())?,
@@ -87,7 +87,7 @@ pub fn cases(
             Ok((vec![case], None))
         }
         (None, subject) => {
-            // The first token is unlike any other and stays as it is.
+            // The first token's state is unlike any other and is not noised.
             let positions = match subject {
                 None => 1..run.tokens.len(),
                 Some(subject) => span_of(lab, &run.tokens, "subject", subject)?,
@@ -110,13 +110,13 @@ pub fn cases(
 }
 
 impl PatchingParams {
-    /// Whether prompts of unequal length are paired from their ends.
+    /// Whether prompts of unequal length are aligned at both ends.
     fn align_at_ends(&self) -> bool {
         self.align == Pairing::Ends
     }
 }
 
-/// A pair of a file; all that can be wrong with it is said now, not when its turn comes.
+/// One pair of a file. All errors are reported here, before anything is measured.
 fn case_of_pair(
     params: &PatchingParams,
     pair: PromptPair,
@@ -144,7 +144,7 @@ fn case_of_pair(
     })
 }
 
-/// The pairs of positions that are patched, from the first that differs on; refused where cases have others.
+/// The aligned pairs of positions to patch, from the first that differs on; an error if cases have different ones.
 pub fn positions(cases: &[PatchingCase]) -> Result<Vec<usize>> {
     let first = cases
         .iter()
@@ -172,11 +172,11 @@ pub fn positions(cases: &[PatchingCase]) -> Result<Vec<usize>> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadsAt {
-    /// From the first position that differs on.
+    /// From the first position that differs to the end.
     All,
-    /// After the last token of both prompts.
+    /// The last position of both prompts.
     Last,
-    /// A position of the clean prompt, from its end where it is negative.
+    /// A position of the clean prompt; negative counts from the end.
     One(i64),
 }
 
@@ -201,7 +201,7 @@ impl ParameterValue for HeadsAt {
 }
 
 impl HeadsAt {
-    /// The pairs of a case that it means; refused where there are none, because nothing would be patched.
+    /// The aligned pairs of a case that the parameter selects; an error if there are none, because nothing would be patched.
     fn pairs(self, case: &PatchingCase) -> Result<Vec<(usize, usize)>> {
         let Alignment { pairs, first } = &case.alignment;
         let differ = pairs.get(*first..).unwrap_or_default();
@@ -232,7 +232,7 @@ impl HeadsAt {
     }
 }
 
-/// The pairs of positions that heads are patched at in every case; refused where a case has none.
+/// The aligned pairs of positions at which heads are patched, for every case; an error if a case has none.
 pub fn heads_pairs(
     params: &PatchingParams,
     cases: &[PatchingCase],
@@ -247,14 +247,14 @@ pub fn heads_pairs(
     cases.iter().enumerate().map(found).collect()
 }
 
-/// An error about one pair of a file.
+/// An error in one pair of a file.
 fn pair_error(file: &Path, index: usize, error: &Error) -> Error {
     let what = error.to_string();
     let next = format!("Look at pair {} of the file.", index + 1);
     Error::bad_file(file, what.trim_end_matches('.'), next)
 }
 
-/// What is said of prompts that part and have nothing in common afterwards.
+/// The expectation to state for prompts that have no token in common after they diverge.
 fn nothing_in_common() -> Error {
     Error::argument(
         "corrupt",

@@ -1,9 +1,8 @@
-//! Two runs that differ in little: which positions of one stand for which of the other, what the difference is measured
-//! with, and noise on a subject instead of another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation
-//! patching: Zhang and Nanda 2023, 2309.16042).
+//! Clean and corrupted runs: the alignment of their positions, the metric of the difference, and noise on a subject instead of
+//! another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation patching: Zhang and Nanda 2023, 2309.16042).
 //!
-//! Invariant: positions are paired only where both runs have one, and in order; a metric of a run is a number of what it says
-//! after the last token. To add a metric, add a variant of [`Metric`] and its arms in [`Metric::output`] and [`Metric::of`].
+//! Invariant: only positions that exist in both runs are aligned, in order; a metric is a number computed from the logits after
+//! the last token. To add a metric, add a variant of [`Metric`] and its arms in [`Metric::output`] and [`Metric::of`].
 
 use std::ops::Range;
 use std::path::Path;
@@ -24,22 +23,22 @@ use crate::lab::target::LogitTarget;
 use crate::model::gaussian::normals;
 use crate::model::network::site::Site;
 
-/// Token ids whose embeddings are looked at together.
+/// How many embeddings are processed at once.
 const ROWS: usize = 4096;
 
-/// What the effect of a replaced value is measured with, after the last token.
+/// The metric of a run, from the logits after the last token.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Metric {
-    /// The answer's logit less another token's.
+    /// The answer's logit minus another token's.
     Difference(LogitTarget),
     /// The answer's probability.
     Probability(u32),
-    /// KL(clean ‖ this run) in nats, from the clean run, read whole.
+    /// KL(clean ‖ this run) in nats; holds the clean run's logits as whole rows.
     Kl(Arc<Vec<Vec<RowStats>>>),
 }
 
 impl Metric {
-    /// What has to be read of a run.
+    /// The output to request of a run for [`Metric::of`].
     pub fn output(&self) -> Output {
         match self {
             Self::Difference(target) => Output::tokens(&target.tokens()),
@@ -51,7 +50,7 @@ impl Metric {
         }
     }
 
-    /// The number of a run that was read so.
+    /// The metric, from the statistics of a run.
     pub fn of(&self, stats: &RowStats) -> f32 {
         match self {
             Self::Difference(target) => target.logit(stats),
@@ -60,7 +59,7 @@ impl Metric {
         }
     }
 
-    /// The number of a run whose logits are there.
+    /// The metric, from whole logits; the first `known` tokens count.
     pub fn of_logits(&self, logits: &[f32], known: usize) -> f32 {
         let output = self.output();
         let stats = read_rows(&[logits], known, &output.ask(0, 0));
@@ -68,7 +67,7 @@ impl Metric {
     }
 }
 
-/// The answer less what the other run favours: of one token alone, the other's best that is not it.
+/// The answer's logit minus that of the other run's top prediction or, if that is the answer too, of its second.
 pub fn strongest_other(answer: u32, other: &RowStats) -> LogitTarget {
     let mut less = other.top.iter().take(2).map(|(id, _)| *id);
     LogitTarget {
@@ -77,20 +76,20 @@ pub fn strongest_other(answer: u32, other: &RowStats) -> LogitTarget {
     }
 }
 
-/// Which positions stand for each other: (in the clean run, in the corrupted one), rising.
+/// The alignment: pairs of positions (in the clean run, in the corrupted one), in ascending order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alignment {
     pub pairs: Vec<(usize, usize)>,
-    /// The first pair at which the runs differ, as an index into the pairs.
+    /// The index of the first pair at which the runs differ.
     pub first: usize,
 }
 
-/// Pairs the positions of two texts. Of different lengths they are refused, or with `ends` paired where they begin and
-/// end alike, and what lies between from its end.
+/// Aligns the positions of two texts. Texts of different lengths are refused unless `ends` is set: then their common beginnings
+/// and ends are aligned, and the positions between from the end backwards.
 ///
 /// # Errors
 ///
-/// When the texts are the same, or their lengths differ and `ends` is not asked for.
+/// When the texts are the same, or their lengths differ and `ends` is not set.
 pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Alignment> {
     let alike = |(a, b): &(&u32, &u32)| a == b;
     let begin = clean.iter().zip(corrupt).take_while(alike).count();
@@ -120,7 +119,7 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
     let shorter = clean.len().min(corrupt.len());
     let tail = clean.iter().rev().zip(corrupt.iter().rev());
     let end = tail.take_while(alike).count().min(shorter - begin);
-    // The end of what differs carries what it says, so it is paired from there.
+    // The last token of the differing part carries its meaning, so the part is aligned from its end.
     let middle = shorter - begin - end;
     let late = (0..middle + end).rev();
     let late = late.map(|i| (clean.len() - 1 - i, corrupt.len() - 1 - i));
@@ -130,11 +129,11 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
     })
 }
 
-/// The tokens that a text's last occurrence takes part in.
+/// The tokens that contain a text's last occurrence.
 ///
 /// # Errors
 ///
-/// When it does not occur.
+/// When the text does not occur.
 pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Range<usize>> {
     let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
     let whole = pieces.concat();
@@ -166,8 +165,8 @@ pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Rang
     }
 }
 
-/// The standard deviation of the entries of the embedding table, as they enter the stream. Special tokens are left out: what
-/// begins a text is a sink in some models, and alone as long as many words.
+/// The standard deviation of the entries of the embedding table, scaled as they enter the stream. Special tokens are left out:
+/// the begin token is an attention sink in some models, with an embedding as long as those of many words together.
 ///
 /// # Errors
 ///
@@ -192,11 +191,11 @@ pub fn embedding_spread(lab: &Lab) -> Result<f64> {
     Ok((square / count.max(1.0) - mean * mean).max(0.0).sqrt())
 }
 
-/// Patches that add normal noise to what enters block 0 at some positions of a run.
+/// Patches that add Gaussian noise to the stream that enters block 0, at some positions of a run.
 ///
 /// # Errors
 ///
-/// When the run does not fit, or the work is stopped.
+/// When the run does not fit into the context, or the work is stopped.
 pub fn noised(
     lab: &mut Lab,
     run: &Run,
@@ -221,17 +220,17 @@ pub fn noised(
     positions.map(slot).collect()
 }
 
-/// Two prompts and what tells them apart.
+/// A pair of prompts with their answers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PromptPair {
-    /// The prompt that is answered.
+    /// The clean prompt, whose answer is measured.
     pub clean: String,
-    /// The one that differs from it.
+    /// The corrupted prompt.
     pub corrupt: String,
-    /// What the clean one is answered with; by default what the model favours.
+    /// The answer of the clean prompt; by default its top prediction.
     pub answer: Option<String>,
-    /// What the corrupted one is answered with; by default what the model favours.
+    /// The answer of the corrupted prompt; by default its top prediction.
     pub other: Option<String>,
 }
 
@@ -239,7 +238,7 @@ pub struct PromptPair {
 ///
 /// # Errors
 ///
-/// When it cannot be read or holds none.
+/// When the file cannot be read or holds no pair.
 pub fn read(path: &Path) -> Result<Vec<PromptPair>> {
     let text = crate::file::words(path)?;
     let fail = |why: String| {
@@ -294,10 +293,10 @@ mod tests {
         ] {
             assert!(error.contains(part), "{error}");
         }
-        // One token against two: the last of the two stands for it.
+        // One token against two: the last of the two is aligned with it.
         let (found, first) = pairs(&[1, 2, 3, 4], &[1, 5, 6, 3, 4], true).unwrap();
         assert_eq!((found, first), (vec![(0, 0), (1, 2), (2, 3), (3, 4)], 1));
-        // A text that repeats itself does not count a token twice.
+        // In a repetitive text no token is aligned twice.
         let (found, first) = pairs(&[7, 7], &[7, 7, 7], true).unwrap();
         assert_eq!((found, first), (vec![(0, 0), (1, 1)], 2));
         assert!(

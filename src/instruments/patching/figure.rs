@@ -1,7 +1,7 @@
 //! The heat map of a patching sweep.
 //!
-//! Invariant: rows are layers, columns positions (as both prompts spell them) or heads, and a cell's number is the share
-//! of the way from the run that is patched to the run that values come from.
+//! Invariant: rows are layers; columns are positions (labelled with the tokens of both prompts) or heads. A cell's number is
+//! the share of the metric's way from the base run, which is patched, to the source run, from which the values come.
 
 use std::fmt::Write;
 
@@ -11,7 +11,7 @@ use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 
-/// Most differing positions that a note spells out.
+/// The most differing positions that a note lists.
 const SPELLED: usize = 12;
 
 pub fn draft(
@@ -82,7 +82,7 @@ pub fn draft(
         .notes(notes(lab, plan, found, controls, run.seed))
 }
 
-/// A column's title: the head, or the token as both prompts spell it.
+/// The label of a column: the head, or the tokens of both prompts.
 fn header(lab: &Lab, plan: &PatchingPlan, column: usize) -> AxisLabel {
     let (unit, position) = plan.place(column);
     if let Some(unit) = unit {
@@ -92,7 +92,7 @@ fn header(lab: &Lab, plan: &PatchingPlan, column: usize) -> AxisLabel {
     let (a, b) = alignment.pairs[column];
     let (own, other) = (clean.tokens[a], corrupt.tokens[b]);
     let label = if plan.cases() > 1 && plan.sigma.is_none() {
-        // Other pairs have other words here.
+        // Pairs of a file have different tokens here.
         a.to_string()
     } else if own == other {
         lab.visible(own)
@@ -182,7 +182,7 @@ fn notes(
     notes
 }
 
-/// Where the prompts differ, token by token.
+/// The positions at which the prompts differ, with both tokens.
 fn spelled(lab: &Lab, plan: &PatchingPlan) -> String {
     let (clean, corrupt, alignment) = plan.first_case();
     if plan.sigma.is_some() {

@@ -1,10 +1,10 @@
 //! Activation patching: which states carry what one prompt says and another does not?
 //!
-//! Two runs, a clean and a corrupted one (another prompt, or the same with noise on a subject's embeddings). Denoising puts
-//! the clean run's values into the corrupted run, a cell at a time, and asks how much of the answer comes back; noising puts
-//! the corrupted run's values into the clean one and asks how much is lost (Meng et al. 2022, 2202.05262; Wang et al. 2022,
-//! 2211.00593; Zhang and Nanda 2023, 2309.16042). Invariant: 0 is the run that values are put into, 1 the run they come from,
-//! and both numbers stand in the notes. To patch another site, add it to `plan::Kind`.
+//! There are two runs, a clean and a corrupted one (another prompt, or the same with noise on a subject's embeddings).
+//! Denoising patches the clean run's values into the corrupted run, one cell at a time, and measures how much of the answer is
+//! restored; noising patches the corrupted run's values into the clean run and measures how much is lost (Meng et al. 2022,
+//! 2202.05262; Wang et al. 2022, 2211.00593; Zhang and Nanda 2023, 2309.16042). Invariant: 0 is the run that is patched, 1 the
+//! run that the values come from, and both metrics are in the notes. To patch another site, add it to `plan::PatchKind`.
 
 mod case;
 pub mod clean_corrupt;
@@ -25,26 +25,26 @@ use case::HeadsAt;
 use plan::PatchKind;
 
 choices! {
-    /// Which values go into which run.
+    /// Which run's values are patched into which.
     pub enum PatchDirection { Denoise = "denoise", Noise = "noise" }
 }
 
 choices! {
-    /// What is measured.
+    /// The metric.
     pub enum PatchingMeasure { Auto = "auto", Difference = "difference", Probability = "probability", Kl = "kl" }
 }
 
 choices! {
-    /// How positions of two prompts are paired.
+    /// How the positions of two prompts are aligned.
     pub enum Pairing { Length = "length", Ends = "ends" }
 }
 
 choices! {
-    /// Where the control stands.
+    /// Which cells get a control: the strongest, or all of them.
     pub enum Control { Top = "top", Random = "random" }
 }
 
-/// A standard deviation of noise.
+/// A standard deviation of noise, in those of the embedding table.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deviations(pub f64);
 
@@ -98,7 +98,7 @@ params! {
 }
 
 impl PatchingParams {
-    /// Whether the corrupted run is the clean one with noise.
+    /// Whether the corrupted run is the clean run with noise.
     fn noised(&self) -> bool {
         self.pairs.is_none() && self.corrupt.is_none()
     }
@@ -115,7 +115,7 @@ impl Measurement for Patching {
     const READS_END: bool = true;
 
     fn cost(params: &PatchingParams, tokens: usize, card: &Card) -> Option<SweepCost> {
-        // How many pairs there are is not known before they are read.
+        // The number of pairs is unknown before the file is read.
         if params.pairs.is_some() {
             return None;
         }
@@ -124,7 +124,7 @@ impl Measurement for Patching {
             PatchKind::Heads => card.heads,
             PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => tokens,
         };
-        // A trial reads on from its own layer and position: a quarter of a pass on average.
+        // A trial runs from its own layer and position on: a quarter of a pass on average.
         Some(SweepCost {
             passes: card.layers * columns * samples,
             tokens: tokens.div_ceil(4),
@@ -135,7 +135,7 @@ impl Measurement for Patching {
         let mut plan = plan::PatchingPlan::read(params, run, lab)?;
         let found = plan.measure(run, lab)?;
         let controls = match plan.strongest_with_controls(run, lab, &found) {
-            // The sweep is done; who stops now has waited long enough for what stands beside it.
+            // The sweep is done. A user who stops now does not want to wait for the controls, so the figure comes without them.
             Err(Error::Cancelled) => {
                 lab.cancel.store(false, Ordering::Relaxed);
                 None

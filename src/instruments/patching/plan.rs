@@ -1,7 +1,7 @@
-//! What is patched where: the cases (pairs of runs) and the cells, and what came of them.
+//! The plan of a patching sweep: the cases (pairs of runs), the cells, and their measurement.
 //!
-//! Invariant: a cell means the same in every case, so that their mean is one; a case is loaded when its first cell is
-//! measured and forgotten after its last.
+//! Invariant: a cell has the same meaning in every case, so that their mean has one; a case is loaded when its first cell is
+//! measured and dropped after its last.
 
 use std::sync::Arc;
 
@@ -25,22 +25,22 @@ use crate::lab::target::LogitTarget;
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
-/// Most cells of one slice.
+/// The most cells in one slice.
 const SLICE: usize = 256;
 
-/// How many of the strongest cells get a control of their own.
+/// How many of the strongest cells get a control.
 const STRONGEST: usize = 3;
 
 choices! {
-    /// What is put in.
+    /// The value that is patched.
     pub enum PatchKind {
-        /// What enters a block.
+        /// The stream that enters a block.
         Resid = "resid",
-        /// What attention returns.
+        /// The attention output.
         Attn = "attn",
-        /// What the MLP returns.
+        /// The MLP output.
         Mlp = "mlp",
-        /// What a head hands to the output projection.
+        /// The output of one head, before the output projection.
         Heads = "heads",
     }
 }
@@ -56,21 +56,21 @@ impl PatchKind {
     }
 }
 
-/// One cell: a layer, and a head or a pair of positions (an index into the alignment).
+/// One cell: a layer, and a head or an aligned pair of positions (an index into the alignment).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PatchSpot {
     pub layer: usize,
-    /// Head, or pair of positions.
+    /// The index of the head or of the pair.
     pub column: usize,
 }
 
-/// A case whose runs were read.
+/// A case with its captured runs.
 struct LoadedCase {
     case: usize,
-    /// The run that is patched, and what it holds.
+    /// The pass over the base run, which is patched, and its capture.
     base: Pass,
     base_capture: Capture,
-    /// The first position of the other run, and what that holds from there on.
+    /// The first captured position of the source run, and its capture from there on.
     source_start: usize,
     source: Capture,
     metric: Metric,
@@ -78,29 +78,29 @@ struct LoadedCase {
     source_value: f32,
 }
 
-/// What came of one cell in one case.
+/// The result of one cell in one case.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PatchedCell {
-    /// The metric of the patched run.
+    /// The metric after patching.
     pub patched: f32,
-    /// The metric of the run that is patched.
+    /// The metric of the base run.
     pub base: f32,
-    /// The metric of the run that values come from.
+    /// The metric of the source run.
     pub source: f32,
-    /// The patched run's most probable next token.
+    /// The top prediction after patching.
     pub top: u32,
 }
 
-/// A cell's means over the cases.
+/// The means of a cell over the cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct CellMeans {
-    /// The metric of the patched run.
+    /// The metric after patching.
     pub patched: f32,
-    /// The metric of the run that is patched.
+    /// The metric of the base run.
     pub base: f32,
-    /// The metric of the run that values come from.
+    /// The metric of the source run.
     pub source: f32,
-    /// The most probable next token, in the first case.
+    /// The top prediction after patching, in the first case.
     pub top: u32,
 }
 
@@ -119,31 +119,31 @@ impl CellMeans {
         })
     }
 
-    /// How much of the way from the patched run to the other one: 0 is the former, 1 the latter.
+    /// The share of the way from the base run's metric (0) to the source run's (1).
     pub fn share(&self) -> f32 {
         (self.patched - self.base) / (self.source - self.base)
     }
 }
 
-/// Everything measured.
+/// The results of a sweep.
 pub struct PatchingResult {
-    /// Means over the cases, by cell; none where the sweep was stopped before it.
+    /// Means over the cases, by cell; none for cells that were not reached before the sweep was stopped.
     pub cells: Vec<Option<CellMeans>>,
-    /// What to say if it was stopped.
+    /// A note if the sweep was stopped.
     pub stopped: Option<String>,
 }
 
 pub struct PatchingPlan<'a> {
     pub params: &'a PatchingParams,
-    /// The cells, column after column, layers rising.
+    /// The cells, column by column, layers ascending.
     pub spots: Vec<PatchSpot>,
-    /// The standard deviation of the noise, where there is any.
+    /// The standard deviation of the noise, if there is any.
     pub sigma: Option<f64>,
-    /// The metric's name, the answer's and the other's.
+    /// A description of the metric and its tokens.
     pub metric_words: String,
     cases: Vec<PatchingCase>,
     metric: CaseSide,
-    /// Pairs of positions that heads are patched at, by case; none for other sites.
+    /// The aligned pairs at which heads are patched, by case; empty for other sites.
     heads_pairs: Vec<Vec<(usize, usize)>>,
     loaded: Option<LoadedCase>,
 }
@@ -204,11 +204,12 @@ impl<'a> PatchingPlan<'a> {
             heads_pairs,
             loaded: None,
         };
-        // The first case says what is measured, and whether there is anything to measure.
+        // The first case determines the metric, and shows whether there is a difference to measure.
         let loaded = plan.load(lab, 0)?;
         plan.metric_words = metric_in_words(lab, &loaded.metric);
         if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
-            // One clean run, so one difference for all draws of the noise, whatever each of them favours.
+            // All draws of noise share a clean run, so the target's second token is fixed for all of them, whatever each
+            // predicts.
             let other = target.minus.map(|less| format!("#{less}"));
             for case in &mut plan.cases {
                 case.other.clone_from(&other);
@@ -221,7 +222,7 @@ impl<'a> PatchingPlan<'a> {
         Ok(plan)
     }
 
-    /// Every cell in every case.
+    /// Measures every cell in every case.
     pub fn measure(&mut self, run: &Run, lab: &mut Lab) -> Result<PatchingResult> {
         let (count, random) = (self.spots.len(), self.is_control());
         let mut parameters = lines::<Patching>(self.params);
@@ -236,7 +237,7 @@ impl<'a> PatchingPlan<'a> {
         let trials = lab.trials(run, parameters, total, SLICE, |lab, range| {
             let mut out = Vec::with_capacity(range.len());
             let mut start = range.start;
-            // A slice may reach from one case into the next.
+            // A slice may extend from one case into the next.
             while start < range.end {
                 let (case, first) = (start / count, start % count);
                 let last = count.min(first + range.end - start);
@@ -260,7 +261,7 @@ impl<'a> PatchingPlan<'a> {
         })
     }
 
-    /// The strongest cells, each with the share that a random change of equal size makes.
+    /// The strongest cells, each with the share that a random change of equal norm reaches.
     pub fn strongest_with_controls(
         &mut self,
         run: &Run,
@@ -297,13 +298,13 @@ impl<'a> PatchingPlan<'a> {
         self.cases.len()
     }
 
-    /// The clean run of the first case, and its alignment with the corrupted one.
+    /// The clean and the corrupted run of the first case, and their alignment.
     pub fn first_case(&self) -> (&Run, &Run, &Alignment) {
         let case = &self.cases[0];
         (&case.clean, &case.corrupt, &case.alignment)
     }
 
-    /// The unit and the position in the clean run that a column stands for.
+    /// The head of a column, and its position in the clean run.
     pub fn place(&self, column: usize) -> (Option<Unit>, Option<usize>) {
         let case = &self.cases[0];
         if self.params.site != PatchKind::Heads {
@@ -316,7 +317,7 @@ impl<'a> PatchingPlan<'a> {
         (Some(Unit::Head(column as u32)), Some(at))
     }
 
-    /// Where heads are patched, for the notes.
+    /// The positions at which heads are patched, for the notes.
     pub fn heads_at(&self) -> String {
         match self.params.positions {
             HeadsAt::All => "at every position from the first that differs".into(),
@@ -331,7 +332,7 @@ impl<'a> PatchingPlan<'a> {
         }
     }
 
-    /// Which positions are noised, for the notes.
+    /// The positions that are noised, for the notes.
     pub fn noised_positions(&self) -> String {
         match &self.cases[0].noise {
             Some((positions, _)) if positions.len() > 1 => {
@@ -342,17 +343,17 @@ impl<'a> PatchingPlan<'a> {
         }
     }
 
-    /// Whether clean values go into the corrupted run.
+    /// Whether the clean run's values are patched into the corrupted run.
     pub fn is_denoising(&self) -> bool {
         self.params.way == PatchDirection::Denoise
     }
 
-    /// Whether every cell shows the control: random changes of equal size.
+    /// Whether every cell shows the control: random changes of equal norm.
     pub fn is_control(&self) -> bool {
         self.params.control == Control::Random
     }
 
-    /// Cells of one case.
+    /// Measures cells of one case.
     fn cells(
         &mut self,
         lab: &mut Lab,
@@ -385,7 +386,7 @@ impl<'a> PatchingPlan<'a> {
         Ok(lab.run(&pass)?.iter().map(cell).collect())
     }
 
-    /// The patches of a cell: the source's values, or changes of equal size in random directions.
+    /// The patches of a cell: the source run's values, or for a control changes of equal norm in random directions.
     fn trial(
         &self,
         lab: &Lab,
@@ -432,7 +433,7 @@ impl<'a> PatchingPlan<'a> {
         Ok(trial)
     }
 
-    /// Reads both runs of a case.
+    /// Captures both runs of a case.
     fn load(&self, lab: &mut Lab, index: usize) -> Result<LoadedCase> {
         let case = &self.cases[index];
         let layers = lab.model.card.layers;
@@ -448,7 +449,7 @@ impl<'a> PatchingPlan<'a> {
         let clean = Pass {
             from: Some(from_clean),
             record: wanted,
-            // Only these rows say what the metric is of.
+            // Only these rows determine the metric.
             ..Pass::after(
                 case.clean.clone(),
                 Output {
@@ -463,7 +464,7 @@ impl<'a> PatchingPlan<'a> {
             from: Some(from_corrupt),
             ..clean.clone()
         };
-        // The one that is patched comes last, so that its reading is kept for the passes to come.
+        // The base run is captured last, so that it is still cached for the passes that patch it.
         let (base, other) = if self.is_denoising() {
             (corrupt, clean)
         } else {
@@ -526,7 +527,7 @@ impl<'a> PatchingPlan<'a> {
     }
 }
 
-/// Refuses runs that the metric does not tell apart.
+/// Refuses a case in which both runs have the same metric.
 fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
     if (base - source).abs() > 1e-6 * base.abs().max(source.abs()).max(1e-3) {
         return Ok(());
@@ -538,7 +539,7 @@ fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
     ))
 }
 
-/// A recorded value at a position, `[width]`, or `[head_dim]` of one head.
+/// A recorded value at a position, `[width]`, or `[head_dim]` for one head.
 fn recorded_value(
     read: &Capture,
     at: Address,
@@ -552,7 +553,7 @@ fn recorded_value(
     })
 }
 
-/// The base's value changed by as much as the source differs from it, in a random direction.
+/// The base run's value, changed in a random direction by the norm of its difference from the source run's value.
 fn random_perturbation(
     base: &Tensor,
     source: &Tensor,

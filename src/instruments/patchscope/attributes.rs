@@ -1,9 +1,9 @@
-//! Subjects with the attributes that should be read out of their states, and whether a text says one.
+//! Subjects with attributes that should be decoded from their states, and the test whether a text states one of them.
 //!
-//! A file is lines of `subject<TAB>answer|answer`, with a third column for the prompt that the state is taken from (the subject
-//! alone where it is missing), or a JSON list of `{"subject": .., "answers": [..], "prompt": ..}`. Invariant: the subject
-//! occurs in its prompt, and an answer is looked for as whole words, whatever their case: `Oman` is not said by `woman`.
-//! To read another form, add it to [`read`].
+//! A file is lines of `subject<TAB>answer|answer`, with an optional third column for the prompt from which the state is taken
+//! (by default the subject alone), or a JSON list of `{"subject": .., "answers": [..], "prompt": ..}`. Invariant: the subject
+//! occurs in its prompt, and an answer is searched for as whole words, ignoring case: `woman` does not contain the answer
+//! `Oman`. To read another form, add it to [`read`].
 
 use std::path::Path;
 
@@ -11,21 +11,21 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 
-/// A subject and what should be said of it.
+/// A subject and its answers.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SubjectFact {
-    /// The text whose state is read.
+    /// The text whose state is decoded.
     pub subject: String,
-    /// Any of these counts.
+    /// Accepted answers; any of them counts.
     pub answers: Vec<String>,
-    /// What the model reads; the subject alone when empty.
+    /// The prompt that the model reads; if empty, the subject alone.
     #[serde(default)]
     pub prompt: String,
 }
 
 impl SubjectFact {
-    /// The prompt that the state is taken from.
+    /// The prompt from which the state is taken.
     pub fn text(&self) -> &str {
         if self.prompt.is_empty() {
             &self.subject
@@ -34,7 +34,7 @@ impl SubjectFact {
         }
     }
 
-    /// The answers, made ready to be looked for.
+    /// The answers, prepared for searching.
     pub fn prepare_answers(&self) -> SubjectAnswers {
         SubjectAnswers {
             answers: self.answers.iter().map(|a| Words::new(a)).collect(),
@@ -43,7 +43,7 @@ impl SubjectFact {
     }
 }
 
-/// A text as words: made once, looked through often.
+/// A text as normalised words, prepared once for many searches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Words(String);
 
@@ -53,27 +53,27 @@ impl Words {
     }
 }
 
-/// A subject's answers as they are looked for.
+/// A subject's answers, prepared for searching.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SubjectAnswers {
     answers: Vec<Words>,
-    /// All of them in one text.
+    /// All answers as one text.
     all: Words,
 }
 
 impl SubjectAnswers {
-    /// Whether a text says one of the answers.
+    /// Whether a text contains one of the answers.
     pub fn said_in(&self, text: &Words) -> bool {
         self.answers.iter().any(|a| says(&text.0, &a.0))
     }
 
-    /// Whether another subject has one of these answers too.
+    /// Whether another subject has one of these answers, too.
     pub fn shares(&self, other: &Self) -> bool {
         self.said_in(&other.all) || other.said_in(&self.all)
     }
 }
 
-/// Words in lower case with one space between; everything that is neither letter nor digit stands between words.
+/// Words in lower case, separated by one space; every character that is neither letter nor digit separates words.
 fn words(text: &str) -> String {
     let lower = text.to_lowercase();
     let words = lower.split(|c: char| !c.is_alphanumeric());
@@ -83,7 +83,7 @@ fn words(text: &str) -> String {
         .join(" ")
 }
 
-/// Whether a text has an answer's words in it, not as parts of longer ones.
+/// Whether a text contains an answer as whole words.
 fn says(text: &str, answer: &str) -> bool {
     let ends = |c: Option<char>| c.is_none_or(|c| c == ' ' || unspaced(c));
     let free = |c: Option<char>| c.is_some_and(unspaced);
@@ -95,7 +95,8 @@ fn says(text: &str, answer: &str) -> bool {
     }) && !answer.is_empty()
 }
 
-/// Letters of scripts that put no space between words: Thai, Lao, Chinese, Japanese; and Korean, whose particles cling.
+/// Whether a letter belongs to a script without spaces between words (Thai, Lao, Chinese, Japanese) or to Korean, where
+/// particles are attached to words.
 fn unspaced(c: char) -> bool {
     ('\u{0e00}'..='\u{0eff}').contains(&c) || c >= '\u{2e80}'
 }
@@ -104,13 +105,13 @@ fn unspaced(c: char) -> bool {
 ///
 /// # Errors
 ///
-/// When it is not there, or not such a file.
+/// When the file does not exist or has another form.
 pub fn read(path: &Path) -> Result<Vec<SubjectFact>> {
     let text = crate::file::words(path)?;
     parse(&text, path)
 }
 
-/// Parses subjects from text; `path` is for messages.
+/// Parses subjects from text; `path` is for error messages.
 ///
 /// # Errors
 ///

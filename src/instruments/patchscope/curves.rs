@@ -1,6 +1,6 @@
-//! Curves over source layers: the probability of the first token, or of chosen ones, into each target layer.
+//! Curves over source layers, one for each target layer: the probability of the first token, or of watched tokens.
 //!
-//! Invariant: what the unpatched target gives is a curve of its own, level, so that nothing is read without it.
+//! Invariant: the unpatched target's value is shown as a level curve, so that no patched value is read without it.
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep::{self, DecodedText};
@@ -10,7 +10,8 @@ use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 
-/// A curve a target layer, or one where every source has its own; a layer that was not measured is a gap.
+/// One curve for each target layer, or a single one if every source layer has its own target layer; a pair that was not
+/// measured is a gap.
 pub(super) fn over(
     plan: &PatchscopePlan,
     name: &str,
@@ -34,12 +35,12 @@ pub(super) fn over(
         .collect()
 }
 
-/// A curve with one value at every source layer.
+/// A curve with the same value at every source layer.
 pub(super) fn flat(plan: &PatchscopePlan, name: &str, value: f32) -> Curve {
     Curve::of(name, Anchor::default(), vec![value; plan.layers.len()])
 }
 
-/// Curves over the plan's source layers; `place` says at which position they were taken.
+/// A figure of curves over the plan's source layers; `place` says which source position they belong to.
 pub(super) fn body(
     plan: &PatchscopePlan,
     place: Anchor,

@@ -1,8 +1,8 @@
-//! Attribute extraction, scored: the share of a list's subjects whose answer is said, by source and target layer
-//! (Ghandeharioun et al. 2024, section 4.2), beside the target left alone and the states of unrelated subjects.
+//! Attribute extraction, scored: the share of a list's subjects whose answer is in the continuation, by source and target layer
+//! (Ghandeharioun et al. 2024, section 4.2), compared with the unpatched target and with the states of unrelated subjects.
 //!
-//! Invariant: the control of a subject is what the others' states, in the same placeholder at the same layers, say of its answers; others that
-//! share an answer do not count.
+//! Invariant: the control of a subject is how often the states of other subjects, in the same placeholder at the same layers,
+//! give its answer; subjects that share an answer are excluded.
 
 use std::collections::BTreeMap;
 
@@ -20,25 +20,25 @@ use crate::instruments::patchscope::attributes::{SubjectAnswers, SubjectFact, Wo
 use crate::lab::Lab;
 use crate::text;
 
-/// Subjects whose words are shown in a cell of the grid.
+/// How many subjects' continuations are shown in a cell of the grid.
 const SHOWN: usize = 3;
 
-/// What was said, scored. Pairs that were not reached, because the sweep was stopped, count nowhere.
+/// The continuations with their scores. Pairs that were not reached, because the sweep was stopped, count nowhere.
 struct ExtractionScores {
     found: PatchscopeResult,
     /// Continuations as text, `[subject][pair]`.
     texts: Vec<Vec<Option<String>>>,
-    /// Whether the answer is there, `[subject][pair]`.
+    /// Whether the continuation contains the answer, `[subject][pair]`.
     hits: Vec<Vec<Option<bool>>>,
-    /// Whether the unpatched target says it.
+    /// Whether the unpatched target's continuation contains it.
     unpatched: Vec<bool>,
-    /// Share of unrelated subjects whose states say it, `[subject][pair]`; none where every other shares an answer.
+    /// The share of unrelated subjects whose continuations contain it, `[subject][pair]`; none if all others share an answer.
     control: Vec<Vec<Option<f32>>>,
     /// How many subjects have no control.
     without_control: usize,
 }
 
-/// The mean of what is there.
+/// The mean, or none for no values.
 fn mean(values: impl Iterator<Item = f32>) -> Option<f32> {
     let (sum, count) = values.fold((0.0, 0usize), |(s, n), v| (s + f64::from(v), n + 1));
     (count > 0).then(|| (sum / count as f64) as f32)
@@ -59,7 +59,7 @@ impl ExtractionScores {
             .iter()
             .map(|row| row.iter().map(text).collect())
             .collect();
-        // Every text and answer is cut into words once: each is held against all the others.
+        // Every text and answer is normalised once, because each answer is searched for in all texts.
         let words = |text: &Option<String>| text.as_deref().map(Words::new);
         let words: Vec<Vec<Option<Words>>> = texts
             .iter()
@@ -92,7 +92,7 @@ impl ExtractionScores {
             if controls.contains_key(look) {
                 continue;
             }
-            // Who has stopped the sweep wants to see what there is of it.
+            // A user who has stopped the sweep wants to see the results so far, so cancelling is not checked again.
             if found.note.is_none() {
                 lab.report(1.0)?;
             }
@@ -118,22 +118,22 @@ impl ExtractionScores {
         })
     }
 
-    /// Share of subjects that are read at a pair.
+    /// The share of subjects whose answer is decoded at a pair.
     fn share(&self, pair: usize) -> Option<f32> {
         mean(self.hits.iter().filter_map(|row| row[pair]).map(one))
     }
 
-    /// Share of subjects that the unpatched target reads.
+    /// The share of subjects whose answer the unpatched target gives.
     fn alone(&self) -> f32 {
         mean(self.unpatched.iter().copied().map(one)).unwrap_or(0.0)
     }
 
-    /// Mean share that unrelated states read; none where there are none.
+    /// The mean control at a pair; none if no subject has one.
     fn unrelated(&self, pair: usize) -> Option<f32> {
         mean(self.control.iter().filter_map(|row| row[pair]))
     }
 
-    /// The pair at which most subjects are read, the first of several.
+    /// The pair at which most answers are decoded; the first of several.
     fn best(&self, plan: &PatchscopePlan) -> usize {
         let mut best = 0;
         for pair in 1..plan.pairs.len() {
@@ -190,7 +190,7 @@ pub(super) fn draw(plan: &PatchscopePlan, show: PatchscopeView, lab: &mut Lab) -
             grid::over(plan, "share of subjects read", cell).into()
         }
         PatchscopeView::Curves => {
-            // Beside the same of unrelated states and of the target alone.
+            // Together with the curves of unrelated states and of the unpatched target.
             let mut over = curves::over(plan, "read", &|pair| scores.share(pair));
             over.extend(curves::over(plan, "unrelated", &|p| scores.unrelated(p)));
             over.push(curves::flat(plan, "unpatched", scores.alone()));
@@ -245,7 +245,7 @@ fn cell(
     Some(Cell::of(read.to_string(), share, place).more(more))
 }
 
-/// Every subject: the earliest layer that reads it, how many do, and what is said at the best pair.
+/// A table of the subjects: the first layer that decodes the answer, how many layers do, and the continuation at the best pair.
 fn items(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
     let best = scores.best(plan);
     let (from, to) = plan.pairs[best];

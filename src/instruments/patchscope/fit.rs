@@ -1,7 +1,8 @@
-//! Affine maps between the states of two places, fitted by ridge regression over a file of prompts.
+//! Fits affine maps between the states of two addresses, by ridge regression over a file of prompts.
 //!
-//! Invariants: the first position of a prompt is left out, because attention sinks live there; whole prompts are held out, every
-//! fifth one (of fewer than five, every fifth position), and no map has seen them. To fit another way, see [`crate::instruments::patchscope::ridge`].
+//! Invariants: the first position of a prompt is left out, because it is an attention sink; every fifth prompt is held out as a
+//! whole (with fewer than five prompts, every fifth position), and no map is fitted on it. To fit by another method, see
+//! [`crate::instruments::patchscope::ridge`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,26 +16,26 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 
-/// Most positions that are kept; the paper fits on 10 000.
+/// The most positions that are used; the paper fits on 10 000.
 const MOST: usize = 20_000;
 
-/// One position in so many is held out.
+/// One of this many prompts (or positions) is held out.
 const HELD: usize = 5;
 
-/// Bytes that maps may take, and states that they are fitted on.
+/// The memory limit in bytes for the maps and the states that they are fitted on.
 const BYTES: usize = 2 << 30;
 
-/// States of one address, `[n, d_model]`, those that are fitted on and those that are held out.
+/// The states of one address, `[n, d_model]`, for fitting and held out.
 struct States {
     fitted: Tensor,
     held: Tensor,
 }
 
-/// Fits a map for every pair; progress goes from 0 to 1.
+/// Fits a map for every pair of addresses; reports progress from 0 to 1.
 ///
 /// # Errors
 ///
-/// When the file has too little, the maps would not fit into memory, or the work is stopped.
+/// When the file has too few positions, the maps would not fit into memory, or the work is stopped.
 pub fn fit(
     lab: &mut Lab,
     path: &Path,
@@ -91,7 +92,7 @@ pub fn fit(
     Ok(out)
 }
 
-/// Reads the prompts and keeps their states; how many positions were fitted on, and how many held out.
+/// Runs the prompts and keeps their states. Also returns how many positions are for fitting, and how many held out.
 fn collect_states(
     lab: &mut Lab,
     path: &Path,
@@ -128,7 +129,7 @@ fn collect_states(
     let mut counts = (0, 0);
     for at in wanted {
         let rows = |side: &mut BTreeMap<Address, Vec<f32>>| -> Result<Tensor> {
-            // Moved, not copied: all of them together are large.
+            // Moved rather than copied, because all states together are large.
             let values = side.remove(at).unwrap_or_default();
             let n = values.len() / d;
             if n < 2 {
@@ -151,12 +152,12 @@ fn collect_states(
     Ok((states, counts.0, counts.1))
 }
 
-/// How many positions are kept of so many addresses of width `d`.
+/// How many positions of so many addresses of width `d` fit into the memory limit.
 fn positions_that_fit(addresses: usize, d: usize) -> usize {
     MOST.min(BYTES / (addresses * d * size_of::<f32>()).max(1))
 }
 
-/// What a map leaves of the variance of `y`, about the mean that the fit knew.
+/// The share of the variance of `y`, about the mean of the rows for fitting, that a map does not explain.
 fn unexplained_by(map: &Affine, x: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let d = map.bias.len();
     let weight = Tensor::from_slice(&map.weight, (d, map.weight.len() / d), &Device::Cpu)?;
@@ -165,7 +166,7 @@ fn unexplained_by(map: &Affine, x: &Tensor, known: &States, y: &Tensor) -> Resul
     unexplained(&predicted, known, y)
 }
 
-/// `Σ‖y - said‖² / Σ‖y - mean‖²`, with the mean of the fitted rows.
+/// `Σ‖y - predicted‖² / Σ‖y - mean‖²`, with the mean of the rows for fitting.
 fn unexplained(predicted: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let mean = known.fitted.to_dtype(DType::F64)?.mean_keepdim(0)?;
     let y = y.to_dtype(DType::F64)?;
@@ -186,7 +187,7 @@ mod tests {
             MOST,
             "a small model is fitted on all"
         );
-        // All layers of a model of eight billion parameters.
+        // All layers of a model with eight billion parameters.
         let (addresses, d) = (33, 4096);
         let kept = positions_that_fit(addresses, d);
         assert!(kept < MOST && kept * addresses * d * 4 <= BYTES, "{kept}");

@@ -1,4 +1,4 @@
-//! The grid: source layers by target layers, coloured by the probability of the first token, or of chosen ones.
+//! The grid: source layers by target layers, coloured by the probability of the first token, or of watched tokens.
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep;
@@ -8,7 +8,7 @@ use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 
-/// A grid over the plan's pairs: of each place and number of a pair the cell, where it was measured.
+/// A grid over the plan's pairs of layers; `cell` makes the cell of a pair, or none if the pair was not measured.
 pub(super) fn over(
     plan: &PatchscopePlan,
     value: &str,

@@ -1,8 +1,8 @@
-//! What happens to a state between where it is taken and where it is put: nothing, a scaling, or an affine map.
+//! The map from a source state to the value that overwrites the placeholder: the identity, a scaling, or an affine map.
 //!
-//! Files of maps are safetensors with `FROM>TO.weight` `[d_model, d_model]` and `FROM>TO.bias` `[d_model]` (which may be left
-//! out), where FROM and TO are addresses (`resid_post.2>resid_post.7`); a pair `weight` and `bias` without addresses
-//! serves every pair. Invariant: a map that was fitted on other weights is refused. To add a map, add a variant of [`Map`].
+//! Files of maps are safetensors with `FROM>TO.weight` `[d_model, d_model]` and `FROM>TO.bias` `[d_model]` (optional), where
+//! FROM and TO are addresses (`resid_post.2>resid_post.7`); tensors `weight` and `bias` without addresses apply to every pair.
+//! Invariant: a map that was fitted on other weights is refused. To add a map, add a variant of [`Map`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -18,23 +18,23 @@ use crate::instruments::patchscope::ridge::Affine;
 use crate::model::Card;
 use crate::model::network::site::Address;
 
-/// Key of the metadata.
+/// The key of the metadata entry that holds the origin.
 const ORIGIN: &str = "lmscope.maps";
 
-/// From where to where; nothing for a map that serves every pair.
+/// Source and target address; none for a map that applies to every pair.
 pub type MapEnds = Option<(Address, Address)>;
 
 #[derive(Clone, Debug)]
 pub enum Map {
     Identity,
-    /// Scaled to the length of what it replaces (not in the paper).
+    /// Scaled to the norm of the state it overwrites (not in the paper).
     Norm,
     /// `W h + b`.
     Affine(AffineMaps),
 }
 
 impl Map {
-    /// The state as it is put in, `[d_model]`; `replaced` is the length of what it takes the place of.
+    /// The value that overwrites the placeholder, `[d_model]`; `replaced` is the norm of the state it overwrites.
     ///
     /// # Errors
     ///
@@ -52,18 +52,18 @@ impl Map {
     }
 }
 
-/// How well a map was fitted.
+/// The quality of a fitted map, as unexplained shares of the target's variance.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fit {
-    /// Share of the target's variance that is left, on the positions it was fitted on.
+    /// The unexplained share on the positions used for fitting.
     pub residual: f64,
-    /// The unexplained share of the variance on held-out positions.
+    /// The unexplained share on held-out positions.
     pub held_out: f64,
-    /// What the identity leaves of it there.
+    /// The share that the identity map leaves unexplained on held-out positions.
     pub identity: f64,
 }
 
-/// Where maps came from; JSON in the file's metadata.
+/// The origin of maps, stored as JSON in the file's metadata.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MapOrigin {
     /// The model argument.
@@ -73,15 +73,15 @@ pub struct MapOrigin {
     /// The file of prompts.
     pub text: String,
     pub prompts: usize,
-    /// Positions fitted on.
+    /// The number of positions used for fitting.
     pub positions: usize,
-    /// Positions held out.
+    /// The number of positions held out.
     pub held_out: usize,
-    /// The penalty.
+    /// The ridge penalty.
     pub ridge: f64,
-    /// How well each pair was fitted, by `FROM>TO`.
+    /// The quality of each map, by `FROM>TO`.
     pub fits: BTreeMap<String, Fit>,
-    /// The version of this program.
+    /// The version of lmscope.
     pub version: String,
 }
 
@@ -102,7 +102,7 @@ impl AffineMaps {
     ///
     /// # Errors
     ///
-    /// Says which pairs there are.
+    /// When there is none; lists the pairs that have one.
     pub fn get(&self, pair: (Address, Address)) -> Result<&Affine> {
         let own = self.maps.iter().find(|(b, _)| *b == Some(pair));
         let any = || self.maps.iter().find(|(b, _)| b.is_none());
@@ -122,16 +122,16 @@ impl AffineMaps {
         })
     }
 
-    /// How well a pair was fitted, where the file says.
+    /// The quality of a pair's map, if the file has it.
     pub fn fit(&self, pair: (Address, Address)) -> Option<Fit> {
         self.origin.as_ref()?.fits.get(&spelled(pair)).copied()
     }
 
-    /// Writes the file; one that is there only with consent.
+    /// Writes the file; an existing file is overwritten only if `overwrite` allows it.
     ///
     /// # Errors
     ///
-    /// When it cannot be written.
+    /// When the file cannot be written.
     pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<()> {
         let fail = |e: String| Error::Engine(format!("the maps were not written: {e}"));
         let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -165,11 +165,11 @@ impl AffineMaps {
         file::write(path, &bytes, overwrite)
     }
 
-    /// Reads a file for a model.
+    /// Reads a file of maps for a model.
     ///
     /// # Errors
     ///
-    /// When it is not there, not such a file, of another width, or fitted on other weights.
+    /// When the file does not exist, is of another kind, has another width, or was fitted on other weights.
     pub fn load(path: &Path, card: &Card) -> Result<Self> {
         let bytes = file::read(path, file::NUMBERS)?;
         let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";

@@ -1,10 +1,11 @@
 //! Patchscopes: what does a hidden state mean when another prompt reads it?
 //!
-//! Takes states of a source (`resid_post.L[i]` of the run, or any other site of residual width, or another prompt), puts them
-//! into placeholders of a target prompt at one target layer, once, while that prompt is read, and lets the model go on greedily
-//! (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: what the target says unpatched stands beside every
-//! reading, and for a list of subjects what an unrelated source says too: few-shot targets say something by themselves.
-//! To add a way to show it, add a variant of [`parameters::PatchscopeView`] and a file beside `words`.
+//! Takes states of a source (`resid_post.L[i]` of the run, or any other site of residual width, or another prompt), patches
+//! them into placeholders of a target prompt at one target layer, once, while that prompt is read, and continues the prompt
+//! greedily (Ghandeharioun et al. 2024, 2401.06102, section 3). Invariant: every continuation is shown with that of the
+//! unpatched target, and for a list of subjects also with those of unrelated sources: few-shot targets produce plausible
+//! answers by themselves.
+//! To add a way to show it, add a variant of [`parameters::PatchscopeView`] and a file like `table`.
 
 pub mod attributes;
 mod curves;
@@ -41,7 +42,7 @@ impl Measurement for Patchscope {
     const READS_CELL: bool = true;
 
     fn cost(params: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<SweepCost> {
-        // How many sources a file holds is not known before it is read.
+        // The number of sources in a file is unknown before it is read.
         if matches!(params.from, SourceTexts::List(_)) || params.attributes.is_some() {
             return None;
         }

@@ -1,7 +1,7 @@
-//! What a Patchscope can be asked: its parameters and the values that only they have.
+//! The parameters of a Patchscope, and the types that only they have.
 //!
-//! Invariant: what can be told without a model is told here; how many layers it has comes in with `within`. To add a parameter,
-//! add a field to [`PatchscopeParams`].
+//! Invariant: everything that can be checked without a model is checked here; the number of layers comes in with `within`. To
+//! add a parameter, add a field to [`PatchscopeParams`].
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use crate::model::network::site::Site;
 /// A layer, or -1 for the embedding.
 pub type LayerOrEmbedding = i32;
 
-/// Source and target layer of a reading.
+/// The source layer and the target layer of a patch.
 pub type LayerPair = (LayerOrEmbedding, LayerOrEmbedding);
 
 choices! {
@@ -24,7 +24,7 @@ choices! {
 }
 
 choices! {
-    /// Whether the state of an unrelated text is read beside.
+    /// Whether the state of an unrelated text is decoded as well.
     pub enum Unrelated { No = "no", Beside = "unrelated" | "beside" }
 }
 
@@ -33,7 +33,7 @@ choices! {
 }
 
 choices! {
-    /// Sites of residual width that states are taken from and put into.
+    /// Sites of residual width from which states are taken and which they overwrite.
     pub enum StateSite {
         ResidPost = "resid_post",
         ResidMid = "resid_mid",
@@ -106,12 +106,12 @@ params! {
 }
 
 impl PatchscopeParams {
-    /// Whether the run's own states are read.
+    /// Whether the states come from the run itself.
     pub(super) fn of_the_run(&self) -> bool {
         self.from == SourceTexts::Run && self.attributes.is_none()
     }
 
-    /// How many tokens every branch writes: curves and grids of one source show the first alone.
+    /// How many tokens every branch generates; curves and grids of one source show only the first.
     pub(super) fn written(&self) -> usize {
         match self.show {
             PatchscopeView::Grid | PatchscopeView::Curves if self.attributes.is_none() => 1,
@@ -139,7 +139,7 @@ impl PatchscopeParams {
         Ok(found)
     }
 
-    /// Source layers in a model of `count`, the pairs of layers that are read, and how many sources have no target.
+    /// The source layers in a model of `count` layers, the pairs of layers, and how many source layers have no target layer.
     pub(super) fn pairs(
         &self,
         count: usize,
@@ -152,8 +152,8 @@ impl PatchscopeParams {
         Ok((sources, pairs, dropped))
     }
 
-    /// How many readings there are to make of one source, and how many tokens of a target follow its first placeholder,
-    /// roughly.
+    /// An estimate of the number of patched branches for one source, and of the tokens that a branch reads and generates after
+    /// the first placeholder.
     pub(super) fn size(&self, layers: usize) -> Option<(usize, usize)> {
         let (_, pairs, _) = self.pairs(layers).ok()?;
         let controls = match self.control {
@@ -161,7 +161,7 @@ impl PatchscopeParams {
             Unrelated::No => 1,
         };
         let template = self.template().ok()?;
-        // Every branch reads on from the first placeholder that it fills.
+        // A branch starts at the first placeholder that it overwrites.
         let rest = match self.placeholders {
             PlaceholderChoice::Last => template.prompt.rsplit(&template.placeholder).next(),
             PlaceholderChoice::All | PlaceholderChoice::Each => template
@@ -189,16 +189,16 @@ impl ParameterValue for TemplateName {
     }
 }
 
-/// Spans of layers, ends included; nothing for all layers.
+/// Ranges of layers, both ends included; none for all layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerSpans(Option<Vec<(LayerOrEmbedding, LayerOrEmbedding)>>);
 
 impl LayerSpans {
-    /// The layers in a model of `count`, rising; `name` is the parameter, for messages.
+    /// The layers in a model of `count`, ascending; `name` is the parameter, for error messages.
     ///
     /// # Errors
     ///
-    /// When the model has not all of them.
+    /// When the model lacks one of them.
     pub fn within(&self, name: &str, count: usize) -> Result<Vec<LayerOrEmbedding>> {
         let Some(spans) = &self.0 else {
             return Ok((0..count as LayerOrEmbedding).collect());
@@ -259,14 +259,14 @@ impl ParameterValue for LayerSpans {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetLayers {
-    /// The source's own, so many further on.
+    /// The source's own layer, plus an offset.
     Same(LayerOrEmbedding),
-    /// These for every source.
+    /// These layers for every source.
     These(LayerSpans),
 }
 
 impl TargetLayers {
-    /// Source and target layers of every reading, and how many sources have none.
+    /// The pairs of source and target layers, and how many source layers have no target layer.
     fn of(&self, sources: &[LayerOrEmbedding], count: usize) -> Result<(Vec<LayerPair>, usize)> {
         let offset = match self {
             Self::These(layers) => {
@@ -318,7 +318,7 @@ impl ParameterValue for TargetLayers {
     }
 }
 
-/// Which tokens of a source are read.
+/// The source tokens whose states are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcePosition(pub Positions);
 
@@ -334,12 +334,12 @@ impl ParameterValue for SourcePosition {
     }
 }
 
-/// The texts whose states are read.
+/// The texts whose states are taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceTexts {
     Run,
     One(String),
-    /// The texts of a file, one a line.
+    /// The texts of a file, one in each line.
     List(PathBuf),
 }
 
@@ -363,15 +363,15 @@ impl ParameterValue for SourceTexts {
     }
 }
 
-/// The map between source and target.
+/// The map from source state to overwriting value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapChoice {
     Identity,
-    /// A scaling to the length of what is replaced.
+    /// A scaling to the norm of the state that is overwritten.
     Norm,
     /// The affine maps of a file.
     Kept(PathBuf),
-    /// Affine maps, fitted on a file of prompts.
+    /// Affine maps that are fitted on a file of prompts.
     Fitted(PathBuf),
 }
 

@@ -1,7 +1,8 @@
-//! Placeholders: the tokens of a target prompt whose place hidden states take.
+//! Placeholders: the tokens of a target prompt whose states are overwritten.
 //!
-//! Invariant: a placeholder is never the first token, whose state is unlike any other, and a text that is a token of its own is
-//! preferred over the same letters inside a longer one. To add a rule, add a variant of [`PlaceholderChoice`] and its arm in [`PlaceholderChoice::place`].
+//! Invariant: a placeholder is never the first token, whose state is unlike any other; an occurrence that is a token of its own
+//! is preferred to one inside a longer token. To add a rule, add a variant of [`PlaceholderChoice`] and its arm in
+//! [`PlaceholderChoice::place`].
 
 use std::ops::RangeInclusive;
 
@@ -10,20 +11,22 @@ use crate::error::{Error, Result};
 /// Which occurrences of the placeholder's text are overwritten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlaceholderChoice {
-    /// The last one takes one state.
+    /// The last occurrence, by a single state.
     Last,
-    /// Every one takes the same state.
+    /// Every occurrence, by the same state.
     All,
-    /// Consecutive source tokens fill the occurrences in order; a lone occurrence is repeated to make room.
+    /// The occurrences in order, by consecutive source tokens; a single occurrence is repeated as often as needed.
     Each,
 }
 
 impl PlaceholderChoice {
-    /// Finds the placeholders of `placeholder` in a target prompt for `count` source tokens. `pieces` are the tokens' bytes.
+    /// Finds the occurrences of `placeholder` in a target prompt for `count` source tokens. `pieces` are the bytes of each
+    /// token.
     ///
     /// # Errors
     ///
-    /// When the text does not occur, stands at the first token only, or the occurrences do not suit the source tokens.
+    /// When the text does not occur, occurs only in the first token, or the number of occurrences does not fit the source
+    /// tokens.
     pub fn place(
         self,
         tokens: &[u32],
@@ -73,33 +76,33 @@ impl PlaceholderChoice {
     }
 }
 
-/// A target prompt and its placeholders.
+/// A target prompt with the positions of its placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PromptWithPlaceholders {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// Positions, rising.
+    /// The positions, ascending.
     pub placeholders: Vec<usize>,
-    /// Whether the placeholder's text is tokens of its own, and not a part of longer ones.
+    /// Whether the placeholder consists of whole tokens, rather than of parts of longer ones.
     pub whole: bool,
 }
 
-/// The tokens of the last place where a text stands: of its own, or else inside longer ones.
+/// The tokens of the last occurrence of a text; occurrences of whole tokens are preferred.
 pub fn last_of(pieces: &[Vec<u8>], text: &str) -> Option<RangeInclusive<usize>> {
     let found = occurrences(pieces, text);
     let own = found.iter().rev().find(|o| o.whole);
     own.or(found.last()).map(|o| o.tokens.clone())
 }
 
-/// One place where a text stands.
+/// An occurrence of a text in tokens.
 struct Occurrence {
-    /// The tokens that it touches.
+    /// The tokens that overlap it.
     tokens: RangeInclusive<usize>,
-    /// Whether it fills them, but for one space in front.
+    /// Whether it fills these tokens, except for a leading space.
     whole: bool,
 }
 
-/// Where a text stands in tokens, from left to right, overlaps left out.
+/// The occurrences of a text in tokens, from left to right, without overlapping ones.
 fn occurrences(pieces: &[Vec<u8>], text: &str) -> Vec<Occurrence> {
     let needle = text.as_bytes();
     let whole: Vec<u8> = pieces.concat();

@@ -1,6 +1,7 @@
-//! What was asked for, as it is with this model: sources, target, layers and the map between, all read before anything is computed.
+//! The plan of a Patchscope: the parameters resolved for this model, with sources, target, layers and map, before anything is
+//! computed.
 //!
-//! Invariant: everything that was asked is checked here, so that a sweep never stops on it after its first passes.
+//! Invariant: all parameters are checked here, so that a sweep cannot fail on them after its first passes.
 
 use super::Patchscope;
 use super::parameters::{
@@ -24,15 +25,15 @@ use crate::lab::target::first_tokens;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
-/// Where states come from.
+/// A text from which states are taken.
 #[derive(Clone, Debug)]
 pub(super) struct StateSource {
     pub(super) run: Run,
-    /// Whose states are taken, rising and consecutive.
+    /// The positions of the states, ascending and consecutive.
     pub(super) positions: Vec<usize>,
     /// The source's name in titles.
     pub(super) label: String,
-    /// Whether it is the user's run, so that its places can be pointed at.
+    /// Whether it is the user's run, so that figures can be anchored to its positions.
     pub(super) own: bool,
 }
 
@@ -42,10 +43,10 @@ pub(super) struct PatchscopePlan<'a> {
     pub(super) template: PatchscopeTemplate,
     /// Source layers.
     pub(super) layers: Vec<LayerOrEmbedding>,
-    /// Source and target layer of every reading, by source layer.
+    /// The pairs of source and target layers, ordered by source layer.
     pub(super) pairs: Vec<LayerPair>,
     pub(super) sources: Vec<StateSource>,
-    /// The subjects of an attribute list, one for each source.
+    /// The subjects of an attribute list, one for each source; empty without a list.
     pub(super) subjects: Vec<SubjectFact>,
     pub(super) map: Map,
     pub(super) count: usize,
@@ -55,12 +56,12 @@ pub(super) struct PatchscopePlan<'a> {
     dropped: usize,
 }
 
-/// The address of a layer's site; the embedding for -1.
+/// The address of a site at a layer; the embedding for layer -1.
 pub(super) fn address(site: Site, layer: LayerOrEmbedding) -> Address {
     usize::try_from(layer).map_or(Site::Embed.at(0), |l| site.at(l))
 }
 
-/// How a layer is written.
+/// The text for a layer.
 pub(super) fn spelled(layer: LayerOrEmbedding) -> String {
     if layer < 0 {
         "embed".into()
@@ -102,19 +103,19 @@ impl<'a> PatchscopePlan<'a> {
         Ok(plan)
     }
 
-    /// The target prompt, as a line of provenance.
+    /// The target prompt, as an entry of the provenance.
     pub(super) fn target_prompt(&self) -> (String, String) {
         ("target prompt".into(), self.template.prompt.clone())
     }
 
-    /// What a sweep depends on.
+    /// The parameters that a sweep's results depend on.
     pub(super) fn parameters(&self) -> Vec<(String, String)> {
         let mut parameters = lines::<Patchscope>(self.params);
         parameters.push(self.target_prompt());
         parameters
     }
 
-    /// The target prompt with its placeholders for so many source tokens.
+    /// The target prompt with placeholders for `count` source tokens.
     pub(super) fn with_placeholders(
         &self,
         lab: &Lab,
@@ -131,8 +132,7 @@ impl<'a> PatchscopePlan<'a> {
         (address(from, pair.0), address(into, pair.1))
     }
 
-    /// Target layers, rising.
-    /// Where states are taken from, or put: one of the addresses of every pair, each once.
+    /// The addresses of one side, source or target, over all pairs: sorted, without duplicates.
     pub(super) fn wanted(&self, side: fn((Address, Address)) -> Address) -> Vec<Address> {
         let mut wanted: Vec<Address> = self
             .pairs
@@ -144,7 +144,7 @@ impl<'a> PatchscopePlan<'a> {
         wanted
     }
 
-    /// The target layers, each once.
+    /// The target layers, sorted, without duplicates.
     pub(super) fn targets(&self) -> Vec<LayerOrEmbedding> {
         let mut targets: Vec<LayerOrEmbedding> = self.pairs.iter().map(|p| p.1).collect();
         targets.sort_unstable();
@@ -233,7 +233,7 @@ impl<'a> PatchscopePlan<'a> {
         })
     }
 
-    /// The tokens of a subject: all of them for `each`, else the last.
+    /// The source of a subject: all its tokens for `each`, else the last.
     fn subject(&self, subject: &SubjectFact, lab: &Lab) -> Result<StateSource> {
         let tokens = lab.model.encode(subject.text(), self.params.chat)?;
         let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
@@ -285,13 +285,13 @@ impl<'a> PatchscopePlan<'a> {
         Ok(Map::Affine(maps))
     }
 
-    /// The watched tokens in words.
+    /// The watched tokens, as text.
     pub(super) fn answers(&self, lab: &Lab) -> String {
         let words: Vec<String> = self.watched.iter().map(|t| lab.visible(*t)).collect();
         words.join(" or ")
     }
 
-    /// What [`super::sweep::Said::p`] is the probability of.
+    /// A description of [`super::sweep::DecodedText::probability`].
     pub(super) fn value(&self) -> &'static str {
         if self.watched.is_empty() {
             "probability of the first token"
@@ -300,7 +300,7 @@ impl<'a> PatchscopePlan<'a> {
         }
     }
 
-    /// What the control is, where there is one.
+    /// A description of the control, if there is one.
     pub(super) fn control_in_words(&self) -> Option<String> {
         match self.params.control {
             Unrelated::No => None,
@@ -311,7 +311,7 @@ impl<'a> PatchscopePlan<'a> {
         }
     }
 
-    /// What every figure of this plan must say.
+    /// The notes of every figure of this plan.
     pub(super) fn notes(&self, run: &Run, lab: &Lab) -> Vec<String> {
         let what = match self.params.placeholders {
             PlaceholderChoice::Last => "the placeholder",

@@ -1,7 +1,7 @@
-//! Ridge regression from one set of vectors to another, in f64: `y ≈ W x + b`, where `W` is drawn towards the identity.
+//! Ridge regression from one set of vectors to another, in f64: `y ≈ W x + b`, where `W` is shrunk towards the identity.
 //!
-//! Invariant: vectors that are mapped to themselves give exactly the identity, and no penalty falls on the offset.
-//! To regress on something else, make a [`Regression`] of its rows.
+//! Invariant: if the outputs equal the inputs, the map is exactly the identity; the offset is not penalised. To regress on
+//! something else, make a [`Regression`] of its rows.
 
 use candle_core::{DType, Tensor};
 use rayon::prelude::*;
@@ -43,11 +43,12 @@ pub struct Regression {
 }
 
 impl Regression {
-    /// Over the rows of `x`, `[n, width]`. `ridge` is the penalty, in mean squares of an input coordinate.
+    /// Prepares a regression on the rows of `x`, `[n, width]`. `ridge` is the penalty, relative to the mean square of an input
+    /// coordinate.
     ///
     /// # Errors
     ///
-    /// When the rows span too little for so small a penalty.
+    /// When the rows span too few dimensions for so small a penalty.
     pub fn new(x: &Tensor, ridge: f64) -> Result<Self> {
         let x = x.to_dtype(DType::F64)?;
         let width = x.dim(1)?;
@@ -88,7 +89,7 @@ impl Regression {
         let d = self.width;
         let y = y.to_dtype(DType::F64)?;
         let target = y.mean_keepdim(0)?;
-        // What is left to explain once the input has been taken as it is: the penalty draws this map to zero.
+        // The residual after the identity map; the penalty shrinks the map to this residual towards zero.
         let rest = (y.broadcast_sub(&target)? - &self.centred)?;
         let right: Vec<f64> = rest
             .t()?
@@ -97,7 +98,7 @@ impl Regression {
             .flatten_all()?
             .to_vec1()?;
         let mut weight = right;
-        // A row of the right side is one output's.
+        // Each row of the right-hand side belongs to one output coordinate.
         weight.par_chunks_mut(d).for_each(|row| self.solve(row));
         for i in 0..d {
             weight[i * d + i] += 1.0;
@@ -114,7 +115,7 @@ impl Regression {
         })
     }
 
-    /// Solves the penalised normal equations for one right side, in place.
+    /// Solves the penalised normal equations for one right-hand side, in place.
     fn solve(&self, b: &mut [f64]) {
         let (l, d) = (&self.factor, self.width);
         for i in 0..d {
@@ -133,8 +134,8 @@ impl Regression {
     }
 }
 
-/// The lower Cholesky factor of a symmetric matrix `[width, width]`; nothing where it is not positive definite. By hand because faer costs
-/// eighteen crates and three minutes of a clean build (see `docs/architecture.md`).
+/// The lower Cholesky factor of a symmetric matrix `[width, width]`; none if it is not positive definite. Written by hand
+/// because faer costs eighteen crates and three minutes of a clean build (see `docs/architecture.md`).
 fn cholesky(mut a: Vec<f64>, width: usize) -> Option<Vec<f64>> {
     let largest = (0..width).map(|i| a[i * width + i]).fold(0.0, f64::max);
     for j in 0..width {
@@ -162,7 +163,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Rows drawn by a small congruential generator, between -1 and 1.
+    /// Random rows between -1 and 1 from a small linear congruential generator.
     fn rows(n: usize, d: usize, seed: u64) -> Tensor {
         let mut state = seed;
         let values: Vec<f64> = (0..n * d)

@@ -1,7 +1,8 @@
-//! The passes: every source at every pair of layers, in batches that share what lies before the first placeholder.
+//! The passes of a Patchscope: every source at every pair of layers, in batches that share the target prompt before the first
+//! placeholder.
 //!
-//! Invariant: the unpatched target goes through the same passes as the patched ones, and lengths of what is replaced are those of
-//! the target left alone.
+//! Invariant: the unpatched target runs through the same passes as the patched ones; the norms of overwritten states are those
+//! of the unpatched target.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -22,15 +23,16 @@ use crate::model::Fingerprint;
 use crate::model::network::site::Address;
 use crate::text;
 
-/// What one source said at one pair of layers.
+/// The continuation for one source at one pair of layers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct DecodedText {
     pub(super) tokens: Vec<u32>,
-    /// The most probable first tokens.
+    /// The most probable first tokens with their probabilities.
     pub(super) top: Vec<(u32, f32)>,
-    /// Probabilities of the watched tokens as the first.
+    /// The probabilities of the watched tokens as first token.
     pub(super) watched: Vec<f32>,
-    /// Length of what was put in over the length of what it replaced, at the last placeholder; for the norm map, from before it.
+    /// The norm of the patched value divided by that of the state it overwrites, at the last placeholder; for the norm map,
+    /// before its scaling.
     pub(super) ratio: f32,
 }
 
@@ -44,7 +46,7 @@ impl DecodedText {
         }
     }
 
-    /// Probability of the watched tokens together, or of the first token where none is watched.
+    /// The total probability of the watched tokens; without any, that of the most probable first token.
     pub(super) fn probability(&self) -> f32 {
         if self.watched.is_empty() {
             self.top.first().map_or(0.0, |t| t.1)
@@ -54,28 +56,28 @@ impl DecodedText {
     }
 }
 
-/// A target for a number of source tokens, read up to its first placeholder.
+/// The target prompt for a number of source tokens.
 pub(super) struct PreparedTarget {
     target: TargetPrompt,
     pub(super) placeholders: Vec<usize>,
-    /// Whether the placeholder is a token of its own.
+    /// Whether the placeholder consists of whole tokens.
     pub(super) whole: bool,
-    /// What the target says by itself.
+    /// The continuation of the unpatched target.
     pub(super) control: DecodedText,
     replaced: BTreeMap<(Address, usize), f32>,
 }
 
-/// Everything that was said, and the targets by number of source tokens.
+/// All continuations, and the targets by number of source tokens.
 pub(super) struct PatchscopeResult {
-    /// `[source][pair]`, in the plan's order; nothing where the sweep was stopped before.
+    /// `[source][pair]`, in the plan's order; none if the sweep was stopped before.
     pub(super) continuations: Vec<Vec<Option<DecodedText>>>,
     pub(super) prepared: BTreeMap<usize, PreparedTarget>,
-    /// What a reader must know of a sweep that was stopped.
+    /// A note if the sweep was stopped.
     pub(super) note: Option<String>,
 }
 
 impl PatchscopeResult {
-    /// What a reader must know: a placeholder that is a part of a longer token, a sweep that was stopped.
+    /// Notes: that a placeholder is a part of a longer token, or that the sweep was stopped.
     pub(super) fn notes(&self, plan: &PatchscopePlan, lab: &Lab) -> Vec<String> {
         let shared = self.prepared.values().find(|t| !t.whole);
         let token = shared.and_then(|t| Some(t.tokens()[*t.placeholders.last()?]));
@@ -89,7 +91,7 @@ impl PatchscopeResult {
         shared.into_iter().chain(self.note.clone()).collect()
     }
 
-    /// The target that a source was put into.
+    /// The target into which a source was patched.
     pub(super) fn target<'a>(&'a self, source: &StateSource) -> Option<&'a PreparedTarget> {
         self.prepared.get(&source.positions.len())
     }
@@ -132,7 +134,7 @@ fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
     Ok(row.to_dtype(DType::F32)?.to_vec1()?)
 }
 
-/// Puts every source of a list into the plan's target, at every pair of layers.
+/// Patches every source of a list into the plan's target, at every pair of layers.
 pub(super) fn all(
     plan: &PatchscopePlan,
     sources: &[StateSource],
@@ -172,7 +174,7 @@ pub(super) fn all(
     })
 }
 
-/// What files and prompts gave, in one number: a sweep that was stopped goes on only if it is the same.
+/// A digest of files and prompts, so that a stopped sweep is resumed only if they are unchanged.
 fn digest(plan: &PatchscopePlan, sources: &[StateSource]) -> String {
     let mut hash = Fingerprint::default();
     for source in sources {
@@ -189,7 +191,7 @@ fn digest(plan: &PatchscopePlan, sources: &[StateSource]) -> String {
     format!("{:016x}", hash.finish())
 }
 
-/// The readings of a range of trials: every pair of the first source in `order`, then of the second, and so on.
+/// The continuations of a range of trials: all pairs of the first source in `order`, then of the second, and so on.
 fn decode_trials(
     plan: &PatchscopePlan,
     sources: &[StateSource],
@@ -220,7 +222,7 @@ fn decode_trials(
     Ok(out)
 }
 
-/// What a source puts where at a pair of layers, and how long it is beside what it replaces.
+/// The patches for a source at a pair of layers, and the ratio of norms, see [`DecodedText::ratio`].
 fn patches_for(
     plan: &PatchscopePlan,
     source: &StateSource,
@@ -229,14 +231,14 @@ fn patches_for(
     lab: &mut Lab,
 ) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);
-    // Every layer at once, so that a source is read once.
+    // All source layers are recorded at once, so that a source is run once.
     let recording = lab.record(&source.run, &plan.wanted(|(from, _)| from))?;
     let values = recording.get(from)?;
     let device = &lab.model.transformer.device;
     let mut out = Vec::with_capacity(target.placeholders.len());
     let mut ratio = 0.0;
     for (i, placeholder) in target.placeholders.iter().enumerate() {
-        // One state for every placeholder, or one each.
+        // One state for all placeholders, or one for each.
         let position = source.positions[i.min(source.positions.len() - 1)];
         let taken = row(values, position)?;
         let replaced = target.replaced[&(to, *placeholder)];

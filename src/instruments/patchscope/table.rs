@@ -1,4 +1,4 @@
-//! The table: what is written at every pair of layers, beside what the target says by itself.
+//! The table: the continuation at every pair of layers, with that of the unpatched target.
 
 use super::parameters::{LayerOrEmbedding, Unrelated};
 use super::plan::{PatchscopePlan, StateSource, spelled};
@@ -11,7 +11,7 @@ use crate::instruments::patchscope::map::Map;
 use crate::lab::Lab;
 use crate::text;
 
-/// Fewest tokens of the unrelated text.
+/// The shortest unrelated text, in tokens.
 const UNRELATED: usize = 12;
 
 /// Tokens as one line of safe visible text.
@@ -28,7 +28,7 @@ pub(super) fn words_in(lab: &Lab, ids: &[u32]) -> String {
     }
 }
 
-/// Where a source's state stands: at its place in the user's run, or at its layer alone.
+/// The anchor of a source's state: its position in the user's run, or only its layer for another text.
 pub(super) fn anchor(source: &StateSource, layer: LayerOrEmbedding) -> Anchor {
     let position = source.positions.last().copied().unwrap_or(0);
     match (usize::try_from(layer), source.own) {
@@ -39,7 +39,7 @@ pub(super) fn anchor(source: &StateSource, layer: LayerOrEmbedding) -> Anchor {
     }
 }
 
-/// The state of an unrelated text, as another source; nothing where none was asked for.
+/// The state of an unrelated text, as another source; none if the control is off.
 pub(super) fn unrelated(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Option<StateSource>> {
     if plan.params.control == Unrelated::No {
         return Ok(None);
@@ -56,12 +56,12 @@ pub(super) fn unrelated(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Option<S
     }))
 }
 
-/// A dash where there is nothing.
+/// The value, or a dash if there is none.
 pub(super) fn or_dash(value: Option<impl Into<Entry>>) -> Entry {
     value.map_or_else(|| "–".into(), Into::into)
 }
 
-/// The control with only its last `count` positions, for sources of so many tokens.
+/// The control restricted to its last `count` positions, for sources of that many tokens.
 fn ending(control: &StateSource, count: usize) -> StateSource {
     let from = control.positions.len().saturating_sub(count);
     StateSource {
@@ -70,7 +70,7 @@ fn ending(control: &StateSource, count: usize) -> StateSource {
     }
 }
 
-/// The title of a source's page: what is put where.
+/// The title of a source's page.
 pub(super) fn title(
     plan: &PatchscopePlan,
     source: &StateSource,

@@ -1,6 +1,6 @@
-//! A target prompt with values put into it while it is read, many such branches side by side, and what each goes on with.
+//! A target prompt with values patched in while it is read: many such branches in one batch, each continued greedily.
 //!
-//! Invariant: a value acts once, in the pass that reads its position, and lives on through keys and values alone. To ask
+//! Invariant: a value acts once, in the pass that reads its position, and afterwards only through keys and values. To return
 //! something else of a branch, add a field to [`ContinuedText`].
 
 use crate::error::Result;
@@ -10,22 +10,22 @@ use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 
-/// Most branches that are read before anybody asks whether to go on.
+/// The most branches that run before cancelling is checked.
 pub const SLICE: usize = 32;
 
-/// Candidates kept for the first token.
+/// The number of candidates kept for the first token.
 const TOP: usize = 5;
 
-/// What a branch goes on with.
+/// The continuation of a branch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContinuedText {
-    /// The tokens, greedily, an end token included.
+    /// The greedily generated tokens, an end token included.
     pub tokens: Vec<u32>,
-    /// Whether the continuation broke off because its numbers were no longer finite.
+    /// Whether the continuation was stopped because its logits were no longer finite.
     pub silent: bool,
-    /// The most probable first tokens.
+    /// The statistics of the first token.
     pub first: RowStats,
-    /// Probabilities of the watched tokens as the first, in the order they were asked for.
+    /// The probabilities of the watched tokens as first token, in the order of the request.
     pub watched: Vec<f32>,
 }
 
@@ -33,17 +33,17 @@ pub struct ContinuedText {
 pub struct TargetPrompt {
     /// Token ids.
     pub tokens: Vec<u32>,
-    /// Branches may differ from this position on.
+    /// The first position at which branches may differ.
     pub from: usize,
 }
 
 impl TargetPrompt {
-    /// Goes on from the target under each branch's values, greedily, by at most `count` tokens (one at least).
+    /// Continues the target greedily under each branch's patches, by at most `count` tokens (at least one).
     ///
     /// # Errors
     ///
-    /// When a value has no place here, or the work is stopped; when no branch comes to a distribution, and when the target
-    /// left alone does not.
+    /// When a patch has no place in the target, when the work is stopped, or when the numbers of every branch, or of the
+    /// unpatched target, are not finite.
     pub fn branches(
         &self,
         lab: &mut Lab,
@@ -74,7 +74,7 @@ impl TargetPrompt {
             }
         };
         let out: Vec<ContinuedText> = lab.run(&pass)?.into_iter().map(written).collect();
-        // A value may break its own branch; in all of them it is the model that is broken.
+        // A patched value may make its own branch overflow; if all branches do, the model itself is the cause.
         if out.iter().all(|w| w.silent && w.tokens.is_empty()) {
             return Err(lab.not_finite("The model's numbers are"));
         }

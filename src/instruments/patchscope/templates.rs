@@ -1,8 +1,8 @@
-//! The library of target prompts: those of the papers, those in the words of the demo's world, and the user's own.
+//! The library of target prompts: those of the papers, those for the demo model, and the user's own.
 //!
-//! Invariant: of two templates of one name the later source wins: a file that is named, then `templates.toml` in the
-//! user's folder, then the built-in ones; every template's placeholder occurs in its prompt. To add a built-in one, add a row
-//! to [`TEMPLATES`].
+//! Invariant: of two templates with the same name the one from the more specific source wins: a file given as parameter, then
+//! `templates.toml` in the user's folder, then the built-in ones; every template's placeholder occurs in its prompt. To add a
+//! built-in one, add a row to [`TEMPLATES`].
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ pub struct BuiltinTemplate {
     pub name: &'static str,
     /// The target prompt.
     pub prompt: &'static str,
-    /// The text whose token is overwritten.
+    /// The text whose state is overwritten.
     pub placeholder: &'static str,
-    /// One sentence.
+    /// A one-sentence description.
     pub about: &'static str,
 }
 
-/// Target prompts that are always there.
+/// The built-in target prompts.
 pub const TEMPLATES: &[BuiltinTemplate] = &[
     BuiltinTemplate {
         name: "description",
@@ -89,10 +89,10 @@ pub struct PatchscopeTemplate {
     pub name: String,
     /// The target prompt.
     pub prompt: String,
-    /// The text whose token is overwritten.
+    /// The text whose state is overwritten.
     #[serde(default = "usual", alias = "slot")]
     pub placeholder: String,
-    /// One sentence.
+    /// A one-sentence description.
     #[serde(default)]
     pub about: String,
 }
@@ -108,7 +108,7 @@ struct TemplateFile {
     template: Vec<PatchscopeTemplate>,
 }
 
-/// Finds a template: in the named file (if any), the user's folder, the built-in ones.
+/// Finds a template by name: in the given file, then in the user's folder, then among the built-in ones.
 ///
 /// # Errors
 ///
@@ -153,13 +153,13 @@ fn own() -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// When it is not there, or not such a file: one sentence that says where.
+/// When the file does not exist or has another form; the error says in which line.
 pub fn read(path: &Path) -> Result<Vec<PatchscopeTemplate>> {
     let text = crate::file::words(path)?;
     parse(&text, path)
 }
 
-/// Parses templates from text; `path` is for messages.
+/// Parses templates from text; `path` is for error messages.
 ///
 /// # Errors
 ///

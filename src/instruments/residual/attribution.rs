@@ -1,11 +1,11 @@
-//! Direct logit attribution: a logit as a sum over everything that was written into the stream (nostalgebraist 2020;
-//! Elhage et al. 2021; TransformerLens `logit_attrs`).
+//! Direct logit attribution: a logit as a sum over all component outputs in the stream (nostalgebraist 2020; Elhage et al.
+//! 2021; TransformerLens `logit_attrs`).
 //!
-//! `z[t] = Σ_c c·u + constants`, where `u` is the token's direction seen through the final norm with its scale held at what it
-//! was at the position, and the parts `c` are the embedding, every attention write, every MLP write and what edits of
-//! the stream moved. Invariants: the sum is exact to rounding and the figure carries its error; sums are in f64; the logit
-//! is the one before a soft-cap, behind the multiplier. A write opens into heads, neurons and source tokens in
-//! [`super::decomposition`]. To add a part, add a variant of [`LogitPart`] and its row in [`Attribution::read`].
+//! `z[t] = Σ_c c·u + constants`, where `u` is the token's direction pulled back through the final norm with its scale at that
+//! position held constant. The parts `c` are the embedding, every attention output, every MLP output, and the changes by edits
+//! of the stream. Invariants: the sum is exact up to rounding and the figure carries its error; sums are in f64; the logit is
+//! taken after the multiplier and before a soft-cap. [`super::decomposition`] splits a component output into heads, neurons and
+//! source tokens. To add a part, add a variant of [`LogitPart`] and its row in [`Attribution::read`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,11 +26,11 @@ use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
-/// What rounding of f32 may cost a product, relative to the lengths of what is multiplied.
+/// The rounding error of a dot product in f32, relative to the norms of its factors.
 const EXACT: f32 = 1e-6;
 
-/// What rounding may cost a logit, relative to the sum of the magnitudes that make it up: in f16 and bf16 the stream itself
-/// is rounded after every write, and kernels of few bits round what they multiply.
+/// The rounding error to expect in a logit, relative to the sum of the magnitudes of its parts: in f16 and bf16 the stream
+/// itself is rounded after every addition, and quantized kernels round their inputs.
 pub fn rounding(model: &Model) -> f32 {
     match model.transformer.precision {
         Precision::Dense(DType::F32 | DType::F64) => 1e-5,
@@ -40,20 +40,20 @@ pub fn rounding(model: &Model) -> f32 {
     }
 }
 
-/// A part of the sum that makes a logit.
+/// A part of the sum that makes up a logit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LogitPart {
-    /// What enters block 0.
+    /// The stream that enters block 0.
     Embed,
-    /// The token's row of the table, where positions are learned and nobody edited the sum.
+    /// The token's embedding, if positions are learned and no edit changed the sum with the position's vector.
     Token,
-    /// The position's row.
+    /// The position's learned vector.
     Position,
-    /// What attention of a block added.
+    /// The attention output of a block, as added.
     Attention(usize),
-    /// What the MLP of a block added.
+    /// The MLP output of a block, as added.
     Mlp(usize),
-    /// What edits of the stream itself moved here.
+    /// The change by edits of the stream at this address.
     Edits(Address),
     /// The bias of the final norm.
     NormBias,
@@ -62,7 +62,7 @@ pub enum LogitPart {
 }
 
 impl LogitPart {
-    /// As figures spell it.
+    /// The name in figures.
     pub fn name(self) -> String {
         match self {
             Self::Embed => "embed".into(),
@@ -76,7 +76,7 @@ impl LogitPart {
         }
     }
 
-    /// The block that wrote it.
+    /// The block whose output it is; none for other parts.
     pub fn layer(self) -> Option<usize> {
         match self {
             Self::Attention(layer) | Self::Mlp(layer) => Some(layer),
@@ -86,50 +86,50 @@ impl LogitPart {
     }
 }
 
-/// A summand at one position.
+/// A part at one position.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PartAtPosition {
-    /// What it adds to the target's logit.
+    /// Its contribution to the target's logit.
     pub effect: f32,
-    /// Its length.
+    /// Its norm.
     pub size: f32,
-    /// Its cosine with the stream that it was added to; 0 for what comes first and for constants.
+    /// The cosine with the stream that it was added to; 0 for the embedding and for constants.
     pub cosine: f32,
-    /// How near it is to the end of the stream, as a share of all parts: `max(‖x‖₁ − ‖x − c‖₁, 0)`, normalised (Ferrando and
-    /// Voita 2024, 2403.00824). It says nothing of logits.
+    /// Its proximity to the final stream, as a share of all parts: `max(‖x‖₁ − ‖x − c‖₁, 0)`, normalised (Ferrando and Voita
+    /// 2024, 2403.00824). It does not depend on the logit.
     pub share: f32,
 }
 
-/// The sum of a target's logit at some positions.
+/// A target's logit as a sum of parts, at some positions.
 #[derive(Clone, Debug)]
 pub struct Attribution {
     pub positions: Vec<usize>,
-    /// What the logit is of, one a position.
+    /// The target at each position.
     pub targets: Vec<LogitTarget>,
-    /// The summands, in the order in which they were written.
+    /// The parts, in the order of the forward pass.
     pub parts: Vec<LogitPart>,
     /// `[positions][parts]`.
     pub shares: Vec<Vec<PartAtPosition>>,
-    /// The model's own value of the target before a soft-cap, one a position.
+    /// The model's own value of the target before a soft-cap, at each position.
     pub logits: Vec<f32>,
-    /// The sum against the model's own value, the worst of the positions.
+    /// The error of the sum against the model's own value, at the worst position.
     pub check: Check,
-    /// How far the sum of the parts is from the final residual stream, relative to its largest entry.
+    /// The error of the sum of all parts as a vector against the final residual stream, relative to its largest entry.
     pub stream_error: f32,
-    /// The directions that parts were held against, scale and all: `[positions, d_model]`, f32.
+    /// The directions `u`, including the final norm's scale: `[positions, d_model]`, f32.
     pub directions: Tensor,
 }
 
-/// What is to be attributed.
+/// Which logit is attributed, and how.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttributionRequest {
-    /// The target; the top prediction of each position where none is given.
+    /// The target; if none, the top prediction at each position.
     pub target: Option<LogitTarget>,
-    /// Whether the mean over the vocabulary is taken away from the logit.
+    /// Whether the mean logit over the vocabulary is subtracted.
     pub centred: bool,
 }
 
-/// Addresses of active edits, those of overlays where they act.
+/// The addresses at which active edits change values; for overlays that is where they act.
 pub(crate) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
     let mut out = HashSet::new();
     for (_, edits) in run.schedule.spans() {
@@ -146,7 +146,7 @@ pub(crate) fn edited(run: &Run, layers: usize) -> Result<HashSet<Address>> {
     Ok(out)
 }
 
-/// What is recorded: every write, the end of the stream, and the stream around what edits moved.
+/// The addresses to record: every component output, the final stream, and the stream at edited addresses.
 pub fn addresses(card: &Card, run: &Run) -> Result<Vec<Address>> {
     let mut out = vec![Site::Embed.at(0), Site::ResidPost.at(card.layers - 1)];
     for layer in 0..card.layers {
@@ -167,7 +167,7 @@ pub fn addresses(card: &Card, run: &Run) -> Result<Vec<Address>> {
     Ok(out)
 }
 
-/// Refuses streams that are no sum of writes.
+/// Refuses architectures whose stream is not a sum of component outputs.
 pub fn check_sum(model: &Model) -> Result<()> {
     if model.transformer.blueprint.arrangement != BlockOrder::NormedStream {
         return Ok(());
@@ -179,7 +179,7 @@ pub fn check_sum(model: &Model) -> Result<()> {
 }
 
 impl Lab {
-    /// Attributes the logits after some positions of a run, `first` to the last.
+    /// Attributes the logits after the positions of a run from `first` to the last.
     pub fn attribute(
         &mut self,
         run: &Run,
@@ -192,11 +192,11 @@ impl Lab {
     }
 }
 
-/// What a capture must have for [`Attribution::read`].
+/// What a capture must contain for [`Attribution::read`].
 ///
 /// # Errors
 ///
-/// For streams that are no sum of writes, and edits of places that the model lacks.
+/// For architectures whose stream is not a sum of component outputs, and for edits at addresses that the model lacks.
 pub fn needs(model: &Model, run: &Run) -> Result<Needs> {
     check_sum(model)?;
     Ok(Needs {
@@ -206,7 +206,7 @@ pub fn needs(model: &Model, run: &Run) -> Result<Needs> {
 }
 
 impl Attribution {
-    /// Reads a capture that has what [`needs`] says.
+    /// Attributes the logits of a capture that fulfils [`needs`].
     pub fn read(lab: &Lab, capture: &Capture, question: AttributionRequest) -> Result<Self> {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
@@ -216,7 +216,7 @@ impl Attribution {
         let parts = stream_parts(model, capture)?;
         let width = model.card.d_model;
         let (seen, end) = (to_host(&directions)?, to_host(last)?);
-        // One read-back for all parts.
+        // One read-back from the device for all parts.
         let rows: Vec<&Tensor> = parts.iter().map(|(_, rows)| rows).collect();
         let values = to_host(&Tensor::stack(&rows, 0)?)?;
         let values: Vec<&[f32]> = values.chunks(positions.len() * width).collect();
@@ -260,7 +260,7 @@ impl Attribution {
         })
     }
 
-    /// The effect of a part at a position, counted from the first one here.
+    /// The effect of a part at the `i`th captured position.
     pub fn effect(&self, i: usize, part: LogitPart) -> f32 {
         let found = self.parts.iter().position(|p| *p == part);
         found.map_or(0.0, |k| self.shares[i][k].effect)
@@ -278,7 +278,7 @@ fn constant_parts(model: &Model) -> Vec<LogitPart> {
     out
 }
 
-/// Values on the host, f32, row after row.
+/// The values of a tensor on the host, f32, row after row.
 pub(crate) fn to_host(t: &Tensor) -> Result<Vec<f32>> {
     Ok(t.to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
@@ -286,8 +286,8 @@ pub(crate) fn to_host(t: &Tensor) -> Result<Vec<f32>> {
         .to_vec1()?)
 }
 
-/// What the model itself says of the target after each row, before a soft-cap; the target is the top prediction of the row
-/// where none is given.
+/// The model's own value of the target after each row, before a soft-cap. Without a target, it is that of the row's top
+/// prediction.
 fn model_logits(
     lab: &Lab,
     last: &Tensor,
@@ -325,8 +325,8 @@ fn model_logits(
     Ok((targets, logits))
 }
 
-/// The targets' directions as the stream meets them, `[positions, d_model]`, and what the biases behind the stream add, one
-/// number for each of [`constant_parts`].
+/// The directions of the targets pulled back through the final norm, `[positions, d_model]`, and the contributions of the
+/// biases after the stream, one number for each of [`constant_parts`].
 fn directions(
     model: &Model,
     last: &Tensor,
@@ -383,7 +383,7 @@ fn directions(
     Ok((seen, constants))
 }
 
-/// The parts of the stream as rows `[positions, d_model]`, f32, in the order in which they were written.
+/// The parts of the stream as rows `[positions, d_model]`, f32, in the order of the forward pass.
 fn stream_parts(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tensor)>> {
     let get = |at: Address| capture.get(at).cloned();
     let layers = model.card.layers;
@@ -400,7 +400,7 @@ fn stream_parts(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tens
         ],
         None => vec![(LogitPart::Embed, embed.clone())],
     };
-    // What the stream would be without edits of the stream itself, from the last place where it is known.
+    // The stream without the next edit of the stream: the latest recorded state plus the component outputs since.
     let mut stream = embed;
     let moved =
         |at: Address, stream: &mut Tensor, out: &mut Vec<(LogitPart, Tensor)>, after: Tensor| {
@@ -431,7 +431,7 @@ fn stream_parts(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tens
     Ok(out)
 }
 
-/// Every part of one position against a direction, and how far the parts are from the end of the stream.
+/// The statistics of all parts at one position, for a direction `u`, and the error of their sum against the final stream `end`.
 fn parts_at_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<PartAtPosition>, f32) {
     let mut stream = vec![0f64; u.len()];
     let whole: f64 = end.iter().map(|x| f64::from(*x).abs()).sum();

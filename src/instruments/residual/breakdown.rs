@@ -1,7 +1,8 @@
-//! The sum opened: heads, neurons, and the tokens that attention read.
+//! Figures that split component outputs: into heads, neurons, and the tokens that attention read.
 //!
-//! Invariant: what is shown and what is left out of a figure (biases, the other neurons, edits of the write) are both
-//! said, so that a reader can add up to the write. To open something else, add a choice of `by` and its function here.
+//! Invariant: both the parts shown and those left out (biases, the remaining neurons, edits of the component output) are
+//! reported, so that a reader can add them up to the whole. To split into something else, add a choice of `by` and its function
+//! here.
 
 use std::ops::Range;
 
@@ -19,7 +20,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 
-/// Around zero, as far as the cells reach; those of position 0, the sink of attention, are asked only where `sink` says so.
+/// A diverging colour scale up to the largest cell; cells of position 0, an attention sink, count only if `sink` is true.
 fn diverging(grid: Grid, sink: bool) -> Grid {
     let cells = grid.cells.iter().flatten();
     let judged = cells.filter(|c| sink || c.anchor.position != Some(0));
@@ -27,7 +28,7 @@ fn diverging(grid: Grid, sink: bool) -> Grid {
     grid.scaled(Scale::Diverging { reach })
 }
 
-/// What biases and edits add beside the pieces, in words; nothing where there is neither.
+/// A sentence on what biases and edits add in addition to the pieces; none if they add nothing.
 fn biases_in_words(pieces: &[OutputParts], i: usize) -> Option<String> {
     let bias: f32 = pieces.iter().map(|p| p.bias[i]).sum();
     let moved: f32 = pieces.iter().filter(|p| p.edited).map(|p| p.rest[i]).sum();
@@ -44,7 +45,7 @@ fn biases_in_words(pieces: &[OutputParts], i: usize) -> Option<String> {
 }
 
 impl ResidualParams {
-    /// The layers that are opened.
+    /// The layers whose outputs are split.
     fn layers_to_split(&self, lab: &Lab) -> Result<Vec<usize>> {
         let layers = lab.model.card.layers;
         Ok(match self.layer.within(layers)? {
@@ -53,7 +54,7 @@ impl ResidualParams {
         })
     }
 
-    /// Heads: layers by heads at one position, or heads by positions.
+    /// A grid of heads: layers by heads at one position, or heads by positions.
     pub(super) fn by_head(
         &self,
         run: &Run,
@@ -111,7 +112,7 @@ impl ResidualParams {
             .checked(Some(worst_check(sum.check, &pieces))))
     }
 
-    /// The neurons with the largest effects, a page a position, with what is not listed.
+    /// A table of the neurons with the largest effects, one page for each position, with the total of those not listed.
     pub(super) fn by_neuron(
         &self,
         run: &Run,
@@ -154,7 +155,7 @@ impl ResidualParams {
             .checked(Some(worst_check(sum.check, &pieces))))
     }
 
-    /// The tokens that attention read: layers by sources, or the heads of one layer by sources.
+    /// A grid of the source tokens of attention: layers by sources, or the heads of one layer by sources.
     pub(super) fn by_source(
         &self,
         run: &Run,
@@ -215,7 +216,7 @@ impl ResidualParams {
     }
 }
 
-/// One attention write at one position: its heads, its biases and what edits moved, to what it adds in all.
+/// One attention output at one position as a waterfall: its heads, its biases and the change by edits, up to its whole effect.
 fn attention_series(pieces: &OutputParts, layer: usize, sum: &Attribution, value: &str) -> Series {
     let heads = pieces.values[0].iter().enumerate();
     let heads = heads.map(|(h, v)| (format!("head {h}"), Anchor::head(layer, h), *v));
@@ -243,7 +244,7 @@ fn attention_series(pieces: &OutputParts, layer: usize, sum: &Attribution, value
     }
 }
 
-/// The heads that added most by reading one source, three at most.
+/// The heads that contribute most through one source, at most three.
 fn top_heads(pieces: &OutputParts, heads: usize, sources: usize, j: usize) -> Vec<(u32, f32)> {
     let effects: Vec<f32> = (0..heads)
         .map(|h| pieces.values[0][h * sources + j])

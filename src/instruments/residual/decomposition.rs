@@ -1,9 +1,9 @@
-//! What a write is made of: attention's heads and the tokens that they read, an MLP's neurons.
+//! Splits a component output: attention into heads and the tokens that they read, an MLP into neurons.
 //!
 //! `attn_add·u = scale·Σ_h z_h·view_h + biases` and `z_h = Σ_j probs[h, i, j]·v_j`, so a head's effect is split exactly by the
 //! position that it reads; `mlp_add·u = scale·Σ_i act_i·view_i + biases`. Invariant: pieces and biases sum to the part of
-//! [`super::attribution`], and the difference is kept as [`OutputParts::rest`]: rounding, or what an edit of the write itself moved.
-//! To open something else, write a function that returns [`OutputParts`].
+//! [`super::attribution`], and the difference is kept as [`OutputParts::rest`]: rounding, or the change by an edit of the
+//! component output itself. To split into something else, write a function that returns [`OutputParts`].
 
 use candle_core::{DType, Tensor};
 
@@ -15,24 +15,24 @@ use crate::lab::run::Run;
 use crate::model::network::heads::Constants;
 use crate::model::network::site::{Address, Site};
 
-/// A write's effect in pieces.
+/// The effect of a component output in pieces.
 #[derive(Clone, Debug)]
 pub struct OutputParts {
-    /// The part that is opened.
+    /// The part that is split.
     pub part: LogitPart,
     /// `[positions][pieces]`: heads, neurons, or heads by source position (`head * sources + source`).
     pub values: Vec<Vec<f32>>,
-    /// What the biases add, one a position.
+    /// The contribution of the biases, at each position.
     pub bias: Vec<f32>,
-    /// The part less pieces and biases, one a position.
+    /// The part minus pieces and biases, at each position.
     pub rest: Vec<f32>,
-    /// Whether an edit of the write itself is in the rest, so that it is no rounding.
+    /// Whether the rest includes the change by an edit of the component output, so that it is more than rounding.
     pub edited: bool,
-    /// What rounding may leave in the rest.
+    /// The largest rest that rounding explains.
     pub tolerance: f32,
 }
 
-/// What is recorded to open attention writes: `sources` asks for the tokens that were read.
+/// The addresses to record for splitting attention outputs; with `sources`, also by the tokens that were read.
 pub fn of_attention(layers: &[usize], norms_writes: bool, sources: bool) -> Vec<Address> {
     let mut out = Vec::new();
     for &layer in layers {
@@ -48,7 +48,7 @@ pub fn of_attention(layers: &[usize], norms_writes: bool, sources: bool) -> Vec<
     out
 }
 
-/// What is recorded to open MLP writes.
+/// The addresses to record for splitting MLP outputs.
 pub fn of_mlp(layers: &[usize], norms_writes: bool) -> Vec<Address> {
     let mut out = Vec::new();
     for &layer in layers {
@@ -60,7 +60,7 @@ pub fn of_mlp(layers: &[usize], norms_writes: bool) -> Vec<Address> {
     out
 }
 
-/// The rows of a recorded value at an attribution's positions, f32.
+/// The recorded values at an attribution's positions, as rows, f32.
 fn rows(recording: &Capture, at: Address, whole: &Attribution) -> Result<Tensor> {
     let first = whole.positions.first().copied().unwrap_or(0);
     let rows = recording.get(at)?.narrow(0, first, whole.positions.len())?;
@@ -68,7 +68,7 @@ fn rows(recording: &Capture, at: Address, whole: &Attribution) -> Result<Tensor>
 }
 
 impl Attribution {
-    /// The attention write of a layer by heads, `[positions][heads]`; `recording` holds [`of_attention`].
+    /// Splits the attention output of a layer into heads, `[positions][heads]`; `recording` holds [`of_attention`].
     pub fn heads(
         &self,
         lab: &Lab,
@@ -103,8 +103,8 @@ impl Attribution {
         )
     }
 
-    /// The attention write of a layer at one position (`i`, counted from the first one here) by head and by the token that
-    /// was read: one row of `heads * sources`, sources from position 0 to the position itself. `recording` holds
+    /// Splits the attention output of a layer at one position (`i`, counted from the first captured one) by head and source
+    /// token: one row of `heads * sources`, with sources from position 0 to the position itself. `recording` holds
     /// [`of_attention`] with sources.
     pub fn sources(
         &self,
@@ -157,7 +157,7 @@ impl Attribution {
         )
     }
 
-    /// The MLP write of a layer by neurons, `[positions][d_mlp]`; `recording` holds [`of_mlp`].
+    /// Splits the MLP output of a layer into neurons, `[positions][d_mlp]`; `recording` holds [`of_mlp`].
     pub fn neurons(
         &self,
         lab: &Lab,
@@ -195,7 +195,7 @@ impl Attribution {
         )
     }
 
-    /// The parts at a single position.
+    /// The pieces at a single position.
     fn at_position(&self, i: usize) -> Self {
         Self {
             positions: vec![self.positions[i]],

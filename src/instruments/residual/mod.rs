@@ -1,10 +1,10 @@
 //! The residual stream as a sum, and a logit as the same sum: direct logit attribution.
 //!
-//! At one position the sum is told write by write (embedding, every attention write, every MLP write, biases) and opens to
-//! heads, to neurons, and to the tokens that attention read; over several positions it is a grid. The sums are
-//! [`crate::instruments::residual::attribution`]; what makes up a write is [`crate::instruments::residual::decomposition`]. Invariant: every figure carries the error of the sum that it shows.
-//! Sources: nostalgebraist 2020; Elhage et al. 2021; TransformerLens `logit_attrs`; shares: Ferrando and Voita 2024
-//! (2403.00824).
+//! At one position the figure lists the parts of the sum (embedding, every attention output, every MLP output, biases), and
+//! splits them into heads, neurons, and the tokens that attention read; over several positions it is a grid. The sums are in
+//! [`crate::instruments::residual::attribution`]; the splits in [`crate::instruments::residual::decomposition`]. Invariant:
+//! every figure carries the error of the sum that it shows. Sources: nostalgebraist 2020; Elhage et al. 2021; TransformerLens
+//! `logit_attrs`; shares: Ferrando and Voita 2024 (2403.00824).
 
 pub mod attribution;
 mod breakdown;
@@ -28,12 +28,12 @@ use crate::lab::target::LogitTarget;
 use crate::model::Card;
 
 choices! {
-    /// What a logit is taken apart into.
+    /// The parts into which a logit is split.
     pub enum Decomposed { Layer = "layer", Head = "head", Neuron = "neuron", Source = "source" }
 }
 
 choices! {
-    /// What is measured of a component output.
+    /// The quantity that is shown of each part.
     pub enum OutputMeasure { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
 }
 
@@ -66,7 +66,7 @@ impl Measurement for Residual {
     const NAME: &'static str = "residual";
     const ABOUT: &'static str = "Direct logit attribution: a logit as a sum over component outputs (embedding, attention, MLP), split further by head, neuron or source token";
     const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)";
-    // What an edit of the stream moves is a row of its own.
+    // The change by an edit of the stream has a row of its own, so the rows depend on the edits.
     const ROWS_FOLLOW_EDITS: bool = true;
 
     fn live(params: &ResidualParams, card: &Card) -> bool {
@@ -113,7 +113,7 @@ impl ResidualParams {
 
     fn by_layer(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Draft {
         let (many, value) = (self.window.0 > 1, self.value);
-        // A grid of one column is about the top predictions too: more columns may come.
+        // A grid with one column is also about the top predictions, because a live figure may get more columns.
         let whose = if many && self.token.is_none() {
             TOP_PREDICTIONS.to_owned()
         } else {
@@ -136,7 +136,7 @@ impl ResidualParams {
             .checked(Some(sum.check))
     }
 
-    /// What a reader of any of these figures must know.
+    /// The notes that all of these figures have.
     fn notes(&self, sum: &Attribution, run: &Run, lab: &Lab) -> Vec<String> {
         let shape = &lab.model.transformer.blueprint;
         let i = sum.positions.len() - 1;
@@ -171,10 +171,10 @@ impl ResidualParams {
     }
 }
 
-/// The targets where none is given.
+/// A description of the targets if none is given.
 const TOP_PREDICTIONS: &str = "the top prediction at each position";
 
-/// The targets of a figure in words.
+/// A description of a figure's targets.
 pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     match sum.targets.as_slice() {
         [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(lab),
@@ -182,7 +182,7 @@ pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     }
 }
 
-/// Where a part was written.
+/// The anchor of a part: its layer and position.
 fn anchor(part: LogitPart, position: usize) -> Anchor {
     match part.layer() {
         Some(layer) => Anchor::cell(layer, position),
@@ -190,7 +190,7 @@ fn anchor(part: LogitPart, position: usize) -> Anchor {
     }
 }
 
-/// The sum at one position, part by part; its total is the model's own logit, which is measured apart.
+/// The sum at one position, part by part. The total is the model's own logit, which is measured independently.
 fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
     let kept = parts_with_value(sum, value);
     let values: Vec<f32> = kept
@@ -203,7 +203,7 @@ fn series(sum: &Attribution, value: OutputMeasure, whose: &str) -> Series {
         total: adds.then(|| sum.logits[0]),
         ..Curve::of(value.print(), Anchor::position(sum.positions[0]), values)
     };
-    // Only the layer: a live figure that named a position here would grow instead of being replaced.
+    // Only the layer is in the anchor: with a position, a live figure would grow a column instead of being replaced.
     let points = kept.iter().map(|k| header(sum.parts[*k])).collect();
     let style = if adds { Style::Waterfall } else { Style::Bars };
     Series {
@@ -225,7 +225,7 @@ fn header(part: LogitPart) -> AxisLabel {
     )
 }
 
-/// Which parts have such a number: constants have an effect and nothing else.
+/// The indices of the parts that have such a value: constants have only an effect.
 fn parts_with_value(sum: &Attribution, value: OutputMeasure) -> Vec<usize> {
     (0..sum.parts.len())
         .filter(|k| {
@@ -244,7 +244,7 @@ fn value_of(share: &PartAtPosition, value: OutputMeasure) -> f32 {
     }
 }
 
-/// What the numbers are.
+/// A description of the numbers.
 fn measure_in_words(value: OutputMeasure, whose: &str) -> String {
     match value {
         OutputMeasure::Effect => format!("direct effect on the logit of {whose}"),
@@ -256,7 +256,7 @@ fn measure_in_words(value: OutputMeasure, whose: &str) -> String {
     }
 }
 
-/// Parts by positions.
+/// A grid of parts by positions.
 fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &Lab) -> Grid {
     let kept = parts_with_value(sum, value);
     let cell = |row: usize, i: usize| {
@@ -288,7 +288,7 @@ fn grid(sum: &Attribution, run: &Run, value: OutputMeasure, whose: &str, lab: &L
     grid.scaled(scale)
 }
 
-/// Headers of positions with the token whose logit it is, so that two runs that favour different tokens are told apart.
+/// Labels of positions with the target token, so that runs with different top predictions can be told apart.
 pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<AxisLabel> {
     let mut columns = lab.headers(run, sum.positions.iter().copied());
     for (column, target) in columns.iter_mut().zip(&sum.targets) {
@@ -297,7 +297,7 @@ pub(crate) fn targets(sum: &Attribution, run: &Run, lab: &Lab) -> Vec<AxisLabel>
     columns
 }
 
-/// The colour scale of a grid: the first position of a text, a sink in many models, has no part in it.
+/// The colour scale of a grid, without the first position of a text, which is an attention sink in many models.
 fn scale(values: impl Iterator<Item = f32>, value: OutputMeasure) -> Scale {
     let reach = values.fold(1e-6, |most: f32, v| most.max(v.abs()));
     match value {
@@ -308,7 +308,7 @@ fn scale(values: impl Iterator<Item = f32>, value: OutputMeasure) -> Scale {
     }
 }
 
-/// The worse of a sum's check and the rests of what was opened.
+/// The worse of the check of a sum and the unexplained rests of its splits.
 pub(crate) fn worst_check(
     check: Check,
     pieces: &[crate::instruments::residual::decomposition::OutputParts],
@@ -329,7 +329,7 @@ pub(crate) fn worst_check(
     })
 }
 
-/// Addresses of the sum and more.
+/// The addresses of the sum together with some more, without duplicates.
 fn all_addresses(
     lab: &Lab,
     run: &Run,

@@ -1,16 +1,16 @@
-//! What formulas are made of, on one row of f32, for a CPU.
+//! The arithmetic that edit formulas use, on one row of f32 on the CPU.
 //!
-//! Invariant: sums are in f64, no memory is allocated, and what is not moved is not written.
+//! Invariant: sums are in f64, no memory is allocated, and values that a formula does not change are not written.
 //! To add a method, see [`super::HiddenState`].
 
 use super::{HiddenState, Numbers, RowNumber};
 
-/// The value of one position.
+/// The value at one position.
 pub(crate) struct HostRow<'a> {
     /// `[width]`.
     pub(crate) x: &'a mut [f32],
     pub(crate) position: usize,
-    /// What the neurons of the layer were there, `[d_mlp]`; empty where nobody asks.
+    /// The post-activation values of the layer's neurons at that position, `[d_mlp]`; empty unless the operation is an overlay.
     pub(crate) neurons: &'a [f32],
 }
 
@@ -84,7 +84,7 @@ fn add(x: &mut [f32], v: &[f32], factor: f32) {
     x.iter_mut().zip(v).for_each(|(x, v)| *x += factor * v);
 }
 
-/// `x·v`, in four sums side by side.
+/// `x·v`, in four independent partial sums.
 fn dot(x: &[f32], v: &[f32]) -> f64 {
     let mut lanes = [0f64; 4];
     let (xs, vs) = (x.chunks_exact(4), v.chunks_exact(4));
@@ -98,7 +98,7 @@ fn dot(x: &[f32], v: &[f32]) -> f64 {
     rest + lanes.iter().sum::<f64>()
 }
 
-/// `‖x‖`.
+/// The norm `‖x‖`.
 pub(crate) fn length(x: &[f32]) -> f64 {
     dot(x, x).sqrt()
 }

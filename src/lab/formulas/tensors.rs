@@ -1,6 +1,6 @@
-//! What formulas are made of, on whole tensors, `[batch, tokens, width]`, for any device.
+//! The arithmetic that edit formulas use, on whole tensors `[batch, tokens, width]`, for any device.
 //!
-//! Invariant: computed in f32, returned in the dtype of the value; the first failure is the one that is told.
+//! Invariant: computed in f32 and returned in the dtype of the value; of several errors the first is returned.
 //! To add a method, see [`super::HiddenState`].
 
 use std::ops::{Add, Div, Mul, Neg, Sub};
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 
 type Candle = candle_core::Result<Tensor>;
 
-/// A tensor in the making, or what failed on the way.
+/// A tensor, or the first error that occurred while computing it.
 #[derive(Clone)]
 pub(crate) struct PendingTensor(std::result::Result<Tensor, Arc<candle_core::Error>>);
 
@@ -31,7 +31,7 @@ impl PendingTensor {
     }
 }
 
-/// Arithmetic on tensors in the making.
+/// Arithmetic operators on [`PendingTensor`].
 macro_rules! operators {
     ($($operator:ident $name:ident($other:ty) |$own:ident, $by:ident| $make:expr;)*) => {
         $(impl $operator<$other> for PendingTensor {
@@ -67,12 +67,12 @@ impl RowNumber for PendingTensor {
     }
 }
 
-/// The values of all rows, f32.
+/// The values of all rows, in f32.
 struct DeviceRows<'a> {
     x: PendingTensor,
     /// The position of the first token.
     start: usize,
-    /// What the neurons of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
+    /// The post-activation values of the layer's neurons, `[batch, tokens, d_mlp]`, for an overlay.
     neurons: Option<&'a Tensor>,
 }
 
@@ -96,7 +96,7 @@ impl HiddenState for DeviceRows<'_> {
     fn add(&mut self, n: PendingTensor, v: &Numbers<f32>) {
         self.x = self.x.with(&n, |x, n| {
             let moved = x.broadcast_add(&n.broadcast_mul(&v.tensor)?)?;
-            // Adding nothing would still turn -0 into 0.
+            // Where `n` is 0 the value is kept as it is: adding 0 would still turn -0 into 0.
             n.ne(0f32)?.broadcast_as(x.shape())?.where_cond(&moved, x)
         });
     }
@@ -138,7 +138,7 @@ impl HiddenState for DeviceRows<'_> {
         self.x = self.x.then(|x| {
             let index = Tensor::new(units, neurons.device())?;
             let act = neurons.to_dtype(DType::F32)?.index_select(&index, 2)?;
-            // One unit's delta is kept as a vector.
+            // The delta of a single unit is stored as a vector, hence the reshape.
             let deltas = deltas.tensor.reshape((units.len(), ()))?;
             x + act.broadcast_matmul(&deltas)?
         });
@@ -146,8 +146,8 @@ impl HiddenState for DeviceRows<'_> {
 }
 
 impl PreparedEdit {
-    /// The whole of `x` changed, `[batch, tokens, width]`; its first token is at position `start`. `neurons` is what the neurons
-    /// of the layer were, `[batch, tokens, d_mlp]`, for an overlay.
+    /// The whole of `x`, `[batch, tokens, width]`, after the edit; its first token is at position `start`. `neurons` are the
+    /// post-activation values of the layer's neurons, `[batch, tokens, d_mlp]`, for an overlay.
     pub(crate) fn on_tensor(
         &self,
         x: &Tensor,
@@ -169,7 +169,7 @@ impl PreparedEdit {
     }
 }
 
-/// The rows of a target for consecutive positions; a target that is one row serves them all.
+/// The rows of a target for consecutive positions; a target with a single row is used for all of them.
 fn rows(target: &Tensor, start: usize, tokens: usize) -> Candle {
     if target.rank() == 1 {
         return Ok(target.clone());

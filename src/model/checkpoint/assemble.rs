@@ -1,7 +1,7 @@
-//! From named tensors to a [`Transformer`]: which tensors a blueprint asks for, and under which names.
+//! Builds a [`Transformer`] from named tensors: which tensors a blueprint needs, and their names.
 //!
-//! Invariant: every tensor that the forward pass uses is asked for here, with its shape.
-//! To serve a checkpoint that lays a matrix out differently, add a variant to [`Qkv`] or [`GateUp`].
+//! Invariant: every tensor that the forward pass uses is loaded here, with a check of its shape. To support a checkpoint that
+//! stores a matrix differently, add a variant to [`Qkv`] or [`GateUp`].
 
 use std::ops::Range;
 
@@ -22,8 +22,8 @@ use crate::model::network::rope::RopeTable;
 use crate::model::network::transformer::{Block, SubNorms, Transformer};
 
 impl Transformer {
-    /// Loads every tensor of a family; `context` bounds the position tables. Also says what a user should know of how the
-    /// file was read.
+    /// Loads every tensor of a family; `context` limits the position tables. Also returns notes for the user on how the file
+    /// was read.
     pub fn load(
         family: &Family,
         mut blueprint: Blueprint,
@@ -94,7 +94,7 @@ impl Transformer {
     }
 }
 
-/// What every checkpoint of a family has, and what its head may be called.
+/// The tensor names that every checkpoint of a family has, and the possible names of its unembedding.
 fn probes(family: &Family) -> NameProbes<'static> {
     let names = &family.names;
     let first_block = names.block.replace("{}", "0");
@@ -113,8 +113,9 @@ fn probes(family: &Family) -> NameProbes<'static> {
     }
 }
 
-/// The embedding and the unembedding. As in transformers 5, a configuration that ties them is believed unless the file
-/// holds both with different numbers; then the file is, and the blueprint changes. Where one is missing the other serves.
+/// The embedding and the unembedding. As in transformers 5, a configuration that ties them is trusted unless the file contains
+/// both with different numbers; then the file decides, and the blueprint is changed. If one is missing, the other is used for
+/// both.
 fn load_ends(
     family: &Family,
     b: &mut Blueprint,
@@ -180,7 +181,7 @@ fn unembedding(weights: &mut Weights, full: &str, width: usize, vocab: usize) ->
     weights.at_root(|w| w.linear(name, width, vocab, MatrixLayout::OutIn, false))
 }
 
-/// What is said of a file without an unembedding, where config.json wants one.
+/// The error for a file without an unembedding although config.json asks for one.
 fn no_head(weights: &Weights, name: &str) -> Error {
     Error::Config {
         what: format!(
@@ -306,13 +307,13 @@ fn load_attention(
     })
 }
 
-/// Rows that lie together.
+/// A single range of rows.
 fn one(rows: Range<usize>) -> Vec<Range<usize>> {
     std::iter::once(rows).collect()
 }
 
-/// A norm with a gain of its own for every head: one tensor `[heads, head_dim]`, or where the name has a `{}`, one
-/// tensor a head.
+/// A norm with a separate gain for every head: one tensor `[heads, head_dim]` or, if the name contains `{}`, one tensor for
+/// each head.
 fn head_gains(
     spec: NormSpec,
     heads: usize,

@@ -1,7 +1,7 @@
-//! What a folder is that is no model in the layout of transformers, and what else a model's folder holds.
+//! Recognises folders that are not models in the layout of transformers, and further contents of a model's folder.
 //!
-//! Invariant: it looks at names and small JSON files alone; it never refuses what can be loaded.
-//! To recognise another kind, add an arm to [`what_it_is`].
+//! Invariant: it reads only file names and small JSON files, and never refuses a folder that can be loaded. To recognise
+//! another kind, add an arm to [`what_it_is`].
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::text;
 
-/// How much of a JSON file is read.
+/// How much of a JSON file is read, in bytes.
 const MOST: u64 = 4 << 20;
 
 /// The names of a folder's files, sorted.
@@ -27,13 +27,13 @@ fn json(path: &Path) -> Option<Value> {
     small.then(|| serde_json::from_slice(&std::fs::read(path).ok()?).ok())?
 }
 
-/// The base model that an adapter's configuration names, safe to show.
+/// The base model named in an adapter's configuration, made safe to show.
 fn base(config: &Value) -> Option<String> {
     let name = config.get("base_model_name_or_path")?.as_str()?;
     (!name.is_empty()).then(|| text::plain(name.as_bytes()))
 }
 
-/// `LoRA adapter`, or what else `peft_type` says.
+/// The kind of an adapter: `LoRA adapter`, or another one named by `peft_type`.
 fn kind(config: &Value) -> String {
     match config.get("peft_type").and_then(Value::as_str) {
         None | Some("LORA") => "LoRA adapter".into(),
@@ -41,7 +41,7 @@ fn kind(config: &Value) -> String {
     }
 }
 
-/// What an adapter's configuration is, and what to do with it.
+/// A description of an adapter, and what to do with it.
 pub(crate) fn adapter(config: &Value) -> (String, String) {
     let what = format!(
         "a {} for another model{}",
@@ -57,7 +57,7 @@ pub(crate) fn adapter(config: &Value) -> (String, String) {
     (what, next)
 }
 
-/// What a folder is that cannot be opened, and what to do, if its files tell. `config` is its config.json.
+/// A description of a folder that cannot be opened, and what to do, if its files tell. `config` is its config.json.
 pub(crate) fn what_it_is(folder: &Path, config: Option<&Value>) -> Option<(String, String)> {
     match json(&folder.join("adapter_config.json")) {
         Some(adapters) => Some(adapter(&adapters)),
@@ -65,7 +65,7 @@ pub(crate) fn what_it_is(folder: &Path, config: Option<&Value>) -> Option<(Strin
     }
 }
 
-/// As [`what_it_is`], from file names alone, which may lie in folders.
+/// As [`what_it_is`], from file names only, which may include folders.
 pub(crate) fn by_names(names: &[String], config: Option<&Value>) -> Option<(String, String)> {
     let has = |name: &str| names.iter().any(|n| n == name);
     let any = |test: &dyn Fn(&str) -> bool| names.iter().find(|n| test(n));
@@ -174,7 +174,8 @@ pub(crate) fn by_names(names: &[String], config: Option<&Value>) -> Option<(Stri
     None
 }
 
-/// What else a model's folder holds that is not read: adapters and further weights. `weights` are the files that were.
+/// A sentence on contents of a model's folder that were not read: adapters and further weights. `weights` are the files that
+/// were read.
 pub(crate) fn also_holds(folder: &Path, weights: &[String]) -> Option<String> {
     let names = names(folder);
     let has = |name: &str| names.iter().any(|n| n == name);

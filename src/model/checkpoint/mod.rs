@@ -1,7 +1,7 @@
-//! Checkpoints: named tensors from the files that other programs write, and what else those files hold.
+//! Checkpoints: named tensors from files of other programs, and further contents of those files.
 //!
-//! Invariant: nothing in a file is run or believed; a length is checked before it is used. To add a format, write its reader here
-//! and name it in [`weights`].
+//! Invariant: nothing in a file is executed or trusted; a length is checked before it is used. To add a format, write its
+//! reader here and name it in [`weights`].
 
 pub mod assemble;
 pub(crate) mod folder;

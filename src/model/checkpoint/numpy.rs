@@ -1,7 +1,7 @@
-//! `.npy` and `.npz` of numpy: arrays of floating-point numbers, read and never run.
+//! `.npy` and `.npz` files of numpy: arrays of floating-point numbers, parsed without executing anything.
 //!
-//! Invariant: an array has the bytes that its header claims, and no header or archive makes more memory than
-//! `MOST`; arrays of Python objects are pickles and are refused. To read another element type, add its row to `KINDS`.
+//! Invariant: an array has exactly the bytes that its header claims, and no file unpacks to more than `MOST` bytes; arrays of
+//! Python objects are pickles and are refused. To read another element type, add its row to `KINDS`.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -14,36 +14,36 @@ use super::torch::{SmallTensor, strided};
 use crate::error::{Error, Result};
 use crate::model::memory_map::map_file;
 
-/// Most bytes that the arrays of a file may unpack to.
+/// The most bytes to which the arrays of a file may unpack.
 const MOST: u64 = 256 << 20;
 
-/// Most bytes of a header; numpy itself refuses more than 10 000 unless asked.
+/// The most bytes in a header; numpy itself refuses more than 10 000 unless asked.
 const HEADER: usize = 1 << 16;
 
-/// How numpy names element types, without byte order.
+/// numpy's names of element types, without byte order.
 const KINDS: &[(&str, DType, usize)] = &[
     ("f2", DType::F16, 2),
     ("f4", DType::F32, 4),
     ("f8", DType::F64, 8),
-    // numpy has no bfloat16; ml_dtypes' arrays are saved as two bytes without a meaning.
+    // numpy has no bfloat16; arrays of ml_dtypes are saved as opaque values of two bytes.
     ("V2", DType::BF16, 2),
 ];
 
-/// What an array's header says.
+/// The header of an array.
 struct NpyHeader {
     kind: String,
     big_endian: bool,
     column_major: bool,
     shape: Vec<usize>,
-    /// Where its elements begin.
+    /// The offset of its elements.
     start: usize,
 }
 
-/// The arrays of a `.npy` (one, without a name) or `.npz` file.
+/// The arrays of a `.npy` (a single one, without a name) or `.npz` file.
 ///
 /// # Errors
 ///
-/// When the file is damaged, holds other things than numbers, or unpacks to too much.
+/// When the file is damaged, contains something other than numbers, or unpacks to too many bytes.
 pub fn arrays(path: &Path) -> Result<Vec<SmallTensor>> {
     let next = "Save it again: numpy.save(FILE, VECTOR.astype('float32')), or numpy.savez(FILE, NAME=VECTOR, ...).";
     let bad = |what: String| Error::bad_file(path, what, next);
@@ -62,7 +62,7 @@ pub fn arrays(path: &Path) -> Result<Vec<SmallTensor>> {
     let total = entries.iter().map(|(_, e)| e.size);
     let total = total.fold(0u64, u64::saturating_add);
     if total > MOST {
-        // Too much to unpack, but not to say what it is.
+        // The arrays are too large to unpack, but their names and shapes can be reported.
         let heads = entries.iter().map(|(name, entry)| {
             let head = unpacked(&map, entry, HEADER)?;
             let header = header(&head)?;
@@ -97,7 +97,7 @@ fn unpacked<'a>(
     Ok(Cow::Borrowed(&data[..data.len().min(most)]))
 }
 
-/// Unpacks at most `most` bytes of a deflate stream; stops there.
+/// Decompresses at most `most` bytes of a deflate stream.
 fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
     match decompress_to_vec_with_limit(packed, most) {
         Ok(all) => Ok(all),
@@ -106,7 +106,7 @@ fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Reads one array; the error says what is wrong, with its name.
+/// Parses one array; the error says what is wrong, with the array's name.
 fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
     let what = if name.is_empty() {
         "it".to_string()
@@ -147,6 +147,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
     let numbers = Tensor::from_raw_buffer(&own, *dtype, &[data.len() / width], &Device::Cpu)
         .and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>())
         .map_err(|e| format!("{what} cannot be read ({e})"))?;
+    // From column-major to row-major order.
     let values = if header.column_major {
         let columns = header.shape.iter().scan(1, |stride, side| {
             Some(std::mem::replace(stride, *stride * side))
@@ -165,7 +166,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
     })
 }
 
-/// Columns first to rows first.
+/// Parses the header of an array.
 fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
     let damaged = || "has no header that numpy writes".to_string();
     if !bytes.starts_with(b"\x93NUMPY") {
@@ -227,12 +228,12 @@ fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
 mod tests {
     use super::inflate;
 
-    /// What zlib (raw deflate, level 9) makes of a text, in one block of fixed codes.
+    /// A text compressed by zlib (raw deflate, level 9), in one block with fixed codes.
     const HELLO: &[u8] = &[
         0xcb, 0x48, 0xcd, 0xc9, 0xc9, 0x57, 0xc8, 0x40, 0x27, 0xb9, 0x00,
     ];
 
-    /// The same of 300 letters of few kinds, in a block with codes of its own.
+    /// The same for 300 letters of a small alphabet, in a block with dynamic codes.
     const OWN: &[u8] = &[
         0x55, 0x4f, 0x49, 0x0e, 0x00, 0x31, 0x08, 0x7a, 0x2b, 0x8b, 0xff, 0xff, 0xc2, 0x80, 0x6d,
         0x0f, 0x63, 0xa2, 0x71, 0x01, 0x54, 0x18, 0x24, 0x41, 0x40, 0x23, 0x01, 0x18, 0xb8, 0x21,

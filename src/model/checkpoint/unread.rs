@@ -1,10 +1,10 @@
-//! What a checkpoint holds and nobody read, in a sentence: other heads, adapters, further layers.
+//! A sentence on the contents of a checkpoint that were not read: other heads, adapters, further layers.
 //!
-//! Invariant: an ordinary checkpoint gives no sentence; buffers that the model makes itself, and the parts of a multimodal
-//! model that are known not to be read, are passed over. To pass over another buffer, add it to [`BUFFERS`]; to recognise
-//! another head, add a row to [`KINDS`].
+//! Invariant: an ordinary checkpoint gives no sentence; buffers that the model computes itself, and parts of multimodal models
+//! that are known to be unused, are not mentioned. To ignore another buffer, add it to [`BUFFERS`]; to recognise another head,
+//! add a row to [`KINDS`].
 
-/// What names of buffers end with.
+/// The endings of buffer names.
 const BUFFERS: [&str; 12] = [
     "inv_freq",
     ".attn.bias",
@@ -20,7 +20,7 @@ const BUFFERS: [&str; 12] = [
     "rope_factors_short.weight",
 ];
 
-/// What names of the other parts of a multimodal model hold.
+/// Parts of the names of other components of a multimodal model.
 const OTHER_PARTS: [&str; 4] = [
     "vision_tower.",
     "vision_model.",
@@ -28,7 +28,7 @@ const OTHER_PARTS: [&str; 4] = [
     "audio_tower.",
 ];
 
-/// What a part of a name tells.
+/// Parts of names, with what they show.
 const KINDS: [(&str, &str); 16] = [
     ("lora_", "an adapter's tensors, which are not applied"),
     (
@@ -57,10 +57,10 @@ const KINDS: [(&str, &str); 16] = [
     ("_scale", "scales of quantized weights or caches"),
 ];
 
-/// Most names that the sentence lists.
+/// The most names that the sentence lists.
 const LISTED: usize = 4;
 
-/// The sentence, if there is anything to say.
+/// The sentence, if there is anything to report.
 pub(crate) fn sentence(unread: &[String], layers: usize) -> Option<String> {
     let left: Vec<&String> = unread
         .iter()
@@ -95,7 +95,7 @@ pub(crate) fn sentence(unread: &[String], layers: usize) -> Option<String> {
     Some(format!("{are} not used: {names}{kind}."))
 }
 
-/// The layer that a name speaks of.
+/// The layer number in a name.
 fn layer(name: &str) -> Option<usize> {
     let mut parts = name.split('.');
     parts.find(|part| matches!(*part, "layers" | "h" | "blk"))?;

@@ -7,8 +7,8 @@
 //! .locks/models--owner--name/<etag>.lock           held by whoever downloads
 //! ```
 //!
-//! Invariant: a snapshot is complete when it has config.json and all of its weights; what Python wrote is never changed.
-//! To look for another thing, add a method to [`Repository`].
+//! Invariant: a snapshot is complete if it has config.json and all of its weights; what Python wrote is never changed. To look
+//! for something else, add a method to [`Repository`].
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ use super::{ModelSource, Reference, files, is_gguf};
 use crate::error::Error;
 use crate::file::{self, Overwrite};
 
-/// A repository's place in the cache, whether it is there or not.
+/// A repository's folder in the cache, which may not exist.
 #[derive(Clone, Debug)]
 pub(super) struct Repository {
     folder: PathBuf,
@@ -35,7 +35,7 @@ impl Repository {
         }
     }
 
-    /// What a reference leads to, when everything is there.
+    /// The source that a reference names, if it is complete in the cache.
     pub fn find(&self, reference: &Reference) -> Option<ModelSource> {
         let snapshot = self.snapshot(&self.commit(&reference.revision));
         match &reference.file {
@@ -49,7 +49,7 @@ impl Repository {
         }
     }
 
-    /// The first file that a reference lacks, when a part of its snapshot is there.
+    /// The first missing file of a reference, if a part of its snapshot exists.
     pub fn lacks(&self, reference: &Reference) -> Option<String> {
         let snapshot = self.snapshot(&self.commit(&reference.revision));
         if !snapshot.is_dir() {
@@ -61,7 +61,7 @@ impl Repository {
         }
     }
 
-    /// The commit of a revision, as far as is known; a commit stands for itself.
+    /// The commit of a revision, as far as known; a commit stands for itself.
     fn commit(&self, revision: &str) -> String {
         file::words(&self.folder.join("refs").join(revision))
             .ok()
@@ -82,7 +82,7 @@ impl Repository {
         self.folder.join("blobs").join(format!("{etag}.incomplete"))
     }
 
-    /// Makes the folders that a download writes to, and opens the cache for it; the path is that which failed.
+    /// Creates the folders for a download, and opens the cache for it; the error contains the path that failed.
     pub fn prepare(&self, commit: &str) -> Result<(), (PathBuf, io::Error)> {
         let blobs = self.folder.join("blobs");
         for folder in [blobs, self.snapshot(commit), self.locks.clone()] {
@@ -91,7 +91,7 @@ impl Repository {
         Ok(())
     }
 
-    /// The lock of a blob, open but not yet taken.
+    /// The lock file of a blob, open but not locked.
     pub fn lock(&self, etag: &str) -> io::Result<File> {
         File::options()
             .create(true)
@@ -100,7 +100,7 @@ impl Repository {
             .open(self.locks.join(format!("{etag}.lock")))
     }
 
-    /// Notes the commit of a branch or tag, as Python does: nothing for a commit itself.
+    /// Stores the commit of a branch or tag, as Python does; nothing for a commit itself.
     pub fn note(&self, revision: &str, commit: &str) -> Result<(), (PathBuf, io::Error)> {
         if revision == commit {
             return Ok(());
@@ -122,7 +122,7 @@ impl Repository {
         write().map_err(|e| (path.clone(), e))
     }
 
-    /// Puts a blob into a snapshot: a relative link, or where links fail the file itself.
+    /// Adds a blob to a snapshot: as a relative link or, if links fail, as the file itself.
     pub fn link(&self, commit: &str, file: &str, etag: &str) -> Result<(), (PathBuf, io::Error)> {
         let pointer = self.snapshot(commit).join(file);
         let blob = self.blob(etag);
@@ -153,7 +153,7 @@ fn symlink(_: &str, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// The first file that a snapshot lacks to be a model; none when it is complete.
+/// The first file that is missing in a snapshot; none if it is complete.
 pub(super) fn missing(snapshot: &Path) -> Option<String> {
     let has = |name: &str| snapshot.join(name).is_file();
     if !has("config.json") {
@@ -171,18 +171,18 @@ pub(super) fn missing(snapshot: &Path) -> Option<String> {
     }
 }
 
-/// A model of the cache.
+/// A model in the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cached {
     /// The model argument that opens it.
     pub id: String,
     /// Its snapshot folder, or the GGUF file in it.
     pub path: PathBuf,
-    /// The first file that it lacks; none when it is complete.
+    /// The first missing file; none if the model is complete.
     pub missing: Option<String>,
 }
 
-/// Every model of the cache: snapshots by id, with `@revision` unless it is main, and the GGUF files in them.
+/// All models in the cache: snapshots by id, with `@revision` unless it is main, and the GGUF files in them.
 pub fn cached_models() -> Vec<Cached> {
     listed(&cache_folder())
 }
@@ -203,7 +203,7 @@ fn repository(id: &str, folder: &Path, found: &mut Vec<Cached>) {
     walk(&folder.join("refs"), "", &mut refs);
     let read = |(name, path): (String, PathBuf)| Some((name, file::words(&path).ok()?));
     let mut refs: Vec<_> = refs.into_iter().filter_map(read).collect();
-    // Of several names of a commit, the plainest.
+    // Of several names of a commit, the simplest.
     refs.sort_by_key(|(name, _)| (name != "main", name.clone()));
     let before = found.len();
     for (commit, snapshot) in entries(&folder.join("snapshots")) {
@@ -216,7 +216,7 @@ fn repository(id: &str, folder: &Path, found: &mut Vec<Cached>) {
         walk(&snapshot, "", &mut files);
         files.retain(|(_, path)| path.is_file() && is_gguf(path));
         let missing = missing(&snapshot);
-        // A snapshot of GGUF files alone is no model; each of its files is one.
+        // A snapshot with only GGUF files is not a model itself; each of its files is one.
         if missing.is_none() || files.is_empty() {
             found.push(Cached {
                 id: format!("{id}{at}"),
@@ -239,7 +239,7 @@ fn repository(id: &str, folder: &Path, found: &mut Vec<Cached>) {
     }
 }
 
-/// Names and paths of a folder, sorted; nothing of one that is not there.
+/// The names and paths in a folder, sorted; empty if it does not exist.
 fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
     let listed = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut out: Vec<_> = listed
@@ -249,10 +249,10 @@ fn entries(folder: &Path) -> Vec<(String, PathBuf)> {
     out
 }
 
-/// Deepest folder that is looked into; `refs/pr/1` has three.
+/// The largest depth of folders that are searched; `refs/pr/1` has three.
 const DEPTH: usize = 4;
 
-/// Every file under a folder: its name from there, and where it is.
+/// Collects all files below a folder: the name relative to it, and the path.
 fn walk(folder: &Path, prefix: &str, out: &mut Vec<(String, PathBuf)>) {
     for (name, path) in entries(folder) {
         let name = format!("{prefix}{name}");

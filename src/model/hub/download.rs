@@ -1,8 +1,8 @@
-//! A download: what is asked in which order, and how a file comes in.
+//! Downloads: the order of requests, and receiving a file.
 //!
-//! Invariant: bytes go to `blobs/<etag>.incomplete`, where the next download goes on, ours or Python's; the blob gets its
-//! name when its length is right and, where its name is a SHA-256, its content too.
-//! To check more of a file, add it to `Remainder::finish`.
+//! Invariant: bytes are written to `blobs/<etag>.incomplete`, where a later download, ours or Python's, resumes; the blob gets
+//! its final name if its length is right and, if its name is a SHA-256, its content too. To check more of a file, add it to
+//! `PartialFile::finish`.
 
 use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
@@ -23,20 +23,20 @@ use crate::error::{Error, Result};
 use crate::file;
 use crate::model::network::families;
 
-/// A connection that carried at least so much before it broke is replaced by itself: long downloads live through the night.
-/// One that broke sooner ends the download with a sentence, because the next would likely break as well.
+/// A connection that carried at least this many bytes before it broke is made again, so that long downloads survive. If it
+/// broke sooner, the download ends with an error, because the next connection would likely break as well.
 const WORTHWHILE: u64 = 16 << 20;
 
-/// The file that decides whether the others are wanted.
+/// The file that decides whether the others are needed.
 const CONFIG: &str = "config.json";
 
-/// How often a lock that somebody holds is tried.
+/// The time between attempts to lock a file that another process holds.
 const QUEUE: Duration = Duration::from_millis(300);
 
-/// Bytes that are left free on the disk.
+/// The space that is left free on the disk, in bytes.
 const SPARE: u64 = 1 << 20;
 
-/// Downloads what a reference lacks, and says where it is.
+/// Downloads the missing files of a reference, and returns its source.
 pub fn fetch(
     given: &str,
     reference: &Reference,
@@ -50,12 +50,12 @@ pub fn fetch(
         .map_err(|e| Error::io("the network", e))?;
     let mut meter = ByteCounter::new(given, watch);
     let outcome = runtime.block_on(Box::pin(run(reference, settings, repository, &mut meter)));
-    // What still looks up a name or waits for a server is not waited for.
+    // Does not wait for pending name lookups or servers.
     runtime.shutdown_background();
     outcome.map_err(|trouble| failure::sentence(trouble, reference, settings, &meter.now))
 }
 
-/// A file to fetch, with how much of it was there when that was looked at.
+/// A file to fetch, with the number of bytes that existed when it was planned.
 struct FileToFetch {
     meta: RemoteFile,
     present: u64,
@@ -114,7 +114,7 @@ async fn run(
         })
 }
 
-/// What is said of a repository that is an adapter alone: its base stands in its configuration, which is fetched.
+/// The error for a repository that contains only an adapter; its configuration is fetched, because it names the base model.
 async fn adapter(
     remote: &Remote,
     reference: &Reference,
@@ -138,7 +138,7 @@ async fn adapter(
     })
 }
 
-/// Refuses a model that no family supports before its weights are downloaded, as soon as its configuration is there.
+/// Refuses a model that no family supports as soon as its configuration is downloaded, before the weights are.
 fn served(snapshot: &Path) -> Result<(), RemoteError> {
     let path = snapshot.join(CONFIG);
     let Some(bytes) = file::read_if_there(&path, file::SMALL)? else {
@@ -151,7 +151,7 @@ fn served(snapshot: &Path) -> Result<(), RemoteError> {
     Ok(families::read(&config).map(drop)?)
 }
 
-/// Asks for name and length of every file that the snapshot lacks; counts the others.
+/// Requests the name and length of every file that the snapshot lacks; counts those that exist.
 async fn plan(
     remote: &Remote,
     repository: &Repository,
@@ -173,7 +173,7 @@ async fn plan(
         let there = length(&repository.blob(&meta.etag))
             .or_else(|| length(&repository.incomplete(&meta.etag)))
             .unwrap_or(0);
-        // What is longer than the file is of no use.
+        // A partial file longer than the file is useless.
         let fits = meta.size.is_none_or(|s| there <= s);
         let there = if fits { there } else { 0 };
         total += meta.size.unwrap_or(there);
@@ -190,7 +190,7 @@ async fn plan(
     Ok((items, present))
 }
 
-/// Refuses a small file that is announced as a large one.
+/// Refuses a small file whose announced size is large.
 fn check_plausible_size(meta: &RemoteFile) -> Result<(), RemoteError> {
     let size = meta.size.unwrap_or(0);
     if files::is_weights(&meta.name) || size <= file::SMALL {
@@ -203,11 +203,11 @@ fn check_plausible_size(meta: &RemoteFile) -> Result<(), RemoteError> {
     )))
 }
 
-/// Refuses when the disk has no room for what is missing.
+/// Refuses if the disk has no room for the missing files.
 fn room(cache: &Path, items: &[FileToFetch]) -> Result<(), RemoteError> {
     let missing = |i: &FileToFetch| i.meta.size.unwrap_or(0).saturating_sub(i.present);
     let needed: u64 = items.iter().map(missing).sum();
-    // A file system that does not say is given the benefit of the doubt.
+    // If the file system does not report its space, assume that there is enough.
     let Ok(disk) = rustix::fs::statvfs(cache) else {
         return Ok(());
     };
@@ -218,7 +218,7 @@ fn room(cache: &Path, items: &[FileToFetch]) -> Result<(), RemoteError> {
     Ok(())
 }
 
-/// Brings one file into the cache and links it.
+/// Downloads one file into the cache and links it.
 async fn file(
     remote: &Remote,
     repository: &Repository,
@@ -236,7 +236,7 @@ async fn file(
             let began = rest.length;
             match rest.receive(remote, commit, meter, &mut counted).await {
                 Ok(()) => {}
-                // Bytes of an earlier download may be what is wrong: once more from the first one.
+                // The bytes of the earlier download may be wrong, so download once more from the first byte.
                 Err(RemoteError::Damaged { .. }) if began > 0 && !afresh => {
                     afresh = true;
                     continue;
@@ -246,13 +246,13 @@ async fn file(
             break;
         }
     } else if let Some(size) = meta.size {
-        // Somebody else has finished it meanwhile.
+        // Another process has completed the file in the meantime.
         meter.reuse(size.saturating_sub(counted));
     }
     Ok(repository.link(commit, &meta.name, &meta.etag)?)
 }
 
-/// Waits until nobody else downloads the file. Where files cannot be locked, nobody is waited for.
+/// Waits until no other process downloads the file. If files cannot be locked, does not wait.
 async fn queue(
     repository: &Repository,
     meta: &RemoteFile,
@@ -276,19 +276,19 @@ async fn queue(
     }
 }
 
-/// A file that is coming in.
+/// A file that is being received.
 struct PartialFile<'a> {
     meta: &'a RemoteFile,
     path: PathBuf,
     blob: PathBuf,
     file: File,
     length: u64,
-    /// The running SHA-256 of what has come, when the blob is named after its SHA-256.
+    /// The running SHA-256 of the received bytes, if the blob is named after its SHA-256.
     digest: Option<Sha256>,
 }
 
 impl<'a> PartialFile<'a> {
-    /// Opens what is there of a file, and reads it for the digest.
+    /// Opens a partial file, and reads its bytes for the digest.
     async fn open(
         repository: &Repository,
         meta: &'a RemoteFile,
@@ -296,7 +296,7 @@ impl<'a> PartialFile<'a> {
         counted: &mut u64,
     ) -> Result<Self, RemoteError> {
         let path = repository.incomplete(&meta.etag);
-        // In a shared cache somebody may have put a link there: what it leads to is not ours to write.
+        // In a shared cache somebody may have created a link there, whose target must not be written.
         if path.is_symlink() {
             std::fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
         }
@@ -320,7 +320,7 @@ impl<'a> PartialFile<'a> {
         if meta.size.is_some_and(|size| length > size) {
             out.empty(meter, counted)?;
         }
-        // Another process may have gone on since it was counted.
+        // Another process may have continued the file since it was counted.
         if out.length > *counted {
             meter.reuse(out.length - *counted);
         } else {
@@ -340,7 +340,7 @@ impl<'a> PartialFile<'a> {
         self.file.seek(SeekFrom::Start(0)).map_err(fail)?;
         let mut buffer = vec![0u8; 1 << 20];
         loop {
-            // So that a stop is noticed.
+            // So that cancelling is noticed.
             attend(meter, tokio::task::yield_now()).await?;
             match self.file.read(&mut buffer).map_err(fail)? {
                 0 => break,
@@ -351,7 +351,7 @@ impl<'a> PartialFile<'a> {
         Ok(())
     }
 
-    /// Throws away what is there.
+    /// Drops the received bytes.
     fn empty(
         &mut self,
         meter: &mut ByteCounter<'_, '_>,
@@ -367,7 +367,7 @@ impl<'a> PartialFile<'a> {
         Ok(())
     }
 
-    /// Fetches what is missing, and gives the blob its name.
+    /// Fetches the missing bytes, and gives the blob its final name.
     async fn receive(
         &mut self,
         remote: &Remote,

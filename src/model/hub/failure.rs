@@ -1,7 +1,7 @@
-//! What can go wrong with the hub, in sentences that end in the next step.
+//! Errors of the hub, as sentences that end in the next step.
 //!
-//! Invariant: a sentence about a download that broke off says what is kept; words of a server are made safe and short.
-//! To tell a situation apart, add an arm in [`sentence`].
+//! Invariant: the sentence on an interrupted download says what is kept; a server's words are shortened and made safe. To
+//! distinguish a situation, add an arm in [`sentence`].
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -14,10 +14,10 @@ use super::settings::HubSettings;
 use crate::error::Error;
 use crate::text;
 
-/// Where tokens are made.
+/// The page where access tokens are created.
 const TOKENS: &str = "https://huggingface.co/settings/tokens";
 
-/// The error for a model that the cache lacks while the network is forbidden.
+/// The error for a model that is not in the cache while the network is forbidden.
 pub fn offline(
     reference: &Reference,
     settings: &HubSettings,
@@ -39,7 +39,7 @@ pub fn offline(
     }
 }
 
-/// The sentence for a trouble, with what is kept.
+/// The error sentence, with what is kept of the download.
 pub fn sentence(
     trouble: RemoteError,
     reference: &Reference,
@@ -224,7 +224,7 @@ fn refused(
     }
 }
 
-/// A server's or library's words, safe and short.
+/// A server's or library's words, shortened and made safe.
 fn short(words: &str) -> String {
     let first = words.lines().next().unwrap_or_default().trim();
     text::fit(&text::plain(first.as_bytes()), 120)

@@ -1,7 +1,7 @@
-//! Which files of a repository a model is made of.
+//! Which files of a repository belong to a model.
 //!
-//! Invariant: a name that comes from the hub or from an index leads into the snapshot's folder, or it is refused.
-//! To fetch another small file, add its name to [`SMALL`].
+//! Invariant: a name from the hub or from an index is a path inside the snapshot's folder, or it is refused. To fetch another
+//! small file, add its name to [`SMALL`].
 
 use std::path::{Component, Path};
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::model::checkpoint::folder;
 use crate::text;
 
-/// The small files that are fetched where a repository has them.
+/// The small files that are fetched if a repository has them.
 pub const SMALL: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -24,13 +24,13 @@ pub const SMALL: &[&str] = &[
     "tokenizer.json",
 ];
 
-/// The configuration of an adapter: fetched to name it, and what it was made for.
+/// The configuration of an adapter: fetched to describe it and to name its base model.
 pub const ADAPTER: &str = "adapter_config.json";
 
-/// What is fetched where there is no `tokenizer.json`.
+/// The files that are fetched if there is no `tokenizer.json`.
 const OLDER: [&str; 3] = ["vocab.json", "merges.txt", "tokenizer.model"];
 
-/// The weights, the best first: whole, or as an index of shards.
+/// The weights in order of preference: a single file, or an index of shards.
 pub const WEIGHTS: &[&str] = &[
     "model.safetensors",
     "model.safetensors.index.json",
@@ -38,10 +38,10 @@ pub const WEIGHTS: &[&str] = &[
     "pytorch_model.bin.index.json",
 ];
 
-/// Most names that a refusal lists.
+/// The most names that an error lists.
 const LISTED: usize = 12;
 
-/// Whether a name stays inside the folder it is joined to.
+/// Whether a path stays inside the folder to which it is joined.
 pub fn is_safe(name: &str) -> bool {
     let plain = |c: char| !c.is_control() && !"\\:".contains(c);
     !name.is_empty()
@@ -58,7 +58,7 @@ pub fn is_index(name: &str) -> bool {
     name.ends_with(".index.json")
 }
 
-/// Whether a file holds weights, and may have any length.
+/// Whether a file contains weights, so that its length is not limited.
 pub fn is_weights(name: &str) -> bool {
     let path = Path::new(name);
     let ends = |with: &str| {
@@ -68,7 +68,7 @@ pub fn is_weights(name: &str) -> bool {
     ["safetensors", "bin", "gguf"].into_iter().any(ends)
 }
 
-/// The files that a repository offers for a reference: the small ones, then the weights or their index.
+/// The files of a repository for a reference: the small ones, then the weights or their index.
 pub fn choose(reference: &Reference, names: &[String]) -> Result<Vec<String>> {
     let has = |name: &str| names.iter().any(|n| n == name);
     let refuse = |what: String, next: String| Err(Error::Hub { what, next });
@@ -124,7 +124,7 @@ pub fn choose(reference: &Reference, names: &[String]) -> Result<Vec<String>> {
     }
 }
 
-/// Whether a repository is an adapter alone.
+/// Whether a repository contains only an adapter.
 pub fn is_adapter(names: &[String]) -> bool {
     let has = |name: &str| names.iter().any(|n| n == name);
     has(ADAPTER) && !(has("config.json") && WEIGHTS.iter().any(|w| has(w)))
@@ -151,7 +151,7 @@ fn listed(names: &[&str]) -> String {
     }
 }
 
-/// The shards that an index names, each once, in its order.
+/// The shards in an index, in its order, without duplicates.
 pub fn shards(index: &Path) -> Result<Vec<String>> {
     let bad = |what: String| Error::bad_file(index, what, "Download it again.");
     let bytes = crate::file::read(index, crate::file::SMALL)?;

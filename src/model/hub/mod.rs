@@ -1,17 +1,16 @@
-//! Where a model argument leads: the demo, a folder, a file, or a hub id, which is downloaded when the cache lacks it.
+//! Resolves a model argument: the demo, a folder, a file, or a hub id, which is downloaded if it is not in the cache.
 //!
-//! `owner/name`, `owner/name@revision` and `owner/name/file.gguf` are hub ids. The cache is the one that Python fills, in
-//! its layout, so that `hf`, transformers and lmscope reuse each other's downloads. A snapshot that is complete is used
-//! without any request; `cache` says what complete means.
+//! `owner/name`, `owner/name@revision` and `owner/name/file.gguf` are hub ids. The cache is that of Python's huggingface_hub,
+//! in its layout, so that `hf`, transformers and lmscope reuse each other's downloads. A complete snapshot is used without any
+//! request; `cache` defines completeness.
 //!
-//! Who asks: everything comes over plain HTTP. `hf-hub` 1.0 takes ids apart here and is not asked for more: it reads a
-//! description of any length into memory, and starts a broken file again from its first byte, where `/resolve/` with ranges
-//! resumes. Files that are stored in Xet come that way too: the hub serves every one of them at `/resolve/`, and the Xet
-//! protocol would add a second cache, threads of its own and downloads that cannot go on in Python. `hf-hub`'s own file
-//! description is not used either: it follows the redirect to the storage host and so loses `X-Linked-Etag`, the name that a
-//! blob has in the cache.
+//! All requests are plain HTTP. `hf-hub` 1.0 is used only to parse ids: it reads a description of any length into memory, and
+//! restarts an interrupted file from its first byte, where `/resolve/` with ranges resumes. Files stored in Xet are downloaded
+//! in the same way: the hub serves all of them at `/resolve/`, and the Xet protocol would add a second cache, threads of its
+//! own and downloads that Python cannot resume. `hf-hub`'s own file description is not used either: it follows the redirect to
+//! the storage host and so loses `X-Linked-Etag`, the name of the blob in the cache.
 //!
-//! Invariant: nothing but the files that a model is made of is downloaded; a blob has its final name only when it is whole.
+//! Invariant: only the files that belong to a model are downloaded; a blob has its final name only if it is complete.
 //! To add a kind of source, add a variant to [`ModelSource`]; to fetch another small file, a name to `files::SMALL`.
 
 mod cache;
@@ -33,7 +32,7 @@ pub use settings::{HubSettings, cache_folder};
 /// A resolved model argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
-    /// The model in the binary.
+    /// The model embedded in the binary.
     Demo,
     /// A folder in Hugging Face layout.
     Folder(PathBuf),
@@ -41,10 +40,10 @@ pub enum ModelSource {
     Gguf(PathBuf),
 }
 
-/// A hub id, taken apart.
+/// A parsed hub id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Reference {
-    /// `owner/name`; only a name for old models of the cache.
+    /// `owner/name`; for old models in the cache only a name.
     id: String,
     /// A branch, a tag or a commit.
     revision: String,
@@ -53,7 +52,7 @@ struct Reference {
 }
 
 impl Reference {
-    /// Reads `owner/name[/file.gguf][@revision]`.
+    /// Parses `owner/name[/file.gguf][@revision]`.
     fn parse(given: &str) -> Option<Self> {
         let (path, revision) = given.split_once('@').unwrap_or((given, "main"));
         let mut parts = path.splitn(3, '/');
@@ -77,7 +76,7 @@ impl Reference {
         })
     }
 
-    /// The line that fetches it with Python's tool.
+    /// The command that fetches it with Python's tool.
     fn by_hand(&self) -> String {
         let file = self.file.as_ref().map(|f| format!(" {f}"));
         let revision = (self.revision != "main").then(|| format!(" --revision {}", self.revision));
@@ -92,12 +91,12 @@ pub fn is_gguf(path: &Path) -> bool {
         .is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
-/// Resolves `demo`, a folder, a file, or a hub id, and downloads what the cache lacks.
+/// Resolves `demo`, a folder, a file, or a hub id, and downloads the files that the cache lacks.
 pub fn resolve(given: &str, watch: &mut DownloadWatch<'_>) -> Result<ModelSource> {
     resolve_under(given, &cache_folder(), HubSettings::read, watch)
 }
 
-/// The same with a cache of the caller's, and settings that are read when a hub has to be asked.
+/// As [`resolve`], with the caller's cache; the settings are read only if a hub must be asked.
 pub fn resolve_under(
     given: &str,
     cache: &Path,

@@ -1,7 +1,7 @@
-//! How far a download is, and who listens: [`Progress`] in numbers and words, [`DownloadWatch`] to hear it and to stop it.
+//! The progress of a download: [`Progress`] in numbers and words, and [`DownloadWatch`] to receive it and to stop the download.
 //!
-//! Invariant: bytes only grow, and never past the total; whoever listens is told at most ten times a second, and at every
-//! change of phase. To tell something else, add a field to [`Progress`] and its words to [`Progress::words`].
+//! Invariant: the number of bytes only grows, and never exceeds the total; a listener is called at most ten times a second, and
+//! at every change of phase. To report something else, add a field to [`Progress`] and its words to [`Progress::words`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,52 +9,52 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::text;
 
-/// How often a listener is told, and how often a wait looks whether it was cancelled.
+/// The time between calls of a listener, and between checks for cancelling.
 pub const TICK: Duration = Duration::from_millis(100);
 
 /// The time over which the rate is measured.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// What is being done.
+/// The phase of a download.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DownloadPhase {
-    /// The hub is asked what there is.
+    /// The hub is asked for the list of files.
     #[default]
     Asking,
-    /// A file comes in.
+    /// A file is received.
     Downloading,
-    /// The part that was there is read again, to check the whole.
+    /// The part that already existed is read again, to check the whole.
     Checking,
-    /// The hub wants to be left alone for so many seconds.
+    /// The hub asks to wait for this many seconds.
     Waiting(u64),
-    /// Another process downloads the same file.
+    /// Another process is downloading the same file.
     Queued,
-    /// Everything is there; the model is read from the disk.
+    /// All files are complete; the model is read from the disk.
     Reading,
 }
 
-/// How far a download is.
+/// The progress of a download.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Progress {
     /// The model argument.
     pub model: String,
-    /// What is being done.
+    /// The current phase.
     pub phase: DownloadPhase,
-    /// The file in work; empty before the first.
+    /// The current file; empty before the first.
     pub file: String,
-    /// Its number, from 1; 0 before the first.
+    /// The number of the current file, from 1; 0 before the first.
     pub number: usize,
     /// How many files there are.
     pub files: usize,
-    /// Bytes of all files that are there.
+    /// Bytes of all files that are complete or received.
     pub done: u64,
-    /// Bytes of all files; 0 when they are not known yet.
+    /// Bytes of all files; 0 if not known yet.
     pub total: u64,
-    /// Bytes that were there before this download.
+    /// Bytes that existed before this download.
     pub before: u64,
-    /// Bytes a second, over the last few seconds.
+    /// Bytes a second, averaged over the last few seconds.
     pub rate: f64,
-    /// The time left at this rate.
+    /// The time left at this rate; none if it cannot be estimated.
     pub left: Option<Duration>,
 }
 
@@ -67,12 +67,12 @@ impl Progress {
         }
     }
 
-    /// The share that is there, 0 to 1; none while the total is not known.
+    /// The share that is done, 0 to 1; none if the total is unknown.
     pub fn share(&self) -> Option<f64> {
         (self.total > 0).then(|| self.done as f64 / self.total as f64)
     }
 
-    /// The phase in a word or two.
+    /// The phase in a few words.
     pub fn doing(&self) -> String {
         match self.phase {
             DownloadPhase::Asking => "asking the hub".into(),
@@ -111,7 +111,7 @@ impl Progress {
         }
     }
 
-    /// `23.1 MiB/s, 1 min 53 s left`; empty while nothing comes in.
+    /// `23.1 MiB/s, 1 min 53 s left`; empty while nothing is received.
     pub fn speed(&self) -> String {
         if self.rate <= 0.0 || self.phase != DownloadPhase::Downloading {
             return String::new();
@@ -123,7 +123,7 @@ impl Progress {
         }
     }
 
-    /// Everything on one line, the most wanted first.
+    /// Everything on one line, most important first.
     pub fn words(&self) -> String {
         if self.phase == DownloadPhase::Reading {
             return format!("reading {}", self.model);
@@ -142,16 +142,16 @@ impl Progress {
     }
 }
 
-/// Shows the progress of a download, and can stop it.
+/// Receives the progress of a download, and can stop it.
 pub struct DownloadWatch<'a> {
-    /// Told how far it is.
+    /// Called with the progress.
     pub show: &'a mut dyn FnMut(&Progress),
-    /// Asked ten times a second whether to stop.
+    /// Called ten times a second; the download stops if it returns true.
     pub cancelled: &'a dyn Fn() -> bool,
 }
 
 impl DownloadWatch<'_> {
-    /// Says that the model is read from the disk now.
+    /// Reports that the model is now read from the disk.
     pub fn reading(&mut self, model: &str) {
         let progress = Progress {
             phase: DownloadPhase::Reading,
@@ -161,9 +161,9 @@ impl DownloadWatch<'_> {
     }
 }
 
-/// Counts what comes in and tells the watch.
+/// Counts received bytes and reports the progress.
 pub(super) struct ByteCounter<'a, 'w> {
-    /// What is told.
+    /// The current progress.
     pub now: Progress,
     watch: &'a mut DownloadWatch<'w>,
     last_update: Instant,
@@ -182,7 +182,7 @@ impl<'a, 'w> ByteCounter<'a, 'w> {
         meter
     }
 
-    /// Stops when the user asked for it.
+    /// Returns an error if the user has asked to stop.
     pub fn check(&self) -> Result<()> {
         if (self.watch.cancelled)() {
             Err(Error::Cancelled)
@@ -206,26 +206,26 @@ impl<'a, 'w> ByteCounter<'a, 'w> {
         self.tell();
     }
 
-    /// Counts bytes that were there already.
+    /// Counts bytes that already existed.
     pub fn reuse(&mut self, bytes: u64) {
         self.now.before += bytes;
         self.now.done += bytes;
     }
 
-    /// Takes bytes back that turned out to be of no use.
+    /// Subtracts bytes that turned out to be useless.
     pub fn discard(&mut self, bytes: u64) {
         self.now.done = self.now.done.saturating_sub(bytes);
         self.now.before = self.now.before.min(self.now.done);
         self.samples.clear();
     }
 
-    /// Counts bytes that came in.
+    /// Counts received bytes.
     pub fn add(&mut self, bytes: u64) {
         self.now.done += bytes;
         self.tick();
     }
 
-    /// Tells when it is time to.
+    /// Reports the progress if enough time has passed.
     pub fn tick(&mut self) {
         if self.last_update.elapsed() >= TICK {
             self.measure();

@@ -1,10 +1,11 @@
-//! The hub over the network: what a repository holds, what a file is called and how long it is, its bytes from a position on.
+//! Requests to the hub: the files of a repository, the name and length of a file, and its bytes from a position on.
 //!
-//! A request that is refused for its rate (429), or because the hub has trouble (5xx), is tried again after the time that
-//! the answer names, as long as the waits of one request stay under [`PATIENCE`]; anything else comes back at once.
-//! The token goes to the hub alone: redirects to another host lose it.
+//! A request that is refused for its rate (429), or because of a server error (5xx), is repeated after the time that the answer
+//! names, as long as the waits of one request stay below [`PATIENCE`]; any other error is returned at once. The token is sent
+//! only to the hub: it is removed from redirects to another host.
 //!
-//! Invariant: every wait looks ten times a second whether it was cancelled. To ask something else, add a method to [`Remote`].
+//! Invariant: every wait checks ten times a second whether it was cancelled. To make another request, add a method to
+//! [`Remote`].
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -22,49 +23,49 @@ use super::progress::{ByteCounter, DownloadPhase, TICK};
 use super::settings::HubSettings;
 use crate::error::Error;
 
-/// The longest that one request waits for the hub's permission, all waits together.
+/// The longest total time that one request waits because the hub asks for it.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often a wait is shown.
+/// The time between updates while waiting.
 const SECOND: Duration = Duration::from_secs(1);
-/// How often a request is tried.
+/// The most attempts for one request.
 const TRIES: u32 = 4;
-/// How long a connection may take to come about.
+/// The longest time to establish a connection.
 const CONNECT: Duration = Duration::from_secs(15);
-/// How long nothing may come over a connection.
+/// The longest time without any data on a connection.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Longest description of a repository: a hundred thousand files take a third of it.
+/// The longest description of a repository in bytes; a hundred thousand files take a third of it.
 const LONGEST: usize = 32 << 20;
-/// How long a description may take to come.
+/// The longest time to receive a description.
 const SLOWEST: Duration = Duration::from_mins(2);
-/// Most redirects inside the hub.
+/// The most redirects within the hub.
 const REDIRECTS: usize = 10;
 
-/// What went wrong on the way to a file.
+/// An error in a request or download.
 #[derive(Debug)]
 pub enum RemoteError {
     /// The user stopped it.
     Stopped,
-    /// No connection, or a broken one; whether asking again at once may help.
+    /// No connection, or a broken one; `passing` tells whether an immediate retry may help.
     Lost { why: String, passing: bool },
-    /// The hub said no.
+    /// The hub refused the request.
     Refused {
         status: u16,
         /// The hub's own name for the situation, such as `GatedRepo`.
         code: String,
         /// The message of the error.
         message: String,
-        /// Seconds to wait.
+        /// Seconds to wait before a retry.
         after: Option<u64>,
     },
     /// The answer is not that of a hub.
     Odd(String),
-    /// The bytes are not those that were announced.
+    /// The received bytes are not the announced ones.
     Damaged { file: String, why: String },
     /// The cache cannot be written.
     Disk(PathBuf, std::io::Error),
-    /// The disk has less room than is needed.
+    /// The disk has less space than needed.
     Full { needed: u64, free: u64 },
-    /// A refusal that is a sentence already.
+    /// An error that is a complete sentence already.
     Said(Error),
 }
 
@@ -86,7 +87,7 @@ impl From<Error> for RemoteError {
 
 impl From<reqwest::Error> for RemoteError {
     fn from(error: reqwest::Error) -> Self {
-        // The innermost cause says it best: "Connection refused", "unexpected EOF".
+        // The innermost cause is the most informative: "Connection refused", "unexpected EOF".
         let mut inner: &dyn std::error::Error = &error;
         while let Some(source) = inner.source() {
             inner = source;
@@ -104,7 +105,7 @@ impl From<reqwest::Error> for RemoteError {
 }
 
 impl RemoteError {
-    /// How long to wait before the request is tried again, when that may help.
+    /// How long to wait before a retry, if that may help.
     #[expect(
         clippy::wildcard_enum_match_arm,
         reason = "nothing else is worth another try"
@@ -127,7 +128,7 @@ impl RemoteError {
     }
 }
 
-/// What a repository holds at a revision.
+/// The contents of a repository at a revision.
 #[derive(Debug)]
 pub struct Repo {
     pub commit: String,
@@ -135,14 +136,14 @@ pub struct Repo {
     pub names: Vec<String>,
 }
 
-/// A file of the hub.
+/// A file on the hub.
 #[derive(Clone, Debug)]
 pub struct RemoteFile {
     /// Its name in the repository.
     pub name: String,
     /// The name of its blob.
     pub etag: String,
-    /// Its length, where the hub says it.
+    /// Its length, if the hub reports it.
     pub size: Option<u64>,
 }
 
@@ -153,11 +154,11 @@ pub enum RemoteBody {
     Rest(Response),
     /// The whole file from its first byte, although a later position was requested.
     Whole(Response),
-    /// The position lies behind the end.
+    /// The position is beyond the end.
     Beyond,
 }
 
-/// The connection to a hub, and one repository in it.
+/// A connection to a hub, for one repository.
 pub struct Remote {
     http: Client,
     heads: Client,
@@ -186,7 +187,7 @@ impl Remote {
         })
     }
 
-    /// What the repository holds at a revision.
+    /// The contents of the repository at a revision.
     pub async fn repository(
         &self,
         meter: &mut ByteCounter<'_, '_>,
@@ -208,7 +209,7 @@ impl Remote {
         })
         .await;
         match asked {
-            // An answer without a name for what is missing: repository or revision?
+            // The answer does not name what is missing: repository or revision?
             Err(RemoteError::Refused {
                 status: 404,
                 code,
@@ -232,8 +233,8 @@ impl Remote {
         }
     }
 
-    /// What the hub says about a repository, as much of it as can be meant. Of a compressed answer the length counts that
-    /// it has unpacked.
+    /// The hub's description of a repository, up to a reasonable length. For a compressed answer the uncompressed length
+    /// counts.
     async fn description(&self, url: &Url) -> Result<Description, RemoteError> {
         let until = Instant::now() + SLOWEST;
         let mut answer = checked(self.signed(self.http.get(url.clone())).send().await?)?;
@@ -263,7 +264,7 @@ impl Remote {
         })
     }
 
-    /// Name and length of a file. What the hub says counts, not the storage host that it redirects to.
+    /// The name and length of a file, as the hub reports them rather than the storage host to which it redirects.
     pub async fn describe(
         &self,
         meter: &mut ByteCounter<'_, '_>,
@@ -290,7 +291,7 @@ impl Remote {
                     let next = next.ok_or_else(|| {
                         RemoteError::Odd(format!("a redirect of {name} without a target"))
                     })?;
-                    // A renamed repository redirects inside the hub, and only the last answer describes the file.
+                    // A renamed repository redirects within the hub, and only the last answer describes the file.
                     if next.origin() == url.origin() || etag.is_none() {
                         url = next;
                         continue;
@@ -377,7 +378,7 @@ impl Remote {
     }
 }
 
-/// Adds parts to a path, each encoded as one segment.
+/// Appends parts to a path, each encoded as one segment.
 fn append(url: &mut Url, parts: &[&str]) -> Result<(), RemoteError> {
     let mut path = url
         .path_segments_mut()
@@ -386,7 +387,7 @@ fn append(url: &mut Url, parts: &[&str]) -> Result<(), RemoteError> {
     Ok(())
 }
 
-/// Of the description of a repository what is wanted; the rest may say what it will.
+/// The relevant fields of a repository's description; others are ignored.
 #[derive(Deserialize)]
 struct Description {
     sha: Option<String>,
@@ -403,7 +404,7 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.trim().to_string())
 }
 
-/// The blob's name in an ETag, without quotes and the mark of weak ones.
+/// The blob's name in an ETag, without quotes and the prefix of weak ones.
 fn blob_name(etag: &str) -> Option<String> {
     let name = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
@@ -411,7 +412,7 @@ fn blob_name(etag: &str) -> Option<String> {
     good.then(|| name.to_string())
 }
 
-/// An answer that is a success, or what it refuses.
+/// The answer if it is a success, else the hub's error.
 fn checked(answer: Response) -> Result<Response, RemoteError> {
     let status = answer.status();
     if status.is_success() {
@@ -419,7 +420,7 @@ fn checked(answer: Response) -> Result<Response, RemoteError> {
     }
     let word = |name: &str| header(answer.headers(), name);
     let (code, message) = (word("x-error-code"), word("x-error-message"));
-    // The hub's own way to say it: `RateLimit: "resolvers";r=0;t=55`.
+    // The hub's own header: `RateLimit: "resolvers";r=0;t=55`.
     let limit = word("ratelimit");
     let until = limit
         .as_deref()
@@ -434,7 +435,7 @@ fn checked(answer: Response) -> Result<Response, RemoteError> {
     })
 }
 
-/// Asks until there is an answer, the patience is at its end, or asking again does not help.
+/// Repeats a request until there is an answer, the time limit is reached, or a retry would not help.
 async fn persist<T>(
     meter: &mut ByteCounter<'_, '_>,
     ask: impl AsyncFn() -> Result<T, RemoteError>,
@@ -471,7 +472,7 @@ async fn persist<T>(
     }
 }
 
-/// Waits for something; gives it up when the user asks for that.
+/// Waits for a future; returns early if the user asks to stop.
 pub async fn attend<T>(
     meter: &mut ByteCounter<'_, '_>,
     work: impl Future<Output = T>,

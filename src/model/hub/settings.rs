@@ -1,25 +1,25 @@
-//! What the environment says about the hub: where the cache is, who asks, whom, and whether asking is allowed.
+//! The hub's settings in the environment: cache folder, access token, endpoint, and whether requests are allowed.
 //!
-//! Invariant: the variables of Python's huggingface_hub are read here alone, in its order; everything below is told.
-//! To honour another variable, add a field to [`HubSettings`].
+//! Invariant: the variables of Python's huggingface_hub are read only here, with its precedence. To honour another variable,
+//! add a field to [`HubSettings`].
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 
-/// The hub that is asked when nothing else is said.
+/// The default endpoint.
 const ENDPOINT: &str = "https://huggingface.co";
 
-/// The environment, read once.
+/// The settings from the environment, read once.
 #[derive(Clone)]
 pub struct HubSettings {
     /// The cache folder.
     pub cache: PathBuf,
-    /// The hub's address, without a slash at its end.
+    /// The hub's address, without a trailing slash.
     pub endpoint: String,
     /// The access token of the user.
     pub token: Option<String>,
-    /// Which variable forbids to ask, if one does.
+    /// The variable that forbids requests, if one does.
     pub offline: Option<&'static str>,
 }
 
@@ -56,7 +56,7 @@ impl HubSettings {
         })
     }
 
-    /// The page of a repository, for people.
+    /// The web page of a repository.
     pub fn page(&self, id: &str) -> String {
         format!("{}/{id}", self.endpoint)
     }
@@ -82,7 +82,7 @@ fn home(var: &dyn Fn(&str) -> Option<PathBuf>) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("huggingface"))
 }
 
-/// `HF_TOKEN`, the file `HF_TOKEN_PATH`, the file that `hf auth login` writes; none when `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
+/// `HF_TOKEN`, the file `HF_TOKEN_PATH`, the file that `hf auth login` writes; none if `HF_HUB_DISABLE_IMPLICIT_TOKEN` is set.
 fn token(var: &dyn Fn(&str) -> Option<PathBuf>) -> Option<String> {
     if filled(var, "HF_HUB_DISABLE_IMPLICIT_TOKEN").is_some() {
         return None;
@@ -99,7 +99,7 @@ fn token(var: &dyn Fn(&str) -> Option<PathBuf>) -> Option<String> {
         .or_else(|| file(home(var).join("token")))
 }
 
-/// A variable that is set to something, with a leading `~` opened as Python does it.
+/// A variable that is not empty, with a leading `~` expanded as in Python.
 fn filled(var: &dyn Fn(&str) -> Option<PathBuf>, name: &str) -> Option<PathBuf> {
     let value = var(name).filter(|v| !v.as_os_str().is_empty())?;
     match value.strip_prefix("~") {

@@ -1,12 +1,12 @@
-//! Rows of activations as the products of blocks take them: integers of sixteen bits, with one scale for 32 of them.
+//! Rows of activations in the form for products with quantized blocks: 16-bit integers, with one scale for 32 of them.
 //!
-//! Invariant: every number is kept to 1/65534 of the largest of its 32 neighbours, so a product's error is about 1e-5 of its
-//! size. What is not finite makes its whole block NaN. A row is kept the same whatever rows stand beside it.
+//! Invariant: every number is represented to 1/65534 of the largest of its block of 32, so the relative error of a product is
+//! about 1e-5. A value that is not finite makes its whole block NaN. The representation of a row does not depend on other rows.
 
-/// Numbers that share a scale.
+/// How many numbers share a scale.
 pub(super) const BLOCK: usize = 32;
 
-/// How many rows of those that are left go together: many, some, or one.
+/// The number of rows in the next tile, given how many are left: `many`, `some`, or one.
 pub(super) fn next(left: usize, [many, some]: [usize; 2]) -> usize {
     if left >= many {
         many
@@ -21,14 +21,14 @@ pub(super) fn next(left: usize, [many, some]: [usize; 2]) -> usize {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Record<const R: usize> {
-    /// In every four, the order is 0 2 1 3: pairs for weights at even and at odd bytes.
+    /// Every four numbers are in the order 0 2 1 3, to match weights at even and at odd bytes.
     pub numbers: [[i16; BLOCK]; R],
     pub scales: [f32; R],
-    /// Of the first sixteen numbers, and of the others.
+    /// The sums of the first sixteen numbers and of the last sixteen.
     pub sums: [[i32; 2]; R],
 }
 
-/// Records of one row for the size, which are read as records of as many rows as their tile has.
+/// Allocated as records of one row, but read as records of as many rows as their tile has.
 pub(super) struct Activations {
     pub rows: usize,
     blocks: usize,
@@ -37,7 +37,7 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    /// `x` has `rows` times `blocks * 32` numbers.
+    /// `x` has `rows * blocks * 32` numbers.
     pub fn new(x: &[f32], rows: usize, blocks: usize, sizes: [usize; 2]) -> Self {
         let empty = Record {
             numbers: [[0; BLOCK]],
@@ -73,11 +73,11 @@ impl Activations {
         }
     }
 
-    /// The records of the tile that begins with this row, which has `R` rows.
+    /// The records of the tile that begins at this row and has `R` rows.
     pub fn tile<const R: usize>(&self, row: usize) -> &[Record<R>] {
         assert_eq!(R, next(self.rows - row, self.sizes));
         let records = &self.records[row * self.blocks..(row + R) * self.blocks];
-        // SAFETY: as many bytes, all of them initialised and of any value; the same alignment, that of four bytes.
+        // SAFETY: the same number of bytes, all initialised and valid for any value; the same alignment of four bytes.
         #[allow(unsafe_code)]
         unsafe {
             std::slice::from_raw_parts(records.as_ptr().cast(), self.blocks)
@@ -85,17 +85,17 @@ impl Activations {
     }
 }
 
-/// The rows of one tile.
+/// Fills the records of one tile.
 fn fill(tile: &mut [Record<1>], x: &[f32], blocks: usize) {
     let rows = tile.len() / blocks.max(1);
-    // A record of `rows` rows has all numbers first, then all scales, then all sums.
+    // A record of `rows` rows contains all numbers first, then all scales, then all sums.
     let start = tile.as_mut_ptr();
     let size = size_of::<Record<1>>();
     for (row, x) in x.chunks_exact(blocks * BLOCK).enumerate() {
         for (block, x) in x.chunks_exact(BLOCK).enumerate() {
             let one = round(x);
-            // SAFETY: the record of this block begins `block * rows` records of one row into the tile, and `row` is one of
-            // its rows: all three fields lie within the tile.
+            // SAFETY: the record of this block begins `block * rows` single-row records into the tile, and `row` is one of its
+            // rows, so all three fields are within the tile.
             #[allow(unsafe_code)]
             unsafe {
                 let record = start.cast::<u8>().add(block * rows * size);
@@ -109,7 +109,7 @@ fn fill(tile: &mut [Record<1>], x: &[f32], blocks: usize) {
     }
 }
 
-/// Absolute values compare as their bits do, and what is not finite is largest.
+/// Absolute values compare like their bits, and values that are not finite are the largest.
 const INFINITE: u32 = 0x7f80_0000;
 
 fn round(x: &[f32]) -> Record<1> {
@@ -129,7 +129,7 @@ fn round(x: &[f32]) -> Record<1> {
     } else if by.is_finite() {
         let mut numbers = [0i32; BLOCK];
         for (n, v) in numbers.iter_mut().zip(x) {
-            // To the nearest whole number: adding 1.5 * 2^23 leaves it in the lowest bits.
+            // Rounds to the nearest integer: after adding 1.5 * 2^23 it is in the lowest bits.
             *n = ((v * by + 12_582_912.0).to_bits() as i32) - 0x4b40_0000;
         }
         for half in 0..2 {

@@ -1,8 +1,8 @@
-//! Attention over keys and values that lie where they were kept: rotations, scores, and sums of values.
+//! Attention over keys and values in place: rotations, scores, and weighted sums of values.
 //!
-//! Invariant: what belongs to one query depends on it and on what it sees alone, to the last bit: a score is one sum over the
-//! width in the order of every product of plain numbers, and a value is summed position after position.
-//! To add a way that keys and values are kept, add a variant of [`Kept`].
+//! Invariant: the results for a query depend, bit for bit, only on the query and the positions it sees: a score is one sum over
+//! the width, in the order of every dense product, and values are summed position after position.
+//! To add a storage format of keys and values, add a variant of [`Kept`].
 #![allow(unsafe_code)] // Each block says what it relies on.
 
 use super::dense::{Bf16, DEPTH, Element, F16, TileAt, add_products};
@@ -11,31 +11,31 @@ use super::machine::Processor;
 use super::threads::{self, OutputColumns};
 use super::vectorised::{Vectorised, run};
 
-/// Queries of a head that a task takes, and positions of one query.
+/// The number of queries of a head in one task, if there are several.
 const QUERIES: usize = 32;
 const POSITIONS: usize = 256;
 
-/// Columns of values that a task takes at the least: two vectors of the widest.
+/// The smallest number of value columns in one task: two of the widest vectors.
 const STRIP: usize = 32;
 
-/// The numbers of keys or values.
+/// The numbers of keys or values, as they are stored.
 #[derive(Clone, Copy, Debug)]
 pub enum Kept<'a> {
     /// f32.
     F32(&'a [f32]),
-    /// The bits of IEEE numbers of sixteen bits.
+    /// f16, as bits.
     F16(&'a [u16]),
-    /// The upper bits of f32.
+    /// bf16, as bits: the upper half of an f32.
     Bf16(&'a [u16]),
 }
 
-/// Keys or values of consecutive positions, `[batch, kv_heads, positions, width]`, in strides of numbers.
+/// Keys or values at consecutive positions, `[batch, kv_heads, positions, width]`; strides are in numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct Segment<'a> {
     pub kept: Kept<'a>,
-    /// From one run of the batch to the next; 0 where the runs share them.
+    /// The stride from one row of the batch to the next; 0 if the rows share them.
     pub batch: usize,
-    /// From one head to the next.
+    /// The stride from one head to the next.
     pub head: usize,
     pub positions: usize,
 }
@@ -54,11 +54,11 @@ impl Segment<'_> {
 pub struct HeadShape {
     pub batch: usize,
     pub heads: usize,
-    /// Every so many heads share keys and values.
+    /// The number of query heads that share a key-value head.
     pub group: usize,
-    /// Queries of a run.
+    /// The number of queries in a row of the batch.
     pub tokens: usize,
-    /// Numbers of a head.
+    /// The width of a head.
     pub width: usize,
 }
 
@@ -67,7 +67,7 @@ impl HeadShape {
         self.heads / self.group
     }
 
-    /// Whether every row of a segment is there.
+    /// Panics unless a segment has all its numbers.
     fn check(&self, segments: &[Segment]) {
         for s in segments.iter().filter(|s| s.positions > 0) {
             let last = (self.batch - 1) * s.batch + (self.kv_heads() - 1) * s.head;
@@ -75,7 +75,8 @@ impl HeadShape {
         }
     }
 
-    /// What tasks share: blocks of queries of one head, or where there is one query a run, those of all heads of a group.
+    /// How queries are divided into tasks: blocks of queries of one head or, if each row has a single query, the queries of all
+    /// heads in a group.
     fn blocks(&self) -> QueryBlocks {
         let one = self.tokens == 1;
         QueryBlocks {
@@ -94,13 +95,13 @@ impl HeadShape {
 #[derive(Clone, Copy)]
 struct QueryBlocks {
     shape: HeadShape,
-    /// Most rows of a block.
+    /// The most rows in a block.
     rows: usize,
-    /// Blocks of a key-value head.
+    /// The number of blocks for each key-value head.
     each: usize,
 }
 
-/// One of them.
+/// One of these blocks.
 struct QueryBlock {
     batch: usize,
     kv_head: usize,
@@ -109,7 +110,7 @@ struct QueryBlock {
     /// The first row in `[batch, heads, tokens]`.
     row: usize,
     rows: usize,
-    /// The queries of the first and behind the last row.
+    /// The index of the first query, and one past the last.
     queries: [usize; 2],
 }
 
@@ -153,14 +154,14 @@ impl QueryBlocks {
     }
 }
 
-/// What makes a score of a product, in a pass that begins at `start`: a query sees itself and what is before it, within a
-/// window or all.
+/// How a product becomes a score, in a pass that begins at position `start`: a query sees itself and the positions before it,
+/// all of them or those within a window.
 #[derive(Clone, Copy, Debug)]
 pub struct ToScores {
     pub start: usize,
     pub window: Option<usize>,
     pub scale: f32,
-    /// `cap * tanh(score / cap)`.
+    /// The soft-cap: `cap * tanh(score / cap)`.
     pub cap: Option<f32>,
 }
 
@@ -178,15 +179,16 @@ impl ToScores {
 }
 
 /// Scores of queries `[batch, heads, tokens, width]` with the keys of all segments: `[batch, heads, tokens, positions]`, -inf
-/// where a query does not see.
+/// at positions that a query does not see.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn scores(shape: HeadShape, q: &[f32], keys: &[Segment], to: ToScores, y: &mut [f32]) {
     scores_on(Processor::best(), shape, q, keys, to, y);
 }
 
-/// The same with chosen instructions.
+/// As [`scores`], with the instructions of a processor.
 pub(super) fn scores_on(
     on: Processor,
     shape: HeadShape,
@@ -212,7 +214,7 @@ pub(super) fn scores_on(
         let mut sums = vec![0f32; block.rows * (last - first)];
         let mut start = 0;
         for keys in keys {
-            // The positions of this segment that are in the strip and that anybody sees.
+            // The positions of this segment that are in the strip and that some query sees.
             let from = first.max(start).max(seen.start);
             let to = last.min(start + keys.positions).min(seen.end);
             if from < to {
@@ -245,13 +247,13 @@ pub(super) fn scores_on(
                     f32::NEG_INFINITY
                 };
             }
-            // SAFETY: every task has rows and columns of its own.
+            // SAFETY: the tasks write disjoint rows and columns.
             unsafe { y.put(block.row + r, first, sums) };
         }
     });
 }
 
-/// Products of some queries with some keys, added to `sums`, in which rows are `row` apart.
+/// Products of some queries with some keys, added to `sums`, whose rows have the stride `row`.
 struct Scores<'a> {
     keys: &'a Segment<'a>,
     at: usize,
@@ -265,7 +267,7 @@ struct Scores<'a> {
 impl Vectorised for Scores<'_> {
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) {
-        // SAFETY: the caller's machine has the lanes.
+        // SAFETY: the caller's machine has these instructions.
         unsafe {
             match self.keys.kept {
                 Kept::F32(keys) => self.with::<S, f32>(keys),
@@ -291,20 +293,21 @@ impl Scores<'_> {
             sums: self.sums.as_mut_ptr(),
             sums_row: self.row,
         };
-        // SAFETY: the rows of keys and queries and the numbers of the sums are there, as was just compared.
+        // SAFETY: the rows of keys and queries and the sums exist, as was just checked.
         unsafe { add_products::<S, E>(at, self.count, rows) }
     }
 }
 
-/// Sums of values under `probs` `[batch, heads, tokens, positions]`: `[batch, tokens, heads, width]`.
+/// Sums of values weighted by `probs`, `[batch, heads, tokens, positions]`: `[batch, tokens, heads, width]`.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn mix(shape: HeadShape, probs: &[f32], values: &[Segment], y: &mut [f32]) {
     mix_on(Processor::best(), shape, probs, values, y);
 }
 
-/// The same with chosen instructions.
+/// As [`mix`], with the instructions of a processor.
 pub(super) fn mix_on(
     on: Processor,
     shape: HeadShape,
@@ -318,7 +321,7 @@ pub(super) fn mix_on(
     assert!(probs.len() == rows * positions);
     let y = OutputColumns::new(y, rows, shape.width);
     let blocks = shape.blocks();
-    // A block of few rows is parted by columns too, in whole vectors, which changes no bit.
+    // Blocks of few rows are also divided by columns, in whole vectors, which changes no bit.
     let parts = threads::share_of(blocks.count());
     let strip = shape.width.div_ceil(parts).next_multiple_of(STRIP);
     let strips = shape.width.div_ceil(strip);
@@ -328,7 +331,7 @@ pub(super) fn mix_on(
         let first = i % strips * strip;
         let columns = first..shape.width.min(first + strip);
         let probs = &probs[block.row * positions..][..block.rows * positions];
-        // Where nobody has weight nothing is added, and not even looked at.
+        // Positions to which no row gives weight are not even read.
         let heavy = |rows: &[f32]| {
             let rows = rows.chunks_exact(positions);
             let spans = rows.filter_map(|row| {
@@ -368,21 +371,21 @@ pub(super) fn mix_on(
                 (block.head, block.queries[0] + r)
             };
             let to = (block.batch * shape.tokens + query) * shape.heads + head;
-            // SAFETY: every task has rows and columns of its own.
+            // SAFETY: the tasks write disjoint rows and columns.
             unsafe { y.put(to, first, sums) };
         }
     });
 }
 
-/// Adds to every row of `sums` `[rows, columns]` the values under its weights.
+/// Adds the weighted values to every row of `sums`, `[rows, columns]`.
 struct Mix<'a> {
     values: &'a Segment<'a>,
     at: usize,
     count: usize,
-    /// From one position to the next.
+    /// The stride from one position to the next.
     width: usize,
     probs: &'a [f32],
-    /// From one row of weights to the next.
+    /// The stride from one row of weights to the next.
     row: usize,
     columns: usize,
     sums: &'a mut [f32],
@@ -391,7 +394,7 @@ struct Mix<'a> {
 impl Vectorised for Mix<'_> {
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) {
-        // SAFETY: the caller's machine has the lanes.
+        // SAFETY: the caller's machine has these instructions.
         unsafe {
             match self.values.kept {
                 Kept::F32(values) => self.with::<S, f32>(values),
@@ -424,7 +427,7 @@ impl Mix<'_> {
                     sums: sums.wrapping_add(row * self.columns + column),
                     columns: self.columns,
                 };
-                // SAFETY: so many rows and columns are left; the caller's machine has the lanes.
+                // SAFETY: this many rows and columns are left; the caller's machine has these instructions.
                 unsafe {
                     column += match (many, left >= 4 * S::N, left >= S::N) {
                         (true, true, _) => at.vectors::<S, 3, 4>(),
@@ -441,7 +444,7 @@ impl Mix<'_> {
     }
 }
 
-/// Some rows and some columns of a [`Mix`].
+/// Some rows and columns of a [`Mix`].
 struct MixTile<E> {
     values: *const E,
     width: usize,
@@ -453,10 +456,10 @@ struct MixTile<E> {
 }
 
 impl<E: Element> MixTile<E> {
-    /// `R` rows and `C` vectors of columns; how many columns those are.
+    /// Sums `R` rows and `C` vectors of columns; returns the number of columns.
     #[inline(always)]
     unsafe fn vectors<S: Lanes, const R: usize, const C: usize>(&self) -> usize {
-        // SAFETY: the caller has so many rows and columns, and the lanes.
+        // SAFETY: the caller guarantees this many rows and columns, and the instructions.
         unsafe {
             let mut sums = [[S::splat(0.0); C]; R];
             for r in 0..R {
@@ -485,11 +488,11 @@ impl<E: Element> MixTile<E> {
         C * S::N
     }
 
-    /// One column of some rows, summed in the same order.
+    /// Sums one column of some rows, in the same order.
     #[inline(always)]
     unsafe fn one(&self, rows: usize) -> usize {
         for r in 0..rows {
-            // SAFETY: the caller has so many rows, and a column.
+            // SAFETY: the caller guarantees this many rows, and a column.
             unsafe {
                 let sum = self.sums.add(r * self.columns);
                 for p in 0..self.count {
@@ -502,7 +505,7 @@ impl<E: Element> MixTile<E> {
     }
 }
 
-/// A rotation of the first `2 half` numbers of every head, at consecutive positions.
+/// A rotation of the first `2 * half` dimensions of every head, at consecutive positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn<'a> {
     /// `[tokens, half]`.
@@ -510,14 +513,15 @@ pub struct Turn<'a> {
     /// `[tokens, half]`.
     pub sin: &'a [f32],
     pub half: usize,
-    /// Whether neighbours are rotated against each other, not halves.
+    /// Whether neighbouring dimensions are paired, instead of the two halves.
     pub interleaved: bool,
 }
 
-/// `[batch, tokens, heads, width]` to `[batch, heads, tokens, width]`, rotated where there is a rotation.
+/// Transposes `[batch, tokens, heads, width]` to `[batch, heads, tokens, width]`, with a rotation if one is given.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn by_head(
     [batch, tokens, heads, width]: [usize; 4],
     x: &[f32],

@@ -1,16 +1,16 @@
-//! The gradient of a product for what was multiplied: `by W`.
+//! The gradient of a product with respect to its input: `by W`.
 //!
-//! Invariant: it is that of the weights as they are stored, unpacked strip by strip, in f32; a row does not depend on the
-//! others. To serve another way of storing weights, add its arm here.
+//! Invariant: it is computed in f32 from the weights as they are stored, unpacked strip by strip; the rows of the result are
+//! independent of each other. To support another storage of weights, add its arm here.
 
 use super::attention::{HeadShape, Kept, Segment, mix};
 use super::dense::PlainWeights;
 use super::product::StoredRows;
 
-/// Rows of blocks that are unpacked together.
+/// How many rows of quantized weights are unpacked at once.
 const STRIP: usize = 512;
 
-/// `by` `[rows, out]` times `W` `[out, input]`: `y` is `[rows, input]`.
+/// The product of `by`, `[rows, out]`, with `W`, `[out, input]`: `y`, `[rows, input]`.
 pub fn backward(input: usize, weights: &StoredRows, by: &[f32], y: &mut [f32]) {
     let rows = y.len() / input;
     let shape = HeadShape {
@@ -53,7 +53,7 @@ pub fn backward(input: usize, weights: &StoredRows, by: &[f32], y: &mut [f32]) {
     }
 }
 
-/// Rows of weights as values of so many positions.
+/// Rows of weights as the values of `positions` positions.
 fn all(kept: Kept, positions: usize) -> Segment {
     Segment {
         kept,

@@ -1,7 +1,8 @@
-//! Products with blocks: sixteen rows of weights at once, one a lane, with up to eight rows of activations.
+//! Products with quantized blocks: sixteen rows of weights at once, one in each lane, with up to eight rows of activations.
 //!
-//! Invariant: within a block everything is whole numbers and exact; the sums of blocks are f32, block after block, so a row of
-//! the product has the same bits whatever rows stand beside it and however many threads there are.
+//! Invariant: within a block all arithmetic is on integers and exact; the results of blocks are summed in f32, block after
+//! block, so a row of the product has the same bits whatever other rows are computed with it and however many threads there
+//! are.
 //! To add a kind of block, see [`super::kinds`], and name it in [`PackedProduct::task`].
 #![allow(unsafe_code)] // Each block says what it relies on.
 
@@ -20,31 +21,32 @@ use super::threads::OutputColumns;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
-/// Most groups of sixteen rows that a task takes.
+/// The most groups of sixteen rows in a task.
 const MOST: usize = 16;
 
-/// A task: some groups of a matrix, with all rows of activations.
+/// A task: some groups of rows of a matrix, with all rows of activations.
 #[derive(Clone, Copy)]
 struct PackedTask<'a> {
     weights: &'a Packed,
     x: &'a Activations,
     y: &'a OutputColumns,
-    /// The rows of the matrix that are asked for.
+    /// The requested rows of the matrix: first, and one past the last.
     rows: (usize, usize),
     first: usize,
     last: usize,
 }
 
-/// `MANY` and `SOME` are those of [`Processor::tiles`].
+/// Computes a task. `MANY` and `SOME` are those of [`Processor::tiles`].
 ///
 /// # Safety
-/// The machine has the lanes, and no other task has these groups.
+///
+/// The machine has the instructions, and no other task has these groups.
 #[inline(always)]
 unsafe fn strip<S: Lanes, B: BlockKind, const MANY: usize, const SOME: usize>(task: PackedTask) {
     let mut row = 0;
     while row < task.x.rows {
         let rows = next(task.x.rows - row, [MANY, SOME]);
-        // SAFETY: as the caller promises; `next` says how many rows the tile has.
+        // SAFETY: as the caller promises; `next` gives the number of rows in the tile.
         unsafe {
             if rows == MANY {
                 tile::<S, B, MANY>(task, row);
@@ -70,7 +72,8 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
         assert_eq!(bytes.len(), blocks * size * GROUP);
         let mut y = [[0f32; GROUP]; R];
         for lane in (0..GROUP).step_by(S::N) {
-            // SAFETY: all of the group and of the records lies behind the pointers, as was just compared, and `y` has sixteen places.
+            // SAFETY: the whole group and all records are behind the pointers, as was just checked, and `y` has sixteen
+            // elements.
             unsafe {
                 let mut sums = [S::splat(0.0); R];
                 for b in 0..blocks {
@@ -83,7 +86,7 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
                 }
             }
         }
-        // Those of the sixteen that are asked for.
+        // The requested rows of the sixteen.
         let start = group * GROUP;
         let from = task.rows.0.max(start);
         let to = task.rows.1.min(start + GROUP);
@@ -98,7 +101,8 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
 }
 
 /// # Safety
-/// As [`strip`], but for the machine.
+///
+/// As [`strip`], except that the machine need not be checked.
 unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -126,13 +130,13 @@ unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
     }
 }
 
-/// A product `x Wᵀ` with some rows of `W` that is done task by task.
+/// A product `x Wᵀ` with some rows of `W`, divided into tasks.
 pub(super) struct PackedProduct<'a> {
     weights: &'a Packed,
     range: Range<usize>,
     x: &'a Activations,
     y: OutputColumns,
-    /// Groups of a task.
+    /// The number of groups in a task.
     share: usize,
 }
 
@@ -155,7 +159,7 @@ impl<'a> PackedProduct<'a> {
         }
     }
 
-    /// The groups that hold the rows.
+    /// The groups that contain the requested rows.
     fn groups(&self) -> Range<usize> {
         self.range.start / GROUP..self.range.end.div_ceil(GROUP)
     }
@@ -169,7 +173,8 @@ impl<'a> PackedProduct<'a> {
     }
 
     /// # Safety
-    /// Every task is done once, by one thread, while what the product was made of lives.
+    ///
+    /// Every task is done once, by one thread, while the slices of the product live.
     pub unsafe fn task(&self, on: Processor, i: usize) {
         let groups = self.groups();
         let first = groups.start + i * self.share;
@@ -181,12 +186,12 @@ impl<'a> PackedProduct<'a> {
             first,
             last: groups.end.min(first + self.share),
         };
-        // SAFETY: every task has groups of its own.
+        // SAFETY: the tasks have disjoint groups.
         unsafe { any(on, task) };
     }
 }
 
-/// The product with some rows of `W`, on this thread alone: the first columns of `y`.
+/// The product with some rows of `W` on this thread only, written to the first columns of `y`.
 pub(super) fn alone(
     on: Processor,
     weights: &Packed,
@@ -221,7 +226,7 @@ unsafe fn any(on: Processor, task: PackedTask) {
         Encoding::Q4K => run::<Q4K>,
         Encoding::Q5K => run::<Q5K>,
         Encoding::Q6K => run::<Q6K>,
-        // Plain numbers are never interleaved (`Packed::new`).
+        // Plain numbers are never packed (`Packed::new`).
         Encoding::F32 | Encoding::F16 | Encoding::Bf16 => return,
     };
     // SAFETY: as the caller promises.

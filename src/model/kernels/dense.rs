@@ -1,7 +1,7 @@
-//! Products with plain numbers: F32, F16, BF16.
+//! Products with dense weights: f32, f16, bf16.
 //!
-//! Invariant: every number of the product is summed in one order (lanes along the input, strips of [`DEPTH`]), whatever rows
-//! stand beside it and however many threads there are; narrow weights are widened exactly.
+//! Invariant: every number of the product is summed in one order (lanes along the input, strips of [`DEPTH`]), whatever other
+//! rows are computed with it and however many threads there are; narrow weights are widened exactly.
 //! To add a type, implement [`Element`].
 #![allow(unsafe_code)] // Each block says what it relies on.
 
@@ -16,20 +16,20 @@ use super::threads::OutputColumns;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
-/// Columns that are multiplied at once: so many of a few rows fit the first cache.
+/// The number of input columns that are multiplied at once: for a few rows they fit the first-level cache.
 pub(super) const DEPTH: usize = 1024;
 
-/// Most rows of weights that a task takes.
+/// The most rows of weights in a task.
 const MOST: usize = 64;
 
-/// Plain numbers of a matrix, row after row.
+/// Dense weights of a matrix, row after row.
 #[derive(Clone, Copy, Debug)]
 pub enum PlainWeights<'a> {
     /// f32.
     F32(&'a [f32]),
-    /// The bits of IEEE numbers of sixteen bits.
+    /// f16, as bits.
     F16(&'a [u16]),
-    /// The upper bits of f32.
+    /// bf16, as bits: the upper half of an f32.
     Bf16(&'a [u16]),
 }
 
@@ -45,8 +45,11 @@ impl PlainWeights<'_> {
 /// A type of weights.
 pub(super) trait Element: Copy + Sync {
     const WIDTH: Width;
+    /// Loads a vector of weights and widens it to f32.
+    ///
     /// # Safety
-    /// `p` has a vector of numbers behind it; the machine has the lanes.
+    ///
+    /// `p` points to a vector of numbers; the machine has the instructions of `S`.
     unsafe fn load<S: Lanes>(p: *const Self) -> S::F;
     fn widen(self) -> f32;
 }
@@ -64,7 +67,7 @@ impl Element for f32 {
     }
 }
 
-/// Bits of an IEEE number of sixteen bits.
+/// An f16 number, as bits.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct F16(u16);
@@ -89,7 +92,7 @@ impl Element for F16 {
     }
 }
 
-/// The upper bits of an f32.
+/// A bf16 number, as bits: the upper half of an f32.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub(super) struct Bf16(u16);
@@ -114,7 +117,7 @@ impl Element for Bf16 {
     }
 }
 
-/// A task: some rows of a matrix, with all rows of activations.
+/// A task: some rows of weights, with all rows of activations.
 #[derive(Clone, Copy)]
 struct DenseTask<'a, E> {
     weights: &'a [E],
@@ -130,7 +133,7 @@ struct DenseTask<'a, E> {
 unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
     at: TileAt<E>,
 ) -> [[f32; W]; X] {
-    // SAFETY: so many rows of so many columns are there, and the machine has the lanes, as the caller of `place` promises.
+    // SAFETY: the rows and columns exist, and the machine has the instructions, as the caller of `place` promises.
     unsafe {
         let mut vectors = [[S::splat(0.0); W]; X];
         for k in (0..at.depth / S::N * S::N).step_by(S::N) {
@@ -155,7 +158,7 @@ unsafe fn dots<S: Lanes, E: Element, const W: usize, const X: usize>(
     }
 }
 
-/// The same over the columns that are left.
+/// The same products over the remaining columns.
 #[inline(always)]
 unsafe fn rest<S: Lanes, E: Element, const W: usize, const X: usize>(
     at: TileAt<E>,
@@ -164,7 +167,7 @@ unsafe fn rest<S: Lanes, E: Element, const W: usize, const X: usize>(
     for k in at.depth / S::N * S::N..at.depth {
         for r in 0..X {
             for i in 0..W {
-                // SAFETY: so many rows of so many columns are there, as the caller of `place` promises.
+                // SAFETY: the rows and columns exist, as the caller of `place` promises.
                 unsafe {
                     sums[r][i] +=
                         (*at.w.add(i * at.w_row + k)).widen() * *at.x.add(r * at.x_row + k);
@@ -175,10 +178,11 @@ unsafe fn rest<S: Lanes, E: Element, const W: usize, const X: usize>(
     sums
 }
 
-/// Adds products of `count` rows of weights with `rows` rows of activations; the input is one strip, [`DEPTH`] at the most.
+/// Adds the products of `count` rows of weights with `rows` rows of activations, over one strip of at most [`DEPTH`] columns.
 ///
 /// # Safety
-/// What `at` points to has these rows; nobody else writes to its sums; the machine has the lanes.
+///
+/// The rows that `at` points to exist; no other thread writes to its sums; the machine has the instructions.
 #[inline(always)]
 pub(super) unsafe fn add_products<S: Lanes, E: Element>(at: TileAt<E>, count: usize, rows: usize) {
     // SAFETY: as the caller promises.
@@ -192,7 +196,7 @@ pub(super) unsafe fn add_products<S: Lanes, E: Element>(at: TileAt<E>, count: us
     }
 }
 
-/// Where a block of products comes from and where it is added.
+/// Pointers to a block of weights and activations, and to the sums to which their products are added.
 #[derive(Clone, Copy)]
 pub(super) struct TileAt<E> {
     pub w: *const E,
@@ -200,17 +204,19 @@ pub(super) struct TileAt<E> {
     pub x: *const f32,
     pub x_row: usize,
     pub depth: usize,
-    /// Sums of this task's rows, for the first of the rows of activations.
+    /// The sums of this task's rows of weights, for the first row of activations.
     pub sums: *mut f32,
-    /// From one row of activations to the next in `sums`.
+    /// The stride in `sums` from one row of activations to the next.
     pub sums_row: usize,
 }
 
-/// Adds first what whole vectors of columns come to and then what is left, however many rows go together: the order of a
-/// sum is part of the invariant.
+/// Adds first the products over whole vectors of columns and then those over the remaining columns, for any number of rows: the
+/// order of a sum is part of the invariant.
 ///
 /// # Safety
-/// `W` rows of weights and `X` of activations and sums are there; nobody else writes to the sums; the machine has the lanes.
+///
+/// `W` rows of weights and `X` rows of activations and sums exist; no other thread writes to the sums; the machine has the
+/// instructions.
 #[inline(always)]
 unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt<E>) {
     let add = |products: [[f32; W]; X]| {
@@ -233,9 +239,11 @@ unsafe fn place<S: Lanes, E: Element, const W: usize, const X: usize>(at: TileAt
     }
 }
 
-/// Four rows of weights with `X` of activations as the machine has it written out, if it has.
+/// Computes the products of four rows of weights with `X` rows of activations by a hand-written loop, if the machine has one;
+/// else returns false.
 ///
 /// # Safety
+///
 /// As [`place`].
 #[inline(always)]
 unsafe fn written_out<S: Lanes, E: Element, const X: usize>(at: TileAt<E>, whole: usize) -> bool {
@@ -255,13 +263,13 @@ unsafe fn written_out<S: Lanes, E: Element, const X: usize>(at: TileAt<E>, whole
     unsafe { S::tile::<X>(E::WIDTH, w, x, whole, sums) }
 }
 
-/// All of a task's rows of weights, `W` at a time, with `X` rows of activations.
+/// Combines all of a task's rows of weights, `W` at a time, with `X` rows of activations.
 #[inline(always)]
 unsafe fn column<S: Lanes, E: Element, const W: usize, const X: usize>(
     at: TileAt<E>,
     count: usize,
 ) {
-    // SAFETY: as the caller promises; so many rows are left.
+    // SAFETY: as the caller promises; this many rows are left.
     unsafe {
         let mut row = 0;
         while row < count {
@@ -281,7 +289,7 @@ unsafe fn column<S: Lanes, E: Element, const W: usize, const X: usize>(
     }
 }
 
-/// All rows of activations: `X` at a time, then `HALF`, then one by one.
+/// Processes all rows of activations: `X` at a time, then `HALF`, then one by one.
 #[inline(always)]
 unsafe fn tiles<
     S: Lanes,
@@ -298,7 +306,7 @@ unsafe fn tiles<
     let mut row = 0;
     while row < rows {
         let left = rows - row;
-        // SAFETY: as the caller promises; so many rows are left.
+        // SAFETY: as the caller promises; this many rows are left.
         unsafe {
             let at = TileAt {
                 x: at.x.add(row * at.x_row),
@@ -319,10 +327,12 @@ unsafe fn tiles<
     }
 }
 
-/// `FEW` rows of weights go with `HALF` rows of activations or one, and `MANY` with `X`: as many sums as there are registers.
+/// Computes a task. `FEW` rows of weights are combined with one or `HALF` rows of activations, and `MANY` with `X`, so that the
+/// sums fill the registers.
 ///
 /// # Safety
-/// The machine has the lanes, and no other task has these rows.
+///
+/// The machine has the instructions, and no other task has these rows.
 #[inline(always)]
 unsafe fn part<
     S: Lanes,
@@ -337,7 +347,7 @@ unsafe fn part<
     let (input, count) = (task.input, task.last - task.first);
     let rows = task.x.len() / input;
     let mut sums = vec![0f32; rows * count];
-    // Narrow weights that are read many times are widened once.
+    // Narrow weights that are used many times are widened once.
     let mut wide = vec![
         0f32;
         if rows > 4 * X && E::WIDTH != Width::F32 {
@@ -359,7 +369,7 @@ unsafe fn part<
             sums: sums.as_mut_ptr(),
             sums_row: count,
         };
-        // SAFETY: the task's rows and strip lie within the slices that they are cut out of.
+        // SAFETY: the task's rows and strip are within the slices from which they are taken.
         unsafe {
             if wide.is_empty() {
                 tiles::<S, E, FEW, MANY, HALF, X>(at, count, rows);
@@ -397,7 +407,8 @@ unsafe fn part<
 }
 
 /// # Safety
-/// As [`part`], but for the machine.
+///
+/// As [`part`], except that the machine need not be checked.
 unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -425,13 +436,13 @@ unsafe fn run<E: Element>(on: Processor, task: DenseTask<E>) {
     }
 }
 
-/// A product `x Wᵀ` that is done task by task: `W` is `[out, input]`.
+/// A product `x Wᵀ` with `W` `[out, input]`, divided into tasks.
 pub(super) struct DenseProduct<'a, E> {
     weights: &'a [E],
     input: usize,
     x: &'a [f32],
     y: OutputColumns,
-    /// Rows of weights of a task.
+    /// The number of rows of weights in a task.
     share: usize,
 }
 
@@ -454,7 +465,8 @@ impl<'a, E: Element> DenseProduct<'a, E> {
     }
 
     /// # Safety
-    /// Every task is done once, by one thread, while what the product was made of lives.
+    ///
+    /// Every task is done once, by one thread, while the slices of the product live.
     pub unsafe fn task(&self, on: Processor, i: usize) {
         let first = i * self.share;
         let task = DenseTask {
@@ -465,12 +477,12 @@ impl<'a, E: Element> DenseProduct<'a, E> {
             first,
             last: self.y.out.min(first + self.share),
         };
-        // SAFETY: every task has rows of its own, and `new` has compared the lengths.
+        // SAFETY: the tasks have disjoint rows, and `new` has checked the lengths.
         unsafe { run(on, task) };
     }
 }
 
-/// The product with some rows of the weights, on this thread alone: the first columns of `y` `[rows, width]`.
+/// The product with some rows of the weights on this thread only, written to the first columns of `y`, `[rows, width]`.
 pub(super) fn strip(
     on: Processor,
     weights: PlainWeights,

@@ -1,12 +1,11 @@
-//! How a file stores the weights of a matrix, and plain Rust that reads every kind.
+//! The storage formats of weights, and plain Rust that decodes each of them.
 //!
-//! Invariant: [`Encoding::unpack`] gives the numbers that ggml gives for the same bytes, and is what all kernels are tested
-//! against. To add a kind of block, add a variant with its sizes, its fields and an arm of `unpack`, and its product in
-//! `blocks`.
+//! Invariant: [`Encoding::unpack`] gives the same numbers as ggml for the same bytes; all kernels are tested against it. To add
+//! a kind of block, add a variant with its sizes, its fields and an arm of `unpack`, and its product in `blocks`.
 
 use super::lanes::{from_bf16, from_f16};
 
-/// How weights are stored, one row after the other. The blocks are those of ggml.
+/// The storage format of weights, row after row. The blocks are those of ggml.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // their own names
 pub enum Encoding {
@@ -25,14 +24,14 @@ pub enum Encoding {
     Q6K,
 }
 
-/// The fields of a block: where its numbers of two bytes lie, and where (and how long) its runs of four bytes.
+/// The fields of a block: the offsets of its two-byte numbers, and the offsets and lengths of its runs of four-byte words.
 pub(super) struct BlockFields {
     pub halves: &'static [usize],
     pub words: &'static [(usize, usize)],
 }
 
 impl Encoding {
-    /// All that come in blocks.
+    /// All formats with quantized blocks.
     pub const BLOCKS: [Self; 10] = [
         Self::Q4_0,
         Self::Q4_1,
@@ -46,7 +45,7 @@ impl Encoding {
         Self::Q6K,
     ];
 
-    /// Weights of a block; 1 for plain numbers.
+    /// The number of weights in a block; 1 for plain numbers.
     pub fn length(self) -> usize {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => 1,
@@ -55,7 +54,7 @@ impl Encoding {
         }
     }
 
-    /// Bytes of a block.
+    /// The size of a block in bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -91,7 +90,7 @@ impl Encoding {
         BlockFields { halves, words }
     }
 
-    /// The weights of consecutive blocks.
+    /// Decodes the weights of consecutive blocks.
     pub fn unpack(self, bytes: &[u8], out: &mut [f32]) {
         let blocks = bytes.chunks_exact(self.bytes());
         for (block, out) in blocks.zip(out.chunks_exact_mut(self.length())) {
@@ -101,7 +100,8 @@ impl Encoding {
 
     fn block(self, b: &[u8], out: &mut [f32]) {
         let half = |at: usize| from_f16(u16::from_le_bytes([b[at], b[at + 1]]));
-        // Numbers of four bits, sixteen low ones first, and where the fifth bits and the numbers themselves begin.
+        // Four-bit numbers, the sixteen low halves first; `fifth` and `from` are the offsets of the fifth bits and of the
+        // numbers.
         let mut nibbles = |scale: f32, low: f32, fifth: Option<usize>, from: usize| {
             for i in 0..32 {
                 let four = (b[from + i % 16] >> (i / 16 * 4)) & 15;

@@ -1,22 +1,22 @@
 //! Exponentials and hyperbolic tangents of vectors.
 //!
-//! Invariant: an exponential is within 1e-7 of itself on every machine. To add a function, build it of [`exp_parts`], which
-//! has no branches.
+//! Invariant: the relative error of an exponential is below 1e-7 on every machine. To add a function, build it on
+//! [`exp_parts`], which has no branches.
 #![allow(unsafe_code)] // SAFETY of the whole file: who calls has made sure that the machine has the instructions (machine.rs).
 
 use super::lanes::Lanes;
 
-/// 1.5 * 2^23: adding it to a small number rounds to a whole one, which then stands in the low bits.
+/// 1.5 * 2^23: adding it to a small number rounds to an integer, which is then in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
-/// The logarithm of two in two parts, of which the first has few bits, so that a small multiple of it is exact.
+/// The logarithm of two in two parts; the first has few bits, so that its product with a small integer is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 
-/// What stands for e^x at smaller x: its own value there, about 1e-38.
+/// Smaller arguments are replaced by this; its exponential is about 1e-38.
 pub(super) const SMALLEST: f32 = -87.0;
 
-/// `t` and a power of two `p` with `e^x = p (1 + t)`, for x from -87 to 87: the power from the bits of a rounded multiple of
-/// ln 2, the rest by a polynomial (that of Cephes' `expf`).
+/// Returns `t` and a power of two `p` with `e^x = p (1 + t)`, for x from -87 to 87: the power from the bits of a rounded
+/// multiple of ln 2, `t` by a polynomial (that of Cephes' `expf`).
 #[inline(always)]
 unsafe fn exp_parts<S: Lanes>(x: S::F) -> (S::F, S::F) {
     unsafe {
@@ -43,11 +43,11 @@ pub(super) unsafe fn exp<S: Lanes>(x: S::F) -> S::F {
     }
 }
 
-/// `tanh x`, of `e^2x - 1`, which is exact to its last bits near zero too. What is not a number stays so.
+/// `tanh x`, from `e^2x - 1`, which is exact to its last bits even near zero. NaN stays NaN.
 #[inline(always)]
 pub(super) unsafe fn tanh<S: Lanes>(x: S::F) -> S::F {
     unsafe {
-        // From 10 on it is one. In this order of arguments, what is not a number stays so everywhere.
+        // From 10 on the result is one. The order of arguments makes NaN stay NaN on every machine.
         let near = S::max(S::splat(-10.0), S::min(S::splat(10.0), x));
         let (t, power) = exp_parts::<S>(S::add(near, near));
         let less_one = S::fma(power, t, S::minus(power, S::splat(1.0)));

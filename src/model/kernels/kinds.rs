@@ -1,6 +1,6 @@
-//! The kinds of blocks: what one block of sixteen interleaved rows adds to a product.
+//! The kinds of quantized blocks: the product of one block of sixteen interleaved rows.
 //!
-//! Invariant: within a block everything is whole numbers and exact, but for the scales.
+//! Invariant: within a block all arithmetic is on integers and exact, except for the scales.
 //! To add a kind, implement [`BlockKind`] and name it in [`super::blocks`].
 #![allow(unsafe_code)] // Each block says what it relies on.
 
@@ -11,14 +11,15 @@ use super::encoding::Encoding;
 use super::lanes::Lanes;
 use super::packed::GROUP;
 
-/// A kind of block, interleaved.
+/// A kind of quantized block, with sixteen rows interleaved.
 pub(super) trait BlockKind {
     const ENCODING: Encoding;
 
-    /// Adds the products of one block to `sums`: `w` is the block of the first of `S::N` rows that stand from `lane` on.
+    /// Adds the products of one block to `sums`: `w` is the block of `S::N` rows from lane `lane` on.
     ///
     /// # Safety
-    /// `w` has a block of sixteen rows behind it and `x` a record for every 32 weights; the machine has the lanes.
+    ///
+    /// `w` points to a block of sixteen rows and `x` to one record for every 32 weights; the machine has the instructions.
     unsafe fn add<S: Lanes, const R: usize>(
         w: BlockRows<S>,
         x: *const Record<R>,
@@ -26,7 +27,7 @@ pub(super) trait BlockKind {
     );
 }
 
-/// Where fields of one block lie: those of `S::N` of its sixteen rows.
+/// Pointers to the fields of one block, for `S::N` of its sixteen rows.
 #[derive(Clone, Copy)]
 pub(super) struct BlockRows<S> {
     block: *const u8,
@@ -36,7 +37,7 @@ pub(super) struct BlockRows<S> {
 }
 
 impl<S: Lanes> BlockRows<S> {
-    /// Those from `lane` on in a block of sixteen rows that begins at `block` and has so many fields of two bytes.
+    /// The fields from lane `lane` on, in a block of sixteen rows that begins at `block` and has `halves` two-byte fields.
     #[inline(always)]
     pub fn new(block: *const u8, lane: usize, halves: usize) -> Self {
         Self {
@@ -49,18 +50,19 @@ impl<S: Lanes> BlockRows<S> {
 
     #[inline(always)]
     unsafe fn half(self, i: usize) -> S::F {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe { S::load_f16(self.block.add(i * 2 * GROUP + 2 * self.lane).cast()) }
     }
 
     #[inline(always)]
     unsafe fn word(self, i: usize) -> S::I {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe { S::load_ints(self.block.add(self.words + i * 4 * GROUP + 4 * self.lane)) }
     }
 }
 
-/// Adds the products of four weights a lane, those at even and those at odd bytes, with numbers `4 four ..` of a record.
+/// Adds the products of four weights in each lane, given by those at even and those at odd bytes, with the numbers from `4 *
+/// four` on of a record.
 #[inline(always)]
 unsafe fn dot<S: Lanes, const R: usize>(
     sums: &mut [S::I; R],
@@ -69,7 +71,7 @@ unsafe fn dot<S: Lanes, const R: usize>(
     four: usize,
 ) {
     for (r, sum) in sums.iter_mut().enumerate() {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let numbers = (&raw const (*x).numbers[r]).cast::<i32>().add(2 * four);
             *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
@@ -78,10 +80,10 @@ unsafe fn dot<S: Lanes, const R: usize>(
     }
 }
 
-/// The sum of a row's numbers in a record, or of one half of them.
+/// The sum of a row's numbers in a record, or in one half of it.
 #[inline(always)]
 unsafe fn total<const R: usize>(x: *const Record<R>, row: usize, half: Option<usize>) -> i32 {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     let [a, b] = unsafe { (*x).sums[row] };
     match half {
         None => a + b,
@@ -90,14 +92,14 @@ unsafe fn total<const R: usize>(x: *const Record<R>, row: usize, half: Option<us
     }
 }
 
-/// `by` times those sums, negative: what an offset of the weights adds.
+/// `by` times the negative of these sums: the contribution of a constant offset of the weights.
 #[inline(always)]
 unsafe fn below<S: Lanes, const R: usize>(
     x: *const Record<R>,
     half: Option<usize>,
     by: i32,
 ) -> [S::I; R] {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let mut sums = [S::ints(0); R];
         for (r, sum) in sums.iter_mut().enumerate() {
@@ -107,7 +109,7 @@ unsafe fn below<S: Lanes, const R: usize>(
     }
 }
 
-/// Adds whole numbers times the scales of both sides.
+/// Adds integers multiplied by the scales of both sides.
 #[inline(always)]
 unsafe fn scaled<S: Lanes, const R: usize>(
     whole: [S::I; R],
@@ -116,7 +118,7 @@ unsafe fn scaled<S: Lanes, const R: usize>(
     sums: &mut [S::F; R],
 ) {
     for r in 0..R {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let scale = S::mul(scale, S::splat((*x).scales[r]));
             sums[r] = S::fma(S::to_f(whole[r]), scale, sums[r]);
@@ -124,7 +126,7 @@ unsafe fn scaled<S: Lanes, const R: usize>(
     }
 }
 
-/// Adds what the least weight of a block adds: it, times the sum of the activations.
+/// Adds the contribution of a block's minimum weight: the minimum times the sum of the activations.
 #[inline(always)]
 unsafe fn least<S: Lanes, const R: usize>(
     low: S::F,
@@ -133,7 +135,7 @@ unsafe fn least<S: Lanes, const R: usize>(
     sums: &mut [S::F; R],
 ) {
     for r in 0..R {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let sum = total(x, r, half) as f32 * (*x).scales[r];
             sums[r] = S::fma(low, S::splat(sum), sums[r]);
@@ -141,10 +143,10 @@ unsafe fn least<S: Lanes, const R: usize>(
     }
 }
 
-/// Four numbers of four bits a lane from the low and from the high halves of four bytes.
+/// The four-bit numbers in the low and in the high halves of four bytes, in each lane.
 #[inline(always)]
 unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let four = S::ints(0x000f_000f);
         [
@@ -154,10 +156,10 @@ unsafe fn nibbles<S: Lanes>(v: S::I) -> [[S::I; 2]; 2] {
     }
 }
 
-/// `bits` of a number at `mask`, brought there from `from`.
+/// Moves the bits at `from` to the bits of `mask` at `to`.
 #[inline(always)]
 unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let there = if from >= to {
             S::right32(v, from - to)
@@ -168,14 +170,15 @@ unsafe fn brought<S: Lanes>(v: S::I, from: u32, to: u32, mask: i32) -> S::I {
     }
 }
 
-/// The bytes of a word as 32 bits, zero-extended.
+/// Byte `i` of every word, zero-extended to 32 bits.
 #[inline(always)]
 unsafe fn byte<S: Lanes>(v: S::I, i: u32) -> S::I {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe { S::and(S::right32(v, 8 * i), S::ints(0xff)) }
 }
 
-/// Q4_0, Q4_1, Q5_0 and Q5_1: four bits, a `FIFTH` bit or none, around zero or from the `LEAST` weight of the block on.
+/// Q4_0, Q4_1, Q5_0 and Q5_1: four bits, with a fifth one if `FIFTH`, centred at zero or counted from the block's minimum if
+/// `LEAST`.
 pub(super) struct FourBits<const FIFTH: bool, const LEAST: bool>;
 pub(super) struct Q8_0;
 pub(super) struct Q2K;
@@ -184,14 +187,14 @@ pub(super) struct Q4K;
 pub(super) struct Q5K;
 pub(super) struct Q6K;
 
-/// Four bits, and a fifth where `FIFTH`; words of the block from its fifth bits on.
+/// The integer sums for weights of four bits, with a fifth if `FIFTH`; the words of the block begin with the fifth bits.
 #[inline(always)]
 unsafe fn small<S: Lanes, const R: usize, const FIFTH: bool>(
     w: BlockRows<S>,
     x: *const Record<R>,
     sums: &mut [S::I; R],
 ) {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let fifth = if FIFTH { w.word(0) } else { S::ints(0) };
         for z in 0..4 {
@@ -223,7 +226,7 @@ impl<const FIFTH: bool, const LEAST: bool> BlockKind for FourBits<FIFTH, LEAST> 
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let mut whole = if LEAST {
                 [S::ints(0); R]
@@ -247,7 +250,7 @@ impl BlockKind for Q8_0 {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let mut whole = [S::ints(0); R];
             for z in 0..8 {
@@ -268,7 +271,7 @@ impl BlockKind for Q2K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
             for part in 0..16 {
@@ -301,7 +304,7 @@ impl BlockKind for Q3K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let d = w.half(0);
             for part in 0..16 {
@@ -330,10 +333,10 @@ impl BlockKind for Q3K {
     }
 }
 
-/// The scales and least weights of eight parts of 32, six bits each, as bytes of two words each.
+/// The scales and minimums of eight parts of 32 weights, six bits each, as bytes in two words for each.
 #[inline(always)]
 unsafe fn six_bits<S: Lanes>(w: BlockRows<S>) -> [[S::I; 2]; 2] {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let [a, b, c] = [w.word(0), w.word(1), w.word(2)];
         let six = S::ints(0x3f3f_3f3f);
@@ -356,7 +359,7 @@ unsafe fn four_or_five<S: Lanes, const R: usize, const FIFTH: bool>(
     x: *const Record<R>,
     sums: &mut [S::F; R],
 ) {
-    // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
         let [scales, lows] = six_bits::<S>(w);
         let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
@@ -397,7 +400,7 @@ impl BlockKind for Q4K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe { four_or_five::<S, R, false>(w, x, sums) }
     }
 }
@@ -410,7 +413,7 @@ impl BlockKind for Q5K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe { four_or_five::<S, R, true>(w, x, sums) }
     }
 }
@@ -423,7 +426,7 @@ impl BlockKind for Q6K {
         x: *const Record<R>,
         sums: &mut [S::F; R],
     ) {
-        // SAFETY: as [`BlockKind::add`] asks, which this is a part of.
+        // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let d = w.half(0);
             for n in 0..2 {

@@ -1,19 +1,20 @@
-//! The vectors of a machine, as the kernels use them: some lanes of f32 or of 32 bits.
+//! The vectors of a machine, as the kernels use them: a number of lanes of f32 or of 32 bits.
 //!
-//! Invariant: every implementation computes the same, but for the rounding of a fused product and the order of a sum.
+//! Invariant: all implementations compute the same results, except for the rounding of fused products and the order of sums.
 //! To add a machine, implement [`Lanes`] in a file of its own and name it in [`super::machine`].
 #![allow(unsafe_code)] // Each block says what it relies on.
 
-/// Vectors of `N` lanes. Sixteen is a multiple of `N`.
+/// Vectors of `N` lanes; sixteen is a multiple of `N`.
 ///
 /// # Safety
-/// Only for machines that have the instructions; a pointer must have `N` values (or `size_of` a vector) behind it.
+///
+/// Only for machines that have the instructions; a pointer must point to `N` values (or to `size_of` a vector).
 #[allow(clippy::missing_safety_doc)] // one contract for all of them, above
 pub trait Lanes: Copy {
     const N: usize;
-    /// `N` numbers.
+    /// `N` numbers (f32).
     type F: Copy;
-    /// `N` times 32 bits, which are also 2 `N` times 16.
+    /// `N` words of 32 bits, also used as `2 * N` words of 16.
     type I: Copy;
 
     unsafe fn splat(x: f32) -> Self::F;
@@ -30,16 +31,16 @@ pub trait Lanes: Copy {
     unsafe fn minus(a: Self::F, b: Self::F) -> Self::F;
     /// `a / b`.
     unsafe fn over(a: Self::F, b: Self::F) -> Self::F;
-    /// The larger of each pair; NaN where `b` is, and where only `a` is, either may be the result.
+    /// The larger of each pair; NaN if `b` is NaN; if only `a` is NaN, either may be the result.
     unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
-    /// The smaller, likewise.
+    /// The smaller of each pair, with the same rule for NaN.
     unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
-    /// Which lanes of `a` are greater than those of `b`, one bit a lane; what is not a number is neither.
+    /// Which lanes of `a` are greater than those of `b`, one bit for each lane; false for NaN.
     unsafe fn greater(a: Self::F, b: Self::F) -> u32;
     unsafe fn bits(v: Self::F) -> Self::I;
     unsafe fn from_bits(v: Self::I) -> Self::F;
-    /// Adds to four numbers of each of `X` rows of `sums` the products of four rows at `w` and `X` rows at `x`, over `depth`
-    /// columns, a multiple of `N`; `false` where the machine has no better way than the plain one.
+    /// Adds the products of four rows at `w` and `X` rows at `x`, over `depth` columns (a multiple of `N`), to four numbers in
+    /// each of `X` rows of `sums`; `false` if the machine has no better loop than the generic one.
     #[inline(always)]
     unsafe fn tile<const X: usize>(
         _width: Width,
@@ -56,23 +57,23 @@ pub trait Lanes: Copy {
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
-    /// The halves of 16 bits, shifted left.
+    /// Shifts each 16-bit half to the left.
     unsafe fn left16<const BY: u32>(v: Self::I) -> Self::I;
-    /// The halves of 16 bits, shifted right, zeros coming in.
+    /// Shifts each 16-bit half to the right, filling with zeros.
     unsafe fn right16<const BY: u32>(v: Self::I) -> Self::I;
-    /// The halves of 16 bits, shifted right, the sign coming in.
+    /// Shifts each 16-bit half to the right, filling with the sign.
     unsafe fn signed16<const BY: u32>(v: Self::I) -> Self::I;
-    /// 32 bits, shifted right, zeros coming in.
+    /// Shifts each word to the right, filling with zeros.
     unsafe fn right32(v: Self::I, by: u32) -> Self::I;
-    /// 32 bits, shifted left.
+    /// Shifts each word to the left.
     unsafe fn left32(v: Self::I, by: u32) -> Self::I;
-    /// `sum`, and for every lane the products of both halves of 16 bits, signed, added to it.
+    /// Adds to every lane of `sum` the products of both signed 16-bit halves.
     unsafe fn pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
-    /// Signed 32 bits as numbers.
+    /// Converts signed words to f32.
     unsafe fn to_f(v: Self::I) -> Self::F;
 }
 
-/// How numbers are stored.
+/// The type of stored numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Width {
     F32,
@@ -80,24 +81,24 @@ pub enum Width {
     Bf16,
 }
 
-/// Rows, and the bytes from one to the next.
+/// A pointer to rows, and the bytes from one row to the next.
 #[derive(Clone, Copy)]
 pub struct Strided<T> {
     pub start: *const T,
     pub bytes: usize,
 }
 
-/// One number of sixteen bits, IEEE 754.
+/// Widens an f16 number, given as bits.
 pub fn from_f16(bits: u16) -> f32 {
     let (sign, rest) = (u32::from(bits >> 15) << 31, u32::from(bits & 0x7fff));
     if rest >= 0x7c00 {
         return f32::from_bits(sign | 0x7f80_0000 | (rest << 13));
     }
-    // Subnormals and all: the exponents differ by a factor of 2^112.
+    // Correct for subnormal numbers as well: the exponents differ by a factor of 2^112.
     f32::from_bits(sign | (rest << 13)) * f32::from_bits(0x7780_0000)
 }
 
-/// One number of the upper sixteen bits of an f32.
+/// Widens a bf16 number, given as bits.
 pub fn from_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
 }

@@ -1,12 +1,11 @@
-//! Which instructions the kernels use, found out once.
+//! Selects the instructions that the kernels use, once.
 //!
-//! Invariant: a function compiled for some instructions is called only with a [`Processor`] that has them, and only
-//! [`Processor::all`] makes one. To add instructions, implement `Lanes`, and add a variant here and an arm to both
-//! `run`s.
+//! Invariant: a function compiled for certain instructions is called only with a [`Processor`] that has them, and only
+//! [`Processor::all`] creates one. To add instructions, implement `Lanes`, and add a variant here and an arm to both `run`s.
 
 use std::sync::OnceLock;
 
-/// Calls a function of lanes with the instructions that a processor has.
+/// Calls a function over lanes with the instructions of a processor.
 macro_rules! with_lanes {
     ($on:expr, $function:ident($($argument:ident: $type:ty),*) $(-> $returned:ty)?) => {{
         use $crate::model::kernels::machine::Instructions;
@@ -22,7 +21,7 @@ macro_rules! with_lanes {
         unsafe fn avx512($($argument: $type),*) $(-> $returned)? {
             unsafe { $function::<Avx512>($($argument),*) }
         }
-        // SAFETY: a processor has the instructions it names.
+        // SAFETY: a processor has the instructions that it names.
         unsafe {
             match $on.0 {
                 Instructions::Plain => $function::<$crate::model::kernels::plain::Plain>($($argument),*),
@@ -38,7 +37,7 @@ macro_rules! with_lanes {
 }
 pub(super) use with_lanes;
 
-/// Instructions that this machine has.
+/// A set of instructions that this machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Processor(pub(super) Instructions);
 
@@ -54,13 +53,13 @@ pub(super) enum Instructions {
 }
 
 impl Processor {
-    /// The fastest.
+    /// The fastest set of instructions.
     pub fn best() -> Self {
         static BEST: OnceLock<Processor> = OnceLock::new();
         *BEST.get_or_init(|| Self::all().pop().unwrap_or(Self(Instructions::Plain)))
     }
 
-    /// All that there are, the fastest last.
+    /// All sets of instructions of this machine, the fastest last.
     pub fn all() -> Vec<Self> {
         let mut all = vec![Instructions::Plain];
         #[cfg(target_arch = "x86_64")]
@@ -84,7 +83,7 @@ impl Processor {
         all.into_iter().map(Self).collect()
     }
 
-    /// Rows of activations that go with sixteen rows of weights: many, some, or one.
+    /// How many rows of activations are combined with sixteen rows of weights: many, some, or (always possible) one.
     pub(super) fn tiles(self) -> [usize; 2] {
         match self.0 {
             Instructions::Plain => [1, 1],
@@ -97,7 +96,7 @@ impl Processor {
         }
     }
 
-    /// As a header writes it.
+    /// The name, as in headers.
     pub fn name(self) -> &'static str {
         match self.0 {
             Instructions::Plain => "plain",

@@ -1,8 +1,8 @@
-//! Products of rows of f32 with weights as a file stores them, and what is read of a product with the unembedding, on the CPU.
+//! CPU kernels: products of f32 rows with weights as a file stores them, and statistics of the product with the unembedding.
 //!
-//! Invariant: a product is that of the unpacked weights in f32, to 5e-5 of its size: activations are never rounded to eight
-//! bits. Its rows do not depend on one another, nor on the number of threads. What is not finite in a row of activations makes
-//! that row of the product not finite. Only this folder has unsafe code for speed, and nothing in it knows tensors.
+//! Invariant: a product equals that of the unpacked weights in f32 to a relative error of 5e-5: activations are never rounded
+//! to eight bits. Its rows do not depend on each other, nor on the number of threads. A row of activations with a value that is
+//! not finite gives a row that is not finite. Only this folder contains unsafe code for speed, and nothing in it uses tensors.
 //! To add a kind of block see [`encoding`]; to add a machine see [`machine`].
 #![allow(clippy::inline_always)] // What is generic over lanes must become part of the function that is compiled for them.
 #![allow(clippy::cast_ptr_alignment)] // Vectors are loaded from any address; records are aligned to four bytes, and so are their fields.

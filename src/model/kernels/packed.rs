@@ -1,29 +1,29 @@
-//! Matrices of blocks, with sixteen rows interleaved: what stands at the same place of sixteen rows stands together, so that a
-//! vector has one row a lane, and no scale is fetched alone.
+//! Matrices of quantized blocks with sixteen rows interleaved: equal fields of sixteen rows are adjacent, so that a vector has
+//! one row in each lane, and scales are loaded as vectors.
 //!
-//! Invariant: the same bytes in another order, padded with zeros to a multiple of sixteen rows: in a group of sixteen rows,
-//! block after block, first the fields of two bytes, then the words of four. The fifth bits of Q5_0 and Q5_1 are in another
-//! order (see [`spread`]).
+//! Invariant: the bytes are those of the file in another order, padded with zeros to a multiple of sixteen rows. A group of
+//! sixteen rows contains, block after block, first the two-byte fields, then the four-byte words. The fifth bits of Q5_0 and
+//! Q5_1 are permuted (see [`spread`]).
 
 use super::encoding::Encoding;
 use super::threads;
 
-/// Rows that are interleaved.
+/// How many rows are interleaved.
 pub(super) const GROUP: usize = 16;
 
-/// A matrix of blocks, `[out, input]`.
+/// A matrix of quantized blocks, `[out, input]`.
 #[derive(Debug)]
 pub struct Packed {
-    /// How its weights are stored.
+    /// The format of its blocks.
     pub encoding: Encoding,
     pub out: usize,
-    /// Columns.
+    /// The number of columns.
     pub input: usize,
     bytes: Vec<u8>,
 }
 
 impl Packed {
-    /// Interleaves rows; nothing where the bytes are not as many as the shape needs, or the encoding has no blocks.
+    /// Interleaves rows; none if the number of bytes does not fit the shape, or if the format has no blocks.
     pub fn new(encoding: Encoding, out: usize, input: usize, rows: &[u8]) -> Option<Self> {
         let (length, size) = (encoding.length(), encoding.bytes());
         if length == 1 || input == 0 || !input.is_multiple_of(length) {
@@ -49,18 +49,18 @@ impl Packed {
         })
     }
 
-    /// Blocks of a row.
+    /// The number of blocks in a row.
     pub(super) fn blocks(&self) -> usize {
         self.input / self.encoding.length()
     }
 
-    /// The bytes of sixteen rows.
+    /// The bytes of a group of sixteen rows.
     pub(super) fn group(&self, group: usize) -> &[u8] {
         let size = GROUP * self.blocks() * self.encoding.bytes();
         &self.bytes[group * size..][..size]
     }
 
-    /// One row, f32.
+    /// Decodes one row to f32.
     pub fn row(&self, row: usize, out: &mut [f32]) {
         let (length, size) = (self.encoding.length(), self.encoding.bytes());
         let mut block = [0; 256];
@@ -71,7 +71,7 @@ impl Packed {
         }
     }
 
-    /// Some rows one after the other, f32.
+    /// Decodes some rows to f32, one after the other.
     pub fn rows(&self, rows: impl ExactSizeIterator<Item = usize>) -> Vec<f32> {
         let rows: Vec<usize> = rows.collect();
         let mut out = vec![0.0; rows.len() * self.input];
@@ -79,7 +79,7 @@ impl Packed {
         threads::each(rows.len(), rows.len() * self.input, |i| {
             let mut row = vec![0.0; self.input];
             self.row(rows[i], &mut row);
-            // SAFETY: every task has a row of its own.
+            // SAFETY: the tasks write different rows.
             #[allow(unsafe_code)]
             unsafe {
                 to.put(i, 0, &row);
@@ -88,7 +88,7 @@ impl Packed {
         out
     }
 
-    /// One column, f32.
+    /// Decodes one column to f32.
     pub fn column(&self, column: usize) -> Vec<f32> {
         let (length, size) = (self.encoding.length(), self.encoding.bytes());
         let mut block = [0; 256];
@@ -104,7 +104,7 @@ impl Packed {
             .collect()
     }
 
-    /// One row's block out of sixteen, as the file has it.
+    /// The block of one row out of sixteen, in the file's layout.
     fn gather(&self, from: &[u8], lane: usize, block: &mut [u8]) {
         units(self.encoding, |at, file, width| {
             let at = at * GROUP + lane * width;
@@ -116,7 +116,7 @@ impl Packed {
     }
 }
 
-/// Calls with every field of a block: where it stands in our order, where in the file's, and its bytes.
+/// Calls `field` for every field of a block: its offset in our layout, its offset in the file's, and its size in bytes.
 fn units(encoding: Encoding, mut field: impl FnMut(usize, usize, usize)) {
     let fields = encoding.fields();
     let mut at = 0;
@@ -132,7 +132,7 @@ fn units(encoding: Encoding, mut field: impl FnMut(usize, usize, usize)) {
     }
 }
 
-/// The rows of one group (fewer than sixteen at the end), row after row, to their places.
+/// Interleaves the rows of one group (fewer than sixteen at the end).
 fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
     let (size, fields, fifth) = (encoding.bytes(), encoding.fields(), fifth(encoding));
     for (lane, row) in from.chunks_exact(row).enumerate() {
@@ -151,7 +151,7 @@ fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
                 }
             }
             if let Some(file) = fifth {
-                // It is the first of the words.
+                // The fifth bits are the first of the words.
                 debug_assert_eq!(fields.words[0].0, file);
                 spread(&mut words[4 * lane..4 * lane + 4]);
             }
@@ -159,7 +159,7 @@ fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
     }
 }
 
-/// Where the fifth bits of a block of 32 begin in the file.
+/// The offset of a block's fifth bits in the file; none for formats without them.
 fn fifth(encoding: Encoding) -> Option<usize> {
     if encoding == Encoding::Q5_0 {
         Some(2)
@@ -168,8 +168,8 @@ fn fifth(encoding: Encoding) -> Option<usize> {
     }
 }
 
-/// Puts the fifth bit of weight `i` where bits 1 and 4 of `i` are exchanged: so the bits of a pair of weights, whose places
-/// differ by two, are sixteen apart, as the pair is. Doing it twice undoes it.
+/// Exchanges bits 1 and 4 of the index of every fifth bit, so that the fifth bits of a pair of weights, whose indices differ by
+/// two, are sixteen bits apart like the pair itself. Applying it twice undoes it.
 fn spread(word: &mut [u8]) {
     if let Ok(bytes) = <[u8; 4]>::try_from(&*word) {
         let bits = u32::from_le_bytes(bytes);

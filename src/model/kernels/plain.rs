@@ -1,11 +1,11 @@
-//! Vectors in plain Rust: what every machine can do, and what the others are tested against.
+//! Vectors in plain Rust: for any machine, and the reference for tests of the others.
 //!
-//! Invariant: no instruction is named; the compiler makes of it what it can.
+//! Invariant: no instruction is named; the compiler chooses.
 #![allow(unsafe_code)] // Each block says what it relies on.
 
 use super::lanes::{Lanes, from_bf16, from_f16};
 
-/// Plain Rust: what every machine can do, and what the others are tested against.
+/// Vectors in plain Rust: for any machine, and the reference for tests of the others.
 #[derive(Clone, Copy)]
 pub struct Plain;
 
@@ -26,22 +26,22 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self::F {
-        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
+        // SAFETY: the pointer has as many values, as [`Lanes`] requires.
         unsafe { p.cast::<Self::F>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn load_f16(p: *const u16) -> Self::F {
-        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
+        // SAFETY: the pointer has as many values, as [`Lanes`] requires.
         unsafe { p.cast::<[u16; P]>().read_unaligned() }.map(from_f16)
     }
     #[inline(always)]
     unsafe fn load_bf16(p: *const u16) -> Self::F {
-        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
+        // SAFETY: the pointer has as many values, as [`Lanes`] requires.
         unsafe { p.cast::<[u16; P]>().read_unaligned() }.map(from_bf16)
     }
     #[inline(always)]
     unsafe fn store(v: Self::F, p: *mut f32) {
-        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
+        // SAFETY: the pointer has as many values, as [`Lanes`] requires.
         unsafe { p.cast::<Self::F>().write_unaligned(v) }
     }
     #[inline(always)]
@@ -95,7 +95,7 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn load_ints(p: *const u8) -> Self::I {
-        // SAFETY: as many values stand behind the pointer: so the contract of [`Lanes`] says.
+        // SAFETY: the pointer has as many values, as [`Lanes`] requires.
         unsafe { p.cast::<Self::I>().read_unaligned() }.map(u32::from_le)
     }
     #[inline(always)]

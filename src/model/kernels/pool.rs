@@ -1,8 +1,8 @@
-//! The threads that products share: helpers that wait awake for the next product for a short while and then sleep.
+//! The threads that products share: helpers that spin for a short while, waiting for the next product, and then sleep.
 //!
-//! Invariant: whoever asks works too and never waits for a helper that has not begun, so a machine whose cores others use
-//! slows products down and does not stop them. One product at a time has the helpers; who finds them taken works alone.
-//! To change how long a helper stays awake, see [`AWAKE`].
+//! Invariant: the calling thread works as well and never waits for a helper that has not begun, so on a machine whose cores are
+//! busy products become slower but do not stall. The helpers work for one product at a time; a caller who finds them busy works
+//! alone. To change how long a helper spins, see [`AWAKE`].
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -12,27 +12,27 @@ use std::sync::{Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// How long a helper waits awake: longer than what lies between two products of a token.
+/// How long a helper spins: longer than the time between two products of a token.
 const AWAKE: Duration = Duration::from_micros(60);
 
-/// A helper that keeps its asker waiting for so long, and for several times as long as a task takes, was taken off its core by
-/// somebody else's work...
+/// If the caller waits this long for a helper, and several times longer than a task takes, another program must have taken the
+/// helper's core.
 const CROWDED: Duration = Duration::from_micros(400);
 
-/// ... and for so long nobody asks for helpers, twice as long when it happens again soon after, and so on, so often.
+/// For this long no helpers are used after that; twice as long if it happens again soon, and so on, up to [`TWICE`] doublings.
 const APART: Duration = Duration::from_millis(20);
 const TWICE: u64 = 5;
 
-/// After so many rounds in which nobody had to wait, the next time counts as the first.
+/// After this many rounds without waiting, the doubling starts again.
 const FINE: u64 = 2000;
 
-/// Set in [`Pool::state`] while helpers may begin.
+/// Set in [`Pool::state`] while helpers may join a round.
 const OPEN: u64 = 1 << 31;
 
-/// What [`Pool::state`] counts rounds in; below are [`OPEN`] and the helpers at work.
+/// The unit in which [`Pool::state`] counts rounds; the bits below are [`OPEN`] and the number of helpers at work.
 const ROUND: u64 = 1 << 32;
 
-/// Work that is cut into numbered tasks, without its type.
+/// A closure to be called for numbered tasks, without its type.
 #[derive(Clone, Copy)]
 struct Job {
     /// Calls the closure at the address with the number of a task.
@@ -41,11 +41,11 @@ struct Job {
     count: usize,
 }
 
-/// A place on a cache line of its own: the threads write to it all the time.
+/// A value on a cache line of its own, because threads write to it all the time.
 #[repr(align(128))]
 struct Apart<T>(T);
 
-/// Helpers, and the one job that they may have.
+/// The helpers, and their current job.
 pub(super) struct Pool {
     owner: Mutex<()>,
     job: UnsafeCell<Job>,
@@ -55,9 +55,9 @@ pub(super) struct Pool {
     failed: Mutex<Option<Box<dyn Any + Send>>>,
     helpers: OnceLock<Vec<Thread>>,
     began: Instant,
-    /// Nanoseconds after `began` until which nobody asks for helpers.
+    /// The time, in nanoseconds after `began`, until which no helpers are used.
     apart: AtomicU64,
-    /// How often lately, and how many rounds ago.
+    /// How often helpers were slow recently, and how many rounds ago.
     lately: AtomicU64,
     fine: AtomicU64,
 }
@@ -66,12 +66,13 @@ pub(super) struct Pool {
 #[allow(unsafe_code)]
 unsafe impl Send for Pool {}
 // SAFETY: `job` is written by the holder of `owner` while no helper is at work, and read by helpers that have counted
-// themselves into `state` while it is open, which its next writer waits for. Everything else is made for several threads.
+// themselves into `state` while a round is open, for which the next writer waits. All other fields can be shared between
+// threads.
 #[allow(unsafe_code)]
 unsafe impl Sync for Pool {}
 
 impl Pool {
-    /// That of the process, with as many threads as rayon's.
+    /// The pool of the process, with as many threads as rayon's.
     pub fn global() -> &'static Self {
         static POOL: OnceLock<Pool> = OnceLock::new();
         let pool = POOL.get_or_init(|| Self {
@@ -103,11 +104,11 @@ impl Pool {
         pool
     }
 
-    /// Runs `work` once for every number below `count`, on some threads at once.
+    /// Runs `work` once for every number below `count`, on several threads.
     pub fn each<F: Fn(usize) + Sync>(&self, count: usize, work: &F) {
         let owner = match self.owner.try_lock() {
             Ok(owner) => Some(owner),
-            // Whoever held it has left the pool in order (`Round`) on his way out.
+            // The previous holder panicked, but [`Round`] has left the pool in order.
             Err(TryLockError::Poisoned(owner)) => Some(owner.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
@@ -119,7 +120,7 @@ impl Pool {
             closure: std::ptr::from_ref(work).cast(),
             count,
         };
-        // SAFETY: `owner` is held, and the round before was closed and waited for, so no helper looks at the job.
+        // SAFETY: `owner` is held, and the previous round was closed and waited for, so no helper reads the job.
         #[allow(unsafe_code)]
         unsafe {
             *self.job.get() = job;
@@ -158,13 +159,13 @@ impl Pool {
         }
     }
 
-    /// Whether helpers were found to be kept from their cores a moment ago.
+    /// Whether helpers were slow recently, so that none are used now.
     fn is_apart(&self) -> bool {
         let until = self.apart.load(Ordering::Relaxed);
         until > 0 && (self.began.elapsed().as_nanos() as u64) < until
     }
 
-    /// What a helper does all its life.
+    /// The loop of a helper thread.
     fn help(&self) {
         let mut last = 0;
         loop {
@@ -175,12 +176,12 @@ impl Pool {
                     .0
                     .compare_exchange(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed);
             if joined.is_err() {
-                // Another helper came in, or the round was closed: look again.
+                // Another helper joined, or the round was closed, so look again.
                 last = last.wrapping_sub(ROUND);
                 continue;
             }
-            // SAFETY: counted in while the round was open; its owner waits for us before anybody writes to the job, and before
-            // the closure goes.
+            // SAFETY: this helper joined while the round was open; the owner waits for it before anybody writes to the job, and
+            // before the closure is dropped.
             #[allow(unsafe_code)]
             let job = unsafe { *self.job.get() };
             let done = catch_unwind(AssertUnwindSafe(|| {
@@ -189,7 +190,7 @@ impl Pool {
                     if i >= job.count {
                         break;
                     }
-                    // SAFETY: the closure is that of the round we are counted into, whose asker waits.
+                    // SAFETY: the closure belongs to the round that this helper has joined, whose caller waits.
                     #[allow(unsafe_code)]
                     unsafe {
                         (job.call)(job.closure, i);
@@ -203,7 +204,7 @@ impl Pool {
         }
     }
 
-    /// Waits for an open round other than the last one, and returns the state in which it was seen.
+    /// Waits for an open round other than the last one; returns the state with it.
     fn wait(&self, last: u64) -> u64 {
         let fresh = |state: u64| state & OPEN != 0 && state & !(ROUND - 1) != last;
         loop {
@@ -218,7 +219,7 @@ impl Pool {
                 turns += 1;
             }
             self.asleep.0.fetch_add(1, Ordering::SeqCst);
-            // Looked at once more: an asker who came before the count above sends no call.
+            // Look once more: a caller who came before the count above does not wake this helper.
             let state = self.state.0.load(Ordering::SeqCst);
             if !fresh(state) {
                 std::thread::park();
@@ -228,7 +229,7 @@ impl Pool {
     }
 }
 
-/// An open round. Its end closes it and waits for the helpers that have begun, also where a task panics.
+/// An open round. Dropping it closes it and waits for the helpers that have joined, even if a task panics.
 struct Round<'a> {
     pool: &'a Pool,
     patience: Duration,
@@ -237,7 +238,7 @@ struct Round<'a> {
 impl Drop for Round<'_> {
     fn drop(&mut self) {
         let pool = self.pool;
-        // Tasks that nobody has begun are not begun any more; there are some only where one panicked.
+        // Tasks that are not begun yet are skipped; there are some only if one panicked.
         pool.next.0.fetch_add(usize::MAX / 2, Ordering::Relaxed);
         let mut state = pool.state.0.fetch_and(!OPEN, Ordering::AcqRel) & !OPEN;
         let mut turns = 0u32;
@@ -254,7 +255,7 @@ impl Drop for Round<'_> {
             std::hint::spin_loop();
             state = pool.state.0.load(Ordering::Acquire);
         }
-        // Only the owner of the round is here.
+        // Only the owner of the round gets here.
         if crowded {
             let lately = pool.lately.load(Ordering::Relaxed);
             let until = pool.began.elapsed() + APART * (1 << lately);
@@ -272,7 +273,8 @@ impl Drop for Round<'_> {
 }
 
 /// # Safety
-/// `closure` is the address of a closure of this type that lives.
+///
+/// `closure` is the address of a live closure of this type.
 #[allow(unsafe_code)]
 unsafe fn call<F: Fn(usize)>(closure: *const (), i: usize) {
     // SAFETY: as the caller promises.

@@ -1,8 +1,8 @@
-//! Products of the same rows with one matrix or several, parted into tasks that threads take together.
+//! Products of the same rows with one or several matrices, divided into tasks that the threads share.
 //!
-//! Invariant: a number of a product is the same whatever products it is made with. Activations are brought into the form that
-//! blocks want once for all of them.
-//! To add a way that weights are stored, add a variant of [`StoredRows`].
+//! Invariant: a number of a product does not depend on the other products computed with it. Activations are converted to the
+//! form for quantized blocks once for all matrices.
+//! To add a storage format of weights, add a variant of [`StoredRows`].
 
 use std::ops::Range;
 
@@ -18,18 +18,18 @@ use super::threads;
 pub enum StoredRows<'a> {
     /// `[out, input]`.
     Plain(PlainWeights<'a>),
-    /// Some rows of blocks.
+    /// Some rows of a matrix of quantized blocks.
     Packed(&'a Packed, Range<usize>),
 }
 
-/// `x Wᵀ`: what is multiplied, and `[rows, out]`, where it goes.
+/// A product `x Wᵀ`: the weights, and the result `[rows, out]`.
 #[derive(Debug)]
 pub struct Product<'a> {
     pub weights: StoredRows<'a>,
     pub y: &'a mut [f32],
 }
 
-/// A product in tasks.
+/// A product divided into tasks.
 enum Parted<'a> {
     F32(DenseProduct<'a, f32>),
     F16(DenseProduct<'a, F16>),
@@ -48,7 +48,8 @@ impl Parted<'_> {
     }
 
     /// # Safety
-    /// Every task is done once, by one thread, while what the product was made of lives.
+    ///
+    /// Every task is done once, by one thread, while the slices of the product live.
     #[allow(unsafe_code)]
     unsafe fn task(&self, on: Processor, i: usize) {
         // SAFETY: as the caller promises.
@@ -63,32 +64,34 @@ impl Parted<'_> {
     }
 }
 
-/// `x Wᵀ`: `x` is `[rows, input]`, `weights` `[out, input]`, `y` `[rows, out]`; with chosen instructions, for tests and
-/// measurements.
+/// `x Wᵀ` with the instructions of a processor, for tests and measurements: `x` is `[rows, input]`, `weights` `[out, input]`,
+/// `y` `[rows, out]`.
 pub fn dense_on(on: Processor, weights: PlainWeights, input: usize, x: &[f32], y: &mut [f32]) {
     let weights = StoredRows::Plain(weights);
     products_on(on, input, x, &mut [Product { weights, y }]);
 }
 
-/// `x Wᵀ` for some rows of `W`: `x` is `[rows, input]`, `y` `[rows, range]`; with chosen instructions.
+/// `x Wᵀ` for some rows of `W` with the instructions of a processor: `x` is `[rows, input]`, `y` `[rows, range]`.
 pub fn packed_on(on: Processor, weights: &Packed, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
     let input = weights.input;
     let weights = StoredRows::Packed(weights, rows);
     products_on(on, input, x, &mut [Product { weights, y }]);
 }
 
-/// Products of `x` `[rows, input]` with every matrix.
+/// Products of `x`, `[rows, input]`, with every matrix.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn products(input: usize, x: &[f32], products: &mut [Product]) {
     products_on(Processor::best(), input, x, products);
 }
 
-/// The same with chosen instructions, for tests and measurements.
+/// As [`products`], with the instructions of a processor, for tests and measurements.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn products_on(on: Processor, input: usize, x: &[f32], products: &mut [Product]) {
     let rows = x.len() / input;
     let out = |p: &Product| match &p.weights {
@@ -126,7 +129,7 @@ pub fn products_on(on: Processor, input: usize, x: &[f32], products: &mut [Produ
         let mut left = i;
         for product in &parted {
             if left < product.tasks() {
-                // SAFETY: every number of a task comes once, and everything is borrowed until all are done.
+                // SAFETY: every task is done once, and everything is borrowed until all are done.
                 #[allow(unsafe_code)]
                 unsafe {
                     product.task(on, left);

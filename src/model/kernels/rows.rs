@@ -1,8 +1,8 @@
-//! What is done to rows of numbers between products: norms, softmax, activations.
+//! Operations on rows between products: norms, softmax, activations.
 //!
-//! Invariant: a row's numbers do not depend on the rows beside it; those of a softmax do not depend on how many positions of
-//! no weight stand behind its last one. Sums are over lanes first, the rest of a row filled up with what adds nothing.
-//! NaN stays NaN. To add an activation, add a variant of [`Gate`] and its arm in `gate`.
+//! Invariant: the result of a row does not depend on other rows; that of a softmax does not depend on the number of masked
+//! positions after the last visible one. Sums are over lanes first; the last vector of a row is padded with values that do not
+//! change the sum. NaN stays NaN. To add an activation, add a variant of [`Gate`] and its arm in `gate`.
 #![allow(unsafe_code)] // Each block says what it relies on; vectors are loaded and stored within slices that are checked here.
 
 use super::lanes::Lanes;
@@ -10,40 +10,43 @@ use super::machine::Processor;
 use super::threads;
 use super::vectorised::{Vectorised, run};
 
-/// The most lanes that there are.
+/// The largest number of lanes.
 const MOST: usize = 16;
 
-/// Multiplications that one number of an exponential is worth.
+/// The cost of an exponential, in multiplications.
 const EXPONENTIAL: usize = 16;
 
-/// Activations whose exponentials are made here.
+/// Activations that are computed here from exponentials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// `x / (1 + exp(-x))`.
     Silu,
     /// `x / (1 + exp(-1.702 x))`.
     QuickGelu,
-    /// `x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3)))`, which is the form with tanh.
+    /// `x / (1 + exp(-2 sqrt(2 / pi) (x + 0.044715 x^3)))`, which equals the form with tanh.
     GeluTanh,
 }
 
-/// Every row of `x` `[rows, width]` over the root of its mean square, times `gain` `[width]`.
+/// RMSNorm of every row of `x`, `[rows, width]`: divided by the root of its mean square, times `gain`, `[width]`.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32]) {
     normed(Processor::best(), x, gain, None, epsilon, y);
 }
 
-/// Every row of `x` `[rows, width]` less its mean, over its standard deviation, times `gain` and with `bias`, `[width]` each.
+/// LayerNorm of every row of `x`, `[rows, width]`: minus its mean, divided by its standard deviation, times `gain`, plus
+/// `bias`, `[width]` each.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32]) {
     normed(Processor::best(), x, gain, Some(bias), epsilon, y);
 }
 
-/// The same with chosen instructions: centred where there is a bias.
+/// Both norms, with the instructions of a processor; a row is centred if there is a bias.
 pub(super) fn normed(
     on: Processor,
     x: &[f32],
@@ -79,7 +82,7 @@ pub fn softmax(x: &mut [f32], width: usize) {
     softmax_on(Processor::best(), x, width);
 }
 
-/// The same with chosen instructions.
+/// As [`softmax`], with the instructions of a processor.
 pub(super) fn softmax_on(on: Processor, x: &mut [f32], width: usize) {
     if width == 0 {
         return;
@@ -92,15 +95,16 @@ pub(super) fn softmax_on(on: Processor, x: &mut [f32], width: usize) {
     });
 }
 
-/// The activation of every number of `x`, times the one of `by` at its place.
+/// The activation of every number of `x`, times the corresponding number of `by`.
 ///
 /// # Panics
-/// Where a length does not fit the shape.
+///
+/// If a length does not fit the shape.
 pub fn activated(gate: Gate, x: &[f32], by: Option<&[f32]>, y: &mut [f32]) {
     activated_on(Processor::best(), gate, x, by, y);
 }
 
-/// The same with chosen instructions.
+/// As [`activated`], with the instructions of a processor.
 pub(super) fn activated_on(
     on: Processor,
     gate: Gate,
@@ -108,7 +112,7 @@ pub(super) fn activated_on(
     by: Option<&[f32]>,
     y: &mut [f32],
 ) {
-    /// Numbers of a task.
+    /// How many numbers a task has.
     const PART: usize = 1024;
     assert!(x.len() == y.len() && by.is_none_or(|by| by.len() == x.len()));
     threads::rows(y, PART, EXPONENTIAL * x.len(), |first, y| {
@@ -135,39 +139,39 @@ struct Activated<'a> {
     y: &'a mut [f32],
 }
 
-/// `N` numbers of a slice from `at` on; those behind its end are `rest`.
+/// `N` numbers of a slice from `at` on; numbers past its end are replaced by `rest`.
 #[inline(always)]
 unsafe fn take<S: Lanes>(x: &[f32], at: usize, rest: f32) -> S::F {
     if at + S::N <= x.len() {
-        // SAFETY: within the slice; the caller's machine has the lanes.
+        // SAFETY: within the slice; the caller's machine has these instructions.
         return unsafe { S::load(x.as_ptr().add(at)) };
     }
     let mut whole = [rest; MOST];
     let left = &x[at..];
     whole[..left.len()].copy_from_slice(left);
-    // SAFETY: as many numbers as the most lanes; the caller's machine has the lanes.
+    // SAFETY: as many numbers as the largest number of lanes; the caller's machine has these instructions.
     unsafe { S::load(whole.as_ptr()) }
 }
 
-/// Puts `N` numbers into a slice from `at` on, as many as there is room for.
+/// Writes `N` numbers to a slice from `at` on, as many as there is room for.
 #[inline(always)]
 unsafe fn give<S: Lanes>(v: S::F, y: &mut [f32], at: usize) {
     if at + S::N <= y.len() {
-        // SAFETY: within the slice; the caller's machine has the lanes.
+        // SAFETY: within the slice; the caller's machine has these instructions.
         return unsafe { S::store(v, y.as_mut_ptr().add(at)) };
     }
     let mut whole = [0.0; MOST];
-    // SAFETY: as many numbers as the most lanes; the caller's machine has the lanes.
+    // SAFETY: as many numbers as the largest number of lanes; the caller's machine has these instructions.
     unsafe { S::store(v, whole.as_mut_ptr()) };
     let left = &mut y[at..];
     let count = left.len();
     left.copy_from_slice(&whole[..count]);
 }
 
-/// The sum of a function of every number of a row, where it is zero for `rest`.
+/// The sum of a function over a row; the function is zero for `rest`.
 #[inline(always)]
 unsafe fn total<S: Lanes>(x: &[f32], rest: f32, of: impl Fn(S::F) -> S::F) -> f32 {
-    // SAFETY: the caller's machine has the lanes.
+    // SAFETY: the caller's machine has these instructions.
     unsafe {
         let mut sums = [S::splat(0.0); 4];
         let mut at = 0;
@@ -195,14 +199,14 @@ impl Vectorised for NormedRow<'_> {
             y,
         } = self;
         let width = x.len() as f32;
-        // SAFETY: the caller's machine has the lanes.
+        // SAFETY: the caller's machine has these instructions.
         unsafe {
             let mean = match bias {
                 Some(_) => total::<S>(x, 0.0, |v| v) / width,
                 None => 0.0,
             };
             let less = S::splat(-mean);
-            // What is filled up is the mean itself, so that nothing is left of it.
+            // The padding is the mean itself, so that its difference is zero.
             let square = total::<S>(x, mean, |v| {
                 let v = S::add(v, less);
                 S::mul(v, v)
@@ -225,11 +229,11 @@ impl Vectorised for SoftmaxRow<'_> {
     #[inline(always)]
     unsafe fn run<S: Lanes>(self) {
         let Self(row) = self;
-        // What has no weight at the end stays out of everything.
+        // Masked positions at the end are left out of everything.
         let seen = row.iter().rposition(|v| *v != f32::NEG_INFINITY);
         let (row, hidden) = row.split_at_mut(seen.map_or(row.len(), |last| last + 1));
         hidden.fill(0.0);
-        // SAFETY: the caller's machine has the lanes.
+        // SAFETY: the caller's machine has these instructions.
         unsafe {
             let mut most = S::splat(f32::NEG_INFINITY);
             for at in (0..row.len()).step_by(S::N) {
@@ -261,7 +265,7 @@ impl Vectorised for Activated<'_> {
             y,
         } = self;
         for at in (0..x.len()).step_by(S::N) {
-            // SAFETY: the caller's machine has the lanes.
+            // SAFETY: the caller's machine has these instructions.
             unsafe {
                 let v = gate::<S>(kind, take::<S>(x, at, 0.0));
                 let v = match by {
@@ -276,14 +280,14 @@ impl Vectorised for Activated<'_> {
 
 #[inline(always)]
 unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
-    // SAFETY: the caller's machine has the lanes.
+    // SAFETY: the caller's machine has these instructions.
     unsafe {
         let slope = match kind {
             Gate::Silu => S::mul(x, S::splat(-1.0)),
             Gate::QuickGelu => S::mul(x, S::splat(-1.702)),
             Gate::GeluTanh => {
                 let square = S::mul(x, x);
-                // 2 sqrt(2 / pi), and that times 0.044715.
+                // -2 sqrt(2 / pi), and that times 0.044715.
                 let rate = S::fma(square, S::splat(-0.071_354_82), S::splat(-1.595_769));
                 S::mul(x, rate)
             }
@@ -293,8 +297,8 @@ unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
     }
 }
 
-/// `exp(x)` to about 2 units in the last place: the square of `exp(x / 2)`, which has no subnormal numbers on its way to
-/// zero. Coefficients as in Cephes (Moshier), `expf`.
+/// `exp(x)` to about 2 units in the last place: the square of `exp(x / 2)`, which avoids subnormal numbers near zero.
+/// Coefficients as in Cephes (Moshier), `expf`.
 #[inline(always)]
 unsafe fn exponential<S: Lanes>(x: S::F) -> S::F {
     const TO_WHOLE: f32 = 12_582_912.0;
@@ -305,11 +309,11 @@ unsafe fn exponential<S: Lanes>(x: S::F) -> S::F {
         1.666_666_5e-1,
         0.5,
     ];
-    // SAFETY: the caller's machine has the lanes.
+    // SAFETY: the caller's machine has these instructions.
     unsafe {
         let x = S::mul(x, S::splat(0.5));
         let x = S::max(S::splat(-80.0), S::min(S::splat(60.0), x));
-        // The nearest whole number of powers of two stands in the lowest bits.
+        // The nearest integer power of two is in the lowest bits.
         let whole = S::fma(x, S::splat(std::f32::consts::LOG2_E), S::splat(TO_WHOLE));
         let count = S::add(whole, S::splat(-TO_WHOLE));
         let rest = S::fma(count, S::splat(-0.693_359_4), x);

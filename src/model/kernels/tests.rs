@@ -1,11 +1,11 @@
-//! Every machine's kernels against plain Rust, in f64.
+//! Tests of every machine's kernels against plain Rust, in f64.
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use super::encoding::Encoding;
 use super::machine::Processor;
 use super::{Packed, PlainWeights, dense_on, packed_on};
 
-/// Numbers that are the same on every machine.
+/// Pseudorandom numbers that are the same on every machine.
 pub(super) struct Random(pub u64);
 
 impl Random {
@@ -21,7 +21,7 @@ impl Random {
         (self.bits() >> 20) as u8
     }
 
-    /// About normal, of this size.
+    /// Approximately normal numbers with the standard deviation `size`.
     pub fn normals(&mut self, count: usize, size: f32) -> Vec<f32> {
         (0..count)
             .map(|_| {
@@ -33,7 +33,7 @@ impl Random {
             .collect()
     }
 
-    /// Random blocks, whose scales are some of `scales`.
+    /// Random blocks whose scales are drawn from `scales`.
     fn blocks(&mut self, encoding: Encoding, out: usize, input: usize, scales: &[u16]) -> Vec<u8> {
         let size = encoding.bytes();
         let mut bytes: Vec<u8> = (0..out * input / encoding.length() * size)
@@ -49,7 +49,7 @@ impl Random {
     }
 }
 
-/// 0.01, -0.02, 0.03 in sixteen bits.
+/// 0.01, -0.02 and 0.03 as f16.
 const SCALES: [u16; 3] = [0x211f, 0xa51f, 0x27ae];
 
 fn expected(weights: &[f32], input: usize, x: &[f32]) -> Vec<f32> {
@@ -67,7 +67,8 @@ fn expected(weights: &[f32], input: usize, x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// The norm of the difference over that of the product; where only few numbers may cancel, over what it is on average.
+/// The norm of the difference, relative to the norm of the product; if there are so few numbers that they may cancel, relative
+/// to its expected norm.
 fn apart(found: &[f32], expected: &[f32], weights: &[f32], x: &[f32]) -> f64 {
     let size = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
     let difference = size(
@@ -130,7 +131,7 @@ fn dense_products_are_those_of_the_widened_weights() {
     for (out, input) in [(1, 1), (3, 5), (8, 16), (9, 33), (37, 100), (70, 1100)] {
         let f32s = random.normals(out * input, 0.3);
         let (bf16s, wide_bf16) = narrow(&f32s);
-        // Finite numbers of all sizes, subnormal ones and zeros of both signs too.
+        // Finite numbers of all sizes, including subnormal ones and zeros of both signs.
         let f16s: Vec<u16> = (0..out * input)
             .map(|_| random.bits() as u16 & 0xbfff)
             .collect();
@@ -179,7 +180,7 @@ fn some_rows_of_blocks_are_those_of_the_whole() {
     }
 }
 
-/// Runs work on a pool of its own size.
+/// Runs `work` on a pool with `count` threads.
 fn threads(count: usize, work: impl FnOnce() + Send) {
     rayon::ThreadPoolBuilder::new()
         .num_threads(count)
@@ -233,7 +234,7 @@ fn extreme_scales_and_zeros_are_multiplied_too() {
     let mut random = Random(4);
     let (out, input) = (19, 256);
     for encoding in Encoding::BLOCKS {
-        // Zeros of both signs, the least subnormal number, the greatest number.
+        // Zeros of both signs, the smallest subnormal number, the largest number.
         for scales in [&[0u16, 0x8000][..], &[0x0001, 0x8003], &[0x7bff, 0xfbff]] {
             let bytes = random.blocks(encoding, out, input, scales);
             let packed = Packed::new(encoding, out, input, &bytes).unwrap();

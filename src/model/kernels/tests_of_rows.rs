@@ -1,4 +1,4 @@
-//! Attention, gradients and what is done to rows, against plain loops in f64.
+//! Tests of attention, gradients and row operations against plain loops in f64.
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use super::attention::{HeadShape, Kept, Segment, ToScores, Turn, by_head, mix_on, scores_on};
@@ -7,7 +7,7 @@ use super::machine::Processor;
 use super::rows::{Gate, activated_on, normed, softmax_on};
 use super::{Packed, PlainWeights, StoredRows, backward};
 
-/// Numbers between -size and size that look random.
+/// Pseudorandom numbers between -size and size.
 fn numbers(seed: u32, count: usize, size: f32) -> Vec<f32> {
     let mut state = u64::from(seed) + 1;
     let next = || {
@@ -79,7 +79,7 @@ fn a_softmax_is_that_of_the_formula_and_knows_nothing_of_what_stands_behind() {
                 e.into_iter().map(|e| e / sum).collect::<Vec<_>>()
             });
             close(&y, &rows.collect::<Vec<_>>(), 5e-7);
-            // The same row with positions that are not seen behind it.
+            // The same row followed by masked positions.
             let mut longer = [&x[..width], &[f32::NEG_INFINITY; 45]].concat();
             softmax_on(on, &mut longer, width + 45);
             assert_eq!(longer[..width], y[..width]);
@@ -260,7 +260,7 @@ fn what_a_query_reads_is_the_same_alone_and_beside_others() {
             let q: Vec<f32> = (0..s.heads).flat_map(of).collect();
             let one = HeadShape { tokens: 1, ..s };
             let to = ToScores { start: t, ..to };
-            // As a cache keeps them: so many positions of a longer row.
+            // As a cache stores them: the first positions of longer rows.
             let so_far = |x| {
                 [Segment {
                     positions: t + 1,
@@ -269,7 +269,7 @@ fn what_a_query_reads_is_the_same_alone_and_beside_others() {
             };
             let (_, z) = by_kernels(on, one, &q, &so_far(&k), &so_far(&v), to);
             assert_eq!(z, all[t * s.heads * s.width..][..s.heads * s.width], "{t}");
-            // In two parts, the first of them shared.
+            // In two segments, the first of them shared by all rows.
             let cut = t / 2;
             let part = |x: &[f32], from: usize, to: usize| -> Vec<f32> {
                 let of = |h: usize| {
@@ -391,7 +391,7 @@ fn the_gradient_of_a_product_is_that_of_the_unpacked_weights() {
         backward(input, &weights, &by, &mut y);
         close(&y, &expected.collect::<Vec<_>>(), 1e-4);
     }
-    // Some rows of blocks, from the middle of sixteen on.
+    // Some rows of blocks, beginning in the middle of a group of sixteen.
     let (mut part, mut rest) = (vec![0.0; input], vec![0.0; input]);
     backward(
         input,

@@ -1,14 +1,14 @@
-//! Work on all threads of the pool, and output that they write side by side.
+//! Runs work on all threads of the pool, and lets them write disjoint parts of one output.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::pool::Pool;
 
-/// Weights whose product is not worth another thread.
+/// Work with fewer multiplications than this runs on one thread.
 const ALONE: usize = 1 << 16;
 
-/// Runs `work` on `count` tasks of `cost` multiplications in all.
+/// Runs `work` on `count` tasks, which cost `cost` multiplications in all.
 pub(super) fn each(count: usize, cost: usize, work: impl Fn(usize) + Sync) {
     if alone(count, cost) {
         (0..count).for_each(work);
@@ -21,7 +21,7 @@ fn alone(count: usize, cost: usize) -> bool {
     count < 2 || cost < ALONE || rayon::current_num_threads() == 1
 }
 
-/// The results of `count` tasks of `cost` multiplications in all, in their order.
+/// The results of `count` tasks in order; they cost `cost` multiplications in all.
 pub(super) fn map<T: Send>(
     count: usize,
     cost: usize,
@@ -41,8 +41,8 @@ pub(super) fn map<T: Send>(
         .collect()
 }
 
-/// Runs `work` on `count` tasks of `cost` multiplications in all. A thread that is free takes the next, so that each of them has
-/// its tasks in order, and a state for all of them; these come back.
+/// Runs `work` on `count` tasks, which cost `cost` multiplications in all. A free thread takes the next task, so each thread
+/// does its tasks in ascending order, with one state for all of them; the states are returned.
 pub(super) fn pull<T: Send>(
     count: usize,
     cost: usize,
@@ -68,18 +68,18 @@ pub(super) fn pull<T: Send>(
     states.into_iter().flatten().collect()
 }
 
-/// How many rows of weights a task takes of so many, so that there are a few tasks for every thread.
+/// How many of `rows` rows of weights a task should take, so that there are a few tasks for every thread.
 pub(super) fn share(rows: usize) -> usize {
     rows.div_ceil(8 * rayon::current_num_threads())
 }
 
-/// Into how many parts each of so many units of work is cut, so that there are a few tasks for every thread.
+/// Into how many parts each of `units` units of work should be divided, so that there are a few tasks for every thread.
 pub(super) fn share_of(units: usize) -> usize {
     (4 * rayon::current_num_threads()).div_ceil(units.max(1))
 }
 
-/// Runs `work` on groups of consecutive rows of `y`, `width` numbers each (the last may be shorter), with the number of the
-/// first row of the group; `cost` multiplications in all.
+/// Runs `work` on groups of consecutive rows of `y`, with `width` numbers in each row (the last may be shorter), and the index
+/// of the group's first row; the work costs `cost` multiplications in all.
 pub(super) fn rows(
     y: &mut [f32],
     width: usize,
@@ -94,24 +94,24 @@ pub(super) fn rows(
     });
     let parts: Vec<PartOfRows> = parts.collect();
     each(parts.len(), cost, |i| {
-        // SAFETY: every task has a part of its own, and `y` is borrowed until all are done.
+        // SAFETY: the parts are disjoint, and `y` is borrowed until all tasks are done.
         #[allow(unsafe_code)]
         let part = unsafe { std::slice::from_raw_parts_mut(parts[i].start, parts[i].length) };
         work(i * share, part);
     });
 }
 
-/// Some numbers that one task writes.
+/// A part of the output that one task writes.
 struct PartOfRows {
     start: *mut f32,
     length: usize,
 }
 
-// SAFETY: each is used by one task only.
+// SAFETY: each part is used by only one task.
 #[allow(unsafe_code)]
 unsafe impl Sync for PartOfRows {}
 
-/// `[rows, out]`, of which every task writes columns of its own.
+/// An output `[rows, out]`, of which the tasks write disjoint columns.
 pub(super) struct OutputColumns {
     start: *mut f32,
     rows: usize,
@@ -138,11 +138,12 @@ impl OutputColumns {
     /// Writes some columns of a row.
     ///
     /// # Safety
-    /// No two tasks write the same columns, and the slice lives.
+    ///
+    /// No two tasks write the same columns, and the slice is still alive.
     #[allow(unsafe_code)]
     pub unsafe fn put(&self, row: usize, column: usize, values: &[f32]) {
         assert!(row < self.rows && column + values.len() <= self.out);
-        // SAFETY: within the slice, and nobody else's.
+        // SAFETY: within the slice, and written by no other task.
         unsafe {
             self.start
                 .add(row * self.out + column)

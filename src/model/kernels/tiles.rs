@@ -1,13 +1,13 @@
-//! The innermost loops of products of plain numbers with AVX-512, written out: the compiler keeps their 24 sums in memory, which
-//! is three times slower, and without optimisation (in tests) it is a hundred times slower.
+//! The innermost loops of dense products for AVX-512, in assembly: the compiler keeps their 24 sums in memory, which is three
+//! times slower, and without optimisation (in tests) a hundred times slower.
 //!
-//! Invariant: every sum is over lanes first, in the order of `add!`, whatever rows stand beside it.
-//! To add a way that weights are stored, write its `as_` and a row at the end.
+//! Invariant: every sum is over lanes first, in the order of `add!`, whatever other rows are computed with it.
+//! To add a storage format of weights, write its `as_` macro and a row at the end.
 #![allow(unsafe_code)] // Each block says what it relies on.
 
 use super::lanes::Strided;
 
-/// Four sums of a row to zero.
+/// Sets the four sums of a row to zero.
 macro_rules! zero {
     ($a:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
@@ -43,7 +43,7 @@ macro_rules! zero {
     };
 }
 
-/// A row of activations times four rows of weights.
+/// Multiplies a row of activations with four rows of weights.
 macro_rules! times {
     ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
@@ -66,7 +66,7 @@ macro_rules! times {
     };
 }
 
-/// Sums of the lanes of four vectors, added to four numbers in memory.
+/// Sums the lanes of four vectors and adds the results to four numbers in memory.
 macro_rules! add {
     ($at:literal, $a:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
@@ -115,7 +115,7 @@ macro_rules! add {
     };
 }
 
-/// Sixteen weights as f32.
+/// Loads sixteen weights as f32.
 macro_rules! as_f32 {
     ($r:literal, $at:literal) => {
         concat!("vmovups zmm", $r, ", [", $at, "]\n")
@@ -143,8 +143,9 @@ macro_rules! as_bf16 {
     };
 }
 
-/// Asks for the next four rows of weights, a cache line of each: narrow rows are too short for the machine to guess that they
-/// follow one another (a sixth more on a Zen 4; f32 gains nothing). What lies behind the last one is asked for as well, which harms nobody.
+/// Prefetches the next four rows of weights, one cache line of each: narrow rows are too short for the hardware to predict that
+/// they follow each other (a sixth faster on a Zen 4; no gain for f32). Memory after the last row is prefetched as well, which
+/// is harmless.
 macro_rules! ahead {
     (ahead) => {
         concat!(
@@ -159,16 +160,18 @@ macro_rules! ahead {
     };
 }
 
-/// Four rows of weights with some of activations: how weights are stored, the bytes of sixteen, and for every row of
-/// activations its place, its sums' registers, and the sums' place.
+/// Defines a function for four rows of weights with some rows of activations. Parameters: how weights are stored, the bytes of
+/// sixteen of them, and for every row of activations its offset, the registers of its sums, and the offset of its sums.
 macro_rules! tile {
     ($name:ident, $as:ident, $bytes:literal, $ahead:ident: $(($x:literal, $a:literal, $b:literal, $c:literal, $d:literal, $y:literal))*) => {
         /// # Safety
-        /// AVX-512 VL; four rows of `depth` numbers at `w`, rows at `x`, `depth` a multiple of 16 and not 0; four numbers
-        /// a row at `sums`, which may be written.
+        ///
+        /// AVX-512 VL; four rows of `depth` numbers at `w`, and rows at `x`, with `depth` a positive multiple of 16; four
+        /// numbers in each row at `sums`, which may be written.
         #[inline(always)]
         pub unsafe fn $name(w: Strided<u8>, x: Strided<f32>, depth: usize, sums: Strided<f32>) {
-            // SAFETY: reads and writes only what the caller promises to be there; every register that it changes is named, and the stack is left alone.
+            // SAFETY: accesses only memory that the caller promises to exist; every changed register is declared, and the stack
+            // is not used.
             unsafe {
                 std::arch::asm!(
                     concat!(

@@ -1,7 +1,7 @@
-//! Work that is written once for any lanes and compiled for every machine's.
+//! Code that is written once for any lanes and compiled for every machine.
 //!
-//! Invariant: what is compiled for some instructions runs only where a [`Processor`] says that the machine has them.
-//! To add work, implement [`Vectorised`]; everything that its `run` calls must be `#[inline(always)]`.
+//! Invariant: code compiled for certain instructions runs only with a [`Processor`] that has them.
+//! To add work, implement [`Vectorised`]; all functions that its `run` calls must be `#[inline(always)]`.
 
 use super::lanes::Lanes;
 use super::machine::{Instructions, Processor};
@@ -14,12 +14,13 @@ use super::x86::{Avx2, Avx512};
 /// Work on lanes.
 pub(super) trait Vectorised: Sized {
     /// # Safety
-    /// The machine has the lanes.
+    ///
+    /// The machine has the instructions of `S`.
     #[allow(unsafe_code)]
     unsafe fn run<S: Lanes>(self);
 }
 
-/// Does the work with these instructions.
+/// Does the work with the instructions of a processor.
 pub(super) fn run<W: Vectorised>(on: Processor, work: W) {
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx2,fma,f16c")]

@@ -1,8 +1,8 @@
-//! How addresses are read: our own names and those of TransformerLens, at one layer, at some or at all, and a sentence for
-//! whatever is neither.
+//! Reads addresses: our own names and those of TransformerLens, at one layer, a range of layers or all layers. Text that is
+//! neither gets an error that says what is wrong.
 //!
-//! Invariant: printing and parsing an [`Address`] are inverse; a borrowed name whose meaning depends on the architecture is
-//! read only where the architecture is known ([`resolve`], [`expand`]). What each borrowed name means is in
+//! Invariant: printing and parsing an [`Address`] are inverse; a TransformerLens name whose meaning depends on the architecture
+//! is read only where the architecture is known ([`resolve`], [`expand`]). The meaning of each such name is in
 //! [`super::names`]. To add a way to write layers, add it to [`Layers`].
 
 use std::fmt;
@@ -15,10 +15,10 @@ use super::names::{NameMeaning, NameRule, SPELLINGS, Spelling};
 use super::site::{Address, SITES, Site, SiteSpec, check_layer};
 use crate::error::{Error, Result};
 
-/// The layers that are named.
+/// The layers of an address or pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layers {
-    /// `3`; names that exist once have layer 0.
+    /// `3`. Sites that exist once, such as `logits`, have layer 0.
     One(u16),
     /// `3-5`, both included.
     Range(u16, u16),
@@ -28,7 +28,7 @@ pub enum Layers {
 
 impl Layers {
     fn read(text: &str) -> Option<Self> {
-        // Not `+3` or `03`, which would not print as they were written.
+        // Refuses `+3` and `03`, which would not print as they were written.
         let number = |t: &str| t.parse::<u16>().ok().filter(|n| n.to_string() == t);
         if text == "*" {
             return Some(Self::Every);
@@ -61,7 +61,7 @@ impl fmt::Display for Layers {
     }
 }
 
-/// A name of TransformerLens at some layers; what it means may wait for the architecture.
+/// A TransformerLens name at some layers. Its meaning may depend on the architecture.
 #[derive(Clone, Copy, Debug)]
 pub struct ForeignName {
     pub spelling: &'static Spelling,
@@ -83,7 +83,8 @@ impl fmt::Display for ForeignName {
 }
 
 impl ForeignName {
-    /// The site that it means on every architecture; a sentence where the architecture decides, or where it means none.
+    /// The site that the name means on every architecture; an error if its meaning depends on the architecture, or if no site
+    /// has that tensor.
     pub fn anywhere(&self) -> Result<Site> {
         let near = self.spelling.near;
         match &self.spelling.rule {
@@ -96,7 +97,7 @@ impl ForeignName {
         }
     }
 
-    /// The site that it means on an architecture, at the layers that it names.
+    /// The site that the name means on an architecture, at its layers.
     pub fn on(&self, blueprint: &Blueprint) -> Result<Site> {
         let count = blueprint.layers.len();
         let mut found: Option<Site> = None;
@@ -141,13 +142,13 @@ impl ForeignName {
         ))
     }
 
-    /// Names the nearest site, one that the architecture has where it is known.
+    /// A sentence that names the nearest site; if the architecture is known, one that it has.
     fn near(&self, site: Site, here: Option<(&Blueprint, usize)>) -> String {
         let layered = self.spelling.name.contains("{}");
         let site = here.map_or(site, |(b, layer)| nearest_site(site, layer, b));
         let spec = site.spec();
         let at = match here {
-            // What stands once in TransformerLens and once a layer here stands at the end.
+            // A name without a layer in TransformerLens whose nearest site exists in every layer: suggest the last layer.
             Some((b, _)) if !layered => written(site, Layers::One(last(b))),
             Some((_, layer)) => site.at(layer).to_string(),
             None if layered || !spec.layered => written(site, self.layers),
@@ -164,7 +165,7 @@ impl ForeignName {
     }
 }
 
-/// A site at some layers, as it is written.
+/// A site at some layers, as users write it.
 pub fn written(site: Site, layers: Layers) -> String {
     let spec = site.spec();
     if spec.layered {
@@ -178,7 +179,7 @@ fn last(blueprint: &Blueprint) -> u16 {
     u16::try_from(blueprint.layers.len() - 1).unwrap_or(u16::MAX)
 }
 
-/// What stands in for a site that a layer lacks.
+/// The replacement to suggest for a site that a layer lacks.
 const NEAREST: &[(Site, Site)] = &[
     (Site::Router, Site::MlpUp),
     (Site::MlpGate, Site::MlpUp),
@@ -188,7 +189,7 @@ const NEAREST: &[(Site, Site)] = &[
     (Site::FinalNorm, Site::ResidPost),
 ];
 
-/// A site, or the nearest one that a layer of an architecture has.
+/// A site, or the nearest one that the layer has.
 pub fn nearest_site(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
     let mut near = site;
     while why_absent(near.at(layer), blueprint).is_some() {
@@ -200,7 +201,7 @@ pub fn nearest_site(site: Site, layer: usize, blueprint: &Blueprint) -> Site {
     near
 }
 
-/// Why an architecture does not have an address, ending in what to use instead.
+/// The reason why an architecture does not have an address, ending in what to use instead.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "every other site is everywhere"
@@ -230,12 +231,12 @@ pub fn why_absent(at: Address, b: &Blueprint) -> Option<String> {
     }
 }
 
-/// What a text names.
+/// What a text in address syntax names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pattern {
-    /// A site of ours.
+    /// One of our sites.
     Own(Site, Layers),
-    /// A name of TransformerLens.
+    /// A TransformerLens name.
     Foreign(ForeignName),
 }
 
@@ -290,7 +291,7 @@ fn single(text: &str, site: Site, layers: Layers) -> Result<Address> {
 impl FromStr for Address {
     type Err = Error;
 
-    /// Parses `resid_post.10`, and spellings of TransformerLens that mean one site on every architecture.
+    /// Parses `resid_post.10`, and those TransformerLens names that mean the same site on every architecture.
     fn from_str(s: &str) -> Result<Self> {
         match s.parse::<Pattern>()? {
             Pattern::Own(site, layers) => single(s, site, layers),
@@ -299,7 +300,7 @@ impl FromStr for Address {
     }
 }
 
-/// Parses an address on an architecture, which decides what some borrowed names mean.
+/// Parses an address for a known architecture, which decides the meaning of some TransformerLens names.
 pub fn resolve(text: &str, blueprint: &Blueprint) -> Result<Address> {
     match text.parse::<Pattern>()? {
         Pattern::Own(site, layers) => single(text, site, layers),
@@ -344,7 +345,7 @@ pub fn site_named(name: &str) -> Result<Site> {
     found.map(|s| s.site).ok_or_else(|| unknown(name))
 }
 
-/// The error for a text that names nothing: what is wrong with it where that can be told, else the nearest name.
+/// The error for a text that names no address: the specific mistake if it is recognised, else the nearest name.
 pub fn unknown(given: &str) -> Error {
     if let Some(why) = mistake(given) {
         return Error::BadAddress {
@@ -371,7 +372,7 @@ pub fn unknown(given: &str) -> Error {
     }
 }
 
-/// What is wrong with a text that almost names something.
+/// Recognises common mistakes and says what is wrong.
 fn mistake(given: &str) -> Option<String> {
     let squeezed: String = given.chars().filter(|c| !c.is_whitespace()).collect();
     if squeezed != given && known(&squeezed).is_some() {
@@ -422,7 +423,7 @@ fn wrong_layer(layer: &str) -> Option<String> {
     })
 }
 
-/// Names of modules and of hidden states in transformers are not read, because a module has an input and an output.
+/// Refuses names of modules and hidden states of `transformers`: a module has an input and an output, so its name is ambiguous.
 fn module_path(given: &str) -> Option<String> {
     if given.starts_with("hidden_states") {
         return Some("hidden_states[0] of transformers is embed, hidden_states[i] is resid_post.(i-1), and the last one is final_norm. Write that.".into());

@@ -1,9 +1,9 @@
-//! From queries, keys and values to what heads read: scores, probabilities, sums of values.
+//! The core of attention: from queries, keys and values to scores, probabilities, and the weighted sums of values.
 //!
-//! Invariant: the kernels of the CPU and the plain operations, which devices and gradients take, compute the same function, and
-//! the same of them run whether or not anybody looks. With the kernels what a query reads depends on what it sees alone, to
-//! the last bit, however many are read together.
-//! To change what a score is, change both ways.
+//! Invariant: there are two implementations of the same function, the CPU kernels and plain tensor operations (for devices and
+//! gradients); which one runs does not depend on whether a tap looks. With the kernels, the result of a query depends bit for
+//! bit only on the positions it sees, however many queries are computed together. To change the definition of a score, change
+//! both implementations.
 
 use candle_core::{D, DType, Tensor};
 
@@ -16,20 +16,20 @@ use crate::error::{Error, Result};
 use crate::model::kernels::attention::{self, HeadShape, Segment, ToScores, Turn};
 use crate::model::kernels::rows;
 
-/// What one layer's attention reads.
+/// The inputs of one layer's attention.
 pub struct Attended<'a> {
     /// `[batch, heads, tokens, head_dim]`.
     pub q: Tensor,
-    /// `[batch, kv_heads, positions, head_dim]`, after those of the stem.
+    /// `[batch, kv_heads, positions, head_dim]`, at the positions after those of the stem.
     pub k: Tensor,
     /// As `k`.
     pub v: Tensor,
-    /// Keys and values that the runs share, `[1, kv_heads, shared, head_dim]`.
+    /// Keys and values of a prefix that all rows share, `[1, kv_heads, shared, head_dim]` each.
     pub stem: Option<(&'a Tensor, &'a Tensor)>,
 }
 
 impl Attended<'_> {
-    /// `[batch, tokens, heads, head_dim]`, f32, on the CPU.
+    /// Attention with the CPU kernels: `z`, `[batch, tokens, heads, head_dim]`, f32.
     pub fn on_kernels(
         &self,
         layer: usize,
@@ -76,13 +76,14 @@ impl Attended<'_> {
         })
     }
 
-    /// Positions that are read, those of the stem first.
+    /// The number of key positions, those of the stem included.
     fn positions(&self) -> Result<usize> {
         let shared = self.stem.map_or(Ok(0), |(k, _)| k.dim(2))?;
         Ok(shared + self.k.dim(2)?)
     }
 
-    /// As [`Attended::on_kernels`], in operations that every device has and gradients pass; in the dtype of the values.
+    /// As [`Attended::on_kernels`] in tensor operations that every device has and that carry gradients. The result has the
+    /// dtype of the values.
     pub fn plainly(&self, layer: usize, pass: &PassContext, tap: &mut dyn Tap) -> Result<Tensor> {
         let blueprint = pass.blueprint;
         let differentiable = tap.differentiable();
@@ -90,7 +91,7 @@ impl Attended<'_> {
         let kv_heads = self.k.dim(1)?;
         let positions = self.positions()?;
         let shared = positions - self.k.dim(2)?;
-        // The heads that share a key-value head are stacked along its queries, so nothing is repeated.
+        // Query heads that share a key-value head are stacked along the queries, so that keys and values need not be repeated.
         let group = heads / kv_heads;
         let stacked = (batch, kv_heads, group * tokens, width);
         let q = self.q.contiguous()?.reshape(stacked)?;
@@ -136,8 +137,8 @@ impl Attended<'_> {
     }
 }
 
-/// `[batch, tokens, heads, head_dim]` to `[batch, heads, tokens, head_dim]`, rotated where there is a rotation, in `dtype`, on
-/// the CPU.
+/// Transposes `[batch, tokens, heads, head_dim]` to `[batch, heads, tokens, head_dim]`, with rotary embedding if `turn` is
+/// given; in `dtype`, on the CPU.
 pub fn by_head(x: &Tensor, turn: Option<&Rotation>, dtype: DType) -> Result<Tensor> {
     let (batch, tokens, heads, width) = x.dims4()?;
     let wide = plain(x)?;
@@ -166,7 +167,7 @@ pub fn by_head(x: &Tensor, turn: Option<&Rotation>, dtype: DType) -> Result<Tens
     })
 }
 
-/// Calls with keys or values of the stem, where there are some, and of the runs.
+/// Calls `work` with the keys (or values) of the stem, if any, followed by those of the rows.
 fn on_segments(stem: Option<&Tensor>, own: &Tensor, work: impl FnOnce(&[Segment])) -> Result<()> {
     let held = stem.into_iter().chain([own]);
     let held: Vec<_> = held.map(|t| (t, t.storage_and_layout())).collect();
@@ -188,8 +189,8 @@ fn on_segments(stem: Option<&Tensor>, own: &Tensor, work: impl FnOnce(&[Segment]
     Ok(())
 }
 
-/// The product of every row of a batch with one shared matrix a head, as one product a head: `[batch, heads, m, k]` times
-/// `[1, heads, k, n]` to `[batch, heads, m, n]`.
+/// Multiplies every row of a batch with a matrix that the rows share, as one product for each head: `[batch, heads, m, k]`
+/// times `[1, heads, k, n]` gives `[batch, heads, m, n]`.
 fn across(rows: &Tensor, shared: &Tensor) -> Result<Tensor> {
     let (batch, heads, m, k) = rows.dims4()?;
     let flat = rows.transpose(0, 1)?.contiguous()?;
@@ -203,7 +204,7 @@ fn across(rows: &Tensor, shared: &Tensor) -> Result<Tensor> {
         .contiguous()?)
 }
 
-/// Over the last dimension; the slower way where gradients flow.
+/// Softmax over the last dimension, by the slower implementation if gradients are needed.
 pub(super) fn softmax(x: &Tensor, differentiable: bool) -> Result<Tensor> {
     Ok(if differentiable {
         candle_nn::ops::softmax(x, D::Minus1)?

@@ -1,7 +1,7 @@
-//! Attention: queries, keys and values, rotation, masked scores, probabilities, the write.
+//! Attention: projections to queries, keys and values, rotation, masked scores, probabilities, and the output projection.
 //!
-//! Invariant: the same kernels run whether or not anybody looks, so recording changes no bit;
-//! each query head reads key-value head `h / (heads / kv_heads)`. Masks come from the pass, not from the layer.
+//! Invariant: the same kernels run whether or not a tap looks, so recording changes no bit; each query head reads key-value
+//! head `h / (heads / kv_heads)`. Masks come from the pass, not from the layer.
 
 use candle_core::{DType, Tensor};
 
@@ -74,7 +74,7 @@ impl AttentionWeights {
             Some(cache) => cache.extend(layer, &k, &v)?,
             None => (k.contiguous()?, v.contiguous()?),
         };
-        // What the runs share comes first, one key and value for all of them.
+        // The prefix that the rows share comes first, with one key and value for all of them.
         let stem = cache.and_then(|cache| cache.stem(layer));
         let attended = Attended { q, k, v, stem };
         let z = if on_kernels {
@@ -88,8 +88,8 @@ impl AttentionWeights {
     }
 }
 
-/// One projection `[batch, tokens, count * head_dim]` as heads, `[batch, tokens, count, head_dim]`: clipped and normed where
-/// the family does so.
+/// Splits one projection `[batch, tokens, count * head_dim]` into heads, `[batch, tokens, count, head_dim]`, with the family's
+/// clipping and norm.
 fn shaped(
     flat: Tensor,
     norm: Option<&Norm>,

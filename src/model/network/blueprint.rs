@@ -1,42 +1,42 @@
-//! The blueprint: the axes on which families differ, as data.
+//! The blueprint: everything in which families differ, as data.
 //!
-//! Invariant: the forward pass reads only a blueprint, never a family's name. To serve a new difference, add a
-//! field here, honour it in the one place of the forward pass that it concerns, and set it in a family file.
+//! Invariant: the forward pass reads a blueprint, never a family's name. To serve a new difference, add a field here, use it in
+//! the one place of the forward pass that it concerns, and set it in a family file.
 
 use super::rope::Rope;
 
-/// Which normalisation.
+/// The function of a norm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NormKind {
     /// `gain * x / rms(x)`.
     Rms,
     /// `gain * (x - mean) / std + bias`.
     Layer,
-    /// `x`: where other families have a norm and this one has none.
+    /// `x`: the family has no norm where others have one.
     Identity,
 }
 
-/// What a checkpoint stores of a norm's gain.
+/// How a checkpoint stores a norm's gain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gain {
     /// The gain itself.
     Plain,
     /// The gain minus one, as Gemma does.
     OnePlus,
-    /// Nothing: the gain is one.
+    /// The gain is not stored; it is one.
     None,
 }
 
-/// A normalisation as the family uses it.
+/// A norm as the family uses it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NormSpec {
     /// Which function.
     pub kind: NormKind,
-    /// What is stored of its gain.
+    /// How its gain is stored.
     pub gain: Gain,
     /// Whether a bias is stored (LayerNorm only).
     pub bias: bool,
-    /// Added to the mean square or the variance.
+    /// Added to the mean square or the variance before the root.
     pub epsilon: f64,
 }
 
@@ -61,7 +61,7 @@ impl NormSpec {
         }
     }
 
-    /// As `RMSNorm`, `LayerNorm (no bias)`, ...
+    /// Describes the norm: `RMSNorm`, `LayerNorm (no bias)`, ...
     pub fn describe(&self) -> String {
         let kind = match self.kind {
             NormKind::Rms => "RMSNorm",
@@ -78,7 +78,7 @@ impl NormSpec {
     }
 }
 
-/// How a block puts its two sub-layers together.
+/// The order of sub-layers, norms and additions in a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockOrder {
     /// `x + f(norm(x))`, attention first: Llama and most others.
@@ -96,12 +96,12 @@ pub enum BlockOrder {
 }
 
 impl BlockOrder {
-    /// Whether attention and MLP read the same stream, so that there is no `resid_mid`.
+    /// Whether attention and MLP read the same residual stream, so that there is no `resid_mid`.
     pub fn is_parallel(self) -> bool {
         matches!(self, Self::Parallel | Self::ParallelSharedNorm)
     }
 
-    /// Whether a sub-layer's output is normed before it is added.
+    /// Whether a sub-layer's output is normed before it is added to the stream.
     pub fn norms_writes(self) -> bool {
         matches!(self, Self::SandwichNorm | Self::PostNorm)
     }
@@ -140,15 +140,15 @@ pub enum MlpKind {
 pub struct Experts {
     /// How many there are.
     pub count: usize,
-    /// How many a token visits.
+    /// How many experts a token is sent to.
     pub active: usize,
     /// Neurons of one expert.
     pub width: usize,
-    /// Whether the weights of the chosen ones are made to sum to one.
+    /// Whether the weights of the chosen experts are rescaled to sum to one.
     pub renormalise: bool,
 }
 
-/// Which matrices carry a bias.
+/// Which matrices have a bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // independent facts of a checkpoint, in every combination
 pub struct Biases {
@@ -174,19 +174,19 @@ impl Biases {
     }
 }
 
-/// How positions enter.
+/// How positions enter the computation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PositionEncoding {
-    /// Queries and keys are rotated; layers choose among these by [`LayerSpec::rope`].
+    /// Queries and keys are rotated; [`LayerSpec::rope`] chooses one of these rotations.
     Rotary(Vec<Rope>),
-    /// A learned vector per position is added to the embedding; the table starts with `offset` unused rows.
+    /// A learned vector for each position is added to the embedding; the table starts with `offset` unused rows.
     Learned {
         /// Unused rows before position 0.
         offset: usize,
     },
 }
 
-/// Normalisation of queries and keys before the rotation.
+/// The norm of queries and keys, applied before the rotation.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QkNorm {
     pub norm: NormSpec,
@@ -194,66 +194,66 @@ pub struct QkNorm {
     pub over: QkNormOver,
 }
 
-/// What a norm of queries and keys runs over.
+/// The dimensions that a norm of queries and keys is taken over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNormOver {
-    /// Each head by itself; one gain `[head_dim]` for all heads.
+    /// Each head separately, with one gain `[head_dim]` for all heads.
     Head,
-    /// Each head by itself; a gain `[heads, head_dim]`.
+    /// Each head separately, with a gain `[heads, head_dim]`.
     HeadOwnGain,
-    /// All heads at once; a gain `[heads * head_dim]`.
+    /// All heads together, with a gain `[heads * head_dim]`.
     AllHeads,
 }
 
 /// What differs between the layers of one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Which of the rotations; none in layers without one.
+    /// The index of the layer's rotation; none in layers without one.
     pub rope: Option<usize>,
-    /// How many positions a query sees, itself included; none for all.
+    /// The attention window: how many positions a query sees, itself included; none for all.
     pub window: Option<usize>,
-    /// The shape of its MLP.
+    /// The shape of the layer's MLP.
     pub mlp: MlpKind,
 }
 
 /// Everything the forward pass needs to know about an architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blueprint {
-    /// The family's name, for people.
+    /// The family's name, as shown to users.
     pub family: &'static str,
-    /// Residual width.
+    /// Width of the residual stream.
     pub d_model: usize,
-    /// Width of the embedding table; where it is not `d_model`, projections lead in and out.
+    /// Width of the embedding table. If it is not `d_model`, projections connect the two.
     pub d_embed: usize,
-    /// Blocks.
+    /// One entry for each block.
     pub layers: Vec<LayerSpec>,
     /// Query heads.
     pub heads: usize,
     /// Key-value heads; query head h reads key-value head `h / (heads / kv_heads)`.
     pub kv_heads: usize,
-    /// Width of one head, not always `d_model / heads`.
+    /// Width of one head; not always `d_model / heads`.
     pub head_dim: usize,
-    /// Neurons in a block with one MLP.
+    /// Neurons of a dense (single) MLP.
     pub d_mlp: usize,
-    /// The mixture of the layers that have one.
+    /// The mixture of experts, in layers that have one.
     pub experts: Option<Experts>,
     /// Rows of the unembedding.
     pub vocab: usize,
-    /// Most positions the model was made for.
+    /// The longest context the model was made for, in positions.
     pub context: usize,
-    /// How sub-layers and norms are put together.
+    /// The order of sub-layers and norms.
     pub arrangement: BlockOrder,
     /// The norms of the blocks and the final one.
     pub norm: NormSpec,
-    /// Whether a norm stands before the unembedding.
+    /// Whether there is a norm before the unembedding.
     pub final_norm: bool,
     /// The norm of queries and keys.
     pub qk_norm: Option<QkNorm>,
-    /// Queries, keys and values are clipped to plus and minus this.
+    /// Queries, keys and values are clipped to ± this.
     pub clip_qkv: Option<f64>,
-    /// What attention scores are multiplied by before the softmax, usually `1 / sqrt(head_dim)`.
+    /// The factor on attention scores before the softmax, usually `1 / sqrt(head_dim)`.
     pub score_scale: f64,
-    /// `cap * tanh(score / cap)` after the scale.
+    /// The soft-cap of scores, after the factor: `cap * tanh(score / cap)`.
     pub score_cap: Option<f64>,
     /// The activation of the MLPs.
     pub activation: Activation,
@@ -261,20 +261,20 @@ pub struct Blueprint {
     pub positions: PositionEncoding,
     /// Which matrices carry a bias.
     pub biases: Biases,
-    /// What the embedding is multiplied by.
+    /// The factor on the embedding.
     pub embed_scale: f64,
-    /// What every write is multiplied by before it is added.
+    /// The factor on every component output before it is added to the stream.
     pub residual_scale: f64,
-    /// What the unembedding's output is multiplied by.
+    /// The factor on the unembedding's output.
     pub logit_scale: f64,
-    /// `cap * tanh(logit / cap)` after that.
+    /// The soft-cap of logits, after that factor: `cap * tanh(logit / cap)`.
     pub logit_cap: Option<f64>,
-    /// Whether the unembedding is the embedding.
+    /// Whether the unembedding matrix is the embedding matrix.
     pub tied: bool,
 }
 
 impl Blueprint {
-    /// How many weights the matrices and tables of this shape have; biases and norms are left out.
+    /// The number of weights in the matrices and tables of this shape, without biases and norms.
     pub fn parameters(&self) -> usize {
         let attention = self.d_model * self.head_dim * (2 * self.heads + 2 * self.kv_heads);
         let mlp = |kind: MlpKind| match (kind, self.experts) {
@@ -302,7 +302,7 @@ impl Blueprint {
         self.layers.iter_mut().for_each(|layer| layer.mlp = kind);
     }
 
-    /// The layers that have one MLP, whose neurons can be addressed.
+    /// The layers with a dense MLP, whose neurons can be addressed.
     pub fn dense_layers(&self) -> Vec<usize> {
         (0..self.layers.len())
             .filter(|l| self.layers[*l].mlp != MlpKind::Experts)

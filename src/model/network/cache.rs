@@ -1,10 +1,11 @@
 //! The key-value cache: preallocated, truncated in place, copied by value.
 //!
-//! Invariant: entries below `len` are exactly what the forward pass computed for those positions under the
-//! edits whose digest the cache carries. Storage grows by doubling up to the context.
+//! Invariant: entries below `len` are exactly what the forward pass computed for those positions under the edits whose digest
+//! the cache carries. Storage grows by doubling up to the context.
 //!
-//! A branch of a cache shares the positions before a point, held once whatever the number of its runs, and keeps its own
-//! from there on. What it shares must not be written again while it lives.
+//! A branch of a cache is for several rows that begin with the same positions. It refers to those positions in the original, as
+//! a single copy for all rows, and stores the later positions itself. The shared positions must not be overwritten while the
+//! branch lives.
 
 use candle_core::{DType, Device, Tensor};
 
@@ -27,40 +28,40 @@ impl LayerCache {
     }
 }
 
-/// Positions that every run of a branch has in common, held once.
+/// The positions that all rows of a branch share, as a single copy.
 #[derive(Clone, Debug)]
 struct SharedPrefix {
-    /// Views of one run, `[1, kv_heads, len, head_dim]`.
+    /// Views of the original cache, `[1, kv_heads, len, head_dim]`.
     layers: Vec<LayerCache>,
     len: usize,
 }
 
-/// Whether a branch keeps its own keys and values, or only passes them on to the attention that made them.
+/// Whether a branch stores its own keys and values, or only hands them to the attention of the current pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BranchCache {
-    /// Kept, so that the runs can go on.
+    /// Stored, so that the rows can be continued.
     Kept,
-    /// Passed on: one pass, nothing after it.
+    /// Not stored: the branch serves a single pass.
     Passing,
 }
 
-/// What earlier positions left behind for attention. A clone shares its storage, so that of two only one may grow.
+/// The keys and values of earlier positions. A clone shares storage with the original, so only one of the two may grow.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    /// A branch's layers are made by the first pass that reaches them.
+    /// One entry for each layer. Those of a branch are created by the first pass that reaches the layer.
     layers: Vec<Option<LayerCache>>,
     stem: Option<SharedPrefix>,
     own: BranchCache,
-    /// Positions of its own, after those of the stem.
+    /// The number of positions after those of the stem.
     len: usize,
     capacity: usize,
     context: usize,
-    /// Digest of the edits that made it; 0 without edits.
+    /// Digest of the edits under which the entries were computed; 0 without edits.
     pub digest: u64,
 }
 
 impl Cache {
-    /// An empty cache for `batch` runs of at most `context` tokens.
+    /// An empty cache for `batch` rows of at most `context` tokens.
     pub fn new(
         blueprint: &Blueprint,
         batch: usize,
@@ -84,7 +85,7 @@ impl Cache {
         })
     }
 
-    /// Positions held.
+    /// The number of positions held, those of the stem included.
     pub fn len(&self) -> usize {
         self.shared() + self.len
     }
@@ -94,7 +95,7 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Positions that the runs share.
+    /// The number of positions that all rows share.
     pub fn shared(&self) -> usize {
         self.stem.as_ref().map_or(0, |s| s.len)
     }
@@ -105,12 +106,12 @@ impl Cache {
         Some((&held.keys, &held.values))
     }
 
-    /// Most positions it can hold.
+    /// The most positions that the cache can hold.
     pub fn context(&self) -> usize {
         self.context
     }
 
-    /// Bytes held on the device, without what it shares.
+    /// Bytes held on the device, without the shared positions.
     pub fn bytes(&self) -> usize {
         self.layers
             .iter()
@@ -119,7 +120,7 @@ impl Cache {
             .sum()
     }
 
-    /// Makes room for `more` positions. The caller has checked them against the context.
+    /// Allocates room for `more` positions. The caller has checked them against the context.
     pub fn reserve(&mut self, more: usize) -> Result<()> {
         let needed = self.len + more;
         if needed <= self.capacity {
@@ -142,8 +143,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Writes the pass's keys and values `[batch, kv_heads, tokens, head_dim]` after the held ones and
-    /// returns all of its own, `[batch, kv_heads, own + tokens, head_dim]`. [`Cache::advance`] ends the pass.
+    /// Stores the keys and values of a pass, `[batch, kv_heads, tokens, head_dim]`, after those held. Returns all that the
+    /// cache itself holds at this layer, `[batch, kv_heads, own + tokens, head_dim]`. [`Cache::advance`] completes the pass.
     pub fn extend(
         &mut self,
         layer: usize,
@@ -172,12 +173,12 @@ impl Cache {
         ))
     }
 
-    /// Counts the positions of a finished pass.
+    /// Adds the positions of a completed pass to the length.
     pub fn advance(&mut self, tokens: usize) {
         self.len += tokens;
     }
 
-    /// Forgets everything from position `len` on; a branch that is cut into its stem has nothing left.
+    /// Drops everything from position `len` on. If that cuts into the stem of a branch, nothing is left.
     pub fn truncate(&mut self, len: usize) {
         if len < self.shared() {
             self.stem = None;
@@ -188,8 +189,8 @@ impl Cache {
         }
     }
 
-    /// Runs that share the positions before `from` of this single run and have none of their own yet: their number is
-    /// that of the rows of the first pass.
+    /// A branch whose rows share the positions before `from` of this cache, which has a single row. The first pass determines
+    /// the number of rows.
     pub fn branch(&self, from: usize, own: BranchCache) -> Result<Self> {
         let stem = (from > 0)
             .then(|| {
@@ -214,8 +215,8 @@ impl Cache {
         })
     }
 
-    /// Gives a branch `rows` runs at every layer: those that a pass did not bring there have the positions of the single
-    /// run `of`, from which the branch was made.
+    /// Brings a branch to `rows` rows at every layer. Rows that no pass computed at a layer get the keys and values of `of`,
+    /// the single-row cache from which the branch was made.
     pub fn complete(&mut self, rows: usize, of: &Self) -> Result<()> {
         let (from, count, capacity) = (self.shared(), self.len, self.capacity);
         for (own, whole) in self.layers.iter_mut().zip(of.layers.iter().flatten()) {
@@ -252,7 +253,7 @@ impl Cache {
         self.with(|t| Ok(t.narrow(0, row, 1)?.force_contiguous()?))
     }
 
-    /// A copy with storage of its own, repeated `batch` times when this one holds a single run.
+    /// A copy with storage of its own; a cache with a single row is repeated `batch` times.
     pub fn copy(&self, batch: usize) -> Result<Self> {
         self.with(|t| {
             Ok(if batch > 1 {
@@ -263,7 +264,7 @@ impl Cache {
         })
     }
 
-    /// The cache with its own part copied by `own`.
+    /// The cache with every tensor outside the stem replaced by `own` of it.
     fn with(&self, own: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let layers = self.layers.iter().map(|layer| {
             let Some(layer) = layer else {

@@ -1,7 +1,7 @@
-//! What a pass shares between its layers: where it stands in the text, and what follows from that.
+//! What a pass shares between its layers: its positions, and the masks and rotations that follow from them.
 //!
-//! Invariant: masks and rotations are those of the positions of `span`. Masks are made when the first layer asks for one: the
-//! kernels of the CPU need none. To share more, add a field and fill it in [`super::transformer::Transformer::prepare`].
+//! Invariant: masks and rotations belong to the positions of `span`. A mask is made when the first layer asks for it: the CPU
+//! kernels need none. To share more, add a field and fill it in [`super::transformer::Transformer::prepare`].
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use super::rope::Rotation;
 use super::tap::PassSpan;
 use crate::error::Result;
 
-/// `[tokens, positions]`, 0 or -inf, f32, by window; `None` where every query sees everything.
+/// Masks by attention window: `[tokens, positions]`, 0 or -inf, f32; `None` where every query sees all positions.
 type Masks = Vec<(Option<usize>, Option<Tensor>)>;
 
 /// What a pass shares between its layers.
@@ -21,9 +21,9 @@ pub struct PassContext<'a> {
     /// The architecture.
     pub blueprint: &'a Blueprint,
     device: &'a Device,
-    /// The rotations of these positions, as layers choose among them.
+    /// The rotations of these positions; [`super::blueprint::LayerSpec::rope`] is an index into them.
     pub rotations: Vec<Rotation>,
-    /// Which positions.
+    /// The positions of the pass.
     pub span: PassSpan,
     masks: OnceLock<Masks>,
 }
@@ -44,7 +44,8 @@ impl<'a> PassContext<'a> {
         }
     }
 
-    /// `[tokens, start + tokens]`, 0 where a query may look and -inf elsewhere; none where it may look everywhere.
+    /// The mask for a window, `[tokens, start + tokens]`: 0 where a query may attend, -inf elsewhere. None if every query may
+    /// attend to all positions.
     pub(super) fn mask(&self, window: Option<usize>) -> Result<Option<Tensor>> {
         let masks = if let Some(masks) = self.masks.get() {
             masks

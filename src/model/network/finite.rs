@@ -1,8 +1,7 @@
-//! Whether numbers are finite: the one place that decides it.
+//! Tests whether numbers are finite. No other place decides that.
 //!
-//! Invariant: a test is one reduction where the tensor lies, and reads back one number; NaN and infinity never pass. Minus
-//! infinity passes in logits alone, where it bans a token. To test another kind of value, add a function that ends in
-//! `verdict`.
+//! Invariant: a test is one reduction on the tensor's device and reads back one number; NaN and infinity never pass. Minus
+//! infinity passes only in logits, where it bans a token. To test another kind of value, add a function that ends in `verdict`.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -13,14 +12,14 @@ use super::site::{Address, Site};
 use super::tap::Tap;
 use crate::error::{Error, Result};
 
-/// A tensor with values that are not finite.
+/// A tensor of a checkpoint with values that are not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NonFinite {
-    /// Its name in the checkpoint.
+    /// The tensor's name in the checkpoint.
     pub name: String,
-    /// How many values, or blocks of values.
+    /// How many values, or quantized blocks, are not finite.
     pub count: usize,
-    /// Whether the file holds them so; otherwise the dtype made them so.
+    /// Whether they are so in the file; otherwise the conversion to the compute dtype overflowed.
     pub stored: bool,
 }
 
@@ -36,56 +35,56 @@ impl fmt::Display for NonFinite {
     }
 }
 
-/// What stands where a number should and is none.
+/// The text shown in place of a number that is not finite.
 pub const NOT_FINITE: &str = "not finite";
 
-/// Whether every number is one.
+/// Whether all values are finite.
 pub fn all(values: &[f32]) -> bool {
     values.iter().all(|v| v.is_finite())
 }
 
-/// Whether a row of logits or log-probabilities is a distribution: minus infinity bans a token, but not all of them.
+/// Whether a row of logits or log-probabilities is a distribution: -inf bans a token, but at least one is not banned.
 pub fn distribution(row: &[f32]) -> bool {
     let (mut fine, mut some) = (true, false);
     for z in row {
-        // Not a number is less than nothing.
+        // False for NaN as well.
         fine &= *z < f32::INFINITY;
         some |= *z > f32::NEG_INFINITY;
     }
     fine && some
 }
 
-/// The order of numbers, for sorting: what is not finite is less than everything, so that it is never the largest.
+/// A total order for sorting in which values that are not finite are the smallest, so that none of them is ever the maximum.
 pub fn order(a: impl Into<f64>, b: impl Into<f64>) -> Ordering {
     let (a, b) = (a.into(), b.into());
     let lowest = |x: f64| if x.is_finite() { x } else { f64::NEG_INFINITY };
     lowest(a).total_cmp(&lowest(b))
 }
 
-/// 0 where a stream `[.., width]` and the sum of squares of each of its rows, which every norm takes, are finite, and NaN
-/// elsewhere; a scalar on its device.
+/// The verdict on a stream `[.., width]`: 0 if the stream and the sum of squares of each row, which every norm computes, are
+/// finite; NaN otherwise. A scalar on the stream's device.
 pub fn stream(x: &Tensor) -> Result<Tensor> {
     let squares = x.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?;
     verdict(&squares)
 }
 
-/// For every row of a stream `[rows, tokens, width]` whether it passes that test.
+/// For every row of a stream `[rows, tokens, width]`, whether it passes the test of [`stream`].
 ///
 /// # Errors
 ///
-/// When the device does not give it.
+/// When the read-back from the device fails.
 pub fn rows(x: &Tensor) -> Result<Vec<bool>> {
     let squares = x.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?;
     let verdicts = (squares * 0.0)?.sum(D::Minus1)?.to_vec1::<f32>()?;
     Ok(verdicts.into_iter().map(f32::is_finite).collect())
 }
 
-/// The verdict on any values: 0 where all are finite, else NaN; a scalar on their device.
+/// The verdict on any values: 0 if all are finite, else NaN. A scalar on their device.
 pub fn values(x: &Tensor) -> Result<Tensor> {
     verdict(&x.to_dtype(DType::F32)?)
 }
 
-/// The verdict on logits `[.., vocab]`, f32: 0 where they are numbers or -inf (a token that cannot come), else NaN.
+/// The verdict on logits `[.., vocab]`, f32: 0 if all are finite or -inf (a banned token), else NaN. A scalar on their device.
 pub fn logits(x: &Tensor) -> Result<Tensor> {
     if let Some(fine) = on_host(x)? {
         let sign = if fine { 0.0f32 } else { f32::NAN };
@@ -96,12 +95,12 @@ pub fn logits(x: &Tensor) -> Result<Tensor> {
     Ok((numbers.sum_all()? + verdict(&x.max(D::Minus1)?)?)?)
 }
 
-/// Zero times a number is zero, and zero times what is none is not: the sum of the products.
+/// The sum of `0 * x`: 0 if all of `x` is finite, else NaN.
 fn verdict(x: &Tensor) -> Result<Tensor> {
     Ok((x * 0.0)?.sum_all()?)
 }
 
-/// Rows that lie in the memory of the host, looked at in place.
+/// Tests rows in host memory in place; none for a tensor on a device.
 fn on_host(x: &Tensor) -> Result<Option<bool>> {
     let width = x.dim(D::Minus1)?.max(1);
     let (storage, layout) = x.storage_and_layout();
@@ -115,7 +114,7 @@ fn on_host(x: &Tensor) -> Result<Option<bool>> {
     Ok(Some(rows.chunks(width).all(distribution)))
 }
 
-/// Whether all of these verdicts are good; one number is read back.
+/// Whether all of these verdicts are 0; reads back one number.
 pub fn passed(verdicts: &[Tensor]) -> Result<bool> {
     let Some(first) = verdicts.first() else {
         return Ok(true);
@@ -123,18 +122,18 @@ pub fn passed(verdicts: &[Tensor]) -> Result<bool> {
     let sum = verdicts[1..]
         .iter()
         .try_fold(first.clone(), |sum, more| sum + more)?;
-    // NaN is not equal to anything.
+    // False for NaN, which is equal to nothing.
     #[allow(clippy::float_cmp)]
     Ok(sum.to_scalar::<f32>()? == 0.0)
 }
 
-/// The residual stream.
+/// The sites of the residual stream.
 const STREAM: [Site; 4] = [Site::Embed, Site::ResidPre, Site::ResidMid, Site::ResidPost];
 
-/// A tap that looks at every site, stops at the first value that is not finite, and keeps where that was.
+/// A tap that tests every site, and records the first address whose value is not finite.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NonFiniteFinder {
-    /// Where it began.
+    /// The first address with a value that is not finite.
     pub first: Option<Address>,
 }
 
@@ -192,7 +191,7 @@ mod tests {
         let x = row(&[1.0, f32::NEG_INFINITY, -2.0]);
         assert!(fine(logits(&x).unwrap()));
         assert!(!fine(logits(&row(&[f32::NEG_INFINITY; 3])).unwrap()));
-        // The way of other devices: a view that is not contiguous is not looked at in place.
+        // Takes the path for devices: a view that is not contiguous is not tested in place.
         let turned = |x: &[[f32; 2]; 3]| {
             let x = Tensor::new(x, &Device::Cpu).unwrap().t().unwrap();
             fine(logits(&x).unwrap())

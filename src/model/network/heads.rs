@@ -1,7 +1,8 @@
-//! What attention heads write into the stream: slices of the output projection (Elhage et al. 2021; Todd et al. 2024).
+//! The outputs of single attention heads: slices of the output projection (Elhage et al. 2021; Todd et al. 2024).
 //!
-//! Invariant: `attn_out = Σ_h head_write(h) + bias`, the bias counted once and not per head. What a write becomes on its way
-//! into the stream is linear once the scale of the norm behind it is held, see [`Transformer::head_added`].
+//! Invariant: `attn_out = Σ_h head_write(h) + bias`, the bias counted once and not per head. From `attn_out` to the stream a
+//! head's output passes a norm in some families; with the scale of that norm held constant the map is linear, see
+//! [`Transformer::head_added`].
 
 use candle_core::{DType, Tensor};
 
@@ -10,18 +11,18 @@ use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
 
-/// What a sub-layer adds along some directions whatever it computes, a number a direction.
+/// The constant part of a sub-layer's output, projected on some directions: one number for each direction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Constants {
-    /// Contribution of the output projection's bias, before the scale of the norm behind it.
+    /// The part from the output projection's bias, to be multiplied by the scale of the norm of the output.
     pub scaled: Vec<f32>,
-    /// Contribution of that norm's bias.
+    /// The part from that norm's bias.
     pub fixed: Vec<f32>,
 }
 
 impl Transformer {
-    /// What one query head writes into `attn_out` when its `z` is this: `W_O[:, head] z`, without the bias;
-    /// `z` `[head_dim]` to `[d_model]`. Heads that share keys and values still have slices of their own.
+    /// The output of one query head for a given `z`, `[head_dim]` to `[d_model]`: `W_O[:, head] z`, the part of `attn_out` that
+    /// comes from the head, without the bias. Heads that share keys and values have separate slices.
     pub fn head_write(&self, layer: usize, head: usize, z: &[f32]) -> Result<Vec<f32>> {
         let (heads, width) = (self.blueprint.heads, self.blueprint.head_dim);
         if head >= heads || z.len() != width {
@@ -40,8 +41,8 @@ impl Transformer {
         Ok(slice.matmul(&z)?.squeeze(1)?.to_vec1()?)
     }
 
-    /// What a part of `attn_out`, `[d_model]`, adds to the stream: through the norm of what attention writes, where the
-    /// family has one (its gain, and its scale as [`Transformer::attention_scale`] found it), and the residual multiplier.
+    /// What a part of `attn_out`, `[d_model]`, adds to the stream: the part after the norm of the attention output, if the
+    /// family has one, and the residual multiplier. `scale` is the norm's scale from [`Transformer::attention_scale`].
     pub fn head_added(&self, layer: usize, written: &[f32], scale: f32) -> Result<Vec<f32>> {
         let factor = self.blueprint.residual_scale;
         let Some(norm) = &self.blocks[layer].norms_attn.output else {
@@ -64,24 +65,25 @@ impl Transformer {
             .collect())
     }
 
-    /// What one unit of every coordinate of `z` adds along directions of the stream, through the output projection, the gain
-    /// of the norm of what attention writes and the residual multiplier: `[n, d_model]` to `[n, heads * head_dim]`, f32.
-    /// Times [`Transformer::attention_scale`] it is an effect.
+    /// What one unit of each coordinate of `z` adds along directions of the stream, `[n, d_model]` to `[n, heads * head_dim]`,
+    /// f32: through the output projection, the gain of the norm of the attention output, and the residual multiplier.
+    /// Multiplied by `z` and by [`Transformer::attention_scale`] this is a direct effect.
     pub fn head_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let block = &self.blocks[layer];
         let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;
         Ok(read.matmul(&block.attention.out.weight()?)?)
     }
 
-    /// What attention adds whatever its heads do: the bias of the output projection, through the same norm, and that
-    /// norm's own bias. Along directions `[n, d_model]`: `[n]` each.
+    /// The constant part of what attention adds, along directions `[n, d_model]`, `[n]` each: from the bias of the output
+    /// projection, through the norm of the attention output, and from that norm's bias.
     pub fn attention_constants(&self, layer: usize, directions: &Tensor) -> Result<Constants> {
         let block = &self.blocks[layer];
         let norm = block.norms_attn.output.as_ref();
         self.constants(norm, block.attention.out.bias.as_ref(), directions)
     }
 
-    /// Directions of the stream as a sub-layer's output meets them, before its norm, whose scale is left out.
+    /// Directions of the stream pulled back through the norm of a sub-layer's output (without its scale) and the residual
+    /// multiplier.
     pub(crate) fn before_write(&self, norm: Option<&Norm>, directions: &Tensor) -> Result<Tensor> {
         let factor = self.blueprint.residual_scale;
         let directions = (directions * factor)?;
@@ -112,13 +114,14 @@ impl Transformer {
         Ok(Constants { scaled, fixed })
     }
 
-    /// The scale that the norm of what attention writes had for a row of `attn_out`; 1 where there is no such norm.
+    /// The scale that the norm of the attention output has for a row of `attn_out`; 1 if the family has no such norm.
     pub fn attention_scale(&self, layer: usize, attn_out: &[f32]) -> f32 {
         let norm = self.blocks[layer].norms_attn.output.as_ref();
         norm.map_or(1.0, |norm| norm.inverse_scale_of(attn_out))
     }
 
-    /// Refuses streams in which a head's write has no size of its own.
+    /// Refuses architectures that norm the whole stream after each component, where a head's output is not a term of the
+    /// stream.
     pub fn check_head_writes(&self) -> Result<()> {
         if self.blueprint.arrangement != BlockOrder::NormedStream {
             return Ok(());

@@ -1,7 +1,8 @@
-//! Dense products: the one seam through which every weight matrix is applied.
+//! Products with weight matrices; every matrix of a model is applied here.
 //!
-//! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored. On the CPU every product is one of
-//! [`crate::model::kernels`], which widen f16 and bf16 exactly: weights that a file has so stay so, and no number changes.
+//! Invariant: `forward(x)` is `x Wᵀ + b` for `W` of shape `[out, in]`, however `W` is stored. On the CPU every product is one
+//! of [`crate::model::kernels`], which widen f16 and bf16 exactly: a weight stays in the dtype of its file, and its values do
+//! not change.
 //! To add another storage, add a variant of `Storage`.
 
 use std::borrow::Cow;
@@ -17,14 +18,14 @@ use crate::error::{Error, Result};
 use crate::model::kernels::vocabulary::Matrix;
 use crate::model::kernels::{self, PlainWeights, Product, StoredRows};
 
-/// How the matrices of a model are kept.
+/// How the weight matrices of a model are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
     /// Dense, in this dtype.
     Dense(DType),
     /// Q8_0 blocks; activations in f32.
     Q8,
-    /// The blocks that the file has, named as llama.cpp names such a file; activations in f32.
+    /// The quantized blocks of a GGUF file, named as llama.cpp names such a file; activations in f32.
     Stored(&'static str),
 }
 
@@ -37,7 +38,7 @@ impl Precision {
         }
     }
 
-    /// As flags and headers write it.
+    /// The name, as flags and headers write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Dense(dtype) => dtype.as_str(),
@@ -46,7 +47,7 @@ impl Precision {
         }
     }
 
-    /// Refuses gradients where weights are in blocks and the products are candle's, which no gradient passes.
+    /// Refuses gradients where weights are in quantized blocks on a device: candle's product with them has no gradient.
     pub fn check_gradients(self, device: &Device) -> Result<()> {
         match self {
             Self::Dense(_) => Ok(()),
@@ -60,12 +61,12 @@ impl Precision {
     }
 }
 
-/// How a weight matrix is kept.
+/// The storage of one weight matrix.
 #[derive(Clone, Debug)]
 enum Storage {
-    /// `[out, in]`, in the compute dtype or, on the CPU, as a file stores it.
+    /// `[out, in]`, in the compute dtype or, on the CPU, in the dtype of the file.
     Dense(Tensor),
-    /// Blocks of few bits, multiplied as they are.
+    /// Quantized blocks, multiplied without unpacking the whole matrix.
     Quantized(Blocks),
 }
 
@@ -80,7 +81,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Keeps `weight` `[out, in]` as it is.
+    /// A matrix from a dense `weight`, `[out, in]`, stored as it is.
     pub fn dense(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let out = weight.dim(0)?;
         Ok(Self {
@@ -98,7 +99,7 @@ impl Linear {
         ))
     }
 
-    /// Keeps the blocks of a weight `[out, in]` as they are.
+    /// A matrix from quantized blocks `[out, in]`, stored as they are.
     pub fn blocks(weight: Blocks, bias: Option<Tensor>) -> Self {
         Self {
             out: weight.out(),
@@ -112,7 +113,7 @@ impl Linear {
         self.with_bias(self.product(x)?)
     }
 
-    /// What several matrices make of the same input: their products in one go where the kernels take them.
+    /// The products of several matrices with the same input, in a single call of the kernels if all can use them.
     pub fn forward_all<const N: usize>(linears: [&Self; N], x: &Tensor) -> Result<[Tensor; N]> {
         let products = if linears.iter().all(|l| l.is_for_kernels(x)) {
             let rows = linears.map(|l| (l, 0..l.out));
@@ -163,7 +164,7 @@ impl Linear {
         }
     }
 
-    /// The same in f32, whatever the dtype of `x` and of the bias.
+    /// `x Wᵀ + b` in f32, whatever the dtype of `x` and of the bias.
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         if !x.device().is_cpu() {
             return Ok(self.forward(x)?.to_dtype(DType::F32)?);
@@ -175,7 +176,7 @@ impl Linear {
         })
     }
 
-    /// Lends the weight, as it is stored, to what the CPU's kernels do with it; nothing where they have no kernel for it.
+    /// Calls `work` with the weight as it is stored for the CPU kernels; none if there is no kernel for it.
     pub fn lend<R>(&self, work: impl FnOnce(Matrix) -> R) -> Result<Option<R>> {
         if !self.is_stored_here() {
             return Ok(None);
@@ -187,7 +188,7 @@ impl Linear {
         }))
     }
 
-    /// Whether the kernels of the CPU take the weight as it is kept.
+    /// Whether there is a CPU kernel for the weight as it is stored.
     fn is_stored_here(&self) -> bool {
         match &self.storage {
             Storage::Dense(w) => {
@@ -198,12 +199,12 @@ impl Linear {
         }
     }
 
-    /// Whether a product with these rows is one of the kernels', no gradient being asked for.
+    /// Whether the product with `x` runs in the CPU kernels, which is so if no gradient is needed.
     fn is_for_kernels(&self, x: &Tensor) -> bool {
         x.device().is_cpu() && !x.track_op() && self.is_stored_here()
     }
 
-    /// What has to be held while the kernels look at the weight: its numbers, and how they lie.
+    /// The lock on the weight's storage, with its layout; held while the kernels read it.
     fn hold(&self) -> Option<(impl Deref<Target = Stored> + '_, &Layout)> {
         match &self.storage {
             Storage::Dense(weight) => Some(weight.storage_and_layout()),
@@ -211,7 +212,7 @@ impl Linear {
         }
     }
 
-    /// Some rows of the weight as the kernels take them.
+    /// Some rows of the weight in the form that the kernels take.
     fn stored<'a>(
         &'a self,
         held: Option<&'a (impl Deref<Target = Stored>, &Layout)>,
@@ -231,12 +232,12 @@ impl Linear {
         }
     }
 
-    /// Weights.
+    /// The number of weights in the matrix.
     pub fn elements(&self) -> Result<usize> {
         Ok(self.out * self.input()?)
     }
 
-    /// Columns.
+    /// The number of columns.
     fn input(&self) -> Result<usize> {
         match &self.storage {
             Storage::Dense(weight) => Ok(weight.dim(1)?),
@@ -244,7 +245,7 @@ impl Linear {
         }
     }
 
-    /// Rows of the weight as a table: ids `[n]` to `[n, in]`, in `dtype`.
+    /// Rows of the weight, looked up as in a table: ids `[n]` to `[n, in]`, in `dtype`.
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         Ok(match &self.storage {
             Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
@@ -260,7 +261,7 @@ impl Linear {
         }
     }
 
-    /// One column of the weight, `[out]`, f32: what input unit `i` writes.
+    /// One column of the weight, `[out]`, f32: what input unit `i` adds to the output.
     pub fn column(&self, i: usize) -> Result<Tensor> {
         match &self.storage {
             Storage::Dense(weight) => Ok(weight
@@ -273,25 +274,25 @@ impl Linear {
     }
 }
 
-/// A weight matrix `[out, in]` on its way from a file into a [`Linear`].
+/// A weight matrix `[out, in]` as read from a file, before it becomes a [`Linear`].
 #[derive(Clone, Debug)]
 pub enum LoadedMatrix<'a> {
-    /// In the compute dtype or, on the CPU, as the file stores it; on its device.
+    /// On its device, in the compute dtype or, on the CPU, in the dtype of the file.
     Dense(Tensor),
     /// Blocks as a GGUF file stores them, row after row.
     Blocks {
         /// The kind of block.
         kind: GgmlDType,
         out: usize,
-        /// Columns, a multiple of the block's length.
+        /// The number of columns, a multiple of the block length.
         input: usize,
-        /// The rows' bytes, where they can be those of the file's map: they are brought into the kernels' order from there.
+        /// The bytes of the rows, borrowed from the memory map if possible; they are rearranged for the kernels from there.
         bytes: Cow<'a, [u8]>,
     },
 }
 
 impl LoadedMatrix<'_> {
-    /// Some of the rows, in this order, in storage of their own.
+    /// A copy of some of the rows, in the order of `ranges`.
     pub fn rows(&self, ranges: &[Range<usize>]) -> Result<LoadedMatrix<'static>> {
         Ok(match self {
             Self::Dense(whole) => LoadedMatrix::Dense(select(whole, ranges)?),
@@ -312,7 +313,7 @@ impl LoadedMatrix<'_> {
         })
     }
 
-    /// Ends the way: `device` is where blocks go.
+    /// Converts to a [`Linear`]; `device` is where blocks are put.
     pub fn into_linear(self, bias: Option<Tensor>, device: &Device) -> Result<Linear> {
         match self {
             Self::Dense(weight) => Linear::dense(weight, bias),
@@ -329,7 +330,7 @@ impl LoadedMatrix<'_> {
     }
 }
 
-/// The products of the same rows with some rows of several matrices, without their biases, in the dtype of `x`.
+/// The products of `x` with some rows of several matrices, without their biases, in the dtype of `x`.
 fn products(x: &Tensor, matrices: &[(&Linear, Range<usize>)]) -> Result<Vec<Tensor>> {
     let Some((first, _)) = matrices.first() else {
         return Ok(Vec::new());
@@ -355,7 +356,7 @@ fn products(x: &Tensor, matrices: &[(&Linear, Range<usize>)]) -> Result<Vec<Tens
     shaped.collect()
 }
 
-/// The products of `x` with some rows of several matrices that have as many columns, in one go.
+/// The products of `x` with some rows of several matrices of equal width, in a single call of the kernels.
 fn multiply(
     x: &[f32],
     matrices: &[(&Linear, Range<usize>)],
@@ -374,7 +375,7 @@ fn multiply(
     Ok(())
 }
 
-/// `x Wᵀ` in the dtype of `x` where a device computes.
+/// `x Wᵀ` in the dtype of `x`, computed by the device.
 fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (out, input) = weight.dims2()?;
     let mut dims = x.dims().to_vec();
@@ -388,7 +389,7 @@ fn dense(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(y.reshape(dims)?)
 }
 
-/// Some numbers of a weight on the CPU.
+/// A range of a dense weight's numbers on the CPU.
 fn numbers(storage: &Stored, span: Range<usize>) -> candle_core::Result<PlainWeights<'_>> {
     Ok(match storage {
         Stored::Cpu(CpuStorage::F32(w)) => PlainWeights::F32(&w[span]),
@@ -400,7 +401,7 @@ fn numbers(storage: &Stored, span: Range<usize>) -> candle_core::Result<PlainWei
     })
 }
 
-/// A product on the CPU whose weight is no variable: a gradient passes to `x`, and none is made for the weight.
+/// A product on the CPU with a constant weight: the gradient flows to `x`, and none is computed for the weight.
 struct FrozenProduct {
     linear: Linear,
     rows: Range<usize>,
@@ -439,7 +440,7 @@ impl CustomOp1 for FrozenProduct {
 }
 
 impl FrozenProduct {
-    /// `by W`: what the gradient `[.., rows]` of the product is for `x` `[.., in]`.
+    /// The gradient for `x`, `[.., in]`, given the gradient `by`, `[.., rows]`, of the product: `by W`.
     fn gradient(&self, x: &Tensor, by: &Tensor) -> Result<Tensor> {
         let held = self.linear.hold();
         let weights = self.linear.stored(held.as_ref(), self.rows.clone())?;
@@ -452,7 +453,7 @@ impl FrozenProduct {
     }
 }
 
-/// Rows of a tensor in storage of their own, so that no part keeps the whole alive.
+/// A copy of some rows of a tensor, so that the whole can be freed.
 pub fn select(whole: &Tensor, ranges: &[Range<usize>]) -> Result<Tensor> {
     let parts = ranges
         .iter()

@@ -1,11 +1,11 @@
-//! The MLP of a block, with its neurons as a site, or a mixture of experts in its place: a router gives every token weights,
-//! and the chosen experts' outputs are summed under them.
+//! The MLP of a block, with its neurons as a site; or a mixture of experts: a router gives every token weights, and the outputs
+//! of the chosen experts are summed with them.
 //!
-//! Invariant: where a block has one MLP, `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias`. A router's choice is a site,
-//! `[tokens, experts]`, zero where an expert was not chosen, and what an edit makes of it is what is summed. Tokens that visit
-//! one expert are multiplied together, so a token's last bits may depend on which others chose the same expert; everything
-//! else about a position depends on it and its past alone. (Shazeer et al. 2017, 1701.06538; softmax before the choice as in
-//! Mixtral, Jiang et al. 2024, 2401.04088.)
+//! Invariant: where a block has a dense MLP, `mlp_out = Σ_i mlp_act[i] · column_i(down) + bias`. The router's weights are a
+//! site, `[tokens, experts]`, zero for experts that were not chosen; the sum uses them as edits leave them. The tokens sent to
+//! one expert are multiplied together, so the last bits of a token's result may depend on the other tokens of that expert;
+//! everything else about a position depends only on it and the positions before it. (Shazeer et al. 2017, 1701.06538; softmax
+//! before the choice as in Mixtral, Jiang et al. 2024, 2401.04088.)
 //! To add a kind, add a variant of [`Mlp`]; to add an activation, an arm in [`activate`].
 
 use candle_core::{D, DType, Tensor};
@@ -19,7 +19,7 @@ use super::tap::Tap;
 use crate::error::Result;
 use crate::model::kernels::rows::{Gate, activated};
 
-/// What stands in the MLP's place.
+/// The MLP sub-layer of a block.
 #[derive(Clone, Debug)]
 pub enum Mlp {
     Dense(DenseMlp),
@@ -36,7 +36,7 @@ impl Mlp {
         }
     }
 
-    /// The MLP whose neurons can be addressed; none in a mixture of experts.
+    /// The dense MLP, whose neurons can be addressed; none for a mixture of experts.
     pub fn dense(&self) -> Option<&DenseMlp> {
         match self {
             Self::Dense(mlp) => Some(mlp),
@@ -75,7 +75,7 @@ impl DenseMlp {
         self.down.forward(&self.neurons(gate, up)?)
     }
 
-    /// What gate, where there is one, and up make of the input.
+    /// The outputs of the gate, if there is one, and of the up projection.
     fn read(&self, x: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
         let Some(gate) = &self.gate else {
             return Ok((None, self.up.forward(x)?));
@@ -114,10 +114,10 @@ impl DenseMlp {
     }
 }
 
-/// Weights of one mixture.
+/// Weights of a mixture of experts.
 #[derive(Clone, Debug)]
 pub struct Mixture {
-    /// How many are chosen, and how they are weighed.
+    /// How many experts there are and are chosen, and how they are weighted.
     pub spec: Experts,
     /// `d_model -> experts`.
     pub router: Linear,
@@ -175,7 +175,7 @@ impl Mixture {
     }
 }
 
-/// The activation as the kernels have it, where they do.
+/// The kernel for an activation, if there is one.
 fn in_kernels(kind: Activation) -> Option<Gate> {
     match kind {
         Activation::Silu => Some(Gate::Silu),

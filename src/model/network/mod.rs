@@ -1,6 +1,7 @@
-//! The network: the one forward pass, the places in it, and what families differ in.
+//! The network: the one forward pass, its sites, and the families.
 //!
-//! Invariant: one [`transformer::Transformer`], driven by a [`blueprint::Blueprint`], serves every family, with one line a site.
+//! Invariant: one [`transformer::Transformer`], driven by a [`blueprint::Blueprint`], serves every family, with one line for
+//! each site.
 //! To add a family see [`families`]; to add a site see [`site`].
 
 pub mod address;

@@ -1,26 +1,27 @@
-//! Names: how an address is written, in our words or in TransformerLens's.
+//! The names that TransformerLens gives to tensors, and the sites that hold them.
 //!
-//! A borrowed name is a claim about a tensor: each row of [`SPELLINGS`] says which of our sites holds what TransformerLens 4's
-//! bridge has under that name (weights as they are: no folding, no centring), where need be by the architecture, or that
-//! none does and which is nearest. Invariant: no name is read as another tensor; `tests/it/names.rs` holds every row to what
-//! `tests/references/transformer_lens_names.py` measured. To add a spelling, add a row, and make that table anew.
+//! A foreign name is a claim about a tensor. Each row of [`SPELLINGS`] says which of our sites holds the tensor that
+//! TransformerLens 4's bridge has under that name (weights as they are: no folding, no centring), or that no site holds it and
+//! which is nearest; some rows depend on the architecture. Invariant: no name is read as another tensor; `tests/it/names.rs`
+//! compares every row with measurements by `tests/references/transformer_lens_names.py`. To add a spelling, add a row, and make
+//! that table anew.
 
 use super::blueprint::{BlockOrder, Blueprint, Gain, MlpKind, NormKind, PositionEncoding};
 use super::site::Site;
 
-/// A name of TransformerLens.
+/// A TransformerLens name.
 #[derive(Debug)]
 pub struct Spelling {
-    /// As TransformerLens writes it, with `{}` for the layer.
+    /// The name as TransformerLens writes it, with `{}` for the layer.
     pub name: &'static str,
-    /// The site that is meant or, where none is, the nearest.
+    /// The site that holds the tensor or, if none does, the nearest one.
     pub near: Site,
-    /// What it means.
+    /// On which architectures the name means that site.
     pub rule: NameRule,
 }
 
 impl Spelling {
-    /// What it means at a layer of an architecture.
+    /// The meaning of the name at a layer of an architecture.
     pub fn meaning(&self, blueprint: &Blueprint, layer: usize) -> NameMeaning {
         match &self.rule {
             NameRule::Always => Is(self.near),
@@ -31,26 +32,26 @@ impl Spelling {
     }
 }
 
-/// Whether the architecture has a say in what a name means.
+/// How the meaning of a name depends on the architecture.
 #[derive(Debug)]
 pub enum NameRule {
-    /// The site, on every architecture.
+    /// The site holds the tensor on every architecture.
     Always,
-    /// The architecture decides, at each layer. The words say where the name means its nearest site.
+    /// The architecture decides, at each layer. The text says where the site holds the tensor.
     Depends(&'static str, fn(&Blueprint, usize) -> NameMeaning),
-    /// No site of ours: what TransformerLens has there, and on which architectures it has the name at all.
+    /// No site holds the tensor. The text says what the tensor is; the function, on which architectures the name exists.
     Never(&'static str, fn(&Blueprint, usize) -> bool),
 }
 
-/// What a name means at a layer of an architecture.
+/// The meaning of a name at a layer of an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameMeaning {
     Is(Site),
-    /// Something that is no site of ours; the site is the nearest.
+    /// The tensor that the text describes, which no site holds; the site is the nearest one.
     Holds(&'static str, Site),
-    /// TransformerLens has no such name on this architecture.
+    /// The name does not exist on this architecture.
     Absent,
-    /// TransformerLens cannot run this architecture, and what it would have there cannot be told.
+    /// Unknown: TransformerLens cannot run this architecture.
     Unmeasured,
 }
 
@@ -63,7 +64,7 @@ use Site::{
 
 macro_rules! spellings {
     ($($name:literal $near:ident $rule:expr;)*) => {
-        /// Every name that TransformerLens 4's bridge lists on the architectures that we serve, those that are best known first.
+        /// Every name that TransformerLens 4's bridge lists on the architectures that we serve, well-known ones first.
         pub const SPELLINGS: &[Spelling] = &[$(Spelling { name: $name, near: Site::$near, rule: $rule }),*];
     };
 }
@@ -256,7 +257,7 @@ fn embedding(b: &Blueprint, _: usize) -> NameMeaning {
     }
 }
 
-/// Where norms neither multiply nor add, so that what they return is what TransformerLens calls normalized.
+/// Whether norms have neither gain nor bias, so that their output is what TransformerLens calls normalized.
 fn gainless(b: &Blueprint) -> bool {
     b.norm.kind != NormKind::Identity && b.norm.gain == Gain::None && !b.norm.bias
 }
@@ -305,7 +306,7 @@ fn mlp_normalized(b: &Blueprint, layer: usize) -> NameMeaning {
 fn between(b: &Blueprint, _: usize) -> NameMeaning {
     match b.arrangement {
         BlockOrder::NormedStream => Unmeasured,
-        // In parallel blocks the model says itself that nothing lies between.
+        // Parallel blocks have no `resid_mid`; the model itself refuses that site.
         BlockOrder::PreNorm
         | BlockOrder::SandwichNorm
         | BlockOrder::PostNorm
@@ -360,7 +361,7 @@ fn scores(b: &Blueprint, _: usize) -> NameMeaning {
     Is(AttnScores)
 }
 
-/// What a write is before the norm of writes, and after it.
+/// What a component output is before and after the norm of component outputs.
 fn around_norm(b: &Blueprint, site: Site) -> NameMeaning {
     #[allow(clippy::float_cmp)] // the default is exactly one
     let unscaled = b.residual_scale == 1.0;
@@ -412,7 +413,7 @@ fn neurons(b: &Blueprint, layer: usize) -> NameMeaning {
     }
 }
 
-/// Names of the matrices of an MLP are those of a model without mixtures; one with mixtures has others in its dense blocks.
+/// The names of MLP matrices apply to models without mixtures of experts; in other models dense blocks use other names.
 fn alone(b: &Blueprint, layer: usize, site: Site) -> NameMeaning {
     if dense_alone(b, layer) {
         Is(site)

@@ -1,7 +1,7 @@
-//! Normalisation, with statistics in f32 whatever the weights.
+//! Normalisation, with means and variances in f32 whatever the dtype of the weights.
 //!
-//! Invariant: the fused and the plain path compute the same function; the plain one carries gradients
-//! (candle's fused kernels end the graph silently). To add a kind, add an arm in [`Norm::forward`].
+//! Invariant: the fused and the plain path compute the same function; the plain one carries gradients (candle's fused kernels
+//! end the graph silently). To add a kind, add an arm in [`Norm::forward`].
 
 use candle_core::{DType, Device, Tensor};
 
@@ -15,20 +15,20 @@ use crate::model::kernels::rows;
 pub struct Norm {
     /// Which function.
     pub kind: NormKind,
-    /// `[width]`, f32: what the normed input is multiplied by, whatever the checkpoint stores of it.
+    /// `[width]`, f32: the factor on the normed input, converted from what the checkpoint stores.
     pub gain: Tensor,
     /// `[width]`, f32; only LayerNorm has one.
     pub bias: Option<Tensor>,
-    /// Added to the mean square or the variance.
+    /// Added to the mean square or the variance before the root.
     pub epsilon: f64,
 }
 
 impl Norm {
-    /// Puts a norm together from its parts.
+    /// A norm of this kind, with gain and bias converted to f32.
     pub fn new(spec: NormSpec, gain: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let bias = match (spec.kind, bias) {
             (NormKind::Rms | NormKind::Identity, _) => None,
-            // The fused kernel wants a bias; adding zero changes nothing.
+            // The fused kernel requires a bias; adding zero changes nothing.
             (NormKind::Layer, None) => Some(gain.zeros_like()?),
             (NormKind::Layer, some) => some,
         };
@@ -40,7 +40,7 @@ impl Norm {
         })
     }
 
-    /// Changes nothing: the final norm of a family without one.
+    /// A norm that changes nothing: the final norm of a family without one.
     pub fn identity(width: usize, device: &Device) -> Result<Self> {
         Ok(Self {
             kind: NormKind::Identity,
@@ -105,8 +105,8 @@ impl Norm {
         Ok(out.to_dtype(dtype)?)
     }
 
-    /// `[n, width]` normed with the statistics of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. A row
-    /// is still centred by its own mean, as the parts of a sum are.
+    /// Norms `[n, width]` with the scale of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. LayerNorm still
+    /// subtracts each row's own mean, so that the result is additive over the terms of a sum.
     pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(DType::F32)?;
         let centred = match self.kind {
@@ -136,10 +136,9 @@ impl Norm {
         })
     }
 
-    /// Directions of the normed stream as what enters the norm meets them while its scale is held: through the gain, and
-    /// centred where the norm centres (which is the same as centring what they are compared with).
-    /// `[n, width] -> [n, width]`, f32. Times [`Norm::inverse_scale`] a dot with the input is a dot with the output, less
-    /// what the bias does.
+    /// Pulls directions of the normed stream back through the norm with its scale held constant: `[n, width] -> [n, width]`,
+    /// f32. They are multiplied by the gain and, for LayerNorm, centred (centring the direction equals centring the input). The
+    /// dot product with the input, times [`Norm::inverse_scale`], is the dot product with the output without the bias's part.
     pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
         let gained = directions.broadcast_mul(&self.gain)?;
         Ok(match self.kind {

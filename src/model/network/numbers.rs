@@ -1,7 +1,6 @@
-//! Tensors on the CPU as the slices that the kernels take.
+//! Gives the CPU kernels access to tensors as slices.
 //!
-//! Invariant: nothing is copied here but what is not contiguous or not f32.
-//! To let another dtype through, add it to [`kept`].
+//! Invariant: data is copied only if it is not contiguous or not f32. To let another dtype through, add it to [`kept`].
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
@@ -9,12 +8,12 @@ use half::slice::HalfFloatSliceExt;
 use crate::error::{Error, Result};
 use crate::model::kernels::attention::Kept;
 
-/// What is said where numbers are not on the CPU.
+/// The error for a tensor that is not on the CPU.
 pub(super) fn elsewhere() -> Error {
     Error::Engine("a kernel of the CPU was asked for elsewhere".into())
 }
 
-/// Calls with the numbers of a contiguous f32 tensor.
+/// Calls `work` with the numbers of a contiguous f32 tensor.
 pub(super) fn on_numbers<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
     let (storage, layout) = x.storage_and_layout();
     let (Storage::Cpu(CpuStorage::F32(values)), true) = (&*storage, layout.is_contiguous()) else {
@@ -24,12 +23,12 @@ pub(super) fn on_numbers<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Resul
     Ok(work(&values[start..start + layout.shape().elem_count()]))
 }
 
-/// A tensor as [`on_numbers`] takes it.
+/// Converts a tensor to what [`on_numbers`] takes: f32 and contiguous.
 pub(super) fn plain(x: &Tensor) -> Result<Tensor> {
     Ok(x.to_dtype(DType::F32)?.contiguous()?)
 }
 
-/// The numbers of a tensor from its first one on, as they are kept.
+/// The numbers of a storage from index `start` on, in their stored dtype.
 pub(super) fn kept(storage: &Storage, start: usize) -> Result<Kept<'_>> {
     match storage {
         Storage::Cpu(CpuStorage::F32(x)) => Ok(Kept::F32(&x[start..])),
@@ -39,7 +38,7 @@ pub(super) fn kept(storage: &Storage, start: usize) -> Result<Kept<'_>> {
     }
 }
 
-/// A new tensor of this shape, filled by `work`, brought to `dtype`.
+/// A new tensor of this shape, filled by `work` in f32 and converted to `dtype`.
 pub(super) fn made(
     shape: &[usize],
     dtype: DType,

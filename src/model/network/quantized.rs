@@ -1,7 +1,7 @@
-//! Matrices kept in blocks of few bits, as a GGUF file stores them, and products with them.
+//! Matrices in quantized blocks, as a GGUF file stores them, and products with them.
 //!
-//! Invariant: a product is that of the unpacked weights, to about 3e-5 of its size: only the weights are coarse. On the CPU
-//! the kernels of [`crate::model::kernels`] take blocks and activations as they are; a device has candle's.
+//! Invariant: a product equals that of the unpacked weights to a relative error of about 3e-5. On the CPU the kernels of
+//! [`crate::model::kernels`] multiply blocks with activations directly; on other devices candle's kernels do.
 //! To add a kind of block, add it to `encoding` and to [`crate::model::kernels::encoding`].
 
 use std::ops::Range;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::model::kernels::Packed;
 use crate::model::kernels::encoding::Encoding;
 
-/// Rows of the weight that a device unpacks together.
+/// How many rows of the weight a device unpacks at once.
 const STRIP: usize = 4096;
 
 /// A matrix `[out, in]` in blocks along the input.
@@ -23,7 +23,7 @@ const STRIP: usize = 4096;
 pub struct Blocks {
     weight: BlockStorage,
     out: usize,
-    /// Columns.
+    /// The number of columns.
     input: usize,
 }
 
@@ -33,7 +33,7 @@ enum BlockStorage {
     Device(QMatMul, Device),
 }
 
-/// The kind as the kernels name it.
+/// The kernels' name for a kind of block; none if they have no kernel for it.
 fn encoding(kind: GgmlDType) -> Option<Encoding> {
     Some(match kind {
         GgmlDType::Q4_0 => Encoding::Q4_0,
@@ -53,7 +53,7 @@ fn encoding(kind: GgmlDType) -> Option<Encoding> {
 }
 
 impl Blocks {
-    /// Rounds a dense matrix to blocks.
+    /// Quantizes a dense matrix.
     pub fn quantize(weight: &Tensor, kind: GgmlDType) -> Result<Self> {
         let shape = weight.dims2()?;
         let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, kind)?;
@@ -67,7 +67,7 @@ impl Blocks {
         })
     }
 
-    /// Takes blocks from a file's bytes, row after row.
+    /// A matrix from the bytes of a file, row after row.
     pub fn from_bytes(
         kind: GgmlDType,
         (out, input): (usize, usize),
@@ -94,12 +94,12 @@ impl Blocks {
         self.out
     }
 
-    /// Columns.
+    /// The number of columns.
     pub fn input(&self) -> usize {
         self.input
     }
 
-    /// The blocks as the kernels take them; none on a device.
+    /// The blocks in the form that the CPU kernels take; none on another device.
     pub fn here(&self) -> Option<&Packed> {
         match &self.weight {
             BlockStorage::Here(packed) => Some(packed),
@@ -128,7 +128,7 @@ impl Blocks {
         }
     }
 
-    /// Rows as a table: ids `[n]` to `[n, in]`, f32.
+    /// Rows of the matrix, looked up as in a table: ids `[n]` to `[n, in]`, f32.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.weight {
             BlockStorage::Here(packed) => {
@@ -187,7 +187,7 @@ impl Blocks {
     }
 }
 
-/// What is said of activations of another width.
+/// The error for activations of the wrong width.
 pub(super) fn mismatch(x: &Tensor, out: usize, input: usize) -> Error {
     let shape = x.shape();
     Error::Engine(format!("{shape:?} times a matrix [{out}, {input}]"))

@@ -1,83 +1,84 @@
-//! Rotary position embeddings: frequencies from the configuration, tables, and the rotation.
+//! Rotary position embeddings: frequencies from the configuration, tables of cosines and sines, and the rotation.
 //!
 //! Invariant: an unknown scaling is refused by name, never ignored; the fused and the plain rotation agree.
 //! To add a scaling, add a variant of [`RopeScaling`], its parsing and its frequencies.
 //!
-//! Two scalings, `dynamic` and `longrope`, change the frequencies of *every* position once a text is longer than
-//! the original context. The reference is one pass over the whole text; a cache holds keys that were rotated with the
-//! old frequencies, so whoever extends one across [`Rope::scaling_regime`]'s change reads the text again.
+//! Two scalings, `dynamic` and `longrope`, change the frequencies of *every* position once a text is longer than the original
+//! context. The reference is one pass over the whole text. A cache holds keys that were rotated with the old frequencies, so
+//! where [`Rope::scaling_regime`] changes, the text must be read again.
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// How frequencies are stretched beyond the length a model was first trained on.
+/// How frequencies are stretched for texts longer than the length the model was first trained on.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     /// Frequencies as they are.
     None,
     /// All frequencies divided by a factor.
     Linear { factor: f64 },
-    /// The base grows with the length of the text, once that is longer than the original context.
+    /// The base grows with the length of the text once that exceeds the original context.
     Dynamic {
-        /// How fast.
+        /// The factor of the growth.
         factor: f64,
-        /// The original context.
+        /// The original context, in positions.
         original: usize,
     },
-    /// YaRN (Peng et al. 2023, 2309.00071): slow frequencies divided by a factor, fast ones kept, a ramp between.
+    /// YaRN (Peng et al. 2023, 2309.00071): low frequencies are divided by a factor, high ones kept, with a ramp between.
     Yarn {
-        /// Divides the slow frequencies.
+        /// The divisor of low frequencies.
         factor: f64,
-        /// The original context.
+        /// The original context, in positions.
         original: f64,
-        /// Rotations over the original context above which a frequency is kept.
+        /// Frequencies with more rotations than this over the original context are kept.
         fast: f64,
-        /// Rotations below which it is divided.
+        /// Frequencies with fewer rotations than this over the original context are divided.
         slow: f64,
-        /// Whether the ends of the ramp are whole dimensions.
+        /// Whether the ends of the ramp are rounded to whole dimensions.
         whole: bool,
     },
-    /// LongRoPE (Ding et al. 2024, 2402.13753): a divisor a frequency; another list past the original context.
+    /// LongRoPE (Ding et al. 2024, 2402.13753): a divisor for each frequency, with a second list for texts beyond the original
+    /// context.
     Long {
-        /// Divisors up to the original context.
+        /// Divisors for texts up to the original context.
         short: Vec<f64>,
-        /// Divisors past it.
+        /// Divisors for longer texts.
         long: Vec<f64>,
-        /// The original context.
+        /// The original context, in positions.
         original: usize,
     },
-    /// Llama 3: long wavelengths divided by a factor, short ones kept, a blend between.
+    /// Llama 3: frequencies with long wavelengths are divided by a factor, those with short ones kept, with a blend between.
     Llama3 {
-        /// Divides the frequencies of long wavelengths.
+        /// The divisor of frequencies with long wavelengths.
         factor: f64,
-        /// Wavelengths above `original / low` are scaled.
+        /// Wavelengths above `original / low` are scaled by the whole factor.
         low: f64,
         /// Wavelengths below `original / high` are kept.
         high: f64,
-        /// The original context.
+        /// The original context, in positions.
         original: f64,
     },
-    /// A divisor a frequency, at any length: what GGUF files store instead of Llama 3's four numbers.
+    /// A divisor for each frequency at any length: what GGUF files store instead of Llama 3's four numbers.
     Divisors(Vec<f64>),
 }
 
 /// A rotary embedding's parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Base of the frequencies.
+    /// The base of the frequencies.
     pub theta: f64,
     /// How many of a head's dimensions are rotated, from the first on.
     pub width: usize,
-    /// Whether neighbours are rotated against each other (GPT-J, Cohere), not halves.
+    /// Whether neighbouring dimensions form the rotated pairs (GPT-J, Cohere); otherwise dimension i pairs with i + width / 2.
     pub interleaved: bool,
     pub scaling: RopeScaling,
-    /// What cosines and sines are multiplied by (YaRN, LongRoPE).
+    /// The factor on cosines and sines (YaRN, LongRoPE).
     pub magnitude: f64,
 }
 
-/// Finds a number under a key of a rope dictionary, or says which one is missing. Null says nothing; another type is refused.
+/// Reads numbers from a rope dictionary; the error names a missing key. Null counts as absent; another type is refused.
 struct Parameters<'a> {
     kind: &'a str,
     dictionary: &'a Map<String, Value>,
@@ -121,8 +122,8 @@ impl Parameters<'_> {
 }
 
 impl Rope {
-    /// Reads a dictionary in which nothing is left open (`families::ropes` makes it); `most` is the length that the model
-    /// was made for, which some scalings start from.
+    /// Reads a complete dictionary, as `families::ropes` makes it. `most` is the model's maximum length, which some scalings
+    /// start from.
     pub fn read(dictionary: &Map<String, Value>, most: f64, head_dim: usize) -> Result<Self> {
         let read = Parameters {
             kind: "default",
@@ -152,7 +153,7 @@ impl Rope {
         })
     }
 
-    /// Which frequencies a text of `total` tokens has: two lengths with the same number share them.
+    /// The regime of a text of `total` tokens: texts of the same regime use the same frequencies.
     pub fn scaling_regime(&self, total: usize) -> usize {
         if let RopeScaling::Dynamic { original, .. } = self.scaling
             && total > original
@@ -163,7 +164,7 @@ impl Rope {
         usize::from(long)
     }
 
-    /// `[width / 2]` angles per position, for a text of `total` tokens.
+    /// The frequencies for a text of `total` tokens, `[width / 2]`, in radians a position.
     pub fn frequencies(&self, total: usize) -> Vec<f32> {
         let half = self.width / 2;
         let width = self.width as f64;
@@ -215,7 +216,7 @@ impl Rope {
                 whole,
             } => {
                 let width = self.width as f64;
-                // The dimension that turns so often within the original context.
+                // The dimension whose frequency makes `turns` rotations within the original context.
                 let dimension = |turns: f64| {
                     width * (original / (turns * 2.0 * std::f64::consts::PI)).ln()
                         / (2.0 * self.theta.ln())
@@ -235,7 +236,7 @@ impl Rope {
     }
 }
 
-/// The scaling of a rope dictionary, and what cosines and sines are multiplied by.
+/// The scaling that a rope dictionary describes, and the factor on cosines and sines.
 fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(RopeScaling, f64)> {
     let kind = match dictionary.get("rope_type") {
         None => "default",
@@ -264,7 +265,7 @@ fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(
         ),
         "yarn" => {
             let original = original()?;
-            // transformers wants the key, and takes the ratio of the lengths where it holds null.
+            // As in transformers, the key must exist; if it is null, the factor is the ratio of the lengths.
             let factor = match dictionary.get("factor") {
                 Some(Value::Null) => most / original,
                 _ => read.positive("factor")?,
@@ -330,7 +331,7 @@ fn scaling(dictionary: &Map<String, Value>, most: f64, width: usize) -> Result<(
     })
 }
 
-/// Cosines and sines of a rotation for every position, in its first regime.
+/// Cosines and sines of a rotation for all positions, in the regime of short texts.
 #[derive(Clone, Debug)]
 pub struct RopeTable {
     /// The rotation that the table was made from.
@@ -340,7 +341,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// Builds tables for `context` positions.
+    /// The tables for `context` positions.
     pub fn new(rope: &Rope, context: usize, dtype: DType, device: &Device) -> Result<Self> {
         Ok(Self {
             rope: rope.clone(),
@@ -364,7 +365,7 @@ impl RopeTable {
     }
 }
 
-/// Cosines and sines of consecutive positions, ready to rotate.
+/// Cosines and sines of consecutive positions, to rotate queries and keys with.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     /// `[positions, width / 2]`.
@@ -397,12 +398,12 @@ impl Rotation {
         })
     }
 
-    /// Cosines and sines, `[positions, width / 2]` each, and whether neighbours are rotated against each other.
+    /// Cosines and sines, `[positions, width / 2]` each, and whether neighbouring dimensions are paired.
     pub(super) fn tables(&self) -> (&Tensor, &Tensor, bool) {
         (&self.cos, &self.sin, self.interleaved)
     }
 
-    /// Rotates the first dimensions of `[batch, heads, tokens, head_dim]`.
+    /// Rotates the first `width` dimensions of `[batch, heads, tokens, head_dim]`.
     pub fn apply(&self, x: &Tensor, differentiable: bool) -> Result<Tensor> {
         use candle_nn::rotary_emb::{rope, rope_i, rope_i_slow, rope_slow};
         let (width, head_dim) = (2 * self.cos.dim(1)?, x.dim(3)?);

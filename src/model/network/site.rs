@@ -1,13 +1,13 @@
 //! Sites: the named places in the forward pass, and addresses (a site at a layer).
 //!
-//! Invariant: [`SITES`] is the only list of our names. How addresses are read is in [`super::address`].
+//! Invariant: [`SITES`] is the only list of our names. [`super::address`] reads addresses from text.
 //! To add a site, add a row and one `visit` line in the forward pass.
 
 use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// What the last axis of a site counts, which decides what an edit's indices mean.
+/// What the last axis of a site counts, and therefore what the indices of an edit mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Axis {
     /// The residual width `d_model`.
@@ -30,15 +30,15 @@ pub enum Axis {
 #[derive(Debug)]
 pub struct SiteSpec {
     pub site: Site,
-    /// Its name, as addresses print it.
+    /// The name, as addresses print it.
     pub name: &'static str,
-    /// Whether it exists once a layer.
+    /// Whether the site exists in every layer, rather than once.
     pub layered: bool,
     /// Shape for one prompt.
     pub shape: &'static str,
     /// The last axis.
     pub axis: Axis,
-    /// One sentence.
+    /// A one-sentence description.
     pub about: &'static str,
 }
 
@@ -50,7 +50,7 @@ macro_rules! rows {
             $(#[doc = $about] $site,)*
         }
 
-        /// Every site, in the order of the forward pass.
+        /// All sites, in the order of the forward pass.
         pub const SITES: &[SiteSpec] = &[$(SiteSpec { site: Site::$site, name: $name, layered: $layered, shape: $shape, axis: Axis::$axis, about: $about }),*];
     };
 }
@@ -82,12 +82,12 @@ rows! {
 }
 
 impl Site {
-    /// The site's row.
+    /// The site's row of [`SITES`].
     pub fn spec(self) -> &'static SiteSpec {
         &SITES[self as usize]
     }
 
-    /// The site at a layer, or the site itself where it exists once.
+    /// The address of the site at a layer; the layer is ignored for a site that exists once.
     pub fn at(self, layer: usize) -> Address {
         Address {
             site: self,
@@ -96,7 +96,7 @@ impl Site {
     }
 }
 
-/// A site at a layer; sites that exist once carry layer 0, which does not print.
+/// A site at a layer. Sites that exist once have layer 0, which is not printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Address {
     pub site: Site,
@@ -105,7 +105,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// Whether a pass has been here, or is here, when it visits another address.
+    /// Whether a pass that is visiting `other` has reached this address, or is at it.
     pub fn seen_by(self, other: Self) -> bool {
         let order = |at: Self| {
             if at.site == Site::Embed {

@@ -1,19 +1,19 @@
-//! The tap: what the forward pass calls at every site.
+//! The tap: the hook that the forward pass calls at every site.
 //!
-//! Invariant: edit first, then record, so that what is seen is what flows on; and a tap that changes nothing
-//! leaves the run bit for bit as it is without one. To add a use of the forward pass, implement [`Tap`].
+//! Invariant: a tap edits first and then records, so that the recorded value is the one the pass continues with; a tap that
+//! changes nothing leaves every bit of the run as it is without a tap. To add a use of the forward pass, implement [`Tap`].
 
 use candle_core::Tensor;
 
 use super::site::Address;
 use crate::error::Result;
 
-/// Whether a pass reads a prompt or writes its continuation.
+/// Whether a pass reads a prompt or generates its continuation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassPhase {
     /// Reading the prompt.
     Prefill,
-    /// Writing, one token at a time.
+    /// Generating, one token at a time.
     Decode,
 }
 
@@ -41,10 +41,10 @@ impl PassSpan {
     }
 }
 
-/// What a pass comes to, after every edit.
+/// A result of a pass, after all edits.
 #[derive(Clone, Copy, Debug)]
 pub enum TapOutcome<'a> {
-    /// `resid_post` of the last block, `[batch, tokens, d_model]`, and where they are known the tokens of the pass.
+    /// `resid_post` of the last block, `[batch, tokens, d_model]`, with the tokens of the pass if they are known.
     Stream {
         /// `[batch, tokens]`.
         tokens: Option<&'a Tensor>,
@@ -53,7 +53,7 @@ pub enum TapOutcome<'a> {
     },
     /// `[batch, rows, vocab]`, f32.
     Logits(&'a Tensor),
-    /// Logits that nobody laid out; all of them are finite, or ban a token.
+    /// Logits that were reduced without being stored as a tensor. All of them are finite, or -inf for a banned token.
     Finite,
 }
 
@@ -62,33 +62,33 @@ pub enum TapOutcome<'a> {
 /// Tensors carry a batch dimension in front of the shapes of [`super::site::SITES`]:
 /// `[batch, tokens, ..]`, and `[batch, heads, tokens, positions]` for scores and probabilities.
 pub trait Tap: Send {
-    /// Sees the tokens `[batch, tokens]` of a pass before anything is computed, and may refuse them.
+    /// Called with the tokens `[batch, tokens]` of a pass before anything is computed; an error refuses the pass.
     fn reads(&mut self, _tokens: &Tensor, _span: PassSpan) -> Result<()> {
         Ok(())
     }
-    /// Announces which positions the next visits cover.
+    /// Called with the positions of the pass before its first site.
     fn begin(&mut self, _span: PassSpan) {}
-    /// Sees, and may replace, the value at an address.
+    /// Called with the value at an address; returns the value that the pass continues with.
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor>;
-    /// Whether it looks at the value of an address, or may replace it. What nobody looks at need not be laid out.
+    /// Whether the tap reads or changes the value at an address. If not, the pass need not compute it as a tensor.
     fn wants(&self, _at: Address) -> bool {
         true
     }
-    /// Called once a layer, so that work can be stopped within one.
+    /// Called once for each layer; an error stops the pass there.
     fn checkpoint(&mut self) -> Result<()> {
         Ok(())
     }
-    /// Looks at what the pass came to, and may refuse it.
+    /// Called with each result of the pass; an error refuses it.
     fn leaves(&mut self, _leaving: TapOutcome<'_>) -> Result<()> {
         Ok(())
     }
-    /// Whether gradients must flow, which forbids candle's fused kernels.
+    /// Whether gradients are needed, which rules out candle's fused kernels.
     fn differentiable(&self) -> bool {
         false
     }
 }
 
-/// Sees nothing and changes nothing.
+/// A tap that reads and changes nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoTap;
 
@@ -101,7 +101,7 @@ impl Tap for NoTap {
     }
 }
 
-/// As [`NoTap`], on the paths that gradients can follow.
+/// As [`NoTap`], on the implementations that carry gradients.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GradientTap;
 

@@ -1,8 +1,8 @@
-//! The one forward pass, with one line a site.
+//! The one forward pass, with one line for each site.
 //!
-//! Invariant: every value that a reader of the blocks can name passes through `tap.visit` exactly once a pass,
-//! in the order of [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches.
-//! How a checkpoint becomes a [`Transformer`] is in [`crate::model::checkpoint::assemble`].
+//! Invariant: every value that has an address passes through `tap.visit` exactly once in a pass, in the order of
+//! [`super::site::SITES`]. To serve a new architecture, extend the blueprint, not this file's branches. How a checkpoint
+//! becomes a [`Transformer`] is in [`crate::model::checkpoint::assemble`].
 
 use std::ops::Range;
 
@@ -26,14 +26,14 @@ use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
 use crate::model::kernels;
 
-/// The norms around one sub-layer; which of them exist depends on the arrangement.
+/// The norms around one sub-layer; the arrangement of the block decides which of them exist.
 #[derive(Clone, Debug, Default)]
 pub struct SubNorms {
     /// The norm before the sub-layer.
     pub input: Option<Norm>,
-    /// The norm of the sub-layer's output, before that is added.
+    /// The norm of the sub-layer's output, before the addition to the stream.
     pub output: Option<Norm>,
-    /// The norm of the residual stream, after the output was added.
+    /// The norm of the residual stream, after the addition.
     pub stream: Option<Norm>,
 }
 
@@ -44,37 +44,37 @@ pub struct Block {
     pub attention: AttentionWeights,
     /// Norms around the MLP.
     pub norms_mlp: SubNorms,
-    /// MLP, or a mixture of them.
+    /// The MLP, or a mixture of experts.
     pub mlp: Mlp,
 }
 
 /// A decoder: embedding, blocks, final norm, unembedding.
 #[derive(Clone, Debug)]
 pub struct Transformer {
-    /// What differs between families.
+    /// The architecture.
     pub blueprint: Blueprint,
     /// `[vocab, d_embed]`.
     pub embed: Linear,
-    /// `d_embed -> d_model`, where the table is narrower than the stream.
+    /// `d_embed -> d_model`, if the embedding table is narrower than the stream.
     pub project_in: Option<Linear>,
-    /// `[context + offset, d_model]`, where positions are learned.
+    /// `[context + offset, d_model]`, if positions are learned.
     pub positions: Option<Tensor>,
     pub blocks: Vec<Block>,
     /// Final norm.
     pub norm: Norm,
-    /// `d_model -> d_embed`, where the table is narrower than the stream.
+    /// `d_model -> d_embed`, if the embedding table is narrower than the stream.
     pub project_out: Option<Linear>,
     /// `d_embed -> vocab`.
     pub head: Linear,
-    /// The rotations that layers choose among.
+    /// The rotations; [`super::blueprint::LayerSpec::rope`] is an index into them.
     pub ropes: Vec<RopeTable>,
     /// The device that holds the weights.
     pub device: Device,
-    /// How matrices are kept.
+    /// How weight matrices are stored.
     pub precision: Precision,
-    /// Most positions that tables were made for.
+    /// The most positions that the tables cover.
     pub context: usize,
-    /// Tensors with values that are not finite, as they are kept.
+    /// The weights with values that are not finite.
     pub damage: Vec<NonFinite>,
 }
 
@@ -84,8 +84,8 @@ impl Transformer {
         self.precision.compute()
     }
 
-    /// Embedding and blocks: `tokens` `[batch, tokens]` (u32) to `resid_post` of the last block,
-    /// `[batch, tokens, d_model]`. With a cache, the pass continues after the positions it holds.
+    /// Embedding and blocks: from `tokens`, `[batch, tokens]` (u32), to `resid_post` of the last block, `[batch, tokens,
+    /// d_model]`. With a cache, the pass continues after the positions that the cache holds.
     pub fn trunk(
         &self,
         tokens: &Tensor,
@@ -99,8 +99,8 @@ impl Transformer {
         self.pass(tokens, span, cache, tap)
     }
 
-    /// Runs work where the parallel loops of candle and of our own that are rayon's need no waking: on a worker of its pool.
-    /// The products of the CPU have a pool of their own and are asked for from anywhere.
+    /// Runs `work` on a worker thread of rayon's pool, so that parallel loops of candle and of our own start without waking the
+    /// pool. The CPU products have a pool of their own and can be called from any thread.
     pub(crate) fn on_thread_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
             rayon::scope(|_| work())
@@ -138,7 +138,7 @@ impl Transformer {
         Ok(x)
     }
 
-    /// What a pass over these positions shares between its layers.
+    /// Masks and rotations of a pass over these positions.
     pub fn prepare(&self, span: PassSpan) -> Result<PassContext<'_>> {
         let rotations = self
             .ropes
@@ -153,8 +153,8 @@ impl Transformer {
         ))
     }
 
-    /// Some of the blocks: the stream that enters the first of them, `[batch, tokens, d_model]`, to the one that leaves the
-    /// last. The caller begins the tap, and makes room in the cache before and counts its positions after the pass.
+    /// Runs some of the blocks: from the stream that enters the first of them, `[batch, tokens, d_model]`, to the stream that
+    /// leaves the last. The caller must call [`Tap::begin`] and [`Cache::reserve`] before, and [`Cache::advance`] after it.
     pub fn through(
         &self,
         blocks: Range<usize>,
@@ -184,7 +184,7 @@ impl Transformer {
         Ok(x)
     }
 
-    /// Rows of the embedding table as they enter the stream, without learned positions: ids `[n]` to `[n, d_model]`.
+    /// The scaled token embeddings, without learned positions: ids `[n]` to `[n, d_model]`.
     pub fn embed_tokens(&self, ids: &Tensor) -> Result<Tensor> {
         let x = projected(
             self.project_in.as_ref(),
@@ -193,7 +193,7 @@ impl Transformer {
         scaled(x, self.blueprint.embed_scale)
     }
 
-    /// What enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
+    /// The stream that enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
     fn embedding(&self, tokens: &Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, length) = tokens.dims2()?;
         let x = self.embed_tokens(&tokens.flatten_all()?)?;
@@ -206,7 +206,7 @@ impl Transformer {
         })
     }
 
-    /// One block, `[batch, tokens, d_model] -> [batch, tokens, d_model]`: nothing but the paper and the sites.
+    /// One block, `[batch, tokens, d_model] -> [batch, tokens, d_model]`: only the equations of the paper and the sites.
     fn block(
         &self,
         i: usize,
@@ -231,7 +231,7 @@ impl Transformer {
         let a = tap.visit(AttnOut.at(i), a)?;
         let a = tap.visit(AttnAdd.at(i), scaled(norm(&attn.output, &a)?, scale)?)?;
         let (x, read) = match self.blueprint.arrangement {
-            // The MLP reads what attention read, before attention wrote.
+            // The MLP reads the same normed stream as attention, without the attention output.
             BlockOrder::ParallelSharedNorm => ((x + a)?, read),
             BlockOrder::Parallel => {
                 let read = norm(&mlp.input, &x)?;
@@ -253,14 +253,14 @@ impl Transformer {
         tap.visit(ResidPost.at(i), norm(&mlp.stream, &(x + m)?)?)
     }
 
-    /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32. To read other rows in the
-    /// same product, or statistics alone, see [`super::readout`].
+    /// Final norm and unembedding of `[batch, rows, d_model]`: logits `[batch, rows, vocab]`, f32. For other rows in the same
+    /// product, or for statistics alone, see [`super::readout`].
     pub fn read_out(&self, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let y = tap.visit(FinalNorm.at(0), self.norm.forward(x, tap.differentiable())?)?;
         self.leave(self.raw(&y)?, tap)
     }
 
-    /// From products with the unembedding to the model's own logits, `[batch, rows, vocab]`.
+    /// From the raw product with the unembedding to the model's logits, `[batch, rows, vocab]`, through their sites.
     pub(super) fn leave(&self, raw: Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let raw = tap.visit(LogitsRaw.at(0), raw)?;
         let logits = tap.visit(Logits.at(0), self.finish(raw)?)?;
@@ -268,13 +268,12 @@ impl Transformer {
         Ok(logits)
     }
 
-    /// Final norm (statistics of each row itself) and unembedding, with multiplier and soft-cap:
-    /// `[n, d_model] -> [n, vocab]`, f32.
+    /// Final norm with each row's own statistics, unembedding, multiplier and soft-cap: `[n, d_model] -> [n, vocab]`, f32.
     pub fn unembed(&self, rows: &Tensor) -> Result<Tensor> {
         self.finish(self.raw(&self.norm.forward(rows, false)?)?)
     }
 
-    /// As [`Transformer::unembed`], before the soft-cap: what direct effects sum to.
+    /// As [`Transformer::unembed`] without the soft-cap: the quantity that direct effects sum to.
     pub fn uncapped(&self, rows: &Tensor) -> Result<Tensor> {
         let raw = self.raw(&self.norm.forward(rows, false)?)?;
         scaled(raw, self.blueprint.logit_scale)
@@ -290,11 +289,11 @@ impl Transformer {
         projected(self.project_out.as_ref(), x)
     }
 
-    /// Multiplier and soft-cap.
+    /// Applies the logit multiplier and the soft-cap.
     pub(super) fn finish(&self, raw: Tensor) -> Result<Tensor> {
         let logits = scaled(raw, self.blueprint.logit_scale)?;
         match self.blueprint.logit_cap {
-            // The bits of the read-out, where no gradient is to pass.
+            // Without gradients on the CPU: the same function as the fused read-out, for equal bits.
             Some(cap) if logits.device().is_cpu() && !logits.track_op() => {
                 let shape = logits.shape().clone();
                 let mut numbers = logits.flatten_all()?.to_vec1::<f32>()?;
@@ -306,8 +305,8 @@ impl Transformer {
         }
     }
 
-    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`: through the final norm, with the statistics of
-    /// each row itself, or with those of other rows, whose `1 / scale` is `[n, 1]`.
+    /// Rows as the unembedding takes them, `[n, d_model] -> [n, d_embed]`, after the final norm with each row's own statistics,
+    /// or with the inverse scales `[n, 1]` of other rows.
     pub fn normalize_for_unembed(&self, rows: &Tensor, scale: Option<&Tensor>) -> Result<Tensor> {
         let normed = match scale {
             None => self.norm.forward(rows, false)?,
@@ -316,21 +315,20 @@ impl Transformer {
         self.projected(&normed)
     }
 
-    /// What rows add to the logits before the soft-cap, norm and bias left out: `[n, d_model] -> [n, vocab]`, f32.
+    /// What rows add to the logits before the soft-cap, without norm and bias: `[n, d_model] -> [n, vocab]`, f32.
     pub fn direct_logits(&self, rows: &Tensor) -> Result<Tensor> {
         let read = self.projected(&rows.to_dtype(self.dtype())?)?;
         let promoted = self.head.product(&read)?.to_dtype(DType::F32)?;
         scaled(promoted, self.blueprint.logit_scale)
     }
 
-    /// The direction in the normed stream that one unit of a token's logit (before the soft-cap) stands for:
-    /// `[d_model]`, f32.
+    /// The gradient of a token's logit (before the soft-cap) with respect to the stream after the final norm: `[d_model]`, f32.
     pub fn logit_direction(&self, token: u32) -> Result<Tensor> {
         let id = Tensor::new(&[token], &self.device)?;
         self.before_projection(self.head.rows(&id, DType::F32)?)
     }
 
-    /// A row of the head as a direction of the stream behind the final norm.
+    /// A row of the unembedding as a direction of the stream after the final norm.
     fn before_projection(&self, row: Tensor) -> Result<Tensor> {
         let row = match &self.project_out {
             Some(projection) => row.matmul(&projection.weight()?)?,
@@ -339,8 +337,8 @@ impl Transformer {
         scaled(row.squeeze(0)?, self.blueprint.logit_scale)
     }
 
-    /// The mean of the first `known` tokens' logit directions, and of their biases: what a logit is compared with where it
-    /// is centred.
+    /// The means of the logit directions and of the biases of the first `known` tokens, which are subtracted from a token's to
+    /// centre its logit.
     pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
         let rows = self.head.weight()?.narrow(0, 0, known)?;
         let row = self.before_projection(rows.mean_keepdim(0)?)?;
@@ -354,7 +352,7 @@ impl Transformer {
         Ok((row, bias * self.blueprint.logit_scale as f32))
     }
 
-    /// What a token's logit has before anything is read: the bias of the unembedding, through the multiplier.
+    /// The constant part of a token's logit: the bias of the unembedding times the multiplier.
     pub fn logit_bias(&self, token: u32) -> Result<f32> {
         let Some(bias) = &self.head.bias else {
             return Ok(0.0);
@@ -363,7 +361,7 @@ impl Transformer {
         Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
     }
 
-    /// What learned positions add to the embedding, `[count, d_model]`, f32; nothing where positions are rotated.
+    /// The vectors of `count` learned positions from `first` on, `[count, d_model]`, f32; none if positions are rotated.
     pub fn position_vectors(&self, first: usize, count: usize) -> Result<Option<Tensor>> {
         let Some(table) = &self.positions else {
             return Ok(None);
@@ -372,7 +370,7 @@ impl Transformer {
         Ok(Some(rows.to_dtype(DType::F32)?))
     }
 
-    /// Unused rows before the learned vector of position 0.
+    /// The number of unused rows in the table of learned positions.
     fn offset(&self) -> usize {
         match self.blueprint.positions {
             super::blueprint::PositionEncoding::Learned { offset } => offset,
@@ -380,8 +378,8 @@ impl Transformer {
         }
     }
 
-    /// Which frequencies a text of `total` tokens has, over all rotations. A cache made under one regime does not
-    /// serve another: the text is read again.
+    /// The regime of a text of `total` tokens, over all rotations: see [`super::rope::Rope::scaling_regime`]. A cache that was
+    /// made under one regime cannot be used under another: the text is read again.
     pub fn rope_scaling_regime(&self, total: usize) -> usize {
         let regimes = self
             .ropes
@@ -391,12 +389,12 @@ impl Transformer {
     }
 }
 
-/// Through a projection between the stream and the embedding's width, where there is one.
+/// Applies a projection between the widths of stream and embedding, if there is one.
 fn projected(projection: Option<&Linear>, x: &Tensor) -> Result<Tensor> {
     projection.map_or_else(|| Ok(x.clone()), |p| p.forward(x))
 }
 
-/// `x * factor`; a factor of exactly one leaves every bit alone.
+/// `x * factor`; a factor of exactly one returns `x` itself.
 fn scaled(x: Tensor, factor: f64) -> Result<Tensor> {
     #[allow(clippy::float_cmp)] // the default is exactly one
     if factor == 1.0 {

@@ -1,7 +1,7 @@
-//! What neurons write into the stream: value vectors (Geva et al. 2022, 2203.14680), as they are added.
+//! Value vectors: what each neuron adds to the stream (Geva et al. 2022, 2203.14680).
 //!
-//! Invariant: `mlp_add = Σ_i mlp_act[i] · value_i · factor + bias terms`, where `factor` is 1, or in families that norm
-//! what the MLP writes, that norm's own scale at the position. Layers that are mixtures have no value vectors here.
+//! Invariant: `mlp_add = Σ_i mlp_act[i] · value_i · factor + bias terms`, where `factor` is 1 or, in families that norm the MLP
+//! output, that norm's own scale at the position. Layers with a mixture of experts have no value vectors.
 
 use candle_core::Tensor;
 
@@ -12,8 +12,8 @@ use super::transformer::Transformer;
 use crate::error::{Error, Result};
 
 impl Transformer {
-    /// The layers whose neurons can be addressed and followed to the logits: those with one MLP, in a stream that
-    /// is not normed between the blocks.
+    /// The layers whose neurons can be addressed and attributed to logits: those with a dense MLP, unless the family norms the
+    /// stream between components.
     pub fn neuron_layers(&self) -> Vec<usize> {
         if self.blueprint.arrangement == BlockOrder::NormedStream {
             return Vec::new();
@@ -21,7 +21,7 @@ impl Transformer {
         self.blueprint.dense_layers()
     }
 
-    /// Why [`Transformer::neuron_layers`] is empty.
+    /// The error that says why [`Transformer::neuron_layers`] is empty.
     pub fn no_neurons(&self) -> Error {
         let why = if self.blueprint.arrangement == BlockOrder::NormedStream {
             "this family normalizes the stream after every component, so no neuron has a direct effect. Use the lens, or record mlp_act."
@@ -34,25 +34,26 @@ impl Transformer {
         }
     }
 
-    /// All value vectors of a layer, `[d_model, d_mlp]`, f32: through the gain of the norm of what the MLP writes,
-    /// where there is one, and the residual multiplier.
+    /// All value vectors of a layer, `[d_model, d_mlp]`, f32, including the gain of the norm of the MLP output, if there is
+    /// one, and the residual multiplier.
     pub fn value_vectors(&self, layer: usize) -> Result<Tensor> {
         let down = self.dense(layer)?.down.weight()?;
         self.added(layer, down.t()?)?.t().map_err(Error::from)
     }
 
-    /// One value vector, `[d_model]`, f32, as [`Transformer::value_vectors`] has it.
+    /// One value vector, `[d_model]`, f32: a column of [`Transformer::value_vectors`].
     pub fn value_vector(&self, layer: usize, neuron: usize) -> Result<Tensor> {
         self.added(layer, self.dense(layer)?.down.column(neuron)?)
     }
 
-    /// A logit direction's dot with every value vector of a layer through the final norm's gain, `[d_mlp]`: times an
-    /// activation, the final norm's scale and [`Transformer::write_factor`] it is a direct effect.
+    /// The dot products of a logit direction, multiplied by the final norm's gain, with every value vector of a layer:
+    /// `[d_mlp]`. Multiplied by an activation, the final norm's scale and [`Transformer::write_factor`] this is a direct
+    /// effect.
     pub fn value_view(&self, layer: usize, direction: &Tensor) -> Result<Vec<f32>> {
         let target = direction.mul(&self.norm.gain)?;
         let target = match self.norm.kind {
             NormKind::Rms | NormKind::Identity => target,
-            // Centring the value vectors is the same as centring what they are compared with.
+            // Centring the direction is the same as centring the value vectors.
             NormKind::Layer => target.broadcast_sub(&target.mean_keepdim(0)?)?,
         };
         Ok(target
@@ -62,21 +63,21 @@ impl Transformer {
             .to_vec1()?)
     }
 
-    /// What one unit of every neuron of a layer adds along directions of the stream, as
-    /// [`Transformer::value_vectors`] has it: `[n, d_model]` to `[n, d_mlp]`, f32. Times [`Transformer::write_factor`] it is an
-    /// effect.
+    /// What one unit of each neuron's activation adds along directions of the stream, computed as in
+    /// [`Transformer::value_vectors`]: `[n, d_model]` to `[n, d_mlp]`, f32. Multiplied by the activation and by
+    /// [`Transformer::write_factor`] this is a direct effect.
     pub fn neuron_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let read = self.before_write(self.write_norm(layer), directions)?;
         Ok(read.matmul(&self.dense(layer)?.down.weight()?)?)
     }
 
-    /// What an MLP adds whatever its neurons do, along directions `[n, d_model]`.
+    /// The constant part of what an MLP adds, along directions `[n, d_model]`.
     pub fn mlp_constants(&self, layer: usize, directions: &Tensor) -> Result<Constants> {
         let bias = self.dense(layer)?.down.bias.as_ref();
         self.constants(self.write_norm(layer), bias, directions)
     }
 
-    /// The scale that the norm of what the MLP writes had for a row of `mlp_out`; 1 where there is no such norm.
+    /// The scale that the norm of the MLP output has for a row of `mlp_out`; 1 if the family has no such norm.
     pub fn write_factor(&self, layer: usize, mlp_out: &[f32]) -> f32 {
         self.write_norm(layer)
             .map_or(1.0, |norm| norm.inverse_scale_of(mlp_out))
@@ -98,7 +99,7 @@ impl Transformer {
             .ok_or_else(|| self.no_neurons())
     }
 
-    /// `[.., d_model]` as written by the MLP to what is added, without the norm's scale.
+    /// From a part of the MLP output, `[.., d_model]`, to what it adds to the stream, without the norm's scale.
     fn added(&self, layer: usize, written: Tensor) -> Result<Tensor> {
         let gained = match self.write_norm(layer) {
             Some(norm) => written.broadcast_mul(&norm.gain)?,

@@ -1,8 +1,8 @@
-//! Tokens that only the small files beside a tokenizer know: `added_tokens_decoder`, `added_tokens.json`, named special
+//! Tokens that are defined only in the small files of a tokenizer: `added_tokens_decoder`, `added_tokens.json`, named special
 //! tokens.
 //!
-//! Invariant: what is added, in which order and with which properties, is as in transformers 5.24 (`_from_pretrained` and
-//! `TokenizersBackend.__init__`): a text that the vocabulary has keeps its id whatever a file says, others get the next
+//! Invariant: which tokens are added, in which order and with which properties, is as in transformers 5.24 (`_from_pretrained`
+//! and `TokenizersBackend.__init__`): a text that is in the vocabulary keeps its id whatever a file says, others get the next
 //! ids. To read another source of tokens, add it to [`tokens`].
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use super::{SPECIALS, parse, token_named};
 use crate::error::Result;
 use crate::text;
 
-/// A token with all that a file says of it.
+/// A token with all properties that a file gives.
 fn token(value: &Value, special: Option<bool>) -> Option<AddedToken> {
     if let Some(content) = value.as_str() {
         return Some(AddedToken::from(content, special.unwrap_or(false)));
@@ -29,7 +29,7 @@ fn token(value: &Value, special: Option<bool>) -> Option<AddedToken> {
     Some(token.normalized(normalized))
 }
 
-/// The tokens that the configuration names: the standard ones first, then others whose key ends in `_token`, then lists.
+/// The tokens that the configuration names: first the standard ones, then others whose key ends in `_token`, then lists.
 fn named(config: &Value) -> Vec<AddedToken> {
     let standard = SPECIALS
         .iter()
@@ -56,7 +56,7 @@ fn named(config: &Value) -> Vec<AddedToken> {
     standard.chain(own).chain(listed).collect()
 }
 
-/// The tokens of the files by their ids, in that order.
+/// The tokens of the files with their ids, sorted by id.
 fn tokens(config: &Value, added: Option<&[u8]>) -> Result<Vec<(u32, AddedToken)>> {
     let mut found: Vec<(u32, AddedToken)> =
         if let Some(decoder) = config.get("added_tokens_decoder") {
@@ -80,7 +80,7 @@ fn tokens(config: &Value, added: Option<&[u8]>) -> Result<Vec<(u32, AddedToken)>
     Ok(found)
 }
 
-/// Adds them to a tokenizer; returns what a user should know of them.
+/// Adds them to a tokenizer; returns notes for the user.
 pub(super) fn add(
     inner: &mut tokenizers::Tokenizer,
     config: &Value,
@@ -140,7 +140,7 @@ pub(super) fn add(
     })
 }
 
-/// Why tokens were not added: a file that is not JSON, or a tokenizer that does not take them.
+/// Why tokens were not added: a file is not JSON, or the tokenizer refused them.
 pub(super) enum AddTokensError {
     File(crate::error::Error),
     Tokenizer(tokenizers::Error),

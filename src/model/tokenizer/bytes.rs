@@ -1,42 +1,41 @@
-//! How the pieces of a vocabulary spell bytes.
+//! How the tokens of a vocabulary are spelled as bytes.
 //!
-//! Invariant: how a piece spells bytes is read from the decoder once, never guessed from a token.
-//! To add a kind of decoder, add an arm in [`steps`] and, if it spells pieces in a new way, a [`ByteStep`].
+//! Invariant: the spelling is read from the decoder once, never guessed from a token.
+//! To add a kind of decoder, add an arm in [`steps`] and, if it spells tokens in a new way, a [`ByteStep`].
 
 use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The most ids without a piece that a small vocabulary is believed to have: a wrong id in a file must not ask for all
-/// memory.
+/// The most unused ids in a small vocabulary: a wrong id in a file must not exhaust the memory.
 const MOST_GAPS: usize = 1 << 18;
 
-/// The parts of `tokenizer.json` that say how pieces spell bytes.
+/// The parts of `tokenizer.json` that determine how tokens are spelled as bytes.
 #[derive(Deserialize)]
 pub(super) struct Pipeline {
     #[serde(default)]
     pub decoder: Value,
     #[serde(default)]
     pub pre_tokenizer: Value,
-    /// Whether an added token stands for its own letters even if the vocabulary holds it.
+    /// Whether an added token is spelled literally even if the vocabulary contains it.
     #[serde(skip)]
     pub added_are_letters: bool,
 }
 
-/// One step from a piece of the vocabulary to bytes.
+/// One step of the conversion from a vocabulary entry to bytes.
 enum ByteStep {
-    /// Each character stands for a byte, after GPT-2's table.
+    /// Each character stands for a byte, by GPT-2's table.
     ByteLevel(HashMap<char, u8>),
     /// `<0xE2>` is a byte.
     ByteFallback,
-    /// One string stands for another: `▁` for a space.
+    /// A string is replaced by another one: `▁` by a space.
     Replace(String, String),
-    /// A word is written with a space before it, and a part that continues one with this prefix.
+    /// A word begins with a space, and the continuation of a word with this prefix.
     Prefix(String),
 }
 
-/// Reads the steps from the decoder of `tokenizer.json` or, without one, from what the pre-tokenizer does to the text.
+/// Reads the steps from the decoder of `tokenizer.json` or, if there is none, from the pre-tokenizer.
 fn steps(pipeline: &Pipeline) -> Vec<ByteStep> {
     let source = [&pipeline.decoder, &pipeline.pre_tokenizer]
         .into_iter()
@@ -64,16 +63,16 @@ fn steps(pipeline: &Pipeline) -> Vec<ByteStep> {
                         .map(|(from, to)| ByteStep::Replace(from, to)),
                 );
             }
-            // What follows works on the joined text: Llama's decoder takes the space off its front.
+            // The following steps work on the joined text: Llama's decoder removes a leading space.
             Some("Fuse") => break,
-            // A pre-tokenizer's splits, and the decoders of speech models, say nothing about bytes.
+            // Splits of a pre-tokenizer, and decoders of speech models, do not affect the spelling.
             _ => {}
         }
     }
     steps
 }
 
-/// Lists the parts of a decoder or pre-tokenizer, through all its sequences.
+/// The parts of a decoder or pre-tokenizer, with all sequences flattened.
 fn flat(part: &Value) -> Vec<&Value> {
     match part["decoders"]
         .as_array()
@@ -125,10 +124,10 @@ fn spell(piece: &str, steps: &[ByteStep]) -> Vec<u8> {
     piece.into_bytes()
 }
 
-/// Builds the table of all tokens' bytes: the bytes, and where each token ends.
+/// Builds the table of all tokens' bytes: the bytes, and the end of each token.
 ///
-/// Added tokens stand for their own letters, except those that the model's vocabulary holds as well and that are not
-/// special: Gemma's runs of `▁`.
+/// Added tokens are spelled literally, except those that the model's vocabulary contains as well and that are not special:
+/// Gemma's runs of `▁`.
 pub(super) fn byte_table(
     inner: &tokenizers::Tokenizer,
     pipeline: &Pipeline,
@@ -141,7 +140,7 @@ pub(super) fn byte_table(
         .chain(added.keys())
         .max()
         .map_or(0, |&id| id as usize + 1);
-    // Ids have gaps, but not more of them than pieces.
+    // Ids may have gaps, but not more of them than tokens.
     if size > MOST_GAPS + 8 * (vocabulary.len() + added.len()) {
         return Err(format!("it has an id of {}", size - 1));
     }

@@ -1,8 +1,8 @@
-//! What a `tokenizer.json` must not say: the `tokenizers` crate believes its file in a few places, and would stop the
-//! program, or fill its memory, where the file contradicts itself.
+//! Refuses `tokenizer.json` files on which the `tokenizers` crate would panic or exhaust the memory: in a few places it trusts
+//! the file, and the file may contradict itself.
 //!
-//! Invariant: what passes here can be built and used without a panic, and a text grows to a bounded multiple of itself.
-//! To forbid another thing, add a line to [`refusal`], and the file that showed it to fuzz/corpus/tokenizer/.
+//! Invariant: a file that passes can be built and used without a panic, and a text grows at most by a constant factor. To
+//! refuse something else, add a line to [`refusal`], and the file that showed it to fuzz/corpus/tokenizer/.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,10 +11,10 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// The most that all replacements of a file together may make of one byte: `▁` for a space makes three.
+/// The most bytes that all replacements of a file together may make of one byte; `▁` for a space makes three.
 const MOST_GROWTH: usize = 256;
 
-/// The parts of a `tokenizer.json` that are looked at.
+/// The parts of a `tokenizer.json` that are checked.
 #[derive(Deserialize)]
 pub(super) struct ExpansionRisk {
     #[serde(default)]
@@ -37,16 +37,16 @@ struct TokenizerModel {
     merges: PieceLengths,
 }
 
-/// How long the pieces of a vocabulary or of a list of merges are, in bytes.
+/// The lengths in bytes of the entries of a vocabulary or of a list of merges.
 #[derive(Clone, Copy, Default)]
 struct PieceLengths {
     /// The longest key of a map, or pair of a list.
     longest: usize,
-    /// With how many ASCII characters the second part of every pair begins, at the least.
+    /// The smallest number of ASCII characters with which the second part of any pair begins.
     ascii: Option<usize>,
 }
 
-/// Says what is wrong with a file, if anything is.
+/// What is wrong with a file, if anything is.
 pub(super) fn refusal(suspects: &ExpansionRisk) -> Option<String> {
     let model = &suspects.model;
     let (piece, merge) = (model.vocab.longest, model.merges.longest);
@@ -56,7 +56,7 @@ pub(super) fn refusal(suspects: &ExpansionRisk) -> Option<String> {
         ));
     }
     let prefix = model.continuing_subword_prefix.as_str().unwrap_or_default();
-    // The crate cuts it off by its length, without looking.
+    // The crate cuts off the prefix by its length, without comparing it.
     if !prefix.is_empty() && model.merges.ascii.is_some_and(|n| n < prefix.len()) {
         return Some(format!("a merge lacks the prefix `{prefix}`"));
     }
@@ -84,7 +84,7 @@ pub(super) fn refusal(suspects: &ExpansionRisk) -> Option<String> {
     None
 }
 
-/// Lists the steps of a part, through all its sequences.
+/// The steps of a part, with all sequences flattened.
 fn flat<'a>(part: &'a Value, list: &str) -> Vec<&'a Value> {
     match part[list].as_array() {
         Some(steps) => steps.iter().flat_map(|step| flat(step, list)).collect(),
@@ -92,7 +92,7 @@ fn flat<'a>(part: &'a Value, list: &str) -> Vec<&'a Value> {
     }
 }
 
-/// What a replacement makes of one byte, at the most.
+/// The most bytes that a replacement makes of one byte.
 fn growth(step: &Value) -> usize {
     let content = step["content"].as_str().unwrap_or_default().len();
     let Value::Object(pattern) = &step["pattern"] else {
@@ -100,12 +100,12 @@ fn growth(step: &Value) -> usize {
     };
     match pattern.get("String").and_then(Value::as_str) {
         Some(from) if !from.is_empty() => content.div_ceil(from.len()).max(1),
-        // A pattern may match nothing at all, before every character.
+        // A pattern may match the empty text, before every character.
         _ => content + 1,
     }
 }
 
-/// The first token that a template of a post-processor names and does not list.
+/// The first token that a post-processor's template uses without declaring it.
 fn unlisted(processor: &Value) -> Option<&str> {
     let listed: HashSet<&String> = processor["special_tokens"]
         .as_object()
@@ -173,7 +173,7 @@ impl<'de> Visitor<'de> for PiecesVisitor {
     }
 }
 
-/// Reads a string and keeps its length.
+/// Reads a string and keeps only its length.
 struct TextLength;
 
 impl<'de> DeserializeSeed<'de> for TextLength {
@@ -194,10 +194,10 @@ impl<'de> DeserializeSeed<'de> for TextLength {
     }
 }
 
-/// A merge: `"a b"` or `["a", "b"]`. Anything else, such as a piece of a Unigram vocabulary, has no length.
+/// A merge: `"a b"` or `["a", "b"]`. Anything else, such as an entry of a Unigram vocabulary, has no length.
 struct MergeRule {
     whole: usize,
-    /// With how many ASCII characters the second part begins.
+    /// The number of ASCII characters with which the second part begins.
     ascii: usize,
 }
 

@@ -1,7 +1,7 @@
-//! Tokenizers from the metadata of GGUF files.
+//! Builds tokenizers from the metadata of GGUF files.
 //!
 //! Invariant: ids are those of the model's own `tokenizer.json`: byte-level vocabularies split by `pre_tokenizers.rs`, and
-//! SentencePiece's get the merges that Hugging Face derives from pieces and scores. A kind that is not known is refused by
+//! SentencePiece vocabularies get the merges that Hugging Face derives from tokens and scores. An unknown kind is refused by
 //! name.
 //! To add a kind of vocabulary, add an arm in [`GgufVocabulary::tokenizer`].
 
@@ -18,7 +18,7 @@ use super::pre_tokenizers::split;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
 
-/// What `tokenizer.ggml.token_type` says of a piece (llama.cpp, `llama_token_type`).
+/// The values of `tokenizer.ggml.token_type` (llama.cpp, `llama_token_type`).
 pub(super) mod kind {
     pub const UNKNOWN: i64 = 2;
     pub const CONTROL: i64 = 3;
@@ -27,7 +27,7 @@ pub(super) mod kind {
     pub const BYTE: i64 = 6;
 }
 
-/// Pieces that end an answer by their text alone, as in llama.cpp: many conversions name only one end.
+/// Tokens that end an answer by their text alone, as in llama.cpp: many conversions name only one end token.
 const ENDS: [&str; 24] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -55,7 +55,7 @@ const ENDS: [&str; 24] = [
     "<|file_sep|>",
 ];
 
-/// A vocabulary as a GGUF file keeps it.
+/// A vocabulary as stored in a GGUF file.
 #[derive(Debug, Default)]
 pub(super) struct GgufVocabulary<'a> {
     /// `tokenizer.ggml.model`: `gpt2`, `llama`, ...
@@ -66,11 +66,11 @@ pub(super) struct GgufVocabulary<'a> {
     pub architecture: &'a str,
     /// `general.name`.
     pub name: &'a str,
-    /// The pieces by id.
+    /// The tokens by id.
     pub pieces: Vec<&'a str>,
-    /// Their scores; empty when there are none.
+    /// Their scores; empty if there are none.
     pub scores: Vec<f32>,
-    /// Their kinds; empty when there are none.
+    /// Their types; empty if there are none.
     pub kinds: Vec<i64>,
     /// `a b` pairs by rank.
     pub merges: Option<Vec<&'a str>>,
@@ -78,12 +78,12 @@ pub(super) struct GgufVocabulary<'a> {
     pub add_eos: Option<bool>,
     pub add_space_prefix: Option<bool>,
     pub bos: Option<u32>,
-    /// End of text, of turn and of message, as far as the file names them.
+    /// The tokens for end of text, turn and message, as far as the file names them.
     pub ends: Vec<u32>,
     pub unknown: Option<u32>,
 }
 
-/// What a vocabulary becomes.
+/// The tokenizer built from a vocabulary, with its settings.
 pub(super) struct BuiltTokenizer {
     pub inner: tokenizers::Tokenizer,
     pub pipeline: Pipeline,
@@ -91,18 +91,18 @@ pub(super) struct BuiltTokenizer {
     pub eos: Vec<u32>,
 }
 
-/// The tokenizer that a vocabulary describes, as the parts of a `tokenizer.json`.
+/// The tokenizer of a vocabulary, as the parts of a `tokenizer.json`.
 struct Parts {
     model: BPE,
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
-    /// Whether a BOS goes first when the file does not say.
+    /// Whether a BOS is added by default.
     bos: bool,
 }
 
 impl<'a> GgufVocabulary<'a> {
-    /// Reads the vocabulary of a file.
+    /// Reads the vocabulary in a file.
     pub fn read(gguf: &'a Gguf) -> Result<Self> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| gguf.u32(&key(&format!("{name}_token_id")));
@@ -144,7 +144,7 @@ impl<'a> GgufVocabulary<'a> {
     /// Builds the tokenizer.
     pub fn tokenizer(mut self) -> Result<BuiltTokenizer> {
         if self.model == "llama" {
-            // The ids that SentencePiece gives when nothing else is said.
+            // The default ids of SentencePiece.
             self.bos = self.bos.or(Some(1));
             self.unknown = self.unknown.or(Some(0));
             if self.ends.is_empty() {
@@ -204,7 +204,7 @@ impl<'a> GgufVocabulary<'a> {
         self.kinds.get(id).copied().unwrap_or(1)
     }
 
-    /// Ids by piece; of a piece that is there twice, the later one, as in llama.cpp.
+    /// Ids by token; for a repeated token the later id, as in llama.cpp.
     fn ids(&self) -> HashMap<&'a str, u32> {
         let pieces = self.pieces.iter().enumerate();
         pieces
@@ -213,9 +213,9 @@ impl<'a> GgufVocabulary<'a> {
             .collect()
     }
 
-    /// The pieces that a text is searched for before it is split: special ones, and those that a user defined.
+    /// The tokens that are searched for in a text before it is split: special ones, and those defined by users.
     fn added(&self) -> Vec<AddedToken> {
-        // llama.cpp knows by the model's name that these take the spaces behind them.
+        // As in llama.cpp, the model's name tells that these tokens include the following spaces.
         let name = self.name.to_lowercase();
         let phi3 = name.contains("phi-3") || name.contains("phi3");
         let pieces = self.pieces.iter().enumerate();
@@ -234,10 +234,10 @@ impl<'a> GgufVocabulary<'a> {
         found.collect()
     }
 
-    /// The tokens that end an answer: those that the file names, then those known by their text.
+    /// The tokens that end an answer: first those that the file names, then those known by their text.
     fn eos(&self, ids: &HashMap<&str, u32>) -> Vec<u32> {
         let has = |piece: &str| ids.contains_key(piece);
-        // In these vocabularies the piece ends a part of an answer, not the answer.
+        // In these vocabularies the token ends a part of an answer, not the answer.
         let goes_on =
             (has("<|return|>") && has("<|call|>")) || (has("<|calls|>") && has("<|flush|>"));
         let by_text = ENDS
@@ -253,7 +253,7 @@ impl<'a> GgufVocabulary<'a> {
         eos
     }
 
-    /// The post-processor that puts tokens around a text.
+    /// The post-processor that adds tokens before and after a text.
     fn around(&self, bos: Option<u32>, eos: Option<u32>) -> Value {
         if bos.is_none() && eos.is_none() {
             return Value::Null;
@@ -284,10 +284,10 @@ impl<'a> GgufVocabulary<'a> {
         })
     }
 
-    /// GPT-2's kind: characters stand for bytes.
+    /// A byte-level vocabulary like GPT-2's: characters stand for bytes.
     fn byte_level(&self, ids: &HashMap<&str, u32>) -> Result<Parts> {
         let known = |name: &&str| split(name).is_some();
-        // Files older than the key say nothing; some architectures have always split the same way.
+        // Files older than the key do not have it; some architectures have always used the same split.
         let name = self
             .pre
             .or_else(|| Some(self.architecture).filter(known))
@@ -316,7 +316,7 @@ impl<'a> GgufVocabulary<'a> {
         })
     }
 
-    /// Gemma 4's kind: listed merges over `▁` for spaces, bytes for what has no piece.
+    /// A vocabulary like Gemma 4's: listed merges with `▁` for spaces, and bytes for text without a token.
     fn raw_bytes(&self, ids: &HashMap<&str, u32>) -> Result<Parts> {
         let model = self
             .bpe(ids, self.listed_merges(ids)?)?
@@ -331,7 +331,8 @@ impl<'a> GgufVocabulary<'a> {
         })
     }
 
-    /// SentencePiece's kind: `▁` for spaces, bytes for what has no piece; what merges first is what scores highest.
+    /// A SentencePiece vocabulary: `▁` for spaces, bytes for text without a token; the merge with the highest score comes
+    /// first.
     fn sentence_piece(&self, ids: &HashMap<&str, u32>) -> Result<Parts> {
         if self.scores.is_empty() {
             return Err(refuse(
@@ -368,7 +369,7 @@ impl<'a> GgufVocabulary<'a> {
         })
     }
 
-    /// The merges of the file; one whose parts or result are no pieces could never happen.
+    /// The merges in the file, without those whose parts or result are not tokens, which could never be applied.
     fn listed_merges(&self, ids: &HashMap<&str, u32>) -> Result<Vec<(String, String)>> {
         let merges = self
             .merges
@@ -376,7 +377,7 @@ impl<'a> GgufVocabulary<'a> {
             .ok_or_else(|| refuse("it has no list of merges (`tokenizer.ggml.merges`)"))?;
         let mut whole = String::new();
         let pairs = merges.iter().filter_map(|merge| {
-            // A piece may begin with a space.
+            // A token may begin with a space.
             let first = merge.chars().next()?.len_utf8();
             let at = first + merge.get(first..)?.find(' ')?;
             let (left, right) = (&merge[..at], &merge[at + 1..]);
@@ -389,7 +390,7 @@ impl<'a> GgufVocabulary<'a> {
         Ok(pairs.collect())
     }
 
-    /// The merges that lead to each piece, by score, as Hugging Face derives them (transformers,
+    /// The merges that give each token, by score, as Hugging Face derives them (transformers,
     /// `convert_slow_tokenizer.generate_merges`).
     fn derived_merges(&self, ids: &HashMap<&'a str, u32>) -> Vec<(String, String)> {
         struct Merge<'a> {
@@ -434,7 +435,7 @@ impl<'a> GgufVocabulary<'a> {
     }
 }
 
-/// What a file's tokenizer lacks, and what to do.
+/// The error for a tokenizer that lacks something, and what to do.
 fn refuse(what: impl Into<String>) -> Error {
     Error::Text {
         what: format!("The tokenizer in this GGUF file cannot be used: {}", what.into()),
@@ -442,7 +443,7 @@ fn refuse(what: impl Into<String>) -> Error {
     }
 }
 
-/// Reads one part of a `tokenizer.json`.
+/// Deserializes one part of a `tokenizer.json`.
 fn part<T: serde::de::DeserializeOwned>(value: Value) -> Result<Option<T>> {
     serde_json::from_value(value).map_err(|e| refuse(e.to_string()))
 }

@@ -1,8 +1,8 @@
-//! Tokenizers of folders without a `tokenizer.json`: `vocab.json` with `merges.txt` (OPT, older GPT-2 kinds), or a
+//! Tokenizers of folders without a `tokenizer.json`: `vocab.json` with `merges.txt` (OPT, older models like GPT-2), or a
 //! SentencePiece `tokenizer.model` (older Llamas).
 //!
-//! Invariant: they become the same vocabulary that a GGUF file holds and take its path from there; what that path does not
-//! know (Unigram models, character maps, collapsed spaces) is refused by name.
+//! Invariant: they are converted to the vocabulary of a GGUF file and built in the same way; what that way does not support
+//! (Unigram models, character maps, collapsed spaces) is refused by name.
 //! To add a kind of file, add a reader of a [`PieceList`].
 
 use std::collections::HashMap;
@@ -13,10 +13,10 @@ use super::gguf::{BuiltTokenizer, GgufVocabulary, kind};
 use super::{parse, token_named};
 use crate::error::{Error, Result};
 
-/// Pieces by id, as a file lists them.
+/// Tokens by id, as listed in a file.
 #[derive(Debug, Default)]
 struct PieceList {
-    /// `gpt2` or `llama`, as GGUF says it.
+    /// `gpt2` or `llama`, as in GGUF.
     model: &'static str,
     texts: Vec<String>,
     scores: Vec<f32>,
@@ -29,7 +29,7 @@ struct PieceList {
     add_space_prefix: bool,
 }
 
-/// The files that older folders have in place of a `tokenizer.json`.
+/// The files of older folders that have no `tokenizer.json`.
 #[derive(Clone, Copy, Debug)]
 pub enum Older<'a> {
     /// `vocab.json` and `merges.txt`, with `added_tokens.json`.
@@ -38,14 +38,14 @@ pub enum Older<'a> {
         vocab: &'a [u8],
         /// Merges by rank.
         merges: &'a [u8],
-        /// More tokens and ids.
+        /// Additional tokens and ids.
         added: Option<&'a [u8]>,
     },
     /// `tokenizer.model`, with `added_tokens.json`.
     SentencePiece {
         /// The protocol buffer.
         model: &'a [u8],
-        /// More tokens and ids.
+        /// Additional tokens and ids.
         added: Option<&'a [u8]>,
     },
 }
@@ -105,7 +105,7 @@ fn byte_level(
     pieces.built(splits)
 }
 
-/// A SentencePiece model, read from its protocol buffer (sentencepiece_model.proto).
+/// Reads a SentencePiece model from its protocol buffer (sentencepiece_model.proto).
 fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<BuiltTokenizer> {
     let bad = |what: &str| refuse("tokenizer.model", what.to_string());
     let mut pieces = PieceList {
@@ -133,7 +133,7 @@ fn sentence_piece(model: &[u8], added: Option<&[u8]>, config: &Value) -> Result<
 }
 
 impl PieceList {
-    /// Puts pieces at their ids; ids must leave no hole larger than the list itself.
+    /// Puts tokens at their ids; gaps must not be larger than the list itself.
     fn place(&mut self, table: HashMap<String, u32>, kind_of: i64, file: &str) -> Result<()> {
         let most = self.texts.len() + 2 * table.len() + 1024;
         for (piece, id) in table {
@@ -154,7 +154,7 @@ impl PieceList {
         Ok(())
     }
 
-    /// Adds `added_tokens.json`, and marks what the configuration calls special.
+    /// Adds `added_tokens.json`, and marks the tokens that the configuration calls special.
     fn add(&mut self, added: Option<&[u8]>, config: &Value) -> Result<()> {
         let table = parse("added_tokens.json", added)?;
         let table: Option<HashMap<String, u32>> = serde_json::from_value(table)
@@ -184,7 +184,7 @@ impl PieceList {
         Ok(())
     }
 
-    /// One `SentencePiece`: text, score, kind.
+    /// One `SentencePiece`: text, score, type.
     fn piece(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
         let (mut text, mut score, mut kind_of) = (String::new(), 0f32, 1);
         for field in Fields(bytes) {
@@ -203,9 +203,9 @@ impl PieceList {
         Ok(())
     }
 
-    /// `TrainerSpec`: the kind of model and the special ids.
+    /// `TrainerSpec`: the type of model and the special ids.
     fn trainer(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
-        // Negative ids, which mean "none", are long two's complements.
+        // Negative ids, which mean "none", are encoded as long two's complements.
         let id = |n: u64| u32::try_from(n).ok();
         for field in Fields(bytes) {
             match field? {
@@ -223,9 +223,9 @@ impl PieceList {
         Ok(())
     }
 
-    /// `NormalizerSpec`: spaces.
+    /// `NormalizerSpec`: how spaces are treated.
     fn normalizer(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
-        // What is absent is true.
+        // The default is true.
         let mut collapses = true;
         for field in Fields(bytes) {
             match field? {
@@ -268,7 +268,7 @@ impl PieceList {
     }
 }
 
-/// A value of a protocol buffer, by its wire type.
+/// A value in a protocol buffer, by its wire type.
 enum ProtobufValue<'a> {
     Number(u64),
     Bytes(&'a [u8]),
@@ -276,7 +276,7 @@ enum ProtobufValue<'a> {
     Eight,
 }
 
-/// The fields of a protocol buffer, one after the other; ends at the first damage.
+/// The fields of a protocol buffer in order; ends at the first invalid one.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

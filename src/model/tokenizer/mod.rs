@@ -1,12 +1,12 @@
-//! Text to token ids, and token ids to the bytes they stand for.
+//! Converts text to token ids, and token ids to bytes.
 //!
-//! Invariant: the bytes of the tokens, one after the other, are the text, whatever the tokenizer's kind; how a piece spells
-//! bytes is read from the decoder in `tokenizer.json` once, never guessed from a token (`bytes.rs`).
+//! Invariant: the concatenated bytes of the tokens are the text, whatever the tokenizer's kind; how a token is spelled is read
+//! from the decoder in `tokenizer.json` once, never guessed from a token (`bytes.rs`).
 //! To add a file that says something about tokens, add a field to [`TokenizerFiles`].
 //!
-//! Ids agree with Python's `tokenizer(text)`. A BOS comes from the post-processor in `tokenizer.json`; besides it, an
-//! `add_bos_token: true` in `tokenizer_config.json` is taken at its word. transformers 4 does so for the Llama classes only,
-//! and transformers 5 drops the key beside a `tokenizer.json`: for such a model they start without the BOS that the
+//! Ids agree with Python's `tokenizer(text)`. A BOS comes from the post-processor in `tokenizer.json`; in addition,
+//! `add_bos_token: true` in `tokenizer_config.json` is honoured. transformers 4 does so only for the Llama classes, and
+//! transformers 5 ignores the key if there is a `tokenizer.json`: for such a model they begin without the BOS that the
 //! configuration asks for. `add_bos_token: false` and `add_eos_token` are not read, as in transformers 5.
 
 mod added;
@@ -27,7 +27,7 @@ use super::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::text;
 
-/// The special tokens that a configuration may name, and a template may print.
+/// The special tokens that a configuration may name, and that a template may print.
 pub(crate) const SPECIALS: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -38,33 +38,33 @@ pub(crate) const SPECIALS: [&str; 7] = [
     "mask_token",
 ];
 
-/// Whether special tokens are put around a text.
+/// Whether special tokens are added around a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bos {
-    /// The tokenizer, as Python's `tokenizer(text)`: for prompts as a user writes them. A text that spells out the BOS at
-    /// its start gets a second one, as in Python.
+    /// As Python's `tokenizer(text)`, for prompts as users write them. A text that begins with the BOS gets a second one, as in
+    /// Python.
     Add,
-    /// No special tokens are added: for text that holds them already, such as a rendered chat template, and for pieces of
+    /// No special tokens are added: for text that contains them already, such as a rendered chat template, and for parts of a
     /// text.
     Raw,
 }
 
-/// The small files of a folder that say something about its tokens.
+/// The contents of a folder's small files that concern tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.
     pub tokenizer: &'a [u8],
-    /// What older folders have in its place; then `tokenizer` is not read.
+    /// The files of older folders, used in place of `tokenizer`.
     pub older: Option<Older<'a>>,
-    /// `added_tokens.json`, which counts where `tokenizer_config.json` has no `added_tokens_decoder`.
+    /// `added_tokens.json`, used if `tokenizer_config.json` has no `added_tokens_decoder`.
     pub added: Option<&'a [u8]>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
     /// `special_tokens_map.json`, of older models.
     pub special_tokens_map: Option<&'a [u8]>,
-    /// `generation_config.json`: the ends of an answer.
+    /// `generation_config.json`, for the end tokens.
     pub generation: Option<&'a [u8]>,
-    /// `config.json`, for what `generation_config.json` leaves out.
+    /// `config.json`, for what `generation_config.json` does not contain.
     pub config: Option<&'a [u8]>,
 }
 
@@ -72,18 +72,18 @@ pub struct TokenizerFiles<'a> {
 #[derive(Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    /// The same, made when first asked for, reading special tokens in a text as mere letters.
+    /// A tokenizer that treats special tokens in a text as plain letters; made when it is first needed.
     literal: OnceLock<tokenizers::Tokenizer>,
-    /// The bytes of all tokens, one after the other.
+    /// The concatenated bytes of all tokens.
     bytes: Vec<u8>,
-    /// Where each token ends in `bytes`; `[vocab_size + 1]`, starting with 0.
+    /// The end of each token in `bytes`; `[vocab_size + 1]`, starting with 0.
     ends: Vec<usize>,
     special: Vec<bool>,
     bos: Option<u32>,
-    /// Whether `bos` goes before what the post-processor gives.
+    /// Whether `bos` is added before the post-processor's result.
     prepend_bos: bool,
     eos: Vec<u32>,
-    /// What a user should know of how its files were read.
+    /// Notes for the user on how the files were read.
     pub remarks: Vec<String>,
 }
 
@@ -103,7 +103,7 @@ impl Tokenizer {
         let generation = parse("generation_config.json", files.generation)?;
         let model = parse("config.json", files.config)?;
 
-        // A file may keep the truncation and padding of its training run; Python leaves both out unless asked.
+        // A file may contain the truncation and padding of its training run; Python ignores both unless asked.
         inner.with_truncation(None).map_err(|e| unreadable(&e))?;
         inner.with_padding(None);
         let remarks = added::add(&mut inner, &config, files.added).map_err(|e| match e {
@@ -113,7 +113,7 @@ impl Tokenizer {
 
         let named =
             |key: &str| token_named(&config, key).and_then(|token| inner.token_to_id(token));
-        // Older models say it in config.json alone; those with several parts, in the text's.
+        // Older models have the ids only in config.json; multimodal ones, in its text part.
         let said = |key: &str| {
             [&generation[key], &model[key], &model["text_config"][key]]
                 .into_iter()
@@ -121,7 +121,7 @@ impl Tokenizer {
                 .find(|ids| !ids.is_empty())
                 .unwrap_or_default()
         };
-        // Qwen says `bos_token: null` and means it, though its generation config names an id.
+        // Qwen says `bos_token: null` on purpose, although its generation config names an id.
         let bos = match config.get("bos_token") {
             Some(_) => named("bos_token"),
             None => said("bos_token_id").first().copied(),
@@ -169,7 +169,7 @@ impl Tokenizer {
         })
     }
 
-    /// Returns the ids of a text; special tokens that it spells out are read as such, as in Python.
+    /// The ids of a text; special tokens that it contains are recognised, as in Python.
     pub fn encode(&self, text: &str, bos: Bos) -> Result<Vec<u32>> {
         let ids = encode(&self.inner, text, bos == Bos::Add)?;
         Ok(match (bos, self.bos) {
@@ -178,8 +178,8 @@ impl Tokenizer {
         })
     }
 
-    /// Returns the ids of a text in which `<|end|>` and its like are mere letters: for words that must not act as a turn
-    /// mark. No BOS is added.
+    /// The ids of a text in which `<|end|>` and similar are plain letters: for text that must not act as a turn mark. No BOS is
+    /// added.
     pub fn encode_literal(&self, text: &str) -> Result<Vec<u32>> {
         let literal = self.literal.get_or_init(|| {
             let mut literal = self.inner.clone();
@@ -189,8 +189,7 @@ impl Tokenizer {
         encode(literal, text, false)
     }
 
-    /// Returns the bytes that a token stands for: often not whole characters. An id without a piece, as in a padded
-    /// vocabulary, has none.
+    /// The bytes of a token, often not whole characters; empty for an id without a token, as in a padded vocabulary.
     pub fn bytes(&self, id: u32) -> &[u8] {
         let id = id as usize;
         match (self.ends.get(id), self.ends.get(id + 1)) {
@@ -199,7 +198,7 @@ impl Tokenizer {
         }
     }
 
-    /// Returns a token as [`text::visible`] spells it, or `[151999]` for an id without bytes.
+    /// A token as [`text::visible`] spells it, or `[151999]` for an id without bytes.
     pub fn visible(&self, id: u32) -> String {
         match self.bytes(id) {
             [] => format!("[{id}]"),
@@ -207,22 +206,22 @@ impl Tokenizer {
         }
     }
 
-    /// Whether an id has a piece; rows of an unembedding may have none.
+    /// Whether an id has a token; rows of an unembedding may have none.
     pub fn knows(&self, id: u32) -> bool {
         !self.bytes(id).is_empty() || self.inner.id_to_token(id).is_some()
     }
 
-    /// Returns the highest id plus one. The model's unembedding may have more rows, as padding.
+    /// The highest id plus one. The model's unembedding may have more rows, as padding.
     pub fn vocab_size(&self) -> usize {
         self.special.len()
     }
 
-    /// Says whether a token is special, which the same letters typed by a user are not.
+    /// Whether a token is special; the same letters typed by a user are not.
     pub fn is_special(&self, id: u32) -> bool {
         self.special.get(id as usize).copied().unwrap_or(false)
     }
 
-    /// Which algorithm cuts texts, in a few words.
+    /// The name of the tokenizer's algorithm.
     pub fn kind(&self) -> &'static str {
         use tokenizers::{DecoderWrapper as Decoder, ModelWrapper as Kind};
         match (self.inner.get_model(), self.inner.get_decoder()) {
@@ -235,24 +234,24 @@ impl Tokenizer {
         }
     }
 
-    /// Returns the token that begins a text, if the model has one; whether [`Bos::Add`] puts it there is another question.
+    /// The begin token, if the model has one; [`Bos::Add`] does not always add it.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// Returns the tokens that end an answer.
+    /// The tokens that end an answer.
     pub fn eos(&self) -> &[u32] {
         &self.eos
     }
 
-    /// Returns the id of a piece as the vocabulary spells it (`ĠParis`, `▁Paris`, `<|end|>`).
+    /// The id of a token in the vocabulary's spelling (`ĠParis`, `▁Paris`, `<|end|>`).
     pub fn id(&self, piece: &str) -> Option<u32> {
         self.inner.token_to_id(piece)
     }
 
-    /// Returns the one token that a text encodes to, without BOS.
+    /// The id of a text that is a single token, without BOS.
     ///
-    /// ` Paris` finds `▁Paris` too, in tokenizers that put the space before a text by themselves.
+    /// ` Paris` also finds `▁Paris`, for tokenizers that add a space before a text themselves.
     pub fn single(&self, text: &str) -> Result<u32> {
         let ids = self.encode(text, Bos::Raw)?;
         if let [id] = ids[..] {
@@ -279,19 +278,18 @@ impl Tokenizer {
         })
     }
 
-    /// Returns the text of tokens as prose that is safe to show; special tokens are spelled out.
+    /// Tokens as prose that is safe to show; special tokens are spelled out.
     pub fn text(&self, ids: &[u32]) -> String {
         text::plain(&self.join(ids))
     }
 
-    /// Returns the bytes of tokens, one after the other, unchanged: for files and pipes.
+    /// The concatenated bytes of tokens, unchanged: for files and pipes.
     pub fn join(&self, ids: &[u32]) -> Vec<u8> {
         ids.iter().flat_map(|&id| self.bytes(id)).copied().collect()
     }
 }
 
-/// Describes a `tokenizer.json` that cannot be used.
-/// A `tokenizer.json`, and how its pieces spell bytes.
+/// Parses a `tokenizer.json`: the tokenizer, and the parts that determine the spelling of its tokens.
 fn from_json(json: &[u8]) -> Result<(tokenizers::Tokenizer, Pipeline)> {
     let pipeline: Pipeline = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
     let suspects = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
@@ -310,7 +308,7 @@ fn unreadable(why: &dyn std::fmt::Display) -> Error {
     }
 }
 
-/// Encodes, with or without the post-processor's special tokens.
+/// Encodes a text, with or without the post-processor's special tokens.
 fn encode(tokenizer: &tokenizers::Tokenizer, text: &str, around: bool) -> Result<Vec<u32>> {
     let encoding = tokenizer
         .encode_fast(text, around)
@@ -321,7 +319,7 @@ fn encode(tokenizer: &tokenizers::Tokenizer, text: &str, around: bool) -> Result
     Ok(encoding.get_ids().to_vec())
 }
 
-/// Parses a JSON file that may be missing, which reads like an empty one.
+/// Parses a JSON file; a missing file is treated as empty.
 pub(crate) fn parse(name: &str, contents: Option<&[u8]>) -> Result<Value> {
     contents.map_or(Ok(Value::Null), |bytes| {
         serde_json::from_slice(bytes).map_err(|e| Error::Text {
@@ -331,7 +329,7 @@ pub(crate) fn parse(name: &str, contents: Option<&[u8]>) -> Result<Value> {
     })
 }
 
-/// Returns a special token of `tokenizer_config.json`: a string, or an object with its `content`.
+/// A special token of `tokenizer_config.json`: a string, or the `content` of an object.
 pub(crate) fn token_named<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
     config[key]
         .as_str()
@@ -339,7 +337,7 @@ pub(crate) fn token_named<'a>(config: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 /// Adds the special tokens of an older model's `special_tokens_map.json` to its `tokenizer_config.json`. As in Python, they
-/// count only where the newer key `added_tokens_decoder` is missing, and win there.
+/// count only if the newer key `added_tokens_decoder` is missing, and then take precedence.
 pub(crate) fn with_special_tokens_map(config: Value, map: &Value) -> Value {
     let mut config = if let Value::Object(config) = config {
         config
@@ -354,7 +352,7 @@ pub(crate) fn with_special_tokens_map(config: Value, map: &Value) -> Value {
     Value::Object(config)
 }
 
-/// Reads one id or a list of them.
+/// A single id or a list of them.
 fn ids(value: &Value) -> Vec<u32> {
     let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
     value.as_array().map_or_else(
@@ -382,7 +380,7 @@ mod tests {
                "normalized": false, "special": special})
     }
 
-    /// A post-processor that puts one token before a text.
+    /// A post-processor that adds one token before a text.
     fn before(id: usize, token: &str) -> Value {
         let text = json!({"Sequence": {"id": "A", "type_id": 0}});
         json!({"type": "TemplateProcessing",
@@ -391,7 +389,7 @@ mod tests {
                "special_tokens": {token: {"id": token, "ids": [id], "tokens": [token]}}})
     }
 
-    /// GPT-2's kind: the 256 bytes in the order of their values, a few merges, `<|end|>` and an added double space.
+    /// A tokenizer like GPT-2's: the 256 bytes in order, a few merges, `<|end|>` and an added double space.
     fn byte_level() -> Value {
         let mut vocab: HashMap<String, usize> = byte_characters()
             .into_iter()
@@ -409,7 +407,7 @@ mod tests {
                          "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": merges}})
     }
 
-    /// Llama 2's kind: `▁` for spaces and before a text, bytes for what has no piece, `<s>` before all.
+    /// A tokenizer like Llama 2's: `▁` for spaces and before a text, bytes for text without a token, `<s>` before everything.
     fn sentence_piece() -> Value {
         let mut vocab: HashMap<String, usize> = HashMap::new();
         let bytes = (0..256).map(|byte| format!("<0x{byte:02X}>"));
@@ -576,7 +574,8 @@ mod tests {
             "the second only because the configuration says so"
         );
         assert!(!t.is_special(97) && !t.is_special(261) && !t.is_special(999));
-        // A name without a piece gets the next id, as in Python, whether or not the model has a row for it.
+        // A named token that is not in the vocabulary gets the next id, as in Python, whether or not the model has a row for
+        // it.
         assert_eq!((t.vocab_size(), t.id("nowhere")), (263, Some(262)));
     }
 

@@ -1,25 +1,25 @@
-//! How byte-level vocabularies split a text before they merge, by the name that GGUF files give it.
+//! How byte-level vocabularies split a text before merging, by the name in GGUF files.
 //!
-//! Invariant: a name that is not here is refused: another split gives other ids without anybody noticing. The patterns are
-//! those of the models' own `tokenizer.json`, where known; the names are llama.cpp's (`src/llama-vocab.cpp`).
+//! Invariant: an unknown name is refused, because a wrong split would silently give wrong ids. The patterns are those of the
+//! models' own `tokenizer.json`, where known; the names are llama.cpp's (`src/llama-vocab.cpp`).
 //! To add a name, add it to its row, or add a row.
 
-/// One way to split.
+/// A way to split a text.
 pub(super) struct Split {
-    /// What `tokenizer.ggml.pre` may say; old files without that key are looked up by their architecture.
+    /// The values of `tokenizer.ggml.pre`; old files without that key are looked up by their architecture.
     pub names: &'static [&'static str],
-    /// The patterns, applied one after the other; each match stands alone.
+    /// The patterns, applied in order; each match becomes a part of its own.
     pub patterns: &'static [&'static str],
     /// Whether the text is composed (NFC) first.
     pub nfc: bool,
-    /// Whether a part that is a token as a whole is taken without merging.
+    /// Whether a part that is a token as a whole is used without merging.
     pub ignore_merges: bool,
-    /// Whether a BOS goes first when the file does not say.
+    /// Whether a BOS is added by default.
     pub bos: bool,
 }
 
 impl Split {
-    /// A split with nothing special about it.
+    /// A split without special properties.
     const fn new(names: &'static [&'static str], patterns: &'static [&'static str]) -> Self {
         Self {
             names,
@@ -46,16 +46,16 @@ impl Split {
     }
 }
 
-/// GPT-2's words, numbers and signs, each with the space before it.
+/// GPT-2's words, numbers and punctuation, each with the space before it.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// Llama 3's: numbers in groups of three digits.
+/// Llama 3's split, with numbers in groups of three digits.
 const THREE_DIGITS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Qwen 2's: every digit alone.
+/// Qwen 2's split, with every digit by itself.
 const ONE_DIGIT: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// GPT-4o's: words end where their case says so.
+/// GPT-4o's split, in which changes of case end a word.
 const CASED: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 #[allow(clippy::unicode_not_nfc)] // a class of letters holds what composes to others, too

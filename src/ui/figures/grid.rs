@@ -1,7 +1,7 @@
-//! Grids: the lens and its kin. Layers up, positions across, colour for the number.
+//! Draws grids such as that of the lens: layers upwards, positions across, numbers as colours.
 //!
-//! Invariant: all cells of a grid are equally wide, and only what can be seen is laid out (`layout.rs` says what). To
-//! add a density, add its arm there, and here a way to paint its lines.
+//! Invariant: all cells of a grid have the same width, and only the visible part is laid out (see `layout.rs`). To add a
+//! density, add its arm there, and here a way to paint its lines.
 //!
 //! ```text
 //!        ␣capital ␣of     ␣France ␣is          column titles
@@ -61,12 +61,12 @@ pub(super) fn draw(
     paint.hits
 }
 
-/// How far a place of a signed scale is from zero, 0 to 1.
+/// The distance of a place on a signed scale from its middle, 0 to 1.
 fn distance_from_middle(place: f32) -> f32 {
     (2.0 * place - 1.0).abs()
 }
 
-/// An end of the scale, without the zeros that only show precision.
+/// An end of the scale as text, without trailing zeros.
 fn brief(scale: Scale, value: f32) -> String {
     if let Scale::Rank { .. } = scale {
         return spelled(scale, value);
@@ -79,7 +79,7 @@ fn brief(scale: Scale, value: f32) -> String {
     }
 }
 
-/// Everything that drawing a grid needs.
+/// The inputs of drawing a grid.
 struct GridPainter<'a> {
     grid: &'a Grid,
     view: &'a FigureView<'a>,
@@ -92,7 +92,7 @@ struct GridPainter<'a> {
 }
 
 impl GridPainter<'_> {
-    /// Writes text cut to the area.
+    /// Writes text, clipped to the area.
     fn put(&mut self, x: usize, y: u16, text: &str, style: Style) {
         let room = usize::from(self.area.right()).saturating_sub(x);
         if room > 0 && y < self.area.bottom() {
@@ -115,7 +115,7 @@ impl GridPainter<'_> {
         (place < self.grid.rows.len()).then(|| self.grid.cells.get(column)?.get(self.row(place)))?
     }
 
-    /// The style of a title: that of the cursor's column or row stands out.
+    /// The style of a label; that of the cursor's column or row is emphasised.
     fn title_style(&self, chosen: bool) -> Style {
         if self.view.stale {
             self.theme.style(Role::Stale)
@@ -152,7 +152,7 @@ impl GridPainter<'_> {
                 && self.plan.columns.contains(&(column + 3))
                 && self.cursor.0.is_none_or(|c| c < column || c >= column + 3)
             {
-                // Two columns have no room for a token: count positions instead, where a number fits.
+                // Two columns are too narrow for a token, so the label is the position's number, if it fits.
                 let text = title
                     .anchor
                     .position
@@ -184,7 +184,7 @@ impl GridPainter<'_> {
         self.hit(self.area.x.into(), y, wide, anchor);
     }
 
-    /// One line of words and numbers.
+    /// Draws one line of tokens and numbers.
     fn tokens(&mut self, place: usize, y: u16) {
         let left = self.plan.left(self.area);
         for (i, column) in self.plan.columns.clone().enumerate() {
@@ -209,7 +209,7 @@ impl GridPainter<'_> {
             }
             let style = match (at_cursor, self.theme.paints() && style.bg.is_some()) {
                 (false, _) => style,
-                // The colour is the number: it stays, and a line under it is the cursor.
+                // The colour shows the number, so the cursor is an underline.
                 (true, true) if self.view.focused => self
                     .number_style(place01, false)
                     .add_modifier(Modifier::UNDERLINED | Modifier::BOLD),
@@ -223,7 +223,7 @@ impl GridPainter<'_> {
         self.brackets(place, y);
     }
 
-    /// The marks around the cursor's cell, which need no colour. They stand in the gaps, so no cell moves.
+    /// Brackets around the cursor's cell, which need no colour. They are in the gaps, so no cell moves.
     fn brackets(&mut self, place: usize, y: u16) {
         let (Some(column), Some(row)) = self.cursor else {
             return;
@@ -253,7 +253,7 @@ impl GridPainter<'_> {
         self.put(x + self.plan.cell, y, close, style);
     }
 
-    /// Whether a cell says what the one drawn above it says.
+    /// Whether a cell has the same text as the one drawn above it.
     fn repeats(&self, column: usize, place: usize) -> bool {
         let Some(above) = place.checked_sub(1) else {
             return false;
@@ -287,7 +287,7 @@ impl GridPainter<'_> {
                 compact(cell.value, self.plan.number, signed)
             }
         };
-        // The token has what its number leaves, and a space between them.
+        // The token gets the width that the number leaves, minus a space between them.
         let room = (self.plan.token + self.plan.number).saturating_sub(number.len());
         let gap = usize::from(self.plan.token > 0).min(room);
         out.push_str(&fit(&cell.label, room - gap));
@@ -308,7 +308,7 @@ impl GridPainter<'_> {
         }
     }
 
-    /// One line of colours: two rows where there is colour, one row of shades where there is none.
+    /// Draws one line of colours: with colour it contains two rows of the grid, without colour one row of shades.
     fn colours(&mut self, place: usize, y: u16) {
         let left = self.plan.left(self.area);
         for (i, column) in self.plan.columns.clone().enumerate() {
@@ -351,7 +351,7 @@ impl GridPainter<'_> {
                 } else if here(place + 1) {
                     below = mark;
                 }
-                // Only what is painted: an unpainted half stays the terminal's own background.
+                // The style is applied only to painted halves; an unpainted half keeps the terminal's own background.
                 let plain = Style::new();
                 let ground = self.theme.ground().bg;
                 let painted = |colour: Option<Color>| colour.filter(|_| colour != ground);
@@ -376,7 +376,7 @@ impl GridPainter<'_> {
         }
     }
 
-    /// The scale with its numbers, and which part of the grid this is.
+    /// Draws the scale with its numbers, and which part of the grid is visible.
     fn legend(&mut self) {
         let y = self.area.bottom() - 1;
         let scale = self.grid.scale;
@@ -426,7 +426,7 @@ impl GridPainter<'_> {
         }
     }
 
-    /// Which rows and columns are drawn, from the longest way of saying it to the shortest; nothing where all are.
+    /// Descriptions of the visible rows and columns, from the longest to the shortest; empty if everything is visible.
     fn parts(&self) -> Vec<String> {
         let grid = self.grid;
         let rows = Self::part(&grid.rows, self.rows_drawn(), |a| a.layer.map(usize::from));
@@ -469,8 +469,8 @@ impl GridPainter<'_> {
         }
     }
 
-    /// `3-9` and `0-63`: what is shown of titles and what there is, by what they stand for, or by their number where that
-    /// is nothing; nothing when all of them show.
+    /// The visible and the total range of labels, such as `3-9` and `0-63`: of layers or positions, or else of indices. None if
+    /// all of them are visible.
     fn part(
         titles: &[AxisLabel],
         shown: std::ops::Range<usize>,
@@ -479,7 +479,7 @@ impl GridPainter<'_> {
         if shown.is_empty() || shown.len() >= titles.len() {
             return None;
         }
-        // Titles of something else may all have one place, where they were measured: then they are counted.
+        // Labels of something else may all have the place where they were measured; their indices are used then.
         let places: Vec<Option<usize>> = titles.iter().map(|t| place(t.anchor)).collect();
         let counted = places.windows(2).any(|w| w[0].is_none() || w[0] >= w[1]);
         let ends = |from: usize, to: usize| match (places.get(from), places.get(to)) {
@@ -511,11 +511,11 @@ mod tests {
         };
         let words = |a: &str, b: &str| (a.to_string(), b.to_string());
         assert_eq!(part(&titles(|i| 40 + i)), words("42-44", "40-47"));
-        // Source layers, all read at one position.
+        // Source layers, all measured at one position.
         assert_eq!(part(&titles(|_| 9)), words("2-4", "0-7"));
     }
 
-    /// What a drawing looks like, without its styles.
+    /// The drawn characters, without styles.
     fn lines(
         figure: &Figure,
         view: FigureView,

@@ -1,7 +1,7 @@
-//! How a grid is cut up: what fits, and which part of it shows.
+//! The layout of a grid: cell sizes, and which part of the grid is visible.
 //!
-//! Invariant: it depends on the area, the density and the cursor, not on what cells say, so that nothing moves while
-//! text grows; the cursor's cell is always part of it. To add a density, add its arm to [`FigureLayout::new`].
+//! Invariant: it depends on the area, the density and the cursor, but not on the contents of cells, so that nothing moves while
+//! a text grows; the cursor's cell is always visible. To add a density, add its arm to [`FigureLayout::new`].
 
 use ratatui::layout::Rect;
 
@@ -9,38 +9,38 @@ use super::{Density, FigureView, covers};
 use crate::figure::{AxisLabel, Grid, Scale};
 use crate::ui::theme::Theme;
 
-/// Columns of a token in a cell, at least and at most.
+/// The minimum and maximum width of a token in a cell, in columns.
 const TOKEN: usize = 7;
 const MOST: usize = 14;
-/// Columns of a share.
+/// The width of a share, in columns.
 const SHORT: usize = 3;
-/// Longest row title.
+/// The maximum width of a row label, in columns.
 const LABEL: usize = 10;
 
-/// How the area is cut up.
+/// How the area is divided. All widths are in terminal columns.
 pub(super) struct FigureLayout {
-    /// Columns of the row titles, with the gap after them.
+    /// Width of the row labels, including the gap after them.
     pub(super) label: usize,
-    /// Columns of the shade before the token, where colour cannot show the number.
+    /// Width of the shade before the token, if colour cannot show the number.
     pub(super) shade: usize,
-    /// Columns of the token.
+    /// Width of the token.
     pub(super) token: usize,
-    /// Columns of the number.
+    /// Width of the number.
     pub(super) number: usize,
-    /// Columns of a whole cell; all but the densest begin with a gap, which holds the cursor's left bracket.
+    /// Width of a whole cell; except for the densest ones, it begins with a gap, which holds the cursor's left bracket.
     pub(super) cell: usize,
-    /// Rows of the grid in one line of the screen.
+    /// How many rows of the grid one line of the screen shows.
     pub(super) stack: usize,
-    /// Whether column titles and the legend have room.
+    /// Whether there is room for column labels and the legend.
     pub(super) header: bool,
     pub(super) legend: bool,
-    /// Grid columns drawn.
+    /// The visible columns.
     pub(super) columns: std::ops::Range<usize>,
-    /// Grid rows drawn, as places from the top.
+    /// The visible rows, counted from the top.
     pub(super) places: std::ops::Range<usize>,
 }
 
-/// The cursor as (column, place from the top); each may be missing.
+/// The cursor as column and row, the latter counted from the top; each may be absent.
 pub(super) fn locate(grid: &Grid, view: &FigureView) -> (Option<usize>, Option<usize>) {
     let Some(cursor) = view.cursor else {
         return (None, None);
@@ -60,7 +60,7 @@ pub(super) fn locate(grid: &Grid, view: &FigureView) -> (Option<usize>, Option<u
     )
 }
 
-/// Turns a row into its place from the top, and back.
+/// Converts a row index to its place from the top, and back.
 pub(super) fn flip(row: usize, count: usize, flipped: bool) -> usize {
     if flipped {
         row
@@ -101,14 +101,14 @@ impl FigureLayout {
         let least = match (worded && !dense, several) {
             (false, _) => 0,
             (true, false) => TOKEN,
-            // Where one number takes the place of another, cells keep their width; the token has what a number leaves.
+            // If the user can switch between numbers, cells keep their width; the token gets what a number leaves.
             (true, true) => TOKEN + SHORT - number,
         };
         let cell = if dense { 2 } else { 1 + shade + least + number };
         let stack = if dense && theme.paints() { 2 } else { 1 };
 
         let titles = grid.title_width().min(LABEL);
-        // Titles go when there would be more title than cell.
+        // Labels are dropped if they would be wider than the cells.
         let label = if titles + 1 + cell < wide {
             titles + 1
         } else {
@@ -120,7 +120,7 @@ impl FigureLayout {
         // One more column at the right end, for the cursor's right bracket.
         let room = wide.saturating_sub(label + usize::from(!dense));
         let fits = (room / cell).max(1);
-        // What is left over lengthens the tokens; this depends on the area alone, so that cells never move.
+        // Remaining width lengthens the tokens. It depends only on the area, so that cells never move.
         let spare = if least > 0 {
             (room.saturating_sub(fits * cell) / fits).min(MOST - least)
         } else {
@@ -135,7 +135,7 @@ impl FigureLayout {
             cursor.0.or(view.first_column.is_none().then_some(newest)),
         );
         let places = window(grid.rows.len(), lines * stack, None, cursor.1);
-        // A line holds two rows from an even place on, so that pairs do not change while scrolling.
+        // A line with two rows begins at an even row, so that the pairs do not change while scrolling.
         let start = places.start - places.start % stack;
         Self {
             label,
@@ -151,14 +151,14 @@ impl FigureLayout {
         }
     }
 
-    /// Where the cells of a line begin.
+    /// The column where the cells of a line begin.
     pub(super) fn left(&self, area: Rect) -> usize {
         usize::from(area.x) + self.label
     }
 }
 
-/// The part of `count` things to show when `fits` do: it begins at `hint` if the cursor allows it, else with the
-/// cursor in the middle; it is full whenever there are enough things.
+/// The visible part of `count` items if `fits` of them fit: it begins at `hint` if that includes the cursor, else the cursor is
+/// in the middle. It is filled whenever there are enough items.
 fn window(
     count: usize,
     fits: usize,

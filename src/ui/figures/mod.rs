@@ -1,7 +1,7 @@
-//! Figures on the screen: one file a shape.
+//! Draws figures on the screen: one file for each shape.
 //!
-//! Invariant: nothing is drawn outside the area, at any size; every cell that can be seen and has an anchor is in
-//! the [`Hits`]. To add a shape, add a file here and the arm the compiler asks for.
+//! Invariant: nothing is drawn outside the area, at any size; every visible cell that has an anchor is in the [`Hits`]. To add
+//! a shape, add a file here and the arm the compiler asks for.
 
 mod grid;
 mod layout;
@@ -19,48 +19,48 @@ pub use crate::app::Density;
 use crate::app::mark::Mark;
 pub use crate::export::number::{compact, significant};
 
-/// How a figure is looked at.
+/// How a figure is viewed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FigureView<'a> {
-    /// The cell under the cursor; without one, the newest columns show.
+    /// The anchor of the cell under the cursor; without one, the newest columns are visible.
     pub cursor: Option<Anchor>,
-    /// Column and row of that cell in a grid, where they are known: titles may share an anchor, or have none.
+    /// Column and row of that cell in a grid, if known: labels may share an anchor, or have none.
     pub spot: Option<(usize, usize)>,
-    /// Whether the pane has the keys; elsewhere the cursor is shown, but not loudly.
+    /// Whether the pane is focused; otherwise the cursor is less prominent.
     pub focused: bool,
-    /// How much a grid cell says.
+    /// How much a grid cell shows.
     pub density: Density,
-    /// The figure is older than the edits.
+    /// Whether the figure is outdated.
     pub stale: bool,
-    /// First row on top, instead of at the bottom.
+    /// Whether the first row is on top, instead of at the bottom.
     pub flip: bool,
-    /// The first column drawn, when the cursor allows it: what [`Hits::first_column`] said last time.
+    /// The first visible column, if the cursor allows it: [`Hits::first_column`] of the last frame.
     pub first_column: Option<usize>,
-    /// The first line drawn of a text, and of a table without a cursor row.
+    /// The first visible line of a text, and of a table without a cursor row.
     pub first_line: usize,
-    /// What is marked, sorted.
+    /// The marked units, sorted.
     pub marks: &'a [Mark],
 }
 
 impl FigureView<'_> {
-    /// Whether a cell stands for something that is marked.
+    /// Whether the unit of a cell is marked.
     fn marked(&self, anchor: Anchor) -> bool {
         !self.marks.is_empty()
             && Mark::of(anchor).is_some_and(|mark| self.marks.binary_search(&mark).is_ok())
     }
 }
 
-/// Where things were drawn.
+/// The places of drawn cells on the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hits {
-    /// Each place with what it stands for; of two that overlap, the first is meant.
+    /// Each place with its anchor; where two overlap, the first counts.
     pub cells: Vec<(Rect, Anchor)>,
-    /// The first column drawn of a grid.
+    /// The first visible column of a grid.
     pub first_column: Option<usize>,
 }
 
 impl Hits {
-    /// What stands at a place on the screen.
+    /// The anchor at a place on the screen.
     pub fn at(&self, x: u16, y: u16) -> Option<Anchor> {
         self.cells
             .iter()
@@ -69,7 +69,7 @@ impl Hits {
     }
 }
 
-/// Draws the body of a figure; its title, notes and check belong to the pane around it.
+/// Draws the body of a figure; title, notes and check are drawn by the pane around it.
 pub fn draw(
     figure: &Figure,
     view: &FigureView,
@@ -89,7 +89,7 @@ pub fn draw(
     }
 }
 
-/// Whether a title stands for the cursor: all that it names agrees, and it names something.
+/// Whether a label belongs to the cursor: it has an anchor, and all parts of it agree with the cursor.
 fn covers(title: Anchor, cursor: Anchor) -> bool {
     let agrees = |a: bool, b: bool| !a || b;
     title != Anchor::default()
@@ -138,7 +138,7 @@ mod tests {
         )
             .prop_map(
                 |(cursor, density, [focused, stale, flip], first_column, first_line)| FigureView {
-                    // Any place, in the grid or not.
+                    // Any place, inside the grid or outside.
                     spot: first_column.map(|c| (c / 2, first_line / 4)),
                     cursor: cursor.map(|(layer, position, unit)| {
                         Anchor::cell(layer, position).with(Unit::Neuron(unit))

@@ -1,7 +1,7 @@
-//! Series: curves over an axis, bars below each other, waterfalls.
+//! Draws series: curves over an axis, bars below each other, waterfalls.
 //!
-//! Invariant: the number under the cursor is always spelled, and curves are told apart by their marks, so that no
-//! colour is needed. To add a way of drawing, add its arm in [`draw`].
+//! Invariant: the number under the cursor is always shown as text, and curves differ in their marks, so that no colour is
+//! needed. To add a way of drawing, add its arm in [`draw`].
 //!
 //! ```text
 //!    1 ┊                 ●──●          embed   ██████            +1.50
@@ -27,10 +27,10 @@ use crate::ui::paint;
 use crate::ui::theme::{Glyphs, Role, Theme};
 use crate::ui::widgets::scroll;
 
-/// Marks of the curves, in their order.
+/// The marks of the curves, in order.
 const MARKS: [char; 8] = ['●', '○', '◆', '◇', '■', '□', '▲', '△'];
 const LETTERS: [char; 8] = ['o', 'x', '+', '*', '#', '@', '%', '&'];
-/// Roles that lend the curves their colours.
+/// The theme roles whose colours the curves use.
 const COLOURS: [Role; 6] = [
     Role::Bar,
     Role::Warning,
@@ -39,11 +39,11 @@ const COLOURS: [Role; 6] = [
     Role::Error,
     Role::Title,
 ];
-/// Longest title of a curve in the legend, and of a point.
+/// The maximum width of a curve's label in the legend, and of a point's label, in columns.
 const LABEL: usize = 16;
-/// Longest title of a bar: parts that edits moved are told apart by the end of theirs.
+/// The maximum width of a bar's label, in columns: labels of edited parts differ only at the end.
 const TITLE: usize = 20;
-/// Columns of a number beside a bar.
+/// The width of the number next to a bar, in columns.
 const NUMBER: usize = 8;
 
 /// Draws a series.
@@ -72,7 +72,7 @@ pub(super) fn draw(
     paint.hits
 }
 
-/// The point and the curve under the cursor; the last point of the first curve without one.
+/// The point and the curve under the cursor; without a cursor, the last point of the first curve.
 fn locate(series: &Series, view: &FigureView) -> (usize, usize) {
     let last = series.points.len().saturating_sub(1);
     if let Some((point, curve)) = view.spot {
@@ -89,8 +89,8 @@ fn locate(series: &Series, view: &FigureView) -> (usize, usize) {
     (point, curve.unwrap_or(0))
 }
 
-/// A number: with its sign where numbers of both signs are expected, and parts of a sum with equally many decimals, so
-/// that they can be added up.
+/// A number as text: with a sign if numbers of both signs are expected; parts of a sum have equally many decimals, so that they
+/// can be added up.
 fn spell(value: Option<f32>, signed: bool, shape: Shape) -> String {
     match (value, shape) {
         (None, _) => "-".to_owned(),
@@ -100,12 +100,12 @@ fn spell(value: Option<f32>, signed: bool, shape: Shape) -> String {
     }
 }
 
-/// Everything that drawing curves or bars needs.
+/// The inputs of drawing curves or bars.
 struct SeriesPainter<'a> {
     series: &'a Series,
     view: &'a FigureView<'a>,
     theme: &'a Theme,
-    /// Point and curve under the cursor.
+    /// The point and the curve under the cursor.
     at: (usize, usize),
     area: Rect,
     buf: &'a mut Buffer,
@@ -157,7 +157,7 @@ impl SeriesPainter<'_> {
         spell(value, signed, self.series.style)
     }
 
-    /// The lines of the legend: where the cursor is, then every curve with its number there.
+    /// The lines of the legend: the cursor's point, then every curve with its number there.
     fn legend(&self, room: usize, most: usize) -> Vec<Vec<(String, Option<usize>)>> {
         let (point, _) = self.at;
         let label = &self.series.points[point].label;
@@ -185,7 +185,7 @@ impl SeriesPainter<'_> {
                 line.push((text, Some(curve)));
             }
         }
-        // Of a legend that is too long, the part with the cursor's curve.
+        // If the legend is too long, the part with the cursor's curve.
         let chosen = lines
             .iter()
             .position(|line| line.iter().any(|(_, curve)| *curve == Some(self.at.1)))
@@ -256,7 +256,7 @@ impl SeriesPainter<'_> {
     }
 
     fn curves(&mut self, plot: Rect, (lo, hi): (f32, f32)) {
-        // In dots: two by four a character, as braille has them.
+        // In braille dots: each character has two by four.
         let dots = |value: f32| {
             let place = ((value - lo) / (hi - lo)).clamp(0.0, 1.0);
             (place * (4.0 * f32::from(plot.height) - 1.0)).round()
@@ -272,7 +272,7 @@ impl SeriesPainter<'_> {
             Glyphs::Unicode => Marker::Braille,
             Glyphs::Ascii => Marker::Custom('.'),
         };
-        // The chosen curve last, over the others.
+        // The selected curve is drawn last, over the others.
         let chosen = self.at.1;
         let order = (0..self.series.curves.len())
             .filter(|c| *c != chosen)
@@ -298,7 +298,7 @@ impl SeriesPainter<'_> {
                 .paint(|context| segments.iter().for_each(|line| context.draw(line)));
             paint::render(self.buf, plot, canvas);
         }
-        // Marks need room between them; where there is none, only the cursor's point has one.
+        // Marks need room between them; if there is none, only the cursor's point has a mark.
         let spread = self.series.points.len() * 2 <= usize::from(plot.width) + 1;
         let mut hits = Vec::new();
         let order = (0..self.series.curves.len())
@@ -328,7 +328,7 @@ impl SeriesPainter<'_> {
                 }
             }
         }
-        // What was drawn last is on top; below and above a mark, the chosen curve is meant.
+        // The curve drawn last is on top; below and above a mark, the selected curve counts.
         for (rect, anchor) in hits.into_iter().rev() {
             self.hit(rect, anchor);
         }
@@ -338,7 +338,7 @@ impl SeriesPainter<'_> {
         }
     }
 
-    /// The titles of the points: the cursor's always, the others where there is room.
+    /// The labels of the points: that of the cursor always, the others where there is room.
     fn axis(&mut self, plot: Rect) {
         let y = plot.bottom();
         let place = |paint: &Self, point: usize| {
@@ -372,7 +372,7 @@ impl SeriesPainter<'_> {
         self.put(x + wide, y, close, edge);
     }
 
-    /// Bars below each other: a line a point and curve; a waterfall shows the cursor's curve, with its total.
+    /// Bars below each other: one line for each point and curve; a waterfall shows the cursor's curve, with its total.
     fn bars(&mut self) {
         let waterfall = self.series.style == Shape::Waterfall;
         let curves: Vec<usize> = if waterfall {
@@ -416,7 +416,7 @@ impl SeriesPainter<'_> {
         let labels = self.series.points.iter().map(|p| width(&p.label));
         let label = labels.max().unwrap_or(0).clamp(5, TITLE);
         let wide = usize::from(self.area.width);
-        // The left edge holds the cursor's mark, the right edge the scroll mark.
+        // The left edge is for the cursor's mark, the right edge for the scroll mark.
         let bar = wide.saturating_sub(label + NUMBER + 5);
         let steps = chosen.steps();
         let top = y;
@@ -459,7 +459,7 @@ impl SeriesPainter<'_> {
         scroll::draw(count, first, self.theme, body, self.buf);
     }
 
-    /// One line: title, bar, number.
+    /// One line: label, bar, number.
     fn bar(
         &mut self,
         (y, label, room): (u16, usize, usize),
@@ -506,16 +506,17 @@ impl SeriesPainter<'_> {
     }
 }
 
-/// Which way a bar goes.
+/// The direction of a bar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum BarSide {
     /// From the smaller end to the larger.
     Up,
-    /// The other way.
+    /// From the larger end to the smaller.
     Down,
 }
 
-/// A bar that begins and ends anywhere between `lo` and `hi`, to half a column; the smallest still shows.
+/// A bar that begins and ends anywhere between `lo` and `hi`, with a resolution of half a column; even the smallest bar is
+/// visible.
 fn floating(
     (from, to): (f32, f32),
     (lo, hi): (f32, f32),
@@ -604,7 +605,7 @@ mod tests {
             "{drawn}"
         );
         assert_eq!(drawn.matches('○').count(), 6 + 1, "{drawn}");
-        // The chosen curve lies on top, and a click finds it.
+        // The selected curve is on top, and a click finds it.
         let own = Anchor::cell(2, 3).with(Unit::Token(8));
         assert!(hits.cells.iter().any(|(_, anchor)| *anchor == own));
         let mut ascii = theme;
@@ -651,12 +652,12 @@ mod tests {
         let extent = |line: usize| {
             let cells: Vec<char> = all[line].chars().collect();
             let bar = |c: &char| "█▌▐▒".contains(*c);
-            // The bracket at the edge of the cursor's line is no bar.
+            // The bracket at the edge of the cursor's line is not a bar.
             let start = 1 + cells[1..].iter().position(bar).unwrap();
             let end = cells.iter().rposition(bar).unwrap();
             (start, end)
         };
-        // Two bars may share a column, half of it each.
+        // Two bars may share a column, each with half of it.
         assert!(extent(2).0.abs_diff(extent(1).1) <= 1, "{drawn}");
         assert!(extent(3).1.abs_diff(extent(2).1) <= 1, "{drawn}");
         assert!(

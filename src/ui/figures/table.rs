@@ -1,6 +1,7 @@
-//! Tables: one page at a time, the page of the position under the cursor.
+//! Draws tables: one page at a time, that of the cursor's position.
 //!
-//! Invariant: columns never overlap; what has no room goes from the right, with a `…`; the cursor's row shows.
+//! Invariant: columns never overlap; columns that do not fit are dropped from the right, with a `…`; the cursor's row is
+//! visible.
 
 use std::borrow::Cow;
 
@@ -14,14 +15,14 @@ use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
-/// Columns between two columns.
+/// The gap between two columns, in terminal columns.
 const GAP: usize = 2;
-/// A column narrower than this is not worth drawing.
+/// A column narrower than this is dropped.
 const LEAST: usize = 4;
-/// A column that is cut keeps this much before a column to its right is kept whole.
+/// Text columns wider than this are cut down to it before any column is dropped.
 const MOST: usize = 40;
 
-/// Draws the page that belongs to the cursor's position, or the last.
+/// Draws the page of the cursor's position, or the last page.
 pub(super) fn draw(
     table: &Table,
     view: &FigureView,
@@ -54,7 +55,7 @@ pub(super) fn draw(
         y += 1;
     }
 
-    // What is the same in every row stands above them, once.
+    // Columns with the same entry in every row are shown once, above the rows.
     let constant = if area.height >= 6 {
         page.constant()
     } else {
@@ -71,7 +72,7 @@ pub(super) fn draw(
         paint::write(buf, area.x, y, text, room, muted);
         y += 1;
     }
-    // The left edge holds the cursor's mark, the right edge the scroll mark.
+    // The left edge is for the cursor's mark, the right edge for the scroll mark.
     let room = usize::from(area.width).saturating_sub(2);
     let columns = columns(table, page, &constant, room);
     if area.height >= 2 && !table.columns.is_empty() {
@@ -129,7 +130,7 @@ pub(super) fn draw(
             x += (column.wide + GAP) as u16;
         }
         if view.marked(row.anchor) {
-            // In the gap after the first column, where no entry stands.
+            // In the gap after the first column, where there is no entry.
             let x = area.x + columns.first().map_or(0, |c| c.wide as u16 + 1);
             let room = usize::from(area.right().saturating_sub(x)).min(1);
             let accent = theme.style(Role::Accent);
@@ -149,7 +150,7 @@ pub(super) fn draw(
     hits
 }
 
-/// The page of a position: the cursor's own, else the last.
+/// The page of the cursor's position, else the last.
 fn page(table: &Table, cursor: Option<Anchor>) -> Option<usize> {
     let position = cursor.and_then(|cursor| cursor.position);
     let own = position.and_then(|p| {
@@ -161,7 +162,7 @@ fn page(table: &Table, cursor: Option<Anchor>) -> Option<usize> {
     own.or(table.pages.len().checked_sub(1))
 }
 
-/// The row under the cursor: the same place, else the first that stands for the cursor's unit or layer.
+/// The row under the cursor: one with the same anchor, else the first with the cursor's unit or layer.
 fn cursor_row(page: &TablePage, cursor: Anchor) -> Option<usize> {
     let same = |row: &TableRow| row.anchor == cursor;
     let stands = |row: &TableRow| {
@@ -182,12 +183,12 @@ struct DrawnColumn {
     index: usize,
     wide: usize,
     number: bool,
-    /// Whether all its numbers are whole: ranks, layers and counts have no decimals.
+    /// Whether all its numbers are integers: ranks, layers and counts have no decimals.
     whole: bool,
 }
 
 impl DrawnColumn {
-    /// Numbers end where the column ends, words begin where it begins.
+    /// Aligns text in the column: numbers to the right, words to the left.
     fn lay(&self, text: &str) -> String {
         if self.number {
             right_aligned(text, self.wide)
@@ -196,7 +197,7 @@ impl DrawnColumn {
         }
     }
 
-    /// An entry as it is written in this column.
+    /// An entry as text in this column.
     fn spell<'a>(&self, entry: &'a Entry) -> Cow<'a, str> {
         match entry {
             Entry::Number(value) if self.whole => format!("{value:.0}").into(),
@@ -238,7 +239,7 @@ fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> 
             .sum::<usize>()
             .saturating_sub(GAP)
     };
-    // Long words first: they can be cut, numbers cannot.
+    // Long texts are cut first, because numbers cannot be cut.
     let mut over = total(&out).saturating_sub(room);
     for column in out
         .iter_mut()
@@ -268,7 +269,7 @@ fn spell(entry: &Entry) -> Cow<'_, str> {
     }
 }
 
-/// Text at the right end of its column.
+/// Text aligned to the right of its column.
 fn right_aligned(text: &str, columns: usize) -> String {
     let text = crate::text::clip(text, columns);
     " ".repeat(columns - width(&text)) + &text
@@ -358,7 +359,7 @@ mod tests {
         );
     }
 
-    /// Rows that are layers stand as in a grid; what is the same in all of them stands above, once; ranks are whole.
+    /// Rows that are layers are in the order of grids; constant columns are shown once above; ranks are integers.
     #[test]
     fn layers_have_the_last_on_top_and_what_never_changes_once() {
         use crate::figure::{Body, Provenance};

@@ -1,6 +1,6 @@
-//! Prose: lines, wrapped between words.
+//! Draws prose: lines, wrapped between words.
 //!
-//! Invariant: no word is lost: what does not fit in a line goes on in the next, also when it is longer than one.
+//! Invariant: no word is lost: what does not fit in a line is continued on the next, even if a word is longer than a line.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -50,7 +50,7 @@ pub fn wrap(line: &str, columns: usize) -> Vec<String> {
         for grapheme in word.graphemes(true) {
             let wide = width(grapheme);
             if used + wide > columns && used > 0 {
-                // A space at the end of a line hangs over it.
+                // A space at the end of a line is not drawn.
                 if grapheme == " " {
                     continue;
                 }

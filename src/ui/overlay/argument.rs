@@ -1,6 +1,6 @@
-//! The argument of a command, with the reason when it was refused.
+//! The line for a command's argument, with the reason if it was refused.
 //!
-//! Invariant: a refusal leaves what was written in place.
+//! Invariant: after a refusal the text is unchanged.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

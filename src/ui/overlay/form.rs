@@ -1,6 +1,6 @@
-//! The parameters of an instrument, one a line, with what the selected one means.
+//! The form for an instrument's parameters, one in each line, with the description of the selected one.
 //!
-//! Invariant: a refusal leaves what was written in place and says why.
+//! Invariant: after a refusal the values are unchanged, and the reason is shown.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

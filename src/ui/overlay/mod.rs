@@ -1,4 +1,4 @@
-//! Overlays: what lies over the panes and takes the keys.
+//! Overlays: drawn in front of the panes; they get the keys.
 //!
 //! Invariant: an overlay is drawn on a cleared box inside the body, at any size. To add one, add a variant of
 //! [`crate::app::Overlay`], a file here and its arm in [`draw`].
@@ -20,7 +20,7 @@ use crate::app::notice::Notice;
 use crate::app::palette::{Listing, PaletteList, span};
 use crate::app::{App, Overlay};
 
-/// Draws what lies over the panes.
+/// Draws an overlay.
 pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let body = body.intersection(buf.area);
     if body.is_empty() {
@@ -35,7 +35,7 @@ pub fn draw(overlay: &Overlay, app: &App, theme: &Theme, body: Rect, buf: &mut B
     }
 }
 
-/// Clears a box in the middle and draws its border; returns what is inside.
+/// Clears a box in the middle and draws its border; returns its inside.
 fn boxed(
     title: &str,
     (width, height): (u16, u16),
@@ -62,7 +62,7 @@ fn boxed(
     inner
 }
 
-/// Lines from the top of an area, each in its role.
+/// Draws lines from the top of an area, each in its role.
 fn lines_from_top(
     lines: impl IntoIterator<Item = (String, Role)>,
     theme: &Theme,
@@ -75,7 +75,7 @@ fn lines_from_top(
     }
 }
 
-/// A list under what is typed: everything that can be typed (palette) or done here (help), or one of a few values.
+/// Draws a list below its filter: commands (palette), commands available here (help), or values.
 fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let (sign, size, name_width) = match list.purpose {
         PaletteList::Palette => (":", (90, 18), 24),
@@ -90,7 +90,7 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
     items(list, name_width, theme, skip_lines(inner, 1), buf);
 }
 
-/// What a notice says, and how often it was said.
+/// The text of a notice, with how often it was repeated.
 pub(super) fn text_with_count(notice: &Notice) -> String {
     let text = crate::text::plain(notice.text.as_bytes());
     match notice.times {
@@ -99,7 +99,7 @@ pub(super) fn text_with_count(notice: &Notice) -> String {
     }
 }
 
-/// The area below its first `lines` lines.
+/// The area without its first `lines` lines.
 fn skip_lines(area: Rect, lines: u16) -> Rect {
     let lines = lines.min(area.height);
     Rect {
@@ -109,7 +109,7 @@ fn skip_lines(area: Rect, lines: u16) -> Rect {
     }
 }
 
-/// Draws what is typed, with its cursor.
+/// Draws text that is being written, with its cursor.
 fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf: &mut Buffer) {
     let line = Line::styled(sign, theme.style(Role::Key));
     let used = put(buf, area.x, area.y, area.width, &line);
@@ -120,7 +120,7 @@ fn typed(before_after: (&str, &str), sign: &str, theme: &Theme, area: Rect, buf:
         ..area
     };
     let (before, after) = before_after;
-    // The end is what matters when it does not fit.
+    // If the text does not fit, its end is shown.
     let room = usize::from(rest.width).saturating_sub(1);
     let mut head = before;
     while crate::text::width(&crate::text::visible(head.as_bytes())) > room {

@@ -1,6 +1,6 @@
-//! All notes of the figure that is shown, and what becomes of a token at the cursor's position.
+//! All notes of the shown figure, and the ranks of a token at the cursor's position.
 //!
-//! Invariant: nothing is left out; long sentences fold, and what has no room is scrolled to.
+//! Invariant: nothing is left out; long sentences are wrapped, and the rest can be scrolled to.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -34,7 +34,7 @@ pub fn draw(app: &App, scroll: usize, theme: &Theme, body: Rect, buf: &mut Buffe
     mark::draw(count, first, theme, inner, buf);
 }
 
-/// What the figure is of, what is said at the cursor, and every note.
+/// The title of the figure, the rank story at the cursor, and all notes.
 fn lines(app: &App, width: usize) -> Vec<(String, Role)> {
     let Some(figure) = app.figure(app.layout.figure) else {
         return Vec::new();

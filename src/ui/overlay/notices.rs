@@ -1,6 +1,6 @@
-//! Everything that was said, newest last.
+//! All notices so far, newest last.
 //!
-//! Invariant: nothing is left out; long sentences fold.
+//! Invariant: nothing is left out; long sentences are wrapped.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;

@@ -1,6 +1,6 @@
-//! The cell under the cursor in full: its token, and what the chosen figure says there, with bars.
+//! The details of the cell under the cursor: its token, and the chosen figure's content there, with bars.
 //!
-//! Invariant: everything here is about the shared cursor. To say more about a cell, add lines in [`draw`].
+//! Invariant: everything here is about the shared cursor. To show more about a cell, add lines in [`draw`].
 
 use ratatui::text::{Line, Span};
 
@@ -18,9 +18,9 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let left = canvas.title(pane);
     let reading = app.cell_under_cursor();
     let anchor = reading.as_ref().map_or(app.cursor.anchor(), |r| r.anchor);
-    // A figure may have been measured at another position than the cursor's.
+    // The figure may have been measured at another position than the cursor's.
     let position = anchor.position.map_or(app.cursor.position, |p| p as usize);
-    // What belongs to no layer (the embedding, a sum) is said to be in none.
+    // A cell without a layer (the embedding, a sum) is shown without one.
     let layer = match (&reading, anchor.layer) {
         (Some(_), None) => String::new(),
         (_, layer) => format!(" · layer {}", layer.map_or(app.cursor.layer, usize::from)),
@@ -33,7 +33,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let outdated = shown
         .filter(|_| reading.is_some())
         .and_then(ShownFigure::outdated);
-    // A story is told in the pane itself; of other notes the second is about the newest position.
+    // A rank story is shown in the pane itself. Otherwise show the second note, which is about the newest position.
     let below = app
         .figure(app.layout.figure)
         .filter(|_| outdated.is_none() && reading.as_ref().is_some_and(|r| r.story.is_none()))
@@ -51,7 +51,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return canvas.lines(inner, &outdated_lines(canvas, outdated, reading, width));
     }
     let Some(token) = app.transcript.tokens.get(position).or(app.token()) else {
-        // Some figures are about no text.
+        // Some figures are not about the text.
         if let Some(reading) = reading {
             return canvas.lines(inner, &reading_lines(canvas, &reading, width));
         }
@@ -82,7 +82,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     canvas.lines(inner, &lines);
 }
 
-/// A cell of a figure that is not about what stands on the screen: what it is about, and its own token, all of it faded.
+/// The cell of an outdated figure: what the figure is about, and the cell's own text, all in faint style.
 fn outdated_lines(
     canvas: &Canvas,
     outdated: &str,
@@ -104,7 +104,7 @@ fn outdated_lines(
     lines
 }
 
-/// Which edits did something at a token, and what the other run chose there.
+/// The edits that acted at a token, and the token that the other run chose there.
 fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     let text = &canvas.app.transcript;
     let mut lines = Vec::new();
@@ -187,7 +187,7 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
     lines.extend(candidates(canvas, reading, width));
     let own = |name: &str| reading.axis.as_ref().is_some_and(|axis| axis.0 == name);
     match &reading.value {
-        // What the bars show, or the number of the cell where it is another.
+        // The name of the number that the bars show, or else the cell's own number.
         Some((name, _)) if !reading.more.is_empty() && own(name) => {
             lines.push(Line::from(canvas.span(format!("{name}{at}"), Role::Faint)));
         }
@@ -223,8 +223,8 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
     lines
 }
 
-/// The candidates of a cell. They have bars where they are of one kind, on the scale of that kind, which is named; a
-/// number below zero has its bar in another colour where the scale goes both ways.
+/// The candidates of a cell. If their numbers are of one kind, they have bars on the scale of that kind, which is named; on a
+/// diverging scale, the bar of a negative number has another colour.
 fn candidates(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     let names = reading.more.iter().map(|m| text::width(&m.0)).max();
@@ -257,8 +257,8 @@ fn candidates(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Vec<L
     lines
 }
 
-/// How long the bar of a number is, 0 to 1, between the ends of its scale, and whether it goes the other way: from the
-/// lower end, or from zero where the scale goes both ways.
+/// The length of a number's bar, 0 to 1, and whether it points the other way: from the lower end of the scale, or from zero on
+/// a diverging scale.
 fn along((lo, hi): (f32, f32), value: f32) -> (f32, bool) {
     if lo < 0.0 && hi > 0.0 {
         let reach = hi.max(-lo);
@@ -275,7 +275,7 @@ mod tests {
     fn a_bar_measures_its_number_on_its_scale() {
         let near = |a: (f32, bool), b: (f32, bool)| (a.0 - b.0).abs() < 1e-6 && a.1 == b.1;
         assert!(near(along((0.0, 1.0), 0.25), (0.25, false)), "a share");
-        // Of log-probabilities the largest has the longest bar, not the shortest.
+        // For log-probabilities the largest number has the longest bar.
         let log = |v| along((-10.0, 0.0), v).0;
         assert!(log(-0.05) > 0.99 && log(-9.5) < 0.06);
         assert!(near(along((-8.0, 8.0), -6.0), (0.75, true)), "below zero");

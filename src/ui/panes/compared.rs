@@ -1,7 +1,7 @@
-//! Two texts: the edited one, and beside it the unedited run of the same seed, with KL between them, token by token.
+//! Two texts: the run's, and that of the baseline run with the same seed, with KL between them, token by token.
 //!
-//! Invariant: what stands on one line was written at the same positions; the first token that differs is marked in both.
-//! To show something else of a pair, add it to [`strip_of`].
+//! Invariant: the tokens on one line have the same positions; the first token that differs is marked in both texts. To show
+//! something else of a pair, add it to [`strip_of`].
 
 use std::ops::Range;
 
@@ -22,7 +22,7 @@ use crate::ui::paint;
 use crate::ui::theme::Role;
 use crate::ui::widgets::{scroll, sparkline};
 
-/// Draws both texts: side by side where there is room, else one above the other.
+/// Draws both texts: side by side if there is room, else one above the other.
 pub(super) fn draw(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
     match app.side_by_side(area.width.into()) {
@@ -31,7 +31,7 @@ pub(super) fn draw(canvas: &mut Canvas, area: Rect) {
     }
 }
 
-/// Where the two part and how far they are from each other, for the border.
+/// Where the texts diverge and their KL, for the border.
 pub(super) fn summary(canvas: &Canvas) -> Line<'static> {
     let app = canvas.app;
     let Some(baseline) = &app.baseline else {
@@ -68,7 +68,7 @@ pub(super) fn summary(canvas: &Canvas) -> Line<'static> {
     Line::from(vec![canvas.span(part, role), canvas.span(kl, Role::Edited)])
 }
 
-/// What the two columns are.
+/// The names of the two columns.
 fn names(app: &App) -> [&'static str; 2] {
     match (
         app.baseline_mode,
@@ -173,7 +173,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
     scroll::draw(rows.len(), first, canvas.theme, whole, canvas.buf);
 }
 
-/// One token of a text whose first position is `offset`; returns where the next one goes.
+/// Draws one token of a text whose first position is `offset`; returns the column of the next one.
 fn piece(
     canvas: &mut Canvas,
     (x, y, right): (u16, u16, u16),
@@ -201,7 +201,7 @@ fn piece(
     paint::joined(canvas.buf, (left, x, y), &shown, room, style)
 }
 
-/// The first token that differs stands out in both texts; the cursor does too.
+/// Emphasises the first token that differs, in both texts, and the cursor.
 fn mark(canvas: &Canvas, style: Style, position: usize, own: bool) -> Style {
     let app = canvas.app;
     let mut style = style;
@@ -222,7 +222,7 @@ fn mark(canvas: &Canvas, style: Style, position: usize, own: bool) -> Style {
     style
 }
 
-/// The KL of a line's tokens, one column each; faint where the two texts before them are no longer the same.
+/// Draws the KL of a line's tokens, one column for each; faint where the two contexts differ.
 fn strip_of(
     canvas: &mut Canvas,
     (x, y): (u16, u16),
@@ -246,7 +246,7 @@ fn strip_of(
     }
 }
 
-/// The edited text above, the other one below.
+/// Draws the run's text above the other one.
 fn stacked(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
     let (above, below) = split(area, area.height / 2);
@@ -278,7 +278,7 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
     other(canvas, rest, baseline);
 }
 
-/// The other text alone, the first token that differs in sight.
+/// Draws only the other text, with the first token that differs in view.
 fn other(canvas: &mut Canvas, area: Rect, baseline: &Baseline) {
     let app = canvas.app;
     let offset = app.transcript.prompt;

@@ -1,6 +1,6 @@
-//! How far a download is, in lines: what, how much of it, how fast and how long, which file.
+//! The progress of a download, in lines: model, amount, speed and time, file.
 //!
-//! Invariant: every line fits the width. To say more, add a line.
+//! Invariant: every line fits the width. To show more, add a line.
 
 use ratatui::text::{Line, Span};
 
@@ -10,7 +10,7 @@ use crate::text;
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar::bar;
 
-/// The widest bar.
+/// The maximum width of the bar, in columns.
 const WIDEST: usize = 60;
 
 pub(super) fn lines(canvas: &Canvas, progress: &Progress, width: usize) -> Vec<Line<'static>> {

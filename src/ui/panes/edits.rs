@@ -1,7 +1,7 @@
-//! The edits pane: every edit with its number, whether it is on, how strong, and what it really did.
+//! The edits pane: every edit with its number, whether it is on, its strength, and what it really did.
 //!
-//! Invariant: an edit that is on and never fired is red and says so in words.
-//! To show more of a receipt, add to [`receipt`]; more of single tokens, to [`history`].
+//! Invariant: an edit that is on and never fired is red, and its reason is shown. To show more of a receipt, add to
+//! [`receipt`]; more of single tokens, to [`history`].
 
 use ratatui::text::{Line, Span};
 
@@ -14,9 +14,9 @@ use crate::text;
 use crate::ui::theme::{Glyphs, Role};
 use crate::ui::widgets::{bar, sparkline};
 
-/// Columns before what is said of an edit.
+/// The indentation of the lines below an edit, in columns.
 const INDENT: usize = 5;
-/// The strength at the end of the bar.
+/// The strength at the full length of the bar.
 const FULL: f32 = 4.0;
 
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
@@ -33,7 +33,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         let lines = canvas.folded(words, usize::from(inner.width), Role::Muted);
         return canvas.lines(inner, &lines);
     }
-    // A change made from now has had no chance to do anything before the next token.
+    // A change that applies from now on cannot act before the next token.
     let waiting = app
         .transcript
         .boundaries
@@ -81,7 +81,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
 }
 
-/// The line of an edit, and its condition where that needs a line of its own.
+/// The line of an edit, and its condition on a second line if there is no room for it.
 fn head(
     canvas: &Canvas,
     index: usize,
@@ -146,7 +146,7 @@ fn head(
     (line, rest)
 }
 
-/// What a receipt says: its first line, and more lines where it is long.
+/// The lines of a receipt.
 fn receipt(
     canvas: &Canvas,
     receipt: &Receipt,
@@ -195,7 +195,7 @@ fn receipt(
         ),
     };
     let (fired, relative) = (receipt.fired, number(receipt.relative));
-    // A narrow pane has room for the numbers alone.
+    // A narrow pane has room only for the numbers.
     let word = if width >= 60 { "fired " } else { "" };
     let said = format!("{word}{fired}× Δh/h {relative}{kl}");
     let spans = vec![canvas.span(said, Role::Muted)];
@@ -209,7 +209,7 @@ fn receipt(
     (spans, notes)
 }
 
-/// What an edit did at the tokens up to the cursor, one column each, and at the token under the cursor.
+/// What an edit did at the tokens up to the cursor, one column for each, and at the token under the cursor.
 fn history(canvas: &Canvas, edit: EditId, width: usize) -> Option<Vec<Span<'static>>> {
     let app = canvas.app;
     let text = &app.transcript;

@@ -1,7 +1,7 @@
-//! The figure pane: one for every instrument there is and will be.
+//! The figure pane, the same for every instrument.
 //!
-//! Invariant: it knows figures, not instruments; a figure that is older than the edits is dimmed and says so.
-//! To show a new instrument, add it to `INSTRUMENTS`; nothing here changes.
+//! Invariant: it depends on figures, not on instruments; an outdated figure is dimmed and says so. To show a new instrument,
+//! add it to `INSTRUMENTS`; nothing here changes.
 
 use ratatui::text::Line;
 
@@ -44,13 +44,13 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
             let before = canvas.memory.first_column.get(slot).copied();
             let first = match (app.cursor.follow, app.cursor.at_run_start) {
                 (true, _) => None,
-                // As much as there is room for of what follows.
+                // As many of the following columns as there is room for.
                 (false, true) => Some(usize::MAX),
                 (false, false) => before,
             };
             (anchor.unwrap_or(app.cursor.anchor()), first)
         }
-        // No column is the cursor's: none is marked.
+        // The cursor is in no column of the figure, so none is marked.
         CursorFocus::Coming => (Anchor::layer(app.cursor.layer), None),
         CursorFocus::Outside(first, _) => {
             let before = app.cursor.position < first;
@@ -74,8 +74,8 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
 }
 
-/// What is said below a figure: why it is not what was asked for, what it is older than, that the cursor is outside it,
-/// and else what it says at the cursor; with the way to all its notes.
+/// The caption below a figure: why it is not the requested one, what it was measured on if it is outdated, or that the cursor
+/// is outside it; else its content at the cursor. With the key that shows all notes.
 fn caption(
     canvas: &Canvas,
     shown: &ShownFigure,
@@ -97,7 +97,7 @@ fn caption(
     let story = app.cell_of_figure(slot).and_then(|r| r.story);
     let said = story.map(|(story, _)| {
         let mut said = story.to_string();
-        // The ranks of the jump stand in the cell pane too.
+        // The ranks of the jump are shown in the cell pane as well.
         if text::width(&said) + 2 > room
             && let Some(at) = said.rfind(" (#")
         {
@@ -120,7 +120,7 @@ fn caption(
     Line::from(spans)
 }
 
-/// Why the difference that is asked for is not shown.
+/// Why the requested difference is not shown.
 fn refused<'a>(canvas: &Canvas, shown: &'a ShownFigure, slot: PaneName) -> Option<&'a str> {
     let asked =
         canvas.app.difference && shown.difference.is_none() && canvas.app.layout.figure == slot;
@@ -128,7 +128,7 @@ fn refused<'a>(canvas: &Canvas, shown: &'a ShownFigure, slot: PaneName) -> Optio
     why.filter(|_| asked)
 }
 
-/// What is said at the right of the title: the figure's own title, and work going on.
+/// The right side of the title: the figure's own title, and progress.
 fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> Line<'static> {
     let app = canvas.app;
     let mut spans = Vec::new();
@@ -169,7 +169,7 @@ fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> L
     Line::from(spans)
 }
 
-/// A line of fact and a line of action.
+/// A line that states a fact and a line that says what to do.
 fn empty_lines(
     canvas: &Canvas,
     shown: &ShownFigure,

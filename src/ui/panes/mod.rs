@@ -1,6 +1,6 @@
-//! Panes: the parts of the screen between header and footer, as rows.
+//! Panes: the parts of the screen between header and footer, as rows of a list.
 //!
-//! Invariant: a pane draws inside its area and reads the app, never changes it.
+//! Invariant: a pane draws inside its area, and reads the app without changing it.
 //! To add a pane, add a file, a row in [`PANES`], a variant of [`crate::app::layout::Pane`] and its place there.
 
 mod cell;
@@ -28,36 +28,36 @@ use crate::text;
 use crate::ui::paint;
 use crate::ui::theme::{Glyphs, Role, Theme};
 
-/// What drawing remembers between frames, so that nothing jumps.
+/// Scroll positions that are kept between frames, so that nothing jumps.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// The first column drawn of each grid.
+    /// The first visible column of each grid.
     pub first_column: BTreeMap<PaneName, usize>,
-    /// The first line drawn of the transcript.
+    /// The first visible line of the transcript.
     pub first_line: usize,
 }
 
-/// Everything that a pane needs to draw itself.
+/// The inputs of drawing a pane.
 pub struct Canvas<'a> {
     /// The state.
     pub app: &'a App,
     /// The colours.
     pub theme: &'a Theme,
-    /// What the last frame left behind.
+    /// The scroll positions of the last frame.
     pub memory: &'a mut Memory,
     /// The whole pane with its border.
     pub area: Rect,
-    /// Whether tabs for the other panes belong in the title.
+    /// Whether the title has tabs for the other panes.
     pub tabs: bool,
     pub buf: &'a mut Buffer,
 }
 
-/// One kind of pane.
+/// A row of [`PANES`]: one kind of pane.
 pub struct PaneRow {
     pub name: &'static str,
-    /// One sentence.
+    /// A one-sentence description.
     pub about: &'static str,
-    /// Whether it draws this pane.
+    /// Whether this row draws a pane.
     pub draws: fn(Pane) -> bool,
     pub draw: fn(&mut Canvas, Pane),
 }
@@ -96,7 +96,7 @@ pub fn draw(pane: Pane, canvas: &mut Canvas) {
     }
 }
 
-/// How a token that is named is drawn.
+/// The role in which a token's name is drawn.
 pub(super) fn role_of(token: &Token) -> Role {
     if token.special {
         Role::Special
@@ -106,7 +106,7 @@ pub(super) fn role_of(token: &Token) -> Role {
 }
 
 impl Canvas<'_> {
-    /// Draws the border with titles left, right and below, and returns what is inside.
+    /// Draws the border with titles at the left, right and bottom, and returns the inside.
     pub fn frame(&mut self, pane: Pane, left: &Line, right: &Line, below: &Line) -> Rect {
         let area = self.area.intersection(self.buf.area);
         if area.width < 2 || area.height < 2 {
@@ -138,13 +138,13 @@ impl Canvas<'_> {
         Span::styled(text.into(), self.theme.style(role))
     }
 
-    /// A sentence in a role, folded to a width.
+    /// A sentence in a role, wrapped to a width.
     pub fn folded(&self, sentence: &str, width: usize, role: Role) -> Vec<Line<'static>> {
         let lines = fold(sentence, width).into_iter();
         lines.map(|l| Line::from(self.span(l, role))).collect()
     }
 
-    /// Writes lines from the top of an area; what does not fit is cut with a mark.
+    /// Draws lines from the top of an area; a line that does not fit is cut with a mark.
     pub fn lines(&mut self, area: Rect, lines: &[Line<'static>]) {
         for (i, line) in lines.iter().take(usize::from(area.height)).enumerate() {
             let y = area.y.saturating_add(i as u16);
@@ -152,7 +152,7 @@ impl Canvas<'_> {
         }
     }
 
-    /// The names of everything that can stand in this place, the present one marked.
+    /// The names of all panes that share this place, with the current one marked.
     pub fn title(&self, pane: Pane) -> Line<'static> {
         let app = self.app;
         let mut names: Vec<(String, bool)> = Vec::new();
@@ -173,7 +173,7 @@ impl Canvas<'_> {
                 }
             }
         }
-        // The rest of the line is the figure's own title.
+        // The rest of the line is for the figure's own title.
         let width = usize::from(app.layout.size.0);
         drop_furthest(
             &mut names,
@@ -199,7 +199,7 @@ impl Canvas<'_> {
     }
 }
 
-/// Drops the names furthest from the one that is here until they fit, so that it shows whatever the list holds.
+/// Drops the names furthest from the current one until they fit, so that the current one is always visible.
 fn drop_furthest(names: &mut Vec<(String, bool)>, room: usize) {
     let columns = |names: &[(String, bool)]| {
         let each = names.iter().map(|(name, _)| text::width(name) + 1);
@@ -215,7 +215,7 @@ fn drop_furthest(names: &mut Vec<(String, bool)>, room: usize) {
     }
 }
 
-/// Writes a line into at most `width` columns, with a mark where it is cut; returns the columns used.
+/// Draws a line in at most `width` columns, with a mark where it is cut; returns the columns used.
 pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
     let mut used = 0;
     for span in &line.spans {
@@ -235,12 +235,12 @@ pub fn put(buf: &mut Buffer, x: u16, y: u16, width: u16, line: &Line) -> u16 {
     used
 }
 
-/// Breaks a sentence into lines of at most `width` columns.
+/// Wraps a sentence into lines of at most `width` columns.
 pub fn fold(sentence: &str, width: usize) -> Vec<String> {
     let mut out = Vec::new();
     for paragraph in sentence.lines() {
         let pieces: Vec<String> = paragraph.split_inclusive(' ').map(str::to_string).collect();
-        // Spaces lead in the transcript's wrapping and trail in prose.
+        // In the transcript's wrapping spaces begin a piece; in prose they end it.
         let mut line = String::new();
         for piece in pieces {
             if text::width(&line) + text::width(piece.trim_end()) > width && !line.is_empty() {

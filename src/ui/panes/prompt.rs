@@ -1,6 +1,6 @@
-//! The prompt being written, and the drawing of everything that is being written.
+//! The prompt being written, and the drawing of any text being written.
 //!
-//! Invariant: the cursor is in sight, and what is written is spelled safely although the user wrote it.
+//! Invariant: the cursor is visible, and the text is made safe to show although the user wrote it.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -12,7 +12,7 @@ use crate::text;
 use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 
-/// Rows that the prompt takes, its title included.
+/// The height of the prompt in rows, including its title.
 pub fn rows(app: &App, inner: Rect) -> u16 {
     let width = usize::from(inner.width.max(1));
     let rows = app
@@ -48,7 +48,7 @@ pub fn draw(canvas: &mut Canvas, area: Rect) {
     editor(canvas.buf, canvas.theme, rest, app.prompt.halves());
 }
 
-/// Draws text being written, its cursor in sight. The text is the user's own, and spelled safely.
+/// Draws text being written with its cursor visible, and made safe to show.
 pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&str, &str)) {
     if area.is_empty() {
         return;
@@ -67,7 +67,7 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
             (c, _) => text::plain(c.to_string().as_bytes()),
         };
         let wide = text::width(&shown);
-        // A mark belongs to the letter before it, on whatever line that is.
+        // A combining mark stays with the letter before it, on any line.
         if wide > 0 && used + wide > width {
             rows.push(Vec::new());
             used = 0;

@@ -1,7 +1,7 @@
-//! Tokens as text: each in its colour, wrapped into lines, the cursor in sight, with a line where edits changed.
+//! Draws a text token by token: colours, wrapping, the cursor, and a line where edits changed.
 //!
-//! Invariant: every token can be seen under the cursor, also one that shows no text of its own.
-//! To show tokens by another number, add an arm in [`tint`].
+//! Invariant: every token is visible under the cursor, even one without visible characters. To colour tokens by another number,
+//! add an arm in [`tint`].
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -18,7 +18,7 @@ use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 use crate::ui::widgets::scroll;
 
-/// Surprise, in nats, at the end of the colour ramp.
+/// Surprisal, in nats, at the end of the colour ramp.
 const SURPRISE: f32 = 6.0;
 /// KL, in nats, at the end of the colour ramp.
 const KL: f32 = 1.5;
@@ -30,7 +30,7 @@ pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
     (above, below)
 }
 
-/// One row of the text: tokens, or the line where edits changed.
+/// One row on the screen: tokens, or the line where edits changed.
 enum TextRow<'a> {
     Text(&'a [Piece]),
     Changed(&'static str),
@@ -52,7 +52,7 @@ fn rows<'a>(text: &Transcript, lines: &'a [Vec<Piece>], own: bool) -> Vec<TextRo
     rows
 }
 
-/// Draws tokens, the cursor in sight; returns the first row drawn.
+/// Draws tokens with the cursor visible; returns the first row drawn.
 pub(super) fn tokens(
     canvas: &mut Canvas,
     area: Rect,
@@ -68,7 +68,7 @@ pub(super) fn tokens(
     let high = usize::from(area.height);
     let mut lines = text.wrap(usize::from(area.width));
     if rows(text, &lines, own).len() > high {
-        // The last column is the scroll mark's.
+        // The last column is for the scroll mark.
         lines = text.wrap(usize::from(area.width).saturating_sub(1));
     }
     let rows = rows(text, &lines, own);
@@ -78,7 +78,7 @@ pub(super) fn tokens(
     };
     let at = rows.iter().rposition(holds).unwrap_or(0);
     let most = rows.len().saturating_sub(high);
-    // At rest the cursor stays where the answer was predicted, and the text runs on.
+    // While the cursor rests at the position that predicted the answer, the text scrolls on.
     let writing = app.cursor.at_run_start && app.transcript.activity == Activity::Writing;
     let first = if (app.cursor.follow || writing) && own {
         most
@@ -113,7 +113,7 @@ pub(super) fn tokens(
     first
 }
 
-/// The first row to draw: the one from before, moved as little as shows the row `at`.
+/// The first row to draw: the previous one, moved as little as necessary to make row `at` visible.
 pub(super) fn in_sight(at: usize, before: usize, high: usize) -> usize {
     before.min(at).max((at + 1).saturating_sub(high))
 }
@@ -127,7 +127,7 @@ pub(super) fn changed(canvas: &mut Canvas, area: Rect, what: &str) {
     put(canvas.buf, area.x, area.y, area.width, &line);
 }
 
-/// Where the next token will stand.
+/// Draws the place of the next token.
 pub(super) fn pen(canvas: &mut Canvas, x: u16, y: u16) {
     let block = canvas.theme.glyphs.pick("▌", "_");
     let style = canvas.theme.style(Role::Accent);
@@ -191,7 +191,7 @@ pub(super) fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, ow
     }
 }
 
-/// How far along the ramp a token lies, when tokens are tinted.
+/// The place of a token on the colour ramp, if tokens are tinted.
 fn tint(app: &App, token: &Token) -> Option<f32> {
     if app.tint {
         return token.logprob.map(|l| (-l / SURPRISE).clamp(0.0, 1.0));

@@ -1,7 +1,7 @@
-//! The transcript: ready prompts, the text token by token, and the unedited text beside it.
+//! The transcript: ready prompts, the text token by token, and the baseline run's text next to it.
 //!
-//! Invariant: what stands here is the app's text as it is; how tokens are drawn is in `tokens.rs`.
-//! To say something else of the text, add it to [`titles`].
+//! Invariant: the text is the app's, unchanged; `tokens.rs` draws the tokens. To show something else about the text, add it to
+//! [`titles`].
 
 use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};

@@ -1,14 +1,14 @@
-//! How many colours, and which characters, the terminal at hand has.
+//! The number of colours and the characters that the terminal can show.
 //!
-//! Invariant: what the user asks for wins over what the environment suggests, and `NO_COLOR` over the terminal.
+//! Invariant: the user's flag takes precedence over the environment, and `NO_COLOR` over the terminal's capabilities.
 //! To add a terminal that is known for truecolor by its `TERM`, add its word to [`TRUE_TERMS`].
 
 use crate::error::{Error, Result};
 
-/// Values of `TERM`, or parts of them, of terminals that have truecolor. `TERM` passes through SSH, `COLORTERM` does not.
+/// Values of `TERM`, or parts of them, of terminals with truecolor. `TERM` is passed on by SSH, `COLORTERM` is not.
 const TRUE_TERMS: &str = "direct kitty ghostty alacritty wezterm foot truecolor 24bit";
 
-/// How many colours there are.
+/// The number of colours.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Depth {
     /// No colours: only bold, dim, reversed, underlined.
@@ -16,7 +16,7 @@ pub enum Depth {
     /// The terminal's own 16.
     #[default]
     Ansi16,
-    /// The palette of 256.
+    /// The palette of 256 colours.
     Ansi256,
     /// 24 bit.
     True,
@@ -68,7 +68,7 @@ impl Depth {
         )
     }
 
-    /// How `--color` and `:stats` spell it.
+    /// The name, as in `--color` and `:stats`.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -79,7 +79,7 @@ impl Depth {
     }
 }
 
-/// Which characters may be drawn besides text.
+/// The characters that may be drawn in addition to text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Glyphs {
     /// Blocks, shades and braille, all one column wide.
@@ -105,7 +105,7 @@ impl Glyphs {
         }
     }
 
-    /// One of two signs: the one that may be any of Unicode's, or the one in ASCII.
+    /// One of two signs: any Unicode character, or its replacement in ASCII.
     pub fn pick<T>(self, unicode: T, ascii: T) -> T {
         match self {
             Self::Unicode => unicode,
@@ -113,7 +113,7 @@ impl Glyphs {
         }
     }
 
-    /// Shades from nothing to full.
+    /// Shades from empty to full.
     pub fn ramp(self) -> &'static [char] {
         self.pick(
             &[' ', '░', '▒', '▓', '█'],
@@ -121,12 +121,12 @@ impl Glyphs {
         )
     }
 
-    /// What stands left and right of the cell under the cursor.
+    /// The brackets left and right of the cell under the cursor.
     pub fn brackets(self) -> [&'static str; 2] {
         self.pick(["▐", "▌"], [">", "<"])
     }
 
-    /// What stands beside something that the user marked.
+    /// The sign next to a marked unit.
     pub fn mark(self) -> &'static str {
         self.pick("◆", "*")
     }

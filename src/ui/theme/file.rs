@@ -1,6 +1,6 @@
-//! Theme files: a base16 palette, and whatever else a theme wants to say.
+//! Reads theme files: a base16 palette, and optional further settings.
 //!
-//! Invariant: a mistake costs the entry it is in, never the program; it is reported as `file:line: what`.
+//! Invariant: a mistake invalidates only the entry it is in; it is reported as `file:line: what`.
 //! To add a section, add an arm to [`parse`].
 
 use std::path::Path;
@@ -35,10 +35,10 @@ pub(super) fn load_folder(folder: &Path) -> (Vec<Theme>, Vec<String>) {
     (themes, warnings)
 }
 
-/// A key with its value, both with their place.
+/// A key with its value, both with their location in the file.
 type KeyValue<'a> = (&'a str, &'a Spanned<DeValue<'a>>);
 
-/// What has been read so far.
+/// The state of reading a theme.
 struct ThemeReader<'a> {
     path: &'a Path,
     source: &'a str,
@@ -65,7 +65,7 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     theme.depth = Depth::True;
     let mut written: Vec<(Role, &str, usize)> = Vec::new();
     let mut ramps: [Option<Vec<Rgb>>; 2] = [None, None];
-    // The palette first: every other section may use its names.
+    // The palette comes first, because every other section may use its names.
     let mut sections = items(&table);
     sections.sort_by_key(|(key, _)| *key != "palette");
     for (key, value) in sections {
@@ -146,7 +146,7 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     for role in [Role::Selection, Role::Cursor] {
         let style = &mut theme.roles[role as usize];
         if style.bg.is_none() {
-            // Whatever the file says, these two must be seen.
+            // Whatever the file says, these two must be visible.
             *style = style.add_modifier(Modifier::REVERSED);
         }
     }
@@ -166,7 +166,7 @@ fn items<'a>(table: &'a DeTable<'a>) -> Vec<KeyValue<'a>> {
     names.zip(table.values()).collect()
 }
 
-/// A ramp that begins where it looks like the background: viridis, and on light grounds magma from its light end.
+/// The default ramp, which begins near the background's brightness: viridis, and on light backgrounds magma from its light end.
 fn usual_heat(variant: ThemeVariant) -> Vec<Rgb> {
     let named = |name| colour::ramp(name).unwrap_or_default().to_vec();
     match variant {
@@ -311,7 +311,7 @@ impl ThemeReader<'_> {
         }
     }
 
-    /// The style of a role: as written, or as usual where the palette has the colours, or that of its fallback.
+    /// The style of a role: as written in the file, else the default if the palette has its colours, else that of its fallback.
     fn settle(&self, role: Role, own: &[(Role, Style)]) -> Style {
         if let Some((_, style)) = own.iter().rev().find(|(r, _)| *r == role) {
             return *style;

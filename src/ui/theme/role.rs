@@ -2,9 +2,8 @@
 //!
 //! Invariant: following [`Role::fallback`] always ends at [`Role::Text`]. To add a role, add its row.
 
-/// One line a role: what theme files call it, the role it looks like when a theme does not say, what it is made of when a
-/// theme says nothing (in the words of a theme file; an empty one asks that other role), and the contrast with its
-/// background that it must have, by the WCAG formula.
+/// One line for each role: its name in theme files; its fallback role; its default style in the syntax of a theme file (if
+/// empty, the fallback's style); and the contrast with its background that it must have, by the WCAG formula.
 macro_rules! rows {
     ($($role:ident $name:literal $fallback:ident $usual:literal $contrast:literal $about:literal;)*) => {
         /// A colour with a meaning.
@@ -17,14 +16,14 @@ macro_rules! rows {
         pub const ROLES: [Role; [$($name),*].len()] = [$(Role::$role,)*];
 
         impl Role {
-            /// How theme files name it.
+            /// The name in theme files.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$role => $name,)*
                 }
             }
 
-            /// The role it looks like when a theme does not say; none for plain text.
+            /// The role whose style is used if a theme does not define this one; none for plain text.
             pub fn fallback(self) -> Option<Self> {
                 let other = match self {
                     $(Self::$role => Self::$fallback,)*
@@ -32,7 +31,7 @@ macro_rules! rows {
                 (self != other).then_some(other)
             }
 
-            /// What it is made of when a theme says nothing, in the words of a theme file; `None` asks the fallback.
+            /// The default style, in the syntax of a theme file; `None` for the fallback's style.
             pub(super) fn usual(self) -> Option<&'static str> {
                 let words = match self {
                     $(Self::$role => $usual,)*
@@ -40,7 +39,7 @@ macro_rules! rows {
                 (!words.is_empty()).then_some(words)
             }
 
-            /// The contrast with its background that it must have, by the WCAG formula.
+            /// The contrast with its background that the role must have, by the WCAG formula.
             pub fn contrast(self) -> f32 {
                 match self {
                     $(Self::$role => $contrast,)*

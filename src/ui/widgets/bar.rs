@@ -1,13 +1,13 @@
 //! A bar for a share: `█████▍    `.
 //!
-//! Invariant: exactly as many columns as asked; a share above zero shows something.
+//! Invariant: the width is exactly as requested; a share above zero is visible.
 
 use crate::ui::theme::Glyphs;
 
 /// Parts of a column, from an eighth on.
 const EIGHTHS: [char; 7] = ['▏', '▎', '▍', '▌', '▋', '▊', '▉'];
 
-/// Draws `share`, 0 to 1, in `columns` columns, to an eighth of a column.
+/// A bar for `share`, 0 to 1, in `columns` columns, with a resolution of an eighth of a column.
 pub fn bar(share: f32, columns: usize, glyphs: Glyphs) -> String {
     let share = if share.is_nan() {
         0.0
@@ -20,7 +20,7 @@ pub fn bar(share: f32, columns: usize, glyphs: Glyphs) -> String {
     let mut out = String::with_capacity(columns * 3);
     let (block, tip) = match glyphs {
         Glyphs::Unicode => ('█', rest.checked_sub(1).map(|part| EIGHTHS[part])),
-        // ASCII has one tip, for half a column and more; the smallest share must not vanish.
+        // ASCII has one sign for half a column or more; the smallest share must remain visible.
         Glyphs::Ascii => {
             let some = (full == 0 && rest > 0).then_some('-');
             ('#', if rest >= 4 { Some('=') } else { some })

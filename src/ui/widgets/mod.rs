@@ -1,6 +1,6 @@
 //! Small drawings that panes share. Each is text of an exact width, or a mark at the edge of an area.
 //!
-//! Invariant: no widget is wider than it was asked to be, whatever the number. To add one, add a file here.
+//! Invariant: no widget is wider than requested, whatever the number. To add one, add a file here.
 
 pub mod bar;
 pub mod scroll;

@@ -1,6 +1,6 @@
-//! Where one is in a long list: a mark at the right edge.
+//! A scroll mark at the right edge, which shows the position in a long list.
 //!
-//! Invariant: nothing is drawn when all of it shows; the mark is at an end exactly when the list is.
+//! Invariant: nothing is drawn if the whole list is visible; the mark is at an end exactly if the view is.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -8,7 +8,7 @@ use ratatui::layout::Rect;
 use crate::ui::paint;
 use crate::ui::theme::{Role, Theme};
 
-/// First line and length of the mark, for `count` lines of which `high` show from `first` on.
+/// First line and length of the mark, for `count` lines of which `high` are visible from `first` on.
 pub fn thumb(count: usize, first: usize, high: usize) -> Option<(usize, usize)> {
     if high == 0 || count <= high {
         return None;
@@ -19,7 +19,7 @@ pub fn thumb(count: usize, first: usize, high: usize) -> Option<(usize, usize)> 
     let at = match first {
         0 => 0,
         _ if first == last => free,
-        // Neither end, unless there is nothing between them.
+        // At neither end, unless there is no line between them.
         _ => (first * free / last)
             .max(1)
             .min(free.saturating_sub(1).max(1).min(free)),
@@ -27,7 +27,7 @@ pub fn thumb(count: usize, first: usize, high: usize) -> Option<(usize, usize)> 
     Some((at, length))
 }
 
-/// The part of an area that the mark leaves free, for `count` lines.
+/// The area without the mark's column, for `count` lines.
 pub fn beside(count: usize, area: Rect) -> Rect {
     let marked = area.width >= 2 && thumb(count, 0, area.height.into()).is_some();
     Rect {

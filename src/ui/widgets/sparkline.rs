@@ -1,10 +1,10 @@
-//! A strip: the last values of a series, one column each: `▁▂▅█`.
+//! A sparkline: the last values of a series, one column for each: `▁▂▅█`.
 //!
-//! Invariant: exactly as many columns as asked; the newest value is the rightmost.
+//! Invariant: the width is exactly as requested; the newest value is the rightmost.
 
 use crate::ui::theme::Glyphs;
 
-/// Draws the last `columns` values, low to high between `lo` and `hi`; what is no number is a gap.
+/// A sparkline of the last `columns` values on a scale from `lo` to `hi`; a value that is not finite is a gap.
 pub fn sparkline(values: &[f32], (lo, hi): (f32, f32), columns: usize, glyphs: Glyphs) -> String {
     let steps: &[char] = match glyphs {
         Glyphs::Unicode => &['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
@@ -22,7 +22,7 @@ pub fn sparkline(values: &[f32], (lo, hi): (f32, f32), columns: usize, glyphs: G
     out
 }
 
-/// The lowest and highest finite value, for a strip that uses its whole height.
+/// The lowest and the highest finite value, for a sparkline that uses its whole height.
 pub fn range(values: &[f32]) -> (f32, f32) {
     let finite = || values.iter().copied().filter(|value| value.is_finite());
     let (lo, hi) = (

@@ -1,4 +1,4 @@
-//! A sign of life, one column wide.
+//! A spinner, one column wide.
 //!
 //! Invariant: at most eight changes a second; where nothing may move, the caller shows elapsed seconds instead.
 
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::ui::theme::Glyphs;
 
-/// How long a frame stays.
+/// How long each frame of the spinner is shown.
 pub const STEP: Duration = Duration::from_millis(125);
 
-/// The frame after `elapsed`.
+/// The frame of the spinner after `elapsed`.
 pub fn spinner(elapsed: Duration, glyphs: Glyphs) -> char {
     let frames: &[char] = match glyphs {
         Glyphs::Unicode => &['⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏'],

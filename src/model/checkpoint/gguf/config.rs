@@ -1,8 +1,8 @@
-//! Metadata as a config.json, in Hugging Face's keys.
+//! Converts GGUF metadata to a config.json with Hugging Face's keys.
 //!
-//! Invariant: a family file cannot tell the result from a config.json on the hub. What GGUF has no key for takes
-//! the constant that every published model of the family has; what GGUF knows and the family cannot honour is refused.
-//! To serve another architecture, add its arm to `own_keys` and its row to `names.rs`.
+//! Invariant: a family file cannot distinguish the result from a config.json of the hub. A value for which GGUF has no key is
+//! the constant that all published models of the family have; a value that the family cannot honour is refused. To support
+//! another architecture, add its arm to `own_keys` and its row to `names.rs`.
 
 use serde_json::{Map, Value, json};
 
@@ -10,10 +10,10 @@ use super::Gguf;
 use super::names::{Architecture, GgufNames, GgufPiece, architecture_of, stored};
 use crate::error::{Error, Result};
 
-/// What to do about a file whose metadata does not hang together.
+/// What to do about a file with inconsistent metadata.
 const OTHER: &str = "Take another file, or the model's safetensors files.";
 
-/// The config.json of a file, and how its tensors are named.
+/// The config.json of a file, and the names of its tensors.
 pub fn describe(gguf: &Gguf) -> Result<(Value, GgufNames)> {
     let architecture = architecture_of(gguf)?;
     let meta = GgufMetadata { gguf, architecture };
@@ -35,7 +35,7 @@ pub fn describe(gguf: &Gguf) -> Result<(Value, GgufNames)> {
     ))
 }
 
-/// The sizes that everything else follows.
+/// The sizes from which the others follow.
 struct GgufShape {
     layers: usize,
     d_model: usize,
@@ -69,7 +69,7 @@ impl GgufMetadata<'_> {
         self.gguf.bool(&self.key(name))
     }
 
-    /// A whole number; a list (one a layer) is served when its entries agree.
+    /// An integer; a list (one value for each layer) is accepted if its entries agree.
     fn count(&self, name: &str) -> Result<Option<usize>> {
         let key = self.key(name);
         if let Some(n) = self.gguf.u64(&key) {
@@ -106,7 +106,7 @@ impl GgufMetadata<'_> {
         self.gguf.tensor(tensor)?.shape.first().copied()
     }
 
-    /// A small tensor of numbers, such as rope factors.
+    /// The values of a small tensor, such as rope factors.
     fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>> {
         let numbers = |piece: GgufPiece<'_>| Ok(piece.unpack()?.flatten_all()?.to_vec1()?);
         stored(self.gguf, tensor).map(numbers).transpose()
@@ -114,7 +114,7 @@ impl GgufMetadata<'_> {
 
     fn shape(&self) -> Result<GgufShape> {
         let layers = self.needed("block_count")?;
-        // Every block has tensors, so a count beyond theirs is a lie that would cost memory.
+        // Every block has tensors, so a larger number of blocks is wrong and would waste memory.
         if layers > self.gguf.tensors().count() {
             return Err(self.wrong(format!(
                 "`{}` is {layers}, more than the file has tensors",
@@ -140,7 +140,7 @@ impl GgufMetadata<'_> {
                 "{heads} heads, {kv_heads} key-value heads and a width of {d_model} do not fit together"
             )));
         }
-        // Products of these are formed when rows are cut.
+        // Limits the products of these sizes, which are computed when rows are split.
         if [heads, head_dim, d_model].iter().any(|n| *n > 1 << 24) {
             return Err(self.wrong("its sizes are larger than any model's"));
         }
@@ -156,7 +156,7 @@ impl GgufMetadata<'_> {
             heads,
             kv_heads,
             head_dim,
-            // For some families the converter writes four times the width whatever the tensors have.
+            // For some families the converter writes four times the width regardless of the tensors.
             d_mlp: match self.rows("blk.0.ffn_up.weight") {
                 Some(rows) if matches!(self.architecture.model_type, "gpt2" | "phi") => rows,
                 _ => self.needed("feed_forward_length")?,
@@ -217,11 +217,11 @@ impl GgufMetadata<'_> {
         Ok(config)
     }
 
-    /// What only this family's config.json says, or says in its own way.
+    /// The keys that only this family's config.json has, or has in its own form.
     fn own_keys(&self, s: &GgufShape) -> Result<Value> {
         let window = self.count("attention.sliding_window")?.filter(|n| *n > 0);
         let number = |key, default| self.number(key).unwrap_or(default);
-        // A scale of zero is none.
+        // A scale of zero means that there is none.
         let scale = |key, default| self.number(key).filter(|x| *x != 0.0).unwrap_or(default);
         Ok(match self.architecture.model_type {
             "olmo2" if window.is_some() => {
@@ -231,7 +231,7 @@ impl GgufMetadata<'_> {
             "llama" | "qwen3" | "olmo2" => json!({"hidden_act": "silu"}),
             "smollm3" => json!({
                 "hidden_act": "silu",
-                // Every fourth layer has no rope; the format has no key for it.
+                // Every fourth layer has no rope; the format has no key for that.
                 "no_rope_layers": (1..=s.layers).map(|n| u8::from(n % 4 != 0)).collect::<Vec<_>>(),
                 "use_sliding_window": false,
             }),
@@ -252,7 +252,7 @@ impl GgufMetadata<'_> {
                     "moe_intermediate_size": self.count("expert_feed_forward_length")?.unwrap_or(s.d_mlp),
                     "num_experts": self.needed("expert_count")?,
                     "num_experts_per_tok": self.needed("expert_used_count")?,
-                    // llama.cpp normalises for Qwen 3 without being told.
+                    // llama.cpp normalises for Qwen 3 even without the key.
                     "norm_topk_prob": self.flag("expert_weights_norm").unwrap_or(kind == "qwen3_moe"),
                     "decoder_sparse_step": 1,
                     "mlp_only_layers": (0..s.layers).filter(dense).collect::<Vec<_>>(),
@@ -266,7 +266,7 @@ impl GgufMetadata<'_> {
                 "hidden_activation": "gelu_pytorch_tanh",
                 "sliding_window": window.unwrap_or(4096),
                 "layer_types": layer_types(s.layers, |i| i % 2 == 0),
-                // The 27B model divides by the width over the heads, the others by the head's own width.
+                // The 27B model divides by the width over the number of heads, the others by the head's own width.
                 "attn_logit_softcapping": number("attn_logit_softcapping", 50.0),
                 "final_logit_softcapping": number("final_logit_softcapping", 30.0),
                 "query_pre_attn_scalar": self.scalar(s, 46),
@@ -343,15 +343,15 @@ impl GgufMetadata<'_> {
                 "hidden_act": "silu",
                 "use_qkv_bias": self.has("blk.0.attn_q.bias"),
                 "qk_layernorm": self.has("blk.0.attn_q_norm.weight"),
-                // What llama.cpp goes by too: a parallel block has no norm of its own before the MLP.
+                // llama.cpp uses the same rule: a parallel block has no separate norm before the MLP.
                 "use_parallel_residual": !self.has("blk.0.ffn_norm.weight"),
             }),
             other => return Err(self.wrong(format!("`{other}` has no configuration here"))),
         })
     }
 
-    /// What Gemma divides its scores by: the head's width, and in the one size with `layers` blocks the width
-    /// over the heads.
+    /// The divisor of Gemma's attention scores: the head's width or, in the one size with `layers` blocks, the width over the
+    /// number of heads.
     fn scalar(&self, s: &GgufShape, layers: usize) -> usize {
         if s.layers == layers {
             s.d_model / s.heads
@@ -360,7 +360,7 @@ impl GgufMetadata<'_> {
         }
     }
 
-    /// Experts are weighted by a softmax in the families here.
+    /// Refuses routers that do not use a softmax; all families here do.
     fn check_router(&self) -> Result<()> {
         let key = "expert_gating_func";
         match self.count(key)? {
@@ -372,11 +372,11 @@ impl GgufMetadata<'_> {
         }
     }
 
-    /// `rope_scaling`, from the keys and from the tensors that hold factors.
+    /// `rope_scaling`, from the keys and from tensors with factors.
     fn rope_scaling(&self, s: &GgufShape, config: &mut Map<String, Value>) -> Result<Value> {
         let kind = self.gguf.string(&self.key("rope.scaling.type"));
         if let Some(factors) = self.values("rope_freqs.weight")? {
-            // What Llama 3's rope comes to: every frequency has its own divisor.
+            // The result of Llama 3's rope: every frequency has its own divisor.
             return Ok(json!({"rope_type": "frequency_factors", "factors": factors}));
         }
         let long = self.values("rope_factors_long.weight")?;
@@ -455,7 +455,7 @@ fn layer_types(layers: usize, slides: impl Fn(usize) -> bool) -> Value {
     (0..layers).map(kind).collect::<Vec<_>>().into()
 }
 
-/// `part / whole`, such that `whole` times it does not fall below `part` when it is cut to a whole number.
+/// `part / whole`, rounded such that `whole` times it, truncated to an integer, is `part`.
 fn fraction(part: usize, whole: usize) -> f64 {
     let ratio = part as f64 / whole as f64;
     if ((ratio * whole as f64) as usize) < part {

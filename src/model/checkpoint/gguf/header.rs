@@ -1,16 +1,15 @@
-//! The header of one GGUF file: metadata and the list of tensors, read without trusting a single length.
+//! The header of a GGUF file: metadata and the list of tensors, parsed without trusting any length.
 //!
-//! Invariant: every count, length and offset is checked against the bytes that are there before it is used, so a
-//! file that lies yields a sentence: never a panic, a loop without end, or an allocation larger than its own size
-//! justifies. Strings and lists stay in the file; the header keeps where they lie.
-//! To read a new tensor type, add its row to `TYPES`.
+//! Invariant: every count, length and offset is checked against the size of the file before it is used, so a malicious file
+//! gives an error sentence: never a panic, an endless loop, or an allocation larger than its own size justifies. Strings and
+//! lists stay in the file; the header stores their location. To read a new tensor type, add its row to `TYPES`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::quantized::GgmlDType;
 
-/// Tensor types by their number in the file: their name, and how they are read where they can be.
+/// Tensor types by their number in the file: their name, and candle's type if they can be read.
 const TYPES: &[(u32, &str, Option<GgmlDType>)] = &[
     (0, "F32", Some(GgmlDType::F32)),
     (1, "F16", Some(GgmlDType::F16)),
@@ -47,20 +46,21 @@ const TYPES: &[(u32, &str, Option<GgmlDType>)] = &[
     (40, "NVFP4", None),
 ];
 
-/// Arrays inside arrays, at the most; nothing that is written today nests at all.
+/// The largest nesting depth of arrays; current files have none.
 const MAX_NESTING: usize = 4;
 
-/// The type of a tensor as its file numbers it.
+/// The type of a tensor, as numbered in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GgufType(u32);
 
 impl GgufType {
-    /// How the data is read, when it can be.
+    /// Candle's type for the data; none if it cannot be read.
     pub fn readable(self) -> Option<GgmlDType> {
         TYPES.iter().find(|t| t.0 == self.0)?.2
     }
 
-    /// The name of its blocks, as flags and headers write it: `q4_K`; `None` for plain numbers and for what cannot be read.
+    /// The name of its quantized blocks, as flags and headers write it: `q4_K`; `None` for plain numbers and for types that
+    /// cannot be read.
     pub fn blocks(self) -> Option<&'static str> {
         Some(match self.readable()? {
             GgmlDType::Q4_0 => "q4_0",
@@ -81,7 +81,7 @@ impl GgufType {
         })
     }
 
-    /// As llama.cpp prints it: `Q4_K`, `IQ3_S`, `type 77`.
+    /// The name as llama.cpp prints it: `Q4_K`, `IQ3_S`, `type 77`.
     pub fn name(self) -> String {
         TYPES
             .iter()
@@ -90,17 +90,17 @@ impl GgufType {
     }
 }
 
-/// Where one tensor lies.
+/// The shape, type and location of a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// Dimensions, outermost first (`[out, in]` for a matrix); the file lists them the other way round.
+    /// Dimensions, outermost first (`[out, in]` for a matrix); the file has them in reverse order.
     pub shape: Vec<usize>,
     pub kind: GgufType,
-    /// Its bytes in the file; of a type that cannot be read, only the start is known and the range is empty.
+    /// Its bytes in the file; for a type that cannot be read, an empty range at its start.
     pub span: Range<usize>,
 }
 
-/// A metadata value; text and lists are ranges of the file.
+/// A metadata value; strings and lists are ranges of the file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum MetadataEntry {
     Unsigned(u64),
@@ -127,7 +127,7 @@ pub struct GgufHeader {
 pub(crate) type HeaderError = String;
 
 impl GgufHeader {
-    /// Reads the header of a whole file; the error says what is wrong, and its reader adds the path.
+    /// Parses the header of a whole file. The error says what is wrong; the caller adds the path.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
         let mut at = HeaderReader { file, at: 0 };
         if at.take(4, "the magic number")? != b"GGUF" {
@@ -143,7 +143,7 @@ impl GgufHeader {
         }
         let tensors = at.u64("the number of tensors")?;
         let entries = at.u64("the number of metadata entries")?;
-        // A tensor takes 24 bytes at least, an entry 13: more of them than that cannot be there.
+        // A tensor takes at least 24 bytes and an entry 13, which limits the counts.
         at.check_count(tensors, 24, "tensors")?;
         at.check_count(entries, 13, "metadata entries")?;
 
@@ -166,7 +166,8 @@ impl GgufHeader {
             Some(_) => return Err("its `general.alignment` is not a power of two from 8 up".into()),
         };
 
-        // A name that comes twice ends it at once: zeros to the end of a long file would be tensors without a name.
+        // A repeated name is an error at once: zeros at the end of a long file would otherwise be read as tensors without a
+        // name.
         for _ in 0..tensors {
             let name = at.name("a tensor's name")?;
             let info = at.tensor(&name)?;
@@ -176,7 +177,7 @@ impl GgufHeader {
         }
         let start = at.at.next_multiple_of(alignment);
         for (name, info) in &mut header.tensors {
-            // Blocks hold 16-bit and 32-bit numbers, which are read where they lie.
+            // Blocks contain 16-bit and 32-bit numbers, which are read in place.
             if !info.span.start.is_multiple_of(alignment) {
                 return Err(format!("the data of tensor `{name}` is not aligned"));
             }
@@ -186,7 +187,7 @@ impl GgufHeader {
     }
 }
 
-/// The bytes of a tensor, whose span holds its offset so far.
+/// Computes the byte range of a tensor, whose span so far contains only its offset.
 fn place(
     name: &str,
     info: &TensorInfo,
@@ -229,7 +230,7 @@ fn place(
     Ok(from..end)
 }
 
-/// A place in the file; every step is checked.
+/// A position in the file; every step is checked.
 pub(crate) struct HeaderReader<'a> {
     pub file: &'a [u8],
     pub at: usize,
@@ -263,7 +264,7 @@ impl<'a> HeaderReader<'a> {
         Ok(bytes)
     }
 
-    /// Refuses more things than the rest of the file can hold.
+    /// Refuses a count that the rest of the file is too short for.
     fn check_count(&self, count: u64, least: u64, what: &str) -> Result<usize, HeaderError> {
         let left = (self.file.len() - self.at) as u64;
         if count > left / least {
@@ -274,7 +275,7 @@ impl<'a> HeaderReader<'a> {
         Ok(count as usize)
     }
 
-    /// Where a string lies.
+    /// The byte range of a string.
     fn text(&mut self, what: &str) -> Result<Range<usize>, HeaderError> {
         let length = self.u64(what)?;
         let length = self.check_count(length, 1, &format!("bytes for {what}"))?;
@@ -284,7 +285,7 @@ impl<'a> HeaderReader<'a> {
 
     fn name(&mut self, what: &str) -> Result<String, HeaderError> {
         let span = self.text(what)?;
-        // The format allows 65535 bytes for a key and 64 for a tensor.
+        // The format allows 65535 bytes for a key and 64 for a tensor name.
         if span.len() > 65_535 {
             return Err(format!("{what} is {} bytes long", span.len()));
         }
@@ -325,7 +326,7 @@ impl<'a> HeaderReader<'a> {
         })
     }
 
-    /// Steps over `count` values of a kind, and says how many they are.
+    /// Skips `count` values of a kind, and returns how many there are.
     fn skip(
         &mut self,
         kind: u32,
@@ -388,14 +389,14 @@ impl<'a> HeaderReader<'a> {
         })
     }
 
-    /// The next string of a list of strings.
+    /// The next string in a list of strings.
     pub fn next_text(&mut self) -> Option<&'a [u8]> {
         let span = self.text("a string").ok()?;
         self.file.get(span)
     }
 }
 
-/// Bytes of a value of fixed width.
+/// The size in bytes of a value of fixed width.
 pub(crate) fn width(kind: u32) -> Option<usize> {
     match kind {
         0 | 1 | 7 => Some(1),
@@ -406,7 +407,7 @@ pub(crate) fn width(kind: u32) -> Option<usize> {
     }
 }
 
-/// The f64 that a person wrote when the file kept an f32: 1e-5 stays 1e-5, not 9.99999974e-6.
+/// The f64 with the decimal notation of an f32: 1e-5 stays 1e-5 rather than 9.99999974e-6.
 fn widen(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -1,9 +1,9 @@
 //! GGUF files, presented as Hugging Face checkpoints.
 //!
-//! Invariant: whatever the converter changed (names, row order, shifted norm gains) is taken back here, so that
-//! families and the forward pass know one layout alone. Metadata becomes a config.json ([`config`]), tensors
-//! get their Hugging Face names and rows back ([`names`]); quantized rows are moved as they are stored.
-//! To serve another architecture, add its row to [`names::ARCHITECTURES`].
+//! Invariant: all changes that the converter made (names, row order, shifted norm gains) are undone here, so that families and
+//! the forward pass know only one layout. Metadata becomes a config.json ([`config`]), tensors get their Hugging Face names and
+//! row order back ([`names`]); quantized rows are moved without unpacking. To support another architecture, add its row to
+//! [`names::ARCHITECTURES`].
 
 pub mod config;
 pub mod header;
@@ -25,7 +25,7 @@ use names::{GgufNames, GgufPiece};
 /// What to do about a file that cannot be read.
 const AGAIN: &str = "It is truncated or not a GGUF file; download it again.";
 
-/// Mixtures of types that `general.file_type` numbers; `_S`, `_M` and `_L` say how many tensors are of a finer type.
+/// Mixtures of tensor types by their `general.file_type`; `_S`, `_M` and `_L` tell how many tensors are of a finer type.
 const FILE_TYPES: &[(u64, &str)] = &[
     (11, "q3_K_S"),
     (12, "q3_K_M"),
@@ -54,18 +54,18 @@ impl Bytes {
 
 /// An open GGUF file, or all parts of a split one.
 pub struct Gguf {
-    /// The first part; its metadata is the model's.
+    /// The path of the first part, whose metadata is the model's.
     path: PathBuf,
     parts: Vec<Bytes>,
     metadata: BTreeMap<String, MetadataEntry>,
-    /// Name to part and place.
+    /// By name: the index of the part, and the tensor's location in it.
     tensors: BTreeMap<String, (usize, TensorInfo)>,
-    /// Which tensors were asked for.
+    /// The tensors that were requested.
     read: Mutex<BTreeSet<String>>,
 }
 
 impl Gguf {
-    /// Opens a file; of a split one, any part will do and all of them are opened.
+    /// Opens a file. For a split file any part can be given, and all of them are opened.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
         let Some((stem, count)) = split_name(name) else {
@@ -108,7 +108,7 @@ impl Gguf {
         Ok(gguf)
     }
 
-    /// Reads a file that is in memory.
+    /// Parses a file in memory.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         Self::read(Path::new("(GGUF in memory)"), Bytes::Owned(bytes))
     }
@@ -144,12 +144,12 @@ impl Gguf {
         Ok(())
     }
 
-    /// The file, or the first part.
+    /// The path of the file, or of its first part.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses the first tensor of a type that cannot be read, by name.
+    /// Refuses a file with a tensor type that cannot be read; names the first such tensor.
     pub fn check_types(&self) -> Result<()> {
         match self.tensors().find(|(_, t)| t.kind.readable().is_none()) {
             None => Ok(()),
@@ -164,8 +164,8 @@ impl Gguf {
         }
     }
 
-    /// How its blocks are called: as `general.file_type` has it (`q4_K_M`) when most bytes are of that type, else that
-    /// type; `None` when most are no blocks.
+    /// The name of its quantization: that of `general.file_type` (`q4_K_M`) if most bytes have that type, else the type of most
+    /// bytes; `None` if most are not quantized.
     pub fn quantization(&self) -> Option<&'static str> {
         let mut sizes: BTreeMap<_, usize> = BTreeMap::new();
         for (_, t) in self.tensors() {
@@ -187,7 +187,7 @@ impl Gguf {
         self.tensors.iter().map(|(name, (_, t))| (name.as_str(), t))
     }
 
-    /// A tensor's place and type.
+    /// The location and type of a tensor.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name).map(|(_, info)| info)
     }
@@ -198,7 +198,7 @@ impl Gguf {
         self.parts.get(*part)?.all().get(info.span.clone())
     }
 
-    /// Remembers that a tensor was asked for.
+    /// Records that a tensor was requested.
     fn mark(&self, name: &str) {
         if let Ok(mut read) = self.read.lock()
             && !read.contains(name)
@@ -207,12 +207,12 @@ impl Gguf {
         }
     }
 
-    /// Whether a tensor was ever asked for under a Hugging Face name.
+    /// Whether a tensor was ever requested under a Hugging Face name.
     pub fn was_requested(&self, name: &str) -> bool {
         self.read.lock().is_ok_and(|read| read.contains(name))
     }
 
-    /// Gives back the pages that were read.
+    /// Releases the pages of the memory map that were read.
     pub fn release(&self) {
         for part in &self.parts {
             match part {
@@ -227,7 +227,7 @@ impl Gguf {
         self.metadata.keys().map(String::as_str)
     }
 
-    /// Text; `None` when the key is absent or something else.
+    /// A string; `None` if the key is absent or has another type.
     pub fn string(&self, key: &str) -> Option<&str> {
         let MetadataEntry::Text(span) = self.metadata.get(key)? else {
             return None;
@@ -235,7 +235,7 @@ impl Gguf {
         std::str::from_utf8(self.span(span)).ok()
     }
 
-    /// A whole number of any width, not negative.
+    /// A nonnegative integer of any width.
     pub fn u64(&self, key: &str) -> Option<u64> {
         match self.metadata.get(key)? {
             MetadataEntry::Unsigned(n) => Some(*n),
@@ -247,7 +247,7 @@ impl Gguf {
         }
     }
 
-    /// Whether a whole number is of a signed type; `None` when the key is absent or no such number.
+    /// Whether an integer has a signed type; `None` if the key is absent or not an integer.
     pub fn signed(&self, key: &str) -> Option<bool> {
         match self.metadata.get(key)? {
             MetadataEntry::Unsigned(_) => Some(false),
@@ -259,12 +259,12 @@ impl Gguf {
         }
     }
 
-    /// A whole number that fits u32: token ids and counts.
+    /// An integer that fits u32: token ids and counts.
     pub fn u32(&self, key: &str) -> Option<u32> {
         self.u64(key).and_then(|n| u32::try_from(n).ok())
     }
 
-    /// A number of any kind; an f32 becomes the f64 that is written the same way.
+    /// A number of any type; an f32 becomes the f64 with the same decimal notation.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.metadata.get(key)? {
             MetadataEntry::Unsigned(n) => Some(*n as f64),
@@ -282,7 +282,7 @@ impl Gguf {
         Some(*b)
     }
 
-    /// A list of strings, such as `tokenizer.ggml.tokens`; `None` too when one of them is no UTF-8.
+    /// A list of strings, such as `tokenizer.ggml.tokens`; also `None` if one of them is not UTF-8.
     pub fn strings(&self, key: &str) -> Option<Vec<&str>> {
         let MetadataEntry::List {
             kind: 8,
@@ -311,7 +311,7 @@ impl Gguf {
         Some(numbers.map(number).collect())
     }
 
-    /// A list of whole numbers of any width (booleans count as 0 and 1), such as `tokenizer.ggml.token_type`.
+    /// A list of integers of any width (booleans count as 0 and 1), such as `tokenizer.ggml.token_type`.
     pub fn integers(&self, key: &str) -> Option<Vec<i64>> {
         let MetadataEntry::List { kind, span, .. } = self.metadata.get(key)? else {
             return None;
@@ -338,7 +338,7 @@ impl Gguf {
     }
 
     fn span(&self, span: &Range<usize>) -> &[u8] {
-        // The header checked every span against the first part; an empty slice can only mean a bug there.
+        // The header's parser has checked every span against the first part, so this cannot fail.
         self.parts[0].all().get(span.clone()).unwrap_or(&[])
     }
 }
@@ -346,12 +346,12 @@ impl Gguf {
 /// A GGUF file as a checkpoint: its tensors under their Hugging Face names.
 pub struct Checkpoint {
     pub gguf: Gguf,
-    /// What its tensors are called.
+    /// The Hugging Face names of its tensors.
     pub names: GgufNames,
 }
 
 impl Checkpoint {
-    /// A tensor as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
+    /// A tensor as in the Hugging Face checkpoint, but in the type of the file; `None` if it does not exist.
     pub fn piece(&self, name: &str) -> Result<Option<GgufPiece<'_>>> {
         self.names.piece(&self.gguf, name)
     }

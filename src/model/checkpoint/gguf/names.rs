@@ -1,9 +1,9 @@
-//! Hugging Face names of the tensors of a GGUF file, with what the converter did to their rows taken back.
+//! Hugging Face names for the tensors of a GGUF file, and the inverse of the converter's changes to their rows.
 //!
-//! Invariant: a [`GgufPiece`] holds the rows that the Hugging Face checkpoint has under that name, in its order, in the
-//! type of the file; moving rows never unpacks them, because blocks run along the input. Matrices lie `[out, in]`,
-//! also where the Hugging Face checkpoint keeps them `[in, out]` (GPT-2).
-//! To serve another architecture, add its row to [`ARCHITECTURES`] and its configuration to `config.rs`.
+//! Invariant: a [`GgufPiece`] has the rows of the Hugging Face checkpoint's tensor of that name, in its order, in the type of
+//! the file; rows are moved without unpacking, because blocks run along the input. Matrices are `[out, in]`, even if the
+//! Hugging Face checkpoint has them `[in, out]` (GPT-2). To support another architecture, add its row to [`ARCHITECTURES`] and
+//! its configuration to `config.rs`.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,36 +14,36 @@ use candle_core::{DType, Device, Tensor};
 use super::Gguf;
 use crate::error::{Error, Result};
 
-/// A name and where GGUF keeps it, both without `.weight` or `.bias`; `{}` is the number of an expert or a head,
-/// which GGUF stacks along the first axis.
+/// A Hugging Face name and its GGUF name, both without `.weight` or `.bias`; `{}` is the index of an expert or a head, which
+/// GGUF stacks along the first axis.
 type NameRow = (&'static str, &'static str);
 
-/// What an architecture's file is read as.
+/// How the file of an architecture is read.
 #[derive(Debug)]
 pub struct Architecture {
     /// `general.architecture`.
     pub name: &'static str,
-    /// The `model_type` it is presented as.
+    /// The `model_type` as which it is presented.
     pub model_type: &'static str,
-    /// What stands before every name but the head.
+    /// The prefix of every name except the unembedding's.
     prefix: &'static str,
-    /// What stands before the layer's number.
+    /// The text before the layer number.
     block: &'static str,
-    /// Embedding, positions and final norm, relative to the prefix.
+    /// Embedding, positions and final norm, without the prefix.
     outer: &'static [NameRow],
-    /// Names inside a block; the first list that knows a name decides.
+    /// Names inside a block; the first list that has a name decides.
     inner: &'static [&'static [NameRow]],
-    /// The unembedding.
+    /// The unembedding's name.
     head: &'static str,
-    /// Queries and keys were reordered for rotation by neighbours instead of halves.
+    /// Whether rows of queries and keys were reordered, for rotation of neighbouring dimensions instead of halves.
     permuted: bool,
-    /// Norm gains are stored as `1 + gain`.
+    /// Whether norm gains are stored as `1 + gain`.
     shifted: bool,
 }
 
 const LLAMA_OUTER: &[NameRow] = &[("embed_tokens", "token_embd"), ("norm", "output_norm")];
 
-/// Names that most blocks share.
+/// Names that the blocks of most families share.
 const COMMON: &[NameRow] = &[
     ("input_layernorm", "attn_norm"),
     ("self_attn.q_proj", "attn_q"),
@@ -72,7 +72,7 @@ const MIXTRAL: &[NameRow] = &[
     ("block_sparse_moe.experts.{}.w2", "ffn_down_exps"),
 ];
 
-/// Norms behind the sublayers.
+/// Norms after the sub-layers.
 const POST_NORMS: &[NameRow] = &[
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
@@ -115,7 +115,7 @@ const GPT_NEOX: &[NameRow] = &[
     ("mlp.dense_4h_to_h", "ffn_down"),
 ];
 
-/// An architecture laid out like Llama's.
+/// An architecture with the layout of Llama.
 const fn like_llama(name: &'static str, model_type: &'static str) -> Architecture {
     Architecture {
         name,
@@ -160,8 +160,7 @@ const fn gemma(name: &'static str, inner: &'static [&'static [NameRow]]) -> Arch
     }
 }
 
-/// Every architecture that is read. Mixtral shares llama's name in GGUF and comes first: it is taken when
-/// the file has experts.
+/// All architectures that can be read. Mixtral has llama's name in GGUF and comes first: it is chosen if the file has experts.
 pub const ARCHITECTURES: &[Architecture] = &[
     Architecture {
         inner: &[MIXTRAL, COMMON],
@@ -211,7 +210,7 @@ pub const ARCHITECTURES: &[Architecture] = &[
     with("stablelm", "stablelm", &[STABLELM, COMMON]),
 ];
 
-/// The architecture that a file says it has.
+/// The architecture that a file names.
 pub fn architecture_of(gguf: &Gguf) -> Result<&'static Architecture> {
     let Some(name) = gguf.string("general.architecture") else {
         return Err(Error::bad_file(
@@ -276,7 +275,7 @@ impl GgufPiece<'_> {
         })
     }
 
-    /// The piece with its rows in another order: row `i` is what `from(i)` was.
+    /// The piece with its rows reordered: row `i` of the result is row `from(i)` of the piece.
     fn reorder(self, from: impl Fn(usize) -> usize) -> Option<Self> {
         let count = *self.shape.first()?;
         if !self.rows_are_whole() {
@@ -295,17 +294,17 @@ impl GgufPiece<'_> {
         })
     }
 
-    /// Whether blocks end where rows end: a vector of blocks has no rows to move.
+    /// Whether rows consist of whole blocks; if not, there are no rows that can be moved.
     fn rows_are_whole(&self) -> bool {
         self.shape.len() > 1 || self.dtype.block_size() == 1
     }
 
-    /// Unpacks it, f32, on the CPU.
+    /// Its numbers unpacked to f32, on the CPU.
     pub fn unpack(&self) -> Result<Tensor> {
         Ok(self.numbers()?.to_dtype(DType::F32)?)
     }
 
-    /// Its numbers on the CPU: as they are, or those of blocks in f32.
+    /// Its numbers on the CPU: plain numbers in their type, quantized ones in f32.
     pub fn numbers(&self) -> Result<Tensor> {
         let cpu = Device::Cpu;
         #[expect(
@@ -324,7 +323,7 @@ impl GgufPiece<'_> {
         })
     }
 
-    /// Keeps its blocks as they are, on a device.
+    /// Its quantized blocks, on a device.
     pub fn blocks(&self, device: &Device) -> Result<QTensor> {
         let storage = QStorage::from_data(Cow::Borrowed(&self.bytes), device, self.dtype)?;
         Ok(QTensor::new(storage, self.shape.as_slice())?)
@@ -338,10 +337,10 @@ fn slice(bytes: Cow<'_, [u8]>, range: Range<usize>) -> Cow<'_, [u8]> {
     }
 }
 
-/// Answers for Hugging Face names.
+/// Maps Hugging Face names to the tensors of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct GgufNames {
-    /// How the file is laid out.
+    /// The layout of the file.
     pub architecture: &'static Architecture,
     /// Query heads.
     pub heads: usize,
@@ -352,7 +351,7 @@ pub struct GgufNames {
 }
 
 impl GgufNames {
-    /// Where GGUF keeps a name: its tensor, and which slice of a stack.
+    /// The GGUF tensor of a name, and the index in its stack.
     fn locate(&self, name: &str) -> Option<(String, Option<usize>)> {
         let a = self.architecture;
         let (name, part) = name.rsplit_once('.')?;
@@ -374,18 +373,18 @@ impl GgufNames {
         })
     }
 
-    /// Whether the file has it.
+    /// Whether the file has a tensor.
     pub fn exists(&self, gguf: &Gguf, name: &str) -> bool {
         self.find(gguf, name).is_some()
     }
 
-    /// The tensor, as the Hugging Face checkpoint had it but for its type; `None` when it is not there.
+    /// A tensor as in the Hugging Face checkpoint, but in the type of the file; `None` if it does not exist.
     pub fn piece<'a>(&self, gguf: &'a Gguf, name: &str) -> Result<Option<GgufPiece<'a>>> {
         let Some((tensor, piece)) = self.find(gguf, name) else {
             return Ok(None);
         };
         let short = tensor.rsplit('.').nth(1).unwrap_or("");
-        // The converter leaves OLMo's biases as they are.
+        // The converter does not reorder OLMo's biases.
         let permuted = self.architecture.permuted
             && (self.architecture.name != "olmo" || name.ends_with(".weight"));
         let taken_back = if permuted && short == "attn_q" {
@@ -408,7 +407,7 @@ impl GgufNames {
         })
     }
 
-    /// The stored rows of a name and the tensor they are named after.
+    /// The stored rows of a name, and the GGUF tensor that contains them.
     fn find<'a>(&self, gguf: &'a Gguf, name: &str) -> Option<(String, GgufPiece<'a>)> {
         let (tensor, index) = self.locate(name)?;
         if let Some(whole) = stored(gguf, &tensor) {
@@ -422,7 +421,7 @@ impl GgufNames {
             .map(|(t, part)| (t, part.to_string()))?;
         let (block, short) = blk.rsplit_once('.')?;
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        // What newer converters fuse on request, and what older ones kept apart.
+        // Tensors that newer converters can fuse, and that older ones kept apart.
         let of_block = |short: &str| stored(gguf, &format!("{block}.{short}.{rest}"));
         match (short, index) {
             ("attn_q", _) => of_block("attn_qkv")?.rows(0..q),
@@ -448,7 +447,7 @@ impl GgufNames {
     }
 }
 
-/// Whether a name fits a pattern, and the number in it.
+/// Whether a name matches a pattern, and the number in it.
 #[allow(clippy::option_option)] // no match, a match without a number, a match with one
 fn fits(pattern: &str, name: &str) -> Option<Option<usize>> {
     match pattern.split_once("{}") {
@@ -472,8 +471,7 @@ pub(crate) fn stored<'a>(gguf: &'a Gguf, tensor: &str) -> Option<GgufPiece<'a>> 
     })
 }
 
-/// Takes back `LlamaModel.permute` of llama.cpp's converter, which turns the two halves of each head into
-/// neighbouring pairs.
+/// Inverts `LlamaModel.permute` of llama.cpp's converter, which reorders the two halves of each head to neighbouring pairs.
 fn unpermute(piece: GgufPiece<'_>, heads: usize) -> Option<GgufPiece<'_>> {
     let rows = *piece.shape.first()?;
     if heads == 0 || !rows.is_multiple_of(2 * heads) {
@@ -487,8 +485,7 @@ fn unpermute(piece: GgufPiece<'_>, heads: usize) -> Option<GgufPiece<'_>> {
     })
 }
 
-/// Takes back GPT-NeoX's reordering: stored are all queries, all keys, all values; the checkpoint has them head
-/// by head.
+/// Inverts GPT-NeoX's reordering: the file has all queries, all keys, all values; the checkpoint has them head by head.
 fn interleave(piece: GgufPiece<'_>, heads: usize, head_dim: usize) -> Option<GgufPiece<'_>> {
     let rows = *piece.shape.first()?;
     if rows != 3 * heads * head_dim {
@@ -500,7 +497,7 @@ fn interleave(piece: GgufPiece<'_>, heads: usize, head_dim: usize) -> Option<Ggu
     })
 }
 
-/// Takes one off a norm gain that is stored as `1 + gain`, f32.
+/// Subtracts one from a norm gain that is stored as `1 + gain`, f32.
 fn shift(piece: &GgufPiece<'_>) -> Result<GgufPiece<'static>> {
     let gain = (piece.unpack()? - 1.0)?.flatten_all()?.to_vec1::<f32>()?;
     Ok(GgufPiece {
@@ -516,7 +513,7 @@ mod tests {
     use super::*;
 
     fn piece(rows: usize) -> GgufPiece<'static> {
-        // Row i of two f32 columns holds i and -i.
+        // Row i has two f32 columns, i and -i.
         let values: Vec<u8> = (0..rows)
             .flat_map(|i| [i as f32, -(i as f32)])
             .flat_map(f32::to_le_bytes)
@@ -540,7 +537,7 @@ mod tests {
 
     #[test]
     fn permuted_heads_come_back() {
-        // The converter's own order for 2 heads of 6 rows: reshape(2, 2, 3).swapaxes(1, 2).
+        // The converter's order for 2 heads of 6 rows: reshape(2, 2, 3).swapaxes(1, 2).
         let stored: [usize; 12] = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11];
         let converted = piece(12).reorder(|i| stored[i]).unwrap();
         let back = unpermute(converted, 2).unwrap();
@@ -553,7 +550,7 @@ mod tests {
 
     #[test]
     fn interleaved_heads_come_back() {
-        // 2 heads of 2: head by head q q k k v v; stored all q, all k, all v.
+        // 2 heads of width 2: q q k k v v head by head in the checkpoint; all q, all k, all v in the file.
         let stored: [usize; 12] = [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11];
         let converted = piece(12).reorder(|i| stored[i]).unwrap();
         let back = interleave(converted, 2, 2).unwrap();

@@ -1,11 +1,11 @@
 //! Writes small GGUF files of f32 vectors, such as control vectors.
 //!
-//! Invariant: version 3, little-endian, data aligned to 32 bytes: what [`super::header`] and llama.cpp read.
+//! Invariant: version 3, little-endian, data aligned to 32 bytes, as [`super::header`] and llama.cpp read it.
 //! To add a kind of metadata, add a variant of [`MetadataValue`].
 
 #[derive(Clone, Copy, Debug)]
 pub enum MetadataValue<'a> {
-    /// A whole number.
+    /// An unsigned integer.
     U32(u32),
     Text(&'a str),
 }
@@ -13,7 +13,7 @@ pub enum MetadataValue<'a> {
 /// The format's default alignment.
 const ALIGNMENT: usize = 32;
 
-/// The bytes of a file with these entries and these vectors.
+/// The bytes of a file with this metadata and these vectors.
 pub fn file(metadata: &[(&str, MetadataValue<'_>)], vectors: &[(String, &[f32])]) -> Vec<u8> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());

@@ -1,15 +1,15 @@
-//! The zip around a PyTorch checkpoint: which entry lies where.
+//! The zip archive of a PyTorch checkpoint: the locations of its entries.
 //!
-//! Invariant: every entry lies inside the file, and nothing is unpacked here: `torch.save` stores its entries as they are,
-//! so a compressed one is refused instead of trusted to expand; numpy's are unpacked within a bound (`model/checkpoint/numpy.rs`).
+//! Invariant: every entry is inside the file, and nothing is decompressed here: `torch.save` stores entries uncompressed, so a
+//! compressed one is refused; those of numpy are decompressed within a limit (`model/checkpoint/numpy.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Entries by name.
+/// The byte ranges of entries by name.
 pub(crate) type Entries = BTreeMap<String, Range<usize>>;
 
-/// Reads the directory of a zip; the error says what is wrong, without the path.
+/// Reads the directory of a zip archive; the error says what is wrong, without the path.
 pub(crate) fn entries(file: &[u8]) -> Result<Entries, String> {
     let mut entries = Entries::new();
     for (name, entry) in directory_of(file)? {
@@ -26,19 +26,19 @@ pub(crate) fn entries(file: &[u8]) -> Result<Entries, String> {
 pub(crate) struct ArchiveEntry {
     /// Its bytes in the file.
     pub data: Range<usize>,
-    /// Whether they are compressed (by deflate).
+    /// Whether they are compressed (deflate).
     pub packed: bool,
-    /// How many bytes it unpacks to.
+    /// The uncompressed size in bytes.
     pub size: u64,
-    /// CRC-32 of those.
+    /// The CRC-32 of the uncompressed bytes.
     pub crc: u32,
 }
 
-/// Reads the directory of a zip whose entries are stored or deflated; the error says what is wrong, without the path.
+/// Reads the directory of a zip archive with stored or deflated entries; the error says what is wrong, without the path.
 pub(crate) fn directory_of(file: &[u8]) -> Result<BTreeMap<String, ArchiveEntry>, String> {
     let damaged = || "its zip directory is damaged".to_string();
     let (count, start) = directory(file).ok_or_else(damaged)?;
-    // An entry takes 46 bytes of directory at least.
+    // An entry takes at least 46 bytes of the directory.
     if start > file.len() as u64 || count > (file.len() as u64 - start) / 46 {
         return Err(damaged());
     }
@@ -54,9 +54,9 @@ pub(crate) fn directory_of(file: &[u8]) -> Result<BTreeMap<String, ArchiveEntry>
     Ok(entries)
 }
 
-/// How many entries the directory has, and where it begins.
+/// The number of entries in the directory, and its offset.
 fn directory(file: &[u8]) -> Option<(u64, u64)> {
-    // The end record is 22 bytes and a comment of at most 65535.
+    // The end record has 22 bytes and a comment of at most 65535.
     let from = file.len().saturating_sub(22 + 65_535);
     let end = (from..=file.len().checked_sub(22)?)
         .rev()
@@ -80,7 +80,7 @@ fn directory(file: &[u8]) -> Option<(u64, u64)> {
     ))
 }
 
-/// One record of the directory: its name, its data, and the next record.
+/// One record of the directory: the entry's name, its data, and the offset of the next record.
 fn entry(file: &[u8], at: usize) -> Option<(String, ArchiveEntry, usize)> {
     if !file.get(at..)?.starts_with(b"PK\x01\x02") {
         return None;
@@ -97,7 +97,7 @@ fn entry(file: &[u8], at: usize) -> Option<(String, ArchiveEntry, usize)> {
     let name_at = at + 46;
     let text = file.get(name_at..name_at + name)?;
     let extras = file.get(name_at + name..name_at + name + extra)?;
-    // Fields that do not fit 32 bits are in the zip64 extra, in this order.
+    // Fields that do not fit 32 bits are in the zip64 extra field, in this order.
     let mut wide = zip64(extras).unwrap_or(&[]);
     for field in [&mut size, &mut packed, &mut local] {
         if *field == u64::from(u32::MAX) {
@@ -107,7 +107,7 @@ fn entry(file: &[u8], at: usize) -> Option<(String, ArchiveEntry, usize)> {
     }
     let next = name_at + name + extra + comment;
     let name = String::from_utf8_lossy(text).into_owned();
-    // Encrypted, or packed in another way than by deflate.
+    // Encrypted, or compressed by another method than deflate.
     if u16_at(file, at + 8)? & 1 == 1 || !matches!(method, 0 | 8) || (method == 0 && packed != size)
     {
         return None;

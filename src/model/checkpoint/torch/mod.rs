@@ -1,10 +1,9 @@
-//! `pytorch_model.bin`: tensors out of a PyTorch checkpoint, without Python and without running anything.
+//! `pytorch_model.bin`: reads the tensors of a PyTorch checkpoint without Python and without executing anything.
 //!
-//! Invariant: a pickle is a program; here it is only read (`pickle.rs`), and what it asks to call is refused by name
-//! unless tensors are written with it. Every tensor lies inside its file before it is listed.
-//! candle has a reader of its own; it copies values at every mention, indexes arguments unchecked and prints, so a
-//! file that lies could exhaust memory or end the program.
-//! To read another element type, add its row to `STORAGES`.
+//! Invariant: a pickle is a program; here it is only parsed (`pickle.rs`), and every call in it is refused by name unless it is
+//! one by which tensors are written. Every tensor is checked to be inside its file before it is listed. candle has a reader of
+//! its own; it copies values at every reference, indexes arguments unchecked and prints, so a malicious file could exhaust
+//! memory or end the program. To read another element type, add its row to `STORAGES`.
 
 pub(crate) mod archive;
 mod pickle;
@@ -25,7 +24,7 @@ use pickle::{Node, PARAMETER, Pickle, SUBCLASS, TENSOR, ValueId};
 pub use small::{CappingConfig, SmallTensor, capping, facts, shapes, values};
 pub use write::archive_of;
 
-/// Element types by the name of their storage, and their bytes.
+/// Element types by the name of their storage, and their size in bytes.
 const STORAGES: &[(&str, Option<DType>, usize)] = &[
     ("torch.FloatStorage", Some(DType::F32), 4),
     ("torch.HalfStorage", Some(DType::F16), 2),
@@ -42,22 +41,22 @@ const STORAGES: &[(&str, Option<DType>, usize)] = &[
 /// What to do about a file that cannot be read.
 const CONVERT: &str = "Download it again, or take the model's safetensors files.";
 
-/// Where a tensor lies in its file.
+/// The location of a tensor in its file.
 #[derive(Clone, Debug)]
 struct TorchTensor {
     file: usize,
-    /// Its storage's bytes.
+    /// The bytes of its storage.
     storage: Range<usize>,
-    /// `None` for elements that no model weight has, such as the whole numbers of a mask.
+    /// `None` for elements that no model weight has, such as the integers of a mask.
     dtype: Option<DType>,
     kind: String,
-    /// In elements, from the storage's start.
+    /// In elements, from the beginning of the storage.
     offset: usize,
     shape: Vec<usize>,
     stride: Vec<usize>,
 }
 
-/// A tensor's bytes, row-major.
+/// The bytes of a tensor, row-major.
 #[derive(Debug)]
 pub struct Stored<'a> {
     /// F32, F16 or BF16.
@@ -69,7 +68,7 @@ pub struct Stored<'a> {
 }
 
 impl Stored<'_> {
-    /// As a tensor on the CPU, in its own dtype.
+    /// The tensor on the CPU, in its own dtype.
     pub fn load(&self) -> Result<Tensor> {
         let (dtype, cpu) = (self.dtype, Device::Cpu);
         Ok(Tensor::from_raw_buffer(
@@ -88,7 +87,7 @@ pub struct Pickled {
 }
 
 impl Pickled {
-    /// Opens the files of a checkpoint together.
+    /// Opens all files of a checkpoint.
     pub fn open(files: &[PathBuf]) -> Result<Self> {
         let mut all = Self {
             files: Vec::new(),
@@ -109,7 +108,7 @@ impl Pickled {
         Ok(all)
     }
 
-    /// Every tensor's name, in order.
+    /// The names of all tensors, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -119,7 +118,7 @@ impl Pickled {
         self.tensors.contains_key(name)
     }
 
-    /// A tensor's data; `None` when it is not there, an error when its elements are of a type no weight has.
+    /// The data of a tensor; `None` if it does not exist, an error if its elements have a type that no weight has.
     pub fn get(&self, name: &str) -> Result<Option<Stored<'_>>> {
         let Some(place) = self.tensors.get(name) else {
             return Ok(None);
@@ -142,12 +141,12 @@ impl Pickled {
         }))
     }
 
-    /// Gives back the pages that were read.
+    /// Releases the pages of the memory map that were read.
     pub fn release(&self) {
         self.files.iter().for_each(|(_, map)| release(map));
     }
 
-    /// A tensor's shape and the first and last bytes of what it lies in, for fingerprints.
+    /// The shape of a tensor and the bytes of its storage, for fingerprints.
     pub fn sample(&self, name: &str) -> Option<(&[usize], &[u8])> {
         let place = self.tensors.get(name)?;
         let (_, map) = self.files.get(place.file)?;
@@ -156,7 +155,7 @@ impl Pickled {
 }
 
 impl TorchTensor {
-    /// Row-major elements: a view of the file where they lie so, a copy where a stride is unusual.
+    /// The elements in row-major order: a view of the file if they are stored so, a copy if the strides are unusual.
     fn gather<'a>(&self, storage: &'a [u8], width: usize) -> Cow<'a, [u8]> {
         let count: usize = self.shape.iter().product();
         if count == 0 {
@@ -181,7 +180,7 @@ impl TorchTensor {
     }
 }
 
-/// Where the numbers of a tensor lie in its storage, in row-major order.
+/// The indices of a tensor's elements in its storage, in row-major order.
 pub(crate) fn strided(shape: &[usize], stride: &[usize]) -> impl Iterator<Item = usize> {
     let mut index = vec![0usize; shape.len()];
     (0..shape.iter().product()).map(move |_| {
@@ -197,7 +196,7 @@ pub(crate) fn strided(shape: &[usize], stride: &[usize]) -> impl Iterator<Item =
     })
 }
 
-/// What an archive holds: its entries and the folder they lie in, and its pickle.
+/// The contents of an archive: its entries, and the folder that contains them.
 type Archive = (BTreeMap<String, Range<usize>>, String);
 
 /// Reads the pickle of one file; the error says what is wrong.
@@ -233,8 +232,7 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
     Ok(((entries, root), pickle))
 }
 
-/// The tensors of one file; the error says what is wrong. Those of a dict whose keys are whole numbers are named
-/// `dict.number`.
+/// The tensors of one file; the error says what is wrong. Those in a dict with integer keys are named `dict.number`.
 fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, TorchTensor)>, String> {
     let (archive, pickle) = unpickled(file)?;
     let state = state_dict(&pickle).ok_or("it holds no dict of tensors")?;
@@ -260,7 +258,7 @@ fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, TorchTensor)>, Str
     found.collect()
 }
 
-/// Where a tensor lies in its file.
+/// The location of a tensor in its file.
 fn located(
     pickle: &Pickle,
     (entries, root): &Archive,
@@ -281,7 +279,7 @@ fn located(
     })
 }
 
-/// The dict of tensors: the whole, or what the whole keeps under `state_dict`.
+/// The dict of tensors: the whole pickle, or its value for `state_dict`.
 fn state_dict(pickle: &Pickle) -> Option<&[(ValueId, ValueId)]> {
     let Node::Dict(top) = pickle.top() else {
         return None;
@@ -296,7 +294,7 @@ fn state_dict(pickle: &Pickle) -> Option<&[(ValueId, ValueId)]> {
     }
 }
 
-/// A tensor as its pickle describes it.
+/// A tensor as described in the pickle.
 struct PickledTensor<'a> {
     key: &'a str,
     kind: &'a str,
@@ -313,7 +311,7 @@ fn tensor(pickle: &Pickle, at: ValueId, depth: usize) -> Option<PickledTensor<'_
     let args = pickle.tuple(*args)?;
     match pickle.global(*callable)? {
         TENSOR => rebuild(pickle, args),
-        // A parameter wraps a tensor, once.
+        // A parameter wraps a tensor; it is unwrapped once.
         PARAMETER if depth == 0 => tensor(pickle, *args.first()?, 1),
         SUBCLASS if pickle.global(*args.first()?)? == TENSOR => {
             rebuild(pickle, pickle.tuple(*args.get(2)?)?)
@@ -322,7 +320,7 @@ fn tensor(pickle: &Pickle, at: ValueId, depth: usize) -> Option<PickledTensor<'_
     }
 }
 
-/// Arguments: storage, offset, size, stride, and what a weight does not need.
+/// The arguments: storage, offset, size, stride, and others that a weight does not need.
 fn rebuild<'a>(pickle: &'a Pickle, args: &[ValueId]) -> Option<PickledTensor<'a>> {
     let [storage, offset, size, stride, ..] = args else {
         return None;
@@ -345,7 +343,7 @@ fn rebuild<'a>(pickle: &'a Pickle, args: &[ValueId]) -> Option<PickledTensor<'a>
 }
 
 impl PickledTensor<'_> {
-    /// Checks it against its storage's bytes.
+    /// Checks the description against the bytes of the storage.
     fn place(self, storage: Range<usize>, file: usize) -> Option<TorchTensor> {
         let row = STORAGES.iter().find(|s| s.0 == self.kind);
         let (dtype, width) = row.map_or((None, 1), |s| (s.1, s.2));
@@ -353,7 +351,7 @@ impl PickledTensor<'_> {
             .shape
             .iter()
             .try_fold(1usize, |n, d| n.checked_mul(*d))?;
-        // No more elements than the storage has, so that a stride of 0 cannot blow it up.
+        // No more elements than the storage has, so that a stride of 0 cannot make a small file large.
         if self.shape.len() != self.stride.len()
             || self.elements.checked_mul(width)? > storage.len()
             || count > self.elements

@@ -1,18 +1,18 @@
-//! A machine that reads the pickle of a state dict and can do nothing else.
+//! A parser for the pickle of a state dict.
 //!
-//! Invariant: nothing is imported, called or built. Names of Python objects stay names; a call is kept as data when it is one
-//! of the few that tensors are written with, and refused by name otherwise. Memory is linear in the length of the
-//! pickle: values live in one list and refer to each other by number, so neither sharing nor nesting costs anything.
+//! Invariant: nothing is imported, called or constructed. Names of Python objects stay names; a call is kept as data if it is
+//! one of the few by which tensors are written, and refused by name otherwise. Memory is linear in the length of the pickle:
+//! values are in one list and refer to each other by index, so neither sharing nor nesting costs more.
 
 use std::collections::HashMap;
 
-/// A value's number.
+/// The index of a value.
 pub(crate) type ValueId = usize;
 
-/// What a pickle of tensors is made of.
+/// A value of a pickle.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// `None`, a truth, a set of attributes: nothing that a tensor needs.
+    /// `None`, a boolean, a set of attributes: values that tensors do not need.
     Other,
     Int(i64),
     Float(f64),
@@ -22,36 +22,36 @@ pub(crate) enum Node {
     Dict(Vec<(ValueId, ValueId)>),
     /// `module.name`.
     Global(String),
-    /// A call that was not made.
+    /// A call that was not made: the indices of the function and of its arguments.
     Call(ValueId, ValueId),
-    /// A storage, by what identifies it.
+    /// A storage, given by its persistent id.
     Storage(ValueId),
 }
 
-/// Calls that tensors are written with.
+/// The calls by which tensors are written.
 pub(crate) const TENSOR: &str = "torch._utils._rebuild_tensor_v2";
 pub(crate) const PARAMETER: &str = "torch._utils._rebuild_parameter";
 pub(crate) const SUBCLASS: &str = "torch._tensor._rebuild_from_type_v2";
 const ORDERED: &str = "collections.OrderedDict";
 
-/// Values, and the one that the pickle stands for.
+/// The values of a pickle, and the one that it represents.
 pub(crate) struct Pickle {
     nodes: Vec<Node>,
     top: ValueId,
 }
 
 impl Pickle {
-    /// The whole.
+    /// The value that the pickle represents.
     pub fn top(&self) -> &Node {
         self.get(self.top)
     }
 
-    /// The number of the whole.
+    /// The index of that value.
     pub fn root(&self) -> ValueId {
         self.top
     }
 
-    /// A value; every number comes from the machine, so it exists.
+    /// A value; all indices come from the parser, so it exists.
     pub fn get(&self, at: ValueId) -> &Node {
         self.nodes.get(at).unwrap_or(&Node::Other)
     }
@@ -64,12 +64,12 @@ impl Pickle {
         Some(items)
     }
 
-    /// A tuple of whole numbers, none negative.
+    /// A tuple of nonnegative integers.
     pub fn sizes(&self, at: ValueId) -> Option<Vec<usize>> {
         self.tuple(at)?.iter().map(|i| self.size(*i)).collect()
     }
 
-    /// A whole number, not negative.
+    /// A nonnegative integer.
     pub fn size(&self, at: ValueId) -> Option<usize> {
         let Node::Int(n) = self.get(at) else {
             return None;
@@ -84,7 +84,7 @@ impl Pickle {
         Some(text)
     }
 
-    /// A number, whole or not.
+    /// A number, integer or floating-point.
     pub fn number(&self, at: ValueId) -> Option<f64> {
         if let Node::Int(n) = self.get(at) {
             return Some(*n as f64);
@@ -95,7 +95,7 @@ impl Pickle {
         Some(*x)
     }
 
-    /// The pairs of a dict.
+    /// The key-value pairs of a dict.
     pub fn dict(&self, at: ValueId) -> Option<&[(ValueId, ValueId)]> {
         let Node::Dict(pairs) = self.get(at) else {
             return None;
@@ -112,7 +112,7 @@ impl Pickle {
     }
 }
 
-/// Reads a pickle; the error says what is wrong, without the path.
+/// Parses a pickle; the error says what is wrong, without the path.
 pub(crate) fn read(bytes: &[u8]) -> Result<Pickle, String> {
     let mut machine = Machine {
         bytes,
@@ -182,7 +182,7 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<ValueId, String> {
-        // What lies below a mark belongs to whoever set it.
+        // Values below a mark belong to the instruction that set it.
         if self.marks.last().is_some_and(|m| *m >= self.stack.len()) {
             return Err("its pickle pops from an empty stack".into());
         }
@@ -234,7 +234,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// A call becomes data, or is refused by name.
+    /// Turns a call into data, or refuses it by name.
     fn call(&mut self) -> Result<Node, String> {
         let (args, callable) = (self.pop()?, self.pop()?);
         let Some(Node::Global(name)) = self.nodes.get(callable) else {
@@ -249,7 +249,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// A whole number of so many bytes.
+    /// An integer of `length` bytes.
     fn long(&mut self, length: usize) -> Result<Node, String> {
         let digits = self.take(length)?;
         if length > 8 {
@@ -279,7 +279,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// One instruction; true at the end. The letters are those of Python's `pickletools`.
+    /// Executes one instruction; true at the end. The instructions are named as in Python's `pickletools`.
     fn step(&mut self) -> Result<bool, String> {
         let code = self.byte()?;
         if let Some(node) = self.value(code)? {
@@ -339,7 +339,7 @@ impl<'a> Machine<'a> {
         Ok(false)
     }
 
-    /// What an instruction puts on the stack, where that is all it does.
+    /// The value that an instruction pushes, if that is all it does.
     fn value(&mut self, code: u8) -> Result<Option<Node>, String> {
         Ok(Some(match code {
             b'c' => Node::Global(format!("{}.{}", self.line()?, self.line()?)),

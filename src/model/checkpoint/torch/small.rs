@@ -1,8 +1,7 @@
-//! What a small file of `torch.save` holds: tensors wherever they lie in dicts and lists, and the numbers and texts beside
-//! them.
+//! The contents of a small file of `torch.save`: tensors anywhere in its dicts and lists, and numbers and texts next to them.
 //!
-//! Invariant: as of checkpoints, the pickle is read and never run, and sharing in it makes no more work than [`VALUES`].
-//! To read a layout that is more than tensors by name, add a function such as [`capping`].
+//! Invariant: as in checkpoints, the pickle is parsed and never executed, and shared values cause no more work than [`VALUES`].
+//! To read a layout with more structure than tensors by name, add a function such as [`capping`].
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,10 +13,10 @@ use super::{located, tensor, unpickled};
 use crate::error::{Error, Result};
 use crate::model::memory_map::map_file;
 
-/// A tensor of a small file, read.
+/// A tensor of a small file with its numbers.
 #[derive(Debug)]
 pub struct SmallTensor {
-    /// Its key in the dict; empty where the file is the tensor itself.
+    /// Its key in the dict; empty if the file is the tensor itself.
     pub name: String,
     /// Its dimensions.
     pub shape: Vec<usize>,
@@ -25,11 +24,11 @@ pub struct SmallTensor {
     pub values: Vec<f32>,
 }
 
-/// Most values that are looked at for tensors: sharing makes many of few bytes.
+/// The most values that are searched for tensors: through sharing, few bytes can describe many values.
 const VALUES: usize = 200_000;
 
-/// The floating-point tensors of a small file, f64 ones too: the file itself, or those of dicts and lists in it, named by the
-/// way to them: `vectors.calm`, `4`, `[2]`.
+/// The floating-point tensors of a small file, including f64: the file itself, or those in its dicts and lists, named by their
+/// path: `vectors.calm`, `4`, `[2]`.
 pub fn values(path: &Path) -> Result<Vec<SmallTensor>> {
     let bad = bad(path);
     let map = map_file(path)?;
@@ -61,7 +60,7 @@ pub fn values(path: &Path) -> Result<Vec<SmallTensor>> {
     Ok(found)
 }
 
-/// Names and shapes of the tensors of a file, as [`values`] has them, without their numbers.
+/// The names and shapes of the tensors of a file, as in [`values`], without their numbers.
 pub fn shapes(path: &Path) -> Result<Vec<SmallTensor>> {
     let map = map_file(path)?;
     let (_, pickle) = unpickled(&map).map_err(bad(path))?;
@@ -76,10 +75,10 @@ pub fn shapes(path: &Path) -> Result<Vec<SmallTensor>> {
     Ok(heads.collect())
 }
 
-/// Most numbers of a small file.
+/// The most numbers in a small file.
 const SMALL: usize = 1 << 27;
 
-/// Every tensor in a pickle with the way to it, in order.
+/// All tensors in a pickle with their paths, in order.
 fn loose(pickle: &Pickle) -> Result<Vec<(String, ValueId)>, String> {
     let mut found = Vec::new();
     let mut open = vec![(String::new(), pickle.root(), 0)];
@@ -131,7 +130,7 @@ fn key(pickle: &Pickle, at: ValueId) -> Option<String> {
     pickle.text(at).map(str::to_owned)
 }
 
-/// The name of what stands in a dict under a key.
+/// The path of the value of a key.
 fn within(outer: &str, key: &str) -> String {
     match outer {
         "" => key.to_owned(),
@@ -139,16 +138,16 @@ fn within(outer: &str, key: &str) -> String {
     }
 }
 
-/// What caps activations along vectors: assistant-axis' `capping_config.pt`.
+/// An experiment that caps activations along vectors: assistant-axis' `capping_config.pt`.
 #[derive(Debug, Default)]
 pub struct CappingConfig {
-    /// Name and layer of its vectors.
+    /// The names and layers of its vectors.
     pub vectors: BTreeMap<String, usize>,
-    /// Its experiments: a name, and the vectors with the thresholds that they are capped at.
+    /// Its experiments: a name, and the vectors with their caps.
     pub experiments: Vec<(String, Vec<(String, f64)>)>,
 }
 
-/// Reads a file of capping experiments; none where it is another file.
+/// Reads a file of capping experiments; none if the file is something else.
 pub fn capping(path: &Path) -> Result<Option<CappingConfig>> {
     let map = map_file(path)?;
     let (archive, pickle) = unpickled(&map).map_err(bad(path))?;
@@ -166,7 +165,7 @@ pub fn capping(path: &Path) -> Result<Option<CappingConfig>> {
     let Some(pairs) = vectors.filter(|_| !experiments.is_empty()) else {
         return Ok(None);
     };
-    // A number, or a tensor of one.
+    // A number, or a tensor with a single element.
     let number = |at: ValueId| -> Option<f64> {
         if let Some(number) = pickle.number(at) {
             return Some(number);
@@ -200,7 +199,7 @@ pub fn capping(path: &Path) -> Result<Option<CappingConfig>> {
     Ok(Some(found))
 }
 
-/// The numbers and texts that a file keeps beside its tensors, those of a dict inside it as `outer.inner`.
+/// The numbers and texts in a file in addition to its tensors; those of a nested dict are named `outer.inner`.
 pub fn facts(path: &Path) -> Result<BTreeMap<String, String>> {
     let map = map_file(path)?;
     let pickle = unpickled(&map).map_err(bad(path))?.1;

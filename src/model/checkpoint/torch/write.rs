@@ -1,12 +1,12 @@
-//! Writes one f32 vector as `torch.save` does, so that `torch.load` reads it with `weights_only` on.
+//! Writes one f32 vector as `torch.save` does, so that `torch.load` reads it with `weights_only=True`.
 //!
-//! Invariant: the pickle is the one that PyTorch writes for a contiguous CPU tensor, and nothing else can be written.
-//! To write another shape, change `pickle`.
+//! Invariant: the pickle is the one that PyTorch writes for a contiguous CPU tensor; nothing else can be written. To write
+//! another shape, change `pickle`.
 
-/// The name of the folder that everything in the archive lies in.
+/// The name of the archive's top folder.
 const ROOT: &str = "direction";
 
-/// The file of a vector.
+/// The bytes of a file with a vector.
 pub fn archive_of(vector: &[f32]) -> Vec<u8> {
     let data = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
     zip(&[
@@ -44,13 +44,13 @@ fn pickle(count: u32) -> Vec<u8> {
     out
 }
 
-/// Entries stored as they are, their data at multiples of 64 bytes as PyTorch has it.
+/// A zip archive of uncompressed entries, with their data aligned to 64 bytes as in PyTorch.
 fn zip(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let name = format!("{ROOT}/{name}");
         let at = out.len() as u32;
-        // A field named FB, as PyTorch's, fills up to the boundary.
+        // An extra field named FB, as in PyTorch, pads to the alignment.
         let bare = out.len() + 30 + name.len() + 4;
         let fill = bare.next_multiple_of(64) - bare;
         let mut common = Vec::new();

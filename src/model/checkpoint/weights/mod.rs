@@ -1,7 +1,7 @@
 //! Weights: named tensors from memory-mapped safetensors, PyTorch and GGUF files, from bytes in the binary, or from a seed.
 //!
-//! Invariant: a tensor arrives with the shape that was asked for, or an error names it.
-//! To add a format, add a variant of `Source` and its arm in `Weights::read`.
+//! Invariant: a tensor has the requested shape, or an error names it.
+//! To add a format, add a variant of `TensorSource` and its arm in `Weights::read`.
 
 mod names;
 mod non_finite;
@@ -29,38 +29,38 @@ use crate::model::network::families::MatrixLayout;
 use crate::model::network::finite::NonFinite;
 use crate::model::network::linear::{Linear, LoadedMatrix, Precision, select};
 
-/// Where tensors come from.
+/// The source of tensors.
 enum TensorSource {
     Mapped(Mapped),
     Embedded(SafeTensors<'static>),
     /// A PyTorch checkpoint.
     Pickled(Pickled),
-    /// A GGUF file, whose matrices lie `[out, in]` for every family.
+    /// A GGUF file, whose matrices are `[out, in]` for every family.
     Gguf(Checkpoint),
-    /// Every tensor asked for exists, with values that depend on the seed and the name alone.
+    /// Random weights: every requested tensor exists, with values that depend only on the seed and the name.
     Random(u64),
 }
 
-/// Named tensors, on their way to a device in a dtype.
+/// Named tensors, to be put on a device in a dtype.
 pub struct Weights {
     source: TensorSource,
     place: String,
     files: Vec<String>,
     prefix: &'static str,
-    /// Where the file wraps its names.
+    /// The file's own names, if a wrapper has changed them.
     renamed: Renamed,
-    /// What was read, as the file calls it.
+    /// The tensors read so far, by the file's names.
     read: RefCell<BTreeSet<String>>,
-    /// How matrices are kept.
+    /// How weight matrices are stored.
     pub precision: Precision,
-    /// Where tensors go.
+    /// The device for the tensors.
     pub device: Device,
-    /// Tensors read so far with values that are not finite.
+    /// The tensors read so far that have values that are not finite.
     damage: RefCell<Vec<NonFinite>>,
 }
 
 impl Weights {
-    /// Maps the weights of a folder: `model.safetensors`, or the shards its index names, or where there is neither,
+    /// Maps the weights of a folder into memory: `model.safetensors`, or the shards in its index, or if neither exists,
     /// `pytorch_model.bin` likewise.
     pub fn open(folder: &Path, precision: Precision, device: &Device) -> Result<Self> {
         let (source, files) = match files_of(folder)? {
@@ -94,12 +94,12 @@ impl Weights {
         }
     }
 
-    /// The names of the files that were opened.
+    /// The names of the opened files.
     pub fn files(&self) -> Vec<String> {
         self.files.clone()
     }
 
-    /// Reads a safetensors file that is part of the binary.
+    /// Reads a safetensors file that is embedded in the binary.
     pub fn embedded(bytes: &'static [u8], precision: Precision, device: &Device) -> Result<Self> {
         let parsed = SafeTensors::deserialize(bytes).map_err(|e| {
             Error::bad_file(
@@ -112,13 +112,13 @@ impl Weights {
         Ok(Self::new(source, "the binary".into(), precision, device))
     }
 
-    /// Takes the tensors of a GGUF file.
+    /// Weights from a GGUF file.
     pub fn gguf(checkpoint: Checkpoint, precision: Precision, device: &Device) -> Self {
         let place = checkpoint.gguf.path().display().to_string();
         Self::new(TensorSource::Gguf(checkpoint), place, precision, device)
     }
 
-    /// Makes up every tensor from a seed, for tests.
+    /// Random weights from a seed, for tests.
     pub fn random(seed: u64, precision: Precision, device: &Device) -> Self {
         Self::new(
             TensorSource::Random(seed),
@@ -128,9 +128,9 @@ impl Weights {
         )
     }
 
-    /// Finds out how the file names its tensors: chooses the prefix under which what every checkpoint of the family has
-    /// exists, and where there is none takes the wrappers of other programs off. Returns a name and what it is in the
-    /// file, where they differ.
+    /// Determines the file's tensor names: chooses the prefix under which the tensors exist that every checkpoint of the family
+    /// has; if there is none, removes the wrappers of other programs. Returns an example of a name and its form in the file, if
+    /// they differ.
     pub fn settle_names(&mut self, probes: &NameProbes<'_>) -> Option<(String, String)> {
         let found = |weights: &Self, prefix: &str| {
             let there = |probe: &&String| weights.exists(&format!("{prefix}{probe}"));
@@ -164,7 +164,7 @@ impl Weights {
         shown
     }
 
-    /// Every tensor's name, as the file says it; none for weights that are made up.
+    /// The names of all tensors in the file; empty for random weights.
     fn names(&self) -> Vec<&str> {
         match &self.source {
             TensorSource::Mapped(m) => m.tensors().map(|(name, _)| name).collect(),
@@ -175,7 +175,7 @@ impl Weights {
         }
     }
 
-    /// What the file calls a tensor.
+    /// A tensor's name in the file.
     fn stored<'a>(&'a self, full: &'a str) -> &'a str {
         self.renamed.get(full).map_or(full, String::as_str)
     }
@@ -191,12 +191,12 @@ impl Weights {
         }
     }
 
-    /// Whether these weights are made up, and so hold whatever is asked for.
+    /// Whether these are random weights, which contain any requested tensor.
     pub fn is_made_up(&self) -> bool {
         matches!(self.source, TensorSource::Random(_))
     }
 
-    /// A hint about what the file holds, for the error about a tensor that it lacks.
+    /// A hint on the contents of the file, for the error about a missing tensor.
     pub fn holds(&self, wanted: &str) -> String {
         names::holds(self.names(), wanted)
     }
@@ -206,7 +206,7 @@ impl Weights {
         self.exists(&format!("{}{name}", self.prefix))
     }
 
-    /// The first of these names that the file holds, as a view without a prefix; weights that are made up hold none.
+    /// The first of these names that the file contains, without its prefix; none for random weights.
     pub fn find(&self, prefixes: &[&'static str], names: &[String]) -> Option<String> {
         if matches!(self.source, TensorSource::Random(_)) {
             return None;
@@ -217,7 +217,7 @@ impl Weights {
         all.into_iter().find(|full| self.exists(full))
     }
 
-    /// The same tensors under their whole names, for what lies outside the prefix, such as the head.
+    /// Does `work` without the chosen prefix, for tensors outside of it such as the unembedding.
     pub fn at_root<T>(&mut self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         let prefix = std::mem::take(&mut self.prefix);
         let out = work(self);
@@ -225,7 +225,7 @@ impl Weights {
         out
     }
 
-    /// What the file holds and nobody read, as it calls it.
+    /// The tensors of the file that were not read, by its own names.
     pub fn unread(&self) -> Vec<String> {
         let read = self.read.borrow();
         let left = |name: &&str| match &self.source {
@@ -239,9 +239,9 @@ impl Weights {
         names.filter(left).map(str::to_owned).collect()
     }
 
-    /// Whether a tensor of the chosen prefix holds the same numbers as one under its whole name.
+    /// Whether a tensor under the chosen prefix has the same numbers as one under its full name.
     pub fn same(&self, name: &str, other: &str) -> Result<bool> {
-        /// Rows that are compared at once.
+        /// The number of rows that are compared at once.
         const ROWS: usize = 4096;
         let full = format!("{}{name}", self.prefix);
         if let TensorSource::Mapped(m) = &self.source
@@ -275,12 +275,12 @@ impl Weights {
         self.read(name, shape, self.precision.compute(), false)
     }
 
-    /// A tensor in f32: norms and other small things.
+    /// A tensor in f32, for norms and other small tensors.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.read(name, shape, DType::F32, false)
     }
 
-    /// A tensor as it is stored, by its whole name.
+    /// A tensor as it is stored, by its full name.
     fn load(&self, full: &str) -> Result<Tensor> {
         let stored = self.stored(full);
         let missing = || Error::MissingTensor {
@@ -301,8 +301,8 @@ impl Weights {
         })
     }
 
-    /// A tensor in this dtype. A matrix stays f16 or bf16 on the CPU, whose kernels widen it as they read it, unless it is to
-    /// be rounded to blocks.
+    /// A tensor in a dtype. On the CPU an f16 or bf16 matrix stays as it is, because the kernels widen it while reading, unless
+    /// it is to be quantized.
     fn read(&self, name: &str, shape: &[usize], dtype: DType, matrix: bool) -> Result<Tensor> {
         let full = format!("{}{name}", self.prefix);
         let found = match &self.source {
@@ -347,10 +347,10 @@ impl Weights {
         Ok(kept.to_device(&self.device)?)
     }
 
-    /// Notes a tensor with values that are not finite.
+    /// Records a tensor with values that are not finite.
     fn note_damage(&self, name: String, count: usize, stored: bool) {
         let mut damage = self.damage.borrow_mut();
-        // A tensor may be read for several places.
+        // A tensor may be read several times.
         if count > 0 && !damage.iter().any(|d| d.name == name) {
             damage.push(NonFinite {
                 name,
@@ -360,13 +360,13 @@ impl Weights {
         }
     }
 
-    /// Takes what was found of tensors with values that are not finite.
+    /// The tensors with values that are not finite.
     pub fn damage(&self) -> Vec<NonFinite> {
         self.damage.take()
     }
 
-    /// Gives back what a file's map holds once so many numbers have been copied out of it; it is not worth the call for a
-    /// few.
+    /// Releases the pages of the memory map after `numbers` numbers were copied out of it; skipped for small tensors, because
+    /// the call is expensive.
     fn release(&self, numbers: usize) {
         if numbers < 1 << 18 {
             return;
@@ -379,7 +379,7 @@ impl Weights {
         }
     }
 
-    /// A matrix, `[out, in]` however the file lays it out.
+    /// A matrix, `[out, in]` whatever its layout in the file.
     pub fn matrix(
         &self,
         name: &str,
@@ -400,7 +400,7 @@ impl Weights {
         }))
     }
 
-    /// The blocks of a matrix, when the file has some and they are to be kept.
+    /// The quantized blocks of a matrix, if the file has any and they are to be kept.
     fn stored_blocks(
         &self,
         name: &str,
@@ -412,7 +412,7 @@ impl Weights {
             return Ok(None);
         };
         let full = format!("{}{name}", self.prefix);
-        // What is missing or of another shape is left to `get`, which says so.
+        // A missing tensor or a wrong shape is left to `get`, which reports it.
         let blocks = checkpoint
             .piece(&full)?
             .filter(|p| p.dtype.block_size() > 1 && p.shape == [output, input])
@@ -445,7 +445,7 @@ impl Weights {
         self.keep(name, matrix, bias)
     }
 
-    /// Matrices that share one tensor: each takes these of its rows, in this order.
+    /// Matrices that share one tensor: for each, the ranges of its rows in order.
     pub fn fused<const N: usize>(
         &self,
         name: &str,
@@ -471,13 +471,13 @@ impl Weights {
         })
     }
 
-    /// A table of vectors `[rows, width]`, which may serve as the unembedding as well.
+    /// A table of vectors `[rows, width]`, which may also be used as the unembedding.
     pub fn table(&self, name: &str, rows: usize, width: usize) -> Result<Linear> {
         self.linear(name, width, rows, MatrixLayout::OutIn, false)
     }
 
     fn keep(&self, name: &str, matrix: LoadedMatrix<'_>, bias: Option<Tensor>) -> Result<Linear> {
-        // Q8_0 blocks are 32 wide; a narrower input stays dense.
+        // Q8_0 blocks are 32 wide; other widths stay dense.
         match (self.precision, &matrix) {
             (Precision::Q8, LoadedMatrix::Dense(weight)) if weight.dim(1)? % 32 == 0 => {
                 let full = format!("{}{name}.weight", self.prefix);
@@ -492,7 +492,8 @@ impl Weights {
         }
     }
 
-    /// A fingerprint of names, shapes and samples of the data: equal files agree, other models differ.
+    /// A fingerprint of names, shapes and samples of the data: equal files have equal fingerprints, other models different
+    /// ones.
     pub fn fingerprint(&self) -> u64 {
         let mut digest = crate::model::Fingerprint::default();
         let mut take = |name: &str, shape: &[usize], data: &[u8]| {

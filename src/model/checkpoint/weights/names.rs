@@ -1,11 +1,11 @@
-//! Names of tensors as other programs wrap them, taken back: `torch.compile`, DDP, FSDP, PEFT, and models inside models.
+//! Removes what other programs add to tensor names: `torch.compile`, DDP, FSDP, PEFT, and models inside models.
 //!
-//! Invariant: names are unwrapped only when the rest then matches what the family asks for, at one place alone.
-//! To take off another wrapper, add its name to [`WRAPPERS`].
+//! Invariant: names are unwrapped only if the result matches the family's names, in exactly one way. To remove another wrapper,
+//! add its name to [`WRAPPERS`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What other programs put before or between the parts of a name.
+/// The components that other programs insert into names.
 const WRAPPERS: [&str; 6] = [
     "_orig_mod",
     "module",
@@ -15,20 +15,20 @@ const WRAPPERS: [&str; 6] = [
     "base_layer",
 ];
 
-/// Most names that an error lists.
+/// The most names that an error lists.
 const LISTED: usize = 6;
 
-/// Names as the family says them, with what the file calls them; only those that differ.
+/// The family's names with the file's names; only those that differ.
 pub(crate) type Renamed = BTreeMap<String, String>;
 
-/// What a family asks for first.
+/// Names by which a family's checkpoint is recognised.
 pub struct NameProbes<'a> {
-    /// Prefixes of everything but the head.
+    /// Possible prefixes of all names except the unembedding's.
     pub prefixes: &'a [&'static str],
     /// Names without a prefix that every checkpoint of the family has.
     pub first: Vec<String>,
     pub head_prefixes: &'a [&'static str],
-    /// Names of the head without a prefix.
+    /// Names of the unembedding without a prefix.
     pub head: Vec<String>,
 }
 
@@ -42,13 +42,13 @@ fn bare(name: &str) -> String {
     }
 }
 
-/// What stands before `probe` in a name that ends with it.
+/// The prefix of a name that ends with `probe`.
 fn before<'a>(name: &'a str, probe: &str) -> Option<&'a str> {
     let outer = name.strip_suffix(probe)?;
     (outer.is_empty() || outer.ends_with('.')).then_some(outer)
 }
 
-/// The names of a file, unwrapped; `None` where that leads nowhere, or to two places.
+/// The unwrapped names of a file; `None` if that gives no match, or two.
 pub(crate) fn unwrap<'a>(
     names: impl Iterator<Item = &'a str>,
     probes: &NameProbes<'_>,
@@ -84,7 +84,7 @@ pub(crate) fn unwrap<'a>(
     Some(renamed).filter(|renamed| !renamed.is_empty())
 }
 
-/// What a file holds, in a few words: the names that end like the one that was looked for come first, those of blocks last.
+/// A short description of a file's contents: names with the same ending as the wanted one come first, those of blocks last.
 pub(crate) fn holds(mut names: Vec<&str>, wanted: &str) -> String {
     if names.is_empty() {
         return "It holds no tensors".into();

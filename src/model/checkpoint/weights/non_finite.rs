@@ -1,7 +1,7 @@
-//! Weights that are not finite: NaN and infinity in a file, and numbers that the dtype they are kept in cannot hold.
+//! Finds weights that are not finite: NaN and infinity in a file, and numbers that overflow the dtype in which they are stored.
 //!
-//! Invariant: every tensor of a model is looked at while it is loaded, in the form in which it will be multiplied.
-//! To serve another kind of block, add its row in [`scales`].
+//! Invariant: every tensor of a model is tested while it is loaded, in the form in which it will be multiplied. To support
+//! another kind of block, add its row in [`scales`].
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Storage, Tensor};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::error::Result;
 
-/// Numbers that are looked at together.
+/// How many numbers are tested at once.
 const STRIP: usize = 1 << 18;
 
 fn bad<T: Sync>(values: &[T], is_bad: impl Fn(&T) -> bool + Sync) -> usize {
@@ -17,7 +17,7 @@ fn bad<T: Sync>(values: &[T], is_bad: impl Fn(&T) -> bool + Sync) -> usize {
     strips.map(|s| s.iter().filter(|v| is_bad(v)).count()).sum()
 }
 
-/// How many values of a tensor of the host are not finite.
+/// The number of values of a CPU tensor that are not finite.
 #[expect(clippy::wildcard_enum_match_arm, reason = "whole numbers are finite")]
 pub(crate) fn count(x: &Tensor) -> Result<usize> {
     let contiguous = x.contiguous()?;
@@ -34,7 +34,7 @@ pub(crate) fn count(x: &Tensor) -> Result<usize> {
     })
 }
 
-/// Where the f16 scales of a block lie, in bytes from its start.
+/// The byte offsets of a block's f16 scales.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "other types have no scales in f16"
@@ -50,7 +50,7 @@ fn scales(kind: GgmlDType) -> &'static [usize] {
     }
 }
 
-/// How many blocks have a scale that is not finite.
+/// The number of blocks with a scale that is not finite.
 pub(crate) fn count_blocks(kind: GgmlDType, bytes: &[u8]) -> usize {
     let (size, at) = (kind.type_size(), scales(kind));
     if at.is_empty() {
@@ -66,7 +66,7 @@ pub(crate) fn count_blocks(kind: GgmlDType, bytes: &[u8]) -> usize {
         .sum()
 }
 
-/// How many weights are past what Q8_0 can hold: a scale in f16, and 127 steps of it.
+/// The number of weights that overflow Q8_0: the scale is f16, times at most 127.
 pub(crate) fn past_q8(weight: &Tensor) -> Result<usize> {
     const MOST: f64 = 65504.0 * 127.0;
     let large = weight.to_dtype(DType::F32)?.abs()?.gt(MOST)?;
@@ -85,7 +85,7 @@ mod tests {
         let x = Tensor::new(&[1.0f32, f32::NAN, 1e5, f32::NEG_INFINITY], &Device::Cpu).unwrap();
         assert_eq!(count(&x).unwrap(), 2);
         assert_eq!(count(&x.to_dtype(DType::BF16).unwrap()).unwrap(), 2);
-        // 1e5 is past the end of f16.
+        // 1e5 overflows f16.
         assert_eq!(count(&x.to_dtype(DType::F16).unwrap()).unwrap(), 3);
         let fine = Tensor::new(&[1.0f32, -65504.0], &Device::Cpu).unwrap();
         assert_eq!(count(&fine.to_dtype(DType::F16).unwrap()).unwrap(), 0);
@@ -113,7 +113,7 @@ mod tests {
                 let kept = bytes.clone();
                 bytes[at + 1] = 0x7e;
                 assert_eq!(count_blocks(kind, &bytes), 1, "{kind:?}");
-                // The place is that of a scale: the block is unpacked to what is no number.
+                // The offset is that of a scale: with it, the block unpacks to values that are not finite.
                 let unpacked = candle_core::quantized::QStorage::from_data(
                     std::borrow::Cow::Borrowed(&bytes),
                     &Device::Cpu,

@@ -9,8 +9,8 @@ use rand::rngs::StdRng;
 use crate::error::Result;
 use crate::model::gaussian::normals;
 
-/// Seeded values: norm gains near one, biases and matrices around zero with non-default size, so that a
-/// forgotten bias or gain changes the numbers.
+/// Seeded values: norm gains near one, biases and matrices around zero, but large enough that a forgotten bias or gain changes
+/// the results.
 pub(crate) fn random(seed: u64, name: &str, shape: &[usize]) -> Result<Tensor> {
     let mut digest = crate::model::Fingerprint::default();
     digest.write(&seed.to_le_bytes());

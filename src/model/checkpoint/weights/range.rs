@@ -1,7 +1,7 @@
-//! Whether weights are within the range of f16.
+//! Tests whether weights are within the range of f16.
 //!
-//! Invariant: only a checkpoint whose every number becomes a finite f16 is said to be within; what cannot be looked at is
-//! not. To serve another source, add its arm in [`Weights::within_f16`].
+//! Invariant: the answer is yes only if every number of the checkpoint becomes a finite f16; weights that cannot be tested are
+//! not within. To support another source, add its arm in [`Weights::within_f16`].
 
 use ::safetensors::Dtype;
 use candle_core::DType;
@@ -10,11 +10,11 @@ use rayon::prelude::*;
 
 use super::{TensorSource, Weights};
 
-/// Numbers that are looked at together.
+/// How many numbers are tested at once.
 const STRIP: usize = 1 << 20;
 
 impl Weights {
-    /// Bytes of all tensors as the file has them; none where it does not say so before it is read.
+    /// The size of all tensors in the file, in bytes; none if it is unknown before reading.
     pub fn stored_bytes(&self) -> Option<u64> {
         match &self.source {
             TensorSource::Mapped(m) => Some(m.tensors().map(|(_, t)| t.data().len() as u64).sum()),
@@ -26,7 +26,7 @@ impl Weights {
         }
     }
 
-    /// Reads every number that is not stored in f16 already.
+    /// Whether all weights are within the range; reads every number that is not stored as f16 already.
     pub fn within_f16(&self) -> bool {
         match &self.source {
             TensorSource::Mapped(m) => m.tensors().all(|(_, t)| {
@@ -43,7 +43,7 @@ impl Weights {
                 }
                 Ok(Some(stored)) if stored.dtype == DType::F32 => within(Dtype::F32, &stored.bytes),
                 Ok(Some(stored)) => stored.dtype == DType::F16,
-                // Whole numbers, which no model weight has.
+                // Integers, which no model weight has.
                 _ => true,
             }),
             TensorSource::Gguf(g) => g.gguf.tensors().all(|(name, t)| {
@@ -60,10 +60,10 @@ impl Weights {
     }
 }
 
-/// Whether little-endian numbers are; whole numbers and masks are no weights.
+/// Whether little-endian numbers are within the range; integers and masks are not weights.
 #[expect(clippy::wildcard_enum_match_arm, reason = "other types are narrower")]
 fn within(dtype: Dtype, bytes: &[u8]) -> bool {
-    // The bits of the least magnitude that rounds to infinity, without the sign.
+    // The bits of the smallest magnitude that rounds to infinity, without the sign.
     match dtype {
         Dtype::BF16 => bytes.par_chunks(2 * STRIP).all(|strip| {
             strip

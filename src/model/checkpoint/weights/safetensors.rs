@@ -1,6 +1,6 @@
-//! Safetensors files: which ones a folder holds, whether they are whole, and their memory map.
+//! Safetensors files: which ones a folder contains, whether they are complete, and their memory map.
 //!
-//! Invariant: a file is mapped only after its header has been found to fit its length.
+//! Invariant: a file is mapped only after its header has been checked against its length.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,7 +13,7 @@ use memmap2::Mmap;
 use crate::error::{Error, Result};
 use crate::model::memory_map::{map_file, release};
 
-/// The files that hold a folder's weights.
+/// The files with a folder's weights.
 pub(crate) enum WeightFiles {
     /// `model.safetensors`, or the shards of its index.
     Safetensors(Vec<PathBuf>),
@@ -68,7 +68,7 @@ fn one_or_shards(folder: &Path, name: &str) -> Result<Option<Vec<PathBuf>>> {
     }
 }
 
-/// Refuses a file whose header does not fit its length: a download that stopped half way.
+/// Refuses a file whose header does not match its length: an incomplete download.
 pub(crate) fn check_header(file: &Path) -> Result<()> {
     use std::io::Read;
     let mut reader = crate::file::open(file)?;
@@ -114,7 +114,7 @@ pub(crate) fn check_header(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where a tensor lies.
+/// The location of a tensor.
 struct TensorRange {
     file: usize,
     dtype: Dtype,
@@ -156,7 +156,7 @@ impl Mapped {
         Ok(mapped)
     }
 
-    /// A tensor, if it is there.
+    /// A tensor; none if it does not exist.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.view(self.tensors.get(name)?)
     }
@@ -172,7 +172,7 @@ impl Mapped {
         all.filter_map(|(name, place)| Some((name.as_str(), self.view(place)?)))
     }
 
-    /// Gives back the pages that were read.
+    /// Releases the pages of the memory map that were read.
     pub fn release(&self) {
         self.maps.iter().for_each(release);
     }

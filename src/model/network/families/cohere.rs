@@ -1,4 +1,4 @@
-//! Cohere's Command R: attention and MLP side by side on one norm, neighbours rotated, scaled logits.
+//! Cohere's Command R: parallel attention and MLP on one norm, interleaved rotation, scaled logits.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::model::network::blueprint::{
 };
 use crate::model::network::rope::Rope;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const COHERE: Family = Family {
     name: "cohere",
     model_types: &["cohere"],

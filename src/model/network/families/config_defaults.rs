@@ -1,8 +1,9 @@
-//! config.json as the transformers class of its family reads it: absent keys, nulls, types, and other names of keys.
+//! Completes a config.json as the transformers class of its family does: absent keys, nulls, types, and alternative names of
+//! keys.
 //!
 //! Invariant: what a family file reads after [`complete`] is what transformers' configuration object holds; a value that the
 //! class refuses is refused here by name. The table comes from transformers itself (`defaults.json`, written by
-//! `tests/references/absent_keys.py`); GGUF files say everything themselves and do not pass here.
+//! `tests/references/absent_keys.py`). Configurations made from GGUF files are complete and do not pass through here.
 //! To add a family, add its name to that script and run it.
 
 use std::collections::BTreeMap;
@@ -16,11 +17,11 @@ use crate::error::{Error, Result};
 
 const TABLE: &str = include_str!("defaults.json");
 
-/// What a configuration class of transformers says of itself.
+/// The keys of a configuration class of transformers, with defaults and types.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Class {
     keys: BTreeMap<String, ConfigKey>,
-    /// Other names of keys; where both stand in a file, the other name wins, as there.
+    /// Alternative names of keys. If a file has both, the alternative name wins, as in transformers.
     also: BTreeMap<String, String>,
 }
 
@@ -30,7 +31,7 @@ struct ConfigKey {
     types: Vec<JsonType>,
 }
 
-/// A JSON type that a class takes.
+/// A JSON type that a class accepts for a key.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum JsonType {
@@ -69,7 +70,8 @@ impl JsonType {
     }
 }
 
-/// Keys of which nothing here depends: of training, of ids that the tokenizer and generation_config.json say better.
+/// Keys that do not matter here: those of training, and token ids that the tokenizer and generation_config.json give more
+/// reliably.
 const IRRELEVANT: &str = "
     attention_dropout attn_pdrop bos_token_id classifier_dropout dropout embd_pdrop embedding_dropout eos_token_id
     hidden_dropout init_std initializer_range is_decoder layerdrop output_router_logits pad_token_id pretraining_tp
@@ -77,10 +79,10 @@ const IRRELEVANT: &str = "
     summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj use_cache
 ";
 
-/// Keys that a class lets be null and that its model cannot do without.
+/// Keys that a class allows to be null but that its model needs.
 const NEVER_NULL: &[&str] = &["layer_norm_eps", "logit_scale"];
 
-/// The class of a `model_type`.
+/// The configuration class of a `model_type`.
 pub(crate) fn class(model_type: &str) -> Result<Class> {
     let mut table: BTreeMap<String, Class> = serde_json::from_str(TABLE)
         .map_err(|e| Error::Engine(format!("defaults.json of the families is damaged: {e}")))?;
@@ -91,15 +93,15 @@ pub(crate) fn class(model_type: &str) -> Result<Class> {
 }
 
 impl Class {
-    /// Whether the class knows a key, under either name.
+    /// Whether the class knows a key, under either of its names.
     pub fn knows(&self, key: &str) -> bool {
         self.keys.contains_key(key) || self.also.iter().any(|(a, b)| a == key || b == key)
     }
 
-    /// Fills in what a configuration leaves out, and refuses what the class refuses.
+    /// Fills in absent keys, and refuses what the class refuses.
     fn fill(&self, config: &mut Map<String, Value>) -> Result<()> {
         for pair in &self.also {
-            // Either of the two may be the one that the class declares.
+            // The class may declare either of the two names.
             let (other, key) = if self.keys.contains_key(pair.1) {
                 pair
             } else {
@@ -141,13 +143,14 @@ impl Class {
     }
 }
 
-/// A value, short enough for a sentence.
+/// A value, shortened for use in a sentence.
 pub(crate) fn short(value: &Value) -> String {
     let text = crate::text::plain(value.to_string().as_bytes());
     crate::text::clip(&text, 60)
 }
 
-/// A configuration with what its class fills in; of a multimodal one the text part, which is tied as the whole says.
+/// A configuration with the defaults of its class. For a multimodal model it is the text part, with the embedding tied if the
+/// whole says so.
 pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
     let wrapper = class(model_type)?;
     let whole = config.as_object().cloned();
@@ -161,7 +164,7 @@ pub(crate) fn complete(config: &Value, model_type: &str) -> Result<Value> {
         _ => Map::new(),
     };
     class(&format!("{model_type}_text"))?.fill(&mut text)?;
-    // The wrapper ties on behalf of its text part.
+    // The outer configuration decides whether the text part's embedding is tied.
     if let Some(tied) = whole.get("tie_word_embeddings") {
         text.insert("tie_word_embeddings".into(), tied.clone());
     }

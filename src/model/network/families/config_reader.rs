@@ -1,7 +1,7 @@
-//! Reading config.json: keys with defaults, and sentences for what is missing or not served.
+//! Reads config.json: keys with defaults, and error sentences for what is missing or unsupported.
 //!
-//! Invariant: a value that would change the numbers is honoured or refused by name, never ignored.
-//! To read a new kind of value, add a method to [`ConfigReader`].
+//! Invariant: a value that would change the numbers is honoured or refused by name, never ignored. To read a new kind of value,
+//! add a method to [`ConfigReader`].
 
 use serde_json::Value;
 
@@ -10,17 +10,17 @@ use crate::model::network::blueprint::{
     Activation, Biases, BlockOrder, Blueprint, LayerSpec, MlpKind, NormSpec, PositionEncoding,
 };
 
-/// The most that any size in a configuration may be; what is larger is no model but a damaged file.
+/// The upper limit of every size in a configuration; a larger value means a damaged file.
 const LARGEST: u64 = 1 << 24;
 
-/// Most blocks.
+/// The upper limit of the number of blocks.
 const MOST_LAYERS: usize = 4096;
 
-/// Reads a config.json with sentences for what is missing.
+/// A config.json with methods that read typed values.
 pub(crate) struct ConfigReader<'a>(pub &'a Value);
 
 impl ConfigReader<'_> {
-    /// A positive whole number under any of the keys.
+    /// A positive integer under the first of these keys that is present.
     pub fn count(&self, keys: &[&str]) -> Result<usize> {
         self.find(keys)
             .and_then(Value::as_u64)
@@ -34,7 +34,7 @@ impl ConfigReader<'_> {
             })
     }
 
-    /// As [`ConfigReader::count`], with a default when the key is absent or null.
+    /// As [`ConfigReader::count`], with a default if the keys are absent or null.
     pub fn count_or(&self, keys: &[&str], default: usize) -> Result<usize> {
         if self.find(keys).is_none() {
             Ok(default)
@@ -47,12 +47,12 @@ impl ConfigReader<'_> {
         self.number(key).unwrap_or(default)
     }
 
-    /// A number, if there is one.
+    /// A number; none if the key is absent.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.find(&[key]).and_then(Value::as_f64)
     }
 
-    /// A number that must be above zero if it is there: a cap or a divisor.
+    /// A cap or a divisor: a number that must be positive if it is present.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         match self.number(key) {
             Some(n) if n <= 0.0 => Err(compare(format!("`{key}` is {n}, and must be above zero"))),
@@ -66,7 +66,7 @@ impl ConfigReader<'_> {
             .unwrap_or(default)
     }
 
-    /// Refuses a flag that changes the numbers and is not served.
+    /// Refuses a flag that changes the numbers and is not supported.
     pub fn refuse_flag(&self, key: &str, why: &str) -> Result<()> {
         if !self.flag_or(key, false) {
             return Ok(());
@@ -77,7 +77,7 @@ impl ConfigReader<'_> {
         })
     }
 
-    /// The activation under any of the keys; an unknown one is refused by name.
+    /// The activation under the first of these keys that is present; an unknown one is refused by name.
     pub fn activation(&self, keys: &[&str], default: &str) -> Result<Activation> {
         match self.find(keys).and_then(Value::as_str).unwrap_or(default) {
             "silu" | "swish" => Ok(Activation::Silu),
@@ -95,7 +95,7 @@ impl ConfigReader<'_> {
         }
     }
 
-    /// Heads must divide into key-value heads.
+    /// Refuses a number of heads that is not a multiple of the number of key-value heads.
     pub fn heads(&self, heads: usize, kv_heads: usize) -> Result<()> {
         if heads.is_multiple_of(kv_heads) {
             return Ok(());
@@ -104,7 +104,7 @@ impl ConfigReader<'_> {
         Err(compare(what))
     }
 
-    /// How many blocks.
+    /// The number of blocks.
     pub fn layers(&self, keys: &[&str]) -> Result<usize> {
         let layers = self.count(keys)?;
         if layers <= MOST_LAYERS {
@@ -116,8 +116,8 @@ impl ConfigReader<'_> {
         )))
     }
 
-    /// Which layers see a window: those that `layer_types` calls sliding, or where it is absent those of `rule`.
-    /// Other kinds of layers are refused by name.
+    /// For each layer, whether it has an attention window: as `layer_types` says or, if that is absent, as `rule` does. Other
+    /// kinds of layers are refused by name.
     pub fn sliding(&self, layers: usize, rule: impl Fn(usize) -> bool) -> Result<Vec<bool>> {
         let Some(kinds) = self.find(&["layer_types"]) else {
             return Ok((0..layers).map(rule).collect());
@@ -151,14 +151,14 @@ impl ConfigReader<'_> {
             .transpose()
     }
 
-    /// What a key holds, unless it is absent or null.
+    /// The value of the first of these keys that is neither absent nor null.
     pub fn find(&self, keys: &[&str]) -> Option<&Value> {
         keys.iter()
             .find_map(|k| self.0.get(*k).filter(|v| !v.is_null()))
     }
 }
 
-/// A value of config.json that nothing can be made of.
+/// The error for a value of config.json that cannot be used.
 pub(crate) fn compare(what: String) -> Error {
     Error::Config {
         what,
@@ -166,8 +166,8 @@ pub(crate) fn compare(what: String) -> Error {
     }
 }
 
-/// What families start from and overwrite: layers that are alike, pre-norm, keys and values for every head, no bias, nothing
-/// scaled or capped, untied. Sizes that only the family's own keys say are zero.
+/// The blueprint that families start from: equal layers, pre-norm, as many key-value heads as heads, no biases, no scales or
+/// caps, untied. Sizes that only the family's own keys give are zero.
 pub(crate) fn start(
     family: &'static str,
     (d_model, heads, layers): (usize, usize, usize),

@@ -1,13 +1,13 @@
-//! What of a config.json is not read, in sentences for the user.
+//! Remarks for the user on keys of a config.json that are not used.
 //!
-//! Invariant: an ordinary model's configuration gives none; a key is passed over in silence only when it is known to change no
-//! number, or holds what means nothing (null, false, 0, 1, an empty list). To silence another key, add it to [`HARMLESS`].
+//! Invariant: an ordinary model's configuration gives no remark; a key is left out silently only if it is known to change no
+//! number, or if its value means nothing (null, false, 0, 1, an empty list). To silence another key, add it to [`HARMLESS`].
 
 use serde_json::Value;
 
 use super::{Family, config_defaults, names, rope_config};
 
-/// Keys that change no number here: names, ids, training, generation, and what other programs write for themselves.
+/// Keys that change no number here: names, ids, settings of training and generation, and keys that other programs add.
 const HARMLESS: &str = "
     _commit_hash _name_or_path _sliding_window_pattern architectures attention_probs_dropout_prob
     attention_softmax_in_fp32 attn_implementation auto_map bad_words_ids boi_token_index bos_token
@@ -22,16 +22,16 @@ const HARMLESS: &str = "
     unsloth_version use_flash_attn use_flash_attention_2 vision_config
 ";
 
-/// Keys that are read although no class lists them; what of rope is not used is said by `ropes`.
+/// Keys that are read although no class lists them. Unused rope keys are reported by `ropes`.
 const UNLISTED: &str = "
     head_dim original_max_position_embeddings partial_rotary_factor rope_local_base_freq rope_scaling rope_theta
     rotary_emb_base rotary_pct sliding_window_pattern
 ";
 
-/// Most names that a sentence lists.
+/// The most keys that one remark lists.
 const LISTED: usize = 8;
 
-/// What of a configuration is not used.
+/// Remarks on the keys of a configuration that are not used.
 pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
     let text = config.get("text_config").filter(|v| v.is_object());
     let text = text.unwrap_or(config);
@@ -69,7 +69,7 @@ pub fn remarks(config: &Value, family: &Family) -> Vec<String> {
     out
 }
 
-/// Null, false, nothing, and the numbers that neither add nor scale.
+/// Whether a value is null, false, empty, or a number that neither adds nor scales (0, 1).
 fn means_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -81,7 +81,7 @@ fn means_nothing(value: &Value) -> bool {
     }
 }
 
-/// Older keys that repeat what the model does anyhow.
+/// Whether an older key merely repeats what the model does anyway.
 fn says_what_holds(key: &str, value: &Value, config: &Value) -> bool {
     let same = |other: &str| config.get(other).is_some_and(|v| v == value);
     match key {

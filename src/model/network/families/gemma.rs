@@ -7,7 +7,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Activation, Blueprint, Gain};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GEMMA: Family = Family {
     name: "gemma",
     model_types: &["gemma"],
@@ -20,7 +20,7 @@ pub const GEMMA: Family = Family {
 fn read(config: &Value) -> Result<Blueprint> {
     let read = ConfigReader(config);
     let mut blueprint = offset_gains(config, "gemma")?;
-    // Google's first files say `gelu` and mean its approximation, as the class knows.
+    // Google's first files say `gelu` and mean its tanh approximation, as the class knows.
     let act = read.activation(&["hidden_act"], "gelu_pytorch_tanh")?;
     blueprint.activation = if act == Activation::Gelu {
         Activation::GeluTanh
@@ -30,7 +30,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     Ok(blueprint)
 }
 
-/// What all Gemmas share.
+/// The settings that all Gemmas share.
 pub(crate) fn offset_gains(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = ConfigReader(config);
     read.refuse_flag("use_bidirectional_attention", "attention looks ahead")?;

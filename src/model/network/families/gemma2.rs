@@ -1,4 +1,4 @@
-//! Gemma 2: Gemma with norms on both sides of every sub-layer, soft-caps, and a window in every other layer.
+//! Gemma 2: Gemma with norms before and after every sub-layer, soft-caps, and a window in every other layer.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{BlockOrder, Blueprint};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GEMMA2: Family = Family {
     name: "gemma2",
     model_types: &["gemma2"],
@@ -18,7 +18,7 @@ pub const GEMMA2: Family = Family {
     tiny,
 };
 
-/// Gemma's names with four norms a block.
+/// Gemma's tensor names with four norms in a block.
 pub(crate) const SANDWICHED: TensorNames = TensorNames {
     norm_attn_out: "post_attention_layernorm",
     norm_mlp: "pre_feedforward_layernorm",
@@ -34,7 +34,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     Ok(blueprint)
 }
 
-/// What Gemma 2 and 3 share.
+/// The settings that Gemma 2 and 3 share.
 pub(crate) fn sandwiched(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = ConfigReader(config);
     let mut blueprint = offset_gains(config, family)?;

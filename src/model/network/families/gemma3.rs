@@ -1,4 +1,4 @@
-//! Gemma 3, text only: Gemma 2 without soft-caps, with normed heads, and two rotations.
+//! Gemma 3, text only: Gemma 2 without soft-caps, with norms of queries and keys, and two rotations.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, PositionEncoding, QkNormOver};
 use crate::model::network::rope::Rope;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GEMMA3: Family = Family {
     name: "gemma3_text",
     model_types: &["gemma3_text", "gemma3"],
@@ -34,7 +34,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = sandwiched(config, "gemma3_text")?;
     blueprint.qk_norm = Some(qk_norm(&blueprint, QkNormOver::Head));
     blueprint.score_cap = None;
-    // A pattern counts only where the layers are not listed.
+    // `sliding_window_pattern` is used only if `layer_types` is absent.
     let listed = read.find(&["layer_types"]).is_some();
     let pattern = match config.get("sliding_window_pattern") {
         Some(_) if !listed => read.count(&["sliding_window_pattern"])?,

@@ -7,7 +7,7 @@ use super::{ConfigReader, Family, GateUp, MatrixLayout, NAMELESS, Qkv, TensorNam
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec, PositionEncoding};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GPT2: Family = Family {
     name: "gpt2",
     model_types: &["gpt2"],

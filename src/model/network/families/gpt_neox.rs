@@ -1,4 +1,4 @@
-//! GPT-NeoX and Pythia: attention and MLP side by side on norms of their own, fused heads, a quarter of each head rotated.
+//! GPT-NeoX and Pythia: parallel attention and MLP with a norm each, fused heads, a quarter of each head rotated.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::network::blueprint::{
     Biases, BlockOrder, Blueprint, MlpKind, NormSpec, PositionEncoding,
 };
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GPT_NEOX: Family = Family {
     name: "gpt_neox",
     model_types: &["gpt_neox"],

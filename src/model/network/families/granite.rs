@@ -7,7 +7,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const GRANITE: Family = Family {
     name: "granite",
     model_types: &["granite"],

@@ -1,4 +1,4 @@
-//! Llama 1, 2 and 3.x, and what is shaped like them: RMSNorm, rotary positions, gated SiLU, no biases by default.
+//! Llama 1, 2 and 3.x, and models of the same architecture: RMSNorm, rotary positions, gated SiLU, no biases by default.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::model::network::blueprint::{
 };
 use crate::model::network::rope::{Rope, RopeScaling};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const LLAMA: Family = Family {
     name: "llama",
     model_types: &["llama"],
@@ -55,7 +55,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     Ok(blueprint)
 }
 
-/// What the Llama-like families share: no biases, untied, every layer with the same rotation and no window.
+/// The settings that Llama-like families share: no biases, untied, every layer with the same rotation and no window.
 pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> {
     let read = ConfigReader(config);
     let d_model = read.count(&["hidden_size"])?;
@@ -90,7 +90,7 @@ pub(crate) fn common(config: &Value, family: &'static str) -> Result<Blueprint> 
     })
 }
 
-/// The context that a rotation reaches: `dynamic` stretches as a text grows, so its original length is no bound.
+/// The context that a rotation supports: `dynamic` stretches as a text grows, so its original length is no limit.
 fn stretched(rope: &Rope, positions: usize) -> usize {
     let RopeScaling::Dynamic { factor, .. } = rope.scaling else {
         return positions;
@@ -98,7 +98,7 @@ fn stretched(rope: &Rope, positions: usize) -> usize {
     (positions as f64 * factor.max(1.0) * 4.0).min(f64::from(1 << 24)) as usize
 }
 
-/// A bias on queries, keys, values and the attention output where `attention_bias` says so.
+/// Biases on queries, keys, values and the attention output if `attention_bias` is set.
 pub(crate) fn attention_biases(config: &Value) -> Biases {
     Biases {
         mlp: false,
@@ -114,7 +114,7 @@ pub(crate) fn qk_norm(blueprint: &Blueprint, over: QkNormOver) -> QkNorm {
     }
 }
 
-/// Gives a window to the layers that are called sliding, and refuses them where there is no window.
+/// Gives the window to the layers that `layer_types` calls sliding; an error if there are some and no window.
 pub(crate) fn slide_named(
     blueprint: &mut Blueprint,
     window: Option<usize>,
@@ -130,7 +130,7 @@ pub(crate) fn slide_named(
     Ok(())
 }
 
-/// Gives a window to the layers that slide.
+/// Gives the window to the layers marked in `sliding`.
 fn slide(blueprint: &mut Blueprint, window: Option<usize>, sliding: &[bool]) {
     for (layer, slides) in blueprint.layers.iter_mut().zip(sliding) {
         layer.window = window.filter(|_| *slides);

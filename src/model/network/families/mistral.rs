@@ -1,4 +1,4 @@
-//! Mistral: Llama's shape without biases; in the first version every layer sees a window.
+//! Mistral: Llama's shape without biases; in the first version every layer has an attention window.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const MISTRAL: Family = Family {
     name: "mistral",
     model_types: &["mistral"],
@@ -19,7 +19,7 @@ pub const MISTRAL: Family = Family {
 
 fn read(config: &Value) -> Result<Blueprint> {
     let mut blueprint = common(config, "mistral")?;
-    // As in transformers, `layer_types` is not read: every layer slides, or none.
+    // As in transformers, `layer_types` is not read: all layers have the window, or none.
     slide_all(&mut blueprint, ConfigReader(config).window()?);
     Ok(blueprint)
 }

@@ -7,7 +7,7 @@ use super::{ConfigReader, ExpertNames, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const MIXTRAL: Family = Family {
     name: "mixtral",
     model_types: &["mixtral"],

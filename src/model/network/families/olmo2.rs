@@ -1,4 +1,4 @@
-//! OLMo 2: sub-layers read the bare stream, and what they write is normed.
+//! OLMo 2: sub-layers read the stream without a norm, and their outputs are normed.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{ConfigReader, Family, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{BlockOrder, Blueprint, NormSpec, QkNormOver};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const OLMO2: Family = Family {
     name: "olmo2",
     model_types: &["olmo2"],

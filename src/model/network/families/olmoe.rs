@@ -1,4 +1,4 @@
-//! OLMoE: Llama's blocks with mixtures of experts, and queries and keys normed over all heads.
+//! OLMoE: Llama's blocks with mixtures of experts, and norms of queries and keys over all heads.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind, NormSpec, QkNormOver};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const OLMOE: Family = Family {
     name: "olmoe",
     model_types: &["olmoe"],

@@ -1,4 +1,4 @@
-//! OPT: learned positions after two unused rows, ReLU, biases everywhere; the 350M norms the stream itself.
+//! OPT: learned positions after two unused rows, ReLU, biases everywhere; the 350M model norms the stream itself.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::network::blueprint::{
     Biases, BlockOrder, Blueprint, Gain, MlpKind, NormSpec, PositionEncoding,
 };
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const OPT: Family = Family {
     name: "opt",
     model_types: &["opt"],

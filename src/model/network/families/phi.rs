@@ -1,4 +1,4 @@
-//! Phi 1, 1.5 and 2: attention and MLP side by side on one norm, biases everywhere, a part of each head rotated.
+//! Phi 1, 1.5 and 2: parallel attention and MLP on one norm, biases everywhere, a part of each head rotated.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::network::blueprint::{
     Biases, BlockOrder, Blueprint, MlpKind, NormSpec, QkNormOver,
 };
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const PHI: Family = Family {
     name: "phi",
     model_types: &["phi"],

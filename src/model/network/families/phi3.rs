@@ -7,7 +7,7 @@ use super::{ConfigReader, Family, GateUp, Qkv, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const PHI3: Family = Family {
     name: "phi3",
     model_types: &["phi3"],

@@ -1,4 +1,4 @@
-//! Qwen2 and Qwen2.5: Llama's shape with biases on q, k and v alone.
+//! Qwen2 and Qwen2.5: Llama's shape with biases on q, k and v only.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const QWEN2: Family = Family {
     name: "qwen2",
     model_types: &["qwen2"],
@@ -27,7 +27,8 @@ fn read(config: &Value) -> Result<Blueprint> {
     Ok(blueprint)
 }
 
-/// With `use_sliding_window`, `layer_types` says which layers slide, or those from `max_window_layers` on do.
+/// With `use_sliding_window`, the layers that `layer_types` names have the window; without `layer_types`, those from
+/// `max_window_layers` on.
 pub(crate) fn late_windows(config: &Value, blueprint: &mut Blueprint) -> Result<()> {
     let read = ConfigReader(config);
     let window = read

@@ -1,4 +1,4 @@
-//! Qwen3: Llama's shape with a norm of every head's queries and keys, and no biases.
+//! Qwen3: Llama's shape with norms of each head's queries and keys, and no biases.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::qwen2::late_windows;
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, QkNormOver};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const QWEN3: Family = Family {
     name: "qwen3",
     model_types: &["qwen3"],
@@ -24,7 +24,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     Ok(blueprint)
 }
 
-/// What the dense and the sparse Qwen3 share.
+/// The settings that the dense and the sparse Qwen3 share.
 pub(crate) fn normed_heads(config: &Value, family: &'static str) -> Result<Blueprint> {
     let mut blueprint = common(config, family)?;
     blueprint.biases = attention_biases(config);

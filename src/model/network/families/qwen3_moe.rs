@@ -8,7 +8,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::{Blueprint, Experts, MlpKind};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const QWEN3_MOE: Family = Family {
     name: "qwen3_moe",
     model_types: &["qwen3_moe"],

@@ -1,8 +1,8 @@
-//! The two dialects of rotary positions in config.json (`rope_theta` + `rope_scaling`, or `rope_parameters`), made one.
+//! Unifies the two dialects of rotary positions in config.json (`rope_theta` + `rope_scaling`, or `rope_parameters`).
 //!
-//! Invariant: who wins where they disagree is as in transformers 5.24 (`convert_rope_params_to_dict` and
-//! `standardize_rope_params` of each class): `rope_scaling`, unless it is empty, replaces `rope_parameters` whole, its base
-//! included; inside the dictionary beats outside. What was not used is said by [`remarks`].
+//! Invariant: where they disagree, the precedence is that of transformers 5.24 (`convert_rope_params_to_dict` and
+//! `standardize_rope_params` of each class): `rope_scaling`, unless it is empty, replaces all of `rope_parameters`, its base
+//! included; keys inside the dictionary win over keys outside. [`remarks`] reports what was not used.
 //! To add a family that reads its keys differently, add an arm to [`keys`].
 
 use serde_json::{Map, Value};
@@ -16,29 +16,29 @@ const PART: &str = "partial_rotary_factor";
 const ORIGINAL: &str = "original_max_position_embeddings";
 const TYPE: &str = "rope_type";
 
-/// What the part of a head that is rotated is called outside the dictionary.
+/// Under which key outside the dictionary a class looks for the rotated part of a head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum RotatedPart {
-    /// Whole heads are rotated; a part is passed over, and does not fit beside a scaling.
+    /// None: whole heads are rotated. A part is ignored without a scaling, and refused with one.
     Whole,
-    /// This key, and what holds without it.
+    /// This key, and the default.
     Key(&'static str, f64),
 }
 
-/// Where a class looks for rope.
+/// Which keys a configuration class reads rope from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Keys {
     theta: &'static str,
-    /// The base where nothing is said.
+    /// The default base.
     base: f64,
     part: RotatedPart,
-    /// Only plain rope and LongRoPE, which goes by older names too.
+    /// Whether the class supports only plain rope and LongRoPE, the latter also under older names.
     longrope_only: bool,
-    /// Whether the class knows types of layers, and so takes a dictionary by them for one that is.
+    /// Whether the class knows layer types, so that it reads a dictionary with their names as one dictionary for each type.
     knows_layers: bool,
 }
 
-/// Where the class of a family looks.
+/// The keys that the class of a family reads.
 pub(crate) fn keys(family: &str) -> Keys {
     Keys {
         theta: match family {
@@ -63,11 +63,11 @@ pub(crate) fn keys(family: &str) -> Keys {
     }
 }
 
-/// One dictionary that says everything: type, base, part, original context.
+/// A dictionary in which everything is filled in: type, base, rotated part, original context.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StandardRope(pub Map<String, Value>);
 
-/// The dictionary of a configuration whose layers rotate alike.
+/// The dictionary of a configuration in which all layers have the same rotation.
 pub(crate) fn standard(config: &Value, keys: Keys) -> Result<StandardRope> {
     let scaling = dictionary(config, "rope_scaling")?.filter(|d| !d.is_empty());
     let parameters = dictionary(config, "rope_parameters")?;
@@ -155,7 +155,7 @@ fn settle(
     Ok(())
 }
 
-/// The dictionaries of Gemma 3's two kinds of layers: those that see all, and those that slide.
+/// The dictionaries of Gemma 3's two layer types: full attention, and sliding.
 pub(crate) fn by_layer_type(config: &Value) -> Result<[StandardRope; 2]> {
     const FULL: &str = "full_attention";
     const SLIDING: &str = "sliding_attention";
@@ -208,7 +208,7 @@ pub(crate) fn by_layer_type(config: &Value) -> Result<[StandardRope; 2]> {
     ])
 }
 
-/// An object under a key, unless it is absent or null.
+/// The object under a key; none if it is absent or null.
 fn dictionary<'a>(config: &'a Value, key: &str) -> Result<Option<&'a Map<String, Value>>> {
     match config.get(key) {
         None | Some(Value::Null) => Ok(None),
@@ -220,14 +220,14 @@ fn dictionary<'a>(config: &'a Value, key: &str) -> Result<Option<&'a Map<String,
     }
 }
 
-/// Puts a value where there is none; a null is a value, as in Python's `setdefault`.
+/// Inserts a value if the key is absent; null counts as present, as in Python's `setdefault`.
 fn or_else(of: &mut Map<String, Value>, key: &str, value: impl FnOnce() -> Value) {
     if !of.contains_key(key) {
         of.insert(key.into(), value());
     }
 }
 
-/// Whether two dictionaries say the same: numbers by value, the kind under its older key or its newer.
+/// Whether two dictionaries are equivalent: numbers are compared by value, and the type may be under its older or newer key.
 fn alike(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     let own = |d: &Map<String, Value>| {
         let rows = d.iter().filter(|(key, _)| *key != "type");
@@ -238,7 +238,7 @@ fn alike(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
     own(a) == own(b)
 }
 
-/// What of a configuration's rope is not used, in sentences.
+/// Remarks on the rope keys of a configuration that are not used.
 pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
     let mut out = Vec::new();
     let keys = keys(family);
@@ -323,7 +323,7 @@ pub(crate) fn remarks(config: &Value, family: &str) -> Vec<String> {
     out
 }
 
-/// Whether a type of rope reads a key of its dictionary, or it says nothing.
+/// Whether a type of rope reads a key of its dictionary, or the key means nothing.
 fn reads(kind: &str, key: &str) -> bool {
     let common = [TYPE, "type", THETA, PART, "finetuned", "factors"];
     let own: &[&str] = match kind {

@@ -1,4 +1,4 @@
-//! SmolLM3: Llama's shape; every fourth layer does without positions.
+//! SmolLM3: Llama's shape; every fourth layer has no rotation.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::{ConfigReader, Family};
 use crate::error::Result;
 use crate::model::network::blueprint::Blueprint;
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const SMOLLM3: Family = Family {
     name: "smollm3",
     model_types: &["smollm3"],
@@ -41,7 +41,7 @@ fn read(config: &Value) -> Result<Blueprint> {
     for (layer, rotates) in blueprint.layers.iter_mut().zip(&rotates) {
         layer.rope = rotates.then_some(0);
     }
-    // As in the class, `use_sliding_window` decides only where `layer_types` does not.
+    // As in the class, `use_sliding_window` matters only if `layer_types` is absent.
     let window = read.window()?;
     let slides = window.is_some() && read.flag_or("use_sliding_window", false);
     let sliding = read.sliding(layers, |layer| slides && !rotates[layer])?;

@@ -1,4 +1,4 @@
-//! StableLM 2: Llama's shape with LayerNorm, a quarter of each head rotated, and two arrangements.
+//! StableLM 2: Llama's shape with LayerNorm, a quarter of each head rotated, and two block orders.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::network::blueprint::{
     Biases, BlockOrder, Blueprint, NormSpec, QkNorm, QkNormOver,
 };
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const STABLELM: Family = Family {
     name: "stablelm",
     model_types: &["stablelm"],

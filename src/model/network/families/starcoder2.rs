@@ -1,4 +1,4 @@
-//! StarCoder 2: LayerNorm, a plain GELU MLP, rotary positions, biases everywhere, grouped heads.
+//! StarCoder 2: LayerNorm, a plain GELU MLP, rotary positions, biases everywhere, grouped-query attention.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::{ConfigReader, Family, GateUp, TensorNames};
 use crate::error::Result;
 use crate::model::network::blueprint::{Biases, Blueprint, MlpKind, NormSpec};
 
-/// The row of the registry.
+/// The family's row of [`super::FAMILIES`].
 pub const STARCODER2: Family = Family {
     name: "starcoder2",
     model_types: &["starcoder2"],

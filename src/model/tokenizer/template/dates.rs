@@ -1,6 +1,6 @@
-//! Dates as templates ask for them: Python's `strftime`.
+//! Dates in templates: Python's `strftime`.
 //!
-//! Invariant: a directive that is not known stays as it was written. To know another one, ask chrono for it.
+//! Invariant: an unknown directive is printed literally. To support another one, see which chrono supports.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ pub(crate) fn strftime(format: &str, unix_seconds: u64) -> String {
         .ok()
         .and_then(|s| DateTime::from_timestamp(s, 0));
     let mut out = String::new();
-    // What a time cannot be asked is left out.
+    // A directive that the time does not support is left out.
     let _whole = write!(
         out,
         "{}",

@@ -1,11 +1,11 @@
-//! Chat templates: messages to the text that a model was trained to answer.
+//! Chat templates: convert messages to the text format on which a model was trained.
 //!
-//! Invariant: a template is a downloaded program; it sees only messages and special tokens, and it runs on a budget of
-//! fuel that bounds its time and memory. What it renders is what Python's `apply_chat_template(tokenize=False)` gives.
-//! To add a function that templates may call, see `python.rs`; what differs in syntax is mended in `source.rs`.
+//! Invariant: a template is a downloaded program; it can access only messages and special tokens, and its time and memory are
+//! limited by a budget of fuel. Its result equals that of Python's `apply_chat_template(tokenize=False)`.
+//! To add a function that templates may call, see `python.rs`; differences in syntax are handled in `source.rs`.
 //!
-//! The rendered text already holds the BOS that the model wants, so it is encoded with `Bos::Raw`: with `Bos::Add` most
-//! models would see two.
+//! The rendered text already contains the BOS that the model needs, so it is encoded with `Bos::Raw`: with `Bos::Add` most
+//! models would get two.
 
 mod dates;
 mod python;
@@ -20,25 +20,25 @@ use super::{SPECIALS, parse, token_named, with_special_tokens_map};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::gguf::Gguf;
 
-/// How much a template may do for one rendering (instructions, and the data it makes at 64 bytes each): for itself, for
-/// every message, and for every byte of what was said (some templates go through it by letters). Some methods cost time that no fuel pays for, up to the square
-/// of this.
+/// The fuel for one rendering (instructions, and created data at 64 bytes each): for the template itself, for every message,
+/// and for every byte of their contents (some templates process them letter by letter). The time of some methods is not paid
+/// for by fuel and can be up to the square of this.
 const FUEL: u64 = 200_000;
 const FUEL_PER_MESSAGE: u64 = 10_000;
 const FUEL_PER_BYTE: u64 = 16;
 
-/// The stack for a template, most of it never touched: its longest source, nested at every byte, fits.
+/// The stack for a template, most of which is never used: enough for the longest source, nested at every byte.
 const STACK: usize = 256 << 20;
 
-/// The longest source, in bytes (the engine counts columns in 16 bits), and the longest tag, whose every byte may nest:
-/// real ones have up to 20 000, and 1 000.
+/// The longest source in bytes (the engine counts columns in 16 bits), and the longest tag, every byte of which may nest; real
+/// ones have up to 20 000 and 1 000.
 const LONGEST: usize = 65_000;
 const LONGEST_TAG: usize = 16_000;
 
-/// The only template of an environment; no file ending, so nothing is escaped.
+/// The name of the only template in an environment; without a file extension, so nothing is escaped.
 const NAME: &str = "chat";
 
-/// [`SPECIALS`], as GGUF files name their ids (one of them misspelt).
+/// The keys of [`SPECIALS`] in GGUF files (one of them is misspelt).
 const SPECIALS_IN_GGUF: [&str; 7] = [
     "bos",
     "eos",
@@ -52,9 +52,9 @@ const SPECIALS_IN_GGUF: [&str; 7] = [
 /// One turn of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
-    /// `system`, `user` or `assistant`; some templates know more.
+    /// `system`, `user` or `assistant`; some templates support more.
     pub role: String,
-    /// What was said, as it is: the template decides how to trim it.
+    /// The text, unchanged: the template decides how to trim it.
     pub content: String,
 }
 
@@ -68,12 +68,12 @@ impl Message {
     }
 }
 
-/// Where the template of a model may be found, and the special tokens that it may print.
+/// The possible places of a model's template, and the special tokens that it may print.
 #[derive(Clone, Debug, Default)]
 pub struct Sources<'a> {
     /// `chat_template.jinja`.
     pub jinja: Option<&'a str>,
-    /// The files of `chat_templates/`, by their names without the ending.
+    /// The files of `chat_templates/`, by their names without the extension.
     pub named: Vec<(String, String)>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
@@ -81,7 +81,7 @@ pub struct Sources<'a> {
     pub special_tokens_map: Option<&'a [u8]>,
 }
 
-/// A chat template, compiled; or what is wrong with it, kept until a chat is asked for.
+/// A compiled chat template; or the error, which is reported when a chat is requested.
 #[derive(Clone, Debug)]
 pub struct ChatTemplate {
     environment: Result<Environment<'static>, String>,
@@ -89,12 +89,12 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Finds and compiles the template of a model, in the order of Python: `chat_template.jinja` (and the named files beside
-    /// it), then `chat_template` of `tokenizer_config.json`: a string, or a list of named ones. Of named ones, `default` is
-    /// taken.
+    /// Finds and compiles the template of a model, in Python's order of precedence: `chat_template.jinja` (and the named files
+    /// in `chat_templates/`), then `chat_template` of `tokenizer_config.json`, which is a string or a list of named templates.
+    /// Of named ones, `default` is used.
     ///
-    /// Returns `None` when the model has none: a base model. A template that cannot be read is no error here, for the model
-    /// works without it; [`Self::render`] says what is wrong.
+    /// Returns `None` if the model has none: a base model. A template that cannot be parsed is not an error here, because the
+    /// model works without it; [`Self::render`] returns the error.
     pub fn from_sources(sources: &Sources) -> Result<Option<Self>> {
         let config = parse("tokenizer_config.json", sources.tokenizer_config)?;
         let map = parse("special_tokens_map.json", sources.special_tokens_map)?;
@@ -148,13 +148,13 @@ impl ChatTemplate {
 
     /// Renders a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
     ///
-    /// Encode the text with `Bos::Raw`. A template refuses what its model was not trained on (a system turn, two user turns
-    /// in a row); its own words are in the error.
+    /// The text must be encoded with `Bos::Raw`. A template refuses conversations on which its model was not trained (a system
+    /// turn, two user turns in a row); the error contains its own message.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
         let given = [
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
-            // Python passes both, so that templates ask `is not none` rather than `is defined`.
+            // Python passes both, so templates test `is not none` rather than `is defined`.
             ("tools", Value::from(())),
             ("documents", Value::from(())),
         ];
@@ -197,7 +197,7 @@ impl ChatTemplate {
     }
 }
 
-/// The template that a `tokenizer_config.json` holds.
+/// The template in a `tokenizer_config.json`.
 #[expect(clippy::wildcard_enum_match_arm, reason = "nothing else is a template")]
 fn in_config(given: &serde_json::Value) -> Option<Result<&str, String>> {
     match given {
@@ -211,7 +211,7 @@ fn in_config(given: &serde_json::Value) -> Option<Result<&str, String>> {
     }
 }
 
-/// Takes the template named `default`, or says which there are.
+/// The template named `default`; the error lists the names.
 fn default_of<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<&'a str, String> {
     let mut names = Vec::new();
     for (name, source) in named {
@@ -226,8 +226,8 @@ fn default_of<'a>(named: impl Iterator<Item = (&'a str, &'a str)>) -> Result<&'a
     ))
 }
 
-/// Runs a step of the engine on a stack that its recursion cannot exhaust: it goes as deep as expressions and values nest.
-/// `None` when the engine panics.
+/// Runs a step of the engine on a stack that is large enough for its recursion, which follows the nesting of expressions and
+/// values. `None` if the engine panics.
 fn on_large_stack<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -238,7 +238,7 @@ fn on_large_stack<T: Send>(step: impl FnOnce() -> T + Send) -> Option<T> {
     })
 }
 
-/// Compiles a source in the environment that Python's transformers gives to templates.
+/// Compiles a source in an environment like that of Python's transformers.
 fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
     let (source, tag) = source::prepare(source);
     for (what, found, most) in [
@@ -261,7 +261,7 @@ fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-/// Says what went wrong in the template's own words where it has some, and in which line.
+/// The template's own error message, if it raised one, and the line.
 fn error_in_words(error: &minijinja::Error) -> String {
     let what = error
         .detail()

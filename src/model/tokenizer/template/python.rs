@@ -1,8 +1,8 @@
-//! What templates call: the methods, filters, tests and functions that Python's transformers gives them.
+//! The methods, filters, tests and functions that Python's transformers provides to templates.
 //!
-//! Invariant: everything here ends, and makes no more than its fuel or a fixed bound pays for, whatever it is given: the
-//! numbers in a template come from a download.
-//! To add a method of strings, add an arm in [`string_method`]; to add a filter, test or function, a line in [`add_to`].
+//! Invariant: everything here terminates, and creates no more data than its fuel or a fixed limit allows, for any arguments:
+//! the numbers in a template come from a download.
+//! To add a string method, add an arm in [`string_method`]; to add a filter, test or function, a line in [`add_to`].
 
 use std::collections::HashSet;
 use std::io;
@@ -16,10 +16,10 @@ use serde_json::ser::{Formatter, Serializer};
 
 use super::dates::strftime;
 
-/// The widest field that a template may ask for: a width is written in a few digits and costs as many bytes as it says.
+/// The largest field width in a template: a few digits can ask for that many bytes.
 const WIDEST: usize = 4096;
 
-/// The most lists in lists, and parts in all, of a value that is kept.
+/// The deepest nesting of lists, and the most parts in all, of a stored value.
 const DEEPEST: usize = 64;
 const MOST_PARTS: u64 = 100_000;
 
@@ -74,7 +74,7 @@ fn iterated(value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// Refuses values whose parts, each counted as often as it is reached, are more than any conversation needs.
+/// Refuses values with more parts than any conversation needs; a shared part counts as often as it is reached.
 fn bounded(state: &State, value: Value) -> Result<Value, Error> {
     let mut parts = 0;
     if count(&value, 0, &mut parts) {
@@ -86,7 +86,7 @@ fn bounded(state: &State, value: Value) -> Result<Value, Error> {
     ))
 }
 
-/// Counts the parts of a value; false when there are too many, or too deep.
+/// Counts the parts of a value; false if there are too many, or if they are nested too deeply.
 #[expect(clippy::wildcard_enum_match_arm, reason = "other kinds have no parts")]
 fn count(value: &Value, depth: usize, parts: &mut u64) -> bool {
     *parts += 1;
@@ -94,7 +94,7 @@ fn count(value: &Value, depth: usize, parts: &mut u64) -> bool {
         return false;
     }
     match value.kind() {
-        // An iterator that does not know its length makes its items one by one, and may make them only once.
+        // An iterator of unknown length creates its items one by one, possibly only once, so it is not counted.
         ValueKind::Seq | ValueKind::Iterable if value.len().is_some() => value
             .try_iter()
             .is_ok_and(|mut items| items.all(|item| count(&item, depth + 1, parts))),
@@ -118,7 +118,7 @@ fn percent(state: &State, format: &str, values: Value) -> Result<String, Error> 
     minijinja::formatting::format(minijinja::formatting::FormatStyle::Printf, format, &values)
 }
 
-/// Refuses fields that are wider than any text needs.
+/// Refuses field widths that are larger than any text needs.
 fn check_field_widths(state: &State, format: &str) -> Result<(), Error> {
     let widths = format.split(|c: char| !c.is_ascii_digit());
     let mut sum = 0;
@@ -132,7 +132,7 @@ fn check_field_widths(state: &State, format: &str) -> Result<(), Error> {
     state.consume_fuel((sum / 64) as u64)
 }
 
-/// `int(value)`, or 0, or the default that is given.
+/// `int(value)`, or 0, or the given default.
 fn int(
     state: &State,
     value: &Value,
@@ -145,7 +145,7 @@ fn int(
     Ok(minijinja::filters::int(state, value, default, base, options).unwrap_or(or))
 }
 
-/// `float(value)`, or 0.0, or the default that is given.
+/// `float(value)`, or 0.0, or the given default.
 fn float(
     state: &State,
     value: &Value,
@@ -157,7 +157,7 @@ fn float(
     Ok(minijinja::filters::float(state, value, default, options).unwrap_or(or))
 }
 
-/// Python's methods: our own for what the engine's companion lacks or reads another way.
+/// Python's methods: our own if `minijinja_contrib` lacks them or differs.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "other kinds have no methods of ours"
@@ -193,7 +193,7 @@ fn method(
     }
 }
 
-/// A string's own method; `None` leaves it to the engine's companion.
+/// A string method of our own; `None` leaves it to `minijinja_contrib`.
 fn string_method(
     state: &State,
     text: &str,
@@ -218,7 +218,7 @@ fn string_method(
             Value::from(strip(text, word(0), name != "rstrip", name != "lstrip"))
         }
         "center" => Value::from(padded(text, width()?, fill(), |room| {
-            // CPython puts the odd one to the left of an odd width.
+            // For an odd width, CPython puts the additional blank on the left.
             room / 2 + (room & width().unwrap_or(0) & 1)
         })?),
         "ljust" => Value::from(padded(text, width()?, fill(), |_| 0)?),
@@ -298,7 +298,7 @@ fn string_method(
     }))
 }
 
-/// Words from the right, at most `most` splits; what is left over keeps its inner white space.
+/// Splits at white space from the right, at most `most` times; the remaining text keeps its inner white space.
 fn right_words(text: &str, most: usize) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text.trim_end();
@@ -315,7 +315,7 @@ fn right_words(text: &str, most: usize) -> Vec<&str> {
     parts
 }
 
-/// `strip` and its halves; Python's white space has four control characters more than Unicode's.
+/// `strip`, `lstrip` and `rstrip`; Python's white space includes four more control characters than Unicode's.
 fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a str {
     let chars = chars.map(|chars| chars.chars().collect::<HashSet<char>>());
     let goes = |c: char| match &chars {
@@ -334,7 +334,7 @@ fn strip<'a>(text: &'a str, chars: Option<&str>, left: bool, right: bool) -> &'a
     }
 }
 
-/// Fills a text up to a width; `before` says how much of the room goes to its left.
+/// Pads a text to a width; `before` gives the part of the padding to its left.
 fn padded(
     text: &str,
     width: usize,
@@ -355,7 +355,7 @@ fn padded(
         .collect())
 }
 
-/// `tojson` as Python's transformers has it: `json.dumps` with its separators, nothing escaped for HTML.
+/// `tojson` as in Python's transformers: `json.dumps` with its separators, nothing escaped for HTML.
 #[allow(clippy::needless_pass_by_value)] // the signature of a filter
 fn tojson(
     state: &State,
@@ -428,13 +428,13 @@ fn tojson(
     Ok(Value::from_safe_string(text))
 }
 
-/// `json.dumps`: a space after `,` and `:`, or lines and an indent.
+/// The format of `json.dumps`: a space after `,` and `:`, or line breaks and indentation.
 struct PythonJson {
     indent: Option<String>,
     item: String,
     key: String,
     depth: usize,
-    /// Whether the innermost list or object has something in it.
+    /// Whether the innermost list or object has items.
     filled: bool,
 }
 

@@ -1,22 +1,22 @@
-//! The source of a template, made ready for an engine that differs from Python's jinja2 in a few places of its syntax.
+//! Prepares the source of a template for an engine whose syntax differs from Python's jinja2 in a few places.
 //!
-//! Invariant: strings, comments and raw text stay as they are, but for their line ends; what is rewritten means in the
-//! engine what it means in Python. A source that ends in the middle of a tag is handed on: the engine says what is wrong.
-//! To rewrite another construct, add it to [`block`] (tags) or [`expression`] (both kinds).
+//! Invariant: strings, comments and raw text are unchanged except for their line ends; rewritten constructs have the same
+//! meaning in the engine as in Python. A source that ends within a tag is passed on, and the engine reports the error. To
+//! rewrite another construct, add it to [`block`] (tags) or [`expression`] (both kinds).
 
 use std::borrow::Cow;
 
-/// Makes a source ready.
+/// Prepares a source for the engine.
 ///
-/// - Line ends become `\n`, as jinja2 reads them.
-/// - `{% generation %}`, which marks the assistant's words for training, becomes a block that does nothing but keep its
-///   white space control and its scope.
-/// - `{% raw %}` keeps the line end behind it: jinja2 does not count it among the blocks that it trims.
-/// - `{% for x in tools %}` refuses none, which the engine would take for an empty list.
-/// - What `{% set %}` keeps is bounded: lists in lists in lists, doubled at each level, would cost more than any fuel.
-/// - `'%s' % x` becomes the filter that formats.
+/// - Line ends become `\n`, as in jinja2.
+/// - `{% generation %}`, which marks the assistant's words for training, becomes a block that only keeps its white space
+///   control and its scope.
+/// - `{% raw %}` keeps the line end after it: jinja2 does not trim that one.
+/// - `{% for x in tools %}` refuses none, which the engine would treat as an empty list.
+/// - The value stored by `{% set %}` is limited: nested lists that double at each level would cost more than any fuel.
+/// - `'%s' % x` becomes a filter that formats.
 ///
-/// Also says how long the longest tag is, in bytes.
+/// Also returns the length of the longest tag, in bytes.
 pub(crate) fn prepare(source: &str) -> (String, usize) {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + source.len() / 16);
@@ -67,10 +67,10 @@ pub(crate) fn prepare(source: &str) -> (String, usize) {
     (out + rest, longest)
 }
 
-/// Where a tag ends, strings in it skipped.
+/// The end of a tag, skipping strings in it.
 fn closing(tag: &str, end: &str) -> Option<usize> {
     let mut at = 2;
-    // A brace that opens in an expression closes before the tag does.
+    // A brace that is opened in an expression is closed before the tag ends.
     let mut depth = 0usize;
     loop {
         let rest = tag.get(at..)?;
@@ -91,7 +91,7 @@ fn closing(tag: &str, end: &str) -> Option<usize> {
     }
 }
 
-/// How long a string is, with its quotes.
+/// The length of a string, including its quotes.
 fn string_length(text: &str, quote: char) -> Option<usize> {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -105,7 +105,7 @@ fn string_length(text: &str, quote: char) -> Option<usize> {
     None
 }
 
-/// How far raw text reaches, up to `{% endraw %}`.
+/// The length of raw text, up to `{% endraw %}`.
 fn raw_length(text: &str) -> usize {
     let mut from = 0;
     while let Some(at) = text[from..].find("{%").map(|at| from + at) {
@@ -118,7 +118,7 @@ fn raw_length(text: &str) -> usize {
     text.len()
 }
 
-/// A tag's inside without white space control.
+/// The inside of a tag without white space control.
 fn bare(inside: &str) -> &str {
     inside.trim_matches(|c| matches!(c, '-' | '+')).trim()
 }
@@ -135,7 +135,7 @@ fn block(inside: &str) -> String {
     format!("{{%{}%}}", expression(&inside))
 }
 
-/// Lets a loop over a name refuse none.
+/// Makes a loop over a name refuse none.
 fn looped(inside: &str) -> Cow<'_, str> {
     let Some(at) = inside.find(" in ").map(|at| at + 4) else {
         return Cow::Borrowed(inside);
@@ -159,7 +159,7 @@ fn looped(inside: &str) -> Cow<'_, str> {
     }
 }
 
-/// Bounds what a `set` keeps.
+/// Limits the size of the value that a `set` stores.
 fn kept(inside: &str) -> Cow<'_, str> {
     let mut at = 0;
     while let Some(c) = inside[at..].chars().next() {
@@ -180,7 +180,7 @@ fn kept(inside: &str) -> Cow<'_, str> {
     Cow::Borrowed(inside)
 }
 
-/// Turns `'%s' % x` into a filter; everything else stays.
+/// Rewrites `'%s' % x` as a filter; the rest is unchanged.
 fn expression(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
@@ -212,7 +212,7 @@ fn expression(text: &str) -> Cow<'_, str> {
     Cow::Owned(out + rest)
 }
 
-/// How long an operand is: a name, number, string or something in brackets, with the attributes, items and calls behind it.
+/// The length of an operand: a name, number, string or bracketed expression, with the attributes, items and calls after it.
 fn operand_length(text: &str) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -226,7 +226,7 @@ fn operand_length(text: &str) -> Option<usize> {
     }
 }
 
-/// How long a bracket is, up to the one that closes it.
+/// The length of a bracketed expression, up to the closing bracket.
 fn bracket_length(text: &str) -> Option<usize> {
     let (mut at, mut depth) = (0, 0usize);
     loop {
