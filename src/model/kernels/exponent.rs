@@ -2,7 +2,7 @@
 //!
 //! Invariant: the relative error of an exponential is below 1e-7 on every machine. To add a function, build it on
 //! [`exp_parts`], which has no branches.
-#![allow(unsafe_code)] // SAFETY of the whole file: who calls has made sure that the machine has the instructions (machine.rs).
+#![allow(unsafe_code)] // Vector instructions; who calls has made sure that the machine has them (machine.rs).
 
 use super::lanes::Lanes;
 
@@ -19,6 +19,7 @@ pub(super) const SMALLEST: f32 = -87.0;
 /// multiple of ln 2, `t` by a polynomial (that of Cephes' `expf`).
 #[inline(always)]
 unsafe fn exp_parts<S: Lanes>(x: S::F) -> (S::F, S::F) {
+    // SAFETY: the caller's machine has the lanes.
     unsafe {
         let shifted = S::fma(x, S::splat(std::f32::consts::LOG2_E), S::splat(ROUND));
         let whole = S::minus(shifted, S::splat(ROUND));
@@ -37,15 +38,31 @@ unsafe fn exp_parts<S: Lanes>(x: S::F) -> (S::F, S::F) {
 /// `e^x` for `x <= 0`.
 #[inline(always)]
 pub(super) unsafe fn exp<S: Lanes>(x: S::F) -> S::F {
+    // SAFETY: the caller's machine has the lanes.
     unsafe {
         let (t, power) = exp_parts::<S>(S::max(x, S::splat(SMALLEST)));
         S::mul(S::add(t, S::splat(1.0)), power)
     }
 }
 
+/// `e^x` to about 2 units in the last place, for any x: the square of `e^(x / 2)`, which has no subnormal numbers on its way to
+/// zero, nor an infinite one before its square is. What is not a number stays so.
+#[inline(always)]
+pub(super) unsafe fn exp_of_any<S: Lanes>(x: S::F) -> S::F {
+    // SAFETY: the caller's machine has the lanes.
+    unsafe {
+        let half = S::mul(x, S::splat(0.5));
+        let half = S::max(S::splat(-80.0), S::min(S::splat(60.0), half));
+        let (t, power) = exp_parts::<S>(half);
+        let half = S::mul(S::add(t, S::splat(1.0)), power);
+        S::mul(half, half)
+    }
+}
+
 /// `tanh x`, from `e^2x - 1`, which is exact to its last bits even near zero. NaN stays NaN.
 #[inline(always)]
 pub(super) unsafe fn tanh<S: Lanes>(x: S::F) -> S::F {
+    // SAFETY: the caller's machine has the lanes.
     unsafe {
         // From 10 on the result is one. The order of arguments makes NaN stay NaN on every machine.
         let near = S::max(S::splat(-10.0), S::min(S::splat(10.0), x));

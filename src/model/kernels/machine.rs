@@ -14,11 +14,13 @@ macro_rules! with_lanes {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2($($argument: $type),*) $(-> $returned)? {
+            // SAFETY: the caller's machine has what this function is compiled for.
             unsafe { $function::<Avx2>($($argument),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
         unsafe fn avx512($($argument: $type),*) $(-> $returned)? {
+            // SAFETY: the caller's machine has what this function is compiled for.
             unsafe { $function::<Avx512>($($argument),*) }
         }
         // SAFETY: a processor has the instructions that it names.

@@ -5,6 +5,7 @@
 //! change the sum. NaN stays NaN. To add an activation, add a variant of [`Gate`] and its arm in `gate`.
 #![allow(unsafe_code)] // Each block says what it relies on; vectors are loaded and stored within slices that are checked here.
 
+use super::exponent::exp_of_any;
 use super::lanes::Lanes;
 use super::machine::Processor;
 use super::threads;
@@ -245,7 +246,7 @@ impl Vectorised for SoftmaxRow<'_> {
             let less = S::splat(-most);
             for at in (0..row.len()).step_by(S::N) {
                 let v = take::<S>(row, at, f32::NEG_INFINITY);
-                give::<S>(exponential::<S>(S::add(v, less)), row, at);
+                give::<S>(exp_of_any::<S>(S::add(v, less)), row, at);
             }
             let sum = S::splat(total::<S>(row, 0.0, |v| v));
             for at in (0..row.len()).step_by(S::N) {
@@ -292,39 +293,7 @@ unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
                 S::mul(x, rate)
             }
         };
-        let below = S::add(exponential::<S>(slope), S::splat(1.0));
+        let below = S::add(exp_of_any::<S>(slope), S::splat(1.0));
         S::over(x, below)
-    }
-}
-
-/// `exp(x)` to about 2 units in the last place: the square of `exp(x / 2)`, which avoids subnormal numbers near zero.
-/// Coefficients as in Cephes (Moshier), `expf`.
-#[inline(always)]
-unsafe fn exponential<S: Lanes>(x: S::F) -> S::F {
-    const TO_WHOLE: f32 = 12_582_912.0;
-    const COEFFICIENTS: [f32; 5] = [
-        1.398_2e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
-    ];
-    // SAFETY: the caller's machine has these instructions.
-    unsafe {
-        let x = S::mul(x, S::splat(0.5));
-        let x = S::max(S::splat(-80.0), S::min(S::splat(60.0), x));
-        // The nearest integer power of two is in the lowest bits.
-        let whole = S::fma(x, S::splat(std::f32::consts::LOG2_E), S::splat(TO_WHOLE));
-        let count = S::add(whole, S::splat(-TO_WHOLE));
-        let rest = S::fma(count, S::splat(-0.693_359_4), x);
-        let rest = S::fma(count, S::splat(2.121_944_4e-4), rest);
-        let mut sum = S::splat(1.987_569_1e-4);
-        for coefficient in COEFFICIENTS {
-            sum = S::fma(sum, rest, S::splat(coefficient));
-        }
-        let sum = S::add(S::fma(S::mul(rest, rest), sum, rest), S::splat(1.0));
-        let power = S::left32(S::bits(whole), 23);
-        let half = S::from_bits(S::sub(S::bits(sum), S::sub(S::ints(0), power)));
-        S::mul(half, half)
     }
 }

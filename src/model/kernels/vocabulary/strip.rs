@@ -3,7 +3,7 @@
 //! Invariant: a strip is padded to whole vectors with what changes no sum; sums are merged in f64, in the order of the strips, and
 //! what does not depend on that order is kept apart ([`RowFindings`]).
 //! To take something else, add it to [`StripSums`] or [`RowFindings`], and to `take`.
-#![allow(unsafe_code)] // SAFETY of the whole file: `take` stays within strips whose lengths it compares.
+#![allow(unsafe_code)] // Vector instructions over strips whose lengths are compared first.
 
 use std::ops::Range;
 
@@ -189,6 +189,7 @@ unsafe fn take<S: Lanes>(task: &StripTask, found: &mut RowFindings) -> StripSums
     assert!(length.is_multiple_of(16) && length - task.count < 16);
     let z = task.logits.as_ptr();
     let all = u32::MAX >> (32 - S::N);
+    // SAFETY: the rows are padded to whole vectors, and the caller's machine has the lanes.
     unsafe {
         let mut most = S::splat(LEAST);
         let mut finite = all;
@@ -276,6 +277,7 @@ unsafe fn take<S: Lanes>(task: &StripTask, found: &mut RowFindings) -> StripSums
 #[inline(always)]
 unsafe fn horizontal<S: Lanes>(v: S::F) -> f32 {
     let mut lanes = [LEAST; 16];
+    // SAFETY: the array has room for the widest lanes, which the caller's machine has.
     unsafe { S::store(v, lanes.as_mut_ptr()) }
     lanes.into_iter().fold(LEAST, f32::max)
 }
@@ -286,6 +288,7 @@ unsafe fn larger_than<S: Lanes>(numbers: &[f32], count: usize, than: f32) -> u32
     let mut above = 0;
     let mut k = 0;
     while k < count {
+        // SAFETY: logits are padded to whole vectors, and the caller's machine has the lanes.
         let mask = unsafe { S::greater(S::load(numbers.as_ptr().add(k)), S::splat(than)) };
         let left = count - k;
         above += (mask & (u32::MAX >> (32 - left.min(S::N)))).count_ones();
@@ -316,6 +319,7 @@ unsafe fn strongest<S: Lanes>(task: &StripTask, top: f32, found: &mut RowFinding
     }
     let mut k = next / S::N * S::N;
     while k < counted {
+        // SAFETY: logits are padded to whole vectors, and the caller's machine has the lanes.
         let mask = unsafe { S::greater(S::load(task.logits.as_ptr().add(k)), S::splat(worst)) };
         let left = counted - k;
         let mut mask = mask & (u32::MAX >> (32 - left.min(S::N)));
@@ -346,6 +350,7 @@ fn insert(best: &mut Vec<(u32, f32)>, id: u32, logit: f32) {
 /// The machine has the lanes, and whole vectors are given.
 #[inline(always)]
 unsafe fn scaled<S: Lanes>(row: &mut [f32], scale: &LogitScale) {
+    // SAFETY: the rows are padded to whole vectors, and the caller's machine has the lanes.
     unsafe {
         for k in (0..row.len()).step_by(S::N) {
             let at = row.as_mut_ptr().add(k);

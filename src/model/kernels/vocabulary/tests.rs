@@ -375,6 +375,7 @@ fn a_small_divergence_is_exact() {
 fn each(on: Processor, function: Function, numbers: &mut [f32; 16]) {
     unsafe fn apply<S: Lanes>(function: Function, numbers: &mut [f32; 16]) {
         for at in (0..16).step_by(S::N) {
+            // SAFETY: sixteen numbers are whole vectors of every machine.
             unsafe {
                 let at = numbers.as_mut_ptr().add(at);
                 let y = match function {
