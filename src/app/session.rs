@@ -185,7 +185,13 @@ fn line(request: &Request) -> Option<Value> {
             let units: Vec<String> = set.units.iter().map(|(l, u)| format!("{l}/{u}")).collect();
             json!({ "request": "group", "name": name, "site": set.site.spec().name, "units": units })
         }
-        Request::Stop | Request::Live(_) | Request::Baseline | Request::Panic => return None,
+        Request::Stop
+        | Request::Live(_)
+        | Request::View { .. }
+        | Request::Baseline
+        | Request::Panic => {
+            return None;
+        }
     })
 }
 

@@ -18,7 +18,7 @@ use crate::engine::{
 };
 use crate::figure::Figure;
 use crate::figure::column::Column;
-use crate::instruments::{INSTRUMENTS, grow, instrument};
+use crate::instruments::{INSTRUMENTS, complete, grow, instrument};
 use crate::lab::writer::BaselineMode;
 
 impl App {
@@ -50,6 +50,7 @@ impl App {
                 figure,
             } => return self.receive_figure(slot, unedited, *figure),
             Update::Column { slot, column } => self.receive_column(slot, *column),
+            Update::Completed { slot, column } => self.receive_completed(slot, *column),
             Update::Working { slot, done, left } => {
                 self.change_figure(slot, |s| s.working = Some(FigureProgress { done, left }));
             }
@@ -429,6 +430,20 @@ impl App {
             s.refused = None;
             if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
                 grow(of, figure, column);
+            }
+        });
+    }
+
+    /// Columns that are there already, with the layers that were left for later.
+    fn receive_completed(&mut self, slot: PaneName, column: Column) {
+        let again = self.shown.get(slot).is_some_and(|s| s.difference.is_some());
+        self.change_figure(slot, |s| {
+            if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
+                complete(of, figure, column);
+            }
+            // A difference from unread cells says nothing of them.
+            if let (true, Some(edited), Some(unedited)) = (again, &s.figure, &s.unedited) {
+                s.difference = edited.minus(unedited).ok();
             }
         });
     }

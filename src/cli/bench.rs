@@ -34,6 +34,9 @@ pub const BENCH: Subcommand = Subcommand {
 /// The prompt that is continued.
 const PROMPT: &str = "The capital of France is";
 
+/// How many layers the lens shows on a screen of 80 columns and 24 lines, the last ones until somebody scrolls.
+pub const LAYERS_IN_VIEW: usize = 11;
+
 /// The number of rounds of each kind; fewer if one takes longer than [`PATIENCE`] seconds.
 const ROUNDS: usize = 5;
 
@@ -172,19 +175,30 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         }
     }
 
+    let in_view = card.layers.saturating_sub(LAYERS_IN_VIEW)..card.layers;
+    let viewed = live.iter().zip(&needs).map(|(of, needs)| {
+        let needs = needs.clone();
+        if of.rows_are_layers() {
+            needs.with_states_at_once(in_view.clone(), card.layers)
+        } else {
+            needs
+        }
+    });
+    let viewed: Vec<Needs> = viewed.collect();
     let edits = ten_edits(&mut lab);
     let kinds = [
         BenchMode::Bare,
         BenchMode::Live(&live, &needs),
+        BenchMode::Live(&live, &viewed),
         BenchMode::Edited(&edits, BaselineMode::Nothing),
         BenchMode::Edited(&edits, BaselineMode::SameText),
     ];
-    let kinds = &kinds[..if brief { 2 } else { kinds.len() }];
+    let kinds = &kinds[..if brief { 3 } else { kinds.len() }];
     // A short round of each kind fills the caches of value cards and starts the threads.
     for kind in kinds {
         round(&mut lab, &prompt, count.min(8), kind)?;
     }
-    let mut speeds: [Vec<f64>; 4] = Default::default();
+    let mut speeds: [Vec<f64>; 5] = Default::default();
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
         let mut spent = 0.0;
@@ -197,12 +211,12 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
             break;
         }
     }
-    let [mut bare, mut full, mut edited, mut accompanied] = speeds;
+    let [mut bare, mut full, mut view, mut edited, mut accompanied] = speeds;
     let of_bare = |other: &[f64]| {
         let pairs = other.iter().zip(&bare);
         median(&mut pairs.map(|(other, bare)| other / bare).collect::<Vec<_>>())
     };
-    let ratios = [of_bare(&full), of_bare(&edited), of_bare(&accompanied)];
+    let ratios = [&full, &view, &edited, &accompanied].map(|speeds| of_bare(speeds));
     let rounds = bare.len();
     let long = prompt.iter().copied().cycle();
     let long: Vec<u32> = long.take(PREFILL.min(card.context)).collect();
@@ -225,10 +239,12 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         bare: median(&mut bare),
         live: median(&mut full),
         ratio: ratios[0],
+        view: median(&mut view),
+        view_ratio: ratios[1],
         edited: median(&mut edited),
-        edited_ratio: ratios[1],
+        edited_ratio: ratios[2],
         accompanied: median(&mut accompanied),
-        accompanied_ratio: ratios[2],
+        accompanied_ratio: ratios[3],
         edits: edits.iter().map(ToString::to_string).collect(),
         instruments: live.iter().map(|of| of.name()).collect(),
         prefill_tokens: long.len(),
@@ -242,7 +258,7 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
 enum BenchMode<'a> {
     /// No instruments and no edits.
     Bare,
-    /// With the columns of the steady live instruments.
+    /// With the columns of the steady live instruments: of all layers, or of those in view.
     Live(&'a [&'static dyn Instrument], &'a [Needs]),
     /// Under edits.
     Edited(&'a [Edit], BaselineMode),

@@ -32,6 +32,11 @@ pub struct BenchReport {
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,
+    /// Tokens a second with those on, of which the lens reads the layers that a screen of 80 columns and 24 lines shows; it reads
+    /// the others when writing pauses.
+    pub view: f64,
+    /// View over bare, the median over pairs of rounds.
+    pub view_ratio: f64,
     /// Tokens a second under the edits of [`BenchReport::edits`], without a baseline run.
     pub edited: f64,
     /// Edited over bare, the median over pairs of rounds.
@@ -75,6 +80,8 @@ impl BenchReport {
             "live_tokens_per_second": self.live,
             "live_ratio": self.ratio,
             "live_instruments": self.instruments,
+            "view_tokens_per_second": self.view,
+            "view_ratio": self.view_ratio,
             "edited_tokens_per_second": self.edited,
             "edited_ratio": self.edited_ratio,
             "accompanied_tokens_per_second": self.accompanied,
@@ -104,6 +111,8 @@ impl BenchReport {
             bare,
             live,
             ratio,
+            view,
+            view_ratio,
             edited,
             edited_ratio,
             accompanied,
@@ -126,6 +135,7 @@ process start to first token    {first_token_ms:.0} ms
 generating, plain               {bare:.1} tokens/s
 generating, live                {live:.1} tokens/s with {}
 live / plain                    {ratio:.2}
+generating, live in 80x24       {view:.1} tokens/s, {view_ratio:.2} of plain; the layers that do not fit are read when it pauses
 generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
 generating, edited and unedited {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of plain
 reading                         {prefill:.1} tokens/s over {prefill_tokens} tokens

@@ -6,6 +6,7 @@
 
 mod worker;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,6 +111,12 @@ pub enum Request {
     },
     /// Set which instruments are live: each sends a whole figure now and a column for each new token.
     Live(Vec<FigureRequest>),
+    /// Which layers the screen shows of a figure whose rows are layers; the others are read when writing pauses.
+    View {
+        slot: PaneName,
+        /// Of all layers, from 0.
+        layers: Range<usize>,
+    },
     /// Request a figure once. It replaces a request for the same instrument that is still waiting.
     Observe(FigureRequest),
     /// Generate the unedited continuation of the same prompt, with the same seed and length; answered by `Baseline`.
@@ -307,6 +314,12 @@ pub enum Update {
     Column {
         slot: PaneName,
         /// The part.
+        column: Box<Column>,
+    },
+    /// Columns of a live figure, the layers that were left for later among them, for [`Figure::complete`].
+    Completed {
+        slot: PaneName,
+        /// The columns.
         column: Box<Column>,
     },
     /// Progress of a figure.

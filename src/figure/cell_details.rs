@@ -139,7 +139,7 @@ impl fmt::Display for RankStory {
         match (self.first, self.ranks.last()) {
             (Some(layer), _) => write!(f, "#1 {}", place(layer))?,
             (None, Some(rank)) => write!(f, "#{} at {last}", grouped(*rank))?,
-            (None, None) => return f.write_str("no layer was read"),
+            (None, None) => return f.write_str("every layer is read when writing pauses"),
         }
         let mut last_named = self.first;
         for (since, most) in [(self.top_5, 5), (self.top_100, 100)] {
@@ -193,6 +193,23 @@ impl CellDetails {
             self.numbers.clear();
         }
         self.stories.extend(more.stories);
+    }
+
+    /// Takes what belongs to one column, the `from`th of others, into the place of another.
+    pub(crate) fn replace(&mut self, at: usize, others: &Self, from: usize) {
+        if self.numbers.len() == others.numbers.len() {
+            for (number, other) in self.numbers.iter_mut().zip(&others.numbers) {
+                number.scale = number.scale.around(other.scale);
+                if let (Some(held), Some(values)) =
+                    (number.values.get_mut(at), other.values.get(from))
+                {
+                    held.clone_from(values);
+                }
+            }
+        }
+        if let (Some(held), Some(story)) = (self.stories.get_mut(at), others.stories.get(from)) {
+            held.clone_from(story);
+        }
     }
 
     /// Keeps the details of the first `count` columns.
@@ -315,6 +332,9 @@ mod tests {
         );
         assert_eq!(last_named(&[1, 1]), "␣Paris: #1 from 0");
         assert_eq!(last_named(&[2, 2000]), "␣Paris: #2 000 at 1");
-        assert_eq!(last_named(&[]), "␣Paris: no layer was read");
+        assert_eq!(
+            last_named(&[]),
+            "␣Paris: every layer is read when writing pauses"
+        );
     }
 }

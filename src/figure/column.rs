@@ -103,6 +103,34 @@ impl Figure {
         self.provenance.edits = next.edits;
     }
 
+    /// Takes the cells of columns that are there already from a column that was measured again, in which nothing is unread.
+    /// Positions that the figure does not have are left out; only a grid has such cells.
+    pub fn complete(&mut self, again: Column) {
+        let (Body::Grid(grid), Body::Grid(mut more)) = (&mut self.body, again.body) else {
+            return;
+        };
+        if let Some(number) = grid.shown_number() {
+            more.show_number(number);
+        }
+        let mut newest = false;
+        for (from, title) in more.columns.iter().enumerate() {
+            let found = grid
+                .columns
+                .iter()
+                .rposition(|held| held.anchor == title.anchor);
+            let Some(at) = found.filter(|at| grid.cells.get(*at).is_some()) else {
+                continue;
+            };
+            grid.cells[at].clone_from(&more.cells[from]);
+            grid.also.replace(at, &more.also, from);
+            newest |= at + 1 == grid.columns.len();
+        }
+        grid.scale = grid.scale.around(more.scale);
+        if newest {
+            self.notes = again.notes;
+        }
+    }
+
     /// Drops every column or page at `position` or later.
     pub fn truncate(&mut self, position: u32) {
         let keep = |anchor: &Anchor| anchor.position.is_none_or(|p| p < position);

@@ -89,6 +89,18 @@ pub struct Cell {
     pub more: Vec<(String, f32)>,
 }
 
+impl Cell {
+    /// A cell whose value is measured later, as those of layers that nobody sees while a text is written.
+    pub fn unread(anchor: Anchor) -> Self {
+        Self {
+            label: "…".into(),
+            value: f32::NAN,
+            anchor,
+            more: Vec::new(),
+        }
+    }
+}
+
 /// The label of a row or column.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AxisLabel {

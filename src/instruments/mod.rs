@@ -144,6 +144,8 @@ pub trait Measurement: Sync {
     const SOURCE: &'static str;
     /// Whether it is at work on every growing text; others are live only while they have a place on the screen.
     const STEADY: bool = false;
+    /// Whether every row of its live figure is a layer, in order, so that layers that nobody sees may be read when writing pauses.
+    const ROWS_ARE_LAYERS: bool = false;
     /// Whether it reads the run's own text.
     const READS: Reads<Self::Params> = Reads::Text;
     /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
@@ -263,6 +265,8 @@ pub trait Instrument: Sync {
     fn read(&self, arguments: &Arguments) -> Result<Arguments>;
     /// Whether it is at work on every growing text; others are live only while they have a place on the screen.
     fn steady(&self) -> bool;
+    /// Whether every row of its live figure is a layer, in order, so that layers that nobody sees may be read when writing pauses.
+    fn rows_are_layers(&self) -> bool;
     /// Whether its figure grows with a text.
     fn live(&self, card: &Card, arguments: &Arguments) -> bool;
     /// What it needs of every new position.
@@ -313,6 +317,10 @@ impl<M: Measurement> Instrument for M {
 
     fn steady(&self) -> bool {
         M::STEADY
+    }
+
+    fn rows_are_layers(&self) -> bool {
+        M::ROWS_ARE_LAYERS
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> bool {
@@ -387,6 +395,17 @@ fn params_of<M: Measurement>(arguments: &Arguments) -> Result<Arc<M::Params>> {
 /// Lets a live figure grow.
 pub fn grow(of: &dyn Instrument, figure: &mut Figure, column: Column) {
     figure.append(column);
+    figure.notes.splice(..0, of.summary(&figure.body));
+}
+
+/// Takes the cells of columns that a live figure has already, which were measured again.
+pub fn complete(of: &dyn Instrument, figure: &mut Figure, column: Column) {
+    // The summary is about the figure as it is, and is made anew with it.
+    let summary = of.summary(&figure.body);
+    figure
+        .notes
+        .drain(..usize::from(summary.is_some()).min(figure.notes.len()));
+    figure.complete(column);
     figure.notes.splice(..0, of.summary(&figure.body));
 }
 

@@ -18,7 +18,7 @@ use super::run::Run;
 use crate::edit::receipt::Receipt;
 use crate::error::{Error, Result};
 use crate::figure::Check;
-use crate::model::network::site::Address;
+use crate::model::network::site::{Address, Site};
 
 /// What is kept of every captured position.
 #[derive(Clone, Default)]
@@ -27,6 +27,9 @@ pub struct Needs {
     pub record: Vec<Address>,
     /// States of the residual stream that are read through the unembedding, and the statistics wanted of each.
     pub read: Option<Readout>,
+    /// Which of those states, by their place in [`Readout::at`], are read in the pass that writes a token; all where this is none.
+    /// The others are recorded in that pass, and [`Lab::read_later`](super::Lab::read_later) reads them.
+    pub at_once: Option<Range<usize>>,
     /// Whether statistics of the distribution that each token was drawn from are wanted.
     pub before: bool,
 }
@@ -179,7 +182,7 @@ pub struct Readout {
 /// The vocabulary statistics of the states of a [`Readout`].
 #[derive(Clone, Debug, Default)]
 pub struct StateStats {
-    /// By state in the order of [`Readout::at`], then by position.
+    /// By state, in the order of [`Readout::at`], then by position; empty for a state that was not read yet.
     pub layers: Vec<Vec<RowStats>>,
     /// The same states read without the maps, if [`Readout::plain`] asked for it and there are maps.
     pub plain: Vec<Vec<RowStats>>,
@@ -241,7 +244,56 @@ impl Needs {
     }
 }
 
+impl Needs {
+    /// Whether some states are left to be read after the pass that writes a token.
+    pub fn is_partial(&self) -> bool {
+        let readout = self.read.as_ref();
+        readout.is_some_and(|readout| self.at_once(readout).len() < readout.at.len())
+    }
+
+    /// The places of the states of a readout that are read in the pass that writes a token.
+    pub(super) fn at_once(&self, readout: &Readout) -> Range<usize> {
+        let all = readout.at.len();
+        let some = self.at_once.clone().unwrap_or(0..all);
+        some.start.min(all)..some.end.min(all)
+    }
+
+    /// These needs with only some states read in the pass that writes a token: the places of [`Readout::at`]. The others are
+    /// recorded, with the last block's stream, for [`Lab::read_later`](super::Lab::read_later).
+    #[must_use]
+    pub fn with_states_at_once(mut self, places: Range<usize>, layers: usize) -> Self {
+        if let Some(readout) = &self.read {
+            self.record.extend(&readout.at);
+            self.record.push(Site::ResidPost.at(layers - 1));
+            self.record.sort_unstable();
+            self.record.dedup();
+            self.at_once = Some(places);
+        }
+        self
+    }
+}
+
 impl Capture {
+    /// The captures of consecutive positions of one text as one, with what they recorded and nothing that was read. All recorded
+    /// the same addresses, `[positions, width]`.
+    ///
+    /// # Errors
+    ///
+    /// When the recorded values do not fit together.
+    pub fn join(parts: &[Self]) -> Result<Self> {
+        let (Some(first), Some(last)) = (parts.first(), parts.last()) else {
+            return Ok(Self::default());
+        };
+        let mut joined = Self::of(last.run.clone(), first.positions.start..last.positions.end);
+        for at in first.recorded.keys() {
+            let rows = parts.iter().map(|part| part.get(*at));
+            let rows = rows.collect::<Result<Vec<_>>>()?;
+            joined.recorded.insert(*at, Tensor::cat(&rows, 0)?);
+        }
+        joined.receipts.clone_from(&last.receipts);
+        Ok(joined)
+    }
+
     /// An empty capture of these positions.
     pub fn of(run: Arc<Run>, positions: Range<usize>) -> Self {
         Self {
@@ -299,6 +351,13 @@ impl Capture {
 }
 
 impl StateStats {
+    /// Whether every state was read.
+    pub fn is_whole(&self) -> bool {
+        self.layers
+            .iter()
+            .all(|rows| rows.len() == self.finals.len())
+    }
+
     /// The convergence layer at the `i`th position read: the first state from which on the top prediction equals the model's
     /// own. None only if even the last state's top prediction differs from the model's.
     pub fn settles(&self, i: usize) -> Option<usize> {

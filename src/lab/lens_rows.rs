@@ -54,21 +54,23 @@ impl<'a> LensRows<'a> {
     pub fn of(needs: &'a [Needs], layers: usize, own: usize) -> Result<Self> {
         let end = Site::ResidPost.at(layers - 1);
         let mut at = Vec::new();
-        for readout in needs.iter().filter_map(|n| n.read.as_ref()) {
+        for need in needs {
+            let Some(readout) = &need.read else { continue };
             if readout.norm != NormOf::Own || readout.maps.is_some() {
                 return Err(Error::Engine("only the plain lens reads new tokens".into()));
             }
-            at.extend(&readout.at);
+            at.extend(&readout.at[need.at_once(readout)]);
             at.push(end);
         }
         at.sort_unstable();
         at.dedup();
         let row = |state: &Address| own + at.binary_search(state).unwrap_or(0);
-        let by_need = needs.iter().map(|needs| {
-            needs.read.as_ref().map(|readout| StateRows {
+        let by_need = needs.iter().map(|need| {
+            need.read.as_ref().map(|readout| StateRows {
                 readout,
                 count: 1,
-                states: readout.at.iter().map(row).collect(),
+                at: need.at_once(readout),
+                states: readout.at[need.at_once(readout)].iter().map(row).collect(),
                 finals: row(&end),
             })
         });

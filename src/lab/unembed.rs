@@ -84,6 +84,17 @@ impl Lab {
         captured(Arc::new(run.clone()), positions.clone(), needs, parts, rows)
     }
 
+    /// Reads the states that positions of a growing text recorded ([`Needs::with_states_at_once`]), all of them, as those of a
+    /// whole text are read: several positions share one pass over the vocabulary.
+    ///
+    /// # Errors
+    ///
+    /// When a state was not recorded, numbers are not finite, or the user stops it.
+    pub fn read_later(&mut self, capture: &mut Capture, readout: &Readout) -> Result<()> {
+        capture.read = self.states(capture, None, &(0..capture.positions.len()), readout)?;
+        Ok(())
+    }
+
     /// Reads states of recorded positions through the unembedding.
     fn states(
         &mut self,
@@ -219,6 +230,8 @@ pub(crate) fn captured(
 /// Where the states of a readout at some positions stand among the rows that are read.
 pub(crate) struct StateRows<'a> {
     pub readout: &'a Readout,
+    /// The places of [`Readout::at`] that are read.
+    pub at: Range<usize>,
     /// Positions.
     pub count: usize,
     /// The first row of every state; of those through no map behind those through maps.
@@ -265,7 +278,10 @@ impl StateRows<'_> {
     ) {
         let finals = stats.split_off(self.states.len() * self.count);
         let mut stats = stats.into_iter();
-        for layer in found.layers.iter_mut().chain(&mut found.plain) {
+        for layer in found.layers[self.at.clone()]
+            .iter_mut()
+            .chain(&mut found.plain)
+        {
             layer.extend(stats.by_ref().take(self.count));
         }
         let named = || finals.iter().map(|row| row.first().0).collect();
@@ -367,6 +383,7 @@ fn piece(
     }
     let layout = StateRows {
         readout,
+        at: 0..readout.at.len(),
         count,
         states,
         finals,

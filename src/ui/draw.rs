@@ -33,6 +33,7 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
         return too_small(app, theme, screen, buf);
     };
     let within = |area: Area| rect(area).intersection(screen);
+    memory.rows.clear();
     header(app, theme, within(arrangement.header), buf);
     for (pane, area) in &arrangement.panes {
         let tabs = arrangement.tabs && *pane != Pane::Transcript;

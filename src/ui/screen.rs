@@ -7,6 +7,8 @@
 //! To add an effect, add its arm in [`perform`].
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +19,9 @@ use super::signals::{self, OutsideEvent};
 use super::terminal::{self, Terminal};
 use super::{LoopControl, Memory, OnTerminal, Theme, ThemeSet, draw, input, perform};
 use crate::app::{App, AppSettings, Effect, Event};
-use crate::engine::{self, Handle, Update};
+use crate::engine::{self, Handle, PaneName, Request, Update};
 use crate::error::{Error, Result};
+use crate::instruments::INSTRUMENTS;
 
 /// The shortest time between two frames.
 const FRAME: Duration = Duration::from_millis(33);
@@ -46,6 +49,8 @@ struct Screen {
     memory: Memory,
     began: Instant,
     drawn: (u64, Instant),
+    /// Which layers of each figure the engine was told are seen.
+    views: BTreeMap<PaneName, Range<usize>>,
     /// Whether the shell has the terminal.
     away: bool,
 }
@@ -107,6 +112,7 @@ impl Screen {
             memory: Memory::default(),
             began,
             drawn: (0, began),
+            views: BTreeMap::new(),
             away: false,
         };
         Ok((screen, first))
@@ -194,7 +200,20 @@ impl Screen {
             draw(app, theme, memory, buffer);
         })?;
         self.drawn = (self.app.revision, Instant::now());
+        self.tell_views();
         Ok(())
+    }
+
+    /// Tells the engine which layers can be seen, where that is news.
+    fn tell_views(&mut self) {
+        for of in INSTRUMENTS.iter().filter(|of| of.rows_are_layers()) {
+            let slot = of.name();
+            let layers = self.memory.rows.get(slot).cloned().unwrap_or_default();
+            if self.views.get(slot) != Some(&layers) {
+                self.views.insert(slot, layers.clone());
+                self.engine.ask(Request::View { slot, layers });
+            }
+        }
     }
 
     /// The terminal has another size, or the same again after others: terminals rearrange what they show, so everything is

@@ -4,8 +4,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use lmscope::engine::{Ending, FigureRequest, Handle, Mode, PromptSource, Request, Update, spawn};
-use lmscope::figure::Body;
-use lmscope::instruments::Arguments;
+use lmscope::figure::{Body, Figure};
+use lmscope::instruments::{Arguments, complete, grow, instrument};
 use lmscope::model::load::Options;
 
 struct Session {
@@ -162,6 +162,144 @@ fn a_live_column_equals_the_whole_figure() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The lens as the screen has it after these updates.
+fn lens_after(updates: &[Update]) -> Figure {
+    let of = instrument("lens").unwrap();
+    let mut figure = None;
+    for update in updates {
+        match update {
+            Update::Figure {
+                slot: "lens",
+                figure: whole,
+                ..
+            } => figure = Some(*whole.clone()),
+            Update::Column {
+                slot: "lens",
+                column,
+            } => grow(of, figure.as_mut().unwrap(), *column.clone()),
+            Update::Completed {
+                slot: "lens",
+                column,
+            } => complete(of, figure.as_mut().unwrap(), *column.clone()),
+            _ => {}
+        }
+    }
+    figure.unwrap()
+}
+
+/// The layers that a column of the lens has read, by their cells.
+fn layers_read(body: &Body) -> Vec<usize> {
+    let Body::Grid(grid) = body else {
+        panic!("a grid")
+    };
+    let cells = grid.cells[0].iter().enumerate();
+    let read = cells.filter(|(_, cell)| cell.value.is_finite());
+    read.map(|(layer, _)| layer).collect()
+}
+
+#[test]
+fn layers_that_nobody_sees_are_read_when_writing_pauses() {
+    let text = "Tell me";
+    let all = session();
+    all.handle.ask(Request::Live(vec![live("lens")]));
+    let every_layer = lens_after(&all.generate(text, 12));
+
+    let session = session();
+    session.handle.ask(Request::Live(vec![live("lens")]));
+    session.handle.ask(Request::View {
+        slot: "lens",
+        layers: 5..7,
+    });
+    let mut seen = session.generate(text, 12);
+    let columns: Vec<_> = seen
+        .iter()
+        .filter_map(|u| match u {
+            Update::Column { column, .. } => Some(column.clone()),
+            _ => None,
+        })
+        .collect();
+    assert!(columns.len() > 8, "more than share a pass");
+    for column in &columns {
+        assert_eq!(layers_read(&column.body), [5, 6], "what is in view");
+        assert!(column.check.is_some_and(|check| check.passed()));
+    }
+    assert!(!seen.iter().any(|u| matches!(u, Update::Completed { .. })));
+    // Several positions come with one update, the newest first.
+    let mut left = columns.len();
+    while left > 0 {
+        seen.extend(session.until(|u| matches!(u, Update::Completed { .. })));
+        let Some(Update::Completed { column, .. }) = seen.last() else {
+            unreachable!()
+        };
+        let Body::Grid(grid) = &column.body else {
+            panic!("a grid")
+        };
+        assert_eq!(grid.cells.len(), left.min(8));
+        left -= grid.cells.len();
+    }
+    let completed = lens_after(&seen);
+    assert_eq!(completed.body, every_layer.body, "to the bit");
+    assert_eq!(completed.notes, every_layer.notes);
+    assert!(!seen.iter().any(|u| matches!(u, Update::Failed { .. })));
+}
+
+#[test]
+fn layers_that_come_into_view_are_read_while_the_text_is_written() {
+    let session = session();
+    session.handle.ask(Request::Live(vec![live("lens")]));
+    session.handle.ask(Request::View {
+        slot: "lens",
+        layers: 0..0,
+    });
+    session.handle.ask(Request::Generate {
+        prompt: PromptSource::Ids(vec![1, 5, 9]),
+        count: 400,
+    });
+    let column = |u: &Update| matches!(u, Update::Column { .. });
+    let hidden = session.until(column);
+    let Some(Update::Column { column: first, .. }) = hidden.last() else {
+        unreachable!()
+    };
+    assert!(layers_read(&first.body).is_empty(), "nothing is in view");
+    session.handle.ask(Request::View {
+        slot: "lens",
+        layers: 2..4,
+    });
+    let seen = session.until(|u| matches!(u, Update::Completed { .. } | Update::Ended { .. }));
+    let Some(Update::Completed { column, .. }) = seen.last() else {
+        panic!("the text ended before the layers came")
+    };
+    assert_eq!(layers_read(&column.body), [0, 1, 2, 3, 4, 5, 6, 7]);
+    session.handle.cancel();
+    session.until(|u| matches!(u, Update::Ended { .. }));
+}
+
+#[test]
+fn states_of_a_text_that_is_cut_are_not_read_later() {
+    let session = session();
+    session.handle.ask(Request::Live(vec![live("lens")]));
+    session.handle.ask(Request::View {
+        slot: "lens",
+        layers: 7..8,
+    });
+    session.generate("Tell me", 12);
+    session.handle.ask(Request::Rewind { position: 5 });
+    session.until(|u| matches!(u, Update::Rewound(_)));
+    // The figure is made whole anew; nothing of the cut text comes behind it.
+    session.until(|u| matches!(u, Update::Figure { slot: "lens", .. }));
+    session.handle.ask(Request::Observe(live("neurons")));
+    let seen = session.until(|u| {
+        matches!(
+            u,
+            Update::Figure {
+                slot: "neurons",
+                ..
+            }
+        )
+    });
+    assert!(!seen.iter().any(|u| matches!(u, Update::Completed { .. })));
 }
 
 #[test]

@@ -437,6 +437,7 @@ fn ask(request: &Request) -> String {
                 .collect::<Vec<_>>()
                 .join(" ")
         ),
+        Request::View { slot, layers } => format!("view {slot} {layers:?}"),
         Request::Observe(q) => {
             let arguments: Vec<String> = q
                 .arguments

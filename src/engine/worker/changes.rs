@@ -72,7 +72,7 @@ impl Worker {
             // The figure's rows depend on the edits, so new columns would not fit the figure so far.
             for i in 0..self.live.len() {
                 if self.live[i].of.rows_follow_edits() {
-                    self.live[i].whole = false;
+                    self.live[i].set_whole(false);
                     self.enqueue(self.live[i].question.clone());
                 }
             }

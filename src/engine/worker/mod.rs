@@ -9,6 +9,8 @@ mod kept_texts;
 mod live;
 mod tokens;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -79,6 +81,10 @@ pub(super) struct Worker {
     sampling: Sampling,
     edits: Vec<Edit>,
     live: Vec<Live>,
+    /// Which layers the screen shows of figures whose rows are layers; of a figure that is not here, all are read at once.
+    views: BTreeMap<PaneName, Range<usize>>,
+    /// Whether layers came into view that were not, so that those that wait are read while the text is written.
+    came_into_view: bool,
     /// The indices of the live instruments that grow, and what each needs of a token; none if that has to be determined anew.
     growing: Option<(Vec<usize>, Vec<Needs>)>,
     waiting: Vec<FigureRequest>,
@@ -106,6 +112,8 @@ impl Worker {
             sampling: Sampling::default(),
             edits: Vec::new(),
             live: Vec::new(),
+            views: BTreeMap::new(),
+            came_into_view: false,
             growing: None,
             waiting: Vec::new(),
             goal: None,
@@ -159,6 +167,7 @@ impl Worker {
             || !self.waiting.is_empty()
             || self.baseline.is_some()
             || self.receipts_due
+            || self.layers_due().is_some()
     }
 
     fn tell(&self, update: Update) {
@@ -166,7 +175,7 @@ impl Worker {
         let _listening = (self.deliver)(update);
     }
 
-    /// One turn: a token, and one of the waiting requests.
+    /// One turn: a token, and one of the waiting requests or some of the waiting layers.
     fn work_one_turn(&mut self) {
         if self.goal.is_some() {
             self.run_guarded(None, Self::write);
@@ -175,6 +184,9 @@ impl Worker {
             let question = self.waiting.remove(0);
             let slot = question.instrument;
             self.run_guarded(Some(slot), |w| w.observe(&question));
+        } else if let Some(i) = self.layers_due() {
+            let slot = self.live[i].question.instrument;
+            self.run_guarded(Some(slot), |w| w.read_later(i));
         } else if self.goal.is_none() && self.baseline.is_some() {
             self.run_guarded(None, Self::write_baseline);
         } else if self.goal.is_none() && self.receipts_due {
@@ -281,20 +293,22 @@ impl Worker {
             }
             Request::Edits { edits, mode } => self.change(edits, mode),
             Request::Live(questions) => {
-                let before = std::mem::take(&mut self.live);
+                let mut before = std::mem::take(&mut self.live);
                 for question in questions {
                     let of = instrument(question.instrument)?;
-                    let held = before.iter().find(|live| live.question == question);
-                    if held.is_none() {
+                    let held = before.iter().position(|live| live.question == question);
+                    let live = if let Some(held) = held {
+                        before.swap_remove(held)
+                    } else {
                         self.enqueue(question.clone());
-                    }
-                    let whole = held.is_some_and(|live| live.whole);
-                    self.live.push(Live {
-                        question,
-                        of,
-                        whole,
-                    });
+                        Live::of(question, of)
+                    };
+                    self.live.push(live);
                 }
+                Ok(())
+            }
+            Request::View { slot, layers } => {
+                self.view(slot, layers);
                 Ok(())
             }
             Request::Observe(question) => {
@@ -351,6 +365,9 @@ impl Worker {
         };
         self.lab = Some(lab);
         self.writer = None;
+        for live in &mut self.live {
+            live.set_whole(false);
+        }
         self.kept = KeptTexts::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
@@ -393,7 +410,7 @@ impl Worker {
     /// Requests a whole figure of every live instrument.
     fn refresh(&mut self) {
         for i in 0..self.live.len() {
-            self.live[i].whole = false;
+            self.live[i].set_whole(false);
             self.enqueue(self.live[i].question.clone());
         }
     }
@@ -438,7 +455,7 @@ impl Worker {
         }
         self.tell(Update::Token { token, receipts });
         self.checked(step.captures.iter().find_map(|c| c.check));
-        for (i, capture) in which.iter().zip(&step.captures) {
+        for (i, capture) in which.iter().zip(step.captures) {
             self.grow(*i, capture)?;
         }
         self.growing = Some((which, needs));
@@ -508,7 +525,7 @@ impl Worker {
         }
         self.checked(figure.check.filter(|_| !question.unedited));
         if let Some(live) = self.live.iter_mut().find(|l| l.question == *question) {
-            live.whole = true;
+            live.set_whole(true);
         }
         self.tell(Update::Figure {
             slot,

@@ -201,6 +201,11 @@ impl LensCell {
         self.numbers().iter().map(number).collect()
     }
 
+    /// As many numbers that are none, for a state that was not read yet.
+    pub(crate) fn no_numbers(self) -> Vec<f32> {
+        vec![f32::NAN; self.numbers().len()]
+    }
+
     /// The course of the token's rank and probability along a column.
     pub(crate) fn rank_story<'a>(
         self,

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::figure::cell_details::{CellDetails, Number, TOP};
-use crate::figure::{Anchor, AxisLabel, Grid};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::logit_lens::cell_value::{LensCell, LensNumber, Opening, TokenChoice};
 use crate::instruments::logit_lens::lens_view::{LensView, MapsFile, ReadSite, view};
 use crate::instruments::params::{Count, ParameterValue, params};
@@ -84,6 +84,7 @@ impl Measurement for Lens {
     const ABOUT: &'static str = "Logit lens: the next-token prediction of every layer, read from the residual stream through the final norm and the unembedding";
     const SOURCE: &'static str = "logit lens: nostalgebraist 2020; Kao et al. 2020 (2001.09309)";
     const STEADY: bool = true;
+    const ROWS_ARE_LAYERS: bool = true;
 
     fn live(params: &LensParams, _card: &Card) -> bool {
         // A live figure is read together with the model's own output: with each state's own norm and without maps. Not every
@@ -113,11 +114,18 @@ impl Measurement for Lens {
             for (layer, rows) in seen.layers.iter().enumerate() {
                 let anchor = Anchor::cell(layer, position);
                 for rows in [Some(rows), seen.plain.get(layer)].into_iter().flatten() {
-                    column.push(shown.cell(lab, &rows[i], anchor));
-                    numbers.push(shown.all_numbers(&rows[i]));
+                    let Some(row) = rows.get(i) else {
+                        column.push(Cell::unread(anchor));
+                        numbers.push(shown.no_numbers());
+                        continue;
+                    };
+                    column.push(shown.cell(lab, row, anchor));
+                    numbers.push(shown.all_numbers(row));
                 }
             }
-            let rows = seen.layers.iter().map(|layer| &layer[i]);
+            // What becomes of a token along the layers is known when all of them were read.
+            let rows = seen.layers.iter().filter_map(|layer| layer.get(i));
+            let rows = rows.filter(|_| seen.is_whole());
             stories.push(shown.rank_story(lab, position, seen.answers[i], rows));
             cells.push(column);
             values.push(numbers);
@@ -147,7 +155,7 @@ impl Measurement for Lens {
             .collect();
         let opens = &numbers[shown.opening_index()];
         let value = opens.value.clone();
-        let story_note = stories.last().map(|story| {
+        let story_note = stories.last().filter(|_| seen.is_whole()).map(|story| {
             let at = story.anchor.position.unwrap_or_default() as usize;
             format!("after {}: {story}", lab.visible(of.run.tokens[at]))
         });
@@ -203,6 +211,7 @@ fn convergence_notes(of: &Capture, whole: bool, view: &LensView, lab: &Lab) -> V
     if let Some(i) = count.checked_sub(1) {
         let answer = lab.visible(seen.finals[i].first().0);
         let last = match seen.settles(i) {
+            _ if !seen.is_whole() => "is read at every layer when writing pauses".into(),
             Some(layer) => format!("converges at layer {layer} of 0-{}", layers - 1),
             None => "is not the top prediction of this lens at the last layer".into(),
         };

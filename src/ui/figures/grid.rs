@@ -43,6 +43,7 @@ pub(super) fn draw(
         hits: Hits::default(),
     };
     paint.hits.first_column = Some(plan.columns.start);
+    paint.hits.rows = Some(plan.rows(grid.rows.len(), view.flip));
     if plan.header {
         paint.header();
     }

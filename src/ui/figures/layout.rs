@@ -151,6 +151,15 @@ impl FigureLayout {
         }
     }
 
+    /// The rows of a grid of so many that are drawn.
+    pub(super) fn rows(&self, count: usize, flipped: bool) -> std::ops::Range<usize> {
+        if self.places.is_empty() {
+            return 0..0;
+        }
+        let ends = [self.places.start, self.places.end - 1].map(|p| flip(p, count, flipped));
+        ends[0].min(ends[1])..ends[0].max(ends[1]) + 1
+    }
+
     /// The column where the cells of a line begin.
     pub(super) fn left(&self, area: Rect) -> usize {
         usize::from(area.x) + self.label
@@ -189,5 +198,35 @@ mod tests {
         assert_eq!(window(50, 10, None, None), 0..10);
         assert_eq!(window(5, 10, Some(3), Some(4)), 0..5);
         assert_eq!(window(0, 10, Some(3), None), 0..0);
+    }
+
+    #[test]
+    fn rows_that_are_drawn_are_counted_from_the_bottom_unless_the_figure_is_flipped() {
+        use crate::figure::{Anchor, Cell};
+        let title = |l: usize| AxisLabel::of(l.to_string(), Anchor::layer(l));
+        let grid = Grid {
+            rows: (0..30).map(title).collect(),
+            columns: vec![AxisLabel::of("t", Anchor::position(0))],
+            cells: vec![vec![Cell::default(); 30]],
+            ..Grid::default()
+        };
+        let at = |layer: usize, flip: bool| {
+            let view = FigureView {
+                cursor: Some(Anchor::cell(layer, 0)),
+                flip,
+                ..FigureView::default()
+            };
+            // A line of titles, ten of cells, and the legend.
+            let area = Rect::new(0, 0, 40, 12);
+            let theme = Theme::default();
+            let plan = FigureLayout::new(&grid, &view, &theme, area, locate(&grid, &view));
+            plan.rows(30, flip)
+        };
+        assert_eq!(at(29, false), 20..30);
+        assert_eq!(at(0, false), 0..10);
+        assert_eq!(at(0, true), 0..10);
+        assert_eq!(at(29, true), 20..30);
+        let middle = at(15, false);
+        assert!(middle.len() == 10 && middle.contains(&15));
     }
 }

@@ -9,6 +9,8 @@ mod series;
 mod table;
 pub mod text;
 
+use std::ops::Range;
+
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Position, Rect};
 
@@ -57,6 +59,8 @@ pub struct Hits {
     pub cells: Vec<(Rect, Anchor)>,
     /// The first visible column of a grid.
     pub first_column: Option<usize>,
+    /// The rows drawn of a grid.
+    pub rows: Option<Range<usize>>,
 }
 
 impl Hits {

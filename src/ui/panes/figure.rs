@@ -3,6 +3,8 @@
 //! Invariant: it depends on figures, not on instruments; an outdated figure is dimmed and says so. To show a new instrument,
 //! add it to `INSTRUMENTS`; nothing here changes.
 
+use std::ops::Range;
+
 use ratatui::text::Line;
 
 use super::Canvas;
@@ -16,6 +18,9 @@ use crate::text;
 use crate::ui::figures::{self, FigureView};
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
+
+/// The rows of a figure that has no rows of its own, or is not there yet.
+const ALL: Range<usize> = 0..usize::MAX;
 
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let Pane::Figure(slot) = pane else { return };
@@ -33,6 +38,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         return;
     }
     let Some(figure) = figure else {
+        canvas.memory.rows.insert(slot, ALL);
         let lines = empty_lines(canvas, shown, slot, usize::from(inner.width));
         return canvas.lines(inner, &lines);
     };
@@ -72,6 +78,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     if let Some(first) = hits.first_column {
         canvas.memory.first_column.insert(slot, first);
     }
+    canvas.memory.rows.insert(slot, hits.rows.unwrap_or(ALL));
 }
 
 /// The caption below a figure: why it is not the requested one, what it was measured on if it is outdated, or that the cursor

@@ -15,6 +15,7 @@ mod transcript;
 pub(in crate::ui) use prompt::editor;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -33,6 +34,8 @@ use crate::ui::theme::{Glyphs, Role, Theme};
 pub struct Memory {
     /// The first visible column of each grid.
     pub first_column: BTreeMap<PaneName, usize>,
+    /// The rows drawn of each figure in the last frame; a figure that was not drawn is not here.
+    pub rows: BTreeMap<PaneName, Range<usize>>,
     /// The first visible line of the transcript.
     pub first_line: usize,
 }
