@@ -103,7 +103,7 @@ pub fn write_together(files: &[(PathBuf, Vec<u8>)], overwrite: Overwrite) -> Res
     for (path, _) in files {
         check(path, overwrite)?;
     }
-    let ready: Vec<Option<FileInTheMaking>> = files
+    let ready: Vec<Option<UnfinishedFile>> = files
         .iter()
         .map(|(path, bytes)| prepare(path, bytes, None))
         .collect::<Result<_>>()?;
@@ -119,7 +119,7 @@ fn place(path: &Path, bytes: &[u8], overwrite: Overwrite, mode: Option<u32>) -> 
 }
 
 /// Writes the bytes to a temporary file; a pipe or a device gets them at once.
-fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileInTheMaking>> {
+fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<UnfinishedFile>> {
     let fail = |e: std::io::Error| {
         if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
             let next = "Make room, or name a file on another disk. What was there is as it was.";
@@ -133,7 +133,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileIn
         let mut stream = open_stream(path)?;
         return stream.write_all(bytes).map(|()| None).map_err(fail);
     }
-    let mut part = FileInTheMaking::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
+    let mut part = UnfinishedFile::beside(path, mode.unwrap_or(0o666)).map_err(fail)?;
     if let (None, Some(old)) = (mode, found.filter(Metadata::is_file)) {
         let kept = Permissions::from_mode(old.permissions().mode() & 0o777);
         part.file.set_permissions(kept).map_err(fail)?;
@@ -146,7 +146,7 @@ fn prepare(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<Option<FileIn
 }
 
 /// Renames a temporary file to its final name.
-fn arrive(part: Option<FileInTheMaking>, path: &Path, overwrite: Overwrite) -> Result<()> {
+fn arrive(part: Option<UnfinishedFile>, path: &Path, overwrite: Overwrite) -> Result<()> {
     let Some(part) = part else {
         return Ok(());
     };
@@ -161,13 +161,13 @@ fn arrive(part: Option<FileInTheMaking>, path: &Path, overwrite: Overwrite) -> R
 }
 
 /// A temporary file, which is deleted unless it is renamed.
-struct FileInTheMaking {
+struct UnfinishedFile {
     path: PathBuf,
     file: File,
     arrived: bool,
 }
 
-impl FileInTheMaking {
+impl UnfinishedFile {
     /// A new temporary file in the folder of `path`, with a name that nobody can have prepared.
     fn beside(path: &Path, mode: u32) -> std::io::Result<Self> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -229,7 +229,7 @@ impl FileInTheMaking {
     }
 }
 
-impl Drop for FileInTheMaking {
+impl Drop for UnfinishedFile {
     fn drop(&mut self) {
         if !self.arrived {
             let _absent = std::fs::remove_file(&self.path);

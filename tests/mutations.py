@@ -47,6 +47,13 @@ FAULTS = [
     ("file::of_many_writers", "src/file.rs", "Overwrite::Never => self.link_if_free(path)?,", "Overwrite::Never => std::fs::rename(&self.path, path)?,"),
     ("model::memory_limits::the_tightest", "src/model/memory_limits.rs", "        all.push(folder.clone());\n    }", "    }\n    all.push(folder);"),
     ("app::session::lines_are_on", "src/app/session.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
+    # Layers that nobody sees.
+    ("engine::layers_that_nobody", "src/engine/worker/live.rs", "let urgent = self.goal.is_none() || self.came_into_view;", "let urgent = true;"),
+    ("engine::layers_that_nobody", "src/lab/capture.rs", "joined.recorded.insert(*at, Tensor::cat(&rows, 0)?);", "joined.recorded.insert(*at, Tensor::cat(&rows[..1].repeat(rows.len()), 0)?);"),
+    ("engine::layers_that_nobody", "src/figure/column.rs", "grid.also.replace(at, &more.also, from);", "grid.also.replace(at, &more.also, 0);"),
+    ("engine::layers_that_come", "src/engine/worker/live.rs", "layers.start < before.start || layers.end > before.end", "layers.start < before.start && layers.end < before.end"),
+    ("engine::states_of_a_text", "src/engine/worker/live.rs", "        self.whole = whole;\n        self.later.clear();", "        self.whole = whole;"),
+    ("ui::figures::layout::rows_that_are_drawn", "src/ui/figures/layout.rs", "ends[0].min(ends[1])..ends[0].max(ends[1]) + 1", "ends[0].min(ends[1])..ends[0].max(ends[1])"),
     # Neurons as memories.
     ("memories::promoters", "src/model/network/value_vectors.rs", "let target = direction.mul(&self.norm.gain)?;", "let target = direction.clone();"),
     ("memories::effects_are_differences", "src/instruments/neurons/at_position.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
@@ -145,7 +152,7 @@ FAULTS = [
     ("replace::a_trial", "src/model/kernels/attention.rs", "*sum = if seen.contains(&p) {", "*sum = if seen.contains(&p) && (p > 0 || keys.len() == 1) {"),
     ("replace::a_trial", "src/model/kernels/attention.rs", "start += values.positions;", "start += 0 * values.positions;"),
     ("replace::a_trial", "src/lab/pass.rs", "layer + usize::from(self.at.site == Site::ResidPost)", "layer"),
-    ("replace::a_trial", "src/lab/runner/shared.rs", "own > *entry || (own == *entry && !patch.at_the_door())", "own > *entry"),
+    ("replace::a_trial", "src/lab/runner/shared.rs", "own > *entry || (own == *entry && !patch.is_block_input())", "own > *entry"),
     ("replace::a_trial", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = patch.position - span.start;"),
     ("replace::a_trial", "src/lab/tap.rs", "        let x = self.programs.apply(at, x, self.span)?;\n", ""),
     ("replace::logits", "src/lab/runner/shared.rs", "let own = pass.common.iter().chain(&pass.rows[index].patches);", "let own = pass.rows[index].patches.iter();"),

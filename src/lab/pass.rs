@@ -57,7 +57,7 @@ impl Patch {
     }
 
     /// Whether the patch changes the residual stream before block [`Patch::entry`], and nothing inside the block.
-    pub(crate) fn at_the_door(&self) -> bool {
+    pub(crate) fn is_block_input(&self) -> bool {
         matches!(self.at.site, Site::Embed | Site::ResidPost)
     }
 

@@ -34,18 +34,18 @@ struct SharedOutput {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum OutgoingThread {
     #[default]
-    Rests,
+    Idle,
     /// A parcel is being written.
-    Writes,
+    Writing,
     /// The program leaves the terminal: the rest of the parcel is dropped.
-    Hurries,
+    Leaving,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     /// The waiting parcels, each with whether it must be written even when the others are dropped.
     waiting: VecDeque<(Vec<u8>, bool)>,
-    pen: OutgoingThread,
+    thread: OutgoingThread,
     /// Whether the terminal has vanished.
     broken: bool,
     /// Whether no more parcels will be sent.
@@ -54,7 +54,7 @@ struct Queue {
 
 impl Queue {
     fn is_idle(&self) -> bool {
-        self.broken || (self.pen == OutgoingThread::Rests && self.waiting.is_empty())
+        self.broken || (self.thread == OutgoingThread::Idle && self.waiting.is_empty())
     }
 }
 
@@ -78,11 +78,11 @@ impl SharedOutput {
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
             };
-            queue.pen = OutgoingThread::Writes;
+            queue.thread = OutgoingThread::Writing;
             drop(queue);
             let outcome = self.write_one(to, &parcel);
             let mut queue = self.lock();
-            queue.pen = OutgoingThread::Rests;
+            queue.thread = OutgoingThread::Idle;
             queue.broken |= outcome.is_err();
             let over = queue.is_idle();
             drop(queue);
@@ -98,7 +98,7 @@ impl SharedOutput {
 
     fn write_one(&self, to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         while !bytes.is_empty() {
-            if self.lock().pen == OutgoingThread::Hurries {
+            if self.lock().thread == OutgoingThread::Leaving {
                 return Ok(());
             }
             match rustix::io::write(to, &bytes[..bytes.len().min(CHUNK)]) {
@@ -152,13 +152,13 @@ impl Outgoing {
         }
     }
 
-    /// Writes the final bytes instead of the parcels that still wait. True if the terminal took them within `patience`.
+    /// Writing the final bytes instead of the parcels that still wait. True if the terminal took them within `patience`.
     pub fn finish(&self, bytes: Vec<u8>, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut queue = self.0.lock();
         queue.waiting.retain(|(_, lasting)| *lasting);
-        if queue.pen != OutgoingThread::Rests {
-            queue.pen = OutgoingThread::Hurries;
+        if queue.thread != OutgoingThread::Idle {
+            queue.thread = OutgoingThread::Leaving;
             queue.waiting.push_front((vec![CUT], true));
         }
         queue.waiting.push_back((bytes, true));

@@ -5,7 +5,7 @@ use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
 use lmscope::instruments::attention::head_scores::{
-    CopyScores, HeadScore, HeadScores, Repeated, other_heads, repeat_probability,
+    CopyScores, HeadScore, HeadScores, Repeated, ablation_of, other_heads,
 };
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
@@ -518,12 +518,8 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
     );
     let heads: Vec<(usize, usize)> = top[..3].iter().map(|(head, _)| *head).collect();
     let all = CopyScores::measure(&mut lab, &texts, &Schedule::none()).unwrap();
-    let without = CopyScores::measure(
-        &mut lab,
-        &texts,
-        &Schedule::always(repeat_probability(&heads)),
-    )
-    .unwrap();
+    let without =
+        CopyScores::measure(&mut lab, &texts, &Schedule::always(ablation_of(&heads))).unwrap();
     println!("copying {all:?}, without {heads:?} {without:?}");
     assert!(all.right > 0.95 && all.probability > 0.9, "{all:?}");
     assert!(
@@ -532,12 +528,8 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
     );
     for seed in 0..8 {
         let others = other_heads(&lab, &heads, seed);
-        let null = CopyScores::measure(
-            &mut lab,
-            &texts,
-            &Schedule::always(repeat_probability(&others)),
-        )
-        .unwrap();
+        let null =
+            CopyScores::measure(&mut lab, &texts, &Schedule::always(ablation_of(&others))).unwrap();
         println!("without {others:?} {null:?}");
         assert!(null.right > 0.5, "{others:?}: {null:?}");
     }
@@ -548,7 +540,7 @@ fn the_demo_s_induction_heads_are_those_that_copying_needs() {
         score > 0.9 && head.0 < heads.iter().map(|h| h.0).min().unwrap(),
         "{head:?}"
     );
-    let edit = repeat_probability(&[head]);
+    let edit = ablation_of(&[head]);
     let blind: Vec<(Run, usize)> = runs
         .iter()
         .map(|(run, first)| {

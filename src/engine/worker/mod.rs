@@ -363,6 +363,10 @@ impl Worker {
             directions,
             notes: lab.model.notes.clone(),
         };
+        // Nothing goes on that was about the model before.
+        self.stop();
+        self.receipts_due = false;
+        self.check = None;
         self.lab = Some(lab);
         self.writer = None;
         for live in &mut self.live {

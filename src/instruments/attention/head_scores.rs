@@ -179,7 +179,7 @@ pub struct CopyScores {
 }
 
 /// Edits that set the outputs of some heads to 0 at every position.
-pub fn repeat_probability(heads: &[Head]) -> Vec<Edit> {
+pub fn ablation_of(heads: &[Head]) -> Vec<Edit> {
     let mut layers: Vec<usize> = heads.iter().map(|h| h.0).collect();
     layers.sort_unstable();
     layers.dedup();

@@ -67,7 +67,7 @@ impl Measurement for Heads {
         let control = params.control == HeadAblation::Random;
         let found = match &params.demos {
             None => drop_without_head(run, lab, control)?,
-            Some(demos) => params.shown(demos, run, lab, control)?,
+            Some(demos) => params.mean_effects(demos, run, lab, control)?,
         };
         Ok(found.draft(lab, control))
     }
@@ -84,7 +84,13 @@ struct HeadEffects {
 
 impl HeadsParams {
     /// The effect of replacing head outputs by their means over prompts with demonstrations.
-    fn shown(&self, demos: &Path, run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
+    fn mean_effects(
+        &self,
+        demos: &Path,
+        run: &Run,
+        lab: &mut Lab,
+        control: bool,
+    ) -> Result<HeadEffects> {
         let pairs = read(demos)?;
         let layout = ShotLayout::new(&self.template, &self.separator)?;
         let query_layout = match &self.ask {

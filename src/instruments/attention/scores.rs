@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::instruments::attention::head_scores::{
-    CopyScores, HeadScore, HeadScores, Repeated, beginning, other_heads, repeat_probability,
+    CopyScores, HeadScore, HeadScores, Repeated, ablation_of, beginning, other_heads,
 };
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -114,7 +114,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
     let seed = run.seed;
     // The run's own edits stay in force during ablation, because the heads were found under them.
     let silent = |heads: &[Head]| {
-        let edits = repeat_probability(heads);
+        let edits = ablation_of(heads);
         edits.iter().fold(run.schedule.clone(), |s, e| s.and(e))
     };
     let all = CopyScores::measure(lab, texts, &run.schedule)?;

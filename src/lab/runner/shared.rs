@@ -279,7 +279,7 @@ impl Lab {
             .flat_map(|(row, (entry, index))| {
                 all(row, *index).filter(move |(_, patch)| {
                     let own = patch.entry(layers);
-                    own > *entry || (own == *entry && !patch.at_the_door())
+                    own > *entry || (own == *entry && !patch.is_block_input())
                 })
             })
             .collect();
@@ -450,7 +450,7 @@ fn joined(
                 let patches = pass.rows[*index].patches.iter();
                 patches.map(move |patch| (row, patch))
             })
-            .filter(|(_, patch)| patch.at_the_door() && patch.entry(layers) == entry)
+            .filter(|(_, patch)| patch.is_block_input() && patch.entry(layers) == entry)
             .collect();
         let joining = put(joining, &door, span)?;
         stream = Some(match stream {

@@ -17,14 +17,14 @@ const AWAKE: Duration = Duration::from_micros(60);
 
 /// If the caller waits this long for a helper, and several times longer than a task takes, another program must have taken the
 /// helper's core.
-const CROWDED: Duration = Duration::from_micros(400);
+const PATIENCE: Duration = Duration::from_micros(400);
 
-/// For this long no helpers are used after that; twice as long if it happens again soon, and so on, up to [`TWICE`] doublings.
-const APART: Duration = Duration::from_millis(20);
-const TWICE: u64 = 5;
+/// For this long no helpers are used after that; twice as long if it happens again soon, and so on, up to [`MOST_DOUBLINGS`] doublings.
+const PAUSE: Duration = Duration::from_millis(20);
+const MOST_DOUBLINGS: u64 = 5;
 
 /// After this many rounds without waiting, the doubling starts again.
-const FINE: u64 = 2000;
+const PUNCTUAL: u64 = 2000;
 
 /// Set in [`Pool::state`] while helpers may join a round.
 const OPEN: u64 = 1 << 31;
@@ -43,23 +43,23 @@ struct Job {
 
 /// A value on a cache line of its own, because threads write to it all the time.
 #[repr(align(128))]
-struct Apart<T>(T);
+struct OwnCacheLine<T>(T);
 
 /// The helpers, and their current job.
 pub(super) struct Pool {
     owner: Mutex<()>,
     job: UnsafeCell<Job>,
-    next: Apart<AtomicUsize>,
-    state: Apart<AtomicU64>,
-    asleep: Apart<AtomicUsize>,
+    next: OwnCacheLine<AtomicUsize>,
+    state: OwnCacheLine<AtomicU64>,
+    asleep: OwnCacheLine<AtomicUsize>,
     failed: Mutex<Option<Box<dyn Any + Send>>>,
     helpers: OnceLock<Vec<Thread>>,
     began: Instant,
     /// The time, in nanoseconds after `began`, until which no helpers are used.
-    apart: AtomicU64,
+    alone_until: AtomicU64,
     /// How often helpers were slow recently, and how many rounds ago.
-    lately: AtomicU64,
-    fine: AtomicU64,
+    doublings: AtomicU64,
+    punctual: AtomicU64,
 }
 
 // SAFETY: the address in `job` is used only as `each` allows.
@@ -82,15 +82,15 @@ impl Pool {
                 closure: std::ptr::null(),
                 count: 0,
             }),
-            next: Apart(AtomicUsize::new(0)),
-            state: Apart(AtomicU64::new(0)),
-            asleep: Apart(AtomicUsize::new(0)),
+            next: OwnCacheLine(AtomicUsize::new(0)),
+            state: OwnCacheLine(AtomicU64::new(0)),
+            asleep: OwnCacheLine(AtomicUsize::new(0)),
             failed: Mutex::new(None),
             helpers: OnceLock::new(),
             began: Instant::now(),
-            apart: AtomicU64::new(0),
-            lately: AtomicU64::new(0),
-            fine: AtomicU64::new(0),
+            alone_until: AtomicU64::new(0),
+            doublings: AtomicU64::new(0),
+            punctual: AtomicU64::new(0),
         });
         pool.helpers.get_or_init(|| {
             let started = (1..rayon::current_num_threads()).map_while(|i| {
@@ -112,7 +112,7 @@ impl Pool {
             Err(TryLockError::Poisoned(owner)) => Some(owner.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        let (Some(owner), false) = (owner, self.is_apart()) else {
+        let (Some(owner), false) = (owner, self.is_alone()) else {
             return (0..count).for_each(work);
         };
         let job = Job {
@@ -138,7 +138,7 @@ impl Pool {
         }
         let mut round = Round {
             pool: self,
-            patience: CROWDED,
+            patience: PATIENCE,
         };
         let since = Instant::now();
         let mut own = 0;
@@ -150,7 +150,7 @@ impl Pool {
             work(i);
             own += 1;
         }
-        round.patience = CROWDED.max(4 * since.elapsed() / own.max(1));
+        round.patience = PATIENCE.max(4 * since.elapsed() / own.max(1));
         drop(round);
         let failed = lock(&self.failed).take();
         drop(owner);
@@ -160,8 +160,8 @@ impl Pool {
     }
 
     /// Whether helpers were slow recently, so that none are used now.
-    fn is_apart(&self) -> bool {
-        let until = self.apart.load(Ordering::Relaxed);
+    fn is_alone(&self) -> bool {
+        let until = self.alone_until.load(Ordering::Relaxed);
         until > 0 && (self.began.elapsed().as_nanos() as u64) < until
     }
 
@@ -257,16 +257,18 @@ impl Drop for Round<'_> {
         }
         // Only the owner of the round gets here.
         if crowded {
-            let lately = pool.lately.load(Ordering::Relaxed);
-            let until = pool.began.elapsed() + APART * (1 << lately);
-            pool.apart.store(until.as_nanos() as u64, Ordering::Relaxed);
-            pool.lately.store(TWICE.min(lately + 1), Ordering::Relaxed);
-            pool.fine.store(0, Ordering::Relaxed);
+            let doublings = pool.doublings.load(Ordering::Relaxed);
+            let until = pool.began.elapsed() + PAUSE * (1 << doublings);
+            pool.alone_until
+                .store(until.as_nanos() as u64, Ordering::Relaxed);
+            pool.doublings
+                .store(MOST_DOUBLINGS.min(doublings + 1), Ordering::Relaxed);
+            pool.punctual.store(0, Ordering::Relaxed);
         } else {
-            let fine = pool.fine.load(Ordering::Relaxed) + 1;
-            pool.fine.store(fine, Ordering::Relaxed);
-            if fine == FINE {
-                pool.lately.store(0, Ordering::Relaxed);
+            let punctual = pool.punctual.load(Ordering::Relaxed) + 1;
+            pool.punctual.store(punctual, Ordering::Relaxed);
+            if punctual == PUNCTUAL {
+                pool.doublings.store(0, Ordering::Relaxed);
             }
         }
     }
