@@ -4,7 +4,9 @@
 //! To add an option, add a field to [`Options`].
 
 use std::borrow::Cow;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use candle_core::{DType, Device};
 use serde_json::Value;
@@ -21,7 +23,7 @@ use super::network::families;
 use super::network::linear::Precision;
 use super::tokenizer::template;
 use super::tokenizer::template::ChatTemplate;
-use super::tokenizer::{self, Older, Tokenizer};
+use super::tokenizer::{Older, Tokenizer, TokenizerFiles};
 use crate::error::{Error, Result};
 use crate::file;
 
@@ -138,19 +140,25 @@ pub fn load_watched(
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
     weights.precision = precision;
-    let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
     let older = files.older.found().filter(|_| files.tokenizer.is_none());
-    if files.tokenizer.is_some() || older.is_some() {
-        model.tokenizer = Some(Tokenizer::from_files(&tokenizer::TokenizerFiles {
-            tokenizer: files.tokenizer.as_deref().unwrap_or_default(),
-            older,
-            added: files.added.as_deref(),
-            tokenizer_config: files.tokenizer_config.as_deref(),
-            special_tokens_map: files.special_tokens_map.as_deref(),
-            generation: files.generation.as_deref(),
-            config: Some(&files.config),
-        })?);
-    }
+    let listed = (files.tokenizer.is_some() || older.is_some()).then(|| TokenizerFiles {
+        tokenizer: files.tokenizer.as_deref().unwrap_or_default(),
+        older,
+        added: files.added.as_deref(),
+        tokenizer_config: files.tokenizer_config.as_deref(),
+        special_tokens_map: files.special_tokens_map.as_deref(),
+        generation: files.generation.as_deref(),
+        config: Some(&files.config),
+    });
+    let (assembled, tokenizer) = std::thread::scope(|scope| {
+        let tokenizer = listed.map(|listed| scope.spawn(move || Tokenizer::from_files(&listed)));
+        let assembled = Model::assemble(given.to_string(), family, blueprint, weights, context);
+        let made = tokenizer.map(|thread| thread.join());
+        (assembled, made)
+    });
+    let mut model = assembled?;
+    let tokenizer = tokenizer.map(|made| made.unwrap_or_else(|panic| resume_unwind(panic)));
+    model.tokenizer = tokenizer.transpose()?;
     model.template = ChatTemplate::from_sources(&template::Sources {
         jinja: files.template.as_deref(),
         named: files.named_templates,
@@ -225,7 +233,7 @@ fn only_gguf(folder: &Path) -> Option<PathBuf> {
 
 fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let device = device(options.device.as_deref().unwrap_or("auto"))?;
-    let gguf = Gguf::open(file)?;
+    let gguf = Arc::new(Gguf::open(file)?);
     if let Some((what, next)) = other_gguf(&gguf) {
         return Err(Error::NotThisKind {
             given: given.into(),
@@ -241,11 +249,11 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let asked = asked.or_else(|| gguf.quantization().map(Precision::Stored));
     let stored = gguf.tensors().map(|(_, t)| t.span.len() as u64).sum();
     // A file without a vocabulary can still be used with token ids, like a folder without tokenizer.json.
-    let tokenizer = gguf
-        .keys()
-        .any(|key| key == "tokenizer.ggml.tokens")
-        .then(|| Tokenizer::from_gguf(&gguf))
-        .transpose()?;
+    let listed = gguf.keys().any(|key| key == "tokenizer.ggml.tokens");
+    let tokenizer = listed.then(|| {
+        let gguf = Arc::clone(&gguf);
+        std::thread::spawn(move || Tokenizer::from_gguf(&gguf))
+    });
     let template = ChatTemplate::from_gguf(&gguf);
     let checkpoint = Checkpoint { gguf, names };
     let mut weights = Weights::gguf(checkpoint, Precision::Dense(DType::F32), &device);
@@ -254,8 +262,11 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
     weights.precision = precision;
-    let mut model = Model::assemble(given.to_string(), family, blueprint, weights, context)?;
-    model.tokenizer = tokenizer;
+    let assembled = Model::assemble(given.to_string(), family, blueprint, weights, context);
+    let tokenizer =
+        tokenizer.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+    let mut model = assembled?;
+    model.tokenizer = tokenizer.transpose()?;
     model.card.chat = template.is_some();
     model.template = template;
     model.need = need;

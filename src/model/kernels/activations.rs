@@ -6,14 +6,16 @@
 /// How many numbers share a scale.
 pub(super) const BLOCK: usize = 32;
 
-/// The number of rows in the next tile, given how many are left: `many`, `some`, or one.
-pub(super) fn next(left: usize, [many, some]: [usize; 2]) -> usize {
-    if left >= many {
-        many
-    } else if left >= some {
-        some
-    } else {
-        1
+/// The numbers of rows that a tile can have beside one, the largest first.
+pub(super) type TileSizes = [usize; 3];
+
+/// The number of rows in the next tile, given how many are left. A tile may have more rows, of which the last are zero, if these
+/// are a third of it at most: a tile costs more by its weights than by its rows.
+pub(super) fn next(left: usize, sizes: TileSizes) -> usize {
+    let smallest = sizes.into_iter().rev().find(|size| *size >= left);
+    match smallest {
+        Some(size) if left > 1 && 3 * (size - left) <= size => size,
+        Some(_) | None => sizes.into_iter().find(|size| *size <= left).unwrap_or(1),
     }
 }
 
@@ -28,32 +30,37 @@ pub(super) struct Record<const R: usize> {
     pub sums: [[i32; 2]; R],
 }
 
-/// Allocated as records of one row, but read as records of as many rows as their tile has.
+/// Allocated as records of one row, but read as records of as many rows as their tile has. The last tile may have more rows than
+/// there are; these are zero.
 pub(super) struct Activations {
     pub rows: usize,
     blocks: usize,
-    sizes: [usize; 2],
+    sizes: TileSizes,
     records: Vec<Record<1>>,
 }
 
 impl Activations {
     /// `x` has `rows * blocks * 32` numbers.
-    pub fn new(x: &[f32], rows: usize, blocks: usize, sizes: [usize; 2]) -> Self {
+    pub fn new(x: &[f32], rows: usize, blocks: usize, sizes: TileSizes) -> Self {
         let empty = Record {
             numbers: [[0; BLOCK]],
             scales: [0.0],
             sums: [[0; 2]],
         };
-        let mut records = vec![empty; rows * blocks];
+        let mut ends = vec![0];
+        let mut end = 0;
+        while end < rows {
+            end += next(rows - end, sizes);
+            ends.push(end);
+        }
+        let mut records = vec![empty; end * blocks];
         let width = blocks * BLOCK;
-        let mut tiles = Vec::new();
-        let (mut to, mut from) = (&mut records[..], x);
-        while !to.is_empty() {
-            let size = next(to.len() / blocks, sizes);
-            let (tile, to_rest) = to.split_at_mut(size * blocks);
-            let (x, from_rest) = from.split_at(size * width);
-            tiles.push((tile, x));
-            (to, from) = (to_rest, from_rest);
+        let mut tiles = Vec::with_capacity(ends.len());
+        let mut to = &mut records[..];
+        for pair in ends.windows(2) {
+            let (tile, rest) = to.split_at_mut((pair[1] - pair[0]) * blocks);
+            tiles.push((tile, &x[pair[0] * width..pair[1].min(rows) * width]));
+            to = rest;
         }
         if tiles.len() > 8 {
             use rayon::prelude::*;
@@ -73,9 +80,14 @@ impl Activations {
         }
     }
 
+    /// The number of rows of the tile that begins at this row.
+    pub fn rows_of_tile(&self, row: usize) -> usize {
+        next(self.rows - row, self.sizes)
+    }
+
     /// The records of the tile that begins at this row and has `R` rows.
     pub fn tile<const R: usize>(&self, row: usize) -> &[Record<R>] {
-        assert_eq!(R, next(self.rows - row, self.sizes));
+        assert_eq!(R, self.rows_of_tile(row));
         let records = &self.records[row * self.blocks..(row + R) * self.blocks];
         // SAFETY: the same number of bytes, all initialised and valid for any value; the same alignment of four bytes.
         #[allow(unsafe_code)]
@@ -85,7 +97,7 @@ impl Activations {
     }
 }
 
-/// Fills the records of one tile.
+/// Fills the records of one tile; rows that are not in `x` stay zero.
 fn fill(tile: &mut [Record<1>], x: &[f32], blocks: usize) {
     let rows = tile.len() / blocks.max(1);
     // A record of `rows` rows contains all numbers first, then all scales, then all sums.

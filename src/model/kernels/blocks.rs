@@ -1,4 +1,4 @@
-//! Products with quantized blocks: sixteen rows of weights at once, one in each lane, with up to eight rows of activations.
+//! Products with quantized blocks: sixteen rows of weights at once, one in each lane, with up to twelve rows of activations.
 //!
 //! Invariant: within a block all arithmetic is on integers and exact; the results of blocks are summed in f32, block after
 //! block, so a row of the product has the same bits whatever other rows are computed with it and however many threads there
@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::activations::{Activations, next};
+use super::activations::Activations;
 use super::encoding::Encoding;
 use super::kinds::{BlockKind, BlockRows, FourBits, Q2K, Q3K, Q4K, Q5K, Q6K, Q8_0};
 use super::lanes::Lanes;
@@ -36,22 +36,26 @@ struct PackedTask<'a> {
     last: usize,
 }
 
-/// Computes a task. `MANY` and `SOME` are those of [`Processor::tiles`].
+/// Computes a task. `MANY`, `SOME` and `FEW` are those of [`Processor::tiles`].
 ///
 /// # Safety
 ///
 /// The machine has the instructions, and no other task has these groups.
 #[inline(always)]
-unsafe fn strip<S: Lanes, B: BlockKind, const MANY: usize, const SOME: usize>(task: PackedTask) {
+unsafe fn strip<S: Lanes, B: BlockKind, const MANY: usize, const SOME: usize, const FEW: usize>(
+    task: PackedTask,
+) {
     let mut row = 0;
     while row < task.x.rows {
-        let rows = next(task.x.rows - row, [MANY, SOME]);
-        // SAFETY: as the caller promises; `next` gives the number of rows in the tile.
+        let rows = task.x.rows_of_tile(row);
+        // SAFETY: as the caller promises.
         unsafe {
             if rows == MANY {
                 tile::<S, B, MANY>(task, row);
             } else if rows == SOME {
                 tile::<S, B, SOME>(task, row);
+            } else if rows == FEW {
+                tile::<S, B, FEW>(task, row);
             } else {
                 tile::<S, B, 1>(task, row);
             }
@@ -90,7 +94,7 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
         let start = group * GROUP;
         let from = task.rows.0.max(start);
         let to = task.rows.1.min(start + GROUP);
-        for (r, y) in y.iter().enumerate() {
+        for (r, y) in y.iter().enumerate().take(task.x.rows - row) {
             // SAFETY: no other task has these groups, as the caller promises.
             unsafe {
                 task.y
@@ -108,24 +112,24 @@ unsafe fn run<B: BlockKind>(on: Processor, task: PackedTask) {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<B: BlockKind>(task: PackedTask) {
         // SAFETY: as the caller promises, and these features are those of the lanes.
-        unsafe { strip::<Avx2, B, 4, 2>(task) }
+        unsafe { strip::<Avx2, B, 4, 2, 1>(task) }
     }
     #[cfg(target_arch = "x86_64")]
     #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512vnni")]
     unsafe fn avx512<B: BlockKind>(task: PackedTask) {
         // SAFETY: as the caller promises, and these features are those of the lanes.
-        unsafe { strip::<Avx512, B, 8, 3>(task) }
+        unsafe { strip::<Avx512, B, 12, 6, 3>(task) }
     }
     // SAFETY: only `Processor::all` makes a processor, of instructions that the machine has; the rest as the caller promises.
     unsafe {
         match on.0 {
-            Instructions::Plain => strip::<Plain, B, 1, 1>(task),
+            Instructions::Plain => strip::<Plain, B, 1, 1, 1>(task),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx2 => avx2::<B>(task),
             #[cfg(target_arch = "x86_64")]
             Instructions::Avx512 => avx512::<B>(task),
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon => strip::<Neon, B, 4, 2>(task),
+            Instructions::Neon => strip::<Neon, B, 4, 2, 1>(task),
         }
     }
 }

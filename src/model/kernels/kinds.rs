@@ -74,8 +74,13 @@ unsafe fn dot<S: Lanes, const R: usize>(
         // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
         unsafe {
             let numbers = (&raw const (*x).numbers[r]).cast::<i32>().add(2 * four);
-            *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
-            *sum = S::pairs(*sum, odd, S::ints(numbers.add(1).read_unaligned()));
+            if R > 4 {
+                *sum = S::pairs_with(*sum, even, numbers);
+                *sum = S::pairs_with(*sum, odd, numbers.add(1));
+            } else {
+                *sum = S::pairs(*sum, even, S::ints(numbers.read_unaligned()));
+                *sum = S::pairs(*sum, odd, S::ints(numbers.add(1).read_unaligned()));
+            }
         }
     }
 }

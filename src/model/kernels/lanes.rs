@@ -69,6 +69,13 @@ pub trait Lanes: Copy {
     unsafe fn left32(v: Self::I, by: u32) -> Self::I;
     /// Adds to every lane of `sum` the products of both signed 16-bit halves.
     unsafe fn pairs(sum: Self::I, a: Self::I, b: Self::I) -> Self::I;
+    /// As [`Lanes::pairs`], with the same word of memory in every lane of `b`: for many sums at once, which need not wait for each
+    /// other.
+    #[inline(always)]
+    unsafe fn pairs_with(sum: Self::I, a: Self::I, b: *const i32) -> Self::I {
+        // SAFETY: the caller guarantees that the machine has the instructions and that `b` points to four bytes.
+        unsafe { Self::pairs(sum, a, Self::ints(b.read_unaligned())) }
+    }
     /// Converts signed words to f32.
     unsafe fn to_f(v: Self::I) -> Self::F;
 }

@@ -5,6 +5,8 @@
 
 use std::sync::OnceLock;
 
+use super::activations::TileSizes;
+
 /// Calls a function over lanes with the instructions of a processor.
 macro_rules! with_lanes {
     ($on:expr, $function:ident($($argument:ident: $type:ty),*) $(-> $returned:ty)?) => {{
@@ -85,16 +87,16 @@ impl Processor {
         all.into_iter().map(Self).collect()
     }
 
-    /// How many rows of activations are combined with sixteen rows of weights: many, some, or (always possible) one.
-    pub(super) fn tiles(self) -> [usize; 2] {
+    /// How many rows of activations are combined with sixteen rows of weights: many, some, few, or (always possible) one.
+    pub(super) fn tiles(self) -> TileSizes {
         match self.0 {
-            Instructions::Plain => [1, 1],
+            Instructions::Plain => [1; 3],
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => [4, 2],
+            Instructions::Avx2 => [4, 2, 1],
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => [8, 3],
+            Instructions::Avx512 => [12, 6, 3],
             #[cfg(target_arch = "aarch64")]
-            Instructions::Neon => [4, 2],
+            Instructions::Neon => [4, 2, 1],
         }
     }
 

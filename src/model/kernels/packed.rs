@@ -139,15 +139,17 @@ fn interleave(encoding: Encoding, to: &mut [u8], from: &[u8], row: usize) {
         let blocks = to.chunks_exact_mut(GROUP * size);
         for (to, block) in blocks.zip(row.chunks_exact(size)) {
             let (halves, words) = to.split_at_mut(fields.halves.len() * 2 * GROUP);
-            let places = halves.chunks_exact_mut(2 * GROUP);
-            for (to, at) in places.zip(fields.halves) {
-                to[2 * lane..2 * lane + 2].copy_from_slice(&block[*at..at + 2]);
+            // Arrays of a known size are copied in one instruction.
+            let (halves, _) = halves.as_chunks_mut::<2>();
+            for (to, at) in halves.chunks_exact_mut(GROUP).zip(fields.halves) {
+                to[lane] = [block[*at], block[at + 1]];
             }
-            let mut places = words.chunks_exact_mut(4 * GROUP);
+            let (places, _) = words.as_chunks_mut::<4>();
+            let mut places = places.chunks_exact_mut(GROUP);
             for (start, count) in fields.words {
-                let words = block[*start..start + 4 * count].chunks_exact(4);
-                for (word, to) in words.zip(&mut places) {
-                    to[4 * lane..4 * lane + 4].copy_from_slice(word);
+                let (words, _) = block[*start..start + 4 * count].as_chunks::<4>();
+                for (word, to) in words.iter().zip(&mut places) {
+                    to[lane] = *word;
                 }
             }
             if let Some(file) = fifth {

@@ -13,7 +13,7 @@ pub mod write;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use memmap2::Mmap;
 
@@ -345,7 +345,7 @@ impl Gguf {
 
 /// A GGUF file as a checkpoint: its tensors under their Hugging Face names.
 pub struct Checkpoint {
-    pub gguf: Gguf,
+    pub gguf: Arc<Gguf>,
     /// The Hugging Face names of its tensors.
     pub names: GgufNames,
 }
