@@ -203,7 +203,7 @@ impl Program {
     }
 
     /// Supplies the unedited model's statistics after a position, with the log-probabilities of the tokens of
-    /// [`Program::asked`]. To be called before the pass that covers the position.
+    /// [`Program::watched_tokens`]. To be called before the pass that covers the position.
     pub fn set_base_log_probs(&mut self, position: usize, stats: &RowStats) {
         for watch in &mut self.watches {
             if let Some(token) = watch.token() {

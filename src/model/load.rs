@@ -153,7 +153,7 @@ pub fn load_watched(
     let (assembled, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = listed.map(|listed| scope.spawn(move || Tokenizer::from_files(&listed)));
         let assembled = Model::assemble(given.to_string(), family, blueprint, weights, context);
-        let made = tokenizer.map(|thread| thread.join());
+        let made = tokenizer.map(std::thread::ScopedJoinHandle::join);
         (assembled, made)
     });
     let mut model = assembled?;

@@ -223,7 +223,7 @@ fn layers_that_nobody_sees_are_read_when_writing_pauses() {
     assert!(columns.len() > 8, "more than share a pass");
     for column in &columns {
         assert_eq!(layers_read(&column.body), [5, 6], "what is in view");
-        assert!(column.check.is_some_and(|check| check.passed()));
+        assert!(column.check.is_some_and(lmscope::figure::Check::passed));
     }
     assert!(!seen.iter().any(|u| matches!(u, Update::Completed { .. })));
     // Several positions come with one update, the newest first.

@@ -196,7 +196,7 @@ impl SteeringPlan<'_> {
             match plan.params.control {
                 ControlColumn::Alone => add(strength.to_string(), control, &[]),
                 ControlColumn::No | ControlColumn::Beside => {
-                    add(strength.to_string(), real, control)
+                    add(strength.to_string(), real, control);
                 }
                 ControlColumn::Columns => {
                     add(strength.to_string(), real, control);
