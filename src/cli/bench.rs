@@ -35,7 +35,7 @@ pub const BENCH: Subcommand = Subcommand {
 const PROMPT: &str = "The capital of France is";
 
 /// How many layers the lens shows on a screen of 80 columns and 24 lines, the last ones until somebody scrolls.
-pub const LAYERS_IN_VIEW: usize = 11;
+pub const LAYERS_IN_VIEW: usize = 9;
 
 /// The number of rounds of each kind; fewer if one takes longer than [`PATIENCE`] seconds.
 const ROUNDS: usize = 5;
