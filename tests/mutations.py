@@ -300,6 +300,12 @@ FAULTS = [
     ("finite::a_check_of", "src/figure/mod.rs", "if apart > error || apart.is_nan() {", "if apart > error {"),
     ("finite::an_edit_that_is_too_strong", "src/lab/formulas/mod.rs", "if !squares.is_finite() {", "if squares.is_nan() {"),
     ("finite::a_cell_that_overflows", "src/figure/mod.rs", "        if bad == 0 {\n            return;", "        if bad < usize::MAX {\n            return;"),
+    # Gradients.
+    ("gradient::blocks_one_by_one", "src/lab/runner/gradient.rs", "stream.slice_set(&own.contiguous()?, 1, at)?;", "stream.slice_set(&own.contiguous()?, 1, 0)?;"),
+    ("gradient::blocks_one_by_one", "src/lab/runner/gradient.rs", "whole.narrow(axis, position - positions.start, 1)?", "whole.narrow(axis, 0, 1)?"),
+    ("gradient::edits_act", "src/lab/apply.rs", "flat.device().is_cpu() && !flat.track_op()", "flat.device().is_cpu()"),
+    ("gradient::rows_with_patches", "src/lab/tap.rs", "return Ok(places.ne(0f32)?.where_cond(&values, &x)?);", "let _ = (places, values);\n        return Ok(x);"),
+    ("gradient::scalars_are", "src/lab/runner/gradient.rs", "let shares: Vec<f32> = shares.into_iter().map(|p| p as f32).collect();", "let shares: Vec<f32> = shares.into_iter().map(|p| p.sqrt() as f32).collect();"),
     ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),
 ]
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::gradient::Gradient;
 use super::readout::{ReferenceRows, RowRequest, RowStats, Tokens};
 use super::run::Run;
 use crate::edit::receipt::Receipt;
@@ -221,6 +222,8 @@ pub struct Capture {
     pub silent: bool,
     /// Whether its stream, or what an edit of its own did, is not finite: a trial that came to nothing ([`super::pass::Pass::lenient`]).
     pub broken: bool,
+    /// The gradient that was asked for.
+    pub gradient: Option<Gradient>,
     /// The last state of the stream against the model's own logits, where it was read and no edit acts behind it.
     pub check: Option<Check>,
 }
@@ -249,6 +252,7 @@ impl Capture {
             tail: Vec::new(),
             silent: false,
             broken: false,
+            gradient: None,
             check: None,
         }
     }

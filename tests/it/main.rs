@@ -31,6 +31,7 @@ mod engine;
 mod experiment;
 mod finite;
 mod gguf;
+mod gradient;
 mod grammar;
 mod honest;
 mod hub;
