@@ -746,3 +746,46 @@ fn what_cannot_be_asked_is_refused() {
         .unwrap();
     assert!(values(&sum)[0] > 0.0);
 }
+
+/// A line of this process's status, in bytes.
+fn memory(name: &str) -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let number = line.trim_start_matches(':').split_whitespace().next()?;
+    Some(1024 * number.parse::<usize>().ok()?)
+}
+
+#[test]
+fn a_real_model_takes_the_memory_that_was_estimated() {
+    let Ok(model) = std::env::var("LMSCOPE_REAL_MODEL") else {
+        println!("skipped: LMSCOPE_REAL_MODEL names no model");
+        return;
+    };
+    let mut lab = Lab::open(&model, &Options::default()).unwrap();
+    for tokens in [32, 128, 512] {
+        let run = Run::plain((0..tokens).map(|i| (i * 37 % 1000) as u32 + 20).collect());
+        let positions: Vec<usize> = (0..tokens).collect();
+        let since = std::time::Instant::now();
+        let logits = lab.last_logits(&run).unwrap();
+        let forward = since.elapsed();
+        // Peaks are counted from here where the system lets us.
+        let own_peak = std::fs::write("/proc/self/clear_refs", "5").is_ok();
+        let before = memory("VmRSS");
+        let asked = request(logit(100), tokens - 1, &[Site::Embed.at(0)], &positions);
+        let since = std::time::Instant::now();
+        let own = gradient(&mut lab, &run, asked);
+        let spent = since.elapsed();
+        assert!((own.scalar - logits[100]).abs() < 1e-3);
+        let estimate = lab.gradient_bytes(0..tokens);
+        let grown = memory("VmHWM")
+            .zip(before)
+            .map(|(most, before)| most.saturating_sub(before));
+        println!(
+            "{tokens} tokens: forward {forward:.2?}, gradient {spent:.2?}, {grown:?} bytes more at the peak of {estimate} estimated"
+        );
+        if let Some(grown) = grown.filter(|_| own_peak) {
+            // What the allocator holds back is not counted.
+            assert!(grown < estimate + (16 << 20), "{grown} {estimate}");
+        }
+    }
+}
