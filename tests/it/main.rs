@@ -59,6 +59,7 @@ mod registry;
 mod replace;
 mod residual;
 mod safe;
+mod saliency;
 mod screens;
 mod scripts;
 mod selection;
