@@ -307,6 +307,16 @@ FAULTS = [
     ("finite::a_check_of", "src/figure/mod.rs", "if apart > error || apart.is_nan() {", "if apart > error {"),
     ("finite::an_edit_that_is_too_strong", "src/lab/formulas/mod.rs", "if !squares.is_finite() {", "if squares.is_nan() {"),
     ("finite::a_cell_that_overflows", "src/figure/mod.rs", "        if bad == 0 {\n            return;", "        if bad < usize::MAX {\n            return;"),
+    # Gradients, and what is made of them.
+    ("gradient::blocks_one_by_one", "src/lab/runner/backward.rs", "stream.slice_set(&own.contiguous()?, 1, at)?;", "stream.slice_set(&own.contiguous()?, 1, 0)?;"),
+    ("gradient::blocks_one_by_one", "src/lab/runner/backward.rs", "whole.narrow(axis, position - positions.start, 1)?", "whole.narrow(axis, 0, 1)?"),
+    ("gradient::edits_act", "src/lab/apply.rs", "flat.device().is_cpu() && !flat.track_op()", "flat.device().is_cpu()"),
+    ("gradient::rows_with_patches", "src/lab/tap.rs", "return Ok(places.ne(0f32)?.where_cond(&values, &x)?);", "let _ = (places, values);\n        return Ok(x);"),
+    ("gradient::scalars_are", "src/lab/runner/backward.rs", "let shares: Vec<f32> = shares.into_iter().map(|p| p as f32).collect();", "let shares: Vec<f32> = shares.into_iter().map(|p| p.sqrt() as f32).collect();"),
+    ("saliency::every_method", "src/instruments/saliency/path.rs", "*sum += weight * slope);", "*sum += 0.9 * weight * slope);"),
+    ("instruments::saliency::path::points_lie", "src/instruments/saliency/path.rs", "pieces.sort_by(|a, b| b.0.total_cmp(&a.0));", ""),
+    ("saliency::every_method", "src/instruments/saliency/methods.rs", "Some(places) => (baseline + places)?,", "Some(_) => baseline,"),
+    ("saliency::the_mean_baseline", "src/instruments/saliency/methods.rs", "(sum / count) as f32", "*sum as f32"),
     ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),
 ]
 

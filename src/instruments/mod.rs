@@ -43,6 +43,7 @@ pub mod params;
 pub mod patching;
 pub mod patchscope;
 pub mod residual;
+pub mod saliency;
 pub mod steering;
 pub mod surprisal;
 
@@ -448,6 +449,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
     &surprisal::Surprisal,
+    &saliency::Saliency,
 ];
 
 /// Finds an instrument by name.

@@ -260,7 +260,7 @@ impl Program {
                     .collect();
                 if masks.iter().flatten().any(|m| *m) {
                     let flat = x.reshape((batch, tokens, ()))?;
-                    let changed = if flat.device().is_cpu() {
+                    let changed = if flat.device().is_cpu() && !flat.track_op() {
                         self.by_rows(at, &flat, &masks, span)?
                     } else {
                         self.by_tensors(at, &flat, &masks, span)?
@@ -380,7 +380,7 @@ impl Program {
                     .iter()
                     .map(|i| span.start + *i as usize % tokens)
                     .collect(),
-                values: formulas::ratio(&flat, &next, &hit)?,
+                values: formulas::ratio(&flat.detach(), &next.detach(), &hit)?,
             });
             flat = next;
         }

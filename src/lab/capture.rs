@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::gradient::Gradient;
 use super::readout::{ReferenceRows, RowRequest, RowStats, Tokens};
 use super::run::Run;
 use crate::edit::receipt::Receipt;
@@ -229,6 +230,8 @@ pub struct Capture {
     /// Whether the residual stream, or the change made by one of the row's own edits, is not finite: a failed trial (see
     /// [`super::pass::Pass::lenient`]).
     pub broken: bool,
+    /// The gradient that was asked for.
+    pub gradient: Option<Gradient>,
     /// The comparison of the last residual state, read through the unembedding, with the model's own logits. None if that state
     /// was not read or an edit acts after it.
     pub check: Option<Check>,
@@ -307,6 +310,7 @@ impl Capture {
             tail: Vec::new(),
             silent: false,
             broken: false,
+            gradient: None,
             check: None,
         }
     }

@@ -104,7 +104,7 @@ impl KnockoutRule {
         let flags = Tensor::from_vec(flags, shape, scores.device())?;
         let less = (scores + (1.0 - self.strength).ln())?;
         let after = flags.where_cond(&less, scores)?;
-        let apart = (probabilities(&after)? - probabilities(scores)?)?.abs()?;
+        let apart = (probabilities(&after.detach())? - probabilities(&scores.detach())?)?.abs()?;
         let count = if self.heads.is_empty() {
             heads
         } else {

@@ -10,6 +10,7 @@ pub(crate) mod conditions;
 pub(crate) mod edit_effects;
 pub mod finite_guard;
 pub(crate) mod formulas;
+pub mod gradient;
 pub(crate) mod inactive;
 pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after

@@ -13,6 +13,7 @@ use candle_core::Tensor;
 
 use super::apply::Program;
 use super::capture::Output;
+use super::gradient::GradientRequest;
 use super::run::Run;
 use crate::edit::positions::Positions;
 use crate::edit::receipt::Receipt;
@@ -222,6 +223,8 @@ pub struct Pass {
     pub output: Output,
     /// The most tokens with which every row is continued greedily; an end token counts.
     pub tail: usize,
+    /// The gradient that is wanted of every row, instead of output and tail.
+    pub gradient: Option<GradientRequest>,
 }
 
 impl Pass {

@@ -104,6 +104,9 @@ impl<'a> RowPrograms<'a> {
     /// Those of [`Program::apply`].
     pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
         let batch = x.dim(0)?;
+        if x.track_op() {
+            return self.apply_to_parts(at, &x, span);
+        }
         let mut x = x;
         // The copy is made once: other holders of the tensor must not see the change.
         let mut own = false;
@@ -127,6 +130,35 @@ impl<'a> RowPrograms<'a> {
             }
         }
         Ok(x)
+    }
+
+    /// The same where a gradient follows `x`, which does not pass through what is written in place.
+    fn apply_to_parts(&mut self, at: Address, x: &Tensor, span: PassSpan) -> Result<Tensor> {
+        let batch = x.dim(0)?;
+        let mut parts = Vec::new();
+        let mut done = 0;
+        for part in &mut self.0 {
+            let rows = within(&part.rows, batch);
+            if rows.is_empty() || !part.program.touches(at) {
+                continue;
+            }
+            if rows.len() == batch {
+                return part.program.apply(at, x.clone(), span);
+            }
+            if rows.start > done {
+                parts.push(x.narrow(0, done, rows.start - done)?);
+            }
+            let own = x.narrow(0, rows.start, rows.len())?.contiguous()?;
+            parts.push(part.program.apply(at, own, span)?);
+            done = rows.end;
+        }
+        if parts.is_empty() {
+            return Ok(x.clone());
+        }
+        if done < batch {
+            parts.push(x.narrow(0, done, batch - done)?);
+        }
+        Ok(Tensor::cat(&parts, 0)?)
     }
 
     /// Reads back the measurements of all passes since the last call, and updates the receipts.

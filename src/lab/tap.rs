@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
@@ -174,6 +174,23 @@ pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: PassSpan) -> Res
     let inside = |patch: &Patch| (span.start..span.start + span.len).contains(&patch.position);
     if !patches.iter().any(|(_, patch)| inside(patch)) {
         return Ok(x);
+    }
+    if x.track_op() {
+        // A gradient does not pass through what is written in place: where values are put, it ends.
+        let ones = patches.iter().map(|(row, patch)| {
+            let value = patch.value.ones_like()?;
+            let ones = Patch {
+                value,
+                ..(*patch).clone()
+            };
+            Ok((*row, ones))
+        });
+        let ones = ones.collect::<Result<Vec<_>>>()?;
+        let places: Vec<(usize, &Patch)> = ones.iter().map(|(row, patch)| (*row, patch)).collect();
+        let nothing = x.detach().zeros_like()?;
+        let places = put(nothing.clone(), &places, span)?.to_dtype(DType::F32)?;
+        let values = put(nothing, patches, span)?;
+        return Ok(places.ne(0f32)?.where_cond(&values, &x)?);
     }
     // A copy: other holders of the tensor must not see the change.
     let own = x.force_contiguous()?;

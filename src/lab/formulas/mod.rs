@@ -1,8 +1,9 @@
 //! The formulas of edits (Arditi et al. 2024, 2406.11717; repeng; Liu et al. 2023, 2311.06668; Dai et al. 2022, 2104.08696).
 //!
 //! Each is written once, in [`Change::on`], and computed in two ways: row by row for a CPU ([`rows`]), where an edit of one token must
-//! not cost more than a few hundred multiplications do, and on whole tensors for other devices ([`tensors`]). Invariant: both give
-//! the same within rounding, which the tests hold them to, and whatever an operation does not move keeps its bits.
+//! not cost more than a few hundred multiplications do, and on whole tensors for other devices and for gradients, which pass
+//! through them ([`tensors`]). Invariant: both give the same within rounding, which the tests hold them to, and whatever an
+//! operation does not move keeps its bits.
 //! To add a formula, add the arm of its operation; to add something that formulas are made of, a method of [`HiddenState`].
 
 mod rows;

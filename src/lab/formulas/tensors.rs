@@ -1,4 +1,4 @@
-//! The arithmetic that edit formulas use, on whole tensors `[batch, tokens, width]`, for any device.
+//! The arithmetic that edit formulas use, on whole tensors `[batch, tokens, width]`, for any device and for gradients.
 //!
 //! Invariant: computed in f32 and returned in the dtype of the value; of several errors the first is returned.
 //! To add a method, see [`super::HiddenState`].
@@ -96,6 +96,10 @@ impl HiddenState for DeviceRows<'_> {
     fn add(&mut self, n: PendingTensor, v: &Numbers<f32>) {
         self.x = self.x.with(&n, |x, n| {
             let moved = x.broadcast_add(&n.broadcast_mul(&v.tensor)?)?;
+            if x.track_op() {
+                // A gradient passes through `n` where it happens to be 0, as where a value is 0 along the direction.
+                return Ok(moved);
+            }
             // Where `n` is 0 the value is kept as it is: adding 0 would still turn -0 into 0.
             n.ne(0f32)?.broadcast_as(x.shape())?.where_cond(&moved, x)
         });

@@ -10,6 +10,8 @@
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
 
+mod backward;
+mod gradient;
 mod output;
 mod programs;
 mod shared;
@@ -46,6 +48,9 @@ impl Lab {
     ///
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
+        if let Some(request) = &pass.gradient {
+            return self.gradients(pass, request);
+        }
         let mut out = Rows::with_capacity(pass.rows.len());
         match self.branching(pass)? {
             Some(starts) => {

@@ -1,0 +1,358 @@
+//! The methods: gradient × input, integrated gradients, erasing, and what they are taken of.
+//!
+//! With `x` the embeddings of a text and `b` a baseline in their place, and `F` a scalar of the next token: gradient × input of
+//! token `i` is `Σ_d (x_i − b)_d ∂F/∂x_id` (with `b` = 0 that of Shrikumar et al. 2016; with another the first-order term of
+//! going there); integrated gradients are `Σ_d (x_i − b)_d ∫ ∂F/∂x_id (b + α(x − b)) dα` over 0 to 1 (Sundararajan et al. 2017,
+//! equation 1), and their sum is `F(x) − F(b)` (completeness, proposition 1), to the error of the integral ([`super::path`]);
+//! erasing is `F(x) − F(x with b in the place of token i)`.
+//!
+//! `x` is what enters block 0, after edits there and less a learned position vector, which stays where it is. Invariant: all of
+//! it is measured under the run's edits. To add a method, measure it here and add its column beside.
+
+use std::cell::OnceCell;
+
+use candle_core::{D, DType, Tensor};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::path::{GradientPath, PathPoint};
+use super::{EmbeddingBaseline, SaliencyOf, SaliencyParams};
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::lab::capture::{Capture, Output};
+use crate::lab::gradient::{GradientRequest, Scalar};
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::readout::RowStats;
+use crate::lab::run::Run;
+use crate::lab::target::LogitTarget;
+use crate::model::network::site::Site;
+use crate::model::{Fingerprint, Model};
+
+/// Rows of the embedding table whose mean is taken together.
+const ROWS: usize = 4096;
+
+/// What each token of a text does to the scalar, by method.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InputEffects {
+    /// Gradient × input.
+    pub gradient: Vec<f64>,
+    /// Integrated gradients.
+    pub integrated: Vec<f64>,
+    /// What erasing the token takes away.
+    pub erased: Vec<f64>,
+    /// What a random token in its place takes away: the control of erasing.
+    pub swapped: Vec<f64>,
+    /// The scalar of the text.
+    pub value: f64,
+    /// The scalar with every embedding at the baseline.
+    pub at_baseline: f64,
+    /// Points of the way from there at which integrated gradients took a gradient.
+    pub points: usize,
+}
+
+impl InputEffects {
+    /// What integrated gradients sum to, less what they should.
+    pub fn completeness_error(&self) -> f64 {
+        self.integrated.iter().sum::<f64>() - (self.value - self.at_baseline)
+    }
+}
+
+/// The question.
+pub(super) struct SaliencyMethods<'a> {
+    pub params: &'a SaliencyParams,
+    pub target: LogitTarget,
+}
+
+/// The embeddings of a text as they enter block 0 and as they do at the baseline: `[positions, d_model]` each, f32.
+struct Embeddings {
+    own: Tensor,
+    baseline: Tensor,
+}
+
+impl Embeddings {
+    /// What integrated gradients and gradient × input are multiplied with.
+    fn difference(&self) -> Result<Tensor> {
+        Ok((&self.own - &self.baseline)?)
+    }
+
+    /// Every position at a share of the way from the baseline to the text.
+    fn at(&self, share: f64) -> Result<PassRow> {
+        let rows = (&self.baseline + (self.difference()? * share)?)?;
+        let patches = (0..rows.dim(0)?).map(|position| put(position, rows.get(position)?));
+        Ok(PassRow::patched(patches.collect::<Result<_>>()?))
+    }
+}
+
+/// An embedding in the place of another.
+fn put(position: usize, value: Tensor) -> Result<Patch> {
+    // In storage of its own, or it would keep the embeddings of the whole text.
+    Ok(Patch::new(Site::Embed.at(0), position, value.copy()?))
+}
+
+impl SaliencyMethods<'_> {
+    pub(super) fn measure(&self, run: &Run, lab: &mut Lab) -> Result<InputEffects> {
+        let positions: Vec<usize> = (0..run.tokens.len()).collect();
+        let asked = Pass {
+            record: vec![Site::Embed.at(0)],
+            ..self.gradients(run, &positions)
+        };
+        let own = lab.part(0.0..0.04, |lab| lab.run_one(&asked))?;
+        let embeddings = self.embeddings(&own, run, lab)?;
+        let end = point(1.0, &own, &embeddings)?;
+        let mut found = InputEffects {
+            gradient: end
+                .slopes
+                .clone()
+                .unwrap_or_else(|| vec![f64::NAN; positions.len()]),
+            value: end.scalar,
+            ..InputEffects::default()
+        };
+        let path = lab.part(0.04..0.7, |lab| {
+            self.path(run, &positions, &embeddings, end, lab)
+        })?;
+        found.integrated = path.integral(positions.len());
+        found.at_baseline = path.start();
+        found.points = path.gradients();
+        lab.part(0.7..1.0, |lab| {
+            self.erase(run, &embeddings, &mut found, lab)
+        })?;
+        Ok(found)
+    }
+
+    /// A pass that asks for the gradient with respect to the embeddings.
+    fn gradients(&self, run: &Run, positions: &[usize]) -> Pass {
+        let of = match (self.target.minus, self.params.of) {
+            (None, SaliencyOf::LogProbability) => Scalar::LogProbability(self.target.token),
+            (Some(_), _) | (None, SaliencyOf::Logit) => Scalar::Logit(self.target),
+        };
+        Pass {
+            gradient: Some(GradientRequest {
+                of,
+                after: run.tokens.len() - 1,
+                at: vec![Site::Embed.at(0)],
+                positions: positions.to_vec(),
+            }),
+            ..Pass::of(run.clone())
+        }
+    }
+
+    /// The embeddings that a run has, and those of the baseline.
+    fn embeddings(&self, of: &Capture, run: &Run, lab: &mut Lab) -> Result<Embeddings> {
+        let own = of.get(Site::Embed.at(0))?.to_dtype(DType::F32)?;
+        let (tokens, width) = own.dims2()?;
+        let token = match self.params.baseline {
+            EmbeddingBaseline::Zero => Tensor::zeros((1, width), DType::F32, own.device())?,
+            EmbeddingBaseline::Mean => {
+                let mean = mean_embedding(lab)?;
+                Tensor::from_vec(mean, (1, width), own.device())?
+            }
+        };
+        let baseline = token.repeat((tokens, 1))?;
+        let places = lab
+            .model
+            .transformer
+            .position_vectors(0, run.tokens.len())?;
+        let baseline = match places {
+            Some(places) => (baseline + places)?,
+            None => baseline,
+        };
+        Ok(Embeddings { own, baseline })
+    }
+
+    /// The way from the baseline to the text, at as many points as were asked for, or fewer where they are enough.
+    fn path(
+        &self,
+        run: &Run,
+        positions: &[usize],
+        embeddings: &Embeddings,
+        end: PathPoint,
+        lab: &mut Lab,
+    ) -> Result<GradientPath> {
+        let mut path = GradientPath::ending_in(end);
+        let steps = self.params.steps.0;
+        loop {
+            let done = path.gradients();
+            let next = path.next_points(steps);
+            if next.is_empty() {
+                return Ok(path);
+            }
+            let rows = next.iter().map(|share| embeddings.at(*share));
+            let pass = Pass {
+                rows: rows.collect::<Result<_>>()?,
+                ..self.gradients(run, positions)
+            };
+            let share = |count: usize| (count as f32 / steps as f32).min(1.0);
+            let part = share(done)..share(done + next.len());
+            let read = lab.part(part, |lab| lab.run(&pass))?;
+            for (share, row) in next.into_iter().zip(&read) {
+                path.add(point(share, row, embeddings)?);
+            }
+        }
+    }
+
+    /// What is lost without each token, and with a random one in its place.
+    fn erase(
+        &self,
+        run: &Run,
+        embeddings: &Embeddings,
+        found: &mut InputEffects,
+        lab: &mut Lab,
+    ) -> Result<()> {
+        let tokens = run.tokens.len();
+        let others = random_words(run, &words(&lab.model))?;
+        let others = Tensor::new(others, &lab.model.transformer.device)?;
+        let others = lab
+            .model
+            .transformer
+            .embed_tokens(&others)?
+            .to_dtype(DType::F32)?;
+        let others = match lab.model.transformer.position_vectors(0, tokens)? {
+            Some(places) => (others + places)?,
+            None => others,
+        };
+        let mut rows = Vec::with_capacity(2 * tokens);
+        for values in [&embeddings.baseline, &others] {
+            for position in 0..tokens {
+                let patch = put(position, values.get(position)?)?;
+                rows.push(PassRow::patched(vec![patch]));
+            }
+        }
+        let read = lab.run(&Pass {
+            rows,
+            ..Pass::after(run.clone(), Output::tokens(&self.target.tokens()))
+        })?;
+        let values: Vec<f64> = read.iter().map(|row| self.value(row.last())).collect();
+        let loss = |values: &[f64]| values.iter().map(|v| found.value - v).collect();
+        let (erased, swapped) = values.split_at(tokens);
+        (found.erased, found.swapped) = (loss(erased), loss(swapped));
+        Ok(())
+    }
+
+    /// The scalar as a row of the output has it.
+    fn value(&self, stats: &RowStats) -> f64 {
+        let logit = |token: u32| f64::from(stats.token(token).logit);
+        match (self.target.minus, self.params.of) {
+            (Some(minus), _) => logit(self.target.token) - logit(minus),
+            (None, SaliencyOf::LogProbability) => logit(self.target.token) - stats.total,
+            (None, SaliencyOf::Logit) => logit(self.target.token),
+        }
+    }
+}
+
+/// A point of the way, from the gradient that was taken there.
+fn point(share: f64, row: &Capture, embeddings: &Embeddings) -> Result<PathPoint> {
+    let own = row.gradient.as_ref();
+    let own = own.ok_or_else(|| Error::Engine("a pass without its gradient".into()))?;
+    let slopes = products(own.get(Site::Embed.at(0))?, &embeddings.difference()?)?;
+    Ok(PathPoint {
+        share,
+        scalar: f64::from(own.scalar),
+        slopes: slopes.iter().all(|x| x.is_finite()).then_some(slopes),
+    })
+}
+
+/// `Σ_d a_id b_id` of every row.
+fn products(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let sums = (a * b)?.to_dtype(DType::F64)?.sum(D::Minus1)?;
+    Ok(sums.to_vec1()?)
+}
+
+/// The tokens that are words: special ones stand in no text, and the one that begins it is a sink in some models, of a norm of
+/// its own.
+fn words(model: &Model) -> Vec<u32> {
+    let tokenizer = model.tokenizer.as_ref();
+    let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
+    let known = 0..model.known_tokens() as u32;
+    known.filter(|id| !special(id)).collect()
+}
+
+/// One word a position, drawn by the run's seed; never the one that stands there.
+fn random_words(run: &Run, words: &[u32]) -> Result<Vec<u32>> {
+    let draw = |(position, own): (usize, &u32)| {
+        let seed = Fingerprint::of([run.seed, position as u64]);
+        let mut rng = StdRng::seed_from_u64(seed);
+        let drawn = rng.random_range(0..words.len());
+        if words[drawn] == *own {
+            words[(drawn + 1) % words.len()]
+        } else {
+            words[drawn]
+        }
+    };
+    if words.is_empty() {
+        return Err(Error::Engine("a tokenizer without words".into()));
+    }
+    Ok(run.tokens.iter().enumerate().map(draw).collect())
+}
+
+/// The mean row of the embedding table as it enters the stream, kept for the next figure.
+#[derive(Default)]
+struct MeanEmbedding(OnceCell<Vec<f32>>);
+
+fn mean_embedding(lab: &mut Lab) -> Result<Vec<f32>> {
+    let held = lab.derived::<MeanEmbedding>();
+    if let Some(mean) = held.0.get() {
+        return Ok(mean.clone());
+    }
+    let mean = mean_of_table(&lab.model)?;
+    Ok(held.0.get_or_init(|| mean).clone())
+}
+
+fn mean_of_table(model: &Model) -> Result<Vec<f32>> {
+    let words = words(model);
+    let mut sum = vec![0f64; model.card.d_model];
+    for ids in words.chunks(ROWS) {
+        let ids = Tensor::new(ids, &model.transformer.device)?;
+        let rows = model.transformer.embed_tokens(&ids)?.to_dtype(DType::F64)?;
+        let own: Vec<f64> = rows.sum(0)?.to_vec1()?;
+        sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
+    }
+    let count = words.len().max(1) as f64;
+    Ok(sum.iter().map(|sum| (sum / count) as f32).collect())
+}
+
+/// Spearman's rank correlation, equal numbers sharing their ranks; none where one list is all equal or not finite.
+pub(super) fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    if a.iter().chain(b).any(|x| !x.is_finite()) {
+        return None;
+    }
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = f64::midpoint(1.0, a.len() as f64);
+    let (mut both, mut own, mut other) = (0.0, 0.0, 0.0);
+    for (a, b) in a.iter().zip(&b) {
+        both += (a - mean) * (b - mean);
+        own += (a - mean).powi(2);
+        other += (b - mean).powi(2);
+    }
+    (own > 0.0 && other > 0.0).then(|| both / (own * other).sqrt())
+}
+
+/// Ranks from 1; equal numbers have the mean of theirs.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    values
+        .iter()
+        .map(|own| {
+            let below = values.iter().filter(|v| *v < own).count() as f64;
+            #[allow(clippy::float_cmp)] // ties are the same number
+            let equal = values.iter().filter(|v| *v == own).count() as f64;
+            below + f64::midpoint(1.0, equal)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_agree_where_orders_do() {
+        let rho = |a: &[f64], b: &[f64]| rank_correlation(a, b);
+        assert_eq!(rho(&[1.0, 5.0, 9.0], &[-3.0, 0.0, 100.0]), Some(1.0));
+        assert_eq!(rho(&[1.0, 5.0, 9.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / √(4.5 · 5).
+        let tied = rho(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
+        assert!((tied - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-12);
+        assert_eq!(rho(&[1.0, 1.0], &[1.0, 2.0]), None);
+        assert_eq!(rho(&[f64::NAN, 1.0], &[1.0, 2.0]), None);
+    }
+}

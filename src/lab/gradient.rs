@@ -1,0 +1,140 @@
+//! Gradients as values: of which scalar of a pass, with respect to which of its values, and what they came to.
+//!
+//! A scalar is a number of the model's own output after one position, or the inner product of a given vector with the value at
+//! an address, whose gradient is a vector-Jacobian product. `lab/runner` carries it out ([`super::pass::Pass::gradient`]).
+//! Invariant: a gradient is that of the pass as it runs, with its edits, patches and weights as they are stored; what is
+//! chosen on the way is held, as automatic differentiation holds it: which experts a token visits, where a condition
+//! holds, which edges are cut. To take the gradient of something else, add a variant of [`Scalar`] and its arm in the runner.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::target::LogitTarget;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Site};
+
+/// A number whose gradient is taken.
+#[derive(Clone, Debug)]
+pub enum Scalar {
+    /// The logit of a token, or the difference of two tokens' logits, which is that of their log-probabilities too.
+    Logit(LogitTarget),
+    /// The natural log-probability of a token.
+    LogProbability(u32),
+    /// KL(given ‖ model's own), nats, from these natural log-probabilities `[vocab]`.
+    Kl(Arc<Vec<f32>>),
+    /// `v · x` for the value `x` at an address: its gradient is the vector-Jacobian product of `v`.
+    Along {
+        at: Address,
+        /// As many numbers as the value of one position has.
+        vector: Tensor,
+    },
+}
+
+/// What is asked of a pass: the gradient of a scalar with respect to values at positions.
+#[derive(Clone, Debug)]
+pub struct GradientRequest {
+    pub of: Scalar,
+    /// The position after which the output is read; with [`Scalar::Along`] that of the value.
+    pub after: usize,
+    /// With respect to which values: as they flow on, after the edits there.
+    pub at: Vec<Address>,
+    /// At which positions, in any order.
+    pub positions: Vec<usize>,
+}
+
+/// What a gradient came to.
+#[derive(Clone, Debug, Default)]
+pub struct Gradient {
+    /// The scalar itself.
+    pub scalar: f32,
+    /// By address, f32, shaped as in [`crate::model::network::site::SITES`] with the asked positions in the place of the tokens
+    /// (of the queries, for attention's scores and probabilities). What the scalar does not depend on has zeros: positions
+    /// after its own, values that come after its own, experts that were not chosen.
+    pub at: HashMap<Address, Tensor>,
+}
+
+impl Gradient {
+    /// The gradient with respect to the values at an address.
+    ///
+    /// # Errors
+    ///
+    /// When it was not asked for.
+    pub fn get(&self, at: Address) -> Result<&Tensor> {
+        self.at.get(&at).ok_or_else(|| Error::Refused {
+            address: at.to_string(),
+            why: "no gradient was taken there. Ask for it in the pass.".into(),
+        })
+    }
+}
+
+impl Gradient {
+    /// Whether all its numbers are some.
+    pub(crate) fn is_finite(&self) -> Result<bool> {
+        let verdicts = self.at.values().map(finite::values);
+        let verdicts = verdicts.collect::<Result<Vec<_>>>()?;
+        Ok(self.scalar.is_finite() && finite::passed(&verdicts)?)
+    }
+}
+
+impl GradientRequest {
+    /// Refuses what the model or the text does not have.
+    pub(crate) fn check(&self, model: &Model, tokens: usize) -> Result<()> {
+        for position in self.positions.iter().chain([&self.after]) {
+            if *position >= tokens {
+                let expected = format!("a position from 0 to {}", tokens.saturating_sub(1));
+                return Err(Error::argument("position", position.to_string(), expected));
+            }
+        }
+        self.at.iter().try_for_each(|at| model.offers(*at))?;
+        let vocab = model.card.vocab;
+        let tokens = match &self.of {
+            Scalar::Logit(target) => target.tokens(),
+            Scalar::LogProbability(token) => vec![*token],
+            Scalar::Kl(given) if given.len() == vocab => Vec::new(),
+            Scalar::Kl(given) => {
+                let expected = format!("{vocab} log-probabilities");
+                return Err(Error::argument("kl", given.len().to_string(), expected));
+            }
+            Scalar::Along { at, .. } => {
+                model.offers(*at)?;
+                Vec::new()
+            }
+        };
+        match tokens.iter().find(|token| **token as usize >= vocab) {
+            Some(token) => {
+                let expected = format!("the id of a token below {vocab}");
+                Err(Error::argument("token", token.to_string(), expected))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The lowest block that has to be gone through backwards: that of the earliest address.
+    pub(crate) fn lowest(&self, layers: usize) -> usize {
+        let blocks = self.at.iter().map(|at| block(*at, layers).unwrap_or(0));
+        blocks.min().unwrap_or(layers)
+    }
+
+    /// The block in which the scalar is taken; the number of blocks where that is behind them, none where it is before.
+    pub(crate) fn source(&self, layers: usize) -> Option<usize> {
+        match &self.of {
+            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => Some(layers),
+            Scalar::Along { at, .. } => block(*at, layers),
+        }
+    }
+}
+
+/// The block of an address; the number of blocks for what lies behind them, none for what enters the first.
+fn block(at: Address, layers: usize) -> Option<usize> {
+    if at.site == Site::Embed {
+        None
+    } else if at.site.spec().layered {
+        Some(usize::from(at.layer))
+    } else {
+        Some(layers)
+    }
+}

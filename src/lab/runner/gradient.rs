@@ -1,0 +1,301 @@
+//! Gradients of a pass: backwards through the blocks, one at a time.
+//!
+//! The rows are read forwards without a graph, and only the stream between the blocks is kept. From the last block back each is
+//! then run again with a graph, and the gradient that came from above is multiplied with its Jacobian: memory holds the graph of
+//! one block and no more, whatever the depth (recomputation of Chen et al. 2016, 1604.06174, with a segment a block). Positions
+//! before the earliest one that matters lie in a cache that no gradient enters. Where a gradient is asked for, a variable of
+//! zeros is added to the value: its gradient is that of the value.
+//!
+//! Invariant: gradients are those of one graph over the whole pass, to rounding, and a row's do not depend on the others. What is
+//! read and how much memory it takes is decided here; the way back is in [`super::backward`].
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::backward::{GradientRows, GraphTap, branch};
+use super::own_run;
+use super::programs::{act_on, conditional, control};
+use super::tail::tensor;
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::lab::capture::{After, Capture};
+use crate::lab::gradient::{Gradient, GradientRequest, Scalar};
+use crate::lab::pass::{Pass, PassRow, Patch};
+use crate::lab::row_programs::RowPrograms;
+use crate::lab::run::Run;
+use crate::lab::tap::{RecordedPositions, RunTap};
+use crate::model::network::cache::Cache;
+use crate::model::network::finite;
+use crate::model::network::site::{Address, Site};
+use crate::model::network::tap::{PassPhase, PassSpan};
+use crate::model::{Model, memory};
+use crate::text::size;
+
+impl Lab {
+    /// Carries out a pass that asks for a gradient.
+    pub(super) fn gradients(
+        &mut self,
+        pass: &Pass,
+        request: &GradientRequest,
+    ) -> Result<Vec<Capture>> {
+        if pass.tail > 0 || pass.output.after != After::Nothing {
+            let what = "a pass with a gradient reads no output and goes on with no text";
+            return Err(Error::Engine(what.into()));
+        }
+        if pass.rows.iter().any(|row| !row.tokens.is_empty()) {
+            return self.gradients_of_texts(pass, request);
+        }
+        let model = &self.model;
+        model.check_prompt(&pass.run.tokens)?;
+        request.check(model, pass.run.tokens.len())?;
+        for at in &pass.record {
+            model.offers(*at)?;
+            if is_late(*at) {
+                return Err(Error::Refused {
+                    address: at.to_string(),
+                    why: "with a gradient, values of the blocks alone are recorded. Record it in a pass of its own.".into(),
+                });
+            }
+        }
+        let span = span(model, pass, request);
+        let each = self.gradient_bytes(span.start..span.start + span.len);
+        check_memory(model, &span, each)?;
+        let most = self.room(each);
+        let prefix = (span.start > 0)
+            .then(|| self.prefix(pass, span.start))
+            .transpose()?;
+        let numbers: Vec<usize> = (0..pass.rows.len()).collect();
+        let mut out = Vec::with_capacity(numbers.len());
+        let whole = numbers.len().max(1) as f32;
+        for rows in numbers.chunks(most) {
+            let share = rows[0] as f32 / whole..(rows[0] + rows.len()) as f32 / whole;
+            let own = self.part(share, |lab| {
+                lab.gradient_rows(pass, request, rows, span, prefix.as_ref())
+            });
+            out.extend(own?);
+        }
+        Ok(out)
+    }
+
+    /// The bytes that the gradient of a run takes at the most beside its cache, when these positions are run again: the streams
+    /// between the blocks, and the graph of one block with its gradients. Held against what SmolLM2 takes in
+    /// `tests/it/gradient.rs`, where that model is given.
+    pub fn gradient_bytes(&self, positions: Range<usize>) -> usize {
+        let b = &self.model.transformer.blueprint;
+        let (tokens, end) = (positions.len(), positions.end);
+        let width = b.heads * b.head_dim;
+        let experts = b.experts.map_or(1, |e| e.active);
+        let scores = 26 * b.heads * end;
+        let block = tokens * (66 * b.d_model + 18 * b.d_mlp * experts + 34 * width + scores);
+        let streams = (b.layers.len() + 2) * tokens * b.d_model;
+        4 * (streams + block + 12 * b.vocab)
+    }
+
+    /// Rows with texts of their own, each as a pass of its own.
+    fn gradients_of_texts(
+        &mut self,
+        pass: &Pass,
+        request: &GradientRequest,
+    ) -> Result<Vec<Capture>> {
+        let whole = pass.rows.len() as f32;
+        let mut out = Vec::with_capacity(pass.rows.len());
+        for (i, row) in pass.rows.iter().enumerate() {
+            let alone = PassRow {
+                tokens: Vec::new(),
+                schedule: None,
+                ..row.clone()
+            };
+            let alone = Pass {
+                run: own_run(pass, row),
+                rows: vec![alone],
+                ..pass.clone()
+            };
+            let share = i as f32 / whole..(i + 1) as f32 / whole;
+            out.extend(self.part(share, |lab| lab.gradients(&alone, request))?);
+        }
+        Ok(out)
+    }
+
+    /// Keys and values of what lies before the positions that are run again.
+    fn prefix(&mut self, pass: &Pass, from: usize) -> Result<Cache> {
+        let run = &pass.run;
+        let mut program = self.compile(run, control(pass))?;
+        let model = &self.model;
+        let mut cache = model.cache(1)?;
+        let guard = self.guard().lenient_if(pass.lenient);
+        let acting = RowPrograms::all(&mut program);
+        let mut tap = RunTap::new(acting, &[], &[], RecordedPositions::Last, guard);
+        let span = PassSpan {
+            start: 0,
+            len: from,
+            prompt: run.prompt,
+            phase: PassPhase::Prefill,
+        };
+        let tokens = model.tokens(&run.tokens[..from])?;
+        model
+            .transformer
+            .trunk(&tokens, span, Some(&mut cache), &mut tap)?;
+        Ok(cache)
+    }
+
+    /// Some rows of a pass: forwards without a graph, and back block by block.
+    fn gradient_rows(
+        &mut self,
+        pass: &Pass,
+        request: &GradientRequest,
+        numbers: &[usize],
+        span: PassSpan,
+        prefix: Option<&Cache>,
+    ) -> Result<Vec<Capture>> {
+        let rows: Vec<&PassRow> = numbers.iter().map(|i| &pass.rows[*i]).collect();
+        let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
+        let mut programs = self.programs(&runs, control(pass))?;
+        let (model, layers) = (&self.model, self.model.card.layers);
+        let transformer = &model.transformer;
+        let end = span.start + span.len;
+        let mut patches: Vec<(usize, &Patch)> = Vec::new();
+        for (i, row) in rows.iter().enumerate() {
+            for patch in pass.common.iter().chain(&row.patches) {
+                patch.check(model, 0..pass.run.tokens.len())?;
+                patches.push((i, patch));
+            }
+        }
+        let knockouts = || {
+            let rows = rows.iter().enumerate();
+            let own = rows.filter_map(|(i, row)| Some((i, row.knockout.as_ref()?)));
+            own.collect::<Vec<_>>()
+        };
+        let lenient = pass.lenient || !rows.iter().all(|row| row.is_plain());
+
+        let source = request.source(layers);
+        let lowest = request.lowest(layers).min(source.unwrap_or(0));
+        let entering = |block: usize| match block.checked_sub(1) {
+            None => Site::Embed.at(0),
+            Some(before) => Site::ResidPost.at(before),
+        };
+        let streams = (lowest..layers).map(entering);
+        let wanted: Vec<Address> = streams.chain(pass.record.iter().copied()).collect();
+        let guard = self.guard().lenient_if(lenient);
+        let acting = act_on(&mut programs);
+        let mut tap = RunTap::new(acting, &patches, &wanted, RecordedPositions::All, guard)
+            .cutting(knockouts());
+        let texts = vec![pass.run.tokens[..end].to_vec(); rows.len()];
+        let tokens = tensor(model, &texts, span.start)?;
+        let mut cache = branch(prefix, span.start)?;
+        let last = transformer.trunk(&tokens, span, cache.as_mut(), &mut tap)?;
+        tap.programs.settle()?;
+        let recorded = std::mem::take(&mut tap.recorded);
+        let receipts: Vec<_> = (0..rows.len()).map(|i| tap.programs.receipts(i)).collect();
+        let fine = finite::rows(&last)?;
+
+        let stream = |block| recorded.get(&entering(block)).cloned();
+        let mut back = GradientRows {
+            model,
+            request,
+            span,
+            prefix,
+            count: rows.len(),
+            streams: (0..layers).map(stream).collect(),
+            last,
+            found: HashMap::new(),
+            scalars: Vec::new(),
+        };
+        // What conditions look at was seen on the way forwards, and is seen alike again.
+        let acting = act_on(&mut programs);
+        let guard = self.guard().lenient();
+        let run = RunTap::new(acting, &patches, &[], RecordedPositions::Last, guard);
+        let mut tap = GraphTap {
+            run: run.cutting(knockouts()),
+            asked: &request.at,
+            along: match &request.of {
+                Scalar::Along { at, .. } => Some(*at),
+                Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => None,
+            },
+            leaves: Vec::new(),
+            found: None,
+        };
+        back.go(lowest, &mut tap, |done| self.report(done))?;
+
+        let mut out = Vec::with_capacity(rows.len());
+        for (row, receipts) in receipts.into_iter().enumerate() {
+            let gradient = Gradient {
+                scalar: back.scalars[row],
+                at: of_row(back.found.iter(), row)?,
+            };
+            let broken = !fine[row] || !gradient.is_finite()?;
+            if broken && !lenient {
+                return Err(self.not_finite("The gradient's numbers are"));
+            }
+            let asked = recorded.iter().filter(|(at, _)| pass.record.contains(at));
+            out.push(Capture {
+                recorded: of_row(asked, row)?,
+                broken: broken || receipts.iter().any(|r| r.not_finite),
+                receipts,
+                gradient: Some(gradient),
+                ..Capture::of(Arc::new(runs[row].clone()), span.start..end)
+            });
+        }
+        Ok(out)
+    }
+}
+
+/// What belongs to one row of a batch, in storage of its own.
+fn of_row<'a>(
+    values: impl Iterator<Item = (&'a Address, &'a Tensor)>,
+    row: usize,
+) -> Result<HashMap<Address, Tensor>> {
+    values
+        .map(|(at, t)| Ok((*at, t.get(row)?.force_contiguous()?)))
+        .collect()
+}
+
+/// The positions that are run again: from the earliest one that is asked for or changed, to the one that is read.
+fn span(model: &Model, pass: &Pass, request: &GradientRequest) -> PassSpan {
+    let length = pass.run.tokens.len();
+    let regime = |total: usize| model.transformer.rope_scaling_regime(total);
+    // What comes after the position that is read changes nothing before it, unless the length of the text does.
+    let end = if regime(request.after + 1) == regime(length) {
+        request.after + 1
+    } else {
+        length
+    };
+    let changed = pass.rows.iter().filter_map(PassRow::from);
+    let common = pass.common.iter().map(|patch| patch.position);
+    let asked = request.positions.iter().copied();
+    let earliest = changed.chain(common).chain(asked).chain(pass.from);
+    let earliest = earliest.chain([request.after]).min().unwrap_or(0);
+    let own_edits = pass.rows.iter().any(|row| row.schedule.is_some());
+    // A condition looks at every position, and rows under edits of their own may differ anywhere.
+    let whole = conditional(pass) || own_edits || regime(earliest.max(1)) != regime(end);
+    let start = if whole { 0 } else { earliest };
+    PassSpan {
+        start,
+        len: end - start,
+        prompt: pass.run.prompt,
+        phase: PassPhase::Prefill,
+    }
+}
+
+/// Whether an address lies behind the blocks.
+fn is_late(at: Address) -> bool {
+    matches!(at.site, Site::FinalNorm | Site::LogitsRaw | Site::Logits)
+}
+
+/// Refuses what the machine has no memory for.
+fn check_memory(model: &Model, span: &PassSpan, need: usize) -> Result<()> {
+    let Some(free) = memory::available(&model.transformer.device) else {
+        return Ok(());
+    };
+    if need as u64 <= free {
+        return Ok(());
+    }
+    Err(Error::TooLarge {
+        name: format!("The gradient over {} tokens", span.len),
+        need: format!("{} (the graph of one block)", size(need as u64)),
+        free: size(free),
+        next: "Shorten the text, or ask for later positions: what lies before the earliest one takes no graph".into(),
+    })
+}
