@@ -40,7 +40,7 @@ pub(super) struct InputEffects {
     pub integrated: Vec<f64>,
     /// What erasing the token takes away.
     pub erased: Vec<f64>,
-    /// What a random token in its place takes away: the control of erasing.
+    /// What a random word in its place takes away, on average: the control of erasing.
     pub swapped: Vec<f64>,
     /// The scalar of the text.
     pub value: f64,
@@ -190,7 +190,7 @@ impl SaliencyMethods<'_> {
         }
     }
 
-    /// What is lost without each token, and with a random one in its place.
+    /// What is lost without each token, and on average with random ones in its place.
     fn erase(
         &self,
         run: &Run,
@@ -198,21 +198,26 @@ impl SaliencyMethods<'_> {
         found: &mut InputEffects,
         lab: &mut Lab,
     ) -> Result<()> {
-        let tokens = run.tokens.len();
-        let others = random_words(run, &words(&lab.model))?;
-        let others = Tensor::new(others, &lab.model.transformer.device)?;
-        let others = lab
-            .model
-            .transformer
-            .embed_tokens(&others)?
-            .to_dtype(DType::F32)?;
-        let others = match lab.model.transformer.position_vectors(0, tokens)? {
-            Some(places) => (others + places)?,
-            None => others,
-        };
-        let mut rows = Vec::with_capacity(2 * tokens);
-        for values in [&embeddings.baseline, &others] {
-            for position in 0..tokens {
+        let swaps = self.params.swaps.0;
+        let words = words(&lab.model);
+        let mut others = vec![embeddings.baseline.clone()];
+        for draw in 0..swaps {
+            let ids = random_words(run, draw, &words)?;
+            let ids = Tensor::new(ids, &lab.model.transformer.device)?;
+            let drawn = lab.model.transformer.embed_tokens(&ids)?;
+            let drawn = drawn.to_dtype(DType::F32)?;
+            let places = lab
+                .model
+                .transformer
+                .position_vectors(0, run.tokens.len())?;
+            others.push(match places {
+                Some(places) => (drawn + places)?,
+                None => drawn,
+            });
+        }
+        let mut rows = Vec::with_capacity(others.len() * run.tokens.len());
+        for values in &others {
+            for position in 0..run.tokens.len() {
                 let patch = put(position, values.get(position)?)?;
                 rows.push(PassRow::patched(vec![patch]));
             }
@@ -221,10 +226,17 @@ impl SaliencyMethods<'_> {
             rows,
             ..Pass::after(run.clone(), Output::tokens(&self.target.tokens()))
         })?;
-        let values: Vec<f64> = read.iter().map(|row| self.value(row.last())).collect();
-        let loss = |values: &[f64]| values.iter().map(|v| found.value - v).collect();
-        let (erased, swapped) = values.split_at(tokens);
-        (found.erased, found.swapped) = (loss(erased), loss(swapped));
+        let lost: Vec<f64> = read
+            .iter()
+            .map(|row| found.value - self.value(row.last()))
+            .collect();
+        let mut each = lost.chunks(run.tokens.len());
+        found.erased = each.next().unwrap_or_default().to_vec();
+        found.swapped = vec![0.0; run.tokens.len()];
+        for own in each {
+            let sums = found.swapped.iter_mut().zip(own);
+            sums.for_each(|(sum, lost)| *sum += lost / swaps as f64);
+        }
         Ok(())
     }
 
@@ -266,10 +278,10 @@ fn words(model: &Model) -> Vec<u32> {
     known.filter(|id| !special(id)).collect()
 }
 
-/// One word a position, drawn by the run's seed; never the one that stands there.
-fn random_words(run: &Run, words: &[u32]) -> Result<Vec<u32>> {
-    let draw = |(position, own): (usize, &u32)| {
-        let seed = Fingerprint::of([run.seed, position as u64]);
+/// One word a position, drawn by the run's seed and the number of the draw; never the one that stands there.
+fn random_words(run: &Run, draw: usize, words: &[u32]) -> Result<Vec<u32>> {
+    let word = |(position, own): (usize, &u32)| {
+        let seed = Fingerprint::of([run.seed, draw as u64, position as u64]);
         let mut rng = StdRng::seed_from_u64(seed);
         let drawn = rng.random_range(0..words.len());
         if words[drawn] == *own {
@@ -281,7 +293,7 @@ fn random_words(run: &Run, words: &[u32]) -> Result<Vec<u32>> {
     if words.is_empty() {
         return Err(Error::Engine("a tokenizer without words".into()));
     }
-    Ok(run.tokens.iter().enumerate().map(draw).collect())
+    Ok(run.tokens.iter().enumerate().map(word).collect())
 }
 
 /// The mean row of the embedding table as it enters the stream, kept for the next figure.

@@ -5,7 +5,7 @@
 //! 1703.01365) and erasing the token (Li et al. 2016, 1612.08220). Direct logit attribution, which takes a logit apart by
 //! component of the model and not by token, is `residual`. Invariant: the three are in the same unit, and with the numbers
 //! come the error of the one that has an exact sum, how well they agree, and a control. How they are computed is in
-//! [`methods`]; to add a method, add a column there.
+//! `methods.rs`; to add a method, add a column there.
 
 mod methods;
 mod path;
@@ -50,6 +50,8 @@ params! {
         baseline: EmbeddingBaseline = "mean",
         /// at how many points of the way from the baseline to the text integrated gradients take a gradient, at most: they stop when their sum fits
         steps: Count<2, 4096> = "128",
+        /// how many random words are put in a token's place for the control; the number is their mean
+        swaps: Count<1, 64> = "8",
         /// table: a row a token; grid: a column a token, coloured around zero
         show: SaliencyView = "table",
     }
@@ -67,7 +69,7 @@ impl Measurement for Saliency {
     fn cost(params: &SaliencyParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
         // A gradient takes about three passes; what comes before an erased token is read once.
         Some(SweepCost {
-            passes: 4 * (params.steps.0 + 1) + tokens + 1,
+            passes: 4 * params.steps.0 + (1 + params.swaps.0) * tokens.div_ceil(2),
             tokens,
         })
     }
@@ -221,8 +223,8 @@ impl SaliencyParams {
         ];
         notes.extend(agreement(found));
         notes.push(format!(
-            "erased: what the {what} loses when this token's embedding alone is the baseline; swapped, the control: when it is that of a random token (seed {}). A token whose loss costs no more than a swap anywhere would is only missed as any disturbance is",
-            run.seed
+            "erased: what the {what} loses when this token's embedding alone is the baseline; swapped, the control: when it is that of a random word, the mean of {} (seed {}). Where the two are alike, any other input would have done what the loss did",
+            self.swaps.0, run.seed
         ));
         notes.push("not shown: what tokens do together (erasing one of two that say the same costs nothing), where in the model it happens, and what another baseline would say. Gradient x input is the slope at this text and no change of it; baselines and erased texts are unlike any text the model has read".into());
         if run.tokens.len() > 1 {

@@ -127,8 +127,9 @@ fn arguments(name: &str) -> Vec<Arguments> {
             all.extend(each("site", &["resid_pre", "attn_add", "mlp_add"], &none));
             all
         }
-        // Embeddings on their way from zero pass every length, and so the one at which a norm's epsilon counts.
-        "saliency" => vec![none.with("baseline", "mean").with("steps", "2")],
+        // From zero only the lengths of embeddings change on the way of integrated gradients; from elsewhere their directions do,
+        // and those of a longer one later.
+        "saliency" => vec![none.with("baseline", "zero").with("steps", "2")],
         "knockout" => each("value", &["change", "logprob"], &none),
         "track" => each("show", &["logprob", "rank"], &none),
         "residual" => {
