@@ -1,8 +1,8 @@
 //! Gradients: of every family against finite differences, against one graph over the whole pass, and against what PyTorch's
 //! automatic differentiation says of two reference checkpoints (`tests/references/gradients.py`).
 //!
-//! The forward pass computes norms, softmax and products of the CPU in f32 whatever the weights, so that differences are of
-//! f32 numbers and no f64 can be had: a logit carries an error of about 1e-6, which a step of 0.01 turns into 1e-4 of a
+//! The plain implementations run in f64 as well, where differences are exact to seven digits; the kernels are held against the plain
+//! graph. As it runs, the forward pass computes in f32 whatever the weights: a logit carries an error of about 1e-6, which a step of 0.01 turns into 1e-4 of a
 //! derivative. Directional derivatives, extrapolated from several steps, come to within 1e-3 of a gradient's length (5e-6 as a
 //! rule) and are held to 2e-3; the exact comparisons are those with another graph (1e-5) and with PyTorch (1e-4, where its own
 //! f32 is within 1e-6 of f64).
@@ -25,10 +25,13 @@ use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::target::LogitTarget;
 use lmscope::model::load::{Options, load};
-use lmscope::model::network::linear::Linear;
+use lmscope::model::network::linear::{Linear, Precision};
+use lmscope::model::network::mlp::{DenseMlp, Mlp};
 use lmscope::model::network::quantized::Blocks;
+use lmscope::model::network::rope::RopeTable;
 use lmscope::model::network::site::{Address, Axis, SITES, Site};
 use lmscope::model::network::tap::{PassSpan, Tap};
+use lmscope::model::network::transformer::Transformer;
 
 use super::tools::{edited, every_family, prompt, values};
 
@@ -173,6 +176,134 @@ fn blocks_one_by_one_are_one_graph_at_every_site_of_every_family() {
                     apart(&found, &expected)
                 );
             }
+        }
+    }
+}
+
+/// A model in f64, by the plain implementations: what its graph says can be held against differences to many digits.
+fn in_f64(of: &Transformer) -> Transformer {
+    let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    let linear = |l: &mut Linear| {
+        *l = Linear::dense(wide(&l.weight().unwrap()), l.bias.as_ref().map(wide)).unwrap();
+    };
+    let dense = |mlp: &mut DenseMlp| {
+        mlp.gate.iter_mut().for_each(linear);
+        linear(&mut mlp.up);
+        linear(&mut mlp.down);
+    };
+    let mut own = of.clone();
+    own.precision = Precision::Dense(DType::F64);
+    own.positions = own.positions.as_ref().map(wide);
+    own.project_in.iter_mut().for_each(linear);
+    own.project_out.iter_mut().for_each(linear);
+    linear(&mut own.embed);
+    linear(&mut own.head);
+    for rope in &mut own.ropes {
+        *rope = RopeTable::new(&rope.rope, own.context, DType::F64, &Device::Cpu).unwrap();
+    }
+    for block in &mut own.blocks {
+        let attention = &mut block.attention;
+        for own in [
+            &mut attention.q,
+            &mut attention.k,
+            &mut attention.v,
+            &mut attention.out,
+        ] {
+            linear(own);
+        }
+        match &mut block.mlp {
+            Mlp::Dense(mlp) => dense(mlp),
+            Mlp::Experts(mixture) => {
+                linear(&mut mixture.router);
+                mixture.experts.iter_mut().for_each(dense);
+            }
+        }
+    }
+    own
+}
+
+/// Adds a tensor to the value at an address.
+struct Added {
+    at: Address,
+    by: Tensor,
+}
+
+impl Tap for Added {
+    fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
+        if at != self.at {
+            return Ok(x);
+        }
+        // An expert that was not chosen stays out: its weight remains zero.
+        let by = match at.site {
+            Site::Router => (&self.by * x.ne(0f64)?.to_dtype(x.dtype())?)?,
+            _ => self.by.clone(),
+        };
+        Ok((x + by)?)
+    }
+    fn differentiable(&self) -> bool {
+        true
+    }
+}
+
+/// The log-probability of a token after a text, f64.
+fn logprob_of(transformer: &Transformer, ids: &Tensor, token: u32, tap: &mut dyn Tap) -> Tensor {
+    let count = ids.dim(1).unwrap();
+    let x = transformer
+        .trunk(ids, PassSpan::prompt(count), None, tap)
+        .unwrap();
+    let logits = transformer.read_out(&x, tap).unwrap();
+    let last = logits.get(0).unwrap().get(count - 1).unwrap();
+    assert_eq!(last.dtype(), DType::F64);
+    let total = last.exp().unwrap().sum_all().unwrap().log().unwrap();
+    (last.get(token as usize).unwrap() - total).unwrap()
+}
+
+/// Automatic differentiation of the plain implementations, at every site of every family, along noise: central differences of two
+/// steps, extrapolated, say the same to seven digits.
+#[test]
+fn the_plain_graph_in_f64_is_what_differences_say() {
+    for lab in every_family() {
+        let transformer = in_f64(&lab.model.transformer);
+        let ids = lab.model.tokens(&prompt(9)[2..]).unwrap();
+        let all = addresses(&lab);
+        let mut graph = OneGraph {
+            wanted: all.clone(),
+            ..OneGraph::default()
+        };
+        let gradients = logprob_of(&transformer, &ids, 5, &mut graph);
+        let gradients = gradients.backward().unwrap();
+        // A step must be too small for a token to be sent to another expert.
+        let mixed = transformer.blueprint.experts.is_some();
+        let step = if mixed { 2e-6 } else { 2e-5 };
+        for at in &all {
+            let leaf = &graph.leaves[at];
+            let name = &lab.model.card.name;
+            let noise = noise(7, leaf.elem_count())
+                .into_iter()
+                .map(f64::from)
+                .collect();
+            let along = Tensor::from_vec(noise, leaf.shape(), &Device::Cpu).unwrap();
+            let differ = |step: f64| {
+                let side = |step: f64| {
+                    let by = (&along * step).unwrap();
+                    let mut tap = Added { at: *at, by };
+                    let own = logprob_of(&transformer, &ids, 5, &mut tap);
+                    own.to_scalar::<f64>().unwrap()
+                };
+                (side(step) - side(-step)) / (2.0 * step)
+            };
+            let (wide, narrow) = (differ(2.0 * step), differ(step));
+            let measured = narrow + (narrow - wide) / 3.0;
+            let said = match gradients.get(leaf) {
+                Some(own) => (own * &along).unwrap().sum_all().unwrap(),
+                None => Tensor::new(0f64, &Device::Cpu).unwrap(),
+            };
+            let said = said.to_scalar::<f64>().unwrap();
+            let size = said.abs().max(10.0 * 1e-7 / step);
+            assert!(
+                (said - measured).abs() < 1e-7 * size,
+                "{name} {at}: {said} {measured}"
+            );
         }
     }
 }

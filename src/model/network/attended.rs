@@ -8,7 +8,7 @@
 use candle_core::{D, DType, Tensor};
 
 use super::context::PassContext;
-use super::numbers::{kept, made, on_numbers, plain};
+use super::numbers::{kept, made, on_numbers, plain, wide};
 use super::rope::Rotation;
 use super::site::Site::{AttnProbs, AttnScores};
 use super::tap::Tap;
@@ -105,13 +105,13 @@ impl Attended<'_> {
         };
         let scores = (scores * blueprint.score_scale)?
             .reshape((batch, heads, tokens, positions))?
-            .to_dtype(DType::F32)?;
+            .to_dtype(wide(self.q.dtype()))?;
         let scores = match blueprint.score_cap {
             Some(cap) => soft_cap(&scores, cap)?,
             None => scores,
         };
         let scores = match pass.mask(blueprint.layers[layer].window)? {
-            Some(mask) => scores.broadcast_add(&mask)?,
+            Some(mask) => scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?,
             None => scores,
         };
         let scores = tap.visit(AttnScores.at(layer), scores)?;

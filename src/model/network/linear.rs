@@ -12,7 +12,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
 use half::slice::HalfFloatSliceExt;
 
-use super::numbers::{elsewhere, made, on_numbers, plain};
+use super::numbers::{elsewhere, made, on_numbers, plain, wide};
 use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
 use crate::model::kernels::vocabulary::Matrix;
@@ -164,10 +164,10 @@ impl Linear {
         }
     }
 
-    /// `x Wᵀ + b` in f32, whatever the dtype of `x` and of the bias.
+    /// `x Wᵀ + b` in f32, whatever the dtype of `x` and of the bias (in f64 for f64).
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
-        if !x.device().is_cpu() {
-            return Ok(self.forward(x)?.to_dtype(DType::F32)?);
+        if !x.device().is_cpu() || x.dtype() == DType::F64 {
+            return Ok(self.forward(x)?.to_dtype(wide(x.dtype()))?);
         }
         let y = self.product(&x.to_dtype(DType::F32)?)?;
         Ok(match &self.bias {

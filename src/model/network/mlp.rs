@@ -13,7 +13,7 @@ use candle_core::{D, DType, Tensor};
 use super::attended::softmax;
 use super::blueprint::{Activation, Experts};
 use super::linear::Linear;
-use super::numbers::{made, on_numbers, plain};
+use super::numbers::{made, on_numbers, plain, wide};
 use super::site::Site::{MlpAct, MlpGate, MlpUp, Router};
 use super::tap::Tap;
 use crate::error::Result;
@@ -128,7 +128,7 @@ impl Mixture {
     /// `[batch, tokens, d_model] -> [batch, tokens, d_model]`.
     pub fn forward(&self, layer: usize, x: &Tensor, tap: &mut dyn Tap) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
-        let scores = self.router.forward(x)?.to_dtype(DType::F32)?;
+        let scores = self.router.forward(x)?.to_dtype(wide(x.dtype()))?;
         let weights = self.choose(&scores, tap.differentiable())?;
         let weights = tap.visit(Router.at(layer), weights)?;
         let rows = x.reshape((batch * tokens, width))?;
@@ -157,7 +157,8 @@ impl Mixture {
     fn choose(&self, scores: &Tensor, differentiable: bool) -> Result<Tensor> {
         let probs = softmax(scores, differentiable)?;
         let (shape, count) = (probs.dims().to_vec(), self.spec.count);
-        let values = probs.flatten_all()?.to_vec1::<f32>()?;
+        let values = probs.flatten_all()?.to_dtype(DType::F32)?;
+        let values = values.to_vec1::<f32>()?;
         let mut chosen = vec![0f32; values.len()];
         let rows = values.chunks_exact(count);
         for (row, chosen) in rows.zip(chosen.chunks_exact_mut(count)) {
@@ -166,7 +167,8 @@ impl Mixture {
             let active = &order[..self.spec.active.min(count)];
             active.iter().for_each(|e| chosen[*e] = 1.0);
         }
-        let chosen = (probs * Tensor::from_vec(chosen, shape, scores.device())?)?;
+        let chosen = Tensor::from_vec(chosen, shape, scores.device())?;
+        let chosen = (&probs * chosen.to_dtype(probs.dtype())?)?;
         Ok(if self.spec.renormalise {
             chosen.broadcast_div(&chosen.sum_keepdim(D::Minus1)?)?
         } else {
@@ -189,7 +191,17 @@ pub(super) fn in_kernels(kind: Activation) -> Option<Gate> {
 pub fn activate(kind: Activation, x: &Tensor) -> Result<Tensor> {
     Ok(match kind {
         Activation::Silu => x.silu()?,
+        // The derivatives that candle has of its own for both forms are good to six digits.
+        Activation::Gelu if x.track_op() => {
+            let above = ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?;
+            ((x * above)? * 0.5)?
+        }
         Activation::Gelu => x.gelu_erf()?,
+        Activation::GeluTanh if x.track_op() => {
+            let rate = 2.0 * std::f64::consts::FRAC_2_PI.sqrt();
+            let inner = (((x.sqr()? * 0.044_715)? + 1.0)? * rate)?;
+            (x * candle_nn::ops::sigmoid(&(x * inner)?)?)?
+        }
         Activation::GeluTanh => x.gelu()?,
         Activation::QuickGelu => (x * candle_nn::ops::sigmoid(&(x * 1.702)?)?)?,
         Activation::Relu => x.relu()?,

@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::blueprint::{NormKind, NormSpec};
-use super::numbers::{made, on_numbers, plain};
+use super::numbers::{made, on_numbers, plain, wide};
 use crate::error::Result;
 use crate::model::kernels::rows;
 
@@ -59,7 +59,7 @@ impl Norm {
         if x.device().is_cpu() && !differentiable && !x.track_op() {
             return self.on_cpu(x);
         }
-        let wide = x.to_dtype(DType::F32)?;
+        let wide = x.to_dtype(wide(x.dtype()))?;
         let out = match (self.kind, &self.bias, differentiable) {
             (NormKind::Rms, _, false) => {
                 candle_nn::ops::rms_norm(&wide.contiguous()?, &self.gain, self.epsilon as f32)?
@@ -100,7 +100,7 @@ impl Norm {
         let (heads, width) = (x.dim(x.rank() - 2)?, x.dim(x.rank() - 1)?);
         let shaped = |t: &Tensor| t.reshape((heads, width));
         let bias = self.bias.as_ref().map(shaped).transpose()?;
-        let wide = x.to_dtype(DType::F32)?;
+        let wide = x.to_dtype(wide(x.dtype()))?;
         let out = self.plain(&wide, &shaped(&self.gain)?, bias.as_ref())?;
         Ok(out.to_dtype(dtype)?)
     }
@@ -108,7 +108,7 @@ impl Norm {
     /// Norms `[n, width]` with the scale of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. LayerNorm still
     /// subtracts each row's own mean, so that the result is additive over the terms of a sum.
     pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
+        let wide = x.to_dtype(wide(x.dtype()))?;
         let centred = match self.kind {
             NormKind::Identity => return Ok(x.clone()),
             NormKind::Rms => wide,
@@ -129,9 +129,9 @@ impl Norm {
         };
         let out = centred
             .broadcast_mul(&self.inverse_scale(wide)?)?
-            .broadcast_mul(gain)?;
+            .broadcast_mul(&gain.to_dtype(wide.dtype())?)?;
         Ok(match bias {
-            Some(bias) => out.broadcast_add(bias)?,
+            Some(bias) => out.broadcast_add(&bias.to_dtype(wide.dtype())?)?,
             None => out,
         })
     }
@@ -167,7 +167,7 @@ impl Norm {
 
     /// `1 / rms(x)` or `1 / std(x)`: `[.., width] -> [.., 1]`, f32.
     pub fn inverse_scale(&self, x: &Tensor) -> Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
+        let wide = x.to_dtype(wide(x.dtype()))?;
         let centred = match self.kind {
             NormKind::Identity => return Ok(wide.narrow(x.rank() - 1, 0, 1)?.ones_like()?),
             NormKind::Rms => wide,

@@ -23,6 +23,14 @@ pub(super) fn on_numbers<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Resul
     Ok(work(&values[start..start + layout.shape().elem_count()]))
 }
 
+/// The dtype of statistics, whatever that of the values: f32, or f64 where the values are f64.
+pub(super) fn wide(dtype: DType) -> DType {
+    match dtype {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
 /// Converts a tensor to what [`on_numbers`] takes: f32 and contiguous.
 pub(super) fn plain(x: &Tensor) -> Result<Tensor> {
     Ok(x.to_dtype(DType::F32)?.contiguous()?)

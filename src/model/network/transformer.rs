@@ -294,7 +294,11 @@ impl Transformer {
         let logits = scaled(raw, self.blueprint.logit_scale)?;
         match self.blueprint.logit_cap {
             // Without gradients on the CPU: the same function as the fused read-out, for equal bits.
-            Some(cap) if logits.device().is_cpu() && !logits.track_op() => {
+            Some(cap)
+                if logits.device().is_cpu()
+                    && !logits.track_op()
+                    && logits.dtype() == DType::F32 =>
+            {
                 let shape = logits.shape().clone();
                 let mut numbers = logits.flatten_all()?.to_vec1::<f32>()?;
                 kernels::vocabulary::soft_cap(&mut numbers, cap as f32);
