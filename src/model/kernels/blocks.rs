@@ -21,6 +21,12 @@ use super::threads::OutputColumns;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512};
 
+/// The bytes of a cache line.
+const LINE: usize = 64;
+
+/// How many bytes ahead of the block at work the next ones are fetched.
+const AHEAD: usize = 4096;
+
 /// The most groups of sixteen rows in a task.
 const MOST: usize = 16;
 
@@ -82,6 +88,12 @@ unsafe fn tile<S: Lanes, B: BlockKind, const R: usize>(task: PackedTask, row: us
                 let mut sums = [S::splat(0.0); R];
                 for b in 0..blocks {
                     let block = bytes.as_ptr().add(b * size * GROUP);
+                    // One row waits for the memory and not for the arithmetic.
+                    if R == 1 && lane == 0 {
+                        for line in (0..size * GROUP).step_by(LINE) {
+                            S::fetch(block.wrapping_add(AHEAD + line));
+                        }
+                    }
                     let w = BlockRows::<S>::new(block, lane, fields.halves.len());
                     B::add::<S, R>(w, x.as_ptr().add(b * each), &mut sums);
                 }

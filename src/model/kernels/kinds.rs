@@ -366,34 +366,94 @@ unsafe fn four_or_five<S: Lanes, const R: usize, const FIFTH: bool>(
 ) {
     // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
     unsafe {
-        let [scales, lows] = six_bits::<S>(w);
-        let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
-        let quants = if FIFTH { 11 } else { 3 };
-        for two in 0..4 {
-            let mut whole = [[S::ints(0); R]; 2];
+        let scales = six_bits::<S>(w);
+        two_parts::<S, R, FIFTH, 0>(w, scales, x, sums);
+        two_parts::<S, R, FIFTH, 1>(w, scales, x, sums);
+        two_parts::<S, R, FIFTH, 2>(w, scales, x, sums);
+        two_parts::<S, R, FIFTH, 3>(w, scales, x, sums);
+    }
+}
+
+/// Two parts of 32 weights, which share their bytes: one has the low halves and one the high halves.
+#[inline(always)]
+unsafe fn two_parts<S: Lanes, const R: usize, const FIFTH: bool, const TWO: usize>(
+    w: BlockRows<S>,
+    scales: [[S::I; 2]; 2],
+    x: *const Record<R>,
+    sums: &mut [S::F; R],
+) {
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
+    unsafe {
+        if FIFTH && R > 4 {
+            // The sums of both would not fit the registers beside the fifth bits.
+            let mut whole = [S::ints(0); R];
             for z in 0..8 {
-                let parts = nibbles::<S>(w.word(quants + 8 * two + z));
-                for (high, pair) in parts.into_iter().enumerate() {
-                    let mut pair = pair;
-                    if FIFTH {
-                        let fifth = w.word(3 + z);
-                        for (odd, p) in pair.iter_mut().enumerate() {
-                            let bit = (2 * two + high + 8 * odd) as u32;
-                            *p = S::or(*p, brought::<S>(fifth, bit, 4, 0x0010_0010));
-                        }
-                    }
-                    dot::<S, R>(&mut whole[high], pair, x.add(2 * two + high), z);
-                }
+                let pair = four_or_five_bits::<S, FIFTH, TWO>(w, z)[0];
+                dot::<S, R>(&mut whole, pair, x.add(2 * TWO), z);
             }
-            for (high, whole) in whole.into_iter().enumerate() {
-                let part = 2 * two + high;
-                let x = x.add(part);
-                let scale = S::to_f(byte::<S>(scales[part / 4], part as u32 % 4));
-                let least_of = S::to_f(byte::<S>(lows[part / 4], part as u32 % 4));
-                scaled::<S, R>(whole, S::mul(d, scale), x, sums);
-                least::<S, R>(S::mul(low, least_of), x, None, sums);
+            with_scales::<S, R, TWO, 0>(w, scales, whole, x, sums);
+            let mut whole = [S::ints(0); R];
+            for z in 0..8 {
+                let pair = four_or_five_bits::<S, FIFTH, TWO>(w, z)[1];
+                dot::<S, R>(&mut whole, pair, x.add(2 * TWO + 1), z);
             }
+            with_scales::<S, R, TWO, 1>(w, scales, whole, x, sums);
+            return;
         }
+        let mut whole = [[S::ints(0); R]; 2];
+        for z in 0..8 {
+            let parts = four_or_five_bits::<S, FIFTH, TWO>(w, z);
+            dot::<S, R>(&mut whole[0], parts[0], x.add(2 * TWO), z);
+            dot::<S, R>(&mut whole[1], parts[1], x.add(2 * TWO + 1), z);
+        }
+        with_scales::<S, R, TWO, 0>(w, scales, whole[0], x, sums);
+        with_scales::<S, R, TWO, 1>(w, scales, whole[1], x, sums);
+    }
+}
+
+/// Eight weights of two parts, with their fifth bits if there are any.
+#[inline(always)]
+unsafe fn four_or_five_bits<S: Lanes, const FIFTH: bool, const TWO: usize>(
+    w: BlockRows<S>,
+    z: usize,
+) -> [[S::I; 2]; 2] {
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
+    unsafe {
+        let quants = if FIFTH { 11 } else { 3 };
+        let [low, high] = nibbles::<S>(w.word(quants + 8 * TWO + z));
+        if !FIFTH {
+            return [low, high];
+        }
+        let bits = w.word(3 + z);
+        let bit = |at: usize| brought::<S>(bits, at as u32, 4, 0x0010_0010);
+        [
+            [S::or(low[0], bit(2 * TWO)), S::or(low[1], bit(2 * TWO + 8))],
+            [
+                S::or(high[0], bit(2 * TWO + 1)),
+                S::or(high[1], bit(2 * TWO + 9)),
+            ],
+        ]
+    }
+}
+
+/// Adds the sums of one of two parts with its scale and its least weight.
+#[inline(always)]
+unsafe fn with_scales<S: Lanes, const R: usize, const TWO: usize, const HIGH: usize>(
+    w: BlockRows<S>,
+    [scales, lows]: [[S::I; 2]; 2],
+    whole: [S::I; R],
+    x: *const Record<R>,
+    sums: &mut [S::F; R],
+) {
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
+    unsafe {
+        let part = 2 * TWO + HIGH;
+        let x = x.add(part);
+        let (d, low) = (w.half(0), S::mul(w.half(1), S::splat(-1.0)));
+        let scale = S::to_f(byte::<S>(scales[part / 4], part as u32 % 4));
+        let least_of = S::to_f(byte::<S>(lows[part / 4], part as u32 % 4));
+        scaled::<S, R>(whole, S::mul(d, scale), x, sums);
+        least::<S, R>(S::mul(low, least_of), x, None, sums);
     }
 }
 
@@ -423,6 +483,38 @@ impl BlockKind for Q5K {
     }
 }
 
+/// One of the four quarters of 128 weights of six bits, in one half of their records: sixteen weights. The sums of one quarter fit
+/// the registers, those of all would not.
+#[inline(always)]
+unsafe fn quarter<S: Lanes, const R: usize, const J: usize>(
+    w: BlockRows<S>,
+    n: usize,
+    half: usize,
+    d: S::F,
+    x: *const Record<R>,
+    sums: &mut [S::F; R],
+) {
+    // SAFETY: the caller guarantees what [`BlockKind::add`] requires.
+    unsafe {
+        let x = x.add(4 * n + J);
+        let mut whole = below::<S, R>(x, Some(half), 32);
+        for z in 4 * half..4 * half + 4 {
+            let top = w.word(32 + 8 * n + z);
+            let parts = nibbles::<S>(w.word(16 * n + 8 * (J % 2) + z));
+            let [even, odd] = parts[J / 2];
+            let from = 2 * J as u32;
+            let even = S::or(even, brought::<S>(top, from, 4, 0x0030_0030));
+            let odd = S::or(odd, brought::<S>(top, from + 8, 4, 0x0030_0030));
+            dot::<S, R>(&mut whole, [even, odd], x, z);
+        }
+        let part = 8 * n + 2 * J + half;
+        let scale = byte::<S>(w.word(48 + part / 4), part as u32 % 4);
+        let low = S::and(scale, S::ints(0x7f));
+        let scale = S::sub(low, S::and(scale, S::ints(0x80)));
+        scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x, sums);
+    }
+}
+
 impl BlockKind for Q6K {
     const ENCODING: Encoding = Encoding::Q6K;
     #[inline(always)]
@@ -436,30 +528,10 @@ impl BlockKind for Q6K {
             let d = w.half(0);
             for n in 0..2 {
                 for half in 0..2 {
-                    let mut whole = [[S::ints(0); R]; 4];
-                    for j in 0..4 {
-                        whole[j] = below::<S, R>(x.add(4 * n + j), Some(half), 32);
-                    }
-                    for z in 4 * half..4 * half + 4 {
-                        let top = w.word(32 + 8 * n + z);
-                        for second in 0..2 {
-                            let parts = nibbles::<S>(w.word(16 * n + 8 * second + z));
-                            for (high, [even, odd]) in parts.into_iter().enumerate() {
-                                let j = second + 2 * high;
-                                let from = 2 * j as u32;
-                                let even = S::or(even, brought::<S>(top, from, 4, 0x0030_0030));
-                                let odd = S::or(odd, brought::<S>(top, from + 8, 4, 0x0030_0030));
-                                dot::<S, R>(&mut whole[j], [even, odd], x.add(4 * n + j), z);
-                            }
-                        }
-                    }
-                    for (j, whole) in whole.into_iter().enumerate() {
-                        let part = 8 * n + 2 * j + half;
-                        let scale = byte::<S>(w.word(48 + part / 4), part as u32 % 4);
-                        let low = S::and(scale, S::ints(0x7f));
-                        let scale = S::sub(low, S::and(scale, S::ints(0x80)));
-                        scaled::<S, R>(whole, S::mul(d, S::to_f(scale)), x.add(4 * n + j), sums);
-                    }
+                    quarter::<S, R, 0>(w, n, half, d, x, sums);
+                    quarter::<S, R, 1>(w, n, half, d, x, sums);
+                    quarter::<S, R, 2>(w, n, half, d, x, sums);
+                    quarter::<S, R, 3>(w, n, half, d, x, sums);
                 }
             }
         }

@@ -52,6 +52,10 @@ pub trait Lanes: Copy {
         false
     }
 
+    /// Fetches the cache line at an address, of which nothing is required: it may lie past the end of what is read.
+    #[inline(always)]
+    fn fetch(_p: *const u8) {}
+
     unsafe fn ints(x: i32) -> Self::I;
     unsafe fn load_ints(p: *const u8) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;

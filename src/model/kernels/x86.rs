@@ -136,6 +136,11 @@ impl Lanes for Avx512 {
         true
     }
     #[inline(always)]
+    fn fetch(p: *const u8) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn ints(x: i32) -> Self::I {
         // SAFETY: the machine has the instructions, as [`Lanes`] requires.
         unsafe { _mm512_set1_epi32(x) }
@@ -315,6 +320,11 @@ impl Lanes for Avx2 {
     unsafe fn from_bits(v: Self::I) -> Self::F {
         // SAFETY: the machine has the instructions, as [`Lanes`] requires.
         unsafe { _mm256_castsi256_ps(v) }
+    }
+    #[inline(always)]
+    fn fetch(p: *const u8) {
+        // SAFETY: a prefetch reads nothing and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
     #[inline(always)]
     unsafe fn ints(x: i32) -> Self::I {
