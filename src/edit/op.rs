@@ -107,8 +107,8 @@ operations! {
     /// `x + c·W†(o' − o)`: makes the object of a linear relation that of another subject (Hernandez et al. 2024, 2308.09124,
     /// equation 5).
     Relate(RelationTurn) "relate" 0.0
-        OpSites::Only(Site::ResidPost, "`relate` changes the state of a subject between blocks, so its address is resid_post: relate:FILE=\"A\">\"B\"@resid_post.L:text:\"A\""),
-        "changes a subject's state so that a linear relation (a file of `relation`) gives the object of another subject" r#"relate:capital="France">"Japan"@resid_post.1:text:" France""#;
+        OpSites::Only(Site::ResidPost, "`relate` changes the state of a subject between blocks, so its address is resid_post: relate:FILE=\"A\">\"B\"@resid_post.L:token:\"A\""),
+        "changes a subject's state so that a linear relation (a file of `relation`) gives the object of another subject" r#"relate:capital="France">"Japan"@resid_post.1:token:" France""#;
     /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
     /// al. 2023, 2304.14767). A position always reads itself.
     Cut(CutEdges) "cut" 0.0
