@@ -267,7 +267,10 @@ fn pair(layer: usize, layers: usize) -> String {
 /// The relation maps embedded in the binary, for the demo model (see demo/CARD.md).
 #[cfg(feature = "demo")]
 pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
-    &[]
+    &[(
+        "capital",
+        include_bytes!("../../demo/vectors/capital.safetensors"),
+    )]
 }
 
 /// This build contains neither the demo model nor its maps.

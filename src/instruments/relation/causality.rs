@@ -10,7 +10,7 @@ use candle_core::{Device, Tensor};
 
 use super::faithfulness::{other, unit};
 use super::parameters::{RankChoice, RelationParams, RelationView};
-use super::plan::{MapSource, RelationPlan};
+use super::plan::{EditChoice, MapSource, RelationPlan};
 use crate::edit::direction::{norm, random_like};
 use crate::edit::relation_map::RelationInverse;
 use crate::error::{Error, Result};
@@ -133,11 +133,7 @@ impl PlannedChange<'_> {
 
 /// Edits and their controls.
 pub(super) struct Causality {
-    /// The chosen block and its place in the plan's layers.
-    pub layer: usize,
-    pub place: usize,
-    /// The chosen rank.
-    pub rank: usize,
+    pub choice: EditChoice,
     /// On held-out pairs.
     found: Vec<(ChangeKind, EditScore)>,
     /// On training pairs: by layer the edit at its best rank, and the controls.
@@ -171,11 +167,13 @@ impl Causality {
             MapSource::Saved(map) => {
                 let place = plan.layers.iter().position(|l| *l == map.origin.edit_layer);
                 Self {
-                    layer: map.origin.edit_layer,
-                    place: place.unwrap_or(0),
-                    rank: match params.rank {
-                        RankChoice::Chosen => map.origin.rank,
-                        RankChoice::Given(rank) => rank,
+                    choice: EditChoice {
+                        layer: map.origin.edit_layer,
+                        place: place.unwrap_or(0),
+                        rank: match params.rank {
+                            RankChoice::Chosen => map.origin.rank,
+                            RankChoice::Given(rank) => rank,
+                        },
                     },
                     found: Vec::new(),
                     by_layer: Vec::new(),
@@ -188,14 +186,14 @@ impl Causality {
                 lab.part(0.0..0.7, |lab| Self::chosen(params, plan, run, lab))?
             }
         };
-        let inverse = plan.inverse(out.place, lab)?;
+        let inverse = plan.inverse(out.choice.place, lab)?;
         let known: Vec<&SubjectStates> = plan.held_out.iter().filter(|own| own.right).collect();
         let pairs = pairs(&known)?;
-        let rank = out.rank.min(inverse.spectrum.rank());
-        out.rank = rank;
+        let rank = out.choice.rank.min(inverse.spectrum.rank());
+        out.choice.rank = rank;
         let change = |kind| PlannedChange {
             kind,
-            place: out.place,
+            place: out.choice.place,
             rank,
             inverse: &inverse,
             seed: run.seed,
@@ -207,7 +205,8 @@ impl Causality {
             .zip(answers.iter().map(|a| EditScore::of(a)))
             .collect();
         if out.by_rank.is_empty() && params.show == RelationView::EditRanks {
-            out.rank_curve(plan, &known, &pairs, &inverse, run, lab)?;
+            out.choice
+                .rank_curve(plan, &known, &pairs, &inverse, run, lab)?;
         }
         Ok(out)
     }
@@ -222,7 +221,7 @@ impl Causality {
         let MapSource::Fitted { fit, .. } = &plan.source else {
             return Err(Error::Engine("a saved map chooses nothing".into()));
         };
-        let training: Vec<&SubjectStates> = fit.training.iter().collect();
+        let training: Vec<&SubjectStates> = fit.training.iter().filter(|own| own.right).collect();
         let pairs = pairs(&training)?;
         let places: Vec<usize> = match params.edit_layer.within(lab.model.card.layers)? {
             Some(layer) => plan
@@ -295,9 +294,11 @@ impl Causality {
         };
         let (place, rank, _) = by_place[top];
         let mut out = Self {
-            layer: plan.layers[place],
-            place,
-            rank,
+            choice: EditChoice {
+                layer: plan.layers[place],
+                place,
+                rank,
+            },
             found: Vec::new(),
             by_layer: curves,
             ranks: Vec::new(),
@@ -306,7 +307,8 @@ impl Causality {
         };
         if params.show == RelationView::EditRanks {
             let inverse = plan.inverse(place, lab)?;
-            out.rank_curve(plan, &training, &pairs, &inverse, run, lab)?;
+            out.choice
+                .rank_curve(plan, &training, &pairs, &inverse, run, lab)?;
         }
         Ok(out)
     }
@@ -327,7 +329,7 @@ impl Causality {
                 .iter()
                 .map(|rank| PlannedChange {
                     kind,
-                    place: self.place,
+                    place: self.choice.place,
                     rank: *rank,
                     inverse,
                     seed: run.seed,
@@ -342,7 +344,11 @@ impl Causality {
 
     pub fn draw(&self, view: RelationView, plan: &RelationPlan) -> Draft {
         let curve = |(kind, values): &(ChangeKind, Vec<f32>)| {
-            Curve::of(kind.name(), Anchor::layer(self.layer), values.clone())
+            Curve::of(
+                kind.name(),
+                Anchor::layer(self.choice.layer),
+                values.clone(),
+            )
         };
         let value = "share that says the other object";
         let draft = match view {
@@ -357,7 +363,7 @@ impl Causality {
                 let points = self
                     .ranks
                     .iter()
-                    .map(|r| AxisLabel::of(r.to_string(), Anchor::layer(self.layer)))
+                    .map(|r| AxisLabel::of(r.to_string(), Anchor::layer(self.choice.layer)))
                     .collect();
                 let curves = self.by_rank.iter().map(curve).collect();
                 let on = match &plan.source {
@@ -380,7 +386,7 @@ impl Causality {
                 .titled(format!(
                     "{} · edits by rank at layer {}",
                     plan.name(),
-                    self.layer
+                    self.choice.layer
                 ))
                 .note(format!("over {on}"))
             }
@@ -405,7 +411,7 @@ impl Causality {
                 score.prefers.share() as f32,
                 score.logprob.exp() as f32,
             ];
-            TableRow::at(Anchor::layer(self.layer), entries)
+            TableRow::at(Anchor::layer(self.choice.layer), entries)
         };
         let columns = [
             "change of s",
@@ -417,7 +423,7 @@ impl Causality {
             "p(o')",
         ];
         Draft::of(Table::of(&columns, self.found.iter().map(row).collect()))
-            .titled(format!("{} · causality at layer {}, rank {}", plan.name(), self.layer, self.rank))
+            .titled(format!("{} · causality at layer {}, rank {}", plan.name(), self.choice.layer, self.choice.rank))
             .note("pairs of held-out subjects that the model gets right, each with the next one whose object begins with another token. o': the object of the other subject; from, to: Wilson's interval of 95 %; p(o'): geometric mean. s replaced by s': the other subject's state; by o': the other object's state, as long as s; random change: as long as the edit's")
     }
 
@@ -428,8 +434,8 @@ impl Causality {
         };
         format!(
             "at layer {}, rank {}: the edit makes the model say the other object for {} held-out pairs, a random change as long for {}, the other subject's state for {}",
-            self.layer,
-            self.rank,
+            self.choice.layer,
+            self.choice.rank,
             of(ChangeKind::Edit),
             of(ChangeKind::Random),
             of(ChangeKind::Subject),

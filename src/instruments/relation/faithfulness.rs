@@ -9,7 +9,7 @@ use super::plan::{MapSource, RelationPlan};
 use crate::edit::relation_map::RelationPrompts;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, AxisLabel, Curve, Series, Style, Table, TableRow};
+use crate::figure::{Anchor, AxisLabel, Curve, Entry, Series, Style, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::text;
@@ -224,12 +224,12 @@ impl Faithfulness {
             let entries = entries![
                 method.name.clone(),
                 layer,
-                known.share() as f32,
-                low as f32,
-                high as f32,
+                number(known.share()),
+                number(low),
+                number(high),
                 format!("{}/{}", known.hits, known.of),
-                all.share() as f32,
-                p as f32,
+                number(all.share()),
+                number(p),
             ];
             let anchor = method.layer.map_or_else(Anchor::default, Anchor::layer);
             TableRow::at(anchor, entries)
@@ -332,6 +332,15 @@ fn betas(plan: &RelationPlan) -> Draft {
     Draft::of(unit(Series::of("beta", "share that agrees with the model", points.collect(), curves, Style::Lines)))
         .titled(format!("{} · the scale of W s at layer {}", plan.name(), plan.layer))
         .note("on the training pairs, each subject left out; p: the geometric mean of the probability of what the model says. Of equal shares the higher p is chosen")
+}
+
+/// A number of a count; of no cases there is none.
+fn number(share: f64) -> Entry {
+    if share.is_nan() {
+        Entry::from("none")
+    } else {
+        Entry::from(share as f32)
+    }
 }
 
 fn share(score: Option<FitScore>) -> f32 {

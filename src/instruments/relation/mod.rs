@@ -15,7 +15,7 @@ mod plan;
 
 use self::causality::Causality;
 use self::faithfulness::Faithfulness;
-pub use self::parameters::{RelationParams, RelationView};
+pub use self::parameters::RelationParams;
 use self::plan::RelationPlan;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
@@ -57,27 +57,22 @@ impl Measurement for RelationInstrument {
         } else {
             None
         };
-        let mut draft = match (params.show, &causality) {
-            (
-                RelationView::Causality | RelationView::EditLayers | RelationView::EditRanks,
-                Some(found),
-            ) => found.draw(params.show, &plan),
-            _ => {
-                let found = lab.part(0.95..1.0, |lab| Faithfulness::measure(params, &plan, lab))?;
-                found.draw(params.show, &plan, lab)
-            }
+        let shown = causality.as_ref().filter(|_| params.show.is_about_edits());
+        let mut draft = if let Some(found) = shown {
+            found.draw(params.show, &plan)
+        } else {
+            let found = lab.part(0.95..1.0, |lab| Faithfulness::measure(params, &plan, lab))?;
+            found.draw(params.show, &plan, lab)
         };
-        draft.resolved = plan.resolved(causality.as_ref());
+        let choice = causality.as_ref().map(|found| found.choice);
+        draft.resolved = plan.resolved(choice);
         if let Some(path) = &params.save {
-            plan.map(causality.as_ref(), run, lab)?
+            plan.map(choice, run, lab)?
                 .save(path, &lab.model.card, lab.overwrite)?;
-            let name = path.display().to_string();
+            let name = crate::text::plain(path.display().to_string().as_bytes());
+            let layer = choice.map_or(plan.layer, |choice| choice.layer);
             draft = draft.note(format!(
-                "the map is saved as {}; `attribute-lens --map` reads with it, and relate:{}=\"{}\">\"{}\"@resid_post.{} edits with it",
-                crate::text::plain(name.as_bytes()),
-                crate::text::plain(name.as_bytes()),
-                "A", "B",
-                causality.as_ref().map_or(plan.layer, |c| c.layer),
+                "the map is saved as {name}: `attribute-lens --map {name}` reads with it, and relate:{name}=\"A\">\"B\"@resid_post.{layer}:token:\"A\" gives subject A the object of subject B"
             ));
         }
         draft.run = Some(Run {

@@ -5,12 +5,12 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::causality::Causality;
 use super::parameters::{BetaChoice, RelationParams, RelationShots, RelationView};
 use crate::edit::relation_map::{
     RelationInverse, RelationMap, RelationOrigin, RelationPair, RelationPrompts,
 };
 use crate::error::{Error, Result};
+use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -32,6 +32,15 @@ pub(super) enum MapSource {
         betas: Vec<f64>,
     },
     Saved(Box<RelationMap>),
+}
+
+/// Where edits change the state, and by an inverse of what rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EditChoice {
+    /// The block, and its place in [`RelationPlan::layers`].
+    pub layer: usize,
+    pub place: usize,
+    pub rank: usize,
 }
 
 /// A relation to be measured.
@@ -142,7 +151,7 @@ impl RelationPlan {
             RelationView::Layers | RelationView::Betas | RelationView::EditLayers
         ) {
             let expected = "faithfulness, subjects, causality or edit-ranks of a saved map; its other layers were not saved";
-            return Err(Error::argument("show", "a choice of layers", expected));
+            return Err(Error::argument("show", params.show.print(), expected));
         }
         let fitted = |pair: &&RelationPair| {
             map.origin
@@ -208,14 +217,14 @@ impl RelationPlan {
     }
 
     /// The map, with the layer and rank of edits; without, those of reading and the whole rank.
-    pub fn map(&self, causality: Option<&Causality>, run: &Run, lab: &Lab) -> Result<RelationMap> {
+    pub fn map(&self, edit: Option<EditChoice>, run: &Run, lab: &Lab) -> Result<RelationMap> {
         let (fit, card) = match &self.source {
             MapSource::Saved(map) => return Ok((**map).clone()),
             MapSource::Fitted { fit, .. } => (fit, &lab.model.card),
         };
         let d = card.d_model;
-        let edit = causality.map_or(self.place, |c| c.place);
-        let inverse = RelationInverse::new(fit.weights[edit].clone(), d)?;
+        let place = edit.map_or(self.place, |choice| choice.place);
+        let inverse = RelationInverse::new(fit.weights[place].clone(), d)?;
         Ok(RelationMap {
             origin: RelationOrigin {
                 model: card.name.clone(),
@@ -225,8 +234,8 @@ impl RelationPlan {
                 fitted: self.training.clone(),
                 layer: self.layer,
                 beta: self.beta,
-                edit_layer: self.layers[edit],
-                rank: causality.map_or(inverse.spectrum.rank(), |c| c.rank),
+                edit_layer: self.layers[place],
+                rank: edit.map_or(inverse.spectrum.rank(), |choice| choice.rank),
                 seed: run.seed,
                 version: env!("CARGO_PKG_VERSION").into(),
             },
@@ -247,7 +256,7 @@ impl RelationPlan {
     }
 
     /// Lines of provenance.
-    pub fn resolved(&self, causality: Option<&Causality>) -> Vec<(String, String)> {
+    pub fn resolved(&self, edit: Option<EditChoice>) -> Vec<(String, String)> {
         let mut lines = vec![
             ("chosen layer".into(), self.layer.to_string()),
             ("chosen beta".into(), self.beta.to_string()),
@@ -264,9 +273,9 @@ impl RelationPlan {
                     .join(", "),
             ),
         ];
-        if let Some(found) = causality {
-            lines.push(("chosen edit layer".into(), found.layer.to_string()));
-            lines.push(("chosen rank".into(), found.rank.to_string()));
+        if let Some(choice) = edit {
+            lines.push(("chosen edit layer".into(), choice.layer.to_string()));
+            lines.push(("chosen rank".into(), choice.rank.to_string()));
         }
         lines
     }
