@@ -292,6 +292,6 @@ mod tests {
         }
         let found = Spectrum::of(&weight, n).unwrap();
         assert_eq!(found.rank(), 2, "{:?}", found.values);
-        assert_eq!(Spectrum::of(&vec![0.0; 9], 3).unwrap().rank(), 0);
+        assert_eq!(Spectrum::of(&[0.0; 9], 3).unwrap().rank(), 0);
     }
 }

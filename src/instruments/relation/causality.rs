@@ -205,8 +205,7 @@ impl Causality {
             .zip(answers.iter().map(|a| EditScore::of(a)))
             .collect();
         if out.by_rank.is_empty() && params.show == RelationView::EditRanks {
-            out.choice
-                .rank_curve(plan, &known, &pairs, &inverse, run, lab)?;
+            out.rank_curve(plan, &known, &pairs, &inverse, run, lab)?;
         }
         Ok(out)
     }
@@ -307,8 +306,7 @@ impl Causality {
         };
         if params.show == RelationView::EditRanks {
             let inverse = plan.inverse(place, lab)?;
-            out.choice
-                .rank_curve(plan, &training, &pairs, &inverse, run, lab)?;
+            out.rank_curve(plan, &training, &pairs, &inverse, run, lab)?;
         }
         Ok(out)
     }
@@ -427,7 +425,8 @@ impl Causality {
             .note("pairs of held-out subjects that the model gets right, each with the next one whose object begins with another token. o': the object of the other subject; from, to: Wilson's interval of 95 %; p(o'): geometric mean. s replaced by s': the other subject's state; by o': the other object's state, as long as s; random change: as long as the edit's")
     }
 
-    fn sentence(&self) -> String {
+    /// What was counted, in a sentence.
+    pub fn sentence(&self) -> String {
         let of = |wanted: ChangeKind| {
             let found = self.found.iter().find(|(kind, _)| *kind == wanted);
             found.map_or_else(|| "none".into(), |(_, score)| score.changed.sentence())

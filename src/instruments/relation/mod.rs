@@ -62,7 +62,8 @@ impl Measurement for RelationInstrument {
             found.draw(params.show, &plan)
         } else {
             let found = lab.part(0.95..1.0, |lab| Faithfulness::measure(params, &plan, lab))?;
-            found.draw(params.show, &plan, lab)
+            let edits = causality.as_ref().map(Causality::sentence);
+            found.draw(params.show, &plan, lab).notes(edits)
         };
         let choice = causality.as_ref().map(|found| found.choice);
         draft.resolved = plan.resolved(choice);

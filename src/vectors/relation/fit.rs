@@ -449,14 +449,8 @@ mod tests {
             .iter()
             .map(|x| x.iter().map(|x| 2.0 * x + 1.0).collect())
             .collect();
-        let borrow = |rows: &[Vec<f32>]| {
-            rows.iter()
-                .map(|r| r.as_slice().to_vec())
-                .collect::<Vec<_>>()
-        };
-        let (a, b) = (borrow(&from), borrow(&to));
-        let a: Vec<&[f32]> = a.iter().map(Vec::as_slice).collect();
-        let b: Vec<&[f32]> = b.iter().map(Vec::as_slice).collect();
+        let a: Vec<&[f32]> = from.iter().map(Vec::as_slice).collect();
+        let b: Vec<&[f32]> = to.iter().map(Vec::as_slice).collect();
         let found = ridge(&a, &b, &[3.0, 9.0, 4.0]);
         for (x, y) in found.iter().zip([7.0, 19.0, 9.0]) {
             assert!((x - y).abs() < 0.8, "{found:?}");
