@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Curve, Series, Style, Table, TableRow};
 use crate::instruments::Draft;
+use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};
@@ -222,7 +223,10 @@ impl Causality {
         };
         let training: Vec<&SubjectStates> = fit.training.iter().filter(|own| own.right).collect();
         let pairs = pairs(&training)?;
-        let places: Vec<usize> = match params.edit_layer.within(lab.model.card.layers)? {
+        let places: Vec<usize> = match params
+            .edit_layer
+            .within("edit-layer", lab.model.card.layers)?
+        {
             Some(layer) => plan
                 .layers
                 .iter()
@@ -284,10 +288,7 @@ impl Causality {
             let expected = "a layer before the last one, where the subject's state still reaches the end of the prompt";
             return Err(Error::argument(
                 "edit-layer",
-                params
-                    .edit_layer
-                    .0
-                    .map_or_else(|| "all".into(), |l| l.to_string()),
+                params.edit_layer.print(),
                 expected,
             ));
         };

@@ -362,8 +362,8 @@ fn states(subjects: &[SubjectStates], place: usize) -> Vec<&[f32]> {
 
 /// The next subject of which the model says something else.
 pub(super) fn other(says: &[u32], i: usize) -> Option<usize> {
-    let next = (1..says.len()).map(|k| (i + k) % says.len());
-    next.into_iter().find(|j| says[*j] != says[i])
+    let mut next = (1..says.len()).map(|k| (i + k) % says.len());
+    next.find(|j| says[*j] != says[i])
 }
 
 /// What the map makes of the held-out subjects.

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::instruments::params::{Count, LayerOrAll, ParamKind, ParameterValue, choices, params};
+use crate::error::{Error, Result};
+use crate::instruments::params::{Count, ParamKind, ParameterValue, choices, params};
 
 choices! {
     /// What the figure shows.
@@ -30,6 +31,51 @@ impl RelationView {
 choices! {
     /// Whether the examples are shown before every question.
     pub enum RelationShots { Few = "few-shot", Zero = "zero-shot" }
+}
+
+/// A block. It is no [`ParamKind::Layer`], which the screen sets to the layer under the cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerChoice {
+    /// The best one on the training pairs.
+    Chosen,
+    Given(usize),
+}
+
+impl LayerChoice {
+    /// The block, checked against the number of layers; none where it is to be chosen.
+    ///
+    /// # Errors
+    ///
+    /// When the model has no such layer.
+    pub fn within(self, name: &str, layers: usize) -> Result<Option<usize>> {
+        match self {
+            Self::Chosen => Ok(None),
+            Self::Given(layer) if layer < layers => Ok(Some(layer)),
+            Self::Given(layer) => {
+                let expected = format!("`chosen` or a layer from 0 to {}", layers - 1);
+                Err(Error::argument(name, layer, expected))
+            }
+        }
+    }
+}
+
+impl ParameterValue for LayerChoice {
+    const KIND: ParamKind = ParamKind::Word(&["chosen"]);
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        if text == "chosen" {
+            return Ok(Self::Chosen);
+        }
+        let number = text.trim().parse().map(Self::Given);
+        number.map_err(|_| "`chosen` or the number of a layer".into())
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Chosen => "chosen".into(),
+            Self::Given(layer) => layer.to_string(),
+        }
+    }
 }
 
 /// The scale of `W s`.
@@ -106,12 +152,12 @@ params! {
         prompts: RelationShots = "few-shot",
         /// which template of the file, from 0
         template: Count<0, 64> = "0",
-        /// the block after which the subject's state is read; all: the best one on the training pairs
-        layer: LayerOrAll = "all",
+        /// the block after which the subject's state is read, or `chosen` on the training pairs
+        layer: LayerChoice = "chosen",
         /// the scale of W s, or `chosen` on the training pairs
         beta: BetaChoice = "chosen",
-        /// the block after which the edit changes the state; all: the best one on the training pairs
-        edit_layer as "edit-layer": LayerOrAll = "all",
+        /// the block after which the edit changes the state, or `chosen` on the training pairs
+        edit_layer as "edit-layer": LayerChoice = "chosen",
         /// the rank of the inverse of W, or `chosen` on the training pairs
         rank: RankChoice = "chosen",
         /// faithfulness: the map beside its baselines; subjects: what model and map say of each; layers, betas: the curves of the choice; causality: the edit beside its controls; edit-layers, edit-ranks: the curves of that choice

@@ -83,11 +83,12 @@ impl RelationPlan {
                 Vec::new()
             },
         };
-        let layers: Vec<usize> = match (params.layer.within(count)?, params.edit_layer.0) {
-            (Some(layer), _) if !params.show.is_about_edits() && params.save.is_none() => {
-                vec![layer]
-            }
-            _ => (0..count).collect(),
+        let layer = params.layer.within("layer", count)?;
+        params.edit_layer.within("edit-layer", count)?;
+        let edits = params.show.is_about_edits() || params.save.is_some();
+        let layers: Vec<usize> = match layer {
+            Some(layer) if !edits => vec![layer],
+            Some(_) | None => (0..count).collect(),
         };
         let mut key = Fingerprint::default();
         key.write(
@@ -120,7 +121,7 @@ impl RelationPlan {
             BetaChoice::Given(beta) => vec![beta],
         };
         let scores = fit.scores(lab, RelationMethod::Lre, &betas)?;
-        let (place, beta) = choose(params, &scores, &layers)?;
+        let (place, beta) = choose(layer, &scores, &layers);
         let beta = betas[beta];
         let mut plan = Self {
             layer: layers[place],
@@ -318,20 +319,13 @@ impl RelationPlan {
 }
 
 /// The place of the best layer and of the best scale.
-fn choose(
-    params: &RelationParams,
-    scores: &[Vec<FitScore>],
-    layers: &[usize],
-) -> Result<(usize, usize)> {
+fn choose(layer: Option<usize>, scores: &[Vec<FitScore>], layers: &[usize]) -> (usize, usize) {
     let beta = |place: usize| best(&scores[place], FitScore::better).unwrap_or(0);
-    if let Some(layer) = params.layer.0 {
-        let place = layers.iter().position(|l| *l == layer);
-        let place = place.ok_or_else(|| Error::argument("layer", layer, "a layer of the model"))?;
-        return Ok((place, beta(place)));
-    }
-    let tops: Vec<FitScore> = (0..layers.len())
-        .map(|place| scores[place][beta(place)])
-        .collect();
-    let place = best(&tops, FitScore::better).unwrap_or(0);
-    Ok((place, beta(place)))
+    let given = layer.and_then(|layer| layers.iter().position(|l| *l == layer));
+    let place = given.unwrap_or_else(|| {
+        let tops = (0..layers.len()).map(|place| scores[place][beta(place)]);
+        let tops: Vec<FitScore> = tops.collect();
+        best(&tops, FitScore::better).unwrap_or(0)
+    });
+    (place, beta(place))
 }

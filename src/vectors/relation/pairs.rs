@@ -95,9 +95,11 @@ impl Relation {
     /// When there is none of this number.
     pub fn template(&self, number: usize, without_examples: bool) -> Result<&str> {
         let own = &self.prompt_templates;
-        let list = match without_examples && !self.prompt_templates_zs.is_empty() {
-            true => &self.prompt_templates_zs,
-            false => own,
+        let alone = &self.prompt_templates_zs;
+        let list = if without_examples && !alone.is_empty() {
+            alone
+        } else {
+            own
         };
         let found = list.get(number).or_else(|| own.get(number));
         found.map(String::as_str).ok_or_else(|| {
