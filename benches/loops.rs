@@ -1,4 +1,4 @@
-//! The lens grid and back-patching on a model of GPT-2 small's shape, timed beside the PyTorch loops of
+//! The lens grid and back-patching on a model of GPT-2 small's shape, and a Jacobian on one of SmolLM2's, timed beside the PyTorch loops of
 //! `benches/torch_loops.py`; `benches/compare.sh` makes the model, runs both sides in turn and prints the ratios.
 //!
 //! Invariant: every turn reads another prompt, so that nothing of one turn serves the next, and what is found is what
@@ -10,6 +10,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::{DType, Device, Tensor};
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::backpatch::Backpatch;
 use lmscope::instruments::backpatch::layer_pairs::{
@@ -19,11 +20,18 @@ use lmscope::instruments::backpatch::layer_pairs::{
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::gradient::{GradientRequest, Scalar};
+use lmscope::lab::pass::Pass;
 use lmscope::lab::run::Run;
+use lmscope::lab::target::LogitTarget;
 use lmscope::model::load::Options;
+use lmscope::model::network::site::{SITES, Site};
 
 /// Most that a probability may differ from the loops', as a share of it.
 const TOLERANCE: f32 = 1e-3;
+
+/// How many tokens the Jacobian is taken over.
+const SUFFIX: usize = 12;
 
 /// Answers: the strongest token and its probability.
 type Answer = (u32, f32);
@@ -32,10 +40,13 @@ type Answer = (u32, f32);
 type Found = BTreeMap<String, Vec<serde_json::Value>>;
 
 fn main() {
-    let Some(folder) = std::env::args().skip(1).find(|a| !a.starts_with("--")) else {
+    let mut words = std::env::args().skip(1).filter(|a| !a.starts_with("--"));
+    let Some(folder) = words.next() else {
         eprintln!("loops: nothing to compare with. Run benches/compare.sh.");
         return;
     };
+    let only = words.next();
+    let wanted = |what: &str| only.as_deref().is_none_or(|only| only == what);
     let folder = PathBuf::from(folder);
     let options = Options {
         dtype: Some("f32".into()),
@@ -49,17 +60,51 @@ fn main() {
         prompts: read(&folder, "prompts.json"),
         lab,
     };
-    measure.time("lens", lens, |turn, figure, lab| {
-        let expected: Vec<Vec<Answer>> =
-            serde_json::from_value(found["lens"][turn].clone()).unwrap();
-        compare_lens(&expected, figure, lab);
+    if wanted("lens") {
+        measure.time("lens", lens, |turn, figure, lab| {
+            let expected: Vec<Vec<Answer>> =
+                serde_json::from_value(found["lens"][turn].clone()).unwrap();
+            compare_lens(&expected, figure, lab);
+        });
+    }
+    if wanted("back-patching") {
+        measure.time("back-patching", back_patch, |turn, became, _| {
+            let expected: Vec<(SourceAndTarget, Answer)> =
+                serde_json::from_value(found["back-patching"][turn].clone()).unwrap();
+            compare_pairs(&expected, became);
+        });
+        measure.time("back-patching, the whole figure", figure, |_, _, _| {});
+    }
+    if !wanted("jacobian") && !wanted("gradient") {
+        return;
+    }
+    measure.lab = Lab::open(&folder.join("llama").to_string_lossy(), &options).unwrap();
+    let vocab = measure.lab.model.card.vocab as u32;
+    for prompt in &mut measure.prompts {
+        prompt.iter_mut().for_each(|id| *id %= vocab);
+    }
+    measure.time("forward pass, 128 tokens", forward, |_, _, _| {});
+    measure.time(
+        "gradient, all sites of the first token",
+        of_first,
+        |_, _, _| {},
+    );
+    measure.time(
+        "gradient, all sites of the last token",
+        of_last,
+        |_, _, _| {},
+    );
+    if !wanted("jacobian") {
+        return;
+    }
+    for prompt in &mut measure.prompts {
+        prompt.truncate(SUFFIX);
+    }
+    measure.time("jacobian", jacobian, |turn, rows, _| {
+        let expected: Vec<Vec<f32>> =
+            serde_json::from_value(found["jacobian"][turn].clone()).unwrap();
+        compare_rows(&expected, rows);
     });
-    measure.time("back-patching", back_patch, |turn, became, _| {
-        let expected: Vec<(SourceAndTarget, Answer)> =
-            serde_json::from_value(found["back-patching"][turn].clone()).unwrap();
-        compare_pairs(&expected, became);
-    });
-    measure.time("back-patching, the whole figure", figure, |_, _, _| {});
 }
 
 fn read<T: serde::de::DeserializeOwned>(folder: &Path, file: &str) -> T {
@@ -166,6 +211,75 @@ fn compare_pairs(expected: &[(SourceAndTarget, Answer)], found: &[(SourceAndTarg
         others * 20 < expected.len(),
         "{others} pairs name another token"
     );
+}
+
+fn forward(run: &Run, lab: &mut Lab) {
+    lab.last_logits(run).unwrap();
+}
+
+fn of_first(run: &Run, lab: &mut Lab) {
+    of_a_logit(run, lab, 0);
+}
+
+fn of_last(run: &Run, lab: &mut Lab) {
+    of_a_logit(run, lab, run.tokens.len() - 1);
+}
+
+/// The gradient of one logit with respect to every value that the model has at a position.
+fn of_a_logit(run: &Run, lab: &mut Lab, position: usize) {
+    let layers = lab.model.card.layers;
+    let all = SITES.iter().flat_map(|spec| {
+        let count = if spec.layered { layers } else { 1 };
+        (0..count).map(|layer| spec.site.at(layer))
+    });
+    let offered = all.filter(|at| lab.model.offers(*at).is_ok());
+    let pass = Pass {
+        gradient: Some(GradientRequest {
+            of: Scalar::Logit(LogitTarget::one(7)),
+            after: run.tokens.len() - 1,
+            at: offered.collect(),
+            positions: vec![position],
+        }),
+        ..Pass::of(run.clone())
+    };
+    lab.run_one(&pass).unwrap();
+}
+
+/// All rows of the derivative of what leaves the last block at the last token by what enters the first at the first.
+fn jacobian(run: &Run, lab: &mut Lab) -> Vec<Vec<f32>> {
+    let width = lab.model.card.d_model;
+    let (first, last) = (
+        Site::ResidPre.at(0),
+        Site::ResidPost.at(lab.model.card.layers - 1),
+    );
+    let vectors = Tensor::eye(width, DType::F32, &Device::Cpu).unwrap();
+    let pass = Pass {
+        gradient: Some(GradientRequest {
+            of: Scalar::Each { at: last, vectors },
+            after: run.tokens.len() - 1,
+            at: vec![first],
+            positions: vec![0],
+        }),
+        ..Pass::of(run.clone())
+    };
+    let rows = lab.run_one(&pass).unwrap().gradient.unwrap();
+    rows.get(first)
+        .unwrap()
+        .squeeze(1)
+        .unwrap()
+        .to_vec2()
+        .unwrap()
+}
+
+/// Some rows and columns against those of PyTorch, to a share of the largest.
+fn compare_rows(expected: &[Vec<f32>], found: &[Vec<f32>]) {
+    let largest = expected.iter().flatten().fold(0f32, |a, b| a.max(b.abs()));
+    for (row, expected) in expected.iter().enumerate() {
+        for (column, expected) in expected.iter().enumerate() {
+            let apart = (found[row * 191][column * 97] - expected).abs() / largest;
+            assert!(apart < 1e-4, "row {row}, column {column}: {apart}");
+        }
+    }
 }
 
 /// The figure as a pane shows it: all pairs of layers, each with two nulls.

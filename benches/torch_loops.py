@@ -1,11 +1,11 @@
-"""The lens grid and back-patching as plain PyTorch loops, timed beside lmscope; `benches/compare.sh` runs both sides.
+"""The lens grid, back-patching and Jacobians as plain PyTorch, timed beside lmscope; `benches/compare.sh` runs both sides.
 
-    python benches/torch_loops.py make FOLDER     a random model of GPT-2 small's shape, and prompts
+    python benches/torch_loops.py make FOLDER     random models of two shapes, and prompts
     python benches/torch_loops.py time FOLDER     a line of JSON for each loop; appends to FOLDER/times.jsonl
     python benches/torch_loops.py ratio FOLDER    both sides of FOLDER/times.jsonl
 
 Needs torch and transformers (written with torch 2.15.0 and transformers 4.57.1). Two threads, f32, eager attention, no
-gradients; one unmeasured turn of every loop, then a prompt a turn. The loops keep what they find, and `time` leaves it in
+gradients but for the last; one unmeasured turn of every loop, then a prompt a turn. The loops keep what they find, and `time` leaves it in
 FOLDER/found.json, so that lmscope says whether it has found the same.
 
 What is looped, for 12 layers and 128 tokens:
@@ -18,7 +18,9 @@ What is looped, for 12 layers and 128 tokens:
 * `back-patching, full passes`: for each pair (source, target), source above target, a forward pass over all tokens with a
   hook that overwrites the target block's output at the last position, as the code of Hopping Too Late does it (which then
   goes on to generate; here, as there, only the last position is unembedded);
-* `back-patching, cached`: the same with the keys and values of all but the last token computed once.
+* `back-patching, cached`: the same with the keys and values of all but the last token computed once;
+* `jacobian, torch.func`: on a Llama of SmolLM2-135M's shape (30 layers of 576) and 12 tokens, all 576 rows of the derivative of
+  what leaves the last block at the last token by what enters the first block at the first: `jacrev`, with its fastest chunk.
 """
 
 import json
@@ -29,10 +31,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 from transformers.cache_utils import DynamicCache
 
 SEED, TOKENS, TURNS, TOP = 7, 128, 3, 5
+SUFFIX, CHUNKS = 12, [96, 192, 576]
 THREADS = 2
 
 
@@ -44,6 +47,10 @@ def make(folder):
     # One prompt for every turn, and one to warm up with.
     prompts = torch.randint(0, config.vocab_size, (TURNS + 1, TOKENS)).tolist()
     (folder / "prompts.json").write_text(json.dumps(prompts))
+    llama = LlamaForCausalLM(
+        LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+                    num_key_value_heads=3, tie_word_embeddings=True, rope_theta=1e5, max_position_embeddings=2048))
+    llama.save_pretrained(folder / "llama")
     print(json.dumps({"seed": SEED, "parameters": sum(p.numel() for p in model.parameters()), "tokens": TOKENS}))
 
 
@@ -145,6 +152,41 @@ def cached(model, ids):
     return found
 
 
+def jacobian(model, ids, chunk):
+    """Rows of d (what leaves the last block, last token) / d (what enters the first, first token): `[width, width]`."""
+    seen = []
+    hook = model.model.norm.register_forward_pre_hook(lambda _m, args: seen.append(args[0]))
+    embedded = model.model.embed_tokens(ids).detach()
+
+    def last(first):
+        seen.clear()
+        model.model(inputs_embeds=torch.cat([first[None, None], embedded[:, 1:]], dim=1), use_cache=False)
+        return seen[0][0, -1]
+
+    with torch.enable_grad():
+        rows = torch.func.jacrev(last, chunk_size=chunk)(embedded[0, 0])
+    hook.remove()
+    return rows.detach()
+
+
+def time_jacobian(folder):
+    model = AutoModelForCausalLM.from_pretrained(folder / "llama", dtype=torch.float32, attn_implementation="eager").eval()
+    prompts = [torch.tensor([ids[:SUFFIX]]) for ids in json.loads((folder / "prompts.json").read_text())]
+    prompts = [ids % model.config.vocab_size for ids in prompts]
+    took = {}
+    for chunk in CHUNKS:
+        start = time.perf_counter()
+        jacobian(model, prompts[0], chunk)
+        took[chunk] = time.perf_counter() - start
+    best, seconds, found = min(took, key=took.get), [], []
+    for ids in prompts[1:]:
+        start = time.perf_counter()
+        rows = jacobian(model, ids, best)
+        seconds.append(time.perf_counter() - start)
+        found.append(rows[::191, ::97].tolist())
+    return seconds, found
+
+
 LOOPS = {
     "lens, cell by cell": cell_by_cell,
     "lens, in hooks": in_hooks,
@@ -182,6 +224,11 @@ def timed(folder):
         print(json.dumps(line), flush=True)
         with open(folder / "times.jsonl", "a") as file:
             file.write(json.dumps(line) + "\n")
+    seconds, found["jacobian"] = time_jacobian(folder)
+    line = {"side": "torch", "what": "jacobian, torch.func", "median": statistics.median(seconds), "seconds": seconds}
+    print(json.dumps(line), flush=True)
+    with open(folder / "times.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
     (folder / "found.json").write_text(json.dumps(found))
 
 
@@ -195,7 +242,7 @@ def ratio(folder):
     for (side, what), values in medians.items():
         if side == "lmscope" and "," in what:
             print(f"{what}: lmscope {span(values)}")
-    for what in LOOPS:
+    for what in [*LOOPS, "jacobian, torch.func"]:
         ours = medians.get(("lmscope", what.split(",")[0]))
         theirs = medians.get(("torch", what))
         if ours and theirs:

@@ -32,6 +32,36 @@ pub enum Scalar {
         /// As many numbers as the value of one position has.
         vector: Tensor,
     },
+    /// The products of several vectors with the value at an address, each a scalar of its own: their gradients are rows of a
+    /// Jacobian, and are taken together.
+    Each {
+        at: Address,
+        /// `[n, width]`: in each row as many numbers as the value of one position has.
+        vectors: Tensor,
+    },
+}
+
+impl Scalar {
+    /// How many scalars they are.
+    pub(crate) fn vectors(&self) -> Result<usize> {
+        match self {
+            Self::Each { vectors, .. } => Ok(vectors.dim(0)?),
+            Self::Logit(_) | Self::LogProbability(_) | Self::Kl(_) | Self::Along { .. } => Ok(1),
+        }
+    }
+
+    /// One of them.
+    pub(crate) fn one(&self, number: usize) -> Result<Self> {
+        Ok(match self {
+            Self::Each { at, vectors } => Self::Along {
+                at: *at,
+                vector: vectors.get(number)?,
+            },
+            Self::Logit(_) | Self::LogProbability(_) | Self::Kl(_) | Self::Along { .. } => {
+                self.clone()
+            }
+        })
+    }
 }
 
 /// What is asked of a pass: the gradient of a scalar with respect to values at positions.
@@ -49,11 +79,12 @@ pub struct GradientRequest {
 /// What a gradient came to.
 #[derive(Clone, Debug, Default)]
 pub struct Gradient {
-    /// The scalar itself.
+    /// The scalar itself; of [`Scalar::Each`] the first.
     pub scalar: f32,
     /// By address, f32, shaped as in [`crate::model::network::site::SITES`] with the asked positions in the place of the tokens
     /// (of the queries, for attention's scores and probabilities). What the scalar does not depend on has zeros: positions
-    /// after its own, values that come after its own, experts that were not chosen.
+    /// after its own, values that come after its own, experts that were not chosen. With [`Scalar::Each`] an axis of the `n`
+    /// vectors comes first.
     pub at: HashMap<Address, Tensor>,
 }
 
@@ -99,7 +130,7 @@ impl GradientRequest {
                 let expected = format!("{vocab} log-probabilities");
                 return Err(Error::argument("kl", given.len().to_string(), expected));
             }
-            Scalar::Along { at, .. } => {
+            Scalar::Along { at, .. } | Scalar::Each { at, .. } => {
                 model.offers(*at)?;
                 Vec::new()
             }
@@ -123,7 +154,7 @@ impl GradientRequest {
     pub(crate) fn source(&self, layers: usize) -> Option<usize> {
         match &self.of {
             Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => Some(layers),
-            Scalar::Along { at, .. } => block(*at, layers),
+            Scalar::Along { at, .. } | Scalar::Each { at, .. } => block(*at, layers),
         }
     }
 }

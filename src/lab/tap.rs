@@ -73,6 +73,11 @@ impl<'a> RunTap<'a> {
         self
     }
 
+    /// Whether edges of attention are removed in any row.
+    pub(crate) fn cuts(&self) -> bool {
+        !self.knockouts.is_empty()
+    }
+
     /// Scores `[rows, heads, tokens, positions]` after the knockouts: -inf at every edge that is removed.
     fn cut(&self, layer: usize, scores: Tensor) -> Result<Tensor> {
         let (rows, heads, tokens, positions) = scores.dims4()?;

@@ -747,6 +747,44 @@ fn what_cannot_be_asked_is_refused() {
     assert!(values(&sum)[0] > 0.0);
 }
 
+/// Rows of a Jacobian taken together are the rows taken one by one: as the model is, under an edit in one of the blocks, and
+/// with the text's first tokens in a cache.
+#[test]
+fn several_vectors_at_once_are_each_by_itself() {
+    for mut lab in every_family() {
+        let layers = lab.model.card.layers;
+        let plain = Run::plain(prompt(12));
+        let under = edited(prompt(12), &["scale:0,3@resid_post.0*0.5"]);
+        for (run, positions) in [(&plain, [1, 11]), (&plain, [7, 9]), (&under, [1, 11])] {
+            let end = Site::ResidPost.at(layers - 1);
+            let mut at = vec![Site::ResidPre.at(0), Site::Z.at(0), Site::K.at(layers - 1)];
+            at.extend(
+                [Site::MlpAct.at(0)]
+                    .iter()
+                    .filter(|at| lab.model.offers(**at).is_ok()),
+            );
+            let width = lab.model.card.d_model;
+            let vectors = Tensor::new(noise(3, 3 * width), &Device::Cpu).unwrap();
+            let vectors = vectors.reshape((3, width)).unwrap();
+            let each = |vectors| Scalar::Each { at: end, vectors };
+            let all = request(each(vectors.clone()), 11, &at, &positions);
+            let all = gradient(&mut lab, run, all);
+            for number in 0..3 {
+                let vector = vectors.get(number).unwrap();
+                let of = Scalar::Along { at: end, vector };
+                let one = gradient(&mut lab, run, request(of, 11, &at, &positions));
+                for at in &at {
+                    let expected = values(one.get(*at).unwrap());
+                    assert!(length(&expected) > 0.0, "{at} matters");
+                    let found = values(&all.get(*at).unwrap().get(number).unwrap());
+                    let name = &lab.model.card.name;
+                    assert!(apart(&found, &expected) < 1e-5, "{name} {at} {number}");
+                }
+            }
+        }
+    }
+}
+
 /// A line of this process's status, in bytes.
 fn memory(name: &str) -> Option<usize> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

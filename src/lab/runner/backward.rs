@@ -1,7 +1,9 @@
-//! Backwards through the blocks of a pass: one graph at a time, from the scalar to the lowest block.
+//! Backwards through the blocks of a pass, one at a time, from the scalar to the lowest block.
 //!
-//! Invariant: of every block only the stream that enters it is kept, and what it is run with again is what it was run with: the same
-//! edits, patches and cache. To take the gradient of something else, add a variant of [`Scalar`] and its arm in [`of_logits`].
+//! A block that nothing changes is gone through by the kernels ([`super::adjoint`]); one with edits, patches or cut edges, and what
+//! lies behind the blocks, by a graph of its own.
+//! Invariant: of every block at least the stream that enters it is kept, and what it is run with again is what it was run with: the
+//! same edits, patches and cache. To take the gradient of something else, add a variant of [`Scalar`] and its arm in [`of_logits`].
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -70,14 +72,50 @@ pub(super) struct GradientRows<'a> {
     /// Keys and values of the positions before them.
     pub(super) prefix: Option<&'a Cache>,
     pub(super) count: usize,
-    /// What enters every block from the lowest on, `[rows, tokens, d_model]`.
-    pub(super) streams: Vec<Option<Tensor>>,
+    /// The vectors whose products with a value are the scalars, where they are such products.
+    pub(super) seeds: Option<Seeds>,
+    /// What enters every block from the lowest on, `[rows, tokens, d_model]`; and everything at the sites of a block, where that was
+    /// kept.
+    pub(super) values: &'a HashMap<Address, Tensor>,
     /// What leaves the last one.
     pub(super) last: Tensor,
-    /// Gradients so far, `[rows, positions, ..]`, f32.
+    /// Gradients so far, `[gradients, positions, ..]`, f32; those of a row follow each other.
     pub(super) found: HashMap<Address, Tensor>,
-    /// The scalar of every row.
+    /// The scalar of every gradient.
     pub(super) scalars: Vec<f32>,
+}
+
+/// Vectors `[n, width]` at an address.
+pub(super) struct Seeds {
+    pub at: Address,
+    pub numbers: Vec<f32>,
+    pub width: usize,
+}
+
+impl Seeds {
+    /// Some of the vectors of a scalar, if it is made of vectors.
+    pub fn of(scalar: &Scalar, range: Range<usize>) -> Result<Option<Self>> {
+        let (at, vectors) = match scalar {
+            Scalar::Along { at, vector } => (*at, vector.flatten_all()?.unsqueeze(0)?),
+            Scalar::Each { at, vectors } => (*at, vectors.narrow(0, range.start, range.len())?),
+            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => return Ok(None),
+        };
+        let width = vectors.dim(1)?;
+        let numbers = vectors.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(Some(Self { at, numbers, width }))
+    }
+
+    pub fn count(&self) -> usize {
+        self.numbers.len() / self.width
+    }
+}
+
+/// The address at which a stream enters a block.
+pub(super) fn entering(block: usize) -> Address {
+    match block.checked_sub(1) {
+        None => Site::Embed.at(0),
+        Some(before) => Site::ResidPost.at(before),
+    }
 }
 
 impl GradientRows<'_> {
@@ -100,9 +138,13 @@ impl GradientRows<'_> {
         for block in (lowest..top).rev() {
             let done = (top - 1 - block) as f32 / (top - lowest).max(1) as f32;
             report(done)?;
-            above = Some(
-                transformer.on_thread_pool(|| self.through(block, above.take(), &context, tap))?,
-            );
+            let stream = above.take();
+            let next = if self.on_kernels(block, tap) {
+                transformer.on_thread_pool(|| self.through_kernels(block, stream, &context))?
+            } else {
+                transformer.on_thread_pool(|| self.through(block, stream, &context, tap))?
+            };
+            above = Some(next);
         }
         report(1.0)?;
         self.at_the_embedding(above)?;
@@ -125,7 +167,7 @@ impl GradientRows<'_> {
         let logits = self.model.transformer.read_out(leaf.as_tensor(), tap)?;
         let each = match &request.of {
             Scalar::Along { at, vector } => along(*at, &found(tap, *at)?, 0, vector)?,
-            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => {
+            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) | Scalar::Each { .. } => {
                 of_logits(&request.of, &logits.squeeze(1)?)?
             }
         };
@@ -147,9 +189,7 @@ impl GradientRows<'_> {
         tap: &mut GraphTap,
     ) -> Result<Tensor> {
         let span = self.span;
-        let entering = self.streams[block].take();
-        let entering =
-            entering.ok_or_else(|| Error::Engine("a stream that was not kept".into()))?;
+        let entering = self.entering(block)?;
         let leaf = Var::from_tensor(&entering)?;
         let mut cache = branch(self.prefix, span.start)?;
         tap.begin(span);
@@ -197,6 +237,17 @@ impl GradientRows<'_> {
         Ok((of(&gradients, &leaf)? * factor)?)
     }
 
+    /// The stream that enters a block, `[rows, tokens, d_model]`.
+    pub(super) fn entering(&self, block: usize) -> Result<Tensor> {
+        let own = self.values.get(&entering(block)).cloned();
+        own.ok_or_else(|| Error::Engine("a stream that was not kept".into()))
+    }
+
+    /// How many gradients each row has.
+    pub(super) fn each(&self) -> usize {
+        self.seeds.as_ref().map_or(1, Seeds::count)
+    }
+
     /// The gradient with respect to what enters the first block.
     fn at_the_embedding(&mut self, above: Option<Tensor>) -> Result<()> {
         let (request, span) = (self.request, self.span);
@@ -204,9 +255,7 @@ impl GradientRows<'_> {
         if let Scalar::Along { at, vector } = &request.of
             && at.site == Site::Embed
         {
-            let embedding = self.streams[0].clone();
-            let embedding =
-                embedding.ok_or_else(|| Error::Engine("a stream that was not kept".into()))?;
+            let embedding = self.entering(0)?;
             let place = request.after - span.start;
             self.scalars = along(*at, &embedding, place, vector)?.to_vec1()?;
             let own = vector.to_dtype(DType::F32)?.flatten_all()?;
@@ -246,7 +295,12 @@ impl GradientRows<'_> {
     }
 
     /// The asked positions of a gradient over some, zeros where it has none: `[rows, positions, ..]`.
-    fn at_positions(&self, at: Address, whole: &Tensor, positions: Range<usize>) -> Result<Tensor> {
+    pub(super) fn at_positions(
+        &self,
+        at: Address,
+        whole: &Tensor,
+        positions: Range<usize>,
+    ) -> Result<Tensor> {
         let axis = axis(at);
         let none = whole.narrow(axis, 0, 1)?.zeros_like()?;
         let rows = self.request.positions.iter().map(|position| {
@@ -266,7 +320,7 @@ impl GradientRows<'_> {
     /// Zeros where the scalar does not depend on a value.
     fn zeros_elsewhere(&mut self) -> Result<()> {
         let b = &self.model.transformer.blueprint;
-        let (rows, positions) = (self.count, self.request.positions.len());
+        let (rows, positions) = (self.count * self.each(), self.request.positions.len());
         for at in &self.request.at {
             if self.found.contains_key(at) {
                 continue;
@@ -356,6 +410,8 @@ fn of_logits(of: &Scalar, logits: &Tensor) -> Result<Tensor> {
             let crossed = chosen.broadcast_mul(&shares)?.sum(D::Minus1)?;
             Ok((crossed.neg()? + own)?)
         }
-        Scalar::Along { .. } => Err(Error::Engine("a scalar that is not of the output".into())),
+        Scalar::Along { .. } | Scalar::Each { .. } => {
+            Err(Error::Engine("a scalar that is not of the output".into()))
+        }
     }
 }

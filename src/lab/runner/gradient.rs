@@ -1,10 +1,10 @@
 //! Gradients of a pass: backwards through the blocks, one at a time.
 //!
-//! The rows are read forwards without a graph, and only the stream between the blocks is kept. From the last block back each is
-//! then run again with a graph, and the gradient that came from above is multiplied with its Jacobian: memory holds the graph of
-//! one block and no more, whatever the depth (recomputation of Chen et al. 2016, 1604.06174, with a segment a block). Positions
-//! before the earliest one that matters lie in a cache that no gradient enters. Where a gradient is asked for, a variable of
-//! zeros is added to the value: its gradient is that of the value.
+//! The rows are read forwards without a graph. Where it is little, everything at the sites of the blocks is kept; otherwise only the
+//! stream between them, and from the last block back each is run again (recomputation of Chen et al. 2016, 1604.06174, with a
+//! segment a block): memory holds one block's values and no more, whatever the depth. The gradient that comes from above is
+//! multiplied with the block's Jacobian, by the kernels or, where something is changed in the block, by a graph. Positions before the
+//! earliest one that matters lie in a cache that no gradient enters.
 //!
 //! Invariant: gradients are those of one graph over the whole pass, to rounding, and a row's do not depend on the others. What is
 //! read and how much memory it takes is decided here; the way back is in [`super::backward`].
@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::backward::{GradientRows, GraphTap, branch};
+use super::adjoint::sites_of;
+use super::backward::{GradientRows, GraphTap, Seeds, branch, entering};
 use super::own_run;
 use super::programs::{act_on, conditional, control};
 use super::tail::tensor;
@@ -62,6 +63,9 @@ impl Lab {
         }
         let span = span(model, pass, request);
         let each = self.gradient_bytes(span.start..span.start + span.len);
+        let more = request.of.vectors()?.saturating_sub(1);
+        let together = vectors_together(model, &span, 1).min(more);
+        let each = each + together * vector_bytes(model, &span);
         check_memory(model, &span, each)?;
         let most = self.room(each);
         let prefix = (span.start > 0)
@@ -80,8 +84,8 @@ impl Lab {
         Ok(out)
     }
 
-    /// The bytes that the gradient of a run takes at the most beside its cache, when these positions are run again: the streams
-    /// between the blocks, and the graph of one block with its gradients. Held against what SmolLM2 takes in
+    /// The bytes that the gradient of a run takes at the most beside its cache, when these positions are run again: what is kept of
+    /// the blocks or the streams between them, and the graph of one block with its gradients. Held against what SmolLM2 takes in
     /// `tests/it/gradient.rs`, where that model is given.
     pub fn gradient_bytes(&self, positions: Range<usize>) -> usize {
         let b = &self.model.transformer.blueprint;
@@ -91,7 +95,13 @@ impl Lab {
         let scores = 26 * b.heads * end;
         let block = tokens * (66 * b.d_model + 18 * b.d_mlp * experts + 34 * width + scores);
         let streams = (b.layers.len() + 2) * tokens * b.d_model;
-        4 * (streams + block + 12 * b.vocab)
+        let span = PassSpan {
+            start: positions.start,
+            ..PassSpan::prompt(tokens)
+        };
+        let kept = block_bytes(&self.model, &span) * b.layers.len();
+        let kept = if kept <= KEPT { kept } else { 0 };
+        4 * (streams + block + 12 * b.vocab) + kept
     }
 
     /// Rows with texts of their own, each as a pass of its own.
@@ -172,12 +182,12 @@ impl Lab {
 
         let source = request.source(layers);
         let lowest = request.lowest(layers).min(source.unwrap_or(0));
-        let entering = |block: usize| match block.checked_sub(1) {
-            None => Site::Embed.at(0),
-            Some(before) => Site::ResidPost.at(before),
-        };
         let streams = (lowest..layers).map(entering);
-        let wanted: Vec<Address> = streams.chain(pass.record.iter().copied()).collect();
+        let mut wanted: Vec<Address> = streams.chain(pass.record.iter().copied()).collect();
+        let top = source.map_or(lowest, |source| layers.min(source + 1));
+        if rows.len() * block_bytes(model, &span) * (top - lowest) <= KEPT {
+            wanted.extend((lowest..top).flat_map(|block| sites_of(model, block)));
+        }
         let guard = self.guard().lenient_if(lenient);
         let acting = act_on(&mut programs);
         let mut tap = RunTap::new(acting, &patches, &wanted, RecordedPositions::All, guard)
@@ -191,18 +201,6 @@ impl Lab {
         let receipts: Vec<_> = (0..rows.len()).map(|i| tap.programs.receipts(i)).collect();
         let fine = finite::rows(&last)?;
 
-        let stream = |block| recorded.get(&entering(block)).cloned();
-        let mut back = GradientRows {
-            model,
-            request,
-            span,
-            prefix,
-            count: rows.len(),
-            streams: (0..layers).map(stream).collect(),
-            last,
-            found: HashMap::new(),
-            scalars: Vec::new(),
-        };
         // What conditions look at was seen on the way forwards, and is seen alike again.
         let acting = act_on(&mut programs);
         let guard = self.guard().lenient();
@@ -211,20 +209,78 @@ impl Lab {
             run: run.cutting(knockouts()),
             asked: &request.at,
             along: match &request.of {
-                Scalar::Along { at, .. } => Some(*at),
+                Scalar::Along { at, .. } | Scalar::Each { at, .. } => Some(*at),
                 Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => None,
             },
             leaves: Vec::new(),
             found: None,
         };
-        back.go(lowest, &mut tap, |done| self.report(done))?;
+        let vectors = request.of.vectors()?;
+        let mut parts: Vec<Gradients> = Vec::new();
+        let mut first = 0;
+        while first < vectors {
+            let rows_of = |request, seeds| GradientRows {
+                model,
+                request,
+                span,
+                prefix,
+                count: rows.len(),
+                seeds,
+                values: &recorded,
+                last: last.clone(),
+                found: HashMap::new(),
+                scalars: Vec::new(),
+            };
+            let together = vectors_together(model, &span, rows.len()).min(vectors - first);
+            let seeds = Seeds::of(&request.of, first..first + together)?;
+            let mut back = rows_of(request, seeds);
+            // A graph goes back for one scalar at a time.
+            let alone = matches!(request.of, Scalar::Each { .. })
+                && !(source < Some(layers)
+                    && (lowest..top).all(|block| back.on_kernels(block, &tap)));
+            let one;
+            if alone {
+                one = GradientRequest {
+                    of: request.of.one(first)?,
+                    ..request.clone()
+                };
+                back = rows_of(&one, Seeds::of(&one.of, 0..1)?);
+            }
+            let done = back.each();
+            let share = |part: f32| (first as f32 + part * done as f32) / vectors as f32;
+            back.go(lowest, &mut tap, |part| self.report(share(part)))?;
+            parts.push(Gradients {
+                each: done,
+                scalars: back.scalars,
+                at: back.found,
+            });
+            first += done;
+        }
 
         let mut out = Vec::with_capacity(rows.len());
         for (row, receipts) in receipts.into_iter().enumerate() {
-            let gradient = Gradient {
-                scalar: back.scalars[row],
-                at: of_row(back.found.iter(), row)?,
+            let mut gradient = Gradient {
+                scalar: parts
+                    .first()
+                    .map_or(0.0, |part| part.scalars[row * part.each]),
+                at: HashMap::new(),
             };
+            for at in &request.at {
+                let own = parts.iter().map(|part| {
+                    let whole = &part.at[at];
+                    whole.narrow(0, row * part.each, part.each)
+                });
+                let own = own.collect::<candle_core::Result<Vec<_>>>()?;
+                let own = Tensor::cat(&own, 0)?;
+                let own = match &request.of {
+                    Scalar::Each { .. } => own.force_contiguous()?,
+                    Scalar::Along { .. }
+                    | Scalar::Logit(_)
+                    | Scalar::LogProbability(_)
+                    | Scalar::Kl(_) => own.squeeze(0)?.force_contiguous()?,
+                };
+                gradient.at.insert(*at, own);
+            }
             let broken = !fine[row] || !gradient.is_finite()?;
             if broken && !lenient {
                 return Err(self.not_finite("The gradient's numbers are"));
@@ -240,6 +296,39 @@ impl Lab {
         }
         Ok(out)
     }
+}
+
+/// Gradients of some vectors: `[rows * each, positions, ..]`.
+struct Gradients {
+    each: usize,
+    scalars: Vec<f32>,
+    at: HashMap<Address, Tensor>,
+}
+
+/// How many bytes of values are kept at the most, so that blocks need not be run again.
+const KEPT: usize = 256 << 20;
+
+/// How many bytes gradients on their way through a block may take: little enough for the allocator to use them again.
+const ON_THE_WAY: usize = 80 << 20;
+
+/// The bytes of the values at the sites of one block, in one row.
+fn block_bytes(model: &Model, span: &PassSpan) -> usize {
+    let b = &model.transformer.blueprint;
+    let heads = (2 * b.heads + 2 * b.kv_heads) * b.head_dim;
+    let scores = 2 * b.heads * (span.start + span.len);
+    4 * span.len * (10 * b.d_model + 3 * b.d_mlp + heads + scores)
+}
+
+/// How many vectors go back together.
+fn vectors_together(model: &Model, span: &PassSpan, rows: usize) -> usize {
+    (ON_THE_WAY / (rows * vector_bytes(model, span)).max(1)).max(1)
+}
+
+/// The bytes of one gradient on its way through a block.
+fn vector_bytes(model: &Model, span: &PassSpan) -> usize {
+    let b = &model.transformer.blueprint;
+    let heads = 3 * b.heads * b.head_dim;
+    4 * span.len * (6 * b.d_model + 3 * b.d_mlp.max(heads))
 }
 
 /// What belongs to one row of a batch, in storage of its own.

@@ -10,6 +10,7 @@
 //! Invariant: a row's logits are those of its whole text with its edits and its patches put in after them, to the rounding
 //! of wider products. To read something else of rows, add a field to [`Pass`] and serve it in both ways of reading here.
 
+mod adjoint;
 mod backward;
 mod gradient;
 mod output;

@@ -8,6 +8,7 @@
 #![allow(clippy::cast_ptr_alignment)] // Vectors are loaded from any address; records are aligned to four bytes, and so are their fields.
 
 mod activations;
+pub mod adjoint;
 pub mod attention;
 mod backward;
 mod blocks;

@@ -123,6 +123,26 @@ pub(super) fn activated_on(
     });
 }
 
+/// The derivative of an activation at every number of `x`.
+///
+/// # Panics
+///
+/// If the lengths differ.
+pub fn slopes(gate: Gate, x: &[f32], y: &mut [f32]) {
+    slopes_on(Processor::best(), gate, x, y);
+}
+
+/// As [`slopes`], with the instructions of a processor.
+pub(super) fn slopes_on(on: Processor, gate: Gate, x: &[f32], y: &mut [f32]) {
+    /// How many numbers a task has.
+    const PART: usize = 1024;
+    assert_eq!(x.len(), y.len());
+    threads::rows(y, PART, EXPONENTIAL * x.len(), |first, y| {
+        let x = &x[first * PART..][..y.len()];
+        run(on, Slopes { gate, x, y });
+    });
+}
+
 struct NormedRow<'a> {
     x: &'a [f32],
     gain: &'a [f32],
@@ -137,6 +157,12 @@ struct Activated<'a> {
     gate: Gate,
     x: &'a [f32],
     by: Option<&'a [f32]>,
+    y: &'a mut [f32],
+}
+
+struct Slopes<'a> {
+    gate: Gate,
+    x: &'a [f32],
     y: &'a mut [f32],
 }
 
@@ -279,11 +305,52 @@ impl Vectorised for Activated<'_> {
     }
 }
 
+impl Vectorised for Slopes<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self { gate: kind, x, y } = self;
+        for at in (0..x.len()).step_by(S::N) {
+            // SAFETY: the caller's machine has these instructions.
+            unsafe { give::<S>(slope::<S>(kind, take::<S>(x, at, 0.0)), y, at) }
+        }
+    }
+}
+
+/// The derivative of `x s(u(x))`, where `s` is the logistic function: `s + x u' s (1 - s)`.
+#[inline(always)]
+unsafe fn slope<S: Lanes>(kind: Gate, x: S::F) -> S::F {
+    // SAFETY: the caller's machine has these instructions.
+    unsafe {
+        let one = S::splat(1.0);
+        let rate = match kind {
+            Gate::Silu => one,
+            Gate::QuickGelu => S::splat(1.702),
+            Gate::GeluTanh => {
+                let square = S::mul(x, x);
+                S::fma(square, S::splat(3.0 * 0.071_354_82), S::splat(1.595_769))
+            }
+        };
+        let share = S::over(one, S::add(exp_of_any::<S>(exponent::<S>(kind, x)), one));
+        let rest = S::mul(share, S::minus(one, share));
+        S::fma(S::mul(x, rate), rest, share)
+    }
+}
+
 #[inline(always)]
 unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
     // SAFETY: the caller's machine has these instructions.
     unsafe {
-        let slope = match kind {
+        let below = S::add(exp_of_any::<S>(exponent::<S>(kind, x)), S::splat(1.0));
+        S::over(x, below)
+    }
+}
+
+/// `-u(x)`, where the activation is `x / (1 + exp(-u(x)))`.
+#[inline(always)]
+unsafe fn exponent<S: Lanes>(kind: Gate, x: S::F) -> S::F {
+    // SAFETY: the caller's machine has these instructions.
+    unsafe {
+        match kind {
             Gate::Silu => S::mul(x, S::splat(-1.0)),
             Gate::QuickGelu => S::mul(x, S::splat(-1.702)),
             Gate::GeluTanh => {
@@ -292,8 +359,6 @@ unsafe fn gate<S: Lanes>(kind: Gate, x: S::F) -> S::F {
                 let rate = S::fma(square, S::splat(-0.071_354_82), S::splat(-1.595_769));
                 S::mul(x, rate)
             }
-        };
-        let below = S::add(exp_of_any::<S>(slope), S::splat(1.0));
-        S::over(x, below)
+        }
     }
 }

@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, clippy::float_cmp)]
 
 use super::attention::{HeadShape, Kept, Segment, ToScores, Turn, by_head, mix_on, scores_on};
+use super::backward::backward_on;
 use super::encoding::Encoding;
 use super::machine::Processor;
-use super::rows::{Gate, activated_on, normed, softmax_on};
+use super::rows::{Gate, activated_on, normed, slopes_on, softmax_on};
 use super::{Packed, PlainWeights, StoredRows, backward};
 
 /// Pseudorandom numbers between -size and size.
@@ -414,4 +415,63 @@ fn the_gradient_of_a_product_is_that_of_the_unpacked_weights() {
         &mut whole,
     );
     close(&sum, &wide(&whole), 1e-4);
+}
+
+/// The slopes against differences of the formulas in f64.
+#[test]
+fn slopes_are_those_of_the_formula() {
+    for on in Processor::all() {
+        let mut x = numbers(8, 2000, 12.0);
+        x.extend([0.0, -0.0, 1e-30, 90.0, -90.0]);
+        for gate in [Gate::Silu, Gate::QuickGelu, Gate::GeluTanh] {
+            let of = |x: f64| match gate {
+                Gate::Silu => x / (1.0 + (-x).exp()),
+                Gate::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+                Gate::GeluTanh => {
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                    0.5 * x * (1.0 + inner.tanh())
+                }
+            };
+            let step = 1e-5;
+            let slope = |x: f64| (of(x + step) - of(x - step)) / (2.0 * step);
+            let expected: Vec<f64> = wide(&x).into_iter().map(slope).collect();
+            let mut y = vec![9.0; x.len()];
+            slopes_on(on, gate, &x, &mut y);
+            close(&y, &expected, 1e-5);
+        }
+    }
+}
+
+/// Many rows at once, of every odd shape, against a plain sum; and no row depends on the others.
+#[test]
+fn many_rows_go_back_as_one_by_one() {
+    for on in Processor::all() {
+        for (rows, out, input) in [(32, 5, 7), (97, 129, 64), (101, 300, 203), (200, 64, 65)] {
+            let w = numbers(9, out * input, 1.0);
+            let by = numbers(10, rows * out, 1.0);
+            let weights = StoredRows::Plain(PlainWeights::F32(&w));
+            let mut y = vec![9.0; rows * input];
+            backward_on(on, input, &weights, &by, &mut y);
+            let cell = |i: usize| {
+                let (row, column) = (i / input, i % input);
+                let terms = (0..out)
+                    .map(|o| f64::from(by[row * out + o]) * f64::from(w[o * input + column]));
+                terms.sum::<f64>()
+            };
+            let expected: Vec<f64> = (0..y.len()).map(cell).collect();
+            let largest = expected.iter().fold(0f64, |a, b| a.max(b.abs()));
+            for (found, expected) in y.iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5 * largest);
+            }
+            let mut alone = vec![9.0; 40 * input];
+            backward_on(
+                on,
+                input,
+                &weights,
+                &by[..40.min(rows) * out],
+                &mut alone[..40.min(rows) * input],
+            );
+            assert_eq!(alone[..32 * input], y[..32 * input], "{rows} {out} {input}");
+        }
+    }
 }

@@ -151,7 +151,7 @@ impl Linear {
                 .pop()
                 .ok_or_else(|| Error::Engine("a product for every matrix".into()));
         }
-        if self.is_stored_here() && x.device().is_cpu() {
+        if self.has_kernel() && x.device().is_cpu() {
             let op = FrozenProduct {
                 linear: self.clone(),
                 rows,
@@ -178,7 +178,7 @@ impl Linear {
 
     /// Calls `work` with the weight as it is stored for the CPU kernels; none if there is no kernel for it.
     pub fn lend<R>(&self, work: impl FnOnce(Matrix) -> R) -> Result<Option<R>> {
-        if !self.is_stored_here() {
+        if !self.has_kernel() {
             return Ok(None);
         }
         let held = self.hold();
@@ -189,7 +189,7 @@ impl Linear {
     }
 
     /// Whether there is a CPU kernel for the weight as it is stored.
-    fn is_stored_here(&self) -> bool {
+    pub fn has_kernel(&self) -> bool {
         match &self.storage {
             Storage::Dense(w) => {
                 let known = matches!(w.dtype(), DType::F32 | DType::F16 | DType::BF16);
@@ -199,9 +199,24 @@ impl Linear {
         }
     }
 
+    /// The gradient with respect to the input, `[rows, in]`, of a product whose output has the gradient `by`, `[rows, out]`: `by W`,
+    /// f32, on the CPU.
+    ///
+    /// # Errors
+    ///
+    /// When there is no kernel for the weight.
+    pub fn adjoint(&self, by: &[f32]) -> Result<Vec<f32>> {
+        let input = self.input()?;
+        let held = self.hold();
+        let weights = self.stored(held.as_ref(), 0..self.out)?;
+        let mut y = vec![0f32; by.len() / self.out * input];
+        kernels::backward(input, &weights, by, &mut y);
+        Ok(y)
+    }
+
     /// Whether the product with `x` runs in the CPU kernels, which is so if no gradient is needed.
     fn is_for_kernels(&self, x: &Tensor) -> bool {
-        x.device().is_cpu() && !x.track_op() && self.is_stored_here()
+        x.device().is_cpu() && !x.track_op() && self.has_kernel()
     }
 
     /// The lock on the weight's storage, with its layout; held while the kernels read it.

@@ -176,7 +176,7 @@ impl Mixture {
 }
 
 /// The kernel for an activation, if there is one.
-fn in_kernels(kind: Activation) -> Option<Gate> {
+pub(super) fn in_kernels(kind: Activation) -> Option<Gate> {
     match kind {
         Activation::Silu => Some(Gate::Silu),
         Activation::GeluTanh => Some(Gate::GeluTanh),

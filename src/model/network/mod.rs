@@ -5,6 +5,7 @@
 //! To add a family see [`families`]; to add a site see [`site`].
 
 pub mod address;
+pub mod adjoint;
 pub mod attended;
 pub mod attention;
 pub mod blueprint;

@@ -14,12 +14,15 @@ use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::network::site::Site;
 
+/// How many rows a pass gives; progress is reported after each.
+const ROWS: usize = 256;
+
 /// `∂o/∂s` after each of these blocks, `[d_model, d_model]` each, row after row, for the subject's position `at` in a prompt whose
 /// last token is read.
 ///
 /// # Errors
 ///
-/// When numbers are not finite, there is no memory for the graph, or the work is stopped.
+/// When numbers are not finite, there is no memory for the way back, or the work is stopped.
 pub fn jacobian(
     lab: &mut Lab,
     tokens: &[u32],
@@ -28,16 +31,15 @@ pub fn jacobian(
 ) -> Result<Vec<Vec<f32>>> {
     let d = lab.model.card.d_model;
     let end = object_address(&lab.model);
+    let units = Tensor::eye(d, DType::F32, &Device::Cpu)?;
     let mut out = vec![Vec::with_capacity(d * d); layers.len()];
-    for i in 0..d {
-        lab.report(i as f32 / d as f32)?;
-        let mut unit = vec![0f32; d];
-        unit[i] = 1.0;
+    for first in (0..d).step_by(ROWS) {
+        let count = ROWS.min(d - first);
         let pass = Pass {
             gradient: Some(GradientRequest {
-                of: Scalar::Along {
+                of: Scalar::Each {
                     at: end,
-                    vector: Tensor::from_vec(unit, d, &Device::Cpu)?,
+                    vectors: units.narrow(0, first, count)?,
                 },
                 after: tokens.len() - 1,
                 at: layers.iter().map(|l| Site::ResidPost.at(*l)).collect(),
@@ -45,11 +47,12 @@ pub fn jacobian(
             }),
             ..Pass::of(Run::plain(tokens.to_vec()))
         };
-        let read = lab.without_progress(|lab| lab.run_one(&pass))?;
+        let share = first as f32 / d as f32..(first + count) as f32 / d as f32;
+        let read = lab.part(share, |lab| lab.run_one(&pass))?;
         let gradient = read.gradient.unwrap_or_default();
         for (rows, layer) in out.iter_mut().zip(layers) {
-            let row = gradient.get(Site::ResidPost.at(*layer))?.flatten_all()?;
-            rows.extend(row.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+            let block = gradient.get(Site::ResidPost.at(*layer))?.flatten_all()?;
+            rows.extend(block.to_dtype(DType::F32)?.to_vec1::<f32>()?);
         }
     }
     Ok(out)
