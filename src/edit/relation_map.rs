@@ -55,11 +55,14 @@ impl RelationPrompts {
     /// The prompt for a subject: the examples of other subjects, a line each, and the question.
     pub fn text(&self, subject: &str) -> String {
         let others = self.examples.iter().filter(|pair| pair.subject != subject);
-        let mut text: String = others
-            .map(|pair| format!("{} {}\n", self.question(&pair.subject), pair.object))
-            .collect();
-        text += &self.question(subject);
-        text
+        let mut text = String::new();
+        for pair in others {
+            text += &self.question(&pair.subject);
+            text.push(' ');
+            text += &pair.object;
+            text.push('\n');
+        }
+        text + &self.question(subject)
     }
 }
 

@@ -40,13 +40,11 @@ pub struct AttributeLens;
 impl AttributeLensParams {
     fn map(&self, lab: &Lab) -> Result<std::sync::Arc<RelationMap>> {
         let given = self.map.as_ref().map(|path| path.display().to_string());
-        match given {
-            Some(name) => lab.relation_map(&name),
-            None => {
-                let expected =
-                    "a file that `lmscope relation MODEL --relation FILE --save NAME` wrote";
-                Err(Error::argument("map", "", expected))
-            }
+        if let Some(name) = given {
+            lab.relation_map(&name)
+        } else {
+            let expected = "a file that `lmscope relation MODEL --relation FILE --save NAME` wrote";
+            Err(Error::argument("map", "", expected))
         }
     }
 }

@@ -105,16 +105,15 @@ impl RelationPlan {
             .as_ref()
             .filter(|(k, _)| *k == key)
             .map(|(_, fit)| fit.clone());
-        let fit = match known {
-            Some(fit) => fit,
-            None => {
-                let fit = lab.part(0.0..0.9, |lab| {
-                    RelationFit::measure(lab, &prompts, &split.training, &layers)
-                })?;
-                let fit = Rc::new(fit);
-                *held.borrow_mut() = Some((key, fit.clone()));
-                fit
-            }
+        let fit = if let Some(fit) = known {
+            fit
+        } else {
+            let fit = lab.part(0.0..0.9, |lab| {
+                RelationFit::measure(lab, &prompts, &split.training, &layers)
+            })?;
+            let fit = Rc::new(fit);
+            *held.borrow_mut() = Some((key, fit.clone()));
+            fit
         };
         let betas = match params.beta {
             BetaChoice::Chosen => BETAS.to_vec(),
@@ -297,7 +296,10 @@ impl RelationPlan {
         match &self.source {
             MapSource::Fitted { fit, scores, betas } => {
                 let known = Proportion::count(fit.training.iter().map(|own| own.right));
-                let at = betas.iter().position(|b| *b == self.beta).unwrap_or(0);
+                let at = betas
+                    .iter()
+                    .position(|b| (b - self.beta).abs() < f64::EPSILON)
+                    .unwrap_or(0);
                 notes.push(format!(
                     "made from {} pairs, {} of which the model gets right; layer {} and beta {} chosen on them, each subject left out of the map that judges it: {} agree with the model",
                     fit.training.len(), known.hits, self.layer, self.beta, scores[self.place][at].agree.sentence(),
