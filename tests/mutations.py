@@ -328,6 +328,21 @@ FAULTS = [
     ("saliency::every_method", "src/instruments/saliency/methods.rs", "Some(places) => (baseline + places)?,", "Some(_) => baseline,"),
     ("saliency::the_mean_baseline", "src/instruments/saliency/methods.rs", "(sum / count) as f32", "*sum as f32"),
     ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),
+    # Linear relations.
+    ("relation::a_jacobian_is", "src/vectors/relation/jacobian.rs", "positions: vec![at],", "positions: vec![at + 1],"),
+    ("relation::after_the_last", "src/vectors/relation/states.rs", "Site::ResidPost.at(model.card.layers - 1)", "Site::FinalNorm.at(0)"),
+    ("relation::the_map_of_one", "src/vectors/relation/fit.rs", "(f64::from(*o) - x) as f32", "(f64::from(*o) - 2.0 * x) as f32"),
+    ("relation::a_subject_has_no_part", "src/vectors/relation/fit.rs", "*j != i || count == 1", "*j != i || count > 0"),
+    ("relation::a_subject_is_found", "src/vectors/relation/states.rs", ".rposition(|w| w == wanted)", ".position(|w| w == wanted)"),
+    ("relation::map_faithfulness", "src/edit/relation_map.rs", "let share = along / (value * value);", "let share = along / value;"),
+    ("relation::map_faithfulness", "src/vectors/relation/fit.rs", "let mean = sum.iter().map(|x| (x / count as f64) as f32);", "let mean = sum.iter().map(|x| *x as f32);"),
+    ("relation::a_map_is_saved", "src/lab/named_vectors.rs", ".map(|(a, b)| a - b).collect();\n        let rank", ".map(|(a, b)| b - a).collect();\n        let rank"),
+    ("relation::a_map_is_saved", "src/instruments/relation/attribute_lens.rs", "* map.origin.beta)?", "* 1.0)?"),
+    ("organisms::relation::an_edit", "src/edit/relation_map.rs", ".take(rank)", ".skip(1).take(rank)"),
+    ("organisms::relation::the_instrument", "src/instruments/relation/causality.rs", "ChangeKind::Random => plus(&random_like(&implied(), self.seed)),", "ChangeKind::Random => plus(&implied()),"),
+    ("edit::spectrum::what_a_matrix", "src/edit/spectrum.rs", "const ROUNDING: f64 = 1e-7;", "const ROUNDING: f64 = 1e-30;"),
+    ("vectors::proportion::intervals", "src/vectors/proportion.rs", "p + square / 2.0", "p + square"),
+    ("vectors::relation::pairs::no_subject", "src/vectors/relation/pairs.rs", "let mut rest = shuffled.split_off(training);", "let mut rest = shuffled.clone();"),
 ]
 
 

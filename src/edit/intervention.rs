@@ -197,7 +197,8 @@ impl Edit {
             ConditionProbe::Probability(_) => None,
         });
         let [first, second] = names.directions;
-        let all = [first, second, names.statistics, set, probe];
+        let relation = names.relation.map(|turn| turn.0.as_str());
+        let all = [first, second, names.statistics, set, probe, relation];
         all.into_iter().flatten().collect()
     }
 

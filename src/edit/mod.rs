@@ -14,7 +14,10 @@ pub mod positions;
 pub mod preset;
 pub mod quotes;
 pub mod receipt;
+pub mod relation_map;
 pub mod schedule;
+pub mod spectrum;
+pub mod tensor_file;
 pub mod unit_set;
 
 pub use intervention::{Edit, EditId, EditIds, EditPlace};

@@ -104,6 +104,11 @@ operations! {
     Rewrite(UnitsTurn) "rewrite" 0.0
         OpSites::Only(Site::MlpAct, "`rewrite` changes the value vectors of neurons, so its address is mlp_act: rewrite:17=\"A\">\"B\"@mlp_act.L"),
         "turns the value vectors of neurons from one token to another, without changing the weights" r#"rewrite:17=" Paris">" Rome"@mlp_act.5"#;
+    /// `x + c·W†(o' − o)`: makes the object of a linear relation that of another subject (Hernandez et al. 2024, 2308.09124,
+    /// equation 5).
+    Relate(RelationTurn) "relate" 0.0
+        OpSites::Only(Site::ResidPost, "`relate` changes the state of a subject between blocks, so its address is resid_post: relate:FILE=\"A\">\"B\"@resid_post.L:token:\"A\""),
+        "changes a subject's state so that a linear relation (a file of `relation`) gives the object of another subject" r#"relate:capital="France">"Japan"@resid_post.1:token:" France""#;
     /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
     /// al. 2023, 2304.14767). A position always reads itself.
     Cut(CutEdges) "cut" 0.0
@@ -138,6 +143,8 @@ pub struct OpOperands<'a> {
     pub prompt_mean: bool,
     /// Positions that cannot be read, in heads.
     pub sources: Option<&'a Positions>,
+    /// A relation, and the subjects whose objects are exchanged.
+    pub relation: Option<&'a RelationTurn>,
 }
 
 impl<'a> OpOperands<'a> {
@@ -395,6 +402,24 @@ argument! {
         Ok(Self(list.text.parse()?, from, to))
     },
     |own| OpOperands::units(&own.0)
+}
+
+argument! {
+    /// A relation map's name or file, the subject whose object is taken away, and the one whose object is given.
+    RelationTurn(String, String, String),
+    |own, f| write!(f, "{}={}>{}", named(&own.0), quoted(&own.1), quoted(&own.2)),
+    |typed| {
+        let example = "FILE=\"A\">\"B\"";
+        let parts = typed.what.split_once('=');
+        let parts = parts.and_then(|(file, turn)| Some((file, turn.split_once('>')?)));
+        let (file, (from, to)) = parts.ok_or_else(|| typed.wants("a relation and two subjects", example))?;
+        let (file, from, to) = (file.trim().read()?, from.read()?, to.read()?);
+        if file.is_empty() || from.trim().is_empty() || to.trim().is_empty() {
+            return Err(typed.wants("a relation and two subjects", example));
+        }
+        Ok(Self(file, from, to))
+    },
+    |own| OpOperands { relation: Some(own), ..OpOperands::default() }
 }
 
 argument! {

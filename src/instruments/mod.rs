@@ -42,6 +42,7 @@ pub mod neurons;
 pub mod params;
 pub mod patching;
 pub mod patchscope;
+pub mod relation;
 pub mod residual;
 pub mod saliency;
 pub mod steering;
@@ -450,6 +451,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::languages::Languages,
     &surprisal::Surprisal,
     &saliency::Saliency,
+    &relation::RelationInstrument,
+    &relation::attribute_lens::AttributeLens,
 ];
 
 /// Finds an instrument by name.

@@ -22,6 +22,7 @@ use super::sample::NO_TOKEN;
 use super::target::LogitTarget;
 use crate::edit::Edit;
 use crate::edit::direction::Direction;
+use crate::edit::relation_map::RelationMap;
 use crate::edit::schedule::Schedule;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
@@ -46,6 +47,8 @@ pub struct Lab {
     pub directions: HashMap<String, Direction>,
     /// Named groups of units.
     pub sets: HashMap<String, UnitSet>,
+    /// Relation maps that edits can name.
+    pub relations: HashMap<String, Arc<RelationMap>>,
     /// Raised to stop the work in progress; it stops within a layer.
     pub cancel: Arc<AtomicBool>,
     /// Which part of a piece of work is being done, and the listener that is told.
@@ -78,6 +81,7 @@ impl Lab {
             model,
             directions: HashMap::new(),
             sets: HashMap::new(),
+            relations: HashMap::new(),
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: WorkProgress::default(),
@@ -111,6 +115,12 @@ impl Lab {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == lab.model.card.revision {
                 lab.directions.insert((*name).to_string(), direction);
+            }
+        }
+        for (name, bytes) in crate::edit::relation_map::embedded() {
+            let held = RelationMap::parse(bytes, std::path::Path::new(name), &lab.model.card);
+            if let Ok(map) = held {
+                lab.relations.insert((*name).to_string(), Arc::new(map));
             }
         }
         Ok(lab)

@@ -4,13 +4,16 @@
 //! from unedited runs. To let edits name something else, add a method.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
 use super::lab::Lab;
 use super::run::Run;
 use super::statistics::Statistics;
-use crate::edit::direction::{Direction, resolve};
+use crate::edit::direction::{Direction, norm, resolve};
+use crate::edit::op::RelationTurn;
+use crate::edit::relation_map::RelationMap;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -109,6 +112,31 @@ impl<'a> NamedVectors<'a> {
         Ok((rows.to_vec1()?, note))
     }
 
+    /// `W†(o' − o)` for two subjects of a relation, `[d_model]`, and a note that says of what rank `W†` is and how long the
+    /// change. The objects' states are those of the unedited model.
+    pub(crate) fn relation(&mut self, turn: &RelationTurn) -> Result<(Vec<f32>, String)> {
+        let RelationTurn(name, from, to) = turn;
+        let map = self.lab.relation_map(name)?;
+        let mut object = |subject: &str| -> Result<Vec<f32>> {
+            let text = map.origin.prompts.text(subject.trim());
+            let tokens = self.lab.model.encode(&text, false)?;
+            let at = Site::ResidPost.at(self.lab.model.card.layers - 1);
+            let rows = self.recorded(tokens, at)?;
+            Ok(rows.get(rows.dim(0)? - 1)?.to_vec1()?)
+        };
+        let (before, after) = (object(from)?, object(to)?);
+        let difference: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let rank = map.origin.rank.min(map.inverse.spectrum.rank());
+        let change = map.inverse.apply(&difference, rank);
+        let note = format!(
+            "the inverse of `{}` at rank {rank}, chosen for layer {}; the change has length {:.3}",
+            crate::text::plain(map.origin.relation.as_bytes()),
+            map.origin.edit_layer,
+            norm(&change)
+        );
+        Ok((change, note))
+    }
+
     /// The units of a named set at an address.
     pub(crate) fn units(&mut self, set: &str, at: Address) -> Result<Vec<u32>> {
         let set = self.lab.unit_set(set)?;
@@ -191,6 +219,23 @@ impl Lab {
     /// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers.
     pub fn direction(&self, name: &str) -> Result<Direction> {
         find_direction(&self.directions, &self.model, name)
+    }
+
+    /// Finds a relation map by name among the loaded ones, else in a file.
+    pub fn relation_map(&self, name: &str) -> Result<Arc<RelationMap>> {
+        match self.relations.get(name) {
+            Some(held) => Ok(held.clone()),
+            None if std::path::Path::new(name).exists() => {
+                let path = std::path::Path::new(name);
+                Ok(Arc::new(RelationMap::load(path, &self.model.card)?))
+            }
+            None => Err(unknown_name(
+                "relation map",
+                name,
+                "loaded",
+                &self.relations,
+            )),
+        }
     }
 
     /// Loads the statistics of a file and checks that they were measured on this model.

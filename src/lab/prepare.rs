@@ -88,11 +88,24 @@ pub(crate) fn prepare(
             vector: Numbers::new(vector, width, device)?,
         });
     }
+    let mut relation_note = String::new();
+    if let Some(turn) = mentioned.relation {
+        let (vector, note) = named.relation(turn)?;
+        relation_note = note;
+        let vector = match control {
+            RandomControl::Random(seed) => random_like(&vector, seed),
+            RandomControl::No => vector,
+        };
+        directions.push(Pointed {
+            unit: Numbers::new(unit(&vector), width, device)?,
+            vector: Numbers::new(vector, width, device)?,
+        });
+    }
     let capped = matches!(edit.op, Op::AddUnitNorm(_)) && strength.abs() > 1.0;
     let mut note = if capped {
         "the strength is capped at once the local norm".to_string()
     } else {
-        String::new()
+        relation_note
     };
     // Checks looked-up values: they may be several rows, but each must have the address's width.
     let mut measured = |source: &str, (values, from): (Vec<f32>, String)| {

@@ -2,12 +2,14 @@
 //! evaluation.
 //!
 //! Invariant: every direction records what it was made from. To add a way from two lists of prompts see [`contrast`], from
-//! demonstrations [`task_vector`].
+//! demonstrations [`task_vector`]; maps of relations are in [`relation`].
 
 pub mod combine;
 pub mod contrast;
 pub mod evaluate;
 pub mod few_shot;
 pub mod function_vector;
+pub mod proportion;
+pub mod relation;
 pub mod selection;
 pub mod task_vector;

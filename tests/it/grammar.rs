@@ -7,7 +7,7 @@ use lmscope::edit::condition::{Condition, ConditionProbe};
 use lmscope::edit::grammar::understood;
 use lmscope::edit::op::{
     Argument, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, OpSites, OpSpec,
-    TwoDirections, UnitChoice, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn,
+    RelationTurn, TwoDirections, UnitChoice, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn,
 };
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
@@ -134,6 +134,12 @@ fn op() -> impl Strategy<Value = Op> {
             with(spec, (which(), number()).prop_map(|(w, v)| UnitsTo(w, v)))
         } else if argument.is::<UnitsTurn>() {
             let turn = (which(), text(), text()).prop_map(|(w, a, b)| UnitsTurn(w, a, b));
+            with(spec, turn)
+        } else if argument.is::<RelationTurn>() {
+            let turn = (text(), text(), text()).prop_map(|(f, a, b)| RelationTurn(f, a, b));
+            let turn = turn.prop_filter("subjects", |turn| {
+                !turn.1.trim().is_empty() && !turn.2.trim().is_empty()
+            });
             with(spec, turn)
         } else if argument.is::<CutEdges>() {
             let cut = (which(), positions()).prop_map(|(w, p)| CutEdges(w, p));

@@ -56,6 +56,7 @@ mod pty;
 mod reading;
 mod recorded;
 mod registry;
+mod relation;
 mod replace;
 mod residual;
 mod safe;

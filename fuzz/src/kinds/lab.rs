@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::direction::{Direction, FORMATS};
 use lmscope::edit::preset::EditPreset;
+use lmscope::edit::relation_map::{RelationInverse, RelationMap, RelationOrigin, RelationPrompts};
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
@@ -24,6 +25,7 @@ use lmscope::model::network::address::expand;
 use lmscope::model::network::site::Site;
 use lmscope::vectors::few_shot;
 use lmscope::vectors::few_shot::ShotLayout;
+use lmscope::vectors::relation;
 use safetensors::tensor::TensorView;
 
 use super::{Place, file, references, repository};
@@ -180,13 +182,46 @@ pub fn maps() -> Vec<Vec<u8>> {
         let tensors = [(weight, view(&[width, width])), (bias, view(&[width]))];
         safetensors::serialize(tensors, None).unwrap()
     })
-    .to_vec()
+    .into_iter()
+    .chain([relation_map()])
+    .collect()
+}
+
+/// The map of a relation, for the tiny model.
+fn relation_map() -> Vec<u8> {
+    let place = Place::open();
+    let card = place.tiny().model.card.clone();
+    let width = card.d_model;
+    let weight: Vec<f32> = (0..width * width).map(|i| (i % 7) as f32 - 3.0).collect();
+    let map = RelationMap {
+        origin: RelationOrigin {
+            revision: card.revision.clone(),
+            prompts: RelationPrompts {
+                template: "The capital of {} is".into(),
+                examples: Vec::new(),
+            },
+            beta: 2.0,
+            rank: 2,
+            ..RelationOrigin::default()
+        },
+        bias: vec![0.5; width],
+        inverse: RelationInverse::new(weight.clone(), width).unwrap(),
+        weight,
+    };
+    let path = place.folder("seed").join("relation.safetensors");
+    map.save(&path, &card, Overwrite::Allowed).unwrap();
+    file(&path)
 }
 
 /// Reads them for the tiny model; what is read is saved and read back.
 pub fn read_maps(place: &Place, bytes: &[u8]) -> Result<()> {
     let path = place.put("maps.safetensors", bytes);
     let card = place.tiny().model.card.clone();
+    if let Ok(map) = RelationMap::load(&path, &card) {
+        let states = vec![1.0; card.d_model];
+        assert_eq!(map.object(&states).len(), card.d_model);
+        let _ = map.inverse.apply(&states, map.origin.rank);
+    }
     let maps = AffineMaps::load(&path, &card)?;
     let saved = place.folder("saved").join("maps.safetensors");
     maps.save(&saved, Overwrite::Allowed)?;
@@ -213,6 +248,7 @@ pub fn edits() -> Vec<Vec<u8>> {
         "clamp_along:refusal=-1..2@resid_pre.3",
         "set_along:refusal=3@resid_pre.3:last",
         "swap:refusal>mood@resid_pre.3",
+        "relate:capital=\"France\">\"Japan\"@resid_post.1:token:\" France\"",
         "replace:mood@resid_pre.3:0",
         "zero:17,52@mlp_act.3",
         "zero@attn_out.2:all-but-bos",
@@ -349,6 +385,7 @@ pub fn lists() -> Vec<Vec<u8>> {
         b"[{\"clean\": \"The capital of France is\", \"corrupt\": \"The capital of Italy is\", \"answer\": \" Paris\", \"other\": \" Rome\"}]".to_vec(),
         b"[{\"input\": \"hot\", \"output\": \"cold\"}, [\"big\", \"small\"]]".to_vec(),
         b"{\"hot\": \"cold\", \"big\": \"small\"}".to_vec(),
+        b"{\"name\": \"capital\", \"prompt_templates\": [\"The capital of {} is\"], \"samples\": [{\"subject\": \"France\", \"object\": \"Paris\"}]}".to_vec(),
     ]
 }
 
@@ -362,6 +399,9 @@ pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
     let facts = facts::read(&path).map(drop);
     let hops = two_hop::read(&path).map(drop);
     let contrasts = clean_corrupt::read(&path).map(drop);
+    let relations = relation::pairs::read(&path).map(|found| {
+        let _ = found.split(1, 4, 1);
+    });
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = ShotLayout::new(text, "\n");
     }
@@ -375,7 +415,7 @@ pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
         };
         let _ = ContextScan::file(&mut place.demo(), &path, &Schedule::none(), scanner);
     }
-    let mut outcomes = vec![words, pairs, facts, hops, contrasts];
+    let mut outcomes = vec![words, pairs, facts, hops, contrasts, relations];
     match outcomes.iter().position(std::result::Result::is_ok) {
         Some(_) => Ok(()),
         None => outcomes.pop().unwrap_or_else(|| Err(Error::EmptyPrompt)),

@@ -4,16 +4,15 @@
 //! FROM and TO are addresses (`resid_post.2>resid_post.7`); tensors `weight` and `bias` without addresses apply to every pair.
 //! Invariant: a map that was fitted on other weights is refused. To add a map, add a variant of [`Map`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::{DType, Device};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::edit::direction::norm;
+use crate::edit::tensor_file::{self, NamedTensor, TensorFile};
 use crate::error::{Error, Result};
-use crate::file::{self, Overwrite};
+use crate::file::Overwrite;
 use crate::instruments::patchscope::ridge::Affine;
 use crate::model::Card;
 use crate::model::network::site::Address;
@@ -133,36 +132,24 @@ impl AffineMaps {
     ///
     /// When the file cannot be written.
     pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<()> {
-        let fail = |e: String| Error::Engine(format!("the maps were not written: {e}"));
-        let mut data: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        let mut data = Vec::new();
         for (between, map) in &self.maps {
             let prefix = between.map_or_else(String::new, |pair| format!("{}.", spelled(pair)));
-            let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
             let out = map.bias.len();
             let wide = map.weight.len() / out.max(1);
-            data.push((
-                format!("{prefix}weight"),
-                vec![out, wide],
-                bytes(&map.weight),
-            ));
-            data.push((format!("{prefix}bias"), vec![out], bytes(&map.bias)));
+            data.push(NamedTensor {
+                name: format!("{prefix}weight"),
+                shape: vec![out, wide],
+                values: &map.weight,
+            });
+            data.push(NamedTensor {
+                name: format!("{prefix}bias"),
+                shape: vec![out],
+                values: &map.bias,
+            });
         }
-        let views = data
-            .iter()
-            .map(|(name, shape, bytes)| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
-                Ok((name.as_str(), view.map_err(|e| fail(e.to_string()))?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let metadata = match &self.origin {
-            Some(origin) => {
-                let json = serde_json::to_string(origin).map_err(|e| fail(e.to_string()))?;
-                Some(HashMap::from([(ORIGIN.to_string(), json)]))
-            }
-            None => None,
-        };
-        let bytes = safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))?;
-        file::write(path, &bytes, overwrite)
+        let origin = self.origin.as_ref().map(|origin| (ORIGIN, origin));
+        tensor_file::write(path, &data, origin, overwrite)
     }
 
     /// Reads a file of maps for a model.
@@ -171,15 +158,9 @@ impl AffineMaps {
     ///
     /// When the file does not exist, is of another kind, has another width, or was fitted on other weights.
     pub fn load(path: &Path, card: &Card) -> Result<Self> {
-        let bytes = file::read(path, file::NUMBERS)?;
         let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";
-        let fail = |what: String| Error::bad_file(path, what, next);
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(e.to_string()))?;
-        let held = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
-        let origin: Option<MapOrigin> = held
-            .map(|text| serde_json::from_str(text))
-            .transpose()
-            .map_err(|e| fail(format!("its provenance is damaged ({e})")))?;
+        let file = TensorFile::read(path, next)?;
+        let origin: Option<MapOrigin> = file.origin(ORIGIN)?;
         if let Some(origin) = origin.as_ref().filter(|o| o.revision != card.revision) {
             return Err(Error::argument(
                 "map",
@@ -190,43 +171,21 @@ impl AffineMaps {
                 ),
             ));
         }
-        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
-            .map_err(|e| fail(e.to_string()))?;
         let d = card.d_model;
-        let values = |name: &str, shape: &[usize]| -> Result<Option<Vec<f32>>> {
-            let Some(tensor) = tensors.get(name) else {
-                return Ok(None);
-            };
-            if tensor.dims() != shape {
-                let found = tensor.dims();
-                return Err(fail(format!(
-                    "`{name}` has shape {found:?}, but this model needs {shape:?}"
-                )));
-            }
-            let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-            if values.iter().any(|v: &f32| !v.is_finite()) {
-                return Err(fail(format!(
-                    "`{name}` holds a number that is not finite (NaN or infinity)"
-                )));
-            }
-            Ok(Some(values))
-        };
-        let mut names: Vec<&String> = tensors.keys().collect();
-        names.sort();
         let mut maps = Vec::new();
-        for name in names {
+        for name in file.names() {
             let Some(prefix) = name.strip_suffix("weight") else {
                 continue;
             };
             let between = match prefix.strip_suffix('.') {
                 None if prefix.is_empty() => None,
                 Some(pair) => {
-                    Some(addresses(pair).map_err(|why| fail(format!("`{name}`: {why}")))?)
+                    Some(addresses(pair).map_err(|why| file.bad(format!("`{name}`: {why}")))?)
                 }
                 None => continue,
             };
-            let weight = values(name, &[d, d])?.unwrap_or_default();
-            let bias = values(&format!("{prefix}bias"), &[d])?;
+            let weight = file.values(name, &[d, d])?.unwrap_or_default();
+            let bias = file.values(&format!("{prefix}bias"), &[d])?;
             maps.push((
                 between,
                 Affine {
@@ -236,7 +195,7 @@ impl AffineMaps {
             ));
         }
         if maps.is_empty() {
-            return Err(fail("it holds no map".into()));
+            return Err(file.bad("it holds no map"));
         }
         Ok(Self { maps, origin })
     }

@@ -123,7 +123,7 @@ impl PreparedEdit {
         let v = |i: usize| &self.directions[i].vector;
         let u = |i: usize| &self.directions[i].unit;
         match &self.op {
-            Op::Add(_) => x.add(x.number(c), v(0)),
+            Op::Add(_) | Op::Relate(_) => x.add(x.number(c), v(0)),
             Op::AddUnitNorm(_) => x.add(x.length() * c.clamp(-1.0, 1.0), u(0)),
             Op::AddRenorm(_) => {
                 let before = x.length();

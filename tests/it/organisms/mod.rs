@@ -12,6 +12,7 @@ mod echo;
 mod folder;
 pub mod induction;
 mod patching;
+mod relation;
 pub mod repair;
 mod sink;
 pub mod two_hop;
@@ -299,6 +300,17 @@ impl Organism {
 
     /// What a head takes from a slot where it looks, into a slot where it stands.
     pub fn copy(&mut self, layer: usize, head: usize, from: usize, to: usize) {
+        self.copy_times(layer, head, (from, to), 1.0);
+    }
+
+    /// The same, so many times as much.
+    pub fn copy_times(
+        &mut self,
+        layer: usize,
+        head: usize,
+        (from, to): (usize, usize),
+        times: f32,
+    ) {
         let (width, head_dim, scale) = (self.width, self.head_dim, self.scale());
         let term = self.next('v', layer, head, self.size.terms);
         let at = head * head_dim + term;
@@ -318,7 +330,7 @@ impl Organism {
             self.connect(&v, i, inner, share * scale);
         }
         for (i, sign) in self.write(to) {
-            self.connect(&out, at, i, sign);
+            self.connect(&out, at, i, sign * times);
         }
     }
 
