@@ -230,11 +230,18 @@ impl Ranking<'_> {
             .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; first by effect: as many by direct effect, chosen alike, of which {shared} of {count} are the same; control: as many other neurons of the same layers, next in size, seed {}", self.run.seed))
             .note(format!("effect: mean direct effect on the logit of {name}, and by effect the place among all neurons by that; kept under at least {:.0} % of {} prompts", present * 100.0, self.prompts.len()))
             .notes(left_out(&lab.model.card))
+            .notes(self.saturated(scores, p[0]))
             .note(CAUTION)
             .titled(format!("{name}, by integrated gradients"));
         let worst = worst(scores).map_or(f64::NAN, |layer| layer.completeness_error());
         draft.resolved = vec![("completeness error".into(), worst.to_string())];
         Ok(draft)
+    }
+
+    /// A caution where no layer is needed for the answer.
+    fn saturated(&self, scores: &FactScores, p: f32) -> Option<String> {
+        let idle = self.target.minus.is_none() && scores.most < 0.05 * f64::from(p);
+        idle.then(|| format!("no layer's neurons at the last position make more than {:.4} of p: the answer is as good as certain without any one of them, so that these are parts of very little. A difference of two answers (--answer '\" A\" - \" B\"') does not saturate", scores.most))
     }
 
     /// A row a neuron: its numbers between its name and its tokens.
@@ -334,7 +341,7 @@ fn completeness(scores: &FactScores) -> String {
 /// The layers whose neurons cannot be ranked.
 fn left_out(card: &Card) -> Option<String> {
     let count = card.layers - card.neuron_layers.len();
-    (count > 0).then(|| format!("{count} layers of {} are mixtures of experts, whose neurons have no address: they are left out", card.layers))
+    (count > 0).then(|| format!("{count} layers of {} are mixtures of experts, whose neurons have no address: they are left out; where one of them chooses another expert on the way, the answer jumps, and no gradient sees that", card.layers))
 }
 
 fn zero(layer: usize, units: Vec<u32>) -> Edit {

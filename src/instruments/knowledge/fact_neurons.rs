@@ -89,6 +89,8 @@ pub struct FactScores {
     pub count: usize,
     /// By integrated gradients: for every prompt, the layer that is least complete.
     pub incomplete: Vec<LayerAttribution>,
+    /// By integrated gradients: the most that all neurons of one layer make together under a prompt, in size.
+    pub most: f64,
     /// Neurons with a large score under at least one prompt.
     candidates: Vec<FactNeuron>,
 }
@@ -124,7 +126,7 @@ pub fn ask(
         .map(|l| lab.model.transformer.value_view(*l, direction))
         .collect::<Result<Vec<_>>>()?;
     let mut sums: BTreeMap<usize, Vec<NeuronSums>> = BTreeMap::new();
-    let mut incomplete = Vec::new();
+    let (mut incomplete, mut most) = (Vec::new(), 0f64);
     for (i, prompt) in prompts.iter().enumerate() {
         let run = Run::plain(prompt.clone()).under(schedule);
         let local = neurons_at(lab, &run, prompt.len() - 1)?.remove(0);
@@ -138,6 +140,9 @@ pub fn ask(
                     integrate(lab, &run, &local, &chosen, target, path)
                 })?;
                 let scores = found.iter().map(|layer| layer.neurons.clone()).collect();
+                most = found
+                    .iter()
+                    .fold(most, |most, layer| most.max(layer.whole.abs()));
                 let error = |layer: &LayerAttribution| layer.completeness_error().abs();
                 found.sort_by(|a, b| error(b).total_cmp(&error(a)));
                 incomplete.extend(found.into_iter().next());
@@ -149,6 +154,7 @@ pub fn ask(
     Ok(FactScores {
         count: prompts.len(),
         incomplete,
+        most,
         candidates: candidates(&sums, prompts.len()),
     })
 }
@@ -267,6 +273,7 @@ mod tests {
         FactScores {
             count: 20,
             incomplete: Vec::new(),
+            most: 0.0,
             candidates: prompts.iter().enumerate().map(candidate).collect(),
         }
     }

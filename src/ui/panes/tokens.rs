@@ -263,6 +263,12 @@ impl TokenColours {
                 (true, false) => plain.patch(theme.heat(place)),
             };
         }
+        // Without colours, roles are bold or underlined; here that means something else.
+        let plain = if theme.depth == Depth::None {
+            plain.remove_modifier(Modifier::BOLD | Modifier::UNDERLINED)
+        } else {
+            plain
+        };
         if size < FAINT {
             return plain;
         }
