@@ -7,17 +7,22 @@
 use std::sync::atomic::Ordering;
 
 use super::{Update, Worker};
-use crate::engine::FigureRequest;
+use crate::engine::{FigureRequest, PaneName};
 use crate::error::{Error, Result};
 
 impl Worker {
     /// Adds a request, in place of an older one for the same pane.
-    pub(super) fn follow(&mut self, question: FigureRequest) {
-        self.following
-            .retain(|f| f.instrument != question.instrument);
+    pub(super) fn follow(&mut self, question: FigureRequest) -> Result<()> {
+        self.not_following(question.instrument);
         if self.writer.is_some() {
             self.following.push(question);
         }
+        Ok(())
+    }
+
+    /// What is asked for now need not be made later.
+    pub(super) fn not_following(&mut self, slot: PaneName) {
+        self.following.retain(|waits| waits.instrument != slot);
     }
 
     /// Makes the first of the figures that wait.
@@ -44,7 +49,7 @@ impl Worker {
         made
     }
 
-    /// Drops all that waits.
+    /// Drops all that waits; not where a text stops being written, for whose end it waits.
     pub(super) fn drop_following(&mut self) {
         for question in std::mem::take(&mut self.following) {
             self.tell(Update::Dropped(question.instrument));

@@ -135,7 +135,7 @@ impl Worker {
     /// Handles requests until the other side is closed.
     pub fn work(mut self) {
         loop {
-            // Before the look at the requests: whatever comes after it is heard by the work of this turn.
+            // Before the look at the requests: what comes after it interrupts the work of this turn.
             self.hurry.store(false, Ordering::Release);
             let next = if self.busy() {
                 self.requests.try_recv()
@@ -263,7 +263,6 @@ impl Worker {
         }
         self.baseline = None;
         if self.goal.is_some() {
-            // What waits for the end of the writing is still wanted.
             self.end(Ending::Stopped);
         } else {
             self.drop_following();
@@ -326,14 +325,9 @@ impl Worker {
                 self.view(slot, layers);
                 Ok(())
             }
-            Request::Follow(question) => {
-                self.follow(question);
-                Ok(())
-            }
+            Request::Follow(question) => self.follow(question),
             Request::Observe(question) => {
-                // What is asked for now need not be made later.
-                self.following
-                    .retain(|f| f.instrument != question.instrument);
+                self.not_following(question.instrument);
                 if question.needs_text()? {
                     self.writer()?;
                 } else {

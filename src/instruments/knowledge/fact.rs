@@ -230,6 +230,7 @@ impl Ranking<'_> {
             .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; first by effect: as many by direct effect, chosen alike, of which {shared} of {count} are the same; control: as many other neurons of the same layers, next in size, seed {}", self.run.seed))
             .note(format!("effect: mean direct effect on the logit of {name}, and by effect the place among all neurons by that; kept under at least {:.0} % of {} prompts", present * 100.0, self.prompts.len()))
             .notes(left_out(&lab.model.card))
+            .notes(normed(&lab.model.card))
             .notes(self.saturated(scores, p[0]))
             .note(CAUTION)
             .titled(format!("{name}, by integrated gradients"));
@@ -336,6 +337,11 @@ fn completeness(scores: &FactScores) -> String {
         layer.whole + error,
         layer.whole,
     )
+}
+
+/// Where steps are worth little.
+fn normed(card: &Card) -> Option<String> {
+    card.norms_writes.then(|| "this family norms what an MLP writes, which hides how large it is: nearly all of the way from 0 changes nothing but its beginning, and needs many --steps".into())
 }
 
 /// The layers whose neurons cannot be ranked.
