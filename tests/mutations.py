@@ -332,6 +332,7 @@ FAULTS = [
     ("scripts::every_script", "src/app/following.rs", "self.transcript.busy() || ", ""),
     ("scripts::every_script", "src/app/following.rs", "shown.asked_at.as_ref() == Some(&about)", "false"),
     ("scripts::every_script", "src/app/following.rs", "|| shown.failed.is_some()", ""),
+    ("scripts::every_script", "src/app/following.rs", "|| by_hand", "|| by_hand && false"),
     ("screens::tokens_are_coloured", "src/ui/panes/tokens.rs", "(2.0 * place - 1.0).abs()", "place"),
     ("figure::by_token::a_table_has", "src/figure/by_token.rs", "numbers.iter().skip(usize::from(numbers.len() > 1))", "numbers.iter()"),
     ("finite::a_text_survives", "src/lab/writer.rs", "                self.program.abandon();\n", ""),

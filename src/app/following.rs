@@ -30,7 +30,7 @@ impl FollowedText {
 impl ShownFigure {
     /// Keeps the figure for when the cursor comes back, before another one takes its place.
     pub(super) fn keep_followed(&mut self) {
-        if let Some(figure) = self.figure.take() {
+        if let Some(figure) = self.figure.clone() {
             self.earlier.retain(|held| {
                 let (a, b) = (&held.provenance, &figure.provenance);
                 (&a.tokens, &a.edits) != (&b.tokens, &b.edits)
@@ -76,8 +76,9 @@ impl App {
         };
         let walking = within && shown.figure.is_some() && shown.stale.is_none();
         let compared = self.difference && self.layout.figure == slot;
+        let by_hand = shown.working.is_some() && shown.asked_at.is_none();
         // What failed here fails elsewhere, and was said once.
-        if walking || compared || shown.failed.is_some() {
+        if walking || compared || by_hand || shown.failed.is_some() {
             return None;
         }
         let until = self.end_of_text_for(slot);
