@@ -12,12 +12,11 @@ use crate::error::{Error, Result};
 
 impl Worker {
     /// Adds a request, in place of an older one for the same pane.
-    pub(super) fn follow(&mut self, question: FigureRequest) -> Result<()> {
+    pub(super) fn follow(&mut self, question: FigureRequest) {
         self.not_following(question.instrument);
         if self.writer.is_some() {
             self.following.push(question);
         }
-        Ok(())
     }
 
     /// What is asked for now need not be made later.

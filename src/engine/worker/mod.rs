@@ -325,7 +325,10 @@ impl Worker {
                 self.view(slot, layers);
                 Ok(())
             }
-            Request::Follow(question) => self.follow(question),
+            Request::Follow(question) => {
+                self.follow(question);
+                Ok(())
+            }
             Request::Observe(question) => {
                 self.not_following(question.instrument);
                 if question.needs_text()? {

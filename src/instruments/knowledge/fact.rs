@@ -234,7 +234,7 @@ impl Ranking<'_> {
             .notes(self.saturated(scores, p[0]))
             .note(CAUTION)
             .titled(format!("{name}, by integrated gradients"));
-        let worst = worst(scores).map_or(f64::NAN, |layer| layer.completeness_error());
+        let worst = worst(scores).map_or(f64::NAN, LayerAttribution::completeness_error);
         draft.resolved = vec![("completeness error".into(), worst.to_string())];
         Ok(draft)
     }
