@@ -99,8 +99,10 @@ fn attributions_are_those_of_the_paper_in_pytorch() {
                     own.extend(at(format!("{name}.{}", layer.layer)));
                     found.extend(layer.neurons);
                     let whole = f64::from(at(format!("whole.{}", layer.layer))[0]);
+                    // A difference of two probabilities, of f32 each.
                     let off = (layer.whole - whole).abs();
-                    assert!(off < 1e-4 * whole.abs(), "{case} {i}: {whole} {off}");
+                    let within = 1e-4 * whole.abs() + 1e-6;
+                    assert!(off < within, "{case} {i}: {whole} {off}");
                 }
                 let apart = apart(&found, &own);
                 assert!(apart < 1e-4, "{case} {name} prompt {i}: {apart:.1e}");
