@@ -53,10 +53,10 @@ fn attributions(
 fn apart(found: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(found.len(), expected.len());
     let length = |v: &mut dyn Iterator<Item = f32>| v.map(|x| f64::from(x).powi(2)).sum::<f64>();
-    let between = found.iter().zip(expected).map(|(a, b)| a - b);
+    let mut between = found.iter().zip(expected).map(|(a, b)| a - b);
     let all = length(&mut expected.iter().copied());
     assert!(all > 0.0);
-    (length(&mut between.into_iter()) / all).sqrt()
+    (length(&mut between) / all).sqrt()
 }
 
 #[test]
