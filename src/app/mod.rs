@@ -7,6 +7,7 @@
 pub mod baseline;
 pub mod commands;
 pub mod cursor;
+mod following;
 pub mod form;
 pub mod history;
 pub mod key;
@@ -21,6 +22,7 @@ pub mod ready_prompts;
 mod requests;
 pub mod session;
 mod shown_figure;
+mod tint;
 pub mod transcript;
 mod updates;
 
@@ -53,6 +55,7 @@ use palette::Listing;
 use ready_prompts::ReadyPrompt;
 use session::Session;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
+pub use tint::TokenTint;
 use transcript::Transcript;
 
 /// An event that the app handles.
@@ -249,8 +252,8 @@ pub struct App {
     pub density: Density,
     /// Whether grids have their first row on top.
     pub flip: bool,
-    /// Whether tokens are tinted by their surprisal.
-    pub tint: bool,
+    /// What tokens are coloured by.
+    pub tint: TokenTint,
     /// Whether figures show the difference from the unedited run.
     pub difference: bool,
     /// Edits, mode, sampling and marks, with undo and redo.
@@ -343,7 +346,7 @@ impl App {
             cursor: Cursor::default(),
             density: Density::default(),
             flip: false,
-            tint: false,
+            tint: TokenTint::default(),
             difference: false,
             history: History::new(Experiment {
                 sampling: settings.sampling,
@@ -393,10 +396,10 @@ impl App {
 
     /// Handles an event; returns the effects to perform.
     pub fn update(&mut self, event: Event) -> Vec<Effect> {
-        match event {
+        let mut effects = match event {
             Event::Tick(now) => {
                 self.tick(now);
-                Vec::new()
+                return Vec::new();
             }
             Event::Key(key) => {
                 self.revision += 1;
@@ -418,8 +421,10 @@ impl App {
                 self.revision += 1;
                 self.apply_update(update)
             }
-            Event::Terminate => self.quit(),
-        }
+            Event::Terminate => return self.quit(),
+        };
+        effects.extend(self.follow_cursor());
+        effects
     }
 
     fn tick(&mut self, now: Duration) {

@@ -157,6 +157,7 @@ impl App {
             shown.arguments = question.arguments.clone();
             shown.number = None;
             shown.until = question.until;
+            shown.forget_followed();
         }
         let known = self.watched.contains(&question);
         let mut effects: Vec<Effect> = self.update_live_instruments().into_iter().collect();

@@ -186,6 +186,7 @@ fn line(request: &Request) -> Option<Value> {
             json!({ "request": "group", "name": name, "site": set.site.spec().name, "units": units })
         }
         Request::Stop
+        | Request::Follow(_)
         | Request::Live(_)
         | Request::View { .. }
         | Request::Baseline

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::cursor::{self, CellUnderCursor, FigureCell};
+use super::following::FollowedText;
 use super::layout::Pane;
 use super::{App, commands};
 use crate::engine::{Mode, PaneName};
@@ -59,6 +60,10 @@ pub struct ShownFigure {
     pub number: Option<usize>,
     /// The beginning of the text that the figure is about.
     pub text: String,
+    /// Of a figure that follows the cursor: what it was asked for last.
+    pub(super) asked_at: Option<FollowedText>,
+    /// Of a figure that follows the cursor: those of the places where it was, the latest last.
+    pub(super) earlier: Vec<Figure>,
 }
 
 /// Values of [`ShownFigure::stale`].

@@ -319,6 +319,10 @@ impl App {
                 shown.stale = Some(EARLIER_TEXT);
             }
             shown.forget_difference();
+            if shown.asked_at.is_some() {
+                shown.forget_followed();
+                shown.failed = None;
+            }
         }
     }
 
@@ -399,6 +403,9 @@ impl App {
                     .unedited
                     .take_if(|u| !u.same_tokens_followed(&figure))
                     .is_some();
+                if s.asked_at.is_some() {
+                    s.keep_followed();
+                }
                 s.figure = Some(figure);
                 s.stale = None;
                 s.text = text;

@@ -16,10 +16,12 @@ use crate::error::Result;
 use crate::instruments::knowledge::fact_neurons::{FactNeuron, Search};
 use crate::instruments::knowledge::facts;
 use crate::instruments::knowledge::facts::Fact;
+use crate::instruments::knowledge::integrated::{IntegralRule, IntegralSteps};
 use crate::instruments::knowledge::value_edit;
 use crate::instruments::knowledge::value_edit::{
     EditEffect, EditedFact, NeuronChange, NeuronScore, ValueEditPlan, ValueEditReport,
 };
+use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
 
 pub const EDIT_VALUE: Subcommand = Subcommand {
@@ -52,7 +54,9 @@ fn build(command: Command) -> Command {
         .arg(arguments::value("strength", "C", "Strength C of the edit of a value vector: v - C|v|e_old + 8C|v|e_new").value_parser(value_parser!(f32)).default_value("1"))
         .arg(arguments::value("scale", "C", "Multiplies the neurons instead: 0 suppresses, 2 amplifies").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase"))
         .arg(super::switch("erase", "Ablates the neurons instead (sets them to 0)"))
-        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast"]).default_value("answer").help("How neurons are scored: answer: direct effect on the answer's logit; contrast: that minus the mean over the relation's other answers"))
+        .arg(Arg::new("score").long("score").value_parser(["answer", "contrast", "integrated"]).default_value("answer").help("How neurons are scored: answer: direct effect on the answer's logit; contrast: that minus the mean over the relation's other answers; integrated: integrated gradients of the answer's probability, with as many neurons by direct effect edited beside"))
+        .arg(number("steps", "20", "Steps of integrated gradients"))
+        .arg(Arg::new("rule").long("rule").value_parser(["midpoint", "left", "right"]).default_value("midpoint").help("Where in each step of integrated gradients the gradient is taken; the paper's sum is right, its code's left"))
         .arg(number("neurons", "5", "Maximum neurons per fact"))
         .arg(percent("share", "20", "A neuron counts under a prompt if its score is at least this percentage of the largest one"))
         .arg(percent("present", "70", "A neuron is kept if it counts under at least this percentage of the prompts; adjusted in steps of 5 until 2 to 5 neurons are left"))
@@ -135,10 +139,14 @@ fn plan(matches: &ArgMatches, layers: usize) -> Result<ValueEditPlan> {
             most: number("neurons"),
             layers: range,
         },
-        score: if arguments::text(matches, "score") == "contrast" {
-            NeuronScore::Contrast
-        } else {
-            NeuronScore::Answer
+        score: match arguments::text(matches, "score") {
+            "contrast" => NeuronScore::Contrast,
+            "integrated" => NeuronScore::Integrated(IntegralSteps {
+                steps: number("steps"),
+                rule: IntegralRule::parse(arguments::text(matches, "rule"))
+                    .unwrap_or(IntegralRule::Midpoint),
+            }),
+            _ => NeuronScore::Answer,
         },
         shared: percent("shared"),
         facts: number("facts"),
@@ -174,6 +182,9 @@ fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
         }
         let found = format!("{mean:.1} found");
         rows.push(row(name, found, count, part.mean(|c| c.own)));
+        if let Some((count, effect)) = part.direct() {
+            rows.push(row("", "by direct effect".into(), count, effect));
+        }
         rows.push(row("", "random".into(), count, part.mean(|c| c.control)));
     }
     output::listing(COLUMNS, &rows, false)
@@ -206,18 +217,19 @@ fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> 
         })
     };
     let case = |c: &EditedFact| {
-        let neuron = |n: &FactNeuron| json!({"layer": n.layer, "neuron": n.neuron, "effect": n.effect, "act": n.act, "prompts": n.prompts});
+        let neuron = |n: &FactNeuron| json!({"layer": n.layer, "neuron": n.neuron, "score": n.score, "effect": n.effect, "by_effect": n.place, "act": n.act, "prompts": n.prompts});
         let neurons: Vec<Value> = c.neurons.iter().map(neuron).collect();
         let edits: Vec<String> = c.edits.iter().map(ToString::to_string).collect();
         json!({
             "relation": list[c.fact].relation, "prompt": list[c.fact].prompts[0],
             "answer": list[c.fact].answer, "new": c.new, "neurons": neurons, "edits": edits,
-            "edited": effect(&c.own), "random": effect(&c.control),
+            "edited": effect(&c.own), "direct": c.direct.as_ref().map(effect), "random": effect(&c.control),
         })
     };
     json!({
         "facts": list.len(), "known": report.known, "without": report.without, "seed": plan.seed,
-        "edited": effect(&report.mean(|c| c.own)), "random": effect(&report.mean(|c| c.control)),
+        "edited": effect(&report.mean(|c| c.own)), "direct": report.direct().map(|(_, mean)| effect(&mean)),
+        "random": effect(&report.mean(|c| c.control)),
         "cases": report.cases.iter().map(case).collect::<Vec<_>>(),
         "caution": CAUTION,
     })

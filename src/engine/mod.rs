@@ -119,6 +119,9 @@ pub enum Request {
     },
     /// Request a figure once. It replaces a request for the same instrument that is still waiting.
     Observe(FigureRequest),
+    /// Request a figure when nothing else is to be done: it waits while a text is written, and any other request interrupts it
+    /// within a layer, after which it begins again. It replaces such a request for the same instrument.
+    Follow(FigureRequest),
     /// Generate the unedited continuation of the same prompt, with the same seed and length; answered by `Baseline`.
     Baseline,
     /// Set the baseline run, from the next token on and for later texts; answered by `Beside`.
@@ -377,6 +380,8 @@ pub enum Update {
 pub struct Handle {
     sender: Sender<Request>,
     cancel: Arc<AtomicBool>,
+    /// Raised with every request, so that work which waits for quiet makes way.
+    hurry: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -386,11 +391,14 @@ impl Handle {
         if self.sender.send(request).is_err() {
             tracing::warn!("the engine has stopped");
         }
+        // After the request is sent, so that whoever makes way finds it.
+        self.hurry.store(true, Ordering::Release);
     }
 
     /// Interrupts the work in progress, within one layer.
     pub fn cancel(&self) {
         self.cancel.store(true, Ordering::Relaxed);
+        self.hurry.store(true, Ordering::Release);
     }
 
     /// Asks the thread to end and waits for it; that takes at most about the time of one layer.
@@ -410,14 +418,16 @@ impl Handle {
 pub fn spawn(deliver: impl Fn(Update) -> bool + Send + 'static) -> Result<Handle> {
     let (sender, requests): (Sender<Request>, Receiver<Request>) = std::sync::mpsc::channel();
     let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
+    let hurry = Arc::new(AtomicBool::new(false));
+    let flags = (cancel.clone(), hurry.clone());
     let thread = std::thread::Builder::new()
         .name("lmscope-engine".into())
-        .spawn(move || worker::Worker::new(requests, flag, deliver).work())
+        .spawn(move || worker::Worker::new(requests, flags, deliver).work())
         .map_err(|e| crate::error::Error::Engine(format!("its thread did not start: {e}")))?;
     Ok(Handle {
         sender,
         cancel,
+        hurry,
         thread: Some(thread),
     })
 }

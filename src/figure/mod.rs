@@ -4,6 +4,7 @@
 //! shape, add a variant of [`Body`]; the compiler lists the places to visit.
 
 pub(crate) mod builders;
+pub mod by_token;
 pub mod cell_details;
 pub mod column;
 pub(crate) mod difference;

@@ -158,6 +158,10 @@ pub trait Measurement: Sync {
     const EDITS_ITS_TEXTS: bool = false;
     /// Whether the rows of its live figure follow the edits, so that a change of them asks for the whole of it anew.
     const ROWS_FOLLOW_EDITS: bool = false;
+    /// Parameters with which its figure is cheap enough to be made by itself wherever the cursor of the screen rests, when the
+    /// model has nothing else to do; none if it is made only when it is asked for. It reads the end of a text
+    /// ([`Measurement::READS_END`]).
+    const FOLLOWS: &'static [(&'static str, &'static str)] = &[];
 
     /// What it measures; by default the figure of what it needs of its positions, from one pass.
     ///
@@ -290,6 +294,9 @@ pub trait Instrument: Sync {
     fn reads_end(&self) -> bool;
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
     fn reads_cell(&self) -> bool;
+    /// The arguments with which its figure is made by itself wherever the cursor rests, when the model has nothing else to do;
+    /// none if it is made only when it is asked for.
+    fn following(&self, arguments: &Arguments) -> Option<Arguments>;
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost>;
     /// The whole figure.
@@ -376,6 +383,16 @@ impl<M: Measurement> Instrument for M {
 
     fn reads_cell(&self) -> bool {
         M::READS_CELL
+    }
+
+    fn following(&self, arguments: &Arguments) -> Option<Arguments> {
+        let cheap = M::FOLLOWS.iter();
+        let arguments = cheap.fold(arguments.clone(), |all, (name, value)| {
+            all.with(name, value)
+        });
+        (!M::FOLLOWS.is_empty())
+            .then(|| self.read(&arguments).ok())
+            .flatten()
     }
 
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost> {

@@ -610,3 +610,84 @@ fn a_stopped_question_is_said_to_be_dropped() {
     }
     assert!(seen.iter().any(|u| matches!(u, Update::Dropped(_))));
 }
+
+/// What follows the cursor waits until the text is written, makes way for any request, and comes in the end.
+#[test]
+fn what_follows_the_cursor_delays_no_token() {
+    let session = session();
+    let question = |steps: usize| FigureRequest {
+        arguments: Arguments::default().with("steps", steps).with("swaps", 64),
+        ..live("saliency")
+    };
+    session.handle.ask(Request::Generate {
+        prompt: PromptSource::Text("The capital of France is".into()),
+        count: 12,
+    });
+    session.until(|u| matches!(u, Update::Token { .. }));
+    session.handle.ask(Request::Follow(question(2)));
+    let place = |seen: &[Update], fits: fn(&Update) -> bool| seen.iter().position(fits);
+    let made: fn(&Update) -> bool = |u| {
+        matches!(
+            u,
+            Update::Figure {
+                slot: "saliency",
+                ..
+            }
+        )
+    };
+    let ended: fn(&Update) -> bool = |u| matches!(u, Update::Ended { .. });
+    let seen = session.until(made);
+    assert!(place(&seen, ended).is_some(), "the text came first");
+
+    // One that takes long is interrupted by a request, and begins again.
+    session.handle.ask(Request::Follow(question(4096)));
+    session.until(|u| {
+        matches!(
+            u,
+            Update::Working {
+                slot: "saliency",
+                ..
+            }
+        )
+    });
+    session.handle.ask(Request::Continue { count: 3 });
+    let seen = session.until(ended);
+    assert_eq!(ids(&seen).len(), 3);
+    assert!(place(&seen, made).is_none(), "it was not finished before");
+    assert!(!seen.iter().any(|u| matches!(u, Update::Dropped(_))));
+    session.until(|u| {
+        matches!(
+            u,
+            Update::Working {
+                slot: "saliency",
+                ..
+            }
+        )
+    });
+    // The newest question is the one that is made.
+    session.handle.ask(Request::Follow(question(3)));
+    let seen = session.until(made);
+    assert!(!seen.iter().any(|u| matches!(u, Update::Failed { .. })));
+    let Some(Update::Figure { figure, .. }) = seen.last() else {
+        unreachable!()
+    };
+    let parameters = &figure.provenance.parameters;
+    assert!(
+        parameters.contains(&("steps".into(), "3".into())),
+        "{parameters:?}"
+    );
+
+    // Who stops it is told.
+    session.handle.ask(Request::Follow(question(4096)));
+    session.until(|u| {
+        matches!(
+            u,
+            Update::Working {
+                slot: "saliency",
+                ..
+            }
+        )
+    });
+    session.handle.cancel();
+    session.until(|u| matches!(u, Update::Dropped("saliency")));
+}

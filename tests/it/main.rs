@@ -37,6 +37,7 @@ mod honest;
 mod hub;
 mod in_context;
 mod invariants;
+mod knowledge;
 mod lens;
 mod lens_curves;
 mod lens_files;

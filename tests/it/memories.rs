@@ -9,9 +9,10 @@ use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Error;
 use lmscope::figure::{Body, Entry, Figure, TableRow, Unit};
-use lmscope::instruments::knowledge::fact_neurons::{Search, ask, refine};
+use lmscope::instruments::knowledge::fact_neurons::{FactScoring, Search, ask, refine};
 use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::knowledge::facts::Fact;
+use lmscope::instruments::knowledge::integrated::{IntegralRule, IntegralSteps};
 use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, ValueEditPlan};
 use lmscope::instruments::neurons::at_position::neurons_at;
@@ -521,16 +522,22 @@ fn a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     assert_eq!(word(&rows(&fact)[0], 0), "1/3", "T4");
     let direction = LogitTarget::one(token).direction(&lab.model).unwrap();
     let search = Search::new(lab.model.card.layers);
-    let asked = ask(
-        &mut lab,
-        std::slice::from_ref(&run.tokens),
-        &speaking.schedule,
-        &direction,
-        search,
-    )
-    .unwrap();
-    let neurons = &refine(&[asked], search).1[0];
-    assert!(neurons.len() == 1 && neurons[0].neuron == 3, "{neurons:?}");
+    let path = IntegralSteps {
+        steps: 20,
+        rule: IntegralRule::Midpoint,
+    };
+    let target = LogitTarget::one(token);
+    for scoring in [
+        FactScoring::Direct,
+        FactScoring::Integrated { target, path },
+    ] {
+        let prompts = std::slice::from_ref(&run.tokens);
+        let schedule = &speaking.schedule;
+        let asked = ask(&mut lab, prompts, schedule, &direction, scoring, search).unwrap();
+        let neurons = &refine(&[asked], search).1[0];
+        assert!(neurons.len() == 1 && neurons[0].neuron == 3, "{neurons:?}");
+        assert_eq!(neurons[0].place, 1);
+    }
     // It alone flips the answer: off, the token is gone; every other neuron off, it stays.
     for other in 0..lab.model.card.d_mlp as u32 {
         let off: Edit = format!("zero:{other}@mlp_act.1").parse().unwrap();

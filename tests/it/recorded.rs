@@ -233,6 +233,38 @@ pub fn patchscope() -> Figure {
     )
 }
 
+/// Gradient x input of the first tokens of a text.
+pub fn saliency(until: usize) -> Figure {
+    let numbers = [9.0, 0.04, -0.3, 0.02, 1.2, -0.9];
+    let rows = (0..until).map(|position| TableRow {
+        anchor: Anchor::position(position),
+        entries: vec![
+            Entry::Text(position.to_string()),
+            Entry::Text("␣word".into()),
+            Entry::Number(numbers[position % numbers.len()]),
+            Entry::Number(0.5),
+        ],
+    });
+    let columns = ["position", "token", "gradient x input", "random words"];
+    let page = TablePage {
+        title: String::new(),
+        anchor: Anchor::default(),
+        rows: rows.collect(),
+    };
+    let body = Body::Table(Table {
+        columns: columns.map(ToString::to_string).to_vec(),
+        pages: vec![page],
+    });
+    let title = "saliency · log-probability of ␣Paris, by input token";
+    let mut figure = figure(
+        title,
+        body,
+        &["gradient x input alone", "random words, the control"],
+    );
+    figure.provenance.tokens = (0..until as u32).map(|i| 100 + i).collect();
+    figure
+}
+
 pub fn shown(slot: PaneName, figure: Figure) -> Update {
     Update::Figure {
         slot,
@@ -438,7 +470,7 @@ fn ask(request: &Request) -> String {
                 .join(" ")
         ),
         Request::View { slot, layers } => format!("view {slot} {layers:?}"),
-        Request::Observe(q) => {
+        Request::Observe(q) | Request::Follow(q) => {
             let arguments: Vec<String> = q
                 .arguments
                 .given
@@ -446,8 +478,12 @@ fn ask(request: &Request) -> String {
                 .map(|(k, v)| format!("{k}={v}"))
                 .collect();
             let until = q.until.map_or(String::new(), |n| format!(" until {n}"));
+            let word = match request {
+                Request::Follow(_) => "follow",
+                _ => "observe",
+            };
             format!(
-                "observe {}{}{until} {}",
+                "{word} {}{}{until} {}",
                 q.instrument,
                 if q.unedited { " unedited" } else { "" },
                 arguments.join(" ")

@@ -283,3 +283,80 @@ fn the_mean_baseline_is_the_mean_of_the_table() {
         assert_eq!(resolved(&found, "target"), target);
     }
 }
+
+#[test]
+fn gradient_alone_is_that_of_all_with_random_words_beside() {
+    let run = Run::plain(prompt(6));
+    for mut lab in every_family() {
+        for baseline in ["zero", "mean"] {
+            let name = format!("{} {baseline}", lab.model.card.name);
+            let given = [("token", "#5"), ("steps", "2"), ("baseline", baseline)];
+            let whole = figure(&mut lab, &run, &given);
+            let alone = [&given[..], &[("method", "gradient"), ("swaps", "64")]].concat();
+            let found = figure(&mut lab, &run, &alone);
+            let own = column(&found, "gradient x input");
+            assert_eq!(own, column(&whole, "gradient x input"), "{name}");
+
+            // The root mean square over the words of the table, of which 64 are a sample.
+            let (embeddings, places) = embeddings(&mut lab, &run);
+            let start = if baseline == "zero" {
+                places.clone()
+            } else {
+                places.broadcast_add(&mean_embedding(&lab)).unwrap()
+            };
+            let asked = GradientRequest {
+                of: Scalar::LogProbability(5),
+                after: 5,
+                at: vec![EMBED.at(0)],
+                positions: (0..6).collect(),
+            };
+            let row = lab.run_one(&Pass {
+                gradient: Some(asked),
+                ..Pass::of(run.clone())
+            });
+            let row = row.unwrap().gradient.unwrap();
+            let slopes = row.get(EMBED.at(0)).unwrap();
+            let known = Tensor::arange(0u32, lab.model.known_tokens() as u32, &Device::Cpu);
+            let table = lab.model.transformer.embed_tokens(&known.unwrap()).unwrap();
+            let random = column(&found, "random words");
+            assert_eq!(embeddings.dims(), slopes.dims());
+            for position in 0..6 {
+                let at = |t: &Tensor| t.get(position).unwrap();
+                let words = table.broadcast_add(&at(&places)).unwrap();
+                let away = words.broadcast_sub(&at(&start)).unwrap();
+                let each = away.broadcast_mul(&at(slopes)).unwrap().sum(D::Minus1);
+                let scores = values(&each.unwrap());
+                let squares: f64 = scores.iter().map(|x| f64::from(*x).powi(2)).sum();
+                let expected = (squares / scores.len() as f64).sqrt();
+                let ratio = random[position] / expected;
+                assert!((0.5..1.6).contains(&ratio), "{name} {position}: {ratio}");
+            }
+            let notes = found.notes.join("\n");
+            for words in ["sum to", "the control", "delays no token", "Method all"] {
+                assert!(notes.contains(words), "{words}: {notes}");
+            }
+        }
+    }
+}
+
+/// What the screen asks for by itself.
+#[test]
+fn it_follows_the_cursor_by_one_gradient() {
+    let own = with(&[("baseline", "zero")]);
+    let cheap = saliency().following(&own).unwrap();
+    let given = |name: &str| cheap.given.get(name).cloned().unwrap();
+    assert_eq!(
+        (given("method"), given("baseline")),
+        ("gradient".into(), "zero".into())
+    );
+    assert!(instrument("knockout").unwrap().following(&own).is_none());
+    let mut lab = every_family().next().unwrap();
+    let run = Run::plain(prompt(4));
+    let shown = observe(saliency(), &run, &cheap.with("show", "grid"), &mut lab).unwrap();
+    let numbers = shown.by_token(1).unwrap();
+    assert_eq!(
+        (numbers.name.as_str(), numbers.signed()),
+        ("gradient x input", true)
+    );
+    assert_eq!(numbers.numbers.len(), 4);
+}

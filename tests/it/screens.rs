@@ -620,3 +620,64 @@ fn idle_time_changes_nothing() {
     }
     assert_eq!(app.revision, revision);
 }
+
+/// A text coloured by the numbers of a figure: at every depth the sign and the size are seen.
+#[test]
+fn tokens_are_coloured_by_a_figure() {
+    let updates = || {
+        let mut out = session();
+        out.push(shown("saliency", recorded::saliency(6)));
+        out
+    };
+    for size in SIZES {
+        let mut app = recorded::app(size, updates());
+        press(&mut app, ":");
+        type_in(&mut app, "show saliency");
+        press(&mut app, "Enter S-Tab v v");
+        shot("tint", &app);
+        let none = Theme::default().adapt(Depth::None);
+        let name = format!("tint_no_colour_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, text(&paint(&app, &none)));
+    }
+    let mut app = recorded::app((120, 40), updates());
+    press(&mut app, ":");
+    type_in(&mut app, "show saliency");
+    press(&mut app, "Enter S-Tab v v");
+    // France (1.2 of 1.2) raises the answer, capital (-0.3) and is (-0.9) lower it; of (0.02) does nothing.
+    let cell = |theme: &Theme, word: &str| {
+        let buffer = paint(&app, theme);
+        let cells = buffer.content();
+        let at = (0..cells.len())
+            .find(|i| {
+                let symbols = cells[*i..].iter().zip(word.chars());
+                symbols.clone().count() == word.len()
+                    && symbols
+                        .into_iter()
+                        .all(|(c, w)| c.symbol() == w.to_string())
+            })
+            .unwrap_or_else(|| panic!("{word}: {}", text(&buffer)));
+        cells[at].clone()
+    };
+    let rich = Theme::default();
+    assert_ne!(cell(&rich, "France").bg, cell(&rich, "capital").bg);
+    assert_ne!(cell(&rich, "France").bg, cell(&rich, "of France").bg);
+    let sixteen = rich.adapt(Depth::Ansi16);
+    let (up, down, nothing) = (
+        cell(&sixteen, "France"),
+        cell(&sixteen, "capital"),
+        cell(&sixteen, "of France"),
+    );
+    assert!(up.fg != down.fg && up.fg != nothing.fg && down.fg != nothing.fg);
+    assert!(up.modifier.contains(Modifier::REVERSED), "it is large");
+    assert!(!down.modifier.contains(Modifier::REVERSED));
+    let none = rich.adapt(Depth::None);
+    let up = cell(&none, "+France");
+    assert!(up.modifier.contains(Modifier::BOLD));
+    assert!(
+        cell(&none, "capital")
+            .modifier
+            .contains(Modifier::UNDERLINED)
+    );
+    let plain = cell(&none, "of+France").modifier;
+    assert!(!plain.intersects(Modifier::BOLD | Modifier::UNDERLINED));
+}

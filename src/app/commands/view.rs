@@ -9,7 +9,7 @@ rows! {
     "next-pane" ["Tab"] |app, _| pane(app, 1), "switches to the next pane", hint "pane";
     "previous-pane" ["S-Tab"] |app, _| pane(app, -1), "switches to the pane before";
     "zoom" ["z"] |app, _| { app.layout.zoom = app.layout.zoom.next(); Ok(vec![]) }, "changes the size of the focused pane: wide, full, normal", hint "zoom";
-    "tint" ["v"] |app, _| { app.tint = !app.tint; Ok(vec![]) }, "colours tokens by surprisal (how unexpected each was)", when has_text;
+    "tint" ["v"] |app, _| { app.tint = app.next_tint(); Ok(vec![]) }, "colours tokens by surprisal (how unexpected each was), then by the number that the figure has for each, then not", when has_text;
     "more" ["+"] |app, _| { app.density = app.density.more(); Ok(vec![]) }, "shows more in every cell";
     "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "shows less in every cell, so that more cells fit";
     "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "flips grids: first layer on top";

@@ -5,6 +5,7 @@
 
 mod baseline;
 mod changes;
+mod following;
 mod kept_texts;
 mod live;
 mod tokens;
@@ -75,6 +76,8 @@ fn loading(progress: &Progress) -> Loading {
 pub(super) struct Worker {
     requests: Receiver<Request>,
     cancel: Arc<AtomicBool>,
+    /// Raised when a request is sent.
+    hurry: Arc<AtomicBool>,
     deliver: Rc<dyn Fn(Update) -> bool>,
     lab: Option<Lab>,
     writer: Option<Writer>,
@@ -88,6 +91,8 @@ pub(super) struct Worker {
     /// The indices of the live instruments that grow, and what each needs of a token; none if that has to be determined anew.
     growing: Option<(Vec<usize>, Vec<Needs>)>,
     waiting: Vec<FigureRequest>,
+    /// Figures that are made when nothing else is to be done.
+    following: Vec<FigureRequest>,
     goal: Option<WritingGoal>,
     baseline: Option<BaselineContinuation>,
     receipts_due: bool,
@@ -100,12 +105,13 @@ pub(super) struct Worker {
 impl Worker {
     pub fn new(
         requests: Receiver<Request>,
-        cancel: Arc<AtomicBool>,
+        (cancel, hurry): (Arc<AtomicBool>, Arc<AtomicBool>),
         deliver: impl Fn(Update) -> bool + 'static,
     ) -> Self {
         Self {
             requests,
             cancel,
+            hurry,
             deliver: Rc::new(deliver),
             lab: None,
             writer: None,
@@ -116,6 +122,7 @@ impl Worker {
             came_into_view: false,
             growing: None,
             waiting: Vec::new(),
+            following: Vec::new(),
             goal: None,
             baseline: None,
             receipts_due: false,
@@ -128,6 +135,8 @@ impl Worker {
     /// Handles requests until the other side is closed.
     pub fn work(mut self) {
         loop {
+            // Before the look at the requests: what comes after it interrupts the work of this turn.
+            self.hurry.store(false, Ordering::Release);
             let next = if self.busy() {
                 self.requests.try_recv()
             } else {
@@ -165,6 +174,7 @@ impl Worker {
     fn busy(&self) -> bool {
         self.goal.is_some()
             || !self.waiting.is_empty()
+            || !self.following.is_empty()
             || self.baseline.is_some()
             || self.receipts_due
             || self.layers_due().is_some()
@@ -187,6 +197,8 @@ impl Worker {
         } else if let Some(i) = self.layers_due() {
             let slot = self.live[i].question.instrument;
             self.run_guarded(Some(slot), |w| w.read_later(i));
+        } else if self.goal.is_none() && !self.following.is_empty() {
+            self.follow_one();
         } else if self.goal.is_none() && self.baseline.is_some() {
             self.run_guarded(None, Self::write_baseline);
         } else if self.goal.is_none() && self.receipts_due {
@@ -252,6 +264,8 @@ impl Worker {
         self.baseline = None;
         if self.goal.is_some() {
             self.end(Ending::Stopped);
+        } else {
+            self.drop_following();
         }
     }
 
@@ -311,7 +325,12 @@ impl Worker {
                 self.view(slot, layers);
                 Ok(())
             }
+            Request::Follow(question) => {
+                self.follow(question);
+                Ok(())
+            }
             Request::Observe(question) => {
+                self.not_following(question.instrument);
                 if question.needs_text()? {
                     self.writer()?;
                 } else {
@@ -369,6 +388,7 @@ impl Worker {
         self.check = None;
         self.lab = Some(lab);
         self.writer = None;
+        self.drop_following();
         for live in &mut self.live {
             live.set_whole(false);
         }

@@ -1,21 +1,24 @@
-//! The neurons of a fact: those whose direct effect on the answer is large under most wordings of the prompt.
+//! The neurons of a fact: those whose score for the answer is large under most wordings of the prompt.
 //!
-//! This is the refining of Dai et al. 2022 (2104.08696, section 3.3) on scores that need no gradient: for every wording keep
-//! the neurons whose score is at least `share` of the largest, then those kept under at least `present` of the wordings, moving
-//! that threshold by 5 points until a fact has 2 to 5 neurons on average. The paper's rule "under three paraphrases at least"
-//! is left out, because there are often only two. The score is the direct effect on the answer's logit at the last position
-//! ([`crate::instruments::neurons::at_position`]). Invariant: the same prompts and edits give the same neurons in the same
-//! order. To score otherwise (by integrated gradients, say), make [`FactScores`] from other numbers; refining stays.
+//! This is the refining of Dai et al. 2022 (2104.08696, section 3.3): for every wording keep the neurons whose score is at
+//! least `share` of the largest, then those kept under at least `present` of the wordings, moving that threshold by 5 points
+//! until a fact has 2 to 5 neurons on average. The paper's rule "under three paraphrases at least" is left out, because there
+//! are often only two. The score is the paper's own, integrated gradients ([`super::integrated`]), or, without any gradient,
+//! the direct effect on the answer's logit at the last position ([`crate::instruments::neurons::at_position`]), which comes
+//! with every neuron in either case. Invariant: the same prompts and edits give the same neurons in the same order. To score
+//! otherwise, add a variant of [`FactScoring`]; refining stays.
 
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::Tensor;
 
+use super::integrated::{IntegralSteps, LayerAttribution, integrate};
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::instruments::neurons::at_position::neurons_at;
+use crate::instruments::neurons::at_position::{NeuronsAtPosition, neurons_at};
 use crate::lab::Lab;
 use crate::lab::run::Run;
+use crate::lab::target::LogitTarget;
 use crate::model::network::finite::order;
 
 /// The mean number of neurons for a fact that is aimed at by moving the threshold: from, to.
@@ -48,6 +51,18 @@ impl Search {
     }
 }
 
+/// How the neurons of a fact are scored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FactScoring {
+    /// By the direct effect on the answer's logit.
+    Direct,
+    /// By integrated gradients of the answer's probability.
+    Integrated {
+        target: LogitTarget,
+        path: IntegralSteps,
+    },
+}
+
 /// A neuron found for a fact.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FactNeuron {
@@ -55,8 +70,12 @@ pub struct FactNeuron {
     pub layer: u16,
     /// Its index in the MLP.
     pub neuron: u32,
+    /// The number that it was chosen by: the mean over the prompts.
+    pub score: f32,
     /// Mean direct effect on the answer over the prompts.
     pub effect: f32,
+    /// Its place among all neurons by that, from 1.
+    pub place: usize,
     /// Mean activation over the prompts.
     pub act: f32,
     /// The number of prompts under which its score was large.
@@ -68,64 +87,127 @@ pub struct FactNeuron {
 pub struct FactScores {
     /// The number of prompts.
     pub count: usize,
+    /// By integrated gradients: for every prompt, the layer that is least complete.
+    pub incomplete: Vec<LayerAttribution>,
+    /// By integrated gradients: the most that all neurons of one layer make together under a prompt, in size.
+    pub most: f64,
     /// Neurons with a large score under at least one prompt.
     candidates: Vec<FactNeuron>,
 }
 
-/// Runs the prompts under a schedule and scores every neuron by its direct effect along a logit direction `[d_model]`.
+/// A neuron's sums over prompts.
+#[derive(Clone, Copy, Default)]
+struct NeuronSums {
+    score: f64,
+    effect: f64,
+    act: f64,
+    kept: usize,
+}
+
+/// Runs the prompts under a schedule and scores every neuron; `direction` is the answer's logit direction `[d_model]`.
+///
+/// # Errors
+///
+/// Those of passes, and of gradients where the scores need some.
 pub fn ask(
     lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
     direction: &Tensor,
+    scoring: FactScoring,
     search: Search,
 ) -> Result<FactScores> {
-    let layers = lab.model.card.neuron_layers.iter();
-    let chosen = layers.filter(|l| (search.layers.0..=search.layers.1).contains(l));
+    let layers = lab.model.card.neuron_layers.iter().copied();
+    let chosen: Vec<usize> = layers
+        .filter(|l| (search.layers.0..=search.layers.1).contains(l))
+        .collect();
     let views = chosen
-        .map(|l| Ok((*l, lab.model.transformer.value_view(*l, direction)?)))
+        .iter()
+        .map(|l| lab.model.transformer.value_view(*l, direction))
         .collect::<Result<Vec<_>>>()?;
-    // For every neuron: the sums of its effects and activations, and the number of prompts under which it was kept.
-    let mut sums: BTreeMap<usize, Vec<(f64, f64, usize)>> = BTreeMap::new();
-    for prompt in prompts {
+    let mut sums: BTreeMap<usize, Vec<NeuronSums>> = BTreeMap::new();
+    let (mut incomplete, mut most) = (Vec::new(), 0f64);
+    for (i, prompt) in prompts.iter().enumerate() {
         let run = Run::plain(prompt.clone()).under(schedule);
         let local = neurons_at(lab, &run, prompt.len() - 1)?.remove(0);
-        let effects: Vec<(usize, Vec<f32>)> = views
-            .iter()
-            .map(|(layer, view)| (*layer, local.effects(*layer, view)))
-            .collect();
-        let largest = effects.iter().flat_map(|(_, row)| row);
-        let least = largest.copied().fold(0.0, f32::max) * search.share;
-        for (layer, row) in &effects {
-            let acts = local.layer(*layer).map_or(&[][..], |(acts, _)| acts);
-            let held = sums
-                .entry(*layer)
-                .or_insert_with(|| vec![(0.0, 0.0, 0); row.len()]);
-            for ((sum, effect), act) in held.iter_mut().zip(row).zip(acts) {
-                sum.0 += f64::from(*effect);
-                sum.1 += f64::from(*act);
-                sum.2 += usize::from(*effect >= least && *effect > 0.0);
+        let each = chosen.iter().zip(&views);
+        let effects: Vec<Vec<f32>> = each.map(|(l, view)| local.effects(*l, view)).collect();
+        let scores = match scoring {
+            FactScoring::Direct => effects.clone(),
+            FactScoring::Integrated { target, path } => {
+                let share = |i: usize| i as f32 / prompts.len() as f32;
+                let mut found = lab.part(share(i)..share(i + 1), |lab| {
+                    integrate(lab, &run, &local, &chosen, target, path)
+                })?;
+                let scores = found.iter().map(|layer| layer.neurons.clone()).collect();
+                most = found
+                    .iter()
+                    .fold(most, |most, layer| most.max(layer.whole.abs()));
+                let error = |layer: &LayerAttribution| layer.completeness_error().abs();
+                found.sort_by(|a, b| error(b).total_cmp(&error(a)));
+                incomplete.extend(found.into_iter().next());
+                scores
             }
-        }
+        };
+        add(&mut sums, &chosen, &scores, &effects, &local, search.share);
     }
-    let mean = |sum: f64| (sum / prompts.len() as f64) as f32;
-    let mut candidates: Vec<FactNeuron> = sums
-        .iter()
-        .flat_map(|(layer, row)| row.iter().enumerate().map(move |(i, s)| (*layer, i, *s)))
-        .filter(|(_, _, (_, _, kept))| *kept > 0)
-        .map(|(layer, i, (effect, act, kept))| FactNeuron {
-            layer: layer as u16,
-            neuron: i as u32,
-            effect: mean(effect),
-            act: mean(act),
-            prompts: kept,
-        })
-        .collect();
-    candidates.sort_by(|a, b| order(b.effect, a.effect));
     Ok(FactScores {
         count: prompts.len(),
-        candidates,
+        incomplete,
+        most,
+        candidates: candidates(&sums, prompts.len()),
     })
+}
+
+/// Adds what one prompt says of every neuron.
+fn add(
+    sums: &mut BTreeMap<usize, Vec<NeuronSums>>,
+    layers: &[usize],
+    scores: &[Vec<f32>],
+    effects: &[Vec<f32>],
+    local: &NeuronsAtPosition,
+    share: f32,
+) {
+    let largest = scores.iter().flatten().copied().fold(0.0, f32::max);
+    let least = largest * share;
+    for ((layer, scores), effects) in layers.iter().zip(scores).zip(effects) {
+        let acts = local.layer(*layer).map_or(&[][..], |(acts, _)| acts);
+        let held = sums
+            .entry(*layer)
+            .or_insert_with(|| vec![NeuronSums::default(); scores.len()]);
+        let numbers = scores.iter().zip(effects).zip(acts);
+        for (sum, ((score, effect), act)) in held.iter_mut().zip(numbers) {
+            sum.score += f64::from(*score);
+            sum.effect += f64::from(*effect);
+            sum.act += f64::from(*act);
+            sum.kept += usize::from(*score >= least && *score > 0.0);
+        }
+    }
+}
+
+/// The neurons that were kept under some prompt, strongest first.
+fn candidates(sums: &BTreeMap<usize, Vec<NeuronSums>>, prompts: usize) -> Vec<FactNeuron> {
+    let mean = |sum: f64| (sum / prompts as f64) as f32;
+    let all = || {
+        let layers = sums.iter();
+        layers.flat_map(|(layer, row)| row.iter().enumerate().map(move |(i, s)| (*layer, i, *s)))
+    };
+    let mut effects: Vec<f64> = all().map(|(_, _, sum)| sum.effect).collect();
+    effects.sort_by(|a, b| b.total_cmp(a));
+    let kept = all().filter(|(_, _, sum)| sum.kept > 0);
+    let mut out: Vec<FactNeuron> = kept
+        .map(|(layer, i, sum)| FactNeuron {
+            layer: layer as u16,
+            neuron: i as u32,
+            score: mean(sum.score),
+            effect: mean(sum.effect),
+            place: effects.partition_point(|other| *other > sum.effect) + 1,
+            act: mean(sum.act),
+            prompts: sum.kept,
+        })
+        .collect();
+    out.sort_by(|a, b| order(b.score, a.score));
+    out
 }
 
 impl FactScores {
@@ -182,12 +264,16 @@ mod tests {
         let candidate = |(i, prompts): (usize, &usize)| FactNeuron {
             layer: 0,
             neuron: i as u32,
+            score: 10.0 - i as f32,
             effect: 10.0 - i as f32,
+            place: i + 1,
             act: 1.0,
             prompts: *prompts,
         };
         FactScores {
             count: 20,
+            incomplete: Vec::new(),
+            most: 0.0,
             candidates: prompts.iter().enumerate().map(candidate).collect(),
         }
     }

@@ -8,4 +8,5 @@ pub mod dose;
 pub mod fact;
 pub mod fact_neurons;
 pub mod facts;
+pub mod integrated;
 pub mod value_edit;

@@ -1,10 +1,11 @@
 //! Value edits: finds the neurons of a fact, turns their value vectors towards another answer, and counts the effects, compared
 //! with random neurons.
 //!
-//! The experiment of Dai et al. 2022 (2104.08696, sections 4.3, 5.1, 5.2) without gradients: facts that the model answers in
-//! every wording; their neurons ([`super::fact_neurons`]), except for those that more than a tenth of the relation's facts
-//! share; an overlay on the value vectors ([`crate::model::network::value_overlay`]), or a factor on the activations. It
-//! departs from the paper twice: a gated MLP's activations have both signs, so a value is turned with the sign of its
+//! The experiment of Dai et al. 2022 (2104.08696, sections 4.3, 5.1, 5.2): facts that the model answers in every wording; their
+//! neurons ([`super::fact_neurons`]), by the paper's integrated gradients or by direct effects, except for those that more than
+//! a tenth of the relation's facts share; an overlay on the value vectors ([`crate::model::network::value_overlay`]), or a
+//! factor on the activations. With integrated gradients, as many neurons by direct effect are edited beside. It departs from
+//! the paper twice: a gated MLP's activations have both signs, so a value is turned with the sign of its
 //! activation (otherwise a negative activation would suppress the new answer); and side effects are counted as changed answers
 //! and KL rather than perplexity. Invariant: weights are not written, and every draw is seeded. To try another edit, add a
 //! variant of [`NeuronChange`].
@@ -17,8 +18,9 @@ use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::control_units as null_units;
-use super::fact_neurons::{FactNeuron, Search, ask, drop_shared, refine};
+use super::fact_neurons::{FactNeuron, FactScoring, Search, ask, drop_shared, refine};
 use super::facts::Fact;
+use super::integrated::IntegralSteps;
 use crate::edit::op::{Op, UnitChoice, UnitsTurn};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
@@ -28,7 +30,7 @@ use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
-use crate::lab::target::first_token;
+use crate::lab::target::{LogitTarget, first_token};
 use crate::model::network::site::Site;
 
 /// The edit of the neurons.
@@ -40,13 +42,15 @@ pub enum NeuronChange {
     Scale(f32),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NeuronScore {
     /// By the direct effect on the answer's logit.
     Answer,
     /// By the direct effect on the answer's logit minus the mean logit of the relation's other answers, which separates the
     /// fact from others of its relation.
     Contrast,
+    /// By integrated gradients of the answer's probability, as in the paper.
+    Integrated(IntegralSteps),
 }
 
 /// The settings of the experiment.
@@ -92,6 +96,8 @@ pub struct EditedFact {
     pub edits: Vec<Edit>,
     /// The effect of the edits.
     pub own: EditEffect,
+    /// Beside integrated gradients: the effect of the same edits on as many neurons by direct effect, where there are some.
+    pub direct: Option<EditEffect>,
     /// Control: the effect of the same edits on as many random neurons of the same layers.
     pub control: EditEffect,
 }
@@ -151,28 +157,38 @@ pub fn run(
         ));
     }
     let mut rng = StdRng::seed_from_u64(plan.seed);
-    let mut chosen: Vec<(usize, Vec<FactNeuron>)> = Vec::new();
+    let mut chosen: Vec<(usize, FoundNeurons)> = Vec::new();
     let mut relations: Vec<&str> = facts.iter().map(|f| f.relation.as_str()).collect();
     relations.sort_unstable();
     relations.dedup();
+    // Progress: finding by direct effect takes one pass for each prompt and measuring takes many; gradients take more.
+    let finding = match plan.score {
+        NeuronScore::Answer | NeuronScore::Contrast => 0.1,
+        NeuronScore::Integrated(_) => 0.9,
+    };
     for (i, relation) in relations.iter().enumerate() {
-        // Progress: finding takes one pass for each prompt and measuring takes many, so finding is a tenth of the whole.
-        lab.report(0.1 * i as f32 / relations.len() as f32)?;
+        let share = |i: usize| finding * i as f32 / relations.len() as f32;
+        lab.report(share(i))?;
         let members: Vec<usize> = (0..facts.len())
             .filter(|f| facts[*f].relation == *relation && suite.known[*f])
             .collect();
-        let (present, mut found) = suite.find(lab, &members, schedule, plan)?;
-        drop_shared(&mut found, plan.shared);
+        let (present, found) = lab.part(share(i)..share(i + 1), |lab| {
+            suite.find(lab, &members, schedule, plan)
+        })?;
         report.present.push(((*relation).to_string(), present));
-        let mut of: Vec<(usize, Vec<FactNeuron>)> = members.into_iter().zip(found).collect();
+        let mut of: Vec<(usize, FoundNeurons)> = members.into_iter().zip(found).collect();
         of.shuffle(&mut rng);
         of.truncate(plan.facts);
         chosen.extend(of);
     }
     chosen.sort_by_key(|(fact, _)| *fact);
     let count = chosen.len();
-    for (i, (fact, mut neurons)) in chosen.into_iter().enumerate() {
-        lab.report(0.1 + 0.9 * i as f32 / count as f32)?;
+    for (i, (fact, found)) in chosen.into_iter().enumerate() {
+        lab.report(finding + (1.0 - finding) * i as f32 / count as f32)?;
+        let FoundNeurons {
+            mut neurons,
+            direct,
+        } = found;
         neurons.truncate(plan.search.most);
         let new = suite.new_answer(lab, facts, fact, plan, &mut rng)?;
         if neurons.is_empty() || (new.is_none() && matches!(plan.turn, NeuronChange::Rewrite(_))) {
@@ -186,9 +202,18 @@ pub fn run(
         let edits = edits(&neurons, plan.turn, old, turned, lab);
         let idle = self::edits(&control, plan.turn, old, turned, lab);
         let target = turned.map(|(_, id)| id);
+        let direct = match direct {
+            Some(mut direct) if !direct.is_empty() => {
+                direct.truncate(neurons.len());
+                let edits = self::edits(&direct, plan.turn, old, turned, lab);
+                Some(suite.effect(lab, fact, target, schedule, &edits)?)
+            }
+            Some(_) | None => None,
+        };
         report.cases.push(EditedFact {
             fact,
             own: suite.effect(lab, fact, target, schedule, &edits)?,
+            direct,
             control: suite.effect(lab, fact, target, schedule, &idle)?,
             new: new.map(|(text, _)| text),
             neurons,
@@ -196,6 +221,12 @@ pub fn run(
         });
     }
     Ok(report)
+}
+
+/// The neurons of a fact, strongest first, and beside integrated gradients those by direct effect.
+struct FoundNeurons {
+    neurons: Vec<FactNeuron>,
+    direct: Option<Vec<FactNeuron>>,
 }
 
 impl EvaluationSuite {
@@ -249,19 +280,20 @@ impl EvaluationSuite {
             .collect()
     }
 
-    /// The neurons of a relation's facts, refined together.
+    /// The neurons of a relation's facts, refined together, without those that many of them share.
     fn find(
         &self,
         lab: &mut Lab,
         members: &[usize],
         schedule: &Schedule,
         plan: ValueEditPlan,
-    ) -> Result<(f32, Vec<Vec<FactNeuron>>)> {
+    ) -> Result<(f32, Vec<FoundNeurons>)> {
         let mut all: Vec<u32> = members.iter().map(|f| self.answers[*f]).collect();
         all.sort_unstable();
         all.dedup();
         let mut scores = Vec::with_capacity(members.len());
-        for fact in members {
+        let mut beside = Vec::new();
+        for (i, fact) in members.iter().enumerate() {
             let answer = self.answers[*fact];
             let mut direction = lab.model.transformer.logit_direction(answer)?;
             let others: Vec<u32> = all.iter().copied().filter(|a| *a != answer).collect();
@@ -273,9 +305,30 @@ impl EvaluationSuite {
                 direction = (direction - Tensor::stack(&others, 0)?.mean(0)?)?;
             }
             let prompts = self.of(*fact);
-            scores.push(ask(lab, &prompts, schedule, &direction, plan.search)?);
+            let by = |lab: &mut Lab, scoring| {
+                ask(lab, &prompts, schedule, &direction, scoring, plan.search)
+            };
+            let scoring = match plan.score {
+                NeuronScore::Answer | NeuronScore::Contrast => FactScoring::Direct,
+                NeuronScore::Integrated(path) => {
+                    beside.push(by(lab, FactScoring::Direct)?);
+                    let target = LogitTarget::one(answer);
+                    FactScoring::Integrated { target, path }
+                }
+            };
+            let share = |i: usize| i as f32 / members.len() as f32;
+            scores.push(lab.part(share(i)..share(i + 1), |lab| by(lab, scoring))?);
         }
-        Ok(refine(&scores, plan.search))
+        let (present, mut found) = refine(&scores, plan.search);
+        drop_shared(&mut found, plan.shared);
+        let (_, mut direct) = refine(&beside, plan.search);
+        drop_shared(&mut direct, plan.shared);
+        let mut direct = direct.into_iter();
+        let of = |neurons| FoundNeurons {
+            neurons,
+            direct: direct.next(),
+        };
+        Ok((present, found.into_iter().map(of).collect()))
     }
 
     /// The new answer: the fact's own `new`, or another answer of its relation; none for a factor on the activations.
@@ -320,7 +373,9 @@ impl EvaluationSuite {
             drawn.extend(others.into_iter().map(|neuron| FactNeuron {
                 layer,
                 neuron,
+                score: 0.0,
                 effect: 0.0,
+                place: 0,
                 act: 0.0,
                 prompts: 0,
             }));
@@ -455,23 +510,31 @@ fn spell((text, id): (&str, u32), lab: &Lab) -> String {
 impl ValueEditReport {
     /// The mean of an effect over all cases.
     pub fn mean(&self, of: impl Fn(&EditedFact) -> EditEffect) -> EditEffect {
-        let effects: Vec<EditEffect> = self.cases.iter().map(of).collect();
-        let count = effects.len().max(1) as f32;
-        let mean =
-            |part: &dyn Fn(&EditEffect) -> f32| effects.iter().map(part).sum::<f32>() / count;
-        let every = |part: &dyn Fn(&EditEffect) -> Option<f32>| {
-            let parts: Option<Vec<f32>> = effects.iter().map(part).collect();
-            parts
-                .filter(|p| !p.is_empty())
-                .map(|p| p.iter().sum::<f32>() / p.len() as f32)
-        };
-        EditEffect {
-            changed: mean(&|e| e.changed),
-            success: every(&|e| e.success),
-            kept: mean(&|e| e.kept),
-            others_changed: mean(&|e| e.others_changed),
-            others_kl: mean(&|e| e.others_kl),
-            texts: every(&|e| e.texts.map(|t| t.0)).zip(every(&|e| e.texts.map(|t| t.1))),
-        }
+        mean(&self.cases.iter().map(of).collect::<Vec<_>>())
+    }
+
+    /// The mean effect of as many neurons by direct effect, and of how many cases; none where there is no such case.
+    pub fn direct(&self) -> Option<(usize, EditEffect)> {
+        let effects: Vec<EditEffect> = self.cases.iter().filter_map(|case| case.direct).collect();
+        (!effects.is_empty()).then(|| (effects.len(), mean(&effects)))
+    }
+}
+
+fn mean(effects: &[EditEffect]) -> EditEffect {
+    let count = effects.len().max(1) as f32;
+    let mean = |part: &dyn Fn(&EditEffect) -> f32| effects.iter().map(part).sum::<f32>() / count;
+    let every = |part: &dyn Fn(&EditEffect) -> Option<f32>| {
+        let parts: Option<Vec<f32>> = effects.iter().map(part).collect();
+        parts
+            .filter(|p| !p.is_empty())
+            .map(|p| p.iter().sum::<f32>() / p.len() as f32)
+    };
+    EditEffect {
+        changed: mean(&|e| e.changed),
+        success: every(&|e| e.success),
+        kept: mean(&|e| e.kept),
+        others_changed: mean(&|e| e.others_changed),
+        others_kl: mean(&|e| e.others_kl),
+        texts: every(&|e| e.texts.map(|t| t.0)).zip(every(&|e| e.texts.map(|t| t.1))),
     }
 }

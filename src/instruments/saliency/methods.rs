@@ -57,6 +57,19 @@ impl InputEffects {
     }
 }
 
+/// What one gradient says of each token of a text.
+#[derive(Clone, Debug)]
+pub(super) struct InputSlopes {
+    /// Gradient × input.
+    pub gradient: Vec<f64>,
+    /// That of random words in the same places, root mean square.
+    pub random: Vec<f64>,
+    /// The scalar of the text.
+    pub value: f64,
+    /// The scalar with every embedding at the baseline.
+    pub at_baseline: f64,
+}
+
 /// The question.
 pub(super) struct SaliencyMethods<'a> {
     pub params: &'a SaliencyParams,
@@ -190,6 +203,65 @@ impl SaliencyMethods<'_> {
         }
     }
 
+    /// The embeddings of random words at every position, `[positions, d_model]` each.
+    fn swaps(&self, run: &Run, lab: &Lab) -> Result<Vec<Tensor>> {
+        let words = words(&lab.model);
+        let transformer = &lab.model.transformer;
+        let places = transformer.position_vectors(0, run.tokens.len())?;
+        let draws = 0..self.params.swaps.0;
+        draws
+            .map(|draw| {
+                let ids = Tensor::new(random_words(run, draw, &words)?, &transformer.device)?;
+                let drawn = transformer.embed_tokens(&ids)?.to_dtype(DType::F32)?;
+                Ok(match &places {
+                    Some(places) => (drawn + places)?,
+                    None => drawn,
+                })
+            })
+            .collect()
+    }
+
+    /// Gradient × input alone, from one gradient; what random words would score at each position; and the scalar here and at the
+    /// baseline.
+    pub(super) fn slopes(&self, run: &Run, lab: &mut Lab) -> Result<InputSlopes> {
+        let positions: Vec<usize> = (0..run.tokens.len()).collect();
+        let asked = Pass {
+            record: vec![Site::Embed.at(0)],
+            ..self.gradients(run, &positions)
+        };
+        let own = lab.part(0.0..0.8, |lab| lab.run_one(&asked))?;
+        let embeddings = self.embeddings(&own, run, lab)?;
+        let end = point(1.0, &own, &embeddings)?;
+        let mut squares = vec![0f64; positions.len()];
+        let swaps = self.swaps(run, lab)?;
+        for words in &swaps {
+            let random = Embeddings {
+                own: words.clone(),
+                baseline: embeddings.baseline.clone(),
+            };
+            let each = point(1.0, &own, &random)?.slopes.into_iter().flatten();
+            squares
+                .iter_mut()
+                .zip(each)
+                .for_each(|(sum, x)| *sum += x * x);
+        }
+        let start = lab.run_one(&Pass {
+            rows: vec![embeddings.at(0.0)?],
+            ..Pass::after(run.clone(), Output::tokens(&self.target.tokens()))
+        })?;
+        Ok(InputSlopes {
+            gradient: end
+                .slopes
+                .unwrap_or_else(|| vec![f64::NAN; positions.len()]),
+            random: squares
+                .into_iter()
+                .map(|sum| (sum / swaps.len() as f64).sqrt())
+                .collect(),
+            value: end.scalar,
+            at_baseline: self.value(start.last()),
+        })
+    }
+
     /// What is lost without each token, and on average with random ones in its place.
     fn erase(
         &self,
@@ -199,22 +271,8 @@ impl SaliencyMethods<'_> {
         lab: &mut Lab,
     ) -> Result<()> {
         let swaps = self.params.swaps.0;
-        let words = words(&lab.model);
         let mut others = vec![embeddings.baseline.clone()];
-        for draw in 0..swaps {
-            let ids = random_words(run, draw, &words)?;
-            let ids = Tensor::new(ids, &lab.model.transformer.device)?;
-            let drawn = lab.model.transformer.embed_tokens(&ids)?;
-            let drawn = drawn.to_dtype(DType::F32)?;
-            let places = lab
-                .model
-                .transformer
-                .position_vectors(0, run.tokens.len())?;
-            others.push(match places {
-                Some(places) => (drawn + places)?,
-                None => drawn,
-            });
-        }
+        others.extend(self.swaps(run, lab)?);
         let mut rows = Vec::with_capacity(others.len() * run.tokens.len());
         for values in &others {
             for position in 0..run.tokens.len() {

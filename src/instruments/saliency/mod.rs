@@ -5,10 +5,12 @@
 //! 1703.01365) and erasing the token (Li et al. 2016, 1612.08220). Direct logit attribution, which takes a logit apart by
 //! component of the model and not by token, is `residual`. Invariant: the three are in the same unit, and with the numbers
 //! come the error of the one that has an exact sum, how well they agree, and a control. How they are computed is in
-//! `methods.rs`; to add a method, add a column there.
+//! `methods.rs`; gradient × input alone, cheap enough to follow the cursor of the screen, in `slope.rs`. To add a method, add a
+//! column there.
 
 mod methods;
 mod path;
+mod slope;
 
 use methods::{InputEffects, SaliencyMethods};
 
@@ -35,6 +37,11 @@ choices! {
 }
 
 choices! {
+    /// Which methods are measured.
+    pub enum SaliencyMethod { All = "all", Gradient = "gradient" }
+}
+
+choices! {
     /// How the numbers are shown.
     pub enum SaliencyView { Table = "table", Grid = "grid" }
 }
@@ -48,9 +55,11 @@ params! {
         of: SaliencyOf = "logprob",
         /// what takes the place of a token's embedding: zero: nothing; mean: the mean of the embedding table without special tokens; a learned position vector stays
         baseline: EmbeddingBaseline = "mean",
+        /// all: gradient x input, integrated gradients and erasing; gradient: gradient x input alone, from one gradient, which on the screen follows the cursor
+        method: SaliencyMethod = "all",
         /// at how many points of the way from the baseline to the text integrated gradients take a gradient, at most: they stop when their sum fits
         steps: Count<2, 4096> = "128",
-        /// how many random words are put in a token's place for the control; the number is their mean
+        /// how many random words stand for the control: put in a token's place, or, of gradient x input alone, scored there
         swaps: Count<1, 64> = "8",
         /// table: a row a token; grid: a column a token, coloured around zero
         show: SaliencyView = "table",
@@ -65,8 +74,12 @@ impl Measurement for Saliency {
     const ABOUT: &'static str = "Input attribution: how much each token of the text matters for the next token, by gradient x input, integrated gradients, and erasing it";
     const SOURCE: &'static str = "gradient x input: Simonyan et al. 2013 (1312.6034), Shrikumar et al. 2016 (1605.01713); integrated gradients: Sundararajan et al. 2017 (1703.01365); erasing: Li et al. 2016 (1612.08220)";
     const READS_END: bool = true;
+    const FOLLOWS: &'static [(&'static str, &'static str)] = &[("method", "gradient")];
 
     fn cost(params: &SaliencyParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
+        if params.method == SaliencyMethod::Gradient {
+            return None;
+        }
         // A gradient takes about three passes; what comes before an erased token is read once.
         Some(SweepCost {
             passes: 4 * params.steps.0 + (1 + params.swaps.0) * tokens.div_ceil(2),
@@ -80,6 +93,9 @@ impl Measurement for Saliency {
             None => LogitTarget::one(lab.last(run, Output::top(1))?.first().0),
         };
         let methods = SaliencyMethods { params, target };
+        if params.method == SaliencyMethod::Gradient {
+            return slope::figure(&methods, run, lab);
+        }
         let found = methods.measure(run, lab)?;
         let name = target.spell(lab);
         let what = params.what(target);
@@ -108,7 +124,9 @@ impl Measurement for Saliency {
 }
 
 /// The methods as columns and rows, and what they are called.
-const METHODS: [&str; 4] = ["gradient x input", "integrated", "erased", "swapped"];
+const METHODS: [&str; 4] = [GRADIENT, "integrated", "erased", "swapped"];
+
+const GRADIENT: &str = "gradient x input";
 
 fn numbers(found: &InputEffects, position: usize) -> [f32; 4] {
     let of = |list: &[f64]| list[position] as f32;
@@ -151,8 +169,14 @@ fn grid(found: &InputEffects, run: &Run, lab: &Lab, value: &str) -> Grid {
         value,
         cell,
     );
+    coloured(grid)
+}
+
+/// A grid with a column a token, coloured around zero.
+fn coloured(grid: Grid) -> Grid {
     // The first position of a text, a sink in many models, has no part in the colours.
-    let judged = grid.cells.iter().skip(usize::from(tokens > 1)).flatten();
+    let first = usize::from(grid.columns.len() > 1);
+    let judged = grid.cells.iter().skip(first).flatten();
     let sizes = judged.map(|cell| cell.value.abs());
     let reach = sizes.filter(|v| v.is_finite()).fold(1e-6, f32::max);
     grid.scaled(Scale::Diverging { reach })

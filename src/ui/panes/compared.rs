@@ -9,7 +9,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
-use super::tokens::{changed, in_sight, pen, split, style_of, tokens};
+use super::tokens::{TokenColours, changed, in_sight, pen, split, style_of, tokens};
 use super::{Canvas, put};
 use crate::app::App;
 use crate::app::baseline::{Baseline, comparable};
@@ -89,6 +89,7 @@ enum ComparedRow {
 
 fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
     let app = canvas.app;
+    let colours = TokenColours::of(app);
     let Some(baseline) = &app.baseline else {
         return;
     };
@@ -143,7 +144,15 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
             ComparedRow::Prompt(line) => {
                 let mut x = body.x;
                 for span in &prompt[*line] {
-                    x = piece(canvas, (x, y, body.right()), &span.text, t, span.token, 0);
+                    x = piece(
+                        canvas,
+                        &colours,
+                        (x, y, body.right()),
+                        &span.text,
+                        t,
+                        span.token,
+                        0,
+                    );
                 }
             }
             ComparedRow::Pair(range) => {
@@ -151,7 +160,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                 let edge = body.x + column as u16;
                 for position in range.clone().filter(|p| *p < t.pieces.len()) {
                     let shown = t.pieces[position].clone();
-                    x = piece(canvas, (x, y, edge), &shown, t, position, 0);
+                    x = piece(canvas, &colours, (x, y, edge), &shown, t, position, 0);
                 }
                 let last = first + i + 1 == rows.len();
                 if last && t.activity == Activity::Writing && x < edge {
@@ -165,7 +174,15 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
                         break;
                     };
                     let end = (x, y, x.max(body.right()));
-                    x = piece(canvas, end, &shown, &baseline.text, index, t.prompt);
+                    x = piece(
+                        canvas,
+                        &colours,
+                        end,
+                        &shown,
+                        &baseline.text,
+                        index,
+                        t.prompt,
+                    );
                 }
             }
         }
@@ -176,6 +193,7 @@ fn beside(canvas: &mut Canvas, area: Rect, column: usize, wide: usize) {
 /// Draws one token of a text whose first position is `offset`; returns the column of the next one.
 fn piece(
     canvas: &mut Canvas,
+    colours: &TokenColours,
     (x, y, right): (u16, u16, u16),
     shown: &str,
     of: &Transcript,
@@ -189,7 +207,7 @@ fn piece(
     let position = index + offset;
     let own = offset == 0;
     let given = position < app.transcript.prompt;
-    let style = style_of(canvas.theme, app, token, given, own);
+    let style = style_of(canvas.theme, colours, token, given, own);
     let mut shown = shown.replace('\n', "⏎");
     let style = mark(canvas, style, position, own);
     if position == app.cursor.position && shown.is_empty() {
@@ -281,6 +299,7 @@ fn stacked(canvas: &mut Canvas, area: Rect) {
 /// Draws only the other text, with the first token that differs in view.
 fn other(canvas: &mut Canvas, area: Rect, baseline: &Baseline) {
     let app = canvas.app;
+    let colours = TokenColours::of(app);
     let offset = app.transcript.prompt;
     if baseline.text.tokens.is_empty() {
         let lines = canvas.folded("nothing yet", area.width.into(), Role::Muted);
@@ -301,7 +320,15 @@ fn other(canvas: &mut Canvas, area: Rect, baseline: &Baseline) {
         let (mut x, y) = (area.x, area.y + i as u16);
         for span in line {
             let end = (x, y, area.right());
-            x = piece(canvas, end, &span.text, &baseline.text, span.token, offset);
+            x = piece(
+                canvas,
+                &colours,
+                end,
+                &span.text,
+                &baseline.text,
+                span.token,
+                offset,
+            );
         }
     }
 }

@@ -1,27 +1,31 @@
 //! Draws a text token by token: colours, wrapping, the cursor, and a line where edits changed.
 //!
-//! Invariant: every token is visible under the cursor, even one without visible characters. To colour tokens by another number,
-//! add an arm in [`tint`].
+//! Invariant: every token is visible under the cursor, even one without visible characters. Where there are few colours or none,
+//! the size and the sign of a number are seen as well. To colour tokens by another number, add an arm in [`TokenColours::of`].
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
-use ratatui::style::Style;
+use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 
 use super::{Canvas, put};
-use crate::app::App;
 use crate::app::layout::Pane;
 use crate::app::transcript::{Activity, TokenSpan as Piece, Transcript};
+use crate::app::{App, TokenTint};
 use crate::engine::Token;
+use crate::figure::by_token::TokenNumbers;
 use crate::text;
 use crate::ui::paint;
-use crate::ui::theme::{Role, Theme};
+use crate::ui::theme::{Depth, Role, Theme};
 use crate::ui::widgets::scroll;
 
 /// Surprisal, in nats, at the end of the colour ramp.
 const SURPRISE: f32 = 6.0;
 /// KL, in nats, at the end of the colour ramp.
 const KL: f32 = 1.5;
+/// Without a ramp: the share of the scale from which on a number is seen, and from which on it stands out.
+const FAINT: f32 = 0.1;
+const LARGE: f32 = 0.5;
 
 pub(super) fn split(area: Rect, below: u16) -> (Rect, Rect) {
     let below = below.min(area.height);
@@ -72,6 +76,7 @@ pub(super) fn tokens(
         lines = text.wrap(usize::from(area.width).saturating_sub(1));
     }
     let rows = rows(text, &lines, own);
+    let colours = TokenColours::of(app);
     let holds = |row: &TextRow| match row {
         TextRow::Text(line) => line.iter().any(|s| s.token + offset == cursor),
         TextRow::Changed(_) => false,
@@ -94,7 +99,7 @@ pub(super) fn tokens(
                 let end = draw_line(
                     canvas.buf,
                     canvas.theme,
-                    app,
+                    (app, &colours),
                     (area.x, y, area.right()),
                     line,
                     text,
@@ -138,7 +143,7 @@ pub(super) fn pen(canvas: &mut Canvas, x: u16, y: u16) {
 fn draw_line(
     buf: &mut Buffer,
     theme: &Theme,
-    app: &App,
+    (app, colours): (&App, &TokenColours),
     (left, y, right): (u16, u16, u16),
     line: &[Piece],
     text: &Transcript,
@@ -153,8 +158,15 @@ fn draw_line(
         };
         let here = piece.token + offset == cursor;
         let prompt = piece.token + offset < app.transcript.prompt;
-        let mut style = style_of(theme, app, token, prompt, own);
+        let mut style = style_of(theme, colours, token, prompt, own);
         let mut shown = piece.text.clone();
+        if own
+            && !here
+            && let Some(mark) = colours.mark(theme, token)
+            && let Some(rest) = shown.strip_prefix(' ')
+        {
+            shown = format!("{mark}{rest}");
+        }
         if here {
             let role = if app.layout.focus == Pane::Transcript {
                 Role::Cursor
@@ -174,7 +186,13 @@ fn draw_line(
     x
 }
 
-pub(super) fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, own: bool) -> Style {
+pub(super) fn style_of(
+    theme: &Theme,
+    colours: &TokenColours,
+    token: &Token,
+    prompt: bool,
+    own: bool,
+) -> Style {
     let role = if token.special {
         Role::Special
     } else if prompt && own {
@@ -185,19 +203,94 @@ pub(super) fn style_of(theme: &Theme, app: &App, token: &Token, prompt: bool, ow
         Role::Model
     };
     let style = theme.style(role);
-    match tint(app, token) {
-        Some(place) if own && place > 0.02 => style.patch(theme.heat(place)),
-        Some(_) | None => style,
+    match colours.place(token).filter(|_| own) {
+        Some(place) => colours.style(theme, style, place),
+        None => style,
     }
 }
 
-/// The place of a token on the colour ramp, if tokens are tinted.
-fn tint(app: &App, token: &Token) -> Option<f32> {
-    if app.tint {
-        return token.logprob.map(|l| (-l / SURPRISE).clamp(0.0, 1.0));
+/// What tokens are coloured by, for one drawing of them.
+pub(super) enum TokenColours {
+    Nothing,
+    Surprisal,
+    Divergence,
+    Figure(TokenNumbers),
+}
+
+impl TokenColours {
+    pub(super) fn of(app: &App) -> Self {
+        match app.tint {
+            TokenTint::Surprisal => Self::Surprisal,
+            TokenTint::Figure => app.token_numbers().map_or(Self::Nothing, Self::Figure),
+            TokenTint::Nothing if app.compare => Self::Divergence,
+            TokenTint::Nothing => Self::Nothing,
+        }
     }
-    if app.compare {
-        return token.kl.map(|kl| (kl / KL).clamp(0.0, 1.0));
+
+    /// The place of a token on the colour ramp; none where it has no colour.
+    fn place(&self, token: &Token) -> Option<f32> {
+        match self {
+            Self::Nothing => None,
+            Self::Surprisal => token.logprob.map(|l| (-l / SURPRISE).clamp(0.0, 1.0)),
+            Self::Divergence => token.kl.map(|kl| (kl / KL).clamp(0.0, 1.0)),
+            Self::Figure(numbers) => numbers.place(token.position),
+        }
     }
-    None
+
+    fn signed(&self) -> bool {
+        match self {
+            Self::Nothing | Self::Surprisal | Self::Divergence => false,
+            Self::Figure(numbers) => numbers.signed(),
+        }
+    }
+
+    /// How large a place is, 0 to 1, and whether it is below zero.
+    fn size(&self, place: f32) -> (f32, bool) {
+        if self.signed() {
+            ((2.0 * place - 1.0).abs(), place < 0.5)
+        } else {
+            (place, false)
+        }
+    }
+
+    /// The style of a token at a place: a colour behind it or, where there are too few, one of two colours or modifiers.
+    fn style(&self, theme: &Theme, plain: Style, place: f32) -> Style {
+        let (size, below) = self.size(place);
+        if theme.paints() {
+            return match (size > 0.02, self.signed()) {
+                (false, _) => plain,
+                (true, true) => plain.patch(theme.sign(place)),
+                (true, false) => plain.patch(theme.heat(place)),
+            };
+        }
+        // Without colours, roles are bold or underlined; here that means something else.
+        let plain = if theme.depth == Depth::None {
+            plain.remove_modifier(Modifier::BOLD | Modifier::UNDERLINED)
+        } else {
+            plain
+        };
+        if size < FAINT {
+            return plain;
+        }
+        let sign = match (theme.depth, self.signed(), below) {
+            (Depth::None, true, true) => Style::new().add_modifier(Modifier::UNDERLINED),
+            (Depth::None, _, _) => Style::new().add_modifier(Modifier::BOLD),
+            (_, true, true) => theme.style(Role::Error).remove_modifier(Modifier::BOLD),
+            (_, true, false) => theme.style(Role::Ok),
+            (_, false, _) => theme.style(Role::Warning),
+        };
+        let styled = plain.patch(sign);
+        if size >= LARGE && theme.depth != Depth::None {
+            styled.add_modifier(Modifier::REVERSED)
+        } else {
+            styled
+        }
+    }
+
+    /// A mark in the blank before a word whose number is large, for when no colour can say its sign.
+    fn mark(&self, theme: &Theme, token: &Token) -> Option<char> {
+        let (size, below) = self.size(self.place(token)?);
+        let marked = theme.depth == Depth::None && size >= LARGE;
+        marked.then_some(if below { '-' } else { '+' })
+    }
 }

@@ -58,6 +58,9 @@ fn titles(canvas: &Canvas) -> (Line<'static>, Line<'static>) {
         let mode = if app.settings.chat { "chat" } else { "raw" };
         left.push(canvas.span(format!("writing · {mode} "), Role::Accent));
     }
+    if let Some(words) = app.tint_in_words().filter(|_| !choosing) {
+        left.push(canvas.span(format!("coloured {words} "), Role::Muted));
+    }
     let t = &app.transcript;
     let right = match (t.activity, t.ending) {
         (Activity::Reading, _) => {
