@@ -56,7 +56,11 @@ pub fn norm(shape: NormShape, x: &[f32], spread: Spread, by: &mut [f32]) {
     });
 }
 
-/// `y += x`, of any length.
+/// `y += x`.
+///
+/// # Panics
+///
+/// If the lengths differ.
 pub fn add(x: &[f32], y: &mut [f32]) {
     const PART: usize = 1 << 14;
     assert_eq!(x.len(), y.len());
