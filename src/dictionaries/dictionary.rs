@@ -11,7 +11,7 @@
 //! and cross-layer transcoders: Lindsey et al. 2024, Ameisen et al. 2025.
 
 use super::gate::FeatureGate;
-use super::matrix::{FeatureMatrix, FeatureScale, ActiveFeatures};
+use super::matrix::{ActiveFeatures, FeatureMatrix, FeatureScale};
 use super::norms::{InputNorm, Normalised};
 use super::place::DictionaryPlace;
 use crate::error::{Error, Result};

@@ -139,8 +139,9 @@ mod tests {
 
     #[test]
     fn each_gate_keeps_what_its_formula_keeps() {
-        let some =
-            |list: &[u32]| -> ActiveFeatures { list.iter().map(|f| (*f, H[*f as usize])).collect() };
+        let some = |list: &[u32]| -> ActiveFeatures {
+            list.iter().map(|f| (*f, H[*f as usize])).collect()
+        };
         assert_eq!(FeatureGate::Relu.active(&H), some(&[0, 2, 3, 5]));
         assert_eq!(FeatureGate::Threshold(0.3).active(&H), some(&[0, 2, 5]));
         // Not "at least", and never below zero.

@@ -1,6 +1,7 @@
 //! Dictionaries of every format, written by `tests/references/dictionaries.py` in each tool's own writer or layout: features and
 //! reconstructions equal the tool's. And files that lie.
 
+mod features;
 mod hostile;
 
 use std::path::{Path, PathBuf};
