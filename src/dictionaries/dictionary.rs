@@ -150,6 +150,18 @@ impl Dictionary {
             return refuse("it has no features, or nothing that they read or reconstruct".into());
         }
         vector("encoder bias", &self.bias, features)?;
+        let scale = |what: &str, scale: &FeatureScale| match scale {
+            FeatureScale::One => Ok(()),
+            FeatureScale::All(one) => vector(what, &[*one], 1),
+            FeatureScale::Each(each) => vector(what, each, features),
+        };
+        let widths = self.inputs.iter().map(|i| i.encoder.width);
+        if widths
+            .chain(self.targets.iter().map(|t| t.decoder.width))
+            .any(|width| width == 0)
+        {
+            return refuse("one of its matrices has width 0".into());
+        }
         for input in &self.inputs {
             let encoder = &input.encoder;
             if encoder.features != features {
@@ -161,9 +173,7 @@ impl Dictionary {
             if let Some(less) = &input.less {
                 vector("bias on the input", less, encoder.width)?;
             }
-            if let FeatureScale::Each(scale) = &input.scale {
-                vector("scale", scale, features)?;
-            }
+            scale("scale", &input.scale)?;
         }
         for target in &self.targets {
             let decoder = &target.decoder;
@@ -176,9 +186,7 @@ impl Dictionary {
             if !target.bias.is_empty() {
                 vector("decoder bias", &target.bias, decoder.width)?;
             }
-            if let FeatureScale::Each(scale) = &target.scale {
-                vector("scale of the decoder", scale, features)?;
-            }
+            scale("scale of the decoder", &target.scale)?;
             if let (Some(skip), Some(input)) = (&target.skip, self.inputs.first())
                 && (skip.features, skip.width) != (decoder.width, input.encoder.width)
             {

@@ -98,12 +98,13 @@ impl PlacedDictionary {
     ///
     /// When the model lacks a place, or has activations of another width there.
     pub fn on(mut dictionary: Dictionary, model: &Model) -> Result<Self> {
-        let about = |error: Error| match error {
-            Error::Refused { address, why } => Error::Refused {
-                address,
-                why: format!("(dictionary {}) {why}", dictionary.name),
-            },
-            other => other,
+        let about = |error: Error| {
+            if let Error::Refused { address, why } = error {
+                let why = format!("(dictionary {}) {why}", dictionary.name);
+                Error::Refused { address, why }
+            } else {
+                error
+            }
         };
         let mut reads = Vec::new();
         for input in &dictionary.inputs {

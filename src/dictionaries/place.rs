@@ -27,9 +27,10 @@ pub enum DictionaryPlace {
 impl fmt::Display for DictionaryPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Named(name) => f.write_str(&text::visible(name.as_bytes())),
+            Self::Named(name) | Self::Missing(name, _) => {
+                f.write_str(&text::visible(name.as_bytes()))
+            }
             Self::At(at) => write!(f, "{at}"),
-            Self::Missing(name, _) => f.write_str(&text::visible(name.as_bytes())),
             Self::Unsaid => f.write_str("a place that its file does not say"),
         }
     }

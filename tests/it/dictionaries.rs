@@ -3,6 +3,7 @@
 
 mod features;
 mod hostile;
+mod large;
 
 use std::path::{Path, PathBuf};
 

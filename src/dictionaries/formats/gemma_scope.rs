@@ -15,7 +15,7 @@ use crate::model::network::site::Site;
 pub const GEMMA_SCOPE: Format = Format {
     name: "Gemma Scope",
     about: "params.npz in layer_L/width_W/average_l0_N of google/gemma-scope-2b-pt-res and its like",
-    fits: |source| source.has("params.npz") || source.file.ends_with(".npz"),
+    fits: |source| source.has("params.npz") || source.ends_in(&["npz"]),
     read,
 };
 

@@ -65,9 +65,12 @@ pub fn open(path: &Path) -> Result<Vec<Dictionary>> {
     let mut found = (format.read)(&source)?;
     for dictionary in &mut found {
         dictionary.format = format.name;
-        dictionary.check().map_err(|error| match error {
-            Error::BadFile { what, next, .. } => Error::bad_file(path, what, next),
-            other => other,
+        dictionary.check().map_err(|error| {
+            if let Error::BadFile { what, next, .. } = error {
+                Error::bad_file(path, what, next)
+            } else {
+                error
+            }
         })?;
     }
     if found.is_empty() {

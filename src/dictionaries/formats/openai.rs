@@ -21,7 +21,7 @@ pub const OPENAI: Format = Format {
     name: "OpenAI",
     about: "a .pt with pre_bias, latent_bias and its activation in words",
     fits: |source| {
-        let torch = source.file.ends_with(".pt") || source.file.ends_with(".pth");
+        let torch = source.ends_in(&["pt", "pth"]);
         torch
             && TensorFile::open(&source.path)
                 .is_ok_and(|file| file.has("pre_bias") && file.has("latent_bias"))

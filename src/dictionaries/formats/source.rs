@@ -56,6 +56,12 @@ impl Source {
         })
     }
 
+    /// Whether a file was named whose name ends in one of these.
+    pub fn ends_in(&self, extensions: &[&str]) -> bool {
+        let own = Path::new(&self.file).extension();
+        own.is_some_and(|own| extensions.iter().any(|e| own.eq_ignore_ascii_case(e)))
+    }
+
     /// Whether this is the file that was named, or a file of the folder that was named.
     pub fn has(&self, name: &str) -> bool {
         self.file.is_empty() && self.folder.join(name).is_file()

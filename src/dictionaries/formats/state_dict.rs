@@ -18,7 +18,7 @@ pub const STATE_DICT: Format = Format {
     name: "Goodfire",
     about: "a .pt or .pth with encoder_linear and decoder_linear, or encoder and decoder, and the layer in its name (l19)",
     fits: |source| {
-        let torch = source.file.ends_with(".pt") || source.file.ends_with(".pth");
+        let torch = source.ends_in(&["pt", "pth"]);
         torch && TensorFile::open(&source.path).is_ok_and(|file| prefix(&file).is_some())
     },
     read,

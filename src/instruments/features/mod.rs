@@ -289,13 +289,13 @@ impl Reconstruction {
                 .zip(&dictionary.inputs)
                 .map(|(x, input)| backwards(x, input.encoder.width))
                 .collect();
-            for (xs, made) in [(&xs, &mut made), (&turned, &mut control)] {
+            for (xs, made, is_control) in [(&xs, &mut made, false), (&turned, &mut control, true)] {
                 let inputs: Vec<&[f32]> = xs.iter().map(Vec::as_slice).collect();
                 let encoded = dictionary.encode(&inputs)?;
                 let sums = dictionary.decode(target, &encoded, inputs[0])?;
                 made.iter_mut().zip(sums).for_each(|(m, s)| *m += s);
                 if std::ptr::eq(part, chosen) {
-                    if std::ptr::eq(xs, &turned) {
+                    if is_control {
                         active = encoded.features.iter().map(Vec::len).collect();
                     } else {
                         own = encoded;

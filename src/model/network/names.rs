@@ -294,9 +294,8 @@ fn mlp_normed(b: &Blueprint, _: usize) -> NameMeaning {
 
 fn mlp_normalized(b: &Blueprint, layer: usize) -> NameMeaning {
     match mlp_normed(b, layer) {
-        Is(site) if gainless(b) => Is(site),
-        Is(_) => Is(MlpNormed),
-        other => other,
+        Is(_) if !gainless(b) => Is(MlpNormed),
+        same @ (Is(_) | Holds(..) | Absent | Unmeasured) => same,
     }
 }
 

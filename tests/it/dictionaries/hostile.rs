@@ -110,6 +110,19 @@ fn what_does_not_fit_is_refused_by_name() {
     assert!(short.contains("`b_enc` is [15]; [16]"), "{short}");
     let deep = changed(|_, t| t.get_mut("W_dec").unwrap().0 = vec![2, 8, 8]);
     assert!(deep.contains("[features, width] is expected"), "{deep}");
+    let flat = changed(|_, t| {
+        *t = HashMap::from([
+            ("W_enc", (vec![0, 16], vec![])),
+            ("W_dec", (vec![16, 0], vec![])),
+            ("b_enc", (vec![16], numbers(16))),
+            ("b_dec", (vec![0], vec![])),
+            ("threshold", (vec![16], numbers(16))),
+        ]);
+    });
+    assert!(
+        flat.contains("d_in 8") || flat.contains("width 0"),
+        "{flat}"
+    );
     let rewrite = |from: &'static str, to: &'static str| {
         changed(move |path, _| {
             let path = path.join("cfg.json");
