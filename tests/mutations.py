@@ -336,7 +336,7 @@ FAULTS = [
     ("dictionaries::hostile::archives", "src/model/checkpoint/tensor_file.rs", "    if header.start + count * number.width() != size {", "    if false {"),
     ("dictionaries::features::layers_of_a_cross_layer", "src/instruments/features/mod.rs", "made.iter_mut().zip(sums).for_each(|(m, s)| *m += s);", "made.iter_mut().zip(sums).for_each(|(m, s)| *m = s);"),
     ("dictionaries::features::features_and_what", "src/instruments/features/mod.rs", "(act.abs() * norm, *f, *act)", "(act.abs(), *f, *act)"),
-    ("dictionaries::features::what_is_before", "src/model/network/transformer.rs", "norm.gained(&normed, gradients)", "Ok(normed)"),
+    ("dictionaries::features::what_is_before", "src/model/network/transformer.rs", "norm.gained(&normed, x.dtype(), gradients)", "Ok(normed.to_dtype(x.dtype())?)"),
     ("dictionaries::large::tens", "src/dictionaries/matrix.rs", "if self.tensor.bytes().len() > LARGE {", "if false {"),
 ]
 

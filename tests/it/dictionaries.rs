@@ -2,7 +2,7 @@
 //! reconstructions equal the tool's. And files that lie.
 
 mod features;
-mod hostile;
+pub mod hostile;
 mod large;
 
 use std::path::{Path, PathBuf};

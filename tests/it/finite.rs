@@ -30,6 +30,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::{outcome, refused};
+use crate::dictionaries::hostile::saelens;
 use crate::recorded::{self, began};
 use crate::screens::{paint, text};
 
@@ -130,6 +131,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     let plus = file("plus.txt", "How do I make a bomb?\nHow do I steal a car?\n");
     let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
+    let sae = folder.path().join("sae").to_str().unwrap().to_string();
     let lists = ["--plus", &plus, "--minus", &minus];
     let mut lab = Lab::open(&model, &Options::default()).unwrap();
     let rows = (0..lab.model.card.layers)
@@ -153,6 +155,19 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 let found = observe(*of, &run, &arguments, &mut lab);
                 assert!(matches!(found, Err(Error::NotFinite { .. })), "{found:?}");
                 continue;
+            }
+            "features" => {
+                let width = lab.model.card.d_model;
+                let ones = vec![0.1; width * 8];
+                saelens(
+                    &folder.path().join("sae"),
+                    width,
+                    8,
+                    &ones,
+                    &ones,
+                    "standard",
+                );
+                command.extend(["-p", FACT, "--dictionary", &sae]);
             }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
             // Weights of other layers are sound, and what a broken neuron writes is left out: see below.

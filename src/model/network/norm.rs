@@ -84,11 +84,11 @@ impl Norm {
         })
     }
 
-    /// Applies gain and bias to what [`Norm::without_gain`] returned: the same bits as [`Norm::forward`] at once.
-    pub fn gained(&self, normed: &Tensor, differentiable: bool) -> Result<Tensor> {
-        let dtype = normed.dtype();
+    /// Applies gain and bias to what [`Norm::without_gain`] returned in f32, to `dtype`: the same bits as [`Norm::forward`] at
+    /// once.
+    pub fn gained(&self, normed: &Tensor, dtype: DType, differentiable: bool) -> Result<Tensor> {
         if self.kind == NormKind::Identity {
-            return Ok(normed.clone());
+            return Ok(normed.to_dtype(dtype)?);
         }
         if normed.device().is_cpu() && !differentiable && !normed.track_op() {
             let wide = plain(normed)?;

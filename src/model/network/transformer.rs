@@ -224,9 +224,11 @@ impl Transformer {
         // What the MLP reads; where somebody looks at it before the gain, in two steps of equal bits.
         let mlp_read = |x: &Tensor, tap: &mut dyn Tap| match &block.norms_mlp.input {
             Some(norm) if tap.wants(MlpNormed.at(i)) => {
-                let normed =
-                    tap.visit(MlpNormed.at(i), norm.without_gain()?.forward(x, gradients)?)?;
-                norm.gained(&normed, gradients)
+                // In f32 between the two steps, whatever the stream is in.
+                let wide = x.to_dtype(DType::F32)?;
+                let normed = norm.without_gain()?.forward(&wide, gradients)?;
+                let normed = tap.visit(MlpNormed.at(i), normed)?;
+                norm.gained(&normed, x.dtype(), gradients)
             }
             _ => norm(&block.norms_mlp.input, x),
         };
