@@ -2,7 +2,7 @@
 //!
 //! # Map
 //!
-//! Arrows point one way: `ui -> app -> engine -> instruments -> vectors -> lab -> edit -> figure -> model`; a module uses what
+//! Arrows point one way: `ui -> app -> engine -> instruments -> vectors, dictionaries -> lab -> edit -> figure -> model`; a module uses what
 //! stands to its right. `cli` drives the lab and the instruments itself, `export` reads figures. `tests/it/architecture.rs`
 //! checks this.
 //!
@@ -13,6 +13,7 @@
 //! | [`edit`] | what an intervention is: operations, the one-line grammar, positions, conditions, direction files |
 //! | [`lab`] | a model under edits, recorded: runs, captures, compiled edits, generation, sweeps |
 //! | [`vectors`] | directions made from data, selected and evaluated |
+//! | [`dictionaries`] | sparse autoencoders and transcoders: readers of their files, encoding, reconstruction |
 //! | [`instruments`] | a file or folder for each method; each turns a question about a run into a figure |
 //! | [`engine`] | one thread that owns the model, and the channel to it |
 //! | [`app`] | what the user is doing; no terminal, no tensors |
@@ -45,6 +46,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod dictionaries;
 pub mod edit;
 pub mod engine;
 pub mod error;

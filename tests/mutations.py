@@ -361,6 +361,26 @@ FAULTS = [
     ("edit::spectrum::what_a_matrix", "src/edit/spectrum.rs", "const ROUNDING: f64 = 1e-7;", "const ROUNDING: f64 = 1e-30;"),
     ("vectors::proportion::intervals", "src/vectors/proportion.rs", "p + square / 2.0", "p + square"),
     ("vectors::relation::pairs::no_subject", "src/vectors/relation/pairs.rs", "let mut rest = shuffled.split_off(training);", "let mut rest = shuffled.clone();"),
+    # Dictionaries.
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/norms.rs", "(count - 1.0).max(1.0)", "count"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/norms.rs", "back: deviation as f32,", "back: 1.0,"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/dictionary.rs", "row.iter_mut().zip(less).for_each(|(x, b)| *x -= b);", "let _ = less;"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/dictionary.rs", "skip.add_products(x, &mut sums)?;", "let _ = skip;"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/formats/llama_scope.rs", "        dictionary.fold_decoder_norms()?;", "        let _ = unit;"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/formats/gemma_scope.rs", "dictionary.fold_input_scale((width as f32).sqrt().recip());", "dictionary.fold_input_scale((width as f32).sqrt());"),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/formats/dictionary_learning.rs", '"JumpReluAutoEncoder" => ("b_dec", false),', '"JumpReluAutoEncoder" => ("b_dec", true),'),
+    ("dictionaries::features_and_reconstructions", "src/dictionaries/formats/sparsify.rs", "    if !transcode {\n        read.less", "    if transcode {\n        read.less"),
+    ("dictionaries::gate::each_gate", "src/dictionaries/gate.rs", ".filter(|(f, h)| **h > threshold(*f))", ".filter(|(f, h)| **h >= threshold(*f))"),
+    ("dictionaries::gate::each_gate", "src/dictionaries/gate.rs", "kept.filter(|(_, h)| *h > 0.0).collect()", "kept.collect()"),
+    ("dictionaries::folding_decoder_norms", "src/dictionaries/gate.rs", "Self::JumpRelu(thresholds) => Self::JumpRelu(times(thresholds)),", "Self::JumpRelu(thresholds) => Self::JumpRelu(thresholds.clone()),"),
+    ("dictionaries::a_crosscoder", "src/dictionaries/formats/crosscoder.rs", "(f64::from(threshold) / n) as f32", "threshold"),
+    ("dictionaries::cross_layer", "src/dictionaries/matrix.rs", "start: target * width,", "start: 0,"),
+    ("dictionaries::hostile::archives", "src/model/checkpoint/tensor_file.rs", "if size > MOST {", "if false {"),
+    ("dictionaries::hostile::archives", "src/model/checkpoint/tensor_file.rs", "    if header.start + count * number.width() != size {", "    if false {"),
+    ("dictionaries::features::layers_of_a_cross_layer", "src/instruments/features/mod.rs", "made.iter_mut().zip(sums).for_each(|(m, s)| *m += s);", "made.iter_mut().zip(sums).for_each(|(m, s)| *m = s);"),
+    ("dictionaries::features::features_and_what", "src/instruments/features/mod.rs", "(act.abs() * norm, *f, *act)", "(act.abs(), *f, *act)"),
+    ("dictionaries::features::what_is_before", "src/model/network/transformer.rs", "norm.gained(&normed, x.dtype(), gradients)", "Ok(normed.to_dtype(x.dtype())?)"),
+    ("dictionaries::large::tens", "src/dictionaries/matrix.rs", "if self.tensor.bytes().len() > LARGE {", "if false {"),
 ]
 
 

@@ -189,6 +189,8 @@ pub struct AppSettings {
     pub presets: Vec<(PathBuf, crate::edit::preset::EditPreset)>,
     /// Edits that are in force from the start.
     pub edits: Vec<Edit>,
+    /// Dictionaries whose features are shown from the start.
+    pub dictionaries: Vec<String>,
     pub theme: String,
     /// All themes: name and description.
     pub themes: Vec<(String, String)>,
@@ -211,6 +213,7 @@ impl Default for AppSettings {
             count: 64,
             presets: Vec::new(),
             edits: Vec::new(),
+            dictionaries: Vec::new(),
             theme: "terminal".into(),
             themes: Vec::new(),
             formats: Vec::new(),
@@ -379,8 +382,24 @@ impl App {
         for warning in warnings {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
         }
+        app.show_dictionaries();
         let effects = app.load();
         (app, effects)
+    }
+
+    /// Puts the features of the dictionaries of the settings on the screen.
+    fn show_dictionaries(&mut self) {
+        let given = self.settings.dictionaries.join(",");
+        if given.is_empty() {
+            return;
+        }
+        if let Ok(slot) = commands::features()
+            && let Some(shown) = self.shown.get_mut(slot)
+        {
+            shown.arguments = shown.arguments.clone().with(commands::DICTIONARY, given);
+            self.layout.figure = slot;
+            self.layout.last_side_pane = Pane::Figure(slot);
+        }
     }
 
     /// Requests the model.

@@ -26,6 +26,7 @@ pub fn arguments(command: Command) -> Command {
         .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
         .arg(arguments::value("edit", "EDIT", "An edit (intervention) that applies from the start; may be repeated").action(ArgAction::Append))
+        .arg(arguments::value("dictionary", "PATH", "The folder or file of a dictionary (sparse autoencoder or transcoder) whose features are shown, with @ADDRESS after it where its file does not say the place; may be repeated").action(ArgAction::Append))
         .arg(arguments::preset())
         .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
         .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
@@ -65,6 +66,12 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         count: generate::count(matches),
         presets: arguments::presets(matches)?,
         edits: arguments::written_edits(matches)?,
+        dictionaries: matches
+            .get_many::<String>("dictionary")
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect(),
         ..AppSettings::default()
     };
     Ok(ScreenOptions {

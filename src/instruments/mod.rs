@@ -35,6 +35,7 @@
 
 pub mod attention;
 pub mod backpatch;
+pub mod features;
 pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
@@ -466,6 +467,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::settle::Settle,
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
+    &features::Features,
     &surprisal::Surprisal,
     &saliency::Saliency,
     &relation::RelationInstrument,

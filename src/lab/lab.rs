@@ -4,6 +4,7 @@
 //! oldest captures are dropped first. To add a question, add a method here if several instruments need it.
 
 use std::any::{Any, TypeId};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -65,7 +66,7 @@ pub struct Lab {
     pub(crate) unrelated: Option<((u64, usize), Run)>,
     captures: Vec<(u64, Arc<Capture>)>,
     /// What instruments derive from the weights, one value for each type.
-    derived: HashMap<TypeId, Rc<dyn Any>>,
+    derived: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     /// Runs that later passes can continue from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
     /// Every token as safe visible text, filled in on first use.
@@ -88,7 +89,7 @@ impl Lab {
             overwrite: Overwrite::Never,
             unfinished: UnfinishedSweeps::default(),
             pace: None,
-            derived: HashMap::new(),
+            derived: RefCell::default(),
             budget: BUDGET,
             captures: Vec::new(),
             shared_runs: Vec::new(),
@@ -127,8 +128,9 @@ impl Lab {
     }
 
     /// What an instrument derives from the weights alone and keeps between figures: one value for each type `T`.
-    pub fn derived<T: Default + 'static>(&mut self) -> Rc<T> {
-        let entry = self.derived.entry(TypeId::of::<T>());
+    pub fn derived<T: Default + 'static>(&self) -> Rc<T> {
+        let mut derived = self.derived.borrow_mut();
+        let entry = derived.entry(TypeId::of::<T>());
         let held = entry.or_insert_with(|| Rc::new(T::default())).clone();
         held.downcast().unwrap_or_default()
     }

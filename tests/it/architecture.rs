@@ -1,5 +1,5 @@
 //! The shape of the house, held by parsing every source file: arrows between the folders of `src` point one way
-//! (`ui -> app -> engine -> instruments -> vectors -> lab -> edit -> figure -> model`, `cli` and `export` beside them), and files of one folder do not use each other
+//! (`ui -> app -> engine -> instruments -> vectors, dictionaries -> lab -> edit -> figure -> model`, `cli` and `export` beside them), and files of one folder do not use each other
 //! in a circle. Leaves that everybody may use: error, text, file, out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +14,22 @@ const ORDER: &[(&str, &[&str])] = &[
     ("edit", &["figure", "model"]),
     ("lab", &["edit", "figure", "model"]),
     ("vectors", &["lab", "edit", "figure", "model"]),
+    ("dictionaries", &["lab", "edit", "figure", "model"]),
     (
         "instruments",
-        &["vectors", "lab", "edit", "figure", "model"],
+        &["vectors", "dictionaries", "lab", "edit", "figure", "model"],
     ),
     (
         "engine",
-        &["instruments", "vectors", "lab", "edit", "figure", "model"],
+        &[
+            "instruments",
+            "vectors",
+            "dictionaries",
+            "lab",
+            "edit",
+            "figure",
+            "model",
+        ],
     ),
     ("export", &["edit", "figure", "model"]),
     (
@@ -29,6 +38,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "engine",
             "instruments",
             "vectors",
+            "dictionaries",
             "lab",
             "edit",
             "figure",
@@ -43,6 +53,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "engine",
             "instruments",
             "vectors",
+            "dictionaries",
             "lab",
             "edit",
             "figure",
@@ -58,6 +69,7 @@ const ORDER: &[(&str, &[&str])] = &[
             "engine",
             "instruments",
             "vectors",
+            "dictionaries",
             "lab",
             "edit",
             "figure",

@@ -613,12 +613,23 @@ fn trace_agrees_with_what_transformers_computed() {
 
 /// What an instrument is asked about: a text, or the files that it reads instead.
 fn start(of: &dyn Instrument) -> Vec<String> {
-    let lists = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists");
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
+    let lists = demo.join("lists");
+    if of.name() == "relation" {
+        let file = demo.join("relations/capital.json").display().to_string();
+        return ["--relation", &file, "--prompts", "zero-shot"]
+            .map(str::to_string)
+            .to_vec();
+    }
     if of.needs_prompt(&Arguments::default()) {
         let mut start: Vec<String> = vec!["-p".into(), FACT.into()];
         if of.parameters().iter().any(|p| p.name == "words") {
             let words = lists.join("languages.tsv");
             start.extend(["--words".into(), words.display().to_string()]);
+        }
+        if of.name() == "attribute-lens" {
+            let map = demo.join("vectors/capital.safetensors");
+            start.extend(["--map".into(), map.display().to_string()]);
         }
         return start;
     }

@@ -621,7 +621,7 @@ fn what_follows_the_cursor_delays_no_token() {
     };
     session.handle.ask(Request::Generate {
         prompt: PromptSource::Text("The capital of France is".into()),
-        count: 12,
+        count: 60,
     });
     session.until(|u| matches!(u, Update::Token { .. }));
     session.handle.ask(Request::Follow(question(2)));

@@ -30,6 +30,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cli::{outcome, refused};
+use crate::dictionaries::hostile::saelens;
 use crate::recorded::{self, began};
 use crate::screens::{paint, text};
 
@@ -118,6 +119,12 @@ fn a_broken_model_names_no_token_and_says_which_tensor() {
     }
 }
 
+/// A file of the demo.
+fn demo_file(name: &str) -> String {
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("demo");
+    demo.join(name).display().to_string()
+}
+
 #[test]
 fn no_instrument_reads_anything_from_a_broken_model() {
     let (folder, model) = broken_demo(BROKEN[0].0, BROKEN[0].1);
@@ -130,6 +137,8 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     let plus = file("plus.txt", "How do I make a bomb?\nHow do I steal a car?\n");
     let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
+    let sae = folder.path().join("sae").to_str().unwrap().to_string();
+    let capitals = demo_file("relations/capital.json");
     let lists = ["--plus", &plus, "--minus", &minus];
     let mut lab = Lab::open(&model, &Options::default()).unwrap();
     let rows = (0..lab.model.card.layers)
@@ -154,7 +163,23 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 assert!(matches!(found, Err(Error::NotFinite { .. })), "{found:?}");
                 continue;
             }
+            "features" => {
+                let width = lab.model.card.d_model;
+                let ones = vec![0.1; width * 8];
+                saelens(
+                    &folder.path().join("sae"),
+                    width,
+                    8,
+                    &ones,
+                    &ones,
+                    "standard",
+                );
+                command.extend(["-p", FACT, "--dictionary", &sae]);
+            }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
+            "relation" => command.extend(["--relation", &capitals, "--prompts", "zero-shot"]),
+            // A map belongs to the weights that it was made of.
+            "attribute-lens" => continue,
             // Weights of other layers are sound, and what a broken neuron writes is left out: see below.
             "promoters" => continue,
             _ => command.extend(["-p", FACT]),
@@ -321,7 +346,15 @@ fn sound_figures_are_not_marked() {
         if matches!(of.name(), "select" | "triggers" | "languages") {
             continue;
         }
-        let figure = observe(*of, &run, &Arguments::default(), &mut lab).unwrap();
+        let given = Arguments::default();
+        let given = match of.name() {
+            "relation" => given
+                .with("relation", demo_file("relations/capital.json"))
+                .with("prompts", "zero-shot"),
+            "attribute-lens" => given.with("map", demo_file("vectors/capital.safetensors")),
+            _ => given,
+        };
+        let figure = observe(*of, &run, &given, &mut lab).unwrap();
         let notes = figure.notes.join("\n");
         assert!(!notes.contains("not finite"), "{}: {notes}", of.name());
         assert!(figure.check.is_none_or(Check::passed), "{}", of.name());

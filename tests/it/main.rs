@@ -25,6 +25,7 @@ mod attention;
 mod backpatch;
 mod cli;
 mod demo;
+mod dictionaries;
 mod doctor;
 mod documented;
 mod engine;

@@ -207,7 +207,9 @@ fn the_references_leave_no_site_out() -> Outcome {
                 .keys()
                 .map(|name| name.parse())
                 .collect::<Result<Vec<Address>, _>>()?;
-            for spec in SITES {
+            // No module of transformers returns what is between a norm's two steps: `dictionaries::features::what_is_before`.
+            let given = SITES.iter().filter(|spec| spec.site != Site::MlpNormed);
+            for spec in given {
                 for layer in 0..if spec.layered { model.card.layers } else { 1 } {
                     let at = spec.site.at(layer);
                     assert_eq!(

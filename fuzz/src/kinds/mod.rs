@@ -79,6 +79,16 @@ pub const KINDS: &[Kind] = &[
         read: models::read_pickle,
     },
     Kind {
+        name: "dictionary",
+        about: "weights of sparse autoencoders",
+        form: Form::Bytes,
+        share: 10,
+        // Arrays of numpy may be compressed, a thousandfold at most.
+        most: (16 * MB, 4096),
+        seeds: models::dictionaries,
+        read: models::read_dictionary,
+    },
+    Kind {
         name: "index",
         about: "indices of shards",
         form: Form::Json,

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Tensor};
+use lmscope::dictionaries::formats;
 use lmscope::error::{Error, Result};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
@@ -136,6 +137,41 @@ pub fn read_pickle(place: &Place, bytes: &[u8]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Weights of three containers.
+pub fn dictionaries() -> Vec<Vec<u8>> {
+    [
+        "saelens_jumprelu/sae_weights.safetensors",
+        "gemma-scope-2b-pt-res/layer_1/width_16/average_l0_4/params.npz",
+        "gemma-scope-2b-pt-mlp/layer_1/width_16/average_l0_4/params.npz",
+        "dictionary_learning/BatchTopKSAE/trainer_0/ae.pt",
+    ]
+    .map(|name| file(&references().join("dictionaries").join(name)))
+    .to_vec()
+}
+
+/// Opens the weights beside the config that fits their container, and encodes a row.
+pub fn read_dictionary(place: &Place, bytes: &[u8]) -> Result<()> {
+    let put = |name: &str, config: &str, as_in: &str| {
+        let path = place.put(&format!("dictionary/{name}"), bytes);
+        if !config.is_empty() {
+            let from = references().join("dictionaries").join(as_in).join(config);
+            std::fs::copy(from, path.with_file_name(config)).unwrap();
+        }
+        let dictionary = formats::open(path.parent().unwrap())?.remove(0);
+        let width = dictionary.inputs[0].encoder.width;
+        let x = vec![0.5; width];
+        let encoded = dictionary.encode(&[&x])?;
+        dictionary.decode(0, &encoded, &x).map(drop)
+    };
+    if !bytes.starts_with(b"PK") {
+        let name = "saelens/sae_weights.safetensors";
+        return put(name, "cfg.json", "saelens_jumprelu");
+    }
+    let class = "dictionary_learning/BatchTopKSAE/trainer_0";
+    let torch = put("torch/ae.pt", "config.json", class);
+    put("layer_1/params.npz", "", "").or(torch)
 }
 
 /// Of safetensors and of pickles.

@@ -22,6 +22,7 @@ rows! {
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
@@ -117,6 +118,31 @@ fn show(app: &mut App, text: &str) -> CommandResult {
     let slot = instrument(text.trim())?.name();
     app.set_focus(Pane::Figure(slot));
     Ok(vec![])
+}
+
+/// Shows the features of a dictionary, with the other parameters as they are.
+fn dictionary(app: &mut App, text: &str) -> CommandResult {
+    needs(
+        !text.trim().is_empty(),
+        "name the folder or file of a dictionary: `:dictionary PATH`",
+    )?;
+    let slot = features()?;
+    let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
+    let arguments = arguments.unwrap_or_default().with(DICTIONARY, text.trim());
+    let arguments = instrument(slot)?.read(&arguments)?;
+    app.set_focus(Pane::Figure(slot));
+    Ok(app.question(slot, arguments))
+}
+
+/// The parameter that names a dictionary.
+pub(in crate::app) const DICTIONARY: &str = "dictionary";
+
+/// The first instrument that reads dictionaries.
+pub(in crate::app) fn features() -> Result<&'static str, Unavailable> {
+    let mut all = INSTRUMENTS.iter();
+    let reads = |i: &&&'static dyn Instrument| i.parameters().iter().any(|p| p.name == DICTIONARY);
+    let found = all.find(reads).map(|i| i.name());
+    found.ok_or("no instrument reads dictionaries".into())
 }
 
 fn open_form(app: &mut App, slot: &str) -> CommandResult {

@@ -18,7 +18,7 @@ use crate::model::memory_map::map_file;
 const MOST: u64 = 256 << 20;
 
 /// The most bytes in a header; numpy itself refuses more than 10 000 unless asked.
-const HEADER: usize = 1 << 16;
+pub(super) const HEADER: usize = 1 << 16;
 
 /// numpy's names of element types, without byte order.
 const KINDS: &[(&str, DType, usize)] = &[
@@ -30,13 +30,13 @@ const KINDS: &[(&str, DType, usize)] = &[
 ];
 
 /// The header of an array.
-struct NpyHeader {
-    kind: String,
-    big_endian: bool,
-    column_major: bool,
-    shape: Vec<usize>,
+pub(super) struct NpyHeader {
+    pub kind: String,
+    pub big_endian: bool,
+    pub column_major: bool,
+    pub shape: Vec<usize>,
     /// The offset of its elements.
-    start: usize,
+    pub start: usize,
 }
 
 /// The arrays of a `.npy` (a single one, without a name) or `.npz` file.
@@ -98,7 +98,7 @@ fn unpacked<'a>(
 }
 
 /// Decompresses at most `most` bytes of a deflate stream.
-fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
+pub(super) fn inflate(packed: &[u8], most: usize) -> Result<Vec<u8>, String> {
     match decompress_to_vec_with_limit(packed, most) {
         Ok(all) => Ok(all),
         Err(cut) if cut.status == TINFLStatus::HasMoreOutput => Ok(cut.output),
@@ -167,7 +167,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
 }
 
 /// Parses the header of an array.
-fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
+pub(super) fn header(bytes: &[u8]) -> Result<NpyHeader, String> {
     let damaged = || "has no header that numpy writes".to_string();
     if !bytes.starts_with(b"\x93NUMPY") {
         return Err("is not an array that numpy saved".into());

@@ -47,6 +47,22 @@ pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [
     normed(Processor::best(), x, gain, Some(bias), epsilon, y);
 }
 
+/// Gain and bias of a norm, `[width]` each, on every row of `x`: with the same bits as the norms themselves give.
+///
+/// # Panics
+///
+/// If a length does not fit the shape.
+pub fn gained(x: &[f32], gain: &[f32], bias: Option<&[f32]>, y: &mut [f32]) {
+    let width = gain.len();
+    assert!(x.len() == y.len() && bias.is_none_or(|b| b.len() == width));
+    if width == 0 {
+        return;
+    }
+    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(width)) {
+        run(Processor::best(), GainedRow { x, gain, bias, y });
+    }
+}
+
 /// Both norms, with the instructions of a processor; a row is centred if there is a bias.
 pub(super) fn normed(
     on: Processor,
@@ -151,6 +167,13 @@ struct NormedRow<'a> {
     y: &'a mut [f32],
 }
 
+struct GainedRow<'a> {
+    x: &'a [f32],
+    gain: &'a [f32],
+    bias: Option<&'a [f32]>,
+    y: &'a mut [f32],
+}
+
 struct SoftmaxRow<'a>(&'a mut [f32]);
 
 struct Activated<'a> {
@@ -241,6 +264,25 @@ impl Vectorised for NormedRow<'_> {
             let scale = S::splat((square / width + epsilon).sqrt().recip());
             for at in (0..x.len()).step_by(S::N) {
                 let v = S::mul(S::add(take::<S>(x, at, 0.0), less), scale);
+                let gain = take::<S>(gain, at, 0.0);
+                let v = match bias {
+                    Some(bias) => S::fma(v, gain, take::<S>(bias, at, 0.0)),
+                    None => S::mul(v, gain),
+                };
+                give::<S>(v, y, at);
+            }
+        }
+    }
+}
+
+impl Vectorised for GainedRow<'_> {
+    #[inline(always)]
+    unsafe fn run<S: Lanes>(self) {
+        let Self { x, gain, bias, y } = self;
+        // SAFETY: the caller's machine has these instructions.
+        unsafe {
+            for at in (0..x.len()).step_by(S::N) {
+                let v = take::<S>(x, at, 0.0);
                 let gain = take::<S>(gain, at, 0.0);
                 let v = match bias {
                     Some(bias) => S::fma(v, gain, take::<S>(bias, at, 0.0)),

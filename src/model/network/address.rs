@@ -185,6 +185,7 @@ const NEAREST: &[(Site, Site)] = &[
     (Site::MlpGate, Site::MlpUp),
     (Site::MlpUp, Site::MlpOut),
     (Site::MlpAct, Site::MlpOut),
+    (Site::MlpNormed, Site::MlpIn),
     (Site::ResidMid, Site::ResidPre),
     (Site::FinalNorm, Site::ResidPost),
 ];
@@ -219,6 +220,9 @@ pub fn why_absent(at: Address, b: &Blueprint) -> Option<String> {
         )),
         Site::Router if !mixed => Some(format!(
             "block {layer} of {family} has one MLP and no router. Use mlp_act.{layer}."
+        )),
+        Site::MlpNormed if !b.arrangement.norms_mlp_input() => Some(format!(
+            "blocks of {family} have no norm of their own before the MLP. Use mlp_in.{layer}."
         )),
         Site::ResidMid if b.arrangement.is_parallel() => Some(format!(
             "attention and MLP of {family} read the same stream, so nothing lies between them. Use resid_pre.{layer} or resid_post.{layer}."

@@ -101,6 +101,11 @@ impl BlockOrder {
         matches!(self, Self::Parallel | Self::ParallelSharedNorm)
     }
 
+    /// Whether the MLP has a norm of its own before it.
+    pub fn norms_mlp_input(self) -> bool {
+        matches!(self, Self::PreNorm | Self::SandwichNorm | Self::Parallel)
+    }
+
     /// Whether a sub-layer's output is normed before it is added to the stream.
     pub fn norms_writes(self) -> bool {
         matches!(self, Self::SandwichNorm | Self::PostNorm)

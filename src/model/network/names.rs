@@ -59,7 +59,7 @@ use NameMeaning::{Absent, Holds, Is, Unmeasured};
 use NameRule::{Always, Depends, Never};
 use Site::{
     AttnAdd, AttnIn, AttnOut, AttnProbs, AttnScores, Embed, FinalNorm, K, MlpAct, MlpAdd, MlpGate,
-    MlpIn, MlpOut, MlpUp, Q, ResidMid, Router, V,
+    MlpIn, MlpNormed, MlpOut, MlpUp, Q, ResidMid, Router, V,
 };
 
 macro_rules! spellings {
@@ -155,7 +155,7 @@ spellings! {
     "blocks.{}.hook_mlp_in" MlpIn Never(COPY, everywhere);
     "blocks.{}.ln2.hook_in" ResidMid Never("the stream as the norm reads it: an edit there does not change the stream itself", mlp_norm);
     "blocks.{}.ln2.hook_out" MlpIn Depends(MLP_NORMS, mlp_normed);
-    "blocks.{}.ln2.hook_normalized" MlpIn Depends(GAINLESS, mlp_normalized);
+    "blocks.{}.ln2.hook_normalized" MlpNormed Depends(MLP_NORMS, mlp_normalized);
     "blocks.{}.ln2.hook_scale" MlpIn Never(SCALE, mlp_norm);
     "blocks.{}.mlp.hook_in" MlpIn Always;
     "blocks.{}.mlp.hook_pre" MlpGate Depends(NO_GATE, before_activation);
@@ -293,14 +293,10 @@ fn mlp_normed(b: &Blueprint, _: usize) -> NameMeaning {
 }
 
 fn mlp_normalized(b: &Blueprint, layer: usize) -> NameMeaning {
-    let normed = mlp_normed(b, layer);
-    if !matches!(normed, Is(_)) || gainless(b) {
-        return normed;
+    match mlp_normed(b, layer) {
+        Is(_) if !gainless(b) => Is(MlpNormed),
+        same @ (Is(_) | Holds(..) | Absent | Unmeasured) => same,
     }
-    Holds(
-        "what the MLP reads, normed but before the gain of the norm",
-        MlpIn,
-    )
 }
 
 fn between(b: &Blueprint, _: usize) -> NameMeaning {

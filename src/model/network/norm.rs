@@ -75,6 +75,43 @@ impl Norm {
         Ok(out.to_dtype(dtype)?)
     }
 
+    /// The same norm without gain and bias.
+    pub fn without_gain(&self) -> Result<Self> {
+        Ok(Self {
+            gain: self.gain.ones_like()?,
+            bias: self.bias.as_ref().map(Tensor::zeros_like).transpose()?,
+            ..self.clone()
+        })
+    }
+
+    /// Applies gain and bias to what [`Norm::without_gain`] returned in f32, to `dtype`: the same bits as [`Norm::forward`] at
+    /// once.
+    pub fn gained(&self, normed: &Tensor, dtype: DType, differentiable: bool) -> Result<Tensor> {
+        if self.kind == NormKind::Identity {
+            return Ok(normed.to_dtype(dtype)?);
+        }
+        if normed.device().is_cpu() && !differentiable && !normed.track_op() {
+            let wide = plain(normed)?;
+            return made(normed.dims(), dtype, |y| {
+                on_numbers(&wide, |x| {
+                    on_numbers(&self.gain, |gain| {
+                        let Some(bias) = &self.bias else {
+                            rows::gained(x, gain, None, y);
+                            return Ok(());
+                        };
+                        on_numbers(bias, |bias| rows::gained(x, gain, Some(bias), y))
+                    })?
+                })?
+            });
+        }
+        let out = normed.to_dtype(DType::F32)?.broadcast_mul(&self.gain)?;
+        let out = match &self.bias {
+            Some(bias) => out.broadcast_add(bias)?,
+            None => out,
+        };
+        Ok(out.to_dtype(dtype)?)
+    }
+
     fn on_cpu(&self, x: &Tensor) -> Result<Tensor> {
         let wide = plain(x)?;
         let epsilon = self.epsilon as f32;

@@ -68,6 +68,7 @@ rows! {
     AttnOut "attn_out" true "[tokens, d_model]" Model "attention output, as the attention module returns it";
     AttnAdd "attn_add" true "[tokens, d_model]" Model "attention output, as it is added to the residual stream: after an output norm or multiplier, if there is one";
     ResidMid "resid_mid" true "[tokens, d_model]" Model "residual stream between attention and MLP (not in parallel blocks)";
+    MlpNormed "mlp_normed" true "[tokens, d_model]" Model "input of the MLP, normed, before the gain and bias of the norm, if the block has a norm there";
     MlpIn "mlp_in" true "[tokens, d_model]" Model "input of the MLP, after the norm before it, if the family has one";
     MlpGate "mlp_gate" true "[tokens, d_mlp]" Mlp "gate before its activation function (gated MLPs)";
     MlpUp "mlp_up" true "[tokens, d_mlp]" Mlp "up projection; in MLPs without a gate before the activation function";

@@ -19,8 +19,8 @@ use super::mlp::Mlp;
 use super::norm::Norm;
 use super::rope::RopeTable;
 use super::site::Site::{
-    AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpOut, ResidMid,
-    ResidPost, ResidPre,
+    AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpNormed,
+    MlpOut, ResidMid, ResidPost, ResidPre,
 };
 use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
@@ -221,6 +221,17 @@ impl Transformer {
             Some(norm) => norm.forward(x, gradients),
             None => Ok(x.clone()),
         };
+        // What the MLP reads; where somebody looks at it before the gain, in two steps of equal bits.
+        let mlp_read = |x: &Tensor, tap: &mut dyn Tap| match &block.norms_mlp.input {
+            Some(norm) if tap.wants(MlpNormed.at(i)) => {
+                // In f32 between the two steps, whatever the stream is in.
+                let wide = x.to_dtype(DType::F32)?;
+                let normed = norm.without_gain()?.forward(&wide, gradients)?;
+                let normed = tap.visit(MlpNormed.at(i), normed)?;
+                norm.gained(&normed, x.dtype(), gradients)
+            }
+            _ => norm(&block.norms_mlp.input, x),
+        };
         let (attn, mlp) = (&block.norms_attn, &block.norms_mlp);
         let scale = self.blueprint.residual_scale;
 
@@ -234,7 +245,7 @@ impl Transformer {
             // The MLP reads the same normed stream as attention, without the attention output.
             BlockOrder::ParallelSharedNorm => ((x + a)?, read),
             BlockOrder::Parallel => {
-                let read = norm(&mlp.input, &x)?;
+                let read = mlp_read(&x, tap)?;
                 ((x + a)?, read)
             }
             BlockOrder::PreNorm
@@ -242,7 +253,7 @@ impl Transformer {
             | BlockOrder::PostNorm
             | BlockOrder::NormedStream => {
                 let x = tap.visit(ResidMid.at(i), norm(&attn.stream, &(x + a)?)?)?;
-                let read = norm(&mlp.input, &x)?;
+                let read = mlp_read(&x, tap)?;
                 (x, read)
             }
         };

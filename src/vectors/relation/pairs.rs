@@ -55,7 +55,11 @@ pub fn parse(text: &str, path: &Path) -> Result<Relation> {
         let next = "A relation is JSON: {\"name\": .., \"prompt_templates\": [\"The capital of {} is\"], \"samples\": [{\"subject\": .., \"object\": ..}]}.";
         Error::bad_file(path, what, next)
     };
-    let mut found: Relation = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    let whole: Value = serde_json::from_str(text).map_err(|e| bad(e.to_string()))?;
+    if !whole.is_object() {
+        return Err(bad("it is not a JSON object".into()));
+    }
+    let mut found: Relation = serde_json::from_value(whole).map_err(|e| bad(e.to_string()))?;
     if found.prompt_templates.is_empty() {
         return Err(bad("it has no template".into()));
     }
@@ -179,7 +183,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_file_is_said() {
         for (text, why) in [
-            ("[]", "sequence"),
+            ("[]", "not a JSON object"),
             (
                 r#"{"name": "a", "prompt_templates": [], "samples": []}"#,
                 "no template",

@@ -166,7 +166,15 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 4] = ["languages", "patching", "patchscope", "select"];
+const ELSEWHERE: [&str; 7] = [
+    "attribute-lens",
+    "features",
+    "languages",
+    "patching",
+    "patchscope",
+    "relation",
+    "select",
+];
 
 fn same(quiet: &str, loud: &str, what: &str) {
     for (i, (a, b)) in quiet.lines().zip(loud.lines()).enumerate() {

@@ -43,17 +43,17 @@ const CONVERT: &str = "Download it again, or take the model's safetensors files.
 
 /// The location of a tensor in its file.
 #[derive(Clone, Debug)]
-struct TorchTensor {
+pub(super) struct TorchTensor {
     file: usize,
     /// The bytes of its storage.
-    storage: Range<usize>,
+    pub storage: Range<usize>,
     /// `None` for elements that no model weight has, such as the integers of a mask.
     dtype: Option<DType>,
-    kind: String,
+    pub kind: String,
     /// In elements, from the beginning of the storage.
-    offset: usize,
-    shape: Vec<usize>,
-    stride: Vec<usize>,
+    pub offset: usize,
+    pub shape: Vec<usize>,
+    pub stride: Vec<usize>,
 }
 
 /// The bytes of a tensor, row-major.
@@ -233,7 +233,7 @@ fn unpickled(file: &[u8]) -> Result<(Archive, Pickle), String> {
 }
 
 /// The tensors of one file; the error says what is wrong. Those in a dict with integer keys are named `dict.number`.
-fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, TorchTensor)>, String> {
+pub(super) fn tensors(file: &[u8], number: usize) -> Result<Vec<(String, TorchTensor)>, String> {
     let (archive, pickle) = unpickled(file)?;
     let state = state_dict(&pickle).ok_or("it holds no dict of tensors")?;
     let is_tensor = |at: ValueId| matches!(pickle.get(at), Node::Call(..));

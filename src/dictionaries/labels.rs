@@ -1,0 +1,135 @@
+//! Labels of features, from a local file: Neuronpedia's export of explanations.
+//!
+//! Invariant: a label is safe visible text of one line. Read are a JSON list, or a JSON object a line, with `index` and
+//! `description`, and optionally `layer`, whose first number is the layer; and a JSON object of labels by index.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::file;
+use crate::text;
+
+/// The longest label, in columns.
+const WIDTH: usize = 80;
+
+const NEXT: &str = "Give Neuronpedia's export of explanations: a list of {\"index\": \"17\", \"description\": \"...\"}, unpacked.";
+
+/// Labels by layer, where the file says it, and feature.
+#[derive(Debug, Default)]
+pub struct FeatureLabels(HashMap<(Option<usize>, u32), String>);
+
+impl FeatureLabels {
+    /// Reads a file.
+    ///
+    /// # Errors
+    ///
+    /// When it has no label.
+    pub fn open(path: &Path) -> Result<Self> {
+        let words = file::words(path)?;
+        let bad = |what: String| Error::bad_file(path, what, NEXT);
+        let mut labels = Self::default();
+        match serde_json::from_str(&words) {
+            Ok(all) => labels.take(&all),
+            Err(whole) => {
+                for line in words.lines().filter(|line| !line.trim().is_empty()) {
+                    let one: Value = serde_json::from_str(line).map_err(|_| {
+                        bad(format!("it is neither JSON nor JSON a line ({whole})"))
+                    })?;
+                    labels.take(&one);
+                }
+            }
+        }
+        if labels.0.is_empty() {
+            return Err(bad("it has no label".into()));
+        }
+        Ok(labels)
+    }
+
+    fn take(&mut self, value: &Value) {
+        match value {
+            Value::Array(all) => all.iter().for_each(|one| self.take(one)),
+            Value::Object(map) => {
+                if let Some(inner) = map.get("explanations").filter(|inner| inner.is_array()) {
+                    return self.take(inner);
+                }
+                if let (Some(index), Some(Value::String(words))) =
+                    (map.get("index"), map.get("description"))
+                {
+                    let layer = map.get("layer").and_then(number);
+                    if let Some(index) = number(index) {
+                        self.insert((layer, index as u32), words);
+                    }
+                    return;
+                }
+                for (key, words) in map {
+                    if let (Ok(index), Value::String(words)) = (key.parse::<u32>(), words) {
+                        self.insert((None, index), words);
+                    }
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    fn insert(&mut self, key: (Option<usize>, u32), words: &str) {
+        let label = text::clip(&text::line(words.trim()), WIDTH);
+        // The first explanation of a feature stands.
+        self.0.entry(key).or_insert(label);
+    }
+
+    /// The label of a feature of a layer; empty without one.
+    pub fn get(&self, layer: usize, feature: u32) -> &str {
+        let own = self.0.get(&(Some(layer), feature));
+        own.or_else(|| self.0.get(&(None, feature)))
+            .map_or("", String::as_str)
+    }
+}
+
+/// A number, or the one with which a text begins: `20-gemmascope-res-16k`.
+fn number(value: &Value) -> Option<usize> {
+    match value {
+        Value::Number(n) => n.as_u64().and_then(|n| usize::try_from(n).ok()),
+        Value::String(words) => {
+            let digits: String = words.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().ok()
+        }
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn of(words: &str) -> Result<FeatureLabels> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("labels.json");
+        std::fs::write(&path, words).unwrap();
+        FeatureLabels::open(&path)
+    }
+
+    #[test]
+    fn all_forms_are_read_and_nothing_else() {
+        let list = r#"[{"modelId": "m", "layer": "3-res", "index": "7", "description": " about\u001b[2J time "}, {"index": 8, "description": "b"}]"#;
+        let labels = of(list).unwrap();
+        assert_eq!(labels.get(3, 7), "about␛[2J time");
+        assert_eq!(
+            (labels.get(4, 7), labels.get(4, 8), labels.get(3, 9)),
+            ("", "b", "")
+        );
+        let lines = "{\"index\": \"1\", \"description\": \"a\"}\n\n{\"index\": \"2\", \"description\": \"b\"}\n";
+        assert_eq!(of(lines).unwrap().get(0, 2), "b");
+        assert_eq!(of(r#"{"5": "five"}"#).unwrap().get(9, 5), "five");
+        assert!(of("[]").unwrap_err().to_string().contains("no label"));
+        assert!(
+            of("words")
+                .unwrap_err()
+                .to_string()
+                .contains("neither JSON")
+        );
+    }
+}
