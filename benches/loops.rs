@@ -83,16 +83,16 @@ fn main() {
     for prompt in &mut measure.prompts {
         prompt.iter_mut().for_each(|id| *id %= vocab);
     }
-    measure.time("forward pass, 128 tokens", forward, |_, _, _| {});
+    measure.time("forward pass, 128 tokens", forward, |_, (), _| {});
     measure.time(
         "gradient, all sites of the first token",
         of_first,
-        |_, _, _| {},
+        |_, (), _| {},
     );
     measure.time(
         "gradient, all sites of the last token",
         of_last,
-        |_, _, _| {},
+        |_, (), _| {},
     );
     if !wanted("jacobian") {
         return;

@@ -15,7 +15,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::spectrum::Spectrum;
-use super::tensor_file::{self, NamedTensor, TensorFile};
+use super::tensor_file::{self, NamedTensor, SavedTensors};
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
@@ -205,7 +205,7 @@ impl RelationMap {
     ///
     /// As [`RelationMap::load`].
     pub fn parse(bytes: &[u8], path: &Path, card: &Card) -> Result<Self> {
-        let file = TensorFile::parse(bytes, path, NEXT)?;
+        let file = SavedTensors::parse(bytes, path, NEXT)?;
         let origin: Option<RelationOrigin> = file.origin(ORIGIN)?;
         let origin = origin.ok_or_else(|| file.bad("it is no relation map"))?;
         if origin.revision != card.revision {

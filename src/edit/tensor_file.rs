@@ -56,7 +56,7 @@ pub fn write<T: Serialize>(
 }
 
 /// A file that was read.
-pub struct TensorFile {
+pub struct SavedTensors {
     path: PathBuf,
     /// What to do if it is not as expected.
     next: &'static str,
@@ -64,7 +64,7 @@ pub struct TensorFile {
     metadata: HashMap<String, String>,
 }
 
-impl TensorFile {
+impl SavedTensors {
     /// Reads a file; `next` ends every complaint about it.
     ///
     /// # Errors

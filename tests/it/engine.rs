@@ -619,9 +619,11 @@ fn what_follows_the_cursor_delays_no_token() {
         arguments: Arguments::default().with("steps", steps).with("swaps", 64),
         ..live("saliency")
     };
+    // Long enough for work that can be interrupted.
+    let text = "The river runs through the city. ".repeat(8) + "The capital of France is";
     session.handle.ask(Request::Generate {
-        prompt: PromptSource::Text("The capital of France is".into()),
-        count: 60,
+        prompt: PromptSource::Text(text),
+        count: 12,
     });
     session.until(|u| matches!(u, Update::Token { .. }));
     session.handle.ask(Request::Follow(question(2)));

@@ -178,10 +178,9 @@ fn no_instrument_reads_anything_from_a_broken_model() {
             }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
             "relation" => command.extend(["--relation", &capitals, "--prompts", "zero-shot"]),
-            // A map belongs to the weights that it was made of.
-            "attribute-lens" => continue,
-            // Weights of other layers are sound, and what a broken neuron writes is left out: see below.
-            "promoters" => continue,
+            // A map belongs to the weights that it was made of. Weights of other layers are sound, and what a broken neuron writes
+            // is left out: see below.
+            "attribute-lens" | "promoters" => continue,
             _ => command.extend(["-p", FACT]),
         }
         let (code, out, err) = outcome(&command);

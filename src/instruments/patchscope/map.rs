@@ -10,7 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::edit::direction::norm;
-use crate::edit::tensor_file::{self, NamedTensor, TensorFile};
+use crate::edit::tensor_file::{self, NamedTensor, SavedTensors};
 use crate::error::{Error, Result};
 use crate::file::Overwrite;
 use crate::instruments::patchscope::ridge::Affine;
@@ -159,7 +159,7 @@ impl AffineMaps {
     /// When the file does not exist, is of another kind, has another width, or was fitted on other weights.
     pub fn load(path: &Path, card: &Card) -> Result<Self> {
         let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";
-        let file = TensorFile::read(path, next)?;
+        let file = SavedTensors::read(path, next)?;
         let origin: Option<MapOrigin> = file.origin(ORIGIN)?;
         if let Some(origin) = origin.as_ref().filter(|o| o.revision != card.revision) {
             return Err(Error::argument(

@@ -18,7 +18,7 @@ use crate::model::network::tap::Tap;
 
 impl GradientRows<'_> {
     /// Whether the kernels can go back through a block: nothing is changed there, and no scalar is taken between the scores and
-    /// the heads.
+    /// the heads or between a norm and its gain.
     pub(super) fn on_kernels(&self, block: usize, tap: &GraphTap) -> bool {
         let inside = |at: &Address| at.site.spec().layered && usize::from(at.layer) == block;
         let taken = match &self.request.of {
@@ -26,7 +26,9 @@ impl GradientRows<'_> {
             Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => None,
         };
         let within = taken.filter(|at| inside(at));
-        within.is_none_or(|at| at.site.spec().axis != Axis::Positions)
+        let has_value =
+            |at: &Address| at.site.spec().axis != Axis::Positions && at.site != Site::MlpNormed;
+        within.is_none_or(has_value)
             && !tap.run.cuts()
             && serves(&self.model.transformer, block)
             && !sites_of(self.model, block).any(|at| tap.run.wants(at))

@@ -186,7 +186,8 @@ impl Lab {
         let mut wanted: Vec<Address> = streams.chain(pass.record.iter().copied()).collect();
         let top = source.map_or(lowest, |source| layers.min(source + 1));
         if rows.len() * block_bytes(model, &span) * (top - lowest) <= KEPT {
-            wanted.extend((lowest..top).flat_map(|block| sites_of(model, block)));
+            let all = (lowest..top).flat_map(|block| sites_of(model, block));
+            wanted.extend(all.filter(|at| at.site != Site::MlpNormed));
         }
         let guard = self.guard().lenient_if(lenient);
         let acting = act_on(&mut programs);

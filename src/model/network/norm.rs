@@ -104,9 +104,11 @@ impl Norm {
                 })?
             });
         }
-        let out = normed.to_dtype(DType::F32)?.broadcast_mul(&self.gain)?;
+        let wide = wide(normed.dtype());
+        let out = normed.to_dtype(wide)?;
+        let out = out.broadcast_mul(&self.gain.to_dtype(wide)?)?;
         let out = match &self.bias {
-            Some(bias) => out.broadcast_add(bias)?,
+            Some(bias) => out.broadcast_add(&bias.to_dtype(wide)?)?,
             None => out,
         };
         Ok(out.to_dtype(dtype)?)

@@ -17,6 +17,7 @@ use super::finite::NonFinite;
 use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
 use super::norm::Norm;
+use super::numbers::wide;
 use super::rope::RopeTable;
 use super::site::Site::{
     AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpNormed,
@@ -225,8 +226,8 @@ impl Transformer {
         let mlp_read = |x: &Tensor, tap: &mut dyn Tap| match &block.norms_mlp.input {
             Some(norm) if tap.wants(MlpNormed.at(i)) => {
                 // In f32 between the two steps, whatever the stream is in.
-                let wide = x.to_dtype(DType::F32)?;
-                let normed = norm.without_gain()?.forward(&wide, gradients)?;
+                let in_wide = x.to_dtype(wide(x.dtype()))?;
+                let normed = norm.without_gain()?.forward(&in_wide, gradients)?;
                 let normed = tap.visit(MlpNormed.at(i), normed)?;
                 norm.gained(&normed, x.dtype(), gradients)
             }

@@ -19,7 +19,7 @@ use crate::model::network::context::PassContext;
 use crate::model::network::linear::Linear;
 use crate::model::network::norm::Norm;
 use crate::model::network::site::Site::{
-    AttnAdd, AttnIn, AttnOut, MlpAdd, MlpIn, MlpOut, ResidMid, ResidPost, ResidPre,
+    AttnAdd, AttnIn, AttnOut, MlpAdd, MlpIn, MlpNormed, MlpOut, ResidMid, ResidPost, ResidPre,
 };
 use crate::model::network::site::{Address, Site};
 use crate::model::network::transformer::{Block, Transformer};
@@ -137,14 +137,14 @@ impl<'a> BlockAdjoint<'a> {
         let shared = match self.blueprint.arrangement {
             BlockOrder::ParallelSharedNorm => Some(read),
             BlockOrder::Parallel => {
-                self.normed(self.mlp_input.as_ref(), &mut read);
+                self.through_mlp_input(&mut read, tap)?;
                 Some(read)
             }
             BlockOrder::PreNorm
             | BlockOrder::SandwichNorm
             | BlockOrder::PostNorm
             | BlockOrder::NormedStream => {
-                self.normed(self.mlp_input.as_ref(), &mut read);
+                self.through_mlp_input(&mut read, tap)?;
                 add(&read, &mut stream);
                 visit(tap, ResidMid, &mut stream)?;
                 self.normed(self.attn_stream.as_ref(), &mut stream);
@@ -174,6 +174,21 @@ impl<'a> BlockAdjoint<'a> {
         if let Some(norm) = norm {
             norm.back(self.spread, by);
         }
+    }
+
+    /// Back through the norm before the MLP, in two steps where somebody looks at what is between.
+    fn through_mlp_input(&self, by: &mut [f32], tap: &mut dyn AdjointTap) -> Result<()> {
+        let between = MlpNormed.at(self.layer);
+        match &self.mlp_input {
+            Some(norm) if tap.wants(between) => {
+                norm.back_to_gain(by);
+                tap.visit(between, by)?;
+                norm.back_from_gain(self.spread, by);
+            }
+            Some(norm) => norm.back(self.spread, by),
+            None => {}
+        }
+        Ok(())
     }
 
     /// Applies the factor of component outputs.

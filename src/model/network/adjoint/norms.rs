@@ -43,13 +43,34 @@ impl NormAdjoint {
         })
     }
 
+    /// Gradients with respect to the output become those with respect to what there is before gain and bias.
+    pub fn back_to_gain(&self, by: &mut [f32]) {
+        if self.rows.is_some() {
+            for row in by.chunks_exact_mut(self.gain.len()) {
+                row.iter_mut()
+                    .zip(&self.gain)
+                    .for_each(|(g, gain)| *g *= gain);
+            }
+        }
+    }
+
+    /// Gradients with respect to what there is before the gain become those with respect to the input.
+    pub fn back_from_gain(&self, spread: Spread, by: &mut [f32]) {
+        let gain = vec![1.0; self.gain.len()];
+        self.through(&gain, spread, by);
+    }
+
     /// Gradients with respect to the output become those with respect to the input.
     pub fn back(&self, spread: Spread, by: &mut [f32]) {
+        self.through(&self.gain, spread, by);
+    }
+
+    fn through(&self, gain: &[f32], spread: Spread, by: &mut [f32]) {
         let Some(rows) = &self.rows else {
             return;
         };
         let shape = NormShape {
-            gain: &self.gain,
+            gain,
             width: self.width,
             epsilon: self.epsilon,
             centred: self.centred,

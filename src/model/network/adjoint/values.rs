@@ -29,6 +29,11 @@ impl Tap for BlockValues {
         self.0.insert(at, x.clone());
         Ok(x)
     }
+
+    // What is between a norm and its gain follows from what the norm reads.
+    fn wants(&self, at: Address) -> bool {
+        at.site != Site::MlpNormed
+    }
 }
 
 /// The values of a pass at the sites of one block.
