@@ -397,7 +397,8 @@ impl App {
             return self.move_along_text(step);
         };
         // At the edge of the figure, continue in the text.
-        if to == from && matches!(step, CursorMove::Left | CursorMove::Right) {
+        let along = [CursorMove::Left, CursorMove::Right, CursorMove::First];
+        if to == from && along.contains(&step) {
             return self.move_along_text(step);
         }
         if let Some(shown) = self.shown.get_mut(slot) {

@@ -55,7 +55,7 @@ fn build(command: Command) -> Command {
         .arg(arguments::value("scale", "C", "Multiplies the neurons instead: 0 suppresses, 2 amplifies").value_parser(value_parser!(f32)).allow_negative_numbers(true).conflicts_with("erase"))
         .arg(super::switch("erase", "Ablates the neurons instead (sets them to 0)"))
         .arg(Arg::new("score").long("score").value_parser(["answer", "contrast", "integrated"]).default_value("answer").help("How neurons are scored: answer: direct effect on the answer's logit; contrast: that minus the mean over the relation's other answers; integrated: integrated gradients of the answer's probability, with as many neurons by direct effect edited beside"))
-        .arg(number("steps", "20", "Steps of integrated gradients"))
+        .arg(number("steps", "20", "Steps of integrated gradients, at most 1024").value_parser(value_parser!(u32).range(1..=1024)))
         .arg(Arg::new("rule").long("rule").value_parser(["midpoint", "left", "right"]).default_value("midpoint").help("Where in each step of integrated gradients the gradient is taken; the paper's sum is right, its code's left"))
         .arg(number("neurons", "5", "Maximum neurons per fact"))
         .arg(percent("share", "20", "A neuron counts under a prompt if its score is at least this percentage of the largest one"))
@@ -200,8 +200,8 @@ fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Val
         number(effect.changed),
         maybe(effect.success),
         number(effect.kept),
-        number(effect.others_changed),
-        number(effect.others_kl),
+        maybe(effect.others.map(|t| t.0)),
+        maybe(effect.others.map(|t| t.1)),
         maybe(effect.texts.map(|t| t.0)),
         maybe(effect.texts.map(|t| t.1)),
     ]
@@ -212,7 +212,7 @@ fn report_json(report: &ValueEditReport, list: &[Fact], plan: ValueEditPlan) -> 
     let effect = |e: &EditEffect| {
         json!({
             "changed": e.changed, "success": e.success, "kept": e.kept,
-            "others_changed": e.others_changed, "others_kl": e.others_kl,
+            "others_changed": e.others.map(|t| t.0), "others_kl": e.others.map(|t| t.1),
             "texts_changed": e.texts.map(|t| t.0), "texts_kl": e.texts.map(|t| t.1),
         })
     };

@@ -4,6 +4,9 @@
 
 use super::{Anchor, Body, Entry, Figure, Scale, Table};
 
+/// Numbers below this are never drawn at full strength: where all are small, a text has little colour.
+const LEAST: f32 = 0.01;
+
 /// One number for each of some tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenNumbers {
@@ -88,7 +91,7 @@ fn of_table(table: &Table) -> Option<TokenNumbers> {
     // The first position of a text, a sink in many models, has no part in the colours.
     let judged = numbers.iter().skip(usize::from(numbers.len() > 1));
     let judged = judged.map(|(_, x)| *x).filter(|x| x.is_finite());
-    let (lo, hi) = judged.fold((0f32, 1e-6f32), |(lo, hi), x| (lo.min(x), hi.max(x)));
+    let (lo, hi) = judged.fold((0f32, LEAST), |(lo, hi), x| (lo.min(x), hi.max(x)));
     let scale = if lo < 0.0 {
         Scale::Diverging { reach: hi.max(-lo) }
     } else {

@@ -38,6 +38,10 @@ impl LogitTarget {
             Some((token, minus)) if !token.is_empty() && !minus.is_empty() => (token, Some(minus)),
             _ => (text, None),
         };
+        if let Some(more) = minus.filter(|minus| minus.contains("\" - ")) {
+            let expected = "one token, or the difference of two";
+            return Err(Error::argument(name, format!("{token} - {more}"), expected));
+        }
         Ok(Self {
             token: first_token(name, token, model)?,
             minus: minus

@@ -67,6 +67,12 @@ pub fn read(path: &Path) -> Result<Vec<Fact>> {
         if fact.answer.is_empty() {
             return Err(fail(format!("fact {} has no answer", i + 1)));
         }
+        if fact.new.as_ref() == Some(&fact.answer) {
+            return Err(fail(format!(
+                "the new answer of fact {} is its answer",
+                i + 1
+            )));
+        }
     }
     Ok(facts)
 }

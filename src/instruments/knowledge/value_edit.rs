@@ -78,10 +78,9 @@ pub struct EditEffect {
     pub success: Option<f32>,
     /// Mean ratio of the old answer's probability, edited to unedited.
     pub kept: f32,
-    /// Share of the prompts of other known facts whose answer changed.
-    pub others_changed: f32,
-    /// Mean KL(unedited ‖ edited) on those prompts, in nats.
-    pub others_kl: f32,
+    /// Share of the prompts of other known facts whose answer changed, and mean KL(unedited ‖ edited) on them, in nats; none where
+    /// no other fact is known.
+    pub others: Option<(f32, f32)>,
     /// Share of changed top predictions and mean KL (nats) on the user's own unrelated prompts, if there are any.
     pub texts: Option<(f32, f32)>,
 }
@@ -437,14 +436,11 @@ impl EvaluationSuite {
             let kl = those.iter().map(|(_, b)| b.2).sum::<f32>();
             (!those.is_empty()).then_some((changed / count, kl / count))
         };
-        let others = rest(&|f| f.is_some_and(|f| f != fact && self.known[f]));
-        let (others_changed, others_kl) = others.unwrap_or_default();
         Ok(EditEffect {
             changed: share(&|f| f != self.answers[fact]),
             success: new.map(|new| share(&|f| f == new)),
             kept: own.iter().map(|(_, kept, _)| kept).sum::<f32>() / own.len().max(1) as f32,
-            others_changed,
-            others_kl,
+            others: rest(&|f| f.is_some_and(|f| f != fact && self.known[f])),
             texts: rest(&|f| f.is_none()),
         })
     }
@@ -533,8 +529,7 @@ fn mean(effects: &[EditEffect]) -> EditEffect {
         changed: mean(&|e| e.changed),
         success: every(&|e| e.success),
         kept: mean(&|e| e.kept),
-        others_changed: mean(&|e| e.others_changed),
-        others_kl: mean(&|e| e.others_kl),
+        others: every(&|e| e.others.map(|t| t.0)).zip(every(&|e| e.others.map(|t| t.1))),
         texts: every(&|e| e.texts.map(|t| t.0)).zip(every(&|e| e.texts.map(|t| t.1))),
     }
 }

@@ -80,6 +80,6 @@ impl Measurement for RelationInstrument {
             seed: run.seed,
             ..Run::default()
         });
-        Ok(draft.notes(plan.notes()))
+        Ok(draft.notes(plan.notes(params.show.is_about_edits())))
     }
 }

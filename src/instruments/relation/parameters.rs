@@ -145,7 +145,7 @@ params! {
         /// a saved map that is judged instead of making one; its own pairs are not held out
         map: Option<PathBuf>,
         /// how many pairs the map is made from
-        examples: Count<1, 64> = "8",
+        examples: Count<2, 64> = "8",
         /// how many other subjects it is judged on, at most
         held_out as "held-out": Count<1, 4096> = "64",
         /// few-shot: the other pairs stand before every question; zero-shot: the question alone

@@ -63,7 +63,7 @@ pub(super) struct RelationPlan {
 impl RelationPlan {
     pub fn new(params: &RelationParams, run: &Run, lab: &mut Lab) -> Result<Self> {
         let Some(path) = &params.relation else {
-            let expected = "a file with the relation, such as docs/guide/capitals.json";
+            let expected = "a file with the relation, such as docs/guide/relations/capitals.json";
             return Err(Error::argument("relation", "", expected));
         };
         let relation = pairs::read(path)?;
@@ -281,7 +281,7 @@ impl RelationPlan {
     }
 
     /// What a reader must know of every view.
-    pub fn notes(&self) -> Vec<String> {
+    pub fn notes(&self, edits: bool) -> Vec<String> {
         let known = Proportion::count(self.held_out.iter().map(|own| own.right));
         let mut notes = vec![format!(
             "held out: {} subjects, of which the model itself gets {} right ({}); s is the state at the subject's last token, o the state at the end of the prompt after the last block",
@@ -305,15 +305,27 @@ impl RelationPlan {
                     fit.training.len(), known.hits, self.layer, self.beta, scores[self.place][at].agree.sentence(),
                 ));
             }
-            MapSource::Saved(map) => notes.push(format!(
-                "a saved map, made from {} pairs at layer {}, beta {}",
-                map.origin.fitted.len(),
-                self.layer,
-                self.beta
-            )),
+            MapSource::Saved(map) => {
+                notes.push(format!(
+                    "a saved map of `{}`, made from {} pairs at layer {}, beta {}",
+                    crate::text::plain(map.origin.relation.as_bytes()),
+                    map.origin.fitted.len(),
+                    self.layer,
+                    self.beta
+                ));
+                if map.origin.relation != self.relation.name {
+                    notes.push(format!(
+                        "the map is of another relation than the file, `{}`, and asks with its own template: what is counted here is how that map does on subjects of this file",
+                        crate::text::plain(self.relation.name.as_bytes()),
+                    ));
+                }
+            }
         }
         if self.unread > 0 {
             notes.push(format!("{} subjects were left out: the tokenizer does not spell them again, or their prompts are too long", self.unread));
+        }
+        if edits {
+            return notes;
         }
         notes.push("not shown: whether the model uses this map. It is the first-order approximation of what the model computes near a few subjects; a high count says that a linear read-out is enough, and only the edits say that the state matters. First tokens alone are compared".into());
         notes
