@@ -5,7 +5,7 @@
 //! change that it implies makes the model say the object of another subject (causality, section 5). Invariant: layer, scale and
 //! rank are chosen on the training pairs alone, and every count stands beside the baselines and controls that it has to beat.
 //! The map itself is in `vectors/relation` and `edit/relation_map`; to show something else of it, add a variant of
-//! [`parameters::RelationView`] and its part here.
+//! `RelationView` and its part here.
 
 pub mod attribute_lens;
 mod causality;
