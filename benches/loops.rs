@@ -153,6 +153,7 @@ impl Measure<'_> {
 /// The whole grid, with as many tokens a cell as the loops keep.
 fn lens(run: &Run, lab: &mut Lab) -> Figure {
     let arguments = Arguments::default()
+        .with("show", "probability")
         .with("top", 5)
         .with("window", run.tokens.len());
     Lens.observe(run, &arguments, lab).unwrap()
