@@ -10,6 +10,7 @@ use std::rc::Rc;
 
 use super::dictionary::Dictionary;
 use super::formats;
+use super::labels::FeatureLabels;
 use super::norms::InputNorm;
 use super::place::DictionaryPlace;
 use crate::error::{Error, Result};
@@ -154,13 +155,32 @@ impl PlacedDictionary {
     }
 }
 
-/// The dictionaries that were opened, by what was given; kept by the lab.
+/// The dictionaries and labels that were opened, by what was given; kept by the lab.
 #[derive(Debug, Default)]
 pub struct OpenDictionaries {
     kept: RefCell<BTreeMap<String, Rc<DictionarySet>>>,
+    labels: RefCell<BTreeMap<String, Rc<FeatureLabels>>>,
 }
 
 impl OpenDictionaries {
+    /// The labels of a file, read once; none where no file is named.
+    ///
+    /// # Errors
+    ///
+    /// As [`FeatureLabels::open`].
+    pub fn labels(&self, given: &str) -> Result<Rc<FeatureLabels>> {
+        if let Some(held) = self.labels.borrow().get(given) {
+            return Ok(held.clone());
+        }
+        let labels = Rc::new(match given {
+            "" => FeatureLabels::default(),
+            path => FeatureLabels::open(Path::new(path))?,
+        });
+        let mut kept = self.labels.borrow_mut();
+        kept.insert(given.to_string(), labels.clone());
+        Ok(labels)
+    }
+
     /// The dictionaries of a file or folder, opened once.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::spectrum::Spectrum;
 use super::tensor_file::{self, NamedTensor, SavedTensors};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::network::site::Site;
@@ -208,16 +208,8 @@ impl RelationMap {
         let file = SavedTensors::parse(bytes, path, NEXT)?;
         let origin: Option<RelationOrigin> = file.origin(ORIGIN)?;
         let origin = origin.ok_or_else(|| file.bad("it is no relation map"))?;
-        if origin.revision != card.revision {
-            return Err(Error::argument(
-                "relation map",
-                format!("{} ({})", origin.model, origin.revision),
-                format!(
-                    "a map made on this model, {} ({})",
-                    card.name, card.revision
-                ),
-            ));
-        }
+        let made_on = (origin.model.as_str(), origin.revision.as_str());
+        card.check_made_on("relation map", made_on, "a map made on")?;
         let d = card.d_model;
         for layer in [origin.layer, origin.edit_layer] {
             if layer >= card.layers {

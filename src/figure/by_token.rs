@@ -12,7 +12,7 @@ const LEAST: f32 = 0.01;
 pub struct TokenNumbers {
     /// What they are.
     pub name: String,
-    /// Positions with their numbers; NaN where nothing was measured.
+    /// Positions in ascending order with their numbers; NaN where nothing was measured.
     pub numbers: Vec<(usize, f32)>,
     pub scale: Scale,
 }
@@ -20,8 +20,9 @@ pub struct TokenNumbers {
 impl TokenNumbers {
     /// The place of a position's number on the scale, 0 to 1; none where there is no number.
     pub fn place(&self, position: usize) -> Option<f32> {
-        let (_, number) = self.numbers.iter().find(|(p, _)| *p == position)?;
-        number.is_finite().then(|| self.scale.place(*number))
+        let found = self.numbers.binary_search_by_key(&position, |(p, _)| *p);
+        let (_, number) = self.numbers[found.ok()?];
+        number.is_finite().then(|| self.scale.place(number))
     }
 
     /// Whether zero lies in the middle of the scale.

@@ -50,6 +50,14 @@ impl Scalar {
         }
     }
 
+    /// The address of the value that they are products with, if they are such products.
+    pub(crate) fn at(&self) -> Option<Address> {
+        match self {
+            Self::Along { at, .. } | Self::Each { at, .. } => Some(*at),
+            Self::Logit(_) | Self::LogProbability(_) | Self::Kl(_) => None,
+        }
+    }
+
     /// One of them.
     pub(crate) fn one(&self, number: usize) -> Result<Self> {
         Ok(match self {
@@ -152,9 +160,9 @@ impl GradientRequest {
 
     /// The block in which the scalar is taken; the number of blocks where that is behind them, none where it is before.
     pub(crate) fn source(&self, layers: usize) -> Option<usize> {
-        match &self.of {
-            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => Some(layers),
-            Scalar::Along { at, .. } | Scalar::Each { at, .. } => block(*at, layers),
+        match self.of.at() {
+            None => Some(layers),
+            Some(at) => block(at, layers),
         }
     }
 }

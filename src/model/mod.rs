@@ -67,6 +67,25 @@ pub struct Card {
     pub chat: bool,
 }
 
+impl Card {
+    /// Refuses what was made on other weights: `what` it is, on which model and revision, and how it should be (`a map made on`).
+    pub(crate) fn check_made_on(
+        &self,
+        what: &str,
+        (model, revision): (&str, &str),
+        expected: &str,
+    ) -> Result<()> {
+        if revision == self.revision {
+            return Ok(());
+        }
+        Err(Error::argument(
+            what,
+            format!("{model} ({revision})"),
+            format!("{expected} this model, {} ({})", self.name, self.revision),
+        ))
+    }
+}
+
 /// A loaded model.
 pub struct Model {
     pub card: Card,

@@ -269,18 +269,12 @@ impl Direction {
 
     /// Refuses a direction of another model.
     pub fn check(&self, card: &Card) -> Result<()> {
-        let other = !self.origin.revision.is_empty() && self.origin.revision != card.revision;
-        if other {
-            return Err(Error::argument(
-                "direction",
-                format!("{} ({})", self.origin.model, self.origin.revision),
-                format!(
-                    "a direction measured on this model, {} ({})",
-                    card.name, card.revision
-                ),
-            ));
+        let origin = &self.origin;
+        if origin.revision.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let made_on = (origin.model.as_str(), origin.revision.as_str());
+        card.check_made_on("direction", made_on, "a direction measured on")
     }
 
     /// The cautions for using it on a model; empty if there are none.

@@ -86,10 +86,8 @@ impl Measurement for Features {
         if sets.is_empty() {
             return Ok(nothing());
         }
-        let labels = match params.labels.trim() {
-            "" => FeatureLabels::default(),
-            path => FeatureLabels::open(Path::new(path))?,
-        };
+        let labels = lab.derived::<OpenDictionaries>();
+        let labels = labels.labels(params.labels.trim())?;
         let mut pages: Vec<TablePage> = of
             .positions
             .clone()

@@ -161,15 +161,8 @@ impl AffineMaps {
         let next = "Maps are a safetensors file with FROM>TO.weight [d_model, d_model] and FROM>TO.bias, for example resid_post.2>resid_post.7.weight.";
         let file = SavedTensors::read(path, next)?;
         let origin: Option<MapOrigin> = file.origin(ORIGIN)?;
-        if let Some(origin) = origin.as_ref().filter(|o| o.revision != card.revision) {
-            return Err(Error::argument(
-                "map",
-                format!("{} ({})", origin.model, origin.revision),
-                format!(
-                    "maps fitted on this model, {} ({})",
-                    card.name, card.revision
-                ),
-            ));
+        if let Some(origin) = &origin {
+            card.check_made_on("map", (&origin.model, &origin.revision), "maps fitted on")?;
         }
         let d = card.d_model;
         let mut maps = Vec::new();

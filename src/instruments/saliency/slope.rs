@@ -47,7 +47,7 @@ pub(super) fn figure(methods: &SaliencyMethods, run: &Run, lab: &mut Lab) -> Res
         .note(format!(
             "the numbers sum to {sum:.4}, and going to the baseline with every embedding changes the {what} by {difference:.4}: they are slopes and no parts of a whole. Method all (o on the screen) measures integrated gradients, whose sum fits, and erasing"
         ))
-        .note("it takes one gradient, as long as three passes over the text; on the screen it is measured where the cursor rests, when the model has nothing else to do, and delays no token");
+        .note("it takes one gradient, as long as about four passes over the text; on the screen it is measured where the cursor rests, when the model has nothing else to do, and delays no token");
     draft.resolved = vec![("target".into(), name)];
     Ok(draft)
 }

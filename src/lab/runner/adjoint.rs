@@ -7,9 +7,8 @@ use std::collections::HashMap;
 
 use candle_core::Tensor;
 
-use super::backward::{GradientRows, GraphTap, Seeds, branch};
+use super::backward::{GradientRows, GraphTap, Seeds, branch, check_width};
 use crate::error::{Error, Result};
-use crate::lab::gradient::Scalar;
 use crate::model::Model;
 use crate::model::network::adjoint::{AdjointTap, BlockAdjoint, BlockValues, serves};
 use crate::model::network::context::PassContext;
@@ -20,14 +19,9 @@ impl GradientRows<'_> {
     /// Whether the kernels can go back through a block: nothing is changed there, and no scalar is taken between the scores and
     /// the heads or between a norm and its gain.
     pub(super) fn on_kernels(&self, block: usize, tap: &GraphTap) -> bool {
-        let inside = |at: &Address| at.site.spec().layered && usize::from(at.layer) == block;
-        let taken = match &self.request.of {
-            Scalar::Along { at, .. } | Scalar::Each { at, .. } => Some(at),
-            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => None,
-        };
-        let within = taken.filter(|at| inside(at));
+        let within = self.request.of.at().filter(|at| is_inside(*at, block));
         let has_value =
-            |at: &Address| at.site.spec().axis != Axis::Positions && at.site != Site::MlpNormed;
+            |at: Address| at.site.spec().axis != Axis::Positions && at.site != Site::MlpNormed;
         within.is_none_or(has_value)
             && !tap.run.cuts()
             && serves(&self.model.transformer, block)
@@ -43,14 +37,13 @@ impl GradientRows<'_> {
     ) -> Result<Tensor> {
         let (span, each) = (self.span, self.each());
         let transformer = &self.model.transformer;
-        let cache = branch(self.prefix, span.start)?;
+        let mut passing = branch(self.prefix, span.start)?;
         let kept = Site::MlpOut.at(block);
         let again;
         let values = if self.values.contains_key(&kept) {
             self.values
         } else {
             let mut tap = BlockValues::default();
-            let mut passing = branch(self.prefix, span.start)?;
             transformer.through(
                 block..block + 1,
                 self.entering(block)?,
@@ -61,15 +54,16 @@ impl GradientRows<'_> {
             again = tap.0;
             &again
         };
-        let shape = [self.count * each, span.len, self.model.card.d_model];
+        let shape = self.shape(Site::ResidPost.at(block), span.len);
         let leaving: Vec<f32> = match above {
             Some(above) => above.flatten_all()?.to_vec1()?,
             None => vec![0.0; shape.iter().product()],
         };
-        let adjoint = BlockAdjoint::new(transformer, block, context, cache.as_ref(), values, each)?;
+        let adjoint =
+            BlockAdjoint::new(transformer, block, context, passing.as_ref(), values, each)?;
         let mut found = HashMap::new();
         let seeds = self.seeds.as_ref();
-        let seeds = seeds.filter(|s| s.at.site.spec().layered && usize::from(s.at.layer) == block);
+        let seeds = seeds.filter(|seeds| is_inside(seeds.at, block));
         let mut tap = BackwardTap {
             rows: self,
             seeds,
@@ -82,12 +76,13 @@ impl GradientRows<'_> {
             self.scalars = products(value, self.request.after - span.start, seeds)?;
         }
         self.found.extend(found);
-        Ok(Tensor::from_vec(entering, &shape, value_device(self))?)
+        Ok(Tensor::from_vec(entering, shape, self.last.device())?)
     }
 }
 
-fn value_device<'a>(rows: &'a GradientRows) -> &'a candle_core::Device {
-    &rows.model.transformer.device
+/// Whether an address lies in a block.
+fn is_inside(at: Address, block: usize) -> bool {
+    at.site.spec().layered && usize::from(at.layer) == block
 }
 
 /// The addresses of a block.
@@ -123,35 +118,14 @@ impl AdjointTap for BackwardTap<'_, '_> {
             }
         }
         if rows.request.at.contains(&at) {
-            let whole = Tensor::from_slice(gradient, shape(rows, at), value_device(rows))?;
+            let shape = rows.shape(at, span.len);
+            let whole = Tensor::from_slice(gradient, shape, rows.last.device())?;
             let positions = span.start..span.start + span.len;
             self.found
                 .insert(at, rows.at_positions(at, &whole, positions)?);
         }
         Ok(())
     }
-}
-
-/// The shape of gradients at a site of a block.
-fn shape(rows: &GradientRows, at: Address) -> Vec<usize> {
-    let b = &rows.model.transformer.blueprint;
-    let (count, tokens) = (rows.count * rows.each(), rows.span.len);
-    match at.site.spec().axis {
-        Axis::Heads => vec![count, tokens, b.heads, b.head_dim],
-        Axis::KvHeads => vec![count, tokens, b.kv_heads, b.head_dim],
-        Axis::Positions => vec![count, b.heads, tokens, rows.span.start + tokens],
-        Axis::Model | Axis::Mlp | Axis::Experts | Axis::Vocab => {
-            vec![count, tokens, rows.model.width(at.site)]
-        }
-    }
-}
-
-fn check_width(at: Address, width: usize, given: usize) -> Result<()> {
-    if width == given {
-        return Ok(());
-    }
-    let expected = format!("{width} numbers, as {at} has at a position");
-    Err(Error::argument("vector", given.to_string(), expected))
 }
 
 /// The products of the vectors with the value of every row at a place: `[rows * vectors]`.

@@ -317,24 +317,27 @@ impl GradientRows<'_> {
         Ok(Tensor::cat(&rows, axis)?)
     }
 
+    /// The shape of all gradients at an address, for some positions.
+    pub(super) fn shape(&self, at: Address, positions: usize) -> Vec<usize> {
+        let b = &self.model.transformer.blueprint;
+        let count = self.count * self.each();
+        match at.site.spec().axis {
+            Axis::Heads => vec![count, positions, b.heads, b.head_dim],
+            Axis::KvHeads => vec![count, positions, b.kv_heads, b.head_dim],
+            Axis::Positions => vec![count, b.heads, positions, self.span.start + self.span.len],
+            Axis::Model | Axis::Mlp | Axis::Experts | Axis::Vocab => {
+                vec![count, positions, self.model.width(at.site)]
+            }
+        }
+    }
+
     /// Zeros where the scalar does not depend on a value.
     fn zeros_elsewhere(&mut self) -> Result<()> {
-        let b = &self.model.transformer.blueprint;
-        let (rows, positions) = (self.count * self.each(), self.request.positions.len());
         for at in &self.request.at {
             if self.found.contains_key(at) {
                 continue;
             }
-            let shape = match at.site.spec().axis {
-                Axis::Heads => vec![rows, positions, b.heads, b.head_dim],
-                Axis::KvHeads => vec![rows, positions, b.kv_heads, b.head_dim],
-                Axis::Positions => {
-                    vec![rows, b.heads, positions, self.span.start + self.span.len]
-                }
-                Axis::Model | Axis::Mlp | Axis::Experts | Axis::Vocab => {
-                    vec![rows, positions, self.model.width(at.site)]
-                }
-            };
+            let shape = self.shape(*at, self.request.positions.len());
             let zeros = Tensor::zeros(shape, DType::F32, self.last.device())?;
             self.found.insert(*at, zeros);
         }
@@ -371,14 +374,19 @@ fn found(tap: &GraphTap, at: Address) -> Result<Tensor> {
 fn along(at: Address, value: &Tensor, place: usize, vector: &Tensor) -> Result<Tensor> {
     let own = value.narrow(axis(at), place, 1)?.flatten_from(1)?;
     let vector = vector.to_dtype(DType::F32)?.flatten_all()?;
-    let (width, given) = (own.dim(1)?, vector.dim(0)?);
-    if width != given {
-        let expected = format!("{width} numbers, as {at} has at a position");
-        return Err(Error::argument("vector", given.to_string(), expected));
-    }
+    check_width(at, own.dim(1)?, vector.dim(0)?)?;
     let vector = vector.to_device(own.device())?;
     let products = own.to_dtype(DType::F32)?.broadcast_mul(&vector)?;
     Ok(products.sum(D::Minus1)?)
+}
+
+/// Refuses a vector of another width than the value at an address has at a position.
+pub(super) fn check_width(at: Address, width: usize, given: usize) -> Result<()> {
+    if width == given {
+        return Ok(());
+    }
+    let expected = format!("{width} numbers, as {at} has at a position");
+    Err(Error::argument("vector", given.to_string(), expected))
 }
 
 /// A scalar of logits `[rows, vocab]`: `[rows]`, f32.

@@ -209,10 +209,7 @@ impl Lab {
         let mut tap = GraphTap {
             run: run.cutting(knockouts()),
             asked: &request.at,
-            along: match &request.of {
-                Scalar::Along { at, .. } | Scalar::Each { at, .. } => Some(*at),
-                Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => None,
-            },
+            along: request.of.at(),
             leaves: Vec::new(),
             found: None,
         };

@@ -98,6 +98,18 @@ fn a_softmax_is_that_of_the_formula_and_knows_nothing_of_what_stands_behind() {
     }
 }
 
+/// An activation in f64.
+fn formula(gate: Gate, x: f64) -> f64 {
+    match gate {
+        Gate::Silu => x / (1.0 + (-x).exp()),
+        Gate::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
+        Gate::GeluTanh => {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        }
+    }
+}
+
 #[test]
 fn activations_are_those_of_the_formula() {
     for on in Processor::all() {
@@ -105,14 +117,7 @@ fn activations_are_those_of_the_formula() {
         x.extend([0.0, -0.0, 1e-30, 90.0, -90.0, 300.0, -300.0]);
         let by = numbers(7, x.len(), 2.0);
         for gate in [Gate::Silu, Gate::QuickGelu, Gate::GeluTanh] {
-            let of = |x: f64| match gate {
-                Gate::Silu => x / (1.0 + (-x).exp()),
-                Gate::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-                Gate::GeluTanh => {
-                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-                    0.5 * x * (1.0 + inner.tanh())
-                }
-            };
+            let of = |x: f64| formula(gate, x);
             let expected: Vec<f64> = wide(&x).into_iter().map(of).collect();
             let mut y = vec![9.0; x.len()];
             activated_on(on, gate, &x, None, &mut y);
@@ -424,14 +429,7 @@ fn slopes_are_those_of_the_formula() {
         let mut x = numbers(8, 2000, 12.0);
         x.extend([0.0, -0.0, 1e-30, 90.0, -90.0]);
         for gate in [Gate::Silu, Gate::QuickGelu, Gate::GeluTanh] {
-            let of = |x: f64| match gate {
-                Gate::Silu => x / (1.0 + (-x).exp()),
-                Gate::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
-                Gate::GeluTanh => {
-                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
-                    0.5 * x * (1.0 + inner.tanh())
-                }
-            };
+            let of = |x: f64| formula(gate, x);
             let step = 1e-5;
             let slope = |x: f64| (of(x + step) - of(x - step)) / (2.0 * step);
             let expected: Vec<f64> = wide(&x).into_iter().map(slope).collect();

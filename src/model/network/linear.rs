@@ -12,7 +12,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Storage as Stored, Tensor};
 use half::slice::HalfFloatSliceExt;
 
-use super::numbers::{elsewhere, made, on_numbers, plain, wide};
+use super::numbers::{elsewhere, on_numbers, plain, wide};
 use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
 use crate::model::kernels::vocabulary::Matrix;
@@ -206,10 +206,15 @@ impl Linear {
     ///
     /// When there is no kernel for the weight.
     pub fn adjoint(&self, by: &[f32]) -> Result<Vec<f32>> {
+        self.adjoint_of(0..self.out, by)
+    }
+
+    /// As [`Linear::adjoint`], of the product with some rows of the weight.
+    fn adjoint_of(&self, rows: Range<usize>, by: &[f32]) -> Result<Vec<f32>> {
         let input = self.input()?;
         let held = self.hold();
-        let weights = self.stored(held.as_ref(), 0..self.out)?;
-        let mut y = vec![0f32; by.len() / self.out * input];
+        let mut y = vec![0f32; by.len() / rows.len().max(1) * input];
+        let weights = self.stored(held.as_ref(), rows)?;
         kernels::backward(input, &weights, by, &mut y);
         Ok(y)
     }
@@ -457,14 +462,9 @@ impl CustomOp1 for FrozenProduct {
 impl FrozenProduct {
     /// The gradient for `x`, `[.., in]`, given the gradient `by`, `[.., rows]`, of the product: `by W`.
     fn gradient(&self, x: &Tensor, by: &Tensor) -> Result<Tensor> {
-        let held = self.linear.hold();
-        let weights = self.linear.stored(held.as_ref(), self.rows.clone())?;
-        let input = self.linear.input()?;
-        made(x.dims(), DType::F32, |y| {
-            on_numbers(&plain(by)?, |by| {
-                kernels::backward(input, &weights, by, y);
-            })
-        })
+        let rows = self.rows.clone();
+        let y = on_numbers(&plain(by)?, |by| self.linear.adjoint_of(rows, by))??;
+        Ok(Tensor::from_vec(y, x.dims(), x.device())?)
     }
 }
 
