@@ -14,6 +14,7 @@ pub mod edit_value;
 pub mod generate;
 pub mod instrument;
 pub mod interrupt;
+pub mod lens_fit;
 pub mod lists;
 pub mod loading;
 pub mod log;
@@ -54,6 +55,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     vectors::VECTORS,
     stats::STATS,
     edit_value::EDIT_VALUE,
+    lens_fit::LENS_FIT,
     bench::BENCH,
     models::MODELS,
     lists::SITES,

@@ -53,7 +53,7 @@ impl Spectrum {
 }
 
 /// Eigenvalues of a symmetric matrix `[n, n]` and, row after row, their eigenvectors.
-fn eigen(matrix: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
+pub(crate) fn eigen(matrix: Vec<f64>, n: usize) -> (Vec<f64>, Vec<f64>) {
     if n == 0 {
         return (Vec::new(), Vec::new());
     }

@@ -36,6 +36,7 @@
 pub mod attention;
 pub mod backpatch;
 pub mod features;
+pub mod head_circuits;
 pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
@@ -455,6 +456,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,
     &attention::Attention,
+    &crate::instruments::head_circuits::composition::Composition,
+    &crate::instruments::head_circuits::singular::HeadSvd,
     &knockout::AttentionKnockout,
     &crate::instruments::neurons::value::ValueVector,
     &crate::instruments::neurons::triggers::Triggers,

@@ -76,8 +76,10 @@ impl Scalar {
 #[derive(Clone, Debug)]
 pub struct GradientRequest {
     pub of: Scalar,
-    /// The position after which the output is read; with [`Scalar::Along`] that of the value.
+    /// The position after which the output is read; with [`Scalar::Along`] and [`Scalar::Each`] that of the value.
     pub after: usize,
+    /// With those, the first of several positions up to `after` over whose values the product is summed; none for one alone.
+    pub from: Option<usize>,
     /// With respect to which values: as they flow on, after the edits there.
     pub at: Vec<Address>,
     /// At which positions, in any order.
@@ -129,6 +131,13 @@ impl GradientRequest {
             }
         }
         self.at.iter().try_for_each(|at| model.offers(*at))?;
+        if let Some(from) = self.from {
+            let in_blocks = self.of.at().is_some_and(|at| at.site.spec().layered);
+            if from > self.after || !in_blocks {
+                let expected = format!("a position from 0 to {}, for a value in a block", self.after);
+                return Err(Error::argument("from", from.to_string(), expected));
+            }
+        }
         let vocab = model.card.vocab;
         let tokens = match &self.of {
             Scalar::Logit(target) => target.tokens(),
@@ -150,6 +159,11 @@ impl GradientRequest {
             }
             None => Ok(()),
         }
+    }
+
+    /// The positions whose values are multiplied, where the scalar is a product.
+    pub(crate) fn multiplied(&self) -> std::ops::Range<usize> {
+        self.from.unwrap_or(self.after)..self.after + 1
     }
 
     /// The lowest block that has to be gone through backwards: that of the earliest address.

@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{D, DType, Tensor};
 
 use crate::edit::receipt::Receipt;
 use crate::error::Result;
@@ -34,6 +34,21 @@ const ROWS: usize = 1536;
 const BEFORE: usize = 5;
 
 impl Lab {
+    /// The sum of `KL(given ‖ read)` in nats over rows of states, `[n, d_model]`, from natural log-probabilities, `[n, vocab]`.
+    ///
+    /// # Errors
+    ///
+    /// When shapes do not fit.
+    pub fn reading_divergence(&self, rows: &Tensor, given: &Tensor) -> Result<f64> {
+        let transformer = &self.model.transformer;
+        let read = transformer.unembed(&rows.to_dtype(transformer.dtype())?)?;
+        let read = candle_nn::ops::log_softmax(&read, D::Minus1)?;
+        // Tokens without probability have no part in it.
+        let known = given.clamp(-1e4f32, 0f32)?;
+        let each = (given.exp()? * (known - read)?)?;
+        Ok(f64::from(each.sum_all()?.to_scalar::<f32>()?))
+    }
+
     /// One pass over a run, and what it leaves behind of some of its positions.
     ///
     /// # Errors

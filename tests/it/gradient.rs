@@ -67,6 +67,7 @@ fn request(of: Scalar, after: usize, at: &[Address], positions: &[usize]) -> Gra
     GradientRequest {
         of,
         after,
+        from: None,
         at: at.to_vec(),
         positions: positions.to_vec(),
     }

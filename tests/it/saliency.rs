@@ -115,6 +115,7 @@ fn every_method_is_what_its_definition_says() {
             let asked = GradientRequest {
                 of: Scalar::LogProbability(5),
                 after: tokens - 1,
+                from: None,
                 at: vec![EMBED.at(0)],
                 positions: (0..tokens).collect(),
             };
@@ -307,6 +308,7 @@ fn gradient_alone_is_that_of_all_with_random_words_beside() {
             let asked = GradientRequest {
                 of: Scalar::LogProbability(5),
                 after: 5,
+                from: None,
                 at: vec![EMBED.at(0)],
                 positions: (0..6).collect(),
             };

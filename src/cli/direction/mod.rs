@@ -6,7 +6,7 @@
 mod demonstrations;
 mod prompts;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,6 +16,9 @@ use super::{Subcommand, arguments, output};
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::file;
+use crate::instruments::logit_lens::lens_file::LensFile;
+use crate::instruments::logit_lens::token_direction::token_direction;
+use crate::lab::target::LogitTarget;
 use crate::vectors::combine::combine;
 use crate::vectors::contrast::Method;
 use crate::vectors::task_vector::InContext;
@@ -28,7 +31,7 @@ pub const DIRECTION: Subcommand = Subcommand {
 };
 
 /// The flags that replace the two lists.
-const OTHERWISE: [&str; 2] = ["demos", "combine"];
+const OTHERWISE: [&str; 3] = ["demos", "combine", "maps"];
 
 fn build(command: Command) -> Command {
     let file = |name: &'static str, help: &'static str| {
@@ -45,6 +48,8 @@ fn build(command: Command) -> Command {
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
     demonstrations::arguments(command)
         .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', with spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
+        .arg(file("maps", "A Jacobian or tuned lens: the direction along which it reads a token, after every block").requires("token").conflicts_with_all(["plus", "minus", "method", "combine", "demos"]))
+        .arg(arguments::value("token", "TOKEN", "With --maps: the token, as a text or #ID; \"A\" - \"B\" for a difference").requires("maps"))
         .arg(arguments::value("strength", "C", "A strength that works, saved in the file as the screen's starting strength").value_parser(value_parser!(f32)).allow_negative_numbers(true).default_value("1"))
         .arg(arguments::value("name", "NAME", "Names the file if -o does not: NAME.safetensors"))
         .arg(arguments::value("output", "FILE", "The output file: .safetensors, or .gguf, .pt, .f32 (see `lmscope vectors --help`)").short('o').required_unless_present_any(["name", "evaluate"]).value_parser(value_parser!(PathBuf)))
@@ -70,6 +75,9 @@ impl FromStr for DirectionMethod {
 fn run(matches: &ArgMatches) -> Result<()> {
     if let Some(path) = target(matches) {
         file::check(&path, arguments::overwrite(matches))?;
+    }
+    if let Some(lens) = matches.get_one::<PathBuf>("maps") {
+        return from_lens(matches, lens);
     }
     let combined = matches.get_one::<String>("combine");
     let evaluated = matches.get_one::<String>("evaluate");
@@ -97,6 +105,21 @@ fn run(matches: &ArgMatches) -> Result<()> {
         (None, None) if matches.contains_id("demos") => demonstrations::run(matches),
         (None, None) => prompts::run(matches),
     }
+}
+
+/// A token's direction through a lens.
+fn from_lens(matches: &ArgMatches, lens: &Path) -> Result<()> {
+    let lab = arguments::open(matches)?;
+    let target = LogitTarget::parse("--token", arguments::text(matches, "token"), &lab.model)?;
+    let lens = LensFile::open(&lens.display().to_string(), &lab.model)?;
+    let direction = token_direction(&lab, &lens, target)?;
+    let file = write(matches, direction.clone())?;
+    output::note(&format!(
+        "{file}: {}, at {}. Use it as --edit 'add_unit_norm:{file}@resid_post.L*0.1', project_out, or swap.",
+        direction.origin.method,
+        direction.places()
+    ));
+    Ok(())
 }
 
 /// The error for a method that does not fit the other flags; lists those that do.

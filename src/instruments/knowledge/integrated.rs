@@ -117,6 +117,7 @@ fn of_layer(
         gradient: Some(GradientRequest {
             of,
             after: last,
+            from: None,
             at: vec![at],
             positions: vec![last],
         }),

@@ -255,6 +255,26 @@ impl LensFile {
         Ok(mapped.to_dtype(rows.dtype())?)
     }
 
+    /// Directions `[n, d_model]` of the mapped state pulled back to the state at an address, f32: the transpose of the map.
+    ///
+    /// # Errors
+    ///
+    /// As [`LensFile::apply`], and when there is no map.
+    pub fn pulled_back(&self, at: Address, directions: &Tensor) -> Result<Tensor> {
+        let Some((weight, _)) = self.maps.get(&self.blocks(at)?) else {
+            return Err(Error::Refused {
+                address: at.to_string(),
+                why: "the lens has no map for it.".into(),
+            });
+        };
+        let wide = directions.to_dtype(DType::F32)?;
+        let back = wide.matmul(&self.tensor(weight, &wide)?)?;
+        Ok(match self.kind {
+            MapKind::Tuned => (wide + back)?,
+            MapKind::Jacobian => back,
+        })
+    }
+
     fn tensor(&self, name: &str, like: &Tensor) -> Result<Tensor> {
         let stored = self.file.get(name)?;
         let stored = stored

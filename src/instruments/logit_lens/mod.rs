@@ -5,11 +5,13 @@
 //! instrument.
 
 pub(crate) mod cell_value;
+pub mod fit;
 pub mod languages;
 pub mod lens;
 pub mod lens_file;
 pub mod lens_view;
 pub mod settle;
+pub mod token_direction;
 pub mod track;
 pub mod trajectory;
 pub mod word_lists;

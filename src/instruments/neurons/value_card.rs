@@ -17,7 +17,6 @@ use crate::lab::finite_guard::not_finite;
 use crate::lab::sample::top;
 use crate::lab::target::LogitTarget;
 use crate::model::Model;
-use crate::model::network::blueprint::NormKind;
 use crate::model::network::finite;
 
 /// The number of tokens kept on each side.
@@ -162,7 +161,7 @@ impl ValueCards {
 }
 
 /// The largest and the smallest entries of a row of logits; `known` tokens count.
-fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
+pub(crate) fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
     let promoted = top(&logits, known, SIDE);
     logits.iter_mut().for_each(|z| *z = -*z);
     let suppressed = top(&logits, known, SIDE);
@@ -183,10 +182,7 @@ fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(Re
         let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
         let mut values = Tensor::stack(&columns, 0)?;
         if reading == ValueNorm::Gained {
-            if transformer.norm.kind == NormKind::Layer {
-                values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
-            }
-            values = values.broadcast_mul(&transformer.norm.gain)?;
+            values = transformer.norm.at_scale_one(&values)?;
         }
         let logits = transformer.direct_logits(&values)?;
         Ok((values.to_vec2()?, logits.to_vec2()?))

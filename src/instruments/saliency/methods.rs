@@ -142,6 +142,7 @@ impl SaliencyMethods<'_> {
             gradient: Some(GradientRequest {
                 of,
                 after: run.tokens.len() - 1,
+                from: None,
                 at: vec![Site::Embed.at(0)],
                 positions: positions.to_vec(),
             }),

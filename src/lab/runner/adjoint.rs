@@ -4,6 +4,7 @@
 //! graph. To let more blocks through, extend [`serves`] and [`GradientRows::on_kernels`] together.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use candle_core::Tensor;
 
@@ -73,7 +74,7 @@ impl GradientRows<'_> {
         if let Some(seeds) = seeds {
             let value = values.get(&seeds.at);
             let value = value.ok_or_else(|| Error::Engine(format!("{} was not kept", seeds.at)))?;
-            self.scalars = products(value, self.request.after - span.start, seeds)?;
+            self.scalars = products(value, self.multiplied(), seeds)?;
         }
         self.found.extend(found);
         Ok(Tensor::from_vec(entering, shape, self.last.device())?)
@@ -110,11 +111,12 @@ impl AdjointTap for BackwardTap<'_, '_> {
         if let Some(seeds) = self.seeds.filter(|seeds| seeds.at == at) {
             let width = gradient.len() / (rows.count * rows.each() * span.len);
             check_width(at, width, seeds.width)?;
-            let place = rows.request.after - span.start;
             for (i, own) in gradient.chunks_exact_mut(span.len * width).enumerate() {
                 let vector = &seeds.numbers[i % seeds.count() * width..][..width];
-                let own = &mut own[place * width..][..width];
-                own.iter_mut().zip(vector).for_each(|(g, v)| *g += v);
+                for place in rows.multiplied() {
+                    let own = &mut own[place * width..][..width];
+                    own.iter_mut().zip(vector).for_each(|(g, v)| *g += v);
+                }
             }
         }
         if rows.request.at.contains(&at) {
@@ -128,10 +130,11 @@ impl AdjointTap for BackwardTap<'_, '_> {
     }
 }
 
-/// The products of the vectors with the value of every row at a place: `[rows * vectors]`.
-fn products(value: &Tensor, place: usize, seeds: &Seeds) -> Result<Vec<f32>> {
-    let own = value.narrow(1, place, 1)?.flatten_from(1)?;
-    let own: Vec<Vec<f32>> = own.to_dtype(candle_core::DType::F32)?.to_vec2()?;
+/// The products of the vectors with the value of every row, summed over some places: `[rows * vectors]`.
+fn products(value: &Tensor, places: Range<usize>, seeds: &Seeds) -> Result<Vec<f32>> {
+    let own = value.narrow(1, places.start, places.len())?.flatten_from(2)?;
+    let own = own.to_dtype(candle_core::DType::F32)?.sum(1)?;
+    let own: Vec<Vec<f32>> = own.to_vec2()?;
     let vectors = || seeds.numbers.chunks_exact(seeds.width);
     let product = |x: &[f32], v: &[f32]| {
         let terms = x.iter().zip(v).map(|(x, v)| f64::from(*x) * f64::from(*v));

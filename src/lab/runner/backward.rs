@@ -166,7 +166,7 @@ impl GradientRows<'_> {
         tap.begin(after);
         let logits = self.model.transformer.read_out(leaf.as_tensor(), tap)?;
         let each = match &request.of {
-            Scalar::Along { at, vector } => along(*at, &found(tap, *at)?, 0, vector)?,
+            Scalar::Along { at, vector } => along(*at, &found(tap, *at)?, 0..1, vector)?,
             Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) | Scalar::Each { .. } => {
                 of_logits(&request.of, &logits.squeeze(1)?)?
             }
@@ -221,7 +221,7 @@ impl GradientRows<'_> {
             && usize::from(at.layer) == block
         {
             let own = found(tap, *at)?;
-            let each = along(*at, &own, self.request.after - span.start, vector)?;
+            let each = along(*at, &own, self.multiplied(), vector)?;
             self.scalars = each.to_vec1()?;
             let own = (each.sum_all()? / factor)?;
             total = Some(match total {
@@ -243,6 +243,12 @@ impl GradientRows<'_> {
         own.ok_or_else(|| Error::Engine("a stream that was not kept".into()))
     }
 
+    /// The places of the positions whose values the scalar is a product with.
+    pub(super) fn multiplied(&self) -> Range<usize> {
+        let positions = self.request.multiplied();
+        positions.start - self.span.start..positions.end - self.span.start
+    }
+
     /// How many gradients each row has.
     pub(super) fn each(&self) -> usize {
         self.seeds.as_ref().map_or(1, Seeds::count)
@@ -257,7 +263,7 @@ impl GradientRows<'_> {
         {
             let embedding = self.entering(0)?;
             let place = request.after - span.start;
-            self.scalars = along(*at, &embedding, place, vector)?.to_vec1()?;
+            self.scalars = along(*at, &embedding, place..place + 1, vector)?.to_vec1()?;
             let own = vector.to_dtype(DType::F32)?.flatten_all()?;
             let own = own.reshape((1, 1, ()))?.repeat((self.count, 1, 1))?;
             let whole = Tensor::zeros(embedding.shape(), DType::F32, embedding.device())?;
@@ -370,14 +376,14 @@ fn found(tap: &GraphTap, at: Address) -> Result<Tensor> {
     found.ok_or_else(|| Error::Engine(format!("{at} was not visited")))
 }
 
-/// `v · x` of every row for the value of one position: `[rows]`, f32.
-fn along(at: Address, value: &Tensor, place: usize, vector: &Tensor) -> Result<Tensor> {
-    let own = value.narrow(axis(at), place, 1)?.flatten_from(1)?;
+/// `v · x` of every row, summed over the values of some positions: `[rows]`, f32.
+fn along(at: Address, value: &Tensor, places: Range<usize>, vector: &Tensor) -> Result<Tensor> {
+    let own = value.narrow(axis(at), places.start, places.len())?;
+    let own = own.to_dtype(DType::F32)?.sum_keepdim(axis(at))?.flatten_from(1)?;
     let vector = vector.to_dtype(DType::F32)?.flatten_all()?;
     check_width(at, own.dim(1)?, vector.dim(0)?)?;
     let vector = vector.to_device(own.device())?;
-    let products = own.to_dtype(DType::F32)?.broadcast_mul(&vector)?;
-    Ok(products.sum(D::Minus1)?)
+    Ok(own.broadcast_mul(&vector)?.sum(D::Minus1)?)
 }
 
 /// Refuses a vector of another width than the value at an address has at a position.

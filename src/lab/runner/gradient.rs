@@ -353,6 +353,7 @@ fn span(model: &Model, pass: &Pass, request: &GradientRequest) -> PassSpan {
     let common = pass.common.iter().map(|patch| patch.position);
     let asked = request.positions.iter().copied();
     let earliest = changed.chain(common).chain(asked).chain(pass.from);
+    let earliest = earliest.chain(request.from);
     let earliest = earliest.chain([request.after]).min().unwrap_or(0);
     let own_edits = pass.rows.iter().any(|row| row.schedule.is_some());
     // A condition looks at every position, and rows under edits of their own may differ anywhere.

@@ -15,6 +15,7 @@ mod backward;
 mod gradient;
 mod output;
 mod programs;
+mod reading;
 mod shared;
 mod tail;
 

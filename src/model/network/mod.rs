@@ -13,6 +13,7 @@ pub mod cache;
 pub mod context;
 pub mod families;
 pub mod finite;
+pub mod head_circuits;
 pub mod heads;
 pub mod linear;
 pub mod mlp;

@@ -161,6 +161,17 @@ impl Norm {
         Ok(out.to_dtype(x.dtype())?)
     }
 
+    /// Rows through the norm with a scale of 1 and without the bias, `[.., width]`, f32: centred for LayerNorm, and multiplied by the
+    /// gain. What it does to a term of a sum, but for the scale of the whole.
+    pub fn at_scale_one(&self, rows: &Tensor) -> Result<Tensor> {
+        let wide = rows.to_dtype(DType::F32)?;
+        let centred = match self.kind {
+            NormKind::Rms | NormKind::Identity => wide,
+            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
+        };
+        Ok(centred.broadcast_mul(&self.gain)?)
+    }
+
     fn plain(&self, wide: &Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let centred = match self.kind {
             NormKind::Rms | NormKind::Identity => wide.clone(),

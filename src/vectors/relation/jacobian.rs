@@ -42,6 +42,7 @@ pub fn jacobian(
                     vectors: units.narrow(0, first, count)?,
                 },
                 after: tokens.len() - 1,
+                from: None,
                 at: layers.iter().map(|l| Site::ResidPost.at(*l)).collect(),
                 positions: vec![at],
             }),

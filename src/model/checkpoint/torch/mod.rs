@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::model::memory_map::{map_file, release};
 use pickle::{Node, PARAMETER, Pickle, SUBCLASS, TENSOR, ValueId};
 pub use small::{CappingConfig, SmallTensor, capping, facts, shapes, values};
-pub use write::archive_of;
+pub use write::{TorchValue, archive_of, archive_with};
 
 /// Element types by the name of their storage, and their size in bytes.
 const STORAGES: &[(&str, Option<DType>, usize)] = &[

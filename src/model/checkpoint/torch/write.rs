@@ -1,51 +1,126 @@
-//! Writes one f32 vector as `torch.save` does, so that `torch.load` reads it with `weights_only=True`.
+//! Writes f32 tensors, alone or in dicts and lists, as `torch.save` does, so that `torch.load` reads them with `weights_only=True`.
 //!
-//! Invariant: the pickle is the one that PyTorch writes for a contiguous CPU tensor; nothing else can be written. To write
-//! another shape, change `pickle`.
+//! Invariant: a tensor's pickle is the one that PyTorch writes for a contiguous CPU tensor, and nothing that calls anything else can
+//! be written. To write another kind of value, add a variant of [`TorchValue`].
 
 /// The name of the archive's top folder.
 const ROOT: &str = "direction";
 
-/// The bytes of a file with a vector.
-pub fn archive_of(vector: &[f32]) -> Vec<u8> {
-    let data = vector.iter().flat_map(|v| v.to_le_bytes()).collect();
-    zip(&[
-        ("data.pkl", pickle(vector.len() as u32)),
-        ("byteorder", b"little".to_vec()),
-        ("data/0", data),
-        ("version", b"3\n".to_vec()),
-    ])
+/// A value that a file can hold.
+#[derive(Clone, Debug)]
+pub enum TorchValue<'a> {
+    /// An f32 tensor, row-major.
+    Tensor {
+        shape: Vec<usize>,
+        numbers: &'a [f32],
+    },
+    Text(String),
+    Whole(i32),
+    List(Vec<Self>),
+    /// Keys are texts or whole numbers.
+    Dict(Vec<(Self, Self)>),
 }
 
-/// `_rebuild_tensor_v2(storage, 0, (n,), (1,), False, OrderedDict())`, protocol 2.
-fn pickle(count: u32) -> Vec<u8> {
-    let mut out = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((".to_vec();
-    let text = |out: &mut Vec<u8>, words: &str| {
-        out.push(b'X');
-        out.extend((words.len() as u32).to_le_bytes());
-        out.extend(words.as_bytes());
+impl TorchValue<'_> {
+    /// A text.
+    pub fn text(text: impl Into<String>) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+/// The bytes of a file with a vector.
+pub fn archive_of(vector: &[f32]) -> Vec<u8> {
+    archive_with(&TorchValue::Tensor {
+        shape: vec![vector.len()],
+        numbers: vector,
+    })
+}
+
+/// The bytes of a file with a value, as `torch.save` writes them. Its tensors take less than 4 GiB.
+pub fn archive_with(value: &TorchValue<'_>) -> Vec<u8> {
+    let mut pickle = PickleWriter {
+        out: b"\x80\x02".to_vec(),
+        tensors: Vec::new(),
     };
-    let number = |out: &mut Vec<u8>, n: u32| {
-        out.push(b'J');
-        out.extend(n.to_le_bytes());
-    };
-    text(&mut out, "storage");
-    out.extend(b"ctorch\nFloatStorage\n");
-    text(&mut out, "0");
-    text(&mut out, "cpu");
-    number(&mut out, count);
-    out.extend(b"tQ"); // the tuple, as what names a storage
-    number(&mut out, 0); // offset
-    number(&mut out, count);
-    out.push(0x85); // a tuple of one
-    number(&mut out, 1);
-    out.push(0x85);
-    out.extend(b"\x89ccollections\nOrderedDict\n)RtR.");
-    out
+    pickle.value(value);
+    pickle.out.push(b'.');
+    let mut entries = vec![
+        ("data.pkl".to_string(), pickle.out),
+        ("byteorder".to_string(), b"little".to_vec()),
+    ];
+    for (i, numbers) in pickle.tensors.into_iter().enumerate() {
+        let data = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
+        entries.push((format!("data/{i}"), data));
+    }
+    entries.push(("version".to_string(), b"3\n".to_vec()));
+    zip(&entries)
+}
+
+/// A pickle of protocol 2 on its way, with the numbers of its tensors.
+struct PickleWriter<'a> {
+    out: Vec<u8>,
+    tensors: Vec<&'a [f32]>,
+}
+
+impl<'a> PickleWriter<'a> {
+    fn value(&mut self, value: &TorchValue<'a>) {
+        match value {
+            TorchValue::Text(text) => self.text(text),
+            TorchValue::Whole(number) => self.number(*number),
+            TorchValue::List(values) => {
+                self.out.extend(b"](");
+                values.iter().for_each(|value| self.value(value));
+                self.out.push(b'e');
+            }
+            TorchValue::Dict(pairs) => {
+                self.out.extend(b"}(");
+                for (key, value) in pairs {
+                    self.value(key);
+                    self.value(value);
+                }
+                self.out.push(b'u');
+            }
+            TorchValue::Tensor { shape, numbers } => self.tensor(shape, numbers),
+        }
+    }
+
+    /// `_rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())`.
+    fn tensor(&mut self, shape: &[usize], numbers: &'a [f32]) {
+        self.out.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        self.text("storage");
+        self.out.extend(b"ctorch\nFloatStorage\n");
+        self.text(&self.tensors.len().to_string());
+        self.text("cpu");
+        self.number(numbers.len() as i32);
+        self.out.extend(b"tQ"); // the tuple, as what names a storage
+        self.number(0); // offset
+        let mut strides = vec![1usize; shape.len()];
+        for i in (1..shape.len()).rev() {
+            strides[i - 1] = strides[i] * shape[i];
+        }
+        for sizes in [shape, &strides] {
+            self.out.push(b'(');
+            sizes.iter().for_each(|size| self.number(*size as i32));
+            self.out.push(b't');
+        }
+        self.out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
+        self.tensors.push(numbers);
+    }
+
+    fn text(&mut self, words: &str) {
+        self.out.push(b'X');
+        self.out.extend((words.len() as u32).to_le_bytes());
+        self.out.extend(words.as_bytes());
+    }
+
+    fn number(&mut self, number: i32) {
+        self.out.push(b'J');
+        self.out.extend(number.to_le_bytes());
+    }
 }
 
 /// A zip archive of uncompressed entries, with their data aligned to 64 bytes as in PyTorch.
-fn zip(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
+fn zip(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     let (mut out, mut directory) = (Vec::new(), Vec::new());
     for (name, data) in entries {
         let name = format!("{ROOT}/{name}");
