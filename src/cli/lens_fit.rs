@@ -69,7 +69,10 @@ fn build(command: Command) -> Command {
 
 fn run(matches: &ArgMatches) -> Result<()> {
     let kind = matches.get_one::<LensFitKind>("kind").copied();
-    let target = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
+    let target = matches
+        .get_one::<PathBuf>("output")
+        .cloned()
+        .unwrap_or_default();
     match kind {
         Some(LensFitKind::Tuned) => tuned(matches, &target),
         Some(LensFitKind::Jacobian) | None => jacobian(matches, &target),
@@ -88,7 +91,10 @@ fn number(matches: &ArgMatches, name: &str) -> Option<usize> {
 }
 
 fn prompts(matches: &ArgMatches, skipped: usize) -> Result<Prompts> {
-    let source = matches.get_one::<PathBuf>("text").cloned().unwrap_or_default();
+    let source = matches
+        .get_one::<PathBuf>("text")
+        .cloned()
+        .unwrap_or_default();
     let words = file::words_of(&source, LONGEST)?;
     let lab = arguments::open(matches)?;
     let card = &lab.model.card;
@@ -107,7 +113,10 @@ fn prompts(matches: &ArgMatches, skipped: usize) -> Result<Prompts> {
     if prompts.is_empty() {
         return Err(Error::bad_file(
             &source,
-            format!("its {} tokens are fewer than one prompt of {length}", tokens.len()),
+            format!(
+                "its {} tokens are fewer than one prompt of {length}",
+                tokens.len()
+            ),
             "Give a longer text, or a smaller --length.",
         ));
     }
@@ -120,7 +129,11 @@ fn prompts(matches: &ArgMatches, skipped: usize) -> Result<Prompts> {
         length,
         skipped,
     };
-    Ok(Prompts { lab, prompts, origin })
+    Ok(Prompts {
+        lab,
+        prompts,
+        origin,
+    })
 }
 
 fn jacobian(matches: &ArgMatches, target: &Path) -> Result<()> {

@@ -134,7 +134,10 @@ impl GradientRequest {
         if let Some(from) = self.from {
             let in_blocks = self.of.at().is_some_and(|at| at.site.spec().layered);
             if from > self.after || !in_blocks {
-                let expected = format!("a position from 0 to {}, for a value in a block", self.after);
+                let expected = format!(
+                    "a position from 0 to {}, for a value in a block",
+                    self.after
+                );
                 return Err(Error::argument("from", from.to_string(), expected));
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lmscope::figure::{Body, Entry, Figure};
+use lmscope::figure::{Body, Entry, Figure, Unit};
 use lmscope::instruments::head_circuits::factors::{Factor, singular_directions};
 use lmscope::instruments::{Arguments, instrument, observe};
 use lmscope::lab::Lab;
@@ -68,9 +68,8 @@ fn scores_and_directions_are_those_of_whole_matrices() {
             let found = rows(&table);
             assert_eq!(found.len(), heads * heads, "{name} {by}");
             for row in &found {
-                let head = |entry| -> usize {
-                    text(entry).split_once('.').unwrap().1.parse().unwrap()
-                };
+                let head =
+                    |entry| -> usize { text(entry).split_once('.').unwrap().1.parse().unwrap() };
                 let own = &expected["scores"][by][head(&row[0])][head(&row[1])];
                 let (own, score) = (own.as_f64().unwrap(), number(&row[2]));
                 assert!((own - score).abs() < 2e-5, "{name} {by} {row:?}: {own}");
@@ -116,7 +115,10 @@ fn a_control_of_unrelated_heads_is_what_chance_says() {
         let found = match found {
             Ok(found) => rows(&found),
             Err(error) => {
-                assert!(error.to_string().contains("normalizes the stream"), "{error}");
+                assert!(
+                    error.to_string().contains("normalizes the stream"),
+                    "{error}"
+                );
                 continue;
             }
         };
@@ -124,21 +126,59 @@ fn a_control_of_unrelated_heads_is_what_chance_says() {
             found.iter().map(|row| number(&row[column])).sum::<f64>() / found.len() as f64
         };
         let (score, control) = (mean(2), mean(3));
-        assert!((score / control - 1.0).abs() < 0.35, "{family}: {score} {control}");
+        assert!(
+            (score / control - 1.0).abs() < 0.35,
+            "{family}: {score} {control}"
+        );
     }
 }
 
 #[test]
 fn the_induction_heads_of_the_demo_compose_through_keys() {
     let mut lab = demo();
+    let scored = |lab: &mut Lab, score| {
+        let given = [("show", "scores"), ("score", score)];
+        let Body::Grid(grid) = figure(lab, "attention", &given).unwrap().body else {
+            panic!("a grid is expected");
+        };
+        let mut heads: Vec<(f32, String)> = Vec::new();
+        for cell in grid.cells.iter().flatten() {
+            let Some(Unit::Head(head)) = cell.anchor.unit else {
+                continue;
+            };
+            let layer = cell.anchor.layer.unwrap();
+            heads.push((cell.value, format!("{layer}.{head}")));
+        }
+        heads.sort_by(|a, b| b.0.total_cmp(&a.0));
+        heads
+    };
+    let previous = scored(&mut lab, "previous")[0].1.clone();
+    let induction: Vec<String> = scored(&mut lab, "induction")
+        .into_iter()
+        .take_while(|head| head.0 > 0.5)
+        .map(|head| head.1)
+        .collect();
+    assert!(induction.len() >= 3, "{induction:?}");
+    // The previous-token head and the induction heads are the strongest pairs of all, and far above their controls.
     let found = rows(&figure(&mut lab, "composition", &[("by", "k")]).unwrap());
-    println!("{found:?}");
+    for row in &found[..induction.len()] {
+        assert_eq!(text(&row[0]), previous, "{row:?}");
+        assert!(
+            induction.iter().any(|head| head == text(&row[1])),
+            "{row:?}"
+        );
+        assert!(number(&row[2]) > 1.5 * number(&row[4]), "{row:?}");
+    }
 }
 
 #[test]
 fn a_head_that_the_model_lacks_is_refused() {
     let mut lab = demo();
-    for (name, given) in [("head-svd", "9.0"), ("composition", "0.99"), ("head-svd", "x")] {
+    for (name, given) in [
+        ("head-svd", "9.0"),
+        ("composition", "0.99"),
+        ("head-svd", "x"),
+    ] {
         let error = figure(&mut lab, name, &[("head", given)]).unwrap_err();
         assert!(error.to_string().contains("head"), "{error}");
     }

@@ -20,7 +20,13 @@ use super::demo::demo;
 use super::tools::{every_family, prompt};
 
 /// The last states at positions `from..end`, summed over them, with `x` in the place of the state after a block at a position.
-fn summed(lab: &mut Lab, tokens: &[u32], patch: Option<Patch>, from: usize, end: usize) -> Vec<f64> {
+fn summed(
+    lab: &mut Lab,
+    tokens: &[u32],
+    patch: Option<Patch>,
+    from: usize,
+    end: usize,
+) -> Vec<f64> {
     let last = Site::ResidPost.at(lab.model.card.layers - 1);
     let pass = Pass {
         rows: vec![PassRow::patched(patch.into_iter().collect())],
@@ -69,7 +75,11 @@ fn the_lens_is_the_mean_of_differences() {
                 .sum();
             let name = &lab.model.card.name;
             assert!(size > 0.1, "{name}: {size}");
-            assert!(apart.sqrt() < 1e-2 * size, "{name} {column}: {} of {size}", apart.sqrt());
+            assert!(
+                apart.sqrt() < 1e-2 * size,
+                "{name} {column}: {} of {size}",
+                apart.sqrt()
+            );
         }
     }
 }
@@ -78,7 +88,11 @@ fn the_lens_is_the_mean_of_differences() {
 fn fits_of_parts_merge_into_the_fit_of_all_and_go_on_from_their_file() {
     let mut lab = every_family().next().unwrap();
     let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
-    let prompts = [prompt(12), prompt(13)[1..].to_vec(), prompt(14)[2..].to_vec()];
+    let prompts = [
+        prompt(12),
+        prompt(13)[1..].to_vec(),
+        prompt(14)[2..].to_vec(),
+    ];
     let mut fit = |some: &[Vec<u32>]| {
         let mut fit = JacobianFit::new(layers, width).unwrap();
         some.iter().for_each(|p| fit.add(&mut lab, p, 3).unwrap());
@@ -105,7 +119,10 @@ fn fits_of_parts_merge_into_the_fit_of_all_and_go_on_from_their_file() {
         skipped: 3,
     };
     save(&first, &origin, &path, Overwrite::Never).unwrap();
-    assert!(save(&first, &origin, &path, Overwrite::Never).is_err(), "nothing is overwritten");
+    assert!(
+        save(&first, &origin, &path, Overwrite::Never).is_err(),
+        "nothing is overwritten"
+    );
     let mut later = resume(&path, &origin, &lab.model.card).unwrap();
     assert_eq!(later.prompts, 2);
     later.add(&mut lab, &prompts[2], 3).unwrap();
@@ -115,7 +132,10 @@ fn fits_of_parts_merge_into_the_fit_of_all_and_go_on_from_their_file() {
     assert_eq!(whole.changes.len(), 3);
     assert!(whole.changes[2] < whole.changes[0], "{:?}", whole.changes);
 
-    let other = LensOrigin { tokens: "4".into(), ..origin };
+    let other = LensOrigin {
+        tokens: "4".into(),
+        ..origin
+    };
     let error = resume(&path, &other, &lab.model.card).unwrap_err();
     assert!(error.to_string().contains("tokens is 3"), "{error}");
 }
@@ -172,16 +192,21 @@ fn a_token_s_direction_is_what_its_logit_reads() {
     lab.directions.insert("rome".into(), direction);
     let edit: Edit = "add_unit_norm:rome@resid_post.4:last*0.5".parse().unwrap();
     let mut probability = |random: Option<u64>, edits: Vec<Edit>| {
-        let run = run.under(&Schedule::always(edits));
+        let run = run.clone().under(&Schedule::always(edits));
         let pass = Pass {
             random,
             ..Pass::after(run, Output::tokens(&[target.token]))
         };
-        lab.run_one(&pass).unwrap().output[0].token(target.token).logprob
+        lab.run_one(&pass).unwrap().output[0]
+            .token(target.token)
+            .logprob
     };
     let plain = probability(None, Vec::new());
     let steered = probability(None, vec![edit.clone()]);
     let controls = (1..6).map(|seed| probability(Some(seed), vec![edit.clone()]));
     let most = controls.fold(f32::MIN, f32::max);
-    assert!(steered > plain + 1.0 && steered > most + 1.0, "{plain} {steered} {most}");
+    assert!(
+        steered > plain + 1.0 && steered > most + 1.0,
+        "{plain} {steered} {most}"
+    );
 }

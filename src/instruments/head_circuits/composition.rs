@@ -77,10 +77,8 @@ impl Measurement for Composition {
         };
         let chance = (card.d_model as f64).sqrt().recip();
         let draft = match head {
-            Some(head) => grid(lab, &sides, head, chance)?.titled(format!(
-                "{}.{} · through {word}",
-                head.0, head.1
-            )),
+            Some(head) => grid(lab, &sides, head, chance)?
+                .titled(format!("{}.{} · through {word}", head.0, head.1)),
             None => table(lab, &sides, params)?.titled(format!("through {word}")),
         };
         Ok(draft
@@ -189,7 +187,10 @@ fn circuit_side(own: &Tensor, beside: &Tensor, heads: usize) -> Result<Tensor> {
         width = side.width;
     }
     let device = own.device();
-    Ok(Tensor::from_vec(all.clone(), (all.len() / width.max(1), width), device)?.to_dtype(DType::F32)?)
+    Ok(
+        Tensor::from_vec(all.clone(), (all.len() / width.max(1), width), device)?
+            .to_dtype(DType::F32)?,
+    )
 }
 
 /// The strongest pairs of all.
@@ -202,7 +203,9 @@ fn table(lab: &Lab, sides: &CircuitSides, params: &CompositionParams) -> Result<
         for earlier in 0..later {
             let scores = sides.scores(earlier, later)?;
             if scores.iter().any(|s| !s.is_finite()) {
-                return Err(lab.not_finite(&format!("Weights of heads of layer {earlier} or {later} are")));
+                return Err(lab.not_finite(&format!(
+                    "Weights of heads of layer {earlier} or {later} are"
+                )));
             }
             all += scores.len();
             let pairs = scores.into_iter().enumerate();
@@ -229,7 +232,14 @@ fn table(lab: &Lab, sides: &CircuitSides, params: &CompositionParams) -> Result<
             ],
         ));
     }
-    let columns = ["from", "to", "score", "control", "largest control", "over control"];
+    let columns = [
+        "from",
+        "to",
+        "score",
+        "control",
+        "largest control",
+        "over control",
+    ];
     Ok(Draft::of(Table::of(&columns, rows))
         .note(format!("the strongest of {all} pairs; control: the mean of {DRAWS} draws in which the stream between the two heads is permuted and its signs are drawn, and the largest of them")))
 }

@@ -104,7 +104,11 @@ impl Factor {
 }
 
 /// The `most` largest singular directions of `AᵀB`, and the sums of the squares and of the fourth powers of all singular values.
-pub fn singular_directions(a: &Factor, b: &Factor, most: usize) -> (Vec<SingularDirection>, f64, f64) {
+pub fn singular_directions(
+    a: &Factor,
+    b: &Factor,
+    most: usize,
+) -> (Vec<SingularDirection>, f64, f64) {
     let n = a.count();
     let root = a.root();
     // With M = S_A S_B the squares of the singular values are the eigenvalues of M Mᵀ = S_A (B Bᵀ) S_A = (S_A B)(S_A B)ᵀ.

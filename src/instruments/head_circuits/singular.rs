@@ -55,7 +55,8 @@ impl Measurement for HeadSvd {
     type Params = HeadSvdParams;
     const NAME: &'static str = "head-svd";
     const ABOUT: &'static str = "The singular directions of a head's OV or QK circuit, with the tokens that it reads and writes along them";
-    const SOURCE: &'static str = "Millidge and Black 2022 (SVD of weight matrices); Elhage et al. 2021";
+    const SOURCE: &'static str =
+        "Millidge and Black 2022 (SVD of weight matrices); Elhage et al. 2021";
     const READS: Reads<HeadSvdParams> = Reads::Others;
 
     fn measure(params: &HeadSvdParams, _run: &Run, lab: &mut Lab) -> Result<Draft> {
@@ -91,8 +92,12 @@ impl Measurement for HeadSvd {
             Circuit::Qk => ["direction", "value", "share", "query", "key"],
         };
         let through = match params.through {
-            ReadThrough::Embedding => "reads: tokens whose embedding, normed as this layer norms it, lies furthest along the direction; in later layers the stream holds more than the token",
-            ReadThrough::Unembedding => "reads: tokens whose prediction lies furthest along the direction (unembedding with the final norm's gain)",
+            ReadThrough::Embedding => {
+                "reads: tokens whose embedding, normed as this layer norms it, lies furthest along the direction; in later layers the stream holds more than the token"
+            }
+            ReadThrough::Unembedding => {
+                "reads: tokens whose prediction lies furthest along the direction (unembedding with the final norm's gain)"
+            }
         };
         let word = params.circuit.print_name();
         Ok(Draft::of(Table::of(&columns, rows))
@@ -175,5 +180,9 @@ fn promoted(model: &Model, directions: &[&[f32]]) -> Result<Vec<TopAndBottom>> {
 
 fn matrix(model: &Model, directions: &[&[f32]]) -> Result<Tensor> {
     let shape = (directions.len(), model.card.d_model);
-    Ok(Tensor::from_vec(directions.concat(), shape, &model.transformer.device)?)
+    Ok(Tensor::from_vec(
+        directions.concat(),
+        shape,
+        &model.transformer.device,
+    )?)
 }

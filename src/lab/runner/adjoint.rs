@@ -132,7 +132,9 @@ impl AdjointTap for BackwardTap<'_, '_> {
 
 /// The products of the vectors with the value of every row, summed over some places: `[rows * vectors]`.
 fn products(value: &Tensor, places: Range<usize>, seeds: &Seeds) -> Result<Vec<f32>> {
-    let own = value.narrow(1, places.start, places.len())?.flatten_from(2)?;
+    let own = value
+        .narrow(1, places.start, places.len())?
+        .flatten_from(2)?;
     let own = own.to_dtype(candle_core::DType::F32)?.sum(1)?;
     let own: Vec<Vec<f32>> = own.to_vec2()?;
     let vectors = || seeds.numbers.chunks_exact(seeds.width);

@@ -379,7 +379,10 @@ fn found(tap: &GraphTap, at: Address) -> Result<Tensor> {
 /// `v · x` of every row, summed over the values of some positions: `[rows]`, f32.
 fn along(at: Address, value: &Tensor, places: Range<usize>, vector: &Tensor) -> Result<Tensor> {
     let own = value.narrow(axis(at), places.start, places.len())?;
-    let own = own.to_dtype(DType::F32)?.sum_keepdim(axis(at))?.flatten_from(1)?;
+    let own = own
+        .to_dtype(DType::F32)?
+        .sum_keepdim(axis(at))?
+        .flatten_from(1)?;
     let vector = vector.to_dtype(DType::F32)?.flatten_all()?;
     check_width(at, own.dim(1)?, vector.dim(0)?)?;
     let vector = vector.to_device(own.device())?;

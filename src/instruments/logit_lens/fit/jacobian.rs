@@ -60,7 +60,11 @@ impl JacobianFit {
 
     /// A fit that goes on from means over some prompts.
     pub fn from_means(means: &[Vec<f32>], width: usize, prompts: usize) -> Self {
-        let sum = |mean: &Vec<f32>| mean.iter().map(|x| f64::from(*x) * prompts as f64).collect();
+        let sum = |mean: &Vec<f32>| {
+            mean.iter()
+                .map(|x| f64::from(*x) * prompts as f64)
+                .collect()
+        };
         Self {
             width,
             sums: means.iter().map(sum).collect(),
@@ -77,7 +81,10 @@ impl JacobianFit {
     /// The mean after a block, `[d_model, d_model]`, row after row.
     pub fn mean(&self, block: usize) -> Vec<f32> {
         let count = self.prompts.max(1) as f64;
-        self.sums[block].iter().map(|x| (x / count) as f32).collect()
+        self.sums[block]
+            .iter()
+            .map(|x| (x / count) as f32)
+            .collect()
     }
 
     /// Adds the Jacobians of a prompt.
@@ -91,7 +98,11 @@ impl JacobianFit {
         let (mut change, mut size) = (0f64, 0f64);
         for (sum, own) in self.sums.iter_mut().zip(&own) {
             for (sum, x) in sum.iter_mut().zip(own) {
-                let before = if self.prompts == 0 { 0.0 } else { *sum / (n - 1.0) };
+                let before = if self.prompts == 0 {
+                    0.0
+                } else {
+                    *sum / (n - 1.0)
+                };
                 *sum += f64::from(*x);
                 let after = *sum / n;
                 change += (after - before).powi(2);
@@ -114,14 +125,22 @@ impl JacobianFit {
 }
 
 /// The Jacobians of one prompt after each block, `[d_model, d_model]`, row after row.
-fn jacobians(lab: &mut Lab, tokens: &[u32], skipped: usize, blocks: usize) -> Result<Vec<Vec<f32>>> {
+fn jacobians(
+    lab: &mut Lab,
+    tokens: &[u32],
+    skipped: usize,
+    blocks: usize,
+) -> Result<Vec<Vec<f32>>> {
     let width = lab.model.card.d_model;
     let end = tokens.len().saturating_sub(1);
     if end <= skipped {
         return Err(Error::argument(
             "prompt",
             format!("{} tokens", tokens.len()),
-            format!("more than {} tokens: the first {skipped} and the last are left out", skipped + 1),
+            format!(
+                "more than {} tokens: the first {skipped} and the last are left out",
+                skipped + 1
+            ),
         ));
     }
     let positions: Vec<usize> = (skipped..end).collect();

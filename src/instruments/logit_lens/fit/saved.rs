@@ -52,7 +52,12 @@ impl LensOrigin {
 /// # Errors
 ///
 /// When the file cannot be written, or is there and may not be overwritten.
-pub fn save(fit: &JacobianFit, origin: &LensOrigin, path: &Path, overwrite: Overwrite) -> Result<()> {
+pub fn save(
+    fit: &JacobianFit,
+    origin: &LensOrigin,
+    path: &Path,
+    overwrite: Overwrite,
+) -> Result<()> {
     let means: Vec<Vec<f32>> = (0..fit.blocks()).map(|block| fit.mean(block)).collect();
     let whole = |number: usize| TorchValue::Whole(number as i32);
     let matrices = means.iter().enumerate().map(|(block, mean)| {
@@ -75,10 +80,7 @@ pub fn save(fit: &JacobianFit, origin: &LensOrigin, path: &Path, overwrite: Over
         provenance.push((TorchValue::text(key), TorchValue::Text(part)));
     }
     let value = TorchValue::Dict(vec![
-        (
-            TorchValue::text("J"),
-            TorchValue::Dict(matrices.collect()),
-        ),
+        (TorchValue::text("J"), TorchValue::Dict(matrices.collect())),
         (
             TorchValue::text("source_layers"),
             TorchValue::List((0..fit.blocks()).map(whole).collect()),
@@ -101,7 +103,9 @@ pub fn resume(path: &Path, origin: &LensOrigin, card: &Card) -> Result<JacobianF
     for (key, expected) in origin.parts() {
         let found = known.get(&format!("provenance.{key}"));
         let found = found.ok_or_else(|| {
-            bad(format!("it does not say its `{key}`, so a fit cannot go on from it"))
+            bad(format!(
+                "it does not say its `{key}`, so a fit cannot go on from it"
+            ))
         })?;
         if *found != expected {
             return Err(bad(format!(
@@ -124,7 +128,9 @@ pub fn resume(path: &Path, origin: &LensOrigin, card: &Card) -> Result<JacobianF
             .ok_or_else(|| bad(format!("it lacks the matrix of block {block}")))?;
         let mean: Vec<f32> = stored.load()?.flatten_all()?.to_vec1()?;
         if mean.len() != card.d_model * card.d_model || !mean.iter().all(|x| x.is_finite()) {
-            return Err(bad(format!("its matrix of block {block} does not fit the model, or has a number that is not finite")));
+            return Err(bad(format!(
+                "its matrix of block {block} does not fit the model, or has a number that is not finite"
+            )));
         }
         means.push(mean);
     }

@@ -130,8 +130,20 @@ impl TunedFit {
         let clip = (CLIP / square.sqrt().max(f64::MIN_POSITIVE)).min(1.0);
         let rate = (1.0 - MOMENTUM) * (1.0 - self.step as f64 / self.steps as f64);
         for ((map, weight), bias) in self.maps.iter_mut().zip(weights).zip(biases) {
-            step(&mut map.weight, &mut map.weight_momentum, &(weight * clip)?, rate, self.step)?;
-            step(&mut map.bias, &mut map.bias_momentum, &(bias * clip)?, rate, self.step)?;
+            step(
+                &mut map.weight,
+                &mut map.weight_momentum,
+                &(weight * clip)?,
+                rate,
+                self.step,
+            )?;
+            step(
+                &mut map.bias,
+                &mut map.bias_momentum,
+                &(bias * clip)?,
+                rate,
+                self.step,
+            )?;
         }
         self.step += 1;
         self.losses.push(mean);
@@ -179,7 +191,13 @@ impl Translator {
 }
 
 /// A step of SGD with decay and Nesterov's momentum, as PyTorch does it.
-fn step(value: &mut Tensor, momentum: &mut Tensor, gradient: &Tensor, rate: f64, number: usize) -> Result<()> {
+fn step(
+    value: &mut Tensor,
+    momentum: &mut Tensor,
+    gradient: &Tensor,
+    rate: f64,
+    number: usize,
+) -> Result<()> {
     let gradient = (gradient + (&*value * DECAY)?)?;
     *momentum = if number == 0 {
         gradient.clone()
@@ -193,7 +211,9 @@ fn step(value: &mut Tensor, momentum: &mut Tensor, gradient: &Tensor, rate: f64,
 
 /// The state that enters every block, `[tokens, d_model]`, f32, and the model's own log-probabilities, `[tokens, vocab]`.
 fn read(lab: &mut Lab, text: &[u32]) -> Result<(Vec<Tensor>, Tensor)> {
-    let at: Vec<_> = (0..lab.model.card.layers).map(|l| Site::ResidPre.at(l)).collect();
+    let at: Vec<_> = (0..lab.model.card.layers)
+        .map(|l| Site::ResidPre.at(l))
+        .collect();
     let logits = Site::Logits.at(0);
     let pass = Pass {
         record: at.iter().copied().chain([logits]).collect(),
