@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use lmscope::dictionaries::opened::DictionarySet;
+use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Entry, Figure, TablePage};
 use lmscope::instruments::{Arguments, instrument, observe};
@@ -273,7 +273,8 @@ fn layers_of_a_cross_layer_set_reconstruct_together() {
     }
     let shown = figure(&mut lab, &given(path).with("layer", "2"));
     let run = Run::plain(prompt(6));
-    let set = DictionarySet::open(&path.display().to_string(), &lab.model).unwrap();
+    let open = lab.derived::<OpenDictionaries>();
+    let set = open.get(&path.display().to_string(), &lab).unwrap();
     let mut made = vec![0f32; 6 * D];
     for (layer, placed) in set.dictionaries.iter().enumerate() {
         let x = recorded(&mut lab, &run, Site::MlpIn.at(layer));
