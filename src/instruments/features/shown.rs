@@ -178,7 +178,7 @@ impl ShownDictionary<'_> {
         let dictionary = &self.placed.dictionary;
         let mut about = dictionary.about();
         if let (Some(made_for), None) = (&dictionary.made_for, self.other_model(card)) {
-            about.push_str(&format!(", made for {made_for} as this model"));
+            about.push_str(&format!(", made for {made_for}, as this model"));
         }
         let mut notes = vec![about];
         if let Some(other) = self.other_model(card) {

@@ -187,7 +187,7 @@ fn an_identity_leaves_nothing_out_and_live_is_the_same() {
         whole
             .notes
             .iter()
-            .any(|n| n.contains("names the model tiny")),
+            .any(|n| n.contains("names another model: tiny; this one is tiny-llama")),
         "{:?}",
         whole.notes
     );
@@ -226,19 +226,6 @@ fn what_does_not_fit_the_model_is_refused_with_what_to_do() {
     .unwrap();
     let said = refused(&mut Lab::new(lab.model), &given(folder.path()));
     assert!(said.contains("FILE@ADDRESS"), "{said}");
-}
-
-#[test]
-fn without_a_dictionary_it_says_how_to_name_one() {
-    let shown = figure(&mut lab(), &Arguments::default());
-    let Body::Text(text) = &shown.body else {
-        panic!("words");
-    };
-    assert!(
-        text.lines[1].contains(":dictionary PATH"),
-        "{:?}",
-        text.lines
-    );
 }
 
 /// A set of circuit-tracer and a cross-layer one, whose layers reconstruct together.
