@@ -43,6 +43,8 @@ pub struct PlacedDictionary {
 pub struct DictionarySet {
     /// What it is called: its name in the user's config.toml, an embedded name, or the path that was given.
     pub name: String,
+    /// The file or folder, in one spelling.
+    source: String,
     /// The file of labels that goes with the name.
     pub labels: Option<PathBuf>,
     pub dictionaries: Vec<PlacedDictionary>,
@@ -73,11 +75,16 @@ impl Given {
         let places = self.places.map_or(String::new(), |(from, to)| {
             format!("@{from}>{}", to.unwrap_or(from))
         });
+        format!("{}{places}", self.source())
+    }
+
+    /// The file or folder, in one spelling.
+    fn source(&self) -> String {
         match &self.meaning {
-            Meaning::Embedded(of) => format!("embedded {}{places}", of.name),
+            Meaning::Embedded(of) => format!("embedded {}", of.name),
             Meaning::Path(path) | Meaning::Hub(_, path) => {
                 let whole = path.canonicalize();
-                format!("{}{places}", whole.as_ref().unwrap_or(path).display())
+                whole.as_ref().unwrap_or(path).display().to_string()
             }
         }
     }
@@ -116,6 +123,7 @@ impl Given {
         });
         Ok(DictionarySet {
             name: self.name.clone(),
+            source: self.source(),
             labels: self.labels.clone(),
             dictionaries: placed.collect::<Result<_>>()?,
         })
@@ -162,6 +170,15 @@ fn places(text: &str, card: &Card) -> Option<GivenPlaces> {
 }
 
 impl DictionarySet {
+    /// Whether it is the same file at the same places as another one, however they were named.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let places = |set: &Self| -> Vec<(Vec<Address>, Vec<Address>)> {
+            let all = set.dictionaries.iter();
+            all.map(|d| (d.reads.clone(), d.writes.clone())).collect()
+        };
+        self.source == other.source && places(self) == places(other)
+    }
+
     /// The dictionary of a layer.
     pub fn at_layer(&self, layer: usize) -> Option<&PlacedDictionary> {
         let mut all = self.dictionaries.iter();

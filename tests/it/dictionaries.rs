@@ -5,6 +5,7 @@ mod features;
 pub mod hostile;
 mod large;
 mod opened;
+mod screen;
 
 use std::path::{Path, PathBuf};
 

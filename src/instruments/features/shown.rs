@@ -66,7 +66,7 @@ impl ShownSet {
         let mut sets: Vec<Rc<DictionarySet>> = Vec::new();
         for name in names(&params.dictionary, &lab.model.card) {
             let set = open.get(&name, lab)?;
-            if !sets.iter().any(|held| Rc::ptr_eq(held, &set)) {
+            if !sets.iter().any(|held| held.is_same(&set)) {
                 sets.push(set);
             }
         }
@@ -228,31 +228,38 @@ pub fn same_model(a: &str, b: &str) -> bool {
     last(&a, &b) || last(&b, &a)
 }
 
-/// For each name the shortest end of it, by parts of a path, that no other name has.
+/// For each name the shortest end of its path that no other path has; of the same path with its address.
 fn short_names(names: &[String]) -> Vec<String> {
-    let parts = |name: &str| -> Vec<String> {
-        let name = name.trim_end_matches('/');
-        name.split('/').map(String::from).collect()
-    };
+    fn base(name: &str) -> &str {
+        let path = name.rsplit_once('@').map_or(name, |(path, _)| path);
+        path.trim_end_matches('/')
+    }
     let end = |name: &str, count: usize| {
-        let parts = parts(name);
+        let parts: Vec<&str> = base(name).split('/').collect();
         parts[parts.len().saturating_sub(count)..].join("/")
     };
     let shortest = |(i, name): (usize, &String)| {
-        let most = parts(name).len();
+        let others = || names.iter().enumerate().filter(move |(j, _)| *j != i);
+        let other_paths = || others().filter(|(_, other)| base(other) != base(name));
+        let most = base(name).split('/').count();
         let alone = |count: &usize| {
             let own = end(name, *count);
-            let mut others = names.iter().enumerate().filter(|(j, _)| *j != i);
-            !others.any(|(_, other)| end(other, *count) == own)
+            !other_paths().any(|(_, other)| end(other, *count) == own)
         };
-        let own = end(name, (1..most).find(alone).unwrap_or(most));
+        let mut own = end(name, (1..most).find(alone).unwrap_or(most));
+        if others().any(|(_, other)| base(other) == base(name))
+            && let Some((_, address)) = name.rsplit_once('@')
+        {
+            own = format!("{own}@{address}");
+        }
         let own = text::visible(own.as_bytes());
         match text::width(&own).saturating_sub(NAME) {
             0 => own,
             // The end of a path says more than its beginning.
             _ => {
-                let kept: String = own.chars().rev().take(NAME - 1).collect();
-                format!("…{}", kept.chars().rev().collect::<String>())
+                let kept: Vec<char> = own.chars().collect();
+                let kept: String = kept[kept.len().saturating_sub(NAME - 1)..].iter().collect();
+                format!("…{kept}")
             }
         }
     };
@@ -277,6 +284,14 @@ mod tests {
         assert_eq!(short(&["/a/b/c"]), ["c"]);
         assert_eq!(short(&["/a/x/sae", "/a/y/sae/"]), ["x/sae", "y/sae"]);
         assert_eq!(short(&["res8", "/x/mlp"]), ["res8", "mlp"]);
+        assert_eq!(
+            short(&["/a/x/sae", "/a/y/sae@mlp_out.1"]),
+            ["x/sae", "y/sae"]
+        );
+        assert_eq!(
+            short(&["/a/sae", "/a/sae@mlp_out.1"]),
+            ["sae", "sae@mlp_out.1"]
+        );
         let long = format!("/a/{}", "l".repeat(60));
         assert_eq!(text::width(&short(&[&long, "b"])[0]), NAME);
         // Of equal ends one has a number.
