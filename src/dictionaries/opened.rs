@@ -383,10 +383,9 @@ fn plain(given: &str, lab: &Lab) -> Result<Given> {
         && Path::new(path.trim()).exists()
     {
         let expected = format!(
-            "an address of {} behind @, such as resid_post.{} (`lmscope sites {}` lists them), or mlp_in.0>mlp_out.0",
+            "an address of {} behind @, such as resid_post.{} (`lmscope sites` lists them), or mlp_in.0>mlp_out.0",
             lab.model.card.name,
             lab.model.card.layers / 2,
-            lab.model.card.name,
         );
         let address = text::visible(address.as_bytes());
         return Err(Error::argument(

@@ -27,10 +27,7 @@ pub const PER_LAYER: Format = Format {
 pub const CROSS_LAYER: Format = Format {
     name: "circuit-tracer CLT",
     about: "W_enc_{i}.safetensors and W_dec_{i}.safetensors with config.yaml",
-    fits: |source| {
-        let named = !source.file.is_empty();
-        !numbered(source, "W_enc_").is_empty() && (named || source.beside(CONFIG))
-    },
+    fits: |source| !numbered(source, "W_enc_").is_empty(),
     read: cross_layer,
 };
 

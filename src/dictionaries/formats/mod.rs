@@ -116,8 +116,13 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
 /// Those of the hub, and when it has no dictionary there, with those that it has.
 pub fn fetch(of: &RepositoryPart, watch: &mut DownloadWatch<'_>) -> Result<PathBuf> {
     let whole = |path: &Path| {
-        Source::of(path, &|_| Ok(()))
-            .is_ok_and(|source| FORMATS.iter().any(|format| (format.fits)(&source)))
+        let Ok(source) = Source::of(path, &|_| Ok(())) else {
+            return false;
+        };
+        // Of a set the config comes last.
+        let set = source.names().iter().any(|name| name.starts_with("W_enc_"));
+        let all_there = !source.file.is_empty() || !set || source.beside("config.yaml");
+        all_there && FORMATS.iter().any(|format| (format.fits)(&source))
     };
     let files = PartFiles {
         choose: &repository::files,

@@ -104,6 +104,11 @@ fn none(of: &RepositoryPart, names: &[String]) -> Error {
         part => name.starts_with(part),
     });
     let mut parts: Vec<String> = Vec::new();
+    // Beside weights that are known, other files are of training.
+    let known = |folder: &str| {
+        let own = |name: &String| name.strip_prefix(folder).is_some_and(is_weights);
+        names.iter().any(own)
+    };
     for name in below {
         let file = name.rsplit('/').next().unwrap_or_default();
         let folder = name.strip_suffix(file).unwrap_or_default();
@@ -113,7 +118,7 @@ fn none(of: &RepositoryPart, names: &[String]) -> Error {
                 .trim_end_matches('/')
         } else if is_weights(file) {
             folder.trim_end_matches('/')
-        } else if ENDINGS.iter().any(|end| file.ends_with(end)) {
+        } else if ENDINGS.iter().any(|end| file.ends_with(end)) && !known(folder) {
             name
         } else {
             continue;
@@ -169,7 +174,7 @@ mod tests {
         );
         let error = chosen("o/n", &names).unwrap_err().to_string();
         assert!(
-            error.contains("one of its 3, as in o/n/a: `a`, `a/optimizer.pt`, `ab`"),
+            error.contains("one of its 2, as in o/n/a: `a`, `ab`"),
             "{error}"
         );
         let error = chosen("o/n/c", &names).unwrap_err().to_string();

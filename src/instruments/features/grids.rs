@@ -124,12 +124,7 @@ pub fn followed(given: &str, sets: &[ShownSet], of: &Capture, lab: &Lab) -> Resu
         }
         let active = features[i].iter().find(|(own, _)| *own == f);
         let act = active.map_or(0.0, |(_, act)| *act);
-        let label = if act == 0.0 {
-            String::new()
-        } else {
-            format!("{act:.1}")
-        };
-        Cell::of(label, act, anchor)
+        Cell::of("", act, anchor)
     };
     let columns = lab.headers(&of.run, of.positions.clone());
     let grid = Grid::of(

@@ -106,7 +106,11 @@ impl Measurement for Features {
             let all: Vec<_> = set.dictionaries().collect();
             let other = all.iter().find_map(|shown| shown.other_model(card));
             titles.push(match other {
-                Some(other) => format!("made for {other}, not this model: {}", set.title()),
+                Some(other) => {
+                    let this = card.name.trim_end_matches('/').rsplit('/').next();
+                    let this = this.unwrap_or_default();
+                    format!("MADE FOR {other}, THIS IS {this}: {}", set.title())
+                }
                 None => set.title(),
             });
             notes.extend(all.iter().flat_map(|shown| shown.notes(card)));

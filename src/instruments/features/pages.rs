@@ -150,7 +150,7 @@ pub fn summary(table: &Table) -> Option<String> {
             );
         }
         Some(format!(
-            "{who}{said}median share explained {explained:.2} (control {control:.2}), mean L0 {l0:.1}, over {count} positions"
+            "{who}{said}median share explained {explained:.2} (control {control:.2}), mean L0 {l0:.1}, positions: {count}"
         ))
     };
     let said: Vec<String> = tags.iter().filter_map(sentence).collect();

@@ -109,17 +109,21 @@ impl ShownSet {
     /// The chosen dictionaries.
     pub fn dictionaries(&self) -> impl Iterator<Item = ShownDictionary<'_>> {
         let several = self.set.dictionaries.len() > 1;
+        let layers = self.chosen.len() > 1;
         self.chosen.iter().map(move |i| {
             let placed = &self.set.dictionaries[*i];
             let layer = placed.reads[0].layer;
-            let (tag, before) = match (self.among, several) {
-                (false, false) => (String::new(), format!("{layer}/")),
-                (false, true) => (format!("layer {layer}"), format!("{layer}/")),
-                (true, false) => (self.name.clone(), format!("{}#", self.name)),
-                (true, true) => {
-                    let name = &self.name;
-                    (format!("{name} layer {layer}"), format!("{name}#{layer}/"))
-                }
+            let name = &self.name;
+            let tag = match (self.among, layers) {
+                (false, false) => String::new(),
+                (false, true) => format!("layer {layer}"),
+                (true, false) => name.clone(),
+                (true, true) => format!("{name} layer {layer}"),
+            };
+            let before = match (self.among, several) {
+                (false, _) => format!("{layer}/"),
+                (true, false) => format!("{name}#"),
+                (true, true) => format!("{name}#{layer}/"),
             };
             ShownDictionary {
                 placed,
@@ -183,7 +187,7 @@ impl ShownDictionary<'_> {
         let mut notes = vec![about];
         if let Some(other) = self.other_model(card) {
             notes.push(format!(
-                "its file names another model: {other}; this one is {}. If the weights are not the same, nothing here means anything",
+                "its file names another model: {other}; this one is {}. Unless the weights are the same, nothing here means anything",
                 card.name
             ));
         }

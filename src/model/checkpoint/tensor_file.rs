@@ -7,67 +7,23 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 
 use super::numpy::{self, NpyHeader};
+use super::stored_tensor::{FileBytes, TensorBytes};
+pub use super::stored_tensor::{NumberKind, StoredTensor};
 use super::torch::{self, TorchTensor, archive, strided};
 use crate::error::{Error, Result};
 use crate::model::memory;
-use crate::model::memory_map::{map_file, release_range};
+use crate::model::memory_map::map_file;
 use crate::text;
 
 /// The most bytes that are copied out of a file for one tensor.
 const MOST: usize = 1 << 30;
-
-/// A kind of number in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NumberKind {
-    F32,
-    F16,
-    Bf16,
-    F64,
-    /// Signed or unsigned integers of so many bytes.
-    Integer(usize),
-    /// Something else of so many bytes, which is listed and not read.
-    Other(usize),
-}
-
-impl NumberKind {
-    /// The size in bytes.
-    pub fn width(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::F64 => 8,
-            Self::Integer(width) | Self::Other(width) => width,
-        }
-    }
-
-    /// One number; NaN for what is not read.
-    fn value(self, bytes: &[u8]) -> f32 {
-        let mut wide = [0u8; 8];
-        let count = bytes.len().min(8);
-        wide[..count].copy_from_slice(&bytes[..count]);
-        let [a, b, c, d, ..] = wide;
-        match self {
-            Self::F32 => f32::from_le_bytes([a, b, c, d]),
-            Self::F16 => f16::from_le_bytes([a, b]).to_f32(),
-            Self::Bf16 => bf16::from_le_bytes([a, b]).to_f32(),
-            Self::F64 => f64::from_le_bytes(wide) as f32,
-            Self::Integer(width) => {
-                let shift = 64 - 8 * width.clamp(1, 8) as u32;
-                ((i64::from_le_bytes(wide) << shift) >> shift) as f32
-            }
-            Self::Other(_) => f32::NAN,
-        }
-    }
-}
 
 /// Where the numbers of a tensor are.
 #[derive(Clone, Debug)]
@@ -96,41 +52,6 @@ pub struct TensorFile {
     tensors: BTreeMap<String, TensorEntry>,
     /// The names that were asked for.
     asked: RefCell<BTreeSet<String>>,
-}
-
-/// The bytes of a file.
-#[derive(Clone, Debug)]
-enum FileBytes {
-    Mapped(Arc<Mmap>),
-    /// Of the binary itself.
-    Embedded(&'static [u8]),
-}
-
-impl Deref for FileBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-        }
-    }
-}
-
-/// The bytes of a tensor: a range of a file, or a copy.
-#[derive(Clone, Debug)]
-enum TensorBytes {
-    InFile(FileBytes, Range<usize>),
-    Owned(Arc<Vec<u8>>, Range<usize>),
-}
-
-/// A tensor of numbers, row-major.
-#[derive(Clone, Debug)]
-pub struct StoredTensor {
-    /// F32, F16 or Bf16.
-    pub number: NumberKind,
-    pub shape: Vec<usize>,
-    bytes: TensorBytes,
 }
 
 const NEXT: &str = "Download it again; if it is whole, save it again as safetensors.";
@@ -387,80 +308,6 @@ impl TensorFile {
                 }
             }
         })
-    }
-}
-
-impl StoredTensor {
-    /// A tensor from numbers in memory.
-    pub fn of(shape: &[usize], numbers: &[f32]) -> Self {
-        let bytes: Vec<u8> = numbers.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let span = 0..bytes.len();
-        Self {
-            number: NumberKind::F32,
-            shape: shape.to_vec(),
-            bytes: TensorBytes::Owned(Arc::new(bytes), span),
-        }
-    }
-
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            TensorBytes::InFile(map, span) => &map[span.clone()],
-            TensorBytes::Owned(bytes, span) => &bytes[span.clone()],
-        }
-    }
-
-    /// One of the equal parts along the first axis.
-    pub fn part(&self, i: usize) -> Option<Self> {
-        let (count, rest) = self.shape.split_first()?;
-        if i >= *count {
-            return None;
-        }
-        let size = rest.iter().product::<usize>() * self.number.width();
-        let within = |span: &Range<usize>| {
-            let start = span.start + i * size;
-            start..start + size
-        };
-        let bytes = match &self.bytes {
-            TensorBytes::InFile(map, span) => TensorBytes::InFile(map.clone(), within(span)),
-            TensorBytes::Owned(bytes, span) => TensorBytes::Owned(bytes.clone(), within(span)),
-        };
-        Some(Self {
-            number: self.number,
-            shape: rest.to_vec(),
-            bytes,
-        })
-    }
-
-    /// The same numbers under another shape of equal size.
-    #[must_use]
-    pub fn shaped(self, shape: Vec<usize>) -> Self {
-        Self { shape, ..self }
-    }
-
-    /// `count` numbers from element `start` on, as f32.
-    pub fn read(&self, start: usize, count: usize) -> Vec<f32> {
-        let width = self.number.width();
-        let bytes = &self.bytes()[start * width..][..count * width];
-        bytes
-            .chunks_exact(width)
-            .map(|b| self.number.value(b))
-            .collect()
-    }
-
-    /// The number at an element.
-    pub fn at(&self, i: usize) -> f32 {
-        let width = self.number.width();
-        self.number.value(&self.bytes()[i * width..][..width])
-    }
-
-    /// Releases the pages of the file that hold these elements, so that they no longer count as memory of this process.
-    pub fn release(&self, elements: Range<usize>) {
-        if let TensorBytes::InFile(FileBytes::Mapped(map), span) = &self.bytes {
-            let width = self.number.width();
-            let start = span.start + elements.start * width;
-            release_range(map, start..start + elements.len() * width);
-        }
     }
 }
 

@@ -93,15 +93,11 @@ impl RepositoryPart {
         let snapshot =
             download::fetch_part(&self.reference, &settings, &repository, &choose, watch)?;
         let there = snapshot.join(self.part());
-        if (of.whole)(&there) {
+        if there.exists() {
             return Ok(there);
         }
         Err(Error::Hub {
-            what: format!(
-                "What `{}` has at `{}` does not make what was asked for",
-                self.id(),
-                self.part()
-            ),
+            what: format!("`{}` has nothing at `{}`", self.id(), self.part()),
             next: format!("Look at {}.", settings.page(self.id())),
         })
     }

@@ -181,7 +181,7 @@ fn another_model_is_said_in_the_title_and_the_same_one_briefly() {
     let own = lab.model.card.name.clone();
     change(folder.path(), "\"tiny\"", &format!("\"somebody/{own}\""));
     let shown = observed(&mut lab, &given(folder.path().display())).unwrap();
-    assert!(!shown.title.contains("made for"), "{own}: {}", shown.title);
+    assert!(!shown.title.contains("MADE FOR"), "{own}: {}", shown.title);
     assert!(
         shown.notes[1].contains(&format!("made for somebody/{own}, as this model")),
         "{:?}",
@@ -197,7 +197,7 @@ fn another_model_is_said_in_the_title_and_the_same_one_briefly() {
     assert!(
         shown
             .title
-            .contains("made for google/gemma-2-2b, not this model"),
+            .contains(&format!("MADE FOR google/gemma-2-2b, THIS IS {own}")),
         "{}",
         shown.title
     );
