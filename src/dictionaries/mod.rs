@@ -4,6 +4,7 @@
 //! file is executed, and matrices stay in the file. To read another format, add a file to [`formats`] and a word to its list.
 
 pub mod dictionary;
+pub mod embedded;
 pub mod formats;
 pub mod gate;
 pub mod labels;
@@ -13,3 +14,6 @@ pub mod opened;
 pub mod place;
 
 pub use dictionary::Dictionary;
+
+/// Is told what share of a long piece of work is done, from 0 to 1; its error ends the work.
+pub type Report<'a> = &'a dyn Fn(f32) -> crate::error::Result<()>;

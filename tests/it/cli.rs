@@ -920,3 +920,57 @@ fn a_lockstep_is_told_in_lines_and_in_words() {
     let (_, _, said) = outcome(&[&base[..], &edit, &["--lockstep"]].concat());
     assert!(said.contains("they diverge at position"), "{said}");
 }
+
+/// Without a dictionary there is nothing to show: a mistake in usage, whatever the model.
+#[test]
+fn features_without_a_dictionary_are_a_mistake_in_usage() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/llama");
+    let (code, out, err) = outcome(&["features", model.to_str().unwrap(), "--ids", "1,2,3"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{err}");
+    assert!(err.contains("--dictionary PATH"), "{err}");
+}
+
+/// Names of dictionaries stand in the user's config.toml.
+#[test]
+fn a_dictionary_has_a_name_in_the_users_config() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join(".config/lmscope");
+    std::fs::create_dir_all(&config).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/llama");
+    let own: Value =
+        serde_json::from_slice(&std::fs::read(model.join("config.json")).unwrap()).unwrap();
+    let width = own["hidden_size"].as_u64().unwrap() as usize;
+    let numbers = |count: usize| {
+        (0..count)
+            .map(|i| (i % 5) as f32 - 2.0)
+            .collect::<Vec<f32>>()
+    };
+    let (w_enc, w_dec) = (numbers(width * 6), numbers(width * 6));
+    let sae = config.join("sae");
+    crate::dictionaries::hostile::saelens(&sae, width, 6, &w_enc, &w_dec, "standard");
+    std::fs::write(
+        config.join("config.toml"),
+        "[dictionaries]\nmine = \"sae\"\n",
+    )
+    .unwrap();
+    let features = |name: &str| {
+        let arguments = [
+            "features",
+            model.to_str().unwrap(),
+            "--ids",
+            "1,2,3",
+            "--dictionary",
+            name,
+        ];
+        let mut command = lmscope(&arguments);
+        command.env("HOME", folder.path());
+        command.output().unwrap()
+    };
+    assert!(features("mine").status.success());
+    let output = features("other");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && said.contains("known: mine"),
+        "{said}"
+    );
+}

@@ -4,6 +4,8 @@
 mod features;
 pub mod hostile;
 mod large;
+mod opened;
+mod screen;
 
 use std::path::{Path, PathBuf};
 

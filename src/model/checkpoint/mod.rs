@@ -7,6 +7,7 @@ pub mod assemble;
 pub(crate) mod folder;
 pub mod gguf;
 pub mod numpy;
+pub mod stored_tensor;
 pub mod tensor_file;
 pub mod torch;
 pub(crate) mod unread;
