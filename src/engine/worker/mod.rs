@@ -366,7 +366,7 @@ impl Worker {
             show: &mut show,
             cancelled: &|| cancel.load(Ordering::Relaxed),
         };
-        let opened = Lab::open_watched(model, options, &mut watch);
+        let opened = handles::open_watched(model, options, &mut watch);
         if matches!(opened, Err(Error::DownloadStopped(_))) {
             self.cancel.store(false, Ordering::Relaxed);
         }
