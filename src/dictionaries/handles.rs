@@ -45,11 +45,9 @@ pub fn open_watched(given: &str, options: &Options, watch: &mut DownloadWatch<'_
 
 /// A lab whose edits can name features of dictionaries.
 #[must_use]
-pub fn with_features(lab: Lab) -> Lab {
-    Lab {
-        open_dictionary: Some(handles),
-        ..lab
-    }
+pub fn with_features(mut lab: Lab) -> Lab {
+    lab.open_dictionary = Some(handles);
+    lab
 }
 
 /// The handles of the dictionaries that are open, by what edits call them; kept by the lab.
@@ -116,16 +114,11 @@ struct Handle {
 
 impl Handle {
     fn of(placed: &PlacedDictionary, name: &str, given: &str, several: bool) -> Self {
-        let mut cautions = Vec::new();
-        if name != given {
-            cautions.push(format!("{name} is {}", text::visible(given.as_bytes())));
-        }
-        if placed.dictionary.targets.len() > 1 {
-            cautions.push(format!(
-                "the dictionary writes to {} places, and an edit changes what it writes to its own",
-                placed.dictionary.targets.len()
-            ));
-        }
+        let caution = if name == given {
+            String::new()
+        } else {
+            format!("{name} is {}", text::visible(given.as_bytes()))
+        };
         Self {
             name: if several {
                 format!("{name} of layer {}", placed.reads[0].layer)
@@ -135,7 +128,7 @@ impl Handle {
             dictionary: Arc::new(placed.dictionary.clone()),
             reads: placed.reads.clone(),
             writes: placed.writes.clone(),
-            caution: cautions.join("; "),
+            caution,
         }
     }
 }

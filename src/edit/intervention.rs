@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Condition, ConditionProbe};
+use super::feature::FeatureChoice;
 use super::op::{Op, OpSites, SetValue, UnitChoice};
 use super::positions::Positions;
 use crate::error::{Error, Result};
@@ -183,6 +184,17 @@ impl Edit {
     /// The units that the operation acts on; none for operations on directions.
     pub fn which(&self) -> Option<&UnitChoice> {
         self.op.argument().mentions().units
+    }
+
+    /// The dictionary whose features it changes, or one of which is its direction, as it was named.
+    pub fn dictionary(&self) -> Option<String> {
+        let names = self.op.argument().mentions();
+        if let Some(UnitChoice::Features(features)) = names.units {
+            return Some(features.dictionary.clone());
+        }
+        let direction = names.directions[0].and_then(FeatureChoice::of_direction);
+        let spliced = names.dictionary.map(ToString::to_string);
+        spliced.or(direction.map(|feature| feature.dictionary))
     }
 
     /// All names in it that may be those of files: directions, sets of units, dictionaries, and statistics.

@@ -347,7 +347,19 @@ pub(crate) fn prepare_features(
     };
     let reads = dictionary.reads().to_vec();
     check_order(&reads, at).map_err(refused)?;
-    let notes = [shift.note, dictionary.caution(), at_the_first(edit, named)];
+    let elsewhere = match dictionary.writes().len() {
+        1 => String::new(),
+        count => format!(
+            "the dictionary writes to {count} places; {}.* edits all of that site",
+            at.site.spec().name
+        ),
+    };
+    let notes = [
+        shift.note,
+        dictionary.caution(),
+        elsewhere,
+        at_the_first(edit, named),
+    ];
     Ok(Placed {
         at,
         reads: reads.clone(),

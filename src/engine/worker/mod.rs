@@ -22,6 +22,7 @@ use std::time::Instant;
 use super::{
     Ending, FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Update,
 };
+use crate::dictionaries::handles;
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
