@@ -6,6 +6,7 @@
 use std::any::Any;
 
 use super::{CommandResult, Context, Unavailable, has_model, needs};
+use crate::app::layout::Pane;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
 use crate::edit::grammar::{place, understood};
@@ -87,8 +88,16 @@ fn has_feature(app: &App) -> Result<(), Unavailable> {
     )
 }
 
+/// The feature that `s` steers with: that under the cursor, where the figure has the keys. In the text `s` means a direction.
+fn steered(app: &App) -> Option<FeatureHandle> {
+    match app.layout.focus {
+        Pane::Figure(_) | Pane::Cell => handle(app),
+        Pane::Transcript | Pane::Edits => None,
+    }
+}
+
 fn can_steer(app: &App) -> Result<(), Unavailable> {
-    if handle(app).is_some() {
+    if steered(app).is_some() {
         return Ok(());
     }
     has_directions(app)
@@ -232,7 +241,7 @@ fn clamp(app: &mut App, text: &str) -> CommandResult {
 
 fn steer(app: &mut App, text: &str) -> CommandResult {
     if text.trim().is_empty()
-        && let Some(handle) = handle(app)
+        && let Some(handle) = steered(app)
     {
         let op = Op::Add(DirectionName(feature(&handle).direction()));
         let strength = handle.activation.map_or(1.0, round);

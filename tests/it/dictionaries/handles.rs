@@ -799,3 +799,67 @@ fn features_of_a_set_are_named_by_layer() {
     let said = refused(&mut lab, &run(prompt(9), &folder, &["zero:N#2/3@mlp_add.0"]));
     assert!(said.contains("mlp_add.2"), "{said}");
 }
+
+/// What a scripted session shows at its end: the real program with its engine, and keys.
+fn screen(arguments: &[&str], size: &str, keys: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let shot = folder.path().join("shot.svg");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
+    command.args(arguments).args(["--no-session", "--shot-size", size]);
+    command.arg("--shot").arg(&shot).args(["--shot-keys", keys]);
+    for home in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
+        command.env(home, folder.path());
+    }
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let drawn = std::fs::read_to_string(shot).unwrap();
+    let mut shown = String::new();
+    let mut inside = false;
+    for c in drawn.replace("</text>", "\n</text>").chars() {
+        match c {
+            '<' => inside = true,
+            '>' if inside => inside = false,
+            c if !inside => shown.push(c),
+            _ => {}
+        }
+    }
+    shown.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+}
+
+/// From the start to a feature, clamped, its receipt with its control, and back, in under ten keys.
+#[test]
+fn a_feature_is_found_clamped_and_let_go_by_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = crate::demo::demo();
+    let d = lab.model.card.d_model;
+    // The coordinates with their signs: something is active everywhere.
+    let sign = |f: usize| if f < d { 1.0f32 } else { -1.0 };
+    let w_enc: Vec<f32> = (0..d)
+        .flat_map(|j| (0..2 * d).map(move |f| if f % d == j { sign(f) } else { 0.0 }))
+        .collect();
+    let w_dec: Vec<f32> = (0..2 * d)
+        .flat_map(|f| (0..d).map(move |j| if f % d == j { sign(f) } else { 0.0 }))
+        .collect();
+    let path = folder.path().join("sae");
+    saelens(&path, d, 2 * d, &w_enc, &w_dec, "standard");
+    let given = format!("{}@resid_post.3", path.display());
+    let arguments = ["demo", "-p", "The capital of France is", "-n", "8", "--dictionary", &given];
+    let of = |keys: &str| screen(&arguments, "120x40", keys);
+    let plain = of("");
+    assert!(plain.contains("features") && plain.contains("3/"), "{plain}");
+    // Clamp what is strongest behind the token under the cursor; the text is written again under it.
+    let clamped = of("S m R");
+    assert!(clamped.contains("set:sae"), "{clamped}");
+    assert!(clamped.contains("KL"), "{clamped}");
+    assert!(clamped.contains("control"), "{clamped}");
+    assert_ne!(written(&plain), written(&clamped));
+    let back = of("S m R u R");
+    assert!(!back.contains("set:sae"), "{back}");
+    assert_eq!(written(&plain), written(&back));
+}
+
+/// The line of the transcript with the prompt and what follows.
+fn written(screen: &str) -> String {
+    let line = screen.lines().find(|line| line.contains("capital"));
+    line.unwrap_or_else(|| panic!("{screen}")).trim().to_string()
+}
