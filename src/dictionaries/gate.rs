@@ -88,9 +88,8 @@ impl FeatureGate {
 
     /// The gate of some features alone; none where whether one is active depends on the others.
     pub fn of(&self, features: &[u32]) -> Option<Self> {
-        let pick = |all: &[f32]| -> Vec<f32> {
-            features.iter().map(|f| all[*f as usize]).collect()
-        };
+        let pick =
+            |all: &[f32]| -> Vec<f32> { features.iter().map(|f| all[*f as usize]).collect() };
         Some(match self {
             Self::Relu => Self::Relu,
             Self::JumpRelu(thresholds) => Self::JumpRelu(pick(thresholds)),

@@ -64,11 +64,14 @@ fn handles(lab: &Lab, name: &str) -> Result<Vec<Arc<dyn FeatureDictionary>>> {
         Ok(set) => (name.to_string(), set),
         Err(error) => {
             let opened = dictionaries.opened();
-            let mut called = opened.into_iter().filter(|(given, _)| short_name(given) == name);
+            let mut called = opened
+                .into_iter()
+                .filter(|(given, _)| short_name(given) == name);
             match (called.next(), called.next()) {
                 (Some(found), None) => found,
                 (Some((first, _)), Some((second, _))) => {
-                    let expected = format!("one of the dictionaries that are called so: {first} or {second}");
+                    let expected =
+                        format!("one of the dictionaries that are called so: {first} or {second}");
                     return Err(Error::argument("dictionary", name, expected));
                 }
                 (None, _) => return Err(error),
@@ -156,7 +159,10 @@ impl FeatureDictionary for Handle {
 
     fn reader(&self, features: &[u32]) -> Result<Arc<dyn FeatureReader>> {
         let chosen = |dictionary: &Dictionary, numbers: &[u32]| -> Vec<FeatureLine> {
-            numbers.iter().map(|f| FeatureLine::of(dictionary, *f as usize)).collect()
+            numbers
+                .iter()
+                .map(|f| FeatureLine::of(dictionary, *f as usize))
+                .collect()
         };
         let alone = self.dictionary.of(features).map(Arc::new);
         let all: Vec<u32> = (0..features.len() as u32).collect();
@@ -184,13 +190,20 @@ impl FeatureDictionary for Handle {
     fn direction(&self, target: usize, feature: u32) -> Result<Vec<f32>> {
         let found = self.dictionary.direction(target, feature as usize);
         let found = found.ok_or_else(|| {
-            Error::argument("feature", feature, format!("a feature of {} at that target", self.name))
+            Error::argument(
+                "feature",
+                feature,
+                format!("a feature of {} at that target", self.name),
+            )
         })?;
         if found.iter().all(|w| w.is_finite()) {
             return Ok(found);
         }
         Err(Error::not_finite(
-            format!("The decoder vector of feature {feature} of {} is not finite", self.name),
+            format!(
+                "The decoder vector of feature {feature} of {} is not finite",
+                self.name
+            ),
             "Is its file whole",
         ))
     }
@@ -258,17 +271,23 @@ impl FeatureReader for Reader {
         let norms = encoded.norms.iter();
         Ok(FeatureRows {
             activations: each.collect(),
-            undo: norms.map(|norm| if undone { norm.back } else { 1.0 }).collect(),
+            undo: norms
+                .map(|norm| if undone { norm.back } else { 1.0 })
+                .collect(),
         })
     }
 
     fn differentiable(&self, target: usize, inputs: &[Tensor]) -> Result<(Tensor, Tensor)> {
-        let first = inputs.first().ok_or_else(|| Error::Engine("a dictionary without inputs".into()))?;
+        let first = inputs
+            .first()
+            .ok_or_else(|| Error::Engine("a dictionary without inputs".into()))?;
         let (batch, tokens, _) = first.dims3()?;
         let device = first.device();
         let offsets: Vec<f32> = self.lines.iter().map(|line| line.offset).collect();
         let count = offsets.len();
-        let mut sum = Tensor::new(offsets, device)?.broadcast_as((batch, tokens, count))?.contiguous()?;
+        let mut sum = Tensor::new(offsets, device)?
+            .broadcast_as((batch, tokens, count))?
+            .contiguous()?;
         let mut undo = Tensor::ones((batch, tokens, 1), DType::F32, device)?;
         let undone = self.dictionary.targets.get(target).is_some_and(|t| t.undo);
         for (i, (input, x)) in self.dictionary.inputs.iter().zip(inputs).enumerate() {
@@ -276,7 +295,11 @@ impl FeatureReader for Reader {
             if i == 0 && undone {
                 undo = back;
             }
-            let vectors: Vec<f32> = self.lines.iter().flat_map(|line| line.vectors[i].iter().copied()).collect();
+            let vectors: Vec<f32> = self
+                .lines
+                .iter()
+                .flat_map(|line| line.vectors[i].iter().copied())
+                .collect();
             let vectors = Tensor::from_vec(vectors, (count, input.encoder.width), device)?;
             sum = (sum + x.broadcast_matmul(&vectors.t()?)?)?;
         }

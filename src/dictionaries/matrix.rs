@@ -255,7 +255,10 @@ impl FeatureMatrix {
     /// The vectors of some features, in memory.
     #[must_use]
     pub fn of(&self, features: &[u32]) -> Self {
-        let numbers: Vec<f32> = features.iter().flat_map(|f| self.row(*f as usize)).collect();
+        let numbers: Vec<f32> = features
+            .iter()
+            .flat_map(|f| self.row(*f as usize))
+            .collect();
         Self {
             tensor: StoredTensor::of(&[features.len(), self.width], &numbers),
             features: features.len(),

@@ -79,9 +79,7 @@ impl Condition {
                     ConditionProbe::Along(name, address)
                 }
                 None => match FeatureChoice::read(probe)? {
-                    Some(feature) if feature.numbers.len() == 1 => {
-                        ConditionProbe::Feature(feature)
-                    }
+                    Some(feature) if feature.numbers.len() == 1 => ConditionProbe::Feature(feature),
                     Some(_) | None => return Err(bad()),
                 },
             }

@@ -78,7 +78,9 @@ impl FeatureChoice {
     /// What stands behind the `#`.
     fn list(&self) -> String {
         let numbers: Vec<String> = self.numbers.iter().map(u32::to_string).collect();
-        let layer = self.layer.map_or(String::new(), |layer| format!("{layer}/"));
+        let layer = self
+            .layer
+            .map_or(String::new(), |layer| format!("{layer}/"));
         format!("{layer}{}", numbers.join(","))
     }
 
@@ -122,7 +124,12 @@ impl std::str::FromStr for FeatureChoice {
     fn from_str(text: &str) -> Result<Self, String> {
         let line = QuotedLine::new(text)?;
         let found = Self::read(line.whole())?;
-        found.ok_or_else(|| format!("`{}` names no feature; write NAME#12", read(text).unwrap_or_default()))
+        found.ok_or_else(|| {
+            format!(
+                "`{}` names no feature; write NAME#12",
+                read(text).unwrap_or_default()
+            )
+        })
     }
 }
 
@@ -146,7 +153,9 @@ mod tests {
             assert_eq!(found.to_string(), printed);
             assert_eq!(printed.parse::<FeatureChoice>().unwrap(), found);
         }
-        for typed in ["sae#", "sae#x", "sae#-1", "sae#+1", "sae#1/", "sae#1,", "sae#/1", "#1", "sae"] {
+        for typed in [
+            "sae#", "sae#x", "sae#-1", "sae#+1", "sae#1/", "sae#1,", "sae#/1", "#1", "sae",
+        ] {
             assert!(typed.parse::<FeatureChoice>().is_err(), "{typed}");
         }
     }
@@ -157,7 +166,10 @@ mod tests {
         assert_eq!(FeatureChoice::of_direction("calm.npz#angry"), None);
         assert_eq!(FeatureChoice::of_direction("calm#1,2"), None);
         let found = FeatureChoice::of_direction("l6@resid_post.6#3/12").unwrap();
-        assert_eq!((found.layer, found.numbers.as_slice()), (Some(3), &[12][..]));
+        assert_eq!(
+            (found.layer, found.numbers.as_slice()),
+            (Some(3), &[12][..])
+        );
         assert_eq!(found.direction(), "l6@resid_post.6#3/12");
     }
 }

@@ -364,17 +364,26 @@ impl Program {
         };
         // What an earlier edit has broken is that edit's fault, and has no features.
         let whole = |i: &usize| {
-            let mut read = inputs.iter().map(|(all, width)| row(all, values, *i, *width));
-            finite::all(&values[i * width..][..width]) && read.all(|x| finite::all(&x))
+            let mut read = inputs
+                .iter()
+                .map(|(all, width)| row(all, values, *i, *width));
+            formulas::has_length(&values[i * width..][..width])
+                && read.all(|x| formulas::has_length(&x))
         };
         let chosen: Vec<usize> = (0..mask.len()).filter(|i| mask[*i]).filter(whole).collect();
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
         let gather = |all: &Option<Vec<f32>>, width: usize| -> Vec<f32> {
-            chosen.iter().flat_map(|i| row(all, values, *i, width)).collect()
+            chosen
+                .iter()
+                .flat_map(|i| row(all, values, *i, width))
+                .collect()
         };
-        let inputs: Vec<Vec<f32>> = inputs.iter().map(|(all, width)| gather(all, *width)).collect();
+        let inputs: Vec<Vec<f32>> = inputs
+            .iter()
+            .map(|(all, width)| gather(all, *width))
+            .collect();
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let before = gather(&None, width);
         let mut after = before.clone();
@@ -458,9 +467,7 @@ impl Program {
                 continue;
             }
             let changed = match &act.change {
-                Change::Values(change) => {
-                    change.on_tensor(&flat, span.start, self.neurons(at))?
-                }
+                Change::Values(change) => change.on_tensor(&flat, span.start, self.neurons(at))?,
                 Change::Dictionary(change) => {
                     change.on_tensor(&flat, &self.inputs(change, at, &flat)?)?
                 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use candle_core::{D, DType, Tensor};
 
 use super::features::FeatureReader;
+use super::formulas::has_length;
 use crate::edit::condition::Condition;
 use crate::error::Result;
-use crate::model::network::finite;
 use crate::model::network::site::Address;
 use crate::model::network::tap::PassSpan;
 
@@ -56,12 +56,14 @@ impl FeatureWatch {
             return Ok(None);
         }
         let values: Vec<Vec<f32>> = self.values.iter_mut().map(std::mem::take).collect();
-        if !values.iter().all(|v| finite::all(v)) {
+        if !values.iter().all(|v| has_length(v)) {
             return Ok(Some(vec![vec![f32::NAN; tokens]; rows]));
         }
         let inputs: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
         let read = self.reader.read(0, &inputs)?.activations;
-        Ok(Some(read.chunks(tokens.max(1)).map(<[f32]>::to_vec).collect()))
+        Ok(Some(
+            read.chunks(tokens.max(1)).map(<[f32]>::to_vec).collect(),
+        ))
     }
 }
 

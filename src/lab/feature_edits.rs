@@ -80,7 +80,9 @@ impl DictionaryChange {
                         let shift = (slope * f64::from(*f) + offset) * f64::from(undo);
                         if shift != 0.0 {
                             let pairs = row.iter_mut().zip(vector);
-                            pairs.for_each(|(x, w)| *x = (f64::from(*x) + shift * f64::from(*w)) as f32);
+                            pairs.for_each(|(x, w)| {
+                                *x = (f64::from(*x) + shift * f64::from(*w)) as f32
+                            });
                         }
                     }
                 }
@@ -91,7 +93,9 @@ impl DictionaryChange {
                 control,
             } => {
                 let made = reconstruction(parts, inputs, x.len())?;
-                let rows = x.chunks_exact_mut(width.max(1)).zip(made.chunks_exact(width.max(1)));
+                let rows = x
+                    .chunks_exact_mut(width.max(1))
+                    .zip(made.chunks_exact(width.max(1)));
                 for ((row, made), position) in rows.zip(positions) {
                     match control {
                         None => towards(row, made, *strength),
@@ -127,14 +131,23 @@ impl DictionaryChange {
             ));
         };
         let wide = |t: &Tensor| t.to_dtype(DType::F32);
-        let inputs = inputs.iter().map(wide).collect::<candle_core::Result<Vec<_>>>()?;
+        let inputs = inputs
+            .iter()
+            .map(wide)
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let host = |t: &Tensor| t.detach().flatten_all()?.to_vec1::<f32>();
-        let rows = inputs.iter().map(host).collect::<candle_core::Result<Vec<_>>>()?;
+        let rows = inputs
+            .iter()
+            .map(host)
+            .collect::<candle_core::Result<Vec<_>>>()?;
         let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let read = reader.read(*target, &rows)?;
         let (batch, tokens, width) = x.dims3()?;
         let shape = (batch, tokens, offsets.len());
-        let active = read.activations.iter().map(|f| f32::from(u8::from(*f != 0.0)));
+        let active = read
+            .activations
+            .iter()
+            .map(|f| f32::from(u8::from(*f != 0.0)));
         let active = Tensor::from_vec(active.collect::<Vec<f32>>(), shape, x.device())?;
         let (activations, undo) = reader.differentiable(*target, &inputs)?;
         let offsets: Vec<f32> = offsets.iter().map(|o| *o as f32).collect();
@@ -238,7 +251,10 @@ fn shift_of(
             let rows = named.active_in_prompt(dictionary)?;
             let counted = &rows[usize::from(rows.len() > 1)..];
             let mean = |f: &u32| {
-                let sum: f64 = counted.iter().map(|row| f64::from(activation(row, *f))).sum();
+                let sum: f64 = counted
+                    .iter()
+                    .map(|row| f64::from(activation(row, *f)))
+                    .sum();
                 (sum / counted.len().max(1) as f64) as f32
             };
             let note = format!("mean over {} tokens of this prompt", counted.len());
@@ -323,7 +339,11 @@ pub(crate) fn prepare_features(
                 // What is added stays as long as it was, whatever the lengths of the vectors.
                 for ((offset, before), after) in shift.offsets.iter_mut().zip(&vectors).zip(&own) {
                     let size = norm(after);
-                    *offset *= if size > NOTHING { f64::from(norm(before) / size) } else { 1.0 };
+                    *offset *= if size > NOTHING {
+                        f64::from(norm(before) / size)
+                    } else {
+                        1.0
+                    };
                 }
                 let spelled: Vec<String> = list.iter().map(u32::to_string).collect();
                 control_note = format!(
@@ -465,7 +485,9 @@ fn others(features: &[u32], rows: &[ActiveRow], seed: u64) -> Option<Vec<u32>> {
         *sums.entry(*f).or_default() += activation.abs();
     }
     let (pool, sizes): (Vec<u32>, Vec<f32>) = sums.into_iter().unzip();
-    let places = features.iter().map(|f| pool.binary_search(f).ok().map(|i| i as u32));
+    let places = features
+        .iter()
+        .map(|f| pool.binary_search(f).ok().map(|i| i as u32));
     let places = places.collect::<Option<Vec<u32>>>()?;
     if pool.len() < 2 * features.len() || !finite::all(&sizes) {
         return None;

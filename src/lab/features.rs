@@ -174,7 +174,10 @@ impl Lab {
     pub(crate) fn reads_another_block(&self, edit: &Edit) -> Result<bool> {
         let block = |at: &Address| (at.site.spec().layered, at.layer);
         let across = |d: &Arc<dyn FeatureDictionary>| {
-            let pairs = d.reads().iter().flat_map(|r| d.writes().iter().map(move |w| (r, w)));
+            let pairs = d
+                .reads()
+                .iter()
+                .flat_map(|r| d.writes().iter().map(move |w| (r, w)));
             let mut apart = pairs.filter(|(read, write)| read != write);
             apart.any(|(read, write)| block(read) != block(write) || !read.site.spec().layered)
         };
@@ -195,8 +198,8 @@ impl Lab {
             return Ok(None);
         }
         let plain = &choice.dictionary;
-        let is_direction = self.directions.contains_key(plain)
-            || matches!(Direction::at_path(plain), Ok(Some(_)));
+        let is_direction =
+            self.directions.contains_key(plain) || matches!(Direction::at_path(plain), Ok(Some(_)));
         let opened = self.dictionaries(plain);
         match opened {
             Err(_) if is_direction => return Ok(None),

@@ -165,7 +165,10 @@ fn op() -> impl Strategy<Value = Op> {
             with(spec, units_to())
         } else if argument.is::<DictionaryName>() {
             let names = text().prop_filter("a name", |name| !name.trim().is_empty());
-            with(spec, names.prop_map(|name| DictionaryName(name.trim().to_string())))
+            with(
+                spec,
+                names.prop_map(|name| DictionaryName(name.trim().to_string())),
+            )
         } else if argument.is::<UnitsTurn>() {
             let turn = (which(), text(), text()).prop_map(|(w, a, b)| UnitsTurn(w, a, b));
             with(spec, turn)

@@ -263,12 +263,19 @@ fn another_direction_stands_beside_at_equal_norm() {
         vector.iter_mut().for_each(|x| *x *= 3.0);
     }
     lab.directions.insert("longer".into(), longer);
-    let arguments = arguments.with("strengths", "0.5").with("control", "columns");
+    let arguments = arguments
+        .with("strengths", "0.5")
+        .with("control", "columns");
     let beside = |lab: &mut Lab, name: &str| {
         let figure = sweep(lab, &arguments.clone().with("against", name));
         let own = grid(&figure).clone();
         assert_eq!(own.columns[1].label, format!("0.5 {name}"));
-        assert!(figure.notes.iter().any(|n| n.starts_with(&format!("{name}: another direction"))));
+        assert!(
+            figure
+                .notes
+                .iter()
+                .any(|n| n.starts_with(&format!("{name}: another direction")))
+        );
         own
     };
     let same = beside(&mut lab, "longer");
@@ -276,8 +283,14 @@ fn another_direction_stands_beside_at_equal_norm() {
     let mut apart = 0f32;
     for layer in 0..8 {
         for name in ["success", "kl", "fluency"] {
-            let (own, beside) = (number(&same.cells[0][layer], name), number(&same.cells[1][layer], name));
-            assert!((own - beside).abs() < 1e-4, "{layer} {name}: {own} {beside}");
+            let (own, beside) = (
+                number(&same.cells[0][layer], name),
+                number(&same.cells[1][layer], name),
+            );
+            assert!(
+                (own - beside).abs() < 1e-4,
+                "{layer} {name}: {own} {beside}"
+            );
         }
         let kl = number(&other.cells[0][layer], "kl, politeness");
         assert_eq!(kl, number(&other.cells[1][layer], "kl"));

@@ -168,14 +168,19 @@ impl PreparedEdit {
 /// takes it.
 pub(crate) fn moved(before: &[f32], after: &[f32]) -> f64 {
     let mut change = 0f64;
-    let squares: f32 = after.iter().map(|a| a * a).sum();
-    if !squares.is_finite() {
+    if !has_length(after) {
         return f64::INFINITY;
     }
     for (a, b) in after.iter().zip(before) {
         change += f64::from(a - b) * f64::from(a - b);
     }
     change.sqrt() / (rows::length(before) + 1e-12)
+}
+
+/// Whether a row has a length in f32.
+pub(crate) fn has_length(row: &[f32]) -> bool {
+    let squares: f32 = row.iter().map(|x| x * x).sum();
+    squares.is_finite()
 }
 
 /// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.

@@ -82,8 +82,14 @@ fn name(folder: &tempfile::TempDir) -> String {
 
 /// Some edits of a dictionary, whose name is `N` in them.
 fn run(tokens: Vec<u32>, folder: &tempfile::TempDir, edits: &[&str]) -> Run {
-    let edits: Vec<String> = edits.iter().map(|e| e.replace('N', &name(folder))).collect();
-    edited(tokens, &edits.iter().map(String::as_str).collect::<Vec<_>>())
+    let edits: Vec<String> = edits
+        .iter()
+        .map(|e| e.replace('N', &name(folder)))
+        .collect();
+    edited(
+        tokens,
+        &edits.iter().map(String::as_str).collect::<Vec<_>>(),
+    )
 }
 
 fn recorded(lab: &mut Lab, run: &Run, at: Address) -> Vec<f32> {
@@ -140,7 +146,11 @@ fn a_splice_is_the_reconstruction_and_of_an_identity_nothing() {
     identity(folder.path());
     let plain = logits(&mut lab, &Run::plain(prompt(9)));
     for strength in ["", "*0.5"] {
-        let own = run(prompt(9), &folder, &[&format!("splice:N@resid_post.1{strength}")]);
+        let own = run(
+            prompt(9),
+            &folder,
+            &[&format!("splice:N@resid_post.1{strength}")],
+        );
         assert_eq!(bits(&logits(&mut lab, &own)), bits(&plain));
         let said = receipt(&mut lab, &own);
         assert_eq!((said.fired, said.kl), (0, Some(0.0)));
@@ -205,14 +215,24 @@ fn a_feature_that_is_set_to_what_it_is_changes_no_bit() {
         let more = run(prompt(9), &folder, &[&clamp(2.0 * now)]);
         assert_ne!(bits(&logits(&mut lab, &more)), bits(&plain), "{kind}");
         // And at the neutral strength.
-        let none = run(prompt(9), &folder, &[&format!("scale:N#{feature}@resid_post.1")]);
+        let none = run(
+            prompt(9),
+            &folder,
+            &[&format!("scale:N#{feature}@resid_post.1")],
+        );
         assert_eq!(bits(&logits(&mut lab, &none)), bits(&plain), "{kind}");
         // A feature that is not active cannot be ablated.
         let all = recorded(&mut lab, &Run::plain(prompt(9)), at);
-        let rows = lab.dictionaries(&name(&folder)).unwrap()[0].active(&[&all]).unwrap();
+        let rows = lab.dictionaries(&name(&folder)).unwrap()[0]
+            .active(&[&all])
+            .unwrap();
         let silent = (0..F as u32).find(|f| rows.iter().flatten().all(|(other, _)| other != f));
         if let Some(silent) = silent {
-            let none = run(prompt(9), &folder, &[&format!("zero:N#{silent}@resid_post.1")]);
+            let none = run(
+                prompt(9),
+                &folder,
+                &[&format!("zero:N#{silent}@resid_post.1")],
+            );
             assert_eq!(bits(&logits(&mut lab, &none)), bits(&plain), "{kind}");
         }
     }
@@ -245,18 +265,32 @@ fn what_the_dictionary_leaves_out_is_kept() {
         let before = own.decode(0, &encoded, &inputs).unwrap();
         let (a, b) = (3u32, 17u32);
         let activation = |row: &Vec<(u32, f32)>, f: u32| {
-            row.iter().find(|(g, _)| *g == f).map_or(0.0, |(_, act)| *act)
+            row.iter()
+                .find(|(g, _)| *g == f)
+                .map_or(0.0, |(_, act)| *act)
         };
         let rows = &encoded.features[1..];
-        let largest = rows.iter().map(|row| activation(row, a)).fold(0.0, f32::max);
+        let largest = rows
+            .iter()
+            .map(|row| activation(row, a))
+            .fold(0.0, f32::max);
         let mean = rows.iter().map(|row| activation(row, a)).sum::<f32>() / 8.0;
         type Turn<'a> = (String, Box<dyn Fn(u32, f32) -> f32 + 'a>);
         let turns: Vec<Turn> = vec![
             (format!("zero:N#{a},{b}@{at}"), Box::new(|_, _| 0.0)),
-            (format!("zero:N#{a},{b},{a}@{at}*0.25"), Box::new(|_, f| 0.75 * f)),
-            (format!("scale:N#{a},{b}@{at}*-2"), Box::new(|_, f| -2.0 * f)),
+            (
+                format!("zero:N#{a},{b},{a}@{at}*0.25"),
+                Box::new(|_, f| 0.75 * f),
+            ),
+            (
+                format!("scale:N#{a},{b}@{at}*-2"),
+                Box::new(|_, f| -2.0 * f),
+            ),
             (format!("set:N#{a},{b}=1.5@{at}"), Box::new(|_, _| 1.5)),
-            (format!("set:N#{a},{b}=1.5@{at}*2"), Box::new(|_, f| f + 2.0 * (1.5 - f))),
+            (
+                format!("set:N#{a},{b}=1.5@{at}*2"),
+                Box::new(|_, f| f + 2.0 * (1.5 - f)),
+            ),
             (
                 format!("set:N#{a}=3x@{at}"),
                 Box::new(|g, f| if g == a { 3.0 * largest } else { f }),
@@ -286,9 +320,16 @@ fn what_the_dictionary_leaves_out_is_kept() {
                 .collect();
             let edit = run(prompt(9), &folder, &[&line]);
             let found = recorded(&mut lab, &edit, at);
-            assert!(apart(&found, &expected) < 2e-5, "{kind} {norm} {line}: {}", apart(&found, &expected));
+            assert!(
+                apart(&found, &expected) < 2e-5,
+                "{kind} {norm} {line}: {}",
+                apart(&found, &expected)
+            );
             if !line.contains("zero:N#3,17,3") {
-                assert!(apart(&found, &x) > 1e-4 || largest == 0.0, "{kind} {norm} {line}");
+                assert!(
+                    apart(&found, &x) > 1e-4 || largest == 0.0,
+                    "{kind} {norm} {line}"
+                );
             }
         }
     }
@@ -328,11 +369,17 @@ fn logits_are_those_of_sae_lens_in_pytorch() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|e| e.as_str().unwrap().replace("DICTIONARY", &own.display().to_string()))
+            .map(|e| {
+                e.as_str()
+                    .unwrap()
+                    .replace("DICTIONARY", &own.display().to_string())
+            })
             .collect();
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let found = logits(&mut lab, &edited(tokens.clone(), &lines));
-        let rows = expected[case["key"].as_str().unwrap()].to_vec2::<f32>().unwrap();
+        let rows = expected[case["key"].as_str().unwrap()]
+            .to_vec2::<f32>()
+            .unwrap();
         for (row, position) in rows.iter().zip(&positions) {
             let off = apart(row, &found[*position as usize]);
             assert!(off < 1e-4, "{lines:?} after {position}: {off}");
@@ -347,7 +394,9 @@ fn logits_are_those_of_sae_lens_in_pytorch() {
 #[test]
 fn a_feature_is_a_direction() {
     let (mut lab, folder) = (lab(), dictionary("standard", "none"));
-    let vector = lab.dictionaries(&name(&folder)).unwrap()[0].direction(0, 5).unwrap();
+    let vector = lab.dictionaries(&name(&folder)).unwrap()[0]
+        .direction(0, 5)
+        .unwrap();
     assert_eq!(vector, numbers(D * F, 2)[5 * D..6 * D]);
     let own = Direction {
         rows: vec![(Site::ResidPost.at(1), vector)],
@@ -372,24 +421,55 @@ fn a_feature_is_a_direction() {
         let expected = run(prompt(9), &folder, &[&by_name]);
         assert_eq!(bits(&found), bits(&logits(&mut lab, &expected)), "{edit}");
     }
-    let said = receipt(&mut lab, &run(prompt(9), &folder, &["add:N#5@resid_post.0"]));
+    let said = receipt(
+        &mut lab,
+        &run(prompt(9), &folder, &["add:N#5@resid_post.0"]),
+    );
     assert!(said.note.contains("writes to resid_post.1"), "{said:?}");
     let said = receipt(&mut lab, &run(prompt(9), &folder, &["add:N#5@resid_pre.2"]));
-    assert!(!said.note.contains("writes to"), "the same point of the stream: {said:?}");
+    assert!(
+        !said.note.contains("writes to"),
+        "the same point of the stream: {said:?}"
+    );
 }
 
 /// Written token by token or read at once, the text has the same logits; and the unedited row beside it is not edited.
 #[test]
 fn token_by_token_is_as_at_once() {
     for (kind, edits) in [
-        ("topk", &["set:N#3=2@resid_post.1:all-but-bos", "zero:N#17@resid_post.1"][..]),
-        ("gated", &["scale:N#3,5,8@resid_post.1*3", "splice:N@resid_post.1:generated*0.5"]),
-        ("transcoder", &["zero:N#3,4,5,6,7,8@mlp_add.1", "set:N#9=2@mlp_add.1/decode"]),
-        ("standard", &["set:N#3=4@resid_post.1 when N#5>0.1", "set:N#4=4@resid_post.2 once N#6>0.5"]),
+        (
+            "topk",
+            &[
+                "set:N#3=2@resid_post.1:all-but-bos",
+                "zero:N#17@resid_post.1",
+            ][..],
+        ),
+        (
+            "gated",
+            &[
+                "scale:N#3,5,8@resid_post.1*3",
+                "splice:N@resid_post.1:generated*0.5",
+            ],
+        ),
+        (
+            "transcoder",
+            &["zero:N#3,4,5,6,7,8@mlp_add.1", "set:N#9=2@mlp_add.1/decode"],
+        ),
+        (
+            "standard",
+            &[
+                "set:N#3=4@resid_post.1 when N#5>0.1",
+                "set:N#4=4@resid_post.2 once N#6>0.5",
+            ],
+        ),
     ] {
         let (mut lab, folder) = (lab(), dictionary(kind, "none"));
         // A condition's edit may lie behind where its features are written.
-        let edits: Vec<&str> = edits.iter().filter(|e| !e.contains("resid_post.2 once")).copied().collect();
+        let edits: Vec<&str> = edits
+            .iter()
+            .filter(|e| !e.contains("resid_post.2 once"))
+            .copied()
+            .collect();
         let schedule = run(vec![], &folder, &edits).schedule;
         for beside in [BaselineMode::SameText, BaselineMode::OwnText] {
             let mut writer = Writer::begin_with_baseline(
@@ -415,10 +495,16 @@ fn token_by_token_is_as_at_once() {
                 let plain = logits(&mut lab, &plain);
                 if beside == BaselineMode::OwnText {
                     let choice = |row: &Vec<f32>| {
-                        (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as u32
+                        (0..row.len())
+                            .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+                            .unwrap() as u32
                     };
                     for p in 11..17 {
-                        assert_eq!(choice(&plain[p]), own[p + 1], "{kind}: the row beside is edited");
+                        assert_eq!(
+                            choice(&plain[p]),
+                            own[p + 1],
+                            "{kind}: the row beside is edited"
+                        );
                     }
                 }
             }
@@ -430,15 +516,25 @@ fn token_by_token_is_as_at_once() {
 /// with patches, several programs in a batch.
 #[test]
 fn rows_that_share_are_as_rows_alone() {
-    let (mut lab, sae, coder) = (lab(), dictionary("topk", "none"), dictionary("transcoder", "none"));
+    let (mut lab, sae, coder) = (
+        lab(),
+        dictionary("topk", "none"),
+        dictionary("transcoder", "none"),
+    );
     let across = format!("\"{}@resid_post.0>mlp_add.2\"", name(&coder));
     let late = format!("\"{}@resid_post.1>resid_post.1\"", name(&sae));
     let lines: Vec<Vec<String>> = vec![
         vec![],
         vec![format!("zero:{}#3,4,5,6@mlp_add.1:4..9", name(&coder))],
         vec![format!("set:{}#3=2@resid_post.1:5", name(&sae))],
-        vec![format!("set:{late}#3=2@resid_post.1:5"), "zero:1@mlp_act.2".into()],
-        vec![format!("set:{across}#3=2@mlp_add.2:5"), format!("zero:{across}#4,5,6,7@mlp_add.2")],
+        vec![
+            format!("set:{late}#3=2@resid_post.1:5"),
+            "zero:1@mlp_act.2".into(),
+        ],
+        vec![
+            format!("set:{across}#3=2@mlp_add.2:5"),
+            format!("zero:{across}#4,5,6,7@mlp_add.2"),
+        ],
         vec![format!("splice:{}@resid_post.1:6", name(&sae))],
     ];
     let schedule = |lines: &Vec<String>| {
@@ -468,7 +564,11 @@ fn rows_that_share_are_as_rows_alone() {
                 };
                 let expected = read_again(&mut lab, &own, 8, &row.patches);
                 let off = apart(&found.last().logits, &expected);
-                assert!(off < 1e-4, "{base:?} row {i} {:?}: {off}", own.schedule.lines());
+                assert!(
+                    off < 1e-4,
+                    "{base:?} row {i} {:?}: {off}",
+                    own.schedule.lines()
+                );
             }
         }
     }
@@ -479,8 +579,15 @@ fn a_feature_is_a_condition() {
     let (mut lab, folder) = (lab(), dictionary("standard", "none"));
     let at = Site::ResidPost.at(1);
     let x = recorded(&mut lab, &Run::plain(prompt(9)), at);
-    let rows = lab.dictionaries(&name(&folder)).unwrap()[0].active(&[&x]).unwrap();
-    let act = |p: usize, f: u32| rows[p].iter().find(|(g, _)| *g == f).map_or(0.0, |(_, a)| *a);
+    let rows = lab.dictionaries(&name(&folder)).unwrap()[0]
+        .active(&[&x])
+        .unwrap();
+    let act = |p: usize, f: u32| {
+        rows[p]
+            .iter()
+            .find(|(g, _)| *g == f)
+            .map_or(0.0, |(_, a)| *a)
+    };
     // A feature that is above a threshold at some positions, and first at one behind the first.
     let (feature, threshold, held) = (0..F as u32)
         .find_map(|f| {
@@ -489,7 +596,8 @@ fn a_feature_is_a_condition() {
             sorted.sort_by(f32::total_cmp);
             let threshold = (sorted[5] + sorted[6]) / 2.0;
             let held: Vec<usize> = (0..9).filter(|p| all[*p] > threshold).collect();
-            (sorted[6] - sorted[5] > 1e-3 && held[0] > 0 && held[0] + 3 < 9).then_some((f, threshold, held))
+            (sorted[6] - sorted[5] > 1e-3 && held[0] > 0 && held[0] + 3 < 9)
+                .then_some((f, threshold, held))
         })
         .unwrap();
     assert_eq!(held.len(), 3);
@@ -508,7 +616,10 @@ fn a_feature_is_a_condition() {
     assert!(said.why.contains("came as near as"), "{said:?}");
     let early = run(prompt(9), &folder, &["add:N#2@resid_post.0 when N#2>1"]);
     let said = refused(&mut lab, &early);
-    assert!(said.contains("resid_post.1") && said.contains("later address"), "{said}");
+    assert!(
+        said.contains("resid_post.1") && said.contains("later address"),
+        "{said}"
+    );
     // Measured after earlier edits: a feature that is taken out there is never above.
     let edits = [
         format!("zero:N#{feature}@resid_post.1"),
@@ -526,22 +637,59 @@ fn receipts_have_other_active_features_as_control() {
     let (feature, now) = active(&mut lab, &folder, Site::ResidPost.at(1), 5);
     let said = receipt(
         &mut lab,
-        &run(prompt(9), &folder, &[&format!("set:N#{feature}={}@resid_post.1:all-but-bos", 4.0 * now)]),
+        &run(
+            prompt(9),
+            &folder,
+            &[&format!(
+                "set:N#{feature}={}@resid_post.1:all-but-bos",
+                4.0 * now
+            )],
+        ),
     );
-    assert!(said.fired == 8 && said.relative > 0.0 && said.kl.unwrap() > 0.0, "{said:?}");
-    assert!(said.control.unwrap() > 0.0 && said.elsewhere.is_some(), "{said:?}");
-    assert!(said.control_is.starts_with("other active features of similar size"), "{said:?}");
-    assert!(!said.control_is.ends_with(&format!(" {feature}")), "{said:?}");
+    assert!(
+        said.fired == 8 && said.relative > 0.0 && said.kl.unwrap() > 0.0,
+        "{said:?}"
+    );
+    assert!(
+        said.control.unwrap() > 0.0 && said.elsewhere.is_some(),
+        "{said:?}"
+    );
+    assert!(
+        said.control_is
+            .starts_with("other active features of similar size"),
+        "{said:?}"
+    );
+    assert!(
+        !said.control_is.ends_with(&format!(" {feature}")),
+        "{said:?}"
+    );
     assert!(!said.note.contains("first position"), "{said:?}");
-    let said = receipt(&mut lab, &run(prompt(9), &folder, &[&format!("set:N#{feature}=2x@resid_post.1")]));
-    assert!(said.note.contains("2 times its largest activation"), "{said:?}");
+    let said = receipt(
+        &mut lab,
+        &run(
+            prompt(9),
+            &folder,
+            &[&format!("set:N#{feature}=2x@resid_post.1")],
+        ),
+    );
+    assert!(
+        said.note.contains("2 times its largest activation"),
+        "{said:?}"
+    );
     assert!(said.note.contains("first position"), "{said:?}");
     // Without others there are random directions: of a single feature.
     let alone = tempfile::tempdir().unwrap();
     saelens(alone.path(), D, 1, &vec![1.0; D], &vec![1.0; D], "standard");
-    let said = receipt(&mut lab, &run(prompt(9), &alone, &["set:N#0=2@resid_post.1"]));
+    let said = receipt(
+        &mut lab,
+        &run(prompt(9), &alone, &["set:N#0=2@resid_post.1"]),
+    );
     assert!(said.control.unwrap() > 0.0, "{said:?}");
-    assert!(said.control_is.starts_with("random directions of equal norm"), "{said:?}");
+    assert!(
+        said.control_is
+            .starts_with("random directions of equal norm"),
+        "{said:?}"
+    );
 }
 
 /// A gradient passes through edits of features, with what is active held; a splice and features of another block are refused.
@@ -551,7 +699,11 @@ fn gradients_pass_through_features() {
         ("standard", "none", "scale:N#3,5,9@resid_post.1*2.5"),
         ("jumprelu", "none", "zero:N#1,2,3,4,5@resid_post.1"),
         ("gated", "layer_norm", "scale:N#1,2,3,4,5,6@resid_post.1*-1"),
-        ("topk", "constant_norm_rescale", "set:N#1,2,3,4,5,6=0.5@resid_post.1*0.5"),
+        (
+            "topk",
+            "constant_norm_rescale",
+            "set:N#1,2,3,4,5,6=0.5@resid_post.1*0.5",
+        ),
         ("transcoder", "none", "scale:N#1,2,3,4,5,6,7@mlp_add.1*3"),
         ("topk", "none", "add:N#3@resid_post.1*2"),
     ];
@@ -576,18 +728,31 @@ fn gradients_pass_through_features() {
             let length = row.iter().map(|g| g * g).sum::<f32>().sqrt();
             let step = 2e-3f32;
             let mut along = |sign: f32| {
-                let moved = x[position * D..][..D].iter().zip(row).map(|(x, g)| x + sign * step * g / length);
-                let value = Tensor::new(moved.collect::<Vec<f32>>(), &candle_core::Device::Cpu).unwrap();
+                let moved = x[position * D..][..D]
+                    .iter()
+                    .zip(row)
+                    .map(|(x, g)| x + sign * step * g / length);
+                let value =
+                    Tensor::new(moved.collect::<Vec<f32>>(), &candle_core::Device::Cpu).unwrap();
                 read_again(&mut lab, &run, 8, &[Patch::new(at, position, value)])[5]
             };
             let slope = (along(1.0) - along(-1.0)) / (2.0 * step);
-            assert!((slope - length).abs() < 2e-2 * length, "{kind} {norm} {edit} at {position}: {slope}, {length}");
+            assert!(
+                (slope - length).abs() < 2e-2 * length,
+                "{kind} {norm} {edit} at {position}: {slope}, {length}"
+            );
         }
         // And it is another one than that of the unedited run.
-        let plain = Pass { run: Run::plain(prompt(9)), ..pass };
+        let plain = Pass {
+            run: Run::plain(prompt(9)),
+            ..pass
+        };
         let plain = lab.run_one(&plain).unwrap().gradient.unwrap();
         let plain = values(plain.get(at).unwrap());
-        assert!(kind == "topk" && edit.starts_with("add") || apart(&plain, &rows.concat()) > 1e-4, "{kind} {edit}");
+        assert!(
+            kind == "topk" && edit.starts_with("add") || apart(&plain, &rows.concat()) > 1e-4,
+            "{kind} {edit}"
+        );
     }
     let (mut lab, folder) = (lab(), dictionary("transcoder", "none"));
     let asked = GradientRequest {
@@ -598,7 +763,13 @@ fn gradients_pass_through_features() {
     };
     for (edit, why) in [
         ("splice:N@mlp_add.1".to_string(), "splice"),
-        (format!("zero:\"{}@resid_post.0>mlp_add.2\"#1,2,3,4@mlp_add.2", name(&folder)), "another block"),
+        (
+            format!(
+                "zero:\"{}@resid_post.0>mlp_add.2\"#1,2,3,4@mlp_add.2",
+                name(&folder)
+            ),
+            "another block",
+        ),
     ] {
         let pass = Pass {
             gradient: Some(asked.clone()),
@@ -621,8 +792,14 @@ fn what_cannot_be_edited_is_refused_with_what_to_do() {
         ("splice:N@mlp_out.1", "resid_post.1"),
         ("zero:N#1/3@resid_post.1", ""),
         ("zero:N#7/3@resid_post.1", "layers 1"),
-        ("resample:N#3=\"a text\"@resid_post.1", "does not take features"),
-        ("mean:N#3=file.safetensors@resid_post.1", "does not take features"),
+        (
+            "resample:N#3=\"a text\"@resid_post.1",
+            "does not take features",
+        ),
+        (
+            "mean:N#3=file.safetensors@resid_post.1",
+            "does not take features",
+        ),
         ("zero:nosuch#3@resid_post.1", "nosuch"),
         ("add:nosuch#3@resid_post.1", "nosuch"),
         ("splice:nosuch@resid_post.1", "nosuch"),
@@ -637,10 +814,22 @@ fn what_cannot_be_edited_is_refused_with_what_to_do() {
         }
     }
     let x = recorded(&mut lab, &Run::plain(prompt(9)), Site::ResidPost.at(1));
-    let rows = lab.dictionaries(&name(&folder)).unwrap()[0].active(&[&x]).unwrap();
+    let rows = lab.dictionaries(&name(&folder)).unwrap()[0]
+        .active(&[&x])
+        .unwrap();
     if let Some(silent) = (0..F as u32).find(|f| rows[1..].iter().flatten().all(|(g, _)| g != f)) {
-        let said = refused(&mut lab, &run(prompt(9), &folder, &[&format!("set:N#{silent}=3x@resid_post.1")]));
-        assert!(said.contains("not active in this prompt") && said.contains("=5"), "{said}");
+        let said = refused(
+            &mut lab,
+            &run(
+                prompt(9),
+                &folder,
+                &[&format!("set:N#{silent}=3x@resid_post.1")],
+            ),
+        );
+        assert!(
+            said.contains("not active in this prompt") && said.contains("=5"),
+            "{said}"
+        );
     }
     for (line, why) in [
         ("cut:sae#3@attn_scores.1", "heads"),
@@ -670,13 +859,26 @@ fn what_is_not_finite_is_said_of_what_made_it() {
     saelens(folder.path(), D, F, &numbers(D * F, 1), &w_dec, "standard");
     for edit in ["zero:N#3@resid_post.1", "add:N#3@resid_post.1"] {
         let said = refused(&mut lab, &run(prompt(9), &folder, &[edit]));
-        assert!(said.contains("feature 3") && said.contains("finite"), "{said}");
+        assert!(
+            said.contains("feature 3") && said.contains("finite"),
+            "{said}"
+        );
     }
-    assert!(lab.last_logits(&run(prompt(9), &folder, &["zero:N#4@resid_post.1"])).is_ok());
+    assert!(
+        lab.last_logits(&run(prompt(9), &folder, &["zero:N#4@resid_post.1"]))
+            .is_ok()
+    );
     let good = dictionary("standard", "none");
-    let run = run(prompt(9), &good, &["scale@resid_post.1:4*1e38", "set:N#4=2@resid_post.1"]);
+    let run = run(
+        prompt(9),
+        &good,
+        &["scale@resid_post.1:4*1e38", "set:N#4=2@resid_post.1"],
+    );
     let receipts = lab.receipts(&run).unwrap();
-    assert!(receipts[0].not_finite && !receipts[1].not_finite, "{receipts:?}");
+    assert!(
+        receipts[0].not_finite && !receipts[1].not_finite,
+        "{receipts:?}"
+    );
 }
 
 /// A dictionary is known by what was given, and by the name of its folder where that is one alone; it is opened once.
@@ -702,10 +904,14 @@ fn dictionaries_have_short_names() {
     let said = refused(&mut lab, &edit("sae"));
     assert!(said.contains("a/sae") && said.contains("b/sae"), "{said}");
     // A name with what has a meaning in edits is put in quotation marks, all of it or what stands before the number.
-    open.get(&format!("{}@resid_post.0", path("b/other")), &lab.model).unwrap();
+    open.get(&format!("{}@resid_post.0", path("b/other")), &lab.model)
+        .unwrap();
     let other = format!("set:\"{}@resid_post.0\"#3=2@resid_post.0", path("b/other"));
     let by_path = logits(&mut lab, &edited(prompt(9), &[&other]));
-    let short = logits(&mut lab, &edited(prompt(9), &["set:other#3=2@resid_post.0"]));
+    let short = logits(
+        &mut lab,
+        &edited(prompt(9), &["set:other#3=2@resid_post.0"]),
+    );
     assert_eq!(bits(&short), bits(&by_path));
 }
 
@@ -722,17 +928,35 @@ fn a_number_behind_a_name_is_a_feature_or_a_layer() {
     lab.directions.insert("calm".into(), moved.clone());
     let rows = |found: &Direction| found.rows.iter().map(|(a, _)| *a).collect::<Vec<_>>();
     let direction = lab.direction("calm#2").unwrap();
-    assert_eq!((rows(&direction), &direction.rows[0].1), (vec![at(2)], &moved.rows[0].1));
-    saelens(&folder.path().join("calm"), D, F, &numbers(D * F, 1), &numbers(D * F, 2), "standard");
+    assert_eq!(
+        (rows(&direction), &direction.rows[0].1),
+        (vec![at(2)], &moved.rows[0].1)
+    );
+    saelens(
+        &folder.path().join("calm"),
+        D,
+        F,
+        &numbers(D * F, 1),
+        &numbers(D * F, 2),
+        "standard",
+    );
     let path = folder.path().join("calm").display().to_string();
-    lab.derived::<OpenDictionaries>().get(&path, &lab.model).unwrap();
+    lab.derived::<OpenDictionaries>()
+        .get(&path, &lab.model)
+        .unwrap();
     let feature = lab.direction("calm#2").unwrap();
     assert_eq!(feature.rows[0].1, numbers(D * F, 2)[2 * D..3 * D]);
     let said = receipt(&mut lab, &edited(prompt(9), &["add:calm#2@resid_post.1"])).note;
-    assert!(said.contains("is a direction too") && said.contains("calm#+2"), "{said}");
+    assert!(
+        said.contains("is a direction too") && said.contains("calm#+2"),
+        "{said}"
+    );
     for (name, layer) in [("calm#+2", 2), ("calm", 0)] {
         let direction = lab.direction(name).unwrap();
-        assert_eq!((rows(&direction), &direction.rows[0].1), (vec![at(layer)], &moved.rows[0].1));
+        assert_eq!(
+            (rows(&direction), &direction.rows[0].1),
+            (vec![at(layer)], &moved.rows[0].1)
+        );
     }
 }
 
@@ -758,14 +982,20 @@ fn features_of_a_set_are_named_by_layer() {
         );
         write(
             &path.join(format!("W_dec_{layer}.safetensors")),
-            &[(&name("W_dec"), &[F, 3 - layer, D], numbers(D * F * (3 - layer), 20 + layer))],
+            &[(
+                &name("W_dec"),
+                &[F, 3 - layer, D],
+                numbers(D * F * (3 - layer), 20 + layer),
+            )],
         );
     }
     let set = DictionarySet::open(&name(&folder), &lab.model).unwrap();
     let written = |layer: usize| set.dictionaries[layer].writes.clone();
     assert_eq!(written(1).len(), 2);
     let plain = Run::plain(prompt(9));
-    let value = |lab: &mut Lab, edit: &str, at: Address| recorded(lab, &run(prompt(9), &folder, &[edit]), at);
+    let value = |lab: &mut Lab, edit: &str, at: Address| {
+        recorded(lab, &run(prompt(9), &folder, &[edit]), at)
+    };
     for at in written(1) {
         let x = recorded(&mut lab, &plain, at);
         let site = at.site.spec().name;
@@ -795,8 +1025,14 @@ fn features_of_a_set_are_named_by_layer() {
     }
     assert!(apart(&spliced, &made) < 1e-5);
     let said = refused(&mut lab, &run(prompt(9), &folder, &["zero:N#3@mlp_add.2"]));
-    assert!(said.contains("layers 0, 1, 2") && said.contains("#0/3"), "{said}");
-    let said = refused(&mut lab, &run(prompt(9), &folder, &["zero:N#2/3@mlp_add.0"]));
+    assert!(
+        said.contains("layers 0, 1, 2") && said.contains("#0/3"),
+        "{said}"
+    );
+    let said = refused(
+        &mut lab,
+        &run(prompt(9), &folder, &["zero:N#2/3@mlp_add.0"]),
+    );
     assert!(said.contains("mlp_add.2"), "{said}");
 }
 
@@ -805,13 +1041,19 @@ fn screen(arguments: &[&str], size: &str, keys: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let shot = folder.path().join("shot.svg");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lmscope"));
-    command.args(arguments).args(["--no-session", "--shot-size", size]);
+    command
+        .args(arguments)
+        .args(["--no-session", "--shot-size", size]);
     command.arg("--shot").arg(&shot).args(["--shot-keys", keys]);
     for home in ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"] {
         command.env(home, folder.path());
     }
     let out = command.output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let drawn = std::fs::read_to_string(shot).unwrap();
     let mut shown = String::new();
     let mut inside = false;
@@ -823,7 +1065,10 @@ fn screen(arguments: &[&str], size: &str, keys: &str) -> String {
             _ => {}
         }
     }
-    shown.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&")
+    shown
+        .replace("&gt;", ">")
+        .replace("&lt;", "<")
+        .replace("&amp;", "&")
 }
 
 /// From the start to a feature, clamped, its receipt with its control, and back, in under ten keys.
@@ -843,10 +1088,21 @@ fn a_feature_is_found_clamped_and_let_go_by_keys() {
     let path = folder.path().join("sae");
     saelens(&path, d, 2 * d, &w_enc, &w_dec, "standard");
     let given = format!("{}@resid_post.3", path.display());
-    let arguments = ["demo", "-p", "The capital of France is", "-n", "8", "--dictionary", &given];
+    let arguments = [
+        "demo",
+        "-p",
+        "The capital of France is",
+        "-n",
+        "8",
+        "--dictionary",
+        &given,
+    ];
     let of = |keys: &str| screen(&arguments, "120x40", keys);
     let plain = of("");
-    assert!(plain.contains("features") && plain.contains("3/"), "{plain}");
+    assert!(
+        plain.contains("features") && plain.contains("3/"),
+        "{plain}"
+    );
     // Clamp what is strongest behind the token under the cursor; the text is written again under it.
     let clamped = of("S m R");
     assert!(clamped.contains("set:sae"), "{clamped}");
@@ -861,5 +1117,7 @@ fn a_feature_is_found_clamped_and_let_go_by_keys() {
 /// The line of the transcript with the prompt and what follows.
 fn written(screen: &str) -> String {
     let line = screen.lines().find(|line| line.contains("capital"));
-    line.unwrap_or_else(|| panic!("{screen}")).trim().to_string()
+    line.unwrap_or_else(|| panic!("{screen}"))
+        .trim()
+        .to_string()
 }

@@ -182,7 +182,10 @@ impl<'a> SteeringPlan<'a> {
     /// What the direction beside it is called.
     pub(crate) fn beside(&self) -> String {
         let other = self.params.against.as_deref();
-        other.map_or_else(|| "random".to_string(), |name| text::visible(name.as_bytes()))
+        other.map_or_else(
+            || "random".to_string(),
+            |name| text::visible(name.as_bytes()),
+        )
     }
 
     /// Every cell with its control, and the unedited outcome.
