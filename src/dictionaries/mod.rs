@@ -7,6 +7,7 @@ pub mod dictionary;
 pub mod embedded;
 pub mod formats;
 pub mod gate;
+pub mod handles;
 pub mod labels;
 pub mod matrix;
 pub mod norms;

@@ -12,6 +12,7 @@ use std::ops::Range;
 use candle_core::{DType, Tensor};
 
 use super::conditions::ConditionWatch;
+use super::feature_edits::DictionaryChange;
 use super::formulas::{self, Change, HostRow};
 use super::inactive::explain_inactive;
 use super::readout::RowStats;
@@ -62,8 +63,8 @@ pub struct Program {
     /// other prompt.
     bound: Option<Vec<u32>>,
     pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
-    /// The post-activation values of neurons (`mlp_act`), kept from `mlp_act` until the same MLP's output, where an overlay
-    /// needs them.
+    /// Values of this pass that are needed further on: the neurons of an MLP (`mlp_act`), until its output, where an overlay needs
+    /// them; and what dictionaries read, until where they write.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
     pub(crate) watches: Vec<ConditionWatch>,
     pub(crate) receipts: Vec<Receipt>,
@@ -184,7 +185,17 @@ impl Program {
                 let mut covered = act.span.start.min(end)..act.span.end.min(end);
                 covered.find(|position| act.edit.covers(*position, self.prompt))
             });
-            out.extend(first.min().map(|position| (*at, position)));
+            let Some(position) = first.min() else {
+                continue;
+            };
+            out.push((*at, position));
+            // What their features are read from has to be visited again, too.
+            let changed = own[same..].iter().chain(&others[same..]);
+            for act in changed {
+                if let Change::Dictionary(change) = &act.change {
+                    out.extend(change.reads.iter().map(|read| (*read, position)));
+                }
+            }
         }
         out
     }
@@ -236,6 +247,7 @@ impl Program {
     pub fn begin(&mut self, span: PassSpan) {
         self.seen = self.seen.max(span.start + span.len);
         self.remembered.values_mut().for_each(|held| *held = None);
+        self.watches.iter_mut().for_each(ConditionWatch::begin);
     }
 
     /// Applies all edits of an address to `x`, `[batch, tokens, ..width]`. Returns `x` unchanged where the program does not
@@ -260,7 +272,12 @@ impl Program {
                     .collect();
                 if masks.iter().flatten().any(|m| *m) {
                     let flat = x.reshape((batch, tokens, ()))?;
-                    let changed = if flat.device().is_cpu() && !flat.track_op() {
+                    // Dictionaries are read on the host: on another device with one read-back for all edits here.
+                    let reads_back = acts
+                        .iter()
+                        .any(|act| matches!(act.change, Change::Dictionary(_)));
+                    let on_host = flat.device().is_cpu() || reads_back;
+                    let changed = if on_host && !flat.track_op() {
                         self.by_rows(at, &flat, &masks, span)?
                     } else {
                         self.by_tensors(at, &flat, &masks, span)?
@@ -309,6 +326,80 @@ impl Program {
         self.remembered.get(&from).and_then(Option::as_ref)
     }
 
+    /// The values that a change of a dictionary reads: `own` where it reads the address itself, else what was remembered.
+    fn inputs(&self, change: &DictionaryChange, at: Address, own: &Tensor) -> Result<Vec<Tensor>> {
+        let (batch, tokens, _) = own.dims3()?;
+        let value = |read: &Address| -> Result<Tensor> {
+            if *read == at {
+                return Ok(own.clone());
+            }
+            let held = self.remembered.get(read).and_then(Option::as_ref);
+            let held = held.ok_or_else(|| Error::Refused {
+                address: read.to_string(),
+                why: format!("the features of an edit of {at} are read there, in another block, and a gradient goes through one block at a time. Switch the edit off."),
+            })?;
+            Ok(held.reshape((batch, tokens, ()))?)
+        };
+        change.reads.iter().map(value).collect()
+    }
+
+    /// Changes features in the rows of the mask; what changed, by position. `values` are the rows of the address.
+    fn by_dictionary(
+        &self,
+        change: &DictionaryChange,
+        values: &mut [f32],
+        rows: DictionaryRows<'_>,
+    ) -> Result<Vec<(usize, f64)>> {
+        let DictionaryRows { at, x, mask, span } = rows;
+        let (_, tokens, width) = x.dims3()?;
+        let inputs = self.inputs(change, at, x)?;
+        let inputs = change.reads.iter().zip(inputs).map(|(read, input)| {
+            // Its own address as the edits before this one left it.
+            let other = (*read != at).then(|| input.to_dtype(DType::F32)?.flatten_all()?.to_vec1());
+            Ok((other.transpose()?, input.dim(2)?))
+        });
+        let inputs = inputs.collect::<Result<Vec<(Option<Vec<f32>>, usize)>>>()?;
+        let row = |all: &Option<Vec<f32>>, own: &[f32], i: usize, width: usize| -> Vec<f32> {
+            all.as_deref().unwrap_or(own)[i * width..][..width].to_vec()
+        };
+        // What an earlier edit has broken is that edit's fault, and has no features.
+        let whole = |i: &usize| {
+            let mut read = inputs
+                .iter()
+                .map(|(all, width)| row(all, values, *i, *width));
+            formulas::has_length(&values[i * width..][..width])
+                && read.all(|x| formulas::has_length(&x))
+        };
+        let chosen: Vec<usize> = (0..mask.len()).filter(|i| mask[*i]).filter(whole).collect();
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let gather = |all: &Option<Vec<f32>>, width: usize| -> Vec<f32> {
+            chosen
+                .iter()
+                .flat_map(|i| row(all, values, *i, width))
+                .collect()
+        };
+        let inputs: Vec<Vec<f32>> = inputs
+            .iter()
+            .map(|(all, width)| gather(all, *width))
+            .collect();
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let before = gather(&None, width);
+        let mut after = before.clone();
+        let positions: Vec<usize> = chosen.iter().map(|i| span.start + i % tokens).collect();
+        change.on(&mut after, &inputs, &positions)?;
+        let mut changed = Vec::new();
+        let pairs = before.chunks_exact(width).zip(after.chunks_exact(width));
+        for ((i, position), (before, after)) in chosen.iter().zip(positions).zip(pairs) {
+            if before != after {
+                values[i * width..][..width].copy_from_slice(after);
+                changed.push((position, formulas::moved(before, after)));
+            }
+        }
+        Ok(changed)
+    }
+
     fn by_rows(
         &mut self,
         at: Address,
@@ -324,8 +415,17 @@ impl Program {
         };
         let mut before = vec![0f32; width];
         for (act, mask) in self.acts[&at].iter().zip(masks) {
-            let Change::Values(change) = &act.change else {
-                continue;
+            let change = match &act.change {
+                Change::Values(change) => change,
+                Change::Dictionary(change) => {
+                    let rows = DictionaryRows { at, x, mask, span };
+                    let changed = self.by_dictionary(change, &mut values, rows)?;
+                    let changed = changed.into_iter();
+                    self.measured
+                        .extend(changed.map(|(position, moved)| (act.receipt, position, moved)));
+                    continue;
+                }
+                Change::Cut(_) => continue,
             };
             for (i, row) in values.chunks_exact_mut(width).enumerate() {
                 if !mask.get(i).is_some_and(|m| *m) {
@@ -356,9 +456,9 @@ impl Program {
         let (batch, tokens, _) = x.dims3()?;
         let mut flat = x.clone();
         for (act, mask) in self.acts[&at].iter().zip(masks) {
-            let Change::Values(change) = &act.change else {
+            if matches!(act.change, Change::Cut(_)) {
                 continue;
-            };
+            }
             let flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
             let hit: Vec<u32> = (0..flags.len() as u32)
                 .filter(|i| flags[*i as usize] == 1)
@@ -366,7 +466,13 @@ impl Program {
             if hit.is_empty() {
                 continue;
             }
-            let changed = change.on_tensor(&flat, span.start, self.neurons(at))?;
+            let changed = match &act.change {
+                Change::Values(change) => change.on_tensor(&flat, span.start, self.neurons(at))?,
+                Change::Dictionary(change) => {
+                    change.on_tensor(&flat, &self.inputs(change, at, &flat)?)?
+                }
+                Change::Cut(_) => continue,
+            };
             let next = if hit.len() == flags.len() {
                 changed
             } else {
@@ -520,6 +626,14 @@ impl Program {
         }
         self.explain();
     }
+}
+
+/// The value at an address before the edits there, `[batch, tokens, width]`, and which of its rows a change is for.
+struct DictionaryRows<'a> {
+    at: Address,
+    x: &'a Tensor,
+    mask: &'a [bool],
+    span: PassSpan,
 }
 
 /// Whether the edit changes each (row, token) value of a pass, row by row: `rows * tokens` flags.

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 
 use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
-use super::conditions::{ConditionWatch, Watched};
+use super::conditions::{ConditionWatch, FeatureWatch, Watched};
 use super::lab::Lab;
 use super::named_vectors::NamedVectors;
 use super::pass::Pass;
@@ -88,13 +88,17 @@ fn program(
                 };
                 let Placed {
                     at: place,
+                    reads,
                     change,
                     note,
+                    control,
                 } = ready;
                 named.lab.model.offers(place)?;
                 program.remark(receipt, note);
-                if place != at {
-                    program.remembered.insert(at, None);
+                program.receipts[receipt].control_is = control;
+                for read in reads.into_iter().filter(|read| *read != place) {
+                    named.lab.model.offers(read)?;
+                    program.remembered.insert(read, None);
                 }
                 program.acts.entry(place).or_default().push(EditAtAddress {
                     edit: resolved.clone(),
@@ -146,6 +150,23 @@ fn watch(
             let vector = Tensor::new(unit(&vector), &named.lab.model.transformer.device)?;
             Watched::Along(*at, vector)
         }
+        ConditionProbe::Feature(feature) => {
+            let dictionary = named.lab.dictionary_of(feature)?;
+            let reads = dictionary.reads().to_vec();
+            for at in &reads {
+                named.lab.model.offers(*at)?;
+                if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
+                    return Err(refused(format!(
+                        "its condition reads {at}, as `{}` does, which the forward pass reaches only after {early}. Use a later address for the edit.",
+                        dictionary.name()
+                    )));
+                }
+            }
+            Watched::Feature(FeatureWatch::new(
+                reads,
+                dictionary.reader(&feature.numbers)?,
+            ))
+        }
         ConditionProbe::Probability(text) => Watched::Probability(named.token(text)?),
     };
     Ok(Some(ConditionWatch::new(condition.clone(), watched)))
@@ -155,7 +176,14 @@ fn watch(
 /// has a vector, as llama.cpp steers only the layers that a file contains; if a layer is named and has no vector, [`prepare`]
 /// returns an error.
 fn places(edit: &Edit, named: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
-    let all = edit.place.addresses(named.lab.model.card.layers)?;
+    let mut all = edit.place.addresses(named.lab.model.card.layers)?;
+    if matches!(edit.place, EditPlace::Every(_)) {
+        let writes = named.written_by(edit)?;
+        // Where none of them is written to, preparing says so.
+        if writes.iter().any(|write| all.contains(write)) {
+            all.retain(|at| writes.contains(at));
+        }
+    }
     let names = edit.op.argument().mentions().directions;
     let names: Vec<&str> = names.into_iter().flatten().collect();
     let mut cautions: Vec<String> = Vec::new();

@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
+use super::features::OpenDictionary;
 use super::finite_guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
 use super::progress::{UnfinishedSweeps, WorkProgress};
@@ -51,6 +52,8 @@ pub struct Lab {
     pub sets: HashMap<String, UnitSet>,
     /// Relation maps that edits can name.
     pub relations: HashMap<String, Arc<RelationMap>>,
+    /// What opens the dictionaries whose features edits can name; none in a lab that was made without.
+    pub open_dictionary: Option<OpenDictionary>,
     /// Raised to stop the work in progress; it stops within a layer.
     pub cancel: Arc<AtomicBool>,
     /// Which part of a piece of work is being done, and the listener that is told.
@@ -86,6 +89,7 @@ impl Lab {
             directions: HashMap::new(),
             sets: HashMap::new(),
             relations: HashMap::new(),
+            open_dictionary: None,
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: WorkProgress::default(),

@@ -8,6 +8,8 @@ pub mod capture;
 pub(crate) mod compile;
 pub(crate) mod conditions;
 pub(crate) mod edit_effects;
+pub(crate) mod feature_edits;
+pub mod features;
 pub mod finite_guard;
 pub(crate) mod formulas;
 pub mod gradient;

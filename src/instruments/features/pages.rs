@@ -60,7 +60,7 @@ pub fn rows(
             .map(|(size, f, act)| {
                 let label = shown.labels.get(layer, *f);
                 let entries = entries![shown.feature(*f), *act, *size, "", label];
-                TableRow::at(anchor, entries)
+                TableRow::feature(anchor, shown.handle(*f, *act), entries)
             })
             .collect();
         let (fit, (control_l0, control)) = (read.fits[i], read.controls[i]);

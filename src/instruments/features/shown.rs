@@ -11,6 +11,7 @@ use crate::dictionaries::embedded::embedded;
 use crate::dictionaries::labels::FeatureLabels;
 use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
 use crate::error::{Error, Result};
+use crate::figure::FeatureHandle;
 use crate::lab::Lab;
 use crate::model::Card;
 use crate::text;
@@ -38,6 +39,9 @@ pub struct ShownDictionary<'a> {
     pub tag: String,
     /// What stands before the number of a feature.
     before: String,
+    /// What edits call it: the name that was given, and the layer in a set of several.
+    given: &'a str,
+    layer: Option<u16>,
 }
 
 /// What a user named: several are separated by commas; nothing is what is embedded for the model.
@@ -130,6 +134,8 @@ impl ShownSet {
                 labels: &self.labels,
                 tag,
                 before,
+                given: &self.set.name,
+                layer: several.then_some(layer),
             }
         })
     }
@@ -156,6 +162,24 @@ impl ShownDictionary<'_> {
     /// A feature as it is written.
     pub fn feature(&self, number: u32) -> String {
         format!("{}{number}", self.before)
+    }
+
+    /// A feature as edits name it, with its activation.
+    pub fn handle(&self, feature: u32, activation: f32) -> FeatureHandle {
+        let writes = &self.placed.writes;
+        let first = writes[0];
+        let place = if writes.len() > 1 && writes.iter().all(|at| at.site == first.site) {
+            format!("{}.*", first.site.spec().name)
+        } else {
+            first.to_string()
+        };
+        FeatureHandle {
+            dictionary: self.given.to_string(),
+            layer: self.layer,
+            feature,
+            place,
+            activation: Some(activation),
+        }
     }
 
     pub fn layer(&self) -> usize {
