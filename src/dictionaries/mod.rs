@@ -6,6 +6,8 @@
 pub mod dictionary;
 pub mod formats;
 pub mod gate;
+pub mod in_stream;
+pub mod index;
 pub mod labels;
 pub mod matrix;
 pub mod norms;

@@ -35,6 +35,7 @@
 
 pub mod attention;
 pub mod backpatch;
+pub mod feature;
 pub mod features;
 pub mod knockout;
 pub mod knowledge;
@@ -468,6 +469,9 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
     &features::Features,
+    &feature::card::FeatureCard,
+    &feature::search::FeatureSearch,
+    &feature::logits::FeatureLogits,
     &surprisal::Surprisal,
     &saliency::Saliency,
     &relation::RelationInstrument,

@@ -2,6 +2,8 @@
 //! reconstructions equal the tool's. And files that lie.
 
 mod features;
+mod index;
+mod single;
 pub mod hostile;
 mod large;
 
