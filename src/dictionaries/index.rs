@@ -467,7 +467,9 @@ impl FeatureIndex {
             let (room, bos) = (self.room(), self.origin.bos);
             let own = |window: usize| {
                 let own = window * room..((window + 1) * room).min(self.tokens.len());
-                bos.into_iter().chain(self.tokens[own].iter().copied()).collect()
+                bos.into_iter()
+                    .chain(self.tokens[own].iter().copied())
+                    .collect()
             };
             let texts: Vec<Vec<u32>> = (self.origin.windows..end).map(own).collect();
             let captures = lab.run(&Pass {
@@ -561,7 +563,12 @@ impl FeatureIndex {
         }
         let held = set.dictionaries.iter().map(IndexedDictionary::of);
         let held: Vec<IndexedDictionary> = held.collect();
-        if !self.origin.dictionaries.iter().all(|one| held.contains(one)) {
+        if !self
+            .origin
+            .dictionaries
+            .iter()
+            .all(|one| held.contains(one))
+        {
             return Err(Error::argument(
                 "index",
                 format!("an index of {}", given()),
@@ -615,9 +622,8 @@ impl FeatureIndex {
     /// When the format cannot hold them.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let fail = |e: String| Error::Engine(format!("the index was not written: {e}"));
-        let integers = |numbers: &[u32]| -> Vec<u8> {
-            numbers.iter().flat_map(|n| n.to_le_bytes()).collect()
-        };
+        let integers =
+            |numbers: &[u32]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_le_bytes()).collect() };
         let mut data = vec![(
             "tokens".to_string(),
             Dtype::U32,
@@ -748,7 +754,9 @@ impl FeatureIndex {
             layers.push(layer);
         }
         if layers.is_empty() || origin.positions > tokens.len() {
-            return Err(bad("it holds no features, or more positions than tokens".into()));
+            return Err(bad(
+                "it holds no features, or more positions than tokens".into()
+            ));
         }
         Ok(Self {
             origin,

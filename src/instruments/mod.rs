@@ -469,11 +469,11 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &crate::instruments::logit_lens::trajectory::Trajectory,
     &crate::instruments::logit_lens::languages::Languages,
     &features::Features,
+    &surprisal::Surprisal,
+    &saliency::Saliency,
     &feature::card::FeatureCard,
     &feature::search::FeatureSearch,
     &feature::logits::FeatureLogits,
-    &surprisal::Surprisal,
-    &saliency::Saliency,
     &relation::RelationInstrument,
     &relation::attribute_lens::AttributeLens,
 ];

@@ -2,10 +2,10 @@
 //! reconstructions equal the tool's. And files that lie.
 
 mod features;
-mod index;
-mod single;
 pub mod hostile;
+mod index;
 mod large;
+mod single;
 
 use std::path::{Path, PathBuf};
 

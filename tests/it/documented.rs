@@ -242,7 +242,9 @@ fn lens(folder: &Path) {
     let config = path.join("cfg.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let last = format!("blocks.{}.", lab.model.card.layers - 1);
-    let text = text.replace("blocks.1.", &last).replace("\"model_name\": \"tiny\", ", "");
+    let text = text
+        .replace("blocks.1.", &last)
+        .replace("\"model_name\": \"tiny\", ", "");
     std::fs::write(&config, text).unwrap();
 }
 

@@ -18,10 +18,10 @@ use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, Val
 use lmscope::instruments::neurons::at_position::neurons_at;
 use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
 use lmscope::instruments::neurons::value_card::ValueCards;
-use lmscope::lab::logit_effects::{SIDE, ValueNorm};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
+use lmscope::lab::logit_effects::{SIDE, ValueNorm};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;

@@ -69,10 +69,12 @@ fn run(matches: &ArgMatches) -> Result<()> {
     // `--context` is that of loading: the most tokens of a run.
     let given_context = matches.get_one::<usize>("context").is_some();
     let most_context = lab.model.card.context;
-    let context = if given_context { most_context } else { CONTEXT.min(most_context) };
-    let set = lab
-        .derived::<OpenDictionaries>()
-        .get(&given, &lab.model)?;
+    let context = if given_context {
+        most_context
+    } else {
+        CONTEXT.min(most_context)
+    };
+    let set = lab.derived::<OpenDictionaries>().get(&given, &lab.model)?;
     let tokens = encode(&lab, &words, most)?;
     let name = source.file_name().map(|n| n.to_string_lossy().into_owned());
     let request = IndexRequest {
@@ -139,7 +141,11 @@ fn encode(lab: &Lab, words: &str, most: usize) -> Result<Vec<u32>> {
             end += 1;
         }
         let line = rest[..end].rfind('\n').map(|at| at + 1);
-        let end = if end == rest.len() { end } else { line.unwrap_or(end) };
+        let end = if end == rest.len() {
+            end
+        } else {
+            line.unwrap_or(end)
+        };
         tokens.extend(tokenizer.encode_literal(&rest[..end])?);
         rest = &rest[end..];
     }
@@ -160,8 +166,9 @@ fn showing_rate<T>(lab: &mut Lab, tokens: usize, work: impl FnOnce(&mut Lab) -> 
         if spent.as_millis() > 400 {
             let share = (done - first) / (1.0 - first).max(f32::MIN_POSITIVE);
             let rate = (done - first) * tokens as f32 / spent.as_secs_f32();
-            let left = time_left(spent, share)
-                .map_or_else(String::new, |left| format!(" · about {} left", text::duration(left)));
+            let left = time_left(spent, share).map_or_else(String::new, |left| {
+                format!(" · about {} left", text::duration(left))
+            });
             output::status(&format!(
                 "index {:3.0} % · {rate:.0} tokens a second{left}",
                 done * 100.0

@@ -21,7 +21,9 @@ pub const DICTIONARY: Subcommand = Subcommand {
 const ACTIONS: &[Subcommand] = &[index::INDEX];
 
 fn build(command: Command) -> Command {
-    let command = command.subcommand_required(true).arg_required_else_help(true);
+    let command = command
+        .subcommand_required(true)
+        .arg_required_else_help(true);
     ACTIONS.iter().fold(command, |command, row| {
         command.subcommand((row.arguments)(Command::new(row.name).about(row.about)))
     })

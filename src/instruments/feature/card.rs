@@ -15,18 +15,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::follows::{PROMISED, PromiseFit, is_promised};
-use super::{
-    DictionaryFiles, FeatureName, GivenDictionary, activation, encode, layer_of, nothing,
-};
+use super::{DictionaryFiles, FeatureName, GivenDictionary, activation, encode, layer_of, nothing};
 use crate::dictionaries::in_stream::stream_vectors;
 use crate::dictionaries::index::{FeatureIndex, LayerIndex};
 use crate::dictionaries::matrix::FeatureMatrix;
 use crate::dictionaries::opened::PlacedDictionary;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{
-    Anchor, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow,
-};
+use crate::figure::{Anchor, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
@@ -75,8 +71,7 @@ impl Measurement for FeatureCard {
     type Params = FeatureParams;
     const NAME: &'static str = "feature";
     const ABOUT: &'static str = "The card of one feature of a dictionary: its activation, the tokens it promotes, its strongest contexts, and the features near it";
-    const SOURCE: &'static str =
-        "feature dashboards: Bricken et al. 2023, Templeton et al. 2024; logit effects: Geva et al. 2022 (2203.14680)";
+    const SOURCE: &'static str = "feature dashboards: Bricken et al. 2023, Templeton et al. 2024; logit effects: Geva et al. 2022 (2203.14680)";
 
     fn live(params: &FeatureParams, _card: &Card) -> bool {
         params.named().is_some() && !params.feature.trim().is_empty()
@@ -97,7 +92,11 @@ impl Measurement for FeatureCard {
         };
         let given = params.open(&name, lab)?;
         let layer = params.feature()?.and_then(|feature| feature.layer);
-        let mut record: Vec<_> = given.at(layer)?.iter().flat_map(|d| d.reads.clone()).collect();
+        let mut record: Vec<_> = given
+            .at(layer)?
+            .iter()
+            .flat_map(|d| d.reads.clone())
+            .collect();
         record.sort_unstable();
         record.dedup();
         Ok(Needs {
@@ -118,7 +117,10 @@ impl Measurement for FeatureCard {
         let placed = given.of(&feature)?;
         let fixed = FixedRows::kept(params, &given, placed, feature.feature, lab)?;
         let rows = encode(placed, of)?.features;
-        let acts: Vec<f32> = rows.iter().map(|row| activation(row, feature.feature)).collect();
+        let acts: Vec<f32> = rows
+            .iter()
+            .map(|row| activation(row, feature.feature))
+            .collect();
         let spelled = given.spell(placed, feature.feature);
         let title = match given.label(placed, feature.feature) {
             "" => spelled.clone(),
@@ -167,7 +169,10 @@ impl FeatureParams {
     /// The dictionary that is named, by itself or before the feature.
     fn named(&self) -> Option<String> {
         let given = self.dictionary.trim();
-        let before = self.feature.rsplit_once('#').map_or("", |(name, _)| name.trim());
+        let before = self
+            .feature
+            .rsplit_once('#')
+            .map_or("", |(name, _)| name.trim());
         let name = if before.is_empty() { given } else { before };
         (!name.is_empty()).then(|| name.to_string())
     }
@@ -477,7 +482,12 @@ fn near_rows(
         input.encoder.row(feature as usize),
         target.decoder.row(feature as usize),
     );
-    let norm = |row: &[f32]| row.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>().sqrt();
+    let norm = |row: &[f32]| {
+        row.iter()
+            .map(|w| f64::from(*w).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
     let (of_read, of_written) = (
         norm(&read) * f64::from(input.scale.of(feature as usize)),
         norm(&written) * f64::from(target.scale.of(feature as usize)),

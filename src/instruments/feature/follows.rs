@@ -59,7 +59,9 @@ impl PromiseFit {
 
     /// Whether the share lies above all of the control, with its interval.
     pub fn holds(&self) -> bool {
-        let above = self.control_shares().map(|(_, _, high)| self.own.interval().0 > high);
+        let above = self
+            .control_shares()
+            .map(|(_, _, high)| self.own.interval().0 > high);
         above.unwrap_or(false)
     }
 }

@@ -462,7 +462,11 @@ impl ReadFeatures {
     ) -> Result<()> {
         let active = &self.encoded.features[i];
         let norm = self.encoded.norms[i];
-        let back = if target.undo { f64::from(norm.back) } else { 1.0 };
+        let back = if target.undo {
+            f64::from(norm.back)
+        } else {
+            1.0
+        };
         let decoder = &target.decoder;
         // Few rows are read one by one, many as all of them at once.
         let mut all = Vec::new();
@@ -525,8 +529,11 @@ impl FeatureLogitsParams {
     ) -> Result<TablePage> {
         let here = &features.positions[i];
         let (position, target) = (sum.positions[i], sum.targets[i]);
-        let mut ranked: Vec<((usize, u32), FeatureEffect)> =
-            here.features.iter().map(|(key, effect)| (*key, *effect)).collect();
+        let mut ranked: Vec<((usize, u32), FeatureEffect)> = here
+            .features
+            .iter()
+            .map(|(key, effect)| (*key, *effect))
+            .collect();
         ranked.sort_by(|a, b| order(b.1.effect.abs(), a.1.effect.abs()).then(a.0.cmp(&b.0)));
         let (listed, others) = ranked.split_at(self.count.0.min(ranked.len()));
         let logits = self.logits(listed, given, lab)?;
@@ -563,11 +570,19 @@ impl FeatureLogitsParams {
         }
         line("decoder bias", here.bias, String::new());
         if here.skip.abs() > 0.0 {
-            line("skip", here.skip, "the linear part of the dictionary".into());
+            line(
+                "skip",
+                here.skip,
+                "the linear part of the dictionary".into(),
+            );
         }
         line("error", here.error, "what the dictionary leaves out".into());
         if here.edits.abs() > 0.0 {
-            line("edits", here.edits, "of the output, after the dictionary".into());
+            line(
+                "edits",
+                here.edits,
+                "of the output, after the dictionary".into(),
+            );
         }
         line("rest", here.rest, "everything else of the stream".into());
         for (name, effect) in &here.constants {
@@ -577,8 +592,14 @@ impl FeatureLogitsParams {
         line(
             "control",
             own,
-            format!("Σ|effect| of the listed: {:.3}; here of as many random features with the same activations, the strongest: {low:.3} to {high:.3} in {DRAWS} draws (seed {})",
-                listed.iter().map(|(_, found)| found.effect.abs()).sum::<f64>(), of.run.seed),
+            format!(
+                "Σ|effect| of the listed: {:.3}; here of as many random features with the same activations, the strongest: {low:.3} to {high:.3} in {DRAWS} draws (seed {})",
+                listed
+                    .iter()
+                    .map(|(_, found)| found.effect.abs())
+                    .sum::<f64>(),
+                of.run.seed
+            ),
         );
         let title = format!(
             "after {} · logit of {}: {:.4}, the parts sum to {:.4}",
@@ -622,7 +643,11 @@ impl FeatureLogitsParams {
         let sums: Vec<f64> = sums.collect();
         let low = sums.iter().copied().fold(f64::INFINITY, f64::min);
         let high = sums.iter().copied().fold(0.0, f64::max);
-        (sums.iter().sum::<f64>() / sums.len().max(1) as f64, low, high)
+        (
+            sums.iter().sum::<f64>() / sums.len().max(1) as f64,
+            low,
+            high,
+        )
     }
 }
 

@@ -110,7 +110,11 @@ impl GivenDictionary {
             let layers = self.set.dictionaries.iter();
             let layers: Vec<String> = layers.map(|d| layer_of(d).to_string()).collect();
             let expected = format!("a layer with a dictionary: {}", layers.join(", "));
-            return Err(Error::argument("layer", layer.unwrap_or_default(), expected));
+            return Err(Error::argument(
+                "layer",
+                layer.unwrap_or_default(),
+                expected,
+            ));
         }
         Ok(found)
     }
@@ -230,14 +234,28 @@ mod tests {
     fn a_feature_is_read_with_or_without_layer_and_dictionary() {
         let read = |given: &str| {
             let found = FeatureName::parse(given).unwrap();
-            (found.dictionary.unwrap_or_default(), found.layer, found.feature)
+            (
+                found.dictionary.unwrap_or_default(),
+                found.layer,
+                found.feature,
+            )
         };
         assert_eq!(read("12"), (String::new(), None, 12));
         assert_eq!(read(" #12 "), (String::new(), None, 12));
         assert_eq!(read("3/12"), (String::new(), Some(3), 12));
         assert_eq!(read("sae#12"), ("sae".into(), None, 12));
         assert_eq!(read("a/b#c#3/12"), ("a/b#c".into(), Some(3), 12));
-        for bad in ["", "x", "sae#", "a/b", "3/", "/3", "-1", "sae#x/1", "99999999999"] {
+        for bad in [
+            "",
+            "x",
+            "sae#",
+            "a/b",
+            "3/",
+            "/3",
+            "-1",
+            "sae#x/1",
+            "99999999999",
+        ] {
             assert!(FeatureName::parse(bad).is_err(), "{bad}");
         }
     }

@@ -67,13 +67,7 @@ params! {
 }
 
 const COLUMNS: &[&str] = &[
-    "feature",
-    "score",
-    "z",
-    "rank",
-    "promotes",
-    "density",
-    "label",
+    "feature", "score", "z", "rank", "promotes", "density", "label",
 ];
 const SCORE: usize = 1;
 
@@ -90,9 +84,9 @@ impl Measurement for FeatureSearch {
     type Params = FeatureSearchParams;
     const NAME: &'static str = "feature-search";
     const ABOUT: &'static str = "Features of a dictionary by a token that they promote, by label, by number, or by the text at which they are active";
-    const SOURCE: &'static str = "logit effects of features: Bricken et al. 2023; of neurons: Geva et al. 2022 (2203.14680)";
-    const READS: Reads<FeatureSearchParams> =
-        Reads::TextWhere(FeatureSearchParams::by_text);
+    const SOURCE: &'static str =
+        "logit effects of features: Bricken et al. 2023; of neurons: Geva et al. 2022 (2203.14680)";
+    const READS: Reads<FeatureSearchParams> = Reads::TextWhere(FeatureSearchParams::by_text);
 
     fn measure(params: &FeatureSearchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         if params.dictionary.trim().is_empty() {
@@ -282,7 +276,11 @@ impl FeatureSearchParams {
         let compared = there.is_some() || given.index.is_some();
         let mut table = rows(&found, None, given, lab)?;
         for (row, (found, a, b)) in table.iter_mut().zip(&scored) {
-            let there = if compared { Entry::Number(*b) } else { "".into() };
+            let there = if compared {
+                Entry::Number(*b)
+            } else {
+                "".into()
+            };
             let tail = row.entries.split_off(4);
             row.entries.truncate(1);
             row.entries
@@ -353,7 +351,9 @@ fn rows_of(
         ..Needs::default()
     };
     let capture = lab.capture(run, 1..run.tokens.len(), &needs)?;
-    let rows = chosen.iter().map(|placed| Ok(encode(placed, &capture)?.features));
+    let rows = chosen
+        .iter()
+        .map(|placed| Ok(encode(placed, &capture)?.features));
     rows.collect()
 }
 

@@ -151,11 +151,18 @@ fn an_index_is_refused_for_another_model_or_dictionary() {
     let set = DictionarySet::open(&given, &lab.model).unwrap();
     assert_eq!(FeatureIndex::open(&path, &set, &lab.model).unwrap(), index);
     let elsewhere = DictionarySet::open(&format!("{given}@resid_pre.1"), &lab.model).unwrap();
-    let said = FeatureIndex::open(&path, &elsewhere, &lab.model).unwrap_err().to_string();
+    let said = FeatureIndex::open(&path, &elsewhere, &lab.model)
+        .unwrap_err()
+        .to_string();
     assert!(said.contains("this dictionary at the same place"), "{said}");
     let (other, _, _) = case("gpt2");
-    let said = FeatureIndex::open(&path, &set, &other.model).unwrap_err().to_string();
-    assert!(said.contains("gpt2") && said.contains("dictionary index"), "{said}");
+    let said = FeatureIndex::open(&path, &set, &other.model)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        said.contains("gpt2") && said.contains("dictionary index"),
+        "{said}"
+    );
     // The same through an instrument.
     let arguments = Arguments::default()
         .with("dictionary", format!("{given}@resid_pre.1"))
@@ -200,18 +207,43 @@ fn a_promise_that_is_kept_differs_from_the_control() {
         .collect::<Vec<_>>()
     };
     let plain = shown(&mut lab, &expected, "plain");
-    close(row(&plain, "density")[0].0, numbers(&expected["density"])[7], 1e-6);
+    close(
+        row(&plain, "density")[0].0,
+        numbers(&expected["density"])[7],
+        1e-6,
+    );
     assert_eq!(row(&plain, "strongest").len(), 5);
-    assert!(row(&plain, "follows")[0].1.contains("no more than in the control"), "{plain:?}");
-    assert!(row(&plain, "control")[0].1.contains("20 other features"), "{plain:?}");
+    assert!(
+        row(&plain, "follows")[0]
+            .1
+            .contains("no more than in the control"),
+        "{plain:?}"
+    );
+    assert!(
+        row(&plain, "control")[0].1.contains("20 other features"),
+        "{plain:?}"
+    );
     // The same text, in which a promoted token follows wherever the feature is strongest.
     let promoted = rows(&expected["promoted"]);
-    let at = whole_numbers(&expected["some"]).iter().position(|f| *f == 7).unwrap();
-    let best = promoted[at].iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+    let at = whole_numbers(&expected["some"])
+        .iter()
+        .position(|f| *f == 7)
+        .unwrap();
+    let best = promoted[at]
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .unwrap()
+        .0;
     let mut text = whole_numbers(&expected["text"]);
     for _ in 0..20 {
         expected["text"] = text.clone().into();
-        let index = build_with(&mut lab, &set, request(&given, &expected), &folder.path().join("v"));
+        let index = build_with(
+            &mut lab,
+            &set,
+            request(&given, &expected),
+            &folder.path().join("v"),
+        );
         for context in index.layer(0).unwrap().contexts(7) {
             if let Some(next) = text.get_mut(context.at + 1) {
                 *next = best as u32;
@@ -222,7 +254,10 @@ fn a_promise_that_is_kept_differs_from_the_control() {
     let kept = shown(&mut lab, &expected, "kept");
     let (own, control) = (row(&kept, "follows")[0].clone(), row(&kept, "control")[0].0);
     assert!(own.0 > control, "{own:?} {control}");
-    assert!(own.1.contains("more than after any of the control"), "{own:?} {control}");
+    assert!(
+        own.1.contains("more than after any of the control"),
+        "{own:?} {control}"
+    );
 }
 
 fn build_with(
@@ -249,13 +284,19 @@ fn files_that_lie_are_refused() {
         let mut out = (header.len() as u64).to_le_bytes().to_vec();
         out.extend(header.as_bytes());
         out.extend(&bytes[8 + length..]);
-        FeatureIndex::parse(&out, &path).map(|_| ()).unwrap_err().to_string()
+        FeatureIndex::parse(&out, &path)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
     };
     assert!(FeatureIndex::parse(&bytes, &path).is_ok());
     let said = with("lmscope.features", "lmscope.feature_");
     assert!(said.contains("no index of features"), "{said}");
     let said = with("\\\"features\\\":32", "\\\"features\\\":99999999");
-    assert!(said.contains("[99999999") && said.contains("expected"), "{said}");
+    assert!(
+        said.contains("[99999999") && said.contains("expected"),
+        "{said}"
+    );
     let said = with("\\\"keep\\\":3", "\\\"keep\\\":0");
     assert!(said.contains("impossible"), "{said}");
     let said = with("\\\"context\\\":16", "\\\"context\\\":1");

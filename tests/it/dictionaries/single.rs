@@ -106,7 +106,10 @@ fn promoted_tokens_and_near_features_are_those_of_pytorch() {
         let promoted = rows(&expected["promoted"]);
         for (found, expected) in logits.iter().zip(&promoted) {
             assert_eq!(found.len(), expected.len());
-            found.iter().zip(expected).for_each(|(a, b)| close(*a, *b, 1e-5));
+            found
+                .iter()
+                .zip(expected)
+                .for_each(|(a, b)| close(*a, *b, 1e-5));
         }
         let run = Run::plain(whole_numbers(&expected["prompt"]));
         let near = rows(&expected["near"]);
@@ -169,7 +172,11 @@ fn the_features_that_promote_a_token_are_those_of_pytorch() {
             let count = logits.len() as f32;
             let mean = logits.iter().sum::<f32>() / count;
             let square = logits.iter().map(|z| (z - mean).powi(2)).sum::<f32>() / count;
-            close(number(named[0], 2), (logits[target] - mean) / square.sqrt(), 1e-4);
+            close(
+                number(named[0], 2),
+                (logits[target] - mean) / square.sqrt(),
+                1e-4,
+            );
             seen += 1;
         }
         assert_eq!(seen, 3);
@@ -190,7 +197,11 @@ fn what_features_wrote_of_a_logit_is_that_of_pytorch() {
         let Value::Object(written) = &expected["written"] else {
             panic!("an object");
         };
-        let features: Vec<&TableRow> = page.rows.iter().filter(|r| words(r, 0).starts_with('#')).collect();
+        let features: Vec<&TableRow> = page
+            .rows
+            .iter()
+            .filter(|r| words(r, 0).starts_with('#'))
+            .collect();
         assert_eq!(features.len(), written.len(), "{name}");
         for row in features {
             let pair = numbers(&written[words(row, 0).trim_start_matches('#')]);
@@ -208,7 +219,11 @@ fn what_features_wrote_of_a_logit_is_that_of_pytorch() {
         close(part("rest") + constants, of("rest"), 2e-4);
         let check = shown.check.unwrap();
         assert!(check.passed(), "{name}: {check:?}");
-        assert!(page.title.contains(&format!("{:.4}", of("logit"))), "{}", page.title);
+        assert!(
+            page.title.contains(&format!("{:.4}", of("logit"))),
+            "{}",
+            page.title
+        );
     }
 }
 
@@ -257,7 +272,12 @@ fn the_parts_sum_to_the_logit_on_every_family() {
                 .with("token", "#3")
                 .with("window", 3);
             let run = Run::plain(prompt(7));
-            let found = observe(instrument("feature-logits").unwrap(), &run, &arguments, &mut lab);
+            let found = observe(
+                instrument("feature-logits").unwrap(),
+                &run,
+                &arguments,
+                &mut lab,
+            );
             if lab.model.card.norms_stream {
                 let said = found.unwrap_err().to_string();
                 assert!(said.contains("normalizes the stream"), "{said}");
@@ -272,7 +292,10 @@ fn the_parts_sum_to_the_logit_on_every_family() {
                 found => found.unwrap_or_else(|e| panic!("{family} {at}: {e}")),
             };
             let check = shown.check.unwrap();
-            assert!(check.passed() && check.error < 1e-4, "{family} {at}: {check:?}");
+            assert!(
+                check.passed() && check.error < 1e-4,
+                "{family} {at}: {check:?}"
+            );
             let logits = lab.last_logits(&run).unwrap();
             let cap = lab.model.transformer.blueprint.logit_cap;
             let page = pages(&shown).last().unwrap();
@@ -305,12 +328,24 @@ fn edits_are_in_the_sum() {
             .with("dictionary", format!("{}@{at}", folder.path().display()))
             .with("token", "#3");
         let shown = figure(&mut lab, "feature-logits", &run, &arguments);
-        assert!(shown.check.unwrap().passed(), "{at} {edit}: {:?}", shown.check);
+        assert!(
+            shown.check.unwrap().passed(),
+            "{at} {edit}: {:?}",
+            shown.check
+        );
         let page = &pages(&shown)[0];
-        assert_eq!(rows_named(page, "edits").len(), usize::from(named), "{at} {edit}");
+        assert_eq!(
+            rows_named(page, "edits").len(),
+            usize::from(named),
+            "{at} {edit}"
+        );
         let cap = lab.model.transformer.blueprint.logit_cap.unwrap() as f32;
         let sum = total(page) as f32;
-        close((sum / cap).tanh() * cap, lab.last_logits(&run).unwrap()[3], 1e-4);
+        close(
+            (sum / cap).tanh() * cap,
+            lab.last_logits(&run).unwrap()[3],
+            1e-4,
+        );
     }
 }
 
@@ -331,7 +366,11 @@ fn a_set_of_transcoders_splits_every_mlp() {
         write(
             &path.join(format!("W_enc_{layer}.safetensors")),
             &[
-                (&name("W_enc"), &[features, width], noise(features * width, layer)),
+                (
+                    &name("W_enc"),
+                    &[features, width],
+                    noise(features * width, layer),
+                ),
                 (&name("b_enc"), &[features], noise(features, 9)),
                 (&name("b_dec"), &[width], noise(width, layer + 20)),
             ],
@@ -353,25 +392,54 @@ fn a_set_of_transcoders_splits_every_mlp() {
         .with("count", 200);
     let all = figure(&mut lab, "feature-logits", &run, &given);
     assert!(all.check.unwrap().passed(), "{:?}", all.check);
-    close(total(&pages(&all)[0]) as f32, lab.last_logits(&run).unwrap()[3], 1e-4);
-    let own = figure(&mut lab, "feature-logits", &run, &given.clone().with("layer", 0));
+    close(
+        total(&pages(&all)[0]) as f32,
+        lab.last_logits(&run).unwrap()[3],
+        1e-4,
+    );
+    let own = figure(
+        &mut lab,
+        "feature-logits",
+        &run,
+        &given.clone().with("layer", 0),
+    );
     assert!(own.check.unwrap().passed(), "{:?}", own.check);
-    close(total(&pages(&own)[0]) as f32, lab.last_logits(&run).unwrap()[3], 1e-4);
-    assert!(all.title.contains("mlp_add.0, mlp_add.1, mlp_add.2"), "{}", all.title);
+    close(
+        total(&pages(&own)[0]) as f32,
+        lab.last_logits(&run).unwrap()[3],
+        1e-4,
+    );
+    assert!(
+        all.title.contains("mlp_add.0, mlp_add.1, mlp_add.2"),
+        "{}",
+        all.title
+    );
     // By hand: a feature of layer 0 through all three of its targets.
     let set = DictionarySet::open(&path.display().to_string(), &lab.model).unwrap();
     let placed = &set.dictionaries[0];
-    let capture = lab.record(&run, &[placed.reads[0], Site::ResidPost.at(2)]).unwrap();
+    let capture = lab
+        .record(&run, &[placed.reads[0], Site::ResidPost.at(2)])
+        .unwrap();
     let x = crate::tools::values(capture.get(placed.reads[0]).unwrap());
     let last = crate::tools::values(capture.get(Site::ResidPost.at(2)).unwrap());
-    let scale = lab.model.transformer.norm.inverse_scale_of(&last[6 * width..]);
-    let (feature, act) = placed.dictionary.encode(&[&x[6 * width..]]).unwrap().features[0][0];
+    let scale = lab
+        .model
+        .transformer
+        .norm
+        .inverse_scale_of(&last[6 * width..]);
+    let (feature, act) = placed
+        .dictionary
+        .encode(&[&x[6 * width..]])
+        .unwrap()
+        .features[0][0];
     let vectors = stream_vectors(placed, &lab.model, &[feature]).unwrap();
     let (_, logits) = logit_effects(&lab.model, &vectors, ValueNorm::Gained).unwrap();
     let row = rows_named(&pages(&all)[0], &format!("#0/{feature}"))[0];
     close(number(row, 1), act * logits[0][3] * scale, 1e-4);
     // Its card adds them up as well, and says how it reads.
-    let card = given.with("feature", format!("0/{feature}")).with("count", 3);
+    let card = given
+        .with("feature", format!("0/{feature}"))
+        .with("count", 3);
     let card = Arguments::of(
         card.given
             .into_iter()
@@ -384,7 +452,13 @@ fn a_set_of_transcoders_splits_every_mlp() {
     let most = logits[0].iter().copied().fold(f32::NEG_INFINITY, f32::max);
     close(number(rows_named(page, "promotes")[0], 1), most, 1e-5);
     assert_eq!(rows_named(page, "reads alike").len(), 3);
-    let said = refused(&mut lab, "feature", &Arguments::default().with("dictionary", path.display()).with("feature", 3));
+    let said = refused(
+        &mut lab,
+        "feature",
+        &Arguments::default()
+            .with("dictionary", path.display())
+            .with("feature", 3),
+    );
     assert!(said.contains("0/3") && said.contains("0, 1, 2"), "{said}");
 }
 
@@ -393,25 +467,59 @@ fn places_that_write_to_no_logit_are_refused_by_name() {
     let mut lab = tiny(FAMILIES.iter().find(|f| f.name == "llama").unwrap());
     let width = lab.model.card.d_model;
     let folder = tempfile::tempdir().unwrap();
-    saelens(folder.path(), width, 8, &noise(width * 8, 1), &noise(width * 8, 2), "topk");
+    saelens(
+        folder.path(),
+        width,
+        8,
+        &noise(width * 8, 1),
+        &noise(width * 8, 2),
+        "topk",
+    );
     let at = |place: &str| {
         Arguments::default().with("dictionary", format!("{}@{place}", folder.path().display()))
     };
     let said = refused(&mut lab, "feature-logits", &at("mlp_in.1"));
-    assert!(said.contains("mlp_in.1") && said.contains("no term"), "{said}");
-    let said = refused(&mut lab, "feature-search", &at("mlp_in.1").with("token", "#3"));
+    assert!(
+        said.contains("mlp_in.1") && said.contains("no term"),
+        "{said}"
+    );
+    let said = refused(
+        &mut lab,
+        "feature-search",
+        &at("mlp_in.1").with("token", "#3"),
+    );
     assert!(said.contains("no term"), "{said}");
     // The card has everything else.
     let run = Run::plain(prompt(6));
-    let shown = figure(&mut lab, "feature", &run, &at("mlp_in.1").with("feature", 2));
+    let shown = figure(
+        &mut lab,
+        "feature",
+        &run,
+        &at("mlp_in.1").with("feature", 2),
+    );
     let page = &pages(&shown)[0];
     assert!(rows_named(page, "promotes").is_empty() && rows_named(page, "near").len() == 5);
-    assert!(shown.notes.iter().any(|n| n.contains("promotes no tokens directly")));
+    assert!(
+        shown
+            .notes
+            .iter()
+            .any(|n| n.contains("promotes no tokens directly"))
+    );
     for (feature, expected) in [("8", "0 to 7"), ("x", "NAME#12/1234"), ("7/1", "1")] {
-        let said = refused(&mut lab, "feature", &at("resid_post.1").with("feature", feature));
+        let said = refused(
+            &mut lab,
+            "feature",
+            &at("resid_post.1").with("feature", feature),
+        );
         assert!(said.contains(expected), "{feature}: {said}");
     }
-    assert!(role(Address { site: Site::Logits, layer: 0 }).is_err());
+    assert!(
+        role(Address {
+            site: Site::Logits,
+            layer: 0
+        })
+        .is_err()
+    );
 }
 
 /// The card grows by the newest token, with the same numbers as of the whole text.
@@ -420,13 +528,23 @@ fn the_card_is_the_same_live() {
     let mut lab = tiny(FAMILIES.iter().find(|f| f.name == "llama").unwrap());
     let width = lab.model.card.d_model;
     let folder = tempfile::tempdir().unwrap();
-    saelens(folder.path(), width, 8, &noise(width * 8, 1), &noise(width * 8, 2), "standard");
+    saelens(
+        folder.path(),
+        width,
+        8,
+        &noise(width * 8, 1),
+        &noise(width * 8, 2),
+        "standard",
+    );
     let arguments = Arguments::default()
         .with("dictionary", folder.path().display())
         .with("feature", 2);
     for (name, arguments) in [
         ("feature", arguments.clone()),
-        ("feature", arguments.clone().with("show", "text").with("window", 1)),
+        (
+            "feature",
+            arguments.clone().with("show", "text").with("window", 1),
+        ),
         (
             "feature-logits",
             Arguments::default().with("dictionary", folder.path().display()),
@@ -489,9 +607,16 @@ fn a_planted_feature_is_found_by_token_by_text_and_in_the_logit() {
         .with("dictionary", folder.path().display())
         .with("labels", labels.display());
     let search = |lab: &mut Lab, name: &str, value: &str| {
-        let shown = figure(lab, "feature-search", &Run::default(), &given.clone().with(name, value));
+        let shown = figure(
+            lab,
+            "feature-search",
+            &Run::default(),
+            &given.clone().with(name, value),
+        );
         let rows = pages(&shown)[0].rows.clone();
-        rows.iter().map(|row| words(row, 0).to_string()).collect::<Vec<_>>()
+        rows.iter()
+            .map(|row| words(row, 0).to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(search(&mut lab, "token", "#9")[0], "#5");
     assert_eq!(search(&mut lab, "label", "PLANTED the"), ["#5"]);
@@ -503,7 +628,10 @@ fn a_planted_feature_is_found_by_token_by_text_and_in_the_logit() {
     assert_eq!(words(&page.rows[0], 0), "#5");
     assert!(words(&page.rows[0], 5).contains("planted"));
     let control = rows_named(page, "control")[0];
-    assert!(number(&page.rows[0], 1) > 3.0 * number(control, 1).abs(), "{page:?}");
+    assert!(
+        number(&page.rows[0], 1) > 3.0 * number(control, 1).abs(),
+        "{page:?}"
+    );
 }
 
 /// Features that differ between two texts, against positions that are exchanged at random.
@@ -512,7 +640,9 @@ fn features_of_one_text_are_compared_with_those_of_another() {
     let (mut lab, given, _) = case("llama");
     let folder = root().join("features/llama").display().to_string();
     assert_eq!(given, folder);
-    let arguments = Arguments::default().with("dictionary", &given).with("count", 4);
+    let arguments = Arguments::default()
+        .with("dictionary", &given)
+        .with("count", 4);
     let run = Run::plain(prompt(8).iter().map(|t| t % 53).collect());
     let shown = figure(&mut lab, "feature-search", &run, &arguments);
     let set = DictionarySet::open(&given, &lab.model).unwrap();
@@ -528,7 +658,9 @@ fn features_of_one_text_are_compared_with_those_of_another() {
     for row in &pages(&shown)[0].rows {
         let feature: usize = words(row, 0).trim_start_matches('#').parse().unwrap();
         close(number(row, 2), means[feature], 1e-5);
-        let norm = placed.dictionary.targets[0].decoder.norms_of(&[feature as u32])[0];
+        let norm = placed.dictionary.targets[0]
+            .decoder
+            .norms_of(&[feature as u32])[0];
         close(number(row, 1), means[feature] * norm, 1e-5);
     }
 }
