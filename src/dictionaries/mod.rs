@@ -5,9 +5,12 @@
 
 pub mod dictionary;
 pub mod embedded;
+pub mod feature_name;
 pub mod formats;
 pub mod gate;
 pub mod handles;
+pub mod in_stream;
+pub mod index;
 pub mod labels;
 pub mod matrix;
 pub mod norms;

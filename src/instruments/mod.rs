@@ -35,6 +35,7 @@
 
 pub mod attention;
 pub mod backpatch;
+pub mod feature;
 pub mod features;
 pub mod head_circuits;
 pub mod knockout;
@@ -473,6 +474,9 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &features::Features,
     &surprisal::Surprisal,
     &saliency::Saliency,
+    &feature::card::FeatureCard,
+    &feature::search::FeatureSearch,
+    &feature::logits::FeatureLogits,
     &relation::RelationInstrument,
     &relation::attribute_lens::AttributeLens,
 ];

@@ -18,6 +18,7 @@ pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
 mod lens_rows;
+pub mod logit_effects;
 pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;
@@ -27,6 +28,7 @@ pub mod row_programs;
 pub mod run;
 pub(crate) mod runner;
 pub mod sample;
+pub mod snippet;
 pub mod statistics;
 pub mod tap;
 pub mod target;

@@ -4,9 +4,11 @@
 mod features;
 mod handles;
 pub mod hostile;
+mod index;
 mod large;
 mod opened;
 mod screen;
+mod single;
 
 use std::path::{Path, PathBuf};
 

@@ -223,12 +223,45 @@ struct Outcome {
     compared: usize,
 }
 
+/// Writes the dictionary of the demo that the page on dictionaries calls `lens`: feature N is the direction of token N at the last
+/// block.
+fn lens(folder: &Path) {
+    let lab = Lab::open("demo", &Options::default()).unwrap();
+    let (width, features) = (lab.model.card.d_model, lab.model.card.vocab);
+    let gain: Vec<f32> = lab.model.transformer.norm.gain.to_vec1().unwrap();
+    let rows: Vec<f32> = (0..features as u32)
+        .flat_map(|token| {
+            let row = lab.model.transformer.logit_direction(token).unwrap();
+            let row: Vec<f32> = row.to_vec1().unwrap();
+            let row: Vec<f32> = row.iter().zip(&gain).map(|(w, g)| w * g).collect();
+            let length = row.iter().map(|w| w * w).sum::<f32>().sqrt().max(1e-9);
+            row.into_iter().map(move |w| w / length)
+        })
+        .collect();
+    let columns: Vec<f32> = (0..width)
+        .flat_map(|j| (0..features).map(move |f| (f, j)))
+        .map(|(f, j)| rows[f * width + j])
+        .collect();
+    let path = folder.join("lens");
+    crate::dictionaries::hostile::saelens(&path, width, features, &columns, &rows, "topk");
+    let config = path.join("cfg.json");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let last = format!("blocks.{}.", lab.model.card.layers - 1);
+    let text = text
+        .replace("blocks.1.", &last)
+        .replace("\"model_name\": \"tiny\", ", "");
+    std::fs::write(&config, text).unwrap();
+}
+
 /// Runs the commands of a page, and compares what they print with what it says.
 fn check(page: &Path, real: bool, model: &str, compares: bool) -> Outcome {
     let text = std::fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
     for part in ["demo", "docs"] {
         std::os::unix::fs::symlink(root().join(part), folder.path().join(part)).unwrap();
+    }
+    if page.ends_with("dictionaries.md") {
+        lens(folder.path());
     }
     let name = page.strip_prefix(root()).unwrap().display();
     let renew = std::env::var("INSTA_UPDATE").is_ok_and(|v| v == "always");

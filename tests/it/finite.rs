@@ -163,7 +163,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 assert!(matches!(found, Err(Error::NotFinite { .. })), "{found:?}");
                 continue;
             }
-            "features" => {
+            "features" | "feature" | "feature-logits" | "feature-search" => {
                 let width = lab.model.card.d_model;
                 let ones = vec![0.1; width * 8];
                 saelens(

@@ -6,6 +6,7 @@
 use super::pages::by_size;
 use super::reconstruction::{Reconstruction, features_alone};
 use super::shown::{ShownDictionary, ShownSet};
+use crate::dictionaries::feature_name::FeatureName;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
 use crate::lab::Lab;
@@ -15,37 +16,12 @@ use crate::text;
 /// How many features a cell tells of.
 const TOLD: usize = 5;
 
-/// A feature as a user writes it: `1234`, `LAYER/1234`, `NAME#1234` or `NAME#LAYER/1234`.
-#[derive(Clone, Debug, PartialEq)]
-struct FeatureName {
-    dictionary: Option<String>,
-    layer: Option<usize>,
-    number: u32,
-}
-
-impl FeatureName {
-    fn parse(text: &str) -> Option<Self> {
-        let (dictionary, rest) = match text.rsplit_once('#') {
-            Some((name, rest)) => (Some(name).filter(|n| !n.is_empty()), rest),
-            None => (None, text),
-        };
-        let (layer, number) = match rest.split_once('/') {
-            Some((layer, number)) => (Some(layer.parse().ok()?), number),
-            None => (None, rest),
-        };
-        Some(Self {
-            dictionary: dictionary.map(String::from),
-            layer,
-            number: number.parse().ok()?,
-        })
-    }
-
-    fn is_of(&self, set: &ShownSet, shown: &ShownDictionary) -> bool {
-        let named = |name: &String| *name == set.set.name || *name == set.name;
-        self.dictionary.as_ref().is_none_or(named)
-            && self.layer.is_none_or(|layer| layer == shown.layer())
-            && (self.number as usize) < shown.placed.dictionary.features()
-    }
+/// Whether a dictionary that is shown has the feature that a name means.
+fn has(set: &ShownSet, shown: &ShownDictionary, feature: &FeatureName) -> bool {
+    let named = |name: &String| *name == set.set.name || *name == set.name;
+    feature.dictionary.as_ref().is_none_or(named)
+        && feature.layer.is_none_or(|layer| layer == shown.layer())
+        && (feature.feature as usize) < shown.placed.dictionary.features()
 }
 
 /// The activations of some features at every position.
@@ -59,14 +35,12 @@ pub fn followed(given: &str, sets: &[ShownSet], of: &Capture, lab: &Lab) -> Resu
     for name in names {
         let expected =
             |what: &str| Error::argument("feature", text::visible(name.as_bytes()), what);
-        let feature = FeatureName::parse(name).ok_or_else(|| {
-            expected("features such as 1234, 5/1234 (layer 5) or NAME#1234, separated by commas")
-        })?;
+        let feature = FeatureName::parse(name)?;
         let before = rows.len();
         for (s, set) in sets.iter().enumerate() {
             let all = set.dictionaries().enumerate();
-            let own = all.filter(|(_, shown)| feature.is_of(set, shown));
-            rows.extend(own.map(|(d, _)| (s, d, feature.number)));
+            let own = all.filter(|(_, shown)| has(set, shown, &feature));
+            rows.extend(own.map(|(d, _)| (s, d, feature.feature)));
         }
         if rows.len() == before {
             let known: Vec<String> = sets
@@ -183,24 +157,4 @@ pub fn strongest(sets: &[ShownSet], read: &[Vec<Reconstruction>], of: &Capture, 
         cell,
     );
     grid.scaled(Scale::up_to(1.0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_feature_is_a_number_perhaps_with_name_and_layer() {
-        let parsed = |text: &str| {
-            let name = FeatureName::parse(text)?;
-            Some((name.dictionary.unwrap_or_default(), name.layer, name.number))
-        };
-        assert_eq!(parsed("12"), Some((String::new(), None, 12)));
-        assert_eq!(parsed("3/12"), Some((String::new(), Some(3), 12)));
-        assert_eq!(parsed("res8#12"), Some(("res8".into(), None, 12)));
-        assert_eq!(parsed("/a/b#3/12"), Some(("/a/b".into(), Some(3), 12)));
-        for bad in ["", "a", "1/", "a#", "-3", "1/2/3", "#x"] {
-            assert_eq!(parsed(bad), None, "{bad}");
-        }
-    }
 }

@@ -11,11 +11,10 @@ use super::factors::{Factor, SingularDirection, singular_directions};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TableRow};
-use crate::instruments::neurons::value_card::{TopAndBottom, sides};
-use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::network::finite;
@@ -127,8 +126,8 @@ fn table(
 ) -> Vec<TableRow> {
     let ends = found.iter().zip(reads.iter().zip(writes)).enumerate();
     let rows = ends.flat_map(|(i, (direction, (reads, writes)))| {
-        let [high, low] = words(reads, 1.0, lab);
-        let [up, down] = words(writes, 1.0, lab);
+        let [high, low] = reads.words(1.0, lab);
+        let [up, down] = writes.words(1.0, lab);
         let share = direction.value.powi(2) / squares.max(f64::MIN_POSITIVE);
         let row = |sign: &str, read: String, written: String| {
             let name = format!("{}{sign}", i + 1);
@@ -166,16 +165,14 @@ fn embedded(lab: &Lab, layer: usize, directions: &[&[f32]]) -> Result<Vec<TopAnd
     if !along.iter().all(|row| finite::all(row)) {
         return Err(lab.not_finite("Token embeddings are"));
     }
-    Ok(along.into_iter().map(|row| sides(row, known)).collect())
+    Ok(along.into_iter().map(|row| TopAndBottom::of(row, known)).collect())
 }
 
 /// The tokens that each direction promotes and suppresses, after the final norm's gain.
 fn promoted(model: &Model, directions: &[&[f32]]) -> Result<Vec<TopAndBottom>> {
-    let transformer = &model.transformer;
-    let rows = transformer.norm.at_scale_one(&matrix(model, directions)?)?;
-    let logits = transformer.direct_logits(&rows)?.to_vec2()?;
+    let (_, logits) = logit_effects(model, &matrix(model, directions)?, ValueNorm::Gained)?;
     let known = model.known_tokens();
-    Ok(logits.into_iter().map(|row| sides(row, known)).collect())
+    Ok(logits.into_iter().map(|row| TopAndBottom::of(row, known)).collect())
 }
 
 fn matrix(model: &Model, directions: &[&[f32]]) -> Result<Tensor> {

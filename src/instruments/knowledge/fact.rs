@@ -19,7 +19,6 @@ use crate::instruments::knowledge::fact_neurons::{
 use crate::instruments::knowledge::integrated::{IntegralRule, IntegralSteps, LayerAttribution};
 use crate::instruments::neurons::at_position::neurons_at;
 use crate::instruments::neurons::value_card::ValueCards;
-use crate::instruments::neurons::words;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
@@ -261,7 +260,7 @@ impl Ranking<'_> {
         let last = self.run.tokens.len() - 1;
         let row = |n: &FactNeuron| {
             let card = cards.get(n.layer, n.neuron)?;
-            let [up, down] = words(&card.sides, n.act, lab);
+            let [up, down] = card.sides.words(n.act, lab);
             let mut entries = entries![format!("{}/{}", n.layer, n.neuron)];
             entries.extend(numbers(n));
             let prompts = format!("{}/{}", n.prompts, self.prompts.len());

@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::at_position::{NeuronsAtPosition, needs};
-use crate::instruments::neurons::value_card::{TopAndBottom, ValueCards};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Needs, Output, Readout};
@@ -145,7 +145,7 @@ impl NeuronsParams {
                 act * local.scale * factor * dot,
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
-            entries.extend(words(&card.sides, act, lab).map(Entry::Text));
+            entries.extend(card.sides.words(act, lab).map(Entry::Text));
             let anchor = Anchor::cell(at, local.position).with(Unit::Neuron(neuron));
             rows.push(TableRow::at(anchor, entries));
         }
@@ -191,16 +191,6 @@ impl NeuronsParams {
         ranked.truncate(count);
         Ok(ranked.iter().map(|(_, l, i)| (*l, *i)).collect())
     }
-}
-
-/// The top promoted and the top suppressed tokens, as text, for an activation: a negative one exchanges the two.
-pub(crate) fn words(sides: &TopAndBottom, act: f32, lab: &Lab) -> [String; 2] {
-    let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
-    let mut words = [spell(&sides.promoted), spell(&sides.suppressed)];
-    if act < 0.0 {
-        words.reverse();
-    }
-    words
 }
 
 /// The total effect of each neuron: the target's logit minus its logit when that neuron alone is set to 0 at the position.

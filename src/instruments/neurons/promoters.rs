@@ -5,7 +5,6 @@
 //! scale of the final norm is left out, because it depends on a text while this ranking depends on weights alone.
 
 use super::value_card::ValueCards;
-use super::words;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Table, TablePage, TableRow, Unit};
@@ -113,7 +112,7 @@ fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<TableRow>> {
     let norms = cards.norms(&lab.model)?.to_vec();
     let row = |&(logit, layer, unit): &(f32, u16, u32)| {
         let card = cards.get(layer, unit)?;
-        let [up, down] = words(&card.sides, 1.0, lab);
+        let [up, down] = card.sides.words(1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
         Some(TableRow::at(
             Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),

@@ -10,11 +10,13 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::at_position::neuron_of;
 use crate::instruments::neurons::contexts::{ContextScan, Scanner, Trigger};
-use crate::instruments::neurons::value_card::{ValueCards, ValueNorm};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::logit_effects::ValueNorm;
 use crate::lab::run::Run;
+use crate::lab::snippet::{bars, snippet};
 use crate::text;
 
 choices! {
@@ -44,7 +46,6 @@ const COLUMNS: &[&str] = &["act", "token", "context", "next", "agrees"];
 const WIDE: usize = 40;
 /// The number of bars of the histogram.
 const BINS: usize = 24;
-const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 pub struct Triggers;
 
@@ -93,7 +94,7 @@ impl Measurement for Triggers {
                 entries![
                     found.act,
                     found.at.to_string(),
-                    snippet(&found.context, lab),
+                    snippet(&found.context, WIDE, lab),
                     found.next.map_or_else(String::new, |id| lab.visible(id)),
                     if agrees { "yes" } else { "no" },
                 ],
@@ -154,39 +155,4 @@ fn notes(scan: &ContextScan, favourite: Option<u32>, lab: &Lab) -> Vec<String> {
         "⟦ ⟧ marks the token with the activation; the first position of every piece is left out"
             .into(),
     ]
-}
-
-/// The end of a context with its last token marked, in at most [`WIDE`] columns.
-fn snippet(context: &[u32], lab: &Lab) -> String {
-    let Some((trigger, before)) = context.split_last() else {
-        return String::new();
-    };
-    let mark = format!("⟦{}⟧", lab.visible(*trigger));
-    let bytes: Vec<u8> = before.iter().flat_map(|id| lab.model.bytes(*id)).collect();
-    let words = text::plain(&bytes).replace(['\n', '\r', '\t'], " ");
-    let room = WIDE.saturating_sub(text::width(&mark));
-    let mut from = 0;
-    if text::width(&words) > room {
-        // Cuts from the left at a character boundary, leaving room for the mark of the cut.
-        let places = words.char_indices().map(|(i, _)| i);
-        from = places
-            .chain([words.len()])
-            .find(|i| text::width(&words[*i..]) < room)
-            .unwrap_or(words.len());
-    }
-    let cut = if from > 0 { "…" } else { "" };
-    format!("{cut}{}{mark}", &words[from..])
-}
-
-/// A histogram as one line of bars; every bin that is not empty has a visible bar.
-fn bars(bins: &[usize]) -> String {
-    let most = bins.iter().copied().max().unwrap_or(0).max(1);
-    // Logarithmic, because most activations are near zero and the tail is of interest.
-    let height = |n: usize| ((n + 1) as f32).ln() / ((most + 1) as f32).ln();
-    bins.iter()
-        .map(|n| match n {
-            0 => ' ',
-            n => BARS[((height(*n) * 7.0).round() as usize).min(7)],
-        })
-        .collect()
 }

@@ -7,10 +7,11 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::at_position::neuron_of;
-use crate::instruments::neurons::value_card::{SIDE, ValueCards, ValueNorm};
+use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{Count, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::logit_effects::{SIDE, ValueNorm};
 use crate::lab::run::Run;
 
 params! {

@@ -3,7 +3,7 @@
 //! The value vector of neuron i is column i of the MLP's down projection, as the block adds it to the stream. It is multiplied
 //! with the unembedding either directly (Geva et al., LM-Debugger) or after the final norm's gain without statistics (centred
 //! first if the norm centres). Invariant: a card depends on the weights alone, so each of its parts is computed once.
-//! To add a way of reading, add a variant of [`ValueNorm`].
+//! To read a neuron's vector otherwise, see [`crate::lab::logit_effects`].
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -14,34 +14,13 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::finite_guard::not_finite;
-use crate::lab::sample::top;
+use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::target::LogitTarget;
 use crate::model::Model;
 use crate::model::network::finite;
 
-/// The number of tokens kept on each side.
-pub const SIDE: usize = 30;
-
 /// The number of views kept: those of all layers for a few targets.
 const VIEWS: usize = 1024;
-
-/// How a value vector is converted to logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ValueNorm {
-    /// `W_U (γ ⊙ v)`, centred first if the norm centres.
-    Gained,
-    /// `W_U v`.
-    Raw,
-}
-
-/// The largest and the smallest entries of a row of logits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TopAndBottom {
-    /// The most promoted tokens with their logits for one unit of activation, largest first.
-    pub promoted: Vec<(u32, f32)>,
-    /// The most suppressed tokens, lowest logit first.
-    pub suppressed: Vec<(u32, f32)>,
-}
 
 /// The value vector of one neuron, and its top tokens.
 #[derive(Clone, Debug)]
@@ -112,7 +91,7 @@ impl ValueCards {
         let (gained, logits) = read(model, &missing, ValueNorm::Gained)?;
         let known = model.known_tokens();
         for ((key, gained), logits) in missing.into_iter().zip(gained).zip(logits) {
-            let sides = sides(logits, known);
+            let sides = TopAndBottom::of(logits, known);
             self.cards.insert(key, ValueCard { gained, sides });
         }
         Ok(())
@@ -143,7 +122,7 @@ impl ValueCards {
             let place = format!("The value vector of neuron {}/{} is", neuron.0, neuron.1);
             return Err(not_finite(&model.transformer, &place));
         }
-        let sides = sides(logits.remove(0), model.known_tokens());
+        let sides = TopAndBottom::of(logits.remove(0), model.known_tokens());
         match reading {
             ValueNorm::Gained => {
                 let card = ValueCard {
@@ -160,17 +139,6 @@ impl ValueCards {
     }
 }
 
-/// The largest and the smallest entries of a row of logits; `known` tokens count.
-pub(crate) fn sides(mut logits: Vec<f32>, known: usize) -> TopAndBottom {
-    let promoted = top(&logits, known, SIDE);
-    logits.iter_mut().for_each(|z| *z = -*z);
-    let suppressed = top(&logits, known, SIDE);
-    TopAndBottom {
-        promoted,
-        suppressed: suppressed.into_iter().map(|(id, z)| (id, -z)).collect(),
-    }
-}
-
 /// Rows on the host.
 type ReadRows = Vec<Vec<f32>>;
 
@@ -180,11 +148,6 @@ fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(Re
     transformer.on_thread_pool(|| {
         let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
         let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
-        let mut values = Tensor::stack(&columns, 0)?;
-        if reading == ValueNorm::Gained {
-            values = transformer.norm.at_scale_one(&values)?;
-        }
-        let logits = transformer.direct_logits(&values)?;
-        Ok((values.to_vec2()?, logits.to_vec2()?))
+        logit_effects(model, &Tensor::stack(&columns, 0)?, reading)
     })
 }
