@@ -3,7 +3,7 @@
 //! [`open`] and [`open_watched`] make the labs in which edits can name features; nothing else opens a lab for a user, which
 //! `tests/it/architecture.rs` holds.
 //! Invariant: a dictionary that a figure shows and one that an edit names are the same, opened once. To let edits ask something else
-//! of a dictionary, add it to [`FeatureDictionary`] and to [`Handle`].
+//! of a dictionary, add it to [`FeatureDictionary`] and to [`DictionaryHandle`].
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ fn handles(lab: &Lab, name: &str) -> Result<Vec<Arc<dyn FeatureDictionary>>> {
     }
     let several = set.dictionaries.len() > 1;
     let handle = |placed: &PlacedDictionary| -> Arc<dyn FeatureDictionary> {
-        Arc::new(Handle::of(placed, name, &given, several))
+        Arc::new(DictionaryHandle::of(placed, name, &given, several))
     };
     let handles: Vec<_> = set.dictionaries.iter().map(handle).collect();
     let mut kept = open.kept.borrow_mut();
@@ -106,7 +106,7 @@ pub fn short_name(given: &str) -> &str {
 
 /// A dictionary on a model as edits see it.
 #[derive(Debug)]
-struct Handle {
+struct DictionaryHandle {
     name: String,
     /// Its matrices stay in their files.
     dictionary: Arc<Dictionary>,
@@ -115,7 +115,7 @@ struct Handle {
     caution: String,
 }
 
-impl Handle {
+impl DictionaryHandle {
     fn of(placed: &PlacedDictionary, name: &str, given: &str, several: bool) -> Self {
         let caution = if name == given {
             String::new()
@@ -136,7 +136,7 @@ impl Handle {
     }
 }
 
-impl FeatureDictionary for Handle {
+impl FeatureDictionary for DictionaryHandle {
     fn name(&self) -> &str {
         &self.name
     }
@@ -171,7 +171,7 @@ impl FeatureDictionary for Handle {
             // Which are active depends on the others, so all are read.
             None => (self.dictionary.clone(), features.to_vec()),
         };
-        Ok(Arc::new(Reader {
+        Ok(Arc::new(HandleReader {
             lines: chosen(&dictionary, &numbers),
             dictionary,
             numbers,
@@ -211,7 +211,7 @@ impl FeatureDictionary for Handle {
 
 /// Some features, ready to be read.
 #[derive(Debug)]
-struct Reader {
+struct HandleReader {
     /// With these features alone, where they can be read without the others.
     dictionary: Arc<Dictionary>,
     /// Their numbers there.
@@ -258,7 +258,7 @@ impl FeatureLine {
     }
 }
 
-impl FeatureReader for Reader {
+impl FeatureReader for HandleReader {
     fn read(&self, target: usize, inputs: &[&[f32]]) -> Result<FeatureRows> {
         let encoded = self.dictionary.encode(inputs)?;
         let activation = |row: &ActiveRow, f: &u32| {

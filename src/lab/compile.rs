@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
 use super::conditions::{ConditionWatch, FeatureWatch, Watched};
+use super::feature_edits::{prepare_features, prepare_splice};
 use super::lab::Lab;
 use super::named_vectors::NamedVectors;
 use super::pass::Pass;
@@ -16,7 +17,7 @@ use super::prepare::{Placed, prepare};
 use super::run::Run;
 use crate::edit::condition::ConditionProbe;
 use crate::edit::direction::unit;
-use crate::edit::op::{CutEdges, Op};
+use crate::edit::op::{CutEdges, Op, UnitChoice};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
@@ -83,7 +84,7 @@ fn program(
             program.tallies[receipt].rules.push(rule);
             for at in places {
                 named.lab.model.offers(at)?;
-                let Some(ready) = prepare(&resolved, at, named, control)? else {
+                let Some(ready) = ready(&resolved, at, named, control)? else {
                     continue;
                 };
                 let Placed {
@@ -112,6 +113,23 @@ fn program(
     }
     program.explain();
     Ok(program)
+}
+
+/// An edit prepared for one of its addresses; none where its unit set has nothing there.
+fn ready(
+    edit: &Edit,
+    at: Address,
+    named: &mut NamedVectors,
+    control: RandomControl,
+) -> Result<Option<Placed>> {
+    let mentioned = edit.op.argument().mentions();
+    if let Some(UnitChoice::Features(features)) = mentioned.units {
+        return prepare_features(edit, features, at, named, control).map(Some);
+    }
+    match mentioned.dictionary {
+        Some(name) => prepare_splice(edit, name, at, named, control).map(Some),
+        None => prepare(edit, at, named, control),
+    }
 }
 
 /// The watch that measures an edit's condition; none for an edit without one. Every edit has a watch of its own, even where two

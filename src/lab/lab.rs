@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
-use super::features::OpenDictionary;
+use super::features::FeatureDictionary;
 use super::finite_guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
 use super::progress::{UnfinishedSweeps, WorkProgress};
@@ -42,6 +42,9 @@ use crate::text;
 /// model runs every instrument: captures and shared runs are kept within it ([`Lab::make_room`]), and what a pass allocates at
 /// once takes half of it ([`Lab::room`]). Beyond this size larger batches are no faster.
 const BUDGET: usize = 512 << 20;
+
+/// Opens the dictionary of a name or path on the lab's model: one, or a set with one for each of several layers.
+pub type OpenDictionary = fn(&Lab, &str) -> Result<Vec<Arc<dyn FeatureDictionary>>>;
 
 /// A model, with what is kept between passes.
 pub struct Lab {

@@ -4,6 +4,7 @@
 //! several instruments share belongs here; one that a single instrument needs belongs in that instrument's folder.
 
 pub mod apply;
+mod apply_dictionary;
 pub mod capture;
 pub(crate) mod compile;
 pub(crate) mod conditions;
@@ -19,6 +20,7 @@ pub(crate) mod knockout;
 mod lab;
 mod lens_rows;
 pub mod logit_effects;
+mod named_features;
 pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;

@@ -5,7 +5,6 @@
 //! [`prepare`].
 
 use super::apply::RandomControl;
-use super::feature_edits::{prepare_features, prepare_splice};
 use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
 use super::knockout::KnockoutRule;
 use super::named_vectors::{NamedVectors, unit_size};
@@ -46,12 +45,6 @@ pub(crate) fn prepare(
         why,
     };
     let mentioned = edit.op.argument().mentions();
-    if let Some(UnitChoice::Features(features)) = mentioned.units {
-        return prepare_features(edit, features, at, named, control).map(Some);
-    }
-    if let Some(name) = mentioned.dictionary {
-        return prepare_splice(edit, name, at, named, control).map(Some);
-    }
     let units = match mentioned.units {
         None => EditedUnits::default(),
         Some(which) => match units(edit, which, at, named, control)? {

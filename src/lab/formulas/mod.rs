@@ -6,6 +6,7 @@
 //! operation does not move keeps its bits.
 //! To add a formula, add the arm of its operation; to add something that formulas are made of, a method of [`HiddenState`].
 
+mod dictionary;
 mod rows;
 mod tensors;
 
@@ -13,11 +14,11 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use candle_core::{D, DType, Device, Tensor};
 
-use super::feature_edits::DictionaryChange;
 use super::knockout::KnockoutRule;
 use crate::edit::op::{DirectionTo, DirectionWithin, Op};
 use crate::error::Result;
 
+pub(crate) use dictionary::{DictionaryChange, DictionaryOperation};
 pub(crate) use rows::HostRow;
 
 /// Numbers of the host and the same on the model's device.
