@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod bench;
 pub mod bench_report;
 pub mod completions;
+pub mod dictionary;
 pub mod direction;
 pub mod doctor;
 pub mod edit_value;
@@ -53,6 +54,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     direction::DIRECTION,
     vectors::VECTORS,
     stats::STATS,
+    dictionary::DICTIONARY,
     edit_value::EDIT_VALUE,
     bench::BENCH,
     models::MODELS,
