@@ -191,6 +191,8 @@ pub struct AppSettings {
     pub edits: Vec<Edit>,
     /// Dictionaries whose features are shown from the start.
     pub dictionaries: Vec<String>,
+    /// The file with labels of their features.
+    pub labels: Option<String>,
     pub theme: String,
     /// All themes: name and description.
     pub themes: Vec<(String, String)>,
@@ -214,6 +216,7 @@ impl Default for AppSettings {
             presets: Vec::new(),
             edits: Vec::new(),
             dictionaries: Vec::new(),
+            labels: None,
             theme: "terminal".into(),
             themes: Vec::new(),
             formats: Vec::new(),
@@ -390,13 +393,15 @@ impl App {
     /// Puts the features of the dictionaries of the settings on the screen.
     fn show_dictionaries(&mut self) {
         let given = self.settings.dictionaries.join(",");
-        if given.is_empty() {
+        let labels = self.settings.labels.clone().unwrap_or_default();
+        if given.is_empty() && labels.is_empty() {
             return;
         }
         if let Ok(slot) = commands::features()
             && let Some(shown) = self.shown.get_mut(slot)
         {
-            shown.arguments = shown.arguments.clone().with(commands::DICTIONARY, given);
+            let arguments = shown.arguments.clone().with(commands::DICTIONARY, given);
+            shown.arguments = arguments.with(commands::LABELS, labels);
             self.layout.figure = slot;
             self.layout.last_side_pane = Pane::Figure(slot);
         }

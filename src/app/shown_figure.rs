@@ -52,6 +52,8 @@ pub struct ShownFigure {
     pub failed: Option<String>,
     /// The arguments of the request.
     pub arguments: Arguments,
+    /// The arguments to go back to if the request fails.
+    pub until_it_works: Option<Arguments>,
     /// How many tokens of the text the request was about; none for all.
     pub until: Option<usize>,
     /// The row and column of the cursor, as far as the anchor does not determine them.

@@ -69,7 +69,7 @@ impl App {
             Update::Baseline { tokens, diverges } => self.receive_baseline(tokens, diverges),
             Update::Direction(known) => self.receive_direction(&known),
             Update::Noted(sentence) => self.warn(sentence),
-            Update::Failed { slot, message } => self.failed(slot, message),
+            Update::Failed { slot, message } => return self.failed(slot, message),
         }
         Vec::new()
     }
@@ -395,6 +395,7 @@ impl App {
         self.change_figure(slot, |s| {
             s.working = None;
             s.failed = None;
+            s.until_it_works = None;
             if unedited {
                 s.unedited = Some(figure);
             } else {
@@ -486,17 +487,27 @@ impl App {
         ));
     }
 
-    fn failed(&mut self, slot: Option<PaneName>, message: String) {
+    fn failed(&mut self, slot: Option<PaneName>, message: String) -> Vec<Effect> {
         // A request to a model that failed to load; the reason for that is shown already.
         let echo = slot.is_none()
             && self.model.is_none()
             && self.loading.is_none()
             && self.notices.shown().is_some();
+        let mut effects = Vec::new();
         if let Some(slot) = slot {
+            let mut back = false;
             self.change_figure(slot, |s| {
                 s.working = None;
-                s.failed = Some(message.clone());
+                // What worked before is shown on, and asked for again.
+                if let Some(before) = s.until_it_works.take() {
+                    s.arguments = before;
+                    back = true;
+                }
+                s.failed = Some(message.clone()).filter(|_| s.figure.is_none() || !back);
             });
+            if back {
+                effects.extend(self.update_live_instruments());
+            }
         } else {
             self.transcript.activity = Activity::Idle;
             self.baseline_asked = false;
@@ -508,6 +519,7 @@ impl App {
         if !echo {
             self.notices.say(self.now, Level::Error, message);
         }
+        effects
     }
 
     /// The address at which a direction was measured.

@@ -177,6 +177,7 @@ pub fn options(matches: &ArgMatches) -> Options {
         device: word("device"),
         context: matches.get_one::<usize>("context").copied(),
         memory: None,
+        config: crate::config::folder(),
     }
 }
 

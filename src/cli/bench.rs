@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command as Process, Stdio};
 use std::time::Instant;
 
-use clap::{ArgMatches, Command, value_parser};
+use clap::{ArgAction, ArgMatches, Command, value_parser};
 
 use super::bench_report::BenchReport;
 use super::{Subcommand, arguments, doctor, models, output};
@@ -56,6 +56,7 @@ const FIRST: &str = "first";
 fn build(command: Command) -> Command {
     models::format(arguments::model(command))
         .arg(arguments::value("count", "N", "Tokens of one round").short('n').value_parser(value_parser!(usize)).default_value("96"))
+        .arg(arguments::value("dictionary", "PATH", "Measures also with the features of this dictionary live; may be repeated").action(ArgAction::Append))
         .arg(super::switch("brief", "Measures writing and reading only, one round of each: for scripts that alternate with other programs").hide(true))
         .arg(super::switch("startup", "Reports when the model is loaded and when the first token is generated, for the measuring parent process").hide(true))
 }
@@ -171,12 +172,18 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     for of in INSTRUMENTS.iter().filter(|of| of.steady()) {
         if of.live(&card, &defaults) {
             needs.push(of.needs(&of_prompt, &defaults, &lab)?);
-            live.push(*of);
+            live.push((*of, defaults.clone()));
         }
     }
+    let dictionaries = matches
+        .get_many::<String>("dictionary")
+        .into_iter()
+        .flatten();
+    let dictionaries: Vec<&str> = dictionaries.map(String::as_str).collect();
+    let dictionaries = dictionaries.join(",");
 
     let in_view = card.layers.saturating_sub(LAYERS_IN_VIEW)..card.layers;
-    let viewed = live.iter().zip(&needs).map(|(of, needs)| {
+    let viewed = live.iter().zip(&needs).map(|((of, _), needs)| {
         let needs = needs.clone();
         if of.rows_are_layers() {
             needs.with_states_at_once(in_view.clone(), card.layers)
@@ -185,37 +192,65 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         }
     });
     let viewed: Vec<Needs> = viewed.collect();
+    let (mut also, mut also_needs) = (live.clone(), viewed.clone());
+    if !dictionaries.is_empty() {
+        let given = defaults.clone().with(DICTIONARY, &dictionaries);
+        for of in INSTRUMENTS.iter().filter(|of| reads_dictionaries(**of)) {
+            if of.live(&card, &given) {
+                also_needs.push(of.needs(&of_prompt, &given, &lab)?);
+                also.push((*of, given.clone()));
+            }
+        }
+    }
     let edits = ten_edits(&mut lab);
     let kinds = [
         BenchMode::Bare,
         BenchMode::Live(&live, &needs),
         BenchMode::Live(&live, &viewed),
+        BenchMode::Live(&also, &also_needs),
         BenchMode::Edited(&edits, BaselineMode::Nothing),
         BenchMode::Edited(&edits, BaselineMode::SameText),
     ];
-    let kinds = &kinds[..if brief { 3 } else { kinds.len() }];
+    let wanted = |i: usize| match i {
+        FEATURES => !dictionaries.is_empty(),
+        i => !brief || i < FEATURES,
+    };
+    let kinds: Vec<(usize, BenchMode)> = kinds
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| wanted(*i))
+        .collect();
     // A short round of each kind fills the caches of value cards and starts the threads.
-    for kind in kinds {
+    for (_, kind) in &kinds {
         round(&mut lab, &prompt, count.min(8), kind)?;
     }
-    let mut speeds: [Vec<f64>; 5] = Default::default();
+    let mut speeds: [Vec<f64>; 6] = Default::default();
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
         let mut spent = 0.0;
-        for (kind, speeds) in kinds.iter().zip(&mut speeds) {
+        for (i, kind) in &kinds {
             let seconds = round(&mut lab, &prompt, count, kind)?;
             spent += seconds;
-            speeds.push(count as f64 / seconds);
+            speeds[*i].push(count as f64 / seconds);
         }
         if brief || spent > 2.0 * PATIENCE {
             break;
         }
     }
-    let [mut bare, mut full, mut view, mut edited, mut accompanied] = speeds;
-    let of_bare = |other: &[f64]| {
-        let pairs = other.iter().zip(&bare);
-        median(&mut pairs.map(|(other, bare)| other / bare).collect::<Vec<_>>())
+    let [
+        mut bare,
+        mut full,
+        mut view,
+        mut features,
+        mut edited,
+        mut accompanied,
+    ] = speeds;
+    let over = |other: &[f64], of: &[f64]| {
+        let pairs = other.iter().zip(of);
+        median(&mut pairs.map(|(other, of)| other / of).collect::<Vec<_>>())
     };
+    let of_bare = |other: &[f64]| over(other, &bare);
+    let of_view = over(&features, &view);
     let ratios = [&full, &view, &edited, &accompanied].map(|speeds| of_bare(speeds));
     let rounds = bare.len();
     let long = prompt.iter().copied().cycle();
@@ -241,12 +276,14 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         ratio: ratios[0],
         view: median(&mut view),
         view_ratio: ratios[1],
+        features: (!dictionaries.is_empty()).then(|| (median(&mut features), of_view)),
+        dictionaries,
         edited: median(&mut edited),
         edited_ratio: ratios[2],
         accompanied: median(&mut accompanied),
         accompanied_ratio: ratios[3],
         edits: edits.iter().map(ToString::to_string).collect(),
-        instruments: live.iter().map(|of| of.name()).collect(),
+        instruments: live.iter().map(|(of, _)| of.name()).collect(),
         prefill_tokens: long.len(),
         prefill: median(&mut reads),
         peak_memory: doctor::kilobytes("/proc/self/status", "VmHWM"),
@@ -254,12 +291,15 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     })
 }
 
+/// Which of the kinds of rounds has the features of dictionaries live; a brief measurement has no later ones.
+const FEATURES: usize = 3;
+
 /// What a round does while it generates.
 enum BenchMode<'a> {
     /// No instruments and no edits.
     Bare,
     /// With the columns of the steady live instruments: of all layers, or of those in view.
-    Live(&'a [&'static dyn Instrument], &'a [Needs]),
+    Live(&'a [(&'static dyn Instrument, Arguments)], &'a [Needs]),
     /// Under edits.
     Edited(&'a [Edit], BaselineMode),
 }
@@ -300,12 +340,19 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
     edits.map(edit).into()
 }
 
+/// The parameter that names dictionaries.
+const DICTIONARY: &str = "dictionary";
+
+/// Whether an instrument shows what it reads of a text by dictionaries.
+fn reads_dictionaries(of: &dyn Instrument) -> bool {
+    of.parameters().iter().any(|row| row.name == DICTIONARY)
+}
+
 /// The name of the direction of [`ten_edits`].
 const DIRECTION: &str = "bench";
 
 /// The time in seconds to generate `count` tokens after a prompt.
 fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &BenchMode) -> Result<f64> {
-    let arguments = Arguments::default();
     let (live, needs, edits, beside) = match kind {
         BenchMode::Bare => (&[][..], &[][..], &[][..], BaselineMode::Nothing),
         BenchMode::Live(live, needs) => (*live, *needs, &[][..], BaselineMode::Nothing),
@@ -321,8 +368,8 @@ fn round(lab: &mut Lab, prompt: &[u32], count: usize, kind: &BenchMode) -> Resul
     let since = Instant::now();
     for _ in 0..count {
         let step = writer.step(lab, needs)?;
-        for (of, capture) in live.iter().zip(&step.captures) {
-            std::hint::black_box(of.column(capture, &arguments, lab)?);
+        for ((of, arguments), capture) in live.iter().zip(&step.captures) {
+            std::hint::black_box(of.column(capture, arguments, lab)?);
         }
     }
     Ok(since.elapsed().as_secs_f64())

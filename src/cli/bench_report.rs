@@ -37,6 +37,10 @@ pub struct BenchReport {
     pub view: f64,
     /// View over bare, the median over pairs of rounds.
     pub view_ratio: f64,
+    /// The dictionaries whose features were live as well; empty for none.
+    pub dictionaries: String,
+    /// Tokens a second with their features live beside what is in view, and that over view.
+    pub features: Option<(f64, f64)>,
     /// Tokens a second under the edits of [`BenchReport::edits`], without a baseline run.
     pub edited: f64,
     /// Edited over bare, the median over pairs of rounds.
@@ -82,6 +86,9 @@ impl BenchReport {
             "live_instruments": self.instruments,
             "view_tokens_per_second": self.view,
             "view_ratio": self.view_ratio,
+            "dictionaries": self.dictionaries,
+            "features_tokens_per_second": self.features.map(|of| of.0),
+            "features_ratio": self.features.map(|of| of.1),
             "edited_tokens_per_second": self.edited,
             "edited_ratio": self.edited_ratio,
             "accompanied_tokens_per_second": self.accompanied,
@@ -126,6 +133,11 @@ impl BenchReport {
         let (profile, version) = (profile(), env!("CARGO_PKG_VERSION"));
         let peak = self.peak_memory.map_or("unknown".into(), text::size);
         let estimated = text::size(self.estimated_memory);
+        let features = self.features.map_or(String::new(), |(rate, ratio)| {
+            format!(
+                "generating, with features       {rate:.1} tokens/s, {ratio:.2} of live in 80x24\n"
+            )
+        });
         format!(
             "\
 model                           {}, {}, {parameters} parameters, {dtype} on {device}
@@ -136,7 +148,7 @@ generating, plain               {bare:.1} tokens/s
 generating, live                {live:.1} tokens/s with {}
 live / plain                    {ratio:.2}
 generating, live in 80x24       {view:.1} tokens/s, {view_ratio:.2} of plain; the layers that do not fit are read when it pauses
-generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
+{features}generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
 generating, edited and unedited {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of plain
 reading                         {prefill:.1} tokens/s over {prefill_tokens} tokens
 peak memory                     {peak} (estimated {estimated} with a full context)

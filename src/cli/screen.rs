@@ -26,7 +26,8 @@ pub fn arguments(command: Command) -> Command {
         .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
         .arg(arguments::value("edit", "EDIT", "An edit (intervention) that applies from the start; may be repeated").action(ArgAction::Append))
-        .arg(arguments::value("dictionary", "PATH", "The folder or file of a dictionary (sparse autoencoder or transcoder) whose features are shown, with @ADDRESS after it where its file does not say the place; may be repeated").action(ArgAction::Append))
+        .arg(arguments::value("dictionary", "PATH", "The folder, file, hub id (OWNER/NAME/FOLDER) or name (config.toml) of a dictionary (sparse autoencoder or transcoder) whose features are shown, with @ADDRESS after it where its file does not say the place; may be repeated").action(ArgAction::Append))
+        .arg(arguments::value("labels", "FILE", "A JSON file with labels of the features of --dictionary (Neuronpedia's export)"))
         .arg(arguments::preset())
         .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
         .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
@@ -72,6 +73,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
             .flatten()
             .cloned()
             .collect(),
+        labels: word("labels"),
         ..AppSettings::default()
     };
     Ok(ScreenOptions {

@@ -10,11 +10,13 @@
 //! Sources: Cunningham 2309.08600; Bricken et al. 2023; transcoders Dunefsky 2406.11944; skip transcoders 2501.18823; crosscoders
 //! and cross-layer transcoders: Lindsey et al. 2024, Ameisen et al. 2025.
 
+use super::Report;
 use super::gate::FeatureGate;
 use super::matrix::{ActiveFeatures, FeatureMatrix, FeatureScale};
 use super::norms::{InputNorm, Normalised};
 use super::place::DictionaryPlace;
 use crate::error::{Error, Result};
+use crate::model::memory;
 use crate::model::network::finite;
 
 /// Bytes of products that are laid out at once.
@@ -222,6 +224,15 @@ impl Dictionary {
     ///
     /// When the number of inputs or a width does not fit, or a product is not finite.
     pub fn encode(&self, inputs: &[&[f32]]) -> Result<Encoded> {
+        self.encode_watched(inputs, &|_| Ok(()))
+    }
+
+    /// As [`Dictionary::encode`]; `report` is told what share is done, and its error ends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dictionary::encode`], what `report` says, and where the products do not fit the free memory.
+    pub fn encode_watched(&self, inputs: &[&[f32]], report: Report) -> Result<Encoded> {
         if inputs.len() != self.inputs.len() {
             return Err(Error::Engine(format!(
                 "{} reads {} places, and {} were given",
@@ -234,6 +245,12 @@ impl Dictionary {
         let width = |i: usize| self.inputs[i].encoder.width.max(1);
         let rows = inputs.first().map_or(0, |x| x.len() / width(0));
         let at_once = (ROOM / (4 * features).max(1)).clamp(1, 512);
+        let needed = 8 * features as u64 * at_once.min(rows) as u64;
+        memory::check_free(
+            &self.name,
+            "the products of a token with its encoder",
+            needed,
+        )?;
         let mut encoded = Encoded::default();
         for first in (0..rows).step_by(at_once) {
             let count = at_once.min(rows - first);
@@ -253,8 +270,16 @@ impl Dictionary {
                         row.iter_mut().zip(less).for_each(|(x, b)| *x -= b);
                     }
                 }
+                let told = |done: f32| {
+                    let of = (i as f32 + done) / inputs.len() as f32;
+                    report((first as f32 + of * count as f32) / rows as f32)
+                };
+                if let FeatureScale::One = input.scale {
+                    input.encoder.add_products(&x, &mut h, &told)?;
+                    continue;
+                }
                 let mut products = vec![0f32; count * features];
-                input.encoder.add_products(&x, &mut products)?;
+                input.encoder.add_products(&x, &mut products, &told)?;
                 for (h, products) in h
                     .chunks_exact_mut(features)
                     .zip(products.chunks_exact(features))
@@ -286,8 +311,23 @@ impl Dictionary {
     ///
     /// # Errors
     ///
-    /// When there is no such target.
+    /// When there is no such target, or a vector of an active feature is not finite.
     pub fn decode(&self, target: usize, encoded: &Encoded, x: &[f32]) -> Result<Vec<f32>> {
+        self.decode_watched(target, encoded, x, &|_| Ok(()))
+    }
+
+    /// As [`Dictionary::decode`]; `report` is told what share is done, and its error ends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dictionary::decode`], and what `report` says.
+    pub fn decode_watched(
+        &self,
+        target: usize,
+        encoded: &Encoded,
+        x: &[f32],
+        report: Report,
+    ) -> Result<Vec<f32>> {
         let Some(target) = self.targets.get(target) else {
             return Err(Error::Engine(format!(
                 "{} has no target {target}",
@@ -295,7 +335,8 @@ impl Dictionary {
             )));
         };
         let width = target.decoder.width.max(1);
-        let mut sums = target.decoder.sums(&encoded.features, &target.scale);
+        let active = &encoded.features;
+        let mut sums = target.decoder.sums(active, &target.scale, report)?;
         for (row, norm) in sums.chunks_exact_mut(width).zip(&encoded.norms) {
             row.iter_mut().zip(&target.bias).for_each(|(s, b)| *s += b);
             if target.undo {
@@ -303,7 +344,25 @@ impl Dictionary {
             }
         }
         if let Some(skip) = &target.skip {
-            skip.add_products(x, &mut sums)?;
+            skip.add_products(x, &mut sums, report)?;
+        }
+        if let Some(row) = sums.chunks_exact(width).position(|row| !finite::all(row)) {
+            let mut features = active.get(row).into_iter().flatten();
+            let bad = features.find(|(f, _)| !finite::all(&target.decoder.row(*f as usize)));
+            let what = match bad {
+                Some((f, _)) => format!(
+                    "The decoder of {} has numbers that are not finite in the vector of feature {f}",
+                    self.name
+                ),
+                None => format!(
+                    "What {} reconstructs of {} is not finite",
+                    self.name, target.place
+                ),
+            };
+            return Err(Error::not_finite(
+                what,
+                "Is its file whole? No number of this dictionary can be trusted",
+            ));
         }
         Ok(sums)
     }
@@ -322,14 +381,24 @@ impl Dictionary {
 
     /// The norms of the decoder's vectors, scaled, over all targets together: `[features]`. Reads the decoder once.
     pub fn decoder_norms(&self) -> Vec<f32> {
+        self.decoder_norms_watched(&|_| Ok(())).unwrap_or_default()
+    }
+
+    /// As [`Dictionary::decoder_norms`]; `report` is told what share is done, and its error ends it.
+    ///
+    /// # Errors
+    ///
+    /// What `report` says.
+    pub fn decoder_norms_watched(&self, report: Report) -> Result<Vec<f32>> {
         let mut squares = vec![0f64; self.features()];
-        for target in &self.targets {
-            let norms = target.decoder.norms();
+        for (i, target) in self.targets.iter().enumerate() {
+            let told = |done: f32| report((i as f32 + done) / self.targets.len() as f32);
+            let norms = target.decoder.norms(&told)?;
             for (f, (square, norm)) in squares.iter_mut().zip(norms).enumerate() {
                 *square += f64::from(norm * target.scale.of(f)).powi(2);
             }
         }
-        squares.into_iter().map(|s| s.sqrt() as f32).collect()
+        Ok(squares.into_iter().map(|s| s.sqrt() as f32).collect())
     }
 
     /// Gives every feature a decoder vector of length one and activations that are as much larger. What is reconstructed stays
@@ -339,7 +408,16 @@ impl Dictionary {
     ///
     /// Where the choice of features would change.
     pub fn fold_decoder_norms(&mut self) -> Result<()> {
-        let n = self.decoder_norms();
+        self.fold_decoder_norms_watched(&|_| Ok(()))
+    }
+
+    /// As [`Dictionary::fold_decoder_norms`]; `report` is told what share is done, and its error ends it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dictionary::fold_decoder_norms`], and what `report` says.
+    pub fn fold_decoder_norms_watched(&mut self, report: Report) -> Result<()> {
+        let n = self.decoder_norms_watched(report)?;
         let Some(gate) = self.gate.folded(&n) else {
             return Err(Error::Engine(format!(
                 "the decoder norms of a {} dictionary cannot be folded: the choice of features would change",

@@ -3,7 +3,7 @@
 //! Invariant: a label is safe visible text of one line. Read are a JSON list, or a JSON object a line, with `index` and
 //! `description`, and optionally `layer`, whose first number is the layer; and a JSON object of labels by index.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use serde_json::Value;
@@ -19,7 +19,11 @@ const NEXT: &str = "Give Neuronpedia's export of explanations: a list of {\"inde
 
 /// Labels by layer, where the file says it, and feature.
 #[derive(Debug, Default)]
-pub struct FeatureLabels(HashMap<(Option<usize>, u32), String>);
+pub struct FeatureLabels {
+    by_feature: HashMap<(Option<usize>, u32), String>,
+    /// The models that the file names.
+    models: BTreeSet<String>,
+}
 
 impl FeatureLabels {
     /// Reads a file.
@@ -42,7 +46,7 @@ impl FeatureLabels {
                 }
             }
         }
-        if labels.0.is_empty() {
+        if labels.by_feature.is_empty() {
             return Err(bad("it has no label".into()));
         }
         Ok(labels)
@@ -59,6 +63,9 @@ impl FeatureLabels {
                     (map.get("index"), map.get("description"))
                 {
                     let layer = map.get("layer").and_then(number);
+                    if let Some(Value::String(model)) = map.get("modelId") {
+                        self.models.insert(text::line(model));
+                    }
                     if let Some(index) = number(index) {
                         self.insert((layer, index as u32), words);
                     }
@@ -77,14 +84,46 @@ impl FeatureLabels {
     fn insert(&mut self, key: (Option<usize>, u32), words: &str) {
         let label = text::clip(&text::line(words.trim()), WIDTH);
         // The first explanation of a feature stands.
-        self.0.entry(key).or_insert(label);
+        self.by_feature.entry(key).or_insert(label);
     }
 
     /// The label of a feature of a layer; empty without one.
     pub fn get(&self, layer: usize, feature: u32) -> &str {
-        let own = self.0.get(&(Some(layer), feature));
-        own.or_else(|| self.0.get(&(None, feature)))
+        let own = self.by_feature.get(&(Some(layer), feature));
+        own.or_else(|| self.by_feature.get(&(None, feature)))
             .map_or("", String::as_str)
+    }
+
+    /// What does not fit a dictionary of so many features at a layer: labels of other layers or numbers, or of another model,
+    /// which `same` tells.
+    pub fn misfit(
+        &self,
+        layer: usize,
+        features: usize,
+        same: &dyn Fn(&str) -> bool,
+    ) -> Option<String> {
+        let all = self.by_feature.len();
+        let fits = |(own, feature): &&(Option<usize>, u32)| {
+            own.is_none_or(|own| own == layer) && (*feature as usize) < features
+        };
+        let fitting = self.by_feature.keys().filter(fits).count();
+        let other = self.models.iter().find(|model| !same(model));
+        let of = other.map_or(String::new(), |model| format!(", and they are of {model}"));
+        if all == 0 || fitting == all && other.is_none() {
+            return None;
+        }
+        let layers: BTreeSet<usize> = self.by_feature.keys().filter_map(|key| key.0).collect();
+        let layers: Vec<String> = layers.iter().take(8).map(ToString::to_string).collect();
+        let said = if layers.is_empty() {
+            String::new()
+        } else {
+            format!(" (the file has layer {})", layers.join(", "))
+        };
+        Some(if fitting == 0 {
+            format!("NONE of the {all} labels fit{said}{of}")
+        } else {
+            format!("{fitting} of {all} labels fit layer {layer}{said}{of}")
+        })
     }
 }
 
@@ -110,6 +149,26 @@ mod tests {
         let path = folder.path().join("labels.json");
         std::fs::write(&path, words).unwrap();
         FeatureLabels::open(&path)
+    }
+
+    #[test]
+    fn labels_of_another_layer_or_model_are_told() {
+        let list = r#"[{"modelId": "m", "layer": "3-res", "index": "7", "description": "a"}, {"modelId": "m", "layer": "3-res", "index": "90", "description": "b"}]"#;
+        let labels = of(list).unwrap();
+        let misfit = |layer, features, model: &'static str| {
+            labels.misfit(layer, features, &move |own| own == model)
+        };
+        assert_eq!(misfit(3, 100, "m"), None);
+        let some = misfit(3, 50, "m").unwrap();
+        assert!(some.contains("1 of 2 labels fit layer 3"), "{some}");
+        let none = misfit(4, 100, "m").unwrap();
+        assert!(
+            none.contains("NONE of the 2 labels fit") && none.contains("layer 3"),
+            "{none}"
+        );
+        let other = misfit(3, 100, "n").unwrap();
+        assert!(other.contains("they are of m"), "{other}");
+        assert_eq!(FeatureLabels::default().misfit(0, 1, &|_| false), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Report;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::tensor_file::{NumberKind, StoredTensor};
 use crate::model::kernels::{PlainWeights, Product, StoredRows, backward, products};
@@ -16,6 +17,9 @@ const STRIP: usize = 32 << 20;
 
 /// A matrix with more bytes than this is released from memory while it is read.
 const LARGE: usize = 512 << 20;
+
+/// How many vectors of features are read between two reports.
+const ROWS_AT_ONCE: usize = 1024;
 
 /// The active features of a row: number and activation, by number.
 pub type ActiveFeatures = Vec<(u32, f32)>;
@@ -128,12 +132,12 @@ impl FeatureMatrix {
         self.features * self.width * self.tensor.number.width()
     }
 
-    /// Adds the products of `x`, `[rows, width]`, with all features to `y`, `[rows, features]`.
+    /// Adds the products of `x`, `[rows, width]`, with all features to `y`, `[rows, features]`. Tells `report` after every strip.
     ///
     /// # Errors
     ///
-    /// When a length does not fit the shape.
-    pub fn add_products(&self, x: &[f32], y: &mut [f32]) -> Result<()> {
+    /// When a length does not fit the shape, and what `report` says.
+    pub fn add_products(&self, x: &[f32], y: &mut [f32], report: Report) -> Result<()> {
         let (features, width) = (self.features, self.width);
         let rows = x.len() / width.max(1);
         if rows * width != x.len() || rows * features != y.len() {
@@ -146,6 +150,7 @@ impl FeatureMatrix {
             MatrixOrder::FeatureRows { start, step } => {
                 let strip = self.strip(step);
                 for first in (0..features).step_by(strip) {
+                    report(first as f32 / features as f32)?;
                     let count = strip.min(features - first);
                     let mut part = vec![0f32; rows * count];
                     let mut product = |weights: PlainWeights| {
@@ -173,6 +178,7 @@ impl FeatureMatrix {
                 let strip = self.strip(features);
                 let mut part = vec![0f32; y.len()];
                 for first in (0..width).step_by(strip) {
+                    report(first as f32 / width as f32)?;
                     let count = strip.min(width - first);
                     let by: Vec<f32> = x
                         .chunks_exact(width)
@@ -190,13 +196,28 @@ impl FeatureMatrix {
     }
 
     /// The sum of the active features' vectors, each times its activation and its scale, for every row: `[rows, width]`.
-    pub fn sums(&self, active: &[ActiveFeatures], scale: &FeatureScale) -> Vec<f32> {
+    ///
+    /// # Errors
+    ///
+    /// What `report` says.
+    pub fn sums(
+        &self,
+        active: &[ActiveFeatures],
+        scale: &FeatureScale,
+        report: Report,
+    ) -> Result<Vec<f32>> {
+        let all: usize = active.iter().map(Vec::len).sum();
+        let mut done = 0;
         let width = self.width;
         let mut sums = vec![0f64; active.len() * width];
         match self.arrangement {
             MatrixOrder::FeatureRows { start, step } => {
                 for (sum, features) in sums.chunks_exact_mut(width.max(1)).zip(active) {
                     for (f, value) in features {
+                        done += 1;
+                        if done % ROWS_AT_ONCE == 0 {
+                            report(done as f32 / all as f32)?;
+                        }
                         let f = *f as usize;
                         let by = f64::from(value * scale.of(f));
                         let row = self.tensor.read(start + f * step, width);
@@ -218,13 +239,14 @@ impl FeatureMatrix {
                         sums[row * width + j] = terms.sum();
                     }
                     if j % self.strip(self.features) == 0 {
+                        report(j as f32 / width as f32)?;
                         self.release(0, j * self.features);
                     }
                 }
             }
         }
         self.release(0, self.tensor.shape.iter().product());
-        sums.into_iter().map(|s| s as f32).collect()
+        Ok(sums.into_iter().map(|s| s as f32).collect())
     }
 
     /// The vector of a feature, without scale: `[width]`.
@@ -250,7 +272,11 @@ impl FeatureMatrix {
     }
 
     /// The norms of all features' vectors, without scale: `[features]`. Reads the whole matrix once.
-    pub fn norms(&self) -> Vec<f32> {
+    ///
+    /// # Errors
+    ///
+    /// What `report` says.
+    pub fn norms(&self, report: Report) -> Result<Vec<f32>> {
         let mut squares = vec![0f64; self.features];
         match self.arrangement {
             MatrixOrder::FeatureRows { start, step } => {
@@ -259,6 +285,7 @@ impl FeatureMatrix {
                     let row = self.tensor.read(start + f * step, self.width);
                     *square = row.iter().map(|w| f64::from(*w).powi(2)).sum();
                     if f % strip == 0 {
+                        report(f as f32 / self.features as f32)?;
                         self.release(start, f * step);
                     }
                 }
@@ -272,18 +299,14 @@ impl FeatureMatrix {
                         .zip(row)
                         .for_each(|(s, w)| *s += f64::from(w).powi(2));
                     if j % strip == 0 {
+                        report(j as f32 / self.width as f32)?;
                         self.release(0, j * self.features);
                     }
                 }
             }
         }
         self.release(0, self.tensor.shape.iter().product());
-        squares.into_iter().map(|s| s.sqrt() as f32).collect()
-    }
-
-    /// Whether all of its numbers are finite. Reads the whole matrix once.
-    pub fn is_finite(&self) -> bool {
-        self.norms().iter().all(|norm| norm.is_finite())
+        Ok(squares.into_iter().map(|s| s.sqrt() as f32).collect())
     }
 
     /// How many lines of `step` numbers are read at once.

@@ -4,6 +4,7 @@
 //! file is executed, and matrices stay in the file. To read another format, add a file to [`formats`] and a word to its list.
 
 pub mod dictionary;
+pub mod embedded;
 pub mod evaluate;
 pub mod formats;
 pub mod gate;
@@ -15,3 +16,6 @@ pub mod place;
 pub mod train;
 
 pub use dictionary::Dictionary;
+
+/// Is told what share of a long piece of work is done, from 0 to 1; its error ends the work.
+pub type Report<'a> = &'a dyn Fn(f32) -> crate::error::Result<()>;

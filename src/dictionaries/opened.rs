@@ -1,23 +1,29 @@
-//! Dictionaries on a model: where each reads and writes there, and those that are open.
+//! Dictionaries on a model: what a name stands for, where each dictionary reads and writes there, and those that are open.
 //!
 //! Invariant: a dictionary is on a model only at places that the model has, with activations of its width; what its file says of
-//! another model is said. To keep something else of a dictionary, add a field to [`PlacedDictionary`].
+//! another model or place is said; the same dictionary is opened once, under whatever names. To keep something else of a
+//! dictionary, add a field to [`PlacedDictionary`].
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use super::dictionary::Dictionary;
-use super::formats;
+use super::embedded::{EMBEDDED, EmbeddedDictionary, embedded};
 use super::labels::FeatureLabels;
 use super::norms::InputNorm;
 use super::place::DictionaryPlace;
+use super::{Report, formats};
+use crate::config::{NamedDictionary, UserConfig};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::lab::Lab;
+use crate::model::hub::{DownloadWatch, Progress, RepositoryPart};
 use crate::model::network::address::resolve;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::site::Address;
+use crate::model::{Card, Model};
 use crate::text;
 
 /// A dictionary with its places on a model.
@@ -28,67 +34,138 @@ pub struct PlacedDictionary {
     pub reads: Vec<Address>,
     /// By target.
     pub writes: Vec<Address>,
+    /// What is otherwise than the file says, in a sentence.
+    pub moved: Option<String>,
 }
 
 /// The dictionaries of a file or folder: one, or a set of several layers.
 #[derive(Debug)]
 pub struct DictionarySet {
+    /// What it is called: its name in the user's config.toml, an embedded name, or the path that was given.
+    pub name: String,
+    /// The file of labels that goes with the name.
+    pub labels: Option<PathBuf>,
     pub dictionaries: Vec<PlacedDictionary>,
 }
 
-impl DictionarySet {
-    /// Opens `PATH`, `PATH@ADDRESS` or `PATH@ADDRESS>ADDRESS` on a model: addresses replace what the file says of where it reads
-    /// and what it reconstructs.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read, or does not fit the model.
-    pub fn open(given: &str, model: &Model) -> Result<Self> {
-        let (path, places) = parse(given, model);
-        let found = formats::open(Path::new(path))?;
-        if places.is_some() && found.len() > 1 {
+/// The addresses after a path: where it reads, and what it reconstructs if that is said.
+type GivenPlaces = (Address, Option<Address>);
+
+/// What a name or path stands for.
+enum Meaning {
+    Embedded(&'static EmbeddedDictionary),
+    Path(PathBuf),
+    /// Of a repository on the hub, at this path of the cache.
+    Hub(String, PathBuf),
+}
+
+/// What was given, taken apart.
+struct Given {
+    name: String,
+    meaning: Meaning,
+    places: Option<GivenPlaces>,
+    labels: Option<PathBuf>,
+}
+
+impl Given {
+    /// What makes it the same dictionary as another one.
+    fn key(&self) -> String {
+        let places = self.places.map_or(String::new(), |(from, to)| {
+            format!("@{from}>{}", to.unwrap_or(from))
+        });
+        match &self.meaning {
+            Meaning::Embedded(of) => format!("embedded {}{places}", of.name),
+            Meaning::Path(path) | Meaning::Hub(_, path) => {
+                let whole = path.canonicalize();
+                format!("{}{places}", whole.as_ref().unwrap_or(path).display())
+            }
+        }
+    }
+
+    fn open(&self, model: &Model, report: Report) -> Result<DictionarySet> {
+        let found = match &self.meaning {
+            Meaning::Embedded(of) => formats::open_embedded(of, report)?,
+            Meaning::Path(path) => formats::open_watched(path, report)?,
+            Meaning::Hub(id, path) => {
+                let mut found = formats::open_watched(path, report)?;
+                for dictionary in &mut found {
+                    // Instead of a path of the cache.
+                    let layer = dictionary.name.rfind("/layer_");
+                    let set = path.is_dir() && layer.is_some();
+                    let layer = layer
+                        .filter(|_| set)
+                        .map_or("", |at| &dictionary.name[at..]);
+                    dictionary.name = format!("{}{layer}", text::visible(id.as_bytes()));
+                }
+                found
+            }
+        };
+        if self.places.is_some() && found.len() > 1 {
             return Err(Error::argument(
                 "dictionary",
-                text::visible(given.as_bytes()),
+                text::visible(self.name.as_bytes()),
                 "a set of several layers without an address; name one of its files for that",
             ));
         }
         let placed = found.into_iter().map(|mut dictionary| {
-            if let Some((from, to)) = places {
-                let at = |at| DictionaryPlace::At(at);
-                let one = dictionary.is_autoencoder();
-                dictionary
-                    .inputs
-                    .iter_mut()
-                    .for_each(|i| i.place = at(from));
-                if one || to.is_some() {
-                    let to = at(to.unwrap_or(from));
-                    dictionary
-                        .targets
-                        .iter_mut()
-                        .for_each(|t| t.place = to.clone());
-                }
-            }
+            let moved = self
+                .places
+                .and_then(|places| set_places(&mut dictionary, places));
             PlacedDictionary::on(dictionary, model)
+                .map(|placed| PlacedDictionary { moved, ..placed })
         });
-        Ok(Self {
+        Ok(DictionarySet {
+            name: self.name.clone(),
+            labels: self.labels.clone(),
             dictionaries: placed.collect::<Result<_>>()?,
         })
     }
 }
 
-/// A path with the addresses after it.
-fn parse<'a>(given: &'a str, model: &Model) -> (&'a str, Option<(Address, Option<Address>)>) {
-    let given = given.trim();
-    let Some((path, after)) = given.rsplit_once('@') else {
-        return (given, None);
+/// Replaces what a file says of its places; a sentence where it says something else.
+fn set_places(dictionary: &mut Dictionary, (from, to): GivenPlaces) -> Option<String> {
+    let one = dictionary.is_autoencoder();
+    let mut said: Vec<String> = Vec::new();
+    let mut set = |place: &mut DictionaryPlace, at: Address| {
+        if *place != DictionaryPlace::Unsaid && *place != DictionaryPlace::At(at) {
+            let word = place.to_string();
+            if !said.contains(&word) {
+                said.push(word);
+            }
+        }
+        *place = DictionaryPlace::At(at);
     };
-    let (from, to) = after.split_once('>').unwrap_or((after, after));
-    let address = |text: &str| resolve(text.trim(), &model.card.blueprint).ok();
-    match (address(from), address(to)) {
-        (Some(from), Some(to)) => (path, Some((from, after.contains('>').then_some(to)))),
-        // An `@` of the path itself.
-        _ => (given, None),
+    dictionary
+        .inputs
+        .iter_mut()
+        .for_each(|input| set(&mut input.place, from));
+    if one || to.is_some() {
+        let to = to.unwrap_or(from);
+        let targets = dictionary.targets.iter_mut();
+        targets.for_each(|target| set(&mut target.place, to));
+    }
+    let to = to.map_or(String::new(), |to| format!(" and compared with {to}"));
+    (!said.is_empty()).then(|| {
+        format!(
+            "its file says {}; it is read at {from}{to}, as asked",
+            said.join(" and ")
+        )
+    })
+}
+
+/// The addresses that stand behind a path.
+fn places(text: &str, card: &Card) -> Option<GivenPlaces> {
+    let (from, to) = text.split_once('>').unwrap_or((text, text));
+    let address = |text: &str| resolve(text.trim(), &card.blueprint).ok();
+    let to = address(to)?;
+    Some((address(from)?, text.contains('>').then_some(to)))
+}
+
+impl DictionarySet {
+    /// The dictionary of a layer.
+    pub fn at_layer(&self, layer: usize) -> Option<&PlacedDictionary> {
+        let mut all = self.dictionaries.iter();
+        all.find(|d| usize::from(d.reads[0].layer) == layer)
     }
 }
 
@@ -107,24 +184,31 @@ impl PlacedDictionary {
                 error
             }
         };
+        let name = dictionary.name.as_str();
         let mut reads = Vec::new();
         for input in &dictionary.inputs {
-            let at = input.place.on(model, input.encoder.width).map_err(about)?;
+            let at = input
+                .place
+                .on(model, input.encoder.width, name)
+                .map_err(about)?;
             if reads.contains(&at) {
-                return Err(about(Error::Refused {
-                    address: at.to_string(),
-                    why: format!(
-                        "it is a crosscoder of {} models at one place, and there is one model here. Features of the two need the activations of both.",
+                return Err(Error::bad_file(
+                    name,
+                    format!(
+                        "it is a crosscoder of {} models at {at}, and there is one model here",
                         dictionary.inputs.len()
                     ),
-                }));
+                    "Its features need the activations of all of them; take a dictionary of this model alone.",
+                ));
             }
             reads.push(at);
         }
-        let writes = dictionary
-            .targets
-            .iter()
-            .map(|target| target.place.on(model, target.decoder.width).map_err(about));
+        let writes = dictionary.targets.iter().map(|target| {
+            target
+                .place
+                .on(model, target.decoder.width, name)
+                .map_err(about)
+        });
         let writes = writes.collect::<Result<Vec<_>>>()?;
         if model.transformer.norm.kind == NormKind::Rms {
             // Its tool centres the weights of models with LayerNorm alone.
@@ -138,28 +222,21 @@ impl PlacedDictionary {
             dictionary,
             reads,
             writes,
+            moved: None,
         })
-    }
-
-    /// What a reader must know of the dictionary: what it is, the model that its file names beside this one, and its remarks.
-    pub fn notes(&self, model: &Model) -> Vec<String> {
-        let mut notes = vec![self.dictionary.about()];
-        if let Some(made_for) = &self.dictionary.made_for {
-            notes.push(format!(
-                "its file or folder names the model {made_for}; this one is {}",
-                model.card.name
-            ));
-        }
-        notes.extend(self.dictionary.remarks.iter().cloned());
-        notes
     }
 }
 
-/// The dictionaries and labels that were opened, by what was given; kept by the lab.
+/// The dictionaries and labels that were opened; kept by the lab.
 #[derive(Debug, Default)]
 pub struct OpenDictionaries {
+    /// By what was given.
     kept: RefCell<BTreeMap<String, Rc<DictionarySet>>>,
-    labels: RefCell<BTreeMap<String, Rc<FeatureLabels>>>,
+    /// By what it is.
+    sets: RefCell<BTreeMap<String, Rc<DictionarySet>>>,
+    labels: RefCell<BTreeMap<PathBuf, Rc<FeatureLabels>>>,
+    /// The names of the user's config.toml.
+    named: OnceCell<BTreeMap<String, NamedDictionary>>,
 }
 
 impl OpenDictionaries {
@@ -168,32 +245,191 @@ impl OpenDictionaries {
     /// # Errors
     ///
     /// As [`FeatureLabels::open`].
-    pub fn labels(&self, given: &str) -> Result<Rc<FeatureLabels>> {
-        if let Some(held) = self.labels.borrow().get(given) {
+    pub fn labels(&self, path: &Path) -> Result<Rc<FeatureLabels>> {
+        if let Some(held) = self.labels.borrow().get(path) {
             return Ok(held.clone());
         }
-        let labels = Rc::new(match given {
-            "" => FeatureLabels::default(),
-            path => FeatureLabels::open(Path::new(path))?,
+        let labels = Rc::new(if path.as_os_str().is_empty() {
+            FeatureLabels::default()
+        } else {
+            FeatureLabels::open(path)?
         });
         let mut kept = self.labels.borrow_mut();
-        kept.insert(given.to_string(), labels.clone());
+        kept.insert(path.to_path_buf(), labels.clone());
         Ok(labels)
     }
 
-    /// The dictionaries of a file or folder, opened once.
+    /// The names of the user's config.toml, read once.
     ///
     /// # Errors
     ///
-    /// As [`DictionarySet::open`].
-    pub fn get(&self, given: &str, model: &Model) -> Result<Rc<DictionarySet>> {
+    /// When it cannot be parsed.
+    pub fn named(&self, lab: &Lab) -> Result<&BTreeMap<String, NamedDictionary>> {
+        if let Some(named) = self.named.get() {
+            return Ok(named);
+        }
+        let config = match &lab.config {
+            Some(folder) => UserConfig::read(folder)?,
+            None => UserConfig::default(),
+        };
+        Ok(self.named.get_or_init(|| config.dictionaries))
+    }
+
+    /// The dictionaries that a name or path means, opened once: in this order a name of the user's config.toml, an embedded
+    /// name, a path, a hub id; each with `@ADDRESS` or `@ADDRESS>ADDRESS` behind it, which replaces what the file says of where
+    /// it reads and what it reconstructs. Nothing given means the dictionary that is embedded for the model.
+    ///
+    /// # Errors
+    ///
+    /// When there is none, it cannot be read, or does not fit the model; and [`Error::Cancelled`].
+    pub fn get(&self, given: &str, lab: &Lab) -> Result<Rc<DictionarySet>> {
+        let given = given.trim();
         if let Some(held) = self.kept.borrow().get(given) {
             return Ok(held.clone());
         }
-        let set = Rc::new(DictionarySet::open(given, model)?);
+        let meant = self.meaning(given, lab)?;
+        let key = meant.key();
+        let held = self.sets.borrow().get(&key).cloned();
+        let set = match held {
+            Some(held) => held,
+            None => Rc::new(meant.open(&lab.model, &|done| lab.report(done))?),
+        };
+        self.sets.borrow_mut().insert(key, set.clone());
         self.kept
             .borrow_mut()
             .insert(given.to_string(), set.clone());
         Ok(set)
     }
+
+    /// What was given, looked up.
+    fn meaning(&self, given: &str, lab: &Lab) -> Result<Given> {
+        let card = &lab.model.card;
+        if given.is_empty() {
+            let Some(own) = embedded(card).next() else {
+                let expected = format!(
+                    "a dictionary: {} has none of its own. Give the folder or file of one: --dictionary PATH[@ADDRESS]",
+                    card.name
+                );
+                return Err(Error::argument("dictionary", "", expected));
+            };
+            return Ok(Given {
+                name: own.name.into(),
+                meaning: Meaning::Embedded(own),
+                places: None,
+                labels: None,
+            });
+        }
+        let (base, said) = parts(given, card);
+        if let Some(named) = self.named(lab)?.get(base) {
+            let inner = plain(&named.path, lab)?;
+            return Ok(Given {
+                name: given.into(),
+                places: said.or(inner.places),
+                labels: named.labels.clone().or(inner.labels),
+                meaning: inner.meaning,
+            });
+        }
+        if let Some(own) = EMBEDDED.iter().find(|own| own.name == base) {
+            if own.revision != card.revision {
+                let expected = format!(
+                    "a dictionary of this model; `{base}` belongs to the embedded demo model"
+                );
+                return Err(Error::argument("dictionary", base, expected));
+            }
+            return Ok(Given {
+                name: given.into(),
+                meaning: Meaning::Embedded(own),
+                places: said,
+                labels: None,
+            });
+        }
+        plain(given, lab)
+    }
+}
+
+/// What was given, and the addresses behind it.
+fn parts<'a>(given: &'a str, card: &Card) -> (&'a str, Option<GivenPlaces>) {
+    let behind = given.rsplit_once('@');
+    match behind.and_then(|(base, text)| Some((base.trim(), places(text, card)?))) {
+        // An `@` of the path itself is none of an address.
+        Some((base, said)) if !Path::new(given).exists() => (base, Some(said)),
+        Some(_) | None => (given, None),
+    }
+}
+
+/// A path or a hub id.
+fn plain(given: &str, lab: &Lab) -> Result<Given> {
+    let (base, places) = parts(given, &lab.model.card);
+    let behind = base.rsplit_once('@');
+    if let Some((path, address)) = behind
+        && !Path::new(base).exists()
+        && Path::new(path.trim()).exists()
+    {
+        let expected = format!(
+            "an address of {} behind @, such as resid_post.{} (`lmscope sites {}` lists them), or mlp_in.0>mlp_out.0",
+            lab.model.card.name,
+            lab.model.card.layers / 2,
+            lab.model.card.name,
+        );
+        let address = text::visible(address.as_bytes());
+        return Err(Error::argument(
+            "dictionary",
+            format!("@{address}"),
+            expected,
+        ));
+    }
+    let on_disk = Path::new(base).exists() || base.starts_with(['/', '.', '~']);
+    let meaning = match RepositoryPart::parse(base).filter(|_| !on_disk) {
+        Some(part) => Meaning::Hub(base.into(), fetched(&part, lab)?),
+        None => {
+            if !Path::new(base).exists() {
+                return Err(missing(base, lab));
+            }
+            Meaning::Path(PathBuf::from(base))
+        }
+    };
+    Ok(Given {
+        name: given.into(),
+        meaning,
+        places,
+        labels: None,
+    })
+}
+
+/// The path in the cache of a dictionary on the hub.
+fn fetched(part: &RepositoryPart, lab: &Lab) -> Result<PathBuf> {
+    let mut show = |progress: &Progress| {
+        if let Some(share) = progress.share() {
+            lab.progress.tell(share as f32);
+        }
+    };
+    let mut watch = DownloadWatch {
+        show: &mut show,
+        cancelled: &|| lab.cancel.load(Ordering::Relaxed),
+    };
+    formats::fetch(part, &mut watch).map_err(|error| {
+        if let Error::DownloadStopped(_) = error {
+            Error::Cancelled
+        } else {
+            error
+        }
+    })
+}
+
+/// The error for a name that means nothing.
+fn missing(given: &str, lab: &Lab) -> Error {
+    let named = lab.derived::<OpenDictionaries>();
+    let mut names: Vec<&str> = named.named(lab).map_or_else(
+        |_| Vec::new(),
+        |named| named.keys().map(String::as_str).collect(),
+    );
+    names.extend(embedded(&lab.model.card).map(|own| own.name));
+    let known = match names.as_slice() {
+        [] => String::new(),
+        names => format!(" (known: {})", names.join(", ")),
+    };
+    let expected = format!(
+        "a file or folder that exists, a name{known} or a hub id such as OWNER/NAME/FOLDER; perhaps with @ADDRESS behind it"
+    );
+    Error::argument("dictionary", text::visible(given.as_bytes()), expected)
 }

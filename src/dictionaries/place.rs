@@ -37,41 +37,40 @@ impl fmt::Display for DictionaryPlace {
 }
 
 impl DictionaryPlace {
-    /// The place as an address of a model, with the site there and its width checked.
+    /// The place as an address of a model, with the site there and its width checked. Errors name the dictionary.
     ///
     /// # Errors
     ///
     /// When the model has no such place, or activations of another width there.
-    pub fn on(&self, model: &Model, width: usize) -> Result<Address> {
+    pub fn on(&self, model: &Model, width: usize, dictionary: &str) -> Result<Address> {
+        let bad = |what: String, next: &str| Err(Error::bad_file(dictionary, what, next));
         let at = match self {
             Self::Named(name) => resolve(name, &model.card.blueprint)?,
             Self::At(at) => *at,
-            Self::Missing(name, near) => {
-                return Err(Error::Refused {
-                    address: text::visible(name.as_bytes()),
-                    why: format!(
-                        "there is no site with that tensor. The nearest one is {near}; say NAME@{near} if that is close enough."
-                    ),
-                });
+            Self::Missing(_, near) => {
+                return bad(
+                    format!("it reads {self}, and there is no site with that tensor"),
+                    &format!("The nearest one is {near}; say FILE@{near} if that is close enough."),
+                );
             }
             Self::Unsaid => {
-                return Err(Error::Refused {
-                    address: self.to_string(),
-                    why: "say it: FILE@ADDRESS, for example FILE@resid_post.12. The page of the dictionary says the layer and the hook.".into(),
-                });
+                return bad(
+                    "its file does not say where it reads".into(),
+                    "Say it: FILE@ADDRESS, for example FILE@resid_post.12. The page of the dictionary says the layer and the hook.",
+                );
             }
         };
         check_layer(at, model.card.layers)?;
         model.offers(at)?;
         let there = model.width(at.site);
         if there != width {
-            return Err(Error::Refused {
-                address: at.to_string(),
-                why: format!(
-                    "the dictionary is for activations of width {width}, and {} has {there} there. Take a dictionary of this model, or name another place: FILE@ADDRESS.",
+            return bad(
+                format!(
+                    "it is for activations of width {width}, and {} has width {there} at {at}",
                     model.card.name
                 ),
-            });
+                "Take a dictionary of this model, or name another place: FILE@ADDRESS.",
+            );
         }
         Ok(at)
     }

@@ -7,6 +7,7 @@ use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -54,6 +55,8 @@ pub struct Lab {
     pub cancel: Arc<AtomicBool>,
     /// Which part of a piece of work is being done, and the listener that is told.
     pub progress: WorkProgress,
+    /// The folder with the user's config.toml; none for no settings.
+    pub config: Option<PathBuf>,
     /// Whether files that an instrument saves may overwrite existing ones.
     pub overwrite: Overwrite,
     /// Stopped sweeps, with the results so far, so that they can be resumed.
@@ -86,6 +89,7 @@ impl Lab {
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: WorkProgress::default(),
+            config: None,
             overwrite: Overwrite::Never,
             unfinished: UnfinishedSweeps::default(),
             pace: None,
@@ -98,7 +102,7 @@ impl Lab {
 
     /// Loads the model that an argument names, with the embedded directions made for it.
     pub fn open(given: &str, options: &Options) -> Result<Self> {
-        Self::with(crate::model::load::load(given, options)?)
+        Self::with(crate::model::load::load(given, options)?, options)
     }
 
     /// As [`Lab::open`], reporting the progress of a download if the model is not in the cache.
@@ -107,11 +111,12 @@ impl Lab {
         options: &Options,
         watch: &mut DownloadWatch<'_>,
     ) -> Result<Self> {
-        Self::with(load_watched(given, options, watch)?)
+        Self::with(load_watched(given, options, watch)?, options)
     }
 
-    fn with(model: Model) -> Result<Self> {
+    fn with(model: Model, options: &Options) -> Result<Self> {
         let mut lab = Self::new(model);
+        lab.config.clone_from(&options.config);
         for (name, bytes) in crate::edit::direction::embedded() {
             let direction = Direction::parse(bytes, std::path::Path::new(name))?;
             if direction.origin.revision == lab.model.card.revision {

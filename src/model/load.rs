@@ -38,6 +38,8 @@ pub struct Options {
     pub context: Option<usize>,
     /// The memory limit in bytes; by default the free memory.
     pub memory: Option<u64>,
+    /// The folder with the user's config.toml; none for no settings.
+    pub config: Option<PathBuf>,
 }
 
 /// The default context, in tokens, if the model allows more.

@@ -401,6 +401,33 @@ pub fn available(device: &Device) -> Option<u64> {
     }
 }
 
+/// Memory that is taken without a look at what is free.
+const SMALL: u64 = 64 << 20;
+
+/// Refuses what would hold more than the free memory of the machine: `what` of `name`, so many bytes.
+///
+/// # Errors
+///
+/// With both numbers.
+pub fn check_free(name: &str, what: &str, needed: u64) -> Result<()> {
+    if needed <= SMALL {
+        return Ok(());
+    }
+    within(name, what, needed, available(&Device::Cpu))
+}
+
+fn within(name: &str, what: &str, needed: u64, free: Option<u64>) -> Result<()> {
+    match free.filter(|free| needed > *free) {
+        Some(free) => Err(Error::TooLarge {
+            name: name.into(),
+            need: format!("{} for {what}", size(needed)),
+            free: size(free),
+            next: "Close other programs, or take a smaller one".into(),
+        }),
+        None => Ok(()),
+    }
+}
+
 /// The memory in bytes that processes can still take without swapping.
 fn system() -> Option<u64> {
     let mut system = sysinfo::System::new();
@@ -419,6 +446,21 @@ mod tests {
     use serde_json::json;
 
     const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_numbers() {
+        assert!(within("a", "b", 2 * GIB, Some(2 * GIB)).is_ok());
+        assert!(within("a", "b", 2 * GIB, None).is_ok());
+        let error = within("a", "its rows", 3 * GIB, Some(2 * GIB));
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("a needs about 3.0 GiB for its rows, and 2.0 GiB are free"),
+            "{error}"
+        );
+        // A petabyte is free nowhere.
+        assert!(check_free("a", "b", 1 << 50).is_err());
+        assert!(check_free("a", "b", 1 << 20).is_ok());
+    }
 
     /// Llama 2 7B: 6.74 billion weights, and a cache of 1 MiB for each token in f32.
     fn seven() -> Value {

@@ -31,6 +31,7 @@ use crate::engine::Handle;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::file::{self, Overwrite};
+use crate::model::load::Options;
 
 pub use draw::draw;
 pub use panes::Memory;
@@ -76,6 +77,7 @@ pub fn run(options: ScreenOptions) -> Result<()> {
         Some(_) => None,
         None => sessions(&options)?,
     };
+    let own = config(&options);
     let settings = AppSettings {
         theme: themes.first.clone(),
         themes: themes
@@ -86,6 +88,10 @@ pub fn run(options: ScreenOptions) -> Result<()> {
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
         keys: themes.keys.clone(),
         session,
+        options: Options {
+            config: own,
+            ..options.start.options
+        },
         ..options.start
     };
     match &options.shot {
@@ -99,10 +105,7 @@ fn folders() -> Option<directories::ProjectDirs> {
 }
 
 fn config(options: &ScreenOptions) -> Option<PathBuf> {
-    options
-        .config
-        .clone()
-        .or_else(|| folders().map(|f| f.config_dir().to_path_buf()))
+    options.config.clone().or_else(crate::config::folder)
 }
 
 /// The folder for session files; none if the session is not kept.

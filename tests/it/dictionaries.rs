@@ -4,6 +4,7 @@
 mod features;
 pub mod hostile;
 mod large;
+mod opened;
 
 use std::path::{Path, PathBuf};
 

@@ -208,7 +208,14 @@ fn answer(
         head(stream, 200, "", body.len() as u64)?;
         return stream.write_all(body.as_bytes());
     }
-    let name = path.rsplit('/').next().unwrap_or_default().to_string();
+    // Behind the revision, or what the hub redirected to.
+    let after = path
+        .split_once("/resolve/")
+        .and_then(|(_, rest)| rest.split_once('/'));
+    let name = after
+        .or_else(|| path.split_once("/storage/"))
+        .map(|(_, name)| name);
+    let name = name.unwrap_or_default().to_string();
     let Some(bytes) = now.files.get(&name).cloned() else {
         return head(stream, 404, "", 0);
     };
@@ -1069,4 +1076,105 @@ fn the_screen_shows_a_download_and_ctrl_c_stops_it() {
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
     stage.is_whole();
+}
+
+/// A repository of dictionaries, each in a folder: what is asked for is downloaded, and nothing else.
+#[test]
+fn a_dictionary_is_a_folder_of_a_repository() {
+    let config: Value = serde_json::from_slice(&reference("llama", "config.json")).unwrap();
+    let width = config["hidden_size"].as_u64().unwrap() as usize;
+    let made = tempfile::tempdir().unwrap();
+    let numbers = |count: usize| {
+        (0..count)
+            .map(|i| (i % 7) as f32 - 3.0)
+            .collect::<Vec<f32>>()
+    };
+    let (w_enc, w_dec) = (numbers(width * 9), numbers(width * 9));
+    crate::dictionaries::hostile::saelens(made.path(), width, 9, &w_enc, &w_dec, "standard");
+    let weights = std::fs::read(made.path().join("sae_weights.safetensors")).unwrap();
+    let own = std::fs::read(made.path().join("cfg.json")).unwrap();
+    let mut files = BTreeMap::new();
+    for folder in ["saes/one", "saes/two"] {
+        for (name, bytes) in [("sae_weights.safetensors", &weights), ("cfg.json", &own)] {
+            files.insert(format!("{folder}/{name}"), bytes.clone());
+        }
+        files.insert(format!("{folder}/sparsity.safetensors"), weights.clone());
+    }
+    files.insert("README.md".into(), b"nobody asks for this".to_vec());
+    let stage = stage(files);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/llama");
+    let model = model.to_str().unwrap();
+    let features = |dictionary: &str, environment: &[(&str, &str)]| {
+        let arguments = [
+            "features",
+            model,
+            "--ids",
+            "1,2,3",
+            "--dictionary",
+            dictionary,
+        ];
+        let mut command = stage.command(&arguments);
+        command.envs(environment.iter().copied());
+        let output = command.output().unwrap();
+        let out = String::from_utf8_lossy(&output.stdout).into_owned();
+        (out, Outcome::from(output))
+    };
+    let (_, offline) = features("tiny/llama/saes/one", &[("HF_HUB_OFFLINE", "1")]);
+    offline.is(
+        1,
+        &[
+            "HF_HUB_OFFLINE",
+            "hf download tiny/llama --include 'saes/one/*'",
+        ],
+    );
+    let (out, outcome) = features("tiny/llama:saes/one", &[]);
+    outcome.is(0, &[]);
+    assert!(
+        out.contains("tiny/llama:saes/one: sparse autoencoder"),
+        "{out}"
+    );
+    let fetched: Vec<String> = stage
+        .hub
+        .asked()
+        .into_iter()
+        .filter(|a| a.method == "GET" && a.storage)
+        .map(|a| a.path)
+        .collect();
+    assert_eq!(
+        fetched,
+        [
+            "/storage/saes/one/sae_weights.safetensors",
+            "/storage/saes/one/cfg.json"
+        ]
+    );
+    // As Python has it.
+    let pointer = stage
+        .folder()
+        .join(format!("snapshots/{COMMIT}/saes/one/cfg.json"));
+    assert!(
+        std::fs::read_link(&pointer)
+            .unwrap()
+            .starts_with("../../../../blobs")
+    );
+    // A second time without any request, and offline.
+    stage.hub.forget();
+    let (_, outcome) = features(
+        "tiny/llama/saes/one@resid_post.0",
+        &[("HF_HUB_OFFLINE", "1")],
+    );
+    outcome.is(0, &[]);
+    assert!(stage.hub.asked().is_empty());
+    let (_, outcome) = features("tiny/llama/saes/three", &[]);
+    outcome.is(
+        1,
+        &["`tiny/llama` has no dictionary of a known format at `saes/three`"],
+    );
+    let (_, outcome) = features("tiny/llama", &[]);
+    outcome.is(1, &["as in tiny/llama/saes/one: `saes/one`, `saes/two`"]);
+    // Interrupted, and gone on with.
+    stage
+        .hub
+        .change(|hub| hub.cut = Some(("saes/two/sae_weights.safetensors".into(), 300, 9)));
+    let (_, outcome) = features("tiny/llama/saes/two", &[]);
+    outcome.is(0, &[]);
 }

@@ -127,15 +127,50 @@ fn dictionary(app: &mut App, text: &str) -> CommandResult {
         "name the folder or file of a dictionary: `:dictionary PATH`",
     )?;
     let slot = features()?;
-    let arguments = app.shown.get(slot).map(|s| s.arguments.clone());
-    let arguments = arguments.unwrap_or_default().with(DICTIONARY, text.trim());
+    let before = app.shown.get(slot).map(|s| s.arguments.clone());
+    let before = before.unwrap_or_default();
+    let mut arguments = before.clone().with(DICTIONARY, text.trim());
+    // A figure that has grown keeps its positions.
+    let shown = app.figure(slot).map_or(0, |figure| match &figure.body {
+        Body::Table(table) => table.pages.len(),
+        Body::Grid(grid) => grid.columns.len(),
+        Body::Series(_) | Body::Text(_) => 0,
+    });
+    if let Some(most) = most(slot, WINDOW) {
+        let held = arguments.given.get(WINDOW).and_then(|w| w.parse().ok());
+        if shown > held.unwrap_or(0) {
+            arguments = arguments.with(WINDOW, shown.min(most));
+        }
+    }
     let arguments = instrument(slot)?.read(&arguments)?;
     app.set_focus(Pane::Figure(slot));
-    Ok(app.question(slot, arguments))
+    let effects = app.question(slot, arguments);
+    app.change_figure(slot, |shown| shown.until_it_works = Some(before));
+    Ok(effects)
+}
+
+/// The parameter that says how many positions are read.
+const WINDOW: &str = "window";
+
+/// The largest value of a parameter.
+fn most(slot: &str, parameter: &str) -> Option<usize> {
+    let all = instrument(slot).ok()?.parameters();
+    all.iter().find_map(|row| match row.kind {
+        ParamKind::Count { hi, .. } if row.name == parameter => Some(hi),
+        ParamKind::Count { .. }
+        | ParamKind::Layer
+        | ParamKind::Position
+        | ParamKind::Choice(_)
+        | ParamKind::Word(_)
+        | ParamKind::Text => None,
+    })
 }
 
 /// The parameter that names a dictionary.
 pub(in crate::app) const DICTIONARY: &str = "dictionary";
+
+/// The parameter that names a file of labels.
+pub(in crate::app) const LABELS: &str = "labels";
 
 /// The first instrument that reads dictionaries.
 pub(in crate::app) fn features() -> Result<&'static str, Unavailable> {

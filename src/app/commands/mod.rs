@@ -27,7 +27,7 @@ use std::fmt;
 use super::{App, Effect};
 
 pub(in crate::app) use edits::steering;
-pub(in crate::app) use figure::{DICTIONARY, features};
+pub(in crate::app) use figure::{DICTIONARY, LABELS, features};
 
 /// The reason why something cannot be done, with what to do instead.
 #[derive(Clone, Debug, PartialEq, Eq)]

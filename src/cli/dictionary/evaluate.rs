@@ -39,7 +39,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let words = read(&path)?;
     let mut lab = arguments::open(matches)?;
     let given = arguments::text(matches, "dictionary");
-    let set = lab.derived::<OpenDictionaries>().get(given, &lab.model)?;
+    let set = lab.derived::<OpenDictionaries>().get(given, &lab)?;
     let only = matches.get_one::<usize>("layer").copied();
     let chosen: Vec<_> = set
         .dictionaries
@@ -58,7 +58,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let seed = matches.get_one::<u64>("seed").copied().unwrap_or(1);
     for dictionary in chosen {
         let found = arguments::showing_progress(&mut lab, "dictionary", |lab| evaluate(lab, &set, dictionary, text, seed))?;
-        dictionary.notes(&lab.model).iter().for_each(|note| output::note(note));
+        let about = &dictionary.dictionary;
+        output::note(&about.about());
+        about.remarks.iter().for_each(|note| output::note(note));
         output::note(&format!(
             "{} of {} tokens, in {} contexts; the first position of each is left out.",
             grouped(found.tokens),

@@ -1,7 +1,7 @@
 //! `lmscope dictionary`: trains a dictionary, and evaluates one.
 //!
-//! Invariant: a report goes to standard output, progress to standard error. To add a command, write `cli/dictionary/x.rs` with a
-//! `pub const` [`Subcommand`] and add a word to [`COMMANDS`].
+//! Invariant: a report goes to standard output, progress to standard error. To add an action, write `cli/dictionary/x.rs` with a
+//! `pub const` [`Subcommand`] and add a word to [`ACTIONS`].
 
 mod evaluate;
 mod report;
@@ -23,7 +23,7 @@ pub const DICTIONARY: Subcommand = Subcommand {
     run,
 };
 
-const COMMANDS: &[Subcommand] = &[train::TRAIN, evaluate::EVALUATE];
+const ACTIONS: &[Subcommand] = &[train::TRAIN, evaluate::EVALUATE];
 
 /// The default number of tokens of a context.
 const CONTEXT: usize = 128;
@@ -33,7 +33,7 @@ const LONGEST: u64 = 1 << 30;
 
 fn build(command: Command) -> Command {
     let command = command.subcommand_required(true).arg_required_else_help(true);
-    COMMANDS.iter().fold(command, |command, row| {
+    ACTIONS.iter().fold(command, |command, row| {
         command.subcommand((row.arguments)(Command::new(row.name).about(row.about)))
     })
 }
@@ -42,7 +42,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let Some((name, of)) = matches.subcommand() else {
         return Ok(());
     };
-    match COMMANDS.iter().find(|row| row.name == name) {
+    match ACTIONS.iter().find(|row| row.name == name) {
         Some(row) => (row.run)(of),
         None => Err(Error::argument("dictionary", name, "train or evaluate")),
     }

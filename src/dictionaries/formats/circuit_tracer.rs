@@ -12,7 +12,6 @@ use super::super::place::DictionaryPlace;
 use super::Format;
 use super::source::{Source, by_feature, by_width, input, of_target, target, vector};
 use crate::error::{Error, Result};
-use crate::file;
 use crate::model::checkpoint::tensor_file::TensorFile;
 use crate::text;
 
@@ -20,7 +19,7 @@ use crate::text;
 pub const PER_LAYER: Format = Format {
     name: "circuit-tracer",
     about: "layer_{i}.safetensors with config.yaml, one transcoder a layer",
-    fits: |source| !numbered(source, "layer_").is_empty() && source.folder.join(CONFIG).is_file(),
+    fits: |source| !numbered(source, "layer_").is_empty() && source.beside(CONFIG),
     read: per_layer,
 };
 
@@ -28,7 +27,10 @@ pub const PER_LAYER: Format = Format {
 pub const CROSS_LAYER: Format = Format {
     name: "circuit-tracer CLT",
     about: "W_enc_{i}.safetensors and W_dec_{i}.safetensors with config.yaml",
-    fits: |source| !numbered(source, "W_enc_").is_empty(),
+    fits: |source| {
+        let named = !source.file.is_empty();
+        !numbered(source, "W_enc_").is_empty() && (named || source.beside(CONFIG))
+    },
     read: cross_layer,
 };
 
@@ -46,12 +48,8 @@ fn numbered(source: &Source, prefix: &str) -> Vec<usize> {
     if !source.file.is_empty() {
         return layer(&source.file).into_iter().collect();
     }
-    let entries = std::fs::read_dir(&source.folder)
-        .into_iter()
-        .flatten()
-        .flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut layers: Vec<usize> = names.filter_map(|name| layer(&name)).collect();
+    let names = source.names();
+    let mut layers: Vec<usize> = names.iter().filter_map(|name| layer(name)).collect();
     layers.sort_unstable();
     layers
 }
@@ -77,8 +75,7 @@ struct SetConfig {
 
 impl SetConfig {
     fn of(source: &Source) -> Result<Self> {
-        let path = source.folder.join(CONFIG);
-        let said = match file::read_if_there(&path, file::WORDS)? {
+        let said = match source.bytes(CONFIG)? {
             Some(bytes) => pairs(&String::from_utf8_lossy(&bytes)),
             None => BTreeMap::new(),
         };
@@ -215,7 +212,7 @@ fn cross_layer(source: &Source) -> Result<Vec<Dictionary>> {
     let set: Vec<Dictionary> = read.collect::<Result<_>>()?;
     if ends.len() > 1 {
         return Err(Error::bad_file(
-            &source.folder,
+            &source.path,
             "its layers do not write to the same last layer",
             super::source::NEXT,
         ));

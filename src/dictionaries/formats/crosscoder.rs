@@ -35,7 +35,7 @@ fn file_of(source: &Source) -> Option<String> {
     let known = [".safetensors", ".pt"]
         .iter()
         .any(|end| file.ends_with(end));
-    let open = known.then(|| TensorFile::open(&source.folder.join(file)).ok())??;
+    let open = known.then(|| source.tensors(file).ok())??;
     let deep = |name: &str| open.shape(name).is_some_and(|shape| shape.len() == 3);
     (deep("encoder.weight") && deep("decoder.weight") || deep("W_enc") && deep("W_dec"))
         .then(|| file.to_string())
@@ -116,7 +116,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
         Some(threshold) => {
             let mut n = vec![0f64; features];
             for target in &targets {
-                let norms = target.decoder.norms();
+                let norms = target.decoder.norms(source.report)?;
                 n.iter_mut()
                     .zip(norms)
                     .for_each(|(n, norm)| *n += f64::from(norm));

@@ -18,7 +18,7 @@ use crate::text;
 pub const DICTIONARY_LEARNING: Format = Format {
     name: "dictionary_learning",
     about: "a folder with ae.pt and config.json",
-    fits: |source| source.has("ae.pt") && source.folder.join("config.json").is_file(),
+    fits: |source| source.has("ae.pt") && source.beside("config.json"),
     read,
 };
 
@@ -108,7 +108,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     };
     if class == "AutoEncoder" {
         // As `from_pretrained` does: activations are those of decoder vectors of length one.
-        dictionary.fold_decoder_norms()?;
+        dictionary.fold_decoder_norms_watched(source.report)?;
     }
     Ok(vec![dictionary])
 }

@@ -13,7 +13,6 @@ use super::source::{
     Source, by_feature, by_width, input, model_name, of_target, switch, target, vector, word,
 };
 use crate::error::Result;
-use crate::model::checkpoint::tensor_file::TensorFile;
 use crate::model::network::site::Site;
 use crate::text;
 
@@ -34,7 +33,7 @@ fn weights(source: &Source) -> Option<String> {
         .file
         .ends_with(".safetensors")
         .then(|| source.file.clone())?;
-    let file = TensorFile::open(&source.folder.join(&one)).ok()?;
+    let file = source.tensors(&one).ok()?;
     file.has("w_enc").then_some(one)
 }
 

@@ -23,7 +23,7 @@ use crate::text;
 pub const LLAMA_SCOPE: Format = Format {
     name: "Llama Scope",
     about: "a folder with hyperparams.json and checkpoints/final.safetensors",
-    fits: |source| source.folder.join("hyperparams.json").is_file() && source.has(FINAL),
+    fits: |source| source.beside("hyperparams.json") && source.has(FINAL),
     read,
 };
 
@@ -33,8 +33,8 @@ pub const DISTILL: Format = Format {
     about: "a folder with config.json and sae_weights.safetensors that has log_jumprelu_threshold",
     fits: |source| {
         source.has("sae_weights.safetensors")
-            && source.folder.join("config.json").is_file()
-            && !source.folder.join("cfg.json").is_file()
+            && source.beside("config.json")
+            && !source.beside("cfg.json")
     },
     read: distilled,
 };
@@ -115,7 +115,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     }
     let unit = switch(&config, "sparsity_include_decoder_norm").unwrap_or(true);
     if unit {
-        dictionary.fold_decoder_norms()?;
+        dictionary.fold_decoder_norms_watched(source.report)?;
     }
     let threshold = number(&config, "jump_relu_threshold").unwrap_or(0.0);
     let top = count(&config, "top_k");
@@ -157,7 +157,7 @@ fn distilled(source: &Source) -> Result<Vec<Dictionary>> {
     }
     if switch(&config, "sparsity_include_decoder_norm").unwrap_or(false) {
         // Activations times decoder norms are compared, and activations themselves are the features.
-        let n = dictionary.targets[0].decoder.norms();
+        let n = dictionary.targets[0].decoder.norms(source.report)?;
         let compared = thresholds.iter_mut().zip(n);
         compared.for_each(|(t, n)| *t = if n > 0.0 { *t / n } else { f32::MAX });
     }

@@ -11,15 +11,19 @@ mod gemma_scope_2;
 mod llama_scope;
 mod openai;
 mod qwen_scope;
+mod repository;
 mod saelens;
 mod source;
 mod sparsify;
 mod state_dict;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::Report;
 use super::dictionary::Dictionary;
+use super::embedded::EmbeddedDictionary;
 use crate::error::{Error, Result};
+use crate::model::hub::{DownloadWatch, PartFiles, RepositoryPart};
 use crate::text;
 use source::Source;
 
@@ -58,16 +62,42 @@ pub const FORMATS: &[Format] = &[
 ///
 /// When it is of no format that is known, or does not hold what its format has.
 pub fn open(path: &Path) -> Result<Vec<Dictionary>> {
-    let source = Source::of(path)?;
-    let Some(format) = FORMATS.iter().find(|format| (format.fits)(&source)) else {
-        return Err(unknown(&source));
+    open_watched(path, &|_| Ok(()))
+}
+
+/// As [`open`]; `report` is told of long reads, and its error ends them.
+///
+/// # Errors
+///
+/// As [`open`], and what `report` says.
+pub fn open_watched(path: &Path, report: Report) -> Result<Vec<Dictionary>> {
+    read(&Source::of(path, report)?)
+}
+
+/// The dictionaries of an embedded folder.
+///
+/// # Errors
+///
+/// As [`open`].
+pub fn open_embedded(of: &'static EmbeddedDictionary, report: Report) -> Result<Vec<Dictionary>> {
+    let mut found = read(&Source::embedded(of, report))?;
+    found.iter_mut().for_each(|d| d.name = of.name.into());
+    Ok(found)
+}
+
+fn read(source: &Source) -> Result<Vec<Dictionary>> {
+    let Some(format) = FORMATS.iter().find(|format| (format.fits)(source)) else {
+        return Err(unknown(source));
     };
-    let mut found = (format.read)(&source)?;
+    source.forget();
+    let mut found = (format.read)(source)?;
+    let unread = source.unread();
     for dictionary in &mut found {
         dictionary.format = format.name;
+        dictionary.remarks.extend(unread.iter().cloned());
         dictionary.check().map_err(|error| {
             if let Error::BadFile { what, next, .. } = error {
-                Error::bad_file(path, what, next)
+                Error::bad_file(&source.path, what, next)
             } else {
                 error
             }
@@ -79,6 +109,23 @@ pub fn open(path: &Path) -> Result<Vec<Dictionary>> {
     Ok(found)
 }
 
+/// The file or folder of a dictionary on the hub, after downloading what is missing of it, and nothing else.
+///
+/// # Errors
+///
+/// Those of the hub, and when it has no dictionary there, with those that it has.
+pub fn fetch(of: &RepositoryPart, watch: &mut DownloadWatch<'_>) -> Result<PathBuf> {
+    let whole = |path: &Path| {
+        Source::of(path, &|_| Ok(()))
+            .is_ok_and(|source| FORMATS.iter().any(|format| (format.fits)(&source)))
+    };
+    let files = PartFiles {
+        choose: &repository::files,
+        whole: &whole,
+    };
+    of.fetch(&files, watch)
+}
+
 /// The error for what is of no format, with the dictionaries that lie below.
 fn unknown(source: &Source) -> Error {
     let known: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
@@ -86,23 +133,11 @@ fn unknown(source: &Source) -> Error {
         "it is not a dictionary of a known format ({})",
         known.join(", ")
     );
-    let entries = std::fs::read_dir(&source.folder)
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut below: Vec<String> = entries
-        .filter(|_| source.file.is_empty())
-        .take(10_000)
-        .map(|entry| entry.path())
-        .filter(|path| {
-            Source::of(path).is_ok_and(|inner| FORMATS.iter().any(|format| (format.fits)(&inner)))
-        })
-        .filter_map(|path| {
-            path.file_name()
-                .map(|name| text::visible(name.as_encoded_bytes()))
-        })
-        .collect();
-    below.sort();
+    let fits = |inner: Source| FORMATS.iter().any(|format| (format.fits)(&inner));
+    let names = source.names();
+    let below = names.iter().take(10_000);
+    let below = below.filter(|name| source.inner(name).is_some_and(fits));
+    let below: Vec<String> = below.map(|name| text::visible(name.as_bytes())).collect();
     let next = if below.is_empty() {
         what.push_str(", and no folder of it is one");
         "Give the folder or file of one dictionary.".to_string()

@@ -11,7 +11,6 @@ use super::super::place::DictionaryPlace;
 use super::Format;
 use super::source::{Source, by_feature, by_width, input, target, vector};
 use crate::error::Result;
-use crate::model::checkpoint::tensor_file::TensorFile;
 use crate::model::checkpoint::torch::facts;
 use crate::model::network::site::Site;
 use crate::text;
@@ -23,7 +22,8 @@ pub const OPENAI: Format = Format {
     fits: |source| {
         let torch = source.ends_in(&["pt", "pth"]);
         torch
-            && TensorFile::open(&source.path)
+            && source
+                .tensors(&source.file)
                 .is_ok_and(|file| file.has("pre_bias") && file.has("latent_bias"))
     },
     read,

@@ -20,7 +20,7 @@ use crate::text;
 pub const SAELENS: Format = Format {
     name: "SAELens",
     about: "a folder with cfg.json and sae_weights.safetensors",
-    fits: |source| source.has(WEIGHTS) && source.folder.join("cfg.json").is_file(),
+    fits: |source| source.has(WEIGHTS) && source.beside("cfg.json"),
     read,
 };
 
@@ -35,6 +35,8 @@ struct SaeConfig {
     normalize: String,
     rescale: bool,
     less: Option<bool>,
+    /// The activation function of an old config, where it is another one than that of its architecture.
+    function: Option<String>,
 }
 
 fn config(all: &Value) -> SaeConfig {
@@ -46,13 +48,17 @@ fn config(all: &Value) -> SaeConfig {
     let text = |key: &str| word(all, key).map(str::to_owned);
     let mut architecture = text("architecture").unwrap_or_else(|| "standard".into());
     let mut k = count(all, "k");
+    let mut other = None;
     if !new {
         let function = text("activation_fn").or_else(|| text("activation_fn_str"));
         let kwargs = all.get("activation_fn_kwargs");
-        if let (Some("topk"), Some(of)) = (function.as_deref(), kwargs.and_then(|a| count(a, "k")))
-        {
-            architecture = "topk".into();
-            k = Some(of);
+        match function.as_deref() {
+            Some("topk") => {
+                architecture = "topk".into();
+                k = kwargs.and_then(|a| count(a, "k")).or(k);
+            }
+            None | Some("relu") => {}
+            Some(_) => other = function,
         }
     }
     let normalize = match all.get("normalize_activations") {
@@ -63,7 +69,7 @@ fn config(all: &Value) -> SaeConfig {
     SaeConfig {
         architecture,
         k,
-        metadata: if new && !metadata.is_null() {
+        metadata: if word(&metadata, "hook_name").is_some() || new && !metadata.is_null() {
             metadata
         } else {
             all.clone()
@@ -71,6 +77,7 @@ fn config(all: &Value) -> SaeConfig {
         normalize,
         rescale: switch(all, "rescale_acts_by_decoder_norm").unwrap_or(false),
         less: switch(all, "apply_b_dec_to_input"),
+        function: other,
     }
 }
 
@@ -81,6 +88,13 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     let config = config(&all);
     let file = source.tensors(WEIGHTS)?;
     let metadata = &config.metadata;
+    if let Some(other) = &config.function {
+        let what = format!(
+            "its activation_fn is `{}`; relu and topk are read",
+            text::visible(other.as_bytes())
+        );
+        return Err(source.bad(what));
+    }
     let hook = word(metadata, "hook_name").or_else(|| word(metadata, "hook_point"));
     let head = ["hook_head_index", "hook_point_head_index"];
     if head
@@ -94,14 +108,19 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     let place = hook.map_or(DictionaryPlace::Unsaid, |hook| {
         DictionaryPlace::Named(hook.to_string())
     });
+    reshape(&all, hook, source)?;
     let transcoder = config.architecture.contains("transcoder");
     let encoder = by_width(&file, "W_enc")?;
     let decoder = by_feature(&file, "W_dec")?;
     let (features, width) = (encoder.features, encoder.width);
-    for (key, found) in [("d_sae", features), ("d_in", width)] {
+    let mut said = vec![("d_sae", features), ("d_in", width)];
+    if transcoder {
+        said.push(("d_out", decoder.width));
+    }
+    for (key, found) in said {
         if let Some(said) = count(&all, key).filter(|said| *said != found) {
             return Err(file.bad(
-                format!("its W_enc is [{width}, {features}], and cfg.json says {key} {said}"),
+                format!("its W_enc is [{width}, {features}] and its W_dec [{}, {}], and cfg.json says {key} {said}", decoder.features, decoder.width),
                 "Are config and weights of one dictionary, and is no matrix transposed?",
             ));
         }
@@ -121,7 +140,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
         }
         read.less = Some(b_dec);
     }
-    let mut remarks = Vec::new();
+    let mut remarks = trained_on(metadata);
     read.norm = norm(&config, metadata, source)?;
     written.undo = true;
     if file.has("W_skip") {
@@ -178,9 +197,24 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
         targets: vec![written],
         remarks: Vec::new(),
     };
-    if file.has("scaling_factor") {
-        let factors = vector(&file, "scaling_factor", features)?;
+    let finetuned = switch(&all, "finetuning_scaling_factor");
+    let factors = ["scaling_factor", "finetuning_scaling_factor"];
+    let factors = factors.into_iter().find(|name| file.has(name));
+    if finetuned == Some(true) && factors.is_none() {
+        return Err(file.bad(
+            "cfg.json says finetuning_scaling_factor, and scaling_factor is missing",
+            super::source::NEXT,
+        ));
+    }
+    if let Some(name) = factors {
+        let factors = vector(&file, name, features)?;
         if factors.iter().any(|s| (s - 1.0).abs() > 1e-5) {
+            if finetuned == Some(false) {
+                return Err(file.bad(
+                    format!("it has a {name}, and cfg.json says that there is none (finetuning_scaling_factor: false)"),
+                    "Are config and weights of one dictionary?",
+                ));
+            }
             let target = &mut dictionary.targets[0];
             target.scale = target.scale.times(|f| factors[f], features);
         }
@@ -191,7 +225,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
             FeatureGate::TopK(_) | FeatureGate::AbsTopK(_)
         )
     {
-        let n = dictionary.decoder_norms();
+        let n = dictionary.decoder_norms_watched(source.report)?;
         dictionary.rescale(&n);
     }
     if config.normalize == "expected_average_only_in" {
@@ -202,6 +236,45 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     }
     dictionary.remarks = remarks;
     Ok(vec![dictionary])
+}
+
+/// Refuses activations of another shape than the site has: those of `hook_z` are all heads beside each other there as well.
+fn reshape(config: &Value, hook: Option<&str>, source: &Source) -> Result<()> {
+    let z = hook.is_some_and(|hook| hook.ends_with("_z"));
+    match word(config, "reshape_activations") {
+        None | Some("none") => Ok(()),
+        Some("hook_z") if z => Ok(()),
+        Some(other) => Err(source.bad(format!(
+            "its activations are reshaped by `{}` at {}; hook_z at a hook_z is read",
+            text::visible(other.as_bytes()),
+            text::visible(hook.unwrap_or("no hook").as_bytes())
+        ))),
+    }
+}
+
+/// What its config says of the positions and tokens that it was trained on.
+fn trained_on(metadata: &Value) -> Vec<String> {
+    let mut said = Vec::new();
+    let slice = metadata.get("seqpos_slice").and_then(Value::as_array);
+    let whole = |slice: &Vec<Value>| {
+        let all = |at: &Value| at.is_null() || at.as_i64() == Some(0);
+        slice.iter().take(2).all(all) && slice.get(2).is_none_or(|s| s.is_null() || *s == 1)
+    };
+    if let Some(slice) = slice.filter(|slice| !whole(slice)) {
+        let slice: Vec<String> = slice.iter().map(Value::to_string).collect();
+        said.push(format!(
+            "it was trained on some positions of a text alone, and is shown at all: seqpos_slice [{}] (begin, end, step)",
+            slice.join(", ")
+        ));
+    }
+    if switch(metadata, "prepend_bos") == Some(false) {
+        said.push("it was trained on texts without a BOS token before them".into());
+    }
+    let special = metadata.get("exclude_special_tokens");
+    if special.is_some_and(|s| !s.is_null() && *s != false) {
+        said.push("it was trained without special tokens (exclude_special_tokens): its features there say little".into());
+    }
+    said
 }
 
 fn norm(config: &SaeConfig, metadata: &Value, source: &Source) -> Result<InputNorm> {

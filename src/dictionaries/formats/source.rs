@@ -2,11 +2,15 @@
 //!
 //! Invariant: a part has the shape that the format says, or the error names the tensor with both shapes.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::Value;
 
+use super::super::Report;
 use super::super::dictionary::{Input, Target};
+use super::super::embedded::EmbeddedDictionary;
 use super::super::matrix::{FeatureMatrix, FeatureScale};
 use super::super::norms::InputNorm;
 use super::super::place::DictionaryPlace;
@@ -18,26 +22,44 @@ use crate::text;
 /// What to do about a file that does not fit its format.
 pub const NEXT: &str = "Download the dictionary again, config and weights together.";
 
+/// Tensors of training, and such as a format has and does not use when it encodes.
+const WITHOUT_EFFECT: &[&str] = &[
+    "active_groups",
+    "code_normalization_id",
+    "group_sizes",
+    "group_weights",
+    "k",
+    "num_batches_not_active",
+    "stats_last_nonzero",
+    "step",
+    "threshold",
+];
+
 /// A file or folder that was named.
-#[derive(Debug)]
-pub struct Source {
+pub struct Source<'a> {
     /// As it was named.
     pub path: PathBuf,
     /// The folder itself, or that of the file.
-    pub folder: PathBuf,
+    folder: PathBuf,
     /// The name of the file, if one was named; else empty.
     pub file: String,
     /// The whole path as text, with links resolved and `--` of hub caches as it is.
     pub words: String,
+    /// Where its files are not on the disk.
+    embedded: Option<&'static EmbeddedDictionary>,
+    /// The files of tensors that were opened.
+    opened: RefCell<Vec<Rc<TensorFile>>>,
+    /// Is told how far a long read has come; its error ends the read.
+    pub report: Report<'a>,
 }
 
-impl Source {
+impl<'a> Source<'a> {
     /// A file or folder.
     ///
     /// # Errors
     ///
     /// When it does not exist.
-    pub fn of(path: &Path) -> Result<Self> {
+    pub fn of(path: &Path, report: Report<'a>) -> Result<Self> {
         // What the path says of a dictionary (its layer, its k) may be in a folder above that was not written.
         let whole = std::path::absolute(path).map_err(|e| Error::io(path, e))?;
         let found = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
@@ -53,7 +75,23 @@ impl Source {
             folder,
             file,
             words: whole.to_string_lossy().into_owned(),
+            embedded: None,
+            opened: RefCell::default(),
+            report,
         })
+    }
+
+    /// A dictionary in the binary, as if its files were in a folder of its name.
+    pub fn embedded(of: &'static EmbeddedDictionary, report: Report<'a>) -> Self {
+        Self {
+            path: PathBuf::from(of.name),
+            folder: PathBuf::from(of.name),
+            file: String::new(),
+            words: of.name.into(),
+            embedded: Some(of),
+            opened: RefCell::default(),
+            report,
+        }
     }
 
     /// Whether a file was named whose name ends in one of these.
@@ -62,13 +100,57 @@ impl Source {
         own.is_some_and(|own| extensions.iter().any(|e| own.eq_ignore_ascii_case(e)))
     }
 
+    /// Whether the folder has a file, whichever was named.
+    pub fn beside(&self, name: &str) -> bool {
+        match self.embedded {
+            Some(of) => of.file(name).is_some(),
+            None => self.folder.join(name).is_file(),
+        }
+    }
+
     /// Whether this is the file that was named, or a file of the folder that was named.
     pub fn has(&self, name: &str) -> bool {
-        self.file.is_empty() && self.folder.join(name).is_file()
-            || Path::new(name)
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy() == self.file)
-                && self.folder.join(name).is_file()
+        let named = Path::new(name)
+            .file_name()
+            .is_some_and(|n| n.to_string_lossy() == self.file);
+        (self.file.is_empty() || named) && self.beside(name)
+    }
+
+    /// The names of the files and folders in the folder, in order.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = match self.embedded {
+            Some(of) => of.files.iter().map(|(name, _)| (*name).into()).collect(),
+            None => {
+                let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
+                let names = entries.flatten().map(|entry| entry.file_name());
+                names
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .take(100_000)
+                    .collect()
+            }
+        };
+        names.sort();
+        names
+    }
+
+    /// A file or folder in the folder that was named.
+    pub fn inner(&self, name: &str) -> Option<Self> {
+        if self.embedded.is_some() || !self.file.is_empty() {
+            return None;
+        }
+        Self::of(&self.folder.join(name), self.report).ok()
+    }
+
+    /// The bytes of a small file of the folder; none if there is none.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self.embedded {
+            Some(of) => Ok(of.file(name).map(<[u8]>::to_vec)),
+            None => file::read_if_there(&self.folder.join(name), file::WORDS),
+        }
     }
 
     /// A JSON file of the folder; none if there is none.
@@ -78,7 +160,7 @@ impl Source {
     /// When it is not JSON.
     pub fn json(&self, name: &str) -> Result<Option<Value>> {
         let path = self.folder.join(name);
-        match file::read_if_there(&path, file::WORDS)? {
+        match self.bytes(name)? {
             Some(bytes) => serde_json::from_slice(&bytes)
                 .map(Some)
                 .map_err(|e| Error::bad_file(&path, format!("it is not JSON ({e})"), NEXT)),
@@ -91,18 +173,50 @@ impl Source {
     /// # Errors
     ///
     /// When it cannot be opened.
-    pub fn tensors(&self, name: &str) -> Result<TensorFile> {
-        TensorFile::open(&self.folder.join(name))
+    pub fn tensors(&self, name: &str) -> Result<Rc<TensorFile>> {
+        let path = self.folder.join(name);
+        let file = Rc::new(match self.embedded.and_then(|of| of.file(name)) {
+            Some(bytes) => TensorFile::embedded(&path, bytes)?,
+            None => TensorFile::open(&path)?,
+        });
+        self.opened.borrow_mut().push(file.clone());
+        Ok(file)
     }
 
     /// A short name: the last parts of the path.
     pub fn name(&self) -> String {
-        let parts: Vec<_> = Path::new(&self.words)
-            .components()
-            .map(|part| part.as_os_str().to_string_lossy())
-            .collect();
-        let last = &parts[parts.len().saturating_sub(3)..];
-        text::visible(last.join("/").trim_start_matches('/').as_bytes())
+        let words = self.words.trim_end_matches('/');
+        let mut cuts = words.rmatch_indices('/').map(|(at, _)| at);
+        match cuts.nth(2).filter(|at| *at > 0) {
+            Some(at) => format!("…{}", text::visible(words[at..].as_bytes())),
+            None => text::visible(words.as_bytes()),
+        }
+    }
+
+    /// What files have beside what was asked of them, in a sentence a file.
+    pub fn unread(&self) -> Vec<String> {
+        let opened = self.opened.borrow();
+        let files = opened.iter().filter_map(|file| {
+            let unread = file.unread();
+            let unread: Vec<&String> = unread
+                .iter()
+                .filter(|name| !WITHOUT_EFFECT.contains(&name.as_str()))
+                .collect();
+            let name = file.path().file_name().unwrap_or_default();
+            (!unread.is_empty()).then(|| {
+                format!(
+                    "{} has tensors that are not read, and may change what features are: {}",
+                    text::visible(name.as_encoded_bytes()),
+                    text::quoted(&unread, 8)
+                )
+            })
+        });
+        files.collect()
+    }
+
+    /// Forgets which files were looked at.
+    pub fn forget(&self) {
+        self.opened.borrow_mut().clear();
     }
 
     /// An error about what was named.

@@ -15,7 +15,7 @@ use crate::text;
 pub const SPARSIFY: Format = Format {
     name: "sparsify",
     about: "a folder such as layers.10.mlp with cfg.json and sae.safetensors",
-    fits: |source| source.has("sae.safetensors") && source.folder.join("cfg.json").is_file(),
+    fits: |source| source.has("sae.safetensors") && source.beside("cfg.json"),
     read,
 };
 
@@ -76,8 +76,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
     if skip {
         written.skip = Some(by_feature(&file, "W_skip")?);
     }
-    let above = source.folder.join("..").join("config.json");
-    let above = crate::file::read_if_there(&above, crate::file::WORDS)?;
+    let above = source.bytes("../config.json")?;
     let above = above.and_then(|text| serde_json::from_slice(&text).ok());
     Ok(vec![Dictionary {
         name: source.name(),

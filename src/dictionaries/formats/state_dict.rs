@@ -19,7 +19,10 @@ pub const STATE_DICT: Format = Format {
     about: "a .pt or .pth with encoder_linear and decoder_linear, or encoder and decoder, and the layer in its name (l19)",
     fits: |source| {
         let torch = source.ends_in(&["pt", "pth"]);
-        torch && TensorFile::open(&source.path).is_ok_and(|file| prefix(&file).is_some())
+        torch
+            && source
+                .tensors(&source.file)
+                .is_ok_and(|file| prefix(&file).is_some())
     },
     read,
 };

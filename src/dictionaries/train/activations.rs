@@ -124,7 +124,7 @@ pub fn check_site(model: &Model, at: Address) -> Result<usize> {
         Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads => {}
     }
     let width = model.width(at.site);
-    DictionaryPlace::At(at).on(model, width)?;
+    DictionaryPlace::At(at).on(model, width, "the one to train")?;
     Ok(width)
 }
 

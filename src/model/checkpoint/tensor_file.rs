@@ -5,8 +5,9 @@
 //! be a range (a compressed array, another order of elements, other numbers than f32, f16 and bf16) is copied when it is asked
 //! for, and never more than `MOST` bytes. To read another container, add its arm in [`TensorFile::open`].
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::numpy::{self, NpyHeader};
 use super::torch::{self, TorchTensor, archive, strided};
 use crate::error::{Error, Result};
+use crate::model::memory;
 use crate::model::memory_map::{map_file, release_range};
 use crate::text;
 
@@ -90,14 +92,35 @@ struct TensorEntry {
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    map: Arc<Mmap>,
+    map: FileBytes,
     tensors: BTreeMap<String, TensorEntry>,
+    /// The names that were asked for.
+    asked: RefCell<BTreeSet<String>>,
 }
 
-/// The bytes of a tensor: a range of a mapped file, or a copy.
+/// The bytes of a file.
+#[derive(Clone, Debug)]
+enum FileBytes {
+    Mapped(Arc<Mmap>),
+    /// Of the binary itself.
+    Embedded(&'static [u8]),
+}
+
+impl Deref for FileBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(map) => map,
+            Self::Embedded(bytes) => bytes,
+        }
+    }
+}
+
+/// The bytes of a tensor: a range of a file, or a copy.
 #[derive(Clone, Debug)]
 enum TensorBytes {
-    Mapped(Arc<Mmap>, Range<usize>),
+    InFile(FileBytes, Range<usize>),
     Owned(Arc<Vec<u8>>, Range<usize>),
 }
 
@@ -112,6 +135,9 @@ pub struct StoredTensor {
 
 const NEXT: &str = "Download it again; if it is whole, save it again as safetensors.";
 
+/// What to do about a file that is a program.
+const CONVERT: &str = "Nothing in it was executed. If you trust it, load it in Python and save its tensors as safetensors (safetensors.torch.save_file).";
+
 impl TensorFile {
     /// Opens a file by its content, whatever its name is.
     ///
@@ -119,8 +145,28 @@ impl TensorFile {
     ///
     /// When the file is no container that is known, is damaged, or would have to be executed.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = map_file(path)?;
-        let bad = |what: String| Error::bad_file(path, what, NEXT);
+        Self::of(path, FileBytes::Mapped(Arc::new(map_file(path)?)))
+    }
+
+    /// As [`TensorFile::open`], for a file that is in the binary; the path is its name in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorFile::open`].
+    pub fn embedded(path: &Path, bytes: &'static [u8]) -> Result<Self> {
+        Self::of(path, FileBytes::Embedded(bytes))
+    }
+
+    fn of(path: &Path, map: FileBytes) -> Result<Self> {
+        let bad = |what: String| {
+            // To download a pickle again helps nobody.
+            let next = if what.contains("executed") {
+                CONVERT
+            } else {
+                NEXT
+            };
+            Error::bad_file(path, what, next)
+        };
         let tensors = if map.starts_with(b"\x93NUMPY") {
             BTreeMap::from([(String::new(), array(&map, 0..map.len()).map_err(bad)?)])
         } else if map.starts_with(b"PK") {
@@ -132,13 +178,16 @@ impl TensorFile {
         {
             return Err(bad("it is one pickle (PyTorch before 1.6, or pickle.dump), which would have to be executed".into()));
         } else {
-            super::weights::check_header(path)?;
+            if let FileBytes::Mapped(_) = map {
+                super::weights::check_header(path)?;
+            }
             in_safetensors(&map).map_err(bad)?
         };
         Ok(Self {
             path: path.to_path_buf(),
-            map: Arc::new(map),
+            map,
             tensors,
+            asked: RefCell::default(),
         })
     }
 
@@ -151,12 +200,28 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The tensors that nobody asked for.
+    pub fn unread(&self) -> Vec<String> {
+        let asked = self.asked.borrow();
+        let names = self.tensors.keys();
+        names
+            .filter(|name| !asked.contains(*name))
+            .cloned()
+            .collect()
+    }
+
+    fn asks(&self, name: &str) {
+        self.asked.borrow_mut().insert(name.to_string());
+    }
+
     pub fn has(&self, name: &str) -> bool {
+        self.asks(name);
         self.tensors.contains_key(name)
     }
 
     /// The shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.asks(name);
         Some(&self.tensors.get(name)?.shape)
     }
 
@@ -166,6 +231,7 @@ impl TensorFile {
     }
 
     fn find(&self, name: &str) -> Result<&TensorEntry> {
+        self.asks(name);
         self.tensors.get(name).ok_or_else(|| {
             let all: Vec<&str> = self.names().collect();
             self.bad(
@@ -192,7 +258,7 @@ impl TensorFile {
             (EntryPlace::InOrder(span), NumberKind::F32 | NumberKind::F16 | NumberKind::Bf16) => {
                 return Ok(stored(
                     found.number,
-                    TensorBytes::Mapped(self.map.clone(), span.clone()),
+                    TensorBytes::InFile(self.map.clone(), span.clone()),
                 ));
             }
             (_, NumberKind::Integer(_) | NumberKind::Other(_)) => {
@@ -210,6 +276,26 @@ impl TensorFile {
                 text::size(MOST as u64)
             );
             return Err(self.bad(what, "Save it again as safetensors in f32, f16 or bf16."));
+        }
+        memory::check_free(
+            &self.path.display().to_string(),
+            &format!("a copy of its `{name}`"),
+            // With the numbers from which it is made.
+            2 * size as u64,
+        )?;
+        if let (
+            EntryPlace::Packed(data, start, size, crc),
+            NumberKind::F32 | NumberKind::F16 | NumberKind::Bf16,
+        ) = (&found.place, found.number)
+        {
+            let whole = self.unpacked(data, *size, *crc, name)?;
+            let own = array(&whole, 0..whole.len()).map_err(|what| self.bad(what, NEXT))?;
+            if let EntryPlace::InOrder(_) = own.place {
+                // What was unpacked is the tensor, so that it is held once.
+                let span = *start..whole.len();
+                let bytes = TensorBytes::Owned(Arc::new(whole), span);
+                return Ok(stored(found.number, bytes));
+            }
         }
         let values = self.values(found, name)?;
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -232,6 +318,11 @@ impl TensorFile {
             let what = format!("its `{name}` is {:?}, too large", found.shape);
             return Err(self.bad(what, NEXT));
         }
+        memory::check_free(
+            &self.path.display().to_string(),
+            &format!("its `{name}`"),
+            count.saturating_mul(4) as u64,
+        )?;
         if matches!(found.number, NumberKind::Other(_)) {
             let what = format!("its `{name}` is not of numbers");
             return Err(self.bad(what, NEXT));
@@ -257,6 +348,20 @@ impl TensorFile {
         }
     }
 
+    /// A compressed array with its header, checked.
+    fn unpacked(&self, data: &Range<usize>, size: u64, crc: u32, name: &str) -> Result<Vec<u8>> {
+        memory::check_free(
+            &self.path.display().to_string(),
+            &format!("its compressed `{name}`, unpacked"),
+            size,
+        )?;
+        let size = size as usize;
+        let bytes = numpy::inflate(&self.map[data.clone()], size)
+            .ok()
+            .filter(|bytes| bytes.len() == size && crc32fast::hash(bytes) == crc);
+        bytes.ok_or_else(|| self.bad(format!("its array `{name}` is damaged"), NEXT))
+    }
+
     fn values(&self, found: &TensorEntry, name: &str) -> Result<Vec<f32>> {
         let (number, width) = (found.number, found.number.width());
         let of = |bytes: &[u8]| -> Vec<f32> {
@@ -271,14 +376,8 @@ impl TensorFile {
                     .collect()
             }
             EntryPlace::Packed(span, start, size, crc) => {
-                let size = *size as usize;
-                let bytes = numpy::inflate(&self.map[span.clone()], size)
-                    .ok()
-                    .filter(|bytes| bytes.len() == size && crc32fast::hash(bytes) == *crc);
-                let Some(bytes) = bytes else {
-                    return Err(self.bad(format!("its array `{name}` is damaged"), NEXT));
-                };
-                let own = array(&bytes, 0..size).map_err(|what| self.bad(what, NEXT))?;
+                let bytes = self.unpacked(span, *size, *crc, name)?;
+                let own = array(&bytes, 0..bytes.len()).map_err(|what| self.bad(what, NEXT))?;
                 match own.place {
                     EntryPlace::InOrder(_) => of(&bytes[*start..]),
                     EntryPlace::Strided(_, stride) => strided(&found.shape, &stride)
@@ -306,7 +405,7 @@ impl StoredTensor {
     /// Its bytes.
     pub fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            TensorBytes::Mapped(map, span) => &map[span.clone()],
+            TensorBytes::InFile(map, span) => &map[span.clone()],
             TensorBytes::Owned(bytes, span) => &bytes[span.clone()],
         }
     }
@@ -323,7 +422,7 @@ impl StoredTensor {
             start..start + size
         };
         let bytes = match &self.bytes {
-            TensorBytes::Mapped(map, span) => TensorBytes::Mapped(map.clone(), within(span)),
+            TensorBytes::InFile(map, span) => TensorBytes::InFile(map.clone(), within(span)),
             TensorBytes::Owned(bytes, span) => TensorBytes::Owned(bytes.clone(), within(span)),
         };
         Some(Self {
@@ -357,7 +456,7 @@ impl StoredTensor {
 
     /// Releases the pages of the file that hold these elements, so that they no longer count as memory of this process.
     pub fn release(&self, elements: Range<usize>) {
-        if let TensorBytes::Mapped(map, span) = &self.bytes {
+        if let TensorBytes::InFile(FileBytes::Mapped(map), span) = &self.bytes {
             let width = self.number.width();
             let start = span.start + elements.start * width;
             release_range(map, start..start + elements.len() * width);

@@ -62,7 +62,7 @@ impl Repository {
     }
 
     /// The commit of a revision, as far as known; a commit stands for itself.
-    fn commit(&self, revision: &str) -> String {
+    pub fn commit(&self, revision: &str) -> String {
         file::words(&self.folder.join("refs").join(revision))
             .ok()
             .map(|s| s.trim().to_string())

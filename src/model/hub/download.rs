@@ -55,6 +55,57 @@ pub fn fetch(
     outcome.map_err(|trouble| failure::sentence(trouble, reference, settings, &meter.now))
 }
 
+/// Downloads the missing files of a part, of all files of the repository those that `choose` names; the folder of the snapshot.
+pub fn fetch_part(
+    reference: &Reference,
+    settings: &HubSettings,
+    repository: &Repository,
+    choose: &dyn Fn(&[String]) -> Result<Vec<String>>,
+    watch: &mut DownloadWatch<'_>,
+) -> Result<PathBuf> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::io("the network", e))?;
+    let mut meter = ByteCounter::new(&reference.id, watch);
+    let work = part(reference, settings, repository, choose, &mut meter);
+    let outcome = runtime.block_on(Box::pin(work));
+    runtime.shutdown_background();
+    outcome.map_err(|trouble| failure::sentence(trouble, reference, settings, &meter.now))
+}
+
+async fn part(
+    reference: &Reference,
+    settings: &HubSettings,
+    repository: &Repository,
+    choose: &dyn Fn(&[String]) -> Result<Vec<String>>,
+    meter: &mut ByteCounter<'_, '_>,
+) -> Result<PathBuf, RemoteError> {
+    let remote = Remote::open(settings, &reference.id)?;
+    let found = remote.repository(meter, &reference.revision).await?;
+    let commit = found.commit;
+    if !files::is_safe(&commit) || commit.contains('/') {
+        return Err(RemoteError::Odd("its commit is not a commit id".into()));
+    }
+    let names = choose(&found.names)?;
+    if let Some(name) = names.iter().find(|name| !files::is_safe(name)) {
+        let name = crate::text::visible(name.as_bytes());
+        return Err(RemoteError::Odd(format!("it lists a file `{name}`")));
+    }
+    repository.prepare(&commit)?;
+    repository.note(&reference.revision, &commit)?;
+    meter.phase(DownloadPhase::Asking);
+    let (items, present) = plan(&remote, repository, &commit, &names, meter).await?;
+    room(&settings.cache, &items)?;
+    meter.now.files = names.len();
+    meter.now.number = present;
+    for item in &items {
+        meter.file(&item.meta.name);
+        file(&remote, repository, &commit, item, meter).await?;
+    }
+    Ok(repository.snapshot(&commit))
+}
+
 /// A file to fetch, with the number of bytes that existed when it was planned.
 struct FileToFetch {
     meta: RemoteFile,

@@ -65,7 +65,9 @@ pub fn is_weights(name: &str) -> bool {
         path.extension()
             .is_some_and(|e| e.eq_ignore_ascii_case(with))
     };
-    ["safetensors", "bin", "gguf"].into_iter().any(ends)
+    ["safetensors", "bin", "gguf", "npz", "pt", "pth"]
+        .into_iter()
+        .any(ends)
 }
 
 /// The files of a repository for a reference: the small ones, then the weights or their index.

@@ -17,6 +17,7 @@ mod cache;
 mod download;
 mod failure;
 mod files;
+mod part;
 mod progress;
 mod remote;
 mod settings;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use cache::Repository;
 pub use cache::{Cached, cached_models};
+pub use part::{PartFiles, RepositoryPart};
 pub use progress::{DownloadPhase, DownloadWatch, Progress};
 pub use settings::{HubSettings, cache_folder};
 
@@ -47,7 +49,7 @@ struct Reference {
     id: String,
     /// A branch, a tag or a commit.
     revision: String,
-    /// One GGUF file of the repository.
+    /// One GGUF file of the repository, or a part that is no model.
     file: Option<String>,
 }
 
@@ -78,7 +80,13 @@ impl Reference {
 
     /// The command that fetches it with Python's tool.
     fn by_hand(&self) -> String {
-        let file = self.file.as_ref().map(|f| format!(" {f}"));
+        let file = self.file.as_ref().map(|file| {
+            if files::is_weights(file) {
+                format!(" {file}")
+            } else {
+                format!(" --include '{file}/*'")
+            }
+        });
         let revision = (self.revision != "main").then(|| format!(" --revision {}", self.revision));
         let (file, revision) = (file.unwrap_or_default(), revision.unwrap_or_default());
         format!("hf download {}{file}{revision}", self.id)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use lmscope::dictionaries::opened::DictionarySet;
+use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Entry, Figure, TablePage};
 use lmscope::instruments::{Arguments, instrument, observe};
@@ -187,7 +187,7 @@ fn an_identity_leaves_nothing_out_and_live_is_the_same() {
         whole
             .notes
             .iter()
-            .any(|n| n.contains("names the model tiny")),
+            .any(|n| n.contains("names another model: tiny; this one is tiny-llama")),
         "{:?}",
         whole.notes
     );
@@ -228,19 +228,6 @@ fn what_does_not_fit_the_model_is_refused_with_what_to_do() {
     assert!(said.contains("FILE@ADDRESS"), "{said}");
 }
 
-#[test]
-fn without_a_dictionary_it_says_how_to_name_one() {
-    let shown = figure(&mut lab(), &Arguments::default());
-    let Body::Text(text) = &shown.body else {
-        panic!("words");
-    };
-    assert!(
-        text.lines[1].contains(":dictionary PATH"),
-        "{:?}",
-        text.lines
-    );
-}
-
 /// A set of circuit-tracer and a cross-layer one, whose layers reconstruct together.
 #[test]
 fn layers_of_a_cross_layer_set_reconstruct_together() {
@@ -273,7 +260,8 @@ fn layers_of_a_cross_layer_set_reconstruct_together() {
     }
     let shown = figure(&mut lab, &given(path).with("layer", "2"));
     let run = Run::plain(prompt(6));
-    let set = DictionarySet::open(&path.display().to_string(), &lab.model).unwrap();
+    let open = lab.derived::<OpenDictionaries>();
+    let set = open.get(&path.display().to_string(), &lab).unwrap();
     let mut made = vec![0f32; 6 * D];
     for (layer, placed) in set.dictionaries.iter().enumerate() {
         let x = recorded(&mut lab, &run, Site::MlpIn.at(layer));

@@ -1,0 +1,314 @@
+//! The dictionaries that a figure shows: those that were named, each once, with what tells them from each other.
+//!
+//! Invariant: no two of them have the same tag, and one alone has none; what is said of a dictionary is said under its tag. To say
+//! something else of a dictionary, add it to [`ShownDictionary::notes`].
+
+use std::path::Path;
+use std::rc::Rc;
+
+use super::FeaturesParams;
+use crate::dictionaries::embedded::embedded;
+use crate::dictionaries::labels::FeatureLabels;
+use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::model::Card;
+use crate::text;
+
+/// The longest name that is shown, in columns.
+const NAME: usize = 24;
+
+/// A set of dictionaries that is shown, or some of its layers.
+pub struct ShownSet {
+    pub set: Rc<DictionarySet>,
+    /// Which of its dictionaries.
+    pub chosen: Vec<usize>,
+    labels: Rc<FeatureLabels>,
+    /// A short name, another one than that of any other set.
+    pub name: String,
+    /// Whether there are other sets.
+    among: bool,
+}
+
+/// One dictionary of it.
+pub struct ShownDictionary<'a> {
+    pub placed: &'a PlacedDictionary,
+    pub labels: &'a FeatureLabels,
+    /// What tells it from the others that are shown; empty where it is alone.
+    pub tag: String,
+    /// What stands before the number of a feature.
+    before: String,
+}
+
+/// What a user named: several are separated by commas; nothing is what is embedded for the model.
+pub fn names(given: &str, card: &Card) -> Vec<String> {
+    let given = given.trim();
+    // A path may hold a comma.
+    if given.is_empty() || Path::new(given).exists() {
+        let named = !given.is_empty() || embedded(card).next().is_some();
+        return named.then(|| given.to_string()).into_iter().collect();
+    }
+    let names = given.split(',').map(str::trim);
+    names
+        .filter(|name| !name.is_empty())
+        .map(String::from)
+        .collect()
+}
+
+impl ShownSet {
+    /// The sets that the parameters name, at the layers that they choose.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be opened, or none has the layer.
+    pub fn all(params: &FeaturesParams, lab: &Lab) -> Result<Vec<Self>> {
+        let open = lab.derived::<OpenDictionaries>();
+        let mut sets: Vec<Rc<DictionarySet>> = Vec::new();
+        for name in names(&params.dictionary, &lab.model.card) {
+            let set = open.get(&name, lab)?;
+            if !sets.iter().any(|held| Rc::ptr_eq(held, &set)) {
+                sets.push(set);
+            }
+        }
+        let only = params.layer.within(lab.model.card.layers)?;
+        let short = short_names(&sets.iter().map(|set| set.name.clone()).collect::<Vec<_>>());
+        let among = sets.len() > 1;
+        let mut shown = Vec::new();
+        for (set, name) in sets.iter().zip(short) {
+            let own = set.dictionaries.iter().enumerate();
+            let at = own.filter(|(_, d)| only.is_none_or(|l| usize::from(d.reads[0].layer) == l));
+            let chosen: Vec<usize> = at.map(|(i, _)| i).collect();
+            if chosen.is_empty() {
+                continue;
+            }
+            let labels = params.labels.trim();
+            let labels = match &set.labels {
+                Some(own) if labels.is_empty() => open.labels(own)?,
+                Some(_) | None => open.labels(Path::new(labels))?,
+            };
+            shown.push(Self {
+                set: set.clone(),
+                chosen,
+                labels,
+                name,
+                among,
+            });
+        }
+        if let Some(layer) = only.filter(|_| shown.is_empty() && !sets.is_empty()) {
+            let all = sets.iter().flat_map(|set| &set.dictionaries);
+            let mut layers: Vec<u16> = all.map(|d| d.reads[0].layer).collect();
+            layers.sort_unstable();
+            layers.dedup();
+            let layers: Vec<String> = layers.iter().map(ToString::to_string).collect();
+            let expected = format!("a layer with a dictionary: {}", layers.join(", "));
+            return Err(Error::argument("layer", layer, expected));
+        }
+        Ok(shown)
+    }
+
+    /// The chosen dictionaries.
+    pub fn dictionaries(&self) -> impl Iterator<Item = ShownDictionary<'_>> {
+        let several = self.set.dictionaries.len() > 1;
+        self.chosen.iter().map(move |i| {
+            let placed = &self.set.dictionaries[*i];
+            let layer = placed.reads[0].layer;
+            let (tag, before) = match (self.among, several) {
+                (false, false) => (String::new(), format!("{layer}/")),
+                (false, true) => (format!("layer {layer}"), format!("{layer}/")),
+                (true, false) => (self.name.clone(), format!("{}#", self.name)),
+                (true, true) => {
+                    let name = &self.name;
+                    (format!("{name} layer {layer}"), format!("{name}#{layer}/"))
+                }
+            };
+            ShownDictionary {
+                placed,
+                labels: &self.labels,
+                tag,
+                before,
+            }
+        })
+    }
+
+    /// What it is called in a title.
+    pub fn title(&self) -> String {
+        let places: Vec<String> = self
+            .dictionaries()
+            .map(|d| d.placed.reads[0].to_string())
+            .collect();
+        let places = match places.as_slice() {
+            [] | [_] => places.concat(),
+            [first, .., last] => format!("{first} to {last}"),
+        };
+        if self.among {
+            format!("{} ({places})", self.name)
+        } else {
+            places
+        }
+    }
+}
+
+impl ShownDictionary<'_> {
+    /// A feature as it is written.
+    pub fn feature(&self, number: u32) -> String {
+        format!("{}{number}", self.before)
+    }
+
+    pub fn layer(&self) -> usize {
+        usize::from(self.placed.reads[0].layer)
+    }
+
+    /// The name of a row about the dictionary as a whole.
+    pub fn row(&self, name: &str) -> String {
+        if self.tag.is_empty() {
+            name.into()
+        } else {
+            format!("{name} · {}", self.tag)
+        }
+    }
+
+    /// The model that its file names, if it is another one.
+    pub fn other_model(&self, card: &Card) -> Option<&str> {
+        let made_for = self.placed.dictionary.made_for.as_deref()?;
+        (!same_model(made_for, &card.name)).then_some(made_for)
+    }
+
+    /// What a reader must know of it.
+    pub fn notes(&self, card: &Card) -> Vec<String> {
+        let dictionary = &self.placed.dictionary;
+        let mut about = dictionary.about();
+        if let (Some(made_for), None) = (&dictionary.made_for, self.other_model(card)) {
+            about.push_str(&format!(", made for {made_for}, as this model"));
+        }
+        let mut notes = vec![about];
+        if let Some(other) = self.other_model(card) {
+            notes.push(format!(
+                "its file names another model: {other}; this one is {}. If the weights are not the same, nothing here means anything",
+                card.name
+            ));
+        }
+        notes.extend(self.placed.moved.clone());
+        notes.extend(dictionary.remarks.iter().cloned());
+        notes.extend(
+            self.labels
+                .misfit(self.layer(), dictionary.features(), &|model| {
+                    same_model(model, &card.name)
+                }),
+        );
+        if self.tag.is_empty() {
+            return notes;
+        }
+        let tagged = notes
+            .into_iter()
+            .map(|note| format!("{}: {note}", self.tag));
+        tagged.collect()
+    }
+}
+
+/// Whether two names of models are of one: with or without owner, as a folder or in a hub cache, in any spelling.
+pub fn same_model(a: &str, b: &str) -> bool {
+    let parts = |name: &str| -> Vec<String> {
+        let plain = |part: &str| -> String {
+            let kept = part.chars().filter(char::is_ascii_alphanumeric);
+            let kept: String = kept.map(|c| c.to_ascii_lowercase()).collect();
+            // TransformerLens has a name of its own for this one.
+            if kept == "gpt2small" {
+                "gpt2".into()
+            } else {
+                kept
+            }
+        };
+        let name = name.replace("--", "/");
+        let name = name.split('@').next().unwrap_or_default();
+        let parts = name.split('/').map(plain);
+        parts.filter(|part| !part.is_empty()).collect()
+    };
+    let (a, b) = (parts(a), parts(b));
+    let last = |of: &[String], all: &[String]| of.last().is_some_and(|one| all.contains(one));
+    last(&a, &b) || last(&b, &a)
+}
+
+/// For each name the shortest end of it, by parts of a path, that no other name has.
+fn short_names(names: &[String]) -> Vec<String> {
+    let parts = |name: &str| -> Vec<String> {
+        let name = name.trim_end_matches('/');
+        name.split('/').map(String::from).collect()
+    };
+    let end = |name: &str, count: usize| {
+        let parts = parts(name);
+        parts[parts.len().saturating_sub(count)..].join("/")
+    };
+    let shortest = |(i, name): (usize, &String)| {
+        let most = parts(name).len();
+        let alone = |count: &usize| {
+            let own = end(name, *count);
+            let mut others = names.iter().enumerate().filter(|(j, _)| *j != i);
+            !others.any(|(_, other)| end(other, *count) == own)
+        };
+        let own = end(name, (1..most).find(alone).unwrap_or(most));
+        let own = text::visible(own.as_bytes());
+        match text::width(&own).saturating_sub(NAME) {
+            0 => own,
+            // The end of a path says more than its beginning.
+            _ => {
+                let kept: String = own.chars().rev().take(NAME - 1).collect();
+                format!("…{}", kept.chars().rev().collect::<String>())
+            }
+        }
+    };
+    let mut short: Vec<String> = names.iter().enumerate().map(shortest).collect();
+    for i in 0..short.len() {
+        if short[..i].contains(&short[i]) {
+            short[i] = format!("{} {}", i + 1, short[i]);
+        }
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_shortest_end_that_no_other_has() {
+        let short = |names: &[&str]| {
+            short_names(&names.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(short(&["/a/b/c"]), ["c"]);
+        assert_eq!(short(&["/a/x/sae", "/a/y/sae/"]), ["x/sae", "y/sae"]);
+        assert_eq!(short(&["res8", "/x/mlp"]), ["res8", "mlp"]);
+        let long = format!("/a/{}", "l".repeat(60));
+        assert_eq!(text::width(&short(&[&long, "b"])[0]), NAME);
+        // Of equal ends one has a number.
+        let [a, b] = [
+            format!("/a/{}", "l".repeat(60)),
+            format!("/a/m{}", "l".repeat(60)),
+        ];
+        let both = short(&[&a, &b]);
+        assert_ne!(both[0], both[1]);
+    }
+
+    #[test]
+    fn models_are_the_same_under_their_many_names() {
+        for (a, b) in [
+            ("google/gemma-2-2b", "gemma-2-2b"),
+            ("gemma-2-2b", "/models/gemma-2-2b"),
+            ("gpt2-small", "openai-community/gpt2"),
+            (
+                "Qwen/Qwen3-0.6B",
+                "/c/models--Qwen--Qwen3-0.6B/snapshots/abc",
+            ),
+            ("SmolLM2_135M", "HuggingFaceTB/SmolLM2-135M@main"),
+        ] {
+            assert!(same_model(a, b) && same_model(b, a), "{a} {b}");
+        }
+        for (a, b) in [
+            ("gpt2", "gpt2-xl"),
+            ("google/gemma-2-2b", "google/gemma-2-2b-it"),
+            ("tiny", "demo"),
+            ("", "demo"),
+        ] {
+            assert!(!same_model(a, b) && !same_model(b, a), "{a} {b}");
+        }
+    }
+}
