@@ -6,7 +6,8 @@
 //! control, by its mean over the text. A control for the variance is the same dictionary with the vectors of other features.
 //! Dead: never active on the text.
 //!
-//! Invariant: the first position of a context is neither replaced nor counted; an interval is that of resampled contexts (95 %,
+//! Invariant: the first position of a context is neither replaced nor counted, and neither are positions with ten times the usual
+//! norm, for which no dictionary is trained; an interval is that of resampled contexts (95 %,
 //! percentiles). To measure something else, add it to [`DictionaryReport`].
 //!
 //! Source: methods.md M5; SAELens `evals.py`; Gao et al. 2406.04093, section 4.
@@ -20,7 +21,7 @@ use serde::Serialize;
 
 use super::dictionary::Encoded;
 use super::opened::{DictionarySet, PlacedDictionary};
-use super::train::activations::{captures, rows_of, values};
+use super::train::activations::{captures, limit_of, norm, rows_of, values};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
@@ -50,6 +51,8 @@ pub struct DictionaryReport {
     pub contexts: usize,
     /// Positions that are counted.
     pub tokens: usize,
+    /// Positions that are left out because their norm is ten times the usual one.
+    pub left_out: usize,
     pub l0: f64,
     pub explained: WithInterval,
     /// Explained variance with the vectors of other features.
@@ -74,6 +77,7 @@ pub struct DictionaryReport {
 #[derive(Clone, Debug, Default)]
 struct ContextSums {
     rows: f64,
+    left_out: usize,
     l0: f64,
     error: f64,
     control: f64,
@@ -122,14 +126,21 @@ pub fn evaluate(
         .collect();
     let mut sums: Vec<ContextSums> = Vec::with_capacity(contexts.len());
     let mut active = vec![false; features];
-    let mut made: Vec<Vec<Vec<f32>>> = Vec::with_capacity(groups.len());
+    let mut made: Vec<Vec<Replaced>> = Vec::with_capacity(groups.len());
     let total = 5 * groups.len();
+    let mut limit = None;
     for (i, group) in groups.iter().enumerate() {
         lab.report(i as f32 / total as f32)?;
         let captures = lab.without_progress(|lab| captures(lab, group, &record))?;
+        if limit.is_none() {
+            let all = captures.iter().map(|capture| values(capture, target));
+            let all = all.collect::<Result<Vec<_>>>()?.concat();
+            limit = Some(limit_of(&all, lab.model.width(target.site)));
+        }
+        let limit = limit.unwrap_or(f32::INFINITY);
         let mut own = Vec::with_capacity(group.len());
         for capture in &captures {
-            let (reconstruction, context) = reconstruct(set, chosen, target, capture, &mut active)?;
+            let (reconstruction, context) = reconstruct(set, chosen, target, capture, limit, &mut active)?;
             own.push(reconstruction);
             sums.push(context);
         }
@@ -148,9 +159,13 @@ pub fn evaluate(
         for place in 0..4 {
             lab.report((groups.len() + 4 * i + place) as f32 / total as f32)?;
             let value = |context: usize, position: usize| -> Option<Vec<f32>> {
+                let of = &made[i][context];
+                if of.outside[position - 1] {
+                    return None;
+                }
                 match place {
                     0 => None,
-                    1 => Some(made[i][context][(position - 1) * width..position * width].to_vec()),
+                    1 => Some(of.values[(position - 1) * width..position * width].to_vec()),
                     2 => Some(vec![0.0; width]),
                     _ => Some(flat.clone()),
                 }
@@ -167,20 +182,32 @@ pub fn evaluate(
     Ok(report(&sums, &mean, target, features, &active, seed))
 }
 
+/// What stands in the place of a context's activations.
+struct Replaced {
+    /// Without the first position, `[positions − 1, width]`.
+    values: Vec<f32>,
+    /// Positions that are left as they are.
+    outside: Vec<bool>,
+}
+
 /// What a dictionary makes of a context: the reconstruction without the first position, and what is counted of it.
 fn reconstruct(
     set: &DictionarySet,
     chosen: &PlacedDictionary,
     target: Address,
     capture: &Capture,
+    limit: f32,
     active: &mut [bool],
-) -> Result<(Vec<f32>, ContextSums)> {
+) -> Result<(Replaced, ContextSums)> {
     let y = values(capture, target)?;
     let width = chosen.dictionary.targets.first().map_or(1, |t| t.decoder.width).max(1);
     let mut made = vec![0f32; y.len()];
     let mut control = made.clone();
+    let outside: Vec<bool> = y.chunks_exact(width).map(|row| norm(row) > limit).collect();
+    let left_out = outside.iter().filter(|out| **out).count();
     let mut sums = ContextSums {
-        rows: (y.len() / width) as f64,
+        rows: (outside.len() - left_out) as f64,
+        left_out,
         ..ContextSums::default()
     };
     for part in &set.dictionaries {
@@ -196,25 +223,31 @@ fn reconstruct(
         add(&mut made, part.dictionary.decode(at, &encoded, first)?);
         add(&mut control, part.dictionary.decode(at, &turned(&encoded, part.dictionary.features()), first)?);
         if std::ptr::eq(part, chosen) {
-            for row in &encoded.features {
+            let rows = encoded.features.iter().zip(&outside);
+            for (row, _) in rows.filter(|(_, out)| !**out) {
                 sums.l0 += row.len() as f64;
                 row.iter().for_each(|(f, _)| active[*f as usize] = true);
             }
         }
     }
     let off = |made: &[f32]| -> f64 {
-        let pairs = y.iter().zip(made);
+        let rows = y.chunks_exact(width).zip(made.chunks_exact(width)).zip(&outside);
+        let pairs = rows.filter(|(_, out)| !**out).flat_map(|((y, made), _)| y.iter().zip(made));
         pairs.map(|(y, made)| f64::from(y - made).powi(2)).sum()
     };
     (sums.error, sums.control) = (off(&made), off(&control));
     sums.sums = vec![0.0; width];
-    for row in y.chunks_exact(width) {
+    for (row, _) in y.chunks_exact(width).zip(&outside).filter(|(_, out)| !**out) {
         for (sum, y) in sums.sums.iter_mut().zip(row) {
             *sum += f64::from(*y);
             sums.squares += f64::from(*y).powi(2);
         }
     }
-    Ok((made, sums))
+    let replaced = Replaced {
+        values: made,
+        outside,
+    };
+    Ok((replaced, sums))
 }
 
 /// The same activations on the vectors of other features: half the features further on.
@@ -322,6 +355,7 @@ fn report(
         target: target.to_string(),
         contexts: sums.len(),
         tokens: rows as usize,
+        left_out: sums.iter().map(|s| s.left_out).sum(),
         l0: sum(&|i| sums[i].l0, &all) / rows,
         explained: interval(&explained),
         explained_control: 1.0 - sum(&|i| sums[i].control, &all) / variance,

@@ -5,6 +5,7 @@ mod features;
 pub mod hostile;
 mod large;
 mod opened;
+mod planted;
 mod training;
 
 use std::path::{Path, PathBuf};

@@ -39,6 +39,7 @@ fn rows(report: &DictionaryReport, control: Option<&DictionaryReport>) -> Vec<Ve
         vec![json!("CE base"), number(report.ce_base), nothing(), nothing(), json!("")],
         vec![json!("CE spliced"), number(report.ce_spliced), nothing(), number(report.ce_mean), json!("the mean of the activations")],
         vec![json!("CE zero"), number(report.ce_zero), nothing(), nothing(), json!("")],
+        vec![json!("left out"), json!(grouped(report.left_out)), nothing(), nothing(), json!("positions with ten times the usual norm")],
         vec![json!("never active"), json!(format!("{:.1} %", 100.0 * report.dead)), nothing(), nothing(), json!("")],
     ];
     if let Some(untrained) = control {

@@ -1,7 +1,7 @@
 //! The text that a dictionary is trained on, in contexts, and their activations at a site.
 //!
-//! Invariant: the last part of a text is held out and never trained on; the first position of a context gives no row, because what
-//! is there is unlike everything else (attention sinks). To divide a text in another way, add a function that makes a [`SplitText`].
+//! Invariant: the last part of a text is held out and never trained on; the first position of a context gives no row, and neither do
+//! rows with ten times the usual norm ([`OUTLIER`]): what is there is unlike everything else (attention sinks). To divide a text in another way, add a function that makes a [`SplitText`].
 
 use candle_core::DType;
 use rand::seq::SliceRandom;
@@ -170,6 +170,28 @@ pub fn rows(lab: &mut Lab, contexts: &[Vec<u32>], at: Address) -> Result<Vec<f32
         address: at.to_string(),
         why: "its activations are not finite in this dtype. Use --dtype f32.".into(),
     })
+}
+
+/// How many times as large as usual an activation may be: beyond that it is a sink of attention, and one such row outweighs all
+/// others of a batch.
+pub const OUTLIER: f32 = 10.0;
+
+/// The norm beyond which a row is an outlier: [`OUTLIER`] times the median of rows, `[.., width]`.
+pub fn limit_of(rows: &[f32], width: usize) -> f32 {
+    let mut norms: Vec<f32> = rows.chunks_exact(width.max(1)).map(norm).collect();
+    norms.sort_by(f32::total_cmp);
+    norms.get(norms.len() / 2).map_or(f32::INFINITY, |n| OUTLIER * n)
+}
+
+/// The norm of a row.
+pub fn norm(row: &[f32]) -> f32 {
+    row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32
+}
+
+/// The rows within a limit.
+pub fn inside(rows: &[f32], width: usize, limit: f32) -> Vec<f32> {
+    let kept = rows.chunks_exact(width.max(1)).filter(|row| norm(row) <= limit);
+    kept.flatten().copied().collect()
 }
 
 /// Numbers from 0 on in an order that a seed and a purpose decide.

@@ -504,8 +504,8 @@ fn variance(x: &[f32], width: usize) -> f64 {
 /// The error for a training whose numbers are no longer finite.
 pub fn not_finite() -> Error {
     Error::not_finite(
-        "The loss of the dictionary is",
-        "Training stopped, and what was saved last is kept. Lower --lr, and check the activations of this site",
+        "The loss of the dictionary is not finite any more, and training stopped; what was saved last is kept",
+        "Lower --lr, or train at another site",
     )
 }
 

@@ -44,8 +44,10 @@ pub struct TrainingFacts {
 struct SavedTraining {
     facts: TrainingFacts,
     seen: usize,
-    scale: f32,
-    threshold: (f64, f64),
+    /// As bits: a decimal number may come back another one.
+    scale: u32,
+    limit: u32,
+    threshold: (u64, u64),
     place: (usize, usize),
     steps: u32,
     silent: Vec<u64>,
@@ -89,8 +91,9 @@ pub fn save(trainer: &DictionaryTrainer, facts: &TrainingFacts, path: &Path) -> 
     let saved = SavedTraining {
         facts: facts.clone(),
         seen: trainer.seen,
-        scale: trainer.scale,
-        threshold: trainer.threshold,
+        scale: trainer.scale.to_bits(),
+        limit: trainer.limit.to_bits(),
+        threshold: (trainer.threshold.0.to_bits(), trainer.threshold.1.to_bits()),
         place: trainer.place,
         steps: trainer.optimiser.steps,
         silent: trainer.silent.clone(),
@@ -165,11 +168,12 @@ pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
     if saved.silent.len() != features {
         return Err(bad("it is of another number of features".into()));
     }
-    let mut trainer = DictionaryTrainer::with(options, weights, saved.scale);
+    let mut trainer = DictionaryTrainer::with(options, weights, f32::from_bits(saved.scale));
     trainer.optimiser = optimiser;
     trainer.silent = saved.silent;
     trainer.seen = saved.seen;
-    trainer.threshold = saved.threshold;
+    trainer.limit = f32::from_bits(saved.limit);
+    trainer.threshold = (f64::from_bits(saved.threshold.0), f64::from_bits(saved.threshold.1));
     trainer.place = saved.place;
     trainer.curve = saved.curve;
     Ok(trainer)

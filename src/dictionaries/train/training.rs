@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::TrainOptions;
-use super::activations::{SplitText, rows, rows_of, shuffled};
+use super::activations::{SplitText, inside, limit_of, rows, rows_of, shuffled};
 use super::losses::{BatchMeasures, LossGradient, LossTerms, not_finite};
 use super::optimiser::Optimiser;
 use super::weights::TrainingWeights;
@@ -45,6 +45,8 @@ pub struct DictionaryTrainer {
     pub seen: usize,
     /// The factor on activations.
     pub scale: f32,
+    /// The norm beyond which a row is left out.
+    pub limit: f32,
     /// The running mean of the smallest activation of a batch, and the weight that it has by now.
     pub threshold: (f64, f64),
     /// Which block of the text is being read, and how many of its batches were.
@@ -68,6 +70,7 @@ impl DictionaryTrainer {
     /// Begins with given weights.
     pub fn with(options: &TrainOptions, weights: TrainingWeights, scale: f32) -> Self {
         Self {
+            limit: f32::INFINITY,
             optimiser: Optimiser::new(&weights),
             silent: vec![0; weights.features],
             gradient: LossGradient::new(&weights),
@@ -207,10 +210,15 @@ pub fn train(
         let chosen = &order[first..count.min(first + at_once)];
         let contexts: Vec<Vec<u32>> = chosen.iter().map(|i| text.training[*i].clone()).collect();
         let rows = lab.without_progress(|lab| rows(lab, &contexts, at))?;
+        let limit = trainer.as_ref().map_or_else(|| limit_of(&rows, width), |t| t.limit);
+        let rows = inside(&rows, width, limit);
         let total = rows.len() / width;
         let batches = ((total as f64 / options.batch as f64).round() as usize).max(1);
         let order = shuffled(total, options.seed, (1 << 32) + block as u64);
-        let trainer = trainer.get_or_insert_with(|| DictionaryTrainer::new(options, width, &rows));
+        let trainer = trainer.get_or_insert_with(|| DictionaryTrainer {
+            limit,
+            ..DictionaryTrainer::new(options, width, &rows)
+        });
         for batch in within..batches {
             lab.report(trainer.seen as f32 / options.tokens as f32)?;
             let span = total * batch / batches..total * (batch + 1) / batches;
