@@ -17,6 +17,24 @@ pub struct EmbeddedDictionary {
 }
 
 /// All of them.
+#[cfg(feature = "demo")]
+pub const EMBEDDED: &[EmbeddedDictionary] = &[EmbeddedDictionary {
+    name: "world",
+    revision: "600364b3b99080f4",
+    files: &[
+        (
+            "cfg.json",
+            include_bytes!("../../demo/dictionaries/world/cfg.json"),
+        ),
+        (
+            "sae_weights.safetensors",
+            include_bytes!("../../demo/dictionaries/world/sae_weights.safetensors"),
+        ),
+    ],
+}];
+
+/// This build contains neither the demo model nor its dictionary.
+#[cfg(not(feature = "demo"))]
 pub const EMBEDDED: &[EmbeddedDictionary] = &[];
 
 impl EmbeddedDictionary {

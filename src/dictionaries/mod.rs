@@ -1,4 +1,4 @@
-//! Dictionaries: sparse autoencoders, transcoders and crosscoders, out of the files of many tools.
+//! Dictionaries: sparse autoencoders, transcoders and crosscoders, out of the files of many tools, and trained here.
 //!
 //! Invariant: a file becomes the one form of [`dictionary`], or is refused with what it has and what was expected; nothing in a
 //! file is executed, and matrices stay in the file. To read another format, add a file to [`formats`] and a word to its list.
@@ -6,6 +6,7 @@
 pub mod dictionary;
 pub mod embedded;
 pub mod feature_name;
+pub mod evaluate;
 pub mod formats;
 pub mod gate;
 pub mod handles;
@@ -16,6 +17,7 @@ pub mod matrix;
 pub mod norms;
 pub mod opened;
 pub mod place;
+pub mod train;
 
 pub use dictionary::Dictionary;
 

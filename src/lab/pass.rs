@@ -219,6 +219,9 @@ pub struct Pass {
     pub rows: Vec<PassRow>,
     /// Addresses that are recorded of every row, from position `from` on.
     pub record: Vec<Address>,
+    /// Stops above the last block that a recorded address needs, where nothing is wanted of the output: what lies above is neither
+    /// computed nor tested. Only for rows without edits, patches and knockout.
+    pub only_recorded: bool,
     /// What is wanted of the model's own output.
     pub output: Output,
     /// The most tokens with which every row is continued greedily; an end token counts.

@@ -9,6 +9,8 @@ mod large;
 mod opened;
 mod screen;
 mod single;
+mod planted;
+mod training;
 
 use std::path::{Path, PathBuf};
 

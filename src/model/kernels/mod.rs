@@ -25,6 +25,7 @@ mod plain;
 mod pool;
 mod product;
 pub mod rows;
+pub mod sparse;
 mod threads;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
@@ -37,6 +38,7 @@ pub use backward::backward;
 pub use dense::PlainWeights;
 pub use packed::Packed;
 pub use product::{Product, StoredRows, dense_on, packed_on, products, products_on};
+pub use threads::hand_out;
 
 #[cfg(test)]
 mod tests;

@@ -68,6 +68,17 @@ pub(super) fn pull<T: Send>(
     states.into_iter().flatten().collect()
 }
 
+/// Hands every part to `work` once, on several threads; the work costs `cost` multiplications in all.
+pub fn hand_out<T: Send>(parts: Vec<T>, cost: usize, work: impl Fn(T) + Sync) {
+    let places: Vec<Mutex<Option<T>>> = parts.into_iter().map(|p| Mutex::new(Some(p))).collect();
+    each(places.len(), cost, |i| {
+        let mut place = places[i].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(part) = place.take() {
+            work(part);
+        }
+    });
+}
+
 /// How many of `rows` rows of weights a task should take, so that there are a few tasks for every thread.
 pub(super) fn share(rows: usize) -> usize {
     rows.div_ceil(8 * rayon::current_num_threads())

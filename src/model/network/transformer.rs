@@ -94,10 +94,22 @@ impl Transformer {
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
+        self.trunk_below(self.blocks.len(), tokens, span, cache, tap)
+    }
+
+    /// As [`Transformer::trunk`], with the first `blocks` blocks alone: to `resid_post` of the last of them.
+    pub fn trunk_below(
+        &self,
+        blocks: usize,
+        tokens: &Tensor,
+        span: PassSpan,
+        cache: Option<&mut Cache>,
+        tap: &mut dyn Tap,
+    ) -> Result<Tensor> {
         if tap.differentiable() {
-            return self.on_thread_pool(|| self.pass(tokens, span, cache, tap));
+            return self.on_thread_pool(|| self.pass(blocks, tokens, span, cache, tap));
         }
-        self.pass(tokens, span, cache, tap)
+        self.pass(blocks, tokens, span, cache, tap)
     }
 
     /// Runs `work` on a worker thread of rayon's pool, so that parallel loops of candle and of our own start without waking the
@@ -112,6 +124,7 @@ impl Transformer {
 
     fn pass(
         &self,
+        blocks: usize,
         tokens: &Tensor,
         span: PassSpan,
         mut cache: Option<&mut Cache>,
@@ -128,7 +141,8 @@ impl Transformer {
         }
         let pass = self.prepare(span)?;
         let x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
-        let x = self.walk(0..self.blocks.len(), x, &pass, cache.as_deref_mut(), tap)?;
+        let blocks = blocks.min(self.blocks.len());
+        let x = self.walk(0..blocks, x, &pass, cache.as_deref_mut(), tap)?;
         if let Some(cache) = cache {
             cache.advance(length);
         }
