@@ -446,7 +446,7 @@ fn every_operation_does_what_its_example_says() {
     saelens(&dictionary, d, 8, &numbers, &numbers, "standard");
     let given = format!("{}@resid_post.3", dictionary.display());
     let open = lab.derived::<OpenDictionaries>();
-    open.get(&given, &lab.model).unwrap();
+    open.get(&given, &lab).unwrap();
     for spec in OPS {
         let edit = meaning(spec.example);
         assert_eq!(edit.op.spec().name, spec.name, "{}", spec.example);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Tensor};
 use lmscope::dictionaries::handles::with_features;
-use lmscope::dictionaries::opened::{DictionarySet, OpenDictionaries};
+use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::Edit;
 use lmscope::edit::direction::{Direction, DirectionOrigin};
 use lmscope::edit::receipt::Receipt;
@@ -256,7 +256,7 @@ fn what_the_dictionary_leaves_out_is_kept() {
     ];
     for (kind, norm) in kinds {
         let (mut lab, folder) = (lab(), dictionary(kind, norm));
-        let set = DictionarySet::open(&name(&folder), &lab.model).unwrap();
+        let set = lab.derived::<OpenDictionaries>().get(&name(&folder), &lab).unwrap();
         let placed = &set.dictionaries[0];
         let (own, read, at) = (&placed.dictionary, placed.reads[0], placed.writes[0]);
         let inputs = recorded(&mut lab, &Run::plain(prompt(9)), read);
@@ -716,6 +716,7 @@ fn gradients_pass_through_features() {
             gradient: Some(GradientRequest {
                 of: logit(),
                 after: 8,
+                from: None,
                 at: vec![at],
                 positions: vec![6, 8],
             }),
@@ -758,6 +759,7 @@ fn gradients_pass_through_features() {
     let asked = GradientRequest {
         of: logit(),
         after: 8,
+        from: None,
         at: vec![at],
         positions: vec![8],
     };
@@ -894,17 +896,17 @@ fn dictionaries_have_short_names() {
     let said = refused(&mut lab, &edit("sae"));
     assert!(said.contains("sae"), "nothing is open: {said}");
     let open = lab.derived::<OpenDictionaries>();
-    let shown = open.get(&path("a/sae"), &lab.model).unwrap();
+    let shown = open.get(&path("a/sae"), &lab).unwrap();
     let by_path = logits(&mut lab, &edit(&path("a/sae")));
     assert_eq!(bits(&logits(&mut lab, &edit("sae"))), bits(&by_path));
     assert!(receipt(&mut lab, &edit("sae")).note.contains("a/sae"));
-    let again = open.get(&path("a/sae"), &lab.model).unwrap();
+    let again = open.get(&path("a/sae"), &lab).unwrap();
     assert!(std::rc::Rc::ptr_eq(&shown, &again), "opened once");
-    open.get(&path("b/sae"), &lab.model).unwrap();
+    open.get(&path("b/sae"), &lab).unwrap();
     let said = refused(&mut lab, &edit("sae"));
     assert!(said.contains("a/sae") && said.contains("b/sae"), "{said}");
     // A name with what has a meaning in edits is put in quotation marks, all of it or what stands before the number.
-    open.get(&format!("{}@resid_post.0", path("b/other")), &lab.model)
+    open.get(&format!("{}@resid_post.0", path("b/other")), &lab)
         .unwrap();
     let other = format!("set:\"{}@resid_post.0\"#3=2@resid_post.0", path("b/other"));
     let by_path = logits(&mut lab, &edited(prompt(9), &[&other]));
@@ -942,7 +944,7 @@ fn a_number_behind_a_name_is_a_feature_or_a_layer() {
     );
     let path = folder.path().join("calm").display().to_string();
     lab.derived::<OpenDictionaries>()
-        .get(&path, &lab.model)
+        .get(&path, &lab)
         .unwrap();
     let feature = lab.direction("calm#2").unwrap();
     assert_eq!(feature.rows[0].1, numbers(D * F, 2)[2 * D..3 * D]);
@@ -989,7 +991,7 @@ fn features_of_a_set_are_named_by_layer() {
             )],
         );
     }
-    let set = DictionarySet::open(&name(&folder), &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&name(&folder), &lab).unwrap();
     let written = |layer: usize| set.dictionaries[layer].writes.clone();
     assert_eq!(written(1).len(), 2);
     let plain = Run::plain(prompt(9));

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use lmscope::dictionaries::index::{FeatureIndex, IndexRequest};
-use lmscope::dictionaries::opened::DictionarySet;
+use lmscope::dictionaries::opened::{DictionarySet, OpenDictionaries};
 use lmscope::error::Error;
 use lmscope::figure::{Body, Entry};
 use lmscope::file::Overwrite;
@@ -31,7 +31,7 @@ fn request(given: &str, expected: &Value) -> IndexRequest {
 }
 
 fn build(lab: &mut Lab, given: &str, expected: &Value, unfinished: &Path) -> FeatureIndex {
-    let set = DictionarySet::open(given, &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(given, &lab).unwrap();
     FeatureIndex::build(lab, &set, request(given, expected), unfinished).unwrap()
 }
 
@@ -84,7 +84,7 @@ fn interrupted_work_goes_on_and_ends_with_the_same_bytes() {
     expected["text"] = long.into();
     let whole = build(&mut lab, &given, &expected, &folder.path().join("a"));
     assert!(!folder.path().join("a").exists());
-    let set = DictionarySet::open(&given, &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
     let unfinished = folder.path().join("b");
     let (mut stops, mut last) = (0, 0);
     let found = loop {
@@ -148,9 +148,9 @@ fn an_index_is_refused_for_another_model_or_dictionary() {
     let path = folder.path().join("index.safetensors");
     let index = build(&mut lab, &given, &expected, &folder.path().join("a"));
     index.save(&path, Overwrite::Never).unwrap();
-    let set = DictionarySet::open(&given, &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
     assert_eq!(FeatureIndex::open(&path, &set, &lab.model).unwrap(), index);
-    let elsewhere = DictionarySet::open(&format!("{given}@resid_pre.1"), &lab.model).unwrap();
+    let elsewhere = lab.derived::<OpenDictionaries>().get(&format!("{given}@resid_pre.1"), &lab).unwrap();
     let said = FeatureIndex::open(&path, &elsewhere, &lab.model)
         .unwrap_err()
         .to_string();
@@ -178,7 +178,7 @@ fn an_index_is_refused_for_another_model_or_dictionary() {
 fn a_promise_that_is_kept_differs_from_the_control() {
     let folder = tempfile::tempdir().unwrap();
     let (mut lab, given, mut expected) = case("llama");
-    let set = DictionarySet::open(&given, &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
     let shown = |lab: &mut Lab, expected: &Value, name: &str| {
         let asked = IndexRequest {
             keep: 20,

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use lmscope::dictionaries::in_stream::{role, stream_vectors};
-use lmscope::dictionaries::opened::DictionarySet;
+use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Entry, Figure, TablePage, TableRow};
 use lmscope::instruments::{Arguments, instrument, observe};
@@ -99,7 +99,7 @@ fn rows_named<'a>(page: &'a TablePage, name: &str) -> Vec<&'a TableRow> {
 fn promoted_tokens_and_near_features_are_those_of_pytorch() {
     for name in CASES {
         let (mut lab, given, expected) = case(name);
-        let set = DictionarySet::open(&given, &lab.model).unwrap();
+        let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
         let some = whole_numbers(&expected["some"]);
         let vectors = stream_vectors(&set.dictionaries[0], &lab.model, &some).unwrap();
         let (_, logits) = logit_effects(&lab.model, &vectors, ValueNorm::Gained).unwrap();
@@ -415,7 +415,7 @@ fn a_set_of_transcoders_splits_every_mlp() {
         all.title
     );
     // By hand: a feature of layer 0 through all three of its targets.
-    let set = DictionarySet::open(&path.display().to_string(), &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&path.display().to_string(), &lab).unwrap();
     let placed = &set.dictionaries[0];
     let capture = lab
         .record(&run, &[placed.reads[0], Site::ResidPost.at(2)])
@@ -645,7 +645,7 @@ fn features_of_one_text_are_compared_with_those_of_another() {
         .with("count", 4);
     let run = Run::plain(prompt(8).iter().map(|t| t % 53).collect());
     let shown = figure(&mut lab, "feature-search", &run, &arguments);
-    let set = DictionarySet::open(&given, &lab.model).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
     let placed = &set.dictionaries[0];
     let capture = lab.record(&run, &placed.reads).unwrap();
     let x = crate::tools::values(capture.get(placed.reads[0]).unwrap());
