@@ -177,7 +177,7 @@ pub(crate) fn prepare_features(
                 }
                 let spelled: Vec<String> = list.iter().map(u32::to_string).collect();
                 control_note = format!(
-                    "other active features of similar size, {}",
+                    "other active features of similar size ({})",
                     spelled.join(", ")
                 );
                 (vectors, features.numbers) = (own, list);
