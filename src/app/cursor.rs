@@ -7,8 +7,8 @@
 use crate::export::number::spelled;
 use crate::figure::cell_details::RankStory;
 use crate::figure::{
-    Anchor, Body, Entry, Figure, Grid, Scale, Series, Style, Table, TablePage, TableRow, Unit,
-    positions,
+    Anchor, Body, Entry, FeatureHandle, Figure, Grid, Scale, Series, Style, Table, TablePage,
+    TableRow, Unit, positions,
 };
 
 /// The cursor that all panes share.
@@ -18,7 +18,7 @@ pub struct Cursor {
     pub layer: usize,
     /// The token position.
     pub position: usize,
-    /// The neuron, head or token that was chosen last.
+    /// The neuron, head, token or feature that was chosen last.
     pub unit: Option<Unit>,
     /// Whether it follows the newest token.
     pub follow: bool,
@@ -92,6 +92,8 @@ pub struct CellUnderCursor {
     pub scale: Option<Scale>,
     /// Named entries of a table row.
     pub entries: Vec<(String, String)>,
+    /// The feature that a table row is about.
+    pub handle: Option<FeatureHandle>,
 }
 
 /// The cell of a figure that corresponds to the cursor; `spot` decides what the anchor leaves open.
@@ -244,6 +246,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
                 column: page.title.clone(),
                 label: entries.clone().next().unwrap_or_default(),
                 entries: table.columns.iter().cloned().zip(entries).collect(),
+                handle: row.handle.clone(),
                 ..CellUnderCursor::default()
             })
         }
@@ -516,6 +519,7 @@ mod tests {
         let row = |n| TableRow {
             anchor: Anchor::layer(n).with(Unit::Neuron(7)),
             entries: vec![Entry::Text("L".into()), Entry::Number(1.234)],
+            handle: None,
         };
         let page = |p| TablePage {
             title: "p".into(),
@@ -547,6 +551,7 @@ mod tests {
         let row = |anchor| TableRow {
             anchor,
             entries: vec![],
+            handle: None,
         };
         // The convergence layers of positions 3 to 6; the third position has none, and the last has two rows.
         let anchors = [

@@ -31,7 +31,7 @@ impl Mark {
                 at: Site::Z.at(layer),
                 unit,
             }),
-            Unit::Token(_) => None,
+            Unit::Token(_) | Unit::Feature(_) => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::loading;
 use super::output;
+use crate::dictionaries::handles;
 use crate::edit::Edit;
 use crate::edit::grammar::understood;
 use crate::edit::preset::EditPreset;
@@ -220,8 +221,9 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
 /// Loads the model, after downloading it if necessary. Ctrl-C stops the download and, from then on, the model's work.
 pub fn open(matches: &ArgMatches) -> Result<Lab> {
     threads(matches)?;
-    let (mut lab, interrupt) =
-        loading::watched(|watch| Lab::open_watched(model_name(matches), &options(matches), watch))?;
+    let (mut lab, interrupt) = loading::watched(|watch| {
+        handles::open_watched(model_name(matches), &options(matches), watch)
+    })?;
     lab.cancel = interrupt.requested;
     lab.overwrite = overwrite(matches);
     lab.model.notes.iter().for_each(|n| output::note(n));

@@ -12,7 +12,7 @@ use clap::{ArgMatches, Command, value_parser};
 use super::bench_report::BenchReport;
 use super::{Subcommand, arguments, doctor, models, output};
 use crate::edit::direction::{Direction, DirectionOrigin, random_like};
-use crate::edit::op::{DirectionName, DirectionWithin, Op, UnitChoice, UnitsTo};
+use crate::edit::op::{DirectionName, DirectionWithin, Op, SetValue, UnitChoice, UnitsTo};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
@@ -280,7 +280,7 @@ fn ten_edits(lab: &mut Lab) -> Vec<Edit> {
     let at = |site: Site, i: usize| site.at(i * (layers - 1) / 9);
     let heads = Op::Scale(UnitChoice::List(vec![0]));
     let bounded = Op::ClampAlong(DirectionWithin(DIRECTION.into(), -1.0, 1.0));
-    let set = Op::Set(UnitsTo(UnitChoice::List(vec![4, 5]), 0.1));
+    let set = Op::Set(UnitsTo(UnitChoice::List(vec![4, 5]), SetValue::Is(0.1)));
     let edits = [
         (Op::Add(name()), at(Site::ResidPre, 1), 0.01),
         (Op::Add(name()), at(Site::ResidPre, 3), -0.01),

@@ -65,8 +65,12 @@ fn receipt_line(receipt: &Receipt) -> String {
     };
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
+        let control = match receipt.control_is.as_str() {
+            "" => "control: random edit of equal size".to_string(),
+            chosen => format!("control: {chosen}"),
+        };
         let controls = [
-            ("control: random edit of equal size", receipt.control),
+            (control.as_str(), receipt.control),
             ("unrelated text", receipt.elsewhere),
         ];
         let measured = controls.into_iter().filter_map(|(name, kl)| match kl? {

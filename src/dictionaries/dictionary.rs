@@ -320,6 +320,30 @@ impl Dictionary {
         Some(row)
     }
 
+    /// The dictionary with some of its features alone, their vectors in memory and numbered anew; without skip connections. None
+    /// where whether a feature is active depends on the others.
+    pub fn of(&self, features: &[u32]) -> Option<Self> {
+        let gate = self.gate.of(features)?;
+        let input = |input: &Input| Input {
+            encoder: input.encoder.of(features),
+            scale: input.scale.among(features),
+            ..input.clone()
+        };
+        let target = |target: &Target| Target {
+            decoder: target.decoder.of(features),
+            scale: target.scale.among(features),
+            skip: None,
+            ..target.clone()
+        };
+        Some(Self {
+            inputs: self.inputs.iter().map(input).collect(),
+            bias: features.iter().map(|f| self.bias[*f as usize]).collect(),
+            gate,
+            targets: self.targets.iter().map(target).collect(),
+            ..self.clone()
+        })
+    }
+
     /// The norms of the decoder's vectors, scaled, over all targets together: `[features]`. Reads the decoder once.
     pub fn decoder_norms(&self) -> Vec<f32> {
         let mut squares = vec![0f64; self.features()];

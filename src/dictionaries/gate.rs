@@ -86,6 +86,27 @@ impl FeatureGate {
         }
     }
 
+    /// The gate of some features alone; none where whether one is active depends on the others.
+    pub fn of(&self, features: &[u32]) -> Option<Self> {
+        let pick =
+            |all: &[f32]| -> Vec<f32> { features.iter().map(|f| all[*f as usize]).collect() };
+        Some(match self {
+            Self::Relu => Self::Relu,
+            Self::JumpRelu(thresholds) => Self::JumpRelu(pick(thresholds)),
+            Self::Threshold(threshold) => Self::Threshold(*threshold),
+            Self::TopK(_) | Self::AbsTopK(_) | Self::GroupMax(_) => return None,
+            Self::Gated {
+                gate,
+                scale,
+                magnitude,
+            } => Self::Gated {
+                gate: pick(gate),
+                scale: pick(scale),
+                magnitude: pick(magnitude),
+            },
+        })
+    }
+
     /// The gate for activations that are `n` times as large: [`super::dictionary::Dictionary::fold_decoder_norms`]. None where
     /// that would change which features are active.
     pub fn folded(&self, n: &[f32]) -> Option<Self> {

@@ -41,6 +41,19 @@ impl FeatureScale {
         }
     }
 
+    /// The factors of some features.
+    #[must_use]
+    pub fn among(&self, features: &[u32]) -> Self {
+        match self {
+            Self::One => Self::One,
+            Self::All(s) => Self::All(*s),
+            Self::Each(all) => {
+                let own = features.iter().map(|f| all[*f as usize]);
+                Self::Each(Arc::new(own.collect()))
+            }
+        }
+    }
+
     /// This factor times another one of each feature.
     #[must_use]
     pub fn times(&self, other: impl Fn(usize) -> f32, features: usize) -> Self {
@@ -236,6 +249,24 @@ impl FeatureMatrix {
             MatrixOrder::FeatureColumns => (0..self.width)
                 .map(|j| self.tensor.at(j * self.features + feature))
                 .collect(),
+        }
+    }
+
+    /// The vectors of some features, in memory.
+    #[must_use]
+    pub fn of(&self, features: &[u32]) -> Self {
+        let numbers: Vec<f32> = features
+            .iter()
+            .flat_map(|f| self.row(*f as usize))
+            .collect();
+        Self {
+            tensor: StoredTensor::of(&[features.len(), self.width], &numbers),
+            features: features.len(),
+            width: self.width,
+            arrangement: MatrixOrder::FeatureRows {
+                start: 0,
+                step: self.width,
+            },
         }
     }
 

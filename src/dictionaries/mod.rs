@@ -6,6 +6,7 @@
 pub mod dictionary;
 pub mod formats;
 pub mod gate;
+pub mod handles;
 pub mod labels;
 pub mod matrix;
 pub mod norms;

@@ -181,6 +181,14 @@ impl OpenDictionaries {
         Ok(labels)
     }
 
+    /// What was opened, by what was given.
+    pub fn opened(&self) -> Vec<(String, Rc<DictionarySet>)> {
+        let kept = self.kept.borrow();
+        kept.iter()
+            .map(|(given, set)| (given.clone(), set.clone()))
+            .collect()
+    }
+
     /// The dictionaries of a file or folder, opened once.
     ///
     /// # Errors

@@ -2,15 +2,16 @@
 //!
 //! With ` when PROBE>NUMBER` the edit acts at the positions where the probe is above the number (`<`: below), with ` once
 //! PROBE>NUMBER` from the first such position on. A probe is `DIRECTION@ADDRESS`, the value's component along the unit
-//! direction at the same position of the same pass, after earlier edits; or `p("TEXT")`, the probability that the unedited
-//! model gives to the first token of a text after this position. Invariants: printing and parsing are inverse; a condition
-//! depends on nothing after its position, so that a text generated token by token meets the same conditions as one read at
-//! once.
+//! direction at the same position of the same pass, after earlier edits; `NAME#12`, the activation of a feature there, where its
+//! dictionary reads, after earlier edits; or `p("TEXT")`, the probability that the unedited model gives to the first token of a
+//! text after this position. Invariants: printing and parsing are inverse; a condition depends on nothing after its position, so
+//! that a text generated token by token meets the same conditions as one read at once.
 //! To add a probe, add a variant of [`ConditionProbe`], its spelling, and the code in `lab/compile.rs` that prepares to measure
 //! it.
 
 use std::fmt;
 
+use super::feature::{FeatureChoice, direction_name};
 use super::quotes::{LinePiece, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Address;
@@ -20,6 +21,8 @@ use crate::model::network::site::Address;
 pub enum ConditionProbe {
     /// The component `x·v̂` at an address that the pass visits before the edit's own.
     Along(String, Address),
+    /// The activation of a feature, at the places that its dictionary reads.
+    Feature(FeatureChoice),
     /// The unedited model's probability of a text's first token as the next token.
     Probability(String),
 }
@@ -51,7 +54,7 @@ impl Condition {
         let text = whole.text;
         let bad = || {
             format!(
-                "`{text}` is not a condition; write DIRECTION@ADDRESS>NUMBER or p(\"TEXT\")>NUMBER, with > or <"
+                "`{text}` is not a condition; write DIRECTION@ADDRESS>NUMBER, NAME#12>NUMBER for a feature, or p(\"TEXT\")>NUMBER, with > or <"
             )
         };
         let at = whole.rfind(">").max(whole.rfind("<")).ok_or_else(bad)?;
@@ -66,13 +69,20 @@ impl Condition {
             }
             ConditionProbe::Probability(plain)
         } else {
-            let (name, address) = probe.rsplit_once('@').ok_or_else(bad)?;
-            let address = address.text.parse().map_err(|e: Error| e.to_string())?;
-            let name = name.trim().read()?;
-            if name.is_empty() {
-                return Err(bad());
+            match probe.rsplit_once('@') {
+                Some((name, address)) => {
+                    let address = address.text.parse().map_err(|e: Error| e.to_string())?;
+                    let name = direction_name(name)?;
+                    if name.is_empty() {
+                        return Err(bad());
+                    }
+                    ConditionProbe::Along(name, address)
+                }
+                None => match FeatureChoice::read(probe)? {
+                    Some(feature) if feature.numbers.len() == 1 => ConditionProbe::Feature(feature),
+                    Some(_) | None => return Err(bad()),
+                },
             }
-            ConditionProbe::Along(name, address)
         };
         Ok(Self {
             probe,
@@ -87,6 +97,7 @@ impl fmt::Display for ConditionProbe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Along(name, at) => write!(f, "{}@{at}", named(name)),
+            Self::Feature(feature) => write!(f, "{feature}"),
             Self::Probability(text) => write!(f, "p({})", quoted(text)),
         }
     }

@@ -159,7 +159,8 @@ fn strength(tail: LinePiece<'_>) -> Result<(LinePiece<'_>, f32), String> {
     }
 }
 
-fn place(text: &str) -> Result<EditPlace> {
+/// Reads the place of an edit, without positions.
+pub(crate) fn place(text: &str) -> Result<EditPlace> {
     if text == "writes" {
         return Ok(EditPlace::Writes);
     }
@@ -215,6 +216,14 @@ mod tests {
             "cut:0,2@attn_scores.*:last*0.5",
             "cut:=0..4@attn_scores.3-5:text:\"a: b\"",
             "cut:1=text:\" New York\"@attn_scores.0:last",
+            "zero:sae#17,52@resid_post.3",
+            "scale:\"my sae\"#6/17@mlp_add.*:all-but-bos*2",
+            "set:sae#17=3x@resid_post.3",
+            "mean:sae#17@resid_post.3",
+            "add:sae#17@resid_post.3*8",
+            "splice:\"l3@resid_post.3\"@resid_post.3*0.5",
+            "add:calm@resid_post.3 when sae#17>3",
+            "zero:1@mlp_act.4 once \"my sae\"#6/17<0.5",
             "zero:1@blocks.3.attn.hook_q",
             "zero:1@blocks.*.mlp.hook_post:last*0.5",
             "zero:1@blocks.2-4.mlp.hook_pre",

@@ -8,7 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::condition::{Condition, ConditionProbe};
-use super::op::{Op, OpSites, UnitChoice};
+use super::feature::FeatureChoice;
+use super::op::{Op, OpSites, SetValue, UnitChoice};
 use super::positions::Positions;
 use crate::error::{Error, Result};
 use crate::model::network::address::{ForeignName, Layers};
@@ -185,30 +186,53 @@ impl Edit {
         self.op.argument().mentions().units
     }
 
-    /// All names in it that may be those of files: directions, sets of units, and statistics.
+    /// The dictionary whose features it changes, or one of which is its direction, as it was named.
+    pub fn dictionary(&self) -> Option<String> {
+        let names = self.op.argument().mentions();
+        if let Some(UnitChoice::Features(features)) = names.units {
+            return Some(features.dictionary.clone());
+        }
+        let direction = names.directions[0].and_then(FeatureChoice::of_direction);
+        let spliced = names.dictionary.map(ToString::to_string);
+        spliced.or(direction.map(|feature| feature.dictionary))
+    }
+
+    /// All names in it that may be those of files: directions, sets of units, dictionaries, and statistics.
     pub fn names(&self) -> Vec<&str> {
         let names = self.op.argument().mentions();
         let set = names.units.and_then(|units| match units {
             UnitChoice::Set(name) => Some(name.as_str()),
+            UnitChoice::Features(features) => Some(features.dictionary.as_str()),
             UnitChoice::All | UnitChoice::List(_) => None,
         });
         let probe = self.when.as_ref().and_then(|when| match &when.probe {
             ConditionProbe::Along(name, _) => Some(name.as_str()),
+            ConditionProbe::Feature(feature) => Some(feature.dictionary.as_str()),
             ConditionProbe::Probability(_) => None,
         });
         let [first, second] = names.directions;
         let relation = names.relation.map(|turn| turn.0.as_str());
-        let all = [first, second, names.statistics, set, probe, relation];
+        let dictionary = names.dictionary;
+        let all = [
+            first,
+            second,
+            names.statistics,
+            set,
+            probe,
+            relation,
+            dictionary,
+        ];
         all.into_iter().flatten().collect()
     }
 
     /// Whether its effect depends on the prompt's tokens rather than only on their number: by texts that name positions, means
-    /// over the prompt, or conditions. Compiled for one prompt, such an edit is wrong for another.
+    /// or largest values over the prompt, or conditions. Compiled for one prompt, such an edit is wrong for another.
     pub fn reads_prompt(&self) -> bool {
         let named = |p: &Positions| matches!(p, Positions::Token(_) | Positions::Text(_));
         let names = self.op.argument().mentions();
         let sources = names.sources.is_some_and(named);
-        named(&self.positions) || sources || names.prompt_mean || self.when.is_some()
+        let largest = matches!(names.value, Some(SetValue::Times(_)));
+        named(&self.positions) || sources || names.prompt_mean || largest || self.when.is_some()
     }
 
     /// The edit on an architecture: a TransformerLens name is replaced by the site that it means there, or refused.

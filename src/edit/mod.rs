@@ -7,6 +7,7 @@
 
 pub mod condition;
 pub mod direction;
+pub mod feature;
 pub mod grammar;
 pub mod intervention;
 pub mod op;

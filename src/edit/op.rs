@@ -9,8 +9,9 @@ use std::any::Any;
 use std::fmt;
 use std::str::FromStr;
 
+use super::feature::{FeatureChoice, direction_name};
 use super::positions::Positions;
-use super::quotes::{LinePiece, named, quoted, read};
+use super::quotes::{LinePiece, QuotedLine, named, quoted, read};
 use crate::error::Error;
 use crate::model::network::site::Site;
 
@@ -90,15 +91,15 @@ operations! {
     /// `x + c·(v − x)`.
     Replace(DirectionName) "replace" 0.0 OpSites::Values, "replaces the activation by a vector" "replace:mood@resid_pre.4:last";
     /// Units towards 0: `x·(1 − c)`.
-    Zero(UnitChoice) "zero" 0.0 OpSites::Values, "ablates units (neurons, heads, coordinates; without a list all): sets them to 0" "zero:17,52@mlp_act.3";
+    Zero(UnitChoice) "zero" 0.0 OpSites::Values, "ablates units (neurons, heads, coordinates; without a list all) or features of a dictionary: sets them to 0" "zero:17,52@mlp_act.3";
     /// Units towards their mean over a text or over the prompt (first token excluded): `x + c·(μ − x)`.
     Mean(UnitsMean) "mean" 0.0 OpSites::Values, "mean-ablates units: sets them to their mean over a text (`lmscope stats`), or over the prompt without its first token" "mean:3@z.1:last";
     /// Units towards what they are on another text, at the same position: `x + c·(other − x)`.
     Resample(UnitsAsIn) "resample" 0.0 OpSites::Values, "sets units to their values on another text, at the same position (resample ablation)" r#"resample:0,3="The king of Japan is"@z.2"#;
     /// Units times `c`.
-    Scale(UnitChoice) "scale" 1.0 OpSites::Values, "multiplies units by the strength" "scale:17@mlp_act.3*2";
+    Scale(UnitChoice) "scale" 1.0 OpSites::Values, "multiplies units or features by the strength" "scale:17@mlp_act.3*2";
     /// Units towards a value: `x + c·(value − x)`.
-    Set(UnitsTo) "set" 0.0 OpSites::Values, "sets units to a value" "set:17=3.5@mlp_act.3";
+    Set(UnitsTo) "set" 0.0 OpSites::Values, "sets units or features to a value, features to a multiple of their largest activation too (`=3x`)" "set:17=3.5@mlp_act.3";
     /// Turns what neurons write from one token to another: `v − c·‖v‖·û_from + 8c·‖v‖·û_to` (Dai et al. 2022,
     /// 2104.08696, section 5.1), as an overlay on the value vectors that leaves the weights as they are.
     Rewrite(UnitsTurn) "rewrite" 0.0
@@ -109,6 +110,8 @@ operations! {
     Relate(RelationTurn) "relate" 0.0
         OpSites::Only(Site::ResidPost, "`relate` changes the state of a subject between blocks, so its address is resid_post: relate:FILE=\"A\">\"B\"@resid_post.L:token:\"A\""),
         "changes a subject's state so that a linear relation (a file of `relation`) gives the object of another subject" r#"relate:capital="France">"Japan"@resid_post.1:token:" France""#;
+    /// `x + c·(x̂ − x)`: what a dictionary makes of the activation in its place; at `c` = 1 without what it leaves out.
+    Splice(DictionaryName) "splice" 0.0 OpSites::Values, "replaces the activation by its reconstruction through a dictionary" "splice:layer_3@resid_post.3";
     /// Edges of attention: scores `s + ln(1 − c)` before the softmax, `-inf` at full strength (attention knockout, Geva et
     /// al. 2023, 2304.14767). A position always reads itself.
     Cut(CutEdges) "cut" 0.0
@@ -138,7 +141,9 @@ pub struct OpOperands<'a> {
     /// Another text, on which values are taken.
     pub text: Option<&'a str>,
     /// The value that units are set to.
-    pub value: Option<f32>,
+    pub value: Option<SetValue>,
+    /// A dictionary whose reconstruction is taken.
+    pub dictionary: Option<&'a str>,
     /// Whether values are means over the prompt.
     pub prompt_mean: bool,
     /// Positions that cannot be read, in heads.
@@ -178,7 +183,7 @@ impl<'a> ArgumentText<'a> {
     }
 
     fn direction(self, name: LinePiece<'_>, example: &str) -> Result<String, String> {
-        match name.trim().read()? {
+        match direction_name(name)? {
             name if name.is_empty() => Err(self.wants("a direction", example)),
             name => Ok(name),
         }
@@ -214,6 +219,36 @@ pub enum UnitChoice {
     List(Vec<u32>),
     /// The units that a named set has at each layer.
     Set(String),
+    /// Features of a dictionary.
+    Features(FeatureChoice),
+}
+
+/// What units are set to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SetValue {
+    Is(f32),
+    /// So many times the largest activation of each over the unedited prompt, its first position left out; for features.
+    Times(f32),
+}
+
+impl fmt::Display for SetValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Is(value) => write!(f, "{value}"),
+            Self::Times(factor) => write!(f, "{factor}x"),
+        }
+    }
+}
+
+impl FromStr for SetValue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.trim().strip_suffix('x') {
+            Some(factor) => number(factor).map(Self::Times),
+            None => number(text).map(Self::Is),
+        }
+    }
 }
 
 impl fmt::Display for UnitChoice {
@@ -225,6 +260,7 @@ impl fmt::Display for UnitChoice {
                 f.write_str(&units.join(","))
             }
             Self::Set(name) => write!(f, "{{{}}}", named(name)),
+            Self::Features(features) => write!(f, "{features}"),
         }
     }
 }
@@ -239,6 +275,11 @@ impl FromStr for UnitChoice {
                 "" => Err("`{}` does not name a unit set; write {NAME}".into()),
                 name => Ok(Self::Set(name.into())),
             };
+        }
+        if text.contains('#')
+            && let Some(features) = FeatureChoice::read(QuotedLine::new(text)?.whole())?
+        {
+            return Ok(Self::Features(features));
         }
         let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
         let read = |unit: &str| {
@@ -377,13 +418,31 @@ argument! {
 
 argument! {
     /// Units and their value.
-    UnitsTo(UnitChoice, f32),
+    UnitsTo(UnitChoice, SetValue),
     |own, f| write!(f, "{}={}", own.0, own.1),
     |typed| {
         let (units, value) = typed.split("a value", "17=3.5")?;
-        Ok(Self(units.text.parse()?, number(value.text)?))
+        let (units, value) = (units.text.parse()?, value.text.parse()?);
+        match (&units, value) {
+            (UnitChoice::All | UnitChoice::List(_) | UnitChoice::Set(_), SetValue::Times(_)) => Err(format!(
+                "`={value}` is a multiple of the largest activation of a feature; give a number for units, or a feature: {}",
+                typed.wants("a value", "NAME#12=3x")
+            )),
+            (_, value) => Ok(Self(units, value)),
+        }
     },
     |own| OpOperands { value: Some(own.1), ..OpOperands::units(&own.0) }
+}
+
+argument! {
+    /// A dictionary's name or path.
+    DictionaryName(String),
+    |own, f| f.write_str(&named(&own.0)),
+    |typed| match typed.what.trim().read()? {
+        name if name.is_empty() => Err(typed.wants("a dictionary", "NAME")),
+        name => Ok(Self(name)),
+    },
+    |own| OpOperands { dictionary: Some(&own.0), ..OpOperands::default() }
 }
 
 argument! {
@@ -395,11 +454,15 @@ argument! {
         let parts = typed.what.split_once('=');
         let parts = parts.and_then(|(list, turn)| Some((list, turn.split_once('>')?)));
         let (list, (from, to)) = parts.ok_or_else(|| typed.wants("neurons and two tokens", example))?;
+        let units: UnitChoice = list.text.parse()?;
+        if matches!(units, UnitChoice::Features(_)) {
+            return Err(typed.wants("neurons, not features", example));
+        }
         let (from, to) = (from.read()?, to.read()?);
         if from.is_empty() || to.is_empty() {
             return Err(typed.wants("two tokens", example));
         }
-        Ok(Self(list.text.parse()?, from, to))
+        Ok(Self(units, from, to))
     },
     |own| OpOperands::units(&own.0)
 }
@@ -430,12 +493,16 @@ argument! {
         Self(heads, sources) => write!(f, "{heads}={sources}"),
     },
     |typed| {
-        let Some((heads, sources)) = typed.what.split_once('=') else {
-            return Ok(Self(typed.what.text.parse()?, Positions::All));
+        let heads = |text: &str| match text.parse()? {
+            UnitChoice::Features(_) => Err(typed.wants("heads, not features", "0,2")),
+            heads => Ok(heads),
+        };
+        let Some((own, sources)) = typed.what.split_once('=') else {
+            return Ok(Self(heads(typed.what.text)?, Positions::All));
         };
         let sources = sources.text.trim().parse();
         let sources = sources.map_err(|e: Error| e.to_string())?;
-        Ok(Self(heads.text.parse()?, sources))
+        Ok(Self(heads(own.text)?, sources))
     },
     |own| OpOperands { sources: Some(&own.1), ..OpOperands::units(&own.0) }
 }

@@ -30,6 +30,10 @@ pub struct Receipt {
     /// and of nearly the same activation rank; none until measured.
     #[serde(rename = "null")]
     pub control: Option<f32>,
+    /// What the control is, where it was chosen among several: which other features, or a change of equal norm; empty for a random
+    /// direction or random units.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub control_is: String,
     /// The same KL for this edit on an unrelated text; none until measured, or where the edit has no place there.
     pub elsewhere: Option<f32>,
     /// The seed of the controls; 0 until measured.

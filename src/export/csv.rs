@@ -99,6 +99,7 @@ fn anchor_columns(anchor: Anchor) -> [String; 3] {
         Unit::Neuron(i) => format!("neuron {i}"),
         Unit::Head(i) => format!("head {i}"),
         Unit::Token(i) => format!("token {i}"),
+        Unit::Feature(i) => format!("feature {i}"),
     });
     [
         anchor.layer.map(|l| l.to_string()).unwrap_or_default(),

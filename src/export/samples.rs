@@ -112,6 +112,7 @@ pub fn table() -> Figure {
             Entry::Number(3.0 / (i + 1) as f32),
             Entry::Text("capital, of, \"France\"\u{2009}漢".into()),
         ],
+        handle: None,
     };
     figure(Body::Table(Table {
         columns: vec!["neuron".into(), "activation".into(), "writes".into()],

@@ -90,7 +90,13 @@ fn clean_table(Table { columns, pages }: &mut Table) {
             rows,
         } = page;
         one(title);
-        for TableRow { anchor: _, entries } in rows {
+        for TableRow {
+            anchor: _,
+            entries,
+            // Names and numbers, for edits: nothing shows them.
+            handle: _,
+        } in rows
+        {
             for entry in entries {
                 match entry {
                     Entry::Number(_) => {}

@@ -3,8 +3,8 @@
 //! Invariant: a constructor only fills in fields; it measures and decides nothing. To build another shape, add a function here.
 
 use super::{
-    Anchor, AxisLabel, Body, Cell, Curve, Entry, Grid, Scale, Series, Style, Table, TablePage,
-    TableRow, Text, Unit,
+    Anchor, AxisLabel, Body, Cell, Curve, Entry, FeatureHandle, Grid, Scale, Series, Style, Table,
+    TablePage, TableRow, Text, Unit,
 };
 
 impl From<f32> for Entry {
@@ -35,7 +35,20 @@ impl From<usize> for Entry {
 impl TableRow {
     /// A row with an anchor.
     pub fn at(anchor: Anchor, entries: Vec<Entry>) -> Self {
-        Self { anchor, entries }
+        Self {
+            anchor,
+            entries,
+            handle: None,
+        }
+    }
+
+    /// A row about a feature that edits can name.
+    pub fn feature(anchor: Anchor, handle: FeatureHandle, entries: Vec<Entry>) -> Self {
+        Self {
+            anchor: anchor.with(Unit::Feature(handle.feature)),
+            handle: Some(handle),
+            entries,
+        }
     }
 }
 

@@ -28,6 +28,24 @@ pub enum Unit {
     Head(u32),
     /// A vocabulary token.
     Token(u32),
+    /// A feature of a dictionary.
+    Feature(u32),
+}
+
+/// What edits need to name a feature of a dictionary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FeatureHandle {
+    /// The dictionary's name or path, as it was given.
+    pub dictionary: String,
+    /// The layer, where the dictionary is one of a set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<u16>,
+    pub feature: u32,
+    /// Where the dictionary writes: `resid_post.6`, or `mlp_add.*` where that is several layers.
+    pub place: String,
+    /// Its activation there, where the row has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activation: Option<f32>,
 }
 
 /// The place in the model that a cell is about, so that steer, ablate, patch and copy can act on it.
@@ -223,6 +241,9 @@ pub struct TableRow {
     pub anchor: Anchor,
     /// One entry for each column.
     pub entries: Vec<Entry>,
+    /// The feature that it is about, for edits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handle: Option<FeatureHandle>,
 }
 
 /// A page of a table; the neurons, for example, have one for each position.

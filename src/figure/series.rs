@@ -162,7 +162,7 @@ impl Series {
                     1 => self.anchor(0, point),
                     _ => self.points[point].anchor,
                 };
-                TableRow { anchor, entries }
+                TableRow::at(anchor, entries)
             })
             .collect();
         if sums && self.curves.iter().any(|c| c.total.is_some()) {

@@ -62,8 +62,8 @@ pub struct Program {
     /// other prompt.
     bound: Option<Vec<u32>>,
     pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
-    /// The post-activation values of neurons (`mlp_act`), kept from `mlp_act` until the same MLP's output, where an overlay
-    /// needs them.
+    /// Values of this pass that are needed further on: the neurons of an MLP (`mlp_act`), until its output, where an overlay needs
+    /// them; and what dictionaries read, until where they write.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
     pub(crate) watches: Vec<ConditionWatch>,
     pub(crate) receipts: Vec<Receipt>,
@@ -184,7 +184,17 @@ impl Program {
                 let mut covered = act.span.start.min(end)..act.span.end.min(end);
                 covered.find(|position| act.edit.covers(*position, self.prompt))
             });
-            out.extend(first.min().map(|position| (*at, position)));
+            let Some(position) = first.min() else {
+                continue;
+            };
+            out.push((*at, position));
+            // What their features are read from has to be visited again, too.
+            let changed = own[same..].iter().chain(&others[same..]);
+            for act in changed {
+                if let Change::Dictionary(change) = &act.change {
+                    out.extend(change.reads.iter().map(|read| (*read, position)));
+                }
+            }
         }
         out
     }
@@ -236,6 +246,7 @@ impl Program {
     pub fn begin(&mut self, span: PassSpan) {
         self.seen = self.seen.max(span.start + span.len);
         self.remembered.values_mut().for_each(|held| *held = None);
+        self.watches.iter_mut().for_each(ConditionWatch::begin);
     }
 
     /// Applies all edits of an address to `x`, `[batch, tokens, ..width]`. Returns `x` unchanged where the program does not
@@ -260,7 +271,12 @@ impl Program {
                     .collect();
                 if masks.iter().flatten().any(|m| *m) {
                     let flat = x.reshape((batch, tokens, ()))?;
-                    let changed = if flat.device().is_cpu() && !flat.track_op() {
+                    // Dictionaries are read on the host: on another device with one read-back for all edits here.
+                    let reads_back = acts
+                        .iter()
+                        .any(|act| matches!(act.change, Change::Dictionary(_)));
+                    let on_host = flat.device().is_cpu() || reads_back;
+                    let changed = if on_host && !flat.track_op() {
                         self.by_rows(at, &flat, &masks, span)?
                     } else {
                         self.by_tensors(at, &flat, &masks, span)?
@@ -324,8 +340,16 @@ impl Program {
         };
         let mut before = vec![0f32; width];
         for (act, mask) in self.acts[&at].iter().zip(masks) {
-            let Change::Values(change) = &act.change else {
-                continue;
+            let change = match &act.change {
+                Change::Values(change) => change,
+                Change::Dictionary(change) => {
+                    let changed = self.by_dictionary(change, at, x, &mut values, mask, span)?;
+                    let changed = changed.into_iter();
+                    self.measured
+                        .extend(changed.map(|(position, moved)| (act.receipt, position, moved)));
+                    continue;
+                }
+                Change::Cut(_) => continue,
             };
             for (i, row) in values.chunks_exact_mut(width).enumerate() {
                 if !mask.get(i).is_some_and(|m| *m) {
@@ -356,9 +380,9 @@ impl Program {
         let (batch, tokens, _) = x.dims3()?;
         let mut flat = x.clone();
         for (act, mask) in self.acts[&at].iter().zip(masks) {
-            let Change::Values(change) = &act.change else {
+            if matches!(act.change, Change::Cut(_)) {
                 continue;
-            };
+            }
             let flags: Vec<u8> = mask.iter().map(|m| u8::from(*m)).collect();
             let hit: Vec<u32> = (0..flags.len() as u32)
                 .filter(|i| flags[*i as usize] == 1)
@@ -366,7 +390,13 @@ impl Program {
             if hit.is_empty() {
                 continue;
             }
-            let changed = change.on_tensor(&flat, span.start, self.neurons(at))?;
+            let changed = match &act.change {
+                Change::Values(change) => change.on_tensor(&flat, span.start, self.neurons(at))?,
+                Change::Dictionary(change) => {
+                    change.on_tensor(&flat, &self.inputs(change, at, &flat)?)?
+                }
+                Change::Cut(_) => continue,
+            };
             let next = if hit.len() == flags.len() {
                 changed
             } else {

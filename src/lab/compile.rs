@@ -8,7 +8,8 @@ use candle_core::Tensor;
 
 use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
-use super::conditions::{ConditionWatch, Watched};
+use super::conditions::{ConditionWatch, FeatureWatch, Watched};
+use super::feature_edits::{prepare_features, prepare_splice};
 use super::lab::Lab;
 use super::named_vectors::NamedVectors;
 use super::pass::Pass;
@@ -16,7 +17,7 @@ use super::prepare::{Placed, prepare};
 use super::run::Run;
 use crate::edit::condition::ConditionProbe;
 use crate::edit::direction::unit;
-use crate::edit::op::{CutEdges, Op};
+use crate::edit::op::{CutEdges, Op, UnitChoice};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
@@ -83,18 +84,22 @@ fn program(
             program.tallies[receipt].rules.push(rule);
             for at in places {
                 named.lab.model.offers(at)?;
-                let Some(ready) = prepare(&resolved, at, named, control)? else {
+                let Some(ready) = ready(&resolved, at, named, control)? else {
                     continue;
                 };
                 let Placed {
                     at: place,
+                    reads,
                     change,
                     note,
+                    control,
                 } = ready;
                 named.lab.model.offers(place)?;
                 program.remark(receipt, note);
-                if place != at {
-                    program.remembered.insert(at, None);
+                program.receipts[receipt].control_is = control;
+                for read in reads.into_iter().filter(|read| *read != place) {
+                    named.lab.model.offers(read)?;
+                    program.remembered.insert(read, None);
                 }
                 program.acts.entry(place).or_default().push(EditAtAddress {
                     edit: resolved.clone(),
@@ -108,6 +113,23 @@ fn program(
     }
     program.explain();
     Ok(program)
+}
+
+/// An edit prepared for one of its addresses; none where its unit set has nothing there.
+fn ready(
+    edit: &Edit,
+    at: Address,
+    named: &mut NamedVectors,
+    control: RandomControl,
+) -> Result<Option<Placed>> {
+    let mentioned = edit.op.argument().mentions();
+    if let Some(UnitChoice::Features(features)) = mentioned.units {
+        return prepare_features(edit, features, at, named, control).map(Some);
+    }
+    match mentioned.dictionary {
+        Some(name) => prepare_splice(edit, name, at, named, control).map(Some),
+        None => prepare(edit, at, named, control),
+    }
 }
 
 /// The watch that measures an edit's condition; none for an edit without one. Every edit has a watch of its own, even where two
@@ -146,6 +168,23 @@ fn watch(
             let vector = Tensor::new(unit(&vector), &named.lab.model.transformer.device)?;
             Watched::Along(*at, vector)
         }
+        ConditionProbe::Feature(feature) => {
+            let dictionary = named.lab.dictionary_of(feature)?;
+            let reads = dictionary.reads().to_vec();
+            for at in &reads {
+                named.lab.model.offers(*at)?;
+                if let Some(early) = places.iter().find(|place| !at.seen_by(**place)) {
+                    return Err(refused(format!(
+                        "its condition reads {at}, as `{}` does, which the forward pass reaches only after {early}. Use a later address for the edit.",
+                        dictionary.name()
+                    )));
+                }
+            }
+            Watched::Feature(FeatureWatch::new(
+                reads,
+                dictionary.reader(&feature.numbers)?,
+            ))
+        }
         ConditionProbe::Probability(text) => Watched::Probability(named.token(text)?),
     };
     Ok(Some(ConditionWatch::new(condition.clone(), watched)))
@@ -155,7 +194,14 @@ fn watch(
 /// has a vector, as llama.cpp steers only the layers that a file contains; if a layer is named and has no vector, [`prepare`]
 /// returns an error.
 fn places(edit: &Edit, named: &mut NamedVectors) -> Result<(Vec<Address>, String)> {
-    let all = edit.place.addresses(named.lab.model.card.layers)?;
+    let mut all = edit.place.addresses(named.lab.model.card.layers)?;
+    if matches!(edit.place, EditPlace::Every(_)) {
+        let writes = named.written_by(edit)?;
+        // Where none of them is written to, preparing says so.
+        if writes.iter().any(|write| all.contains(write)) {
+            all.retain(|at| writes.contains(at));
+        }
+    }
     let names = edit.op.argument().mentions().directions;
     let names: Vec<&str> = names.into_iter().flatten().collect();
     let mut cautions: Vec<String> = Vec::new();

@@ -3,8 +3,12 @@
 //! Invariant: whether a condition holds at a position is known before any edit acts there, and does not depend on whether the
 //! text was read in one pass or token by token. To add a probe, add a variant of [`Watched`].
 
+use std::sync::Arc;
+
 use candle_core::{D, DType, Tensor};
 
+use super::features::FeatureReader;
+use super::formulas::has_length;
 use crate::edit::condition::Condition;
 use crate::error::Result;
 use crate::model::network::site::Address;
@@ -15,8 +19,52 @@ use crate::model::network::tap::PassSpan;
 pub(crate) enum Watched {
     /// The component of an address's value along a unit vector, `[width]`, f32.
     Along(Address, Tensor),
+    /// The activation of a feature.
+    Feature(FeatureWatch),
     /// The probability of a token in the unedited model.
     Probability(u32),
+}
+
+/// A feature and the values of this pass that it is read from.
+#[derive(Clone, Debug)]
+pub(crate) struct FeatureWatch {
+    reads: Vec<Address>,
+    reader: Arc<dyn FeatureReader>,
+    /// By address: `[rows, tokens, width]`, flat; empty until the pass has reached it.
+    values: Vec<Vec<f32>>,
+}
+
+impl FeatureWatch {
+    pub(crate) fn new(reads: Vec<Address>, reader: Arc<dyn FeatureReader>) -> Self {
+        Self {
+            values: vec![Vec::new(); reads.len()],
+            reads,
+            reader,
+        }
+    }
+
+    /// Takes a value; the activations by row and token once all are there, NaN where an input is not finite.
+    fn take(&mut self, at: Address, x: &Tensor, rows: usize) -> Result<Option<Vec<Vec<f32>>>> {
+        let wide = x.narrow(0, 0, rows)?.to_dtype(DType::F32)?;
+        let tokens = x.dim(1)?;
+        for (read, held) in self.reads.iter().zip(&mut self.values) {
+            if *read == at {
+                *held = wide.flatten_all()?.to_vec1()?;
+            }
+        }
+        if self.values.iter().any(Vec::is_empty) {
+            return Ok(None);
+        }
+        let values: Vec<Vec<f32>> = self.values.iter_mut().map(std::mem::take).collect();
+        if !values.iter().all(|v| has_length(v)) {
+            return Ok(Some(vec![vec![f32::NAN; tokens]; rows]));
+        }
+        let inputs: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
+        let read = self.reader.read(0, &inputs)?.activations;
+        Ok(Some(
+            read.chunks(tokens.max(1)).map(<[f32]>::to_vec).collect(),
+        ))
+    }
 }
 
 /// A condition and what was measured of it so far.
@@ -45,13 +93,17 @@ impl ConditionWatch {
 
     /// Whether the watch measures the value at an address.
     pub(crate) fn looks_at(&self, at: Address) -> bool {
-        matches!(&self.watched, Watched::Along(own, _) if *own == at)
+        match &self.watched {
+            Watched::Along(own, _) => *own == at,
+            Watched::Feature(feature) => feature.reads.contains(&at),
+            Watched::Probability(_) => false,
+        }
     }
 
     /// The token whose probability in the unedited model the watch needs; none if it measures a direction.
     pub(crate) fn token(&self) -> Option<u32> {
         match self.watched {
-            Watched::Along(..) => None,
+            Watched::Along(..) | Watched::Feature(_) => None,
             Watched::Probability(token) => Some(token),
         }
     }
@@ -64,23 +116,34 @@ impl ConditionWatch {
         span: PassSpan,
         rows: usize,
     ) -> Result<()> {
-        let Watched::Along(own, vector) = &self.watched else {
-            return Ok(());
-        };
-        if *own != at {
+        if !self.looks_at(at) {
             return Ok(());
         }
-        let wide = x
-            .narrow(0, 0, rows)?
-            .flatten_from(2)?
-            .to_dtype(DType::F32)?;
-        let along = wide.broadcast_mul(vector)?.sum(D::Minus1)?;
-        for (row, values) in along.to_vec2::<f32>()?.into_iter().enumerate() {
+        let found = match &mut self.watched {
+            Watched::Along(_, vector) => {
+                let wide = x
+                    .narrow(0, 0, rows)?
+                    .flatten_from(2)?
+                    .to_dtype(DType::F32)?;
+                let along = wide.broadcast_mul(vector)?.sum(D::Minus1)?;
+                Some(along.to_vec2::<f32>()?)
+            }
+            Watched::Feature(feature) => feature.take(at, &x.detach(), rows)?,
+            Watched::Probability(_) => None,
+        };
+        for (row, values) in found.into_iter().flatten().enumerate() {
             for (i, value) in values.into_iter().enumerate() {
                 self.set(row, span.start + i, value);
             }
         }
         Ok(())
+    }
+
+    /// Prepares for a pass.
+    pub(crate) fn begin(&mut self) {
+        if let Watched::Feature(feature) = &mut self.watched {
+            feature.values.iter_mut().for_each(Vec::clear);
+        }
     }
 
     /// Takes a value that was measured elsewhere, the same for every row.

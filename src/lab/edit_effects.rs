@@ -56,7 +56,7 @@ impl Lab {
             for stage in &mut alone.stages {
                 stage.edits.retain(|e| e.id == receipt.id);
             }
-            let moved = self.moved(run, &alone, None, &plain)?;
+            let (moved, _) = self.moved(run, &alone, None, &plain)?;
             let first = run.tokens.len() - moved.len();
             receipt.kl = Some(mean(&moved));
             receipt.not_finite |= !finite::all(&moved);
@@ -74,8 +74,9 @@ impl Lab {
                 mentions.sources.is_none() && mentions.units == Some(&UnitChoice::All)
             };
             if !edits.any(whole) {
-                let control = self.moved(run, &alone, Some(run.seed), &plain)?;
+                let (control, is) = self.moved(run, &alone, Some(run.seed), &plain)?;
                 receipt.control = Some(mean(&control));
+                receipt.control_is = is;
             }
             // On the unrelated text the edit is in force from the first position on, whatever its stage in the run.
             let always = Schedule::always(
@@ -94,7 +95,7 @@ impl Lab {
                 .iter()
                 .all(|e| e.reads_prompt() || covers(e));
             receipt.elsewhere = match self.moved(&unrelated, &always, None, &elsewhere) {
-                Ok(moved) => placed.then(|| mean(&moved)),
+                Ok((moved, _)) => placed.then(|| mean(&moved)),
                 // Fails, for example, if a position is named by a text that only the prompt contains.
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
@@ -111,14 +112,14 @@ impl Lab {
         Ok(Arc::new(vec![read.output]))
     }
 
-    /// KL(plain ‖ run under this schedule) at each of the last positions of a run.
+    /// KL(plain ‖ run under this schedule) at each of the last positions of a run, and what a control is where that was chosen.
     fn moved(
         &mut self,
         run: &Run,
         schedule: &Schedule,
         random: Option<u64>,
         plain: &Arc<Vec<Vec<RowStats>>>,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<(Vec<f32>, String)> {
         let run = Run {
             schedule: schedule.clone(),
             ..run.clone()
@@ -136,7 +137,9 @@ impl Lab {
         // Overflow in a quantized product may come out as finite but meaningless numbers, so the receipt decides.
         let broken = read.receipts.iter().any(|r| r.not_finite);
         let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
-        Ok(read.output.iter().map(kl).collect())
+        let is = read.receipts.iter().map(|r| r.control_is.clone());
+        let is = is.filter(|is| !is.is_empty()).last().unwrap_or_default();
+        Ok((read.output.iter().map(kl).collect(), is))
     }
 
     /// A text unrelated to the prompt, for controls: what the model generates at temperature 1 after its begin token, or after

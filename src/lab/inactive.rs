@@ -55,6 +55,9 @@ pub(crate) fn explain_inactive(
     }
     match mentions.units {
         Some(UnitChoice::Set(name)) => format!("the set `{name}` has no units at its layers"),
+        Some(UnitChoice::Features(_)) => {
+            "the activations of its features were already what it makes them, at all of its positions (0 where they are not active)".into()
+        }
         Some(UnitChoice::All | UnitChoice::List(_)) | None => {
             "the forward pass did not reach its address".into()
         }

@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
+use super::features::FeatureDictionary;
 use super::finite_guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
 use super::progress::{UnfinishedSweeps, WorkProgress};
@@ -41,6 +42,9 @@ use crate::text;
 /// once takes half of it ([`Lab::room`]). Beyond this size larger batches are no faster.
 const BUDGET: usize = 512 << 20;
 
+/// Opens the dictionary of a name or path on the lab's model: one, or a set with one for each of several layers.
+pub type OpenDictionary = fn(&Lab, &str) -> Result<Vec<Arc<dyn FeatureDictionary>>>;
+
 /// A model, with what is kept between passes.
 pub struct Lab {
     pub model: Model,
@@ -50,6 +54,8 @@ pub struct Lab {
     pub sets: HashMap<String, UnitSet>,
     /// Relation maps that edits can name.
     pub relations: HashMap<String, Arc<RelationMap>>,
+    /// What opens the dictionaries whose features edits can name; none in a lab that was made without.
+    pub open_dictionary: Option<OpenDictionary>,
     /// Raised to stop the work in progress; it stops within a layer.
     pub cancel: Arc<AtomicBool>,
     /// Which part of a piece of work is being done, and the listener that is told.
@@ -83,6 +89,7 @@ impl Lab {
             directions: HashMap::new(),
             sets: HashMap::new(),
             relations: HashMap::new(),
+            open_dictionary: None,
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
             progress: WorkProgress::default(),

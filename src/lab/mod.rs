@@ -4,10 +4,13 @@
 //! several instruments share belongs here; one that a single instrument needs belongs in that instrument's folder.
 
 pub mod apply;
+mod apply_dictionary;
 pub mod capture;
 pub(crate) mod compile;
 pub(crate) mod conditions;
 pub(crate) mod edit_effects;
+pub(crate) mod feature_edits;
+pub mod features;
 pub mod finite_guard;
 pub(crate) mod formulas;
 pub mod gradient;
@@ -16,6 +19,7 @@ pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
 mod lens_rows;
+mod named_features;
 pub(crate) mod named_vectors;
 pub mod pass;
 pub(crate) mod prepare;

@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::features::{ActiveRow, FeatureDictionary};
 use super::lab::Lab;
 use super::run::Run;
 use super::statistics::Statistics;
-use crate::edit::direction::{Direction, norm, resolve};
+use crate::edit::Edit;
+use crate::edit::direction::{Direction, norm, resolve, same_point};
 use crate::edit::op::RelationTurn;
 use crate::edit::relation_map::RelationMap;
 use crate::edit::unit_set::UnitSet;
@@ -28,6 +30,8 @@ pub(crate) struct NamedVectors<'a> {
     opened: HashMap<String, Direction>,
     /// Statistics loaded so far, so that each file is read once.
     read: HashMap<String, Statistics>,
+    /// The active features over the unedited prompt, by dictionary and where it reads.
+    active: HashMap<(String, Vec<Address>), Arc<Vec<ActiveRow>>>,
 }
 
 impl<'a> NamedVectors<'a> {
@@ -38,7 +42,55 @@ impl<'a> NamedVectors<'a> {
             given,
             opened: HashMap::new(),
             read: HashMap::new(),
+            active: HashMap::new(),
         }
+    }
+
+    /// How many tokens the prompt has.
+    pub(crate) fn given_length(&self) -> usize {
+        self.given.len()
+    }
+
+    /// The active features of a dictionary over the unedited prompt, by position.
+    pub(crate) fn active_in_prompt(
+        &mut self,
+        dictionary: &Arc<dyn FeatureDictionary>,
+    ) -> Result<Arc<Vec<ActiveRow>>> {
+        let key = (dictionary.name().to_string(), dictionary.reads().to_vec());
+        if let Some(held) = self.active.get(&key) {
+            return Ok(held.clone());
+        }
+        let mut inputs = Vec::new();
+        for at in dictionary.reads() {
+            let values = self.recorded(self.given.to_vec(), *at)?;
+            inputs.push(values.flatten_all()?.to_vec1::<f32>()?);
+        }
+        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
+        let rows = Arc::new(dictionary.active(&inputs)?);
+        self.active.insert(key, rows.clone());
+        Ok(rows)
+    }
+
+    /// Where the dictionary writes whose features an edit changes; nothing for other edits.
+    pub(crate) fn written_by(&self, edit: &Edit) -> Result<Vec<Address>> {
+        let set = self.lab.changed_by(edit)?;
+        Ok(set.iter().flat_map(|d| d.writes().to_vec()).collect())
+    }
+
+    /// What is to be said where a direction is a feature that is used elsewhere than where its dictionary writes.
+    pub(crate) fn elsewhere(&self, name: &str, at: Address) -> Result<String> {
+        let Some(feature) = self.lab.feature_named(name)? else {
+            return Ok(String::new());
+        };
+        let writes = feature.dictionary.writes();
+        if writes.iter().any(|write| same_point(*write, at)) {
+            return Ok(String::new());
+        }
+        let places: Vec<String> = writes.iter().map(Address::to_string).collect();
+        Ok(format!(
+            "`{name}` is a feature that writes to {}, and it is used at {at}",
+            places.join(", ")
+        ))
     }
 
     /// The bytes of every token of the prompt.
@@ -216,8 +268,12 @@ fn unknown_name<T>(what: &str, name: &str, held: &str, all: &HashMap<String, T>)
 }
 
 impl Lab {
-    /// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers.
+    /// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers, and `NAME#12`
+    /// a feature of a dictionary.
     pub fn direction(&self, name: &str) -> Result<Direction> {
+        if let Some(feature) = self.feature_direction(name)? {
+            return Ok(feature);
+        }
         find_direction(&self.directions, &self.model, name)
     }
 

@@ -10,7 +10,7 @@ use super::knockout::KnockoutRule;
 use super::named_vectors::{NamedVectors, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
-use crate::edit::op::{CutEdges, Op, UnitChoice, UnitsTurn};
+use crate::edit::op::{CutEdges, Op, SetValue, UnitChoice, UnitsTurn};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
@@ -22,8 +22,12 @@ const TURN: f32 = 8.0;
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) at: Address,
+    /// The addresses whose values of the same pass it needs, other than its own.
+    pub(crate) reads: Vec<Address>,
     pub(crate) change: Change,
     pub(crate) note: String,
+    /// What the control of a receipt is, where that is chosen here; empty otherwise.
+    pub(crate) control: String,
 }
 
 /// Prepares an edit for one of its addresses: looks up what its argument mentions. None if its unit set has no unit at that
@@ -67,8 +71,15 @@ pub(crate) fn prepare(
             },
         });
         let note = "its size is the share of attention that moved elsewhere".into();
-        return Ok(Some(Placed { at, change, note }));
+        return Ok(Some(Placed {
+            at,
+            reads: Vec::new(),
+            change,
+            note,
+            control: String::new(),
+        }));
     }
+    let mut remarks: Vec<String> = Vec::new();
     let mut directions = Vec::new();
     for name in mentioned.directions.into_iter().flatten() {
         let vector = named.direction(name, at)?;
@@ -78,6 +89,7 @@ pub(crate) fn prepare(
                 vector.len()
             )));
         }
+        remarks.push(named.elsewhere(name, at)?);
         let vector = match control {
             // The same random vector at all addresses, because the direction is the same at all of them.
             RandomControl::Random(seed) => random_like(&vector, seed),
@@ -134,7 +146,10 @@ pub(crate) fn prepare(
     } else if mentioned.prompt_mean {
         measured("the prompt", named.mean(at)?)?
     } else {
-        vec![mentioned.value.unwrap_or(0.0); width]
+        match mentioned.value {
+            Some(SetValue::Is(value)) => vec![value; width],
+            Some(SetValue::Times(_)) | None => vec![0.0; width],
+        }
     };
     let change = Change::Values(Box::new(PreparedEdit {
         op: edit.op.clone(),
@@ -144,8 +159,15 @@ pub(crate) fn prepare(
         units: units.list,
         target: Numbers::new(target, wide, device)?,
     }));
-    let at = place;
-    Ok(Some(Placed { at, change, note }))
+    remarks.insert(0, note);
+    remarks.retain(|remark| !remark.is_empty());
+    Ok(Some(Placed {
+        reads: if place == at { Vec::new() } else { vec![at] },
+        at: place,
+        change,
+        note: remarks.join("; "),
+        control: String::new(),
+    }))
 }
 
 /// The units that an edit changes at an address.
@@ -193,6 +215,9 @@ fn units(
         }
         UnitChoice::List(list) => list.clone(),
         UnitChoice::Set(name) => named.units(name, own)?,
+        UnitChoice::Features(_) => {
+            return Err(Error::Engine("features are no units of a site".into()));
+        }
     };
     if list.is_empty() {
         return Ok(None);

@@ -578,3 +578,20 @@ fn a_type_name_stands_once() {
     seen.retain(|_, files| files.len() > 1);
     assert!(seen.is_empty(), "{seen:#?}");
 }
+
+/// A lab that a user works in can open dictionaries, so that edits can name features: nothing but `dictionaries/handles.rs` opens one.
+#[test]
+fn labs_of_users_are_opened_in_one_place() {
+    let (mut opening, mut others) = (0, Vec::new());
+    for path in sources(&root()) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let calls = ["Lab::open(", "Lab::open_watched("].map(|call| text.matches(call).count());
+        let count: usize = calls.iter().sum();
+        match module(&path).join("::").as_str() {
+            "dictionaries::handles" => opening += count,
+            name if count > 0 => others.push(name.to_string()),
+            _ => {}
+        }
+    }
+    assert_eq!((opening, others), (2, Vec::<String>::new()));
+}

@@ -2,6 +2,7 @@
 //! reconstructions equal the tool's. And files that lie.
 
 mod features;
+mod handles;
 pub mod hostile;
 mod large;
 

@@ -3,11 +3,15 @@
 
 use std::any::Any;
 
+use lmscope::dictionaries::handles::with_features;
+use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::condition::{Condition, ConditionProbe};
+use lmscope::edit::feature::FeatureChoice;
 use lmscope::edit::grammar::understood;
 use lmscope::edit::op::{
-    Argument, CutEdges, DirectionName, DirectionTo, DirectionWithin, OPS, Op, OpSites, OpSpec,
-    RelationTurn, TwoDirections, UnitChoice, UnitsAsIn, UnitsMean, UnitsTo, UnitsTurn,
+    Argument, CutEdges, DictionaryName, DirectionName, DirectionTo, DirectionWithin, OPS, Op,
+    OpSites, OpSpec, RelationTurn, SetValue, TwoDirections, UnitChoice, UnitsAsIn, UnitsMean,
+    UnitsTo, UnitsTurn,
 };
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
@@ -20,6 +24,7 @@ use proptest::prelude::*;
 
 use super::cli::{outcome, refused};
 use super::demo::demo;
+use super::dictionaries::hostile::saelens;
 
 /// Names and texts: words, and everything that has a meaning in the grammar.
 fn text() -> impl Strategy<Value = String> {
@@ -86,6 +91,32 @@ fn which() -> impl Strategy<Value = UnitChoice> {
     ]
 }
 
+fn features() -> impl Strategy<Value = FeatureChoice> {
+    let numbers = proptest::collection::vec(0u32..70_000, 1..4);
+    (text(), proptest::option::of(0u16..99), numbers)
+        .prop_map(|(name, layer, numbers)| FeatureChoice {
+            dictionary: name.trim().to_string(),
+            layer,
+            numbers,
+        })
+        .prop_filter("a name", |f| !f.dictionary.is_empty())
+}
+
+/// Units, or features of a dictionary.
+fn units() -> impl Strategy<Value = UnitChoice> {
+    prop_oneof![3 => which(), 1 => features().prop_map(UnitChoice::Features)]
+}
+
+/// What they are set to: of features a multiple of their largest activation, too.
+fn units_to() -> impl Strategy<Value = UnitsTo> {
+    let times = (features(), number())
+        .prop_map(|(f, v)| UnitsTo(UnitChoice::Features(f), SetValue::Times(v)));
+    prop_oneof![
+        3 => (units(), number()).prop_map(|(w, v)| UnitsTo(w, SetValue::Is(v))),
+        1 => times,
+    ]
+}
+
 fn positions() -> impl Strategy<Value = Positions> {
     prop_oneof![
         Just(Positions::All),
@@ -107,7 +138,7 @@ fn op() -> impl Strategy<Value = Op> {
         let example: Edit = spec.example.parse().unwrap();
         let argument: &dyn Any = example.op.argument();
         let within = |(d, a, b): (String, f32, f32)| DirectionWithin(d, a.min(b), a.max(b));
-        let mean = (which(), proptest::option::of(text()))
+        let mean = (units(), proptest::option::of(text()))
             .prop_map(|(w, t)| UnitsMean(w, t.map(|t| t.trim().to_string())))
             .prop_filter("a file", |mean| mean.1.as_deref() != Some(""));
         if argument.is::<DirectionName>() {
@@ -125,13 +156,19 @@ fn op() -> impl Strategy<Value = Op> {
                 (text(), text()).prop_map(|(a, b)| TwoDirections(a, b)),
             )
         } else if argument.is::<UnitChoice>() {
-            with(spec, which())
+            with(spec, units())
         } else if argument.is::<UnitsMean>() {
             with(spec, mean)
         } else if argument.is::<UnitsAsIn>() {
-            with(spec, (which(), text()).prop_map(|(w, t)| UnitsAsIn(w, t)))
+            with(spec, (units(), text()).prop_map(|(w, t)| UnitsAsIn(w, t)))
         } else if argument.is::<UnitsTo>() {
-            with(spec, (which(), number()).prop_map(|(w, v)| UnitsTo(w, v)))
+            with(spec, units_to())
+        } else if argument.is::<DictionaryName>() {
+            let names = text().prop_filter("a name", |name| !name.trim().is_empty());
+            with(
+                spec,
+                names.prop_map(|name| DictionaryName(name.trim().to_string())),
+            )
         } else if argument.is::<UnitsTurn>() {
             let turn = (which(), text(), text()).prop_map(|(w, a, b)| UnitsTurn(w, a, b));
             with(spec, turn)
@@ -208,6 +245,7 @@ fn place(op: &Op) -> BoxedStrategy<EditPlace> {
 fn condition() -> impl Strategy<Value = Condition> {
     let probe = prop_oneof![
         (text(), 0usize..9).prop_map(|(name, l)| ConditionProbe::Along(name, Site::ResidPre.at(l))),
+        features().prop_map(|f| ConditionProbe::Feature(f.only(f.numbers[0]))),
         text().prop_map(ConditionProbe::Probability),
     ];
     (probe, any::<bool>(), number(), any::<bool>()).prop_map(
@@ -399,8 +437,16 @@ fn a_mark_that_delimits_nothing_is_refused() {
 
 #[test]
 fn every_operation_does_what_its_example_says() {
-    let mut lab: Lab = demo();
+    let mut lab: Lab = with_features(demo());
     let tokens = lab.model.encode("The capital of France is", false).unwrap();
+    // A dictionary that the demo has not, under the name of the example.
+    let folder = tempfile::tempdir().unwrap();
+    let (d, dictionary) = (lab.model.card.d_model, folder.path().join("layer_3"));
+    let numbers: Vec<f32> = (0..d * 8).map(|i| (i % 7) as f32 / 7.0 - 0.4).collect();
+    saelens(&dictionary, d, 8, &numbers, &numbers, "standard");
+    let given = format!("{}@resid_post.3", dictionary.display());
+    let open = lab.derived::<OpenDictionaries>();
+    open.get(&given, &lab.model).unwrap();
     for spec in OPS {
         let edit = meaning(spec.example);
         assert_eq!(edit.op.spec().name, spec.name, "{}", spec.example);

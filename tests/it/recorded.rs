@@ -11,8 +11,8 @@ use lmscope::engine::{
     Ending, KnownDirection, Loaded, Mode, PaneName, PromptSource, Request, Token, Update,
 };
 use lmscope::figure::{
-    Anchor, AxisLabel, Body, Cell, Check, Entry, Figure, Grid, Provenance, Scale, Table, TablePage,
-    TableRow, Unit,
+    Anchor, AxisLabel, Body, Cell, Check, Entry, FeatureHandle, Figure, Grid, Provenance, Scale,
+    Table, TablePage, TableRow, Unit,
 };
 use lmscope::lab::writer::BaselineMode;
 use lmscope::model::Card;
@@ -167,6 +167,7 @@ pub fn neurons(from: usize, to: usize) -> Figure {
         TableRow {
             anchor: Anchor::cell(layer, position).with(Unit::Neuron(neuron)),
             entries,
+            handle: None,
         }
     };
     let page = |p: usize| TablePage {
@@ -183,6 +184,45 @@ pub fn neurons(from: usize, to: usize) -> Figure {
         body,
         &["size: |activation| times the value vector's length"],
     )
+}
+
+/// Features of a dictionary of block 5, a page a position.
+pub fn features(from: usize, to: usize) -> Figure {
+    let columns = ["feature", "act", "size", "share", "label"];
+    let row = |position: usize, i: usize| {
+        let feature = (position * 7 + i * 100) as u32;
+        let act = 4.0 - i as f32;
+        let handle = FeatureHandle {
+            dictionary: "sae/layer_5".into(),
+            layer: None,
+            feature,
+            place: "resid_post.5".into(),
+            activation: Some(act),
+        };
+        let entries = vec![
+            Entry::Text(format!("5/{feature}")),
+            Entry::Number(act),
+            Entry::Number(act * 1.5),
+            Entry::Text(String::new()),
+            Entry::Text(format!("label {feature}")),
+        ];
+        TableRow::feature(Anchor::cell(5, position), handle, entries)
+    };
+    let rest = |position: usize| {
+        let mut entries = vec![Entry::Text("L0".into()), Entry::Number(3.0)];
+        entries.extend(["", "", "of 512 features"].map(|t| Entry::Text(t.into())));
+        TableRow::at(Anchor::cell(5, position), entries)
+    };
+    let page = |p: usize| TablePage {
+        title: format!("after t{p}"),
+        anchor: Anchor::position(p),
+        rows: (0..3).map(|i| row(p, i)).chain([rest(p)]).collect(),
+    };
+    let body = Body::Table(Table {
+        columns: columns.map(String::from).to_vec(),
+        pages: (from..to).map(page).collect(),
+    });
+    figure("features · resid_post.5", body, &["L0: active features"])
 }
 
 pub fn patchscope() -> Figure {
@@ -213,6 +253,7 @@ pub fn patchscope() -> Figure {
         TableRow {
             anchor: Anchor::cell(layer, 4),
             entries,
+            handle: None,
         }
     };
     let page = TablePage {
@@ -244,6 +285,7 @@ pub fn saliency(until: usize) -> Figure {
             Entry::Number(numbers[position % numbers.len()]),
             Entry::Number(0.5),
         ],
+        handle: None,
     });
     let columns = ["position", "token", "gradient x input", "random words"];
     let page = TablePage {

@@ -103,6 +103,7 @@ fn update(words: &str) -> Update {
             column: Box::new(lens(number(rest), number(rest) + 1, 0.0).into()),
         },
         "neurons" => shown("neurons", neurons(0, number(rest))),
+        "features" => shown("features", recorded::features(0, number(rest))),
         "saliency" => shown("saliency", recorded::saliency(number(rest))),
         "unmade" => Update::Failed {
             slot: Some("saliency"),

@@ -252,6 +252,53 @@ fn colours_and_controls_are_a_matter_of_choice() {
     assert_eq!(names.collect::<Vec<_>>(), ["success", "kl", "fluency"]);
 }
 
+/// Another direction beside the first, at equal norm: what is the same but for its length has the same numbers; one that is not, others.
+#[test]
+fn another_direction_stands_beside_at_equal_norm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut lab = demo();
+    let (_, arguments) = stories(&folder, 4);
+    let mut longer = lab.directions["mood"].clone();
+    for (_, vector) in &mut longer.rows {
+        vector.iter_mut().for_each(|x| *x *= 3.0);
+    }
+    lab.directions.insert("longer".into(), longer);
+    let arguments = arguments
+        .with("strengths", "0.5")
+        .with("control", "columns");
+    let beside = |lab: &mut Lab, name: &str| {
+        let figure = sweep(lab, &arguments.clone().with("against", name));
+        let own = grid(&figure).clone();
+        assert_eq!(own.columns[1].label, format!("0.5 {name}"));
+        assert!(
+            figure
+                .notes
+                .iter()
+                .any(|n| n.starts_with(&format!("{name}: another direction")))
+        );
+        own
+    };
+    let same = beside(&mut lab, "longer");
+    let other = beside(&mut lab, "politeness");
+    let mut apart = 0f32;
+    for layer in 0..8 {
+        for name in ["success", "kl", "fluency"] {
+            let (own, beside) = (
+                number(&same.cells[0][layer], name),
+                number(&same.cells[1][layer], name),
+            );
+            assert!(
+                (own - beside).abs() < 1e-4,
+                "{layer} {name}: {own} {beside}"
+            );
+        }
+        let kl = number(&other.cells[0][layer], "kl, politeness");
+        assert_eq!(kl, number(&other.cells[1][layer], "kl"));
+        apart = apart.max((kl - number(&other.cells[0][layer], "kl")).abs());
+    }
+    assert!(apart > 1e-3, "{apart}");
+}
+
 /// A cell that breaks the text is not called the best, however often it succeeds: a word said over and over does succeed.
 #[test]
 fn the_best_cell_keeps_its_fluency() {

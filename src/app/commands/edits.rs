@@ -6,12 +6,16 @@
 use std::any::Any;
 
 use super::{CommandResult, Context, Unavailable, has_model, needs};
+use crate::app::layout::Pane;
 use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
-use crate::edit::grammar::understood;
-use crate::edit::op::{DirectionName, Op, UnitChoice, UnitsMean};
+use crate::edit::feature::FeatureChoice;
+use crate::edit::grammar::{place, understood};
+use crate::edit::op::{DirectionName, Op, SetValue, UnitChoice, UnitsMean, UnitsTo};
+use crate::edit::positions::Positions;
 use crate::edit::{Edit, EditPlace};
 use crate::engine::KnownDirection;
+use crate::figure::FeatureHandle;
 use crate::model::network::site::Site;
 
 rows! {
@@ -20,9 +24,10 @@ rows! {
     "stronger" [">"] |app, _| strengthen(app, 0.25), "raises the strength of the selected edit by a quarter", hint "stronger", when has_edits;
     "weaker" ["<"] |app, _| strengthen(app, -0.25), "lowers the strength of the selected edit by a quarter", hint "weaker", when has_edits;
     "strength" [] strength, "sets the strength of the selected edit", takes "NUMBER", when has_edits;
-    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "ablates the neuron or head under the cursor, or everything marked: sets it to zero", hint "ablate", when has_target;
-    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "mean-ablates the neuron or head under the cursor, or everything marked: sets it to its mean over the prompt", when has_target;
-    "steer" ["s"] steer, "steers: adds a direction at the cursor's layer", takes "[DIRECTION]", hint "steer", when has_directions;
+    "ablate" ["x"] |app, _| ablate(app, Op::Zero), "ablates the neuron, head or feature under the cursor, or everything marked: sets it to zero", hint "ablate", when has_target;
+    "ablate-mean" ["X"] |app, _| ablate(app, |units| Op::Mean(UnitsMean(units, None))), "mean-ablates the neuron, head or feature under the cursor, or everything marked: sets it to its mean over the prompt", when has_target;
+    "steer" ["s"] steer, "steers: adds a direction at the cursor's layer, or the feature under the cursor as much as it is active there", takes "[DIRECTION]", hint "steer", when can_steer;
+    "clamp" ["S"] clamp, "clamps the feature under the cursor: sets it to a value, by default three times what it is there, and keeps what its dictionary leaves out", takes "[VALUE]", hint "clamp", when has_feature;
     "edit" ["e"] edit, "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", takes "EDIT", hint "new edit", when has_model;
     "operation" ["O"] operation, "changes the selected edit's operation: add, project out, add in units of the local norm", within Context::Edits, hint "operation", when has_direction;
     "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
@@ -60,12 +65,64 @@ fn targets(app: &App) -> Result<Vec<Mark>, Unavailable> {
         .map(|r| r.anchor)
         .unwrap_or_default();
     Mark::of(anchor).map(|m| vec![m]).ok_or_else(|| {
-        "x needs a neuron or a head under the cursor; f switches to the neurons".into()
+        "x needs a neuron, a head or a feature under the cursor; f switches to the neurons".into()
     })
 }
 
 fn has_target(app: &App) -> Result<(), Unavailable> {
+    if app.history.marks().is_empty() && handle(app).is_some() {
+        return Ok(());
+    }
     targets(app).map(|_| ())
+}
+
+/// The feature under the cursor.
+fn handle(app: &App) -> Option<FeatureHandle> {
+    app.cell_under_cursor()?.handle
+}
+
+fn has_feature(app: &App) -> Result<(), Unavailable> {
+    needs(
+        handle(app).is_some(),
+        "S needs a feature under the cursor; `:dictionary PATH` shows those of a dictionary",
+    )
+}
+
+/// The feature that `s` steers with: that under the cursor, where the figure has the keys. In the text `s` means a direction.
+fn steered(app: &App) -> Option<FeatureHandle> {
+    match app.layout.focus {
+        Pane::Figure(_) | Pane::Cell => handle(app),
+        Pane::Transcript | Pane::Edits => None,
+    }
+}
+
+fn can_steer(app: &App) -> Result<(), Unavailable> {
+    if steered(app).is_some() {
+        return Ok(());
+    }
+    has_directions(app)
+}
+
+/// A feature as edits name it.
+pub(in crate::app) fn feature(handle: &FeatureHandle) -> FeatureChoice {
+    FeatureChoice {
+        dictionary: handle.dictionary.clone(),
+        layer: handle.layer,
+        numbers: vec![handle.feature],
+    }
+}
+
+/// An edit of a feature where its dictionary writes, but for the first position, which dictionaries are not trained on.
+fn of_feature(handle: &FeatureHandle, op: Op) -> Result<Edit, Unavailable> {
+    Ok(Edit {
+        positions: Positions::AllButBos,
+        ..Edit::new(op, place(&handle.place)?)
+    })
+}
+
+/// A number with two digits, as one types it.
+fn round(number: f32) -> f32 {
+    format!("{number:.1e}").parse().unwrap_or(number)
 }
 
 fn toggle(app: &mut App, text: &str) -> CommandResult {
@@ -102,7 +159,10 @@ fn toggle_selected(app: &mut App, _: &str) -> CommandResult {
 
 fn strengthen(app: &mut App, by: f32) -> CommandResult {
     selected(app, |edit| {
-        edit.strength = ((edit.strength + by) * 100.0).round() / 100.0;
+        // Of a large strength, as features have it, a step is a larger one: between a fortieth and a quarter.
+        let tens = edit.strength.abs().max(1.0).log10().floor();
+        let step = by * 10f32.powf((tens).max(0.0));
+        edit.strength = ((edit.strength + step) * 100.0).round() / 100.0;
     })
 }
 
@@ -152,11 +212,47 @@ fn add(app: &mut App, edit: Edit) -> CommandResult {
 }
 
 fn ablate(app: &mut App, op: fn(UnitChoice) -> Op) -> CommandResult {
+    if app.history.marks().is_empty()
+        && let Some(handle) = handle(app)
+    {
+        let op = op(UnitChoice::Features(feature(&handle)));
+        return add(app, of_feature(&handle, op)?);
+    }
     let marks = targets(app)?;
     Ok(add_all(app, mark::edits(op, &marks)))
 }
 
+/// How many times its activation a feature is clamped to.
+const CLAMP: f32 = 3.0;
+
+fn clamp(app: &mut App, text: &str) -> CommandResult {
+    has_feature(app)?;
+    let Some(handle) = handle(app) else {
+        return Ok(Vec::new());
+    };
+    let value = match (text.trim(), handle.activation) {
+        ("", Some(activation)) => SetValue::Is(round(CLAMP * activation)),
+        ("", None) => SetValue::Times(CLAMP),
+        (typed, _) => typed.parse().map_err(Unavailable)?,
+    };
+    let op = Op::Set(UnitsTo(UnitChoice::Features(feature(&handle)), value));
+    add(app, of_feature(&handle, op)?)
+}
+
 fn steer(app: &mut App, text: &str) -> CommandResult {
+    if text.trim().is_empty()
+        && let Some(handle) = steered(app)
+    {
+        let op = Op::Add(DirectionName(feature(&handle).direction()));
+        let strength = handle.activation.map_or(1.0, round);
+        return add(
+            app,
+            Edit {
+                strength,
+                ..of_feature(&handle, op)?
+            },
+        );
+    }
     let name = match (text.trim(), app.directions.as_slice()) {
         ("", [only]) => only.name.clone(),
         ("", many) => {

@@ -197,7 +197,10 @@ fn difference(app: &mut App, _: &str) -> CommandResult {
 
 fn copy(app: &mut App, _: &str) -> CommandResult {
     let text = match app.layout.focus {
-        Pane::Figure(_) | Pane::Cell => app.cell_under_cursor().map(|r| r.label),
+        Pane::Figure(_) | Pane::Cell => app.cell_under_cursor().map(|cell| {
+            let feature = cell.handle.as_ref().map(super::edits::feature);
+            feature.map_or(cell.label, |feature| feature.to_string())
+        }),
         Pane::Transcript | Pane::Edits => None,
     };
     let text = match (text, app.layout.focus, app.history.current()) {

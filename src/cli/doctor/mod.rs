@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 
 use super::{Subcommand, arguments, models, output};
 use crate::cli::doctor::identities::Identity;
+use crate::dictionaries::handles;
 use crate::error::{Error, Result};
 use crate::instruments::logit_lens::lens::Lens;
 use crate::instruments::{Arguments, Instrument};
-use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Model;
 use crate::model::load::Options;
@@ -67,7 +67,7 @@ fn listed<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> Vec<Vec<Val
 
 /// Loads the demo, reads a prompt through the lens and evaluates the lens's own check.
 fn demo(options: &Options) -> Result<String> {
-    let mut lab = Lab::open("demo", options)?;
+    let mut lab = handles::open("demo", options)?;
     let run = Run::plain(lab.model.encode("The capital of France is", false)?);
     let figure = Lens.observe(&run, &Arguments::default(), &mut lab)?;
     match figure.check {

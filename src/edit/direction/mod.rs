@@ -495,7 +495,11 @@ fn point_between_blocks(at: Address) -> Option<usize> {
     enters.or((at.site == Site::ResidPost).then_some(layer + 1))
 }
 
-fn same_point(a: Address, b: Address) -> bool {
+/// Whether two addresses have the same value.
+pub(crate) fn same_point(a: Address, b: Address) -> bool {
+    if a == b {
+        return true;
+    }
     point_between_blocks(a).is_some_and(|place| point_between_blocks(b) == Some(place))
 }
 

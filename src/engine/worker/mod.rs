@@ -22,6 +22,7 @@ use std::time::Instant;
 use super::{
     Ending, FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Update,
 };
+use crate::dictionaries::handles;
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -366,7 +367,7 @@ impl Worker {
             show: &mut show,
             cancelled: &|| cancel.load(Ordering::Relaxed),
         };
-        let opened = Lab::open_watched(model, options, &mut watch);
+        let opened = handles::open_watched(model, options, &mut watch);
         if matches!(opened, Err(Error::DownloadStopped(_))) {
             self.cancel.store(false, Ordering::Relaxed);
         }

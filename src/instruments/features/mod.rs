@@ -20,7 +20,7 @@ use crate::dictionaries::labels::FeatureLabels;
 use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Body, Entry, Table, TablePage, TableRow, Text};
+use crate::figure::{Anchor, Body, Entry, FeatureHandle, Table, TablePage, TableRow, Text};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
@@ -63,7 +63,7 @@ impl Measurement for Features {
 
     fn needs(params: &FeaturesParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         let mut record: Vec<Address> = Vec::new();
-        for set in params.sets(lab)? {
+        for (_, set) in params.sets(lab)? {
             for chosen in params.chosen(&set, lab)? {
                 record.push(chosen.writes[0]);
                 let parts = set
@@ -98,14 +98,22 @@ impl Measurement for Features {
             .collect();
         let mut notes = Vec::new();
         let mut titles = Vec::new();
-        for set in &sets {
+        for (given, set) in &sets {
             for chosen in params.chosen(set, lab)? {
                 lab.report(0.0)?;
                 let read = Reconstruction::of(chosen, set, of)?;
                 titles.push(format!("{}", chosen.reads[0]));
                 notes.extend(chosen.notes(&lab.model));
                 notes.extend(read.notes(chosen));
-                let rows = read.rows(chosen, of, params.count.0, &labels);
+                let several = set.dictionaries.len() > 1;
+                let handle = FeatureHandle {
+                    dictionary: given.clone(),
+                    layer: several.then_some(chosen.reads[0].layer),
+                    feature: 0,
+                    place: place(&chosen.writes),
+                    activation: None,
+                };
+                let rows = read.rows(chosen, of, params.count.0, &labels, &handle);
                 for (page, rows) in pages.iter_mut().zip(rows) {
                     page.rows.extend(rows);
                 }
@@ -176,8 +184,8 @@ fn nothing() -> Draft {
 }
 
 impl FeaturesParams {
-    /// The dictionaries that are named.
-    fn sets(&self, lab: &Lab) -> Result<Vec<Rc<DictionarySet>>> {
+    /// The dictionaries that are named, each with its name.
+    fn sets(&self, lab: &Lab) -> Result<Vec<(String, Rc<DictionarySet>)>> {
         let open = lab.derived::<OpenDictionaries>();
         let given = self.dictionary.trim();
         // A path may hold a comma.
@@ -190,7 +198,8 @@ impl FeaturesParams {
             .into_iter()
             .map(str::trim)
             .filter(|name| !name.is_empty());
-        names.map(|name| open.get(name, &lab.model)).collect()
+        let opened = names.map(|name| Ok((name.to_string(), open.get(name, &lab.model)?)));
+        opened.collect()
     }
 
     /// The dictionaries of a set at the chosen layer.
@@ -210,6 +219,15 @@ impl FeaturesParams {
         }
         Ok(found)
     }
+}
+
+/// Where edits change features of a dictionary that writes to these places: the place, or all of a site.
+fn place(writes: &[Address]) -> String {
+    let first = writes[0];
+    if writes.len() > 1 && writes.iter().all(|at| at.site == first.site) {
+        return format!("{}.*", first.site.spec().name);
+    }
+    first.to_string()
 }
 
 /// The rows of an address, `[positions · width]`, f32.
@@ -356,6 +374,7 @@ impl Reconstruction {
         of: &Capture,
         count: usize,
         labels: &FeatureLabels,
+        handle: &FeatureHandle,
     ) -> Vec<Vec<TableRow>> {
         let layer = usize::from(chosen.reads[0].layer);
         let position = |(i, position): (usize, usize)| {
@@ -394,7 +413,12 @@ impl Reconstruction {
                 .map(|(size, f, act)| {
                     let label = labels.get(layer, *f);
                     let entries = entries![format!("{layer}/{f}"), *act, *size, "", label];
-                    TableRow::at(anchor, entries)
+                    let handle = FeatureHandle {
+                        feature: *f,
+                        activation: Some(*act),
+                        ..handle.clone()
+                    };
+                    TableRow::feature(anchor, handle, entries)
                 })
                 .collect();
             let (fit, (control_l0, control)) = (self.fits[i], self.controls[i]);

@@ -6,6 +6,7 @@
 //! operation does not move keeps its bits.
 //! To add a formula, add the arm of its operation; to add something that formulas are made of, a method of [`HiddenState`].
 
+mod dictionary;
 mod rows;
 mod tensors;
 
@@ -17,6 +18,7 @@ use super::knockout::KnockoutRule;
 use crate::edit::op::{DirectionTo, DirectionWithin, Op};
 use crate::error::Result;
 
+pub(crate) use dictionary::{DictionaryChange, DictionaryOperation};
 pub(crate) use rows::HostRow;
 
 /// Numbers of the host and the same on the model's device.
@@ -55,6 +57,8 @@ pub(crate) struct Pointed {
 pub(crate) enum Change {
     /// Changes rows of values by a formula.
     Values(Box<PreparedEdit>),
+    /// Changes features of a dictionary, which is read on the host.
+    Dictionary(Box<DictionaryChange>),
     /// To edges of attention, see [`super::cut`]: the one change of scores, which have no rows of their own position.
     Cut(KnockoutRule),
 }
@@ -156,7 +160,7 @@ impl PreparedEdit {
             }
             Op::Scale(_) => x.scale(&self.mask, c),
             Op::Rewrite(_) => x.overlay(&self.units, &self.target),
-            Op::Cut(_) => {}
+            Op::Cut(_) | Op::Splice(_) => {}
         }
     }
 }
@@ -165,14 +169,19 @@ impl PreparedEdit {
 /// takes it.
 pub(crate) fn moved(before: &[f32], after: &[f32]) -> f64 {
     let mut change = 0f64;
-    let squares: f32 = after.iter().map(|a| a * a).sum();
-    if !squares.is_finite() {
+    if !has_length(after) {
         return f64::INFINITY;
     }
     for (a, b) in after.iter().zip(before) {
         change += f64::from(a - b) * f64::from(a - b);
     }
     change.sqrt() / (rows::length(before) + 1e-12)
+}
+
+/// Whether a row has a length in f32.
+pub(crate) fn has_length(row: &[f32]) -> bool {
+    let squares: f32 = row.iter().map(|x| x * x).sum();
+    squares.is_finite()
 }
 
 /// ‖Δ‖/‖x‖ of the given values of `[batch, tokens, width]`, counted over both: `[rows]`, f32.
@@ -323,7 +332,7 @@ mod tests {
         let mut draw = |n: usize| crate::model::gaussian::normals(&mut rng, n);
         let (x, act) = (draw(2 * 3 * width), draw(2 * 3 * 5));
         let tensor = |v: &[f32], w| Tensor::from_vec(v.to_vec(), (2, 3, w), &Device::Cpu).unwrap();
-        for spec in OPS.iter().filter(|s| s.name != "cut") {
+        for spec in OPS.iter().filter(|s| !["cut", "splice"].contains(&s.name)) {
             let (v, w) = (draw(width), draw(width));
             let change = prepared(spec.example, &[&v, &w]);
             let change = PreparedEdit {

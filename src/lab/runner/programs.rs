@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::lab::Lab;
@@ -37,6 +38,11 @@ impl Lab {
         let edited = pass.rows.iter().any(|row| row.schedule.is_some());
         if own_texts || alone || conditional(pass) || (edited && pass.random.is_some()) {
             return Ok(None);
+        }
+        for edit in schedules(pass).flat_map(active_edits) {
+            if self.reads_another_block(edit)? {
+                return Ok(None);
+            }
         }
         let (layers, end) = (self.model.card.layers, pass.run.tokens.len());
         let base = if edited {
@@ -107,11 +113,17 @@ pub(super) fn control(pass: &Pass) -> RandomControl {
 
 /// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.
 pub(super) fn conditional(pass: &Pass) -> bool {
+    let mut edits = schedules(pass).flat_map(active_edits);
+    edits.any(|edit| edit.when.is_some())
+}
+
+/// The schedules of a pass and of its rows.
+fn schedules(pass: &Pass) -> impl Iterator<Item = &Schedule> {
     let own = pass.rows.iter().filter_map(|row| row.schedule.as_ref());
-    let mut schedules = own.chain([&pass.run.schedule]);
-    let any = |schedule: &Schedule| {
-        let mut edits = schedule.spans().flat_map(|(_, edits)| edits);
-        edits.any(|edit| edit.active() && edit.when.is_some())
-    };
-    schedules.any(any)
+    own.chain([&pass.run.schedule])
+}
+
+fn active_edits(schedule: &Schedule) -> impl Iterator<Item = &Edit> {
+    let edits = schedule.spans().flat_map(|(_, edits)| edits);
+    edits.filter(|edit| edit.active())
 }

@@ -371,6 +371,7 @@ mod tests {
                 Entry::Text(format!("said {layer}")),
                 Entry::Text("the same".into()),
             ],
+            handle: None,
         };
         let page = TablePage {
             title: String::new(),

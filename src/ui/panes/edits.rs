@@ -8,6 +8,7 @@ use ratatui::text::{Line, Span};
 use super::{Canvas, fold, put};
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
+use crate::dictionaries::handles::short_name;
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
 use crate::text;
@@ -121,6 +122,12 @@ fn head(
     };
     let mut shown = plain.to_string();
     let mut rest = None;
+    if text::width(&shown) > room
+        && let Some(dictionary) = plain.dictionary()
+    {
+        // What tells features apart stands behind the path.
+        shown = shown.replacen(&dictionary, short_name(&dictionary), 1);
+    }
     if text::width(&shown) > room && plain.when.is_some() {
         let condition = plain.when.take();
         shown = plain.to_string();
@@ -199,10 +206,13 @@ fn receipt(
     let word = if width >= 60 { "fired " } else { "" };
     let said = format!("{word}{fired}× Δh/h {relative}{kl}");
     let spans = vec![canvas.span(said, Role::Muted)];
-    let notes = match receipt.note.as_str() {
-        "" => Vec::new(),
-        note => fold(note, width),
+    let control = match (receipt.control, receipt.control_is.as_str()) {
+        (Some(_), chosen) if !chosen.is_empty() => format!("control: {chosen}"),
+        (Some(_) | None, _) => String::new(),
     };
+    let notes = [receipt.note.as_str(), &control].into_iter();
+    let notes = notes.filter(|note| !note.is_empty());
+    let notes: Vec<String> = notes.flat_map(|note| fold(note, width)).collect();
     let most = if selected { notes.len() } else { 1 };
     let notes = notes.into_iter().take(most);
     let notes = notes.map(|l| vec![canvas.span(l, Role::Warning)]).collect();

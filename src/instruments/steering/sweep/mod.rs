@@ -10,7 +10,6 @@ mod plan;
 
 use std::path::PathBuf;
 
-use crate::edit::direction::random_like;
 use crate::edit::op::{DirectionName, Op};
 use crate::edit::positions::Positions;
 use crate::edit::{Edit, EditPlace};
@@ -61,8 +60,10 @@ choices! {
 params! {
     /// What `sweep` is asked.
     pub struct SweepParams {
-        /// the name of a loaded direction, or a file; by default the first that is loaded
+        /// the name of a loaded direction, a file, or a feature of a dictionary (NAME#12); by default the first that is loaded
         direction: Option<String>,
+        /// another direction to stand beside it, scaled to the same norm, in the place of the random one: a difference of means beside a feature
+        against: Option<String>,
         /// the steering operation of every cell
         op: SweptOp = "add",
         /// strengths, one column each
@@ -121,10 +122,7 @@ impl Measurement for Sweep {
 
     fn measure(params: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let plan = SteeringPlan::read(params, run, lab)?;
-        let mut control = lab.direction(&plan.direction)?;
-        for (_, vector) in &mut control.rows {
-            *vector = random_like(vector, run.seed);
-        }
+        let control = plan.control(lab, run.seed)?;
         lab.directions.insert(CONTROL.into(), control);
         let found = plan.measure_all(lab);
         lab.directions.remove(CONTROL);
@@ -200,7 +198,7 @@ impl SteeringPlan<'_> {
                 }
                 ControlColumn::Columns => {
                     add(strength.to_string(), real, control);
-                    add(format!("{strength} random"), control, &[]);
+                    add(format!("{strength} {}", plan.beside()), control, &[]);
                 }
             }
         }
@@ -211,10 +209,13 @@ impl SteeringPlan<'_> {
             .filter(|v| v.is_finite())
             .fold(0.0, f32::max);
         let alone = if plan.params.control == ControlColumn::Alone {
-            format!(
-                " · control: a random direction of equal norm, seed {}",
-                run.seed
-            )
+            match &plan.params.against {
+                Some(_) => format!(" · {} at equal norm", plan.beside()),
+                None => format!(
+                    " · control: a random direction of equal norm, seed {}",
+                    run.seed
+                ),
+            }
         } else {
             String::new()
         };
@@ -264,8 +265,9 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
         let own = &found.real[s][layer];
         let control = found.control[s].get(layer);
         let beside = |measure: SteeringMeasure| {
-            let control =
-                control.map_or_else(String::new, |n| format!(", random {:.3}", measure.of(n)));
+            let control = control.map_or_else(String::new, |n| {
+                format!(", {} {:.3}", plan.beside(), measure.of(n))
+            });
             format!(
                 "{} {:.3} (unedited {:.3}{control})",
                 measure.word(),
@@ -327,6 +329,14 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
     }
     out.push(match plan.params.control {
         ControlColumn::No => "a strong edit that breaks the text also moves these numbers: compare with control=cells, and read the text that it generates".into(),
+        ControlColumn::Beside | ControlColumn::Columns | ControlColumn::Alone
+            if plan.params.against.is_some() =>
+        {
+            format!(
+                "{}: another direction, scaled to the norm of the first; without against= a random one stands there",
+                plan.beside()
+            )
+        }
         ControlColumn::Beside | ControlColumn::Columns | ControlColumn::Alone => format!(
             "random: the control, a direction of equal norm, seed {}; a strong edit that breaks the text moves the control's numbers too",
             run.seed

@@ -5,6 +5,7 @@
 
 use super::{CONTROL, Colour, ControlColumn, Match, Sweep, SweepParams};
 use crate::edit::Edit;
+use crate::edit::direction::{Direction, norm, random_like, unit};
 use crate::error::{Error, Result};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
@@ -13,6 +14,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
+use crate::text;
 
 /// How many rows are read side by side, so that a sweep that is stopped has lost little.
 const ROWS: usize = 16;
@@ -131,11 +133,18 @@ impl<'a> SteeringPlan<'a> {
             measure,
         };
         let direction = lab.direction(&plan.direction)?;
-        let missing = |layer: &usize| direction.at(params.address(*layer)).is_err();
+        let against = params.against.as_deref();
+        let against = against.map(|name| lab.direction(name)).transpose()?;
+        let missing = |layer: &usize| {
+            let at = params.address(*layer);
+            let other = against.as_ref().is_none_or(|other| other.at(at).is_ok());
+            direction.at(at).is_err() || !other
+        };
         plan.without_vector = (0..lab.model.card.layers).filter(missing).collect();
         if plan.without_vector.len() == lab.model.card.layers {
             // What is said of one layer is true of all.
             direction.at(params.address(0))?;
+            against.map_or(Ok(()), |other| other.at(params.address(0)).map(|_| ()))?;
         }
         if !given.is_empty() {
             plan.trial.answers = first_tokens("answers", given, &lab.model)?;
@@ -146,6 +155,37 @@ impl<'a> SteeringPlan<'a> {
             return Err(Error::argument("answers", "", expected));
         }
         Ok(plan)
+    }
+
+    /// The direction beside it: a random one of equal norm, or another one scaled to the norm that the first has at each layer.
+    pub(crate) fn control(&self, lab: &Lab, seed: u64) -> Result<Direction> {
+        let mut own = lab.direction(&self.direction)?;
+        let Some(name) = &self.params.against else {
+            for (_, vector) in &mut own.rows {
+                *vector = random_like(vector, seed);
+            }
+            return Ok(own);
+        };
+        let mut other = lab.direction(name)?;
+        let mut rows = Vec::new();
+        let layers = (0..lab.model.card.layers).filter(|l| !self.without_vector.contains(l));
+        for at in layers.map(|layer| self.params.address(layer)) {
+            let length = norm(own.at(at)?);
+            let scaled = unit(other.at(at)?).into_iter().map(|x| x * length);
+            rows.push((at, scaled.collect()));
+        }
+        other.rows = rows;
+        other.origin.anywhere = false;
+        Ok(other)
+    }
+
+    /// What the direction beside it is called.
+    pub(crate) fn beside(&self) -> String {
+        let other = self.params.against.as_deref();
+        other.map_or_else(
+            || "random".to_string(),
+            |name| text::visible(name.as_bytes()),
+        )
     }
 
     /// Every cell with its control, and the unedited outcome.
@@ -237,7 +277,7 @@ impl<'a> SteeringPlan<'a> {
             }
             out.push((word.into(), measure.of(own)));
             if let Some(control) = control {
-                out.push((format!("{word}, random"), measure.of(control)));
+                out.push((format!("{word}, {}", self.beside()), measure.of(control)));
             }
         }
         out.extend(own.top.iter().cloned());
