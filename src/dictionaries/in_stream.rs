@@ -8,6 +8,7 @@
 
 use candle_core::{DType, Tensor};
 
+use super::Report;
 use super::opened::PlacedDictionary;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -227,6 +228,7 @@ pub fn stream_products(
     placed: &PlacedDictionary,
     model: &Model,
     direction: &Tensor,
+    report: Report,
 ) -> Result<Vec<f32>> {
     let features = placed.dictionary.features();
     let mut sums = vec![0f32; features];
@@ -236,7 +238,7 @@ pub fn stream_products(
         let seen: Vec<f32> = seen.flatten_all()?.to_vec1()?;
         let target = &placed.dictionary.targets[target];
         let mut products = vec![0f32; features];
-        target.decoder.add_products(&seen, &mut products)?;
+        target.decoder.add_products(&seen, &mut products, report)?;
         let scaled = products.iter().enumerate();
         sums.iter_mut()
             .zip(scaled)

@@ -5,8 +5,8 @@
 
 pub mod dictionary;
 pub mod embedded;
-pub mod feature_name;
 pub mod evaluate;
+pub mod feature_name;
 pub mod formats;
 pub mod gate;
 pub mod handles;
@@ -14,6 +14,7 @@ pub mod in_stream;
 pub mod index;
 pub mod labels;
 pub mod matrix;
+pub mod model_name;
 pub mod norms;
 pub mod opened;
 pub mod place;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use super::dictionary::Dictionary;
 use super::embedded::{EMBEDDED, EmbeddedDictionary, embedded};
 use super::labels::FeatureLabels;
+use super::model_name::same_model;
 use super::norms::InputNorm;
 use super::place::DictionaryPlace;
 use super::{Report, formats};
@@ -170,6 +171,17 @@ fn places(text: &str, card: &Card) -> Option<GivenPlaces> {
 }
 
 impl DictionarySet {
+    /// A set of one dictionary that was not read from a file.
+    pub fn of(placed: PlacedDictionary) -> Self {
+        let name = placed.dictionary.name.clone();
+        Self {
+            source: name.clone(),
+            name,
+            labels: None,
+            dictionaries: vec![placed],
+        }
+    }
+
     /// Whether it is the same file at the same places as another one, however they were named.
     pub fn is_same(&self, other: &Self) -> bool {
         let places = |set: &Self| -> Vec<(Vec<Address>, Vec<Address>)> {
@@ -241,6 +253,31 @@ impl PlacedDictionary {
             writes,
             moved: None,
         })
+    }
+
+    /// The model that its file names, if it is another one.
+    pub fn other_model(&self, card: &Card) -> Option<&str> {
+        let made_for = self.dictionary.made_for.as_deref()?;
+        (!same_model(made_for, &card.name)).then_some(made_for)
+    }
+
+    /// What a reader must know of it: what it is, the model that its file names beside this one, and its remarks.
+    pub fn notes(&self, card: &Card) -> Vec<String> {
+        let dictionary = &self.dictionary;
+        let mut about = dictionary.about();
+        if let (Some(made_for), None) = (&dictionary.made_for, self.other_model(card)) {
+            about.push_str(&format!(", made for {made_for}, as this model"));
+        }
+        let mut notes = vec![about];
+        if let Some(other) = self.other_model(card) {
+            notes.push(format!(
+                "its file names another model: {other}; this one is {}. Unless the weights are the same, nothing here means anything",
+                card.name
+            ));
+        }
+        notes.extend(self.moved.clone());
+        notes.extend(dictionary.remarks.iter().cloned());
+        notes
     }
 }
 

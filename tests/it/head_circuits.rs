@@ -110,7 +110,7 @@ fn scores_and_directions_are_those_of_whole_matrices() {
 fn a_control_of_unrelated_heads_is_what_chance_says() {
     // Of random weights every pair scores as the control does.
     for mut lab in every_family() {
-        let family = lab.model.card.family.clone();
+        let family = lab.model.card.family;
         let found = figure(&mut lab, "composition", &[("by", "v"), ("count", "1000")]);
         let found = match found {
             Ok(found) => rows(&found),

@@ -261,11 +261,7 @@ fn reports(lab: &mut Lab, trainer: &DictionaryTrainer, at: Address, text: &[Vec<
     let seed = trainer.options.seed;
     let measure = |lab: &mut Lab, trained: &TrainedDictionary| {
         let dictionary = trained.dictionary("dictionary", at)?;
-        let set = DictionarySet {
-            name: dictionary.name.clone(),
-            labels: None,
-            dictionaries: vec![PlacedDictionary::on(dictionary, &lab.model)?],
-        };
+        let set = DictionarySet::of(PlacedDictionary::on(dictionary, &lab.model)?);
         evaluate(lab, &set, &set.dictionaries[0], text, seed)
     };
     arguments::showing_progress(lab, "report", |lab| {

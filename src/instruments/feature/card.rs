@@ -39,7 +39,7 @@ const WIDE: usize = 44;
 
 choices! {
     /// What is shown of a feature.
-    pub enum FeatureView { Card = "card", Text = "text" }
+    pub enum FeatureCardView { Card = "card", Text = "text" }
 }
 
 params! {
@@ -50,7 +50,7 @@ params! {
         /// the feature: its number, 1234, with its layer in a set of several, 12/1234; by default the strongest at the last position
         feature: String,
         /// card: what it promotes, where it is strongest, what is near; text: its activation at every position
-        show: FeatureView = "card",
+        show: FeatureCardView = "card",
         /// how many contexts, tokens and near features to list
         count: Count<1, 30> = "5",
         /// a corpus index that `lmscope dictionary index` wrote
@@ -79,8 +79,8 @@ impl Measurement for FeatureCard {
 
     fn positions(params: &FeatureParams, run: &Run) -> Result<Range<usize>> {
         let window = match (params.window.0, params.show) {
-            (0, FeatureView::Card) => 1,
-            (0, FeatureView::Text) => run.tokens.len(),
+            (0, FeatureCardView::Card) => 1,
+            (0, FeatureCardView::Text) => run.tokens.len(),
             (window, _) => window,
         };
         Ok(last(window, run))
@@ -127,14 +127,14 @@ impl Measurement for FeatureCard {
             label => format!("{spelled} · {label}"),
         };
         let draft = match params.show {
-            FeatureView::Card => card(&fixed, &acts, layer_of(placed), of, lab),
-            FeatureView::Text => curve(&spelled, &acts, layer_of(placed), of, lab),
+            FeatureCardView::Card => card(&fixed, &acts, layer_of(placed), of, lab),
+            FeatureCardView::Text => curve(&spelled, &acts, layer_of(placed), of, lab),
         };
         Ok(draft
             .titled(title)
             .notes(given.note())
             .notes(fixed.notes.iter().cloned())
-            .notes(placed.notes(&lab.model)))
+            .notes(placed.notes(&lab.model.card)))
     }
 
     fn summary(body: &Body) -> Option<String> {
@@ -300,8 +300,8 @@ impl FixedRows {
             return Ok(held.clone());
         }
         let made = match params.show {
-            FeatureView::Card => Rc::new(Self::of(given, placed, feature, params.count.0, lab)?),
-            FeatureView::Text => {
+            FeatureCardView::Card => Rc::new(Self::of(given, placed, feature, params.count.0, lab)?),
+            FeatureCardView::Text => {
                 return Ok(Rc::new(Self {
                     rows: Vec::new(),
                     notes: Vec::new(),
@@ -354,7 +354,7 @@ impl FixedRows {
         if let (Some(index), Some(layer)) = (&given.index, layer) {
             indexed_rows(index, layer, feature, count, sides.as_ref(), lab, &mut say);
         }
-        near_rows(given, placed, feature, count, &mut say)?;
+        near_rows(given, placed, feature, count, lab, &mut say)?;
         notes.extend(match (&given.index, layer) {
             (None, _) => Some("density, strongest contexts and what follows them are shown with --index: `lmscope dictionary index` makes it".into()),
             (Some(_), None) => Some("the index does not have this layer".into()),
@@ -454,6 +454,7 @@ fn near_rows(
     placed: &PlacedDictionary,
     feature: u32,
     count: usize,
+    lab: &Lab,
     say: &mut impl FnMut(&str, f32, String),
 ) -> Result<()> {
     let (Some(input), Some(target)) = (
@@ -469,12 +470,12 @@ fn near_rows(
             label => format!("{name} {label}"),
         }
     };
-    for (other, cosine) in neighbours(&target.decoder, feature, count)? {
+    for (other, cosine) in neighbours(&target.decoder, feature, count, lab)? {
         say("near", cosine, spell(other));
     }
     let autoencoder = placed.dictionary.is_autoencoder();
     if !autoencoder {
-        for (other, cosine) in neighbours(&input.encoder, feature, count)? {
+        for (other, cosine) in neighbours(&input.encoder, feature, count, lab)? {
             say("reads alike", cosine, spell(other));
         }
     }
@@ -504,10 +505,16 @@ fn near_rows(
 }
 
 /// The features whose rows of a matrix have the largest cosine with that of one. Reads the matrix twice.
-fn neighbours(matrix: &FeatureMatrix, feature: u32, count: usize) -> Result<Vec<(u32, f32)>> {
+fn neighbours(
+    matrix: &FeatureMatrix,
+    feature: u32,
+    count: usize,
+    lab: &Lab,
+) -> Result<Vec<(u32, f32)>> {
+    let told = |done: f32| lab.report(done);
     let mut products = vec![0f32; matrix.features];
-    matrix.add_products(&matrix.row(feature as usize), &mut products)?;
-    let norms = matrix.norms();
+    matrix.add_products(&matrix.row(feature as usize), &mut products, &told)?;
+    let norms = matrix.norms(&told)?;
     let own = norms.get(feature as usize).copied().unwrap_or_default();
     for (product, norm) in products.iter_mut().zip(&norms) {
         // A row of zeros has no direction.

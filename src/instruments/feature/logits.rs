@@ -149,7 +149,7 @@ impl Measurement for FeatureLogits {
         let mut notes: Vec<String> = Vec::new();
         for split in &splits {
             for (n, _) in &split.writers {
-                for note in given.set.dictionaries[*n].notes(&lab.model) {
+                for note in given.set.dictionaries[*n].notes(&lab.model.card) {
                     if !notes.contains(&note) {
                         notes.push(note);
                     }
@@ -472,7 +472,7 @@ impl ReadFeatures {
         let mut all = Vec::new();
         if active.len() * (DRAWS + 1) > decoder.features {
             all.resize(decoder.features, 0f32);
-            decoder.add_products(direction, &mut all)?;
+            decoder.add_products(direction, &mut all, &|_| Ok(()))?;
         }
         let product = |f: u32| {
             let f = f as usize;
@@ -500,7 +500,7 @@ impl ReadFeatures {
         if let Some(skip) = &target.skip {
             let width = skip.width;
             let mut row = vec![0f32; skip.features];
-            skip.add_products(&self.first[i * width..][..width], &mut row)?;
+            skip.add_products(&self.first[i * width..][..width], &mut row, &|_| Ok(()))?;
             here.skip += dot(&row, direction);
         }
         Ok(())

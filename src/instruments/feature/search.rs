@@ -155,7 +155,7 @@ impl FeatureSearchParams {
         let chosen = given.at(layer)?;
         for (done, placed) in chosen.iter().enumerate() {
             lab.report(done as f32 / chosen.len() as f32)?;
-            let products = stream_products(placed, &lab.model, &direction)?;
+            let products = stream_products(placed, &lab.model, &direction, &|done| lab.report(done))?;
             if !finite::all(&products) {
                 return Err(lab.not_finite("The products of features with the unembedding are"));
             }

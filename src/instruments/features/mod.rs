@@ -104,7 +104,7 @@ impl Measurement for Features {
         let mut titles: Vec<String> = Vec::new();
         for set in &sets {
             let all: Vec<_> = set.dictionaries().collect();
-            let other = all.iter().find_map(|shown| shown.other_model(card));
+            let other = all.iter().find_map(|shown| shown.placed.other_model(card));
             titles.push(match other {
                 Some(other) => {
                     let this = card.name.trim_end_matches('/').rsplit('/').next();

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use super::FeaturesParams;
 use crate::dictionaries::embedded::embedded;
 use crate::dictionaries::labels::FeatureLabels;
+use crate::dictionaries::model_name::same_model;
 use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
 use crate::error::{Error, Result};
 use crate::figure::FeatureHandle;
@@ -195,28 +196,10 @@ impl ShownDictionary<'_> {
         }
     }
 
-    /// The model that its file names, if it is another one.
-    pub fn other_model(&self, card: &Card) -> Option<&str> {
-        let made_for = self.placed.dictionary.made_for.as_deref()?;
-        (!same_model(made_for, &card.name)).then_some(made_for)
-    }
-
     /// What a reader must know of it.
     pub fn notes(&self, card: &Card) -> Vec<String> {
         let dictionary = &self.placed.dictionary;
-        let mut about = dictionary.about();
-        if let (Some(made_for), None) = (&dictionary.made_for, self.other_model(card)) {
-            about.push_str(&format!(", made for {made_for}, as this model"));
-        }
-        let mut notes = vec![about];
-        if let Some(other) = self.other_model(card) {
-            notes.push(format!(
-                "its file names another model: {other}; this one is {}. Unless the weights are the same, nothing here means anything",
-                card.name
-            ));
-        }
-        notes.extend(self.placed.moved.clone());
-        notes.extend(dictionary.remarks.iter().cloned());
+        let mut notes = self.placed.notes(card);
         notes.extend(
             self.labels
                 .misfit(self.layer(), dictionary.features(), &|model| {
@@ -231,29 +214,6 @@ impl ShownDictionary<'_> {
             .map(|note| format!("{}: {note}", self.tag));
         tagged.collect()
     }
-}
-
-/// Whether two names of models are of one: with or without owner, as a folder or in a hub cache, in any spelling.
-pub fn same_model(a: &str, b: &str) -> bool {
-    let parts = |name: &str| -> Vec<String> {
-        let plain = |part: &str| -> String {
-            let kept = part.chars().filter(char::is_ascii_alphanumeric);
-            let kept: String = kept.map(|c| c.to_ascii_lowercase()).collect();
-            // TransformerLens has a name of its own for this one.
-            if kept == "gpt2small" {
-                "gpt2".into()
-            } else {
-                kept
-            }
-        };
-        let name = name.replace("--", "/");
-        let name = name.split('@').next().unwrap_or_default();
-        let parts = name.split('/').map(plain);
-        parts.filter(|part| !part.is_empty()).collect()
-    };
-    let (a, b) = (parts(a), parts(b));
-    let last = |of: &[String], all: &[String]| of.last().is_some_and(|one| all.contains(one));
-    last(&a, &b) || last(&b, &a)
 }
 
 /// For each name the shortest end of its path that no other path has; of the same path with its address.
@@ -329,29 +289,5 @@ mod tests {
         ];
         let both = short(&[&a, &b]);
         assert_ne!(both[0], both[1]);
-    }
-
-    #[test]
-    fn models_are_the_same_under_their_many_names() {
-        for (a, b) in [
-            ("google/gemma-2-2b", "gemma-2-2b"),
-            ("gemma-2-2b", "/models/gemma-2-2b"),
-            ("gpt2-small", "openai-community/gpt2"),
-            (
-                "Qwen/Qwen3-0.6B",
-                "/c/models--Qwen--Qwen3-0.6B/snapshots/abc",
-            ),
-            ("SmolLM2_135M", "HuggingFaceTB/SmolLM2-135M@main"),
-        ] {
-            assert!(same_model(a, b) && same_model(b, a), "{a} {b}");
-        }
-        for (a, b) in [
-            ("gpt2", "gpt2-xl"),
-            ("google/gemma-2-2b", "google/gemma-2-2b-it"),
-            ("tiny", "demo"),
-            ("", "demo"),
-        ] {
-            assert!(!same_model(a, b) && !same_model(b, a), "{a} {b}");
-        }
     }
 }

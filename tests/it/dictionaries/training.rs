@@ -298,11 +298,7 @@ fn a_pass_stops_at_the_site_with_equal_bits() {
 
 fn set_of(trained: &TrainedDictionary, at: Address, lab: &Lab) -> DictionarySet {
     let dictionary = trained.dictionary("test", at).unwrap();
-    DictionarySet {
-        name: "test".into(),
-        labels: None,
-        dictionaries: vec![PlacedDictionary::on(dictionary, &lab.model).unwrap()],
-    }
+    DictionarySet::of(PlacedDictionary::on(dictionary, &lab.model).unwrap())
 }
 
 /// A dictionary that leaves out nothing recovers everything, and one that writes nothing recovers nothing.
