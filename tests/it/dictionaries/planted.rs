@@ -1,4 +1,4 @@
-//! The demo's own dictionary: what is planted has a feature that is found by a rule, and that changes what the model writes.
+//! The demo's own dictionary: a planted mood has a feature that is found by a rule, and that changes what the model writes.
 //! `demo/CARD.md` says the numbers that are measured here.
 
 use std::path::Path;
@@ -178,34 +178,6 @@ fn two_lists(lab: &mut Lab, plus: &str, minus: &str, chat: bool) -> Found {
 }
 
 #[test]
-fn refusing_has_a_feature_that_refuses() {
-    let mut lab = demo();
-    let found = two_lists(&mut lab, "refusal_plus.txt", "refusal_minus.txt", true);
-    name(&mut lab, found.feature);
-    let plain = encoded(&lab, &list("refusal_test_plain.txt"), true);
-    let says = ["can't help"];
-    let add = |name: &str, times: f32| format!("add:{name}@resid_post.3*{}", times * found.largest);
-    let before = share(&mut lab, &plain, "", &says);
-    let shares: Vec<(f32, f32, f32)> = [1.0, 2.0, 3.0]
-        .into_iter()
-        .map(|times| {
-            (
-                times,
-                share(&mut lab, &plain, &add("feature", times), &says),
-                share(&mut lab, &plain, &add("random", times), &says),
-            )
-        })
-        .collect();
-    println!(
-        "refusing: feature {} AUROC {:.3} largest {:.2}; refused {before:.2}, added (times, feature, random) {shares:?}",
-        found.feature, found.held_out, found.largest
-    );
-    assert!(found.held_out >= 0.99 && before <= 0.05);
-    let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
-    assert!(best >= 0.8, "{shares:?}");
-}
-
-#[test]
 fn a_mood_has_a_feature_that_changes_the_story() {
     let mut lab = demo();
     let found = two_lists(&mut lab, "mood_plus.txt", "mood_minus.txt", false);
@@ -231,66 +203,4 @@ fn a_mood_has_a_feature_that_changes_the_story() {
     assert!(found.held_out >= 0.9);
     let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
     assert!(best >= 0.4, "{shares:?}");
-}
-
-#[test]
-fn countries_have_features_that_name_their_capital() {
-    let mut lab = demo();
-    let capitals = std::fs::read_to_string(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/capitals.tsv"),
-    )
-    .unwrap();
-    let pairs: Vec<(String, String)> = capitals
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(a, b)| (a.to_string(), b.to_string()))
-        .collect();
-    let mut rows = Vec::new();
-    for (country, _) in &pairs {
-        let tokens = lab
-            .model
-            .encode(&format!("The capital of {country}"), false)
-            .unwrap();
-        rows.push(activations(&mut lab, &tokens, None));
-    }
-    // The feature that is larger for the country than for any other one, by the most.
-    let mut moved = 0;
-    let mut tried = 0;
-    let (from, _) = pairs.iter().find(|(c, _)| c == "Italy").unwrap();
-    let tokens = lab
-        .model
-        .encode(&format!("The capital of {from} is"), false)
-        .unwrap();
-    let place = lab
-        .model
-        .encode(&format!("The capital of {from}"), false)
-        .unwrap()
-        .len()
-        - 1;
-    for (i, (country, capital)) in pairs.iter().enumerate().filter(|(_, (c, _))| c != "Italy") {
-        let margin = |f: usize| {
-            let others = rows.iter().enumerate().filter(|(j, _)| *j != i);
-            rows[i][f] - others.map(|(_, row)| row[f]).fold(0.0, f32::max)
-        };
-        let best = (0..rows[0].len())
-            .max_by(|a, b| margin(*a).total_cmp(&margin(*b)))
-            .unwrap();
-        if margin(best) <= 0.0 {
-            continue;
-        }
-        tried += 1;
-        name(&mut lab, best);
-        let edit = format!("add:feature@resid_post.3:{place}*{}", 3.0 * rows[i][best]);
-        let text = written(&mut lab, &tokens, &edit, 5);
-        if text.trim_start().starts_with(capital.as_str()) {
-            moved += 1;
-        } else {
-            println!("{country}: {text}");
-        }
-    }
-    println!(
-        "countries: {tried} of {} have a feature of their own, {moved} name their capital when it is added",
-        pairs.len() - 1
-    );
-    assert!(tried >= 20 && moved * 2 >= tried, "{tried} {moved}");
 }
