@@ -102,25 +102,37 @@ pub fn evaluate(
     seed: u64,
 ) -> Result<DictionaryReport> {
     if contexts.is_empty() {
-        return Err(Error::argument("--text", "no context", "a text of two tokens or more"));
+        return Err(Error::argument(
+            "--text",
+            "no context",
+            "a text of two tokens or more",
+        ));
     }
     let target = chosen.writes.first().copied();
     let target = target.ok_or_else(|| Error::Engine("a dictionary without a target".into()))?;
     let features = chosen.dictionary.features();
     let mut record = vec![target];
-    for part in set.dictionaries.iter().filter(|d| d.writes.contains(&target)) {
+    for part in set
+        .dictionaries
+        .iter()
+        .filter(|d| d.writes.contains(&target))
+    {
         record.extend(&part.reads);
     }
     record.sort_unstable();
     record.dedup();
     // Contexts of one length are read together.
     let mut by_length: BTreeMap<usize, Vec<&Vec<u32>>> = BTreeMap::new();
-    contexts.iter().for_each(|c| by_length.entry(c.len()).or_default().push(c));
+    contexts
+        .iter()
+        .for_each(|c| by_length.entry(c.len()).or_default().push(c));
     let groups: Vec<Vec<Vec<u32>>> = by_length
         .into_iter()
         .flat_map(|(length, alike)| {
             let most = (AT_ONCE / length).max(1);
-            let groups = alike.chunks(most).map(|g| g.iter().map(|c| (*c).clone()).collect());
+            let groups = alike
+                .chunks(most)
+                .map(|g| g.iter().map(|c| (*c).clone()).collect());
             groups.collect::<Vec<Vec<Vec<u32>>>>()
         })
         .collect();
@@ -140,7 +152,8 @@ pub fn evaluate(
         let limit = limit.unwrap_or(f32::INFINITY);
         let mut own = Vec::with_capacity(group.len());
         for capture in &captures {
-            let (reconstruction, context) = reconstruct(set, chosen, target, capture, limit, &mut active)?;
+            let (reconstruction, context) =
+                reconstruct(set, chosen, target, capture, limit, &mut active)?;
             own.push(reconstruction);
             sums.push(context);
         }
@@ -150,7 +163,9 @@ pub fn evaluate(
     let width = lab.model.width(target.site);
     let mut mean = vec![0f64; width];
     for context in &sums {
-        mean.iter_mut().zip(&context.sums).for_each(|(m, s)| *m += s / rows);
+        mean.iter_mut()
+            .zip(&context.sums)
+            .for_each(|(m, s)| *m += s / rows);
     }
     let flat: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
     let mut done = 0;
@@ -200,7 +215,12 @@ fn reconstruct(
     active: &mut [bool],
 ) -> Result<(Replaced, ContextSums)> {
     let y = values(capture, target)?;
-    let width = chosen.dictionary.targets.first().map_or(1, |t| t.decoder.width).max(1);
+    let width = chosen
+        .dictionary
+        .targets
+        .first()
+        .map_or(1, |t| t.decoder.width)
+        .max(1);
     let mut made = vec![0f32; y.len()];
     let mut control = made.clone();
     let outside: Vec<bool> = y.chunks_exact(width).map(|row| norm(row) > limit).collect();
@@ -219,9 +239,14 @@ fn reconstruct(
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let first = inputs.first().copied().unwrap_or_default();
         let encoded = part.dictionary.encode(&inputs)?;
-        let add = |to: &mut [f32], from: Vec<f32>| to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
+        let add =
+            |to: &mut [f32], from: Vec<f32>| to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
         add(&mut made, part.dictionary.decode(at, &encoded, first)?);
-        add(&mut control, part.dictionary.decode(at, &turned(&encoded, part.dictionary.features()), first)?);
+        add(
+            &mut control,
+            part.dictionary
+                .decode(at, &turned(&encoded, part.dictionary.features()), first)?,
+        );
         if std::ptr::eq(part, chosen) {
             let rows = encoded.features.iter().zip(&outside);
             for (row, _) in rows.filter(|(_, out)| !**out) {
@@ -231,13 +256,22 @@ fn reconstruct(
         }
     }
     let off = |made: &[f32]| -> f64 {
-        let rows = y.chunks_exact(width).zip(made.chunks_exact(width)).zip(&outside);
-        let pairs = rows.filter(|(_, out)| !**out).flat_map(|((y, made), _)| y.iter().zip(made));
+        let rows = y
+            .chunks_exact(width)
+            .zip(made.chunks_exact(width))
+            .zip(&outside);
+        let pairs = rows
+            .filter(|(_, out)| !**out)
+            .flat_map(|((y, made), _)| y.iter().zip(made));
         pairs.map(|(y, made)| f64::from(y - made).powi(2)).sum()
     };
     (sums.error, sums.control) = (off(&made), off(&control));
     sums.sums = vec![0.0; width];
-    for (row, _) in y.chunks_exact(width).zip(&outside).filter(|(_, out)| !**out) {
+    for (row, _) in y
+        .chunks_exact(width)
+        .zip(&outside)
+        .filter(|(_, out)| !**out)
+    {
         for (sum, y) in sums.sums.iter_mut().zip(row) {
             *sum += f64::from(*y);
             sums.squares += f64::from(*y).powi(2);
@@ -254,7 +288,10 @@ fn reconstruct(
 fn turned(encoded: &Encoded, features: usize) -> Encoded {
     let by = (features / 2).max(1) as u32;
     let turn = |(f, act): &(u32, f32)| ((f + by) % features as u32, *act);
-    let rows = encoded.features.iter().map(|row| row.iter().map(turn).collect());
+    let rows = encoded
+        .features
+        .iter()
+        .map(|row| row.iter().map(turn).collect());
     Encoded {
         features: rows.collect(),
         norms: encoded.norms.clone(),
@@ -324,9 +361,11 @@ fn report(
         })
         .collect();
     let all: Vec<usize> = (0..sums.len()).collect();
-    let sum = |of: &dyn Fn(usize) -> f64, chosen: &[usize]| chosen.iter().map(|i| of(*i)).sum::<f64>();
+    let sum =
+        |of: &dyn Fn(usize) -> f64, chosen: &[usize]| chosen.iter().map(|i| of(*i)).sum::<f64>();
     let explained = |chosen: &[usize]| {
-        1.0 - sum(&|i| sums[i].error, chosen) / sum(&|i| variances[i], chosen).max(f64::MIN_POSITIVE)
+        1.0 - sum(&|i| sums[i].error, chosen)
+            / sum(&|i| variances[i], chosen).max(f64::MIN_POSITIVE)
     };
     let recovered = |place: usize, chosen: &[usize]| {
         let loss = |place: usize| sum(&|i| sums[i].losses[place], chosen);
@@ -336,7 +375,8 @@ fn report(
         let mut rng = StdRng::seed_from_u64(seed);
         let mut drawn: Vec<f64> = (0..DRAWS)
             .map(|_| {
-                let again: Vec<usize> = all.iter().map(|_| rng.random_range(0..all.len())).collect();
+                let again: Vec<usize> =
+                    all.iter().map(|_| rng.random_range(0..all.len())).collect();
                 of(&again)
             })
             .collect();

@@ -28,14 +28,39 @@ pub const EVALUATE: Subcommand = Subcommand {
 fn build(command: Command) -> Command {
     let command = arguments::model(models::format(command));
     cut(command)
-        .arg(arguments::value("dictionary", "PATH", "The dictionary: a folder or file, with @ADDRESS where it does not say its place").required(true))
-        .arg(arguments::value("layer", "L", "Of a set of several layers only the dictionary that reads at layer L").value_parser(value_parser!(usize)))
-        .arg(arguments::value("tokens", "N", "How many tokens of the text are read").value_parser(value_parser!(usize)).default_value(TOKENS))
-        .arg(arguments::value("seed", "N", "Random seed of the intervals").value_parser(value_parser!(u64)).default_value("1"))
+        .arg(
+            arguments::value(
+                "dictionary",
+                "PATH",
+                "The dictionary: a folder or file, with @ADDRESS where it does not say its place",
+            )
+            .required(true),
+        )
+        .arg(
+            arguments::value(
+                "layer",
+                "L",
+                "Of a set of several layers only the dictionary that reads at layer L",
+            )
+            .value_parser(value_parser!(usize)),
+        )
+        .arg(
+            arguments::value("tokens", "N", "How many tokens of the text are read")
+                .value_parser(value_parser!(usize))
+                .default_value(TOKENS),
+        )
+        .arg(
+            arguments::value("seed", "N", "Random seed of the intervals")
+                .value_parser(value_parser!(u64))
+                .default_value("1"),
+        )
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let path = matches.get_one::<PathBuf>("text").cloned().unwrap_or_default();
+    let path = matches
+        .get_one::<PathBuf>("text")
+        .cloned()
+        .unwrap_or_default();
     let words = read(&path)?;
     let mut lab = arguments::open(matches)?;
     let given = arguments::text(matches, "dictionary");
@@ -47,17 +72,30 @@ fn run(matches: &ArgMatches) -> Result<()> {
         .filter(|d| only.is_none_or(|only| d.reads.iter().any(|at| usize::from(at.layer) == only)))
         .collect();
     if chosen.is_empty() {
-        return Err(Error::argument("--layer", only.unwrap_or_default(), "a layer at which the set has a dictionary"));
+        return Err(Error::argument(
+            "--layer",
+            only.unwrap_or_default(),
+            "a layer at which the set has a dictionary",
+        ));
     }
     let all = contexts(&lab.model, &words, cut_of(matches, lab.model.card.context))?;
     if all.is_empty() {
-        return Err(Error::argument("--text", path.display(), "a text of two tokens or more"));
+        return Err(Error::argument(
+            "--text",
+            path.display(),
+            "a text of two tokens or more",
+        ));
     }
-    let tokens = matches.get_one::<usize>("tokens").copied().unwrap_or_default();
+    let tokens = matches
+        .get_one::<usize>("tokens")
+        .copied()
+        .unwrap_or_default();
     let text = first_of(&all, tokens.max(1));
     let seed = matches.get_one::<u64>("seed").copied().unwrap_or(1);
     for dictionary in chosen {
-        let found = arguments::showing_progress(&mut lab, "dictionary", |lab| evaluate(lab, &set, dictionary, text, seed))?;
+        let found = arguments::showing_progress(&mut lab, "dictionary", |lab| {
+            evaluate(lab, &set, dictionary, text, seed)
+        })?;
         let about = &dictionary.dictionary;
         output::note(&about.about());
         about.remarks.iter().for_each(|note| output::note(note));

@@ -33,7 +33,9 @@ const CONTEXT: usize = 128;
 const LONGEST: u64 = 1 << 30;
 
 fn build(command: Command) -> Command {
-    let command = command.subcommand_required(true).arg_required_else_help(true);
+    let command = command
+        .subcommand_required(true)
+        .arg_required_else_help(true);
     ACTIONS.iter().fold(command, |command, row| {
         command.subcommand((row.arguments)(Command::new(row.name).about(row.about)))
     })
@@ -52,8 +54,19 @@ fn run(matches: &ArgMatches) -> Result<()> {
 /// The flags of a text. `--context` is that of loading: the most tokens of a run.
 fn cut(command: Command) -> Command {
     command
-        .arg(arguments::value("text", "FILE", "The text; it is read in contexts of 128 tokens, or of --context").required(true).value_parser(value_parser!(PathBuf)))
-        .arg(super::switch("lines", "Reads every line of the text as a context of its own, instead of one long text"))
+        .arg(
+            arguments::value(
+                "text",
+                "FILE",
+                "The text; it is read in contexts of 128 tokens, or of --context",
+            )
+            .required(true)
+            .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(super::switch(
+            "lines",
+            "Reads every line of the text as a context of its own, instead of one long text",
+        ))
 }
 
 /// What they say, on a model with so long a context.

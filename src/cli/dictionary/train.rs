@@ -52,7 +52,9 @@ fn build(command: Command) -> Command {
         arguments::value(name, "N", help).value_parser(value_parser!(usize))
     };
     let factor = |name: &'static str, help: &'static str| {
-        arguments::value(name, "C", help).value_parser(value_parser!(f32)).allow_negative_numbers(true)
+        arguments::value(name, "C", help)
+            .value_parser(value_parser!(f32))
+            .allow_negative_numbers(true)
     };
     let kinds = TrainKind::ALL.map(TrainKind::name);
     let command = arguments::model(models::format(command));
@@ -75,8 +77,14 @@ fn build(command: Command) -> Command {
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let path = matches.get_one::<PathBuf>("text").cloned().unwrap_or_default();
-    let folder = matches.get_one::<PathBuf>("output").cloned().unwrap_or_default();
+    let path = matches
+        .get_one::<PathBuf>("text")
+        .cloned()
+        .unwrap_or_default();
+    let folder = matches
+        .get_one::<PathBuf>("output")
+        .cloned()
+        .unwrap_or_default();
     let resume = matches.get_flag("resume");
     check_folder(&folder, resume, arguments::overwrite(matches))?;
     // What the text does not decide is refused before a model is loaded.
@@ -98,9 +106,15 @@ fn run(matches: &ArgMatches) -> Result<()> {
         text: text.digest,
     };
     let state = folder.join(STATE);
-    let mut trainer = if resume { Some(state::load(&state, &facts)?) } else { None };
+    let mut trainer = if resume {
+        Some(state::load(&state, &facts)?)
+    } else {
+        None
+    };
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-    let name = path.file_name().map_or_else(String::new, |n| text::plain(n.as_encoded_bytes()));
+    let name = path
+        .file_name()
+        .map_or_else(String::new, |n| text::plain(n.as_encoded_bytes()));
     output::note(&format!(
         "{} features of {at}, {} tokens of {name} ({:.2} times its first nine tenths, {} tokens); the last tenth, {} tokens, is held out.",
         grouped(options.features),
@@ -168,7 +182,9 @@ fn options(matches: &ArgMatches, rows: usize) -> Result<TrainOptions> {
         let given = matches.value_source(flag) == Some(clap::parser::ValueSource::CommandLine);
         if given && !belongs {
             let dashes = if flag == "k" { "-" } else { "--" };
-            let expected = format!("no such flag for {kind}: -k is for topk and batchtopk, --l0 for jumprelu, --l1 for standard");
+            let expected = format!(
+                "no such flag for {kind}: -k is for topk and batchtopk, --l0 for jumprelu, --l1 for standard"
+            );
             return Err(Error::argument(format!("{dashes}{flag}"), kind, expected));
         }
     }
@@ -195,7 +211,11 @@ fn options(matches: &ArgMatches, rows: usize) -> Result<TrainOptions> {
 fn check_folder(folder: &Path, resume: bool, overwrite: Overwrite) -> Result<()> {
     let has = |name: &str| folder.join(name).exists();
     if folder.exists() && !folder.is_dir() {
-        return Err(Error::bad_file(folder, "it is not a folder", "Choose another name."));
+        return Err(Error::bad_file(
+            folder,
+            "it is not a folder",
+            "Choose another name.",
+        ));
     }
     if resume {
         if has(STATE) {
@@ -230,20 +250,32 @@ fn check_folder(folder: &Path, resume: bool, overwrite: Overwrite) -> Result<()>
 
 /// A resumed training was begun with leave to write there.
 fn overwritten(resume: bool, matches: &ArgMatches) -> Overwrite {
-    if resume { Overwrite::Allowed } else { arguments::overwrite(matches) }
+    if resume {
+        Overwrite::Allowed
+    } else {
+        arguments::overwrite(matches)
+    }
 }
 
 /// Saves what can be saved of a training that stopped, and says how to go on.
-fn stopped(error: Error, trainer: Option<&DictionaryTrainer>, facts: &TrainingFacts, state: &Path, folder: &Path) -> Error {
+fn stopped(
+    error: Error,
+    trainer: Option<&DictionaryTrainer>,
+    facts: &TrainingFacts,
+    state: &Path,
+    folder: &Path,
+) -> Error {
     match (&error, trainer) {
-        (Error::Cancelled | Error::Signal(_), Some(trainer)) => match state::save(trainer, facts, state) {
-            Ok(()) => output::note(&format!(
-                "stopped after {} of {} tokens; the same command with --resume goes on from there.",
-                grouped(trainer.seen),
-                grouped(trainer.options.tokens)
-            )),
-            Err(failed) => return failed,
-        },
+        (Error::Cancelled | Error::Signal(_), Some(trainer)) => {
+            match state::save(trainer, facts, state) {
+                Ok(()) => output::note(&format!(
+                    "stopped after {} of {} tokens; the same command with --resume goes on from there.",
+                    grouped(trainer.seen),
+                    grouped(trainer.options.tokens)
+                )),
+                Err(failed) => return failed,
+            }
+        }
         (_, Some(_)) if state.exists() => output::note(&format!(
             "the last good state is kept in {}; --resume goes on from it.",
             folder.display()
@@ -257,7 +289,12 @@ fn stopped(error: Error, trainer: Option<&DictionaryTrainer>, facts: &TrainingFa
 }
 
 /// The trained dictionary and the one that it was before, on held-out text.
-fn reports(lab: &mut Lab, trainer: &DictionaryTrainer, at: Address, text: &[Vec<u32>]) -> Result<(DictionaryReport, DictionaryReport)> {
+fn reports(
+    lab: &mut Lab,
+    trainer: &DictionaryTrainer,
+    at: Address,
+    text: &[Vec<u32>],
+) -> Result<(DictionaryReport, DictionaryReport)> {
     let seed = trainer.options.seed;
     let measure = |lab: &mut Lab, trained: &TrainedDictionary| {
         let dictionary = trained.dictionary("dictionary", at)?;
@@ -266,7 +303,9 @@ fn reports(lab: &mut Lab, trainer: &DictionaryTrainer, at: Address, text: &[Vec<
     };
     arguments::showing_progress(lab, "report", |lab| {
         let found = lab.part(0.0..0.5, |lab| measure(lab, &trainer.finished()))?;
-        let control = lab.part(0.5..1.0, |lab| measure(lab, &trainer.untrained().finished()))?;
+        let control = lab.part(0.5..1.0, |lab| {
+            measure(lab, &trainer.untrained().finished())
+        })?;
         Ok((found, control))
     })
 }
@@ -325,7 +364,9 @@ impl TrainingWatch for Watch<'_> {
             let since = trainer.seen - self.before;
             let rate = since as f64 / spent.as_secs_f64().max(1e-9);
             let share = since as f32 / (tokens - self.before).max(1) as f32;
-            let left = time_left(spent, share).map_or_else(String::new, |left| format!(" · about {} left", text::duration(left)));
+            let left = time_left(spent, share).map_or_else(String::new, |left| {
+                format!(" · about {} left", text::duration(left))
+            });
             let bars = |of: fn(&CurvePoint) -> f64| sparkline(trainer.curve.iter().map(of));
             output::note(&format!(
                 "{} of {} tokens · {} tokens/s · loss {:.2} {} · explained {:.3} {} · L0 {:.1} · dead {:.1} %{left}",
@@ -373,6 +414,10 @@ fn curves(curve: &[CurvePoint]) {
     ];
     for (name, of) in rows {
         let bars = sparkline(curve.iter().map(of));
-        output::note(&format!("{name:<10}{:>9.3} {bars} {:.3}", of(first), of(last)));
+        output::note(&format!(
+            "{name:<10}{:>9.3} {bars} {:.3}",
+            of(first),
+            of(last)
+        ));
     }
 }

@@ -55,7 +55,10 @@ pub fn contexts(model: &Model, words: &str, cut: TextCut) -> Result<Vec<Vec<u32>
     let bos = model.tokenizer()?.bos();
     let mut found = Vec::new();
     let texts: Vec<&str> = if cut.lines {
-        words.lines().filter(|line| !line.trim().is_empty()).collect()
+        words
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect()
     } else {
         vec![words]
     };
@@ -119,7 +122,9 @@ pub fn check_site(model: &Model, at: Address) -> Result<usize> {
             );
         }
         Axis::Vocab | Axis::Experts => {
-            return refused("it is no place of features. Use resid_post, mlp_out, attn_out, mlp_act or z.");
+            return refused(
+                "it is no place of features. Use resid_post, mlp_out, attn_out, mlp_act or z.",
+            );
         }
         Axis::Model | Axis::Mlp | Axis::Heads | Axis::KvHeads => {}
     }
@@ -180,17 +185,24 @@ pub const OUTLIER: f32 = 10.0;
 pub fn limit_of(rows: &[f32], width: usize) -> f32 {
     let mut norms: Vec<f32> = rows.chunks_exact(width.max(1)).map(norm).collect();
     norms.sort_by(f32::total_cmp);
-    norms.get(norms.len() / 2).map_or(f32::INFINITY, |n| OUTLIER * n)
+    norms
+        .get(norms.len() / 2)
+        .map_or(f32::INFINITY, |n| OUTLIER * n)
 }
 
 /// The norm of a row.
 pub fn norm(row: &[f32]) -> f32 {
-    row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt() as f32
+    row.iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt() as f32
 }
 
 /// The rows within a limit.
 pub fn inside(rows: &[f32], width: usize, limit: f32) -> Vec<f32> {
-    let kept = rows.chunks_exact(width.max(1)).filter(|row| norm(row) <= limit);
+    let kept = rows
+        .chunks_exact(width.max(1))
+        .filter(|row| norm(row) <= limit);
     kept.flatten().copied().collect()
 }
 

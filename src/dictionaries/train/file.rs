@@ -118,7 +118,13 @@ impl TrainedDictionary {
     }
 
     /// The config, with what is known of the training.
-    pub fn config(&self, model: &Model, at: Address, options: &TrainOptions, about: Value) -> Value {
+    pub fn config(
+        &self,
+        model: &Model,
+        at: Address,
+        options: &TrainOptions,
+        about: Value,
+    ) -> Value {
         let mut config = json!({
             "architecture": match self.gate {
                 FeatureGate::TopK(_) => "topk",
@@ -217,7 +223,9 @@ pub(super) fn tensor_bytes(
 /// The name of TransformerLens for an address, where it has one that means the same tensor; else ours.
 fn hook(model: &Model, at: Address) -> String {
     let blueprint = &model.card.blueprint;
-    let names = SPELLINGS.iter().map(|s| s.name.replace("{}", &at.layer.to_string()));
+    let names = SPELLINGS
+        .iter()
+        .map(|s| s.name.replace("{}", &at.layer.to_string()));
     let mut same = names.filter(|name| resolve(name, blueprint).is_ok_and(|found| found == at));
     let first = same.next();
     // The usual name of a place of the stream is the short one.

@@ -135,15 +135,39 @@ impl LossGradient {
             if options.kind == TrainKind::BatchTopK {
                 batches.push(batch);
             } else {
-                self.add(options, weights, terms, &batch, part, rows, &mut by_norm, &mut measures);
+                self.add(
+                    options,
+                    weights,
+                    terms,
+                    &batch,
+                    part,
+                    rows,
+                    &mut by_norm,
+                    &mut measures,
+                );
             }
         }
         if options.kind == TrainKind::BatchTopK {
-            let all: Vec<Vec<(u32, f32)>> = batches.iter().flat_map(|b| b.main.iter().cloned()).collect();
+            let all: Vec<Vec<(u32, f32)>> = batches
+                .iter()
+                .flat_map(|b| b.main.iter().cloned())
+                .collect();
             let bound = cut_of_all(&all, options.k * rows);
             for (batch, part) in batches.iter_mut().zip(x.chunks(at_once * width)) {
-                batch.main.iter_mut().for_each(|row| row.retain(|(_, h)| *h >= bound));
-                self.add(options, weights, terms, batch, part, rows, &mut by_norm, &mut measures);
+                batch
+                    .main
+                    .iter_mut()
+                    .for_each(|row| row.retain(|(_, h)| *h >= bound));
+                self.add(
+                    options,
+                    weights,
+                    terms,
+                    batch,
+                    part,
+                    rows,
+                    &mut by_norm,
+                    &mut measures,
+                );
             }
         }
         self.through_norms(weights, &by_norm);
@@ -187,7 +211,12 @@ impl LossGradient {
             }));
         }
         // From the reconstruction to its error, to the gradient with respect to the reconstruction.
-        let mut slopes: Vec<f32> = batch.main.iter().flat_map(|_| &weights.decoder_bias).copied().collect();
+        let mut slopes: Vec<f32> = batch
+            .main
+            .iter()
+            .flat_map(|_| &weights.decoder_bias)
+            .copied()
+            .collect();
         add_rows(width, &weights.decoder, &made, &mut slopes);
         slopes.iter_mut().zip(x).for_each(|(made, x)| *made -= x);
         let error: f64 = slopes.iter().map(|e| f64::from(*e).powi(2)).sum();
@@ -201,18 +230,29 @@ impl LossGradient {
         measures.loss += (error + penalty) * share64;
         measures.l0 += number as f64 * share64;
         if batch.aux.iter().any(|row| !row.is_empty()) {
-            self.add_aux(options, weights, terms, batch, &slopes, share, by_norm, measures);
+            self.add_aux(
+                options, weights, terms, batch, &slopes, share, by_norm, measures,
+            );
         }
         slopes.iter_mut().for_each(|e| *e *= 2.0 * share);
         for row in slopes.chunks_exact(width) {
-            self.decoder_bias.iter_mut().zip(row).for_each(|(sum, g)| *sum += g);
+            self.decoder_bias
+                .iter_mut()
+                .zip(row)
+                .for_each(|(sum, g)| *sum += g);
         }
         let along = row_products(width, &weights.decoder, &entries, &slopes);
         let mut own = Slopes::with(entries.rows.len());
         for (entry, along) in along.into_iter().enumerate() {
             let (f, h) = (entries.rows[entry], entries.factors[entry]);
             let along = along / weights.norms[f as usize];
-            let slope = Slopes::of(options.kind, along, h, weights.thresholds.get(f as usize), terms.penalty * share);
+            let slope = Slopes::of(
+                options.kind,
+                along,
+                h,
+                weights.thresholds.get(f as usize),
+                terms.penalty * share,
+            );
             if let Some(to) = self.thresholds.get_mut(f as usize) {
                 *to += slope.threshold;
             }
@@ -240,7 +280,10 @@ impl LossGradient {
         let mut made = RowLists::default();
         for row in &batch.aux {
             entries.push(row.iter().copied());
-            made.push(row.iter().map(|(f, h)| (*f, h / weights.norms[*f as usize])));
+            made.push(
+                row.iter()
+                    .map(|(f, h)| (*f, h / weights.norms[*f as usize])),
+            );
         }
         // ê − (x − x̂).
         let mut slopes = error.to_vec();
@@ -253,7 +296,8 @@ impl LossGradient {
         let along = row_products(width, &weights.decoder, &entries, &slopes);
         let mut own = Slopes::with(entries.rows.len());
         for (entry, along) in along.into_iter().enumerate() {
-            own.h.push(along / weights.norms[entries.rows[entry] as usize]);
+            own.h
+                .push(along / weights.norms[entries.rows[entry] as usize]);
             own.activation.push(entries.factors[entry]);
         }
         self.spread(weights, &entries, &own, &batch.x, &slopes, by_norm);
@@ -272,8 +316,13 @@ impl LossGradient {
         let (width, features) = (weights.width, weights.features);
         // The same entries by feature, in the order of their rows.
         let mut starts = vec![0usize; features + 1];
-        entries.rows.iter().for_each(|f| starts[*f as usize + 1] += 1);
-        let used: Vec<u32> = (0..features as u32).filter(|f| starts[*f as usize + 1] > 0).collect();
+        entries
+            .rows
+            .iter()
+            .for_each(|f| starts[*f as usize + 1] += 1);
+        let used: Vec<u32> = (0..features as u32)
+            .filter(|f| starts[*f as usize + 1] > 0)
+            .collect();
         for f in 0..features {
             starts[f + 1] += starts[f];
         }
@@ -337,7 +386,10 @@ impl LossGradient {
     /// From the gradient with respect to unit vectors to that with respect to the decoder: `w / n` and `n` both depend on `w`.
     fn through_norms(&mut self, weights: &TrainingWeights, by_norm: &[f32]) {
         let width = weights.width;
-        let rows = self.decoder.chunks_exact_mut(width).zip(weights.decoder.chunks_exact(width));
+        let rows = self
+            .decoder
+            .chunks_exact_mut(width)
+            .zip(weights.decoder.chunks_exact(width));
         let parts: Vec<_> = rows.enumerate().filter(|(f, _)| self.touched[*f]).collect();
         let cost = 4 * parts.len() * width;
         let mut groups = Vec::new();
@@ -351,7 +403,10 @@ impl LossGradient {
                 let along: f32 = slope.iter().zip(w).map(|(g, w)| g * w).sum::<f32>() / norm;
                 // (g − (g·u) u) / n + by_norm u, with u = w / n.
                 let back = (by_norm[f] - along / norm) / norm;
-                slope.iter_mut().zip(w).for_each(|(g, w)| *g = *g / norm + back * w);
+                slope
+                    .iter_mut()
+                    .zip(w)
+                    .for_each(|(g, w)| *g = *g / norm + back * w);
             }
         });
     }
@@ -359,12 +414,17 @@ impl LossGradient {
     /// The norm of the whole gradient.
     pub fn norm(&self, width: usize) -> f64 {
         let square = |values: &[f32]| values.iter().map(|g| f64::from(g * g)).sum::<f64>();
-        let rows = self.touched.iter().enumerate().filter(|(_, touched)| **touched);
+        let rows = self
+            .touched
+            .iter()
+            .enumerate()
+            .filter(|(_, touched)| **touched);
         let sums = rows.map(|(f, _)| {
             let span = f * width..(f + 1) * width;
             square(&self.encoder[span.clone()]) + square(&self.decoder[span])
         });
-        let biases = square(&self.encoder_bias) + square(&self.decoder_bias) + square(&self.thresholds);
+        let biases =
+            square(&self.encoder_bias) + square(&self.decoder_bias) + square(&self.thresholds);
         (sums.sum::<f64>() + biases).sqrt()
     }
 }
@@ -395,17 +455,33 @@ impl Slopes {
     }
 
     /// Those of an entry, from the gradient with respect to its activation and the penalty's share of a row.
-    fn of(kind: TrainKind, along: f32, h: f32, threshold: Option<&f32>, penalty: f32) -> EntrySlope {
+    fn of(
+        kind: TrainKind,
+        along: f32,
+        h: f32,
+        threshold: Option<&f32>,
+        penalty: f32,
+    ) -> EntrySlope {
         match (kind, threshold) {
             (TrainKind::JumpRelu, Some(threshold)) => {
                 let near = ((h - threshold) / BANDWIDTH).abs() < 0.5;
                 EntrySlope {
                     h: if h > *threshold { along } else { 0.0 },
-                    threshold: if near { -(threshold * along + penalty) / BANDWIDTH } else { 0.0 },
+                    threshold: if near {
+                        -(threshold * along + penalty) / BANDWIDTH
+                    } else {
+                        0.0
+                    },
                 }
             }
-            (TrainKind::Standard, _) => EntrySlope { h: along + penalty, threshold: 0.0 },
-            (TrainKind::TopK | TrainKind::BatchTopK | TrainKind::JumpRelu, _) => EntrySlope { h: along, threshold: 0.0 },
+            (TrainKind::Standard, _) => EntrySlope {
+                h: along + penalty,
+                threshold: 0.0,
+            },
+            (TrainKind::TopK | TrainKind::BatchTopK | TrainKind::JumpRelu, _) => EntrySlope {
+                h: along,
+                threshold: 0.0,
+            },
         }
     }
 }
@@ -421,12 +497,21 @@ impl Batch {
         let (width, features) = (weights.width, weights.features);
         let mut less = x.to_vec();
         for row in less.chunks_exact_mut(width) {
-            row.iter_mut().zip(&weights.decoder_bias).for_each(|(x, b)| *x -= b);
+            row.iter_mut()
+                .zip(&weights.decoder_bias)
+                .for_each(|(x, b)| *x -= b);
         }
         let rows = x.len() / width;
         let mut h = vec![0f32; rows * features];
         let encoder = StoredRows::Plain(PlainWeights::F32(&weights.encoder));
-        products(width, &less, &mut [Product { weights: encoder, y: &mut h }]);
+        products(
+            width,
+            &less,
+            &mut [Product {
+                weights: encoder,
+                y: &mut h,
+            }],
+        );
         let mut found: Vec<Option<RowChoice>> = (0..rows).map(|_| None).collect();
         let parts: Vec<_> = h.chunks_exact_mut(features).zip(&mut found).collect();
         hand_out(parts, rows * features * 4, |(h, found)| {
@@ -535,7 +620,9 @@ mod tests {
         let width = 6;
         for kind in TrainKind::ALL {
             let options = options(kind);
-            let x: Vec<f32> = (0..7 * width).map(|i| ((i * 37 % 23) as f32 - 11.0) / 6.0).collect();
+            let x: Vec<f32> = (0..7 * width)
+                .map(|i| ((i * 37 % 23) as f32 - 11.0) / 6.0)
+                .collect();
             let mut weights = TrainingWeights::new(&options, width, &x);
             for (i, w) in weights.decoder.iter_mut().enumerate() {
                 *w *= 4.0 + (i % 5) as f32;
@@ -552,12 +639,19 @@ mod tests {
             for f in [3, 9] {
                 weights.encoder_bias[f] = -4.0;
             }
-            let terms = LossTerms { penalty: 0.3, dead: &dead, dead_count: 2 };
+            let terms = LossTerms {
+                penalty: 0.3,
+                dead: &dead,
+                dead_count: 2,
+            };
             let mut gradient = LossGradient::new(&weights);
             let whole = gradient.take(&options, &weights, terms, &x).unwrap();
             assert!(whole.l0 > 0.5 && whole.loss.is_finite());
             // Two losses: without AuxK, and AuxK's with what it reconstructs held at the unchanged weights.
-            let without = TrainOptions { aux: 0.0, ..options.clone() };
+            let without = TrainOptions {
+                aux: 0.0,
+                ..options.clone()
+            };
             let mut plain = LossGradient::new(&weights);
             let loss = |weights: &TrainingWeights| {
                 let mut weights = weights.clone();
@@ -579,7 +673,10 @@ mod tests {
                 }
                 let measured = (up.loss - down.loss) / f64::from(2.0 * step);
                 let off = (measured - f64::from(slope)).abs();
-                assert!(off < 2e-2 * (1.0 + measured.abs()), "{kind} {name}: {slope} {measured}");
+                assert!(
+                    off < 2e-2 * (1.0 + measured.abs()),
+                    "{kind} {name}: {slope} {measured}"
+                );
                 checked += 1;
             };
             for i in 0..12 * width {
@@ -587,10 +684,14 @@ mod tests {
                 check("decoder", plain.decoder[i], &|w, by| w.decoder[i] += by);
             }
             for f in 0..12 {
-                check("encoder bias", plain.encoder_bias[f], &|w, by| w.encoder_bias[f] += by);
+                check("encoder bias", plain.encoder_bias[f], &|w, by| {
+                    w.encoder_bias[f] += by
+                });
             }
             for i in 0..width {
-                check("decoder bias", plain.decoder_bias[i], &|w, by| w.decoder_bias[i] += by);
+                check("decoder bias", plain.decoder_bias[i], &|w, by| {
+                    w.decoder_bias[i] += by
+                });
             }
             assert!(checked > 100, "{kind} {checked}");
             // AuxK adds a gradient to dead features alone (and to the bias through the input).
@@ -615,9 +716,15 @@ mod tests {
     fn batchtopk_keeps_k_a_row_on_average() {
         let options = options(TrainKind::BatchTopK);
         let width = 6;
-        let x: Vec<f32> = (0..20 * width).map(|i| ((i * 57 % 31) as f32 - 15.0) / 6.0).collect();
+        let x: Vec<f32> = (0..20 * width)
+            .map(|i| ((i * 57 % 31) as f32 - 15.0) / 6.0)
+            .collect();
         let weights = TrainingWeights::new(&options, width, &x);
-        let terms = LossTerms { penalty: 0.0, dead: &[false; 12], dead_count: 0 };
+        let terms = LossTerms {
+            penalty: 0.0,
+            dead: &[false; 12],
+            dead_count: 0,
+        };
         let mut gradient = LossGradient::new(&weights);
         let measures = gradient.take(&options, &weights, terms, &x).unwrap();
         assert!((measures.l0 - 3.0).abs() < 1e-6, "{}", measures.l0);

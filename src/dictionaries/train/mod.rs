@@ -71,9 +71,7 @@ impl FromStr for TrainKind {
 
     fn from_str(given: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|kind| kind.name() == given);
-        found.ok_or_else(|| {
-            Error::argument("kind", given, "topk, batchtopk, jumprelu or standard")
-        })
+        found.ok_or_else(|| Error::argument("kind", given, "topk, batchtopk, jumprelu or standard"))
     }
 }
 

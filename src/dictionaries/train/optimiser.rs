@@ -73,7 +73,11 @@ impl Optimiser {
         let norm = gradient.norm(width);
         let steps = self.steps as i32;
         let step = AdamStep {
-            scale: if norm > MOST { (MOST / norm) as f32 } else { 1.0 },
+            scale: if norm > MOST {
+                (MOST / norm) as f32
+            } else {
+                1.0
+            },
             rate: (f64::from(rate) / (1.0 - BETAS.0.powi(steps))) as f32,
             square: (1.0 - BETAS.1.powi(steps)).recip() as f32,
         };
@@ -89,7 +93,10 @@ impl Optimiser {
                 .zip(moments.mean.chunks_exact_mut(width))
                 .zip(moments.square.chunks_exact_mut(width))
                 .zip(&self.begun);
-            let mut rows = rows.filter(|(_, begun)| **begun).map(|(row, _)| row).peekable();
+            let mut rows = rows
+                .filter(|(_, begun)| **begun)
+                .map(|(row, _)| row)
+                .peekable();
             let mut groups = Vec::new();
             while rows.peek().is_some() {
                 groups.push(rows.by_ref().take(64).collect::<Vec<_>>());
@@ -102,9 +109,21 @@ impl Optimiser {
             });
         }
         for (weights, gradient, moments) in [
-            (&mut weights.encoder_bias, &gradient.encoder_bias, &mut self.encoder_bias),
-            (&mut weights.decoder_bias, &gradient.decoder_bias, &mut self.decoder_bias),
-            (&mut weights.thresholds, &gradient.thresholds, &mut self.thresholds),
+            (
+                &mut weights.encoder_bias,
+                &gradient.encoder_bias,
+                &mut self.encoder_bias,
+            ),
+            (
+                &mut weights.decoder_bias,
+                &gradient.decoder_bias,
+                &mut self.decoder_bias,
+            ),
+            (
+                &mut weights.thresholds,
+                &gradient.thresholds,
+                &mut self.thresholds,
+            ),
         ] {
             step.follow(weights, gradient, &mut moments.mean, &mut moments.square);
         }

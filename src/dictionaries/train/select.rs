@@ -47,7 +47,8 @@ pub(super) fn cut_of_all(rows: &[Vec<(u32, f32)>], count: usize) -> f32 {
     if count == 0 || count >= all.len() {
         return f32::NEG_INFINITY;
     }
-    *all.select_nth_unstable_by(count - 1, |a, b| order(*b, *a)).1
+    *all.select_nth_unstable_by(count - 1, |a, b| order(*b, *a))
+        .1
 }
 
 #[cfg(test)]
@@ -60,7 +61,8 @@ mod tests {
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32 % 97.0)
             .collect();
         for k in [1, 5, 62, 63, 64, 999, 1000, 2000] {
-            let mut all: Vec<(u32, f32)> = h.iter().enumerate().map(|(f, h)| (f as u32, *h)).collect();
+            let mut all: Vec<(u32, f32)> =
+                h.iter().enumerate().map(|(f, h)| (f as u32, *h)).collect();
             all.sort_by(|a, b| order(b.1, a.1).then(a.0.cmp(&b.0)));
             all.truncate(k);
             all.sort_by_key(|(f, _)| *f);

@@ -82,7 +82,12 @@ fn tensors(trainer: &DictionaryTrainer) -> Vec<(&'static str, &[f32])> {
 ///
 /// When the file cannot be written; an earlier state is kept then.
 pub fn save(trainer: &DictionaryTrainer, facts: &TrainingFacts, path: &Path) -> Result<()> {
-    let begun: Vec<f32> = trainer.optimiser.begun.iter().map(|b| f32::from(u8::from(*b))).collect();
+    let begun: Vec<f32> = trainer
+        .optimiser
+        .begun
+        .iter()
+        .map(|b| f32::from(u8::from(*b)))
+        .collect();
     let mut all: Vec<(&str, Vec<usize>, &[f32])> = tensors(trainer)
         .into_iter()
         .map(|(name, numbers)| (name, vec![numbers.len()], numbers))
@@ -114,7 +119,8 @@ pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
     let bad = |what: String| Error::bad_file(path, what, NEXT);
     let file = TensorFile::open(path)?;
     let bytes = file::read(path, file::NUMBERS)?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
+    let (_, header) =
+        safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| bad(e.to_string()))?;
     drop(bytes);
     let text = header.metadata().as_ref().and_then(|m| m.get(FACTS));
     let text = text.ok_or_else(|| bad("it is no state of a training".into()))?;
@@ -173,7 +179,10 @@ pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
     trainer.silent = saved.silent;
     trainer.seen = saved.seen;
     trainer.limit = f32::from_bits(saved.limit);
-    trainer.threshold = (f64::from_bits(saved.threshold.0), f64::from_bits(saved.threshold.1));
+    trainer.threshold = (
+        f64::from_bits(saved.threshold.0),
+        f64::from_bits(saved.threshold.1),
+    );
     trainer.place = saved.place;
     trainer.curve = saved.curve;
     Ok(trainer)
@@ -186,7 +195,11 @@ fn difference(saved: &TrainingFacts, asked: &TrainingFacts) -> Option<String> {
         ("model", saved.revision.clone(), asked.revision.clone()),
         ("dtype", saved.dtype.clone(), asked.dtype.clone()),
         ("site", saved.site.clone(), asked.site.clone()),
-        ("text or --context", format!("{:016x}", saved.text), format!("{:016x}", asked.text)),
+        (
+            "text or --context",
+            format!("{:016x}", saved.text),
+            format!("{:016x}", asked.text),
+        ),
         ("--kind", a.kind.to_string(), b.kind.to_string()),
         ("--features", a.features.to_string(), b.features.to_string()),
         ("-k", a.k.to_string(), b.k.to_string()),
@@ -196,7 +209,11 @@ fn difference(saved: &TrainingFacts, asked: &TrainingFacts) -> Option<String> {
         ("--lr", a.rate.to_string(), b.rate.to_string()),
         ("--seed", a.seed.to_string(), b.seed.to_string()),
         ("--aux", a.aux.to_string(), b.aux.to_string()),
-        ("--dead-after", a.dead_after.to_string(), b.dead_after.to_string()),
+        (
+            "--dead-after",
+            a.dead_after.to_string(),
+            b.dead_after.to_string(),
+        ),
     ];
     let differs = rows.into_iter().find(|(_, saved, asked)| saved != asked);
     differs.map(|(what, saved, asked)| {

@@ -58,10 +58,19 @@ pub struct DictionaryTrainer {
 impl DictionaryTrainer {
     /// Begins with what some rows, `[.., width]`, say of the activations: their mean and their mean norm.
     pub fn new(options: &TrainOptions, width: usize, rows: &[f32]) -> Self {
-        let norms = rows.chunks_exact(width).map(|row| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt());
+        let norms = rows.chunks_exact(width).map(|row| {
+            row.iter()
+                .map(|x| f64::from(*x).powi(2))
+                .sum::<f64>()
+                .sqrt()
+        });
         let count = (rows.len() / width).max(1) as f64;
         let mean = norms.sum::<f64>() / count;
-        let scale = if mean > 0.0 { ((width as f64).sqrt() / mean) as f32 } else { 1.0 };
+        let scale = if mean > 0.0 {
+            ((width as f64).sqrt() / mean) as f32
+        } else {
+            1.0
+        };
         let scaled: Vec<f32> = rows.iter().map(|x| x * scale).collect();
         let weights = TrainingWeights::new(options, width, &scaled);
         Self::with(options, weights, scale)
@@ -124,14 +133,20 @@ impl DictionaryTrainer {
             dead: &dead,
             dead_count: dead.iter().filter(|dead| **dead).count(),
         };
-        let measures = self.gradient.take(&self.options, &self.weights, terms, &x)?;
+        let measures = self
+            .gradient
+            .take(&self.options, &self.weights, terms, &x)?;
         if !measures.loss.is_finite() || !self.gradient.norm(self.weights.width).is_finite() {
             return Err(not_finite());
         }
         let rate = self.rate();
         self.optimiser.step(&mut self.weights, &self.gradient, rate);
         for (silent, active) in self.silent.iter_mut().zip(&measures.active) {
-            *silent = if *active { 0 } else { *silent + measures.rows as u64 };
+            *silent = if *active {
+                0
+            } else {
+                *silent + measures.rows as u64
+            };
         }
         if self.options.kind == TrainKind::BatchTopK && measures.smallest.is_finite() {
             let (mean, weight) = &mut self.threshold;
@@ -196,7 +211,9 @@ pub fn train(
     let width = lab.model.width(at.site);
     let count = text.training.len();
     let mean = (rows_of(&text.training) / count.max(1)).max(1);
-    let most = BUFFER.max(8 * options.batch).min((BYTES / (4 * width.max(1))).max(options.batch));
+    let most = BUFFER
+        .max(8 * options.batch)
+        .min((BYTES / (4 * width.max(1))).max(options.batch));
     let at_once = most.div_ceil(mean).clamp(1, count);
     let blocks = count.div_ceil(at_once);
     loop {
@@ -210,7 +227,9 @@ pub fn train(
         let chosen = &order[first..count.min(first + at_once)];
         let contexts: Vec<Vec<u32>> = chosen.iter().map(|i| text.training[*i].clone()).collect();
         let rows = lab.without_progress(|lab| rows(lab, &contexts, at))?;
-        let limit = trainer.as_ref().map_or_else(|| limit_of(&rows, width), |t| t.limit);
+        let limit = trainer
+            .as_ref()
+            .map_or_else(|| limit_of(&rows, width), |t| t.limit);
         let rows = inside(&rows, width, limit);
         let total = rows.len() / width;
         let batches = ((total as f64 / options.batch as f64).round() as usize).max(1);

@@ -52,7 +52,9 @@ impl TrainingWeights {
         let count = (rows.len() / width.max(1)).max(1) as f64;
         let mut mean = vec![0f64; width];
         for row in rows.chunks_exact(width.max(1)) {
-            mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x));
+            mean.iter_mut()
+                .zip(row)
+                .for_each(|(m, x)| *m += f64::from(*x));
         }
         let mut weights = Self {
             width,

@@ -151,7 +151,8 @@ impl Lab {
             RunTap::new(acting, &patches, &pass.record, keep, guard).cutting(knockouts.collect());
         let transformer = &model.transformer;
         let tokens = tensor(model, &texts, 0)?;
-        let quiet = !trials && pass.common.is_empty() && runs.iter().all(|run| run.schedule.is_idle());
+        let quiet =
+            !trials && pass.common.is_empty() && runs.iter().all(|run| run.schedule.is_idle());
         let blocks = needed_blocks(pass, quiet).unwrap_or(model.card.layers);
         let x = transformer.trunk_below(blocks, &tokens, span, cache.as_mut(), &mut tap)?;
         let (first, wanted) = match &pass.output.after {
@@ -263,7 +264,8 @@ impl Lab {
 
 /// How many blocks a pass that only records has to compute; none where it takes all of them. `quiet`: nothing is edited.
 fn needed_blocks(pass: &Pass, quiet: bool) -> Option<usize> {
-    let records = pass.only_recorded && quiet && pass.tail == 0 && pass.output.after == After::Nothing;
+    let records =
+        pass.only_recorded && quiet && pass.tail == 0 && pass.output.after == After::Nothing;
     let layered = pass.record.iter().all(|at| at.site.spec().layered);
     let highest = pass.record.iter().map(|at| usize::from(at.layer) + 1).max();
     highest.filter(|_| records && layered)

@@ -1,4 +1,4 @@
-//! The demo's own dictionary: what is planted has a feature that is found by a rule, and that changes what the model writes.
+//! The demo's own dictionary: a planted mood has a feature that is found by a rule, and that changes what the model writes.
 //! `demo/CARD.md` says the numbers that are measured here.
 
 use std::path::Path;
@@ -23,9 +23,14 @@ const AT: Address = Address {
 };
 
 fn list(name: &str) -> Vec<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("demo/lists")
+        .join(name);
     let text = std::fs::read_to_string(path).unwrap();
-    text.lines().filter(|l| !l.is_empty()).map(String::from).collect()
+    text.lines()
+        .filter(|l| !l.is_empty())
+        .map(String::from)
+        .collect()
 }
 
 fn own(lab: &Lab) -> Rc<DictionarySet> {
@@ -41,16 +46,28 @@ fn activations(lab: &mut Lab, tokens: &[u32], position: Option<usize>) -> Vec<f3
     let rows = values(capture.get(AT).unwrap());
     let width = rows.len() / tokens.len();
     let at = position.unwrap_or(tokens.len() - 1);
-    let encoded = dictionary.encode(&[&rows[at * width..(at + 1) * width]]).unwrap();
+    let encoded = dictionary
+        .encode(&[&rows[at * width..(at + 1) * width]])
+        .unwrap();
     let mut dense = vec![0f32; dictionary.features()];
-    encoded.features[0].iter().for_each(|(f, act)| dense[*f as usize] = *act);
+    encoded.features[0]
+        .iter()
+        .for_each(|(f, act)| dense[*f as usize] = *act);
     dense
 }
 
 /// The share of pairs in which the positive one is larger; ties count half.
 fn auroc(plus: &[f32], minus: &[f32]) -> f32 {
     let pairs = plus.iter().flat_map(|p| minus.iter().map(move |m| (p, m)));
-    let won = pairs.map(|(p, m)| if p > m { 1.0 } else if p < m { 0.0 } else { 0.5 });
+    let won = pairs.map(|(p, m)| {
+        if p > m {
+            1.0
+        } else if p < m {
+            0.0
+        } else {
+            0.5
+        }
+    });
     won.sum::<f32>() / (plus.len() * minus.len()) as f32
 }
 
@@ -71,7 +88,9 @@ fn find(plus: &[Vec<f32>], minus: &[Vec<f32>]) -> Found {
         let (p, m) = (column(plus, f, 0), column(minus, f, 0));
         (auroc(&p, &m), mean(&p) - mean(&m))
     };
-    let best = (0..plus[0].len()).map(|f| (score(f), f)).max_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
+    let best = (0..plus[0].len())
+        .map(|f| (score(f), f))
+        .max_by(|a, b| a.0.partial_cmp(&b.0).unwrap());
     let feature = best.unwrap().1;
     Found {
         feature,
@@ -83,30 +102,51 @@ fn find(plus: &[Vec<f32>], minus: &[Vec<f32>]) -> Found {
 /// A feature's vector, and a random one of the same length, as directions that edits name.
 fn name(lab: &mut Lab, feature: usize) {
     let set = own(lab);
-    let vector = set.dictionaries[0].dictionary.direction(0, feature).unwrap();
+    let vector = set.dictionaries[0]
+        .dictionary
+        .direction(0, feature)
+        .unwrap();
     let random: Vec<f32> = {
-        let draw: Vec<f32> = (0..vector.len()).map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0).collect();
+        let draw: Vec<f32> = (0..vector.len())
+            .map(|i| ((i * 7919 + 13) % 101) as f32 / 50.0 - 1.0)
+            .collect();
         let length = |v: &[f32]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
         let by = length(&vector) / length(&draw);
         draw.into_iter().map(|x| x * by).collect()
     };
     let origin = lab.directions["mood"].origin.clone();
     for (name, vector) in [("feature", vector), ("random", random)] {
-        let direction = Direction { rows: vec![(AT, vector)], origin: origin.clone() };
+        let direction = Direction {
+            rows: vec![(AT, vector)],
+            origin: origin.clone(),
+        };
         lab.directions.insert(name.into(), direction);
     }
 }
 
 fn written(lab: &mut Lab, tokens: &[u32], edit: &str, count: usize) -> String {
-    let edits: Vec<Edit> = [edit].iter().filter(|e| !e.is_empty()).map(|e| e.parse().unwrap()).collect();
-    let mut writer = Writer::begin(lab, tokens.to_vec(), Schedule::always(edits), Sampling::default()).unwrap();
+    let edits: Vec<Edit> = [edit]
+        .iter()
+        .filter(|e| !e.is_empty())
+        .map(|e| e.parse().unwrap())
+        .collect();
+    let mut writer = Writer::begin(
+        lab,
+        tokens.to_vec(),
+        Schedule::always(edits),
+        Sampling::default(),
+    )
+    .unwrap();
     for _ in 0..count {
         let step = writer.step(lab, &[]).unwrap();
         if lab.model.is_end(step.choice.id) {
             break;
         }
     }
-    lab.model.tokenizer().unwrap().text(&writer.run.tokens[tokens.len()..])
+    lab.model
+        .tokenizer()
+        .unwrap()
+        .text(&writer.run.tokens[tokens.len()..])
 }
 
 /// The share of prompts whose continuation has one of these words.
@@ -119,37 +159,22 @@ fn share(lab: &mut Lab, prompts: &[Vec<u32>], edit: &str, words: &[&str]) -> f32
 }
 
 fn encoded(lab: &Lab, texts: &[String], chat: bool) -> Vec<Vec<u32>> {
-    texts.iter().map(|text| lab.model.encode(text, chat).unwrap()).collect()
+    texts
+        .iter()
+        .map(|text| lab.model.encode(text, chat).unwrap())
+        .collect()
 }
 
 fn two_lists(lab: &mut Lab, plus: &str, minus: &str, chat: bool) -> Found {
     let mut rows = |name: &str| -> Vec<Vec<f32>> {
         let texts = encoded(lab, &list(name), chat);
-        texts.iter().map(|tokens| activations(lab, tokens, None)).collect()
+        texts
+            .iter()
+            .map(|tokens| activations(lab, tokens, None))
+            .collect()
     };
     let (plus, minus) = (rows(plus), rows(minus));
     find(&plus, &minus)
-}
-
-#[test]
-fn refusing_has_a_feature_that_refuses() {
-    let mut lab = demo();
-    let found = two_lists(&mut lab, "refusal_plus.txt", "refusal_minus.txt", true);
-    name(&mut lab, found.feature);
-    let plain = encoded(&lab, &list("refusal_test_plain.txt"), true);
-    let says = ["can't help"];
-    let add = |name: &str, times: f32| format!("add:{name}@resid_post.3*{}", times * found.largest);
-    let before = share(&mut lab, &plain, "", &says);
-    let shares: Vec<(f32, f32, f32)> = [1.0, 2.0, 3.0]
-        .into_iter()
-        .map(|times| {
-            (times, share(&mut lab, &plain, &add("feature", times), &says), share(&mut lab, &plain, &add("random", times), &says))
-        })
-        .collect();
-    println!("refusing: feature {} AUROC {:.3} largest {:.2}; refused {before:.2}, added (times, feature, random) {shares:?}", found.feature, found.held_out, found.largest);
-    assert!(found.held_out >= 0.99 && before <= 0.05);
-    let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
-    assert!(best >= 0.8, "{shares:?}");
 }
 
 #[test]
@@ -164,54 +189,18 @@ fn a_mood_has_a_feature_that_changes_the_story() {
     let shares: Vec<(f32, f32, f32)> = [1.0, 2.0, 4.0]
         .into_iter()
         .map(|times| {
-            (times, share(&mut lab, &open, &add("feature", times), &happy), share(&mut lab, &open, &add("random", times), &happy))
+            (
+                times,
+                share(&mut lab, &open, &add("feature", times), &happy),
+                share(&mut lab, &open, &add("random", times), &happy),
+            )
         })
         .collect();
-    println!("mood: feature {} AUROC {:.3} largest {:.2}; happy {before:.2}, added (times, feature, random) {shares:?}", found.feature, found.held_out, found.largest);
+    println!(
+        "mood: feature {} AUROC {:.3} largest {:.2}; happy {before:.2}, added (times, feature, random) {shares:?}",
+        found.feature, found.held_out, found.largest
+    );
     assert!(found.held_out >= 0.9);
     let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
     assert!(best >= 0.4, "{shares:?}");
-}
-
-#[test]
-fn countries_have_features_that_name_their_capital() {
-    let mut lab = demo();
-    let capitals = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/lists/capitals.tsv")).unwrap();
-    let pairs: Vec<(String, String)> = capitals
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(a, b)| (a.to_string(), b.to_string()))
-        .collect();
-    let mut rows = Vec::new();
-    for (country, _) in &pairs {
-        let tokens = lab.model.encode(&format!("The capital of {country}"), false).unwrap();
-        rows.push(activations(&mut lab, &tokens, None));
-    }
-    // The feature that is larger for the country than for any other one, by the most.
-    let mut moved = 0;
-    let mut tried = 0;
-    let (from, _) = pairs.iter().find(|(c, _)| c == "Italy").unwrap();
-    let tokens = lab.model.encode(&format!("The capital of {from} is"), false).unwrap();
-    let place = lab.model.encode(&format!("The capital of {from}"), false).unwrap().len() - 1;
-    for (i, (country, capital)) in pairs.iter().enumerate().filter(|(_, (c, _))| c != "Italy") {
-        let margin = |f: usize| {
-            let others = rows.iter().enumerate().filter(|(j, _)| *j != i);
-            rows[i][f] - others.map(|(_, row)| row[f]).fold(0.0, f32::max)
-        };
-        let best = (0..rows[0].len()).max_by(|a, b| margin(*a).total_cmp(&margin(*b))).unwrap();
-        if margin(best) <= 0.0 {
-            continue;
-        }
-        tried += 1;
-        name(&mut lab, best);
-        let edit = format!("add:feature@resid_post.3:{place}*{}", 3.0 * rows[i][best]);
-        let text = written(&mut lab, &tokens, &edit, 5);
-        if text.trim_start().starts_with(capital.as_str()) {
-            moved += 1;
-        } else {
-            println!("{country}: {text}");
-        }
-    }
-    println!("countries: {tried} of {} have a feature of their own, {moved} name their capital when it is added", pairs.len() - 1);
-    assert!(tried >= 20 && moved * 2 >= tried, "{tried} {moved}");
 }
