@@ -3,7 +3,6 @@
 
 use std::cell::Cell;
 use std::path::Path;
-use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use lmscope::dictionaries::index::{FeatureIndex, IndexRequest};
@@ -88,49 +87,33 @@ fn interrupted_work_goes_on_and_ends_with_the_same_bytes() {
     let unfinished = folder.path().join("b");
     let (mut stops, mut last) = (0, 0);
     let found = loop {
-        let left = Rc::new(Cell::new(3));
+        // Stops after one batch, and once in the middle of one.
+        let middle = stops == 1;
+        let first = Cell::new(None);
         let cancel = lab.cancel.clone();
-        let listener = move |_| {
-            left.set(left.get() - 1);
-            if left.get() == 0 {
+        let listener = move |done: f32| {
+            let begin = first.get().unwrap_or(done);
+            if done > begin || (middle && first.get().is_some()) {
                 cancel.store(true, Ordering::Relaxed);
             }
+            first.set(Some(begin));
         };
         let asked = request(&given, &expected);
         let found = lab.with_progress(listener, |lab| {
             FeatureIndex::build(lab, &set, asked, &unfinished)
         });
         lab.cancel.store(false, Ordering::Relaxed);
-        match found {
-            Err(Error::Cancelled) => {
-                stops += 1;
-                let held = FeatureIndex::read(&unfinished).unwrap();
-                assert!(held.origin.windows >= last && !held.is_complete());
-                last = held.origin.windows;
-                let refused = held.check(&set, &lab.model).unwrap_err().to_string();
-                assert!(refused.contains("finished index"), "{refused}");
-                if stops > 200 {
-                    panic!("no end");
-                }
-                // Each time a little farther.
-                if stops % 2 == 0 {
-                    let asked = request(&given, &expected);
-                    let left = Rc::new(Cell::new(80));
-                    let cancel = lab.cancel.clone();
-                    let _ = lab.with_progress(
-                        move |_| {
-                            left.set(left.get() - 1);
-                            if left.get() == 0 {
-                                cancel.store(true, Ordering::Relaxed);
-                            }
-                        },
-                        |lab| FeatureIndex::build(lab, &set, asked, &unfinished),
-                    );
-                    lab.cancel.store(false, Ordering::Relaxed);
-                }
-            }
-            found => break found.unwrap(),
+        if !matches!(found, Err(Error::Cancelled)) {
+            break found.unwrap();
         }
+        stops += 1;
+        assert!(stops < 10, "no end");
+        let held = FeatureIndex::read(&unfinished).unwrap();
+        assert_eq!(held.origin.windows > last, !middle);
+        assert!(!held.is_complete());
+        last = held.origin.windows;
+        let refused = held.check(&set, &lab.model).unwrap_err().to_string();
+        assert!(refused.contains("finished index"), "{refused}");
     };
     assert!(stops > 1, "{stops}");
     assert_eq!(found.bytes().unwrap(), whole.bytes().unwrap());

@@ -39,7 +39,9 @@ pub fn case(name: &str) -> (Lab, String, Value) {
     let folder = root().join("features");
     let text = std::fs::read(folder.join("expected.json")).unwrap();
     let all: Value = serde_json::from_slice(&text).unwrap();
-    let given = folder.join(name).display().to_string();
+    // The hook of its config is that of TransformerLens, which is behind the norm; the reference is of what is before it.
+    let at = if name == "gemma2" { "@mlp_out.0" } else { "" };
+    let given = format!("{}{at}", folder.join(name).display());
     (lab, given, all[name].clone())
 }
 
@@ -87,6 +89,11 @@ fn number(row: &TableRow, column: usize) -> f32 {
         Entry::Number(number) => number,
         Entry::Text(ref words) => panic!("{words}"),
     }
+}
+
+/// A folder whose name is too long to stand before every feature.
+fn long_name(folder: &Path) -> PathBuf {
+    folder.join("a-dictionary-with-a-long-name")
 }
 
 /// The rows of a part.
@@ -355,7 +362,8 @@ fn a_set_of_transcoders_splits_every_mlp() {
     let mut lab = tiny(FAMILIES.iter().find(|f| f.name == "llama").unwrap());
     let (width, features) = (lab.model.card.d_model, 16);
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path();
+    let path = &long_name(folder.path());
+    std::fs::create_dir(path).unwrap();
     std::fs::write(
         path.join("config.yaml"),
         "model_name: tiny\nmodel_kind: cross_layer_transcoder\nfeature_input_hook: mlp.hook_in\nfeature_output_hook: hook_mlp_out\n",
@@ -600,11 +608,18 @@ fn a_planted_feature_is_found_by_token_by_text_and_in_the_logit() {
         w_dec[5 * width + j] = direction[j];
     }
     let folder = tempfile::tempdir().unwrap();
-    saelens(folder.path(), width, features, &w_enc, &w_dec, "topk");
+    saelens(
+        &long_name(folder.path()),
+        width,
+        features,
+        &w_enc,
+        &w_dec,
+        "topk",
+    );
     let labels = folder.path().join("labels.json");
     std::fs::write(&labels, r#"{"5": "The planted one", "6": "another"}"#).unwrap();
     let given = Arguments::default()
-        .with("dictionary", folder.path().display())
+        .with("dictionary", long_name(folder.path()).display())
         .with("labels", labels.display());
     let search = |lab: &mut Lab, name: &str, value: &str| {
         let shown = figure(
