@@ -50,7 +50,11 @@ mod tests {
     fn a_feature_is_a_number_perhaps_with_name_and_layer() {
         let parsed = |text: &str| {
             let name = FeatureName::parse(text).ok()?;
-            Some((name.dictionary.unwrap_or_default(), name.layer, name.feature))
+            Some((
+                name.dictionary.unwrap_or_default(),
+                name.layer,
+                name.feature,
+            ))
         };
         assert_eq!(parsed("12"), Some((String::new(), None, 12)));
         assert_eq!(parsed("3/12"), Some((String::new(), Some(3), 12)));

@@ -281,6 +281,23 @@ impl PlacedDictionary {
     }
 }
 
+/// The name of a dictionary that was given, or that of the one that is embedded for the model; none if there is neither.
+pub fn named(given: &str, card: &Card) -> Option<String> {
+    match given.trim() {
+        "" => embedded(card).next().map(|own| own.name.to_string()),
+        given => Some(given.to_string()),
+    }
+}
+
+/// The error where no dictionary is named and none is embedded.
+pub fn none_named() -> Error {
+    Error::argument(
+        "dictionary",
+        "",
+        "the folder or file of a sparse autoencoder or transcoder: --dictionary PATH, `:dictionary PATH` on the screen, or the form (o)",
+    )
+}
+
 /// The dictionaries and labels that were opened; kept by the lab.
 #[derive(Debug, Default)]
 pub struct OpenDictionaries {

@@ -7,9 +7,9 @@ pub mod hostile;
 mod index;
 mod large;
 mod opened;
+mod planted;
 mod screen;
 mod single;
-mod planted;
 mod training;
 
 use std::path::{Path, PathBuf};

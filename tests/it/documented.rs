@@ -163,7 +163,11 @@ fn alike(said: &str, printed: &str) -> bool {
         return true;
     }
     // A number with an exponent is small here, and of the smallest ones rounding is the whole.
-    let tiny = |word: &str| word.contains("e-").then(|| word.parse::<f64>().ok()).flatten();
+    let tiny = |word: &str| {
+        word.contains("e-")
+            .then(|| word.parse::<f64>().ok())
+            .flatten()
+    };
     if let (Some(x), Some(y)) = (tiny(said), tiny(printed)) {
         return (x - y).abs() <= 0.02 * x.abs().max(y.abs()) + 1e-6;
     }

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::{CommandResult, Unavailable, has_figure, has_text, needs};
+use super::{CommandResult, Context, Unavailable, has_figure, has_text, needs};
 use crate::app::cursor::CursorMove;
 use crate::app::layout::Pane;
 use crate::app::{App, CursorFocus, Effect, Overlay};
@@ -23,6 +23,7 @@ rows! {
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
+    "card" ["Enter"] card, "opens the card of the feature under the cursor", within Context::Figure, hint "card", when on_feature;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
@@ -164,6 +165,34 @@ fn most(slot: &str, parameter: &str) -> Option<usize> {
         | ParamKind::Word(_)
         | ParamKind::Text => None,
     })
+}
+
+fn on_feature(app: &App) -> Result<(), Unavailable> {
+    let there = app
+        .cell_under_cursor()
+        .is_some_and(|cell| cell.handle.is_some());
+    needs(there, "no feature of a dictionary is under the cursor")
+}
+
+/// Shows the card of the feature under the cursor, with the other parameters as they are.
+fn card(app: &mut App, _: &str) -> CommandResult {
+    on_feature(app)?;
+    let Some(handle) = app.cell_under_cursor().and_then(|cell| cell.handle) else {
+        return Ok(vec![]);
+    };
+    let slot = instrument("feature")?.name();
+    let number = match handle.layer {
+        Some(layer) => format!("{layer}/{}", handle.feature),
+        None => handle.feature.to_string(),
+    };
+    let arguments = app.shown.get(slot).map(|shown| shown.arguments.clone());
+    let arguments = arguments.unwrap_or_default();
+    let arguments = arguments
+        .with(DICTIONARY, handle.dictionary.as_str())
+        .with("feature", number.as_str());
+    let arguments = instrument(slot)?.read(&arguments)?;
+    app.set_focus(Pane::Figure(slot));
+    Ok(app.question(slot, arguments))
 }
 
 /// The parameter that names a dictionary.

@@ -47,7 +47,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
     };
     match ACTIONS.iter().find(|row| row.name == name) {
         Some(row) => (row.run)(of),
-        None => Err(Error::argument("dictionary", name, "train, evaluate or index")),
+        None => Err(Error::argument(
+            "dictionary",
+            name,
+            "train, evaluate or index",
+        )),
     }
 }
 

@@ -14,8 +14,7 @@ use super::super::gate::FeatureGate;
 use super::super::matrix::{FeatureMatrix, FeatureScale};
 use super::super::norms::InputNorm;
 use super::super::place::DictionaryPlace;
-use super::training::DictionaryTrainer;
-use super::{TrainKind, TrainOptions};
+use super::TrainOptions;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Model;
@@ -47,43 +46,6 @@ pub struct TrainedDictionary {
 }
 
 impl TrainedDictionary {
-    /// Folds the norms of the decoder and the factor on activations.
-    pub fn of(trainer: &DictionaryTrainer) -> Self {
-        let (weights, back) = (&trainer.weights, trainer.scale.recip());
-        let rows = |matrix: &[f32], factor: &dyn Fn(f32) -> f32| -> Vec<f32> {
-            let rows = matrix.chunks_exact(weights.width).zip(&weights.norms);
-            rows.flat_map(|(row, n)| {
-                let by = factor(*n);
-                row.iter().map(move |w| w * by)
-            })
-            .collect()
-        };
-        let biases = weights.encoder_bias.iter().zip(&weights.norms);
-        let thresholds: Vec<f32> = match trainer.options.kind {
-            TrainKind::BatchTopK => {
-                let (mean, weight) = trainer.threshold;
-                let one = if weight > 0.0 { mean / weight } else { 0.0 };
-                vec![one as f32 * back; weights.features]
-            }
-            TrainKind::JumpRelu | TrainKind::TopK | TrainKind::Standard => {
-                weights.thresholds.iter().map(|t| t * back).collect()
-            }
-        };
-        Self {
-            features: weights.features,
-            width: weights.width,
-            encoder: rows(&weights.encoder, &|n| n),
-            encoder_bias: biases.map(|(c, n)| c * n * back).collect(),
-            decoder: rows(&weights.decoder, &f32::recip),
-            decoder_bias: weights.decoder_bias.iter().map(|b| b * back).collect(),
-            gate: match trainer.options.kind {
-                TrainKind::TopK => FeatureGate::TopK(trainer.options.k),
-                TrainKind::BatchTopK | TrainKind::JumpRelu => FeatureGate::JumpRelu(thresholds),
-                TrainKind::Standard => FeatureGate::Relu,
-            },
-        }
-    }
-
     /// As the form of all dictionaries, at a place.
     pub fn dictionary(&self, name: &str, at: Address) -> Result<Dictionary> {
         let shape = [self.features, self.width];

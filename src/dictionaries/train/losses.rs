@@ -6,7 +6,7 @@
 //! is left out, and the loss of that is added.
 //!
 //! Invariant: the product with the encoder is dense, and everything else touches active features alone; sums over rows are taken in
-//! the order of the rows. To add a kind, add its arms in [`Batch::select`] and [`Slopes::of`].
+//! the order of the rows. To add a kind, add its arms in [`Batch::select`] and [`LossSlopes::of`].
 
 use super::select::{cut_of_all, largest};
 use super::weights::TrainingWeights;
@@ -242,11 +242,11 @@ impl LossGradient {
                 .for_each(|(sum, g)| *sum += g);
         }
         let along = row_products(width, &weights.decoder, &entries, &slopes);
-        let mut own = Slopes::with(entries.rows.len());
+        let mut own = LossSlopes::with(entries.rows.len());
         for (entry, along) in along.into_iter().enumerate() {
             let (f, h) = (entries.rows[entry], entries.factors[entry]);
             let along = along / weights.norms[f as usize];
-            let slope = Slopes::of(
+            let slope = LossSlopes::of(
                 options.kind,
                 along,
                 h,
@@ -294,7 +294,7 @@ impl LossGradient {
         measures.loss += loss * f64::from(scale * share);
         slopes.iter_mut().for_each(|e| *e *= 2.0 * scale * share);
         let along = row_products(width, &weights.decoder, &entries, &slopes);
-        let mut own = Slopes::with(entries.rows.len());
+        let mut own = LossSlopes::with(entries.rows.len());
         for (entry, along) in along.into_iter().enumerate() {
             own.h
                 .push(along / weights.norms[entries.rows[entry] as usize]);
@@ -308,7 +308,7 @@ impl LossGradient {
         &mut self,
         weights: &TrainingWeights,
         entries: &RowLists,
-        own: &Slopes,
+        own: &LossSlopes,
         x: &[f32],
         slopes: &[f32],
         by_norm: &mut [f32],
@@ -435,7 +435,7 @@ fn most_aux(width: usize) -> usize {
 }
 
 /// Of every entry the gradient with respect to `h`, and the activation.
-struct Slopes {
+struct LossSlopes {
     h: Vec<f32>,
     activation: Vec<f32>,
 }
@@ -446,7 +446,7 @@ struct EntrySlope {
     threshold: f32,
 }
 
-impl Slopes {
+impl LossSlopes {
     fn with(entries: usize) -> Self {
         Self {
             h: Vec::with_capacity(entries),
@@ -705,7 +705,7 @@ mod tests {
 
     #[test]
     fn a_threshold_moves_by_the_straight_through_gradient() {
-        let of = |h: f32| Slopes::of(TrainKind::JumpRelu, 2.0, h, Some(&0.5), 0.25);
+        let of = |h: f32| LossSlopes::of(TrainKind::JumpRelu, 2.0, h, Some(&0.5), 0.25);
         let near = of(0.51);
         assert!((near.threshold + (0.5 * 2.0 + 0.25) / BANDWIDTH).abs() < 1e-4);
         assert!(near.h == 2.0 && of(0.49).h == 0.0 && of(0.49).threshold == near.threshold);

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::gate::FeatureGate;
 use super::TrainOptions;
 use super::activations::{SplitText, inside, limit_of, rows, rows_of, shuffled};
 use super::losses::{BatchMeasures, LossGradient, LossTerms, not_finite};
@@ -170,7 +171,39 @@ impl DictionaryTrainer {
 
     /// What is written: for activations as the model has them, with decoder vectors of length one.
     pub fn finished(&self) -> TrainedDictionary {
-        TrainedDictionary::of(self)
+        let (weights, back) = (&self.weights, self.scale.recip());
+        let rows = |matrix: &[f32], factor: &dyn Fn(f32) -> f32| -> Vec<f32> {
+            let rows = matrix.chunks_exact(weights.width).zip(&weights.norms);
+            rows.flat_map(|(row, n)| {
+                let by = factor(*n);
+                row.iter().map(move |w| w * by)
+            })
+            .collect()
+        };
+        let biases = weights.encoder_bias.iter().zip(&weights.norms);
+        let thresholds: Vec<f32> = match self.options.kind {
+            TrainKind::BatchTopK => {
+                let (mean, weight) = self.threshold;
+                let one = if weight > 0.0 { mean / weight } else { 0.0 };
+                vec![one as f32 * back; weights.features]
+            }
+            TrainKind::JumpRelu | TrainKind::TopK | TrainKind::Standard => {
+                weights.thresholds.iter().map(|t| t * back).collect()
+            }
+        };
+        TrainedDictionary {
+            features: weights.features,
+            width: weights.width,
+            encoder: rows(&weights.encoder, &|n| n),
+            encoder_bias: biases.map(|(c, n)| c * n * back).collect(),
+            decoder: rows(&weights.decoder, &f32::recip),
+            decoder_bias: weights.decoder_bias.iter().map(|b| b * back).collect(),
+            gate: match self.options.kind {
+                TrainKind::TopK => FeatureGate::TopK(self.options.k),
+                TrainKind::BatchTopK | TrainKind::JumpRelu => FeatureGate::JumpRelu(thresholds),
+                TrainKind::Standard => FeatureGate::Relu,
+            },
+        }
     }
 
     /// The same shape and beginning without any step: what training is compared with.

@@ -15,11 +15,11 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::follows::{PROMISED, PromiseFit, is_promised};
-use super::{DictionaryFiles, FeatureName, GivenDictionary, activation, encode, layer_of, nothing};
+use super::{DictionaryFiles, FeatureName, GivenDictionary, activation, encode, layer_of};
 use crate::dictionaries::in_stream::stream_vectors;
 use crate::dictionaries::index::{FeatureIndex, LayerIndex};
 use crate::dictionaries::matrix::FeatureMatrix;
-use crate::dictionaries::opened::PlacedDictionary;
+use crate::dictionaries::opened::{PlacedDictionary, named, none_named};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow};
@@ -73,8 +73,8 @@ impl Measurement for FeatureCard {
     const ABOUT: &'static str = "The card of one feature of a dictionary: its activation, the tokens it promotes, its strongest contexts, and the features near it";
     const SOURCE: &'static str = "feature dashboards: Bricken et al. 2023, Templeton et al. 2024; logit effects: Geva et al. 2022 (2203.14680)";
 
-    fn live(params: &FeatureParams, _card: &Card) -> bool {
-        params.named().is_some() && !params.feature.trim().is_empty()
+    fn live(params: &FeatureParams, card: &Card) -> bool {
+        params.named(card).is_some() && !params.feature.trim().is_empty()
     }
 
     fn positions(params: &FeatureParams, run: &Run) -> Result<Range<usize>> {
@@ -87,9 +87,7 @@ impl Measurement for FeatureCard {
     }
 
     fn needs(params: &FeatureParams, _run: &Run, lab: &Lab) -> Result<Needs> {
-        let Some(name) = params.named() else {
-            return Ok(Needs::default());
-        };
+        let name = params.named(&lab.model.card).ok_or_else(none_named)?;
         let given = params.open(&name, lab)?;
         let layer = params.feature()?.and_then(|feature| feature.layer);
         let mut record: Vec<_> = given
@@ -106,9 +104,7 @@ impl Measurement for FeatureCard {
     }
 
     fn figure(params: &FeatureParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let Some(name) = params.named() else {
-            return Ok(nothing());
-        };
+        let name = params.named(&lab.model.card).ok_or_else(none_named)?;
         let given = params.open(&name, lab)?;
         let feature = match params.feature()? {
             Some(feature) => feature,
@@ -167,14 +163,17 @@ impl Measurement for FeatureCard {
 
 impl FeatureParams {
     /// The dictionary that is named, by itself or before the feature.
-    fn named(&self) -> Option<String> {
-        let given = self.dictionary.trim();
+    fn named(&self, card: &Card) -> Option<String> {
         let before = self
             .feature
             .rsplit_once('#')
             .map_or("", |(name, _)| name.trim());
-        let name = if before.is_empty() { given } else { before };
-        (!name.is_empty()).then(|| name.to_string())
+        let given = if before.is_empty() {
+            &self.dictionary
+        } else {
+            before
+        };
+        named(given, card)
     }
 
     /// The feature that is named.
@@ -300,7 +299,9 @@ impl FixedRows {
             return Ok(held.clone());
         }
         let made = match params.show {
-            FeatureCardView::Card => Rc::new(Self::of(given, placed, feature, params.count.0, lab)?),
+            FeatureCardView::Card => {
+                Rc::new(Self::of(given, placed, feature, params.count.0, lab)?)
+            }
             FeatureCardView::Text => {
                 return Ok(Rc::new(Self {
                     rows: Vec::new(),

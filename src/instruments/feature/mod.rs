@@ -7,19 +7,21 @@ pub mod card;
 mod follows;
 pub mod logits;
 pub mod search;
+mod sum;
 
 use std::rc::Rc;
 
 use candle_core::DType;
 
-use super::Draft;
 use crate::dictionaries::dictionary::Encoded;
 pub use crate::dictionaries::feature_name::FeatureName;
 use crate::dictionaries::index::{FeatureIndex, LayerIndex, OpenIndexes};
 use crate::dictionaries::labels::FeatureLabels;
-use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
+use crate::dictionaries::opened::{
+    DictionarySet, OpenDictionaries, PlacedDictionary, named, none_named,
+};
 use crate::error::{Error, Result};
-use crate::figure::{Entry, TableRow, Text};
+use crate::figure::{Entry, TableRow};
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::model::network::site::Address;
@@ -48,7 +50,7 @@ impl GivenDictionary {
     /// Opens it, with labels and index; each is read once.
     fn open(files: &DictionaryFiles, lab: &Lab) -> Result<Self> {
         let open = lab.derived::<OpenDictionaries>();
-        let name = files.dictionary.trim().to_string();
+        let name = named(files.dictionary, &lab.model.card).ok_or_else(none_named)?;
         let set = open.get(&name, lab)?;
         let index = match files.index {
             None => None,
@@ -182,17 +184,6 @@ fn without_empty(columns: &[&'static str], rows: &mut [TableRow]) -> Vec<&'stati
             .collect();
     }
     kept.into_iter().map(|i| columns[i]).collect()
-}
-
-/// What is said where no dictionary is named.
-fn nothing() -> Draft {
-    let lines = [
-        "No dictionary is named.",
-        "Name the folder or file of a sparse autoencoder or transcoder: `lmscope MODEL --dictionary PATH`, `:dictionary PATH`, or the form (o).",
-    ];
-    Draft::of(Text {
-        lines: lines.map(String::from).to_vec(),
-    })
 }
 
 #[cfg(test)]

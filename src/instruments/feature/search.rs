@@ -17,9 +17,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{
-    DictionaryFiles, FeatureName, GivenDictionary, encode, layer_of, nothing, without_empty,
-};
+use super::{DictionaryFiles, FeatureName, GivenDictionary, encode, layer_of, without_empty};
 use crate::dictionaries::in_stream::{stream_products, stream_vectors};
 use crate::dictionaries::matrix::ActiveFeatures;
 use crate::dictionaries::opened::PlacedDictionary;
@@ -74,7 +72,7 @@ const SCORE: usize = 1;
 pub struct FeatureSearch;
 
 /// A feature that was found.
-struct Found<'a> {
+struct FoundFeature<'a> {
     placed: &'a PlacedDictionary,
     feature: u32,
     score: f32,
@@ -89,9 +87,6 @@ impl Measurement for FeatureSearch {
     const READS: Reads<FeatureSearchParams> = Reads::TextWhere(FeatureSearchParams::by_text);
 
     fn measure(params: &FeatureSearchParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        if params.dictionary.trim().is_empty() {
-            return Ok(nothing());
-        }
         let files = DictionaryFiles {
             dictionary: &params.dictionary,
             labels: &params.labels,
@@ -147,7 +142,7 @@ impl FeatureSearchParams {
         given: &'a GivenDictionary,
         layer: Option<usize>,
         lab: &mut Lab,
-    ) -> Result<Vec<Found<'a>>> {
+    ) -> Result<Vec<FoundFeature<'a>>> {
         let direction = target.direction(&lab.model)?.unsqueeze(0)?;
         let norm = &lab.model.transformer.norm;
         let direction = norm.seen_from_behind(&direction)?.squeeze(0)?;
@@ -155,12 +150,13 @@ impl FeatureSearchParams {
         let chosen = given.at(layer)?;
         for (done, placed) in chosen.iter().enumerate() {
             lab.report(done as f32 / chosen.len() as f32)?;
-            let products = stream_products(placed, &lab.model, &direction, &|done| lab.report(done))?;
+            let products =
+                stream_products(placed, &lab.model, &direction, &|done| lab.report(done))?;
             if !finite::all(&products) {
                 return Err(lab.not_finite("The products of features with the unembedding are"));
             }
             let best = top(&products, products.len(), self.count.0);
-            found.extend(best.into_iter().map(|(feature, score)| Found {
+            found.extend(best.into_iter().map(|(feature, score)| FoundFeature {
                 placed,
                 feature,
                 score,
@@ -175,7 +171,7 @@ impl FeatureSearchParams {
         &self,
         given: &'a GivenDictionary,
         layer: Option<usize>,
-    ) -> Result<Vec<Found<'a>>> {
+    ) -> Result<Vec<FoundFeature<'a>>> {
         if self.labels.trim().is_empty() {
             return Err(Error::argument(
                 "labels",
@@ -191,7 +187,7 @@ impl FeatureSearchParams {
                 let label = given.label(placed, feature).to_lowercase();
                 if wanted.iter().all(|word| label.contains(word)) {
                     let score = f32::NAN;
-                    found.push(Found {
+                    found.push(FoundFeature {
                         placed,
                         feature,
                         score,
@@ -202,11 +198,11 @@ impl FeatureSearchParams {
         Ok(found)
     }
 
-    fn by_number<'a>(&self, given: &'a GivenDictionary) -> Result<Vec<Found<'a>>> {
+    fn by_number<'a>(&self, given: &'a GivenDictionary) -> Result<Vec<FoundFeature<'a>>> {
         let numbers = self.number.split(',').filter(|n| !n.trim().is_empty());
         let found = numbers.map(|number| {
             let name = FeatureName::parse(number)?;
-            Ok(Found {
+            Ok(FoundFeature {
                 placed: given.of(&name)?,
                 feature: name.feature,
                 score: f32::NAN,
@@ -235,7 +231,7 @@ impl FeatureSearchParams {
             };
             Some(rows_of(&chosen, &other, lab)?)
         };
-        let mut scored: Vec<(Found, f32, f32)> = Vec::new();
+        let mut scored: Vec<(FoundFeature, f32, f32)> = Vec::new();
         let mut norms: Vec<BTreeMap<u32, f32>> = Vec::new();
         for (n, placed) in chosen.iter().enumerate() {
             let own = means(&here[n]);
@@ -255,7 +251,7 @@ impl FeatureSearchParams {
             for (feature, norm) in &own_norms {
                 let of = |all: &BTreeMap<u32, f32>| all.get(feature).copied().unwrap_or_default();
                 let (a, b) = (of(&own), of(&other));
-                let found = Found {
+                let found = FoundFeature {
                     placed,
                     feature: *feature,
                     score: (a - b) * norm,
@@ -265,13 +261,13 @@ impl FeatureSearchParams {
             norms.push(own_norms);
         }
         scored.sort_by(|a, b| {
-            let key = |f: &Found| (layer_of(f.placed), f.feature);
+            let key = |f: &FoundFeature| (layer_of(f.placed), f.feature);
             order(b.0.score, a.0.score).then(key(&a.0).cmp(&key(&b.0)))
         });
         scored.truncate(self.count.0);
-        let found: Vec<Found> = scored
+        let found: Vec<FoundFeature> = scored
             .iter()
-            .map(|(found, ..)| Found { ..*found })
+            .map(|(found, ..)| FoundFeature { ..*found })
             .collect();
         let compared = there.is_some() || given.index.is_some();
         let mut table = rows(&found, None, given, lab)?;
@@ -415,7 +411,7 @@ fn exchanged(
 
 /// The rows of features: what each promotes, and of a target its rank and z among all tokens.
 fn rows(
-    found: &[Found],
+    found: &[FoundFeature],
     target: Option<LogitTarget>,
     given: &GivenDictionary,
     lab: &mut Lab,

@@ -18,7 +18,8 @@ mod shown;
 use std::ops::Range;
 
 use super::{Draft, Measurement, last};
-use crate::error::{Error, Result};
+use crate::dictionaries::opened::none_named;
+use crate::error::Result;
 use crate::figure::{Anchor, Body, Table, TablePage};
 use crate::instruments::params::{Count, LayerOrAll, choices, params};
 use crate::lab::Lab;
@@ -77,7 +78,7 @@ impl Measurement for Features {
     fn needs(params: &FeaturesParams, _run: &Run, lab: &Lab) -> Result<Needs> {
         let sets = ShownSet::all(params, lab)?;
         if sets.is_empty() {
-            return Err(nothing());
+            return Err(none_named());
         }
         let mut record: Vec<Address> = Vec::new();
         for shown in sets {
@@ -171,15 +172,6 @@ impl Measurement for Features {
             Body::Grid(_) | Body::Series(_) | Body::Text(_) => None,
         }
     }
-}
-
-/// The error where no dictionary is named.
-fn nothing() -> Error {
-    Error::argument(
-        "dictionary",
-        "",
-        "the folder or file of a sparse autoencoder or transcoder: --dictionary PATH, `:dictionary PATH` on the screen, or the form (o)",
-    )
 }
 
 /// What is to be known of dictionaries that write to a place together.

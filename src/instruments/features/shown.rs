@@ -7,10 +7,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::FeaturesParams;
-use crate::dictionaries::embedded::embedded;
 use crate::dictionaries::labels::FeatureLabels;
 use crate::dictionaries::model_name::same_model;
-use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
+use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary, named};
 use crate::error::{Error, Result};
 use crate::figure::FeatureHandle;
 use crate::lab::Lab;
@@ -50,8 +49,7 @@ pub fn names(given: &str, card: &Card) -> Vec<String> {
     let given = given.trim();
     // A path may hold a comma.
     if given.is_empty() || Path::new(given).exists() {
-        let named = !given.is_empty() || embedded(card).next().is_some();
-        return named.then(|| given.to_string()).into_iter().collect();
+        return named(given, card).into_iter().collect();
     }
     let names = given.split(',').map(str::trim);
     names

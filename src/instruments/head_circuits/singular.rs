@@ -165,14 +165,20 @@ fn embedded(lab: &Lab, layer: usize, directions: &[&[f32]]) -> Result<Vec<TopAnd
     if !along.iter().all(|row| finite::all(row)) {
         return Err(lab.not_finite("Token embeddings are"));
     }
-    Ok(along.into_iter().map(|row| TopAndBottom::of(row, known)).collect())
+    Ok(along
+        .into_iter()
+        .map(|row| TopAndBottom::of(row, known))
+        .collect())
 }
 
 /// The tokens that each direction promotes and suppresses, after the final norm's gain.
 fn promoted(model: &Model, directions: &[&[f32]]) -> Result<Vec<TopAndBottom>> {
     let (_, logits) = logit_effects(model, &matrix(model, directions)?, ValueNorm::Gained)?;
     let known = model.known_tokens();
-    Ok(logits.into_iter().map(|row| TopAndBottom::of(row, known)).collect())
+    Ok(logits
+        .into_iter()
+        .map(|row| TopAndBottom::of(row, known))
+        .collect())
 }
 
 fn matrix(model: &Model, directions: &[&[f32]]) -> Result<Tensor> {

@@ -256,7 +256,10 @@ fn what_the_dictionary_leaves_out_is_kept() {
     ];
     for (kind, norm) in kinds {
         let (mut lab, folder) = (lab(), dictionary(kind, norm));
-        let set = lab.derived::<OpenDictionaries>().get(&name(&folder), &lab).unwrap();
+        let set = lab
+            .derived::<OpenDictionaries>()
+            .get(&name(&folder), &lab)
+            .unwrap();
         let placed = &set.dictionaries[0];
         let (own, read, at) = (&placed.dictionary, placed.reads[0], placed.writes[0]);
         let inputs = recorded(&mut lab, &Run::plain(prompt(9)), read);
@@ -943,9 +946,7 @@ fn a_number_behind_a_name_is_a_feature_or_a_layer() {
         "standard",
     );
     let path = folder.path().join("calm").display().to_string();
-    lab.derived::<OpenDictionaries>()
-        .get(&path, &lab)
-        .unwrap();
+    lab.derived::<OpenDictionaries>().get(&path, &lab).unwrap();
     let feature = lab.direction("calm#2").unwrap();
     assert_eq!(feature.rows[0].1, numbers(D * F, 2)[2 * D..3 * D]);
     let said = receipt(&mut lab, &edited(prompt(9), &["add:calm#2@resid_post.1"])).note;
@@ -991,7 +992,10 @@ fn features_of_a_set_are_named_by_layer() {
             )],
         );
     }
-    let set = lab.derived::<OpenDictionaries>().get(&name(&folder), &lab).unwrap();
+    let set = lab
+        .derived::<OpenDictionaries>()
+        .get(&name(&folder), &lab)
+        .unwrap();
     let written = |layer: usize| set.dictionaries[layer].writes.clone();
     assert_eq!(written(1).len(), 2);
     let plain = Run::plain(prompt(9));

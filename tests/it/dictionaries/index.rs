@@ -133,7 +133,10 @@ fn an_index_is_refused_for_another_model_or_dictionary() {
     index.save(&path, Overwrite::Never).unwrap();
     let set = lab.derived::<OpenDictionaries>().get(&given, &lab).unwrap();
     assert_eq!(FeatureIndex::open(&path, &set, &lab.model).unwrap(), index);
-    let elsewhere = lab.derived::<OpenDictionaries>().get(&format!("{given}@resid_pre.1"), &lab).unwrap();
+    let elsewhere = lab
+        .derived::<OpenDictionaries>()
+        .get(&format!("{given}@resid_pre.1"), &lab)
+        .unwrap();
     let said = FeatureIndex::open(&path, &elsewhere, &lab.model)
         .unwrap_err()
         .to_string();

@@ -290,7 +290,7 @@ fn a_feature_is_followed_over_the_text_and_layers_lie_above_each_other() {
     let error = observed(&mut lab, &both.clone().with("feature", "low#48")).unwrap_err();
     assert!(error.to_string().contains("low#0 to 47"), "{error}");
     let error = observed(&mut lab, &both.clone().with("feature", "five")).unwrap_err();
-    assert!(error.to_string().contains("NAME#1234"), "{error}");
+    assert!(error.to_string().contains("NAME#12/1234"), "{error}");
 
     let shown = observed(&mut lab, &both.with("view", "layers").with("window", 3)).unwrap();
     let Body::Grid(grid) = &shown.body else {

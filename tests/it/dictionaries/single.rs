@@ -423,7 +423,10 @@ fn a_set_of_transcoders_splits_every_mlp() {
         all.title
     );
     // By hand: a feature of layer 0 through all three of its targets.
-    let set = lab.derived::<OpenDictionaries>().get(&path.display().to_string(), &lab).unwrap();
+    let set = lab
+        .derived::<OpenDictionaries>()
+        .get(&path.display().to_string(), &lab)
+        .unwrap();
     let placed = &set.dictionaries[0];
     let capture = lab
         .record(&run, &[placed.reads[0], Site::ResidPost.at(2)])

@@ -9,25 +9,19 @@
 //!
 //! Sources: Bricken et al. 2023 (density, strongest contexts); Gao et al. 2024 (2406.04093).
 
+mod build;
+mod file;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use candle_core::DType;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::matrix::ActiveFeatures;
 use super::opened::{DictionarySet, PlacedDictionary};
 use crate::error::{Error, Result};
-use crate::file::{self, Overwrite};
-use crate::lab::Lab;
-use crate::lab::pass::Pass;
-use crate::lab::run::Run;
-use crate::model::network::finite::all as all_finite;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
@@ -38,22 +32,25 @@ const LOWEST: i32 = -8;
 /// The most contexts that are kept of a feature.
 pub const MOST_KEPT: usize = 200;
 
-/// The key of the file's metadata entry that holds the origin.
-const ORIGIN: &str = "lmscope.features";
-
-/// The longest file that is read, in bytes.
-const LONGEST: u64 = 4 << 30;
-
-/// Tokens that are read in one pass.
-const AT_ONCE: usize = 1024;
-
-/// How often unfinished work is saved.
-const SAVE_EVERY: Duration = Duration::from_secs(120);
-
 /// What stands for no place.
 const NOWHERE: u32 = u32::MAX;
 
-const NEXT: &str = "An index is a file that `lmscope dictionary index` writes.";
+/// What an index is to be made of.
+#[derive(Clone, Debug)]
+pub struct IndexRequest {
+    /// The dictionary, as it was named.
+    pub dictionary: String,
+    /// The name of the text.
+    pub text: String,
+    /// Its tokens, without a begin token.
+    pub tokens: Vec<u32>,
+    /// The most tokens of a window.
+    pub context: usize,
+    /// How many of the strongest contexts are kept of a feature.
+    pub keep: usize,
+    /// One layer of a set; none for all.
+    pub layer: Option<usize>,
+}
 
 /// Of one dictionary of a set, what an index belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,23 +93,6 @@ pub struct IndexOrigin {
     pub positions: usize,
     /// The version of lmscope.
     pub version: String,
-}
-
-/// What an index is to be made of.
-#[derive(Clone, Debug)]
-pub struct IndexRequest {
-    /// The dictionary, as it was named.
-    pub dictionary: String,
-    /// The name of the text.
-    pub text: String,
-    /// Its tokens, without a begin token.
-    pub tokens: Vec<u32>,
-    /// The most tokens of a window.
-    pub context: usize,
-    /// How many of the strongest contexts are kept of a feature.
-    pub keep: usize,
-    /// One layer of a set; none for all.
-    pub layer: Option<usize>,
 }
 
 /// A place of the text at which a feature is strongly active.
@@ -334,104 +314,6 @@ impl IndexOrigin {
 }
 
 impl FeatureIndex {
-    /// Reads a text and indexes the features of a set over it. Work that is stopped is saved in the file `unfinished`, and goes on
-    /// from there.
-    ///
-    /// # Errors
-    ///
-    /// When the text is too short, `unfinished` is of other work, numbers are not finite, or the work is stopped.
-    pub fn build(
-        lab: &mut Lab,
-        set: &DictionarySet,
-        request: IndexRequest,
-        unfinished: &Path,
-    ) -> Result<Self> {
-        let mut index = Self::begin(lab, set, request)?;
-        if unfinished.exists() {
-            let held = Self::read(unfinished)?;
-            if let Some(what) = held.origin.differs(&index.origin) {
-                return Err(Error::bad_file(
-                    unfinished,
-                    format!("it is unfinished work with another {what}"),
-                    "Finish that with its own arguments, delete the file, or name another output.",
-                ));
-            }
-            index = held;
-        }
-        let done = index.go_on(lab, set, unfinished);
-        if matches!(done, Err(Error::Cancelled)) {
-            file::write(unfinished, &index.bytes()?, Overwrite::Allowed)?;
-        }
-        done.map(|()| index)
-    }
-
-    fn begin(lab: &Lab, set: &DictionarySet, request: IndexRequest) -> Result<Self> {
-        let model = &lab.model;
-        let chosen = set.dictionaries.iter().map(IndexedDictionary::of);
-        let chosen: Vec<IndexedDictionary> = chosen
-            .filter(|one| request.layer.is_none_or(|only| only == one.layer))
-            .collect();
-        if chosen.is_empty() {
-            let layers = set.dictionaries.iter();
-            let layers: Vec<String> = layers.map(|d| d.reads[0].layer.to_string()).collect();
-            let expected = format!("a layer with a dictionary: {}", layers.join(", "));
-            return Err(Error::argument(
-                "--layer",
-                request.layer.unwrap_or_default(),
-                expected,
-            ));
-        }
-        let bos = match &model.tokenizer {
-            Some(tokenizer) => {
-                let added = tokenizer.encode("", crate::model::tokenizer::Bos::Add)?;
-                added.first().copied()
-            }
-            None => None,
-        };
-        let mut digest = Fingerprint::default();
-        for token in &request.tokens {
-            digest.write(&token.to_le_bytes());
-        }
-        let keep = request.keep.clamp(1, MOST_KEPT);
-        let layers = chosen
-            .iter()
-            .map(|one| LayerIndex::new(one.layer, one.features, keep));
-        let index = Self {
-            layers: layers.collect(),
-            origin: IndexOrigin {
-                model: model.card.name.clone(),
-                revision: model.card.revision.clone(),
-                dtype: model.card.dtype.into(),
-                dictionary: request.dictionary,
-                dictionaries: chosen,
-                text: request.text,
-                text_fingerprint: format!("{:016x}", digest.finish()),
-                bos,
-                context: request.context.min(model.card.context).max(2),
-                keep,
-                windows: 0,
-                positions: 0,
-                version: env!("CARGO_PKG_VERSION").into(),
-            },
-            tokens: request.tokens,
-        };
-        if index.tokens.len() < 2 {
-            return Err(Error::argument(
-                "--text",
-                format!("{} tokens", index.tokens.len()),
-                "a text of two tokens or more",
-            ));
-        }
-        if index.tokens.len() >= NOWHERE as usize {
-            return Err(Error::argument(
-                "--tokens",
-                index.tokens.len(),
-                "fewer than 2^32 tokens",
-            ));
-        }
-        Ok(index)
-    }
-
     /// Tokens of the text in a window.
     fn room(&self) -> usize {
         (self.origin.context - usize::from(self.origin.bos.is_some())).max(1)
@@ -444,69 +326,6 @@ impl FeatureIndex {
 
     pub fn is_complete(&self) -> bool {
         self.origin.windows >= self.windows()
-    }
-
-    /// Reads what is left of the text.
-    fn go_on(&mut self, lab: &mut Lab, set: &DictionarySet, unfinished: &Path) -> Result<()> {
-        let total = self.windows();
-        let at_once = (AT_ONCE / self.origin.context).max(1);
-        let mut chosen = Vec::new();
-        for layer in &self.layers {
-            let found = set.dictionaries.iter().enumerate();
-            let found = found.filter(|(_, d)| usize::from(d.reads[0].layer) == layer.layer);
-            chosen.extend(found.map(|(_, d)| d).next());
-        }
-        let mut record: Vec<_> = chosen.iter().flat_map(|d| d.reads.clone()).collect();
-        record.sort_unstable();
-        record.dedup();
-        let mut saved = Instant::now();
-        while self.origin.windows < total {
-            lab.report(self.origin.windows as f32 / total as f32)?;
-            // The same windows are read together wherever the work goes on, so that all numbers stay the same.
-            let end = ((self.origin.windows / at_once + 1) * at_once).min(total);
-            let (room, bos) = (self.room(), self.origin.bos);
-            let own = |window: usize| {
-                let own = window * room..((window + 1) * room).min(self.tokens.len());
-                bos.into_iter()
-                    .chain(self.tokens[own].iter().copied())
-                    .collect()
-            };
-            let texts: Vec<Vec<u32>> = (self.origin.windows..end).map(own).collect();
-            let captures = lab.run(&Pass {
-                record: record.clone(),
-                ..Pass::texts(Run::plain(Vec::new()), texts)
-            })?;
-            let mut found: Vec<Vec<Vec<ActiveFeatures>>> = vec![Vec::new(); self.layers.len()];
-            for capture in &captures {
-                for (found, placed) in found.iter_mut().zip(&chosen) {
-                    let rows = placed.reads.iter().map(|at| {
-                        let rows = capture.get(*at)?.to_dtype(DType::F32)?;
-                        // Without the first position.
-                        let width = rows.elem_count() / rows.dim(0)?.max(1);
-                        let rows: Vec<f32> = rows.flatten_all()?.to_vec1()?;
-                        Ok(rows[width.min(rows.len())..].to_vec())
-                    });
-                    let rows = rows.collect::<Result<Vec<_>>>()?;
-                    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    found.push(placed.dictionary.encode(&rows)?.features);
-                }
-                lab.report(self.origin.windows as f32 / total as f32)?;
-            }
-            // Nothing stops from here on, so that what is saved ends with a whole batch.
-            for (layer, found) in self.layers.iter_mut().zip(&found) {
-                for (i, rows) in found.iter().enumerate() {
-                    let first = (self.origin.windows + i) * room + usize::from(bos.is_none());
-                    layer.take(rows, first);
-                }
-            }
-            self.origin.windows = end;
-            self.origin.positions = self.layers.first().map_or(0, |layer| layer.positions);
-            if saved.elapsed() > SAVE_EVERY {
-                file::write(unfinished, &self.bytes()?, Overwrite::Allowed)?;
-                saved = Instant::now();
-            }
-        }
-        Ok(())
     }
 
     /// The features of the dictionary that reads a layer.
@@ -594,175 +413,6 @@ impl FeatureIndex {
         let index = Self::read(path)?;
         index.check(set, model)?;
         Ok(index)
-    }
-
-    /// Reads an index, finished or not, of any model.
-    ///
-    /// # Errors
-    ///
-    /// When the file does not exist or is of another kind.
-    pub fn read(path: &Path) -> Result<Self> {
-        Self::parse(&file::read(path, LONGEST)?, path)
-    }
-
-    /// Writes the file.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written, or exists and must not be replaced.
-    pub fn save(&self, path: &Path, overwrite: Overwrite) -> Result<()> {
-        file::write(path, &self.bytes()?, overwrite)
-    }
-
-    /// The bytes of the file: safetensors with the origin as metadata, `tokens`, and of the `n`th dictionary `n.active`, `n.sum`,
-    /// `n.act`, `n.at` and `n.histogram`.
-    ///
-    /// # Errors
-    ///
-    /// When the format cannot hold them.
-    pub fn bytes(&self) -> Result<Vec<u8>> {
-        let fail = |e: String| Error::Engine(format!("the index was not written: {e}"));
-        let integers =
-            |numbers: &[u32]| -> Vec<u8> { numbers.iter().flat_map(|n| n.to_le_bytes()).collect() };
-        let mut data = vec![(
-            "tokens".to_string(),
-            Dtype::U32,
-            vec![self.tokens.len()],
-            integers(&self.tokens),
-        )];
-        for (n, layer) in self.layers.iter().enumerate() {
-            let features = layer.features();
-            let name = |what: &str| format!("{n}.{what}");
-            let sum = layer.sum.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let act = layer.act.iter().flat_map(|v| v.to_le_bytes()).collect();
-            data.extend([
-                (
-                    name("active"),
-                    Dtype::U32,
-                    vec![features],
-                    integers(&layer.active),
-                ),
-                (name("sum"), Dtype::F64, vec![features], sum),
-                (name("act"), Dtype::F32, vec![features, layer.keep], act),
-                (
-                    name("at"),
-                    Dtype::U32,
-                    vec![features, layer.keep],
-                    integers(&layer.at),
-                ),
-                (
-                    name("histogram"),
-                    Dtype::U32,
-                    vec![features, BINS],
-                    integers(&layer.histogram),
-                ),
-            ]);
-        }
-        let views = data.iter().map(|(name, dtype, shape, bytes)| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes);
-            Ok((name.as_str(), view.map_err(|e| fail(e.to_string()))?))
-        });
-        let views = views.collect::<Result<Vec<_>>>()?;
-        let origin = serde_json::to_string(&self.origin).map_err(|e| fail(e.to_string()))?;
-        safetensors::serialize(views, Some(HashMap::from([(ORIGIN.to_string(), origin)])))
-            .map_err(|e| fail(e.to_string()))
-    }
-
-    /// Reads the bytes of such a file; `path` is for error messages.
-    ///
-    /// # Errors
-    ///
-    /// When they are not of the form that [`FeatureIndex::bytes`] makes.
-    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
-        let bad = |what: String| Error::bad_file(path, what, NEXT);
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad(e.to_string()))?;
-        let origin = header.metadata().as_ref().and_then(|m| m.get(ORIGIN));
-        let origin = origin.ok_or_else(|| bad("it holds no index of features".into()))?;
-        let origin: IndexOrigin = serde_json::from_str(origin)
-            .map_err(|e| bad(format!("its provenance is damaged ({e})")))?;
-        if !(2..=1 << 20).contains(&origin.context) || !(1..=MOST_KEPT).contains(&origin.keep) {
-            return Err(bad(format!(
-                "its windows of {} tokens and {} contexts a feature are impossible",
-                origin.context, origin.keep
-            )));
-        }
-        let file = SafeTensors::deserialize(bytes).map_err(|e| bad(e.to_string()))?;
-        let stored = |name: &str, dtype: Dtype, shape: &[usize]| -> Result<Vec<u8>> {
-            let view = file
-                .tensor(name)
-                .map_err(|_| bad(format!("it lacks `{name}`")))?;
-            if view.dtype() != dtype || view.shape() != shape {
-                return Err(bad(format!(
-                    "`{name}` is {:?} {:?}, and {dtype:?} {shape:?} is expected",
-                    view.dtype(),
-                    view.shape()
-                )));
-            }
-            Ok(view.data().to_vec())
-        };
-        let integers = |name: &str, shape: &[usize]| -> Result<Vec<u32>> {
-            let bytes = stored(name, Dtype::U32, shape)?;
-            let each = bytes.chunks_exact(4);
-            Ok(each
-                .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect())
-        };
-        let count = file.tensor("tokens").map(|view| view.shape().to_vec());
-        let count = count.map_err(|_| bad("it lacks `tokens`".into()))?;
-        let tokens = integers("tokens", &[count.first().copied().unwrap_or(0)])?;
-        let mut layers = Vec::new();
-        for (n, one) in origin.dictionaries.iter().enumerate() {
-            let name = |what: &str| format!("{n}.{what}");
-            let (features, keep) = (one.features, origin.keep);
-            let sum = stored(&name("sum"), Dtype::F64, &[features])?;
-            let act = stored(&name("act"), Dtype::F32, &[features, keep])?;
-            let sum = sum.chunks_exact(8).map(|b| {
-                let mut eight = [0u8; 8];
-                eight.copy_from_slice(b);
-                f64::from_le_bytes(eight)
-            });
-            let act = act.chunks_exact(4);
-            let layer = LayerIndex {
-                layer: one.layer,
-                positions: origin.positions,
-                keep,
-                active: integers(&name("active"), &[features])?,
-                sum: sum.collect(),
-                act: act
-                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                    .collect(),
-                at: integers(&name("at"), &[features, keep])?,
-                histogram: integers(&name("histogram"), &[features, BINS])?,
-            };
-            if !all_finite(&layer.act) || layer.sum.iter().any(|v| !v.is_finite()) {
-                return Err(bad(format!(
-                    "an activation of dictionary {n} is not finite (NaN or infinity)"
-                )));
-            }
-            let outside = |at: &&u32| **at != NOWHERE && **at as usize >= tokens.len();
-            if let Some(at) = layer.at.iter().find(outside) {
-                return Err(bad(format!(
-                    "it names token {at} of a text of {} tokens",
-                    tokens.len()
-                )));
-            }
-            if layer.active.iter().any(|n| *n as usize > origin.positions) {
-                return Err(bad(
-                    "a feature is active at more positions than were read".into()
-                ));
-            }
-            layers.push(layer);
-        }
-        if layers.is_empty() || origin.positions > tokens.len() {
-            return Err(bad(
-                "it holds no features, or more positions than tokens".into()
-            ));
-        }
-        Ok(Self {
-            origin,
-            tokens,
-            layers,
-        })
     }
 }
 
