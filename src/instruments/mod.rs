@@ -34,12 +34,15 @@
 //! [`params`], shapes of figures in [`crate::figure`].
 
 pub mod attention;
+pub mod attribution;
 pub mod backpatch;
+pub mod circuit;
 pub mod features;
 pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
 pub mod neurons;
+pub mod pairs;
 pub mod params;
 pub mod patching;
 pub mod patchscope;
@@ -451,6 +454,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
+    &attribution::Attribution,
+    &circuit::Circuit,
     &crate::instruments::steering::sweep::Sweep,
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,

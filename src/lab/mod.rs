@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod capture;
+pub mod circuit;
 pub(crate) mod compile;
 pub(crate) mod conditions;
 pub(crate) mod edit_effects;
@@ -17,9 +18,11 @@ pub(crate) mod knockout;
 mod lab;
 mod lens_rows;
 pub(crate) mod named_vectors;
+pub mod pairs;
 pub mod pass;
 pub(crate) mod prepare;
 pub mod progress;
+pub mod ranks;
 pub mod readout;
 pub mod row_programs;
 pub mod run;
