@@ -38,6 +38,15 @@ FAULTS = [
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            act.span", "            let position = span.start + i % tokens + 1;\n            act.span"),
     ("i26", "src/lab/tap.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
+    # Circuits.
+    ("circuits::all_edges_are", "src/lab/runner/circuit/tap.rs", "changed.extend(own.iter().zip(other).map(|(a, b)| (a - b) * scale));", "changed.extend(own.iter().zip(other).map(|(a, b)| a - b));\n                    let _ = scale;"),
+    ("circuits::what_goes_on", "src/lab/runner/circuit/tap.rs", "            state.moved[sender] = true;", "            state.moved[sender] = sender % 2 == 0;"),
+    ("circuits::planted_edges", "src/instruments/circuit/acdc.rs", "if loss < threshold {", "if loss > threshold {"),
+    ("circuits::of_a_linear_model_the_scores", "src/instruments/circuit/scores.rs", "            -pairs[row / each].metric.factor(scalar) / each as f32", "            pairs[row / each].metric.factor(scalar) / each as f32"),
+    ("circuits::near_the_clean", "src/model/network/adjoint/receivers.rs", "            norm.back(all, &mut out);", "            let _ = (norm, all);"),
+    ("circuits::integrated_gradients", "src/instruments/circuit/scores.rs", "let part = step as f32 / steps as f32;", "let part = 1.0f32;\n                    let _ = step;"),
+    ("circuits::the_fix_of", "src/instruments/attribution/scores.rs", "let found = if fix {", "let found = if fix && pair.clean > 1e9 {"),
+    ("instruments::circuit::select", "src/instruments/circuit/select.rs", "scores[*b].abs().total_cmp(&scores[*a].abs())", "scores[*b].total_cmp(&scores[*a])"),
     # What reaches a terminal, and what becomes of files.
     ("out::no_situation", "src/out.rs", 'format!("lmscope: {}", spelling::line(sentence))', 'format!("lmscope: {sentence}")'),
     ("safe::no_argument", "src/cli/mod.rs", "usage.insert(kind, safe);", "let _ = (kind, safe);"),

@@ -454,7 +454,7 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
-    &attribution::Attribution,
+    &attribution::AttributionPatching,
     &circuit::Circuit,
     &crate::instruments::steering::sweep::Sweep,
     &crate::instruments::attention::heads::Heads,

@@ -85,7 +85,9 @@ impl Metric {
             Self::Probability(token) => Scalar::LogProbability(*token),
             Self::Kl(clean) => {
                 let own = clean.first().and_then(|rows| rows.last());
-                Scalar::Kl(Arc::new(own.map_or_else(Vec::new, |row| log_probs(&row.logits))))
+                Scalar::Kl(Arc::new(
+                    own.map_or_else(Vec::new, |row| log_probs(&row.logits)),
+                ))
             }
         }
     }
@@ -506,7 +508,11 @@ pub struct MeasuredPair {
 /// # Errors
 ///
 /// When a run cannot be read, or the metric is the same in both.
-pub fn measured(lab: &mut Lab, kind: MetricKind, pairs: Vec<PairedRuns>) -> Result<Vec<MeasuredPair>> {
+pub fn measured(
+    lab: &mut Lab,
+    kind: MetricKind,
+    pairs: Vec<PairedRuns>,
+) -> Result<Vec<MeasuredPair>> {
     let output = || Output {
         top: 2,
         ..Output::whole(After::Last(1))

@@ -58,7 +58,10 @@ mod tests {
     fn the_interval_is_around_the_number_and_narrows() {
         let (low, high) = correlation_interval(0.8, 28).unwrap();
         // By hand: atanh 0.8 = 1.0986, its deviation sqrt(1.32 / 25) = 0.2298.
-        assert!((low - 0.5701).abs() < 1e-3 && (high - 0.9136).abs() < 1e-3, "{low} {high}");
+        assert!(
+            (low - 0.5701).abs() < 1e-3 && (high - 0.9136).abs() < 1e-3,
+            "{low} {high}"
+        );
         let (narrow, _) = correlation_interval(0.8, 280).unwrap();
         assert!(narrow > low);
         assert_eq!(correlation_interval(0.8, 3), None);

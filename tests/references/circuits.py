@@ -154,7 +154,8 @@ def main():
         own, other = graph.run(graph.embed(clean)), graph.run(graph.embed(corrupt))
         for ids, found in ((clean, own), (corrupt, other)):
             apart = (graph.model(ids[None]).logits[0, -1] - found["logits"]).abs().max()
-            assert apart < 1e-9, apart
+            # The rotations of the Hugging Face model are f32 numbers.
+            assert apart < 1e-6, apart
         change = {s: other["writes"][s] - own["writes"][s] for s in own["writes"]}
 
         def scores(embeds):

@@ -29,7 +29,10 @@ pub struct Compared {
 impl Compared {
     /// The exact effect of a node, if it was patched.
     pub fn effect(&self, node: usize) -> Option<f64> {
-        self.nodes.iter().find(|(own, _)| *own == node).map(|(_, effect)| *effect)
+        self.nodes
+            .iter()
+            .find(|(own, _)| *own == node)
+            .map(|(_, effect)| *effect)
     }
 
     /// The rank correlation of scores and effects, with its 95 % interval, in words.
@@ -39,9 +42,10 @@ impl Compared {
             let found: Vec<f64> = own.iter().map(|(node, _)| scores[*node]).collect();
             let effects: Vec<f64> = own.iter().map(|(_, effect)| *effect).collect();
             let rho = rank_correlation(&found, &effects)?;
-            let interval = correlation_interval(rho, own.len()).map_or_else(String::new, |(lo, hi)| {
-                format!(", 95 % interval {lo:.2} to {hi:.2}")
-            });
+            let interval = correlation_interval(rho, own.len())
+                .map_or_else(String::new, |(lo, hi)| {
+                    format!(", 95 % interval {lo:.2} to {hi:.2}")
+                });
             Some(format!("{rho:.2} (n = {}{interval})", own.len()))
         };
         let count = self.nodes.len();
@@ -50,7 +54,9 @@ impl Compared {
         }
         let all = part(0..count)?;
         let random = part(self.strongest..count);
-        let random = random.map_or_else(String::new, |own| format!(", over the random ones alone {own}"));
+        let random = random.map_or_else(String::new, |own| {
+            format!(", over the random ones alone {own}")
+        });
         Some(format!(
             "rank correlation (Spearman) of scores with patching one node after the other: over the {} strongest and {} random nodes {all}{random}",
             self.strongest,
@@ -72,7 +78,10 @@ pub fn compared(
     for (i, pair) in pairs.iter().enumerate() {
         let share = i as f32 / pairs.len() as f32..(i + 1) as f32 / pairs.len() as f32;
         let own = lab.part(share, |lab| effects_in(lab, nodes, pair, &chosen))?;
-        effects.iter_mut().zip(own).for_each(|(sum, x)| *sum += x / pairs.len() as f64);
+        effects
+            .iter_mut()
+            .zip(own)
+            .for_each(|(sum, x)| *sum += x / pairs.len() as f64);
     }
     Ok(Compared {
         nodes: chosen.into_iter().zip(effects).collect(),
@@ -82,7 +91,9 @@ pub fn compared(
 
 /// The strongest nodes, and as many others at random.
 fn chosen(nodes: &Nodes, found: &NodeScores, count: usize, seed: u64) -> (Vec<usize>, usize) {
-    let mut order: Vec<usize> = (0..nodes.count()).filter(|node| nodes.is_there(*node)).collect();
+    let mut order: Vec<usize> = (0..nodes.count())
+        .filter(|node| nodes.is_there(*node))
+        .collect();
     order.sort_by(|a, b| found.scores[*b].abs().total_cmp(&found.scores[*a].abs()));
     let strongest = count.min(order.len());
     let mut others = order.split_off(strongest);
@@ -98,7 +109,10 @@ fn effects_in(
     pair: &MeasuredPair,
     chosen: &[usize],
 ) -> Result<Vec<f64>> {
-    let mut at: Vec<_> = chosen.iter().filter_map(|node| nodes.at[node / nodes.columns]).collect();
+    let mut at: Vec<_> = chosen
+        .iter()
+        .filter_map(|node| nodes.at[node / nodes.columns])
+        .collect();
     at.sort_unstable();
     at.dedup();
     let record = |run| Pass {

@@ -34,7 +34,10 @@ pub fn draft(
     };
     let fixed = if params.fix { " · QK fix" } else { "" };
     Draft::of(body)
-        .titled(format!("{} · corrupted into clean{fixed}", in_words(nodes.kind)))
+        .titled(format!(
+            "{} · corrupted into clean{fixed}",
+            in_words(nodes.kind)
+        ))
         .notes(notes(params, lab, nodes, pairs, found, exact, seed))
 }
 
@@ -62,7 +65,10 @@ fn grid(
     let (axis, columns): (&str, Vec<AxisLabel>) = if nodes.kind.by_position() {
         let label = |column: usize| {
             let (here, there) = first.runs.alignment.pairs[nodes.first + column];
-            let (own, other) = (first.runs.clean.tokens[here], first.runs.corrupt.tokens[there]);
+            let (own, other) = (
+                first.runs.clean.tokens[here],
+                first.runs.corrupt.tokens[there],
+            );
             let label = if pairs.len() > 1 {
                 here.to_string()
             } else if own == other {
@@ -98,7 +104,13 @@ fn grid(
         Cell::of("", score, nodes.anchor(node, first)).more(more)
     };
     let value = "change of the metric, to first order (negative: holds the clean answer up)";
-    Grid::of(("layer", AxisLabel::layers(nodes.layers)), (axis, columns), value, cell).around_zero()
+    Grid::of(
+        ("layer", AxisLabel::layers(nodes.layers)),
+        (axis, columns),
+        value,
+        cell,
+    )
+    .around_zero()
 }
 
 fn table(
@@ -108,7 +120,9 @@ fn table(
     exact: &Compared,
     top: usize,
 ) -> Table {
-    let mut order: Vec<usize> = (0..nodes.count()).filter(|node| nodes.is_there(*node)).collect();
+    let mut order: Vec<usize> = (0..nodes.count())
+        .filter(|node| nodes.is_there(*node))
+        .collect();
     order.sort_by(|a, b| found.scores[*b].abs().total_cmp(&found.scores[*a].abs()));
     let rows = order.into_iter().take(top).map(|node| {
         let (layer, column) = (node / nodes.columns, node % nodes.columns);
@@ -123,7 +137,13 @@ fn table(
         entries.push(patched);
         TableRow::at(nodes.anchor(node, &pairs[0]), entries)
     });
-    let columns = ["layer", "neuron", "attributed", "with unrelated values", "patched"];
+    let columns = [
+        "layer",
+        "neuron",
+        "attributed",
+        "with unrelated values",
+        "patched",
+    ];
     Table::of(&columns, rows.collect())
 }
 
@@ -164,10 +184,15 @@ fn notes(
     ];
     match exact.in_words(&found.scores) {
         Some(words) => notes.push(format!("{words}; random ones by seed {seed}")),
-        None => notes.push("too few nodes were patched to say how well the scores order them: give --exact 10".into()),
+        None => notes.push(
+            "too few nodes were patched to say how well the scores order them: give --exact 10"
+                .into(),
+        ),
     }
     let wrong = exact.nodes.iter().take(exact.strongest);
-    let wrong = wrong.filter(|(node, effect)| found.scores[*node] * effect < 0.0).count();
+    let wrong = wrong
+        .filter(|(node, effect)| found.scores[*node] * effect < 0.0)
+        .count();
     if exact.strongest > 0 {
         notes.push(format!(
             "of the {} strongest, patching has the other sign in {wrong}",

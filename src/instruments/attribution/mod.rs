@@ -6,10 +6,10 @@
 //! ones are patched as well, and their rank correlation stands beside the scores; so do the scores with an unrelated run's values. To attribute another node, add a word to [`NodeKind`]
 //! and its place in [`nodes`].
 
-mod exact;
+pub mod exact;
 mod figure;
-mod nodes;
-mod scores;
+pub mod nodes;
+pub mod scores;
 
 use std::path::PathBuf;
 
@@ -72,9 +72,9 @@ params! {
     }
 }
 
-pub struct Attribution;
+pub struct AttributionPatching;
 
-impl Measurement for Attribution {
+impl Measurement for AttributionPatching {
     type Params = AttributionParams;
     const NAME: &'static str = "attribution";
     const ABOUT: &'static str = "Attribution patching: what putting each activation of a corrupted run into the clean run would change, all of them at once to first order, beside the real patching of a few";
@@ -93,7 +93,8 @@ impl Measurement for Attribution {
     fn measure(params: &AttributionParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let attends = matches!(params.site, NodeKind::Queries | NodeKind::Keys);
         if params.fix && !attends {
-            let expected = "no, or site=queries or site=keys: the fix is of the softmax that they go through";
+            let expected =
+                "no, or site=queries or site=keys: the fix is of the softmax that they go through";
             return Err(Error::argument("fix", "yes", expected));
         }
         if params.metric == MetricKind::Kl {

@@ -55,15 +55,21 @@ impl Nodes {
     pub fn new(kind: NodeKind, lab: &Lab, pairs: &[MeasuredPair]) -> Result<Self> {
         let b = &lab.model.transformer.blueprint;
         let layers = b.layers.len();
-        let (mut first, mut columns) = (0, match kind {
-            NodeKind::Heads | NodeKind::Queries => b.heads,
-            NodeKind::Keys | NodeKind::Values => b.kv_heads,
-            NodeKind::Neurons => b.d_mlp,
-            NodeKind::Resid | NodeKind::Attn | NodeKind::Mlp => 0,
-        });
+        let (mut first, mut columns) = (
+            0,
+            match kind {
+                NodeKind::Heads | NodeKind::Queries => b.heads,
+                NodeKind::Keys | NodeKind::Values => b.kv_heads,
+                NodeKind::Neurons => b.d_mlp,
+                NodeKind::Resid | NodeKind::Attn | NodeKind::Mlp => 0,
+            },
+        );
         if kind.by_position() {
             let aligned = &pairs[0].runs.alignment;
-            if let Some(other) = pairs.iter().find(|p| p.runs.alignment.pairs != aligned.pairs) {
+            if let Some(other) = pairs
+                .iter()
+                .find(|p| p.runs.alignment.pairs != aligned.pairs)
+            {
                 return Err(Error::argument(
                     "site",
                     "a grid of positions",
@@ -74,7 +80,11 @@ impl Nodes {
                     ),
                 ));
             }
-            first = pairs.iter().map(|p| p.runs.alignment.first).min().unwrap_or(0);
+            first = pairs
+                .iter()
+                .map(|p| p.runs.alignment.first)
+                .min()
+                .unwrap_or(0);
             columns = aligned.pairs.len() - first.min(aligned.pairs.len());
         }
         let at = (0..layers).map(|layer| Some(kind.site().at(layer)));

@@ -79,15 +79,17 @@ fn unrelated(lab: &mut Lab, pairs: &[MeasuredPair], pair: usize, seed: u64) -> R
 }
 
 /// The clean run's values, and the gradient of the metric there, already times its factor.
-struct Slopes {
+struct CleanSlopes {
     values: Capture,
     factor: f64,
 }
 
-fn slopes(lab: &mut Lab, nodes: &Nodes, pair: &MeasuredPair, fix: bool) -> Result<Slopes> {
+fn slopes(lab: &mut Lab, nodes: &Nodes, pair: &MeasuredPair, fix: bool) -> Result<CleanSlopes> {
     let at = nodes.addresses();
     let length = pair.runs.clean.tokens.len();
-    let probs = at.iter().map(|at| Site::AttnProbs.at(usize::from(at.layer)));
+    let probs = at
+        .iter()
+        .map(|at| Site::AttnProbs.at(usize::from(at.layer)));
     let slopes = if fix { probs.collect() } else { at.clone() };
     let mut record = at;
     if fix {
@@ -107,7 +109,7 @@ fn slopes(lab: &mut Lab, nodes: &Nodes, pair: &MeasuredPair, fix: bool) -> Resul
     })?;
     let scalar = values.gradient.as_ref().map_or(f32::NAN, |g| g.scalar);
     let factor = f64::from(pair.metric.factor(scalar));
-    Ok(Slopes { values, factor })
+    Ok(CleanSlopes { values, factor })
 }
 
 fn recorded(lab: &mut Lab, run: &Run, at: &[Address]) -> Result<Capture> {
@@ -123,7 +125,7 @@ fn numbers(value: &Tensor) -> Result<Vec<Vec<f32>>> {
     Ok(own.flatten_from(1)?.to_vec2()?)
 }
 
-fn gradient(slopes: &Slopes, at: Address) -> Result<Tensor> {
+fn gradient(slopes: &CleanSlopes, at: Address) -> Result<Tensor> {
     let own = slopes.values.gradient.as_ref();
     let own = own.ok_or_else(|| Error::Engine("a row without a gradient".into()))?;
     Ok(own.get(at)?.clone())
@@ -133,7 +135,7 @@ fn gradient(slopes: &Slopes, at: Address) -> Result<Tensor> {
 fn linear(
     nodes: &Nodes,
     pair: &MeasuredPair,
-    clean: &Slopes,
+    clean: &CleanSlopes,
     values: &Capture,
 ) -> Result<Vec<f64>> {
     let mut out = vec![0f64; nodes.count()];
@@ -147,9 +149,13 @@ fn linear(
             let range = nodes.offset(node)..nodes.offset(node) + nodes.width;
             let places = nodes.places(node, pair).iter();
             let sum = places.map(|(here, there)| {
-                let change = own[*here][range.clone()].iter().zip(&other[*there][range.clone()]);
+                let change = own[*here][range.clone()]
+                    .iter()
+                    .zip(&other[*there][range.clone()]);
                 let terms = change.zip(&slope[*here][range.clone()]);
-                terms.map(|((a, b), g)| f64::from(b - a) * f64::from(*g)).sum::<f64>()
+                terms
+                    .map(|((a, b), g)| f64::from(b - a) * f64::from(*g))
+                    .sum::<f64>()
             });
             out[node] = clean.factor * sum.sum::<f64>();
         }
@@ -163,7 +169,7 @@ fn with_softmax(
     lab: &mut Lab,
     nodes: &Nodes,
     pair: &MeasuredPair,
-    clean: &Slopes,
+    clean: &CleanSlopes,
     values: &Capture,
 ) -> Result<Vec<f64>> {
     let mut out = vec![0f64; nodes.count()];
@@ -181,10 +187,13 @@ fn with_softmax(
         let Some(at) = *at else { continue };
         // Heads do not read each other within a layer: all of its queries, or keys, are put in at once.
         let other = values.get(at)?;
-        let patches = nodes.places(layer * nodes.columns, pair).iter().map(|(here, there)| {
-            let value = other.get(*there)?.flatten_all()?;
-            Ok(Patch::new(at, *here, value))
-        });
+        let patches = nodes
+            .places(layer * nodes.columns, pair)
+            .iter()
+            .map(|(here, there)| {
+                let value = other.get(*there)?.flatten_all()?;
+                Ok(Patch::new(at, *here, value))
+            });
         let probs = Site::AttnProbs.at(layer);
         let moved = lab.run_one(&Pass {
             rows: vec![PassRow::patched(patches.collect::<Result<_>>()?)],

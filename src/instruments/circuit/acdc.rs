@@ -40,7 +40,8 @@ pub fn discover(
     let graph = &task.graph;
     let mut left = Arc::new(candidates.connected(graph));
     let all = left.len().max(1) as f32;
-    let (mut metric, mut states) = lab.without_progress(|lab| task.under(lab, &left, None, true))?;
+    let (mut metric, mut states) =
+        lab.without_progress(|lab| task.under(lab, &left, None, true))?;
     let mut losses = vec![0.0; graph.edges()];
     let (mut trials, mut seen) = (0, 0);
     for number in (0..graph.receivers()).rev() {

@@ -34,7 +34,11 @@ impl Evaluated {
     /// The least and the greatest faithfulness of the random circuits.
     pub fn band(&self) -> (f64, f64) {
         let least = self.random.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.random.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let most = self
+            .random
+            .iter()
+            .copied()
+            .fold(f64::NEG_INFINITY, f64::max);
         (least, most)
     }
 }
@@ -120,10 +124,15 @@ mod tests {
         };
         let circuit = EdgeSet::of(&graph, (0..graph.edges()).filter(|edge| edge % 7 == 0));
         let into = |of: &EdgeSet, layer: Option<usize>| {
-            let own = of.iter().filter(|edge| graph.ends(*edge).1.layer() == layer);
+            let own = of
+                .iter()
+                .filter(|edge| graph.ends(*edge).1.layer() == layer);
             own.count()
         };
-        let (one, other) = (random_like(&graph, &circuit, 1), random_like(&graph, &circuit, 2));
+        let (one, other) = (
+            random_like(&graph, &circuit, 1),
+            random_like(&graph, &circuit, 2),
+        );
         assert_ne!(one, other);
         assert_eq!(one, random_like(&graph, &circuit, 1));
         for layer in (0..4).map(Some).chain([None]) {

@@ -5,11 +5,9 @@
 
 use super::evaluate::Evaluated;
 use super::task::CircuitTask;
-use super::{CircuitParams, CircuitView, Found};
+use super::{CircuitParams, CircuitView, FoundCircuit};
 use crate::figure::builders::entries;
-use crate::figure::{
-    Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Table, TableRow,
-};
+use crate::figure::{Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::circuit::graph::{Receiver, Sender};
@@ -18,7 +16,7 @@ pub fn draft(
     params: &CircuitParams,
     lab: &Lab,
     task: &CircuitTask,
-    found: &Found,
+    found: &FoundCircuit,
     own: &Evaluated,
     all: &[Evaluated],
     seed: u64,
@@ -34,10 +32,12 @@ pub fn draft(
         100.0 * own.edges as f64 / count as f64,
         own.faithfulness
     );
-    Draft::of(body).titled(title).notes(notes(params, lab, task, found, own, seed))
+    Draft::of(body)
+        .titled(title)
+        .notes(notes(params, lab, task, found, own, seed))
 }
 
-fn edges(task: &CircuitTask, found: &Found) -> Table {
+fn edges(task: &CircuitTask, found: &FoundCircuit) -> Table {
     let graph = &task.graph;
     let mut order: Vec<usize> = found.edges.iter().collect();
     order.sort_by(|a, b| found.scores[*b].abs().total_cmp(&found.scores[*a].abs()));
@@ -57,9 +57,9 @@ fn anchor(from: Sender, to: Receiver) -> Anchor {
         Sender::Mlp { layer } => Anchor::layer(layer),
         Sender::Embedding => match to {
             Receiver::Query { layer, head } => Anchor::head(layer, head),
-            Receiver::Key { layer, .. } | Receiver::Value { layer, .. } | Receiver::Mlp { layer } => {
-                Anchor::layer(layer)
-            }
+            Receiver::Key { layer, .. }
+            | Receiver::Value { layer, .. }
+            | Receiver::Mlp { layer } => Anchor::layer(layer),
             Receiver::Logits => Anchor::default(),
         },
     }
@@ -81,7 +81,9 @@ fn curve(all: &[Evaluated]) -> Series {
     let numbers = curves.iter().flat_map(|curve| curve.values.iter().copied());
     let numbers = numbers.filter(|number| number.is_finite());
     let (lo, hi) = numbers.fold((0.0f32, 1.0f32), |(lo, hi), x| (lo.min(x), hi.max(x)));
-    let points = all.iter().map(|own| AxisLabel::of(own.edges.to_string(), Anchor::default()));
+    let points = all
+        .iter()
+        .map(|own| AxisLabel::of(own.edges.to_string(), Anchor::default()));
     Series {
         axis: "edges".into(),
         value: "share of the metric (0: corrupted, 1: clean)".into(),
@@ -96,7 +98,7 @@ fn notes(
     params: &CircuitParams,
     lab: &Lab,
     task: &CircuitTask,
-    found: &Found,
+    found: &FoundCircuit,
     own: &Evaluated,
     seed: u64,
 ) -> Vec<String> {

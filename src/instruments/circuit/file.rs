@@ -109,7 +109,10 @@ impl CircuitFile {
         let own: Self = serde_json::from_str(&text)
             .map_err(|e| Error::bad_file(path, format!("it is no circuit: {e}"), next))?;
         if own.format != FORMAT {
-            let why = format!("its format is {:?}, and {FORMAT:?} was expected", own.format);
+            let why = format!(
+                "its format is {:?}, and {FORMAT:?} was expected",
+                own.format
+            );
             return Err(Error::bad_file(path, why, next));
         }
         if own.revision != card.revision {
@@ -132,7 +135,10 @@ impl CircuitFile {
         let mut scores = vec![0.0; graph.edges()];
         for own in &self.edges {
             let Some(edge) = graph.edge_named(&own.edge) else {
-                let why = format!("it has an edge {:?}, which this model's graph has not", own.edge);
+                let why = format!(
+                    "it has an edge {:?}, which this model's graph has not",
+                    own.edge
+                );
                 let next = "Edges are written as a0.h1->a5.h2<q>, input->m0 or m3->logits.";
                 return Err(Error::bad_file(path, why, next));
             };

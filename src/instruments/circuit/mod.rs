@@ -88,7 +88,7 @@ params! {
 }
 
 /// A circuit with what it was chosen by.
-struct Found {
+struct FoundCircuit {
     edges: EdgeSet,
     /// A number for every edge: its score, or what it took from the metric when it was tried.
     scores: Vec<f64>,
@@ -150,7 +150,7 @@ impl Measurement for Circuit {
 }
 
 /// The circuits of a curve: of growing budgets, with the one that was found.
-fn curve(params: &CircuitParams, task: &CircuitTask, found: &Found) -> Vec<EdgeSet> {
+fn curve(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Vec<EdgeSet> {
     let graph = &task.graph;
     let order = params.select.order(graph, &found.scores);
     let of_size = |size: usize| {
@@ -169,7 +169,7 @@ fn curve(params: &CircuitParams, task: &CircuitTask, found: &Found) -> Vec<EdgeS
 }
 
 /// The circuit that the parameters ask for.
-fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Found> {
+fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<FoundCircuit> {
     let graph = &task.graph;
     if let Some(path) = &params.load {
         let file = CircuitFile::load(path, &lab.model.card)?;
@@ -178,7 +178,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             "a saved circuit, found by {} on {} ({} pairs), where it kept {:.3} of the metric ({})",
             file.method, file.pairs, file.count, file.faithfulness, file.metric
         );
-        return Ok(Found {
+        return Ok(FoundCircuit {
             edges,
             scores,
             called: "score",
@@ -215,7 +215,9 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
         }
         let whole = (task.clean - task.corrupt).abs();
         let threshold = params.threshold.0.unwrap_or(0.01 * whole);
-        let found = lab.part(share..1.0, |lab| discover(lab, task, &candidates, threshold))?;
+        let found = lab.part(share..1.0, |lab| {
+            discover(lab, task, &candidates, threshold)
+        })?;
         notes.push(format!(
             "ACDC: {} of {} candidates are left (the strongest {} by EAP-IG that lie on a path), {} tried; an edge stays if without it the metric loses {threshold:.4} or more",
             found.edges.len(),
@@ -223,7 +225,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             params.candidates.of(graph.edges()),
             found.trials
         ));
-        return Ok(Found {
+        return Ok(FoundCircuit {
             edges: found.edges,
             scores: found.losses,
             called: "loss",
@@ -233,9 +235,8 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
     let edges = match params.threshold.0 {
         Some(threshold) => {
             let order = params.select.order(graph, &found.scores).into_iter();
-            let strong = order.take_while(|edge| match params.select {
-                Selection::Top | Selection::Greedy => found.scores[*edge].abs() >= threshold,
-            });
+            // Both orders take the strongest that there is, so that all that follow are weaker.
+            let strong = order.take_while(|edge| found.scores[*edge].abs() >= threshold);
             EdgeSet::of(graph, strong).connected(graph)
         }
         None => {
@@ -246,7 +247,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
     if edges.is_empty() {
         return Err(nothing_connected());
     }
-    Ok(Found {
+    Ok(FoundCircuit {
         edges,
         scores: found.scores,
         called: "score",
@@ -268,7 +269,7 @@ fn file(
     params: &CircuitParams,
     lab: &Lab,
     task: &CircuitTask,
-    found: &Found,
+    found: &FoundCircuit,
     own: &Evaluated,
 ) -> CircuitFile {
     let mut digest = Fingerprint::default();

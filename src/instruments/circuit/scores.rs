@@ -46,7 +46,12 @@ const TOGETHER: usize = 32;
 /// When the metric has no slope to take, the model is not on the CPU, or the work is stopped.
 pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> Result<EdgeScores> {
     let graph = &task.graph;
-    if steps.is_none() && task.pairs.iter().any(|pair| matches!(pair.metric, Metric::Kl(_))) {
+    if steps.is_none()
+        && task
+            .pairs
+            .iter()
+            .any(|pair| matches!(pair.metric, Metric::Kl(_)))
+    {
         return Err(Error::argument(
             "metric",
             "kl",
@@ -62,7 +67,8 @@ pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> R
         let tokens = length(alike[0]);
         // What is kept of a pair: what its nodes write, and the gradients of one block's receivers.
         let b = &lab.model.transformer.blueprint;
-        let each = graph.senders() + (graph.heads + 2 * graph.kv_heads + 2) * (steps.unwrap_or(1) + 1);
+        let each =
+            graph.senders() + (graph.heads + 2 * graph.kv_heads + 2) * (steps.unwrap_or(1) + 1);
         let most = lab.room(4 * tokens * b.d_model * each).min(TOGETHER);
         for some in alike.chunks(most) {
             let whole = order.len() as f32;
@@ -73,7 +79,8 @@ pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> R
     }
     let count = task.pairs.len().max(1) as f64;
     scores.iter_mut().for_each(|score| *score /= count);
-    let out = (0..graph.receivers()).filter_map(|to| graph.edge(Sender::Embedding, graph.receiver(to)));
+    let out =
+        (0..graph.receivers()).filter_map(|to| graph.edge(Sender::Embedding, graph.receiver(to)));
     Ok(EdgeScores {
         out_of_embedding: out.map(|edge| scores[edge]).sum(),
         whole: task.corrupt - task.clean,
@@ -129,7 +136,9 @@ fn add_scores(
                     let from = (receiver * factors.len() + row) * size;
                     let gradient = &gradients[from..from + size];
                     let factor = factors[row];
-                    own.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += factor * g);
+                    own.iter_mut()
+                        .zip(gradient)
+                        .for_each(|(sum, g)| *sum += factor * g);
                 }
             }
             let own = Tensor::from_vec(own, (receivers.len(), size), device)?;
@@ -262,7 +271,11 @@ fn between(lab: &Lab, clean: &NodeValues, corrupted: &NodeValues, part: f32) -> 
             .map(|(clean, corrupted)| corrupted + part * (clean - corrupted))
             .collect();
         let value = Tensor::new(own.as_slice(), &transformer.device)?;
-        Ok(Patch::new(at, position, value.to_dtype(transformer.dtype())?))
+        Ok(Patch::new(
+            at,
+            position,
+            value.to_dtype(transformer.dtype())?,
+        ))
     };
     rows.filter(|(_, (clean, corrupted))| clean != corrupted)
         .map(patch)

@@ -100,7 +100,9 @@ mod tests {
             parallel: false,
         };
         // Numbers that are nobody's scores, with ties.
-        let scores: Vec<f64> = (0..graph.edges()).map(|i| ((i * 37) % 23) as f64 - 11.0).collect();
+        let scores: Vec<f64> = (0..graph.edges())
+            .map(|i| ((i * 37) % 23) as f64 - 11.0)
+            .collect();
         for selection in [Selection::Top, Selection::Greedy] {
             let mut before = EdgeSet::none(&graph);
             for budget in 0..=graph.edges() {

@@ -126,5 +126,7 @@ pub fn values(
         ..Pass::texts(Run::plain(Vec::new()), texts)
     };
     let read = lab.run(&pass)?;
-    read.iter().map(|row| NodeValues::of(graph, row)).collect()
+    let own = read.iter();
+    own.map(|row| NodeValues::of(graph, row.positions.len(), &row.recorded))
+        .collect()
 }

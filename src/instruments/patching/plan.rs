@@ -3,7 +3,6 @@
 //! Invariant: a cell has the same meaning in every case, so that their mean has one; a case is loaded when its first cell is
 //! measured and dropped after its last.
 
-
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +15,7 @@ use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
-use crate::lab::pairs::{
-    Alignment, Metric, MetricKind, ensure_metric_separates, noised,
-};
+use crate::lab::pairs::{Alignment, Metric, MetricKind, ensure_metric_separates, noised};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;

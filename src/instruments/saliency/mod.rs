@@ -266,8 +266,7 @@ fn agreement(found: &InputEffects) -> Option<String> {
         return None;
     }
     let between = |a: &[f64], b: &[f64]| {
-        rank_correlation(a, b)
-            .map_or_else(|| "undefined".into(), |rho| format!("{rho:.2}"))
+        rank_correlation(a, b).map_or_else(|| "undefined".into(), |rho| format!("{rho:.2}"))
     };
     Some(format!(
         "rank correlation (Spearman) over the {count} positions: gradient x input with integrated {}, gradient x input with erased {}, integrated with erased {}",

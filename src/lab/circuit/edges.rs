@@ -60,7 +60,10 @@ impl EdgeSet {
 
     /// How many edges it has.
     pub fn len(&self) -> usize {
-        self.bits.iter().map(|bits| bits.count_ones() as usize).sum()
+        self.bits
+            .iter()
+            .map(|bits| bits.count_ones() as usize)
+            .sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -78,6 +81,15 @@ impl EdgeSet {
         let start = range.start;
         let kept = range.filter(|edge| self.contains(*edge));
         kept.map(|edge| edge - start).collect()
+    }
+
+    /// The first edge that is in one of two sets alone.
+    pub fn first_difference(&self, other: &Self) -> Option<usize> {
+        let mut words = self.bits.iter().zip(&other.bits).enumerate();
+        words.find_map(|(i, (own, other))| {
+            let apart = own ^ other;
+            (apart != 0).then(|| i * 64 + apart.trailing_zeros() as usize)
+        })
     }
 
     /// Whether every edge of this set is in the other.
@@ -168,7 +180,12 @@ mod tests {
         let path = ["input->a0.h0<v>", "a0.h1->m1", "m1->logits"];
         // A value is shared by the heads of its group: what enters it reaches the second head as well.
         assert_eq!(named(&path).connected(&graph), named(&path));
-        let dangling = named(&["input->a0.h0<v>", "a0.h1->m1", "m0->logits", "input->logits"]);
+        let dangling = named(&[
+            "input->a0.h0<v>",
+            "a0.h1->m1",
+            "m0->logits",
+            "input->logits",
+        ]);
         assert_eq!(dangling.connected(&graph), named(&["input->logits"]));
     }
 }

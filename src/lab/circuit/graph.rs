@@ -26,11 +26,20 @@ pub enum Sender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Receiver {
     /// The query of a head.
-    Query { layer: usize, head: usize },
+    Query {
+        layer: usize,
+        head: usize,
+    },
     /// The key of a key-value head, which a group of heads shares.
-    Key { layer: usize, head: usize },
+    Key {
+        layer: usize,
+        head: usize,
+    },
     /// The value of a key-value head.
-    Value { layer: usize, head: usize },
+    Value {
+        layer: usize,
+        head: usize,
+    },
     Mlp {
         layer: usize,
     },
@@ -399,7 +408,13 @@ mod tests {
             let mlp = graph.edge(own, Receiver::Mlp { layer: 1 });
             assert_eq!(mlp.is_none(), parallel);
         }
-        for unknown in ["a0.h4->m1", "m0->a3.h0<q>", "a0.h0->a0.h1<q>", "m0", "a0.h0->m01"] {
+        for unknown in [
+            "a0.h4->m1",
+            "m0->a3.h0<q>",
+            "a0.h0->a0.h1<q>",
+            "m0",
+            "a0.h0->m01",
+        ] {
             let graph = CircuitGraph {
                 layers: 3,
                 heads: 4,

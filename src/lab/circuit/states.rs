@@ -12,7 +12,6 @@ use candle_core::{DType, Tensor};
 use super::edges::EdgeSet;
 use super::graph::CircuitGraph;
 use crate::error::{Error, Result};
-use crate::lab::capture::Capture;
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 
@@ -48,21 +47,24 @@ impl NodeValues {
         all
     }
 
-    /// The values of a run that was recorded at [`NodeValues::addresses`], from its first position on.
+    /// The values of a run of so many tokens that was recorded at [`NodeValues::addresses`], all positions.
     ///
     /// # Errors
     ///
     /// When something was not recorded.
-    pub fn of(graph: &CircuitGraph, capture: &Capture) -> Result<Self> {
+    pub fn of(
+        graph: &CircuitGraph,
+        tokens: usize,
+        recorded: &HashMap<Address, Tensor>,
+    ) -> Result<Self> {
         let mut values = HashMap::new();
         for at in Self::addresses(graph) {
-            let own = capture.get(at)?.to_dtype(DType::F32)?.flatten_all()?;
+            let own = recorded.get(&at);
+            let own = own.ok_or_else(|| Error::Engine(format!("{at} was not recorded")))?;
+            let own = own.to_dtype(DType::F32)?.flatten_all()?;
             values.insert(at, own.to_vec1::<f32>()?);
         }
-        Ok(Self {
-            tokens: capture.positions.len(),
-            values,
-        })
+        Ok(Self { tokens, values })
     }
 
     /// What every sender writes in this run less what it writes in another, `[tokens, d_model]` each, in the order of senders.
@@ -76,7 +78,11 @@ impl NodeValues {
             let (own, other) = (self.at(at)?, other.at(at)?);
             if own.len() != other.len() {
                 let expected = format!("as many tokens as the other run, {}", self.tokens);
-                return Err(Error::argument("corrupt", other.len().to_string(), expected));
+                return Err(Error::argument(
+                    "corrupt",
+                    other.len().to_string(),
+                    expected,
+                ));
             }
             Ok(own.iter().zip(other).map(|(a, b)| a - b).collect())
         };
@@ -128,7 +134,7 @@ pub struct CircuitRow {
     pub corrupted: Arc<NodeValues>,
     /// The same text under another circuit, whose values hold wherever both circuits make them alike; they are not computed again.
     pub base: Option<Arc<SenderChanges>>,
-    /// Whether [`Capture::changes`] is wanted.
+    /// Whether what senders write is wanted, as `Capture::changes`.
     pub keep: bool,
 }
 
@@ -139,7 +145,7 @@ impl CircuitRow {
             return 0;
         };
         let graph = &self.graph;
-        let first = (0..graph.edges()).find(|e| self.edges.contains(*e) != base.edges.contains(*e));
+        let first = self.edges.first_difference(&base.edges);
         let layer = first.and_then(|edge| graph.ends(edge).1.layer());
         layer.unwrap_or(graph.layers)
     }

@@ -17,9 +17,9 @@ use candle_core::Tensor;
 
 use super::adjoint::sites_of;
 use super::backward::{GradientRows, GraphTap, Seeds, branch, entering};
-use super::{own_run, text};
 use super::programs::{act_on, conditional, control};
 use super::tail::tensor;
+use super::{own_run, text};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture};

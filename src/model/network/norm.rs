@@ -135,7 +135,11 @@ impl Norm {
 
     /// The norm of one head, of a norm with a gain `[heads, width]`.
     pub fn of_head(&self, head: usize, width: usize) -> Result<Self> {
-        let own = |t: &Tensor| t.flatten_all()?.narrow(0, head * width, width)?.contiguous();
+        let own = |t: &Tensor| {
+            t.flatten_all()?
+                .narrow(0, head * width, width)?
+                .contiguous()
+        };
         Ok(Self {
             gain: own(&self.gain)?,
             bias: self.bias.as_ref().map(own).transpose()?,

@@ -53,7 +53,10 @@ pub fn organism(layout: Layout) -> Organism {
     let mut number = 0u32;
     let mut drawn = move || {
         number = number.wrapping_add(1);
-        let mixed = number.wrapping_mul(0x9e37_79b9).rotate_left(13).wrapping_mul(0x85eb_ca6b);
+        let mixed = number
+            .wrapping_mul(0x9e37_79b9)
+            .rotate_left(13)
+            .wrapping_mul(0x85eb_ca6b);
         (mixed >> 8) as f32 / (1 << 24) as f32
     };
     for layer in 0..LAYERS {

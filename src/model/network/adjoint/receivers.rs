@@ -90,7 +90,9 @@ impl<'a> ReceiverAdjoint<'a> {
         };
         let is_joint = of != Projection::Value
             && attention.norms.is_some()
-            && shape.qk_norm.is_some_and(|n| n.over == QkNormOver::AllHeads);
+            && shape
+                .qk_norm
+                .is_some_and(|n| n.over == QkNormOver::AllHeads);
         let mut out = Vec::with_capacity(heads * self.rows * shape.d_model);
         if is_joint {
             // One norm over all heads: of what a head has, its gradient reaches the projections of all.
