@@ -132,12 +132,13 @@ impl Lab {
         for alike in order.chunk_by(|a, b| length(*a) == length(*b)) {
             let rows: Vec<PassRow> = alike.iter().map(|row| pass.rows[*row].clone()).collect();
             let together = Pass {
-                run: match rows.iter().all(|row| !row.tokens.is_empty()) {
-                    true => Run {
+                run: if rows.iter().any(|row| row.tokens.is_empty()) {
+                    pass.run.clone()
+                } else {
+                    Run {
                         seed: pass.run.seed,
                         ..Run::plain(rows[0].tokens.clone()).under(&pass.run.schedule)
-                    },
-                    false => pass.run.clone(),
+                    }
                 },
                 rows,
                 ..pass.clone()
