@@ -34,7 +34,9 @@
 //! [`params`], shapes of figures in [`crate::figure`].
 
 pub mod attention;
+pub mod attribution;
 pub mod backpatch;
+pub mod circuit;
 pub mod feature;
 pub mod features;
 pub mod head_circuits;
@@ -42,6 +44,7 @@ pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
 pub mod neurons;
+pub mod pairs;
 pub mod params;
 pub mod patching;
 pub mod patchscope;
@@ -453,6 +456,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
+    &attribution::AttributionPatching,
+    &circuit::Circuit,
     &crate::instruments::steering::sweep::Sweep,
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
+use super::circuit::states::SenderChanges;
 use super::gradient::Gradient;
 use super::readout::{ReferenceRows, RowRequest, RowStats, Tokens};
 use super::run::Run;
@@ -232,6 +233,8 @@ pub struct Capture {
     pub broken: bool,
     /// The gradient that was asked for.
     pub gradient: Option<Gradient>,
+    /// What senders wrote under a circuit, where that was asked for.
+    pub changes: Option<Arc<SenderChanges>>,
     /// The comparison of the last residual state, read through the unembedding, with the model's own logits. None if that state
     /// was not read or an edit acts after it.
     pub check: Option<Check>,
@@ -311,6 +314,7 @@ impl Capture {
             silent: false,
             broken: false,
             gradient: None,
+            changes: None,
             check: None,
         }
     }

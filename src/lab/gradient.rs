@@ -42,6 +42,31 @@ pub enum Scalar {
 }
 
 impl Scalar {
+    /// Refuses what the model does not have.
+    fn check(&self, model: &Model) -> Result<()> {
+        let vocab = model.card.vocab;
+        let tokens = match self {
+            Self::Logit(target) => target.tokens(),
+            Self::LogProbability(token) => vec![*token],
+            Self::Kl(given) if given.len() == vocab => Vec::new(),
+            Self::Kl(given) => {
+                let expected = format!("{vocab} log-probabilities");
+                return Err(Error::argument("kl", given.len().to_string(), expected));
+            }
+            Self::Along { at, .. } | Self::Each { at, .. } => {
+                model.offers(*at)?;
+                Vec::new()
+            }
+        };
+        match tokens.iter().find(|token| **token as usize >= vocab) {
+            Some(token) => {
+                let expected = format!("the id of a token below {vocab}");
+                Err(Error::argument("token", token.to_string(), expected))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// How many scalars they are.
     pub(crate) fn vectors(&self) -> Result<usize> {
         match self {
@@ -76,6 +101,8 @@ impl Scalar {
 #[derive(Clone, Debug)]
 pub struct GradientRequest {
     pub of: Scalar,
+    /// The scalar of every row of the pass, where rows differ in it: numbers of the output alone. Empty: [`GradientRequest::of`] for all.
+    pub each: Vec<Scalar>,
     /// The position after which the output is read; with [`Scalar::Along`] and [`Scalar::Each`] that of the value.
     pub after: usize,
     /// With those, the first of several positions up to `after` over whose values the product is summed; none for one alone.
@@ -141,27 +168,21 @@ impl GradientRequest {
                 return Err(Error::argument("from", from.to_string(), expected));
             }
         }
-        let vocab = model.card.vocab;
-        let tokens = match &self.of {
-            Scalar::Logit(target) => target.tokens(),
-            Scalar::LogProbability(token) => vec![*token],
-            Scalar::Kl(given) if given.len() == vocab => Vec::new(),
-            Scalar::Kl(given) => {
-                let expected = format!("{vocab} log-probabilities");
-                return Err(Error::argument("kl", given.len().to_string(), expected));
-            }
-            Scalar::Along { at, .. } | Scalar::Each { at, .. } => {
-                model.offers(*at)?;
-                Vec::new()
-            }
-        };
-        match tokens.iter().find(|token| **token as usize >= vocab) {
-            Some(token) => {
-                let expected = format!("the id of a token below {vocab}");
-                Err(Error::argument("token", token.to_string(), expected))
-            }
-            None => Ok(()),
+        if let Some(at) = self.each.iter().find_map(Scalar::at) {
+            return Err(Error::Refused {
+                address: at.to_string(),
+                why: "rows may differ in a number of the output alone. Ask for products with this value in passes of their own.".into(),
+            });
         }
+        self.each
+            .iter()
+            .chain([&self.of])
+            .try_for_each(|scalar| scalar.check(model))
+    }
+
+    /// The scalar of a row.
+    pub(crate) fn of_row(&self, row: usize) -> &Scalar {
+        self.each.get(row).unwrap_or(&self.of)
     }
 
     /// The positions whose values are multiplied, where the scalar is a product.

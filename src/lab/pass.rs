@@ -13,6 +13,7 @@ use candle_core::Tensor;
 
 use super::apply::Program;
 use super::capture::Output;
+use super::circuit::states::CircuitRow;
 use super::gradient::GradientRequest;
 use super::run::Run;
 use crate::edit::positions::Positions;
@@ -162,6 +163,8 @@ pub struct PassRow {
     pub patches: Vec<Patch>,
     /// The attention edges that are knocked out.
     pub knockout: Option<Knockout>,
+    /// The circuit that alone is left of the model. Such rows are read whole, without edits, patches and knockouts.
+    pub circuit: Option<CircuitRow>,
 }
 
 impl PassRow {
@@ -183,7 +186,10 @@ impl PassRow {
 
     /// Whether the row has no patches, no knockout and no edits of its own.
     pub(crate) fn is_plain(&self) -> bool {
-        self.patches.is_empty() && self.knockout.is_none() && self.schedule.is_none()
+        self.patches.is_empty()
+            && self.knockout.is_none()
+            && self.schedule.is_none()
+            && self.circuit.is_none()
     }
 
     /// The first position that patches or knockout change.

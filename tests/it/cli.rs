@@ -627,6 +627,9 @@ fn start(of: &dyn Instrument) -> Vec<String> {
             let words = lists.join("languages.tsv");
             start.extend(["--words".into(), words.display().to_string()]);
         }
+        if matches!(of.name(), "attribution" | "circuit") {
+            start.extend(["--corrupt".into(), "The capital of Japan is".into()]);
+        }
         if of.name() == "attribute-lens" {
             let map = demo.join("vectors/capital.safetensors");
             start.extend(["--map".into(), map.display().to_string()]);

@@ -35,6 +35,8 @@ use crate::recorded::{self, began};
 use crate::screens::{paint, text};
 
 const FACT: &str = "The capital of France is";
+/// As long, with another answer.
+const OTHER: &str = "The capital of Japan is";
 
 /// An edit that leaves the range of f32.
 const TOO_STRONG: &str = "add:refusal@resid_pre.3*3e38";
@@ -177,6 +179,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 command.extend(["-p", FACT, "--dictionary", &sae]);
             }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
+            "attribution" | "circuit" => command.extend(["-p", FACT, "--corrupt", OTHER]),
             "relation" => command.extend(["--relation", &capitals, "--prompts", "zero-shot"]),
             // A map belongs to the weights that it was made of. Weights of other layers are sound, and what a broken neuron writes
             // is left out: see below.
@@ -351,6 +354,7 @@ fn sound_figures_are_not_marked() {
                 .with("relation", demo_file("relations/capital.json"))
                 .with("prompts", "zero-shot"),
             "attribute-lens" => given.with("map", demo_file("vectors/capital.safetensors")),
+            "attribution" | "circuit" => given.with("corrupt", OTHER),
             _ => given,
         };
         let figure = observe(*of, &run, &given, &mut lab).unwrap();

@@ -65,6 +65,7 @@ fn logit(token: u32) -> Scalar {
 
 fn request(of: Scalar, after: usize, at: &[Address], positions: &[usize]) -> GradientRequest {
     GradientRequest {
+        each: Vec::new(),
         of,
         after,
         from: None,

@@ -23,6 +23,7 @@ mod adding;
 mod architecture;
 mod attention;
 mod backpatch;
+mod circuits;
 mod cli;
 mod demo;
 mod dictionaries;

@@ -3,9 +3,9 @@
 
 use candle_core::Tensor;
 use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
-use lmscope::instruments::patching::clean_corrupt::{embedding_spread, noised};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::pairs::{embedding_spread, noised};
 use lmscope::lab::pass::Patch;
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;

@@ -113,6 +113,7 @@ fn every_method_is_what_its_definition_says() {
             let patches = (0..tokens)
                 .map(|p| Patch::new(EMBED.at(0), p, moved.get(p).unwrap().copy().unwrap()));
             let asked = GradientRequest {
+                each: Vec::new(),
                 of: Scalar::LogProbability(5),
                 after: tokens - 1,
                 from: None,
@@ -306,6 +307,7 @@ fn gradient_alone_is_that_of_all_with_random_words_beside() {
                 places.broadcast_add(&mean_embedding(&lab)).unwrap()
             };
             let asked = GradientRequest {
+                each: Vec::new(),
                 of: Scalar::LogProbability(5),
                 after: 5,
                 from: None,

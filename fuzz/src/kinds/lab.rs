@@ -16,9 +16,9 @@ use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::logit_lens::lens_file::LensFile;
 use lmscope::instruments::logit_lens::word_lists::WordList;
 use lmscope::instruments::neurons::contexts::{ContextScan, Scanner};
-use lmscope::instruments::patching::clean_corrupt;
 use lmscope::instruments::patchscope::map::AffineMaps;
 use lmscope::instruments::patchscope::templates;
+use lmscope::lab::pairs;
 use lmscope::lab::run::Run;
 use lmscope::lab::statistics::{Statistics, TextReading, pieces};
 use lmscope::model::network::address::expand;
@@ -398,7 +398,7 @@ pub fn read_list(place: &Place, bytes: &[u8]) -> Result<()> {
     });
     let facts = facts::read(&path).map(drop);
     let hops = two_hop::read(&path).map(drop);
-    let contrasts = clean_corrupt::read(&path).map(drop);
+    let contrasts = pairs::read(&path).map(drop);
     let relations = relation::pairs::read(&path).map(|found| {
         let _ = found.split(1, 4, 1);
     });

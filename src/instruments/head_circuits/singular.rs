@@ -26,7 +26,7 @@ const ROWS: usize = 4096;
 
 choices! {
     /// The circuit.
-    pub enum Circuit { Ov = "ov", Qk = "qk" }
+    pub enum HeadCircuit { Ov = "ov", Qk = "qk" }
 }
 
 choices! {
@@ -40,7 +40,7 @@ params! {
         /// the head, as LAYER.HEAD
         head: HeadName = "0.0",
         /// ov: what it reads and writes; qk: which queries attend to which keys
-        circuit: Circuit = "ov",
+        circuit: HeadCircuit = "ov",
         /// how many singular directions to list
         count: Count<1, 256> = "8",
         /// the tokens that stand for what is read: embedding: as they enter the first block; unembedding: as they are predicted, which suits later layers
@@ -63,12 +63,12 @@ impl Measurement for HeadSvd {
         let transformer = &lab.model.transformer;
         let rows = |input| Factor::of(&transformer.head_input_rows(layer, input)?, head);
         let (a, b) = match params.circuit {
-            Circuit::Ov => {
+            HeadCircuit::Ov => {
                 transformer.check_head_writes()?;
                 let output = transformer.head_output_rows(layer)?;
                 (rows(HeadInput::Value)?, Factor::of(&output, head)?)
             }
-            Circuit::Qk => (rows(HeadInput::Query)?, rows(HeadInput::Key)?),
+            HeadCircuit::Qk => (rows(HeadInput::Query)?, rows(HeadInput::Key)?),
         };
         if !a.rows.iter().chain(&b.rows).all(|x| x.is_finite()) {
             return Err(lab.not_finite(&format!("Weights of head {layer}.{head} are")));
@@ -82,13 +82,13 @@ impl Measurement for HeadSvd {
             ReadThrough::Unembedding => promoted(&lab.model, rows),
         };
         let ends = match params.circuit {
-            Circuit::Ov => (read(&left)?, promoted(&lab.model, &right)?),
-            Circuit::Qk => (read(&left)?, read(&right)?),
+            HeadCircuit::Ov => (read(&left)?, promoted(&lab.model, &right)?),
+            HeadCircuit::Qk => (read(&left)?, read(&right)?),
         };
         let rows = table(&found, &ends, (layer, head), squares, lab);
         let columns = match params.circuit {
-            Circuit::Ov => ["direction", "value", "share", "reads", "writes"],
-            Circuit::Qk => ["direction", "value", "share", "query", "key"],
+            HeadCircuit::Ov => ["direction", "value", "share", "reads", "writes"],
+            HeadCircuit::Qk => ["direction", "value", "share", "query", "key"],
         };
         let through = match params.through {
             ReadThrough::Embedding => {
@@ -108,7 +108,7 @@ impl Measurement for HeadSvd {
     }
 }
 
-impl Circuit {
+impl HeadCircuit {
     fn print_name(self) -> &'static str {
         match self {
             Self::Ov => "OV",

@@ -115,6 +115,7 @@ fn of_layer(
     };
     let read = lab.run(&Pass {
         gradient: Some(GradientRequest {
+            each: Vec::new(),
             of,
             after: last,
             from: None,

@@ -3,17 +3,12 @@
 //! Invariant: the two runs of a case differ somewhere, and their positions are aligned. To make the corrupted run in another
 //! way, add a branch to [`cases`].
 
-use std::path::Path;
-
 use super::{Pairing, PatchingParams};
 use crate::error::{Error, Result};
 use crate::instruments::params::{ParamKind, ParameterValue, Position};
-use crate::instruments::patching::clean_corrupt::{
-    Alignment, PromptPair, align, embedding_spread, read, span_of,
-};
 use crate::lab::Lab;
+use crate::lab::pairs::{Alignment, PairSource, PairedRuns, embedding_spread, pair_error, span_of};
 use crate::lab::run::Run;
-use crate::lab::target::LogitTarget;
 
 /// A clean and a corrupted run.
 pub struct PatchingCase {
@@ -40,6 +35,7 @@ pub fn cases(
     let PatchingParams {
         corrupt, subject, ..
     } = params;
+    let source = params.source();
     if let Some(file) = &params.pairs {
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of pairs, not both";
@@ -51,11 +47,8 @@ pub fn cases(
                 return Err(Error::argument(name, given, expected));
             }
         }
-        let pairs = read(file)?.into_iter().enumerate();
-        let cases = pairs.map(|(i, pair)| {
-            case_of_pair(params, pair, run, lab).map_err(|error| pair_error(file, i, &error))
-        });
-        return Ok((cases.collect::<Result<_>>()?, None));
+        let pairs = source.of_file(file, run, lab)?;
+        return Ok((pairs.into_iter().map(PatchingCase::of).collect(), None));
     }
     lab.model.check_prompt(&run.tokens)?;
     match (corrupt, subject) {
@@ -70,21 +63,8 @@ pub fn cases(
             "nothing where `corrupt` gives another prompt",
         )),
         (Some(corrupt), None) => {
-            // The clean prompt was encoded before, with or without the chat template.
-            let tokens = lab.model.encode(corrupt, params.chat)?;
-            let case = PatchingCase {
-                alignment: align(lab, &run.tokens, &tokens, params.align_at_ends())?,
-                clean: run.clone(),
-                corrupt: Run {
-                    schedule: run.schedule.clone(),
-                    seed: run.seed,
-                    ..Run::plain(tokens)
-                },
-                noise: None,
-                answer: params.answer.clone(),
-                other: None,
-            };
-            Ok((vec![case], None))
+            let pair = source.of_prompt(corrupt, run, lab)?;
+            Ok((vec![PatchingCase::of(pair)], None))
         }
         (None, subject) => {
             // The first token's state is unlike any other and is not noised.
@@ -109,39 +89,30 @@ pub fn cases(
     }
 }
 
-impl PatchingParams {
-    /// Whether prompts of unequal length are aligned at both ends.
-    fn align_at_ends(&self) -> bool {
-        self.align == Pairing::Ends
+impl PatchingCase {
+    fn of(pair: PairedRuns) -> Self {
+        Self {
+            clean: pair.clean,
+            corrupt: pair.corrupt,
+            noise: None,
+            alignment: pair.alignment,
+            answer: pair.answer,
+            other: pair.other,
+        }
     }
 }
 
-/// One pair of a file. All errors are reported here, before anything is measured.
-fn case_of_pair(
-    params: &PatchingParams,
-    pair: PromptPair,
-    run: &Run,
-    lab: &Lab,
-) -> Result<PatchingCase> {
-    let read = |text: &str| -> Result<Run> {
-        let tokens = lab.model.encode(text, params.chat)?;
-        lab.model.check_prompt(&tokens)?;
-        Ok(Run::plain(tokens).under(&run.schedule))
-    };
-    let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
-    for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
-        if let Some(text) = text {
-            LogitTarget::parse(name, text, &lab.model)?;
+impl PatchingParams {
+    /// Where its pairs come from.
+    fn source(&self) -> PairSource<'_> {
+        PairSource {
+            corrupt: self.corrupt.as_deref(),
+            pairs: self.pairs.as_deref(),
+            answer: self.answer.as_deref(),
+            chat: self.chat,
+            ends: self.align == Pairing::Ends,
         }
     }
-    Ok(PatchingCase {
-        alignment: align(lab, &clean.tokens, &corrupt.tokens, params.align_at_ends())?,
-        clean,
-        corrupt,
-        noise: None,
-        answer: pair.answer.or_else(|| params.answer.clone()),
-        other: pair.other,
-    })
 }
 
 /// The aligned pairs of positions to patch, from the first that differs on; an error if cases have different ones.
@@ -245,13 +216,6 @@ pub fn heads_pairs(
         })
     };
     cases.iter().enumerate().map(found).collect()
-}
-
-/// An error in one pair of a file.
-fn pair_error(file: &Path, index: usize, error: &Error) -> Error {
-    let what = error.to_string();
-    let next = format!("Look at pair {} of the file.", index + 1);
-    Error::bad_file(file, what.trim_end_matches('.'), next)
 }
 
 /// The expectation to state for prompts that have no token in common after they diverge.

@@ -7,7 +7,6 @@
 //! run that the values come from, and both metrics are in the notes. To patch another site, add it to `plan::PatchKind`.
 
 mod case;
-pub mod clean_corrupt;
 mod figure;
 mod plan;
 

@@ -3,8 +3,6 @@
 //! Invariant: a cell has the same meaning in every case, so that their mean has one; a case is loaded when its first cell is
 //! measured and dropped after its last.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +13,11 @@ use crate::error::{Error, Result};
 use crate::figure::Unit;
 use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
-use crate::instruments::patching::clean_corrupt::{Alignment, Metric, noised, strongest_other};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
+use crate::lab::pairs::{Alignment, Metric, MetricKind, ensure_metric_separates, noised};
 use crate::lab::pass::{Pass, PassRow, Patch};
-use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
-use crate::lab::target::LogitTarget;
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
 
@@ -142,17 +138,10 @@ pub struct PatchingPlan<'a> {
     /// A description of the metric and its tokens.
     pub metric_words: String,
     cases: Vec<PatchingCase>,
-    metric: CaseSide,
+    metric: MetricKind,
     /// The aligned pairs at which heads are patched, by case; empty for other sites.
     heads_pairs: Vec<Vec<(usize, usize)>>,
     loaded: Option<LoadedCase>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CaseSide {
-    Difference,
-    Probability,
-    Kl,
 }
 
 impl<'a> PatchingPlan<'a> {
@@ -172,12 +161,12 @@ impl<'a> PatchingPlan<'a> {
             ));
         }
         let metric = match (params.metric, params.noised()) {
-            (PatchingMeasure::Kl, _) => CaseSide::Kl,
+            (PatchingMeasure::Kl, _) => MetricKind::Kl,
             (PatchingMeasure::Probability, _) | (PatchingMeasure::Auto, true) => {
-                CaseSide::Probability
+                MetricKind::Probability
             }
             (PatchingMeasure::Difference, _) | (PatchingMeasure::Auto, false) => {
-                CaseSide::Difference
+                MetricKind::Difference
             }
         };
         let (cases, sigma) = cases(params, run, lab)?;
@@ -206,7 +195,7 @@ impl<'a> PatchingPlan<'a> {
         };
         // The first case determines the metric, and shows whether there is a difference to measure.
         let loaded = plan.load(lab, 0)?;
-        plan.metric_words = metric_in_words(lab, &loaded.metric);
+        plan.metric_words = loaded.metric.in_words(lab);
         if let (Some(_), Metric::Difference(target)) = (plan.sigma, &loaded.metric) {
             // All draws of noise share a clean run, so the target's second token is fixed for all of them, whatever each
             // predicts.
@@ -477,7 +466,8 @@ impl<'a> PatchingPlan<'a> {
         } else {
             (own.last(), source.last())
         };
-        let metric = self.metric_of(lab, case, of_clean, of_corrupt)?;
+        let answers = (case.answer.as_deref(), case.other.as_deref());
+        let metric = self.metric.metric(lab, answers, of_clean, of_corrupt)?;
         let known = lab.model.known_tokens();
         Ok(LoadedCase {
             case: index,
@@ -494,49 +484,6 @@ impl<'a> PatchingPlan<'a> {
             metric,
         })
     }
-
-    fn metric_of(
-        &self,
-        lab: &Lab,
-        case: &PatchingCase,
-        clean: &RowStats,
-        corrupt: &RowStats,
-    ) -> Result<Metric> {
-        let given = match &case.answer {
-            Some(text) => LogitTarget::parse("answer", text, &lab.model)?,
-            None => LogitTarget::one(clean.first().0),
-        };
-        Ok(match self.metric {
-            CaseSide::Kl => Metric::Kl(Arc::new(vec![vec![clean.clone()]])),
-            CaseSide::Probability => Metric::Probability(given.token),
-            CaseSide::Difference => {
-                let other = case.other.as_deref().map(|text| {
-                    let found = LogitTarget::parse("other", text, &lab.model)?;
-                    Ok::<_, Error>(Some(found.token))
-                });
-                let minus = other.transpose()?.flatten().or(given.minus);
-                Metric::Difference(match minus {
-                    Some(minus) => LogitTarget {
-                        minus: Some(minus),
-                        ..given
-                    },
-                    None => strongest_other(given.token, corrupt),
-                })
-            }
-        })
-    }
-}
-
-/// Refuses a case in which both runs have the same metric.
-fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
-    if (base - source).abs() > 1e-6 * base.abs().max(source.abs()).max(1e-3) {
-        return Ok(());
-    }
-    Err(Error::argument(
-        "metric",
-        format!("{base} on both runs"),
-        "a metric that differs between the clean and the corrupted run; choose another answer, metric or prompt",
-    ))
 }
 
 /// A recorded value at a position, `[width]`, or `[head_dim]` for one head.
@@ -567,12 +514,4 @@ fn random_perturbation(
     let drawn = random_like(&change, Fingerprint::of([seed].into_iter().chain(place)));
     let moved: Vec<f32> = own.iter().zip(drawn).map(|(a, d)| a + d).collect();
     Ok(Tensor::new(moved.as_slice(), base.device())?.to_dtype(base.dtype())?)
-}
-
-fn metric_in_words(lab: &Lab, metric: &Metric) -> String {
-    match metric {
-        Metric::Difference(target) => format!("logit difference {}", target.spell(lab)),
-        Metric::Probability(token) => format!("probability of {}", lab.visible(*token)),
-        Metric::Kl(_) => "KL divergence from the clean run, nats".into(),
-    }
 }

@@ -140,6 +140,7 @@ impl SaliencyMethods<'_> {
         };
         Pass {
             gradient: Some(GradientRequest {
+                each: Vec::new(),
                 of,
                 after: run.tokens.len() - 1,
                 from: None,
@@ -379,51 +380,4 @@ fn mean_of_table(model: &Model) -> Result<Vec<f32>> {
     }
     let count = words.len().max(1) as f64;
     Ok(sum.iter().map(|sum| (sum / count) as f32).collect())
-}
-
-/// Spearman's rank correlation, equal numbers sharing their ranks; none where one list is all equal or not finite.
-pub(super) fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
-    if a.iter().chain(b).any(|x| !x.is_finite()) {
-        return None;
-    }
-    let (a, b) = (ranks(a), ranks(b));
-    let mean = f64::midpoint(1.0, a.len() as f64);
-    let (mut both, mut own, mut other) = (0.0, 0.0, 0.0);
-    for (a, b) in a.iter().zip(&b) {
-        both += (a - mean) * (b - mean);
-        own += (a - mean).powi(2);
-        other += (b - mean).powi(2);
-    }
-    (own > 0.0 && other > 0.0).then(|| both / (own * other).sqrt())
-}
-
-/// Ranks from 1; equal numbers have the mean of theirs.
-fn ranks(values: &[f64]) -> Vec<f64> {
-    values
-        .iter()
-        .map(|own| {
-            let below = values.iter().filter(|v| *v < own).count() as f64;
-            #[allow(clippy::float_cmp)] // ties are the same number
-            let equal = values.iter().filter(|v| *v == own).count() as f64;
-            below + f64::midpoint(1.0, equal)
-        })
-        .collect()
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranks_agree_where_orders_do() {
-        let rho = |a: &[f64], b: &[f64]| rank_correlation(a, b);
-        assert_eq!(rho(&[1.0, 5.0, 9.0], &[-3.0, 0.0, 100.0]), Some(1.0));
-        assert_eq!(rho(&[1.0, 5.0, 9.0], &[3.0, 2.0, 1.0]), Some(-1.0));
-        // Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / √(4.5 · 5).
-        let tied = rho(&[1.0, 2.0, 2.0, 3.0], &[1.0, 2.0, 3.0, 4.0]).unwrap();
-        assert!((tied - 4.5 / (4.5f64 * 5.0).sqrt()).abs() < 1e-12);
-        assert_eq!(rho(&[1.0, 1.0], &[1.0, 2.0]), None);
-        assert_eq!(rho(&[f64::NAN, 1.0], &[1.0, 2.0]), None);
-    }
 }

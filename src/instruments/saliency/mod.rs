@@ -21,6 +21,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Body, Cell, Grid, Scale, Table, TableRow};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
+use crate::lab::ranks::rank_correlation;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
 use crate::lab::trials::SweepCost;
@@ -265,8 +266,7 @@ fn agreement(found: &InputEffects) -> Option<String> {
         return None;
     }
     let between = |a: &[f64], b: &[f64]| {
-        methods::rank_correlation(a, b)
-            .map_or_else(|| "undefined".into(), |rho| format!("{rho:.2}"))
+        rank_correlation(a, b).map_or_else(|| "undefined".into(), |rho| format!("{rho:.2}"))
     };
     Some(format!(
         "rank correlation (Spearman) over the {count} positions: gradient x input with integrated {}, gradient x input with erased {}, integrated with erased {}",

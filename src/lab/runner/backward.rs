@@ -67,6 +67,8 @@ impl Tap for GraphTap<'_, '_> {
 pub(super) struct GradientRows<'a> {
     pub(super) model: &'a Model,
     pub(super) request: &'a GradientRequest,
+    /// Which rows of the pass they are.
+    pub(super) numbers: &'a [usize],
     /// The positions that are run again.
     pub(super) span: PassSpan,
     /// Keys and values of the positions before them.
@@ -167,8 +169,17 @@ impl GradientRows<'_> {
         let logits = self.model.transformer.read_out(leaf.as_tensor(), tap)?;
         let each = match &request.of {
             Scalar::Along { at, vector } => along(*at, &found(tap, *at)?, 0..1, vector)?,
-            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) | Scalar::Each { .. } => {
+            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) | Scalar::Each { .. }
+                if request.each.is_empty() =>
+            {
                 of_logits(&request.of, &logits.squeeze(1)?)?
+            }
+            Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) | Scalar::Each { .. } => {
+                let logits = logits.squeeze(1)?;
+                let each = self.numbers.iter().enumerate();
+                let each =
+                    each.map(|(i, row)| of_logits(request.of_row(*row), &logits.narrow(0, i, 1)?));
+                Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?
             }
         };
         self.scalars = each.to_vec1()?;

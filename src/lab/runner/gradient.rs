@@ -17,9 +17,9 @@ use candle_core::Tensor;
 
 use super::adjoint::sites_of;
 use super::backward::{GradientRows, GraphTap, Seeds, branch, entering};
-use super::own_run;
 use super::programs::{act_on, conditional, control};
 use super::tail::tensor;
+use super::{own_run, text};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture};
@@ -46,9 +46,23 @@ impl Lab {
             let what = "a pass with a gradient reads no output and goes on with no text";
             return Err(Error::Engine(what.into()));
         }
+        let wrong = request.each.len();
+        if wrong > 0 && wrong != pass.rows.len() {
+            let expected = format!("a scalar for each of {} rows, or none", pass.rows.len());
+            return Err(Error::argument("each", wrong.to_string(), expected));
+        }
         if pass.rows.iter().any(|row| !row.tokens.is_empty()) {
             return self.gradients_of_texts(pass, request);
         }
+        self.gradients_together(pass, request)
+    }
+
+    /// Rows of one length, of one text or each of its own.
+    fn gradients_together(
+        &mut self,
+        pass: &Pass,
+        request: &GradientRequest,
+    ) -> Result<Vec<Capture>> {
         let model = &self.model;
         model.check_prompt(&pass.run.tokens)?;
         request.check(model, pass.run.tokens.len())?;
@@ -104,29 +118,46 @@ impl Lab {
         4 * (streams + block + 12 * b.vocab) + kept
     }
 
-    /// Rows with texts of their own, each as a pass of its own.
+    /// Rows with texts of their own: those of one length together.
     fn gradients_of_texts(
         &mut self,
         pass: &Pass,
         request: &GradientRequest,
     ) -> Result<Vec<Capture>> {
         let whole = pass.rows.len() as f32;
-        let mut out = Vec::with_capacity(pass.rows.len());
-        for (i, row) in pass.rows.iter().enumerate() {
-            let alone = PassRow {
-                tokens: Vec::new(),
-                schedule: None,
-                ..row.clone()
-            };
-            let alone = Pass {
-                run: own_run(pass, row),
-                rows: vec![alone],
+        let length = |row: usize| text(pass, &pass.rows[row]).len();
+        let mut order: Vec<usize> = (0..pass.rows.len()).collect();
+        order.sort_by_key(|row| length(*row));
+        let mut out: Vec<(usize, Capture)> = Vec::with_capacity(pass.rows.len());
+        for alike in order.chunk_by(|a, b| length(*a) == length(*b)) {
+            let rows: Vec<PassRow> = alike.iter().map(|row| pass.rows[*row].clone()).collect();
+            let together = Pass {
+                run: if rows.iter().any(|row| row.tokens.is_empty()) {
+                    pass.run.clone()
+                } else {
+                    Run {
+                        seed: pass.run.seed,
+                        ..Run::plain(rows[0].tokens.clone()).under(&pass.run.schedule)
+                    }
+                },
+                rows,
                 ..pass.clone()
             };
-            let share = i as f32 / whole..(i + 1) as f32 / whole;
-            out.extend(self.part(share, |lab| lab.gradients(&alone, request))?);
+            let scalars = alike.iter().map(|row| request.of_row(*row).clone());
+            let request = GradientRequest {
+                each: if request.each.is_empty() {
+                    Vec::new()
+                } else {
+                    scalars.collect()
+                },
+                ..request.clone()
+            };
+            let share = out.len() as f32 / whole..(out.len() + alike.len()) as f32 / whole;
+            let found = self.part(share, |lab| lab.gradients_together(&together, &request))?;
+            out.extend(alike.iter().copied().zip(found));
         }
-        Ok(out)
+        out.sort_unstable_by_key(|(row, _)| *row);
+        Ok(out.into_iter().map(|(_, row)| row).collect())
     }
 
     /// Keys and values of what lies before the positions that are run again.
@@ -193,8 +224,8 @@ impl Lab {
         let acting = act_on(&mut programs);
         let mut tap = RunTap::new(acting, &patches, &wanted, RecordedPositions::All, guard)
             .cutting(knockouts());
-        let texts = vec![pass.run.tokens[..end].to_vec(); rows.len()];
-        let tokens = tensor(model, &texts, span.start)?;
+        let texts = rows.iter().map(|row| text(pass, row)[..end].to_vec());
+        let tokens = tensor(model, &texts.collect::<Vec<_>>(), span.start)?;
         let mut cache = branch(prefix, span.start)?;
         let last = transformer.trunk(&tokens, span, cache.as_mut(), &mut tap)?;
         tap.programs.settle()?;
@@ -220,6 +251,7 @@ impl Lab {
             let rows_of = |request, seeds| GradientRows {
                 model,
                 request,
+                numbers,
                 span,
                 prefix,
                 count: rows.len(),
@@ -355,9 +387,10 @@ fn span(model: &Model, pass: &Pass, request: &GradientRequest) -> PassSpan {
     let earliest = changed.chain(common).chain(asked).chain(pass.from);
     let earliest = earliest.chain(request.from);
     let earliest = earliest.chain([request.after]).min().unwrap_or(0);
-    let own_edits = pass.rows.iter().any(|row| row.schedule.is_some());
-    // A condition looks at every position, and rows under edits of their own may differ anywhere.
-    let whole = conditional(pass) || own_edits || regime(earliest.max(1)) != regime(end);
+    let own = |row: &PassRow| row.schedule.is_some() || !row.tokens.is_empty();
+    let differing = pass.rows.iter().any(own);
+    // A condition looks at every position, and rows with texts or edits of their own may differ anywhere.
+    let whole = conditional(pass) || differing || regime(earliest.max(1)) != regime(end);
     let start = if whole { 0 } else { earliest };
     PassSpan {
         start,

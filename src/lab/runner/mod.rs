@@ -12,6 +12,7 @@
 
 mod adjoint;
 mod backward;
+mod circuit;
 mod gradient;
 mod output;
 mod programs;
@@ -52,6 +53,9 @@ impl Lab {
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
         if let Some(request) = &pass.gradient {
             return self.gradients(pass, request);
+        }
+        if pass.rows.iter().any(|row| row.circuit.is_some()) {
+            return self.circuits(pass);
         }
         let mut out = Rows::with_capacity(pass.rows.len());
         match self.branching(pass)? {

@@ -11,7 +11,7 @@ use super::cache::Cache;
 use super::context::PassContext;
 use super::linear::Linear;
 use super::norm::Norm;
-use super::site::Site::{K, Q, V, Z};
+use super::site::Site::{AttnOut, K, Q, V, Z};
 use super::tap::Tap;
 use crate::error::Result;
 
@@ -46,12 +46,20 @@ impl AttentionWeights {
         let (heads, kv_heads, width) = (shape.heads, shape.kv_heads, shape.head_dim);
         let differentiable = tap.differentiable();
         let (q_norm, k_norm) = self.norms.as_ref().map(|(q, k)| (q, k)).unzip();
-        let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x)?;
-        let q = shaped(q, q_norm, heads, pass, differentiable)?;
+        let known = [Q, K, V].map(|site| tap.known(site.at(layer)));
+        let (q, k, v) = if let [Ok(Some(q)), Ok(Some(k)), Ok(Some(v))] = known {
+            (q, k, v)
+        } else {
+            known.into_iter().try_for_each(|own| own.map(drop))?;
+            let [q, k, v] = Linear::forward_all([&self.q, &self.k, &self.v], x)?;
+            (
+                shaped(q, q_norm, heads, pass, differentiable)?,
+                shaped(k, k_norm, kv_heads, pass, differentiable)?,
+                shaped(v, None, kv_heads, pass, differentiable)?,
+            )
+        };
         let q = tap.visit(Q.at(layer), q)?;
-        let k = shaped(k, k_norm, kv_heads, pass, differentiable)?;
         let k = tap.visit(K.at(layer), k)?;
-        let v = shaped(v, None, kv_heads, pass, differentiable)?;
         let v = tap.visit(V.at(layer), v)?;
         let followed = [&q, &k, &v].iter().any(|t| t.track_op());
         let on_kernels = x.device().is_cpu() && !differentiable && !followed;
@@ -83,6 +91,9 @@ impl AttentionWeights {
             attended.plainly(layer, pass, tap)?
         };
         let z = tap.visit(Z.at(layer), z.to_dtype(x.dtype())?)?;
+        if let Some(out) = tap.known(AttnOut.at(layer))? {
+            return Ok(out);
+        }
         self.out
             .forward(&z.reshape((batch, tokens, heads * width))?)
     }

@@ -210,7 +210,7 @@ impl Linear {
     }
 
     /// As [`Linear::adjoint`], of the product with some rows of the weight.
-    fn adjoint_of(&self, rows: Range<usize>, by: &[f32]) -> Result<Vec<f32>> {
+    pub(super) fn adjoint_of(&self, rows: Range<usize>, by: &[f32]) -> Result<Vec<f32>> {
         let input = self.input()?;
         let held = self.hold();
         let mut y = vec![0f32; by.len() / rows.len().max(1) * input];

@@ -22,6 +22,7 @@ pub mod norm;
 mod numbers;
 pub mod quantized;
 pub mod readout;
+pub mod receivers;
 pub mod rope;
 pub mod site;
 pub mod tap;

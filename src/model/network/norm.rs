@@ -133,6 +133,20 @@ impl Norm {
         })
     }
 
+    /// The norm of one head, of a norm with a gain `[heads, width]`.
+    pub fn of_head(&self, head: usize, width: usize) -> Result<Self> {
+        let own = |t: &Tensor| {
+            t.flatten_all()?
+                .narrow(0, head * width, width)?
+                .contiguous()
+        };
+        Ok(Self {
+            gain: own(&self.gain)?,
+            bias: self.bias.as_ref().map(own).transpose()?,
+            ..self.clone()
+        })
+    }
+
     /// `[.., heads, head_dim]` normed along `head_dim`, with a gain `[heads, head_dim]` (Cohere, StableLM).
     pub fn per_head(&self, x: &Tensor) -> Result<Tensor> {
         let dtype = x.dtype();

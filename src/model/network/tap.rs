@@ -70,6 +70,11 @@ pub trait Tap: Send {
     fn begin(&mut self, _span: PassSpan) {}
     /// Called with the value at an address; returns the value that the pass continues with.
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor>;
+    /// A value that the tap has, asked for before it is computed: then the pass does not compute it. It is visited all the same. Asked at
+    /// `q`, `k` and `v` (all three or none), at `attn_out`, and at `mlp_out`.
+    fn known(&mut self, _at: Address) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
     /// Whether the tap reads or changes the value at an address. If not, the pass need not compute it as a tensor.
     fn wants(&self, _at: Address) -> bool {
         true

@@ -273,7 +273,10 @@ impl Transformer {
             }
         };
         let h = tap.visit(MlpIn.at(i), read)?;
-        let m = block.mlp.forward(i, &h, tap)?;
+        let m = match tap.known(MlpOut.at(i))? {
+            Some(m) => m,
+            None => block.mlp.forward(i, &h, tap)?,
+        };
         let m = tap.visit(MlpOut.at(i), m)?;
         let m = tap.visit(MlpAdd.at(i), scaled(norm(&mlp.output, &m)?, scale)?)?;
         tap.visit(ResidPost.at(i), norm(&mlp.stream, &(x + m)?)?)

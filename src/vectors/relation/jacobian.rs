@@ -37,6 +37,7 @@ pub fn jacobian(
         let count = ROWS.min(d - first);
         let pass = Pass {
             gradient: Some(GradientRequest {
+                each: Vec::new(),
                 of: Scalar::Each {
                     at: end,
                     vectors: units.narrow(0, first, count)?,

@@ -718,6 +718,7 @@ fn gradients_pass_through_features() {
         let pass = Pass {
             gradient: Some(GradientRequest {
                 of: logit(),
+                each: Vec::new(),
                 after: 8,
                 from: None,
                 at: vec![at],
@@ -761,6 +762,7 @@ fn gradients_pass_through_features() {
     let (mut lab, folder) = (lab(), dictionary("transcoder", "none"));
     let asked = GradientRequest {
         of: logit(),
+        each: Vec::new(),
         after: 8,
         from: None,
         at: vec![at],

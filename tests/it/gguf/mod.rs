@@ -681,6 +681,9 @@ fn every_instrument_serves(lab: &mut Lab, ids: &[u32], dtype: &str) -> Outcome {
         if of.parameters().iter().any(|p| p.name == "words") {
             arguments = arguments.with("words", words.display());
         }
+        if matches!(of.name(), "attribution" | "circuit") {
+            arguments = arguments.with("corrupt", "The capital of Japan is");
+        }
         let figure = of.observe(&Run::plain(ids.to_vec()), &arguments, lab)?;
         assert_eq!(figure.provenance.dtype, dtype, "{}", of.name());
     }

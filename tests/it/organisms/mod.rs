@@ -8,6 +8,7 @@
 
 mod backpatch;
 pub mod bilingual;
+pub mod circuit;
 mod echo;
 mod folder;
 pub mod induction;

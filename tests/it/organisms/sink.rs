@@ -166,8 +166,10 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 7] = [
+const ELSEWHERE: [&str; 9] = [
     "attribute-lens",
+    "attribution",
+    "circuit",
     "features",
     "languages",
     "patching",

@@ -156,6 +156,7 @@ fn jacobians(
                 at: Site::ResidPost.at(blocks),
                 vectors: units.narrow(0, first, count)?,
             },
+            each: Vec::new(),
             after: end - 1,
             from: Some(skipped),
             at: at.clone(),

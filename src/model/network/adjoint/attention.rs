@@ -11,7 +11,7 @@ use crate::model::kernels::adjoint::{self, AttendedGradients, AttendedValues, Sp
 use crate::model::kernels::attention::{Turn, by_head as transpose};
 use crate::model::network::attended::by_head;
 use crate::model::network::attention::AttentionWeights;
-use crate::model::network::blueprint::QkNormOver;
+use crate::model::network::blueprint::{Blueprint, QkNormOver};
 use crate::model::network::cache::Cache;
 use crate::model::network::context::PassContext;
 use crate::model::network::linear::Linear;
@@ -83,7 +83,7 @@ impl BackTurn {
 
 /// What lies between a projection and the site behind it: clipping and a norm.
 #[derive(Default)]
-struct Shaped {
+pub(super) struct Shaped {
     /// Where the projection was clipped, no gradient passes: 1 or 0 for every number of it.
     open: Option<Vec<f32>>,
     norm: Option<NormAdjoint>,
@@ -94,14 +94,13 @@ struct Shaped {
 
 impl Shaped {
     /// From the projection's own output, `[rows, tokens, count * width]`, which is computed again where it is needed.
-    fn new(
+    pub fn new(
         linear: &Linear,
         norm: Option<&Norm>,
         h: &Tensor,
         count: usize,
-        pass: &PassContext,
+        shape: &Blueprint,
     ) -> Result<Self> {
-        let shape = pass.blueprint;
         let over = norm.and(shape.qk_norm.map(|n| n.over));
         if over.is_none() && shape.clip_qkv.is_none() {
             return Ok(Self::default());
@@ -136,7 +135,7 @@ impl Shaped {
     }
 
     /// Back to the projection's output.
-    fn back(&self, spread: Spread, width: usize, by: Vec<f32>) -> Vec<f32> {
+    pub fn back(&self, spread: Spread, width: usize, by: Vec<f32>) -> Vec<f32> {
         let mut by = by;
         let rows = Spread {
             units: spread.units * self.parts,
@@ -205,9 +204,9 @@ impl<'a> AttentionAdjoint<'a> {
             },
             scale: shape.score_scale as f32,
             turn: turn.map(BackTurn::new).transpose()?,
-            q_shape: Shaped::new(&weights.q, q_norm, &h, shape.heads, pass)?,
-            k_shape: Shaped::new(&weights.k, k_norm, &h, shape.kv_heads, pass)?,
-            v_shape: Shaped::new(&weights.v, None, &h, shape.kv_heads, pass)?,
+            q_shape: Shaped::new(&weights.q, q_norm, &h, shape.heads, shape)?,
+            k_shape: Shaped::new(&weights.k, k_norm, &h, shape.kv_heads, shape)?,
+            v_shape: Shaped::new(&weights.v, None, &h, shape.kv_heads, shape)?,
         })
     }
 

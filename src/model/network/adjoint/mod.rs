@@ -11,7 +11,9 @@ mod attention;
 mod block;
 mod mlp;
 mod norms;
+mod receivers;
 mod values;
 
 pub use block::{BlockAdjoint, serves};
+pub use receivers::ReceiverAdjoint;
 pub use values::{AdjointTap, BlockValues};

@@ -1,5 +1,5 @@
-//! Clean and corrupted runs: the alignment of their positions, the metric of the difference, and noise on a subject instead of
-//! another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation patching: Zhang and Nanda 2023, 2309.16042).
+//! Clean and corrupted runs: where pairs come from, the alignment of their positions, the metric of the difference, and noise on a
+//! subject instead of another prompt (causal tracing: Meng et al. 2022, 2202.05262; activation patching: Zhang and Nanda 2023, 2309.16042).
 //!
 //! Invariant: only positions that exist in both runs are aligned, in order; a metric is a number computed from the logits after
 //! the last token. To add a metric, add a variant of [`Metric`] and its arms in [`Metric::output`] and [`Metric::of`].
@@ -15,10 +15,12 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::Output;
-use crate::lab::pass::Patch;
+use crate::lab::capture::{After, Output};
+use crate::lab::gradient::Scalar;
+use crate::lab::pass::{Pass, Patch};
 use crate::lab::readout::{RowStats, read_rows};
 use crate::lab::run::Run;
+use crate::lab::sample::log_probs;
 use crate::lab::target::LogitTarget;
 use crate::model::gaussian::normals;
 use crate::model::network::site::Site;
@@ -56,6 +58,54 @@ impl Metric {
             Self::Difference(target) => target.logit(stats),
             Self::Probability(token) => stats.token(*token).logprob.exp(),
             Self::Kl(_) => stats.kl,
+        }
+    }
+
+    /// The output to request of rows that have these metrics, in their order, for [`Metric::of`] of each.
+    pub fn outputs(metrics: &[&Self]) -> Output {
+        let mut all = Output::top(1);
+        let mut kl = Vec::new();
+        for metric in metrics {
+            let own = metric.output();
+            for token in own.tokens {
+                if !all.tokens.contains(&token) {
+                    all.tokens.push(token);
+                }
+            }
+            kl.extend(own.kl.iter().flat_map(|rows| rows.iter().cloned()));
+        }
+        all.kl = (!kl.is_empty()).then(|| Arc::new(kl));
+        all
+    }
+
+    /// The scalar whose gradient is the metric's, but for a factor: that of a probability is its log-probability's times itself.
+    pub fn scalar(&self) -> Scalar {
+        match self {
+            Self::Difference(target) => Scalar::Logit(*target),
+            Self::Probability(token) => Scalar::LogProbability(*token),
+            Self::Kl(clean) => {
+                let own = clean.first().and_then(|rows| rows.last());
+                Scalar::Kl(Arc::new(
+                    own.map_or_else(Vec::new, |row| log_probs(&row.logits)),
+                ))
+            }
+        }
+    }
+
+    /// That factor, where the scalar is `scalar`.
+    pub fn factor(&self, scalar: f32) -> f32 {
+        match self {
+            Self::Difference(_) | Self::Kl(_) => 1.0,
+            Self::Probability(_) => scalar.exp(),
+        }
+    }
+
+    /// What it is, with its tokens.
+    pub fn in_words(&self, lab: &Lab) -> String {
+        match self {
+            Self::Difference(target) => format!("logit difference {}", target.spell(lab)),
+            Self::Probability(token) => format!("probability of {}", lab.visible(*token)),
+            Self::Kl(_) => "KL divergence from the clean run, nats".into(),
         }
     }
 
@@ -260,11 +310,240 @@ pub fn read(path: &Path) -> Result<Vec<PromptPair>> {
     Ok(all)
 }
 
+/// Which metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    Difference,
+    Probability,
+    Kl,
+}
+
+impl MetricKind {
+    /// The metric of a pair of runs with these answers, if they are given: by default the clean run's top prediction, and of a difference
+    /// the corrupted run's.
+    ///
+    /// # Errors
+    ///
+    /// When a text has no token.
+    pub fn metric(
+        self,
+        lab: &Lab,
+        (answer, other): (Option<&str>, Option<&str>),
+        clean: &RowStats,
+        corrupt: &RowStats,
+    ) -> Result<Metric> {
+        let given = match answer {
+            Some(text) => LogitTarget::parse("answer", text, &lab.model)?,
+            None => LogitTarget::one(clean.first().0),
+        };
+        Ok(match self {
+            Self::Kl => Metric::Kl(Arc::new(vec![vec![clean.clone()]])),
+            Self::Probability => Metric::Probability(given.token),
+            Self::Difference => {
+                let other = other.map(|text| {
+                    let found = LogitTarget::parse("other", text, &lab.model)?;
+                    Ok::<_, Error>(Some(found.token))
+                });
+                let minus = other.transpose()?.flatten().or(given.minus);
+                Metric::Difference(match minus {
+                    Some(minus) => LogitTarget {
+                        minus: Some(minus),
+                        ..given
+                    },
+                    None => strongest_other(given.token, corrupt),
+                })
+            }
+        })
+    }
+}
+
+/// Refuses runs that have the same metric.
+///
+/// # Errors
+///
+/// Says so.
+pub fn ensure_metric_separates(base: f32, source: f32) -> Result<()> {
+    if (base - source).abs() > 1e-6 * base.abs().max(source.abs()).max(1e-3) {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "metric",
+        format!("{base} on both runs"),
+        "a metric that differs between the clean and the corrupted run; choose another answer, metric or prompt",
+    ))
+}
+
+/// A clean and a corrupted run, and what is measured of their difference.
+#[derive(Clone, Debug)]
+pub struct PairedRuns {
+    /// The clean run, whose answer is measured.
+    pub clean: Run,
+    pub corrupt: Run,
+    /// Which positions of the two correspond.
+    pub alignment: Alignment,
+    /// The answer, if one was given.
+    pub answer: Option<String>,
+    /// The other answer of a logit difference, if one was given.
+    pub other: Option<String>,
+}
+
+/// Where pairs come from: a run and a corrupted prompt, or a file.
+#[derive(Clone, Copy, Debug)]
+pub struct PairSource<'a> {
+    pub corrupt: Option<&'a str>,
+    /// A file of pairs, see [`read`].
+    pub pairs: Option<&'a Path>,
+    /// The answer of pairs that have none.
+    pub answer: Option<&'a str>,
+    /// Whether every text is one user turn of the chat template; the run's own was encoded before.
+    pub chat: bool,
+    /// Whether texts of unequal length are aligned at both ends.
+    pub ends: bool,
+}
+
+impl PairSource<'_> {
+    /// The pairs, all of them checked before anything is measured.
+    ///
+    /// # Errors
+    ///
+    /// When there is neither a corrupted prompt nor a file, or a text does not fit.
+    pub fn runs(&self, run: &Run, lab: &Lab) -> Result<Vec<PairedRuns>> {
+        match (self.pairs, self.corrupt) {
+            (Some(file), None) if run.tokens.is_empty() => self.of_file(file, run, lab),
+            (Some(file), None) => {
+                let expected = "either a prompt or a file of pairs, not both";
+                Err(Error::argument("pairs", file.display(), expected))
+            }
+            (Some(_), Some(given)) => {
+                let expected = "nothing when a file of pairs is given; the file has the prompts";
+                Err(Error::argument("corrupt", given, expected))
+            }
+            (None, Some(corrupt)) => Ok(vec![self.of_prompt(corrupt, run, lab)?]),
+            (None, None) => Err(Error::argument(
+                "corrupt",
+                "",
+                "a corrupted prompt, as long as the run's own, or a file of pairs",
+            )),
+        }
+    }
+
+    /// The run with a corrupted prompt.
+    ///
+    /// # Errors
+    ///
+    /// When the prompts cannot be aligned.
+    pub fn of_prompt(&self, corrupt: &str, run: &Run, lab: &Lab) -> Result<PairedRuns> {
+        lab.model.check_prompt(&run.tokens)?;
+        // The clean prompt was encoded before, with or without the chat template.
+        let tokens = lab.model.encode(corrupt, self.chat)?;
+        Ok(PairedRuns {
+            alignment: align(lab, &run.tokens, &tokens, self.ends)?,
+            clean: run.clone(),
+            corrupt: Run {
+                schedule: run.schedule.clone(),
+                seed: run.seed,
+                ..Run::plain(tokens)
+            },
+            answer: self.answer.map(Into::into),
+            other: None,
+        })
+    }
+
+    /// The pairs of a file, under the edits of a run.
+    ///
+    /// # Errors
+    ///
+    /// Names the pair that does not fit.
+    pub fn of_file(&self, file: &Path, run: &Run, lab: &Lab) -> Result<Vec<PairedRuns>> {
+        let pairs = read(file)?.into_iter().enumerate();
+        let runs = pairs.map(|(i, pair)| {
+            let own = self.of_pair(pair, run, lab);
+            own.map_err(|error| pair_error(file, i, &error))
+        });
+        runs.collect()
+    }
+
+    fn of_pair(&self, pair: PromptPair, run: &Run, lab: &Lab) -> Result<PairedRuns> {
+        let read = |text: &str| -> Result<Run> {
+            let tokens = lab.model.encode(text, self.chat)?;
+            lab.model.check_prompt(&tokens)?;
+            Ok(Run::plain(tokens).under(&run.schedule))
+        };
+        let (clean, corrupt) = (read(&pair.clean)?, read(&pair.corrupt)?);
+        for (name, text) in [("answer", &pair.answer), ("other", &pair.other)] {
+            if let Some(text) = text {
+                LogitTarget::parse(name, text, &lab.model)?;
+            }
+        }
+        Ok(PairedRuns {
+            alignment: align(lab, &clean.tokens, &corrupt.tokens, self.ends)?,
+            clean,
+            corrupt,
+            answer: pair.answer.or_else(|| self.answer.map(Into::into)),
+            other: pair.other,
+        })
+    }
+}
+
+/// An error in one pair of a file.
+pub fn pair_error(file: &Path, index: usize, error: &Error) -> Error {
+    let what = error.to_string();
+    let next = format!("Look at pair {} of the file.", index + 1);
+    Error::bad_file(file, what.trim_end_matches('.'), next)
+}
+
+/// A pair whose two runs were read.
+#[derive(Clone, Debug)]
+pub struct MeasuredPair {
+    pub runs: PairedRuns,
+    pub metric: Metric,
+    /// The metric of the clean run.
+    pub clean: f32,
+    /// The metric of the corrupted run.
+    pub corrupt: f32,
+}
+
+/// Reads both runs of every pair, and fixes each pair's metric.
+///
+/// # Errors
+///
+/// When a run cannot be read, or the metric is the same in both.
+pub fn measured(
+    lab: &mut Lab,
+    kind: MetricKind,
+    pairs: Vec<PairedRuns>,
+) -> Result<Vec<MeasuredPair>> {
+    let output = || Output {
+        top: 2,
+        ..Output::whole(After::Last(1))
+    };
+    let (known, count) = (lab.model.known_tokens(), pairs.len().max(1) as f32);
+    let mut out = Vec::with_capacity(pairs.len());
+    for (i, pair) in pairs.into_iter().enumerate() {
+        lab.report(i as f32 / count)?;
+        let clean = lab.run_one(&Pass::after(pair.clean.clone(), output()))?;
+        let corrupt = lab.run_one(&Pass::after(pair.corrupt.clone(), output()))?;
+        let answers = (pair.answer.as_deref(), pair.other.as_deref());
+        let metric = kind.metric(lab, answers, clean.last(), corrupt.last())?;
+        out.push(MeasuredPair {
+            clean: metric.of_logits(clean.logits(), known),
+            corrupt: metric.of_logits(corrupt.logits(), known),
+            runs: pair,
+            metric,
+        });
+    }
+    let mean = |of: fn(&MeasuredPair) -> f32| {
+        let sum: f64 = out.iter().map(|pair| f64::from(of(pair))).sum();
+        (sum / f64::from(count)) as f32
+    };
+    ensure_metric_separates(mean(|pair| pair.clean), mean(|pair| pair.corrupt))?;
+    Ok(out)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::lab::capture::After;
     use crate::model::Model;
     use crate::model::network::families::FAMILIES;
 

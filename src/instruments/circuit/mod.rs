@@ -1,0 +1,293 @@
+//! Circuits: which edges of a model carry what one text says and another does not, and how much of it they keep alone.
+//!
+//! Scores every edge of the model's graph on pairs of a clean and a corrupted text (EAP, EAP-IG), or tries them one by one (ACDC), keeps a few,
+//! and always evaluates what is kept: the model with every other edge at the corrupted run's value, and with the circuit's own edges there,
+//! beside random circuits of the same size. The graph and a pass under a circuit are in [`crate::lab::circuit`].
+//! Invariant: no circuit is shown without its faithfulness, its completeness and its controls. To choose edges in another way, add a word
+//! to [`CircuitMethod`] and its arm in [`found`].
+
+mod acdc;
+pub mod evaluate;
+mod figure;
+pub mod file;
+pub mod scores;
+pub mod select;
+pub mod task;
+
+use std::path::{Path, PathBuf};
+
+pub use acdc::{Discovered, discover};
+use evaluate::{Evaluated, evaluate, sizes};
+use file::CircuitFile;
+use scores::edge_scores;
+use select::EdgeSelection;
+use task::CircuitTask;
+
+use super::pairs::{EdgeCount, Threshold};
+use super::params::{Count, choices, params};
+use super::{Draft, Measurement, Reads};
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::lab::circuit::edges::EdgeSet;
+use crate::lab::pairs::{MetricKind, PairSource, measured};
+use crate::lab::run::Run;
+use crate::model::Fingerprint;
+
+choices! {
+    /// How edges are found.
+    pub enum CircuitMethod {
+        /// Edge attribution patching: the gradient of the clean run.
+        Eap = "eap",
+        /// With integrated gradients over the embeddings.
+        EapIg = "eap-ig",
+        /// Edges tried one after the other, among the strongest by EAP-IG.
+        Acdc = "acdc",
+    }
+}
+
+choices! {
+    /// What the figure shows.
+    pub enum CircuitView { Edges = "edges", Curve = "curve" }
+}
+
+params! {
+    /// What `circuit` is asked.
+    pub struct CircuitParams {
+        /// the corrupted prompt, with as many tokens as the run's own, which is the clean one
+        corrupt: Option<String>,
+        /// a JSON file of clean and corrupted prompts instead of the run's own text; every number is the mean over the pairs
+        pairs: Option<PathBuf>,
+        metric: MetricKind,
+        /// the clean run's answer, or two answers as " Ann" - " Bob"; by default the top prediction of each run
+        answer: Option<String>,
+        /// eap: edge attribution patching, one gradient of the clean run; eap-ig: the mean gradient over embeddings between the two runs; acdc: edges tried one by one from the logits down, among the strongest by eap-ig
+        method: CircuitMethod = "eap-ig",
+        /// how many gradients eap-ig takes the mean of
+        steps: Count<1, 1000> = "5",
+        /// the budget: how many edges are kept at most, as a number or a share of all (eap, eap-ig)
+        edges: EdgeCount = "5%",
+        /// instead of a budget, the least strength of an edge, in the metric's unit; with acdc the least loss for which an edge stays (default 1 % of the metric's difference)
+        threshold: Threshold,
+        /// top: the strongest edges of all; greedy: from the logits down, the strongest that lead into what is there; what is on no path from the embedding to the logits is left out
+        select: EdgeSelection = "top",
+        /// among how many of the strongest edges by eap-ig acdc searches
+        candidates: EdgeCount = "10%",
+        /// edges: the circuit's edges, strongest first; curve: faithfulness and completeness against the number of edges
+        show: CircuitView = "edges",
+        /// how many random circuits of the same size stand beside each
+        controls: Count<1, 100> = "5",
+        /// how many sizes the curve has
+        points: Count<2, 100> = "9",
+        /// a saved circuit that is evaluated on these pairs, instead of finding one
+        load: Option<PathBuf>,
+        /// a file to which the circuit is saved, as JSON
+        save: Option<PathBuf>,
+        /// yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template
+        chat: bool,
+    }
+}
+
+/// A circuit with what it was chosen by.
+struct FoundCircuit {
+    edges: EdgeSet,
+    /// A number for every edge: its score, or what it took from the metric when it was tried.
+    scores: Vec<f64>,
+    /// What the numbers are called.
+    called: &'static str,
+    notes: Vec<String>,
+}
+
+pub struct Circuit;
+
+impl Measurement for Circuit {
+    type Params = CircuitParams;
+    const NAME: &'static str = "circuit";
+    const ABOUT: &'static str = "Circuits: the edges between heads and MLPs that carry what one text says and another does not (EAP, EAP-IG, ACDC), and how much of it they keep alone";
+    const SOURCE: &'static str = "EAP: Syed et al. 2023 (2310.10348); EAP-IG: Hanna et al. 2024 (2403.17806); ACDC: Conmy et al. 2023 (2304.14997)";
+    const READS: Reads<CircuitParams> = Reads::TextWhere(|params| params.pairs.is_none());
+    const READS_END: bool = true;
+
+    fn measure(params: &CircuitParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
+        if let Some(path) = &params.save {
+            crate::file::check(path, lab.overwrite)?;
+        }
+        let source = PairSource {
+            corrupt: params.corrupt.as_deref(),
+            pairs: params.pairs.as_deref(),
+            answer: params.answer.as_deref(),
+            chat: params.chat,
+            ends: false,
+        };
+        crate::lab::circuit::graph::CircuitGraph::of(&lab.model)?;
+        let runs = source.runs(run, lab)?;
+        let pairs = lab.part(0.0..0.1, |lab| measured(lab, params.metric, runs))?;
+        let task = lab.part(0.1..0.15, |lab| CircuitTask::new(lab, pairs))?;
+        let found = lab.part(0.15..0.6, |lab| found(params, lab, &task))?;
+        let circuits = match params.show {
+            CircuitView::Edges => vec![found.edges.clone()],
+            CircuitView::Curve => curve(params, &task, &found),
+        };
+        let evaluated = lab.part(0.6..1.0, |lab| {
+            evaluate(lab, &task, &circuits, params.controls.0, run.seed)
+        })?;
+        let own = circuits.iter().position(|edges| *edges == found.edges);
+        let own = &evaluated[own.unwrap_or_default()];
+        let mut draft = figure::draft(params, lab, &task, &found, own, &evaluated, run.seed);
+        if let Some(path) = &params.save {
+            let file = file(params, lab, &task, &found, own);
+            file.save(path, lab.overwrite)?;
+            let name = crate::text::plain(path.display().to_string().as_bytes());
+            draft = draft.note(format!(
+                "the circuit is saved as {name}: --load {name} evaluates it on other pairs"
+            ));
+        }
+        draft.run = params.pairs.as_ref().map(|_| Run {
+            seed: run.seed,
+            ..Run::default()
+        });
+        Ok(draft)
+    }
+}
+
+/// The circuits of a curve: of growing budgets, with the one that was found.
+fn curve(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Vec<EdgeSet> {
+    let graph = &task.graph;
+    let order = params.select.order(graph, &found.scores);
+    let of_size = |size: usize| {
+        let own = order.iter().take(size).copied();
+        EdgeSet::of(graph, own).connected(graph)
+    };
+    let mut circuits: Vec<EdgeSet> = sizes(graph, found.edges.len(), params.points.0)
+        .into_iter()
+        .map(of_size)
+        .filter(|own| !own.is_empty())
+        .collect();
+    circuits.push(found.edges.clone());
+    circuits.sort_by_key(EdgeSet::len);
+    circuits.dedup();
+    circuits
+}
+
+/// The circuit that the parameters ask for.
+fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<FoundCircuit> {
+    let graph = &task.graph;
+    if let Some(path) = &params.load {
+        let file = CircuitFile::load(path, &lab.model.card)?;
+        let (edges, scores) = file.edges(path, graph)?;
+        let note = format!(
+            "a saved circuit, found by {} on {} ({} pairs), where it kept {:.3} of the metric ({})",
+            file.method, file.pairs, file.count, file.faithfulness, file.metric
+        );
+        return Ok(FoundCircuit {
+            edges,
+            scores,
+            called: "score",
+            notes: vec![crate::text::plain(note.as_bytes())],
+        });
+    }
+    let steps = match params.method {
+        CircuitMethod::Eap => None,
+        CircuitMethod::EapIg | CircuitMethod::Acdc => Some(params.steps.0),
+    };
+    let share = match params.method {
+        CircuitMethod::Acdc => 0.2,
+        CircuitMethod::Eap | CircuitMethod::EapIg => 1.0,
+    };
+    let found = lab.part(0.0..share, |lab| edge_scores(lab, task, steps))?;
+    let error = found.out_of_embedding - found.whole;
+    let mut notes = vec![format!(
+        "edges out of the embedding sum to {:+.4}, and the corrupted runs' metric less the clean ones' is {:+.4}: completeness error {error:+.2e} ({:.1} %){}",
+        found.out_of_embedding,
+        found.whole,
+        100.0 * (error / found.whole).abs(),
+        match steps {
+            Some(steps) => format!(
+                ", with {steps} gradients between corrupted and clean embeddings, the corrupted ones among them"
+            ),
+            None => ", which the slope of the clean run alone leaves".into(),
+        }
+    )];
+    if params.method == CircuitMethod::Acdc {
+        let candidates = params.candidates.of(graph.edges());
+        let candidates = EdgeSelection::Top.circuit(graph, &found.scores, candidates);
+        if candidates.is_empty() {
+            return Err(nothing_connected());
+        }
+        let whole = (task.clean - task.corrupt).abs();
+        let threshold = params.threshold.0.unwrap_or(0.01 * whole);
+        let found = lab.part(share..1.0, |lab| {
+            discover(lab, task, &candidates, threshold)
+        })?;
+        notes.push(format!(
+            "ACDC: {} of {} candidates are left (the strongest {} by EAP-IG that lie on a path), {} tried; an edge stays if without it the metric loses {threshold:.4} or more",
+            found.edges.len(),
+            candidates.len(),
+            params.candidates.of(graph.edges()),
+            found.trials
+        ));
+        return Ok(FoundCircuit {
+            edges: found.edges,
+            scores: found.losses,
+            called: "loss",
+            notes,
+        });
+    }
+    let edges = match params.threshold.0 {
+        Some(threshold) => {
+            let order = params.select.order(graph, &found.scores).into_iter();
+            // Both orders take the strongest that there is, so that all that follow are weaker.
+            let strong = order.take_while(|edge| found.scores[*edge].abs() >= threshold);
+            EdgeSet::of(graph, strong).connected(graph)
+        }
+        None => {
+            let budget = params.edges.of(graph.edges());
+            params.select.circuit(graph, &found.scores, budget)
+        }
+    };
+    if edges.is_empty() {
+        return Err(nothing_connected());
+    }
+    Ok(FoundCircuit {
+        edges,
+        scores: found.scores,
+        called: "score",
+        notes,
+    })
+}
+
+/// The error for a choice of edges of which none lies on a path.
+fn nothing_connected() -> Error {
+    Error::argument(
+        "edges",
+        "no edge on a path from the embedding to the logits",
+        "more edges, a lower threshold, or select=greedy",
+    )
+}
+
+/// What is saved of a circuit.
+fn file(
+    params: &CircuitParams,
+    lab: &Lab,
+    task: &CircuitTask,
+    found: &FoundCircuit,
+    own: &Evaluated,
+) -> CircuitFile {
+    let mut digest = Fingerprint::default();
+    for pair in &task.pairs {
+        digest.write(&pair.runs.clean.digest().to_le_bytes());
+        digest.write(&pair.runs.corrupt.digest().to_le_bytes());
+    }
+    let pairs = match &params.pairs {
+        Some(path) => Path::new(path).display().to_string(),
+        None => params.corrupt.clone().unwrap_or_default(),
+    };
+    CircuitFile {
+        method: crate::instruments::params::ParameterValue::print(&params.method),
+        metric: crate::instruments::params::ParameterValue::print(&params.metric),
+        pairs,
+        count: task.pairs.len(),
+        digest: format!("{:016x}", digest.finish()),
+        faithfulness: own.faithfulness,
+        ..CircuitFile::of(&task.graph, &found.edges, &found.scores, &lab.model.card)
+    }
+}

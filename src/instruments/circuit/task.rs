@@ -1,0 +1,132 @@
+//! What a circuit is made for: pairs of texts, the metric of each, and the values of their corrupted runs.
+//!
+//! Invariant: a number of the task is the mean over its pairs; the two texts of a pair have equally many tokens. To measure something else of
+//! a circuit, ask [`CircuitTask::under`] for its metric.
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::lab::Lab;
+use crate::lab::circuit::edges::EdgeSet;
+use crate::lab::circuit::graph::CircuitGraph;
+use crate::lab::circuit::states::{CircuitRow, NodeValues, SenderChanges};
+use crate::lab::pairs::{MeasuredPair, Metric};
+use crate::lab::pass::{Pass, PassRow};
+use crate::lab::run::Run;
+use crate::model::memory;
+use crate::text::size;
+
+/// Pairs of texts on a model as a graph.
+pub struct CircuitTask {
+    pub graph: CircuitGraph,
+    pub pairs: Vec<MeasuredPair>,
+    /// The corrupted runs, by pair.
+    pub corrupted: Vec<Arc<NodeValues>>,
+    /// The mean metric of the clean runs.
+    pub clean: f64,
+    /// The mean metric of the corrupted runs.
+    pub corrupt: f64,
+}
+
+impl CircuitTask {
+    /// Reads the corrupted runs.
+    ///
+    /// # Errors
+    ///
+    /// When the family is refused, edits are on, texts differ in length, or memory does not suffice.
+    pub fn new(lab: &mut Lab, pairs: Vec<MeasuredPair>) -> Result<Self> {
+        let graph = CircuitGraph::of(&lab.model)?;
+        let tokens: usize = pairs.iter().map(|pair| pair.runs.clean.tokens.len()).sum();
+        let b = &lab.model.transformer.blueprint;
+        let width = 2 * (b.heads + b.kv_heads) * b.head_dim + 3 * b.d_model;
+        let need = 4 * tokens * (graph.layers * width + graph.senders() * b.d_model);
+        if let Some(free) = memory::available(&lab.model.transformer.device)
+            && need as u64 > free
+        {
+            return Err(Error::TooLarge {
+                name: format!("The corrupted runs of {} pairs", pairs.len()),
+                need: format!("{} (with what every node writes)", size(need as u64)),
+                free: size(free),
+                next: "Give fewer or shorter pairs".into(),
+            });
+        }
+        let texts = pairs.iter().map(|pair| pair.runs.corrupt.tokens.clone());
+        let corrupted = values(lab, &graph, texts)?;
+        let mean = |of: fn(&MeasuredPair) -> f32| {
+            let sum: f64 = pairs.iter().map(|pair| f64::from(of(pair))).sum();
+            sum / pairs.len().max(1) as f64
+        };
+        Ok(Self {
+            graph,
+            clean: mean(|pair| pair.clean),
+            corrupt: mean(|pair| pair.corrupt),
+            corrupted: corrupted.into_iter().map(Arc::new).collect(),
+            pairs,
+        })
+    }
+
+    /// The mean metric under a circuit, and what senders wrote in every pair if that is wanted. `base` is what they wrote under a
+    /// circuit that is like this one but for a few edges.
+    ///
+    /// # Errors
+    ///
+    /// When the work is stopped, or numbers are not finite.
+    pub fn under(
+        &self,
+        lab: &mut Lab,
+        edges: &Arc<EdgeSet>,
+        base: Option<&[Arc<SenderChanges>]>,
+        keep: bool,
+    ) -> Result<(f64, Vec<Arc<SenderChanges>>)> {
+        let metrics: Vec<&Metric> = self.pairs.iter().map(|pair| &pair.metric).collect();
+        let rows = self.pairs.iter().enumerate().map(|(i, pair)| PassRow {
+            tokens: pair.runs.clean.tokens.clone(),
+            circuit: Some(CircuitRow {
+                graph: self.graph,
+                edges: edges.clone(),
+                corrupted: self.corrupted[i].clone(),
+                base: base.map(|base| base[i].clone()),
+                keep,
+            }),
+            ..PassRow::default()
+        });
+        let pass = Pass {
+            run: Run::plain(Vec::new()),
+            rows: rows.collect(),
+            output: Metric::outputs(&metrics),
+            ..Pass::default()
+        };
+        let found = lab.run(&pass)?;
+        let each = found.iter().zip(&metrics);
+        let each = each.map(|(row, metric)| f64::from(metric.of(row.last())));
+        let sum: f64 = each.sum();
+        let changes = found.iter().filter_map(|row| row.changes.clone()).collect();
+        Ok((sum / self.pairs.len().max(1) as f64, changes))
+    }
+
+    /// The share of the metric's way from the corrupted runs to the clean ones.
+    pub fn share(&self, metric: f64) -> f64 {
+        (metric - self.corrupt) / (self.clean - self.corrupt)
+    }
+
+    /// How much a change of the metric takes away, in the metric's unit: what moves it from the clean runs towards the corrupted ones.
+    pub fn loss(&self, before: f64, after: f64) -> f64 {
+        (before - after) * (self.clean - self.corrupt).signum()
+    }
+}
+
+/// The values of runs at the sites of the graph.
+pub fn values(
+    lab: &mut Lab,
+    graph: &CircuitGraph,
+    texts: impl Iterator<Item = Vec<u32>>,
+) -> Result<Vec<NodeValues>> {
+    let pass = Pass {
+        record: NodeValues::addresses(graph),
+        ..Pass::texts(Run::plain(Vec::new()), texts)
+    };
+    let read = lab.run(&pass)?;
+    let own = read.iter();
+    own.map(|row| NodeValues::of(graph, row.positions.len(), &row.recorded))
+        .collect()
+}
