@@ -454,8 +454,6 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
-    &attribution::AttributionPatching,
-    &circuit::Circuit,
     &crate::instruments::steering::sweep::Sweep,
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,
@@ -477,6 +475,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &saliency::Saliency,
     &relation::RelationInstrument,
     &relation::attribute_lens::AttributeLens,
+    &attribution::AttributionPatching,
+    &circuit::Circuit,
 ];
 
 /// Finds an instrument by name.
