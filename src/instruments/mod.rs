@@ -456,8 +456,6 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &patchscope::Patchscope,
     &backpatch::Backpatch,
     &patching::Patching,
-    &attribution::AttributionPatching,
-    &circuit::Circuit,
     &crate::instruments::steering::sweep::Sweep,
     &crate::instruments::attention::heads::Heads,
     &residual::Residual,
@@ -484,6 +482,8 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &feature::logits::FeatureLogits,
     &relation::RelationInstrument,
     &relation::attribute_lens::AttributeLens,
+    &attribution::AttributionPatching,
+    &circuit::Circuit,
 ];
 
 /// Finds an instrument by name.
