@@ -636,6 +636,10 @@ fn start(of: &dyn Instrument) -> Vec<String> {
         }
         return start;
     }
+    // Of the weights alone.
+    if !of.parameters().iter().any(|p| p.name == "plus") {
+        return Vec::new();
+    }
     let side = |name: &str| {
         let file = lists.join(format!("refusal_{name}.txt"));
         [format!("--{name}"), file.display().to_string()]

@@ -183,7 +183,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
             "relation" => command.extend(["--relation", &capitals, "--prompts", "zero-shot"]),
             // A map belongs to the weights that it was made of. Weights of other layers are sound, and what a broken neuron writes
             // is left out: see below.
-            "attribute-lens" | "promoters" => continue,
+            "attribute-lens" | "promoters" | "composition" | "head-svd" => continue,
             _ => command.extend(["-p", FACT]),
         }
         let (code, out, err) = outcome(&command);

@@ -677,6 +677,10 @@ fn every_instrument_serves(lab: &mut Lab, ids: &[u32], dtype: &str) -> Outcome {
         of.needs_prompt(&Arguments::default()) && of.name() != "attribute-lens"
     };
     for of in INSTRUMENTS.iter().filter(about_text) {
+        // There is none for this model.
+        if of.parameters().iter().any(|p| p.name == "dictionary") {
+            continue;
+        }
         let mut arguments = Arguments::default();
         if of.parameters().iter().any(|p| p.name == "words") {
             arguments = arguments.with("words", words.display());

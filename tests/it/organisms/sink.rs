@@ -166,10 +166,13 @@ fn arguments(name: &str) -> Vec<Arguments> {
 }
 
 /// Instruments that need files or a prompt of their own.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 12] = [
     "attribute-lens",
     "attribution",
     "circuit",
+    "feature",
+    "feature-logits",
+    "feature-search",
     "features",
     "languages",
     "patching",

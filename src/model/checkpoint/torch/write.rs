@@ -99,9 +99,17 @@ impl<'a> PickleWriter<'a> {
             strides[i - 1] = strides[i] * shape[i];
         }
         for sizes in [shape, &strides] {
-            self.out.push(b'(');
+            // Tuples of up to three have an opcode of their own, the others a mark.
+            let short = (1..=3).contains(&sizes.len());
+            if !short {
+                self.out.push(b'(');
+            }
             sizes.iter().for_each(|size| self.number(*size as i32));
-            self.out.push(b't');
+            self.out.push(if short {
+                0x84 + sizes.len() as u8
+            } else {
+                b't'
+            });
         }
         self.out.extend(b"\x89ccollections\nOrderedDict\n)RtR");
         self.tensors.push(numbers);
