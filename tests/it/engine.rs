@@ -642,7 +642,7 @@ fn what_follows_the_cursor_delays_no_token() {
     assert!(place(&seen, ended).is_some(), "the text came first");
 
     // One that takes long is interrupted by a request, and begins again.
-    session.handle.ask(Request::Follow(question(4096)));
+    session.handle.ask(Request::Follow(question(1024)));
     session.until(|u| {
         matches!(
             u,
@@ -680,7 +680,7 @@ fn what_follows_the_cursor_delays_no_token() {
     );
 
     // Who stops it is told.
-    session.handle.ask(Request::Follow(question(4096)));
+    session.handle.ask(Request::Follow(question(1024)));
     session.until(|u| {
         matches!(
             u,
