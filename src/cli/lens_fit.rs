@@ -23,7 +23,7 @@ use crate::text;
 const LONGEST: u64 = 1 << 30;
 
 /// How often an unfinished fit is saved.
-const EVERY: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_mins(1);
 
 /// Over how many prompts the change must stay below `--until`.
 const WINDOW: usize = 10;
@@ -80,7 +80,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
 }
 
 /// A text cut into prompts of one length, and what a fit on them is made on.
-struct Prompts {
+struct CutText {
     lab: Lab,
     prompts: Vec<Vec<u32>>,
     origin: LensOrigin,
@@ -90,7 +90,7 @@ fn number(matches: &ArgMatches, name: &str) -> Option<usize> {
     matches.get_one::<u32>(name).map(|n| *n as usize)
 }
 
-fn prompts(matches: &ArgMatches, skipped: usize) -> Result<Prompts> {
+fn prompts(matches: &ArgMatches, skipped: usize) -> Result<CutText> {
     let source = matches
         .get_one::<PathBuf>("text")
         .cloned()
@@ -129,7 +129,7 @@ fn prompts(matches: &ArgMatches, skipped: usize) -> Result<Prompts> {
         length,
         skipped,
     };
-    Ok(Prompts {
+    Ok(CutText {
         lab,
         prompts,
         origin,
@@ -145,7 +145,7 @@ fn jacobian(matches: &ArgMatches, target: &Path) -> Result<()> {
     };
     file::check(target, overwrite)?;
     let skipped = number(matches, "skip").unwrap_or(SKIPPED);
-    let Prompts {
+    let CutText {
         mut lab,
         prompts,
         origin,
@@ -289,7 +289,7 @@ fn tuned(matches: &ArgMatches, folder: &Path) -> Result<()> {
     for name in ["params.pt", "config.json"] {
         file::check(&folder.join(name), overwrite)?;
     }
-    let Prompts {
+    let CutText {
         mut lab,
         prompts,
         origin,

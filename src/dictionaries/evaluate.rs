@@ -337,7 +337,7 @@ fn losses(
         ..Pass::of(Run::plain(Vec::new()))
     })?;
     let loss = |capture: &Capture| {
-        let own = capture.output.iter().flat_map(|row| row.tokens.first());
+        let own = capture.output.iter().filter_map(|row| row.tokens.first());
         own.map(|token| -f64::from(token.logprob)).sum::<f64>()
     };
     Ok(captures.iter().map(loss).collect())

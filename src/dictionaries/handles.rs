@@ -50,10 +50,13 @@ pub fn with_features(mut lab: Lab) -> Lab {
     lab
 }
 
+/// One handle for each dictionary of a set.
+type SetHandles = Vec<Arc<dyn FeatureDictionary>>;
+
 /// The handles of the dictionaries that are open, by what edits call them; kept by the lab.
 #[derive(Debug, Default)]
 struct OpenHandles {
-    kept: RefCell<BTreeMap<String, (Rc<DictionarySet>, Vec<Arc<dyn FeatureDictionary>>)>>,
+    kept: RefCell<BTreeMap<String, (Rc<DictionarySet>, SetHandles)>>,
 }
 
 /// The dictionaries of a name, with one handle each: one that is open under it; else what is opened by it; else the only one that is

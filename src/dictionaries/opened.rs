@@ -266,7 +266,7 @@ impl PlacedDictionary {
         let dictionary = &self.dictionary;
         let mut about = dictionary.about();
         if let (Some(made_for), None) = (&dictionary.made_for, self.other_model(card)) {
-            about.push_str(&format!(", made for {made_for}, as this model"));
+            about = format!("{about}, made for {made_for}, as this model");
         }
         let mut notes = vec![about];
         if let Some(other) = self.other_model(card) {
@@ -457,14 +457,13 @@ fn plain(given: &str, lab: &Lab) -> Result<Given> {
         ));
     }
     let on_disk = Path::new(base).exists() || base.starts_with(['/', '.', '~']);
-    let meaning = match RepositoryPart::parse(base).filter(|_| !on_disk) {
-        Some(part) => Meaning::Hub(base.into(), fetched(&part, lab)?),
-        None => {
-            if !Path::new(base).exists() {
-                return Err(missing(base, lab));
-            }
-            Meaning::Path(PathBuf::from(base))
+    let meaning = if let Some(part) = RepositoryPart::parse(base).filter(|_| !on_disk) {
+        Meaning::Hub(base.into(), fetched(&part, lab)?)
+    } else {
+        if !Path::new(base).exists() {
+            return Err(missing(base, lab));
         }
+        Meaning::Path(PathBuf::from(base))
     };
     Ok(Given {
         name: given.into(),

@@ -495,7 +495,7 @@ argument! {
     |typed| {
         let heads = |text: &str| match text.parse()? {
             UnitChoice::Features(_) => Err(typed.wants("heads, not features", "0,2")),
-            heads => Ok(heads),
+            heads @ (UnitChoice::All | UnitChoice::List(_) | UnitChoice::Set(_)) => Ok(heads),
         };
         let Some((own, sources)) = typed.what.split_once('=') else {
             return Ok(Self(heads(typed.what.text)?, Positions::All));

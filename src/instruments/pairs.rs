@@ -53,16 +53,13 @@ impl ParameterValue for EdgeCount {
 
     fn parse(text: &str) -> std::result::Result<Self, String> {
         let expected = || "a number of edges, or a share of all of them: 40 or 5%".to_string();
-        match text.strip_suffix('%') {
-            Some(share) => {
-                let share = share.trim().parse().ok();
-                let share = share.filter(|share: &f64| *share > 0.0 && *share <= 100.0);
-                share.map(Self::Share).ok_or_else(expected)
-            }
-            None => {
-                let number = text.parse().ok().filter(|number: &usize| *number > 0);
-                number.map(Self::Number).ok_or_else(expected)
-            }
+        if let Some(share) = text.strip_suffix('%') {
+            let share = share.trim().parse().ok();
+            let share = share.filter(|share: &f64| *share > 0.0 && *share <= 100.0);
+            share.map(Self::Share).ok_or_else(expected)
+        } else {
+            let number = text.parse().ok().filter(|number: &usize| *number > 0);
+            number.map(Self::Number).ok_or_else(expected)
         }
     }
 

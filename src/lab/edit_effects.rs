@@ -137,8 +137,8 @@ impl Lab {
         // Overflow in a quantized product may come out as finite but meaningless numbers, so the receipt decides.
         let broken = read.receipts.iter().any(|r| r.not_finite);
         let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
-        let is = read.receipts.iter().map(|r| r.control_is.clone());
-        let is = is.filter(|is| !is.is_empty()).last().unwrap_or_default();
+        let mut is = read.receipts.iter().map(|r| r.control_is.clone());
+        let is = is.rfind(|is| !is.is_empty()).unwrap_or_default();
         Ok((read.output.iter().map(kl).collect(), is))
     }
 

@@ -163,29 +163,26 @@ pub(crate) fn prepare_features(
     let mut control_note = String::new();
     if let RandomControl::Random(seed) = control {
         let rows = named.active_in_prompt(&dictionary)?;
-        match others(&features.numbers, &rows, seed) {
-            Some(list) => {
-                let own = vectors_of(&list)?;
-                // What is added stays as long as it was, whatever the lengths of the vectors.
-                for ((offset, before), after) in shift.offsets.iter_mut().zip(&vectors).zip(&own) {
-                    let size = norm(after);
-                    *offset *= if size > NOTHING {
-                        f64::from(norm(before) / size)
-                    } else {
-                        1.0
-                    };
-                }
-                let spelled: Vec<String> = list.iter().map(u32::to_string).collect();
-                control_note = format!(
-                    "other active features of similar size ({})",
-                    spelled.join(", ")
-                );
-                (vectors, features.numbers) = (own, list);
+        if let Some(list) = others(&features.numbers, &rows, seed) {
+            let own = vectors_of(&list)?;
+            // What is added stays as long as it was, whatever the lengths of the vectors.
+            for ((offset, before), after) in shift.offsets.iter_mut().zip(&vectors).zip(&own) {
+                let size = norm(after);
+                *offset *= if size > NOTHING {
+                    f64::from(norm(before) / size)
+                } else {
+                    1.0
+                };
             }
-            None => {
-                vectors = vectors.iter().map(|v| random_like(v, seed)).collect();
-                control_note = "random directions of equal norm, as too few other features are active in the prompt".into();
-            }
+            let spelled: Vec<String> = list.iter().map(u32::to_string).collect();
+            control_note = format!(
+                "other active features of similar size ({})",
+                spelled.join(", ")
+            );
+            (vectors, features.numbers) = (own, list);
+        } else {
+            vectors = vectors.iter().map(|v| random_like(v, seed)).collect();
+            control_note = "random directions of equal norm, as too few other features are active in the prompt".into();
         }
     }
     let kind = DictionaryOperation::Units {

@@ -67,6 +67,9 @@ pub fn before_unembedding(model: &Model, rows: &Tensor, reading: ValueNorm) -> R
     }
 }
 
+/// Rows on the host.
+pub type HostRows = Vec<Vec<f32>>;
+
 /// Vectors of the stream `[n, d_model]` multiplied by the gain, and what one unit of each adds to every logit, `[n][vocab]`.
 ///
 /// # Errors
@@ -76,7 +79,7 @@ pub fn logit_effects(
     model: &Model,
     rows: &Tensor,
     reading: ValueNorm,
-) -> Result<(Vec<Vec<f32>>, Vec<Vec<f32>>)> {
+) -> Result<(HostRows, HostRows)> {
     model.transformer.on_thread_pool(|| {
         let values = before_unembedding(model, rows, reading)?;
         let logits = model.transformer.direct_logits(&values)?;

@@ -109,7 +109,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let layers = index.origin.dictionaries.iter();
     let silent: usize = layers
         .filter_map(|d| index.layer(d.layer))
-        .map(|layer| layer.silent())
+        .map(crate::dictionaries::index::LayerIndex::silent)
         .sum();
     let file = target.display();
     output::note(&format!(

@@ -41,7 +41,7 @@ const REPORTED: usize = 8192;
 
 /// How often a line of progress is written, and how often the state is saved.
 const EVERY: Duration = Duration::from_secs(5);
-const SAVED_EVERY: Duration = Duration::from_secs(60);
+const SAVED_EVERY: Duration = Duration::from_mins(1);
 
 /// A feature that was inactive in this share of all rows is dead, but not before so many rows.
 const DEAD_SHARE: usize = 10;
@@ -406,6 +406,7 @@ fn curves(curve: &[CurvePoint]) {
     let (Some(first), Some(last)) = (curve.first(), curve.last()) else {
         return;
     };
+    #[allow(clippy::type_complexity)] // a name and how a point says it
     let rows: [(&str, fn(&CurvePoint) -> f64); 4] = [
         ("loss", |p| p.loss),
         ("explained", |p| p.explained),

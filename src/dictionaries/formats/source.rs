@@ -118,16 +118,15 @@ impl<'a> Source<'a> {
 
     /// The names of the files and folders in the folder, in order.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = match self.embedded {
-            Some(of) => of.files.iter().map(|(name, _)| (*name).into()).collect(),
-            None => {
-                let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
-                let names = entries.flatten().map(|entry| entry.file_name());
-                names
-                    .map(|name| name.to_string_lossy().into_owned())
-                    .take(100_000)
-                    .collect()
-            }
+        let mut names: Vec<String> = if let Some(of) = self.embedded {
+            of.files.iter().map(|(name, _)| (*name).into()).collect()
+        } else {
+            let entries = std::fs::read_dir(&self.folder).into_iter().flatten();
+            let names = entries.flatten().map(|entry| entry.file_name());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .take(100_000)
+                .collect()
         };
         names.sort();
         names
@@ -188,7 +187,7 @@ impl<'a> Source<'a> {
         let words = self.words.trim_end_matches('/');
         let mut cuts = words.rmatch_indices('/').map(|(at, _)| at);
         match cuts.nth(2).filter(|at| *at > 0) {
-            Some(at) => format!("…{}", text::visible(words[at..].as_bytes())),
+            Some(at) => format!("…{}", text::visible(&words.as_bytes()[at..])),
             None => text::visible(words.as_bytes()),
         }
     }

@@ -24,7 +24,7 @@ use crate::model::Fingerprint;
 const AT_ONCE: usize = 1024;
 
 /// How often unfinished work is saved.
-const SAVE_EVERY: Duration = Duration::from_secs(120);
+const SAVE_EVERY: Duration = Duration::from_mins(2);
 
 impl FeatureIndex {
     /// Reads a text and indexes the features of a set over it. Work that is stopped is saved in the file `unfinished`, and goes on

@@ -685,12 +685,12 @@ mod tests {
             }
             for f in 0..12 {
                 check("encoder bias", plain.encoder_bias[f], &|w, by| {
-                    w.encoder_bias[f] += by
+                    w.encoder_bias[f] += by;
                 });
             }
             for i in 0..width {
                 check("decoder bias", plain.decoder_bias[i], &|w, by| {
-                    w.decoder_bias[i] += by
+                    w.decoder_bias[i] += by;
                 });
             }
             assert!(checked > 100, "{kind} {checked}");
@@ -708,7 +708,9 @@ mod tests {
         let of = |h: f32| LossSlopes::of(TrainKind::JumpRelu, 2.0, h, Some(&0.5), 0.25);
         let near = of(0.51);
         assert!((near.threshold + (0.5 * 2.0 + 0.25) / BANDWIDTH).abs() < 1e-4);
-        assert!(near.h == 2.0 && of(0.49).h == 0.0 && of(0.49).threshold == near.threshold);
+        let close = |a: f32, b: f32| (a - b).abs() < 1e-6;
+        let far = of(0.49);
+        assert!(close(near.h, 2.0) && close(far.h, 0.0) && close(far.threshold, near.threshold));
         assert!(of(0.53).threshold == 0.0 && of(0.4).threshold == 0.0);
     }
 

@@ -69,12 +69,11 @@ fn unrelated(lab: &mut Lab, pairs: &[MeasuredPair], pair: usize, seed: u64) -> R
     let length = pairs[pair].runs.corrupt.tokens.len();
     let others = (1..pairs.len()).map(|step| &pairs[(pair + step) % pairs.len()].runs.corrupt);
     let same = others.into_iter().find(|run| run.tokens.len() == length);
-    Ok(match same {
-        Some(run) => run.clone(),
-        None => {
-            let own = lab.unrelated(seed, length)?;
-            own.under(&pairs[pair].runs.clean.schedule)
-        }
+    Ok(if let Some(run) = same {
+        run.clone()
+    } else {
+        let own = lab.unrelated(seed, length)?;
+        own.under(&pairs[pair].runs.clean.schedule)
     })
 }
 

@@ -232,17 +232,14 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             notes,
         });
     }
-    let edges = match params.threshold.0 {
-        Some(threshold) => {
-            let order = params.select.order(graph, &found.scores).into_iter();
-            // Both orders take the strongest that there is, so that all that follow are weaker.
-            let strong = order.take_while(|edge| found.scores[*edge].abs() >= threshold);
-            EdgeSet::of(graph, strong).connected(graph)
-        }
-        None => {
-            let budget = params.edges.of(graph.edges());
-            params.select.circuit(graph, &found.scores, budget)
-        }
+    let edges = if let Some(threshold) = params.threshold.0 {
+        let order = params.select.order(graph, &found.scores).into_iter();
+        // Both orders take the strongest that there is, so that all that follow are weaker.
+        let strong = order.take_while(|edge| found.scores[*edge].abs() >= threshold);
+        EdgeSet::of(graph, strong).connected(graph)
+    } else {
+        let budget = params.edges.of(graph.edges());
+        params.select.circuit(graph, &found.scores, budget)
     };
     if edges.is_empty() {
         return Err(nothing_connected());

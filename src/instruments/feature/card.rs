@@ -499,7 +499,7 @@ fn near_rows(
         let both = read.iter().zip(&written);
         let dot: f64 = both.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let cosine = dot / (norm(&read) * norm(&written)).max(f64::MIN_POSITIVE);
-        what.push_str(&format!(", cosine of the two {cosine:.3}"));
+        what = format!("{what}, cosine of the two {cosine:.3}");
     }
     say("norm", of_written as f32, what);
     Ok(())

@@ -65,9 +65,9 @@ impl GivenDictionary {
             Some(_) | None => open.labels(std::path::Path::new(labels))?,
         };
         Ok(Self {
-            labels,
             name,
             set,
+            labels,
             index,
         })
     }

@@ -92,9 +92,8 @@ fn part_of(at: Address) -> Result<Option<LogitPart>> {
     Ok(match role(at)? {
         StreamRole::State => None,
         StreamRole::Heads | StreamRole::Attention => Some(LogitPart::Attention(layer)),
-        StreamRole::Neurons | StreamRole::Mlp => Some(LogitPart::Mlp(layer)),
         StreamRole::Added if at.site == Site::AttnAdd => Some(LogitPart::Attention(layer)),
-        StreamRole::Added => Some(LogitPart::Mlp(layer)),
+        StreamRole::Neurons | StreamRole::Mlp | StreamRole::Added => Some(LogitPart::Mlp(layer)),
     })
 }
 

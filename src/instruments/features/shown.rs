@@ -239,15 +239,13 @@ fn short_names(names: &[String]) -> Vec<String> {
             own = format!("{own}@{address}");
         }
         let own = text::visible(own.as_bytes());
-        match text::width(&own).saturating_sub(NAME) {
-            0 => own,
-            // The end of a path says more than its beginning.
-            _ => {
-                let kept: Vec<char> = own.chars().collect();
-                let kept: String = kept[kept.len().saturating_sub(NAME - 1)..].iter().collect();
-                format!("…{kept}")
-            }
+        if text::width(&own) <= NAME {
+            return own;
         }
+        // The end of a path says more than its beginning.
+        let kept: Vec<char> = own.chars().collect();
+        let kept: String = kept[kept.len().saturating_sub(NAME - 1)..].iter().collect();
+        format!("…{kept}")
     };
     let mut short: Vec<String> = names.iter().enumerate().map(shortest).collect();
     for i in 0..short.len() {

@@ -44,7 +44,7 @@ params! {
         /// how many pairs to list
         count: Count<1, 1000> = "20",
         /// the seed of the control
-        seed: Count<0, 1000000> = "0",
+        seed: Count<0, 1_000_000> = "0",
     }
 }
 

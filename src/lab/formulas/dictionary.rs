@@ -73,7 +73,7 @@ impl DictionaryChange {
                         if shift != 0.0 {
                             let pairs = row.iter_mut().zip(vector);
                             pairs.for_each(|(x, w)| {
-                                *x = (f64::from(*x) + shift * f64::from(*w)) as f32
+                                *x = (f64::from(*x) + shift * f64::from(*w)) as f32;
                             });
                         }
                     }
@@ -174,7 +174,8 @@ fn towards(x: &mut [f32], to: &[f32], c: f64) {
         #[allow(clippy::float_cmp)] // exactly equal, exactly full strength
         if *x == *to {
             continue;
-        } else if c == 1.0 {
+        }
+        if c == 1.0 {
             *x = *to;
         } else {
             *x = (f64::from(*x) + (f64::from(*to) - f64::from(*x)) * c) as f32;

@@ -20,6 +20,7 @@ pub struct RepositoryPart {
 /// Which files belong to a part.
 pub struct PartFiles<'a> {
     /// The files that are needed, of all files of the repository; those that make a part complete come last.
+    #[allow(clippy::type_complexity)] // it is called once
     pub choose: &'a dyn Fn(&RepositoryPart, &[String]) -> Result<Vec<String>>,
     /// Whether a folder or file on the disk is complete.
     pub whole: &'a dyn Fn(&Path) -> bool,

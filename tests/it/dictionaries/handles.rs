@@ -682,7 +682,7 @@ fn receipts_have_other_active_features_as_control() {
     assert!(said.note.contains("first position"), "{said:?}");
     // Without others there are random directions: of a single feature.
     let alone = tempfile::tempdir().unwrap();
-    saelens(alone.path(), D, 1, &vec![1.0; D], &vec![1.0; D], "standard");
+    saelens(alone.path(), D, 1, &[1.0; D], &[1.0; D], "standard");
     let said = receipt(
         &mut lab,
         &run(prompt(9), &alone, &["set:N#0=2@resid_post.1"]),

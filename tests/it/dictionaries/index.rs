@@ -30,7 +30,7 @@ fn request(given: &str, expected: &Value) -> IndexRequest {
 }
 
 fn build(lab: &mut Lab, given: &str, expected: &Value, unfinished: &Path) -> FeatureIndex {
-    let set = lab.derived::<OpenDictionaries>().get(given, &lab).unwrap();
+    let set = lab.derived::<OpenDictionaries>().get(given, lab).unwrap();
     FeatureIndex::build(lab, &set, request(given, expected), unfinished).unwrap()
 }
 

@@ -74,7 +74,7 @@ impl Lab {
             .run
             .schedule
             .spans()
-            .any(|(_, edits)| edits.iter().any(|edit| edit.active()))
+            .any(|(_, edits)| edits.iter().any(crate::edit::intervention::Edit::active))
         {
             return Err(refused(
                 "a circuit is run with the model's own weights, and edits would act on some of its values alone. Switch them off.",
