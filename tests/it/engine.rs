@@ -616,7 +616,7 @@ fn a_stopped_question_is_said_to_be_dropped() {
 fn what_follows_the_cursor_delays_no_token() {
     let session = session();
     let question = |steps: usize| FigureRequest {
-        arguments: Arguments::default().with("steps", steps).with("swaps", 64),
+        arguments: Arguments::default().with("steps", steps).with("swaps", 4),
         ..live("saliency")
     };
     // Long enough for work that can be interrupted.

@@ -175,6 +175,7 @@ fn towards(x: &mut [f32], to: &[f32], c: f64) {
         if *x == *to {
             continue;
         }
+        #[allow(clippy::float_cmp)] // at exactly 1 the target itself, not a rounding of it
         if c == 1.0 {
             *x = *to;
         } else {
