@@ -237,7 +237,9 @@ fn of_a_logit(run: &Run, lab: &mut Lab, position: usize) {
     let pass = Pass {
         gradient: Some(GradientRequest {
             of: Scalar::Logit(LogitTarget::one(7)),
+            each: Vec::new(),
             after: run.tokens.len() - 1,
+            from: None,
             at: offered.collect(),
             positions: vec![position],
         }),
@@ -257,7 +259,9 @@ fn jacobian(run: &Run, lab: &mut Lab) -> Vec<Vec<f32>> {
     let pass = Pass {
         gradient: Some(GradientRequest {
             of: Scalar::Each { at: last, vectors },
+            each: Vec::new(),
             after: run.tokens.len() - 1,
+            from: None,
             at: vec![first],
             positions: vec![0],
         }),

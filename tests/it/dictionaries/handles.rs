@@ -278,6 +278,7 @@ fn what_the_dictionary_leaves_out_is_kept() {
             .map(|row| activation(row, a))
             .fold(0.0, f32::max);
         let mean = rows.iter().map(|row| activation(row, a)).sum::<f32>() / 8.0;
+        #[allow(clippy::items_after_statements)] // it stands where it is used
         type Turn<'a> = (String, Box<dyn Fn(u32, f32) -> f32 + 'a>);
         let turns: Vec<Turn> = vec![
             (format!("zero:N#{a},{b}@{at}"), Box::new(|_, _| 0.0)),
