@@ -1,7 +1,7 @@
 //! `lmscope lens-fit`: fits a Jacobian lens or a tuned lens to a model on a text.
 //!
 //! Invariant: what is written is complete after every save, Ctrl-C keeps what was fitted so far, and a fit goes on only on what it was
-//! begun on. To fit another kind of lens, add a variant of [`LensFitKind`] and its part in `instruments/logit_lens/fit`.
+//! begun on. To fit another kind of lens, add a variant of `LensFitKind` and its part in `instruments/logit_lens/fit`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 //! [`open`] and [`open_watched`] make the labs in which edits can name features; nothing else opens a lab for a user, which
 //! `tests/it/architecture.rs` holds.
 //! Invariant: a dictionary that a figure shows and one that an edit names are the same, opened once. To let edits ask something else
-//! of a dictionary, add it to [`FeatureDictionary`] and to [`DictionaryHandle`].
+//! of a dictionary, add it to [`FeatureDictionary`] and to `DictionaryHandle`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

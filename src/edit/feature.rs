@@ -1,7 +1,7 @@
 //! Features of dictionaries as edits name them: `NAME#12`, several as `NAME#12,40`, in a set of several layers `NAME#LAYER/12`.
 //!
 //! Invariant: printing and parsing are inverse, and nothing here knows whether there is such a dictionary: that is looked up in
-//! `lab/features.rs`. To name features in another way, add it to [`FeatureChoice::read`] and to its `Display`.
+//! `lab/features.rs`. To name features in another way, add it to `FeatureChoice::read` and to its `Display`.
 
 use std::fmt;
 

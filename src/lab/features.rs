@@ -1,6 +1,6 @@
 //! Dictionaries as edits and conditions see them: what the lab asks of whoever can open one.
 //!
-//! The lab knows no format of a dictionary. It is given an [`super::lab::OpenDictionary`], which `dictionaries/handles.rs` is, and
+//! The lab knows no format of a dictionary. It is given an `super::lab::OpenDictionary`, which `dictionaries/handles.rs` is, and
 //! gets [`FeatureDictionary`]s back: features by number, read at some addresses and written to others. By which names they are
 //! known is in `lab/named_features.rs`.
 //! Invariant: rows do not depend on each other. To ask something else of a dictionary, add a method to [`FeatureDictionary`].

@@ -1,7 +1,7 @@
 //! `lmscope dictionary`: trains a dictionary, evaluates one, and makes an index of where in a text its features are active.
 //!
 //! Invariant: a report goes to standard output, progress to standard error. To add an action, write `cli/dictionary/x.rs` with a
-//! `pub const` [`Subcommand`] and add a word to [`ACTIONS`].
+//! `pub const` [`Subcommand`] and add a word to `ACTIONS`.
 
 mod evaluate;
 pub mod index;

@@ -6,7 +6,7 @@
 //! is left out, and the loss of that is added.
 //!
 //! Invariant: the product with the encoder is dense, and everything else touches active features alone; sums over rows are taken in
-//! the order of the rows. To add a kind, add its arms in [`Batch::select`] and [`LossSlopes::of`].
+//! the order of the rows. To add a kind, add its arms in `Batch::select` and `LossSlopes::of`.
 
 use super::select::{cut_of_all, largest};
 use super::weights::TrainingWeights;

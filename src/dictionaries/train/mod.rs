@@ -2,7 +2,7 @@
 //!
 //! Invariant: training is a function of the model, the text and [`TrainOptions`]: the number of threads, and stops with a later
 //! [`state`], change no bit of the result. What is divided: [`activations`] gathers rows, [`losses`] takes gradients of a batch,
-//! [`optimiser`] follows them, [`training`] is the loop, [`state`] and [`file`] are what is written. To add a kind, add a row to
+//! [`optimiser`] follows them, [`training`] is the loop, [`state`] and [`mod@file`] are what is written. To add a kind, add a row to
 //! [`TrainKind`] and its arms in [`losses`].
 //!
 //! Sources: TopK and AuxK: Gao et al. 2406.04093; BatchTopK: Bussmann et al. 2412.06410; JumpReLU with straight-through gradients:

@@ -1,6 +1,6 @@
 //! Adam (Kingma and Ba, 1412.6980) on the weights of a dictionary, without weight decay.
 //!
-//! Invariant: a gradient with a norm above [`MOST`] is scaled down to it first, as in SAELens; a feature that never had a gradient is
+//! Invariant: a gradient with a norm above `MOST` is scaled down to it first, as in SAELens; a feature that never had a gradient is
 //! not touched; no sum depends on the number of threads. To train another vector, add its moments here.
 
 use super::losses::LossGradient;

@@ -1,7 +1,7 @@
 //! A training that was stopped, as a file.
 //!
 //! Invariant: what is loaded goes on as what was saved would have; it is refused for another model, text, site or other options.
-//! To keep something else, add a tensor to [`tensors`] or a field to [`TrainingFacts`].
+//! To keep something else, add a tensor to `tensors` or a field to [`TrainingFacts`].
 
 use std::collections::HashMap;
 use std::path::Path;

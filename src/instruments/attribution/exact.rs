@@ -1,6 +1,6 @@
 //! The real thing for a few nodes: their corrupted values put into the clean run, and how well scores order them.
 //!
-//! Invariant: a node is patched at the positions that its score sums over, in a run of its own. To compare others, choose them in [`chosen`].
+//! Invariant: a node is patched at the positions that its score sums over, in a run of its own. To compare others, choose them in `chosen`.
 
 use candle_core::{DType, Tensor};
 use rand::SeedableRng;

@@ -4,7 +4,7 @@
 //! and always evaluates what is kept: the model with every other edge at the corrupted run's value, and with the circuit's own edges there,
 //! beside random circuits of the same size. The graph and a pass under a circuit are in [`crate::lab::circuit`].
 //! Invariant: no circuit is shown without its faithfulness, its completeness and its controls. To choose edges in another way, add a word
-//! to [`CircuitMethod`] and its arm in [`found`].
+//! to [`CircuitMethod`] and its arm in `found`.
 
 mod acdc;
 pub mod evaluate;

@@ -4,7 +4,7 @@
 //! the stream. Near are the features whose vectors have the largest cosine with its own, and of a transcoder also those that read
 //! alike. What a corpus index says (density, strongest contexts, whether the promised tokens follow) is of another text than
 //! this one. Invariant: all of it but the activation depends on files alone, and is made once. To add a line, see
-//! [`FixedRows::of`].
+//! `FixedRows::of`.
 //!
 //! Sources: Bricken et al. 2023; Templeton et al. 2024 (feature dashboards); logit effects: methods of Geva et al. 2022.
 

@@ -5,7 +5,7 @@
 //! token's direction pulled back through the final norm with its scale held constant, and through the norm of the written output,
 //! if the family has one. Everything else of the stream is one row. Beside it stands a control: as many random features of the
 //! dictionary with the same activations. Invariant: the rows sum to the model's own logit before a soft-cap, and the figure
-//! carries the error. To split another part, add it to [`SplitPart`].
+//! carries the error. To split another part, add it to `SplitPart`.
 //!
 //! Sources: direct logit attribution: nostalgebraist 2020, Elhage et al. 2021; features and error nodes: Marks et al. 2024
 //! (2403.19647), Ameisen et al. 2025.
