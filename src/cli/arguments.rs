@@ -3,7 +3,7 @@
 //! Invariant: a flag has the same meaning everywhere, and is read in one place. To add a shared flag, add it to the function of
 //! its group and read it in the function next to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::builder::{IntoResettable, StyledStr};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
@@ -235,6 +235,28 @@ pub fn open(matches: &ArgMatches) -> Result<Lab> {
         }
     }
     Ok(lab)
+}
+
+/// The longest text that is read, in bytes.
+const LONGEST: u64 = 1 << 30;
+
+/// The text of a file, which must hold some; `next` says what to give otherwise.
+///
+/// # Errors
+///
+/// When it cannot be read, or is empty.
+pub fn words(path: &Path, next: &str) -> Result<String> {
+    let words = file::words_of(path, LONGEST)?;
+    if words.trim().is_empty() {
+        return Err(Error::bad_file(path, "it holds no text", next));
+    }
+    Ok(words)
+}
+
+/// The name of a file as a file that is made of it keeps it: without its folder, safe and visible.
+pub fn file_name(path: &Path) -> String {
+    let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes);
+    name.map_or_else(String::new, text::plain)
 }
 
 /// The token ids of the prompt, checked against the context.

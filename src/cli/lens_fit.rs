@@ -17,10 +17,6 @@ use crate::instruments::logit_lens::fit::saved::{LensOrigin, resume, save, save_
 use crate::instruments::logit_lens::fit::tuned::TunedFit;
 use crate::lab::Lab;
 use crate::lab::statistics::pieces;
-use crate::text;
-
-/// The longest text that is read, in bytes.
-const LONGEST: u64 = 1 << 30;
 
 /// How often an unfinished fit is saved.
 const EVERY: Duration = Duration::from_mins(1);
@@ -95,7 +91,7 @@ fn prompts(matches: &ArgMatches, skipped: usize) -> Result<CutText> {
         .get_one::<PathBuf>("text")
         .cloned()
         .unwrap_or_default();
-    let words = file::words_of(&source, LONGEST)?;
+    let words = arguments::words(&source, "Give a text of one prompt or more.")?;
     let lab = arguments::open(matches)?;
     let card = &lab.model.card;
     let length = number(matches, "length").unwrap_or(LENGTH.min(card.context));
@@ -120,11 +116,10 @@ fn prompts(matches: &ArgMatches, skipped: usize) -> Result<CutText> {
             "Give a longer text, or a smaller --length.",
         ));
     }
-    let name = source.file_name();
     let origin = LensOrigin {
         model: card.name.clone(),
         revision: card.revision.clone(),
-        text: name.map_or_else(String::new, |n| text::plain(n.to_string_lossy().as_bytes())),
+        text: arguments::file_name(&source),
         tokens: format!("{} tokens, {:08x}", tokens.len(), checksum(&tokens)),
         length,
         skipped,

@@ -3,7 +3,7 @@
 //! Invariant: the file is written completely or not at all, and records the model and the text. To measure something else, add
 //! a site; to store another statistic, see `lab/statistics.rs`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
@@ -14,16 +14,12 @@ use crate::lab::Lab;
 use crate::lab::statistics::{Statistics, TextReading, grouped, pieces};
 use crate::model::network::address::expand;
 use crate::model::network::site::Address;
-use crate::text;
 
 /// The sites that are measured by default.
 const USUAL: &str = "mlp_act,z,resid_post";
 
 /// The default number of tokens in a piece.
 const PIECE: usize = 128;
-
-/// The longest text that is read, in bytes.
-const LONGEST: u64 = 1 << 30;
 
 pub const STATS: Subcommand = Subcommand {
     name: "stats",
@@ -46,7 +42,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let source = matches.get_one::<PathBuf>("text");
     let source = source.cloned().unwrap_or_default();
     let target = arguments::output(matches)?.cloned().unwrap_or_default();
-    let words = read(&source)?;
+    let words = arguments::words(&source, "Give a neutral text of 10 000 tokens or more.")?;
     let mut lab = arguments::open(matches)?;
     let wanted = sites(matches, &lab)?;
     let context = lab.model.card.context;
@@ -58,13 +54,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
             return Err(Error::argument("--piece", n, expected));
         }
     };
-    let name = source
-        .file_name()
-        .map_or_else(String::new, |n| n.to_string_lossy().into_owned());
     let how = TextReading {
         skip: matches.get_one::<usize>("skip").copied().unwrap_or(1),
         piece,
-        text: text::plain(name.as_bytes()),
+        text: arguments::file_name(&source),
     };
     let tokens = lab.model.encode(&words, false)?;
     let cut = pieces(&tokens, lab.model.tokenizer()?.bos(), piece);
@@ -108,16 +101,4 @@ fn sites(matches: &ArgMatches, lab: &Lab) -> Result<Vec<Address>> {
         ));
     }
     Ok(usual)
-}
-
-fn read(path: &Path) -> Result<String> {
-    let words = file::words_of(path, LONGEST)?;
-    if words.trim().is_empty() {
-        return Err(Error::bad_file(
-            path,
-            "it holds no text",
-            "Give a neutral text of 10 000 tokens or more.",
-        ));
-    }
-    Ok(words)
 }

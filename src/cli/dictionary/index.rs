@@ -8,24 +8,18 @@ use std::time::Instant;
 
 use clap::{ArgMatches, Command, value_parser};
 
+use super::{context_of, read};
 use crate::cli::{Subcommand, arguments, output};
 use crate::dictionaries::index::{FeatureIndex, IndexRequest, MOST_KEPT};
 use crate::dictionaries::opened::OpenDictionaries;
 use crate::error::{Error, Result};
-use crate::file;
 use crate::lab::Lab;
 use crate::lab::statistics::grouped;
 use crate::lab::trials::time_left;
 use crate::text;
 
-/// The longest text that is read, in bytes.
-const LONGEST: u64 = 1 << 30;
-
 /// How many bytes of the text are converted to tokens at once.
 const PIECE: usize = 1 << 16;
-
-/// The default number of tokens of a window.
-const CONTEXT: usize = 128;
 
 pub const INDEX: Subcommand = Subcommand {
     name: "index",
@@ -63,23 +57,15 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
     let source = matches.get_one::<PathBuf>("text").cloned();
     let source = source.unwrap_or_default();
-    let words = file::words_of(&source, LONGEST)?;
+    let words = read(&source)?;
     let given = arguments::text(matches, "dictionary").to_string();
     let mut lab = arguments::open(matches)?;
-    // `--context` is that of loading: the most tokens of a run.
-    let given_context = matches.get_one::<usize>("context").is_some();
-    let most_context = lab.model.card.context;
-    let context = if given_context {
-        most_context
-    } else {
-        CONTEXT.min(most_context)
-    };
+    let context = context_of(matches, lab.model.card.context);
     let set = lab.derived::<OpenDictionaries>().get(&given, &lab)?;
     let tokens = encode(&lab, &words, most)?;
-    let name = source.file_name().map(|n| n.to_string_lossy().into_owned());
     let request = IndexRequest {
         dictionary: given,
-        text: text::plain(name.unwrap_or_default().as_bytes()),
+        text: arguments::file_name(&source),
         tokens,
         context,
         keep,

@@ -15,7 +15,6 @@ use clap::{ArgMatches, Command, value_parser};
 use super::{Subcommand, arguments};
 use crate::dictionaries::train::activations::TextCut;
 use crate::error::{Error, Result};
-use crate::file;
 
 pub const DICTIONARY: Subcommand = Subcommand {
     name: "dictionary",
@@ -28,9 +27,6 @@ const ACTIONS: &[Subcommand] = &[train::TRAIN, evaluate::EVALUATE, index::INDEX]
 
 /// The default number of tokens of a context.
 const CONTEXT: usize = 128;
-
-/// The longest text that is read, in bytes.
-const LONGEST: u64 = 1 << 30;
 
 fn build(command: Command) -> Command {
     let command = command
@@ -73,24 +69,22 @@ fn cut(command: Command) -> Command {
         ))
 }
 
+/// The tokens of a context, on a model with so long a one: that of `--context`, or the default.
+fn context_of(matches: &ArgMatches, most: usize) -> usize {
+    let given = matches.get_one::<usize>("context").is_some();
+    if given { most } else { CONTEXT.min(most) }
+}
+
 /// What they say, on a model with so long a context.
 fn cut_of(matches: &ArgMatches, most: usize) -> TextCut {
-    let given = matches.get_one::<usize>("context").is_some();
     TextCut {
-        context: if given { most } else { CONTEXT.min(most) },
+        context: context_of(matches, most),
         lines: matches.get_flag("lines"),
     }
 }
 
 /// The text of a file, which must hold some.
 fn read(path: &Path) -> Result<String> {
-    let words = file::words_of(path, LONGEST)?;
-    if words.trim().is_empty() {
-        return Err(Error::bad_file(
-            path,
-            "it holds no text",
-            "Give a text of some thousand tokens, like those that the model will read.",
-        ));
-    }
-    Ok(words)
+    let next = "Give a text of some thousand tokens, like those that the model will read.";
+    arguments::words(path, next)
 }

@@ -112,9 +112,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         None
     };
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
-    let name = path
-        .file_name()
-        .map_or_else(String::new, |n| text::plain(n.as_encoded_bytes()));
+    let name = arguments::file_name(&path);
     output::note(&format!(
         "{} features of {at}, {} tokens of {name} ({:.2} times its first nine tenths, {} tokens); the last tenth, {} tokens, is held out.",
         grouped(options.features),
