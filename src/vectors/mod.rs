@@ -9,6 +9,7 @@ pub mod contrast;
 pub mod evaluate;
 pub mod few_shot;
 pub mod function_vector;
+pub mod jacobian;
 pub mod proportion;
 pub mod relation;
 pub mod selection;

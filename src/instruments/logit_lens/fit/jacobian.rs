@@ -6,23 +6,16 @@
 //! last. The lens is the mean over prompts, each of one weight. Invariant: two fits merge into what one fit of all their prompts is, to
 //! rounding.
 
-use candle_core::{DType, Device, Tensor};
-
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::gradient::{GradientRequest, Scalar};
-use crate::lab::pass::Pass;
-use crate::lab::run::Run;
 use crate::model::network::site::Site;
+use crate::vectors::jacobian::{JacobianRequest, jacobian_rows};
 
 /// How many positions of a prompt are left out at its beginning, as in the reference implementation.
 pub const SKIPPED: usize = 16;
 
 /// How many tokens a prompt has there.
 pub const LENGTH: usize = 128;
-
-/// The bytes of gradients that are held at once.
-const HELD: usize = 256 << 20;
 
 /// The sums of the Jacobians of some prompts.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,7 +124,6 @@ fn jacobians(
     skipped: usize,
     blocks: usize,
 ) -> Result<Vec<Vec<f32>>> {
-    let width = lab.model.card.d_model;
     let end = tokens.len().saturating_sub(1);
     if end <= skipped {
         return Err(Error::argument(
@@ -143,39 +135,13 @@ fn jacobians(
             ),
         ));
     }
-    let positions: Vec<usize> = (skipped..end).collect();
-    let at: Vec<_> = (0..blocks).map(|l| Site::ResidPost.at(l)).collect();
-    let each = 4 * width * positions.len() * blocks;
-    let together = (HELD / each.max(1)).clamp(1, width);
-    let units = Tensor::eye(width, DType::F32, &Device::Cpu)?;
-    let mut out = vec![Vec::with_capacity(width * width); blocks];
-    for first in (0..width).step_by(together) {
-        let count = together.min(width - first);
-        let request = GradientRequest {
-            of: Scalar::Each {
-                at: Site::ResidPost.at(blocks),
-                vectors: units.narrow(0, first, count)?,
-            },
-            each: Vec::new(),
-            after: end - 1,
-            from: Some(skipped),
-            at: at.clone(),
-            positions: positions.clone(),
-        };
-        let pass = Pass {
-            gradient: Some(request),
-            ..Pass::of(Run::plain(tokens.to_vec()))
-        };
-        let share = first as f32 / width as f32..(first + count) as f32 / width as f32;
-        let gradient = lab
-            .part(share, |lab| lab.run_one(&pass))?
-            .gradient
-            .unwrap_or_default();
-        for (rows, at) in out.iter_mut().zip(&at) {
-            // [vectors, positions, d_model]
-            let mean = gradient.get(*at)?.mean(1)?.flatten_all()?;
-            rows.extend(mean.to_vec1::<f32>()?);
-        }
-    }
-    Ok(out)
+    let layers: Vec<usize> = (0..blocks).collect();
+    let request = JacobianRequest {
+        tokens,
+        end: Site::ResidPost.at(blocks),
+        after: skipped..=end - 1,
+        layers: &layers,
+        positions: (skipped..end).collect(),
+    };
+    jacobian_rows(lab, &request, |gradient| Ok(gradient.mean(1)?))
 }
