@@ -161,13 +161,12 @@ impl Norm {
     /// Norms `[n, width]` with the scale of other rows: `scale` is their [`Norm::inverse_scale`], `[n, 1]`. LayerNorm still
     /// subtracts each row's own mean, so that the result is additive over the terms of a sum.
     pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor) -> Result<Tensor> {
+        if self.kind == NormKind::Identity {
+            return Ok(x.clone());
+        }
         let wide = x.to_dtype(wide(x.dtype()))?;
-        let centred = match self.kind {
-            NormKind::Identity => return Ok(x.clone()),
-            NormKind::Rms => wide,
-            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
-        };
-        let out = centred.broadcast_mul(scale)?.broadcast_mul(&self.gain)?;
+        let out = self.centred(wide)?.broadcast_mul(scale)?;
+        let out = out.broadcast_mul(&self.gain)?;
         let out = match &self.bias {
             Some(bias) => out.broadcast_add(bias)?,
             None => out,
@@ -179,19 +178,20 @@ impl Norm {
     /// gain. What it does to a term of a sum, but for the scale of the whole.
     pub fn at_scale_one(&self, rows: &Tensor) -> Result<Tensor> {
         let wide = rows.to_dtype(DType::F32)?;
-        let centred = match self.kind {
-            NormKind::Rms | NormKind::Identity => wide,
-            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
-        };
-        Ok(centred.broadcast_mul(&self.gain)?)
+        Ok(self.centred(wide)?.broadcast_mul(&self.gain)?)
+    }
+
+    /// Rows less their mean, for LayerNorm; the others leave it.
+    fn centred(&self, rows: Tensor) -> Result<Tensor> {
+        Ok(match self.kind {
+            NormKind::Rms | NormKind::Identity => rows,
+            NormKind::Layer => rows.broadcast_sub(&rows.mean_keepdim(candle_core::D::Minus1)?)?,
+        })
     }
 
     fn plain(&self, wide: &Tensor, gain: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let centred = match self.kind {
-            NormKind::Rms | NormKind::Identity => wide.clone(),
-            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
-        };
-        let out = centred
+        let out = self
+            .centred(wide.clone())?
             .broadcast_mul(&self.inverse_scale(wide)?)?
             .broadcast_mul(&gain.to_dtype(wide.dtype())?)?;
         Ok(match bias {
@@ -204,13 +204,7 @@ impl Norm {
     /// f32. They are multiplied by the gain and, for LayerNorm, centred (centring the direction equals centring the input). The
     /// dot product with the input, times [`Norm::inverse_scale`], is the dot product with the output without the bias's part.
     pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
-        let gained = directions.broadcast_mul(&self.gain)?;
-        Ok(match self.kind {
-            NormKind::Rms | NormKind::Identity => gained,
-            NormKind::Layer => {
-                gained.broadcast_sub(&gained.mean_keepdim(candle_core::D::Minus1)?)?
-            }
-        })
+        self.centred(directions.broadcast_mul(&self.gain)?)
     }
 
     /// `1 / rms(x)` or `1 / std(x)` of one row that has been read back; sums in f64.
@@ -232,15 +226,11 @@ impl Norm {
     /// `1 / rms(x)` or `1 / std(x)`: `[.., width] -> [.., 1]`, f32.
     pub fn inverse_scale(&self, x: &Tensor) -> Result<Tensor> {
         let wide = x.to_dtype(wide(x.dtype()))?;
-        let centred = match self.kind {
-            NormKind::Identity => return Ok(wide.narrow(x.rank() - 1, 0, 1)?.ones_like()?),
-            NormKind::Rms => wide,
-            NormKind::Layer => wide.broadcast_sub(&wide.mean_keepdim(candle_core::D::Minus1)?)?,
-        };
-        Ok(
-            (centred.sqr()?.mean_keepdim(candle_core::D::Minus1)? + self.epsilon)?
-                .sqrt()?
-                .recip()?,
-        )
+        if self.kind == NormKind::Identity {
+            return Ok(wide.narrow(x.rank() - 1, 0, 1)?.ones_like()?);
+        }
+        let square = self.centred(wide)?.sqr()?;
+        let mean = square.mean_keepdim(candle_core::D::Minus1)?;
+        Ok((mean + self.epsilon)?.sqrt()?.recip()?)
     }
 }

@@ -5,7 +5,7 @@
 
 use candle_core::Tensor;
 
-use super::blueprint::{BlockOrder, NormKind};
+use super::blueprint::BlockOrder;
 use super::heads::Constants;
 use super::norm::Norm;
 use super::transformer::Transformer;
@@ -50,14 +50,8 @@ impl Transformer {
     /// `[d_mlp]`. Multiplied by an activation, the final norm's scale and [`Transformer::write_factor`] this is a direct
     /// effect.
     pub fn value_view(&self, layer: usize, direction: &Tensor) -> Result<Vec<f32>> {
-        let target = direction.mul(&self.norm.gain)?;
-        let target = match self.norm.kind {
-            NormKind::Rms | NormKind::Identity => target,
-            // Centring the direction is the same as centring the value vectors.
-            NormKind::Layer => target.broadcast_sub(&target.mean_keepdim(0)?)?,
-        };
+        let target = self.norm.seen_from_behind(&direction.unsqueeze(0)?)?;
         Ok(target
-            .unsqueeze(0)?
             .matmul(&self.value_vectors(layer)?)?
             .squeeze(0)?
             .to_vec1()?)
