@@ -12,10 +12,11 @@
 
 use super::Report;
 use super::gate::FeatureGate;
-use super::matrix::{ActiveFeatures, FeatureMatrix, FeatureScale};
+use super::matrix::{FeatureMatrix, FeatureScale};
 use super::norms::{InputNorm, Normalised};
 use super::place::DictionaryPlace;
 use crate::error::{Error, Result};
+use crate::lab::features::ActiveRow;
 use crate::model::memory;
 use crate::model::network::finite;
 
@@ -73,7 +74,7 @@ pub struct Dictionary {
 #[derive(Clone, Debug, Default)]
 pub struct Encoded {
     /// By row.
-    pub features: Vec<ActiveFeatures>,
+    pub features: Vec<ActiveRow>,
     /// Of the first input, by row.
     pub norms: Vec<Normalised>,
 }

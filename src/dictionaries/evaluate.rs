@@ -19,9 +19,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
+use super::captured::{captures, later_values};
 use super::dictionary::Encoded;
 use super::opened::{DictionarySet, PlacedDictionary};
-use super::train::activations::{captures, limit_of, norm, rows_of, values};
+use super::train::activations::{limit_of, rows_of};
+use crate::edit::direction::norm;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
@@ -143,9 +145,9 @@ pub fn evaluate(
     let mut limit = None;
     for (i, group) in groups.iter().enumerate() {
         lab.report(i as f32 / total as f32)?;
-        let captures = lab.without_progress(|lab| captures(lab, group, &record))?;
+        let captures = lab.without_progress(|lab| captures(lab, group.iter().cloned(), &record))?;
         if limit.is_none() {
-            let all = captures.iter().map(|capture| values(capture, target));
+            let all = captures.iter().map(|capture| later_values(capture, target));
             let all = all.collect::<Result<Vec<_>>>()?.concat();
             limit = Some(limit_of(&all, lab.model.width(target.site)));
         }
@@ -214,7 +216,7 @@ fn reconstruct(
     limit: f32,
     active: &mut [bool],
 ) -> Result<(Replaced, ContextSums)> {
-    let y = values(capture, target)?;
+    let y = later_values(capture, target)?;
     let width = chosen
         .dictionary
         .targets
@@ -234,11 +236,9 @@ fn reconstruct(
         let Some(at) = part.writes.iter().position(|write| *write == target) else {
             continue;
         };
-        let inputs = part.reads.iter().map(|read| values(capture, *read));
-        let inputs = inputs.collect::<Result<Vec<_>>>()?;
-        let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-        let first = inputs.first().copied().unwrap_or_default();
-        let encoded = part.dictionary.encode(&inputs)?;
+        let encoded = part.encode(capture, later_values)?;
+        let first = part.reads.first().map(|read| later_values(capture, *read));
+        let first = &first.transpose()?.unwrap_or_default();
         let add =
             |to: &mut [f32], from: Vec<f32>| to.iter_mut().zip(from).for_each(|(t, f)| *t += f);
         add(&mut made, part.dictionary.decode(at, &encoded, first)?);

@@ -7,7 +7,7 @@
 //! Sources: gated 2404.16014; TopK 2406.04093; JumpReLU 2407.14435; BatchTopK 2412.06410; Matryoshka 2503.17547; AbsTopK
 //! 2510.00404.
 
-use super::matrix::ActiveFeatures;
+use crate::lab::features::ActiveRow;
 use crate::model::network::finite;
 
 /// Which features are active. `h` are the products with the encoder and its scale, plus the bias, `[features]`.
@@ -49,7 +49,7 @@ impl FeatureGate {
     }
 
     /// The active features of a row, by number.
-    pub fn active(&self, h: &[f32]) -> ActiveFeatures {
+    pub fn active(&self, h: &[f32]) -> ActiveRow {
         match self {
             Self::Relu => above(h, |_| 0.0),
             Self::JumpRelu(thresholds) => above(h, |f| thresholds[f].max(0.0)),
@@ -130,7 +130,7 @@ impl FeatureGate {
 }
 
 /// The features that are larger than their threshold.
-fn above(h: &[f32], threshold: impl Fn(usize) -> f32) -> ActiveFeatures {
+fn above(h: &[f32], threshold: impl Fn(usize) -> f32) -> ActiveRow {
     let numbered = h.iter().enumerate();
     numbered
         .filter(|(f, h)| **h > threshold(*f))
@@ -139,8 +139,8 @@ fn above(h: &[f32], threshold: impl Fn(usize) -> f32) -> ActiveFeatures {
 }
 
 /// The `k` largest by a measure, by number; of equal ones the first.
-fn largest(h: &[f32], k: usize, measure: impl Fn(f32) -> f32) -> ActiveFeatures {
-    let mut all: ActiveFeatures = h.iter().enumerate().map(|(f, h)| (f as u32, *h)).collect();
+fn largest(h: &[f32], k: usize, measure: impl Fn(f32) -> f32) -> ActiveRow {
+    let mut all: ActiveRow = h.iter().enumerate().map(|(f, h)| (f as u32, *h)).collect();
     let k = k.min(all.len());
     if k < all.len() && k > 0 {
         all.select_nth_unstable_by(k - 1, |a, b| {
@@ -160,9 +160,8 @@ mod tests {
 
     #[test]
     fn each_gate_keeps_what_its_formula_keeps() {
-        let some = |list: &[u32]| -> ActiveFeatures {
-            list.iter().map(|f| (*f, H[*f as usize])).collect()
-        };
+        let some =
+            |list: &[u32]| -> ActiveRow { list.iter().map(|f| (*f, H[*f as usize])).collect() };
         assert_eq!(FeatureGate::Relu.active(&H), some(&[0, 2, 3, 5]));
         assert_eq!(FeatureGate::Threshold(0.3).active(&H), some(&[0, 2, 5]));
         // Not "at least", and never below zero.

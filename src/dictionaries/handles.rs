@@ -19,7 +19,7 @@ use super::norms::InputNorm;
 use super::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::features::{ActiveRow, FeatureDictionary, FeatureReader, FeatureRows};
+use crate::lab::features::{ActiveRow, FeatureDictionary, FeatureReader, FeatureRows, activation};
 use crate::model::hub::DownloadWatch;
 use crate::model::load::Options;
 use crate::model::network::site::Address;
@@ -264,12 +264,8 @@ impl FeatureLine {
 impl FeatureReader for HandleReader {
     fn read(&self, target: usize, inputs: &[&[f32]]) -> Result<FeatureRows> {
         let encoded = self.dictionary.encode(inputs)?;
-        let activation = |row: &ActiveRow, f: &u32| {
-            let found = row.binary_search_by_key(f, |(number, _)| *number);
-            found.map_or(0.0, |i| row[i].1)
-        };
         let rows = encoded.features.iter();
-        let each = rows.flat_map(|row| self.numbers.iter().map(|f| activation(row, f)));
+        let each = rows.flat_map(|row| self.numbers.iter().map(|f| activation(row, *f)));
         let undone = self.dictionary.targets.get(target).is_some_and(|t| t.undo);
         let norms = encoded.norms.iter();
         Ok(FeatureRows {

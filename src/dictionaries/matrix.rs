@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Report;
 use crate::error::{Error, Result};
+use crate::lab::features::ActiveRow;
 use crate::model::checkpoint::tensor_file::{NumberKind, StoredTensor};
 use crate::model::kernels::{PlainWeights, Product, StoredRows, backward, products};
 use crate::model::memory_map::{as_f32, as_u16};
@@ -20,9 +21,6 @@ const LARGE: usize = 512 << 20;
 
 /// How many vectors of features are read between two reports.
 const ROWS_AT_ONCE: usize = 1024;
-
-/// The active features of a row: number and activation, by number.
-pub type ActiveFeatures = Vec<(u32, f32)>;
 
 /// A factor of every feature.
 #[derive(Clone, Debug, Default)]
@@ -215,7 +213,7 @@ impl FeatureMatrix {
     /// What `report` says.
     pub fn sums(
         &self,
-        active: &[ActiveFeatures],
+        active: &[ActiveRow],
         scale: &FeatureScale,
         report: Report,
     ) -> Result<Vec<f32>> {

@@ -3,6 +3,7 @@
 //! Invariant: a file becomes the one form of [`dictionary`], or is refused with what it has and what was expected; nothing in a
 //! file is executed, and matrices stay in the file. To read another format, add a file to [`formats`] and a word to its list.
 
+pub mod captured;
 pub mod dictionary;
 pub mod embedded;
 pub mod evaluate;

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::apply::RandomControl;
-use super::features::{ActiveRow, FeatureDictionary};
+use super::features::{ActiveRow, FeatureDictionary, activation};
 use super::formulas::{Change, DictionaryChange, DictionaryOperation, Numbers};
 use super::named_vectors::NamedVectors;
 use super::prepare::{Placed, alike};
@@ -107,12 +107,6 @@ fn shift_of(
         | Op::Swap(_)
         | Op::Replace(_) => None,
     })
-}
-
-/// The activation of a feature in a row.
-fn activation(row: &ActiveRow, feature: u32) -> f32 {
-    let found = row.binary_search_by_key(&feature, |(f, _)| *f);
-    found.map_or(0.0, |i| row[i].1)
 }
 
 /// The largest activation of a feature and where that is, the first position left out if there are others; none where it is not

@@ -16,6 +16,12 @@ use crate::model::network::site::Address;
 /// The active features of a row: number and activation, by number.
 pub type ActiveRow = Vec<(u32, f32)>;
 
+/// The activation of a feature in a row; 0 where it is not active.
+pub fn activation(row: &[(u32, f32)], feature: u32) -> f32 {
+    let found = row.binary_search_by_key(&feature, |(f, _)| *f);
+    found.map_or(0.0, |i| row[i].1)
+}
+
 /// A dictionary on a model. Rows of inputs are `[rows, width]`, one slice for each address that it reads.
 pub trait FeatureDictionary: fmt::Debug + Send + Sync {
     /// What edits call it.

@@ -398,6 +398,7 @@ const CALLERS: &[(&str, &[&str])] = &[
         "read_out",
         &["cli/doctor/identities", "lab/finite_guard", "lab/runner"],
     ),
+    ("trunk_below", &["lab/runner"]),
     ("read_out_beside", &["cli/doctor/identities", "lab/runner"]),
     ("read_out_statistics", &["lab/runner"]),
     ("row_statistics", &["lab/readout"]),

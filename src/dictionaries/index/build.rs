@@ -6,18 +6,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use candle_core::DType;
-
 use super::{
     FeatureIndex, IndexOrigin, IndexRequest, IndexedDictionary, LayerIndex, MOST_KEPT, NOWHERE,
 };
-use crate::dictionaries::matrix::ActiveFeatures;
+use crate::dictionaries::captured::{captures, later_values};
 use crate::dictionaries::opened::DictionarySet;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::lab::Lab;
-use crate::lab::pass::Pass;
-use crate::lab::run::Run;
+use crate::lab::features::ActiveRow;
 use crate::model::Fingerprint;
 
 /// Tokens that are read in one pass.
@@ -151,24 +148,11 @@ impl FeatureIndex {
                     .collect()
             };
             let texts: Vec<Vec<u32>> = (self.origin.windows..end).map(own).collect();
-            let captures = lab.run(&Pass {
-                record: record.clone(),
-                only_recorded: true,
-                ..Pass::texts(Run::plain(Vec::new()), texts)
-            })?;
-            let mut found: Vec<Vec<Vec<ActiveFeatures>>> = vec![Vec::new(); self.layers.len()];
+            let captures = captures(lab, texts, &record)?;
+            let mut found: Vec<Vec<Vec<ActiveRow>>> = vec![Vec::new(); self.layers.len()];
             for capture in &captures {
                 for (found, placed) in found.iter_mut().zip(&chosen) {
-                    let rows = placed.reads.iter().map(|at| {
-                        let rows = capture.get(*at)?.to_dtype(DType::F32)?;
-                        // Without the first position.
-                        let width = rows.elem_count() / rows.dim(0)?.max(1);
-                        let rows: Vec<f32> = rows.flatten_all()?.to_vec1()?;
-                        Ok(rows[width.min(rows.len())..].to_vec())
-                    });
-                    let rows = rows.collect::<Result<Vec<_>>>()?;
-                    let rows: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-                    found.push(placed.dictionary.encode(&rows)?.features);
+                    found.push(placed.encode(capture, later_values)?.features);
                 }
                 lab.report(self.origin.windows as f32 / total as f32)?;
             }

@@ -19,9 +19,9 @@ use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
-use super::matrix::ActiveFeatures;
 use super::opened::{DictionarySet, PlacedDictionary};
 use crate::error::{Error, Result};
+use crate::lab::features::ActiveRow;
 use crate::model::{Fingerprint, Model};
 use crate::text;
 
@@ -219,7 +219,7 @@ impl LayerIndex {
     }
 
     /// Takes the features of the counted positions of a window; the first of them is this token of the text.
-    fn take(&mut self, rows: &[ActiveFeatures], first: usize) {
+    fn take(&mut self, rows: &[ActiveRow], first: usize) {
         let mut strongest: BTreeMap<u32, (f32, u32)> = BTreeMap::new();
         for (i, row) in rows.iter().enumerate() {
             let at = (first + i) as u32;

@@ -3,15 +3,13 @@
 //! Invariant: the last part of a text is held out and never trained on; the first position of a context gives no row, and neither do
 //! rows with ten times the usual norm ([`OUTLIER`]): what is there is unlike everything else (attention sinks). To divide a text in another way, add a function that makes a [`SplitText`].
 
-use candle_core::DType;
 use rand::seq::SliceRandom;
 
+use super::super::captured::{OUTLIER, captures, later_values, norms_of, usual};
 use super::super::place::DictionaryPlace;
+use crate::edit::direction::norm;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::Capture;
-use crate::lab::pass::Pass;
-use crate::lab::run::Run;
 use crate::lab::statistics::pieces;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis};
@@ -133,31 +131,6 @@ pub fn check_site(model: &Model, at: Address) -> Result<usize> {
     Ok(width)
 }
 
-/// What contexts have at some addresses; blocks above the last of them are not computed.
-///
-/// # Errors
-///
-/// When the work is stopped, or numbers are not finite.
-pub fn captures(lab: &mut Lab, contexts: &[Vec<u32>], wanted: &[Address]) -> Result<Vec<Capture>> {
-    let texts = contexts.iter().cloned();
-    lab.run(&Pass {
-        record: wanted.to_vec(),
-        only_recorded: true,
-        ..Pass::texts(Run::plain(Vec::new()), texts)
-    })
-}
-
-/// The values of a capture at an address without the first position, `[positions − 1, width]`.
-///
-/// # Errors
-///
-/// When the address was not recorded.
-pub fn values(capture: &Capture, at: Address) -> Result<Vec<f32>> {
-    let value = capture.get(at)?.flatten_from(1)?;
-    let rows = value.narrow(0, 1, value.dim(0)? - 1)?;
-    Ok(rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-}
-
 /// The rows of contexts at an address, `[rows, width]`, in the order of the contexts.
 ///
 /// # Errors
@@ -165,8 +138,8 @@ pub fn values(capture: &Capture, at: Address) -> Result<Vec<f32>> {
 /// When the work is stopped, or numbers are not finite.
 pub fn rows(lab: &mut Lab, contexts: &[Vec<u32>], at: Address) -> Result<Vec<f32>> {
     let mut out = Vec::with_capacity(rows_of(contexts) * lab.model.width(at.site));
-    for capture in captures(lab, contexts, &[at])? {
-        out.extend(values(&capture, at)?);
+    for capture in captures(lab, contexts.iter().cloned(), &[at])? {
+        out.extend(later_values(&capture, at)?);
     }
     if finite::all(&out) {
         return Ok(out);
@@ -177,25 +150,9 @@ pub fn rows(lab: &mut Lab, contexts: &[Vec<u32>], at: Address) -> Result<Vec<f32
     })
 }
 
-/// How many times as large as usual an activation may be: beyond that it is a sink of attention, and one such row outweighs all
-/// others of a batch.
-pub const OUTLIER: f32 = 10.0;
-
-/// The norm beyond which a row is an outlier: [`OUTLIER`] times the median of rows, `[.., width]`.
+/// The norm beyond which a row is an outlier: [`OUTLIER`] times the usual one of rows, `[.., width]`.
 pub fn limit_of(rows: &[f32], width: usize) -> f32 {
-    let mut norms: Vec<f32> = rows.chunks_exact(width.max(1)).map(norm).collect();
-    norms.sort_by(f32::total_cmp);
-    norms
-        .get(norms.len() / 2)
-        .map_or(f32::INFINITY, |n| OUTLIER * n)
-}
-
-/// The norm of a row.
-pub fn norm(row: &[f32]) -> f32 {
-    row.iter()
-        .map(|x| f64::from(*x).powi(2))
-        .sum::<f64>()
-        .sqrt() as f32
+    usual(norms_of(rows, width)).map_or(f32::INFINITY, |n| OUTLIER * n)
 }
 
 /// The rows within a limit.

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use super::follows::{PROMISED, PromiseFit, is_promised};
-use super::{DictionaryFiles, FeatureName, GivenDictionary, activation, encode, layer_of};
+use super::{DictionaryFiles, FeatureName, GivenDictionary, layer_of};
+use crate::dictionaries::captured::values;
 use crate::dictionaries::in_stream::stream_vectors;
 use crate::dictionaries::index::{FeatureIndex, LayerIndex};
 use crate::dictionaries::matrix::FeatureMatrix;
@@ -27,6 +28,7 @@ use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
+use crate::lab::features::activation;
 use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -112,7 +114,7 @@ impl Measurement for FeatureCard {
         };
         let placed = given.of(&feature)?;
         let fixed = FixedRows::kept(params, &given, placed, feature.feature, lab)?;
-        let rows = encode(placed, of)?.features;
+        let rows = placed.encode(of, values)?.features;
         let acts: Vec<f32> = rows
             .iter()
             .map(|row| activation(row, feature.feature))
@@ -198,7 +200,7 @@ impl FeatureParams {
 fn strongest(given: &GivenDictionary, of: &Capture) -> Result<FeatureName> {
     let mut best: Option<(f32, FeatureName)> = None;
     for placed in given.at(None)? {
-        let rows = encode(placed, of)?.features;
+        let rows = placed.encode(of, values)?.features;
         let row = rows.last().map_or(&[][..], Vec::as_slice);
         let ids: Vec<u32> = row.iter().map(|(f, _)| *f).collect();
         let Some(target) = placed.dictionary.targets.first() else {

@@ -11,9 +11,6 @@ mod sum;
 
 use std::rc::Rc;
 
-use candle_core::DType;
-
-use crate::dictionaries::dictionary::Encoded;
 pub use crate::dictionaries::feature_name::FeatureName;
 use crate::dictionaries::index::{FeatureIndex, LayerIndex, OpenIndexes};
 use crate::dictionaries::labels::FeatureLabels;
@@ -23,8 +20,6 @@ use crate::dictionaries::opened::{
 use crate::error::{Error, Result};
 use crate::figure::{Entry, TableRow};
 use crate::lab::Lab;
-use crate::lab::capture::Capture;
-use crate::model::network::site::Address;
 use crate::text;
 
 /// A name of a dictionary wider than this is left out of the names of features in a figure.
@@ -145,25 +140,6 @@ impl GivenDictionary {
 /// The layer that a dictionary reads.
 fn layer_of(placed: &PlacedDictionary) -> usize {
     placed.reads.first().map_or(0, |at| usize::from(at.layer))
-}
-
-/// The rows of an address, `[positions * width]`, f32.
-fn values(of: &Capture, at: Address) -> Result<Vec<f32>> {
-    Ok(of.get(at)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
-}
-
-/// The features of a dictionary at the captured positions.
-fn encode(placed: &PlacedDictionary, of: &Capture) -> Result<Encoded> {
-    let inputs = placed.reads.iter().map(|at| values(of, *at));
-    let inputs = inputs.collect::<Result<Vec<_>>>()?;
-    let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
-    placed.dictionary.encode(&inputs)
-}
-
-/// The activation of a feature in a row of features; 0 where it is not active.
-fn activation(row: &[(u32, f32)], feature: u32) -> f32 {
-    let found = row.binary_search_by_key(&feature, |(f, _)| *f);
-    found.map_or(0.0, |at| row[at].1)
 }
 
 /// Drops columns of rows in which nothing stands, with their names.

@@ -17,9 +17,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::{DictionaryFiles, FeatureName, GivenDictionary, encode, layer_of, without_empty};
+use super::{DictionaryFiles, FeatureName, GivenDictionary, layer_of, without_empty};
+use crate::dictionaries::captured::values;
 use crate::dictionaries::in_stream::{stream_products, stream_vectors};
-use crate::dictionaries::matrix::ActiveFeatures;
 use crate::dictionaries::opened::PlacedDictionary;
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
@@ -28,6 +28,7 @@ use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::capture::Needs;
+use crate::lab::features::ActiveRow;
 use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -327,11 +328,7 @@ impl FeatureSearchParams {
 }
 
 /// The features of some dictionaries at the positions of a run, without the first: `[dictionaries][positions]`.
-fn rows_of(
-    chosen: &[&PlacedDictionary],
-    run: &Run,
-    lab: &mut Lab,
-) -> Result<Vec<Vec<ActiveFeatures>>> {
+fn rows_of(chosen: &[&PlacedDictionary], run: &Run, lab: &mut Lab) -> Result<Vec<Vec<ActiveRow>>> {
     if run.tokens.len() < 2 {
         return Err(Error::argument(
             "prompt",
@@ -349,12 +346,12 @@ fn rows_of(
     let capture = lab.capture(run, 1..run.tokens.len(), &needs)?;
     let rows = chosen
         .iter()
-        .map(|placed| Ok(encode(placed, &capture)?.features));
+        .map(|placed| Ok(placed.encode(&capture, values)?.features));
     rows.collect()
 }
 
 /// The mean activation of every feature that is active at some position.
-fn means(rows: &[ActiveFeatures]) -> BTreeMap<u32, f32> {
+fn means(rows: &[ActiveRow]) -> BTreeMap<u32, f32> {
     let mut sums: BTreeMap<u32, f64> = BTreeMap::new();
     for (feature, act) in rows.iter().flatten() {
         *sums.entry(*feature).or_default() += f64::from(*act);
@@ -378,8 +375,8 @@ fn sizes(placed: &PlacedDictionary, ids: Vec<u32>) -> impl Iterator<Item = (u32,
 
 /// The largest difference over all features in each draw, where positions of two texts are exchanged at random.
 fn exchanged(
-    here: &[Vec<ActiveFeatures>],
-    there: &[Vec<ActiveFeatures>],
+    here: &[Vec<ActiveRow>],
+    there: &[Vec<ActiveRow>],
     norms: &[BTreeMap<u32, f32>],
     seed: u64,
 ) -> Vec<f32> {
@@ -393,9 +390,9 @@ fn exchanged(
         order.shuffle(&mut rng);
         let mut largest = 0f32;
         for ((here, there), norms) in here.iter().zip(there).zip(norms) {
-            let rows: Vec<&ActiveFeatures> = here.iter().chain(there).collect();
+            let rows: Vec<&ActiveRow> = here.iter().chain(there).collect();
             let mean = |part: &[usize]| {
-                let part: Vec<ActiveFeatures> = part.iter().map(|i| rows[*i].clone()).collect();
+                let part: Vec<ActiveRow> = part.iter().map(|i| rows[*i].clone()).collect();
                 means(&part)
             };
             let (a, b) = (mean(&order[..own]), mean(&order[own..]));

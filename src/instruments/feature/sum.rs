@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{GivenDictionary, layer_of, values};
+use super::{GivenDictionary, layer_of};
+use crate::dictionaries::captured::values;
 use crate::dictionaries::dictionary::{Encoded, Target};
 use crate::dictionaries::in_stream::{
     StreamRole, constants_behind, role, seen_from, write_scale, written_at, written_targets,
@@ -299,7 +300,7 @@ pub(super) struct ReadFeatures {
 impl ReadFeatures {
     pub(super) fn of(placed: &PlacedDictionary, n: usize, of: &Capture) -> Result<Self> {
         let first = values(of, placed.reads[0])?;
-        let encoded = super::encode(placed, of)?;
+        let encoded = placed.encode(of, values)?;
         let features = placed.dictionary.features() as u32;
         let drawn = of.positions.clone().zip(&encoded.features);
         let drawn = drawn.map(|(position, active)| {

@@ -6,19 +6,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use candle_core::DType;
-
 use super::shown::ShownSet;
+use crate::dictionaries::captured::{OUTLIER, norms_of, usual, values};
 use crate::dictionaries::dictionary::Encoded;
-use crate::dictionaries::matrix::ActiveFeatures;
 use crate::dictionaries::opened::PlacedDictionary;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
+use crate::lab::features::ActiveRow;
 use crate::model::network::site::Address;
-
-/// An activation this many times as large as usual is outside what dictionaries are trained on.
-const LARGE: f32 = 10.0;
 
 /// How well one position is reconstructed.
 #[derive(Clone, Copy)]
@@ -51,7 +47,7 @@ impl PositionFit {
 /// What a dictionary makes of the captured positions.
 pub struct Reconstruction {
     /// By position.
-    pub features: Vec<ActiveFeatures>,
+    pub features: Vec<ActiveRow>,
     /// The norms of what one unit of each active feature adds, by position.
     pub norms: Vec<Vec<f32>>,
     pub fits: Vec<PositionFit>,
@@ -61,11 +57,6 @@ pub struct Reconstruction {
     pub parts: usize,
     /// Why a position is outside what the dictionary was trained on, by position.
     pub outside: Vec<Option<&'static str>>,
-}
-
-/// The rows of an address, `[positions · width]`, f32.
-fn values(of: &Capture, at: Address) -> Result<Vec<f32>> {
-    Ok(of.get(at)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
 /// Every row in reverse order.
@@ -109,33 +100,23 @@ fn outside(
     of: &Capture,
     lab: &Lab,
 ) -> Result<Vec<Option<&'static str>>> {
-    let norm = |row: &[f32]| {
-        row.iter()
-            .map(|x| f64::from(*x).powi(2))
-            .sum::<f64>()
-            .sqrt() as f32
-    };
-    let norms: Vec<f32> = values(of, at)?
-        .chunks_exact(width.max(1))
-        .map(norm)
-        .collect();
-    let usual = lab.derived::<UsualNorms>();
-    let mut usual = usual.0.borrow_mut();
+    let norms = norms_of(&values(of, at)?, width);
+    let kept = lab.derived::<UsualNorms>();
+    let mut kept = kept.0.borrow_mut();
     let positions = of.positions.clone();
-    let mut later: Vec<f32> = norms
+    let later: Vec<f32> = norms
         .iter()
         .zip(positions.clone())
         .filter(|(_, p)| *p > 0)
         .map(|(n, _)| *n)
         .collect();
     if later.len() > 2 {
-        later.sort_by(f32::total_cmp);
-        usual.insert(at, later[later.len() / 2]);
+        kept.extend(usual(later).map(|usual| (at, usual)));
     }
-    let usual = usual.get(&at).copied().unwrap_or(f32::INFINITY);
+    let usual = kept.get(&at).copied().unwrap_or(f32::INFINITY);
     let why = |(norm, position): (&f32, usize)| match position {
         0 => Some("outside training: the first position"),
-        _ if *norm > LARGE * usual => {
+        _ if *norm > OUTLIER * usual => {
             Some("outside training: more than 10 times as large as usual")
         }
         _ => None,
@@ -250,7 +231,7 @@ pub fn features_alone(
     of: &Capture,
     lab: &Lab,
     report: &dyn Fn(f32) -> Result<()>,
-) -> Result<(Vec<ActiveFeatures>, Vec<Option<&'static str>>)> {
+) -> Result<(Vec<ActiveRow>, Vec<Option<&'static str>>)> {
     let (encoded, _) = encoded(placed, of, false, report)?;
     let width = placed.dictionary.inputs[0].encoder.width;
     Ok((encoded.features, outside(placed.reads[0], width, of, lab)?))

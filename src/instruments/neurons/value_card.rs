@@ -14,7 +14,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::finite_guard::not_finite;
-use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
+use crate::lab::logit_effects::{HostRows, TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::target::LogitTarget;
 use crate::model::Model;
 use crate::model::network::finite;
@@ -139,11 +139,8 @@ impl ValueCards {
     }
 }
 
-/// Rows on the host.
-type ReadRows = Vec<Vec<f32>>;
-
 /// Value vectors in the chosen reading, `[n][d_model]`, and their products with the unembedding, `[n][vocab]`.
-fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(ReadRows, ReadRows)> {
+fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(HostRows, HostRows)> {
     let transformer = &model.transformer;
     transformer.on_thread_pool(|| {
         let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);

@@ -4,11 +4,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
+use lmscope::dictionaries::captured::captures;
 use lmscope::dictionaries::evaluate::evaluate;
 use lmscope::dictionaries::formats;
 use lmscope::dictionaries::gate::FeatureGate;
 use lmscope::dictionaries::opened::{DictionarySet, PlacedDictionary};
-use lmscope::dictionaries::train::activations::{SplitText, TextCut, captures, contexts, rows};
+use lmscope::dictionaries::train::activations::{SplitText, TextCut, contexts, rows};
 use lmscope::dictionaries::train::file::{CONFIG, TrainedDictionary, WEIGHTS};
 use lmscope::dictionaries::train::losses::BatchMeasures;
 use lmscope::dictionaries::train::state::{self, TrainingFacts};
@@ -402,7 +403,7 @@ fn a_pass_stops_at_the_site_with_equal_bits() {
     assert!(
         captures(
             &mut lab,
-            &some,
+            some.iter().cloned(),
             &[Site::ResidPost.at(1), Site::MlpAct.at(0)]
         )
         .is_ok()
