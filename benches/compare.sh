@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Times lmscope and the PyTorch loops of torch_loops.py on the same random model, in turn, and prints how they compare.
+# Times lmscope and PyTorch on the same random model, in turn, and prints how they compare: the loops of torch_loops.py, or
+# the circuits of torch_circuits.py.
 #
-#   PYTHON=python3 ROUNDS=2 benches/compare.sh
+#   PYTHON=python3 ROUNDS=2 benches/compare.sh [loops|circuits]
 #
 # PYTHON needs torch and transformers. Takes about five minutes a round on two quiet cores, and 500 MB in the folder for
 # temporary files. Both sides run in two threads on the first two cores.
@@ -9,17 +10,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 ROUNDS=${ROUNDS:-2}
+what=${1:-loops}
 export RAYON_NUM_THREADS=2 CARGO_TERM_QUIET=true
 
 two=()
 if command -v taskset >/dev/null; then two=(taskset -c 0,1); fi
 
-cargo bench --bench loops --no-run
+cargo bench --bench "$what" --no-run
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$PYTHON" benches/torch_loops.py make "$folder"
+"$PYTHON" "benches/torch_$what.py" make "$folder"
 for _ in $(seq "$ROUNDS"); do
-  "${two[@]}" "$PYTHON" benches/torch_loops.py time "$folder"
-  "${two[@]}" cargo bench --bench loops -- "$folder"
+  "${two[@]}" "$PYTHON" "benches/torch_$what.py" time "$folder"
+  "${two[@]}" cargo bench --bench "$what" -- "$folder"
 done
-"$PYTHON" benches/torch_loops.py ratio "$folder"
+"$PYTHON" "benches/torch_$what.py" ratio "$folder"

@@ -1,7 +1,7 @@
 """Trains SAELens' TopK autoencoder on the activations that `lmscope dictionary train` read, and compares the two on held-out text.
 
-Both see the same rows once: the text in contexts of --context tokens without their first position, its last tenth held out (as lmscope
-divides it); the same batch, learning rate with its decay over the last fifth, k and number of features. SAELens' own defaults for the
+Both see the same rows once: the text in contexts of --context tokens without their first position and without rows of ten times the
+usual norm, its last tenth held out (as lmscope divides it); the same batch, learning rate with its decay over the last fifth, k and number of features. SAELens' own defaults for the
 rest (initialisation, AuxK, clipping, expected_average_only_in).
 
 Versions used: torch 2.15.0, transformers 4.57.1, sae-lens 6.54.12.
@@ -46,6 +46,11 @@ def rows(given):
                     found.append(x.reshape(-1, x.shape[-1]).numpy())
             out[name] = np.concatenate(found)
             print(name, out[name].shape, f"{time.time() - since:.0f} s", flush=True)
+    norms = {name: np.linalg.norm(x, axis=1) for name, x in out.items()}
+    limit = 10 * np.median(norms["training"])
+    for name, x in out.items():
+        out[name] = x[norms[name] <= limit]
+        print(f"{name}: {len(x) - len(out[name])} rows with a norm above {limit:.1f} are left out")
     np.savez(given.rows, **out)
 
 

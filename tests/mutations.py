@@ -38,6 +38,12 @@ FAULTS = [
     ("i26", "src/lab/tap.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
     # Circuits.
+    ("lens_fit::pytorch_fits", "src/instruments/logit_lens/fit/tuned.rs", "const MOMENTUM: f64 = 0.9;", "const MOMENTUM: f64 = 0.8;"),
+    ("lens_fit::a_tuned_lens", "src/instruments/logit_lens/fit/tuned.rs", "*value = (&*value - (along * rate)?)?;", "*value = (&*value + (along * rate)?)?;"),
+    ("lens_fit::in_a_linear", "src/instruments/logit_lens/fit/jacobian.rs", "after: skipped..=end - 1,", "after: skipped..=end,"),
+    ("lens_fit::the_lens_is", "src/instruments/logit_lens/fit/jacobian.rs", "jacobian_rows(lab, &request, |gradient| Ok(gradient.mean(1)?))", "jacobian_rows(lab, &request, |gradient| Ok(gradient.sum(1)?))"),
+    ("lens_fit::fits_of_parts", "src/instruments/logit_lens/fit/jacobian.rs", "        self.prompts += other.prompts;", "        self.prompts += 1;"),
+    ("circuits::a_twentieth_of_the_edges_keeps_induction", "src/instruments/circuit/select.rs", "order.sort_by(|a, b| scores[*b].abs().total_cmp(&scores[*a].abs()));", "order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));"),
     ("circuits::all_edges_are", "src/lab/runner/circuit/tap.rs", "changed.extend(own.iter().zip(other).map(|(a, b)| (a - b) * scale));", "changed.extend(own.iter().zip(other).map(|(a, b)| a - b));\n                    let _ = scale;"),
     ("circuits::what_goes_on", "src/lab/runner/circuit/tap.rs", "            state.moved[sender] = true;", "            state.moved[sender] = sender % 2 == 0;"),
     ("circuits::planted_edges", "src/instruments/circuit/acdc.rs", "if loss < threshold {", "if loss > threshold {"),

@@ -36,6 +36,7 @@ use lmscope::model::network::site::Site;
 use serde_json::Value;
 
 use super::demo::demo;
+use super::head_circuits::scored;
 use super::organisms::{Layout, circuit, tokens};
 use super::tools::{every_family, prompt, tiny, values};
 
@@ -194,7 +195,7 @@ fn the_gradients_of_receivers_sum_to_that_of_the_embedding_in_every_family() {
 
 /// A GPT-2 in which everything is linear: no norms, neurons that are never off, and heads that attend evenly, if they do not attend
 /// as they would.
-fn linear(attends: bool) -> Lab {
+pub fn linear(attends: bool) -> Lab {
     let family = FAMILIES
         .iter()
         .find(|family| family.name == "gpt2")
@@ -668,6 +669,56 @@ fn faithfulness(figure: &Figure) -> f64 {
 }
 
 const GIFTS: &str = "demo/lists/gifts.json";
+const REPEATS: &str = "demo/lists/repeats.json";
+
+/// The edges of a figure that keeps most of the metric with few of them, which random circuits do not.
+fn kept(figure: &Figure) -> Vec<(String, String)> {
+    assert!(faithfulness(figure) >= 0.8, "{}", figure.title);
+    let mut notes = figure.notes.iter();
+    let control = notes.find(|note| note.starts_with("control:")).unwrap();
+    let (_, most) = control.split_once(" to ").unwrap();
+    let (most, _) = most.split_once(' ').unwrap();
+    assert!(most.parse::<f64>().unwrap() < 0.3, "{control}");
+    let Body::Table(table) = &figure.body else {
+        panic!("a table")
+    };
+    let rows = table.pages[0].rows.iter();
+    let rows = rows.map(|row| match &row.entries[1..3] {
+        [Entry::Text(from), Entry::Text(to)] => (from.clone(), to.clone()),
+        _ => panic!("the ends of an edge"),
+    });
+    rows.collect()
+}
+
+/// Judged on the demo: a twentieth of the edges keeps induction, and they are the path that the paper names: the head that attends to
+/// the previous token writes into the keys of the induction heads, and those into the logits.
+#[test]
+fn a_twentieth_of_the_edges_keeps_induction() {
+    let mut lab = demo();
+    let found = figure(&mut lab, "circuit", &[("pairs", REPEATS), ("edges", "5%")]);
+    let edges = kept(&found);
+    let node = |name: &str| {
+        let (layer, head) = name.split_once('.').unwrap();
+        format!("a{layer}.h{head}")
+    };
+    let previous = node(&scored(&mut lab, "previous")[0].1);
+    let induction = scored(&mut lab, "induction").into_iter();
+    let induction: Vec<String> = induction
+        .take_while(|head| head.0 > 0.5)
+        .map(|head| node(&head.1))
+        .collect();
+    assert!(induction.len() >= 3, "{induction:?}");
+    let has = |from: &str, to: &str| edges.iter().any(|edge| edge.0 == from && edge.1 == to);
+    assert!(has("m0", &format!("{previous}<v>")), "{edges:?}");
+    for head in &induction {
+        assert!(has(head, "logits"), "{head}: {edges:?}");
+        assert!(has("m0", &format!("{head}<q>")), "{head}: {edges:?}");
+    }
+    // Two heads share a key, which has the number of the pair.
+    for key in ["a2.h0<k>", "a2.h1<k>"] {
+        assert!(has(&previous, key), "{key}: {edges:?}");
+    }
+}
 
 /// Judged on the demo: a twentieth of the edges keeps the indirect object, random circuits do not, and the heads that patching names are in it.
 #[test]
@@ -681,33 +732,11 @@ fn a_twentieth_of_the_edges_keeps_the_indirect_object() {
         "circuit",
         &[("pairs", GIFTS), ("edges", "5%"), ("save", &saved)],
     );
-    println!("{}: {:#?}", found.title, found.notes);
-    assert!(faithfulness(&found) >= 0.8, "{}", found.title);
-    let control = found
-        .notes
-        .iter()
-        .find(|note| note.starts_with("control:"))
-        .unwrap();
-    let most = control
-        .split(" to ")
-        .nth(1)
-        .unwrap()
-        .split(' ')
-        .next()
-        .unwrap();
-    assert!(most.parse::<f64>().unwrap() < 0.3, "{control}");
-    let Body::Table(table) = &found.body else {
-        panic!("a table")
-    };
-    let from: Vec<&Entry> = table.pages[0]
-        .rows
-        .iter()
-        .map(|row| &row.entries[1])
-        .collect();
+    let edges = kept(&found);
     for head in ["a4.h0", "a2.h1"] {
         assert!(
-            from.contains(&&Entry::Text(head.into())),
-            "{head} in {from:?}"
+            edges.iter().any(|(from, _)| from == head),
+            "{head} in {edges:?}"
         );
     }
     // The saved circuit, on other pairs than the first half: evaluated again, not searched.

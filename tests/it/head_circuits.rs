@@ -133,25 +133,27 @@ fn a_control_of_unrelated_heads_is_what_chance_says() {
     }
 }
 
+/// The heads of a model by a score of `attention --show scores`, highest first, as `LAYER.HEAD`.
+pub fn scored(lab: &mut Lab, score: &str) -> Vec<(f32, String)> {
+    let given = [("show", "scores"), ("score", score)];
+    let Body::Grid(grid) = figure(lab, "attention", &given).unwrap().body else {
+        panic!("a grid is expected");
+    };
+    let mut heads: Vec<(f32, String)> = Vec::new();
+    for cell in grid.cells.iter().flatten() {
+        let Some(Unit::Head(head)) = cell.anchor.unit else {
+            continue;
+        };
+        let layer = cell.anchor.layer.unwrap();
+        heads.push((cell.value, format!("{layer}.{head}")));
+    }
+    heads.sort_by(|a, b| b.0.total_cmp(&a.0));
+    heads
+}
+
 #[test]
 fn the_induction_heads_of_the_demo_compose_through_keys() {
     let mut lab = demo();
-    let scored = |lab: &mut Lab, score| {
-        let given = [("show", "scores"), ("score", score)];
-        let Body::Grid(grid) = figure(lab, "attention", &given).unwrap().body else {
-            panic!("a grid is expected");
-        };
-        let mut heads: Vec<(f32, String)> = Vec::new();
-        for cell in grid.cells.iter().flatten() {
-            let Some(Unit::Head(head)) = cell.anchor.unit else {
-                continue;
-            };
-            let layer = cell.anchor.layer.unwrap();
-            heads.push((cell.value, format!("{layer}.{head}")));
-        }
-        heads.sort_by(|a, b| b.0.total_cmp(&a.0));
-        heads
-    };
     let previous = scored(&mut lab, "previous")[0].1.clone();
     let induction: Vec<String> = scored(&mut lab, "induction")
         .into_iter()

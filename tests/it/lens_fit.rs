@@ -7,6 +7,7 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::file::Overwrite;
 use lmscope::instruments::logit_lens::fit::jacobian::JacobianFit;
 use lmscope::instruments::logit_lens::fit::saved::{LensOrigin, resume, save};
+use lmscope::instruments::logit_lens::fit::tuned::TunedFit;
 use lmscope::instruments::logit_lens::lens_file::LensFile;
 use lmscope::instruments::logit_lens::token_direction::token_direction;
 use lmscope::lab::Lab;
@@ -14,9 +15,13 @@ use lmscope::lab::capture::Output;
 use lmscope::lab::pass::{Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::target::LogitTarget;
+use lmscope::model::load::Options;
 use lmscope::model::network::site::Site;
+use serde_json::Value;
 
+use super::circuits::linear;
 use super::demo::demo;
+use super::text::references;
 use super::tools::{every_family, prompt};
 
 /// The last states at positions `from..end`, summed over them, with `x` in the place of the state after a block at a position.
@@ -81,6 +86,125 @@ fn the_lens_is_the_mean_of_differences() {
                 apart.sqrt()
             );
         }
+    }
+}
+
+/// T64. In a linear model the lens carries any change of a state to what it makes of the last one.
+#[test]
+fn in_a_linear_model_the_lens_is_exact() {
+    let mut lab = linear(false);
+    let tokens = prompt(6);
+    let position = tokens.len() - 2;
+    let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
+    let mut fit = JacobianFit::new(layers, width).unwrap();
+    fit.add(&mut lab, &tokens, position).unwrap();
+    for block in 0..layers - 1 {
+        let at = Site::ResidPost.at(block);
+        let states = lab.record(&Run::plain(tokens.clone()), &[at]).unwrap();
+        let states: Vec<Vec<f32>> = states.get(at).unwrap().to_vec2().unwrap();
+        let change: Vec<f32> = (0..width).map(|i| ((i * 5) % 11) as f32 - 5.0).collect();
+        let x: Vec<f32> = states[position]
+            .iter()
+            .zip(&change)
+            .map(|(x, d)| x + d)
+            .collect();
+        let patch = Patch::new(at, position, Tensor::new(x, &Device::Cpu).unwrap());
+        let after = summed(&mut lab, &tokens, Some(patch), position, position + 1);
+        let before = summed(&mut lab, &tokens, None, position, position + 1);
+        let map = fit.mean(block);
+        for (row, (after, before)) in map.chunks_exact(width).zip(after.iter().zip(&before)) {
+            let said: f64 = row.iter().zip(&change).map(|(a, b)| f64::from(a * b)).sum();
+            assert!(
+                (said - (after - before)).abs() < 1e-4,
+                "{said} {}",
+                after - before
+            );
+        }
+    }
+}
+
+/// What PyTorch's automatic differentiation and its optimiser make of two reference checkpoints (`tests/references/lens_fits.py`).
+#[test]
+fn pytorch_fits_the_same_lenses() {
+    for case in ["gpt2", "llama"] {
+        let folder = references().join(case);
+        let mut lab = Lab::open(folder.to_str().unwrap(), &Options::default()).unwrap();
+        let file = references().join(format!("lens_fits/{case}.json"));
+        let said: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        let numbers = |of: &Value| -> Vec<f64> { serde_json::from_value(of.clone()).unwrap() };
+        let prompts: Vec<Vec<u32>> = serde_json::from_value(said["prompts"].clone()).unwrap();
+        let skipped = said["skipped"].as_u64().unwrap() as usize;
+        let close = |found: &[f32], expected: &[f64], what: &str| {
+            assert_eq!(found.len(), expected.len(), "{case} {what}");
+            let most = expected.iter().fold(0f64, |most, x| most.max(x.abs()));
+            for (found, expected) in found.iter().zip(expected) {
+                let apart = (f64::from(*found) - expected).abs();
+                assert!(apart < 1e-4 * most, "{case} {what}: {found} {expected}");
+            }
+        };
+        let (layers, width) = (lab.model.card.layers, lab.model.card.d_model);
+        let mut fit = JacobianFit::new(layers, width).unwrap();
+        for tokens in &prompts {
+            fit.add(&mut lab, tokens, skipped).unwrap();
+        }
+        for block in 0..fit.blocks() {
+            close(
+                &fit.mean(block),
+                &numbers(&said["jacobian"][block]),
+                "jacobian",
+            );
+        }
+
+        let losses = numbers(&said["losses"]);
+        let mut fit = TunedFit::new(&lab, losses.len()).unwrap();
+        for loss in losses {
+            fit.train(&mut lab, &prompts).unwrap();
+            let found = fit.losses.last().unwrap();
+            assert!((found - loss).abs() < 1e-4 * loss, "{case}: {found} {loss}");
+        }
+        for block in 0..layers {
+            let (weight, bias) = fit.map(block).unwrap();
+            let rows = weight.chunks_exact(width).step_by(7).flatten();
+            let rows: Vec<f32> = rows.copied().collect();
+            close(&rows, &numbers(&said["tuned"][block]["rows"]), "rows");
+            close(&bias, &numbers(&said["tuned"][block]["bias"]), "bias");
+        }
+    }
+}
+
+/// T62, T63. What is fitted reads better than the plain lens after every block, on text that it has not seen.
+#[test]
+fn a_tuned_lens_reads_better_than_the_plain_one() {
+    let mut lab = every_family().next().unwrap();
+    let texts = |range: std::ops::Range<usize>| -> Vec<Vec<u32>> {
+        let text = |i: usize| {
+            prompt(40)
+                .into_iter()
+                .map(|t| (t * 7 + i as u32 * 13) % 50)
+                .collect()
+        };
+        range.map(text).collect()
+    };
+    let mut fit = TunedFit::new(&lab, 40).unwrap();
+    let held_out = texts(50..54);
+    for (plain, own) in fit.held_out(&mut lab, &held_out).unwrap() {
+        assert!(
+            (plain - own).abs() < 1e-6,
+            "maps of zeros are the plain lens"
+        );
+    }
+    for step in 0..40 {
+        fit.train(&mut lab, &texts(step..step + 4)).unwrap();
+    }
+    let means: Vec<f64> = fit.losses.chunks(10).map(|own| own.iter().sum()).collect();
+    assert!(means.windows(2).all(|pair| pair[1] < pair[0]), "{means:?}");
+    for (block, (plain, own)) in fit
+        .held_out(&mut lab, &held_out)
+        .unwrap()
+        .into_iter()
+        .enumerate()
+    {
+        assert!(own < 0.95 * plain, "block {block}: {plain} {own}");
     }
 }
 
