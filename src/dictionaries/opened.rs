@@ -199,6 +199,16 @@ impl DictionarySet {
 }
 
 impl PlacedDictionary {
+    /// Where edits of its features act: `resid_post.6`, or `mlp_add.*` where it writes to one site of several layers.
+    pub fn written_at(&self) -> String {
+        let first = self.writes[0];
+        if self.writes.len() > 1 && self.writes.iter().all(|at| at.site == first.site) {
+            format!("{}.*", first.site.spec().name)
+        } else {
+            first.to_string()
+        }
+    }
+
     /// A dictionary on a model.
     ///
     /// # Errors

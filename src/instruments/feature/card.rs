@@ -23,7 +23,9 @@ use crate::dictionaries::matrix::FeatureMatrix;
 use crate::dictionaries::opened::{PlacedDictionary, named, none_named};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow};
+use crate::figure::{
+    Anchor, Body, Curve, Entry, FeatureHandle, Series, Style, Table, TablePage, TableRow,
+};
 use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
@@ -125,7 +127,10 @@ impl Measurement for FeatureCard {
             label => format!("{spelled} · {label}"),
         };
         let draft = match params.show {
-            FeatureCardView::Card => card(&fixed, &acts, layer_of(placed), of, lab),
+            FeatureCardView::Card => {
+                let own = given.handle(placed, feature.feature, None);
+                card(&fixed, &own, &acts, layer_of(placed), of, lab)
+            }
             FeatureCardView::Text => curve(&spelled, &acts, layer_of(placed), of, lab),
         };
         Ok(draft
@@ -228,8 +233,15 @@ fn strongest(given: &GivenDictionary, of: &Capture) -> Result<FeatureName> {
     })
 }
 
-/// The card at every position.
-fn card(fixed: &FixedRows, acts: &[f32], layer: usize, of: &Capture, lab: &Lab) -> Draft {
+/// The card at every position. A row is about the feature itself, or about another one that is near.
+fn card(
+    fixed: &FixedRows,
+    own: &FeatureHandle,
+    acts: &[f32],
+    layer: usize,
+    of: &Capture,
+    lab: &Lab,
+) -> Draft {
     let page = |(position, act): (usize, &f32)| {
         let anchor = Anchor::cell(layer, position);
         let what = match fixed.largest {
@@ -240,8 +252,15 @@ fn card(fixed: &FixedRows, acts: &[f32], layer: usize, of: &Capture, lab: &Lab) 
             _ if *act == 0.0 => "not active here".to_string(),
             _ => String::new(),
         };
+        let own = FeatureHandle {
+            activation: Some(*act).filter(|act| *act != 0.0),
+            ..own.clone()
+        };
         let mut rows = vec![TableRow::at(anchor, entries![ACTIVATION, *act, what])];
         rows.extend(fixed.rows.iter().cloned());
+        // Rows about the feature itself share their place, so that the cursor moves among them.
+        let of_itself = rows.iter_mut().filter(|row| row.handle.is_none());
+        of_itself.for_each(|row| row.handle = Some(own.clone()));
         let title = format!("after {}", lab.visible(of.run.tokens[position]));
         TablePage::of(title, Anchor::position(position), rows)
     };
@@ -357,7 +376,7 @@ impl FixedRows {
         if let (Some(index), Some(layer)) = (&given.index, layer) {
             indexed_rows(index, layer, feature, count, sides.as_ref(), lab, &mut say);
         }
-        near_rows(given, placed, feature, count, lab, &mut say)?;
+        rows.extend(near_rows(given, placed, feature, count, lab)?);
         notes.extend(match (&given.index, layer) {
             (None, _) => Some("density, strongest contexts and what follows them are shown with --index: `lmscope dictionary index` makes it".into()),
             (Some(_), None) => Some("the index does not have this layer".into()),
@@ -451,36 +470,36 @@ fn indexed_rows(
     }
 }
 
-/// The features near one, and norms.
+/// The features near one, each with a handle of its own, and the norms of the feature's vectors.
 fn near_rows(
     given: &GivenDictionary,
     placed: &PlacedDictionary,
     feature: u32,
     count: usize,
     lab: &Lab,
-    say: &mut impl FnMut(&str, f32, String),
-) -> Result<()> {
+) -> Result<Vec<TableRow>> {
     let (Some(input), Some(target)) = (
         placed.dictionary.inputs.first(),
         placed.dictionary.targets.first(),
     ) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
-    let spell = |other: u32| {
+    let anchor = Anchor::layer(layer_of(placed));
+    let near = |part: &str, (other, cosine): (u32, f32)| {
         let name = given.spell(placed, other);
-        match given.label(placed, other) {
+        let name = match given.label(placed, other) {
             "" => name,
             label => format!("{name} {label}"),
-        }
+        };
+        let handle = given.handle(placed, other, None);
+        TableRow::feature(anchor, handle, entries![part, cosine, name])
     };
-    for (other, cosine) in neighbours(&target.decoder, feature, count, lab)? {
-        say("near", cosine, spell(other));
-    }
+    let found = neighbours(&target.decoder, feature, count, lab)?.into_iter();
+    let mut rows: Vec<TableRow> = found.map(|other| near("near", other)).collect();
     let autoencoder = placed.dictionary.is_autoencoder();
     if !autoencoder {
-        for (other, cosine) in neighbours(&input.encoder, feature, count, lab)? {
-            say("reads alike", cosine, spell(other));
-        }
+        let found = neighbours(&input.encoder, feature, count, lab)?.into_iter();
+        rows.extend(found.map(|other| near("reads alike", other)));
     }
     let (read, written) = (
         input.encoder.row(feature as usize),
@@ -503,8 +522,11 @@ fn near_rows(
         let cosine = dot / (norm(&read) * norm(&written)).max(f64::MIN_POSITIVE);
         what = format!("{what}, cosine of the two {cosine:.3}");
     }
-    say("norm", of_written as f32, what);
-    Ok(())
+    rows.push(TableRow::at(
+        anchor,
+        entries!["norm", of_written as f32, what],
+    ));
+    Ok(rows)
 }
 
 /// The features whose rows of a matrix have the largest cosine with that of one. Reads the matrix twice.

@@ -176,8 +176,9 @@ impl FeatureLogitsParams {
             // A negative activation turns what the feature adds around.
             let z = deviations(target, &logits[..known]) * found.act.signum();
             let [up, _] = TopAndBottom::of(logits, known).words(found.act, lab);
-            rows.push(TableRow::at(
+            rows.push(TableRow::feature(
                 Anchor::cell(layer_of(placed), position),
+                given.handle(placed, *feature, Some(found.act)),
                 entries![
                     given.spell(placed, *feature),
                     found.effect as f32,

@@ -18,7 +18,7 @@ use crate::dictionaries::opened::{
     DictionarySet, OpenDictionaries, PlacedDictionary, named, none_named,
 };
 use crate::error::{Error, Result};
-use crate::figure::{Entry, TableRow};
+use crate::figure::{Entry, FeatureHandle, TableRow};
 use crate::lab::Lab;
 use crate::text;
 
@@ -119,6 +119,23 @@ impl GivenDictionary {
             format!("{name}#{feature}")
         } else {
             format!("{name}#{}/{feature}", layer_of(placed))
+        }
+    }
+
+    /// A feature as edits name it, with its activation where it is active.
+    fn handle(
+        &self,
+        placed: &PlacedDictionary,
+        feature: u32,
+        activation: Option<f32>,
+    ) -> FeatureHandle {
+        let several = self.set.dictionaries.len() > 1;
+        FeatureHandle {
+            dictionary: self.name.clone(),
+            layer: several.then_some(layer_of(placed) as u16),
+            feature,
+            place: placed.written_at(),
+            activation: activation.filter(|act| *act != 0.0),
         }
     }
 

@@ -462,7 +462,9 @@ fn rows(
                 .and_then(|index| index.density(one.feature));
             entries.push(density.map_or("".into(), Entry::Number));
             entries.push(given.label(one.placed, one.feature).into());
-            out.push(TableRow::at(Anchor::layer(layer_of(one.placed)), entries));
+            let anchor = Anchor::layer(layer_of(one.placed));
+            let handle = given.handle(one.placed, one.feature, None);
+            out.push(TableRow::feature(anchor, handle, entries));
         }
     }
     Ok(out)

@@ -165,18 +165,11 @@ impl ShownDictionary<'_> {
 
     /// A feature as edits name it, with its activation.
     pub fn handle(&self, feature: u32, activation: f32) -> FeatureHandle {
-        let writes = &self.placed.writes;
-        let first = writes[0];
-        let place = if writes.len() > 1 && writes.iter().all(|at| at.site == first.site) {
-            format!("{}.*", first.site.spec().name)
-        } else {
-            first.to_string()
-        };
         FeatureHandle {
             dictionary: self.given.to_string(),
             layer: self.layer,
             feature,
-            place,
+            place: self.placed.written_at(),
             activation: Some(activation),
         }
     }

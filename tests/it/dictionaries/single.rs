@@ -652,6 +652,65 @@ fn a_planted_feature_is_found_by_token_by_text_and_in_the_logit() {
     );
 }
 
+/// Whatever names a feature can be clamped: what is found by search, what wrote a logit, the feature of a card, and those near it.
+#[test]
+fn every_row_about_a_feature_is_a_handle() {
+    let (mut lab, given, _) = case("llama");
+    let run = Run::plain(prompt(8));
+    let arguments = Arguments::default().with("dictionary", &given);
+    let rows = |lab: &mut Lab, name: &str, given: &[(&str, &str)]| {
+        let mut arguments = arguments.clone();
+        for (key, value) in given {
+            arguments = arguments.with(key, value);
+        }
+        pages(&figure(lab, name, &run, &arguments))[0].rows.clone()
+    };
+    let handle = |row: &TableRow| row.handle.clone().unwrap_or_else(|| panic!("{row:?}"));
+
+    let found = rows(&mut lab, "feature-search", &[("number", "6, 5")]);
+    let numbers: Vec<u32> = found.iter().map(|row| handle(row).feature).collect();
+    assert_eq!(numbers, [6, 5]);
+    assert_eq!(handle(&found[0]).activation, None);
+
+    let wrote = rows(
+        &mut lab,
+        "feature-logits",
+        &[("token", "#9"), ("count", "2")],
+    );
+    let own = handle(&wrote[0]);
+    assert!(words(&wrote[0], 0).ends_with(&format!("#{}", own.feature)));
+    assert_eq!(own.activation, Some(number(&wrote[0], 2)));
+    assert!(
+        wrote.last().unwrap().handle.is_none(),
+        "a sum is no feature"
+    );
+
+    let card = rows(
+        &mut lab,
+        "feature",
+        &[("feature", &own.feature.to_string())],
+    );
+    for row in &card {
+        let of = handle(row);
+        let near = ["near", "reads alike"].contains(&words(row, 0));
+        assert_eq!(near, of.feature != own.feature, "{row:?}");
+        assert!(!near || words(row, 2).ends_with(&format!("#{}", of.feature)));
+    }
+    assert!(card.len() > 5);
+    let of = handle(&card[0]);
+    let act = number(&card[0], 1);
+    assert_eq!(of.activation, (act != 0.0).then_some(act));
+    // What a handle says is an edit that works.
+    let edit = format!(
+        "set:\"{}\"#{}=7@{}:all-but-bos",
+        of.dictionary, of.feature, of.place
+    );
+    let plain = lab.last_logits(&run).unwrap();
+    let schedule = Schedule::always([edit.parse().unwrap()]);
+    let under = lab.last_logits(&run.clone().under(&schedule)).unwrap();
+    assert!(plain.iter().zip(&under).any(|(a, b)| (a - b).abs() > 1e-3));
+}
+
 /// Features that differ between two texts, against positions that are exchanged at random.
 #[test]
 fn features_of_one_text_are_compared_with_those_of_another() {
