@@ -706,7 +706,7 @@ fn every_row_about_a_feature_is_a_handle() {
         of.dictionary, of.feature, of.place
     );
     let plain = lab.last_logits(&run).unwrap();
-    let schedule = Schedule::always([edit.parse().unwrap()]);
+    let schedule = Schedule::always(vec![edit.parse().unwrap()]);
     let under = lab.last_logits(&run.clone().under(&schedule)).unwrap();
     assert!(plain.iter().zip(&under).any(|(a, b)| (a - b).abs() > 1e-3));
 }
