@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::number::{significant, spelled};
 use super::provenance;
-use crate::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
+use crate::figure::{Body, Cell, Entry, Figure, Graph, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
 
 /// The width of a block of a grid, in columns.
@@ -16,6 +16,8 @@ const WIDE: usize = 100;
 const TOKEN: usize = 14;
 /// The longest text in a table.
 const ENTRY: usize = 60;
+/// How many paths of a graph are listed.
+const PATHS: usize = 10;
 /// The width of the longest bar, in columns.
 const BAR: usize = 40;
 
@@ -43,6 +45,7 @@ pub(super) fn write(figure: &Figure) -> String {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
         Body::Series(series) => write_series(&mut out, series),
+        Body::Graph(graph) => write_graph(&mut out, graph),
         Body::Text(text) => text.lines.iter().for_each(|line| {
             let _ = writeln!(out, "{line}");
         }),
@@ -200,6 +203,21 @@ fn write_series(out: &mut String, series: &Series) {
         out.push_str("(no points)\n");
     }
     let _ = writeln!(out, "numbers: {}", series.value);
+}
+
+/// The strongest paths, the edges that the shown step keeps, and what every step keeps.
+fn write_graph(out: &mut String, graph: &Graph) {
+    let _ = writeln!(
+        out,
+        "strongest paths, by the smallest |{}| along them",
+        graph.weight
+    );
+    write_table(out, &graph.path_table(PATHS));
+    out.push_str("\nedges\n");
+    write_table(out, &graph.edge_table());
+    out.push_str("\npruning\n");
+    write_table(out, &graph.step_table());
+    let _ = writeln!(out, "numbers: {}", graph.share);
 }
 
 fn widest(texts: impl Iterator<Item = String>) -> usize {
