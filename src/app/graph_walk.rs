@@ -6,7 +6,7 @@
 use super::App;
 use super::cursor::{self, CursorMove};
 use crate::engine::PaneName;
-use crate::figure::Body;
+use crate::figure::{Body, Graph};
 
 impl App {
     /// Moves in the graph that a pane shows; false if it shows none.
@@ -28,12 +28,7 @@ impl App {
             | CursorMove::Last => None,
         };
         if let Some(next) = pruned {
-            // The last steps may be on the curve alone.
-            let next = next.min(graph.listed.saturating_sub(1));
-            self.change_figure(slot, |shown| {
-                shown.step = Some(next);
-                shown.show_chosen();
-            });
+            self.show_step(slot, next);
             return true;
         }
         let to = cursor::locate(figure, self.cursor, shown.spot)
@@ -46,5 +41,21 @@ impl App {
             self.point_at(anchor);
         }
         true
+    }
+
+    /// The graph that the chosen figure is.
+    pub(super) fn graph(&self) -> Option<&Graph> {
+        match &self.figure(self.layout.figure)?.body {
+            Body::Graph(graph) => Some(graph),
+            Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_) => None,
+        }
+    }
+
+    /// Shows a step of pruning of a pane's graph, or the nearest whose edges are listed.
+    pub(super) fn show_step(&mut self, slot: PaneName, step: usize) {
+        self.change_figure(slot, |shown| {
+            shown.step = Some(step);
+            shown.show_chosen();
+        });
     }
 }

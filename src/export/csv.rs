@@ -204,6 +204,20 @@ mod tests {
     use crate::export::samples;
 
     #[test]
+    fn a_graph_has_a_line_for_each_edge_of_each_step() {
+        let out = write(&samples::graph());
+        let data: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(data.len(), 1 + 6);
+        assert_eq!(data[0], "edge,from,to,part,layer,position,unit,value,steps");
+        assert_eq!(data[1], "input->m0,input,m0,,,,,4,3");
+        assert_eq!(data[5], "a0.h1->a2.h0<v>,a0.h1,a2.h0,v,0,,head 1,-2,5");
+        assert!(
+            out.contains("# 5 edges (shown): faithfulness 0.8; without it"),
+            "{out}"
+        );
+    }
+
+    #[test]
     fn no_cell_is_a_formula() {
         let mut figure = samples::lens(1, 1);
         figure.provenance.parameters = vec![

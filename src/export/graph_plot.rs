@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use super::markup::escape;
 use super::number::significant;
 use super::plot::Plot;
+use crate::figure::graph::EdgeEnd;
 use crate::figure::{Graph, GraphEdge, GraphNode};
 use crate::text::{clip, width};
 
@@ -39,8 +40,8 @@ pub(super) fn draw(graph: &Graph) -> Plot {
     }
     edges(&mut plot, graph, &places, top);
     let present = graph.present();
-    for (node, _) in graph.nodes.iter().zip(present).filter(|(_, there)| *there) {
-        box_of(&mut plot, node, &places, top);
+    for node in (0..present.len()).filter(|node| present[*node]) {
+        box_of(&mut plot, graph, node, &places, top);
     }
     plot.high = top + places.high + LINE;
     plot.wide = plot.wide.max(places.wide);
@@ -78,7 +79,7 @@ impl Places {
         let titles = titles.map(|row| width(&clip(&row.label, LABEL)));
         let left = (titles.max().unwrap_or(0) + 2) as f32 * CHAR;
         let column = (names.max().unwrap_or(0) + 3) as f32 * CHAR;
-        let high = rows.len() as f32 * ROW;
+        let high = rows.len().saturating_sub(1) as f32 * ROW + LINE;
         let from_top = |(i, row): (usize, &usize)| (*row, ROW * (rows.len() - 1 - i) as f32);
         Self {
             rows: rows.iter().enumerate().map(from_top).collect(),
@@ -134,14 +135,18 @@ fn edges(plot: &mut Plot, graph: &Graph, places: &Places, top: f32) {
     }
 }
 
-fn box_of(plot: &mut Plot, node: &GraphNode, places: &Places, top: f32) {
+fn box_of(plot: &mut Plot, graph: &Graph, index: usize, places: &Places, top: f32) {
+    let node = &graph.nodes[index];
+    let count = |end: EdgeEnd| graph.at(index, end).len();
+    let (into, out) = (count(EdgeEnd::Into), count(EdgeEnd::OutOf));
     let label = clip(&node.label, LABEL);
     let wide = (width(&label) + 1) as f32 * CHAR;
     let (x, y) = places.at(node);
     let (x, y) = (x - wide / 2.0, top + y - 10.0);
     let _ = writeln!(
         plot.body,
-        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"20\" rx=\"4\" fill=\"#ffffff\" stroke=\"#444444\"/>"
+        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{wide:.1}\" height=\"20\" rx=\"4\" fill=\"#ffffff\" stroke=\"#444444\"><title>{}: {into} edges in, {out} out</title></rect>",
+        escape(&node.label)
     );
     plot.text(x + CHAR / 2.0, y + 14.0, &label, "");
 }

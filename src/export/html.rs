@@ -33,6 +33,7 @@ pub(super) fn write(figure: &Figure) -> String {
         }
         Body::Graph(graph) => {
             out.push_str(&super::graph_plot::picture(graph));
+            write_table(&mut out, &graph.path_table(super::text::PATHS));
             write_table(&mut out, &graph.edge_table());
             write_table(&mut out, &graph.step_table());
             let _ = writeln!(out, "<p>{}</p>", escape(&graph.share));

@@ -17,7 +17,7 @@ const TOKEN: usize = 14;
 /// The longest text in a table.
 const ENTRY: usize = 60;
 /// How many paths of a graph are listed.
-const PATHS: usize = 10;
+pub(super) const PATHS: usize = 10;
 /// The width of the longest bar, in columns.
 const BAR: usize = 40;
 
@@ -212,7 +212,11 @@ fn write_graph(out: &mut String, graph: &Graph) {
         "strongest paths, by the smallest |{}| along them",
         graph.weight
     );
-    write_table(out, &graph.path_table(PATHS));
+    // Not as a table, whose entries are cut.
+    for path in graph.strongest_paths(PATHS, None) {
+        let strength = significant(path.strength());
+        let _ = writeln!(out, "{strength:>8}  {}", graph.path_words(&path));
+    }
     out.push_str("\nedges\n");
     write_table(out, &graph.edge_table());
     out.push_str("\npruning\n");
@@ -340,6 +344,30 @@ note: rows use their own norm
         );
         assert_eq!(bar("total").0, embed.0);
         assert!(line("total").contains("2.00"), "{out}");
+    }
+
+    #[test]
+    fn a_graph_is_its_paths_its_edges_and_its_steps() {
+        let out = write(&samples::graph());
+        let paths = "    1.50  input -> m0 -> a2.h0<q> -> logits\n   0.500  input -> a0.h1<k> -> a2.h0<v> -> logits\n";
+        assert!(out.contains(paths), "{out}");
+        let lines: Vec<Vec<&str>> = out
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert!(
+            lines.contains(&vec!["1", "input", "m0", "4.00", "3"]),
+            "{out}"
+        );
+        assert!(
+            lines.contains(&vec!["3", "a0.h1", "a2.h0<v>", "-2.00", "5"]),
+            "{out}"
+        );
+        assert!(
+            lines.contains(&vec!["5", "0.800", "0.200", "0.125", "-0.250", "yes"]),
+            "{out}"
+        );
+        assert!(!out.contains("a0.h1   m0"), "an edge of a larger step");
     }
 
     #[test]

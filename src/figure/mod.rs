@@ -729,6 +729,44 @@ mod tests {
     }
 
     #[test]
+    fn a_graph_has_no_difference_and_says_so() {
+        let mut graph = grid(0..1);
+        graph.body = Body::Graph(Graph::default());
+        let error = graph.minus(&graph).unwrap_err().to_string();
+        assert!(error.contains("a graph has no difference"), "{error}");
+        let error = graph.minus(&grid(0..1)).unwrap_err().to_string();
+        assert!(error.contains("different shapes"), "{error}");
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_fails_the_check() {
+        let mut figure = grid(0..1);
+        let edge = GraphEdge {
+            weight: f32::NAN,
+            ..GraphEdge::default()
+        };
+        let graph = Graph {
+            edges: vec![
+                edge.clone(),
+                GraphEdge {
+                    weight: 1.0,
+                    ..edge
+                },
+            ],
+            steps: vec![PruningStep::default()],
+            ..Graph::default()
+        };
+        figure.body = Body::Graph(graph);
+        figure.mark_not_finite();
+        assert!(!figure.check.unwrap().passed());
+        assert!(
+            figure.notes[0].starts_with("1 of 4 numbers"),
+            "{:?}",
+            figure.notes
+        );
+    }
+
+    #[test]
     fn minus_subtracts_the_same_token() {
         let base = grid(0..2);
         let mut edited = grid(0..2);

@@ -24,6 +24,8 @@ rows! {
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
     "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP", within Context::Figure, hint "card", when opens;
+    "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
+    "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
@@ -178,7 +180,7 @@ fn on_feature(app: &App) -> Result<(), Unavailable> {
 fn inside(app: &App) -> Option<(&'static str, Vec<(&'static str, String)>)> {
     let anchor = app.cell_under_cursor()?.anchor;
     let layer = anchor.layer?.to_string();
-    let in_graph = matches!(app.figure(app.layout.figure)?.body, Body::Graph(_));
+    let in_graph = app.graph().is_some();
     match anchor.unit {
         Some(Unit::Head(head)) => {
             let head = ("head", head.to_string());
@@ -190,6 +192,34 @@ fn inside(app: &App) -> Option<(&'static str, Vec<(&'static str, String)>)> {
         None if in_graph => Some(("neurons", vec![("layer", layer)])),
         Some(Unit::Neuron(_) | Unit::Token(_) | Unit::Feature(_)) | None => None,
     }
+}
+
+fn has_graph(app: &App) -> Result<(), Unavailable> {
+    needs(
+        app.graph().is_some(),
+        "no graph is shown: `circuit` makes one with show=graph",
+    )
+}
+
+/// Shows the next larger or the next smaller circuit of the graph.
+fn prune(app: &mut App, grow: bool) -> CommandResult {
+    has_graph(app)?;
+    let Some(graph) = app.graph() else {
+        return Ok(vec![]);
+    };
+    let next = if grow {
+        let more = Some(graph.shown + 1).filter(|step| *step < graph.listed);
+        more.ok_or(if graph.listed < graph.steps.len() {
+            "circuits of more edges are on the curve alone"
+        } else {
+            "this is the largest circuit of the graph"
+        })?
+    } else {
+        let fewer = graph.shown.checked_sub(1);
+        fewer.ok_or("this is the smallest circuit of the graph")?
+    };
+    app.show_step(app.layout.figure, next);
+    Ok(vec![])
 }
 
 fn opens(app: &App) -> Result<(), Unavailable> {

@@ -123,8 +123,12 @@ fn notes(
         }
     }
     if task.graph.kv_heads < task.graph.heads {
+        let at_each = match params.show {
+            CircuitView::Edges | CircuitView::Curve => "",
+            CircuitView::Graph => ", and one edge into them leads into each of those that lead on",
+        };
         notes.push(format!(
-            "keys and values are shared: a head's <k> and <v> are those of a group of {} heads",
+            "keys and values are shared: a head's <k> and <v> are those of a group of {} heads{at_each}",
             task.graph.heads / task.graph.kv_heads
         ));
     }

@@ -21,7 +21,7 @@ impl GraphPainter<'_> {
         let area = self.area;
         let mut y = area.y;
         if area.height >= 2 {
-            self.step(y);
+            self.step(y, false);
             y += 1;
         }
         let weight = &self.graph.weight;

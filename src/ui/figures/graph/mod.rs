@@ -152,7 +152,7 @@ impl GraphPainter<'_> {
             ..rows
         };
         self.side(beside);
-        self.step(rows.bottom());
+        self.step(rows.bottom(), low > 1);
         if low > 1 {
             let below = Rect {
                 y: rows.bottom() + 1,
@@ -169,39 +169,48 @@ impl GraphPainter<'_> {
         }
     }
 
-    /// One line about the step that is shown: the faithfulness of all steps, and its own numbers.
-    fn step(&mut self, y: u16) {
+    /// One line about the step that is shown: its numbers, and before them the faithfulness of all steps where no curve is drawn.
+    fn step(&mut self, y: u16, with_curve: bool) {
         let Some(step) = self.graph.step().copied() else {
             return;
         };
         let count = self.graph.steps.len();
-        let all: Vec<f32> = self.graph.steps.iter().map(|s| s.faithfulness).collect();
-        let wide = count.min(16).min(usize::from(self.area.width / 3));
-        // The last so many, or those up to the one that is shown.
-        let end = count.min((self.graph.shown + 1).max(wide));
-        let ends = sparkline::range(&all);
-        let ends = (ends.0.min(0.0), ends.1.max(1.0));
-        let line = sparkline::sparkline(&all[..end], ends, wide, self.theme.glyphs);
-        let right = self.area.right();
-        let bar = self.style(Role::Bar);
-        self.put(self.area.x, y, &line, right, bar);
-        if let Some(at) = (self.graph.shown + wide).checked_sub(end)
-            && let Some(sign) = line.chars().nth(at)
-        {
-            let here = self.here();
-            self.put(self.area.x + at as u16, y, &sign.to_string(), right, here);
-        }
         let words = format!(
-            "{} edges ({}/{count}): keeps {}, without it {}, random {} to {}",
+            "{} edges ({}/{count}): keeps {:.2}, without it {:.2}, random {:.2} to {:.2}",
             step.edges,
             self.graph.shown + 1,
-            significant(step.faithfulness),
-            significant(step.without),
-            significant(step.random_least),
-            significant(step.random_most),
+            step.faithfulness,
+            step.without,
+            step.random_least,
+            step.random_most,
         );
+        let (mut x, right) = (self.area.x, self.area.right());
+        let room = usize::from(self.area.width).saturating_sub(width(&words) + 1);
+        if !with_curve && room >= 4.min(count) {
+            let wide = count.min(room).min(16);
+            self.sparkline(y, wide);
+            x += wide as u16 + 1;
+        }
         let text = self.style(Role::Text);
-        self.put(self.area.x + wide as u16 + 1, y, &words, right, text);
+        self.put(x, y, &clip(&words, usize::from(right - x)), right, text);
+    }
+
+    /// The faithfulness of so many steps, the shown one among them.
+    fn sparkline(&mut self, y: u16, wide: usize) {
+        let all: Vec<f32> = self.graph.steps.iter().map(|s| s.faithfulness).collect();
+        // The first ones, or those up to the one that is shown.
+        let end = all.len().min((self.graph.shown + 1).max(wide));
+        let (lo, hi) = sparkline::range(&all);
+        let ends = (lo.min(0.0), hi.max(1.0));
+        let line = sparkline::sparkline(&all[..end], ends, wide, self.theme.glyphs);
+        let (x, right) = (self.area.x, self.area.right());
+        let bar = self.style(Role::Bar);
+        self.put(x, y, &line, right, bar);
+        let at = (self.graph.shown + wide).checked_sub(end);
+        if let Some((at, sign)) = at.and_then(|at| Some((at, line.chars().nth(at)?))) {
+            let here = self.here();
+            self.put(x + at as u16, y, &sign.to_string(), right, here);
+        }
     }
 
     /// The node under the cursor with its edges, strongest first: those out of it, then those into it.
@@ -222,6 +231,9 @@ impl GraphPainter<'_> {
         self.put(area.x, y, &clip(&place, area.width.into()), right, title);
         y += 1;
         let [out, into] = [EdgeEnd::OutOf, EdgeEnd::Into].map(|end| graph.at(self.node, end));
+        let own = out.iter().chain(&into);
+        let strengths = own.map(|edge| graph.edges[*edge].strength());
+        let longest = strengths.fold(f32::MIN_POSITIVE, f32::max);
         let lines = usize::from(area.height).saturating_sub(1);
         // Each half gets what the other does not need.
         let half = lines / 2;
@@ -244,21 +256,15 @@ impl GraphPainter<'_> {
             self.put(area.x, y, &clip(&head, area.width.into()), right, muted);
             y += 1;
             for edge in edges.iter().take(most - 1) {
-                self.edge_line(
-                    Rect {
-                        y,
-                        height: 1,
-                        ..area
-                    },
-                    *edge,
-                    end,
-                );
+                let line = Rect::new(area.x, y, area.width, 1);
+                self.edge_line(line, *edge, end, longest);
                 y += 1;
             }
         }
     }
 
-    fn edge_line(&mut self, area: Rect, index: usize, end: EdgeEnd) {
+    /// One edge, with a bar that is full for a strength of `longest`.
+    fn edge_line(&mut self, area: Rect, index: usize, end: EdgeEnd, longest: f32) {
         let graph = self.graph;
         let edge = &graph.edges[index];
         let name = match end {
@@ -273,7 +279,7 @@ impl GraphPainter<'_> {
         let mut line = format!("{} {number:>7} ", fit(&name, label));
         let left = wide.saturating_sub(width(&line));
         line.push_str(&bar::bar(
-            edge.strength() / graph.reach(),
+            edge.strength() / longest,
             left,
             self.theme.glyphs,
         ));

@@ -1,6 +1,7 @@
 //! The nodes of a graph in rows, with lines for its edges.
 //!
 //! Rows without a node are left out. Columns stand below each other where they fit; where they do not, a row keeps their order alone.
+//! Of the edges of other nodes the strongest are drawn, as many as there is room for.
 //! Invariant: the lines of the node under the cursor are drawn over the others, and dashed where the weight is negative. To place nodes in
 //! another way, change [`places`].
 
@@ -19,6 +20,8 @@ use crate::ui::theme::{Glyphs, Role};
 const LABEL: usize = 10;
 /// The most lines from one row to the next.
 const APART: usize = 5;
+/// How many cells of the screen there are for each edge that is not the node's own.
+const CELLS: usize = 60;
 /// The length of a dash, in dots.
 const DASH: f64 = 3.0;
 
@@ -50,11 +53,9 @@ impl GraphPainter<'_> {
             .saturating_sub(high / 2)
             .min(rows.len().saturating_sub(high));
         let shown: Vec<usize> = rows.into_iter().skip(first).take(high).collect();
-        let apart = high
-            .saturating_sub(1)
-            .checked_div(shown.len().saturating_sub(1))
-            .unwrap_or(1)
-            .clamp(1, APART);
+        // All the height, but not so much that a row is far from the next.
+        let gaps = shown.len().saturating_sub(1);
+        let span = high.saturating_sub(1).min(gaps * APART);
         let titles: Vec<String> = shown.iter().map(|row| self.row_title(*row)).collect();
         let left = titles.iter().map(|title| width(title)).max().unwrap_or(0) as u16 + 1;
         let inner = Rect {
@@ -65,7 +66,7 @@ impl GraphPainter<'_> {
         let mut at: Vec<Option<Place>> = vec![None; self.present.len()];
         let columns = self.columns();
         for (i, (row, title)) in shown.iter().zip(&titles).enumerate() {
-            let y = area.y + (i * apart) as u16;
+            let y = area.y + (i * span).checked_div(gaps).unwrap_or(0) as u16;
             let pad = usize::from(left - 1).saturating_sub(width(title));
             let text = " ".repeat(pad) + title;
             let style = self.style(if *row == own { Role::Text } else { Role::Muted });
@@ -204,6 +205,9 @@ impl GraphPainter<'_> {
                 others.push(Line::new(from.0, from.1, to.0, to.1, faint));
             }
         }
+        // The strongest of the others, as many as leave room between them.
+        let most = usize::from(area.width) * usize::from(area.height) / CELLS;
+        others.drain(..others.len().saturating_sub(most));
         // Where colour cannot set them apart, only the node's own edges are drawn.
         let told_apart = own.iter().all(|line| line.color != faint);
         if !told_apart {
