@@ -6,9 +6,11 @@
 
 use crate::export::number::spelled;
 use crate::figure::cell_details::RankStory;
+use crate::figure::graph::EdgeEnd;
+use crate::figure::graph::walk::{GraphPlace, GraphWalk};
 use crate::figure::{
-    Anchor, Body, Entry, FeatureHandle, Figure, Grid, Scale, Series, Style, Table, TablePage,
-    TableRow, Unit, positions,
+    Anchor, Body, Entry, FeatureHandle, Figure, Graph, GraphEdge, Grid, Scale, Series, Style,
+    Table, TablePage, TableRow, Unit, positions,
 };
 
 /// The cursor that all panes share.
@@ -63,11 +65,11 @@ pub enum CursorMove {
     PageDown,
 }
 
-/// A cell of a figure by row and column; in a table the column is the index of the page.
+/// A cell of a figure by row and column; in a table the column is the index of the page, in a graph the row is the index of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FigureCell {
     pub row: usize,
-    /// The column of a grid, or the page of a table; 0 in a text.
+    /// The column of a grid, or the page of a table; in a graph one more than the index of the edge that led there, or 0; 0 in a text.
     pub column: usize,
 }
 
@@ -102,6 +104,10 @@ pub fn locate(figure: &Figure, cursor: Cursor, spot: FigureCell) -> Option<Figur
         Body::Grid(grid) => locate_grid(grid, cursor, spot),
         Body::Table(table) => locate_table(table, cursor, spot),
         Body::Series(series) => locate_series(series, cursor, spot),
+        Body::Graph(graph) => {
+            let place = graph.nearest(place_of(spot), cursor.layer, cursor.unit)?;
+            Some(cell_of(place))
+        }
         Body::Text(text) => (!text.lines.is_empty()).then(|| FigureCell {
             row: spot.row.min(text.lines.len() - 1),
             column: 0,
@@ -212,6 +218,68 @@ fn nearest_index(
     nearest(titles.drain(..), wanted, held).unwrap_or(held)
 }
 
+/// The place in a graph that a cell stands for: its node, and the edge that led there.
+fn place_of(cell: FigureCell) -> GraphPlace {
+    GraphPlace {
+        node: cell.row,
+        edge: cell.column.checked_sub(1),
+    }
+}
+
+fn cell_of(place: GraphPlace) -> FigureCell {
+    FigureCell {
+        row: place.node,
+        column: place.edge.map_or(0, |edge| edge + 1),
+    }
+}
+
+/// A node with its edges, the strongest first.
+fn read_node(graph: &Graph, node: usize) -> Option<CellUnderCursor> {
+    let own = graph.nodes.get(node)?;
+    let ends = [EdgeEnd::OutOf, EdgeEnd::Into].map(|end| graph.at(node, end));
+    let mut edges = ends.concat();
+    edges.sort_by(|a, b| {
+        let (a, b) = (&graph.edges[*a], &graph.edges[*b]);
+        b.strength().total_cmp(&a.strength())
+    });
+    let name = |edge: &GraphEdge| {
+        if edge.from == node {
+            format!("to {}", graph.into_label(edge))
+        } else if edge.part.is_empty() {
+            format!("from {}", graph.label(edge.from))
+        } else {
+            format!("<{}> from {}", edge.part, graph.label(edge.from))
+        }
+    };
+    let more: Vec<(String, f32)> = edges
+        .iter()
+        .map(|edge| (name(&graph.edges[*edge]), graph.edges[*edge].weight))
+        .collect();
+    let most = more.iter().map(|(_, weight)| weight.abs());
+    let most = most
+        .filter(|weight| weight.is_finite())
+        .fold(1e-6, f32::max);
+    let signed = more.iter().any(|(_, weight)| *weight < 0.0);
+    let lowest = if signed { -most } else { 0.0 };
+    let count = |of: &[usize]| of.len().to_string();
+    Some(CellUnderCursor {
+        anchor: own.anchor,
+        column: graph
+            .rows
+            .get(own.row)
+            .map_or_else(String::new, |row| row.label.clone()),
+        label: own.label.clone(),
+        axis: Some((graph.weight.clone(), (lowest, most))),
+        more,
+        entries: vec![
+            ("node".into(), own.label.clone()),
+            ("edges in".into(), count(&ends[1])),
+            ("edges out".into(), count(&ends[0])),
+        ],
+        ..CellUnderCursor::default()
+    })
+}
+
 /// The content of a cell.
 pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
     match &figure.body {
@@ -278,6 +346,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
                 ..CellUnderCursor::default()
             })
         }
+        Body::Graph(graph) => read_node(graph, spot.row),
         Body::Text(text) => Some(CellUnderCursor {
             label: text.lines.get(spot.row)?.clone(),
             ..CellUnderCursor::default()
@@ -302,7 +371,7 @@ pub fn holds(figure: &Figure) -> Option<(usize, usize)> {
         Body::Grid(grid) => positions(grid.columns.iter().map(|h| h.anchor)),
         Body::Table(table) => positions(table.pages.iter().map(|p| p.anchor)),
         Body::Series(series) => positions(series.points.iter().map(|p| p.anchor)),
-        Body::Text(_) => None,
+        Body::Graph(_) | Body::Text(_) => None,
     };
     ends.map(|(lo, hi)| (lo as usize, hi as usize))
 }
@@ -368,6 +437,7 @@ pub fn step(
                     .is_some_and(TablePage::by_layer),
         ),
         Body::Series(series) => (series.curves.len(), series.points.len(), true),
+        Body::Graph(graph) => return step_graph(graph, from, step, flipped),
         Body::Text(text) => (text.lines.len(), 1, true),
     };
     let (last_row, last_column) = (rows.saturating_sub(1), columns.saturating_sub(1));
@@ -406,6 +476,21 @@ fn step_bars(series: &Series, from: FigureCell, step: CursorMove, page: usize) -
         CursorMove::Right => ((row + 1).min(series.curves.len().saturating_sub(1)), column),
     };
     FigureCell { row, column }
+}
+
+/// Up is along an edge towards the row on top, sideways among the edges that might have been taken instead. Pages are steps of pruning,
+/// which the figure has and not the cursor.
+fn step_graph(graph: &Graph, from: FigureCell, step: CursorMove, flipped: bool) -> FigureCell {
+    let walk = match (step, flipped) {
+        (CursorMove::Up, false) | (CursorMove::Down, true) => GraphWalk::On,
+        (CursorMove::Down, false) | (CursorMove::Up, true) => GraphWalk::Back,
+        (CursorMove::Left, _) => GraphWalk::Stronger,
+        (CursorMove::Right, _) => GraphWalk::Weaker,
+        (CursorMove::First, _) => GraphWalk::First,
+        (CursorMove::Last, _) => GraphWalk::Last,
+        (CursorMove::PageUp | CursorMove::PageDown, _) => return from,
+    };
+    cell_of(graph.walk(place_of(from), walk))
 }
 
 #[cfg(test)]

@@ -462,7 +462,8 @@ impl App {
             .filter(offered)
             .collect();
         // In a figure, commands for its cells come before those for the text.
-        let acts = |c: &Command| here == Context::Figure && ["ablate", "mark"].contains(&c.name);
+        let own = ["ablate", "mark", "card", "prune", "grow"];
+        let acts = |c: &Command| here == Context::Figure && own.contains(&c.name);
         rows.sort_by_key(|c| {
             let place = FIRST.iter().position(|f| *f == c.name);
             (!acts(c), place.unwrap_or(FIRST.len()))

@@ -9,6 +9,7 @@ pub mod commands;
 pub mod cursor;
 mod following;
 pub mod form;
+mod graph_walk;
 pub mod history;
 pub mod key;
 mod key_press;

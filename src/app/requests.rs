@@ -12,6 +12,7 @@ use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, CursorFocus, Effect, FigureProgress, ShownFigure, baseline, mark};
 use crate::edit::Edit;
 use crate::engine::{Ending, FigureRequest, Mode, PaneName, PromptSource, Request};
+use crate::figure::Anchor;
 use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 
 impl App {
@@ -156,6 +157,7 @@ impl App {
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = question.arguments.clone();
             shown.number = None;
+            shown.step = None;
             shown.until = question.until;
             shown.forget_followed();
         }
@@ -380,6 +382,9 @@ impl App {
         let Some(held) = self.shown.get(slot).map(|s| s.spot) else {
             return;
         };
+        if self.walk_in_graph(slot, step) {
+            return;
+        }
         // If the cursor is outside the figure, it moves in the text.
         if let (
             CursorFocus::Outside(..),
@@ -415,7 +420,11 @@ impl App {
             }
             CursorMove::Up | CursorMove::Down | CursorMove::PageUp | CursorMove::PageDown => {}
         }
-        let anchor = reading.anchor;
+        self.point_at(reading.anchor);
+    }
+
+    /// Puts the cursor on what a cell is about, and keeps what the cell leaves open.
+    pub(super) fn point_at(&mut self, anchor: Anchor) {
         self.cursor.layer = anchor.layer.map_or(self.cursor.layer, usize::from);
         self.cursor.position = anchor.position.map_or(self.cursor.position, |p| p as usize);
         self.cursor.unit = anchor.unit.or(self.cursor.unit);

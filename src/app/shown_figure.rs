@@ -9,7 +9,7 @@ use super::following::FollowedText;
 use super::layout::Pane;
 use super::{App, commands};
 use crate::engine::{Mode, PaneName};
-use crate::figure::Figure;
+use crate::figure::{Body, Figure};
 use crate::instruments::Arguments;
 use crate::instruments::instrument;
 
@@ -60,6 +60,8 @@ pub struct ShownFigure {
     pub spot: FigureCell,
     /// The index of the cells' number that is shown, if the user has chosen one.
     pub number: Option<usize>,
+    /// The index of the graph's step of pruning that is shown, if the user has chosen one.
+    pub step: Option<usize>,
     /// The beginning of the text that the figure is about.
     pub text: String,
     /// Of a figure that follows the cursor: what it was asked for last.
@@ -76,12 +78,16 @@ pub(super) const EARLIER_TEXT: &str = "for an earlier text";
 const STOPPED: &str = "The unedited run was not measured; D twice requests it again.";
 
 impl ShownFigure {
-    /// Shows the chosen number in every figure that has it.
-    pub(super) fn show_chosen_number(&mut self) {
-        let Some(number) = self.number else { return };
+    /// Shows the chosen number, or step of pruning, in every figure that has it.
+    pub(super) fn show_chosen(&mut self) {
         let figures = [&mut self.figure, &mut self.unedited, &mut self.difference];
         for figure in figures.into_iter().flatten() {
-            figure.show_number(number);
+            if let Some(number) = self.number {
+                figure.show_number(number);
+            }
+            if let (Some(step), Body::Graph(graph)) = (self.step, &mut figure.body) {
+                graph.show_step(step);
+            }
         }
     }
 

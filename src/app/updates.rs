@@ -411,7 +411,7 @@ impl App {
                 s.stale = None;
                 s.text = text;
             }
-            s.show_chosen_number();
+            s.show_chosen();
             s.difference = match (&s.figure, &s.unedited) {
                 (Some(edited), Some(unedited)) => edited
                     .minus(unedited)

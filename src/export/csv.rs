@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::provenance;
-use crate::figure::{Anchor, Body, Entry, Figure, Grid, Series, Style, Table, Unit};
+use crate::figure::{Anchor, Body, Entry, Figure, Graph, Grid, Series, Style, Table, Unit};
 
 pub(super) fn write(figure: &Figure) -> String {
     let mut out = String::new();
@@ -17,6 +17,7 @@ pub(super) fn write(figure: &Figure) -> String {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
         Body::Series(series) => write_series(&mut out, series),
+        Body::Graph(graph) => write_graph(&mut out, graph),
         Body::Text(text) => {
             out.push_str("line,text\n");
             for (i, line) in text.lines.iter().enumerate() {
@@ -90,6 +91,39 @@ fn write_series(out: &mut String, series: &Series) {
         if series.style == Style::Waterfall && curve.total.is_some() {
             line("total", curve.anchor, curve.total);
         }
+    }
+}
+
+/// One line for each edge, also of steps that are not shown; `steps` is the number of edges of the smallest step that keeps it. What the
+/// steps keep is in comments before them.
+fn write_graph(out: &mut String, graph: &Graph) {
+    for (step, own) in graph.steps.iter().enumerate() {
+        let shown = if step == graph.shown { " (shown)" } else { "" };
+        let _ = writeln!(
+            out,
+            "# {} edges{shown}: faithfulness {}; without it {}; random {} to {}",
+            own.edges, own.faithfulness, own.without, own.random_least, own.random_most
+        );
+    }
+    out.push_str("edge,from,to,part,layer,position,unit,value,steps\n");
+    for edge in &graph.edges {
+        let of = |node: usize| graph.label(node).to_owned();
+        let mut fields = vec![
+            edge.name.clone(),
+            of(edge.from),
+            of(edge.to),
+            edge.part.clone(),
+        ];
+        let node = graph.nodes.get(edge.from);
+        fields.extend(anchor_columns(
+            node.map_or(Anchor::default(), |node| node.anchor),
+        ));
+        let smallest = graph
+            .steps
+            .get(edge.step)
+            .map(|step| step.edges.to_string());
+        fields.extend([edge.weight.to_string(), smallest.unwrap_or_default()]);
+        record(out, &fields);
     }
 }
 
@@ -168,6 +202,20 @@ fn record(out: &mut String, fields: &[String]) {
 mod tests {
     use super::*;
     use crate::export::samples;
+
+    #[test]
+    fn a_graph_has_a_line_for_each_edge_of_each_step() {
+        let out = write(&samples::graph());
+        let data: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(data.len(), 1 + 6);
+        assert_eq!(data[0], "edge,from,to,part,layer,position,unit,value,steps");
+        assert_eq!(data[1], "input->m0,input,m0,,,,,4,3");
+        assert_eq!(data[5], "a0.h1->a2.h0<v>,a0.h1,a2.h0,v,0,,head 1,-2,5");
+        assert!(
+            out.contains("# 5 edges (shown): faithfulness 0.8; without it"),
+            "{out}"
+        );
+    }
 
     #[test]
     fn no_cell_is_a_formula() {

@@ -31,6 +31,13 @@ pub(super) fn write(figure: &Figure) -> String {
             write_table(&mut out, &series.table());
             let _ = writeln!(out, "<p>{}</p>", escape(&series.value));
         }
+        Body::Graph(graph) => {
+            out.push_str(&super::graph_plot::picture(graph));
+            write_table(&mut out, &graph.path_table(super::text::PATHS));
+            write_table(&mut out, &graph.edge_table());
+            write_table(&mut out, &graph.step_table());
+            let _ = writeln!(out, "<p>{}</p>", escape(&graph.share));
+        }
         Body::Text(text) => text.lines.iter().for_each(|line| {
             let _ = writeln!(out, "<p>{}</p>", escape(line));
         }),

@@ -34,22 +34,31 @@ pub(super) struct Plot {
 
 /// A picture for use inside a page; HTML needs no namespace.
 pub(super) fn picture(series: &Series) -> String {
-    let plot = Plot::new(series);
-    format!(
-        "<svg viewBox=\"0 0 {0:.0} {1:.0}\" width=\"{0:.0}\" height=\"{1:.0}\" \
-         font-family=\"monospace\" font-size=\"12\" fill=\"#111111\">\n{2}</svg>\n",
-        plot.wide, plot.high, plot.body
-    )
+    Plot::new(series).alone()
 }
 
 impl Plot {
-    /// Draws a series.
-    pub(super) fn new(series: &Series) -> Self {
-        let mut plot = Self {
+    /// As a picture of its own.
+    pub(super) fn alone(&self) -> String {
+        format!(
+            "<svg viewBox=\"0 0 {0:.0} {1:.0}\" width=\"{0:.0}\" height=\"{1:.0}\" \
+         font-family=\"monospace\" font-size=\"12\" fill=\"#111111\">\n{2}</svg>\n",
+            self.wide, self.high, self.body
+        )
+    }
+
+    /// Nothing yet.
+    pub(super) fn empty() -> Self {
+        Self {
             body: String::new(),
             wide: 0.0,
             high: 0.0,
-        };
+        }
+    }
+
+    /// Draws a series.
+    pub(super) fn new(series: &Series) -> Self {
+        let mut plot = Self::empty();
         plot.legend(series);
         match series.style {
             Style::Lines => plot.lines(series),
@@ -62,7 +71,7 @@ impl Plot {
         plot
     }
 
-    fn text(&mut self, x: f32, y: f32, text: &str, style: &str) {
+    pub(super) fn text(&mut self, x: f32, y: f32, text: &str, style: &str) {
         if !text.trim().is_empty() {
             let _ = writeln!(
                 self.body,
@@ -204,7 +213,7 @@ mod tests {
     fn series(figure: Figure) -> Option<Series> {
         match figure.body {
             Body::Series(series) => Some(series),
-            Body::Grid(_) | Body::Table(_) | Body::Text(_) => None,
+            Body::Grid(_) | Body::Table(_) | Body::Graph(_) | Body::Text(_) => None,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Figures made by hand, for tests.
 
 use crate::figure::{
-    Anchor, AxisLabel, Body, Cell, Check, Curve, Entry, Figure, Grid, Provenance, Scale, Series,
-    Style, Table, TablePage, TableRow, Text, Unit,
+    Anchor, AxisLabel, Body, Cell, Check, Curve, Entry, Figure, Graph, GraphEdge, GraphNode, Grid,
+    Provenance, PruningStep, Scale, Series, Style, Table, TablePage, TableRow, Text, Unit,
 };
 
 /// A provenance with all fields filled in.
@@ -192,6 +192,62 @@ pub fn bars() -> Figure {
     out
 }
 
+/// A circuit of three layers: five edges at the step that is shown, three at the one before, and one more at the one after.
+pub fn graph() -> Figure {
+    let node = |label: &str, row: usize, column: usize, anchor: Anchor| GraphNode {
+        label: label.into(),
+        row,
+        column,
+        anchor,
+    };
+    let edge =
+        |name: &str, from: usize, to: usize, part: &str, weight: f32, step: usize| GraphEdge {
+            name: name.into(),
+            from,
+            to,
+            part: part.into(),
+            weight,
+            step,
+        };
+    let step = |edges: usize, faithfulness: f32| PruningStep {
+        edges,
+        faithfulness,
+        without: 1.0 - faithfulness,
+        random_most: 0.125,
+        random_least: -0.25,
+    };
+    let mut rows = vec![AxisLabel::of("input", Anchor::default())];
+    rows.extend(AxisLabel::layers(3));
+    rows.push(AxisLabel::of("logits", Anchor::default()));
+    let columns = ["h0", "h1", "mlp"];
+    figure(Body::Graph(Graph {
+        rows,
+        columns: columns
+            .map(|name| AxisLabel::of(name, Anchor::default()))
+            .to_vec(),
+        weight: "score".into(),
+        share: "share of the metric".into(),
+        nodes: vec![
+            node("input", 0, 2, Anchor::default()),
+            node("a0.h1", 1, 1, Anchor::head(0, 1)),
+            node("m0", 1, 2, Anchor::layer(0)),
+            node("a2.h0", 3, 0, Anchor::head(2, 0)),
+            node("logits", 4, 2, Anchor::default()),
+        ],
+        edges: vec![
+            edge("input->m0", 0, 2, "", 4.0, 0),
+            edge("m0->a2.h0<q>", 2, 3, "q", 1.5, 0),
+            edge("a2.h0->logits", 3, 4, "", -3.0, 0),
+            edge("input->a0.h1<k>", 0, 1, "k", 0.5, 1),
+            edge("a0.h1->a2.h0<v>", 1, 3, "v", -2.0, 1),
+            edge("a0.h1->m0", 1, 2, "", 0.25, 2),
+        ],
+        steps: vec![step(3, 0.5), step(5, 0.8), step(6, 0.9), step(40, 1.0)],
+        shown: 1,
+        listed: 3,
+    }))
+}
+
 /// One of each shape.
 pub fn all() -> Vec<Figure> {
     vec![
@@ -205,5 +261,7 @@ pub fn all() -> Vec<Figure> {
         curves(),
         waterfall(),
         bars(),
+        graph(),
+        figure(Body::Graph(Graph::default())),
     ]
 }

@@ -5,8 +5,8 @@
 
 use crate::figure::cell_details::{CellDetails, Number, RankStory};
 use crate::figure::{
-    AxisLabel, Body, Cell, Curve, Entry, Figure, Grid, Provenance, Series, Table, TablePage,
-    TableRow, Text,
+    AxisLabel, Body, Cell, Curve, Entry, Figure, Graph, GraphEdge, GraphNode, Grid, Provenance,
+    Series, Table, TablePage, TableRow, Text,
 };
 use crate::text;
 
@@ -25,6 +25,7 @@ pub(super) fn clean(figure: &Figure) -> Figure {
         Body::Grid(grid) => clean_grid(grid),
         Body::Table(table) => clean_table(table),
         Body::Series(series) => clean_series(series),
+        Body::Graph(graph) => clean_graph(graph),
         Body::Text(Text { lines }) => all(lines),
     }
     all(notes);
@@ -126,6 +127,43 @@ fn clean_series(series: &mut Series) {
             total: _,
         } = curve;
         one(label);
+    }
+}
+
+fn clean_graph(graph: &mut Graph) {
+    let Graph {
+        rows,
+        columns,
+        weight,
+        share,
+        nodes,
+        edges,
+        steps: _,
+        shown: _,
+        listed: _,
+    } = graph;
+    headers(rows);
+    headers(columns);
+    all([weight, share]);
+    for node in nodes {
+        let GraphNode {
+            label,
+            row: _,
+            column: _,
+            anchor: _,
+        } = node;
+        one(label);
+    }
+    for edge in edges {
+        let GraphEdge {
+            name,
+            from: _,
+            to: _,
+            part,
+            weight: _,
+            step: _,
+        } = edge;
+        all([name, part]);
     }
 }
 

@@ -75,6 +75,16 @@ pub(super) fn write(figure: &Figure) -> String {
             );
             page.y += plot.high;
         }
+        Body::Graph(graph) => {
+            let plot = super::graph_plot::draw(graph);
+            page.wide = page.wide.max(plot.wide);
+            let _ = writeln!(
+                page.body,
+                "<g transform=\"translate({MARGIN:.1} {:.1})\">\n{}</g>",
+                page.y, plot.body
+            );
+            page.y += plot.high;
+        }
         Body::Text(text) => {
             for line in &text.lines {
                 page.text(0.0, line, "");

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::number::{significant, spelled};
 use super::provenance;
-use crate::figure::{Body, Cell, Entry, Figure, Grid, Scale, Series, Style, Table};
+use crate::figure::{Body, Cell, Entry, Figure, Graph, Grid, Scale, Series, Style, Table};
 use crate::text::{clip, width};
 
 /// The width of a block of a grid, in columns.
@@ -16,6 +16,8 @@ const WIDE: usize = 100;
 const TOKEN: usize = 14;
 /// The longest text in a table.
 const ENTRY: usize = 60;
+/// How many paths of a graph are listed.
+pub(super) const PATHS: usize = 10;
 /// The width of the longest bar, in columns.
 const BAR: usize = 40;
 
@@ -43,6 +45,7 @@ pub(super) fn write(figure: &Figure) -> String {
         Body::Grid(grid) => write_grid(&mut out, grid),
         Body::Table(table) => write_table(&mut out, table),
         Body::Series(series) => write_series(&mut out, series),
+        Body::Graph(graph) => write_graph(&mut out, graph),
         Body::Text(text) => text.lines.iter().for_each(|line| {
             let _ = writeln!(out, "{line}");
         }),
@@ -202,6 +205,25 @@ fn write_series(out: &mut String, series: &Series) {
     let _ = writeln!(out, "numbers: {}", series.value);
 }
 
+/// The strongest paths, the edges that the shown step keeps, and what every step keeps.
+fn write_graph(out: &mut String, graph: &Graph) {
+    let _ = writeln!(
+        out,
+        "strongest paths, by the smallest |{}| along them",
+        graph.weight
+    );
+    // Not as a table, whose entries are cut.
+    for path in graph.strongest_paths(PATHS, None) {
+        let strength = significant(path.strength());
+        let _ = writeln!(out, "{strength:>8}  {}", graph.path_words(&path));
+    }
+    out.push_str("\nedges\n");
+    write_table(out, &graph.edge_table());
+    out.push_str("\npruning\n");
+    write_table(out, &graph.step_table());
+    let _ = writeln!(out, "numbers: {}", graph.share);
+}
+
 fn widest(texts: impl Iterator<Item = String>) -> usize {
     texts.map(|text| width(&text)).max().unwrap_or(0)
 }
@@ -322,6 +344,30 @@ note: rows use their own norm
         );
         assert_eq!(bar("total").0, embed.0);
         assert!(line("total").contains("2.00"), "{out}");
+    }
+
+    #[test]
+    fn a_graph_is_its_paths_its_edges_and_its_steps() {
+        let out = write(&samples::graph());
+        let paths = "    1.50  input -> m0 -> a2.h0<q> -> logits\n   0.500  input -> a0.h1<k> -> a2.h0<v> -> logits\n";
+        assert!(out.contains(paths), "{out}");
+        let lines: Vec<Vec<&str>> = out
+            .lines()
+            .map(|l| l.split_whitespace().collect())
+            .collect();
+        assert!(
+            lines.contains(&vec!["1", "input", "m0", "4.00", "3"]),
+            "{out}"
+        );
+        assert!(
+            lines.contains(&vec!["3", "a0.h1", "a2.h0<v>", "-2.00", "5"]),
+            "{out}"
+        );
+        assert!(
+            lines.contains(&vec!["5", "0.800", "0.200", "0.125", "-0.250", "yes"]),
+            "{out}"
+        );
+        assert!(!out.contains("a0.h1   m0"), "an edge of a larger step");
     }
 
     #[test]

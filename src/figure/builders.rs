@@ -3,8 +3,8 @@
 //! Invariant: a constructor only fills in fields; it measures and decides nothing. To build another shape, add a function here.
 
 use super::{
-    Anchor, AxisLabel, Body, Cell, Curve, Entry, FeatureHandle, Grid, Scale, Series, Style, Table,
-    TablePage, TableRow, Text, Unit,
+    Anchor, AxisLabel, Body, Cell, Curve, Entry, FeatureHandle, Graph, Grid, Scale, Series, Style,
+    Table, TablePage, TableRow, Text, Unit,
 };
 
 impl From<f32> for Entry {
@@ -164,7 +164,7 @@ macro_rules! bodies {
     };
 }
 
-bodies! { Grid Table Series Text }
+bodies! { Grid Table Series Graph Text }
 
 impl Grid {
     /// A grid of shares: the names of the two axes with their labels, the name of its numbers, and a function that makes the
@@ -226,7 +226,7 @@ impl Body {
     pub fn series(&self) -> Option<&Series> {
         match self {
             Self::Series(series) => Some(series),
-            Self::Grid(_) | Self::Table(_) | Self::Text(_) => None,
+            Self::Grid(_) | Self::Table(_) | Self::Graph(_) | Self::Text(_) => None,
         }
     }
 }

@@ -55,7 +55,7 @@ impl Figure {
                 }
             }
             Body::Table(table) => of_table(table)?,
-            Body::Text(_) => return None,
+            Body::Graph(_) | Body::Text(_) => return None,
         };
         (found.numbers.len() > 1).then_some(found)
     }

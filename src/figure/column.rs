@@ -50,7 +50,7 @@ impl Body {
             Self::Grid(grid) => grid.columns.first().and_then(|h| h.anchor.position),
             Self::Table(table) => table.pages.first().and_then(|p| p.anchor.position),
             Self::Series(series) => series.points.first().and_then(|p| p.anchor.position),
-            Self::Text(_) => None,
+            Self::Graph(_) | Self::Text(_) => None,
         }
     }
 }
@@ -83,7 +83,14 @@ impl Figure {
                 true
             }
             (Body::Series(series), Body::Series(more)) if first.is_some() => series.extend(more),
-            (body @ (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_)), other) => {
+            (
+                body @ (Body::Grid(_)
+                | Body::Table(_)
+                | Body::Series(_)
+                | Body::Graph(_)
+                | Body::Text(_)),
+                other,
+            ) => {
                 *body = other;
                 false
             }
@@ -146,7 +153,7 @@ impl Figure {
                 let count = series.points.iter().take_while(|p| keep(&p.anchor)).count();
                 series.truncate(count);
             }
-            Body::Text(_) => {}
+            Body::Graph(_) | Body::Text(_) => {}
         }
     }
 }

@@ -23,13 +23,22 @@ impl Figure {
                     "Turn the difference off, and compare the tables with the edits on and off",
                 ));
             }
+            (Body::Graph(_), Body::Graph(_)) => {
+                return Err(refused(
+                    "a graph has no difference, because each run has edges of its own",
+                    "Turn the difference off",
+                ));
+            }
             (Body::Text(_), Body::Text(_)) => {
                 return Err(refused(
                     "a text has no difference",
                     "Turn the difference off",
                 ));
             }
-            (Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_), _) => {
+            (
+                Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_),
+                _,
+            ) => {
                 return Err(refused(
                     format!(
                         "`{}` and the unedited `{}` have different shapes",

@@ -8,6 +8,7 @@ pub mod by_token;
 pub mod cell_details;
 pub mod column;
 pub(crate) mod difference;
+pub mod graph;
 pub mod series;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use super::figure::cell_details::CellDetails;
 use crate::model::network::finite::NOT_FINITE;
 use crate::text::width;
 
+pub use super::figure::graph::{Graph, GraphEdge, GraphNode, PruningStep};
 pub use super::figure::series::{Curve, Series, Style};
 
 /// A unit at a layer and position.
@@ -348,6 +350,8 @@ pub enum Body {
     Table(Table),
     /// Named curves over a shared axis.
     Series(Series),
+    /// Nodes and weighted edges between them.
+    Graph(Graph),
     /// Prose.
     Text(Text),
 }
@@ -503,6 +507,15 @@ impl Figure {
                     count(*value, true);
                 }
             }
+            Body::Graph(graph) => {
+                for edge in &graph.edges {
+                    count(edge.weight, false);
+                }
+                for step in &graph.steps {
+                    count(step.faithfulness, true);
+                    count(step.without, true);
+                }
+            }
             Body::Text(_) => {}
         }
         if bad == 0 {
@@ -583,7 +596,9 @@ mod tests {
     fn width(figure: &Figure) -> usize {
         match &figure.body {
             Body::Grid(g) => g.columns.len(),
-            Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+            Body::Table(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => {
+                panic!("a grid")
+            }
         }
     }
 
@@ -714,6 +729,44 @@ mod tests {
     }
 
     #[test]
+    fn a_graph_has_no_difference_and_says_so() {
+        let mut graph = grid(0..1);
+        graph.body = Body::Graph(Graph::default());
+        let error = graph.minus(&graph).unwrap_err().to_string();
+        assert!(error.contains("a graph has no difference"), "{error}");
+        let error = graph.minus(&grid(0..1)).unwrap_err().to_string();
+        assert!(error.contains("different shapes"), "{error}");
+    }
+
+    #[test]
+    fn a_weight_that_is_not_finite_fails_the_check() {
+        let mut figure = grid(0..1);
+        let edge = GraphEdge {
+            weight: f32::NAN,
+            ..GraphEdge::default()
+        };
+        let graph = Graph {
+            edges: vec![
+                edge.clone(),
+                GraphEdge {
+                    weight: 1.0,
+                    ..edge
+                },
+            ],
+            steps: vec![PruningStep::default()],
+            ..Graph::default()
+        };
+        figure.body = Body::Graph(graph);
+        figure.mark_not_finite();
+        assert!(!figure.check.unwrap().passed());
+        assert!(
+            figure.notes[0].starts_with("1 of 4 numbers"),
+            "{:?}",
+            figure.notes
+        );
+    }
+
+    #[test]
     fn minus_subtracts_the_same_token() {
         let base = grid(0..2);
         let mut edited = grid(0..2);
@@ -758,7 +811,9 @@ mod tests {
                 assert_eq!(series.points.len(), series.curves[0].values.len());
                 &series.curves[0].values
             }
-            Body::Grid(_) | Body::Table(_) | Body::Text(_) => panic!("a series"),
+            Body::Grid(_) | Body::Table(_) | Body::Graph(_) | Body::Text(_) => {
+                panic!("a series")
+            }
         }
     }
 

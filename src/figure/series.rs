@@ -59,6 +59,11 @@ pub(super) fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D:
     Ok(read.into_iter().map(|v| v.unwrap_or(f32::NAN)).collect())
 }
 
+/// Reads null as NaN, of one number.
+pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::NAN))
+}
+
 impl Curve {
     /// The begin and end of every bar in a waterfall; a point that was not measured adds nothing.
     pub fn steps(&self) -> Vec<(f32, f32)> {

@@ -183,6 +183,52 @@ fn what_a_head_writes_is_what_taking_it_away_takes() {
     }
 }
 
+/// The card of a head says what its row of the outputs and its row of the pattern say.
+#[test]
+fn a_head_alone_attends_and_promotes_as_beside_the_others() {
+    for mut lab in every_family() {
+        let name = lab.model.card.name.clone();
+        let run = Run::plain(prompt(LENGTH));
+        let table = |figure: Figure| match figure.body {
+            Body::Table(table) => table,
+            Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a table"),
+        };
+        let position = (LENGTH - 2).to_string();
+        let given = [("layer", "1"), ("position", position.as_str())];
+        let mut show = |more: &[(&str, &str)]| {
+            table(observe(&mut lab, &run, &[given.as_slice(), more].concat()))
+        };
+        let card = show(&[("show", "head"), ("head", "1")]);
+        assert_eq!(card.pages.len(), LENGTH - 1, "{name}: a page a position");
+        let page = card.pages.last().unwrap();
+        assert_eq!(page.anchor.position, Some(LENGTH as u32 - 2));
+        let outputs = show(&[("show", "outputs"), ("count", "200")]);
+        let own = outputs.pages[0].rows.iter();
+        let own = own
+            .clone()
+            .find(|row| row.anchor.unit == Some(Unit::Head(1)));
+        let own = own.unwrap();
+        assert_eq!(page.rows[0].anchor, own.anchor, "{name}");
+        assert_eq!(page.rows[0].entries[0], own.entries[2], "{name}");
+        assert_eq!(page.rows[0].entries[1], own.entries[3], "{name}");
+        for (column, side) in [(2, 4), (4, 5)] {
+            let words = page.rows.iter().map(|row| match &row.entries[column] {
+                Entry::Text(word) => word.clone(),
+                Entry::Number(_) => panic!("a token"),
+            });
+            let words: Vec<String> = words.collect();
+            assert_eq!(Entry::Text(words.join(" ")), own.entries[side], "{name}");
+        }
+        let given = Arguments::default().with("show", "head");
+        let attention = instrument("attention").unwrap();
+        let error = attention.observe(&run, &given, &mut lab).unwrap_err();
+        assert!(
+            error.to_string().contains("show=head is about one head"),
+            "{name}: {error}"
+        );
+    }
+}
+
 /// I23: a wired head scores 1, an even one what the mean of its rows says.
 #[test]
 fn i23_scores_are_the_attention_to_what_the_kind_names() {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use lmscope::figure::graph::EdgeEnd;
 use lmscope::figure::{Anchor, Body, Cell, Entry, Figure, Unit};
 use lmscope::instruments::attribution::NodeKind;
 use lmscope::instruments::attribution::exact::compared;
@@ -756,6 +757,67 @@ fn a_twentieth_of_the_edges_keeps_the_indirect_object() {
         .observe(&Run::plain(Vec::new()), &arguments, &mut lab)
         .unwrap_err();
     assert!(error.to_string().contains("->logit\""), "{error}");
+}
+
+/// The graph on the demo has the edges of the table, with their numbers, and the steps of the curve; every edge lies on a path.
+#[test]
+fn the_graph_has_the_edges_of_the_table_and_the_steps_of_the_curve() {
+    let mut lab = demo();
+    let mut show = |view: &str| {
+        let given = [("pairs", GIFTS), ("method", "eap"), ("edges", "4%")];
+        let few = [("controls", "1"), ("points", "4"), ("show", view)];
+        figure(&mut lab, "circuit", &[given.as_slice(), &few].concat())
+    };
+    let (graph, table, curve) = (show("graph"), show("edges"), show("curve"));
+    assert_eq!(graph.title, table.title);
+    assert_eq!(graph.notes[..4], table.notes[..4]);
+    let (Body::Graph(graph), Body::Table(table), Body::Series(curve)) =
+        (graph.body, table.body, curve.body)
+    else {
+        panic!("a graph, a table and curves")
+    };
+    assert_eq!(graph.curve(), curve);
+    let mut named: Vec<(String, u32)> = graph
+        .kept()
+        .into_iter()
+        .map(|edge| &graph.edges[edge])
+        .map(|edge| (edge.name.clone(), edge.weight.to_bits()))
+        .collect();
+    named.sort_unstable();
+    // A shared key or value leads into several heads.
+    named.dedup();
+    let row = |row: &lmscope::figure::TableRow| match row.entries.as_slice() {
+        [_, Entry::Text(from), Entry::Text(to), Entry::Number(score)] => {
+            (format!("{from}->{to}"), score.to_bits())
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut rows: Vec<(String, u32)> = table.pages[0].rows.iter().map(row).collect();
+    rows.sort_unstable();
+    assert_eq!(named, rows);
+    for shown in 0..graph.listed {
+        let mut pruned = graph.clone();
+        pruned.show_step(shown);
+        let mut names: Vec<&str> = pruned
+            .kept()
+            .into_iter()
+            .map(|edge| pruned.edges[edge].name.as_str())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), pruned.steps[shown].edges, "step {shown}");
+        for (node, there) in pruned.present().into_iter().enumerate() {
+            let [first, last] = [0, pruned.nodes.len() - 1].map(|end| end == node);
+            let [into, out] = [EdgeEnd::Into, EdgeEnd::OutOf].map(|end| pruned.at(node, end));
+            assert!(
+                !there || first || !into.is_empty(),
+                "{}",
+                pruned.label(node)
+            );
+            assert!(!there || last || !out.is_empty(), "{}", pruned.label(node));
+        }
+    }
+    assert_eq!(graph.listed, graph.steps.len(), "the demo is small enough");
 }
 
 /// Attribution patching on the demo: signs and order of the strongest heads are those of patching, and the heads that it finds too.

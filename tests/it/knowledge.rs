@@ -190,7 +190,7 @@ fn fact(lab: &mut Lab, run: &Run, given: &[(&str, &str)]) -> lmscope::error::Res
 fn table(figure: &Figure) -> &Table {
     match &figure.body {
         Body::Table(table) => table,
-        Body::Grid(_) | Body::Series(_) | Body::Text(_) => panic!("a table"),
+        Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a table"),
     }
 }
 

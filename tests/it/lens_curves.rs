@@ -14,14 +14,14 @@ use super::tools::{every_family, prompt, tiny, values};
 fn series(figure: &Figure) -> &Series {
     match &figure.body {
         Body::Series(series) => series,
-        Body::Grid(_) | Body::Table(_) | Body::Text(_) => panic!("a series"),
+        Body::Grid(_) | Body::Table(_) | Body::Graph(_) | Body::Text(_) => panic!("a series"),
     }
 }
 
 fn table(figure: &Figure) -> &Table {
     match &figure.body {
         Body::Table(table) => table,
-        Body::Grid(_) | Body::Series(_) | Body::Text(_) => panic!("a table"),
+        Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a table"),
     }
 }
 

@@ -35,6 +35,7 @@ mod finite;
 mod gguf;
 mod gradient;
 mod grammar;
+mod graphs;
 mod head_circuits;
 mod honest;
 mod hub;

@@ -72,7 +72,7 @@ fn tried(
 fn rows(figure: &Figure) -> &[TableRow] {
     match &figure.body {
         Body::Table(table) => &table.pages.last().unwrap().rows,
-        Body::Grid(_) | Body::Series(_) | Body::Text(_) => panic!("a table"),
+        Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a table"),
     }
 }
 

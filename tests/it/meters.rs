@@ -17,7 +17,7 @@ use super::tools::{every_family, next, prompt, tiny};
 fn grid(figure: Figure) -> Grid {
     match figure.body {
         Body::Grid(grid) => grid,
-        Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+        Body::Table(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a grid"),
     }
 }
 

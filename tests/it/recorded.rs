@@ -11,8 +11,8 @@ use lmscope::engine::{
     Ending, KnownDirection, Loaded, Mode, PaneName, PromptSource, Request, Token, Update,
 };
 use lmscope::figure::{
-    Anchor, AxisLabel, Body, Cell, Check, Entry, FeatureHandle, Figure, Grid, Provenance, Scale,
-    Table, TablePage, TableRow, Unit,
+    Anchor, AxisLabel, Body, Cell, Check, Entry, FeatureHandle, Figure, Graph, GraphEdge,
+    GraphNode, Grid, Provenance, PruningStep, Scale, Table, TablePage, TableRow, Unit,
 };
 use lmscope::lab::writer::BaselineMode;
 use lmscope::model::Card;
@@ -305,6 +305,85 @@ pub fn saliency(until: usize) -> Figure {
     );
     figure.provenance.tokens = (0..until as u32).map(|i| 100 + i).collect();
     figure
+}
+
+/// A circuit as a graph: five, nine or eleven edges, nine of them shown, and a curve up to all of them.
+pub fn circuit() -> Figure {
+    let node = |label: &str, row: usize, column: usize, anchor: Anchor| GraphNode {
+        label: label.into(),
+        row,
+        column,
+        anchor,
+    };
+    let head = |layer: usize, head: usize| {
+        let name = format!("a{layer}.h{head}");
+        node(&name, layer + 1, head, Anchor::head(layer, head))
+    };
+    let mlp = |layer: usize| node(&format!("m{layer}"), layer + 1, 6, Anchor::layer(layer));
+    let nodes = vec![
+        node("input", 0, 6, Anchor::default()),
+        head(0, 1),
+        mlp(0),
+        head(2, 1),
+        head(4, 0),
+        head(4, 3),
+        mlp(5),
+        node("logits", LAYERS + 1, 6, Anchor::default()),
+    ];
+    let edges = [
+        (0, 2, "", -42.1, 0),
+        (2, 3, "v", -13.8, 0),
+        (2, 4, "v", -10.8, 0),
+        (4, 7, "", -6.4, 0),
+        (3, 7, "", -5.0, 0),
+        (3, 4, "q", 2.5, 1),
+        (2, 5, "k", 0.75, 1),
+        (5, 6, "", -1.5, 1),
+        (6, 7, "", -3.2, 1),
+        (0, 1, "q", 0.4, 2),
+        (1, 2, "", 0.3, 2),
+    ];
+    let edge = |(from, to, part, weight, step): (usize, usize, &str, f32, usize)| GraphEdge {
+        name: format!("{}->{}<{part}>", nodes[from].label, nodes[to].label),
+        from,
+        to,
+        part: part.into(),
+        weight,
+        step,
+    };
+    let step = |edges: usize, faithfulness: f32, without: f32| PruningStep {
+        edges,
+        faithfulness,
+        without,
+        random_most: 0.03,
+        random_least: -0.01,
+    };
+    let edges = edges.into_iter().map(edge).collect();
+    let ends = |name: &str| AxisLabel::of(name, Anchor::default());
+    let mut rows = vec![ends("input")];
+    rows.extend(AxisLabel::layers(LAYERS));
+    rows.push(ends("logits"));
+    let body = Body::Graph(Graph {
+        rows,
+        columns: (0..7).map(|h| ends(&format!("h{h}"))).collect(),
+        weight: "score".into(),
+        share: "share of the metric (0: corrupted, 1: clean)".into(),
+        nodes,
+        edges,
+        steps: vec![
+            step(5, 0.61, 0.4),
+            step(9, 0.83, 0.11),
+            step(11, 0.84, 0.1),
+            step(320, 1.0, 0.0),
+        ],
+        shown: 1,
+        listed: 3,
+    });
+    figure(
+        "9 of 320 edges (2.8 %), faithfulness 0.83",
+        body,
+        &["logit difference", "faithfulness 0.830"],
+    )
 }
 
 pub fn shown(slot: PaneName, figure: Figure) -> Update {

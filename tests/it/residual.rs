@@ -520,7 +520,7 @@ fn a_live_figure_speaks_of_what_it_shows() {
             let value = |figure: &Figure| match &figure.body {
                 Body::Grid(grid) => grid.value.clone(),
                 Body::Series(series) => series.value.clone(),
-                Body::Table(_) | Body::Text(_) => panic!("numbers"),
+                Body::Table(_) | Body::Graph(_) | Body::Text(_) => panic!("numbers"),
             };
             assert_eq!(value(&live), value(&whole), "{name}");
         }

@@ -104,6 +104,7 @@ fn update(words: &str) -> Update {
         },
         "neurons" => shown("neurons", neurons(0, number(rest))),
         "features" => shown("features", recorded::features(0, number(rest))),
+        "circuit" => shown("circuit", recorded::circuit()),
         "saliency" => shown("saliency", recorded::saliency(number(rest))),
         "unmade" => Update::Failed {
             slot: Some("saliency"),

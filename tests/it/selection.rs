@@ -288,7 +288,7 @@ fn observe(lab: &mut Lab, arguments: &Arguments) -> Figure {
 fn grid(figure: &Figure) -> &Grid {
     match &figure.body {
         Body::Grid(grid) => grid,
-        Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+        Body::Table(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a grid"),
     }
 }
 

@@ -25,7 +25,7 @@ const ANSWERS: &str = " sunny| bright| lovely| warm";
 fn grid(figure: &Figure) -> &Grid {
     match &figure.body {
         Body::Grid(grid) => grid,
-        Body::Table(_) | Body::Series(_) | Body::Text(_) => panic!("a grid"),
+        Body::Table(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => panic!("a grid"),
     }
 }
 

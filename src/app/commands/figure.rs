@@ -8,7 +8,7 @@ use super::{CommandResult, Context, Unavailable, has_figure, has_text, needs};
 use crate::app::cursor::CursorMove;
 use crate::app::layout::Pane;
 use crate::app::{App, CursorFocus, Effect, Overlay};
-use crate::figure::{Body, Entry, Figure, Table};
+use crate::figure::{Body, Entry, Figure, Table, Unit};
 use crate::instruments::{INSTRUMENTS, Instrument, ParamKind, instrument};
 
 rows! {
@@ -23,18 +23,20 @@ rows! {
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
-    "card" ["Enter"] card, "opens the card of the feature under the cursor", within Context::Figure, hint "card", when on_feature;
+    "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP", within Context::Figure, hint "card", when opens;
+    "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
+    "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
     "copy-figure" ["Y"] copy_figure, "copies the figure as a table for a spreadsheet", when has_figure;
     "export" [] export, "writes the figure to a file, with its provenance (model, tokens, edits, parameters)", takes "FORMAT FILE", when has_figure;
-    "left" ["h" "Left"] |app, _| Ok(app.move_cursor(CursorMove::Left)), "moves one position back";
-    "right" ["l" "Right"] |app, _| Ok(app.move_cursor(CursorMove::Right)), "moves one position on";
-    "up" ["k" "Up"] |app, _| Ok(app.move_cursor(CursorMove::Up)), "moves up: a layer, a row, a line";
-    "down" ["j" "Down"] |app, _| Ok(app.move_cursor(CursorMove::Down)), "moves down: a layer, a row, a line";
-    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.move_cursor(CursorMove::PageUp)), "moves half a page up";
-    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.move_cursor(CursorMove::PageDown)), "moves half a page down";
-    "first" ["Home" "g g"] |app, _| Ok(app.move_cursor(CursorMove::First)), "moves to the first position";
-    "last" ["End" "G"] |app, _| Ok(app.move_cursor(CursorMove::Last)), "moves to the newest token and follows it", hint "follow", when not_following;
+    "left" ["h" "Left"] |app, _| Ok(app.move_cursor(CursorMove::Left)), "moves one position back; in a graph to the next stronger edge";
+    "right" ["l" "Right"] |app, _| Ok(app.move_cursor(CursorMove::Right)), "moves one position on; in a graph to the next weaker edge";
+    "up" ["k" "Up"] |app, _| Ok(app.move_cursor(CursorMove::Up)), "moves up: a layer, a row, a line; in a graph along the strongest edge";
+    "down" ["j" "Down"] |app, _| Ok(app.move_cursor(CursorMove::Down)), "moves down: a layer, a row, a line; in a graph along the strongest edge";
+    "page-up" ["PgUp" "ctrl-u"] |app, _| Ok(app.move_cursor(CursorMove::PageUp)), "moves half a page up; in a graph to a step with more edges";
+    "page-down" ["PgDn" "ctrl-d"] |app, _| Ok(app.move_cursor(CursorMove::PageDown)), "moves half a page down; in a graph to a step with fewer edges";
+    "first" ["Home" "g g"] |app, _| Ok(app.move_cursor(CursorMove::First)), "moves to the first position; in a graph to where values enter";
+    "last" ["End" "G"] |app, _| Ok(app.move_cursor(CursorMove::Last)), "moves to the newest token and follows it; in a graph to the logits", hint "follow", when not_following;
     "goto" [] goto, "moves to a position", takes "POSITION", when has_text;
 }
 
@@ -65,7 +67,7 @@ fn number(app: &mut App, _: &str) -> CommandResult {
     };
     app.change_figure(app.layout.figure, |shown| {
         shown.number = Some(next);
-        shown.show_chosen_number();
+        shown.show_chosen();
     });
     Ok(vec![])
 }
@@ -135,7 +137,7 @@ fn dictionary(app: &mut App, text: &str) -> CommandResult {
     let shown = app.figure(slot).map_or(0, |figure| match &figure.body {
         Body::Table(table) => table.pages.len(),
         Body::Grid(grid) => grid.columns.len(),
-        Body::Series(_) | Body::Text(_) => 0,
+        Body::Series(_) | Body::Graph(_) | Body::Text(_) => 0,
     });
     if let Some(most) = most(slot, WINDOW) {
         let held = arguments.given.get(WINDOW).and_then(|w| w.parse().ok());
@@ -172,6 +174,83 @@ fn on_feature(app: &App) -> Result<(), Unavailable> {
         .cell_under_cursor()
         .is_some_and(|cell| cell.handle.is_some());
     needs(there, "no feature of a dictionary is under the cursor")
+}
+
+/// The instrument and its arguments that show what a node of the model does on this text.
+fn inside(app: &App) -> Option<(&'static str, Vec<(&'static str, String)>)> {
+    let anchor = app.cell_under_cursor()?.anchor;
+    let layer = anchor.layer?.to_string();
+    let in_graph = app.graph().is_some();
+    match anchor.unit {
+        Some(Unit::Head(head)) => {
+            let head = ("head", head.to_string());
+            Some((
+                "attention",
+                vec![("show", "head".into()), ("layer", layer), head],
+            ))
+        }
+        None if in_graph => Some(("neurons", vec![("layer", layer)])),
+        Some(Unit::Neuron(_) | Unit::Token(_) | Unit::Feature(_)) | None => None,
+    }
+}
+
+fn has_graph(app: &App) -> Result<(), Unavailable> {
+    needs(
+        app.graph().is_some(),
+        "no graph is shown: `circuit` makes one with show=graph",
+    )
+}
+
+/// Shows the next larger or the next smaller circuit of the graph.
+fn prune(app: &mut App, grow: bool) -> CommandResult {
+    has_graph(app)?;
+    let Some(graph) = app.graph() else {
+        return Ok(vec![]);
+    };
+    let next = if grow {
+        let more = Some(graph.shown + 1).filter(|step| *step < graph.listed);
+        more.ok_or(if graph.listed < graph.steps.len() {
+            "circuits of more edges are on the curve alone"
+        } else {
+            "this is the largest circuit of the graph"
+        })?
+    } else {
+        let fewer = graph.shown.checked_sub(1);
+        fewer.ok_or("this is the smallest circuit of the graph")?
+    };
+    app.show_step(app.layout.figure, next);
+    Ok(vec![])
+}
+
+fn opens(app: &App) -> Result<(), Unavailable> {
+    if on_feature(app).is_ok() {
+        return Ok(());
+    }
+    needs(
+        inside(app).is_some(),
+        "no feature, head or node with a card is under the cursor",
+    )?;
+    has_text(app)
+}
+
+/// Shows the card of what is under the cursor, with the other parameters as they are.
+fn open(app: &mut App, text: &str) -> CommandResult {
+    opens(app)?;
+    if on_feature(app).is_ok() {
+        return card(app, text);
+    }
+    let Some((slot, given)) = inside(app) else {
+        return Ok(vec![]);
+    };
+    let arguments = app.shown.get(slot).map(|shown| shown.arguments.clone());
+    let arguments = given
+        .into_iter()
+        .fold(arguments.unwrap_or_default(), |all, (name, value)| {
+            all.with(name, value)
+        });
+    let arguments = instrument(slot)?.read(&arguments)?;
+    app.set_focus(Pane::Figure(slot));
+    Ok(app.question(slot, arguments))
 }
 
 /// Shows the card of the feature under the cursor, with the other parameters as they are.
@@ -332,6 +411,7 @@ fn tabbed(figure: &Figure) -> String {
         }
         Body::Series(series) => lines.extend(tabbed_table(&series.table(), false)),
         Body::Table(table) => lines.extend(tabbed_table(table, true)),
+        Body::Graph(graph) => lines.extend(tabbed_table(&graph.edge_table(), false)),
         Body::Text(text) => lines.extend(text.lines.iter().map(|l| vec![clean(l)])),
     }
     lines.iter().map(|l| l.join("\t") + "\n").collect()

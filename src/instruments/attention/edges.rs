@@ -139,28 +139,27 @@ pub fn output_addresses(layer: usize, norms_writes: bool) -> Vec<Address> {
     crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
-/// The outputs of heads at a position, with the `count` tokens that each promotes and suppresses most. The capture must have
+/// The outputs of heads, each at a position, with the `count` tokens that each promotes and suppresses most. The capture must have
 /// [`output_addresses`] of their layers.
 pub fn head_outputs(
     lab: &Lab,
     recording: &Capture,
-    heads: &[(usize, usize)],
-    position: usize,
+    places: &[((usize, usize), usize)],
     count: usize,
 ) -> Result<Vec<HeadOutput>> {
     let model = &lab.model;
     let transformer = &model.transformer;
     transformer.check_head_writes()?;
     let width = transformer.blueprint.head_dim;
-    let row = |at: Address| -> Result<Vec<f32>> {
+    let row = |at: Address, position: usize| -> Result<Vec<f32>> {
         let row = recording.get(at)?.get(position)?.to_dtype(DType::F32)?;
         Ok(row.flatten_all()?.to_vec1()?)
     };
-    let mut added = Vec::with_capacity(heads.len());
-    for (layer, head) in heads {
-        let z = row(Site::Z.at(*layer))?;
+    let mut added = Vec::with_capacity(places.len());
+    for ((layer, head), position) in places {
+        let z = row(Site::Z.at(*layer), *position)?;
         let scale = if model.card.norms_writes {
-            transformer.attention_scale(*layer, &row(Site::AttnOut.at(*layer))?)
+            transformer.attention_scale(*layer, &row(Site::AttnOut.at(*layer), *position)?)
         } else {
             1.0
         };
@@ -168,16 +167,16 @@ pub fn head_outputs(
         added.push(transformer.head_added(*layer, &own, scale)?);
     }
     let values = Tensor::new(added.concat(), &transformer.device)?;
-    let mut values = values.reshape((heads.len(), model.card.d_model))?;
+    let mut values = values.reshape((places.len(), model.card.d_model))?;
     if transformer.norm.kind == NormKind::Layer {
         values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
     }
     let gained = values.broadcast_mul(&transformer.norm.gain)?;
     let logits = transformer.direct_logits(&gained)?.to_vec2::<f32>()?;
     let known = model.known_tokens();
-    let both = heads.iter().zip(added).zip(logits);
+    let both = places.iter().zip(added).zip(logits);
     Ok(both
-        .map(|((head, added), mut logits)| {
+        .map(|(((head, _), added), mut logits)| {
             let square: f64 = added.iter().map(|v| f64::from(*v).powi(2)).sum();
             let promoted = top(&logits, known, count);
             logits.iter_mut().for_each(|z| *z = -*z);

@@ -8,6 +8,7 @@
 pub mod edges;
 pub mod head_scores;
 pub mod heads;
+mod one_head;
 mod scores;
 
 use std::ops::Range;
@@ -15,7 +16,7 @@ use std::ops::Range;
 use candle_core::DType;
 
 use super::{Draft, Measurement, Reads};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Table, TablePage, TableRow, Unit};
 use crate::instruments::attention::edges::{
@@ -33,7 +34,7 @@ use crate::model::network::site::{Address, Site};
 
 choices! {
     /// What the figure shows.
-    pub enum AttentionView { Heads = "heads", Pattern = "pattern", Writes = "outputs" | "writes", Scores = "scores" }
+    pub enum AttentionView { Heads = "heads", Pattern = "pattern", Head = "head", Writes = "outputs" | "writes", Scores = "scores" }
 }
 
 choices! {
@@ -63,11 +64,11 @@ choices! {
 params! {
     /// What `attention` is asked.
     pub struct AttentionParams {
-        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
+        /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; head: what one head attends to and what its output promotes, at each position; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
         show: AttentionView = "heads",
         /// one layer, or all
         layer: LayerOrAll = "all",
-        /// with show=pattern: the head
+        /// with show=pattern or head: the head
         head: Count<0, 1023> = "0",
         /// the last query position that is shown; with show=outputs the only one
         position: Position,
@@ -143,6 +144,7 @@ impl Measurement for Attention {
         match params.show {
             AttentionView::Heads => params.heads(run, lab),
             AttentionView::Pattern => params.pattern(run, lab),
+            AttentionView::Head => params.one_head(run, lab),
             AttentionView::Writes => params.writes(run, lab),
             AttentionView::Scores => params.scores(run, lab),
         }
@@ -295,24 +297,7 @@ impl AttentionParams {
 
     /// The attention pattern of one head: one row for each query position, one column for each key position.
     fn pattern(&self, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let card = &lab.model.card;
-        let (layers, heads) = (card.layers, card.heads);
-        let layer = self.layer.within(layers)?.ok_or_else(|| {
-            let expected = format!(
-                "one layer from 0 to {}, because show=pattern is about one head",
-                layers - 1
-            );
-            Error::argument("layer", "all", expected)
-        })?;
-        let head = self.head.0;
-        if head >= heads {
-            let expected = format!("a head from 0 to {}", heads - 1);
-            return Err(Error::argument("head", head, expected));
-        }
-        if self.value == EdgeWeight::Entropy {
-            let expected = "probability, value or output: an edge has no entropy";
-            return Err(Error::argument("value", "entropy", expected));
-        }
+        let (layer, head) = self.named_head(lab)?;
         let shown = self.shown_positions(run)?;
         let weight = self.weight();
         let captured = self.captured_positions(run, &shown);
@@ -392,7 +377,8 @@ impl AttentionParams {
             .iter()
             .flat_map(|l| (0..lab.model.card.heads).map(move |h| (*l, h)))
             .collect();
-        let mut found = head_outputs(lab, &recording, &heads, position, 5)?;
+        let places: Vec<_> = heads.iter().map(|head| (*head, position)).collect();
+        let mut found = head_outputs(lab, &recording, &places, 5)?;
         found.sort_by(|a, b| order(b.size, a.size));
         found.truncate(self.count.0);
         let read = self.strongest_sources(&found, run, position, lab)?;

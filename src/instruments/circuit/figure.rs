@@ -1,15 +1,17 @@
-//! The figures of a circuit: its edges, strongest first, or what circuits of growing size keep.
+//! The figures of a circuit: its edges, strongest first, what circuits of growing size keep, or the graph of both.
 //!
-//! Invariant: both say how much the circuit keeps, how much is left without it, and what random circuits of its size keep. To show something
+//! Invariant: each says how much the circuit keeps, how much is left without it, and what random circuits of its size keep. To show something
 //! else, add a view.
 
 use super::evaluate::Evaluated;
 use super::task::CircuitTask;
-use super::{CircuitParams, CircuitView, FoundCircuit};
+use super::{CircuitParams, CircuitView, FoundCircuit, graph};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Table, TableRow};
+use crate::figure::graph::curve;
+use crate::figure::{Anchor, Body, PruningStep, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
+use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::{Receiver, Sender};
 
 pub fn draft(
@@ -18,12 +20,16 @@ pub fn draft(
     task: &CircuitTask,
     found: &FoundCircuit,
     own: &Evaluated,
-    all: &[Evaluated],
+    (circuits, all): (&[EdgeSet], &[Evaluated]),
     seed: u64,
 ) -> Draft {
     let body: Body = match params.show {
         CircuitView::Edges => edges(task, found).into(),
-        CircuitView::Curve => curve(all).into(),
+        CircuitView::Curve => {
+            let steps: Vec<PruningStep> = all.iter().map(graph::step).collect();
+            curve(&steps, graph::SHARE).into()
+        }
+        CircuitView::Graph => graph::graph(&task.graph, found, circuits, all).into(),
     };
     let count = task.graph.edges();
     let title = format!(
@@ -65,35 +71,6 @@ fn anchor(from: Sender, to: Receiver) -> Anchor {
     }
 }
 
-fn curve(all: &[Evaluated]) -> Series {
-    let line = |label: &str, of: &dyn Fn(&Evaluated) -> f64| Curve {
-        label: label.into(),
-        anchor: Anchor::default(),
-        values: all.iter().map(|own| of(own) as f32).collect(),
-        total: None,
-    };
-    let curves = vec![
-        line("faithfulness", &|own| own.faithfulness),
-        line("without it", &|own| own.without),
-        line("random, most", &|own| own.band().1),
-        line("random, least", &|own| own.band().0),
-    ];
-    let numbers = curves.iter().flat_map(|curve| curve.values.iter().copied());
-    let numbers = numbers.filter(|number| number.is_finite());
-    let (lo, hi) = numbers.fold((0.0f32, 1.0f32), |(lo, hi), x| (lo.min(x), hi.max(x)));
-    let points = all
-        .iter()
-        .map(|own| AxisLabel::of(own.edges.to_string(), Anchor::default()));
-    Series {
-        axis: "edges".into(),
-        value: "share of the metric (0: corrupted, 1: clean)".into(),
-        points: points.collect(),
-        curves,
-        scale: Scale::Range { lo, hi },
-        style: Style::Lines,
-    }
-}
-
 fn notes(
     params: &CircuitParams,
     lab: &Lab,
@@ -129,12 +106,29 @@ fn notes(
     if params.load.is_none() && found.called == "score" {
         notes.push("score: what the metric changes by, to first order, if this edge alone has the corrupted value; negative: the edge holds the clean answer up".into());
     }
-    if params.show == CircuitView::Curve && found.called == "loss" {
+    let sizes = match params.show {
+        CircuitView::Edges => false,
+        CircuitView::Curve | CircuitView::Graph => true,
+    };
+    if sizes && found.called == "loss" {
         notes.push("the curve goes by what each edge took from the metric when ACDC tried it; edges that were removed come last, in no order".into());
     }
-    if task.graph.kv_heads < task.graph.heads {
+    if params.show == CircuitView::Graph {
+        let called = found.called;
         notes.push(format!(
-            "keys and values are shared: a head's <k> and <v> are those of a group of {} heads",
+            "the strength of a path is the smallest |{called}| along it"
+        ));
+        if !found.whole {
+            notes.push(format!("edges outside the circuit have no {called} of their own: circuits of more edges are on the curve alone"));
+        }
+    }
+    if task.graph.kv_heads < task.graph.heads {
+        let at_each = match params.show {
+            CircuitView::Edges | CircuitView::Curve => "",
+            CircuitView::Graph => ", and one edge into them leads into each of those that lead on",
+        };
+        notes.push(format!(
+            "keys and values are shared: a head's <k> and <v> are those of a group of {} heads{at_each}",
             task.graph.heads / task.graph.kv_heads
         ));
     }

@@ -10,6 +10,7 @@ mod acdc;
 pub mod evaluate;
 mod figure;
 pub mod file;
+mod graph;
 pub mod scores;
 pub mod select;
 pub mod task;
@@ -47,7 +48,7 @@ choices! {
 
 choices! {
     /// What the figure shows.
-    pub enum CircuitView { Edges = "edges", Curve = "curve" }
+    pub enum CircuitView { Edges = "edges", Curve = "curve", Graph = "graph" }
 }
 
 params! {
@@ -72,11 +73,11 @@ params! {
         select: EdgeSelection = "top",
         /// among how many of the strongest edges by eap-ig acdc searches
         candidates: EdgeCount = "10%",
-        /// edges: the circuit's edges, strongest first; curve: faithfulness and completeness against the number of edges
+        /// edges: the circuit's edges, strongest first; curve: faithfulness and completeness against the number of edges; graph: nodes and edges to walk along, pruned step by step beside that curve
         show: CircuitView = "edges",
         /// how many random circuits of the same size stand beside each
         controls: Count<1, 100> = "5",
-        /// how many sizes the curve has
+        /// how many sizes the curve has, and the graph is pruned to
         points: Count<2, 100> = "9",
         /// a saved circuit that is evaluated on these pairs, instead of finding one
         load: Option<PathBuf>,
@@ -94,6 +95,8 @@ struct FoundCircuit {
     scores: Vec<f64>,
     /// What the numbers are called.
     called: &'static str,
+    /// Whether every edge has one, and not only those that are kept.
+    whole: bool,
     notes: Vec<String>,
 }
 
@@ -125,14 +128,15 @@ impl Measurement for Circuit {
         let found = lab.part(0.15..0.6, |lab| found(params, lab, &task))?;
         let circuits = match params.show {
             CircuitView::Edges => vec![found.edges.clone()],
-            CircuitView::Curve => curve(params, &task, &found),
+            CircuitView::Curve | CircuitView::Graph => curve(params, &task, &found),
         };
         let evaluated = lab.part(0.6..1.0, |lab| {
             evaluate(lab, &task, &circuits, params.controls.0, run.seed)
         })?;
         let own = circuits.iter().position(|edges| *edges == found.edges);
         let own = &evaluated[own.unwrap_or_default()];
-        let mut draft = figure::draft(params, lab, &task, &found, own, &evaluated, run.seed);
+        let all = (circuits.as_slice(), evaluated.as_slice());
+        let mut draft = figure::draft(params, lab, &task, &found, own, all, run.seed);
         if let Some(path) = &params.save {
             let file = file(params, lab, &task, &found, own);
             file.save(path, lab.overwrite)?;
@@ -182,6 +186,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             edges,
             scores,
             called: "score",
+            whole: false,
             notes: vec![crate::text::plain(note.as_bytes())],
         });
     }
@@ -229,6 +234,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             edges: found.edges,
             scores: found.losses,
             called: "loss",
+            whole: false,
             notes,
         });
     }
@@ -248,6 +254,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
         edges,
         scores: found.scores,
         called: "score",
+        whole: true,
         notes,
     })
 }

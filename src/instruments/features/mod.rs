@@ -169,7 +169,7 @@ impl Measurement for Features {
     fn summary(body: &Body) -> Option<String> {
         match body {
             Body::Table(table) => pages::summary(table),
-            Body::Grid(_) | Body::Series(_) | Body::Text(_) => None,
+            Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: nothing is drawn outside the area, at any size; every visible cell that has an anchor is in the [`Hits`]. To add
 //! a shape, add a file here and the arm the compiler asks for.
 
+mod graph;
 mod grid;
 mod layout;
 mod series;
@@ -89,6 +90,7 @@ pub fn draw(
         Body::Grid(grid) => grid::draw(grid, view, theme, area, buf),
         Body::Table(table) => table::draw(table, view, theme, area, buf),
         Body::Series(series) => series::draw(series, view, theme, area, buf),
+        Body::Graph(graph) => graph::draw(graph, view, theme, area, buf),
         Body::Text(text) => text::draw(text, view, theme, area, buf),
     }
 }
@@ -165,7 +167,7 @@ mod tests {
         fn any_size_any_view_and_never_outside(
             view in views(),
             (x, y, wide, high) in (0_u16..6, 0_u16..6, 0_u16..70, 0_u16..20),
-            which in 0_usize..10,
+            which in 0_usize..12,
             deep: bool,
         ) {
             let figure = &samples::all()[which];

@@ -90,7 +90,7 @@ fn seen(figure: &Figure) -> String {
                 curve.values = values.filter(|(i, _)| kept(*i)).map(|(_, v)| *v).collect();
             }
         }
-        Body::Text(_) => {}
+        Body::Graph(_) | Body::Text(_) => {}
     }
     serde_json::to_string_pretty(&body).unwrap()
 }
