@@ -40,7 +40,7 @@ use super::organisms::{Layout, circuit, tokens};
 use super::tools::{every_family, prompt, tiny, values};
 
 /// Two texts of one length that differ at some places.
-fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
+pub fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
     let clean = prompt(length);
     let mut corrupt = clean.clone();
     for (place, token) in [(1, 44), (length / 2, 3), (length - 2, 27)] {
@@ -49,18 +49,18 @@ fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
     (clean, corrupt)
 }
 
-fn logits(lab: &mut Lab, tokens: &[u32]) -> Vec<f32> {
+pub fn logits(lab: &mut Lab, tokens: &[u32]) -> Vec<f32> {
     lab.last_logits(&Run::plain(tokens.to_vec())).unwrap()
 }
 
-fn corrupted(lab: &mut Lab, graph: &CircuitGraph, tokens: &[u32]) -> Arc<NodeValues> {
+pub fn corrupted(lab: &mut Lab, graph: &CircuitGraph, tokens: &[u32]) -> Arc<NodeValues> {
     let run = Run::plain(tokens.to_vec());
     let capture = lab.record(&run, &NodeValues::addresses(graph)).unwrap();
     Arc::new(NodeValues::of(graph, tokens.len(), &capture.recorded).unwrap())
 }
 
 /// Logits after the last position under circuits.
-fn under(
+pub fn under(
     lab: &mut Lab,
     clean: &[u32],
     values: &Arc<NodeValues>,
@@ -87,14 +87,14 @@ fn under(
     rows.iter().map(|row| row.logits().to_vec()).collect()
 }
 
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+pub fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     gaps.fold(0.0, f32::max)
 }
 
 /// The labs whose graph has a node for each head.
-fn graphs() -> Vec<(Lab, CircuitGraph)> {
+pub fn graphs() -> Vec<(Lab, CircuitGraph)> {
     let own = every_family().filter_map(|lab| {
         let graph = CircuitGraph::of(&lab.model).ok()?;
         Some((lab, graph))
@@ -123,7 +123,7 @@ fn all_edges_are_the_clean_run_and_none_the_corrupted_one() {
 }
 
 /// A pair of token texts with the difference of two tokens' logits as its metric.
-fn pair(lab: &mut Lab, clean: &[u32], corrupt: &[u32], tokens: (u32, u32)) -> MeasuredPair {
+pub fn pair(lab: &mut Lab, clean: &[u32], corrupt: &[u32], tokens: (u32, u32)) -> MeasuredPair {
     let (clean, corrupt) = (Run::plain(clean.to_vec()), Run::plain(corrupt.to_vec()));
     let target = LogitTarget {
         token: tokens.0,
@@ -667,7 +667,7 @@ fn faithfulness(figure: &Figure) -> f64 {
     number.parse().unwrap()
 }
 
-const GIFTS: &str = "demo/lists/gifts.json";
+pub const GIFTS: &str = "demo/lists/gifts.json";
 
 /// Judged on the demo: a twentieth of the edges keeps the indirect object, random circuits do not, and the heads that patching names are in it.
 #[test]

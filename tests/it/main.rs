@@ -50,6 +50,7 @@ mod loading;
 mod memories;
 mod meters;
 mod names;
+mod only;
 mod organisms;
 mod outside;
 mod parity;

@@ -4,7 +4,7 @@
 //! else, add a view.
 
 use super::evaluate::Evaluated;
-use super::task::CircuitTask;
+use super::task::{CircuitTask, Outside};
 use super::{CircuitParams, CircuitView, FoundCircuit};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Table, TableRow};
@@ -15,15 +15,16 @@ use crate::lab::circuit::graph::{Receiver, Sender};
 pub fn draft(
     params: &CircuitParams,
     lab: &Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     found: &FoundCircuit,
     own: &Evaluated,
     all: &[Evaluated],
     seed: u64,
 ) -> Draft {
+    let task = outside.task;
     let body: Body = match params.show {
         CircuitView::Edges => edges(task, found).into(),
-        CircuitView::Curve => curve(all).into(),
+        CircuitView::Curve => curve(all, outside).into(),
     };
     let count = task.graph.edges();
     let title = format!(
@@ -34,7 +35,7 @@ pub fn draft(
     );
     Draft::of(body)
         .titled(title)
-        .notes(notes(params, lab, task, found, own, seed))
+        .notes(notes(params, lab, outside, found, own, seed))
 }
 
 fn edges(task: &CircuitTask, found: &FoundCircuit) -> Table {
@@ -65,7 +66,7 @@ fn anchor(from: Sender, to: Receiver) -> Anchor {
     }
 }
 
-fn curve(all: &[Evaluated]) -> Series {
+fn curve(all: &[Evaluated], outside: &Outside) -> Series {
     let line = |label: &str, of: &dyn Fn(&Evaluated) -> f64| Curve {
         label: label.into(),
         anchor: Anchor::default(),
@@ -86,7 +87,10 @@ fn curve(all: &[Evaluated]) -> Series {
         .map(|own| AxisLabel::of(own.edges.to_string(), Anchor::default()));
     Series {
         axis: "edges".into(),
-        value: "share of the metric (0: corrupted, 1: clean)".into(),
+        value: match outside.texts() {
+            None => "share of the metric (0: corrupted, 1: clean)".into(),
+            Some(_) => "share of the metric (0: means alone, 1: clean)".into(),
+        },
         points: points.collect(),
         curves,
         scale: Scale::Range { lo, hi },
@@ -97,11 +101,26 @@ fn curve(all: &[Evaluated]) -> Series {
 fn notes(
     params: &CircuitParams,
     lab: &Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     found: &FoundCircuit,
     own: &Evaluated,
     seed: u64,
 ) -> Vec<String> {
+    let task = outside.task;
+    let (value, there, ends) = match outside.texts() {
+        None => (
+            "at the corrupted run's value".to_string(),
+            "with the corrupted run's values elsewhere, not with zeros",
+            "corrupted",
+        ),
+        Some(texts) => (
+            format!(
+                "at the mean of what its sender writes over the corrupted texts ({texts}; the first position by itself)"
+            ),
+            "with means elsewhere, not with zeros",
+            "means alone",
+        ),
+    };
     let pairs = match task.pairs.len() {
         1 => String::new(),
         n => format!(", mean over {n} pairs; the tokens named are those of the first"),
@@ -116,7 +135,7 @@ fn notes(
             task.corrupt
         ),
         format!(
-            "faithfulness {:.3}: with every edge outside the circuit at the corrupted run's value the metric is {:.4} (0: corrupted, 1: clean); with the circuit's own edges there instead, {:.3} is left",
+            "faithfulness {:.3}: with every edge outside the circuit {value} the metric is {:.4} (0: {ends}, 1: clean); with the circuit's own edges there instead, {:.3} is left",
             own.faithfulness, own.metric, own.without
         ),
         format!(
@@ -125,6 +144,12 @@ fn notes(
             seed.wrapping_add(own.random.len() as u64 - 1)
         ),
     ];
+    if outside.texts().is_some() {
+        notes.push(format!(
+            "with means alone, without any edge, the metric is {:.4}; edges are found with the corrupted run's values",
+            outside.nothing
+        ));
+    }
     notes.extend(found.notes.clone());
     if params.load.is_none() && found.called == "score" {
         notes.push("score: what the metric changes by, to first order, if this edge alone has the corrupted value; negative: the edge holds the clean answer up".into());
@@ -138,6 +163,6 @@ fn notes(
             task.graph.heads / task.graph.kv_heads
         ));
     }
-    notes.push("a circuit is made for these pairs and this metric: other texts may take other ways, and what it keeps is measured with the corrupted run's values elsewhere, not with zeros".into());
+    notes.push(format!("a circuit is made for these pairs and this metric: other texts may take other ways, and what it keeps is measured {there}"));
     notes
 }

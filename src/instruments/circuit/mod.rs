@@ -9,7 +9,6 @@
 mod acdc;
 pub mod evaluate;
 mod figure;
-pub mod file;
 pub mod scores;
 pub mod select;
 pub mod task;
@@ -18,10 +17,9 @@ use std::path::{Path, PathBuf};
 
 pub use acdc::{Discovered, discover};
 use evaluate::{Evaluated, evaluate, sizes};
-use file::CircuitFile;
 use scores::edge_scores;
 use select::EdgeSelection;
-use task::CircuitTask;
+use task::{CircuitTask, Outside};
 
 use super::pairs::{EdgeCount, Threshold};
 use super::params::{Count, choices, params};
@@ -29,6 +27,7 @@ use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
+use crate::lab::circuit::file::CircuitFile;
 use crate::lab::pairs::{MetricKind, PairSource, measured};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -48,6 +47,16 @@ choices! {
 choices! {
     /// What the figure shows.
     pub enum CircuitView { Edges = "edges", Curve = "curve" }
+}
+
+choices! {
+    /// What comes over edges outside a circuit.
+    pub enum CircuitOthers {
+        /// What the sender writes in the corrupted run.
+        Corrupted = "corrupted",
+        /// The mean of what it writes over the corrupted runs, as under the edit `only`.
+        Mean = "mean",
+    }
 }
 
 params! {
@@ -72,6 +81,8 @@ params! {
         select: EdgeSelection = "top",
         /// among how many of the strongest edges by eap-ig acdc searches
         candidates: EdgeCount = "10%",
+        /// what comes over every edge outside the circuit when it is evaluated: corrupted: what the corrupted run has there; mean: the mean over the corrupted runs (that of a loaded circuit), as under the edit only:FILE@edges
+        others: CircuitOthers = "corrupted",
         /// edges: the circuit's edges, strongest first; curve: faithfulness and completeness against the number of edges
         show: CircuitView = "edges",
         /// how many random circuits of the same size stand beside each
@@ -109,7 +120,7 @@ impl Measurement for Circuit {
 
     fn measure(params: &CircuitParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         if let Some(path) = &params.save {
-            crate::file::check(path, lab.overwrite)?;
+            CircuitFile::check(path, lab.overwrite)?;
         }
         let source = PairSource {
             corrupt: params.corrupt.as_deref(),
@@ -123,29 +134,54 @@ impl Measurement for Circuit {
         let pairs = lab.part(0.0..0.1, |lab| measured(lab, params.metric, runs))?;
         let task = lab.part(0.1..0.15, |lab| CircuitTask::new(lab, pairs))?;
         let found = lab.part(0.15..0.6, |lab| found(params, lab, &task))?;
+        let outside = outside(params, lab, &task)?;
         let circuits = match params.show {
             CircuitView::Edges => vec![found.edges.clone()],
             CircuitView::Curve => curve(params, &task, &found),
         };
         let evaluated = lab.part(0.6..1.0, |lab| {
-            evaluate(lab, &task, &circuits, params.controls.0, run.seed)
+            evaluate(lab, &outside, &circuits, params.controls.0, run.seed)
         })?;
         let own = circuits.iter().position(|edges| *edges == found.edges);
         let own = &evaluated[own.unwrap_or_default()];
-        let mut draft = figure::draft(params, lab, &task, &found, own, &evaluated, run.seed);
+        let mut draft = figure::draft(params, lab, &outside, &found, own, &evaluated, run.seed);
         if let Some(path) = &params.save {
             let file = file(params, lab, &task, &found, own);
-            file.save(path, lab.overwrite)?;
+            let means = task.means(lab)?;
+            let whole = file.save(path, &means, lab.overwrite)?;
             let name = crate::text::plain(path.display().to_string().as_bytes());
-            draft = draft.note(format!(
-                "the circuit is saved as {name}: --load {name} evaluates it on other pairs"
-            ));
+            draft = draft.note(if whole {
+                format!(
+                    "the circuit is saved as {name}, with the means of what heads and MLPs write beside it: --load {name} evaluates it on other pairs, and the edit only:{}@edges leaves it alone",
+                    crate::edit::quotes::named(&name)
+                )
+            } else {
+                format!("the circuit is written to {name} without means, which need a file beside it: it can be evaluated, and not be switched on as an edit")
+            });
         }
         draft.run = params.pairs.as_ref().map(|_| Run {
             seed: run.seed,
             ..Run::default()
         });
         Ok(draft)
+    }
+}
+
+/// What the circuit is evaluated with: the task, and what everything outside has.
+fn outside<'a>(
+    params: &CircuitParams,
+    lab: &mut Lab,
+    task: &'a CircuitTask,
+) -> Result<Outside<'a>> {
+    match params.others {
+        CircuitOthers::Corrupted => Ok(Outside::corrupted(task)),
+        CircuitOthers::Mean => {
+            let means = match &params.load {
+                Some(path) => CircuitFile::load(path, &lab.model.card)?.means(path, &lab.model)?,
+                None => task.means(lab)?,
+            };
+            Outside::means(lab, task, means)
+        }
     }
 }
 
