@@ -11,7 +11,7 @@ use lmscope::instruments::attribution::nodes::Nodes;
 use lmscope::instruments::attribution::scores::node_scores;
 use lmscope::instruments::circuit::discover;
 use lmscope::instruments::circuit::scores::edge_scores;
-use lmscope::instruments::circuit::task::CircuitTask;
+use lmscope::instruments::circuit::task::{CircuitTask, Outside};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
@@ -636,6 +636,13 @@ fn pytorch_says_the_same_of_two_checkpoints() {
         assert!(
             (own - said["under"].as_f64().unwrap()).abs() < 1e-5,
             "{case}: {own}"
+        );
+        let means = task.means(&lab).unwrap();
+        let outside = Outside::means(&mut lab, &task, means).unwrap();
+        let own = outside.under(&mut lab, &kept).unwrap();
+        assert!(
+            (own - said["under_means"].as_f64().unwrap()).abs() < 1e-5,
+            "{case}: {own} with means"
         );
         let nodes = Nodes::new(NodeKind::Heads, &lab, &pairs).unwrap();
         let found = node_scores(&mut lab, &nodes, &pairs, false, 1).unwrap();

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::{Edit, EditId};
 use lmscope::figure::Figure;
@@ -13,8 +14,8 @@ use lmscope::lab::capture::{After, Output};
 use lmscope::lab::circuit::edges::EdgeSet;
 use lmscope::lab::circuit::file::{CircuitFile, SavedCircuit, means_path};
 use lmscope::lab::circuit::graph::CircuitGraph;
-use lmscope::lab::circuit::means::SenderMeans;
-use lmscope::lab::pairs::{MetricKind, PairSource, measured};
+use lmscope::lab::circuit::means::{MeanStreams, SenderMeans};
+use lmscope::lab::pairs::{MeasuredPair, Metric, MetricKind, PairSource, measured};
 use lmscope::lab::pass::{Pass, PassRow, Patch};
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
@@ -101,18 +102,15 @@ fn without_edges_nothing_is_left_of_the_text() {
         assert!(apart(&one[0], &one[1]) > 1e-3, "{name}");
         // The logits read the sum of the means, with what no head writes.
         let saved = lab.circuits["none"].clone();
-        let streams =
-            lmscope::lab::circuit::means::MeanStreams::new(graph, saved.means.clone(), &lab.model)
-                .unwrap();
-        let stream = streams.up_to(graph.senders(), 3).to_vec();
-        let stream = candle_core::Tensor::from_vec(
-            stream,
-            (1, lab.model.card.d_model),
-            &lab.model.transformer.device,
-        )
-        .unwrap();
-        let read = values(&lab.model.transformer.unembed(&stream).unwrap());
-        assert!(apart(&read, &one[3]) < 1e-5, "{name}");
+        let streams = MeanStreams::new(graph, saved.means.clone(), &lab.model).unwrap();
+        for position in [0, 3] {
+            let stream = streams.up_to(graph.senders(), position).to_vec();
+            let transformer = &lab.model.transformer;
+            let shape = (1, lab.model.card.d_model);
+            let stream = Tensor::from_vec(stream, shape, &transformer.device).unwrap();
+            let read = values(&transformer.unembed(&stream).unwrap());
+            assert!(apart(&read, &one[position]) < 1e-5, "{name} {position}");
+        }
     }
 }
 
@@ -164,9 +162,7 @@ fn the_figure_evaluates_what_the_edit_does() {
                 let run = edited(pair.runs.clean.tokens.clone(), &["only:own@edges"]);
                 let row = lab.last_logits(&run).unwrap();
                 let (token, other) = match pair.metric {
-                    lmscope::lab::pairs::Metric::Difference(target) => {
-                        (target.token, target.minus.unwrap())
-                    }
+                    Metric::Difference(target) => (target.token, target.minus.unwrap()),
                     _ => panic!("a difference"),
                 };
                 sum += f64::from(row[token as usize] - row[other as usize]) / 3.0;
@@ -419,7 +415,7 @@ fn a_file_keeps_its_means_and_takes_no_others() {
     let path = folder.path().join("some.json");
     let saved = lab.circuits["some"].clone();
     let never = lmscope::file::Overwrite::Never;
-    assert!(saved.file.save(&path, &saved.means, never).unwrap());
+    assert!(saved.file.save(&path, &saved.means, 0.5, never).unwrap());
     let read = SavedCircuit::load(&path, &lab.model).unwrap();
     assert_eq!((&read.edges, &read.means), (&saved.edges, &saved.means));
     let line = format!("only:\"{}\"@edges", path.display());
@@ -428,7 +424,10 @@ fn a_file_keeps_its_means_and_takes_no_others() {
         .unwrap();
     let file = lab.last_logits(&edited(prompt(9), &[&line])).unwrap();
     assert_eq!(own, file);
-    let error = saved.file.save(&path, &saved.means, never).unwrap_err();
+    let error = saved
+        .file
+        .save(&path, &saved.means, 0.5, never)
+        .unwrap_err();
     assert!(error.to_string().contains("taken"), "{error}");
 
     let beside = means_path(&path);
@@ -518,7 +517,7 @@ fn the_indirect_object_is_named_under_its_circuit() {
     };
     lab.circuits.insert("random".into(), Arc::new(random));
     let mut right = |line: &str| {
-        let of = |pair: &lmscope::lab::pairs::MeasuredPair| {
+        let of = |pair: &MeasuredPair| {
             let run = edited(pair.runs.clean.tokens.clone(), &[line]);
             let best = lab.top_prediction(&run).unwrap();
             let plain = lab.top_prediction(&pair.runs.clean).unwrap();

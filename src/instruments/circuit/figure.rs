@@ -5,7 +5,7 @@
 
 use super::evaluate::Evaluated;
 use super::task::{CircuitTask, Outside};
-use super::{CircuitParams, CircuitView, FoundCircuit};
+use super::{CircuitOthers, CircuitParams, CircuitView, FoundCircuit};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Table, TableRow};
 use crate::instruments::Draft;
@@ -146,13 +146,17 @@ fn notes(
     ];
     if outside.texts().is_some() {
         notes.push(format!(
-            "with means alone, without any edge, the metric is {:.4}; edges are found with the corrupted run's values",
+            "with means alone, without any edge, the metric is {:.4}",
             outside.nothing
         ));
     }
     notes.extend(found.notes.clone());
     if params.load.is_none() && found.called == "score" {
-        notes.push("score: what the metric changes by, to first order, if this edge alone has the corrupted value; negative: the edge holds the clean answer up".into());
+        let value = match params.others {
+            CircuitOthers::Corrupted => "the corrupted value",
+            CircuitOthers::Mean => "the mean",
+        };
+        notes.push(format!("score: what the metric changes by, to first order, if this edge alone has {value}; negative: the edge holds the clean answer up"));
     }
     if params.show == CircuitView::Curve && found.called == "loss" {
         notes.push("the curve goes by what each edge took from the metric when ACDC tried it; edges that were removed come last, in no order".into());

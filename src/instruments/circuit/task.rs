@@ -15,7 +15,9 @@ use crate::lab::circuit::states::{CircuitRow, NodeValues, SenderChanges};
 use crate::lab::pairs::{MeasuredPair, Metric};
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
+use crate::model::Model;
 use crate::model::memory;
+use crate::model::network::site::Site;
 use crate::text::size;
 
 /// Pairs of texts on a model as a graph.
@@ -191,6 +193,40 @@ impl<'a> Outside<'a> {
             ..PassRow::default()
         });
         Ok(task.metric(lab, rows.collect())?.0)
+    }
+
+    /// What every sender writes in the clean run of a pair less what it has outside, `[tokens, d_model]` each.
+    ///
+    /// # Errors
+    ///
+    /// When a product fails.
+    pub fn less(&self, clean: &NodeValues, pair: usize, model: &Model) -> Result<Vec<Vec<f32>>> {
+        let graph = &self.task.graph;
+        let Some(streams) = &self.streams else {
+            return clean.less(&self.task.corrupted[pair], graph, model);
+        };
+        let mut writes = clean.writes(graph, model)?;
+        for (sender, own) in writes.iter_mut().enumerate() {
+            for (position, row) in own.chunks_exact_mut(model.card.d_model).enumerate() {
+                let mean = streams.of_sender(sender, position);
+                row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean);
+            }
+        }
+        Ok(writes)
+    }
+
+    /// The embeddings that a pair has outside, `[tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// When they were not recorded.
+    pub fn embeddings(&self, pair: usize) -> Result<Vec<f32>> {
+        let corrupted = &self.task.corrupted[pair];
+        let Some(streams) = &self.streams else {
+            return Ok(corrupted.at(Site::Embed.at(0))?.to_vec());
+        };
+        let rows = (0..corrupted.tokens).flat_map(|position| streams.of_sender(0, position));
+        Ok(rows.copied().collect())
     }
 
     /// The share of the metric's way from nothing but what is outside to the clean runs.

@@ -47,6 +47,9 @@ pub struct CircuitFile {
     pub pairs: String,
     pub count: usize,
     pub digest: String,
+    /// What everything outside had: `corrupted` values or the `mean`.
+    #[serde(default = "corrupted")]
+    pub others: String,
     /// The share of the metric that it kept on those pairs.
     #[serde(deserialize_with = "number")]
     pub faithfulness: f64,
@@ -57,7 +60,7 @@ pub struct CircuitFile {
 }
 
 /// What a document says of the means beside it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MeansNote {
     /// How many texts they were taken over.
     pub texts: usize,
@@ -65,20 +68,23 @@ pub struct MeansNote {
     pub positions: usize,
     /// A digest of the numbers.
     pub digest: String,
+    /// The share of the metric that the circuit kept on its pairs with them.
+    #[serde(deserialize_with = "number")]
+    pub faithfulness: f64,
 }
 
-impl MeansNote {
-    fn of(means: &SenderMeans) -> Self {
-        let mut digest = Fingerprint::default();
-        for number in means.first.iter().chain(&means.later) {
-            digest.write(&number.to_le_bytes());
-        }
-        Self {
-            texts: means.texts,
-            positions: means.positions,
-            digest: format!("{:016x}", digest.finish()),
-        }
+/// A digest of means.
+fn digest(means: &SenderMeans) -> String {
+    let mut digest = Fingerprint::default();
+    for number in means.first.iter().chain(&means.later) {
+        digest.write(&number.to_le_bytes());
     }
+    format!("{:016x}", digest.finish())
+}
+
+/// What everything outside of the circuits in older documents had.
+fn corrupted() -> String {
+    "corrupted".into()
 }
 
 /// JSON has no not-a-number: it is written as null.
@@ -177,17 +183,22 @@ impl SavedCircuit {
     }
 
     /// Writes its edges and means into a digest.
-    pub(crate) fn write_into(&self, digest: &mut Fingerprint) {
+    pub(crate) fn write_into(&self, into: &mut Fingerprint) {
         for edge in self.edges.iter() {
-            digest.write(&edge.to_le_bytes());
+            into.write(&edge.to_le_bytes());
         }
-        digest.write(MeansNote::of(&self.means).digest.as_bytes());
+        into.write(digest(&self.means).as_bytes());
     }
 
     /// How much it is and where it comes from, in a few words.
     pub fn about(&self) -> String {
+        let kept = self.file.means.as_ref().map(|note| note.faithfulness);
+        let kept = kept.filter(|kept| kept.is_finite());
+        let kept = kept.map_or_else(String::new, |kept| {
+            format!(", which keep {kept:.2} of the metric with means elsewhere")
+        });
         let about = format!(
-            "{} of {} edges ({:.1} %); means over {} corrupted texts of {}",
+            "{} of {} edges ({:.1} %){kept}; means over {} corrupted texts of {}",
             self.edges.len(),
             self.graph.edges(),
             100.0 * self.edges.len() as f64 / self.graph.edges() as f64,
@@ -215,6 +226,7 @@ impl CircuitFile {
             pairs: String::new(),
             count: 0,
             digest: String::new(),
+            others: corrupted(),
             faithfulness: f64::NAN,
             means: None,
             edges: edges.iter().map(edge).collect(),
@@ -234,15 +246,28 @@ impl CircuitFile {
         file::check(&means_path(path), overwrite)
     }
 
-    /// Writes it, with its means beside it; into a pipe or a device without them. Returns whether the means are there.
+    /// Writes it, with its means beside it, with which it keeps `faithfulness` of the metric; into a pipe or a device without them.
+    /// Returns whether the means are there.
     ///
     /// # Errors
     ///
     /// When a file cannot be written, or is there already and must stay.
-    pub fn save(&self, path: &Path, means: &SenderMeans, overwrite: Overwrite) -> Result<bool> {
+    pub fn save(
+        &self,
+        path: &Path,
+        means: &SenderMeans,
+        faithfulness: f64,
+        overwrite: Overwrite,
+    ) -> Result<bool> {
         let beside = !file::is_pipe(path);
+        let note = || MeansNote {
+            texts: means.texts,
+            positions: means.positions,
+            digest: digest(means),
+            faithfulness,
+        };
         let own = Self {
-            means: beside.then(|| MeansNote::of(means)),
+            means: beside.then(note),
             ..self.clone()
         };
         let text = serde_json::to_string_pretty(&own);
@@ -348,7 +373,7 @@ impl CircuitFile {
             texts: note.texts,
             positions: note.positions,
         };
-        if MeansNote::of(&own) != *note {
+        if digest(&own) != note.digest {
             return Err(file.bad("it has the means of another circuit"));
         }
         Ok(own)
