@@ -9,7 +9,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::circuit::graph::{Receiver, Sender};
@@ -17,11 +17,13 @@ use super::circuit::means::MeanCircuit;
 use super::circuit::mixed::{MixedStreams, add};
 use super::formulas::moved;
 use crate::edit::Edit;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::memory;
 use crate::model::network::receivers::Projection;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::PassSpan;
 use crate::model::network::transformer::Transformer;
+use crate::text::size;
 
 /// A circuit in force.
 #[derive(Clone, Debug)]
@@ -153,6 +155,7 @@ impl OnlyCircuit {
         }
         let positions = lines.iter().map(|line| span.start + line % tokens);
         let each = lines.len() * x.dim(2)?;
+        self.check_memory(lines.len(), each)?;
         let mut pass = PassUnder {
             positions: positions.collect(),
             mixed: MixedStreams::new(vec![None; self.circuit.streams.graph.senders()], each),
@@ -166,6 +169,22 @@ impl OnlyCircuit {
         let out = pass.put(x, &left)?;
         self.pass = Some(pass);
         Ok(out)
+    }
+
+    /// Refuses so many positions, of `each` numbers together, if what all senders write there does not fit into memory.
+    fn check_memory(&self, lines: usize, each: usize) -> Result<()> {
+        let kept = self.used.iter().filter(|used| **used).count();
+        let need = (4 * each * kept) as u64;
+        match memory::available(&Device::Cpu) {
+            Some(free) if need > free => Err(Error::TooLarge {
+                name: format!("What {kept} heads and MLPs of a circuit write at {lines} positions"),
+                need: size(need),
+                free: size(free),
+                next: "Give a shorter text, or switch the edit on after the prompt, from now"
+                    .into(),
+            }),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// What receivers read in place of the pass's own stream: replaces queries, keys, values and inputs of MLPs. `into` gets how far each
@@ -389,7 +408,6 @@ impl OnlyCircuit {
     fn of_heads(&self, pass: &PassUnder, layer: usize, own: &[f32]) -> Vec<f32> {
         let streams = &self.circuit.streams;
         let graph = &streams.graph;
-        let d = own.len() / pass.lines.len().max(1);
         let mut left = Vec::with_capacity(own.len());
         for position in &pass.positions {
             left.extend(streams.of_attention(layer, *position));
@@ -405,7 +423,6 @@ impl OnlyCircuit {
             }
         }
         towards(&mut left, own, self.strength);
-        debug_assert_eq!(left.len() % d.max(1), 0);
         left
     }
 }

@@ -466,7 +466,7 @@ fn quantized_and_half_weights_run_under_it() {
         ("llama_bf16", None, 1e-4),
         ("gpt2_f16", None, 1e-4),
         ("llama", Some("q8_0"), 1e-4),
-        ("llama", Some("f16"), 2e-2),
+        ("llama", Some("f16"), 1e-2),
     ] {
         let mut lab = opened(name, dtype);
         let text: Vec<u32> = prompt(9).iter().map(|id| id % 40).collect();
@@ -479,7 +479,7 @@ fn quantized_and_half_weights_run_under_it() {
         assert!(far < most, "{name} {dtype:?}: {far}");
         let found = everywhere(&mut lab, &edited(text, &["only:some@edges"]));
         let far = furthest(&plain, &found);
-        assert!(far > 10.0 * most, "{name} {dtype:?}: {far}");
+        assert!(far > 2.0 * most.max(1e-3), "{name} {dtype:?}: {far}");
     }
 }
 

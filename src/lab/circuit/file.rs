@@ -151,29 +151,28 @@ impl SavedCircuit {
     ///
     /// When the family is refused, or those of [`CircuitFile::load`] and [`CircuitFile::means`].
     pub fn load(path: &Path, model: &Model) -> Result<Self> {
-        let graph = CircuitGraph::of(model)?;
+        // A family without circuits is refused whatever the file is.
+        CircuitGraph::of(model)?;
         let file = CircuitFile::load(path, &model.card)?;
-        let (edges, _) = file.edges(path, &graph)?;
         let means = file.means(path, model)?;
-        Ok(Self {
-            file,
-            graph,
-            edges: Arc::new(edges),
-            means: Arc::new(means),
-        })
+        Self::of(file, means, path, model)
     }
 
-    /// The same for the bytes of both files; `name` is for messages.
+    /// The same for the contents of both files; `name` is for messages.
     ///
     /// # Errors
     ///
     /// As [`SavedCircuit::load`].
     pub fn parse(name: &str, text: &str, means: &[u8], model: &Model) -> Result<Self> {
         let path = Path::new(name);
-        let graph = CircuitGraph::of(model)?;
         let file = CircuitFile::parse(text, path, &model.card)?;
-        let (edges, _) = file.edges(path, &graph)?;
         let means = file.parse_means(means, path, model)?;
+        Self::of(file, means, path, model)
+    }
+
+    fn of(file: CircuitFile, means: SenderMeans, path: &Path, model: &Model) -> Result<Self> {
+        let graph = CircuitGraph::of(model)?;
+        let (edges, _) = file.edges(path, &graph)?;
         Ok(Self {
             file,
             graph,
