@@ -196,8 +196,13 @@ impl SavedCircuit {
         let kept = kept.map_or_else(String::new, |kept| {
             format!(", which keep {kept:.2} of the metric with means elsewhere")
         });
+        let texts = if self.means.texts == 1 {
+            "text"
+        } else {
+            "texts"
+        };
         let about = format!(
-            "{} of {} edges ({:.1} %){kept}; means over {} corrupted texts of {}",
+            "{} of {} edges ({:.1} %){kept}; means over {} corrupted {texts} of {}",
             self.edges.len(),
             self.graph.edges(),
             100.0 * self.edges.len() as f64 / self.graph.edges() as f64,
