@@ -237,6 +237,11 @@ impl Drop for UnfinishedFile {
     }
 }
 
+/// Whether a path names a pipe or a device, beside which no other file can stand.
+pub fn is_pipe(path: &Path) -> bool {
+    is_stream(path) || std::fs::metadata(path).is_ok_and(|found| is_endless(&found))
+}
+
 /// Whether a path names an open file: `/dev/stdout`, `/dev/fd/3` (a shell's `>(...)` or `<(...)`).
 fn is_stream(path: &Path) -> bool {
     let named = ["/dev/stdin", "/dev/stdout", "/dev/stderr"];

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::condition::Condition;
-use super::intervention::{Edit, EditId, EditPlace};
+use super::intervention::{EDGES, Edit, EditId, EditPlace};
 use super::op::{ArgumentText, OPS};
 use super::positions::Positions;
 use super::quotes::{LinePiece, QuotedLine};
@@ -40,6 +40,7 @@ impl fmt::Display for Edit {
             EditPlace::Every(site) => write!(f, "@{}.*", site.spec().name)?,
             EditPlace::Borrowed(name) => write!(f, "@{name}")?,
             EditPlace::Writes => f.write_str("@writes")?,
+            EditPlace::Edges => write!(f, "@{EDGES}")?,
         }
         if self.positions != Positions::All {
             write!(f, ":{}", self.positions)?;
@@ -164,6 +165,9 @@ pub(crate) fn place(text: &str) -> Result<EditPlace> {
     if text == "writes" {
         return Ok(EditPlace::Writes);
     }
+    if text == EDGES {
+        return Ok(EditPlace::Edges);
+    }
     Ok(match text.parse::<Pattern>()? {
         Pattern::Own(site, layers) => EditPlace::of(site, layers),
         Pattern::Foreign(name) => match name.spelling.rule {
@@ -184,6 +188,7 @@ mod tests {
             "zero:17,52@mlp_act.3",
             "add:calm.gguf@resid_post.4-9*1.5",
             "project_out:refusal.safetensors@writes",
+            "only:\"my circuit.json\"@edges:generated*0.5",
             "add_unit_norm:\"a/b@c:d\"@resid_pre.0:last*-0.5",
             "add:\"my calm, 2*.gguf\"@resid_post.4",
             "swap:\"a>b\">\"c=d\"@resid_post.1",

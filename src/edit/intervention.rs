@@ -17,6 +17,9 @@ use crate::model::network::blueprint::Blueprint;
 use crate::model::network::site::{Address, Axis, Site, check_layer};
 use crate::model::network::tap::PassPhase;
 
+/// The address of [`EditPlace::Edges`].
+pub(crate) const EDGES: &str = "edges";
+
 /// Where an edit acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EditPlace {
@@ -29,6 +32,8 @@ pub enum EditPlace {
     Borrowed(ForeignName),
     /// Every block input, attention output and MLP output (Arditi et al. 2024).
     Writes,
+    /// The edges between heads and MLPs: what each of them reads of the others.
+    Edges,
 }
 
 impl EditPlace {
@@ -57,18 +62,31 @@ impl EditPlace {
                     ]
                 })
                 .collect(),
+            Self::Edges => {
+                let read = [
+                    Site::Q,
+                    Site::K,
+                    Site::V,
+                    Site::AttnAdd,
+                    Site::MlpIn,
+                    Site::MlpAdd,
+                ];
+                let blocks = (0..layers).flat_map(|l| read.map(|site| site.at(l)));
+                std::iter::once(Site::Embed.at(0)).chain(blocks).collect()
+            }
         };
         out.iter().try_for_each(|a| check_layer(*a, layers))?;
         Ok(out)
     }
 
-    /// The site; for `writes` the block inputs, which come first.
+    /// The site; for `writes` the block inputs and for `edges` the embedding, which come first.
     pub fn site(&self) -> Site {
         match self {
             Self::At(address) => address.site,
             Self::Layers(site, ..) | Self::Every(site) => *site,
             Self::Borrowed(name) => name.spelling.near,
             Self::Writes => Site::ResidPre,
+            Self::Edges => Site::Embed,
         }
     }
 }
@@ -197,7 +215,7 @@ impl Edit {
         spliced.or(direction.map(|feature| feature.dictionary))
     }
 
-    /// All names in it that may be those of files: directions, sets of units, dictionaries, and statistics.
+    /// All names in it that may be those of files: directions, sets of units, dictionaries, circuits, and statistics.
     pub fn names(&self) -> Vec<&str> {
         let names = self.op.argument().mentions();
         let set = names.units.and_then(|units| match units {
@@ -212,7 +230,7 @@ impl Edit {
         });
         let [first, second] = names.directions;
         let relation = names.relation.map(|turn| turn.0.as_str());
-        let dictionary = names.dictionary;
+        let (dictionary, circuit) = (names.dictionary, names.circuit);
         let all = [
             first,
             second,
@@ -221,6 +239,7 @@ impl Edit {
             probe,
             relation,
             dictionary,
+            circuit,
         ];
         all.into_iter().flatten().collect()
     }
@@ -272,12 +291,33 @@ impl Edit {
 }
 
 impl Edit {
+    fn place_name(&self) -> &'static str {
+        match self.place {
+            EditPlace::Edges => EDGES,
+            EditPlace::Writes => "writes",
+            EditPlace::At(_)
+            | EditPlace::Layers(..)
+            | EditPlace::Every(_)
+            | EditPlace::Borrowed(_) => self.place.site().spec().name,
+        }
+    }
+
     /// Refuses sites on which its operation cannot act, with the reason.
     pub(crate) fn check_site(&self) -> Result<(), String> {
         let spec = self.place.site().spec();
         match self.op.spec().acts {
-            OpSites::Only(site, _) if spec.site == site => return Ok(()),
-            OpSites::Only(_, why) => return Err(format!("{why}, not {}", spec.name)),
+            OpSites::Only(site, _) if spec.site == site && self.place != EditPlace::Edges => {
+                return Ok(());
+            }
+            OpSites::Only(_, why) => return Err(format!("{why}, not {}", self.place_name())),
+            OpSites::Edges(_) if self.place == EditPlace::Edges => return Ok(()),
+            OpSites::Edges(why) => return Err(format!("{why}, not {}", self.place_name())),
+            OpSites::Values if self.place == EditPlace::Edges => {
+                return Err(format!(
+                    "`edges` is the address of `only`, which leaves a circuit alone, and `{}` acts on the values of a site, such as resid_post.4 or mlp_act.3",
+                    self.op.spec().name
+                ));
+            }
             OpSites::Values => {}
         }
         match spec.axis {

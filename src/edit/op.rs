@@ -22,6 +22,8 @@ pub enum OpSites {
     Values,
     /// On one site alone, which the sentence gives as the reason for refusing others.
     Only(Site, &'static str),
+    /// On the edges between heads and MLPs, which no site has; the sentence gives that as the reason for refusing sites.
+    Edges(&'static str),
 }
 
 /// One row of [`OPS`].
@@ -59,6 +61,11 @@ macro_rules! operations {
             /// The argument of the operation.
             pub fn argument(&self) -> &dyn Argument {
                 match self { $(Self::$op(argument) => argument),* }
+            }
+
+            /// Whether it leaves a circuit alone.
+            pub fn is_only(&self) -> bool {
+                matches!(self, Self::Only(_))
             }
 
             /// Whether the argument names a direction.
@@ -117,6 +124,11 @@ operations! {
     Cut(CutEdges) "cut" 0.0
         OpSites::Only(Site::AttnScores, "`cut` acts on attention scores: cut:2=0..4@attn_scores.L"),
         "attention knockout: positions cannot attend to some others, in some heads or all; each can still attend to itself" r#"cut:2=text:" France"@attn_scores.*:last"#;
+    /// Every receiver reads the means of all senders, with what those really write that the circuit keeps an edge from (mean
+    /// ablation of a circuit's complement; Wang et al. 2022, 2211.00593, section 3.1); `c` of the way.
+    Only(CircuitName) "only" 0.0
+        OpSites::Edges("`only` acts on what heads and MLPs read of each other, so its address is edges: only:CIRCUIT@edges"),
+        "leaves a saved circuit alone: whatever comes over an edge outside it is its mean over the corrupted texts of the pairs that it was found on" "only:gifts@edges";
 }
 
 /// What an operation works with. It prints as it is read; what prints as nothing is left out, with its colon.
@@ -150,6 +162,8 @@ pub struct OpOperands<'a> {
     pub sources: Option<&'a Positions>,
     /// A relation, and the subjects whose objects are exchanged.
     pub relation: Option<&'a RelationTurn>,
+    /// A saved circuit.
+    pub circuit: Option<&'a str>,
 }
 
 impl<'a> OpOperands<'a> {
@@ -443,6 +457,17 @@ argument! {
         name => Ok(Self(name)),
     },
     |own| OpOperands { dictionary: Some(&own.0), ..OpOperands::default() }
+}
+
+argument! {
+    /// A circuit's name or file.
+    CircuitName(String),
+    |own, f| f.write_str(&named(&own.0)),
+    |typed| match typed.what.trim().read()? {
+        name if name.is_empty() => Err(typed.wants("a circuit", "CIRCUIT")),
+        name => Ok(Self(name)),
+    },
+    |own| OpOperands { circuit: Some(&own.0), ..OpOperands::default() }
 }
 
 argument! {

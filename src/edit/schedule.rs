@@ -150,9 +150,9 @@ impl Schedule {
 
     /// Whether any active edit acts at a site.
     pub fn acts_at(&self, site: Site) -> bool {
-        self.edits()
-            .filter(|e| e.active())
-            .any(|e| e.place != EditPlace::Writes && e.place.site() == site)
+        self.edits().filter(|e| e.active()).any(|e| {
+            !matches!(e.place, EditPlace::Writes | EditPlace::Edges) && e.place.site() == site
+        })
     }
 
     /// The edits of the latest stage.

@@ -32,7 +32,19 @@ pub fn write<T: Serialize>(
     origin: Option<(&str, &T)>,
     overwrite: Overwrite,
 ) -> Result<()> {
-    let fail = |e: String| Error::Engine(format!("the maps were not written: {e}"));
+    file::write(path, &bytes(tensors, origin)?, overwrite)
+}
+
+/// The bytes of such a file.
+///
+/// # Errors
+///
+/// When a shape does not fit its values.
+pub fn bytes<T: Serialize>(
+    tensors: &[NamedTensor<'_>],
+    origin: Option<(&str, &T)>,
+) -> Result<Vec<u8>> {
+    let fail = |e: String| Error::Engine(format!("the tensors were not written: {e}"));
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
         .map(|t| t.values.iter().flat_map(|v| v.to_le_bytes()).collect())
@@ -51,8 +63,7 @@ pub fn write<T: Serialize>(
             Ok(HashMap::from([(key.to_string(), json)]))
         })
         .transpose()?;
-    let bytes = safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))?;
-    file::write(path, &bytes, overwrite)
+    safetensors::serialize(views, metadata).map_err(|e| fail(e.to_string()))
 }
 
 /// A file that was read.

@@ -246,6 +246,8 @@ pub struct Loaded {
     pub seconds: f32,
     /// Directions that edits can name.
     pub directions: Vec<KnownDirection>,
+    /// Saved circuits that edits can name, each with what it is.
+    pub circuits: Vec<(String, String)>,
     /// Notes on loading for the user.
     pub notes: Vec<String>,
 }

@@ -11,9 +11,11 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
+use super::circuit::means::MeanCircuit;
 use super::conditions::ConditionWatch;
 use super::formulas::{self, Change, HostRow};
 use super::inactive::explain_inactive;
+use super::only::{CircuitRule, OnlyCircuit, refused_beside};
 use super::readout::RowStats;
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
@@ -21,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::PassSpan;
+use crate::model::network::transformer::Transformer;
 
 #[derive(Clone, Debug)]
 pub(crate) struct EditAtAddress {
@@ -62,6 +65,8 @@ pub struct Program {
     /// other prompt.
     bound: Option<Vec<u32>>,
     pub(crate) acts: HashMap<Address, Vec<EditAtAddress>>,
+    /// The circuits outside of which everything has its mean, at most one at every position.
+    pub(crate) circuits: Vec<OnlyCircuit>,
     /// Values of this pass that are needed further on: the neurons of an MLP (`mlp_act`), until its output, where an overlay needs
     /// them; and what dictionaries read, until where they write.
     pub(crate) remembered: HashMap<Address, Option<Tensor>>,
@@ -154,15 +159,93 @@ impl Program {
 
     /// Whether the program edits, remembers or measures the value at this address.
     pub fn touches(&self, at: Address) -> bool {
+        self.edits(at) || self.has_circuit_at(at)
+    }
+
+    /// Whether an edit of values acts at this address, or something is remembered or measured there.
+    pub(crate) fn edits(&self, at: Address) -> bool {
         !self.is_idle()
             && (self.acts.contains_key(&at)
                 || self.remembered.contains_key(&at)
                 || self.watches.iter().any(|w| w.looks_at(at)))
     }
 
+    /// Whether a circuit reads or changes the value at this address.
+    pub(crate) fn has_circuit_at(&self, at: Address) -> bool {
+        self.circuits.iter().any(|circuit| circuit.visits(at))
+    }
+
     /// Whether the program has no active edit at any address.
     pub fn is_idle(&self) -> bool {
-        self.acts.is_empty()
+        self.acts.is_empty() && self.circuits.is_empty()
+    }
+
+    /// Runs everything under a circuit, as a row of a pass asks for it.
+    ///
+    /// # Errors
+    ///
+    /// When an edit is a circuit already.
+    pub(crate) fn run_under(&mut self, circuit: &MeanCircuit) -> Result<()> {
+        if !self.circuits.is_empty() {
+            return Err(Error::Refused {
+                address: "circuit".into(),
+                why: "an edit leaves a circuit alone already (`only`). Switch it off.".into(),
+            });
+        }
+        let own = OnlyCircuit::new(circuit.clone(), 1.0, None);
+        self.circuits.push(own);
+        Ok(())
+    }
+
+    /// Gives receivers what they read under a circuit, before edits act on it.
+    pub(crate) fn give_streams(
+        &mut self,
+        transformer: &Transformer,
+        at: Address,
+        mut x: Tensor,
+    ) -> Result<Tensor> {
+        for circuit in &mut self.circuits {
+            let mut moves = Vec::new();
+            x = circuit.read(transformer, at, x, &mut moves)?;
+            note(&mut self.measured, circuit.rule.as_ref(), moves);
+        }
+        Ok(x)
+    }
+
+    /// Lets circuits take what senders write, after edits and patches have acted on it.
+    pub(crate) fn take_writes(
+        &mut self,
+        transformer: &Transformer,
+        at: Address,
+        mut x: Tensor,
+        span: PassSpan,
+    ) -> Result<Tensor> {
+        let (rows, tokens) = (x.dim(0)?, x.dim(1)?);
+        for circuit in &mut self.circuits {
+            if at.site == Site::Embed {
+                let covered = match &circuit.rule {
+                    None => vec![true; rows * tokens],
+                    Some(rule) => {
+                        let (edit, held) = (&rule.edit, (&rule.span, rule.watch));
+                        covered(edit, held, &self.watches, self.prompt, span, rows, tokens)
+                    }
+                };
+                x = circuit.enter(&x, &covered, span)?;
+                continue;
+            }
+            let mut moves = Vec::new();
+            x = circuit.write(transformer, at, x, &mut moves)?;
+            note(&mut self.measured, circuit.rule.as_ref(), moves);
+        }
+        Ok(x)
+    }
+
+    /// Why a value cannot be recorded in this pass; none where it can.
+    pub(crate) fn hides(&self, site: Site) -> Option<&'static str> {
+        let mut at_work = self.circuits.iter().filter(|own| own.is_at_work());
+        let reads = matches!(site, Site::AttnIn | Site::MlpNormed);
+        at_work.next().filter(|_| reads)?;
+        refused_beside(site)
     }
 
     /// Where this program and another one on the same text would change values differently: each such address, with the first
@@ -247,12 +330,13 @@ impl Program {
         self.seen = self.seen.max(span.start + span.len);
         self.remembered.values_mut().for_each(|held| *held = None);
         self.watches.iter_mut().for_each(ConditionWatch::begin);
+        self.circuits.iter_mut().for_each(OnlyCircuit::begin);
     }
 
     /// Applies all edits of an address to `x`, `[batch, tokens, ..width]`. Returns `x` unchanged where the program does not
     /// touch the address.
     pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
-        if !self.touches(at) {
+        if !self.edits(at) {
             return Ok(x);
         }
         if at.site.spec().axis == Axis::Positions {
@@ -267,7 +351,7 @@ impl Program {
             Some(acts) => {
                 let masks: Vec<Vec<bool>> = acts
                     .iter()
-                    .map(|act| covered(act, &self.watches, self.prompt, span, batch, tokens))
+                    .map(|act| covered_by(act, &self.watches, self.prompt, span, batch, tokens))
                     .collect();
                 if masks.iter().flatten().any(|m| *m) {
                     let flat = x.reshape((batch, tokens, ()))?;
@@ -302,7 +386,7 @@ impl Program {
             let Change::Cut(rule) = &act.change else {
                 continue;
             };
-            let covered = covered(act, &self.watches, self.prompt, span, batch, tokens);
+            let covered = covered_by(act, &self.watches, self.prompt, span, batch, tokens);
             let Some(severed) = rule.apply(&scores, &covered, span, self.prompt)? else {
                 continue;
             };
@@ -552,8 +636,20 @@ impl Program {
     }
 }
 
+/// Notes how far a circuit moved what was read, for its receipt.
+fn note(
+    measured: &mut Vec<(usize, usize, f64)>,
+    rule: Option<&CircuitRule>,
+    moves: Vec<(usize, f64)>,
+) {
+    if let Some(rule) = rule {
+        let moves = moves.into_iter();
+        measured.extend(moves.map(|(position, moved)| (rule.receipt, position, moved)));
+    }
+}
+
 /// Whether the edit changes each (row, token) value of a pass, row by row: `rows * tokens` flags.
-fn covered(
+fn covered_by(
     act: &EditAtAddress,
     watches: &[ConditionWatch],
     prompt: usize,
@@ -561,12 +657,27 @@ fn covered(
     rows: usize,
     tokens: usize,
 ) -> Vec<bool> {
-    let watch = act.watch.and_then(|w| watches.get(w));
+    let held = (&act.span, act.watch);
+    covered(&act.edit, held, watches, prompt, span, rows, tokens)
+}
+
+/// The same for an edit that is in force in a span, under the condition of an index.
+fn covered(
+    edit: &Edit,
+    held: (&Range<usize>, Option<usize>),
+    watches: &[ConditionWatch],
+    prompt: usize,
+    span: PassSpan,
+    rows: usize,
+    tokens: usize,
+) -> Vec<bool> {
+    let (force, watch) = held;
+    let watch = watch.and_then(|w| watches.get(w));
     (0..rows * tokens)
         .map(|i| {
             let position = span.start + i % tokens;
-            act.span.contains(&position)
-                && act.edit.covers(position, prompt)
+            force.contains(&position)
+                && edit.covers(position, prompt)
                 && watch.is_none_or(|w| w.holds(i / tokens, position))
         })
         .collect()

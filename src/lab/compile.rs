@@ -4,20 +4,24 @@
 //! vectors and sets that edits name; `lab/prepare.rs` prepares the change of a value. To let an edit depend on something else,
 //! add it here.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 
 use super::apply::{EditAtAddress, Program, RandomControl};
 use super::capture::{After, Output};
+use super::circuit::means::{MeanCircuit, MeanStreams};
 use super::conditions::{ConditionWatch, FeatureWatch, Watched};
 use super::feature_edits::{prepare_features, prepare_splice};
 use super::lab::Lab;
 use super::named_vectors::NamedVectors;
+use super::only::{CircuitRule, OnlyCircuit, refused_beside};
 use super::pass::Pass;
 use super::prepare::{Placed, prepare};
 use super::run::Run;
 use crate::edit::condition::ConditionProbe;
 use crate::edit::direction::unit;
-use crate::edit::op::{CutEdges, Op, UnitChoice};
+use crate::edit::op::{CircuitName, CutEdges, Op, UnitChoice};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
@@ -82,6 +86,29 @@ fn program(
             });
             let rule = (resolved.clone(), span.clone(), watch);
             program.tallies[receipt].rules.push(rule);
+            if let Op::Only(CircuitName(name)) = &edit.op {
+                let rule = CircuitRule {
+                    edit: resolved,
+                    receipt,
+                    span: span.clone(),
+                    watch,
+                };
+                let alone = edits
+                    .iter()
+                    .filter(|e| e.active() && e.op.is_only())
+                    .count()
+                    == 1;
+                let (circuit, note) = only(edit, name, alone, named, control)?;
+                program.remark(receipt, note);
+                if control != RandomControl::No {
+                    program.receipts[receipt].control_is =
+                        "a random circuit with as many edges into every block".into();
+                }
+                let circuit = OnlyCircuit::new(circuit, edit.strength, Some(rule));
+                program.circuits.push(circuit);
+                continue;
+            }
+            let under = edits.iter().find(|e| e.active() && e.op.is_only());
             for at in places {
                 named.lab.model.offers(at)?;
                 let Some(ready) = ready(&resolved, at, named, control)? else {
@@ -95,6 +122,11 @@ fn program(
                     control,
                 } = ready;
                 named.lab.model.offers(place)?;
+                if let Some(under) = under {
+                    for at in reads.iter().chain([&place]) {
+                        beside(edit, under, *at)?;
+                    }
+                }
                 program.remark(receipt, note);
                 program.receipts[receipt].control_is = control;
                 for read in reads.into_iter().filter(|read| *read != place) {
@@ -113,6 +145,55 @@ fn program(
     }
     program.explain();
     Ok(program)
+}
+
+/// The circuit that an edit leaves alone, and a note for its receipt. `alone`: no other edit of its stage does the same.
+fn only(
+    edit: &Edit,
+    name: &str,
+    alone: bool,
+    named: &NamedVectors,
+    control: RandomControl,
+) -> Result<(MeanCircuit, String)> {
+    let refused = |why: &str| {
+        Err(Error::BadEdit {
+            edit: edit.to_string(),
+            why: why.into(),
+        })
+    };
+    if !alone {
+        return refused(
+            "two circuits are switched on at once, and each would leave itself alone. Switch one of them off",
+        );
+    }
+    if !(0.0..=1.0).contains(&edit.strength) {
+        return refused(
+            "its strength is how far everything outside the circuit is moved to its mean: a number from 0 to 1",
+        );
+    }
+    let model = &named.lab.model;
+    let saved = named.lab.saved_circuit(name)?;
+    let edges = match control {
+        RandomControl::No => saved.edges.clone(),
+        RandomControl::Random(seed) => Arc::new(saved.edges.random_like(&saved.graph, seed)),
+    };
+    let streams = MeanStreams::new(saved.graph, saved.means.clone(), model)?;
+    let circuit = MeanCircuit {
+        edges,
+        streams: Arc::new(streams),
+    };
+    Ok((circuit, saved.about()))
+}
+
+/// Refuses an edit that has no meaning where another leaves a circuit alone.
+fn beside(edit: &Edit, under: &Edit, at: Address) -> Result<()> {
+    match refused_beside(at.site) {
+        None => Ok(()),
+        Some(why) => Err(Error::BadEdit {
+            edit: edit.to_string(),
+            why: format!("`{under}` is on, and {why}"),
+        }),
+    }
 }
 
 /// An edit prepared for one of its addresses; none where its unit set has nothing there.

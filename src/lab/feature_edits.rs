@@ -96,6 +96,7 @@ fn shift_of(
         | Op::Cut(_)
         | Op::Splice(_)
         | Op::Relate(_)
+        | Op::Only(_)
         | Op::Add(_)
         | Op::AddUnitNorm(_)
         | Op::AddRenorm(_)

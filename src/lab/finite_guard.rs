@@ -43,6 +43,11 @@ impl<'a> Guard<'a> {
         }
     }
 
+    /// The network of the pass.
+    pub(crate) fn transformer(&self) -> &'a Transformer {
+        self.transformer
+    }
+
     /// The attention window of a layer, in positions; none if a query sees all positions.
     pub(crate) fn window(&self, layer: usize) -> Option<usize> {
         self.transformer.blueprint.layers[layer].window

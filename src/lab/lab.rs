@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::Tensor;
 
 use super::capture::{After, Capture, Output};
+use super::circuit::{self, file::SavedCircuit};
 use super::features::FeatureDictionary;
 use super::finite_guard::{Guard, not_finite};
 use super::pass::{Pass, SharedRun};
@@ -55,6 +56,8 @@ pub struct Lab {
     pub sets: HashMap<String, UnitSet>,
     /// Relation maps that edits can name.
     pub relations: HashMap<String, Arc<RelationMap>>,
+    /// Saved circuits that edits can name.
+    pub circuits: HashMap<String, Arc<SavedCircuit>>,
     /// What opens the dictionaries whose features edits can name; none in a lab that was made without.
     pub open_dictionary: Option<OpenDictionary>,
     /// Raised to stop the work in progress; it stops within a layer.
@@ -92,6 +95,7 @@ impl Lab {
             directions: HashMap::new(),
             sets: HashMap::new(),
             relations: HashMap::new(),
+            circuits: HashMap::new(),
             open_dictionary: None,
             unrelated: None,
             cancel: Arc::new(AtomicBool::new(false)),
@@ -134,6 +138,11 @@ impl Lab {
             let held = RelationMap::parse(bytes, std::path::Path::new(name), &lab.model.card);
             if let Ok(map) = held {
                 lab.relations.insert((*name).to_string(), Arc::new(map));
+            }
+        }
+        for (name, document, means) in circuit::file::embedded() {
+            if let Ok(held) = SavedCircuit::parse(name, document, means, &lab.model) {
+                lab.circuits.insert((*name).to_string(), Arc::new(held));
             }
         }
         Ok(lab)

@@ -23,6 +23,7 @@ mod lens_rows;
 pub mod logit_effects;
 mod named_features;
 pub(crate) mod named_vectors;
+pub(crate) mod only;
 pub mod pairs;
 pub mod pass;
 pub(crate) mod prepare;

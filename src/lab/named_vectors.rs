@@ -4,10 +4,12 @@
 //! from unedited runs. To let edits name something else, add a method.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::circuit::file::SavedCircuit;
 use super::features::{ActiveRow, FeatureDictionary};
 use super::lab::Lab;
 use super::run::Run;
@@ -281,8 +283,8 @@ impl Lab {
     pub fn relation_map(&self, name: &str) -> Result<Arc<RelationMap>> {
         match self.relations.get(name) {
             Some(held) => Ok(held.clone()),
-            None if std::path::Path::new(name).exists() => {
-                let path = std::path::Path::new(name);
+            None if Path::new(name).exists() => {
+                let path = Path::new(name);
                 Ok(Arc::new(RelationMap::load(path, &self.model.card)?))
             }
             None => Err(unknown_name(
@@ -294,9 +296,20 @@ impl Lab {
         }
     }
 
+    /// Finds a saved circuit by name among the loaded ones, else in a file.
+    pub fn saved_circuit(&self, name: &str) -> Result<Arc<SavedCircuit>> {
+        match self.circuits.get(name) {
+            Some(held) => Ok(held.clone()),
+            None if Path::new(name).exists() => {
+                Ok(Arc::new(SavedCircuit::load(Path::new(name), &self.model)?))
+            }
+            None => Err(unknown_name("circuit", name, "loaded", &self.circuits)),
+        }
+    }
+
     /// Loads the statistics of a file and checks that they were measured on this model.
     pub fn statistics(&self, file: &str) -> Result<Statistics> {
-        let found = Statistics::load(std::path::Path::new(file))?;
+        let found = Statistics::load(Path::new(file))?;
         found.check(&self.model.card)?;
         Ok(found)
     }
@@ -305,9 +318,7 @@ impl Lab {
     pub fn unit_set(&self, name: &str) -> Result<UnitSet> {
         let found = match self.sets.get(name) {
             Some(held) => held.clone(),
-            None if std::path::Path::new(name).exists() => {
-                UnitSet::load(std::path::Path::new(name))?
-            }
+            None if Path::new(name).exists() => UnitSet::load(Path::new(name))?,
             None => return Err(unknown_name("unit set", name, "kept", &self.sets)),
         };
         found.check(&self.model.card)?;

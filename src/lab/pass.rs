@@ -13,6 +13,7 @@ use candle_core::Tensor;
 
 use super::apply::Program;
 use super::capture::Output;
+use super::circuit::means::MeanCircuit;
 use super::circuit::states::CircuitRow;
 use super::gradient::GradientRequest;
 use super::run::Run;
@@ -165,6 +166,8 @@ pub struct PassRow {
     pub knockout: Option<Knockout>,
     /// The circuit that alone is left of the model. Such rows are read whole, without edits, patches and knockouts.
     pub circuit: Option<CircuitRow>,
+    /// The circuit outside of which everything has its mean, under which the row is read with its edits, as under the edit `only`.
+    pub only: Option<MeanCircuit>,
 }
 
 impl PassRow {
@@ -190,6 +193,7 @@ impl PassRow {
             && self.knockout.is_none()
             && self.schedule.is_none()
             && self.circuit.is_none()
+            && self.only.is_none()
     }
 
     /// The first position that patches or knockout change.

@@ -10,8 +10,9 @@ use candle_core::Tensor;
 use super::apply::Program;
 use crate::edit::receipt::Receipt;
 use crate::error::Result;
-use crate::model::network::site::Address;
+use crate::model::network::site::{Address, Site};
 use crate::model::network::tap::PassSpan;
+use crate::model::network::transformer::Transformer;
 
 /// A program and the rows of the batch that it edits.
 #[derive(Debug)]
@@ -103,20 +104,76 @@ impl<'a> RowPrograms<'a> {
     ///
     /// Those of [`Program::apply`].
     pub fn apply(&mut self, at: Address, x: Tensor, span: PassSpan) -> Result<Tensor> {
-        let batch = x.dim(0)?;
         if x.track_op() {
             return self.apply_to_parts(at, &x, span);
         }
+        let edits = |program: &Program| program.edits(at);
+        self.on_rows(x, edits, |program, x| program.apply(at, x, span))
+    }
+
+    /// Lets every program give the receivers of its rows what they read under its circuit.
+    ///
+    /// # Errors
+    ///
+    /// When a norm or product fails.
+    pub(crate) fn give_streams(
+        &mut self,
+        transformer: &Transformer,
+        at: Address,
+        x: Tensor,
+    ) -> Result<Tensor> {
+        let has = |program: &Program| program.has_circuit_at(at);
+        self.on_rows(x, has, |program, x| {
+            program.give_streams(transformer, at, x)
+        })
+    }
+
+    /// Lets the circuit of every program take what the senders of its rows write.
+    ///
+    /// # Errors
+    ///
+    /// When a product fails.
+    pub(crate) fn take_writes(
+        &mut self,
+        transformer: &Transformer,
+        at: Address,
+        x: Tensor,
+        span: PassSpan,
+    ) -> Result<Tensor> {
+        let has = |program: &Program| program.has_circuit_at(at);
+        self.on_rows(x, has, |program, x| {
+            program.take_writes(transformer, at, x, span)
+        })
+    }
+
+    /// Whether a program has a circuit that reads or changes the value at this address.
+    pub(crate) fn has_circuit_at(&self, at: Address) -> bool {
+        self.programs().any(|program| program.has_circuit_at(at))
+    }
+
+    /// Why a value cannot be recorded in this pass; none where it can.
+    pub(crate) fn hides(&self, site: Site) -> Option<&'static str> {
+        self.programs().find_map(|program| program.hides(site))
+    }
+
+    /// Changes the rows of those programs for which it is meant.
+    fn on_rows(
+        &mut self,
+        x: Tensor,
+        meant: impl Fn(&Program) -> bool,
+        mut change: impl FnMut(&mut Program, Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let batch = x.dim(0)?;
         let mut x = x;
         // The copy is made once: other holders of the tensor must not see the change.
         let mut own = false;
         for part in &mut self.0 {
             let rows = within(&part.rows, batch);
-            if rows.is_empty() || !part.program.touches(at) {
+            if rows.is_empty() || !meant(part.program) {
                 continue;
             }
             if rows.len() == batch {
-                x = part.program.apply(at, x, span)?;
+                x = change(part.program, x)?;
                 continue;
             }
             if !own {
@@ -124,7 +181,7 @@ impl<'a> RowPrograms<'a> {
                 own = true;
             }
             let before = x.narrow(0, rows.start, rows.len())?.force_contiguous()?;
-            let after = part.program.apply(at, before.clone(), span)?;
+            let after = change(part.program, before.clone())?;
             if after.id() != before.id() {
                 x.slice_set(&after.contiguous()?, 0, rows.start)?;
             }
@@ -139,7 +196,7 @@ impl<'a> RowPrograms<'a> {
         let mut done = 0;
         for part in &mut self.0 {
             let rows = within(&part.rows, batch);
-            if rows.is_empty() || !part.program.touches(at) {
+            if rows.is_empty() || !part.program.edits(at) {
                 continue;
             }
             if rows.len() == batch {

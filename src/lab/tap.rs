@@ -1,6 +1,7 @@
 //! The tap that the lab passes to the forward pass: at every site it stops, edits, patches and records.
 //!
-//! Invariant: it does these in that order, and recording changes no bit of the run. To change something else in a row, add it
+//! Invariant: it does these in that order, and recording changes no bit of the run. Under a circuit receivers get their streams before
+//! edits and patches act on what they read, and what senders write is taken after them. To change something else in a row, add it
 //! to [`super::pass::PassRow`] and its part in [`RunTap`].
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use candle_core::{DType, Tensor};
 use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
 use super::row_programs::RowPrograms;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{PassSpan, Tap, TapOutcome};
 
@@ -143,6 +144,13 @@ impl Tap for RunTap<'_> {
     }
 
     fn visit(&mut self, at: Address, x: Tensor) -> Result<Tensor> {
+        let circuit = self.programs.has_circuit_at(at);
+        let x = if circuit {
+            let transformer = self.guard.transformer();
+            self.programs.give_streams(transformer, at, x)?
+        } else {
+            x
+        };
         let x = self.programs.apply(at, x, self.span)?;
         let x = match self.patches.get(&at) {
             Some(patches) => put(x, patches, self.span)?,
@@ -153,7 +161,19 @@ impl Tap for RunTap<'_> {
         } else {
             x
         };
+        let x = if circuit {
+            let transformer = self.guard.transformer();
+            self.programs.take_writes(transformer, at, x, self.span)?
+        } else {
+            x
+        };
         if self.wanted.contains(&at) {
+            if let Some(why) = self.programs.hides(at.site) {
+                return Err(Error::Refused {
+                    address: at.to_string(),
+                    why: why.into(),
+                });
+            }
             let kept = self.kept(at, &x)?;
             self.recorded.insert(at, kept);
         }

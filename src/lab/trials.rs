@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::circuit::file::SavedCircuit;
 use super::lab::Lab;
 use super::run::Run;
 use crate::edit::Edit;
@@ -200,6 +202,13 @@ impl Lab {
         let mut sets: Vec<_> = self.sets.iter().collect();
         sets.sort_by_key(|(name, _)| *name);
         digest.write(format!("{sets:?}").as_bytes());
+        let named = |(name, _): &(&String, &Arc<SavedCircuit>)| names.contains(name);
+        let mut circuits: Vec<_> = self.circuits.iter().filter(named).collect();
+        circuits.sort_by_key(|(name, _)| *name);
+        for (name, circuit) in circuits {
+            digest.write(name.as_bytes());
+            circuit.write_into(digest);
+        }
         for name in names {
             // Remove decorations: a vector file may be shifted by layers (`FILE#-1`), a list is named `@FILE`.
             let bare = name.strip_prefix('@').unwrap_or(name);

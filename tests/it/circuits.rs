@@ -12,7 +12,7 @@ use lmscope::instruments::attribution::nodes::Nodes;
 use lmscope::instruments::attribution::scores::node_scores;
 use lmscope::instruments::circuit::discover;
 use lmscope::instruments::circuit::scores::edge_scores;
-use lmscope::instruments::circuit::task::CircuitTask;
+use lmscope::instruments::circuit::task::{CircuitTask, Outside};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
@@ -42,7 +42,7 @@ use super::organisms::{Layout, circuit, tokens};
 use super::tools::{every_family, prompt, tiny, values};
 
 /// Two texts of one length that differ at some places.
-fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
+pub fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
     let clean = prompt(length);
     let mut corrupt = clean.clone();
     for (place, token) in [(1, 44), (length / 2, 3), (length - 2, 27)] {
@@ -51,18 +51,18 @@ fn texts(length: usize) -> (Vec<u32>, Vec<u32>) {
     (clean, corrupt)
 }
 
-fn logits(lab: &mut Lab, tokens: &[u32]) -> Vec<f32> {
+pub fn logits(lab: &mut Lab, tokens: &[u32]) -> Vec<f32> {
     lab.last_logits(&Run::plain(tokens.to_vec())).unwrap()
 }
 
-fn corrupted(lab: &mut Lab, graph: &CircuitGraph, tokens: &[u32]) -> Arc<NodeValues> {
+pub fn corrupted(lab: &mut Lab, graph: &CircuitGraph, tokens: &[u32]) -> Arc<NodeValues> {
     let run = Run::plain(tokens.to_vec());
     let capture = lab.record(&run, &NodeValues::addresses(graph)).unwrap();
     Arc::new(NodeValues::of(graph, tokens.len(), &capture.recorded).unwrap())
 }
 
 /// Logits after the last position under circuits.
-fn under(
+pub fn under(
     lab: &mut Lab,
     clean: &[u32],
     values: &Arc<NodeValues>,
@@ -89,14 +89,14 @@ fn under(
     rows.iter().map(|row| row.logits().to_vec()).collect()
 }
 
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+pub fn apart(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     gaps.fold(0.0, f32::max)
 }
 
 /// The labs whose graph has a node for each head.
-fn graphs() -> Vec<(Lab, CircuitGraph)> {
+pub fn graphs() -> Vec<(Lab, CircuitGraph)> {
     let own = every_family().filter_map(|lab| {
         let graph = CircuitGraph::of(&lab.model).ok()?;
         Some((lab, graph))
@@ -125,7 +125,7 @@ fn all_edges_are_the_clean_run_and_none_the_corrupted_one() {
 }
 
 /// A pair of token texts with the difference of two tokens' logits as its metric.
-fn pair(lab: &mut Lab, clean: &[u32], corrupt: &[u32], tokens: (u32, u32)) -> MeasuredPair {
+pub fn pair(lab: &mut Lab, clean: &[u32], corrupt: &[u32], tokens: (u32, u32)) -> MeasuredPair {
     let (clean, corrupt) = (Run::plain(clean.to_vec()), Run::plain(corrupt.to_vec()));
     let target = LogitTarget {
         token: tokens.0,
@@ -639,6 +639,13 @@ fn pytorch_says_the_same_of_two_checkpoints() {
             (own - said["under"].as_f64().unwrap()).abs() < 1e-5,
             "{case}: {own}"
         );
+        let means = task.means(&lab).unwrap();
+        let outside = Outside::means(&mut lab, &task, means).unwrap();
+        let own = outside.under(&mut lab, &kept).unwrap();
+        assert!(
+            (own - said["under_means"].as_f64().unwrap()).abs() < 1e-5,
+            "{case}: {own} with means"
+        );
         let nodes = Nodes::new(NodeKind::Heads, &lab, &pairs).unwrap();
         let found = node_scores(&mut lab, &nodes, &pairs, false, 1).unwrap();
         for (node, own) in found.scores.iter().enumerate() {
@@ -669,7 +676,7 @@ fn faithfulness(figure: &Figure) -> f64 {
     number.parse().unwrap()
 }
 
-const GIFTS: &str = "demo/lists/gifts.json";
+pub const GIFTS: &str = "demo/lists/gifts.json";
 const REPEATS: &str = "demo/lists/repeats.json";
 
 /// The edges of a figure that keeps most of the metric with few of them, which random circuits do not.

@@ -686,7 +686,7 @@ fn folder(name: &str) -> String {
         .into_owned()
 }
 
-fn opened(name: &str, dtype: Option<&str>) -> Lab {
+pub fn opened(name: &str, dtype: Option<&str>) -> Lab {
     let options = Options {
         dtype: dtype.map(ToString::to_string),
         device: Some("cpu".into()),

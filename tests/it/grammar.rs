@@ -9,9 +9,9 @@ use lmscope::edit::condition::{Condition, ConditionProbe};
 use lmscope::edit::feature::FeatureChoice;
 use lmscope::edit::grammar::understood;
 use lmscope::edit::op::{
-    Argument, CutEdges, DictionaryName, DirectionName, DirectionTo, DirectionWithin, OPS, Op,
-    OpSites, OpSpec, RelationTurn, SetValue, TwoDirections, UnitChoice, UnitsAsIn, UnitsMean,
-    UnitsTo, UnitsTurn,
+    Argument, CircuitName, CutEdges, DictionaryName, DirectionName, DirectionTo, DirectionWithin,
+    OPS, Op, OpSites, OpSpec, RelationTurn, SetValue, TwoDirections, UnitChoice, UnitsAsIn,
+    UnitsMean, UnitsTo, UnitsTurn,
 };
 use lmscope::edit::positions::Positions;
 use lmscope::edit::schedule::Schedule;
@@ -178,6 +178,12 @@ fn op() -> impl Strategy<Value = Op> {
                 !turn.1.trim().is_empty() && !turn.2.trim().is_empty()
             });
             with(spec, turn)
+        } else if argument.is::<CircuitName>() {
+            let names = text().prop_filter("a name", |name| !name.trim().is_empty());
+            with(
+                spec,
+                names.prop_map(|name| CircuitName(name.trim().to_string())),
+            )
         } else if argument.is::<CutEdges>() {
             let cut = (which(), positions()).prop_map(|(w, p)| CutEdges(w, p));
             with(spec, cut)
@@ -192,13 +198,14 @@ fn with<A>(spec: &'static OpSpec, drawn: impl Strategy<Value = A> + 'static) -> 
 where
     A: Argument + std::fmt::Debug + PartialEq,
 {
-    let site = match spec.acts {
-        OpSites::Only(site, _) => site,
-        OpSites::Values => Site::MlpAct,
+    let at = match spec.acts {
+        OpSites::Only(site, _) => site.at(0).to_string(),
+        OpSites::Values => Site::MlpAct.at(0).to_string(),
+        OpSites::Edges(_) => "edges".into(),
     };
     drawn
         .prop_map(move |argument| {
-            let (typed, at) = (argument.to_string(), site.at(0));
+            let typed = argument.to_string();
             let colon = if typed.is_empty() { "" } else { ":" };
             let line = format!("{}{colon}{typed}@{at}", spec.name);
             let op = line.parse::<Edit>().unwrap().op;
@@ -211,6 +218,7 @@ where
 
 fn place(op: &Op) -> BoxedStrategy<EditPlace> {
     let sites: Vec<Site> = match op.spec().acts {
+        OpSites::Edges(_) => return Just(EditPlace::Edges).boxed(),
         OpSites::Only(site, _) => vec![site],
         OpSites::Values => vec![
             Site::ResidPre,

@@ -51,6 +51,7 @@ mod loading;
 mod memories;
 mod meters;
 mod names;
+mod only;
 mod organisms;
 mod outside;
 mod parity;

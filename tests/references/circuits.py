@@ -12,7 +12,8 @@ A file `CASE.json` holds the two texts, the two tokens whose logits' difference 
 * `eap`, `eap_ig`: by edge, Σ (corrupted − clean) · gradient in the clean run, or the mean gradient at embeddings k/5 of the way
   from the corrupted to the clean ones, k = 0..4;
 * `heads`: by head `aL.hH`, Σ (corrupted − clean) · gradient of its z in the clean run;
-* `under`: the metric when every edge whose place in the sorted list of names is 1 after a multiple of 3 has the corrupted run's value.
+* `under`: the metric when every edge whose place in the sorted list of names is 1 after a multiple of 3 has the corrupted run's value;
+* `under_means`: the same with the mean of that value over all positions but the first, which has its own.
 """
 
 import json
@@ -143,6 +144,12 @@ def metric(logits):
     return logits[TOKENS[0]] - logits[TOKENS[1]]
 
 
+def averaged(run):
+    """A run in whose writes and reads every position but the first has the mean of those positions."""
+    mean = lambda x: torch.cat([x[:1], x[1:].mean(0, keepdim=True).expand(len(x) - 1, -1)])
+    return {part: {name: mean(x) for name, x in run[part].items()} for part in ("writes", "reads")}
+
+
 def main():
     (HERE / "circuits").mkdir(exist_ok=True)
     for case in ("gpt2", "llama"):
@@ -177,6 +184,7 @@ def main():
         eap_ig, _ = scores([b + k / STEPS * (a - b) for k in range(STEPS)])
         kept = {name for i, name in enumerate(sorted(eap)) if i % 3 != 1}
         under = graph.run(a, kept=kept, corrupted=other)
+        under_means = graph.run(a, kept=kept, corrupted=averaged(other))
         rounded = lambda scores: {name: float(f"{x:.8g}") for name, x in scores.items()}
         out = {
             "clean": clean.tolist(),
@@ -185,6 +193,7 @@ def main():
             "clean_metric": float(metric(own["logits"])),
             "corrupt_metric": float(metric(other["logits"])),
             "under": float(metric(under["logits"])),
+            "under_means": float(metric(under_means["logits"])),
             "heads": rounded(heads),
             "eap": rounded(eap),
             "eap_ig": rounded(eap_ig),

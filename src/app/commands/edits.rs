@@ -11,12 +11,15 @@ use crate::app::mark::{self, Mark};
 use crate::app::{App, Effect};
 use crate::edit::feature::FeatureChoice;
 use crate::edit::grammar::{place, understood};
-use crate::edit::op::{DirectionName, Op, SetValue, UnitChoice, UnitsMean, UnitsTo};
+use crate::edit::op::{CircuitName, DirectionName, Op, SetValue, UnitChoice, UnitsMean, UnitsTo};
 use crate::edit::positions::Positions;
 use crate::edit::{Edit, EditPlace};
 use crate::engine::KnownDirection;
 use crate::figure::FeatureHandle;
 use crate::model::network::site::Site;
+
+/// The name of the circuit figure.
+const CIRCUIT: &str = "circuit";
 
 rows! {
     "toggle" ["1" "2" "3" "4" "5" "6" "7" "8" "9"] toggle, "turns the edit with that number on or off, even between two tokens", takes "N", numbered toggle_number, hint "edit on/off", when has_edits;
@@ -29,6 +32,7 @@ rows! {
     "steer" ["s"] steer, "steers: adds a direction at the cursor's layer, or the feature under the cursor as much as it is active there", takes "[DIRECTION]", hint "steer", when can_steer;
     "clamp" ["S"] clamp, "clamps the feature under the cursor: sets it to a value, by default three times what it is there, and keeps what its dictionary leaves out", takes "[VALUE]", hint "clamp", when has_feature;
     "edit" ["e"] edit, "writes a new edit: OP[:WHAT]@ADDRESS[:POSITIONS][*STRENGTH]", takes "EDIT", hint "new edit", when has_model;
+    "only" [] only, "leaves a circuit alone, everything else at its mean: that of the circuit figure, if it was saved, or one of a name or file; again switches it off", takes "[CIRCUIT]", when has_model;
     "operation" ["O"] operation, "changes the selected edit's operation: add, project out, add in units of the local norm", within Context::Edits, hint "operation", when has_direction;
     "delete" ["d" "Delete"] delete, "removes the selected edit", within Context::Edits, hint "delete", when has_edits;
 }
@@ -297,6 +301,59 @@ fn edit(app: &mut App, text: &str) -> CommandResult {
     }
     if let Some(note) = understood(text, &edit) {
         app.inform(note);
+    }
+    add(app, edit)
+}
+
+/// The file of the circuit in the figure, if it was saved or loaded.
+fn circuit_shown(app: &App) -> Option<String> {
+    let figure = app.figure(app.layout.figure)?;
+    if app.layout.figure != CIRCUIT {
+        return None;
+    }
+    let parameters = &figure.provenance.parameters;
+    let of = |name: &str| {
+        let found = parameters.iter().find(|(known, _)| known == name);
+        found.map(|(_, file)| file.clone())
+    };
+    let file = of("save").or_else(|| of("load"));
+    file.filter(|file| !file.is_empty())
+}
+
+fn only(app: &mut App, text: &str) -> CommandResult {
+    let known = app.model.as_ref().map_or(&[][..], |model| &model.circuits);
+    let name = match (text.trim(), circuit_shown(app), known) {
+        ("", Some(file), _) => file,
+        ("", None, [(name, _)]) => name.clone(),
+        ("", None, []) => {
+            return Err(Unavailable(
+                "no circuit is saved: o in the circuit figure sets `save`, and `:only FILE` leaves the circuit of a file alone".into(),
+            ));
+        }
+        ("", None, many) => {
+            let items = many.to_vec();
+            app.open_picker("only", "leave alone", items);
+            return Ok(Vec::new());
+        }
+        (name, ..) => name.to_string(),
+    };
+    let edit = Edit::new(Op::Only(CircuitName(name)), EditPlace::Edges);
+    let others = |e: &Edit| e.on && e.op.is_only() && !e.same(&edit);
+    if app.history.edits().iter().any(others) {
+        // One circuit at a time: the new one takes the place of the other, as one step of undo.
+        let rows = app.history.edits();
+        let there = rows.iter().position(|e| e.same(&edit));
+        let selected = there.unwrap_or(rows.len());
+        let effects = app.edit(|edits| {
+            let old = edits.iter_mut().filter(|e| e.op.is_only());
+            old.for_each(|e| e.on = false);
+            match there.and_then(|i| edits.get_mut(i)) {
+                Some(own) => own.on = true,
+                None => edits.push(edit),
+            }
+        });
+        app.history.selected = selected;
+        return Ok(effects);
     }
     add(app, edit)
 }

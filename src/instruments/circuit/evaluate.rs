@@ -1,16 +1,10 @@
 //! How much of a behaviour a circuit keeps, beside random circuits of the same size.
 //!
-//! Faithfulness is the share of the metric that is left when every edge outside the circuit has the corrupted run's value; completeness the
+//! Faithfulness is the share of the metric that is left when every edge outside the circuit has the corrupted run's value, or a mean; completeness the
 //! share that is left when the circuit's own edges have it (Wang et al. 2022, 2211.00593, section 4; Hanna et al. 2024, 2403.17806, section 4). Both are normalised: 0 is
-//! the corrupted runs' metric, 1 the clean ones'. Invariant: a control circuit has as many edges into each block as the circuit that it stands beside.
+//! the metric without any edge, 1 that of the clean runs. Invariant: a control circuit has as many edges into each block as the circuit that it stands beside.
 
-use std::sync::Arc;
-
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-
-use super::task::CircuitTask;
+use super::task::Outside;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
@@ -50,7 +44,7 @@ impl Evaluated {
 /// When the work is stopped.
 pub fn evaluate(
     lab: &mut Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     circuits: &[EdgeSet],
     controls: usize,
     seed: u64,
@@ -60,8 +54,8 @@ pub fn evaluate(
     let mut share = |lab: &mut Lab, edges: EdgeSet| {
         let part = done as f32 / whole..(done + 1) as f32 / whole;
         done += 1;
-        let (metric, _) = lab.part(part, |lab| task.under(lab, &Arc::new(edges), None, false))?;
-        Ok::<_, crate::error::Error>((metric, task.share(metric)))
+        let metric = lab.part(part, |lab| outside.under(lab, &edges))?;
+        Ok::<_, crate::error::Error>((metric, outside.share(metric)))
     };
     let mut out = Vec::with_capacity(circuits.len());
     for circuit in circuits {
@@ -70,7 +64,7 @@ pub fn evaluate(
         let mut random = Vec::with_capacity(controls);
         for control in 0..controls {
             let seed = seed.wrapping_add(control as u64);
-            random.push(share(lab, random_like(&task.graph, circuit, seed))?.1);
+            random.push(share(lab, circuit.random_like(&outside.task.graph, seed))?.1);
         }
         out.push(Evaluated {
             edges: circuit.len(),
@@ -81,21 +75,6 @@ pub fn evaluate(
         });
     }
     Ok(out)
-}
-
-/// A random circuit with as many edges into each block, and into the logits, as another has.
-pub fn random_like(graph: &CircuitGraph, circuit: &EdgeSet, seed: u64) -> EdgeSet {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let block = |edge: usize| graph.ends(edge).1.layer().unwrap_or(graph.layers);
-    let mut pools: Vec<Vec<usize>> = vec![Vec::new(); graph.layers + 1];
-    (0..graph.edges()).for_each(|edge| pools[block(edge)].push(edge));
-    let mut counts = vec![0; pools.len()];
-    circuit.iter().for_each(|edge| counts[block(edge)] += 1);
-    let chosen = pools.iter_mut().zip(counts).flat_map(|(pool, count)| {
-        pool.shuffle(&mut rng);
-        pool[..count].to_vec()
-    });
-    EdgeSet::of(graph, chosen.collect::<Vec<_>>())
 }
 
 /// The circuit sizes of a curve up to a budget and beyond: a few to all edges, each about the same factor larger.
@@ -113,33 +92,6 @@ pub fn sizes(graph: &CircuitGraph, budget: usize, points: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_control_has_as_many_edges_into_every_block() {
-        let graph = CircuitGraph {
-            layers: 4,
-            heads: 3,
-            kv_heads: 3,
-            parallel: false,
-        };
-        let circuit = EdgeSet::of(&graph, (0..graph.edges()).filter(|edge| edge % 7 == 0));
-        let into = |of: &EdgeSet, layer: Option<usize>| {
-            let own = of
-                .iter()
-                .filter(|edge| graph.ends(*edge).1.layer() == layer);
-            own.count()
-        };
-        let (one, other) = (
-            random_like(&graph, &circuit, 1),
-            random_like(&graph, &circuit, 2),
-        );
-        assert_ne!(one, other);
-        assert_eq!(one, random_like(&graph, &circuit, 1));
-        for layer in (0..4).map(Some).chain([None]) {
-            assert_eq!(into(&one, layer), into(&circuit, layer));
-        }
-        assert_ne!(one, circuit);
-    }
 
     #[test]
     fn a_curve_ends_with_all_edges_and_has_the_budget() {

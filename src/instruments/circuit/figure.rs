@@ -4,8 +4,8 @@
 //! else, add a view.
 
 use super::evaluate::Evaluated;
-use super::task::CircuitTask;
-use super::{CircuitParams, CircuitView, FoundCircuit, graph};
+use super::task::{CircuitTask, Outside};
+use super::{CircuitOthers, CircuitParams, CircuitView, FoundCircuit, graph};
 use crate::figure::builders::entries;
 use crate::figure::graph::curve;
 use crate::figure::{Anchor, Body, PruningStep, Table, TableRow};
@@ -17,19 +17,20 @@ use crate::lab::circuit::graph::{Receiver, Sender};
 pub fn draft(
     params: &CircuitParams,
     lab: &Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     found: &FoundCircuit,
     own: &Evaluated,
     (circuits, all): (&[EdgeSet], &[Evaluated]),
     seed: u64,
 ) -> Draft {
+    let task = outside.task;
     let body: Body = match params.show {
         CircuitView::Edges => edges(task, found).into(),
         CircuitView::Curve => {
             let steps: Vec<PruningStep> = all.iter().map(graph::step).collect();
-            curve(&steps, graph::SHARE).into()
+            curve(&steps, graph::share(outside)).into()
         }
-        CircuitView::Graph => graph::graph(&task.graph, found, circuits, all).into(),
+        CircuitView::Graph => graph::graph(outside, found, circuits, all).into(),
     };
     let count = task.graph.edges();
     let title = format!(
@@ -40,7 +41,7 @@ pub fn draft(
     );
     Draft::of(body)
         .titled(title)
-        .notes(notes(params, lab, task, found, own, seed))
+        .notes(notes(params, lab, outside, found, own, seed))
 }
 
 fn edges(task: &CircuitTask, found: &FoundCircuit) -> Table {
@@ -74,11 +75,26 @@ fn anchor(from: Sender, to: Receiver) -> Anchor {
 fn notes(
     params: &CircuitParams,
     lab: &Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     found: &FoundCircuit,
     own: &Evaluated,
     seed: u64,
 ) -> Vec<String> {
+    let task = outside.task;
+    let (value, there, ends) = match outside.texts() {
+        None => (
+            "at the corrupted run's value".to_string(),
+            "with the corrupted run's values elsewhere, not with zeros",
+            "corrupted",
+        ),
+        Some(texts) => (
+            format!(
+                "at the mean of what its sender writes over the corrupted texts ({texts}; the first position by itself)"
+            ),
+            "with means elsewhere, not with zeros",
+            "means alone",
+        ),
+    };
     let pairs = match task.pairs.len() {
         1 => String::new(),
         n => format!(", mean over {n} pairs; the tokens named are those of the first"),
@@ -93,7 +109,7 @@ fn notes(
             task.corrupt
         ),
         format!(
-            "faithfulness {:.3}: with every edge outside the circuit at the corrupted run's value the metric is {:.4} (0: corrupted, 1: clean); with the circuit's own edges there instead, {:.3} is left",
+            "faithfulness {:.3}: with every edge outside the circuit {value} the metric is {:.4} (0: {ends}, 1: clean); with the circuit's own edges there instead, {:.3} is left",
             own.faithfulness, own.metric, own.without
         ),
         format!(
@@ -102,9 +118,19 @@ fn notes(
             seed.wrapping_add(own.random.len() as u64 - 1)
         ),
     ];
+    if outside.texts().is_some() {
+        notes.push(format!(
+            "with means alone, without any edge, the metric is {:.4}",
+            outside.nothing
+        ));
+    }
     notes.extend(found.notes.clone());
     if params.load.is_none() && found.called == "score" {
-        notes.push("score: what the metric changes by, to first order, if this edge alone has the corrupted value; negative: the edge holds the clean answer up".into());
+        let value = match params.others {
+            CircuitOthers::Corrupted => "the corrupted value",
+            CircuitOthers::Mean => "the mean",
+        };
+        notes.push(format!("score: what the metric changes by, to first order, if this edge alone has {value}; negative: the edge holds the clean answer up"));
     }
     let sizes = match params.show {
         CircuitView::Edges => false,
@@ -132,6 +158,6 @@ fn notes(
             task.graph.heads / task.graph.kv_heads
         ));
     }
-    notes.push("a circuit is made for these pairs and this metric: other texts may take other ways, and what it keeps is measured with the corrupted run's values elsewhere, not with zeros".into());
+    notes.push(format!("a circuit is made for these pairs and this metric: other texts may take other ways, and what it keeps is measured {there}"));
     notes
 }

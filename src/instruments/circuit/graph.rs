@@ -5,6 +5,7 @@
 
 use super::FoundCircuit;
 use super::evaluate::Evaluated;
+use super::task::Outside;
 use crate::figure::{Anchor, AxisLabel, Graph, GraphEdge, GraphNode, PruningStep};
 use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::{CircuitGraph, Receiver, Sender};
@@ -13,7 +14,12 @@ use crate::lab::circuit::graph::{CircuitGraph, Receiver, Sender};
 const LISTED: usize = 2000;
 
 /// The name of a circuit's shares.
-pub const SHARE: &str = "share of the metric (0: corrupted, 1: clean)";
+pub fn share(outside: &Outside) -> &'static str {
+    match outside.texts() {
+        None => "share of the metric (0: corrupted, 1: clean)",
+        Some(_) => "share of the metric (0: means alone, 1: clean)",
+    }
+}
 
 /// What an evaluated circuit keeps, in the numbers of a figure.
 pub fn step(own: &Evaluated) -> PruningStep {
@@ -29,11 +35,12 @@ pub fn step(own: &Evaluated) -> PruningStep {
 
 /// The graph of circuits of growing size, the found one among them.
 pub fn graph(
-    of: &CircuitGraph,
+    outside: &Outside,
     found: &FoundCircuit,
     circuits: &[EdgeSet],
     all: &[Evaluated],
 ) -> Graph {
+    let of = &outside.task.graph;
     // A saved circuit need not hold the strongest of its own edges: what does not nest with it is no step towards it.
     let nested = circuits.iter().zip(all);
     let nested =
@@ -58,7 +65,7 @@ pub fn graph(
         rows: rows(of),
         columns: columns(of),
         weight: found.called.into(),
-        share: SHARE.into(),
+        share: share(outside).into(),
         edges: listed_edges(of, found, &circuits[..listed], &edges, &senders),
         nodes,
         steps: all.iter().map(|own| step(own)).collect(),

@@ -9,7 +9,6 @@
 mod acdc;
 pub mod evaluate;
 mod figure;
-pub mod file;
 mod graph;
 pub mod scores;
 pub mod select;
@@ -19,17 +18,18 @@ use std::path::{Path, PathBuf};
 
 pub use acdc::{Discovered, discover};
 use evaluate::{Evaluated, evaluate, sizes};
-use file::CircuitFile;
-use scores::edge_scores;
+use scores::edge_scores_with;
 use select::EdgeSelection;
-use task::CircuitTask;
+use task::{CircuitTask, Outside};
 
 use super::pairs::{EdgeCount, Threshold};
-use super::params::{Count, choices, params};
+use super::params::{Count, ParameterValue, choices, params};
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
+use crate::lab::circuit::file::CircuitFile;
+use crate::lab::circuit::means::SenderMeans;
 use crate::lab::pairs::{MetricKind, PairSource, measured};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -49,6 +49,16 @@ choices! {
 choices! {
     /// What the figure shows.
     pub enum CircuitView { Edges = "edges", Curve = "curve", Graph = "graph" }
+}
+
+choices! {
+    /// What comes over edges outside a circuit.
+    pub enum CircuitOthers {
+        /// What the sender writes in the corrupted run.
+        Corrupted = "corrupted",
+        /// The mean of what it writes over the corrupted runs, as under the edit `only`.
+        Mean = "mean",
+    }
 }
 
 params! {
@@ -73,6 +83,8 @@ params! {
         select: EdgeSelection = "top",
         /// among how many of the strongest edges by eap-ig acdc searches
         candidates: EdgeCount = "10%",
+        /// what comes over every edge outside the circuit, when edges are scored and when it is evaluated: corrupted: what the corrupted run has there; mean: the mean over the corrupted runs (that of a loaded circuit), as under the edit only:FILE@edges
+        others: CircuitOthers = "corrupted",
         /// edges: the circuit's edges, strongest first; curve: faithfulness and completeness against the number of edges; graph: nodes and edges to walk along, pruned step by step beside that curve
         show: CircuitView = "edges",
         /// how many random circuits of the same size stand beside each
@@ -112,7 +124,7 @@ impl Measurement for Circuit {
 
     fn measure(params: &CircuitParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         if let Some(path) = &params.save {
-            crate::file::check(path, lab.overwrite)?;
+            CircuitFile::check(path, lab.overwrite)?;
         }
         let source = PairSource {
             corrupt: params.corrupt.as_deref(),
@@ -125,31 +137,57 @@ impl Measurement for Circuit {
         let runs = source.runs(run, lab)?;
         let pairs = lab.part(0.0..0.1, |lab| measured(lab, params.metric, runs))?;
         let task = lab.part(0.1..0.15, |lab| CircuitTask::new(lab, pairs))?;
-        let found = lab.part(0.15..0.6, |lab| found(params, lab, &task))?;
+        let outside = outside(params, lab, &task)?;
+        let found = lab.part(0.15..0.6, |lab| found(params, lab, &outside))?;
         let circuits = match params.show {
             CircuitView::Edges => vec![found.edges.clone()],
             CircuitView::Curve | CircuitView::Graph => curve(params, &task, &found),
         };
         let evaluated = lab.part(0.6..1.0, |lab| {
-            evaluate(lab, &task, &circuits, params.controls.0, run.seed)
+            evaluate(lab, &outside, &circuits, params.controls.0, run.seed)
         })?;
         let own = circuits.iter().position(|edges| *edges == found.edges);
         let own = &evaluated[own.unwrap_or_default()];
         let all = (circuits.as_slice(), evaluated.as_slice());
-        let mut draft = figure::draft(params, lab, &task, &found, own, all, run.seed);
+        let mut draft = figure::draft(params, lab, &outside, &found, own, all, run.seed);
         if let Some(path) = &params.save {
+            let kept = WithMeans::measure(params, lab, &task, &found, own)?;
             let file = file(params, lab, &task, &found, own);
-            file.save(path, lab.overwrite)?;
+            let whole = file.save(path, &kept.means, kept.faithfulness, lab.overwrite)?;
             let name = crate::text::plain(path.display().to_string().as_bytes());
-            draft = draft.note(format!(
-                "the circuit is saved as {name}: --load {name} evaluates it on other pairs"
-            ));
+            draft = draft.note(if whole {
+                format!(
+                    "the circuit is saved as {name}, with the means of what heads and MLPs write beside it: --load {name} evaluates it on other pairs, and the edit only:{}@edges leaves it alone, with means elsewhere, where it keeps {:.3} of the metric",
+                    crate::edit::quotes::named(&name),
+                    kept.faithfulness
+                )
+            } else {
+                format!("the circuit is written to {name} without means, which need a file beside it: it can be evaluated, and not be switched on as an edit")
+            });
         }
         draft.run = params.pairs.as_ref().map(|_| Run {
             seed: run.seed,
             ..Run::default()
         });
         Ok(draft)
+    }
+}
+
+/// What the circuit is evaluated with: the task, and what everything outside has.
+fn outside<'a>(
+    params: &CircuitParams,
+    lab: &mut Lab,
+    task: &'a CircuitTask,
+) -> Result<Outside<'a>> {
+    match params.others {
+        CircuitOthers::Corrupted => Ok(Outside::corrupted(task)),
+        CircuitOthers::Mean => {
+            let means = match &params.load {
+                Some(path) => CircuitFile::load(path, &lab.model.card)?.means(path, &lab.model)?,
+                None => task.means(lab)?,
+            };
+            Outside::means(lab, task, means)
+        }
     }
 }
 
@@ -173,7 +211,8 @@ fn curve(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Ve
 }
 
 /// The circuit that the parameters ask for.
-fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<FoundCircuit> {
+fn found(params: &CircuitParams, lab: &mut Lab, outside: &Outside) -> Result<FoundCircuit> {
+    let task = outside.task;
     let graph = &task.graph;
     if let Some(path) = &params.load {
         let file = CircuitFile::load(path, &lab.model.card)?;
@@ -190,6 +229,13 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
             notes: vec![crate::text::plain(note.as_bytes())],
         });
     }
+    if params.method == CircuitMethod::Acdc && params.others == CircuitOthers::Mean {
+        return Err(Error::argument(
+            "others",
+            "mean",
+            "corrupted where method=acdc, which goes on from the corrupted run's values from trial to trial; or take eap-ig",
+        ));
+    }
     let steps = match params.method {
         CircuitMethod::Eap => None,
         CircuitMethod::EapIg | CircuitMethod::Acdc => Some(params.steps.0),
@@ -198,16 +244,21 @@ fn found(params: &CircuitParams, lab: &mut Lab, task: &CircuitTask) -> Result<Fo
         CircuitMethod::Acdc => 0.2,
         CircuitMethod::Eap | CircuitMethod::EapIg => 1.0,
     };
-    let found = lab.part(0.0..share, |lab| edge_scores(lab, task, steps))?;
+    let found = lab.part(0.0..share, |lab| edge_scores_with(lab, outside, steps))?;
     let error = found.out_of_embedding - found.whole;
     let mut notes = vec![format!(
-        "edges out of the embedding sum to {:+.4}, and the corrupted runs' metric less the clean ones' is {:+.4}: completeness error {error:+.2e} ({:.1} %){}",
+        "edges out of the embedding sum to {:+.4}, and the {} metric less the clean ones' is {:+.4}: completeness error {error:+.2e} ({:.1} %){}",
         found.out_of_embedding,
+        match params.others {
+            CircuitOthers::Corrupted => "corrupted runs'",
+            CircuitOthers::Mean => "means'",
+        },
         found.whole,
         100.0 * (error / found.whole).abs(),
         match steps {
             Some(steps) => format!(
-                ", with {steps} gradients between corrupted and clean embeddings, the corrupted ones among them"
+                ", with {steps} gradients between {others} and clean embeddings, the {others} ones among them",
+                others = params.others.print()
             ),
             None => ", which the slope of the clean run alone leaves".into(),
         }
@@ -268,6 +319,36 @@ fn nothing_connected() -> Error {
     )
 }
 
+/// What a circuit is as an edit.
+struct WithMeans {
+    means: SenderMeans,
+    /// The share of the metric that it keeps with them.
+    faithfulness: f64,
+}
+
+impl WithMeans {
+    fn measure(
+        params: &CircuitParams,
+        lab: &mut Lab,
+        task: &CircuitTask,
+        found: &FoundCircuit,
+        own: &Evaluated,
+    ) -> Result<Self> {
+        let means = task.means(lab)?;
+        let faithfulness = match (params.others, &params.load) {
+            (CircuitOthers::Mean, None) => own.faithfulness,
+            (CircuitOthers::Mean, Some(_)) | (CircuitOthers::Corrupted, _) => {
+                let outside = Outside::means(lab, task, means.clone())?;
+                outside.share(outside.under(lab, &found.edges)?)
+            }
+        };
+        Ok(Self {
+            means,
+            faithfulness,
+        })
+    }
+}
+
 /// What is saved of a circuit.
 fn file(
     params: &CircuitParams,
@@ -286,8 +367,9 @@ fn file(
         None => params.corrupt.clone().unwrap_or_default(),
     };
     CircuitFile {
-        method: crate::instruments::params::ParameterValue::print(&params.method),
-        metric: crate::instruments::params::ParameterValue::print(&params.metric),
+        method: ParameterValue::print(&params.method),
+        metric: ParameterValue::print(&params.metric),
+        others: params.others.print(),
         pairs,
         count: task.pairs.len(),
         digest: format!("{:016x}", digest.finish()),

@@ -2,7 +2,8 @@
 //! gradients, EAP-IG on the inputs (Hanna, Pezzelle and Belinkov 2024, 2403.17806, section 3).
 //!
 //! `score(u -> v) = Σ_positions (what u writes in the corrupted run − in the clean run) · ∂metric/∂(what v reads)`, the mean over the pairs:
-//! to first order what the metric changes by if this edge alone has the corrupted value. EAP takes the gradient in the clean run. EAP-IG takes the mean of the gradients at
+//! to first order what the metric changes by if this edge alone has the corrupted value (or the mean, where that is what everything outside
+//! a circuit has). EAP takes the gradient in the clean run. EAP-IG takes the mean of the gradients at
 //! embeddings on the line from the corrupted to the clean ones, `k/m` of the way for `k = 0 .. m − 1` (the left rule: with the corrupted end,
 //! without the clean one).
 //! Invariant: the edges out of the embedding sum to the product of its change with the whole gradient. Which the change of the metric is, for a linear model with EAP, and for any
@@ -10,7 +11,7 @@
 
 use candle_core::{DType, Tensor};
 
-use super::task::{CircuitTask, values};
+use super::task::{CircuitTask, Outside, values};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
@@ -32,19 +33,33 @@ pub struct EdgeScores {
     pub scores: Vec<f64>,
     /// The sum over the edges out of the embedding.
     pub out_of_embedding: f64,
-    /// What that would be if the scores were exact: the corrupted runs' metric less the clean ones'.
+    /// What that would be if the scores were exact: the metric without any edge less that of the clean runs.
     pub whole: f64,
 }
 
 /// How many pairs are scored together: little enough for what their nodes write to stay near the processor.
 const TOGETHER: usize = 32;
 
-/// Scores of every edge; with `steps` of EAP-IG, without of EAP.
+/// Scores of every edge, with the corrupted runs' values outside; with `steps` of EAP-IG, without of EAP.
+///
+/// # Errors
+///
+/// Those of [`edge_scores_with`].
+pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> Result<EdgeScores> {
+    edge_scores_with(lab, &Outside::corrupted(task), steps)
+}
+
+/// The same with what everything outside a circuit has.
 ///
 /// # Errors
 ///
 /// When the metric has no slope to take, the model is not on the CPU, or the work is stopped.
-pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> Result<EdgeScores> {
+pub fn edge_scores_with(
+    lab: &mut Lab,
+    outside: &Outside,
+    steps: Option<usize>,
+) -> Result<EdgeScores> {
+    let task = outside.task;
     let graph = &task.graph;
     if steps.is_none()
         && task
@@ -73,7 +88,9 @@ pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> R
         for some in alike.chunks(most) {
             let whole = order.len() as f32;
             let share = done as f32 / whole..(done + some.len()) as f32 / whole;
-            lab.part(share, |lab| add_scores(lab, task, some, steps, &mut scores))?;
+            lab.part(share, |lab| {
+                add_scores(lab, outside, some, steps, &mut scores)
+            })?;
             done += some.len();
         }
     }
@@ -83,7 +100,7 @@ pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> R
         (0..graph.receivers()).filter_map(|to| graph.edge(Sender::Embedding, graph.receiver(to)));
     Ok(EdgeScores {
         out_of_embedding: out.map(|edge| scores[edge]).sum(),
-        whole: task.corrupt - task.clean,
+        whole: outside.nothing - task.clean,
         scores,
     })
 }
@@ -91,19 +108,20 @@ pub fn edge_scores(lab: &mut Lab, task: &CircuitTask, steps: Option<usize>) -> R
 /// Adds the scores of some pairs of one length.
 fn add_scores(
     lab: &mut Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     some: &[usize],
     steps: Option<usize>,
     scores: &mut [f64],
 ) -> Result<()> {
+    let task = outside.task;
     let graph = &task.graph;
     let pairs: Vec<&MeasuredPair> = some.iter().map(|i| &task.pairs[*i]).collect();
     let texts = pairs.iter().map(|pair| pair.runs.clean.tokens.clone());
     let clean = lab.part(0.0..0.2, |lab| values(lab, graph, texts))?;
-    let of_pair = |i: usize| clean[i].less(&task.corrupted[some[i]], graph, &lab.model);
+    let of_pair = |i: usize| outside.less(&clean[i], some[i], &lab.model);
     let writes: Vec<Vec<Vec<f32>>> = (0..some.len()).map(of_pair).collect::<Result<_>>()?;
     let each = steps.unwrap_or(1);
-    let rows = lab.part(0.2..0.8, |lab| slopes(lab, task, some, &clean, steps))?;
+    let rows = lab.part(0.2..0.8, |lab| slopes(lab, outside, some, &clean, steps))?;
     let model = &lab.model;
     let (tokens, width) = (clean[0].tokens, model.card.d_model);
     let size = tokens * width;
@@ -205,11 +223,12 @@ fn stack(rows: &[Capture], of: impl Fn(&Capture) -> Result<Tensor>) -> Result<Te
 /// The gradients of the metric with respect to what receivers read: for every pair one row, or one a step.
 fn slopes(
     lab: &mut Lab,
-    task: &CircuitTask,
+    outside: &Outside,
     some: &[usize],
     clean: &[NodeValues],
     steps: Option<usize>,
 ) -> Result<Vec<Capture>> {
+    let task = outside.task;
     let graph = &task.graph;
     let (mut rows, mut scalars) = (Vec::new(), Vec::new());
     for (i, pair) in some.iter().enumerate() {
@@ -220,7 +239,7 @@ fn slopes(
                 None => Vec::new(),
                 Some(steps) => {
                     let part = step as f32 / steps as f32;
-                    between(lab, &clean[i], &task.corrupted[*pair], part)?
+                    between(lab, &clean[i], &outside.embeddings(*pair)?, part)?
                 }
             };
             scalars.push(measured.metric.scalar());
@@ -258,12 +277,12 @@ fn slopes(
     })
 }
 
-/// The embeddings some part of the way from the corrupted to the clean ones, where the two differ.
-fn between(lab: &Lab, clean: &NodeValues, corrupted: &NodeValues, part: f32) -> Result<Vec<Patch>> {
+/// The embeddings some part of the way from others to the clean ones, where the two differ.
+fn between(lab: &Lab, clean: &NodeValues, other: &[f32], part: f32) -> Result<Vec<Patch>> {
     let at = Site::Embed.at(0);
     let width = lab.model.card.d_model;
     let rows = clean.at(at)?.chunks_exact(width);
-    let rows = rows.zip(corrupted.at(at)?.chunks_exact(width)).enumerate();
+    let rows = rows.zip(other.chunks_exact(width)).enumerate();
     let transformer = &lab.model.transformer;
     let patch = |(position, (clean, corrupted)): (usize, (&[f32], &[f32]))| {
         let own: Vec<f32> = clean

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::lab::capture::Capture;
 use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::CircuitGraph;
+use crate::lab::circuit::means::{MeanCircuit, MeanStreams, SenderMeans};
 use crate::lab::circuit::states::{CircuitRow, NodeValues, SenderChanges};
 use crate::lab::pairs::{MeasuredPair, Metric};
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
+use crate::model::Model;
 use crate::model::memory;
+use crate::model::network::site::Site;
 use crate::text::size;
 
 /// Pairs of texts on a model as a graph.
@@ -78,7 +82,6 @@ impl CircuitTask {
         base: Option<&[Arc<SenderChanges>]>,
         keep: bool,
     ) -> Result<(f64, Vec<Arc<SenderChanges>>)> {
-        let metrics: Vec<&Metric> = self.pairs.iter().map(|pair| &pair.metric).collect();
         let rows = self.pairs.iter().enumerate().map(|(i, pair)| PassRow {
             tokens: pair.runs.clean.tokens.clone(),
             circuit: Some(CircuitRow {
@@ -90,9 +93,17 @@ impl CircuitTask {
             }),
             ..PassRow::default()
         });
+        let (metric, found) = self.metric(lab, rows.collect())?;
+        let changes = found.iter().filter_map(|row| row.changes.clone()).collect();
+        Ok((metric, changes))
+    }
+
+    /// The mean metric of rows, one for each pair.
+    fn metric(&self, lab: &mut Lab, rows: Vec<PassRow>) -> Result<(f64, Vec<Capture>)> {
+        let metrics: Vec<&Metric> = self.pairs.iter().map(|pair| &pair.metric).collect();
         let pass = Pass {
             run: Run::plain(Vec::new()),
-            rows: rows.collect(),
+            rows,
             output: Metric::outputs(&metrics),
             ..Pass::default()
         };
@@ -100,8 +111,16 @@ impl CircuitTask {
         let each = found.iter().zip(&metrics);
         let each = each.map(|(row, metric)| f64::from(metric.of(row.last())));
         let sum: f64 = each.sum();
-        let changes = found.iter().filter_map(|row| row.changes.clone()).collect();
-        Ok((sum / self.pairs.len().max(1) as f64, changes))
+        Ok((sum / self.pairs.len().max(1) as f64, found))
+    }
+
+    /// The means of what every sender writes over the corrupted runs.
+    ///
+    /// # Errors
+    ///
+    /// When a product fails.
+    pub fn means(&self, lab: &Lab) -> Result<SenderMeans> {
+        SenderMeans::over(&self.corrupted, &self.graph, &lab.model)
     }
 
     /// The share of the metric's way from the corrupted runs to the clean ones.
@@ -112,6 +131,107 @@ impl CircuitTask {
     /// How much a change of the metric takes away, in the metric's unit: what moves it from the clean runs towards the corrupted ones.
     pub fn loss(&self, before: f64, after: f64) -> f64 {
         (before - after) * (self.clean - self.corrupt).signum()
+    }
+}
+
+/// A task with what everything outside a circuit has when it is evaluated.
+pub struct Outside<'a> {
+    pub task: &'a CircuitTask,
+    /// The means; none for the corrupted runs' values.
+    streams: Option<Arc<MeanStreams>>,
+    /// The mean metric where everything is outside.
+    pub nothing: f64,
+}
+
+impl<'a> Outside<'a> {
+    /// Everything else as in the corrupted runs.
+    pub fn corrupted(task: &'a CircuitTask) -> Self {
+        Self {
+            task,
+            streams: None,
+            nothing: task.corrupt,
+        }
+    }
+
+    /// Everything else at these means.
+    ///
+    /// # Errors
+    ///
+    /// When the work is stopped, or numbers are not finite.
+    pub fn means(lab: &mut Lab, task: &'a CircuitTask, means: SenderMeans) -> Result<Self> {
+        let streams = MeanStreams::new(task.graph, Arc::new(means), &lab.model)?;
+        let mut own = Self {
+            task,
+            streams: Some(Arc::new(streams)),
+            nothing: 0.0,
+        };
+        own.nothing = own.under(lab, &EdgeSet::none(&task.graph))?;
+        Ok(own)
+    }
+
+    /// How many texts the means were taken over; none for the corrupted runs' values.
+    pub fn texts(&self) -> Option<usize> {
+        self.streams.as_ref().map(|streams| streams.means.texts)
+    }
+
+    /// The mean metric under a circuit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::under`].
+    pub fn under(&self, lab: &mut Lab, edges: &EdgeSet) -> Result<f64> {
+        let (task, edges) = (self.task, Arc::new(edges.clone()));
+        let Some(streams) = &self.streams else {
+            return Ok(task.under(lab, &edges, None, false)?.0);
+        };
+        let rows = task.pairs.iter().map(|pair| PassRow {
+            tokens: pair.runs.clean.tokens.clone(),
+            only: Some(MeanCircuit {
+                edges: edges.clone(),
+                streams: streams.clone(),
+            }),
+            ..PassRow::default()
+        });
+        Ok(task.metric(lab, rows.collect())?.0)
+    }
+
+    /// What every sender writes in the clean run of a pair less what it has outside, `[tokens, d_model]` each.
+    ///
+    /// # Errors
+    ///
+    /// When a product fails.
+    pub fn less(&self, clean: &NodeValues, pair: usize, model: &Model) -> Result<Vec<Vec<f32>>> {
+        let graph = &self.task.graph;
+        let Some(streams) = &self.streams else {
+            return clean.less(&self.task.corrupted[pair], graph, model);
+        };
+        let mut writes = clean.writes(graph, model)?;
+        for (sender, own) in writes.iter_mut().enumerate() {
+            for (position, row) in own.chunks_exact_mut(model.card.d_model).enumerate() {
+                let mean = streams.of_sender(sender, position);
+                row.iter_mut().zip(mean).for_each(|(x, mean)| *x -= mean);
+            }
+        }
+        Ok(writes)
+    }
+
+    /// The embeddings that a pair has outside, `[tokens, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// When they were not recorded.
+    pub fn embeddings(&self, pair: usize) -> Result<Vec<f32>> {
+        let corrupted = &self.task.corrupted[pair];
+        let Some(streams) = &self.streams else {
+            return Ok(corrupted.at(Site::Embed.at(0))?.to_vec());
+        };
+        let rows = (0..corrupted.tokens).flat_map(|position| streams.of_sender(0, position));
+        Ok(rows.copied().collect())
+    }
+
+    /// The share of the metric's way from nothing but what is outside to the clean runs.
+    pub fn share(&self, metric: f64) -> f64 {
+        (metric - self.nothing) / (self.task.clean - self.nothing)
     }
 }
 

@@ -2,6 +2,10 @@
 //!
 //! Invariant: a set belongs to one graph, and has as many bits as that has edges. To ask something else of a circuit's shape, add a method here.
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
 use super::graph::{CircuitGraph, Receiver, Sender};
 
 /// Some edges of a graph.
@@ -125,6 +129,22 @@ impl EdgeSet {
         own
     }
 
+    /// Random edges, as many into each block, and into the logits, as this set has: a control of equal size.
+    #[must_use]
+    pub fn random_like(&self, graph: &CircuitGraph, seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let block = |edge: usize| graph.ends(edge).1.layer().unwrap_or(graph.layers);
+        let mut pools: Vec<Vec<usize>> = vec![Vec::new(); graph.layers + 1];
+        (0..graph.edges()).for_each(|edge| pools[block(edge)].push(edge));
+        let mut counts = vec![0; pools.len()];
+        self.iter().for_each(|edge| counts[block(edge)] += 1);
+        let chosen = pools.iter_mut().zip(counts).flat_map(|(pool, count)| {
+            pool.shuffle(&mut rng);
+            pool[..count].to_vec()
+        });
+        Self::of(graph, chosen.collect::<Vec<_>>())
+    }
+
     /// By receiver, whether what it reads can reach the logits over edges of this set.
     pub fn receivers_that_lead(&self, graph: &CircuitGraph) -> Vec<bool> {
         let mut used = vec![false; graph.senders()];
@@ -187,5 +207,32 @@ mod tests {
             "input->logits",
         ]);
         assert_eq!(dangling.connected(&graph), named(&["input->logits"]));
+    }
+
+    #[test]
+    fn a_control_has_as_many_edges_into_every_block() {
+        let graph = CircuitGraph {
+            layers: 4,
+            heads: 3,
+            kv_heads: 3,
+            parallel: false,
+        };
+        let circuit = EdgeSet::of(&graph, (0..graph.edges()).filter(|edge| edge % 7 == 0));
+        let into = |of: &EdgeSet, layer: Option<usize>| {
+            let own = of
+                .iter()
+                .filter(|edge| graph.ends(*edge).1.layer() == layer);
+            own.count()
+        };
+        let (one, other) = (
+            circuit.random_like(&graph, 1),
+            circuit.random_like(&graph, 2),
+        );
+        assert_ne!(one, other);
+        assert_eq!(one, circuit.random_like(&graph, 1));
+        for layer in (0..4).map(Some).chain([None]) {
+            assert_eq!(into(&one, layer), into(&circuit, layer));
+        }
+        assert_ne!(one, circuit);
     }
 }

@@ -67,14 +67,22 @@ impl NodeValues {
         Ok(Self { tokens, values })
     }
 
-    /// What every sender writes in this run less what it writes in another, `[tokens, d_model]` each, in the order of senders.
+    /// What every sender writes in this run, `[tokens, d_model]` each, in the order of senders.
+    ///
+    /// # Errors
+    ///
+    /// When a product fails.
+    pub fn writes(&self, graph: &CircuitGraph, model: &Model) -> Result<Vec<Vec<f32>>> {
+        self.written(graph, model, |at| Ok(self.at(at)?.to_vec()))
+    }
+
+    /// What every sender writes in this run less what it writes in another, as [`NodeValues::writes`] has it.
     ///
     /// # Errors
     ///
     /// When the runs are of different length.
     pub fn less(&self, other: &Self, graph: &CircuitGraph, model: &Model) -> Result<Vec<Vec<f32>>> {
-        let transformer = &model.transformer;
-        let difference = |at: Address| -> Result<Vec<f32>> {
+        self.written(graph, model, |at| {
             let (own, other) = (self.at(at)?, other.at(at)?);
             if own.len() != other.len() {
                 let expected = format!("as many tokens as the other run, {}", self.tokens);
@@ -85,12 +93,22 @@ impl NodeValues {
                 ));
             }
             Ok(own.iter().zip(other).map(|(a, b)| a - b).collect())
-        };
+        })
+    }
+
+    /// What senders write, from the values at the sites where they do.
+    fn written(
+        &self,
+        graph: &CircuitGraph,
+        model: &Model,
+        value: impl Fn(Address) -> Result<Vec<f32>>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let transformer = &model.transformer;
         let (width, heads) = (transformer.blueprint.head_dim, graph.heads);
         let scale = transformer.blueprint.residual_scale as f32;
-        let mut out = vec![difference(Site::Embed.at(0))?];
+        let mut out = vec![value(Site::Embed.at(0))?];
         for layer in 0..graph.layers {
-            let z = difference(Site::Z.at(layer))?;
+            let z = value(Site::Z.at(layer))?;
             for head in 0..heads {
                 let lines = z.chunks_exact(heads * width);
                 let own = lines.flat_map(|line| &line[head * width..(head + 1) * width]);
@@ -99,7 +117,7 @@ impl NodeValues {
                 let written = transformer.head_product(layer, head, &own)?;
                 out.push(written.flatten_all()?.to_vec1()?);
             }
-            out.push(difference(Site::MlpAdd.at(layer))?);
+            out.push(value(Site::MlpAdd.at(layer))?);
         }
         Ok(out)
     }

@@ -160,7 +160,8 @@ impl PreparedEdit {
             }
             Op::Scale(_) => x.scale(&self.mask, c),
             Op::Rewrite(_) => x.overlay(&self.units, &self.target),
-            Op::Cut(_) | Op::Splice(_) => {}
+            // What these do is no formula of a value: see the rules of knockouts, dictionaries and circuits.
+            Op::Cut(_) | Op::Splice(_) | Op::Only(_) => {}
         }
     }
 }
@@ -332,7 +333,10 @@ mod tests {
         let mut draw = |n: usize| crate::model::gaussian::normals(&mut rng, n);
         let (x, act) = (draw(2 * 3 * width), draw(2 * 3 * 5));
         let tensor = |v: &[f32], w| Tensor::from_vec(v.to_vec(), (2, 3, w), &Device::Cpu).unwrap();
-        for spec in OPS.iter().filter(|s| !["cut", "splice"].contains(&s.name)) {
+        for spec in OPS
+            .iter()
+            .filter(|s| !["cut", "splice", "only"].contains(&s.name))
+        {
             let (v, w) = (draw(width), draw(width));
             let change = prepared(spec.example, &[&v, &w]);
             let change = PreparedEdit {

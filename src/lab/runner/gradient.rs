@@ -193,7 +193,7 @@ impl Lab {
     ) -> Result<Vec<Capture>> {
         let rows: Vec<&PassRow> = numbers.iter().map(|i| &pass.rows[*i]).collect();
         let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
-        let mut programs = self.programs(&runs, control(pass))?;
+        let mut programs = self.programs(&rows, &runs, control(pass))?;
         let (model, layers) = (&self.model, self.model.card.layers);
         let transformer = &model.transformer;
         let end = span.start + span.len;

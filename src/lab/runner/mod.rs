@@ -31,6 +31,7 @@ use tail::{best, go_on, tensor};
 
 use super::capture::{After, Capture};
 use super::lab::Lab;
+use super::only::refused_beside;
 use super::pass::{Pass, PassRow, Patch};
 use super::readout::{RowStats, read_logits};
 use super::row_programs::RowPrograms;
@@ -51,6 +52,7 @@ impl Lab {
     ///
     /// When a text, an edit or a patch does not fit, numbers are not finite, or the work is stopped.
     pub fn run(&mut self, pass: &Pass) -> Result<Vec<Capture>> {
+        check_under_circuits(pass)?;
         if let Some(request) = &pass.gradient {
             return self.gradients(pass, request);
         }
@@ -95,11 +97,27 @@ impl Lab {
             let most = if pass.tail > 1 && conditional(pass) {
                 1
             } else {
-                self.room(bytes(&self.model, tokens, tokens, pass.tail > 1))
+                let each = bytes(&self.model, tokens, tokens, pass.tail > 1);
+                let written = alike
+                    .iter()
+                    .any(|row| is_under_circuit(pass, &pass.rows[*row]));
+                self.room(
+                    each + if written {
+                        self.written_bytes(tokens)
+                    } else {
+                        0
+                    },
+                )
             };
             out.extend(alike.chunks(most).map(<[usize]>::to_vec));
         }
         out
+    }
+
+    /// The bytes of what all senders of a circuit write in a text of so many tokens.
+    fn written_bytes(&self, tokens: usize) -> usize {
+        let b = &self.model.transformer.blueprint;
+        4 * (1 + b.layers.len() * (b.heads + 1)) * tokens * b.d_model
     }
 
     /// Reads texts of one length in one pass.
@@ -111,7 +129,7 @@ impl Lab {
         }
         let length = texts[0].len();
         let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
-        let mut programs = self.programs(&runs, control(pass))?;
+        let mut programs = self.programs(&rows, &runs, control(pass))?;
         let prompt = runs[0].prompt;
         let model = &self.model;
         let mut patches: Vec<(usize, &Patch)> = Vec::new();
@@ -273,6 +291,33 @@ fn needed_blocks(pass: &Pass, quiet: bool) -> Option<usize> {
     let layered = pass.record.iter().all(|at| at.site.spec().layered);
     let highest = pass.record.iter().map(|at| usize::from(at.layer) + 1).max();
     highest.filter(|_| records && layered)
+}
+
+/// Whether a row, or an edit of it, leaves a circuit alone.
+fn is_under_circuit(pass: &Pass, row: &PassRow) -> bool {
+    let schedule = row.schedule.as_ref().unwrap_or(&pass.run.schedule);
+    row.only.is_some() || programs::active_edits(schedule).any(|edit| edit.op.is_only())
+}
+
+/// Refuses what has no meaning where a circuit is left alone: gradients, which it does not carry, and patches of what nothing reads.
+fn check_under_circuits(pass: &Pass) -> Result<()> {
+    for row in pass.rows.iter().filter(|row| is_under_circuit(pass, row)) {
+        if pass.gradient.is_some() {
+            return Err(Error::Refused {
+                address: "only".into(),
+                why: "the stream of every receiver is mixed outside of the forward pass, where no gradient is followed. Switch the edit off for this figure.".into(),
+            });
+        }
+        for patch in pass.common.iter().chain(&row.patches) {
+            if let Some(why) = refused_beside(patch.at.site) {
+                return Err(Error::Refused {
+                    address: patch.at.to_string(),
+                    why: why.into(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn text<'a>(pass: &'a Pass, row: &'a PassRow) -> &'a [u32] {

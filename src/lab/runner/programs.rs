@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use super::is_under_circuit;
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
@@ -30,13 +31,15 @@ pub(super) struct RowStart {
 
 impl Lab {
     /// Where the rows of a pass begin to differ from their run; none where they have to be read whole: texts of their own, the
-    /// run alone, edits that look at values which are not computed again, or that change what enters the first block.
+    /// run alone, edits that look at values which are not computed again, or that change what enters the first block, and circuits,
+    /// whose receivers read what the blocks below them write.
     pub(super) fn branching(&mut self, pass: &Pass) -> Result<Option<Vec<RowStart>>> {
         let own_texts = pass.rows.iter().any(|row| !row.tokens.is_empty());
         let alone = pass.rows.iter().all(PassRow::is_plain);
         let alone = alone && pass.common.is_empty() && pass.from.is_none();
         let edited = pass.rows.iter().any(|row| row.schedule.is_some());
-        if own_texts || alone || conditional(pass) || (edited && pass.random.is_some()) {
+        let under = pass.rows.iter().any(|row| is_under_circuit(pass, row));
+        if own_texts || alone || under || conditional(pass) || (edited && pass.random.is_some()) {
             return Ok(None);
         }
         for edit in schedules(pass).flat_map(active_edits) {
@@ -80,17 +83,38 @@ impl Lab {
 
     /// The programs of rows that are read whole, with the rows of each: neighbours share one where their edits are the same
     /// and do not depend on what their texts say.
-    pub(super) fn programs(&mut self, runs: &[Run], control: RandomControl) -> Result<Vec<OfRows>> {
+    pub(super) fn programs(
+        &mut self,
+        rows: &[&PassRow],
+        runs: &[Run],
+        control: RandomControl,
+    ) -> Result<Vec<OfRows>> {
         let mut out: Vec<OfRows> = Vec::new();
         for (row, run) in runs.iter().enumerate() {
-            let before = row.checked_sub(1).map(|i| &runs[i]);
-            let same = before.is_some_and(|before| {
+            let under = rows[row].only.as_ref();
+            let before = row
+                .checked_sub(1)
+                .map(|i| (&runs[i], rows[i].only.as_ref()));
+            let same = before.is_some_and(|(before, circuit)| {
                 let bound = run.schedule.reads_prompt() || control != RandomControl::No;
-                before.schedule == run.schedule && (!bound || before.tokens == run.tokens)
+                let circuits = match (circuit, under) {
+                    (Some(circuit), Some(under)) => circuit.is(under),
+                    (None, None) => true,
+                    (Some(_), None) | (None, Some(_)) => false,
+                };
+                circuits
+                    && before.schedule == run.schedule
+                    && (!bound || before.tokens == run.tokens)
             });
             match out.last_mut() {
                 Some((rows, _)) if same => rows.end = row + 1,
-                Some(_) | None => out.push((row..row + 1, self.compile(run, control)?)),
+                Some(_) | None => {
+                    let mut program = self.compile(run, control)?;
+                    if let Some(circuit) = under {
+                        program.run_under(circuit)?;
+                    }
+                    out.push((row..row + 1, program));
+                }
             }
         }
         Ok(out)
@@ -123,7 +147,7 @@ fn schedules(pass: &Pass) -> impl Iterator<Item = &Schedule> {
     own.chain([&pass.run.schedule])
 }
 
-fn active_edits(schedule: &Schedule) -> impl Iterator<Item = &Edit> {
+pub(super) fn active_edits(schedule: &Schedule) -> impl Iterator<Item = &Edit> {
     let edits = schedule.spans().flat_map(|(_, edits)| edits);
     edits.filter(|edit| edit.active())
 }

@@ -93,4 +93,25 @@ impl Transformer {
         let columns = weight.narrow(1, head * width, width)?.contiguous()?;
         Linear::dense(columns, None)?.product(z)
     }
+
+    /// What some heads of a block write for rows of `z`, `[n, heads * head_dim]` flat: `[count * n, d_model]`, head after head, as
+    /// [`Transformer::head_product`] has it. The weight is read once for all of them.
+    pub fn head_products(&self, layer: usize, heads: &[usize], z: &[f32]) -> Result<Tensor> {
+        let (width, line) = (
+            self.blueprint.head_dim,
+            self.blueprint.heads * self.blueprint.head_dim,
+        );
+        let mut rows = vec![0f32; heads.len() * z.len()];
+        for (part, head) in rows.chunks_exact_mut(z.len().max(1)).zip(heads) {
+            let own = head * width..(head + 1) * width;
+            let lines = part.chunks_exact_mut(line).zip(z.chunks_exact(line));
+            lines.for_each(|(into, z)| into[own.clone()].copy_from_slice(&z[own.clone()]));
+        }
+        let rows = Tensor::from_vec(rows, (heads.len() * z.len() / line, line), &self.device)?;
+        let out = &self.blocks[layer].attention.out;
+        if out.has_kernel() && self.device.is_cpu() {
+            return out.product(&rows);
+        }
+        Linear::dense(out.weight()?, None)?.product(&rows)
+    }
 }

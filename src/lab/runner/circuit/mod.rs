@@ -163,7 +163,7 @@ impl Lab {
             let kept = state.circuit.keep.then(|| {
                 Arc::new(SenderChanges {
                     edges: state.circuit.edges.clone(),
-                    by_sender: state.changes,
+                    by_sender: state.mixed.changes,
                 })
             });
             out.push(Capture {

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::row::RowState;
 use crate::error::{Error, Result};
 use crate::lab::circuit::graph::{CircuitGraph, Receiver, Sender};
+use crate::lab::circuit::mixed::MixedStreams;
 use crate::lab::circuit::states::CircuitRow;
 use crate::lab::finite_guard::Guard;
 use crate::model::Model;
@@ -54,9 +55,7 @@ impl<'a> CircuitTap<'a> {
             RowState {
                 circuit,
                 moved: vec![false; graph.senders()],
-                changes,
-                sum: vec![0.0; each],
-                summed: 0,
+                mixed: MixedStreams::new(changes, each),
             }
         });
         Self {
@@ -103,14 +102,15 @@ impl<'a> CircuitTap<'a> {
             let reach = self.graph.reach(*first);
             let dense = |row: usize| {
                 let own = jobs.iter().filter(|job| job.1 == row);
-                own.map(|job| self.rows[row].parted(job.0))
+                let RowState { circuit, mixed, .. } = &self.rows[row];
+                own.map(|job| mixed.parted(&circuit.graph, &circuit.edges, job.0))
                     .any(|(kept, gone)| gone.len() < kept.len())
             };
             let dense: Vec<bool> = (0..self.rows.len()).into_par_iter().map(dense).collect();
             let rows = self.rows.par_iter_mut().zip(dense);
             rows.for_each(|(row, dense)| {
                 if dense {
-                    row.sum_up(reach);
+                    row.mixed.sum_up(reach);
                 }
             });
         }
@@ -121,7 +121,9 @@ impl<'a> CircuitTap<'a> {
             .zip(jobs)
             .try_for_each(|(into, (receiver, row))| {
                 let row = &rows[*row];
-                row.mix(*receiver, row.circuit.corrupted.at(corrupted)?, into);
+                let RowState { circuit, mixed, .. } = row;
+                let base = circuit.corrupted.at(corrupted)?;
+                mixed.mix(&circuit.graph, &circuit.edges, *receiver, base, into);
                 Ok::<_, Error>(())
             })?;
         let width = self.model.card.d_model;
@@ -259,7 +261,7 @@ impl<'a> CircuitTap<'a> {
     /// Keeps the change of a sender in a row.
     fn take(&mut self, row: usize, sender: usize, change: &[f32]) {
         let state = &mut self.rows[row];
-        let own = state.changes[sender].as_deref().map(Vec::as_slice);
+        let own = state.mixed.changes[sender].as_deref().map(Vec::as_slice);
         let still = change.iter().all(|x| *x == 0.0);
         let same = match own {
             None => still,
@@ -268,7 +270,7 @@ impl<'a> CircuitTap<'a> {
             Some(own) => own == change,
         };
         if !same {
-            state.changes[sender] = (!still).then(|| Arc::new(change.to_vec()));
+            state.mixed.changes[sender] = (!still).then(|| Arc::new(change.to_vec()));
             state.moved[sender] = true;
         }
     }
