@@ -309,9 +309,10 @@ impl Edit {
             OpSites::Only(site, _) if spec.site == site && self.place != EditPlace::Edges => {
                 return Ok(());
             }
-            OpSites::Only(_, why) => return Err(format!("{why}, not {}", self.place_name())),
             OpSites::Edges(_) if self.place == EditPlace::Edges => return Ok(()),
-            OpSites::Edges(why) => return Err(format!("{why}, not {}", self.place_name())),
+            OpSites::Only(_, why) | OpSites::Edges(why) => {
+                return Err(format!("{why}, not {}", self.place_name()));
+            }
             OpSites::Values if self.place == EditPlace::Edges => {
                 return Err(format!(
                     "`edges` is the address of `only`, which leaves a circuit alone, and `{}` acts on the values of a site, such as resid_post.4 or mlp_act.3",

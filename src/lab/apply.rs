@@ -11,11 +11,10 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
-use super::circuit::means::MeanCircuit;
 use super::conditions::ConditionWatch;
 use super::formulas::{self, Change, HostRow};
 use super::inactive::explain_inactive;
-use super::only::{CircuitRule, OnlyCircuit, refused_beside};
+use super::only::OnlyCircuit;
 use super::readout::RowStats;
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
@@ -23,7 +22,6 @@ use crate::error::{Error, Result};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::PassSpan;
-use crate::model::network::transformer::Transformer;
 
 #[derive(Clone, Debug)]
 pub(crate) struct EditAtAddress {
@@ -60,7 +58,7 @@ struct Pending {
 /// A schedule of edits compiled for a model, with tallies and receipts.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
-    prompt: usize,
+    pub(super) prompt: usize,
     /// The prompt that the program was compiled for, if its edits depend on the prompt's tokens; such a program acts on no
     /// other prompt.
     bound: Option<Vec<u32>>,
@@ -74,7 +72,7 @@ pub struct Program {
     pub(crate) receipts: Vec<Receipt>,
     pub(crate) tallies: Vec<EditTally>,
     pending: Vec<Pending>,
-    measured: Vec<(usize, usize, f64)>,
+    pub(super) measured: Vec<(usize, usize, f64)>,
     latest: Vec<FiredAt>,
     /// The number of positions covered by passes so far.
     seen: usize,
@@ -170,82 +168,9 @@ impl Program {
                 || self.watches.iter().any(|w| w.looks_at(at)))
     }
 
-    /// Whether a circuit reads or changes the value at this address.
-    pub(crate) fn has_circuit_at(&self, at: Address) -> bool {
-        self.circuits.iter().any(|circuit| circuit.visits(at))
-    }
-
     /// Whether the program has no active edit at any address.
     pub fn is_idle(&self) -> bool {
         self.acts.is_empty() && self.circuits.is_empty()
-    }
-
-    /// Runs everything under a circuit, as a row of a pass asks for it.
-    ///
-    /// # Errors
-    ///
-    /// When an edit is a circuit already.
-    pub(crate) fn run_under(&mut self, circuit: &MeanCircuit) -> Result<()> {
-        if !self.circuits.is_empty() {
-            return Err(Error::Refused {
-                address: "circuit".into(),
-                why: "an edit leaves a circuit alone already (`only`). Switch it off.".into(),
-            });
-        }
-        let own = OnlyCircuit::new(circuit.clone(), 1.0, None);
-        self.circuits.push(own);
-        Ok(())
-    }
-
-    /// Gives receivers what they read under a circuit, before edits act on it.
-    pub(crate) fn give_streams(
-        &mut self,
-        transformer: &Transformer,
-        at: Address,
-        mut x: Tensor,
-    ) -> Result<Tensor> {
-        for circuit in &mut self.circuits {
-            let mut moves = Vec::new();
-            x = circuit.read(transformer, at, x, &mut moves)?;
-            note(&mut self.measured, circuit.rule.as_ref(), moves);
-        }
-        Ok(x)
-    }
-
-    /// Lets circuits take what senders write, after edits and patches have acted on it.
-    pub(crate) fn take_writes(
-        &mut self,
-        transformer: &Transformer,
-        at: Address,
-        mut x: Tensor,
-        span: PassSpan,
-    ) -> Result<Tensor> {
-        let (rows, tokens) = (x.dim(0)?, x.dim(1)?);
-        for circuit in &mut self.circuits {
-            if at.site == Site::Embed {
-                let covered = match &circuit.rule {
-                    None => vec![true; rows * tokens],
-                    Some(rule) => {
-                        let (edit, held) = (&rule.edit, (&rule.span, rule.watch));
-                        covered(edit, held, &self.watches, self.prompt, span, rows, tokens)
-                    }
-                };
-                x = circuit.enter(&x, &covered, span)?;
-                continue;
-            }
-            let mut moves = Vec::new();
-            x = circuit.write(transformer, at, x, &mut moves)?;
-            note(&mut self.measured, circuit.rule.as_ref(), moves);
-        }
-        Ok(x)
-    }
-
-    /// Why a value cannot be recorded in this pass; none where it can.
-    pub(crate) fn hides(&self, site: Site) -> Option<&'static str> {
-        let mut at_work = self.circuits.iter().filter(|own| own.is_at_work());
-        let reads = matches!(site, Site::AttnIn | Site::MlpNormed);
-        at_work.next().filter(|_| reads)?;
-        refused_beside(site)
     }
 
     /// Where this program and another one on the same text would change values differently: each such address, with the first
@@ -636,18 +561,6 @@ impl Program {
     }
 }
 
-/// Notes how far a circuit moved what was read, for its receipt.
-fn note(
-    measured: &mut Vec<(usize, usize, f64)>,
-    rule: Option<&CircuitRule>,
-    moves: Vec<(usize, f64)>,
-) {
-    if let Some(rule) = rule {
-        let moves = moves.into_iter();
-        measured.extend(moves.map(|(position, moved)| (rule.receipt, position, moved)));
-    }
-}
-
 /// Whether the edit changes each (row, token) value of a pass, row by row: `rows * tokens` flags.
 fn covered_by(
     act: &EditAtAddress,
@@ -662,7 +575,7 @@ fn covered_by(
 }
 
 /// The same for an edit that is in force in a span, under the condition of an index.
-fn covered(
+pub(super) fn covered(
     edit: &Edit,
     held: (&Range<usize>, Option<usize>),
     watches: &[ConditionWatch],

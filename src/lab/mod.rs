@@ -4,6 +4,7 @@
 //! several instruments share belongs here; one that a single instrument needs belongs in that instrument's folder.
 
 pub mod apply;
+mod apply_circuit;
 mod apply_dictionary;
 pub mod capture;
 pub mod circuit;

@@ -307,6 +307,16 @@ impl Lab {
         }
     }
 
+    /// The loaded circuits by name, each with what it is.
+    pub fn known_circuits(&self) -> Vec<(String, String)> {
+        let known = self.circuits.iter();
+        let mut known: Vec<_> = known
+            .map(|(name, own)| (name.clone(), own.about()))
+            .collect();
+        known.sort();
+        known
+    }
+
     /// Loads the statistics of a file and checks that they were measured on this model.
     pub fn statistics(&self, file: &str) -> Result<Statistics> {
         let found = Statistics::load(Path::new(file))?;

@@ -377,16 +377,11 @@ impl Worker {
         let mut directions: Vec<KnownDirection> =
             known.map(|(n, d)| KnownDirection::of(n, d)).collect();
         directions.sort_by(|a, b| a.name.cmp(&b.name));
-        let known = lab.circuits.iter();
-        let mut circuits: Vec<(String, String)> = known
-            .map(|(name, own)| (name.clone(), own.about()))
-            .collect();
-        circuits.sort();
         let loaded = Loaded {
             card: lab.model.card.clone(),
             seconds: since.elapsed().as_secs_f32(),
             directions,
-            circuits,
+            circuits: lab.known_circuits(),
             notes: lab.model.notes.clone(),
         };
         // Nothing goes on that was about the model before.

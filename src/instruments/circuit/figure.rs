@@ -30,7 +30,9 @@ pub fn draft(
             let steps: Vec<PruningStep> = all.iter().map(graph::step).collect();
             curve(&steps, graph::share(outside)).into()
         }
-        CircuitView::Graph => graph::graph(outside, found, circuits, all).into(),
+        CircuitView::Graph => {
+            graph::graph(&task.graph, graph::share(outside), found, circuits, all).into()
+        }
     };
     let count = task.graph.edges();
     let title = format!(

@@ -35,12 +35,12 @@ pub fn step(own: &Evaluated) -> PruningStep {
 
 /// The graph of circuits of growing size, the found one among them.
 pub fn graph(
-    outside: &Outside,
+    of: &CircuitGraph,
+    share: &str,
     found: &FoundCircuit,
     circuits: &[EdgeSet],
     all: &[Evaluated],
 ) -> Graph {
-    let of = &outside.task.graph;
     // A saved circuit need not hold the strongest of its own edges: what does not nest with it is no step towards it.
     let nested = circuits.iter().zip(all);
     let nested =
@@ -65,7 +65,7 @@ pub fn graph(
         rows: rows(of),
         columns: columns(of),
         weight: found.called.into(),
-        share: share(outside).into(),
+        share: share.into(),
         edges: listed_edges(of, found, &circuits[..listed], &edges, &senders),
         nodes,
         steps: all.iter().map(|own| step(own)).collect(),
@@ -219,7 +219,7 @@ mod tests {
         ]);
         let circuits = [small.clone(), large.clone(), EdgeSet::all(&GRAPH)];
         let all: Vec<Evaluated> = circuits.iter().map(evaluated).collect();
-        let graph = graph(&GRAPH, &found(&small, true), &circuits, &all);
+        let graph = graph(&GRAPH, "share", &found(&small, true), &circuits, &all);
         assert_eq!((graph.shown, graph.listed, graph.steps.len()), (0, 3, 3));
         let labels = |graph: &Graph| {
             let present = graph.present();
@@ -260,7 +260,7 @@ mod tests {
         let other = circuit(&["input->m1"]);
         let circuits = [other, saved.clone(), EdgeSet::all(&GRAPH)];
         let all: Vec<Evaluated> = circuits.iter().map(evaluated).collect();
-        let graph = graph(&GRAPH, &found(&saved, false), &circuits, &all);
+        let graph = graph(&GRAPH, "share", &found(&saved, false), &circuits, &all);
         assert_eq!((graph.shown, graph.listed, graph.steps.len()), (0, 1, 2));
         assert_eq!(graph.edges.len(), 2);
         assert!(graph.edges.iter().all(|edge| edge.from < edge.to));
