@@ -147,7 +147,7 @@ fn notes(
             "the strength of a path is the smallest |{called}| along it"
         ));
         if !found.whole {
-            notes.push(format!("edges outside the circuit have no {called} of their own: circuits of more edges are on the curve alone"));
+            notes.push(format!("edges outside the circuit have no {called} of their own: circuits of more edges, which take them in no order, are on the curve alone"));
         }
     }
     if task.graph.kv_heads < task.graph.heads {

@@ -15,6 +15,7 @@ use crate::figure::graph::EdgeEnd;
 use crate::text::{clip, width};
 use crate::ui::paint;
 use crate::ui::theme::{Glyphs, Role};
+use crate::ui::widgets::scroll;
 
 /// The longest label of a node or row, in columns.
 const LABEL: usize = 10;
@@ -52,6 +53,7 @@ impl GraphPainter<'_> {
         let first = chosen
             .saturating_sub(high / 2)
             .min(rows.len().saturating_sub(high));
+        let count = rows.len();
         let shown: Vec<usize> = rows.into_iter().skip(first).take(high).collect();
         // All the height, but not so much that a row is far from the next.
         let gaps = shown.len().saturating_sub(1);
@@ -64,17 +66,34 @@ impl GraphPainter<'_> {
             ..area
         };
         let mut at: Vec<Option<Place>> = vec![None; self.present.len()];
-        let columns = self.columns();
+        let (columns, beside) = (self.columns(), self.beside());
+        let mut hidden = Vec::new();
         for (i, (row, title)) in shown.iter().zip(&titles).enumerate() {
             let y = area.y + (i * span).checked_div(gaps).unwrap_or(0) as u16;
             let pad = usize::from(left - 1).saturating_sub(width(title));
             let text = " ".repeat(pad) + title;
             let style = self.style(if *row == own { Role::Text } else { Role::Muted });
             self.put(area.x, y, &text, inner.x, style);
-            self.place_row(*row, y, inner, &columns, &mut at);
+            hidden.push((
+                y,
+                self.place_row((*row, y), inner, &columns, &beside, &mut at),
+            ));
         }
         self.lines(inner, &at);
-        let beside = self.beside();
+        let muted = self.style(Role::Muted);
+        let ends = [inner.x, inner.right().saturating_sub(1)];
+        for (y, sides) in hidden {
+            for (x, _) in ends.iter().zip(sides).filter(|(_, hidden)| *hidden) {
+                self.put(*x, y, "…", inner.right(), muted);
+            }
+        }
+        // In the gap before what stands beside.
+        let marked = Rect {
+            width: area.width + 1,
+            ..area
+        };
+        let marked = marked.intersection(self.area);
+        scroll::draw(count, first, self.theme, marked, self.buf);
         for (node, place) in at.iter().enumerate() {
             if let Some(place) = place {
                 self.node(node, *place, beside[node], inner.right());
@@ -101,15 +120,15 @@ impl GraphPainter<'_> {
         columns
     }
 
-    /// Places the nodes of a row.
+    /// Places the nodes of a row; says whether some are left out at its left and at its right end.
     fn place_row(
         &self,
-        row: usize,
-        y: u16,
+        (row, y): (usize, u16),
         area: Rect,
         columns: &[usize],
+        beside: &[Option<usize>],
         at: &mut [Option<Place>],
-    ) {
+    ) -> [bool; 2] {
         let there = (0..self.present.len()).filter(|node| self.present[*node]);
         let mut nodes: Vec<usize> = there.filter(|i| self.graph.nodes[*i].row == row).collect();
         nodes.sort_by_key(|node| self.graph.nodes[*node].column);
@@ -123,17 +142,29 @@ impl GraphPainter<'_> {
                 .unwrap_or(free / 2)
         };
         let each: Vec<(usize, usize)> = nodes.iter().map(|n| (wished(*n), wide(*n))).collect();
-        let own = nodes
-            .iter()
-            .position(|node| *node == self.node)
-            .unwrap_or(0);
-        for (node, x) in nodes.iter().zip(places(&each, area.width.into(), own)) {
+        // Where not all fit, those around the node under the cursor, or around the one that it has most to do with.
+        let strength = |node: &usize| {
+            let edge = beside[*node].map(|edge| self.graph.edges[edge].strength());
+            let own = (*node == self.node).then_some(f32::INFINITY);
+            own.or(edge).unwrap_or(-1.0)
+        };
+        let own = (0..nodes.len()).max_by(|a, b| {
+            let (a, b) = (strength(&nodes[*a]), strength(&nodes[*b]));
+            a.total_cmp(&b)
+        });
+        let room = usize::from(area.width);
+        let all = each.iter().map(|(_, wide)| wide).sum::<usize>() <= room;
+        // There is a mark at the ends then.
+        let edge = usize::from(!all);
+        let found = places(&each, room.saturating_sub(2 * edge), own.unwrap_or(0));
+        for (node, x) in nodes.iter().zip(&found) {
             at[*node] = x.map(|x| Place {
-                x: area.x + x as u16,
+                x: area.x + (edge + x) as u16,
                 y,
                 wide: wide(*node) as u16,
             });
         }
+        [found.first(), found.last()].map(|end| end.is_some_and(Option::is_none))
     }
 
     /// The label of a node, with the sign of its edge to the node under the cursor.
