@@ -102,7 +102,8 @@ fn in_a_linear_model_the_lens_is_exact() {
         let at = Site::ResidPost.at(block);
         let states = lab.record(&Run::plain(tokens.clone()), &[at]).unwrap();
         let states: Vec<Vec<f32>> = states.get(at).unwrap().to_vec2().unwrap();
-        let change: Vec<f32> = (0..width).map(|i| ((i * 5) % 11) as f32 - 5.0).collect();
+        let change = |i: usize| (((i * 5) % 11) as f32 - 5.0) * 0.1;
+        let change: Vec<f32> = (0..width).map(change).collect();
         let x: Vec<f32> = states[position]
             .iter()
             .zip(&change)

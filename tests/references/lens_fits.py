@@ -2,7 +2,7 @@
 
     python tests/references/lens_fits.py      # rewrites lens_fits/ beside this file
 
-Written with: python 3.11, transformers 5.24.0, torch 2.15.0 (CPU), in f64, on two reference checkpoints: GPT-2 (LayerNorm, biases) and Llama
+Written with: python 3.11, transformers 4.57.1, torch 2.15.0 (CPU), in f64, on two reference checkpoints: GPT-2 (LayerNorm, biases) and Llama
 (RMSNorm, grouped heads).
 
 A file `CASE.json` holds the prompts, how many positions are left out at their beginning, and

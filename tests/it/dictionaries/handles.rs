@@ -770,18 +770,15 @@ fn gradients_pass_through_features() {
         positions: vec![8],
     };
     for (edit, why) in [
-        ("splice:N@mlp_add.1".to_string(), "splice"),
+        ("splice:N@mlp_add.1", "splice"),
         (
-            format!(
-                "zero:\"{}@resid_post.0>mlp_add.2\"#1,2,3,4@mlp_add.2",
-                name(&folder)
-            ),
+            "zero:\"N@resid_post.0>mlp_add.2\"#1,2,3,4@mlp_add.2",
             "another block",
         ),
     ] {
         let pass = Pass {
             gradient: Some(asked.clone()),
-            ..Pass::of(run(prompt(9), &folder, &[&edit]))
+            ..Pass::of(run(prompt(9), &folder, &[edit]))
         };
         let said = lab.run_one(&pass).unwrap_err().to_string();
         assert!(said.contains(why) && said.contains("Switch"), "{said}");

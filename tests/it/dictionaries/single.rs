@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lmscope::dictionaries::handles::with_features;
 use lmscope::dictionaries::in_stream::{role, stream_vectors};
 use lmscope::dictionaries::opened::OpenDictionaries;
 use lmscope::edit::schedule::Schedule;
@@ -655,8 +656,9 @@ fn a_planted_feature_is_found_by_token_by_text_and_in_the_logit() {
 /// Whatever names a feature can be clamped: what is found by search, what wrote a logit, the feature of a card, and those near it.
 #[test]
 fn every_row_about_a_feature_is_a_handle() {
-    let (mut lab, given, _) = case("llama");
-    let run = Run::plain(prompt(8));
+    let (lab, given, _) = case("llama");
+    let mut lab = with_features(lab);
+    let run = Run::plain((0..8).map(|i| (i * 7 + 3) % 50).collect());
     let arguments = Arguments::default().with("dictionary", &given);
     let rows = |lab: &mut Lab, name: &str, given: &[(&str, &str)]| {
         let mut arguments = arguments.clone();
