@@ -138,6 +138,8 @@ fn pair(lab: &mut Lab, clean: Vec<u32>, corrupt: Vec<u32>, answers: (u32, u32)) 
             alignment: align(lab, &clean.tokens, &corrupt.tokens, false).unwrap(),
             clean,
             corrupt,
+            answer: None,
+            other: None,
         },
         metric: Metric::Difference(target),
     }

@@ -63,7 +63,7 @@ fn shift_of(
                         return Err(Error::BadEdit {
                             edit: edit.to_string(),
                             why: format!(
-                                "feature {f} is not active in this prompt, so `{factor}x` is a multiple of nothing. Give a number: set:{}=5",
+                                "feature {f} is not active in this prompt, so `{factor}x` is a multiple of nothing. Give a number: `:clamp 5` on the screen, set:{}=5 in an edit",
                                 features.only(*f)
                             ),
                         });

@@ -717,13 +717,14 @@ fn a_twentieth_of_the_edges_keeps_induction() {
         .collect();
     assert!(induction.len() >= 3, "{induction:?}");
     let has = |from: &str, to: &str| edges.iter().any(|edge| edge.0 == from && edge.1 == to);
-    assert!(has("m0", &format!("{previous}<v>")), "{edges:?}");
+    assert_eq!(previous, "a1.h0");
+    assert!(has("m0", "a1.h0-1<v>"), "{edges:?}");
     for head in &induction {
         assert!(has(head, "logits"), "{head}: {edges:?}");
         assert!(has("m0", &format!("{head}<q>")), "{head}: {edges:?}");
     }
-    // Two heads share a key, which has the number of the pair.
-    for key in ["a2.h0<k>", "a2.h1<k>"] {
+    // Two heads share a key.
+    for key in ["a2.h0-1<k>", "a2.h2-3<k>"] {
         assert!(has(&previous, key), "{key}: {edges:?}");
     }
 }

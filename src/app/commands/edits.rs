@@ -305,24 +305,38 @@ fn edit(app: &mut App, text: &str) -> CommandResult {
     add(app, edit)
 }
 
-/// The file of the circuit in the figure, if it was saved or loaded.
-fn circuit_shown(app: &App) -> Option<String> {
-    let figure = app.figure(app.layout.figure)?;
+/// The file of the circuit in the figure; nothing without such a figure.
+///
+/// # Errors
+///
+/// When the circuit was neither saved nor loaded.
+fn circuit_shown(app: &App) -> Result<Option<String>, Unavailable> {
+    let Some(figure) = app.figure(app.layout.figure) else {
+        return Ok(None);
+    };
     if app.layout.figure != CIRCUIT {
-        return None;
+        return Ok(None);
     }
     let parameters = &figure.provenance.parameters;
     let of = |name: &str| {
         let found = parameters.iter().find(|(known, _)| known == name);
         found.map(|(_, file)| file.clone())
     };
-    let file = of("save").or_else(|| of("load"));
-    file.filter(|file| !file.is_empty())
+    let files = [of("save"), of("load")];
+    let file = files.into_iter().flatten().find(|file| !file.is_empty());
+    file.map(Some).ok_or_else(|| {
+        Unavailable("the circuit of this figure is not saved: o sets `save`, and then `:only` leaves it alone. `:only NAME` takes another".into())
+    })
 }
 
 fn only(app: &mut App, text: &str) -> CommandResult {
     let known = app.model.as_ref().map_or(&[][..], |model| &model.circuits);
-    let name = match (text.trim(), circuit_shown(app), known) {
+    let shown = if text.trim().is_empty() {
+        circuit_shown(app)?
+    } else {
+        None
+    };
+    let name = match (text.trim(), shown, known) {
         ("", Some(file), _) => file,
         ("", None, [(name, _)]) => name.clone(),
         ("", None, []) => {

@@ -195,9 +195,15 @@ fn inside(app: &App) -> Option<(&'static str, Vec<(&'static str, String)>)> {
 }
 
 fn has_graph(app: &App) -> Result<(), Unavailable> {
+    let shown = app.shown.get(app.layout.figure);
+    let measuring = shown.is_some_and(|shown| shown.working.is_some());
     needs(
         app.graph().is_some(),
-        "no graph is shown: `circuit` makes one with show=graph",
+        if measuring {
+            "this figure is still being measured"
+        } else {
+            "no graph is shown: `circuit` makes one with show=graph"
+        },
     )
 }
 
@@ -266,9 +272,16 @@ fn card(app: &mut App, _: &str) -> CommandResult {
     };
     let arguments = app.shown.get(slot).map(|shown| shown.arguments.clone());
     let arguments = arguments.unwrap_or_default();
+    // The card has a page for every position from the cursor's on.
+    let back = app
+        .transcript
+        .tokens
+        .len()
+        .saturating_sub(app.cursor.position);
     let arguments = arguments
         .with(DICTIONARY, handle.dictionary.as_str())
-        .with("feature", number.as_str());
+        .with("feature", number.as_str())
+        .with(WINDOW, back.clamp(1, most(slot, WINDOW).unwrap_or(1)));
     let arguments = instrument(slot)?.read(&arguments)?;
     app.set_focus(Pane::Figure(slot));
     Ok(app.question(slot, arguments))

@@ -53,7 +53,7 @@ fn edges(task: &CircuitTask, found: &FoundCircuit) -> Table {
     let rows = order.into_iter().enumerate().map(|(place, edge)| {
         let (from, to) = graph.ends(edge);
         let number = found.scores[edge] as f32;
-        let entries = entries![place + 1, from.name(), to.name(), number];
+        let entries = entries![place + 1, from.name(), graph.label(to), number];
         TableRow::at(anchor(from, to), entries)
     });
     Table::of(&["", "from", "to", found.called], rows.collect())

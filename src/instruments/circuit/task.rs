@@ -40,6 +40,13 @@ impl CircuitTask {
     /// When the family is refused, edits are on, texts differ in length, or memory does not suffice.
     pub fn new(lab: &mut Lab, pairs: Vec<MeasuredPair>) -> Result<Self> {
         let graph = CircuitGraph::of(&lab.model)?;
+        let edited = |pair: &MeasuredPair| !pair.runs.clean.schedule.is_idle();
+        if pairs.iter().any(edited) {
+            return Err(Error::Refused {
+                address: "circuit".into(),
+                why: "a circuit is about the model's own weights, and edits are on. Switch them off; attribution and patching read the edited model.".into(),
+            });
+        }
         let tokens: usize = pairs.iter().map(|pair| pair.runs.clean.tokens.len()).sum();
         let b = &lab.model.transformer.blueprint;
         let width = 2 * (b.heads + b.kv_heads) * b.head_dim + 3 * b.d_model;

@@ -279,6 +279,24 @@ impl CircuitGraph {
         format!("{}->{}", from.name(), to.name())
     }
 
+    /// A receiver as figures name it: a key or value that a group of heads shares by the heads of that group, `a3.h2-3<k>`.
+    pub fn label(&self, receiver: Receiver) -> String {
+        let group = self.heads / self.kv_heads;
+        let shared = |layer: usize, head: usize, part: &str| {
+            let (first, last) = (head * group, (head + 1) * group - 1);
+            format!("a{layer}.h{first}-{last}<{part}>")
+        };
+        match receiver {
+            Receiver::Key { layer, head } if group > 1 => shared(layer, head, "k"),
+            Receiver::Value { layer, head } if group > 1 => shared(layer, head, "v"),
+            Receiver::Query { .. }
+            | Receiver::Key { .. }
+            | Receiver::Value { .. }
+            | Receiver::Mlp { .. }
+            | Receiver::Logits => receiver.name(),
+        }
+    }
+
     /// The edge of a name; none where the graph has no such edge.
     pub fn edge_named(&self, name: &str) -> Option<usize> {
         let (from, to) = name.split_once("->")?;
@@ -402,6 +420,9 @@ mod tests {
             for number in 0..graph.senders() {
                 assert_eq!(graph.sender_number(graph.sender(number)), number);
             }
+            let label = graph.label(Receiver::Key { layer: 1, head: 0 });
+            let expected = ["a1.h0<k>", "a1.h0-1<k>", "a1.h0-3<k>"];
+            assert_eq!(label, expected[4 / kv_heads / 2]);
             // Nothing reads what comes after it, and beside attention the MLP does not read it.
             let own = Sender::Head { layer: 1, head: 0 };
             assert_eq!(graph.edge(own, Receiver::Query { layer: 1, head: 2 }), None);
