@@ -46,6 +46,8 @@ FAULTS = [
     ("circuits::a_twentieth_of_the_edges_keeps_induction", "src/instruments/circuit/select.rs", "order.sort_by(|a, b| scores[*b].abs().total_cmp(&scores[*a].abs()));", "order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));"),
     ("dictionaries::single::every_row_about", "src/instruments/feature/card.rs", "of_itself.for_each(|row| row.handle = Some(own.clone()));", "of_itself.skip(1).for_each(|row| row.handle = Some(own.clone()));"),
     ("dictionaries::single::every_row_about", "src/instruments/feature/mod.rs", "activation: activation.filter(|act| *act != 0.0),", "activation,"),
+    ("circuits::edits_are_refused", "src/instruments/circuit/task.rs", "if pairs.iter().any(edited) {", "if pairs.len() > 1000 && pairs.iter().any(edited) {"),
+    ("lab::circuit::graph::edges_are_numbered", "src/lab/circuit/graph.rs", "let (first, last) = (head * group, (head + 1) * group - 1);", "let (first, last) = (head, head + group - 1);"),
     ("circuits::all_edges_are", "src/lab/runner/circuit/tap.rs", "changed.extend(own.iter().zip(other).map(|(a, b)| (a - b) * scale));", "changed.extend(own.iter().zip(other).map(|(a, b)| a - b));\n                    let _ = scale;"),
     ("circuits::what_goes_on", "src/lab/runner/circuit/tap.rs", "            state.moved[sender] = true;", "            state.moved[sender] = sender % 2 == 0;"),
     ("circuits::planted_edges", "src/instruments/circuit/acdc.rs", "if loss < threshold {", "if loss > threshold {"),

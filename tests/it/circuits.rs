@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
+use lmscope::edit::Edit;
+use lmscope::edit::schedule::Schedule;
 use lmscope::figure::graph::EdgeEnd;
 use lmscope::figure::{Anchor, Body, Cell, Entry, Figure, Unit};
 use lmscope::instruments::attribution::NodeKind;
@@ -873,4 +875,17 @@ fn attribution_finds_the_heads_that_patching_finds() {
             .iter()
             .any(|note| note.contains("n = 32, 95 % interval"))
     );
+}
+
+/// A circuit is the model's own: the metric of an edited run beside edges of the unedited one would be a share of nothing.
+#[test]
+fn edits_are_refused() {
+    let mut lab = demo();
+    let tokens = lab.model.encode("The capital of France is", false).unwrap();
+    let edit: Edit = "zero:3@mlp_act.2".parse().unwrap();
+    let run = Run::plain(tokens).under(&Schedule::always(vec![edit]));
+    let arguments = Arguments::default().with("corrupt", "The capital of Japan is");
+    let of = instrument("circuit").unwrap();
+    let said = of.observe(&run, &arguments, &mut lab).unwrap_err();
+    assert!(said.to_string().contains("edits are on"), "{said}");
 }
