@@ -195,11 +195,10 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
     let (mut also, mut also_needs) = (live.clone(), viewed.clone());
     if !dictionaries.is_empty() {
         let given = defaults.clone().with(DICTIONARY, &dictionaries);
-        for of in INSTRUMENTS.iter().filter(|of| reads_dictionaries(**of)) {
-            if of.live(&card, &given) {
-                also_needs.push(of.needs(&of_prompt, &given, &lab)?);
-                also.push((*of, given.clone()));
-            }
+        // The pane that `--dictionary` opens; the card of a feature and what features wrote of a logit are further questions.
+        if let Some(of) = INSTRUMENTS.iter().find(|of| reads_dictionaries(**of)) {
+            also_needs.push(of.needs(&of_prompt, &given, &lab)?);
+            also.push((*of, given));
         }
     }
     let edits = ten_edits(&mut lab);

@@ -116,12 +116,23 @@ fn add_scores(
     let task = outside.task;
     let graph = &task.graph;
     let pairs: Vec<&MeasuredPair> = some.iter().map(|i| &task.pairs[*i]).collect();
-    let texts = pairs.iter().map(|pair| pair.runs.clean.tokens.clone());
-    let clean = lab.part(0.0..0.2, |lab| values(lab, graph, texts))?;
+    let (clean, rows) = match steps {
+        // The pass that takes the gradient has the clean runs' values.
+        None => {
+            let rows = lab.part(0.0..0.8, |lab| slopes(lab, outside, some, &[], None))?;
+            let own = |row: &Capture| NodeValues::of(graph, row.positions.len(), &row.recorded);
+            (rows.iter().map(own).collect::<Result<Vec<_>>>()?, rows)
+        }
+        Some(_) => {
+            let texts = pairs.iter().map(|pair| pair.runs.clean.tokens.clone());
+            let clean = lab.part(0.0..0.2, |lab| values(lab, graph, texts))?;
+            let rows = lab.part(0.2..0.8, |lab| slopes(lab, outside, some, &clean, steps))?;
+            (clean, rows)
+        }
+    };
     let of_pair = |i: usize| outside.less(&clean[i], some[i], &lab.model);
     let writes: Vec<Vec<Vec<f32>>> = (0..some.len()).map(of_pair).collect::<Result<_>>()?;
     let each = steps.unwrap_or(1);
-    let rows = lab.part(0.2..0.8, |lab| slopes(lab, outside, some, &clean, steps))?;
     let model = &lab.model;
     let (tokens, width) = (clean[0].tokens, model.card.d_model);
     let size = tokens * width;
@@ -220,7 +231,8 @@ fn stack(rows: &[Capture], of: impl Fn(&Capture) -> Result<Tensor>) -> Result<Te
     Ok(Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 0)?)
 }
 
-/// The gradients of the metric with respect to what receivers read: for every pair one row, or one a step.
+/// The gradients of the metric with respect to what receivers read: for every pair one row, or one a step; without steps also the values of
+/// the clean runs, of which `clean` has none then.
 fn slopes(
     lab: &mut Lab,
     outside: &Outside,
@@ -249,15 +261,14 @@ fn slopes(
             });
         }
     }
-    let length = clean[0].tokens;
-    let mut record = Vec::new();
+    let length = rows.first().map_or(0, |row: &PassRow| row.tokens.len());
     let mut at = vec![Site::ResidPost.at(graph.layers - 1)];
     for layer in 0..graph.layers {
-        record.push(Site::ResidPre.at(layer));
-        if !graph.parallel {
-            record.push(Site::ResidMid.at(layer));
-        }
         at.extend([Site::Q, Site::K, Site::V, Site::MlpIn].map(|site| site.at(layer)));
+    }
+    let mut record = NodeValues::addresses(graph);
+    if steps.is_some() {
+        record.retain(|at| matches!(at.site, Site::ResidPre | Site::ResidMid));
     }
     let Some(of) = scalars.first().cloned() else {
         return Ok(Vec::new());
