@@ -34,7 +34,18 @@ impl Proportion {
         let square = Z * Z / n;
         let middle = (p + square / 2.0) / (1.0 + square);
         let half = Z / (1.0 + square) * (p * (1.0 - p) / n + square / (4.0 * n)).sqrt();
-        ((middle - half).max(0.0), (middle + half).min(1.0))
+        // Nothing and everything have an end of their own, which rounding would miss by a hair.
+        let low = if self.hits == 0 && self.of > 0 {
+            0.0
+        } else {
+            middle - half
+        };
+        let high = if self.hits == self.of && self.of > 0 {
+            1.0
+        } else {
+            middle + half
+        };
+        (low, high)
     }
 
     /// `17 of 20 (0.85, 0.64 to 0.95)`.
@@ -70,6 +81,11 @@ mod tests {
                 (found.0 - low).abs() < 1e-5 && (found.1 - high).abs() < 1e-5,
                 "{hits} of {of}: {found:?}"
             );
+        }
+        for of in 1..200 {
+            let (none, all) = (Proportion { hits: 0, of }, Proportion { hits: of, of });
+            assert_eq!(none.interval().0.to_bits(), 0f64.to_bits(), "of {of}");
+            assert_eq!(all.interval().1.to_bits(), 1f64.to_bits(), "of {of}");
         }
         assert!(Proportion::default().share().is_nan());
         assert_eq!(
