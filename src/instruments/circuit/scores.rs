@@ -116,19 +116,16 @@ fn add_scores(
     let task = outside.task;
     let graph = &task.graph;
     let pairs: Vec<&MeasuredPair> = some.iter().map(|i| &task.pairs[*i]).collect();
-    let (clean, rows) = match steps {
+    let (clean, rows) = if steps.is_none() {
         // The pass that takes the gradient has the clean runs' values.
-        None => {
-            let rows = lab.part(0.0..0.8, |lab| slopes(lab, outside, some, &[], None))?;
-            let own = |row: &Capture| NodeValues::of(graph, row.positions.len(), &row.recorded);
-            (rows.iter().map(own).collect::<Result<Vec<_>>>()?, rows)
-        }
-        Some(_) => {
-            let texts = pairs.iter().map(|pair| pair.runs.clean.tokens.clone());
-            let clean = lab.part(0.0..0.2, |lab| values(lab, graph, texts))?;
-            let rows = lab.part(0.2..0.8, |lab| slopes(lab, outside, some, &clean, steps))?;
-            (clean, rows)
-        }
+        let rows = lab.part(0.0..0.8, |lab| slopes(lab, outside, some, &[], None))?;
+        let own = |row: &Capture| NodeValues::of(graph, row.positions.len(), &row.recorded);
+        (rows.iter().map(own).collect::<Result<Vec<_>>>()?, rows)
+    } else {
+        let texts = pairs.iter().map(|pair| pair.runs.clean.tokens.clone());
+        let clean = lab.part(0.0..0.2, |lab| values(lab, graph, texts))?;
+        let rows = lab.part(0.2..0.8, |lab| slopes(lab, outside, some, &clean, steps))?;
+        (clean, rows)
     };
     let of_pair = |i: usize| outside.less(&clean[i], some[i], &lab.model);
     let writes: Vec<Vec<Vec<f32>>> = (0..some.len()).map(of_pair).collect::<Result<_>>()?;
