@@ -25,6 +25,17 @@ struct SvgPage {
 }
 
 impl SvgPage {
+    /// A drawing of its own below what is there.
+    fn embed(&mut self, body: &str, wide: f32, high: f32) {
+        self.wide = self.wide.max(wide);
+        let _ = writeln!(
+            self.body,
+            "<g transform=\"translate({MARGIN:.1} {:.1})\">\n{body}</g>",
+            self.y
+        );
+        self.y += high;
+    }
+
     /// Writes a line of text at a column, in characters.
     fn text(&mut self, x: f32, text: &str, style: &str) {
         if !text.trim().is_empty() {
@@ -67,23 +78,11 @@ pub(super) fn write(figure: &Figure) -> String {
         Body::Table(table) => draw_table(&mut page, table),
         Body::Series(series) => {
             let plot = super::plot::Plot::new(series);
-            page.wide = page.wide.max(plot.wide);
-            let _ = writeln!(
-                page.body,
-                "<g transform=\"translate({MARGIN:.1} {:.1})\">\n{}</g>",
-                page.y, plot.body
-            );
-            page.y += plot.high;
+            page.embed(&plot.body, plot.wide, plot.high);
         }
         Body::Graph(graph) => {
             let plot = super::graph_plot::draw(graph);
-            page.wide = page.wide.max(plot.wide);
-            let _ = writeln!(
-                page.body,
-                "<g transform=\"translate({MARGIN:.1} {:.1})\">\n{}</g>",
-                page.y, plot.body
-            );
-            page.y += plot.high;
+            page.embed(&plot.body, plot.wide, plot.high);
         }
         Body::Text(text) => {
             for line in &text.lines {

@@ -342,13 +342,18 @@ impl OnlyCircuit {
         Ok(out)
     }
 
+    /// Whether the logits keep an edge from a sender.
+    fn logits_keep(&self, sender: Sender) -> bool {
+        let edge = self.circuit.streams.graph.edge(sender, Receiver::Logits);
+        edge.is_some_and(|edge| self.circuit.edges.contains(edge))
+    }
+
     /// Takes what a sender writes, `[lines, d_model]`; what the logits read of it.
     fn take(&self, pass: &mut PassUnder, sender: Sender, own: &[f32]) -> Vec<f32> {
         let streams = &self.circuit.streams;
         let number = streams.graph.sender_number(sender);
         let d = own.len() / pass.lines.len().max(1);
-        let kept = streams.graph.edge(sender, Receiver::Logits);
-        let kept = kept.is_some_and(|edge| self.circuit.edges.contains(edge));
+        let kept = self.logits_keep(sender);
         let mut left = own.to_vec();
         let mut change = own.to_vec();
         let lines = change.chunks_exact_mut(d).zip(left.chunks_exact_mut(d));
@@ -414,10 +419,9 @@ impl OnlyCircuit {
         }
         for head in 0..graph.heads {
             let sender = Sender::Head { layer, head };
-            let kept = graph.edge(sender, Receiver::Logits);
             let change = &pass.mixed.changes[graph.sender_number(sender)];
             if let Some(change) = change
-                && kept.is_some_and(|edge| self.circuit.edges.contains(edge))
+                && self.logits_keep(sender)
             {
                 add(&mut left, change);
             }
