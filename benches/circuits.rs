@@ -95,7 +95,14 @@ fn main() {
     // A threshold that leaves some and removes some: a thousandth of what the pairs differ by.
     let threshold = 0.001 * (task.clean - task.corrupt).abs();
     let start = Instant::now();
-    let left = discover(&mut lab, &task, &strongest, threshold).unwrap();
+    let left = discover(
+        &mut lab,
+        &task,
+        &strongest,
+        threshold,
+        &mut vec![None; task.graph.edges()],
+    )
+    .unwrap();
     let took = start.elapsed().as_secs_f64();
     println!(
         "acdc: {} of {} candidates left, {} tried",

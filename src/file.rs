@@ -160,6 +160,23 @@ fn arrive(part: Option<UnfinishedFile>, path: &Path, overwrite: Overwrite) -> Re
     }
 }
 
+/// Gives a file that was written under another name in the same folder its final name; it stays where it is if that cannot be.
+///
+/// # Errors
+///
+/// Those of [`check`], and errors of the file system.
+pub fn move_to(part: &Path, path: &Path, overwrite: Overwrite) -> Result<()> {
+    check(path, overwrite)?;
+    let file = File::open(part).map_err(|e| Error::io(part, e))?;
+    let part = UnfinishedFile {
+        path: part.to_path_buf(),
+        file,
+        // It is not deleted where it cannot be renamed.
+        arrived: true,
+    };
+    arrive(Some(part), path, overwrite)
+}
+
 /// A temporary file, which is deleted unless it is renamed.
 struct UnfinishedFile {
     path: PathBuf,
@@ -235,6 +252,14 @@ impl Drop for UnfinishedFile {
             let _absent = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// The name of a file beside another one: `unfinished` beside `x.json` is `x.json.unfinished`.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".");
+    name.push(ending);
+    path.with_file_name(name)
 }
 
 /// Whether a path names a pipe or a device, beside which no other file can stand.

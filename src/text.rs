@@ -32,7 +32,7 @@ pub fn count(n: u64) -> String {
 }
 
 /// A whole number with its digits in groups of three: `4 561`.
-pub fn grouped(n: u32) -> String {
+pub fn grouped(n: usize) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -406,6 +406,28 @@ fn blank(c: char) -> bool {
     )
 }
 
+/// Where bytes occur last in others.
+pub fn last_in(all: &[u8], wanted: &[u8]) -> Option<usize> {
+    if wanted.is_empty() || wanted.len() > all.len() {
+        return None;
+    }
+    (0..=all.len() - wanted.len()).rfind(|at| all[*at..].starts_with(wanted))
+}
+
+/// So many of a thing in words: `1 token`, `3 400 tokens`.
+pub fn counted(count: usize, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(count))
+}
+
+/// Bytes in hexadecimal, two digits each.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _infallible = write!(out, "{byte:02x}");
+        out
+    })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 mod tests {
@@ -527,7 +549,8 @@ mod tests {
         assert_eq!(clip("abc", 3), "abc");
         assert_eq!(clip("a⟨U+2003⟩b", 7), "a…", "a stand-in is whole or gone");
         assert_eq!(clip("a⟨U+2003⟩bcd", 11), "a⟨U+2003⟩b…");
-        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
         assert_eq!(grouped(4561), "4 561");
         assert_eq!(grouped(1_234_567), "1 234 567");
         assert_eq!(width("漢e\u{301}👍🏽"), 5);

@@ -2,6 +2,9 @@
 
     python3 tests/mutations.py            about an hour on two cores, with a warm build
     python3 tests/mutations.py i8 i9      only the faults whose test's name begins so
+    python3 tests/mutations.py together 8 i8 circuits
+                                          the same, up to eight at once where files and tests differ: one build for all of
+                                          them. One whose own test does not fail then is planted again alone
     python3 tests/mutations.py check      plants nothing: whether every fault's place and every test it names are there
 
 Every fault should be killed by the test that it names; a fault that survives names a test that
@@ -37,7 +40,63 @@ FAULTS = [
     ("i25", "src/lab/apply.rs", "            let position = span.start + i % tokens;\n            force", "            let position = span.start + i % tokens + 1;\n            force"),
     ("i26", "src/lab/tap.rs", "            self.recorded.insert(at, kept);\n        }\n        Ok(x)",
      "            self.recorded.insert(at, kept);\n            return Ok((x + 1e-6)?);\n        }\n        Ok(x)"),
+    ("app::search::words_begin", "src/app/search.rs", ".partition_point(|start| *start <= byte)", ".partition_point(|start| *start < byte)"),
+    ("app::search::characters_that", "src/app/search.rs", "origin.resize(text.len(), start + offset);", "origin.resize(text.len(), offset);"),
+    ("scripts::every_script", "src/app/search.rs", "at(hit) > here", "at(hit) >= here"),
+    # Lists of prompts.
+    ("over_prompts::every_mean", "src/instruments/over_prompts/numbers.rs", "out.rows[at].values[column][i] = *value;", "out.rows[at].values[column][0] = *value;"),
+    ("over_prompts::positions_go", "src/instruments/over_prompts/numbers.rs", "known.iter().sum::<f64>() / known.len() as f64) as f32", "known[0]) as f32"),
+    ("over_prompts::edits_act", "src/instruments/over_prompts/numbers.rs", "|(own, other)| own - other", "|(own, other)| other - own"),
+    ("over_prompts::a_list_that_is_stopped", "src/instruments/over_prompts/measure.rs", "if std::mem::take(&mut lab.unfinished.stopped) {", "if lab.model.card.layers == 0 {"),
+    ("over_prompts::a_shared_beginning", "src/lab/runner/prefix.rs", "begin.pad_with_zeros(2, 0, length - start)?", "begin.pad_with_zeros(2, length - start, 0)?"),
+    ("model::network::reduced", "src/model/network/reduced.rs", "                _ if !other_total.is_finite() => f32::NAN,\n", ""),
+    ("over_prompts::numbers_that_are_not_finite", "src/instruments/over_prompts/measure.rs", "if draft.body.mark_not_finite().0 > 0 {", "if false {"),
+    ("scripts::every_script", "src/figure/table.rs", "if backwards { order.reverse() } else { order }", "order.reverse()"),
+    # Claims.
+    ("claims::there_is_no_control", "src/lab/control_units.rs", "if others < own {", "if others == 0 {"),
+    ("claims::there_is_no_control", "src/lab/control_units.rs", "near.iter().skip(draw_number(seed)).step_by(DRAWS)", "near.iter().skip(draw_number(seed) % 2).step_by(DRAWS)"),
+    ("circuits::a_stopped_discovery", "src/instruments/circuit/acdc.rs", "Some(loss) if *loss < threshold => left.set(edge, false),", "Some(loss) if *loss < 0.0 => left.set(edge, false),"),
+    ("prompt_lists::a_stopped_command", "src/cli/trace/list.rs", "std::fs::remove_file(&ledger).map_err", "std::fs::metadata(&ledger).map_err"),
+    ("sweep::the_best", "src/instruments/steering/sweep/plan.rs", "measured.filter(|o| !self.is_fluent(aim, found, o));", "measured.filter(|o| self.is_fluent(aim, found, o));"),
+    ("vectors::proportion::", "src/vectors/proportion.rs", "let half = f64::midpoint(m, n) - 1.0;", "let half = 0.0;"),
+    ("edit::receipt::a_receipt_says_over", "src/edit/receipt.rs", "own.abs() > draw.abs()", "own > *draw"),
+    ("finite::sound_figures", "src/instruments/knowledge/dose.rs", "            \"least p\",\n", ""),
+    ("claims::the_direction_of_a_log_probability", "src/lab/effect.rs", "(own - (z - total).exp()) * slope", "own * slope"),
+    ("claims::the_direction_of_a_log_probability", "src/lab/effect.rs", "cap.map_or(1.0, |cap| 1.0 - (z / cap).powi(2))", "cap.map_or(1.0, |_| 1.0)"),
+    ("memories::effects_are_on_the_log_probability", "src/lab/effect.rs", "EffectScale::LogProb if target.minus.is_none() => EffectScale::Centred,", "EffectScale::LogProb if target.minus.is_none() => EffectScale::Logit,"),
+    ("memories::doses_are_measured", "src/lab/effect.rs", "Self::LogProb => stats.token(target.token).logprob,", "Self::LogProb => target.logit(stats),"),
+    ("claims::a_receipt_has_eight_draws", "src/lab/runner/programs.rs", "self.compile(run, of_row(rows[row], control))?", "self.compile(run, control)?"),
+    ("claims::a_receipt_has_eight_draws", "src/lab/runner/mod.rs", "first.unwrap_or(layers)", "first.map_or(layers, |l| l + 1)"),
+    ("lab::draws::seeds_share_no_draw", "src/lab/draws.rs", "Fingerprint::of([seed, draw as u64]) / count * count", "(seed + draw as u64) * count"),
+    ("edit::receipt::a_receipt_says_over", "src/edit/receipt.rs", "p + 1 >= self.prompt && p < last;", "p + 1 >= self.prompt && p <= last;"),
+    ("edit::receipt::a_receipt_says_over", "src/edit/receipt.rs", "Some(largest.max(if logs { bound.exp() } else { bound }) as f32)", "Some(largest as f32)"),
+    ("claims::back_patching_stands_beside", "src/instruments/backpatch/grid.rs", "(!draws.is_empty()).then_some(Vector::Draws(&draws)),", "(!draws.is_empty()).then_some(Vector::Own),"),
+    ("claims::back_patching_stands_beside", "src/lab/matched.rs", "drops[*i] >= most / 2.0", "drops[*i] < most / 2.0"),
+    ("claims::noised_states_are_those", "src/lab/matched.rs", "get(position - from)", "get(0)"),
+    ("claims::noised_states_are_those", "src/lab/pairs.rs", "Ok((square / (count - 1.0).max(1.0)).sqrt())", "Ok((square / count / 2.0).sqrt())"),
+    ("claims::a_patchscope_stands_beside", "src/instruments/patchscope/table.rs", "rows: rows.into_iter().map(PassRow::patched).collect(),", "rows: rows.into_iter().map(|_| PassRow::default()).collect(),"),
+    ("instruments::backpatch::two_hop::the_matched_question", "src/instruments/backpatch/two_hop.rs", "&& fit(other)", "&& (fit(other) || seed < 99)"),
+    ("claims::a_sweep_says_what", "src/instruments/steering/sweep/mod.rs", "let Some((s, layer)) = self.best(found, &found.control) else {\n            return format!", "let Some((s, layer)) = self.best(found, &found.real) else {\n            return format!"),
+    ("claims::a_knockout_leaves_the_sink", "src/instruments/knockout/parameters.rs", "(usize::from(last > 1)..last)", "(0..last)"),
+    ("lens_curves::answers_settle", "src/instruments/logit_lens/settle.rs", " && f64::from(stats.kl) <= params.kl.0", " && stats.kl < f32::MAX"),
+    ("claims::an_answer_without_its_space", "src/lab/spaced_answer.rs", "(with > LIKELIER * p)", "(with < LIKELIER * p)"),
+    ("claims::shares_of_a_difference", "src/instruments/patching/plan.rs", "            patched: 0.0,\n", "            patched: 1.0,\n"),
+    ("claims::head_scores_say", "src/instruments/attention/head_scores.rs", "*error = standard_error(scores).1;", "*error = standard_error(scores).0;"),
+    ("claims::a_planted_direction", "src/vectors/quality.rs", "halves[1].auroc(layer, a),", "halves[0].auroc(layer, a),"),
+    ("claims::a_planted_direction", "src/lab/prepare.rs", "named.shuffled(name, at, draw_number(seed))?", "named.shuffled(name, at, draw_number(seed) + 1)?"),
+    ("vectors::interval::the_interval_is_about", "src/vectors/interval.rs", "low: mean - at(0.975) * error,", "low: mean - at(0.9) * error,"),
+    ("instruments::features::pages::a_median", "src/instruments/features/pages.rs", "f32::midpoint(at(upper - 1), at(upper))", "at(upper)"),
     # Circuits.
+    ("only::a_changed_file", "src/lab/circuit/file.rs", "if own.measured != own.digest_of_measured() {", "if own.measured.is_empty() {"),
+    ("only::a_changed_file", "src/lab/circuit/file.rs", "if self.graph != own {", "if self.graph.heads != own.heads {"),
+    ("instruments::params::what_was_saved", "src/instruments/params.rs", "Some(std::mem::take(file))", "Some(file.clone())"),
+    ("export::text::the_last_column", "src/export/text.rs", "Entry::Text(text) if i + 1 == count => text.clone(),", "Entry::Text(text) if i > count => text.clone(),"),
+    ("honest::a_text_of_several", "src/lab/target.rs", "ids.first().filter(|_| ids.len() > 1)?;", "ids.first().filter(|_| ids.len() > 2)?;"),
+    ("dictionaries::single::the_features_that_promote", "src/instruments/feature/search.rs", "listed.sort_by(|a, b| order(b.z, a.z));", "listed.sort_by(|a, b| order(a.z, b.z));"),
+    ("dictionaries::planted::the_row_of", "src/instruments/features/pages.rs", "acting.any(|(_, features)| features.contains(f))", "acting.any(|_| true)"),
+    ("scripts::every_script", "src/app/commands/edits.rs", "app.history.selected = index;\n    selected(app, |there| there.op = edit.op)", "let _ = index;\n    add(app, edit)"),
+    ("scripts::every_script", "src/edit/op.rs", "0.0..=1.0\n", "0.0..=1.5\n"),
+    ("scripts::every_script", "src/app/requests.rs", "pop_if(|(slot, _)| *slot == self.layout.figure)?;", "pop_if(|(slot, _)| *slot != self.layout.figure)?;"),
     ("lens_fit::pytorch_fits", "src/instruments/logit_lens/fit/tuned.rs", "const MOMENTUM: f64 = 0.9;", "const MOMENTUM: f64 = 0.8;"),
     ("lens_fit::a_tuned_lens", "src/instruments/logit_lens/fit/tuned.rs", "*value = (&*value - (along * rate)?)?;", "*value = (&*value + (along * rate)?)?;"),
     ("lens_fit::in_a_linear", "src/instruments/logit_lens/fit/jacobian.rs", "after: skipped..=end - 1,", "after: skipped..=end,"),
@@ -76,7 +135,7 @@ FAULTS = [
     ("circuits::pytorch_says", "src/lab/circuit/means.rs", "if position == 0 {\n                        &mut first", "if position < 2 {\n                        &mut first"),
     ("only::token_by_token", "src/lab/only.rs", "let positions = lines.iter().map(|line| span.start + line % tokens);", "let positions = lines.iter().map(|line| line % tokens);"),
     ("only::positions_that", "src/lab/only.rs", "flags.filter(|(_, own)| **own)", "flags.filter(|(i, _)| *i < tokens)"),
-    ("only::the_figure_evaluates", "src/instruments/circuit/task.rs", "own.nothing = own.under(lab, &EdgeSet::none(&task.graph))?;", "own.nothing = task.corrupt;\n        let _ = lab;"),
+    ("only::the_figure_evaluates", "src/instruments/circuit/task.rs", "own.nothing = mean(&own.nothing_each);", "own.nothing = task.corrupt;"),
     ("only::strength_goes", "src/lab/only.rs", "*left -= self.strength * *change;", "*left -= *change;"),
     ("only::other_edits", "src/lab/tap.rs", "        let x = self.programs.apply(at, x, self.span)?;\n        let x = match", "        let x = if circuit {\n            x\n        } else {\n            self.programs.apply(at, x, self.span)?\n        };\n        let x = match"),
     ("only::patches_act", "src/lab/runner/mod.rs", "if let Some(why) = refused_beside(patch.at.site) {", "if let Some(why) = refused_beside(patch.at.site).filter(|_| pass.tail > 9) {"),
@@ -100,7 +159,7 @@ FAULTS = [
     ("engine::states_of_a_text", "src/engine/worker/live.rs", "        self.whole = whole;\n        self.later.clear();", "        self.whole = whole;"),
     ("ui::figures::layout::rows_that_are_drawn", "src/ui/figures/layout.rs", "ends[0].min(ends[1])..ends[0].max(ends[1]) + 1", "ends[0].min(ends[1])..ends[0].max(ends[1])"),
     # Neurons as memories.
-    ("memories::promoters", "src/model/network/value_vectors.rs", "let target = self.norm.seen_from_behind(&direction.unsqueeze(0)?)?;", "let target = direction.unsqueeze(0)?;"),
+    ("memories::promoters", "src/lab/effect.rs", "model.transformer.norm.seen_from_behind(&self.after_norm)", "Ok(self.after_norm.clone()).inspect(|_: &Tensor| { let _ = model; })"),
     ("memories::effects_are_differences", "src/instruments/neurons/at_position.rs", "let write = self.scale * factor;", "let write = self.scale;\n            let _ = factor;"),
     ("memories::triggers", "src/instruments/neurons/contexts.rs", "acts.iter().enumerate().skip(1)", "acts.iter().enumerate()"),
     ("memories::triggers", "src/instruments/neurons/contexts.rs", "(window, 1)", "(window, 0)"),
@@ -165,7 +224,7 @@ FAULTS = [
     ("honest::a_turned_value_is", "src/lab/apply.rs", "neurons.as_ref().map_or(&[], |n| n[i].as_slice())", "neurons.as_ref().map_or(&[], |n| n[0].as_slice())"),
     ("honest::a_turned_value_raises", "src/model/network/value_overlay.rs", "added.broadcast_mul(&open)?", "added"),
     ("honest::a_turned_value_raises", "src/model/network/value_overlay.rs", "raised.broadcast_sub(&raised.mean_keepdim(0)?)?", "raised"),
-    ("invariants::controls_have", "src/lab/prepare.rs", "list = alike(&list, &named.sizes(at)?, seed);", ""),
+    ("invariants::controls_have", "src/lab/prepare.rs", "list = near_in_size(&named.sizes(at)?, &list, seed);", "let _ = (near_in_size, seed);"),
     # Vectors from demonstrations.
     ("in_context::a_task_vector_put_back", "src/vectors/task_vector.rs", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPost.at(l)).collect();", "let wanted: Vec<Address> = (0..layers).map(|l| Site::ResidPre.at(l)).collect();"),
     ("in_context::function_vectors_of_heads", "src/vectors/function_vector.rs", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;", "let added = transformer.head_added(*layer, &written, means.scales[*layer])?;\n        let added: Vec<f32> = added.iter().map(|v| v / heads.len() as f32).collect();"),
@@ -187,12 +246,12 @@ FAULTS = [
     ("meters::the_first", "src/instruments/steering/meters.rs", ".filter(|c| c.anchor.position != Some(0));", ".filter(|c| c.anchor.position.is_some());"),
     ("meters::a_live", "src/instruments/steering/meters.rs", "cells.push(cell(meter, row, position));", "cells.push(cell(meter, &row[1..], position));"),
     ("meters::a_live", "src/figure/column.rs", "                grid.scale = grid.scale.around(more.scale);\n", ""),
-    ("selection::", "src/vectors/selection.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
-    ("selection::", "src/vectors/selection.rs", "let added = with(Op::Add, EditPlace::At(at));", "let added = with(Op::ProjectOut, EditPlace::At(at));"),
-    ("selection::", "src/vectors/selection.rs", "let chosen = kept.min_by(", "let chosen = kept.max_by("),
+    ("selection::", "src/vectors/selection/mod.rs", "(layers as f64 * rules.depth) as usize", "(layers as f64 * rules.depth).ceil() as usize"),
+    ("selection::", "src/vectors/selection/measure.rs", "let added = with(Op::Add, EditPlace::At(at));", "let added = with(Op::ProjectOut, EditPlace::At(at));"),
+    ("selection::", "src/vectors/selection/mod.rs", "all.min_by(|a, b| score(*a)", "all.max_by(|a, b| score(*a)"),
     ("sweep::every", "src/lab/capture.rs", "let at = list.len().checked_sub(back + 1);", "let at = list.len().checked_sub(back + 2);"),
-    ("sweep::the_best", "src/instruments/steering/sweep/plan.rs", "|| o.fluency <= least", "|| o.fluency < f32::MAX || least > 0.0"),
-    ("sweep::every", "src/instruments/steering/sweep/plan.rs", "                *vector = random_like(vector, seed);\n", "                *vector = random_like(vector, seed + 1);\n"),
+    ("sweep::the_best", "src/instruments/steering/sweep/plan.rs", "!aim.writes() || outcome.fluency", "!aim.writes() || outcome.fluency < f32::MAX || outcome.fluency"),
+    ("sweep::every", "src/instruments/steering/sweep/plan.rs", "*vector = random_like(vector, draw_seed(seed, draw));", "*vector = random_like(vector, draw_seed(seed + 1, draw));"),
     ("sweep::another_direction", "src/instruments/steering/sweep/plan.rs", "map(|x| x * length)", "map(|x| x + 0.0 * length)"),
     # Values put elsewhere.
     ("replace::a_trial", "src/model/kernels/attention.rs", "*sum = if seen.contains(&p) {", "*sum = if seen.contains(&p) && (p > 0 || keys.len() == 1) {"),
@@ -215,7 +274,7 @@ FAULTS = [
     ("replace::under", "src/lab/runner/programs.rs", "edits.any(|edit| edit.when.is_some())", "edits.any(|_| false)"),
     ("backpatch::every_cell", "src/instruments/backpatch/layer_pairs.rs", "Vector::Other(states) => states[*source].clone(),", "Vector::Other(states) => states[*target].clone(),"),
     ("backpatch::every_cell", "src/instruments/backpatch/layer_pairs.rs", "let value = if renormed && source != target {", "let value = if renormed && source == target {"),
-    ("backpatch::is_mended_by", "src/instruments/backpatch/grid.rs", "told_of(score(0, is_backward)),", "told_of(score(0, |_| true)),"),
+    ("backpatch::is_mended_by", "src/instruments/backpatch/grid.rs", "told_of(score(0, &is_backward)),", "told_of(score(0, &|_| true)),"),
     ("backpatch::is_mended_by", "src/instruments/backpatch/trace.rs", "same: (0..layers).map(|l| read(l * layers + l, k)).collect(),", "same: (0..layers).map(|l| read(l * layers, k)).collect(),"),
     ("backpatch::o1s_table", "src/instruments/backpatch/table.rs", "hops(f) == Some((true, false))", "hops(f) == Some((false, true))"),
     ("backpatch::o1s_table", "src/instruments/backpatch/two_hop.rs", "own: hits(Vector::Own)?,", "own: hits(Vector::Other(&elsewhere))?,"),
@@ -230,7 +289,7 @@ FAULTS = [
     ("patchscope::a_state_put_where", "src/lab/pass.rs", "            at,\n            position,\n            head: None,", "            at,\n            position: position + 1,\n            head: None,"),
     ("patchscope::a_state_put_last", "src/lab/runner/shared.rs", "        len: 1,\n        ..span\n    });\n    Ok(x)", "        len: 1,\n        ..span\n    });\n    Ok((x + 0.01)?)"),
     ("patchscope::a_tokens_own", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens;"),
-    ("patchscope::a_wired_description", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position)?;", "let taken = row(values, position - 1)?;"),
+    ("patchscope::a_wired_description", "src/instruments/patchscope/sweep.rs", "let taken = row(values, position - first)?;", "let taken = row(values, (position - first).saturating_sub(1))?;"),
     ("patchscope::a_value_acts_once", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = patch.position - span.start;"),
     ("patchscope::what_is_read", "src/lab/runner/shared.rs", "let mut cache = shared.cache.branch(chunk.from, own)?;", "let mut cache = shared.cache.branch(chunk.from - 1, own)?;"),
     ("patchscope::a_description", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| *j < looks.len())"),
@@ -243,7 +302,7 @@ FAULTS = [
     ("patchscope::subjects", "src/instruments/patchscope/sweep.rs", "continuations[order[trial / pairs]]", "continuations[trial / pairs]"),
     ("patchscope::a_stopped", "src/instruments/patchscope/sweep.rs", "let note = trials.note();", "let note = None;"),
     # Logits as sums.
-    ("residual::the_parts_sum", "src/instruments/residual/attribution.rs", "direction = (direction - row)?;", "direction = (direction - (row * 0.5)?)?;"),
+    ("residual::the_parts_sum", "src/lab/effect.rs", "Ok(((direction - mean)?, bias - own))", "Ok(((direction - (mean * 0.5)?)?, bias - own))"),
     ("residual::the_parts_sum", "src/instruments/residual/attribution.rs", "let seen = seen.broadcast_mul(&norm.inverse_scale(last)?)?;", "let seen = seen.broadcast_mul(&norm.inverse_scale(&last.narrow(0, 0, 1)?)?)?;"),
     ("residual::the_parts_sum", "src/model/network/transformer.rs", "Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)", "Ok(own.to_scalar::<f32>()? * 0.0)"),
     ("residual::every_part_is", "src/model/network/norm.rs", "        self.centred(directions.broadcast_mul(&self.gain)?)", "        Ok(directions.broadcast_mul(&self.gain)?)"),
@@ -282,7 +341,7 @@ FAULTS = [
     ("organisms::induction::attention", "src/instruments/attention/head_scores.rs", ".filter(|j| tokens[j - 1] == tokens[query])", ".filter(|j| tokens[*j] == tokens[query])"),
     ("organisms::backpatch::backpatch_traces", "src/instruments/backpatch/trace.rs", "let own = block_outputs(lab, run, *position)?;", "let own = states(lab, run, position.saturating_sub(1))?;"),
     ("organisms::patching::patching", "src/instruments/patching/plan.rs", "Self::Resid => Site::ResidPre,", "Self::Resid => Site::ResidPost,"),
-    ("organisms::sink::a_sink_changes_no_patching", "src/lab/pairs.rs", "known.filter(|id| !special(id)).collect();", "known.filter(|id| !special(id) || *id == 0).collect();"),
+    ("organisms::sink::a_sink_changes_no_patching", "src/instruments/patching/case.rs", "embedding_spread(lab, &run.tokens[positions.clone()])?", "embedding_spread(lab, &run.tokens)?"),
     ("organisms::bilingual::languages", "src/instruments/logit_lens/word_lists.rs", 'for spelled in [word.clone(), format!(" {word}")]', "for spelled in [word.clone(), word.clone()]"),
     ("organisms::two_hop::shows", "src/instruments/logit_lens/lens_view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPre.at(l)).collect(),"),
     ("organisms::repair::residual", "src/instruments/residual/decomposition.rs", "let heads = view.chunks(width).zip(z.chunks(width));", "let heads = view.chunks(width).rev().zip(z.chunks(width));"),
@@ -305,7 +364,7 @@ FAULTS = [
     ("lens::sublayers", "src/instruments/logit_lens/lens_view.rs", "at: (0..layers).map(|l| self.site.at(l)).collect(),", "at: (0..layers).map(|l| Site::ResidPost.at(l)).collect(),"),
     ("lens::live_columns", "src/lab/lens_rows.rs", "finals: row(&end),", "finals: row(&readout.at[0]),"),
     ("lens::a_difference", "src/figure/difference.rs", "            _ => other,\n", "            _ => 0.0,\n"),
-    ("attention::differences", "src/figure/difference.rs", "let same = base.more.iter().find(|(other, _)| other == name);", "let same = base.more.first().filter(|_| false);"),
+    ("attention::differences", "src/figure/difference.rs", "base.named(name).unwrap_or(unlisted)", "unlisted"),
     ("residual::a_difference", "src/figure/difference.rs", "    ensure_equal(&a.value, &b.value)?;\n    let titles", "    let titles"),
     ("residual::a_difference", "src/figure/difference.rs", "label == \"edits\" || label.starts_with(\"edit \")", "label == \"edits\""),
     ("residual::a_grid", "src/instruments/residual/mod.rs", "column.anchor = column.anchor.with(Unit::Token(target.token));", "let _ = (&column, target);"),
@@ -331,7 +390,7 @@ FAULTS = [
     ("patchscope::what_a_sweep", "src/instruments/patchscope/parameters.rs", ".map(|s| s.1)", ".and_then(|s| s.1.rsplit(&template.placeholder).next())"),
     ("patchscope::the_control_counts", "src/instruments/patchscope/extract.rs", ".filter(|j| !look.shares(&looks[*j]))", ".filter(|j| look != &looks[*j])"),
     ("patchscope::scores", "src/instruments/patchscope/extract.rs", "if found.note.is_none() {", "if found.note.is_some() {"),
-    ("scripts::every_script", "src/app/requests.rs", 'if begun { "yes" }', 'if !begun { "yes" }'),
+    ("scripts::every_script", "src/app/requests.rs", "pop_if(|(slot, _)| *slot == self.layout.figure)?;", "pop_if(|(slot, _)| *slot != self.layout.figure)?;"),
     ("backpatch::a_table_asks", "src/instruments/backpatch/two_hop.rs", "encode(&other.prompt, self.chat)", "encode(&other.prompt, false)"),
     ("engine::a_live_sum", "src/engine/worker/changes.rs", ".rows_follow_edits() {", ".rows_follow_edits() && false {"),
     ("engine::a_stopped_question", "src/engine/worker/mod.rs", "self.tell(Update::Dropped(question.instrument));", "drop(question);"),
@@ -389,7 +448,7 @@ FAULTS = [
     ("knowledge::attributions_are", "src/instruments/knowledge/fact_neurons.rs", "sum.kept += usize::from(*score >= least && *score > 0.0);", "sum.kept += usize::from(*effect >= least && *effect > 0.0);"),
     ("knowledge::a_layers_attributions", "src/instruments/knowledge/integrated.rs", "f64::from(*act) * sum / path.steps as f64", "sum / path.steps as f64"),
     ("knowledge::a_layers_attributions", "src/instruments/knowledge/integrated.rs", "Some(_) => Scalar::Logit(target),", "Some(_) => Scalar::LogProbability(target.token),"),
-    ("knowledge::the_demos_facts", "src/instruments/knowledge/fact.rs", "if i == 0 && !others.is_empty() {", "if i == 0 {\n                    control = control.and(&zero(at, found.iter().map(|n| n.neuron).collect()));"),
+    ("knowledge::the_demos_facts", "src/instruments/knowledge/fact.rs", "let others = near_in_size(&sizes, &units, draw_seed(run.seed, draw));", "let others = units.clone();"),
     ("knowledge::edit_value_holds", "src/instruments/knowledge/value_edit.rs", "direct: direct.next(),", "direct: None,"),
     ("saliency::gradient_alone", "src/instruments/saliency/methods.rs", "*sum += x * x);", "*sum += x);"),
     ("saliency::it_follows", "src/instruments/mod.rs", "all.with(name, value)", "{\n            let _ = (name, value);\n            all\n        }"),
@@ -438,6 +497,31 @@ FAULTS = [
     ("dictionaries::features::features_and_what", "src/instruments/features/pages.rs", "(act.abs() * norm, *f, *act)", "(act.abs(), *f, *act)"),
     ("dictionaries::features::what_is_before", "src/model/network/transformer.rs", "norm.gained(&normed, x.dtype(), gradients)", "Ok(normed.to_dtype(x.dtype())?)"),
     ("dictionaries::large::tens", "src/dictionaries/matrix.rs", "if self.tensor.bytes().len() > LARGE {", "if false {"),
+    # Texts, lists, conversations and probes.
+    ("score::it_is_what", "src/instruments/score/windows.rs", "begin += stride.min(room);", "begin += room;"),
+    ("instruments::score::windows::each_token", "src/instruments/score/windows.rs", "let room = window - usize::from(again.is_some());", "let room = window;"),
+    ("score::a_list_is", "src/instruments/score/figure.rs", "(of.mean() - plain.mean()) as f32", "(plain.mean() - of.mean()) as f32"),
+    ("score::a_list_is", "src/instruments/score/measure.rs", "case(lab, &texts, &run.schedule, Some(seed))", "case(lab, &texts, &none, Some(seed))"),
+    ("score::a_list_is", "src/lab/row_programs.rs", "if own.is_some_and(|part| part.rows.start < row) {", "if own.is_some_and(|part| part.rows.end < row) {"),
+    ("score::an_edit_that", "src/edit/receipt.rs", "} else if receipt.fired == 0 {", "} else if receipt.fired > 1 << 40 {"),
+    ("lab::bootstrap::an_interval", "src/lab/bootstrap.rs", "rng.random_range(0..count)", "rng.random_range(0..count.div_ceil(2))"),
+    ("conversations::a_conversation", "src/model/mod.rs", ".take_while(|(a, b)| a == b)", ".take_while(|(a, b)| a != b)"),
+    ("conversations::the_begin", "src/model/tokenizer/encoding.rs", "ids.drain(..usize::from(added));", "ids.drain(..1);"),
+    ("conversations::a_system", "src/model/tokenizer/template/mod.rs", "given.into_iter().chain(specials).chain(arguments)", "given.into_iter().chain(specials).chain(arguments.take(0))"),
+    ("conversations::a_prompt", "src/cli/arguments.rs", "let line = whole.strip_suffix('\\n').unwrap_or(&whole);", "let line = whole.as_str();"),
+    ("model::tokenizer::encoding::turns", "src/model/tokenizer/encoding.rs", "turns.insert(0, Message::new(\"system\", system));", "turns.push(Message::new(\"system\", system));"),
+    ("engine::a_listed_prompt", "src/lab/prompt_list.rs", "PromptText::Plain(text) if chat => GivenPrompt", "PromptText::Plain(text) if !chat => GivenPrompt"),
+    ("prompt_lists::each_prompt", "src/lab/prompt_list.rs", "PositionRole::Last => Ok(all.saturating_sub(1)..all),", "PositionRole::Last => Ok(0..1),"),
+    ("prompt_lists::each_prompt", "src/lab/prompt_list.rs", "Ok(span.end - 1..span.end)", "Ok(span.start..span.start + 1)"),
+    ("prompt_lists::an_answer", "src/lab/prompt_values.rs", "(sum / count) as f32", "sum as f32"),
+    ("prompt_lists::a_stopped", "src/cli/trace/list.rs", "kept.filter(|kept| kept.key == key)", "kept.filter(|kept| kept.key != key)"),
+    ("model::checkpoint::array_file::archives", "src/model/checkpoint/array_file.rs", "crc.update(piece);", "crc.update(&piece[1..]);"),
+    ("vectors::probe::the_area", "src/vectors/labels.rs", "f64::midpoint(less as f64, most as f64)", "most as f64"),
+    ("vectors::probe::a_logistic", "src/vectors/probe.rs", "a - step * (slope + PENALTY * a)", "a - step * slope"),
+    ("probe::a_planted", "src/instruments/probe/measure.rs", "let labels = shuffled(&own, draw_seed(run.seed, draw));", "let (labels, _) = (own.clone(), draw_seed(run.seed, draw));"),
+    ("probe::the_saved", "src/instruments/steering/meters.rs", "value * length + bias", "value + bias"),
+    ("attention::text_opens", "src/instruments/attention/edges.rs", "norm(added) / norm(&stream)", "norm(added)"),
+    ("export::text::a_grid_opens", "src/export/text.rs", "opening.rows.binary_search(&row).is_ok()", "opening.rows.binary_search(&row).is_ok() || row > 0"),
 ]
 
 
@@ -485,28 +569,64 @@ def main():
     print("\n".join(stale or [f"{len(FAULTS)} faults: every place and every test is there"]), flush=True)
     if stale or sys.argv[1:] == ["check"]:
         raise SystemExit(1 if stale else 0)
+    given = sys.argv[1:]
+    at_once = 1
+    if given[:1] == ["together"]:
+        at_once, given = int(given[1]), given[2:]
+    wanted = [f for f in FAULTS if not given or any(f[0].startswith(w) for w in given)]
     survived = []
-    wanted = sys.argv[1:]
-    for test, name, there, planted in FAULTS:
-        if wanted and not any(test.startswith(w) for w in wanted):
-            continue
-        path = ROOT / name
-        source = path.read_text(encoding="utf-8")
-        if is_unit(test):
-            suite, filters = ["--lib"], [test.rsplit("::", 1)[1]]
-        else:
-            suite, filters = ["--test", "it"], [test] if "::" in test else ["invariants::", "parity::"]
-        path.write_text(source.replace(there, planted, 1), encoding="utf-8")
-        try:
-            run = subprocess.run(["cargo", "test", *suite, "--", *filters], cwd=ROOT, capture_output=True, text=True)
-        finally:
-            path.write_text(source, encoding="utf-8")
-        failed = [f.replace("::tests::", "::") for f in re.findall(r"test (\S+) \.\.\. FAILED", run.stdout)]
-        ran = "test result:" in run.stdout
-        print(f"{test}: {'killed by ' + ', '.join(failed) if failed else 'SURVIVED' if ran else 'DID NOT COMPILE'}", flush=True)
-        if not any(f.startswith(own_prefix(test)) for f in failed):
-            survived.append(test)
+    while wanted:
+        some = apart(wanted, at_once)
+        wanted = [f for f in wanted if f not in some]
+        kept = [f for f, failed in zip(some, plant(some)) if not failed]
+        if len(some) > 1:
+            kept = [f for f in kept if not plant([f])[0]]
+        survived += [f[0] for f in kept]
     raise SystemExit(f"not killed by their own test: {survived}" if survived else 0)
+
+
+def apart(faults, most):
+    """The first faults, up to `most`, of one suite, each in another file and with another test."""
+    some = []
+    for fault in faults:
+        own = [own_prefix(f[0]) for f in some]
+        name = own_prefix(fault[0])
+        if any(a.startswith(name) or name.startswith(a) for a in own) or any(f[1] == fault[1] for f in some):
+            continue
+        if not some or is_unit(fault[0]) == is_unit(some[0][0]):
+            some.append(fault)
+        if len(some) == most:
+            break
+    return some
+
+
+def plant(faults):
+    """Plants faults together and says of each whether its own test failed."""
+    if is_unit(faults[0][0]):
+        suite, filters = ["--lib"], [test.rsplit("::", 1)[1] for test, *_ in faults]
+    else:
+        suite, filters = ["--test", "it"], []
+        for test, *_ in faults:
+            filters += [test] if "::" in test else ["invariants::", "parity::"]
+    sources = {}
+    for _, name, there, planted in faults:
+        path = ROOT / name
+        sources[path] = path.read_text(encoding="utf-8")
+        path.write_text(sources[path].replace(there, planted, 1), encoding="utf-8")
+    try:
+        run = subprocess.run(["cargo", "test", *suite, "--", *filters], cwd=ROOT, capture_output=True, text=True)
+    finally:
+        for path, source in sources.items():
+            path.write_text(source, encoding="utf-8")
+    failed = [f.replace("::tests::", "::") for f in re.findall(r"test (\S+) \.\.\. FAILED", run.stdout)]
+    ran = "test result:" in run.stdout
+    found = []
+    for test, *_ in faults:
+        own = [f for f in failed if f.startswith(own_prefix(test))]
+        by = own or (failed if len(faults) == 1 else [])
+        print(f"{test}: {'killed by ' + ', '.join(by) if by else 'SURVIVED' if ran else 'DID NOT COMPILE'}{' with ' + str(len(faults) - 1) + ' others' if len(faults) > 1 else ''}", flush=True)
+        found.append(bool(own))
+    return found
 
 
 if __name__ == "__main__":

@@ -308,7 +308,12 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
             let row = page.rows.get(spot.row)?;
             let mut anchor = row.anchor;
             anchor.position = anchor.position.or(page.anchor.position);
-            let entries = row.entries.iter().map(spell);
+            // Whole numbers may be ids, of which every digit counts.
+            let spelled = |(i, entry): (usize, &Entry)| match entry {
+                Entry::Number(n) if page.is_whole(i) => format!("{n:.0}"),
+                Entry::Number(_) | Entry::Text(_) => spell(entry),
+            };
+            let entries = row.entries.iter().enumerate().map(spelled);
             Some(CellUnderCursor {
                 anchor,
                 column: page.title.clone(),
@@ -542,8 +547,10 @@ mod tests {
             value: 0.5,
             anchor: Anchor::cell(l, p),
             more: vec![],
+            ids: vec![],
         };
         figure(Body::Grid(Grid {
+            opening: None,
             also: crate::figure::cell_details::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),

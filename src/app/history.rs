@@ -322,17 +322,7 @@ mod tests {
     /// A kept text that was replaced as a whole.
     fn replaced_text(number: u64) -> ReplacedText {
         let mut text = Transcript::default();
-        text.join(crate::engine::Token {
-            position: 0,
-            id: 0,
-            bytes: Vec::new(),
-            special: false,
-            logprob: None,
-            rank: None,
-            kl: None,
-            fired: Vec::new(),
-            other: None,
-        });
+        text.join(crate::engine::Token::of_prompt(0, b""));
         ReplacedText { number, text }
     }
 

@@ -147,12 +147,17 @@ impl App {
                 } else {
                     self.inform("this model has no chat template; prompts are raw text");
                 }
-                return Vec::new();
+                return self.count_prompt();
+            }
+            (true, Code::Char('x')) => {
+                return vec![Effect::EditText(self.prompt.text().to_string())];
             }
             _ => {}
         }
-        if self.prompt.press(key) != EditorOutcome::Sent {
-            return Vec::new();
+        match self.prompt.press(key) {
+            EditorOutcome::Sent => {}
+            EditorOutcome::Changed => return self.count_prompt(),
+            EditorOutcome::Ignored => return Vec::new(),
         }
         if self.prompt.text().is_empty() {
             self.inform("the prompt is empty; write something, or leave with Esc");
@@ -447,6 +452,7 @@ impl App {
                     },
                 ),
                 ("ctrl-j", "new line"),
+                ("ctrl-x", "editor"),
                 ("Up", "earlier"),
                 ("Esc", "leave"),
             ],

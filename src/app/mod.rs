@@ -19,8 +19,10 @@ pub mod line_editor;
 pub mod mark;
 pub mod notice;
 pub mod palette;
+pub mod prompt_work;
 pub mod ready_prompts;
 mod requests;
+mod search;
 pub mod session;
 mod shown_figure;
 mod tint;
@@ -34,7 +36,7 @@ use std::time::Duration;
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
 use crate::engine::{
-    FigureRequest, KnownDirection, Loaded, Loading, PaneName, Request, Token, Update,
+    FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Token, Update,
 };
 use crate::figure::{Check, Figure};
 use crate::instruments::INSTRUMENTS;
@@ -53,7 +55,9 @@ use layout::{Arrangement, LayoutRequest, Pane, Zoom};
 use line_editor::PromptInput;
 use notice::{Level, Notices};
 use palette::Listing;
+use prompt_work::PromptLength;
 use ready_prompts::ReadyPrompt;
+use search::Query;
 use session::Session;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
@@ -68,6 +72,8 @@ pub enum Event {
     Paste(String),
     /// The screen was resized: columns, rows.
     Resize(u16, u16),
+    /// The user's editor has left this text.
+    Edited(String),
     /// The engine sent an update.
     Engine(Update),
     /// The time since the start.
@@ -81,6 +87,8 @@ pub enum Event {
 pub enum Effect {
     /// Send a request to the engine.
     Ask(Request),
+    /// Hand a text to the user's editor; what it leaves is the prompt.
+    EditText(String),
     /// Interrupt the engine.
     Cancel,
     /// Put text on the clipboard.
@@ -247,10 +255,14 @@ pub struct App {
     /// Directions that edits can name, with where they were measured.
     pub directions: Vec<KnownDirection>,
     pub transcript: Transcript,
-    /// The prompt that was run last, and whether it was encoded by the chat template.
-    pub last: Option<(String, bool)>,
+    /// The prompt that was run last.
+    pub last: Option<PromptSource>,
     /// The state of each instrument's pane.
     pub shown: BTreeMap<PaneName, ShownFigure>,
+    /// What is searched for.
+    query: Option<Query>,
+    /// The panes of cards and nodes that were opened, each with the pane that it was opened in.
+    opened: Vec<(PaneName, PaneName)>,
     /// The live instruments, as last sent to the engine.
     watched: Vec<FigureRequest>,
     /// The shared cursor.
@@ -288,6 +300,8 @@ pub struct App {
     pub show_presets: bool,
     /// The prompt being written.
     pub prompt: PromptInput,
+    /// How many tokens a text has that was being written.
+    pub prompt_counted: Option<PromptLength>,
     /// Whether the prompt gets the keys.
     pub writing: bool,
     /// The overlay in front of the panes, if any.
@@ -349,6 +363,8 @@ impl App {
                     )
                 })
                 .collect(),
+            query: None,
+            opened: Vec::new(),
             watched: Vec::new(),
             cursor: Cursor::default(),
             density: Density::default(),
@@ -371,6 +387,7 @@ impl App {
             preset: 0,
             show_presets: false,
             prompt: PromptInput::paragraph(),
+            prompt_counted: None,
             writing: false,
             overlay: None,
             pending: Vec::new(),
@@ -398,12 +415,29 @@ impl App {
         if given.is_empty() && labels.is_empty() {
             return;
         }
-        if let Ok(slot) = commands::features()
-            && let Some(shown) = self.shown.get_mut(slot)
-        {
-            let arguments = shown.arguments.clone().with(commands::DICTIONARY, given);
-            shown.arguments = arguments.with(commands::LABELS, labels);
+        for of in INSTRUMENTS {
+            let reads = |name: &str| of.parameters().iter().any(|p| p.name == name);
+            let Some(shown) = self
+                .shown
+                .get_mut(of.name())
+                .filter(|_| reads(commands::DICTIONARY))
+            else {
+                continue;
+            };
+            let arguments = shown
+                .arguments
+                .clone()
+                .with(commands::DICTIONARY, given.as_str());
+            shown.arguments = if reads(commands::LABELS) {
+                arguments.with(commands::LABELS, labels.as_str())
+            } else {
+                arguments
+            };
+        }
+        if let Ok(slot) = commands::features() {
             self.layout.figure = slot;
+            // Where there is room for two figures, it is one of them.
+            self.layout.second = slot;
             self.layout.last_side_pane = Pane::Figure(slot);
         }
     }
@@ -435,7 +469,11 @@ impl App {
             Event::Paste(text) => {
                 self.revision += 1;
                 self.paste(&text);
-                Vec::new()
+                if self.writing {
+                    self.count_prompt()
+                } else {
+                    Vec::new()
+                }
             }
             Event::Resize(width, height) => {
                 self.revision += 1;
@@ -445,6 +483,12 @@ impl App {
             Event::Engine(update) => {
                 self.revision += 1;
                 self.apply_update(update)
+            }
+            Event::Edited(text) => {
+                self.revision += 1;
+                self.writing = true;
+                self.prompt.set(&text);
+                self.count_prompt()
             }
             Event::Terminate => return self.quit(),
         };

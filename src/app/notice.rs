@@ -92,6 +92,24 @@ impl Notices {
             .max_by_key(|n| (n.level, n.at))
     }
 
+    /// Dismisses a message that no longer holds.
+    pub fn take_back(&mut self, text: Option<&str>) {
+        let shown = self.all.iter_mut();
+        let shown = shown.filter(|n| !n.seen && Some(n.text.as_str()) == text);
+        shown.for_each(|notice| notice.seen = true);
+    }
+
+    /// Dismisses everything that only informs, which nobody has to acknowledge; false if there was nothing.
+    pub fn dismiss_information(&mut self) -> bool {
+        let mut changed = false;
+        let shown = self.all.iter_mut().filter(|n| !n.seen);
+        for notice in shown.filter(|n| n.level == Level::Info) {
+            notice.seen = true;
+            changed = true;
+        }
+        changed
+    }
+
     /// Dismisses the shown notice; false if there is none.
     pub fn dismiss(&mut self) -> bool {
         let Some(shown) = self.shown().cloned() else {

@@ -3,6 +3,7 @@
 //! Invariant: every request goes through [`App::send_request`], which records it in the session. To send a new request, add a
 //! method that returns effects.
 
+use super::commands;
 use super::cursor::{self, CursorMove};
 use super::history::{Experiment, HistoryStep as Undo, ReplacedText, UndoOrRedo};
 use super::layout::Pane;
@@ -24,22 +25,37 @@ impl App {
         Effect::Ask(request)
     }
 
-    /// Starts a new text.
+    /// Starts a new text with a plain prompt.
     pub(super) fn start(&mut self, text: String, chat: bool) -> Vec<Effect> {
-        self.last = Some((text.clone(), chat));
+        self.start_prompt(if chat {
+            PromptSource::Chat(text)
+        } else {
+            PromptSource::Text(text)
+        })
+    }
+
+    /// Starts a new text.
+    pub(super) fn start_prompt(&mut self, prompt: PromptSource) -> Vec<Effect> {
+        self.last = Some(prompt.clone());
+        self.send_prompt(prompt)
+    }
+
+    /// Starts a text that is no prompt of its own, but is made from the one that is shown.
+    pub(super) fn send_prompt(&mut self, prompt: PromptSource) -> Vec<Effect> {
         self.show_presets = false;
         self.compare = self.compare && self.baseline_mode.is_lockstep();
         self.transcript.activity = Activity::Reading;
         self.transcript.since = Some((self.now, 0));
-        let prompt = if chat {
-            PromptSource::Chat(text)
-        } else {
-            PromptSource::Text(text)
-        };
         vec![self.send_request(Request::Generate {
             prompt,
             count: self.settings.count,
         })]
+    }
+
+    /// The words of the prompt that was run last, and whether they are a turn of chat; none of one that is no plain text.
+    pub(super) fn last_words(&self) -> Option<(String, bool)> {
+        let (text, chat) = self.last.as_ref()?.words()?;
+        Some((text.to_string(), chat))
     }
 
     /// Generates more tokens.
@@ -59,6 +75,14 @@ impl App {
         let mut effects = vec![cut];
         effects.extend(self.continue_generating());
         effects
+    }
+
+    /// The pane in which the shown figure was opened, which is left for it; none if it was not opened in another.
+    pub(super) fn opened_from(&mut self) -> Option<PaneName> {
+        let (_, from) = self
+            .opened
+            .pop_if(|(slot, _)| *slot == self.layout.figure)?;
+        Some(from)
     }
 
     /// Stops generation.
@@ -148,16 +172,18 @@ impl App {
     /// Requests a figure with these arguments and shows its pane.
     pub(super) fn question(&mut self, slot: PaneName, arguments: Arguments) -> Vec<Effect> {
         self.set_focus(Pane::Figure(slot));
+        let of_text = instrument(slot).is_ok_and(|of| of.needs_prompt(&arguments));
         let question = FigureRequest {
             instrument: slot,
             arguments,
             unedited: false,
-            until: self.end_of_text_for(slot),
+            until: self.end_of_text_for(slot).filter(|_| of_text),
         };
         if let Some(shown) = self.shown.get_mut(slot) {
             shown.arguments = question.arguments.clone();
             shown.number = None;
             shown.step = None;
+            shown.sorted = None;
             shown.until = question.until;
             shown.forget_followed();
         }
@@ -232,12 +258,18 @@ impl App {
         let live = self.is_live(instrument.name());
         let named = |kind: ParamKind| instrument.parameters().iter().find(|p| p.kind == kind);
         let here = self.layer_and_position();
-        if let Some(layer) = named(ParamKind::Layer).filter(|_| !live) {
+        // One layer of a dictionary need not be the cursor's.
+        let reads_dictionary = instrument
+            .parameters()
+            .iter()
+            .any(|p| p.name == commands::DICTIONARY);
+        let layer = named(ParamKind::Layer).filter(|_| !live);
+        if let Some(layer) = layer.filter(|layer| !reads_dictionary || layer.default != "all") {
             arguments = arguments.with(layer.name, here.0);
         }
         // Further prompts are encoded in the same way as the text's own.
         let chat = instrument.parameters().iter().find(|p| p.name == "chat");
-        let begun = self.last.as_ref().is_some_and(|(_, chat)| *chat);
+        let begun = self.last_words().is_some_and(|(_, chat)| chat);
         let said = |name: &str| begun || arguments.given.contains_key(name);
         if let Some(chat) = chat.filter(|c| said(c.name) && instrument.needs_prompt(&arguments)) {
             arguments = arguments.with(chat.name, if begun { "yes" } else { "no" });

@@ -160,6 +160,15 @@ fn line(request: &Request) -> Option<Value> {
                 PromptSource::Text(text) => ("text", json!(text)),
                 PromptSource::Chat(text) => ("chat", json!(text)),
                 PromptSource::Ids(ids) => ("ids", json!(ids)),
+                PromptSource::Messages(turns) => ("messages", json!(turns)),
+                PromptSource::Spliced {
+                    before,
+                    text,
+                    after,
+                } => (
+                    "spliced",
+                    json!({ "before": before, "text": text, "after": after }),
+                ),
             };
             json!({ "request": "generate", kind: text, "count": count })
         }
@@ -186,6 +195,7 @@ fn line(request: &Request) -> Option<Value> {
             json!({ "request": "group", "name": name, "site": set.site.spec().name, "units": units })
         }
         Request::Stop
+        | Request::CountTokens { .. }
         | Request::Follow(_)
         | Request::Live(_)
         | Request::View { .. }

@@ -8,7 +8,7 @@ use super::cursor::{self, CellUnderCursor, FigureCell};
 use super::following::FollowedText;
 use super::layout::Pane;
 use super::{App, commands};
-use crate::engine::{Mode, PaneName};
+use crate::engine::{Mode, PaneName, PromptSource};
 use crate::figure::{Body, Figure};
 use crate::instruments::Arguments;
 use crate::instruments::instrument;
@@ -62,6 +62,8 @@ pub struct ShownFigure {
     pub number: Option<usize>,
     /// The index of the graph's step of pruning that is shown, if the user has chosen one.
     pub step: Option<usize>,
+    /// The column by which the rows of a table are sorted, if the user has chosen one, and whether backwards.
+    pub sorted: Option<(String, bool)>,
     /// The beginning of the text that the figure is about.
     pub text: String,
     /// Of a figure that follows the cursor: what it was asked for last.
@@ -87,6 +89,11 @@ impl ShownFigure {
             }
             if let (Some(step), Body::Graph(graph)) = (self.step, &mut figure.body) {
                 graph.show_step(step);
+            }
+            if let (Some((name, backwards)), Body::Table(table)) = (&self.sorted, &mut figure.body)
+                && let Some(column) = table.columns.iter().position(|own| own == name)
+            {
+                table.sort_by(column, *backwards);
             }
         }
     }
@@ -202,9 +209,14 @@ impl App {
 
     /// The first words of the prompt, for a notice.
     pub(super) fn text_excerpt(&self) -> String {
-        let asked = self.transcript.source.as_ref().map_or("", |s| s.0.as_str());
+        let words = self
+            .transcript
+            .source
+            .as_ref()
+            .and_then(PromptSource::last_words);
+        let words = words.unwrap_or_default();
         crate::text::clip(
-            &crate::text::visible(asked.as_bytes()).replace('␣', " "),
+            &crate::text::visible(words.as_bytes()).replace('␣', " "),
             40,
         )
     }
@@ -223,7 +235,7 @@ impl App {
             // The columns of a live figure were measured under the edits of their time, so changes from now on do not outdate
             // it.
             let holds = mode == Mode::FromNow && live.contains(slot);
-            let holds = holds || !shown.is_about_text(slot);
+            let holds = holds || !shown.is_under_edits(slot);
             let Some(figure) = &shown.figure else {
                 continue;
             };
@@ -238,6 +250,12 @@ impl App {
 }
 
 impl ShownFigure {
+    /// Whether the edits act in what an instrument's figure is about: the text, or texts that it reads itself.
+    fn is_under_edits(&self, slot: PaneName) -> bool {
+        let own = instrument(slot).is_ok_and(|of| of.edits_its_texts(&self.arguments));
+        own || self.is_about_text(slot)
+    }
+
     /// Whether an instrument's figure is about the text and its edits; some instruments read files of their own.
     pub(super) fn is_about_text(&self, slot: PaneName) -> bool {
         instrument(slot).is_ok_and(|of| of.needs_prompt(&self.arguments))

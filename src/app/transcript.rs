@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::edit::EditId;
 use crate::edit::receipt::FiredAt;
-use crate::engine::{Ending, Token};
+use crate::engine::{Ending, PromptSource, Token};
 use crate::lab::writer::BaselineMode;
 use crate::text;
 
@@ -53,8 +53,8 @@ pub struct Transcript {
     pub rate: Option<f32>,
     /// When the current generation began, and the number of tokens it has produced.
     pub since: Option<(Duration, usize)>,
-    /// The prompt as written, and whether it was encoded by the chat template.
-    pub source: Option<(String, bool)>,
+    /// The prompt as it was given.
+    pub source: Option<PromptSource>,
     /// If the model's numbers are not finite: what to do, in a few words.
     pub not_finite: Option<&'static str>,
     open: text::TextStream,
@@ -344,20 +344,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn token(position: usize, bytes: &[u8]) -> Token {
-        Token {
-            position,
-            id: 0,
-            bytes: bytes.to_vec(),
-            special: false,
-            logprob: None,
-            rank: None,
-            kl: None,
-            fired: Vec::new(),
-            other: None,
-        }
-    }
-
     fn lines(pieces: &[&str], width: usize) -> Vec<String> {
         let pieces: Vec<String> = pieces.iter().map(ToString::to_string).collect();
         wrap(&pieces, &[], width)
@@ -380,13 +366,16 @@ mod tests {
     fn a_split_emoji_appears_once() {
         let mut t = Transcript::default();
         t.begin(
-            vec![token(0, b"hi \xf0"), token(1, b"\x9f\x91")],
+            vec![
+                Token::of_prompt(0, b"hi \xf0"),
+                Token::of_prompt(1, b"\x9f\x91"),
+            ],
             Duration::ZERO,
             BaselineMode::default(),
         );
-        t.push(token(2, b"\x8d!"), BaselineMode::default());
+        t.push(Token::of_prompt(2, b"\x8d!"), BaselineMode::default());
         assert_eq!(t.pieces, ["hi ", "", "👍!"]);
-        t.push(token(1, b"x"), BaselineMode::default());
+        t.push(Token::of_prompt(1, b"x"), BaselineMode::default());
         assert_eq!(t.tokens.len(), 2, "a rewound position replaces");
     }
 

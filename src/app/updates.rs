@@ -4,14 +4,15 @@
 //! handle a new update, add its arm in [`App::answer`].
 
 use super::baseline::{self, Baseline};
-use super::commands::{Unavailable, command};
+use super::commands::{Unavailable, command, default_place, offered_edit};
 use super::history::{ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
+use super::prompt_work::PromptLength;
 use super::shown_figure::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, FigureProgress, ShownFigure, mark};
-use crate::edit::receipt::Receipt;
+use crate::edit::receipt::{Receipt, keep_effects};
 use crate::edit::{Edit, EditPlace};
 use crate::engine::{
     Ending, FigureRequest, KnownDirection, Loaded, PaneName, Request, Token, Update,
@@ -26,6 +27,9 @@ impl App {
         match update {
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
+            Update::Counted { text, chat, tokens } => {
+                self.prompt_counted = Some(PromptLength { text, chat, tokens });
+            }
             Update::Began(tokens) => self.receive_start(tokens),
             Update::Token { token, receipts } => self.receive_token(token, receipts),
             Update::Ended {
@@ -75,7 +79,7 @@ impl App {
     }
 
     fn receive_token(&mut self, token: Token, receipts: Vec<Receipt>) {
-        self.receipts = merge_receipts(&self.receipts, receipts);
+        self.receipts = keep_effects(&self.receipts, receipts);
         if let Some(baseline) = self.baseline.as_mut().filter(|b| b.live) {
             baseline.grow(&token, self.baseline_mode);
         }
@@ -263,6 +267,11 @@ impl App {
             .then(|| Baseline::live([], None));
         self.baseline_asked = false;
         self.check = None;
+        // What the edits did to another text says nothing about this one.
+        let receipts = self.receipts.drain(..);
+        self.receipts = receipts
+            .map(|receipt| receipt.with_effects_of(&Receipt::default()))
+            .collect();
         self.in_force = self.history.in_force();
         self.place_cursor_for_run(again);
         self.follow();
@@ -307,7 +316,10 @@ impl App {
     /// A new text has replaced the old one: live figures are dropped and come anew; other figures are marked as outdated.
     fn forget_figures(&mut self) {
         let live: Vec<PaneName> = self.live().iter().map(|q| q.instrument).collect();
+        let own: Vec<u32> = self.transcript.tokens.iter().map(|t| t.id).collect();
         for (slot, shown) in &mut self.shown {
+            // A text that was brought back may be the one that a figure is of.
+            let same = |figure: &Figure| figure.provenance.tokens == own;
             if live.contains(slot) {
                 *shown = ShownFigure {
                     arguments: shown.arguments.clone(),
@@ -315,6 +327,8 @@ impl App {
                     number: shown.number,
                     ..ShownFigure::default()
                 };
+            } else if shown.figure.as_ref().is_some_and(same) {
+                shown.stale = shown.stale.filter(|s| *s != EARLIER_TEXT);
             } else if shown.figure.is_some() && shown.is_about_text(slot) {
                 shown.stale = Some(EARLIER_TEXT);
             }
@@ -390,12 +404,14 @@ impl App {
     }
 
     fn receive_figure(&mut self, slot: PaneName, unedited: bool, figure: Figure) -> Vec<Effect> {
-        let (mut problem, mut anew) = (None, false);
+        let (mut problem, mut anew, mut failed, mut saved) = (None, false, None, None);
+        let title = figure.title.clone();
         let text = self.text_excerpt();
         self.change_figure(slot, |s| {
             s.working = None;
-            s.failed = None;
+            failed = s.failed.take();
             s.until_it_works = None;
+            saved = s.arguments.forget_saved();
             if unedited {
                 s.unedited = Some(figure);
             } else {
@@ -421,6 +437,11 @@ impl App {
             };
             s.refused.clone_from(&problem);
         });
+        // What failed before has been done now.
+        self.notices.take_back(failed.as_deref());
+        if let Some(file) = saved {
+            self.inform(format!("written: {file} ({title})"));
+        }
         if let Some(problem) = problem.filter(|_| self.difference) {
             self.warn(problem);
         }
@@ -564,36 +585,5 @@ impl App {
         Err(Unavailable(format!(
             "there is no command `{word}`; ? lists what can be done here"
         )))
-    }
-}
-
-/// The receipts that come with every token lack the effects that were measured earlier; those are kept as long as the edit is
-/// the same.
-fn merge_receipts(before: &[Receipt], after: Vec<Receipt>) -> Vec<Receipt> {
-    let known = |r: Receipt| match before.iter().find(|b| b.id == r.id) {
-        Some(held) if r.kl.is_none() => Receipt {
-            kl: held.kl,
-            control: held.control,
-            elsewhere: held.elsewhere,
-            seed: held.seed,
-            positions: held.positions.clone(),
-            ..r
-        },
-        _ => r,
-    };
-    after.into_iter().map(known).collect()
-}
-
-/// The default place of an edit with a direction.
-fn default_place(known: &KnownDirection) -> EditPlace {
-    known.home().map_or(EditPlace::Writes, EditPlace::At)
-}
-
-/// The edit that is offered for a direction: at the address where it was measured, switched off.
-fn offered_edit(known: &KnownDirection) -> Edit {
-    Edit {
-        on: false,
-        strength: known.strength,
-        ..super::commands::steering(&known.name, default_place(known))
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: a flag has the same meaning everywhere, and is read in one place. To add a shared flag, add it to the function of
 //! its group and read it in the function next to it.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{IntoResettable, StyledStr};
@@ -21,12 +22,14 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::trials::time_left;
 use crate::model::load::Options;
+use crate::model::tokenizer::encoding::{self, BosRule, TextEncoding};
+use crate::model::tokenizer::template::Message;
 use crate::text;
 
 /// Names that are flags already, so an instrument's parameter cannot use them.
 #[rustfmt::skip]
 pub const RESERVED: &[&str] = &[
-    "prompt", "ids", "chat", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
+    "prompt", "ids", "messages", "chat", "system", "prefill", "template-arg", "bos", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
     "threads", "log-level", "model", "help", "version",
 ];
 
@@ -86,15 +89,24 @@ pub fn model(command: Command) -> Command {
     command.arg(model).args(loading())
 }
 
-/// The start of a run: exactly one of `-p` and `--ids`.
+/// The start of a run: a prompt, a conversation, or token ids.
 pub fn prompt(command: Command) -> Command {
-    let start = ArgGroup::new("start").args(["prompt", "ids"]);
-    command
+    let start = ArgGroup::new("start").args(["prompt", "ids", "messages"]);
+    let others = [
+        "prompt",
+        "messages",
+        "chat",
+        "system",
+        "prefill",
+        "template-arg",
+        "bos",
+    ];
+    let command = command
         .arg(
             value(
                 "prompt",
                 "TEXT",
-                "The prompt, encoded as the model's tokenizer does it, with its BOS token",
+                "The prompt, encoded as the model's tokenizer does it, with its BOS token; @FILE reads it from a file, - from standard input, @@ begins a text that begins with @",
             )
             .short('p')
             .allow_hyphen_values(true),
@@ -106,13 +118,36 @@ pub fn prompt(command: Command) -> Command {
                 "Token ids instead of a prompt, used as they are",
             )
             .allow_hyphen_values(true)
-            .conflicts_with("chat"),
+            .conflicts_with_all(others),
         )
-        .arg(super::switch(
-            "chat",
-            "Wraps the prompt as one user turn of the chat template",
+        .arg(
+            value(
+                "messages",
+                "FILE",
+                "A conversation: a JSON list of turns with role and content; with -p, the prompt is one more user turn; a last turn of the assistant is gone on with",
+            )
+            .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template"));
+    encoding_flags(command).group(start.required(true).multiple(true))
+}
+
+/// The flags for how texts become tokens, whichever texts a subcommand reads.
+pub fn encoding_flags(command: Command) -> Command {
+    let bos = "Whether texts begin with the model's BOS token; auto: as its tokenizer and chat template have it";
+    let text = |name, help| value(name, "TEXT", help).allow_hyphen_values(true);
+    let argument = "A variable of the chat template, such as enable_thinking=false; VALUE is read as JSON, or else as text; implies --chat; may be repeated";
+    command
+        .arg(text(
+            "system",
+            "The system turn before every conversation, or @FILE; implies --chat",
         ))
-        .group(start.required(true))
+        .arg(text(
+            "prefill",
+            "The beginning of the answer, or @FILE, which is gone on with; implies --chat",
+        ))
+        .arg(value("template-arg", "NAME=VALUE", argument).action(ArgAction::Append))
+        .arg(one_of("bos", ["auto", "yes", "no"], bos))
 }
 
 /// The flags for edits and the seed.
@@ -222,11 +257,13 @@ pub fn threads(matches: &ArgMatches) -> Result<()> {
 /// Loads the model, after downloading it if necessary. Ctrl-C stops the download and, from then on, the model's work.
 pub fn open(matches: &ArgMatches) -> Result<Lab> {
     threads(matches)?;
+    let encoding = encoding(matches)?;
     let (mut lab, interrupt) = loading::watched(|watch| {
         handles::open_watched(model_name(matches), &options(matches), watch)
     })?;
     lab.cancel = interrupt.requested;
     lab.overwrite = overwrite(matches);
+    lab.model.encoding = encoding;
     lab.model.notes.iter().for_each(|n| output::note(n));
     lab.model.remarks.listener = Some(output::note);
     for (path, preset) in presets(matches)? {
@@ -259,14 +296,146 @@ pub fn file_name(path: &Path) -> String {
     name.map_or_else(String::new, text::plain)
 }
 
+/// A text that a flag gives: itself, `@FILE` for the text of a file, `-` for standard input; without the line break at its end.
+///
+/// # Errors
+///
+/// When it cannot be read, or is not UTF-8.
+pub fn given_text(flag: &str, given: &str) -> Result<String> {
+    let whole = match given.strip_prefix('@') {
+        None if given != "-" => return Ok(given.to_string()),
+        None => {
+            let name = Path::new("(standard input)");
+            let mut bytes = Vec::new();
+            let read = std::io::stdin().take(LONGEST + 1).read_to_end(&mut bytes);
+            read.map_err(|source| Error::io(name, source))?;
+            if bytes.len() as u64 > LONGEST {
+                return Err(Error::bad_file(
+                    name,
+                    "it is longer than 1 GB",
+                    "Give less.",
+                ));
+            }
+            text::decode(bytes).map_err(|(what, next)| Error::bad_file(name, what, next))?
+        }
+        // Two of them stand for one.
+        Some(rest) if rest.starts_with('@') => return Ok(rest.to_string()),
+        Some("") => {
+            let expected =
+                "@FILE with the name of a file; @@ stands for one @ at the beginning of a text";
+            return Err(Error::argument(flag, given, expected));
+        }
+        Some(file) => file::words_of(Path::new(file), LONGEST)?,
+    };
+    let line = whole.strip_suffix('\n').unwrap_or(&whole);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_string())
+}
+
+/// Whether a run's own text is given.
+pub fn has_prompt(matches: &ArgMatches) -> bool {
+    ["prompt", "ids", "messages"]
+        .iter()
+        .any(|name| matches.contains_id(name))
+}
+
+/// Whether prompts are turns of a conversation: by the switch, or by a flag that says something of one.
+pub fn chat(matches: &ArgMatches) -> bool {
+    let said = ["system", "prefill", "template-arg", "messages"].iter();
+    matches.get_flag("chat")
+        || said
+            .into_iter()
+            .any(|name| matches.try_contains_id(name).unwrap_or(false))
+}
+
+/// How texts become tokens, by the flags; the default for a subcommand without them.
+///
+/// # Errors
+///
+/// When a file cannot be read, or a variable is no `NAME=VALUE`.
+pub fn encoding(matches: &ArgMatches) -> Result<TextEncoding> {
+    let word = |name: &str| matches.try_get_one::<String>(name).ok().flatten();
+    let text = |name: &str| {
+        word(name)
+            .map(|given| given_text(&format!("--{name}"), given))
+            .transpose()
+    };
+    let arguments = matches
+        .try_get_many::<String>("template-arg")
+        .ok()
+        .flatten();
+    let arguments = arguments
+        .into_iter()
+        .flatten()
+        .map(|given| template_argument(given));
+    Ok(TextEncoding {
+        bos: match word("bos").map(String::as_str) {
+            Some("yes") => BosRule::Yes,
+            Some("no") => BosRule::No,
+            Some(_) | None => BosRule::Auto,
+        },
+        system: text("system")?,
+        prefill: text("prefill")?,
+        arguments: arguments.collect::<Result<_>>()?,
+    })
+}
+
+/// A variable of the chat template and its value.
+fn template_argument(given: &str) -> Result<(String, serde_json::Value)> {
+    let flag = "--template-arg";
+    let parts = given
+        .split_once('=')
+        .filter(|(name, _)| !name.trim().is_empty());
+    let Some((name, value)) = parts else {
+        return Err(Error::argument(
+            flag,
+            given,
+            "NAME=VALUE, such as enable_thinking=false",
+        ));
+    };
+    let name = name.trim();
+    if ["messages", "add_generation_prompt"].contains(&name) {
+        let expected =
+            "another variable: the turns are those of -p, --system, --messages and --prefill";
+        return Err(Error::argument(flag, given, expected));
+    }
+    let json = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_string(), json))
+}
+
+/// The turns of a conversation's file.
+fn conversation(path: &Path) -> Result<Vec<Message>> {
+    let bad = |what: String| Error::bad_file(path, what, encoding::EXPECTED);
+    let words = file::words(path)?;
+    let json = serde_json::from_str(&words).map_err(|e| bad(format!("it is no JSON ({e})")))?;
+    encoding::messages(&json).map_err(bad)
+}
+
 /// The token ids of the prompt, checked against the context.
 pub fn tokens(matches: &ArgMatches, lab: &Lab) -> Result<Vec<u32>> {
+    let given = |flag: &str| match matches.get_one::<String>(flag) {
+        Some(text) => given_text("-p", text).map(Some),
+        None => Ok(None),
+    };
     let ids = match matches.get_one::<String>("ids") {
         Some(list) => parse_ids(list)?,
-        None if !matches.contains_id("prompt") => return Err(Error::EmptyPrompt),
-        None => lab
-            .model
-            .encode(text(matches, "prompt"), matches.get_flag("chat"))?,
+        None => match (matches.get_one::<PathBuf>("messages"), given("prompt")?) {
+            (None, None) => return Err(Error::EmptyPrompt),
+            (None, Some(text)) => lab.model.encode(&text, chat(matches))?,
+            (Some(file), text) => {
+                let mut turns = conversation(file)?;
+                turns.extend(text.map(|text| Message::new("user", text)));
+                if turns.iter().all(|turn| turn.role == "assistant") {
+                    let what =
+                        "its only turn is the assistant's, the beginning of an answer to nothing";
+                    return Err(Error::bad_file(
+                        file,
+                        what,
+                        "Put the user's turn before it, or use --prefill with -p.",
+                    ));
+                }
+                lab.model.encode_chat(&turns)?.tokens
+            }
+        },
     };
     lab.model.check_prompt(&ids)?;
     lab.model.tokens(&ids)?;
@@ -375,6 +544,46 @@ pub fn showing_progress<T>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_itself_or_that_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prompt.txt");
+        std::fs::write(&path, " The capital\r\nof France is \r\n").unwrap();
+        let file = format!("@{}", path.display());
+        assert_eq!(
+            given_text("-p", &file).unwrap(),
+            " The capital\r\nof France is "
+        );
+        for (given, text) in [
+            ("plain", "plain"),
+            ("@@home", "@home"),
+            ("a@b", "a@b"),
+            ("", ""),
+        ] {
+            assert_eq!(given_text("-p", given).unwrap(), text);
+        }
+        assert!(given_text("-p", "@").is_err() && given_text("-p", "@no/such").is_err());
+    }
+
+    #[test]
+    fn variables_of_a_template_are_json_or_text() {
+        let read = |given| template_argument(given).unwrap();
+        assert_eq!(
+            read("enable_thinking=false"),
+            ("enable_thinking".into(), false.into())
+        );
+        assert_eq!(read("n= 3"), ("n".into(), 3.into()));
+        assert_eq!(read("mode=a=b"), ("mode".into(), "a=b".into()));
+        for bad in [
+            "enable_thinking",
+            "=1",
+            "messages=[]",
+            "add_generation_prompt=false",
+        ] {
+            assert!(template_argument(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn ids_are_numbers_between_commas() {

@@ -4,6 +4,7 @@
 //! text, so that it can be piped.
 //! To add a statistic of a token, add a key to its line; to add one of a run, to the summary.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use clap::{ArgMatches, Command, value_parser};
@@ -13,6 +14,7 @@ use super::{Subcommand, arguments, output};
 use crate::edit::receipt::Receipt;
 use crate::engine::Ending;
 use crate::error::{Error, Result};
+use crate::export;
 use crate::figure::Check;
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, Readout};
@@ -36,10 +38,11 @@ fn build(command: Command) -> Command {
         .arg(super::switch("forced", "Like lockstep, but the edited run is given the unedited run's tokens, so that KL always compares the same text"))
         .arg(super::switch("alone", "Does not run the unedited model: faster, but no KL for each token").conflicts_with_all(["lockstep", "forced"]));
     let safe = "Escapes control characters in a pipe as well, as on a terminal; by default a pipe gets the model's raw bytes";
-    let format = "text, or jsonl: one line for each token and a summary";
+    let format =
+        "text; jsonl: one line for each token and a summary; or json: the same in one document";
     sampling_arguments(command.arg(super::switch("safe", safe))).arg(arguments::one_of(
         "format",
-        ["text", "jsonl"],
+        ["text", "jsonl", "json"],
         format,
     ))
 }
@@ -80,6 +83,41 @@ enum OutputFormat {
     Bytes,
     /// One line of JSON for each token.
     Lines,
+    /// One JSON document, when everything is known.
+    Document(RefCell<Vec<Value>>),
+}
+
+impl OutputFormat {
+    /// Whether it is for scripts.
+    fn is_json(&self) -> bool {
+        matches!(self, Self::Lines | Self::Document(_))
+    }
+
+    /// Takes what is known of a token.
+    fn take(&self, line: Value) -> Result<()> {
+        match self {
+            Self::Document(lines) => {
+                lines.borrow_mut().push(line);
+                Ok(())
+            }
+            Self::Lines | Self::Screen | Self::Bytes => output::json_line(&line),
+        }
+    }
+
+    /// Writes the summary, which comes last; a document is written with it.
+    fn finish(&self, summary: &Value) -> Result<()> {
+        match self {
+            Self::Document(lines) => {
+                let tokens = Value::from(lines.take());
+                output::json_line(
+                    &json!({"schema": export::SCHEMA, "tokens": tokens, "summary": summary}),
+                )
+            }
+            Self::Lines | Self::Screen | Self::Bytes => {
+                output::json_line(&json!({ "summary": summary }))
+            }
+        }
+    }
 }
 
 /// The summary of a run.
@@ -100,6 +138,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let format = arguments::text(matches, "format");
     let shape = match (format, output::stdout_is_terminal()) {
         ("jsonl", _) => OutputFormat::Lines,
+        ("json", _) => OutputFormat::Document(RefCell::default()),
         (_, terminal) if terminal || matches.get_flag("safe") => OutputFormat::Screen,
         (_, _) => OutputFormat::Bytes,
     };
@@ -133,18 +172,15 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         output::measured(&mut lab, &writer.run, &counted)
     };
-    if matches!(shape, OutputFormat::Lines) {
-        output::json_line(&json!({ "summary": summary(&lab, &writer, &tally, &json!(receipts)) }))?;
+    if shape.is_json() {
+        shape.finish(&summary(&lab, &writer, &tally, &json!(receipts)))?;
     } else if output::stderr_is_terminal() {
         let (written, seconds, rate) = (tally.written, tally.seconds, rate(&tally));
         output::note(&format!(
             "{written} tokens in {seconds:.2} s, {rate:.1} a second."
         ));
     }
-    if let (Some((text, diverged)), false) = (
-        unedited(&lab, &writer),
-        matches!(shape, OutputFormat::Lines),
-    ) {
+    if let (Some((text, diverged)), false) = (unedited(&lab, &writer), shape.is_json()) {
         let parted = diverged.map_or_else(
             || "they did not diverge".into(),
             |position| format!("they diverge at position {position}"),
@@ -170,9 +206,9 @@ fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Erro
     } else {
         output::measured(lab, run, &[])
     };
-    if matches!(shape, OutputFormat::Lines) {
+    if shape.is_json() {
         let edits = run.schedule.latest().iter().map(ToString::to_string);
-        let summary = json!({ "summary": {
+        let summary = json!({
             "model": lab.model.card.name,
             "revision": lab.model.card.revision,
             "dtype": lab.model.card.dtype,
@@ -186,8 +222,8 @@ fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Erro
             "edits": edits.collect::<Vec<_>>(),
             "receipts": receipts,
             "check": as_json(Check::not_finite()),
-        }});
-        if let Err(closed) = output::json_line(&summary) {
+        });
+        if let Err(closed) = shape.finish(&summary) {
             return closed;
         }
     }
@@ -285,7 +321,7 @@ fn write(
     }
     tally.seconds = since.elapsed().as_secs_f64();
     match shape {
-        OutputFormat::Lines => Ok(()),
+        OutputFormat::Lines | OutputFormat::Document(_) => Ok(()),
         OutputFormat::Screen => output::line(&stream.finish()),
         OutputFormat::Bytes => {
             let rest = stream.open().to_vec();
@@ -311,8 +347,8 @@ fn show(
         || lab.model.is_end(choice.id);
     let bytes = lab.model.bytes(choice.id);
     if special {
-        return if matches!(shape, OutputFormat::Lines) {
-            output::json_line(&line(&String::from_utf8_lossy(&bytes), true))
+        return if shape.is_json() {
+            shape.take(line(&String::from_utf8_lossy(&bytes), true))
         } else {
             Ok(())
         };
@@ -325,7 +361,9 @@ fn show(
     match shape {
         OutputFormat::Screen => output::text(&safe),
         OutputFormat::Bytes => output::bytes(&raw),
-        OutputFormat::Lines => output::json_line(&line(&String::from_utf8_lossy(&raw), false)),
+        OutputFormat::Lines | OutputFormat::Document(_) => {
+            shape.take(line(&String::from_utf8_lossy(&raw), false))
+        }
     }
 }
 
@@ -373,6 +411,8 @@ fn summary(lab: &Lab, writer: &Writer, tally: &GenerateSummary, receipts: &Value
         "device": card.device,
         "version": env!("CARGO_PKG_VERSION"),
         "prompt_tokens": writer.run.prompt,
+        "prompt_ids": writer.run.tokens[..writer.run.prompt],
+        "prompt_texts": writer.run.given().iter().map(|id| lab.model.raw_text(*id)).collect::<Vec<_>>(),
         "tokens": tally.written,
         "prompt_seconds": tally.prompt_seconds,
         "seconds": tally.seconds,

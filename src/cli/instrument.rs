@@ -13,7 +13,8 @@ use super::{arguments, log, output};
 use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
 use crate::figure::Check;
-use crate::file;
+use crate::file::{self, Overwrite};
+use crate::instruments::over_prompts::list::ListCost;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, observe};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -102,7 +103,14 @@ fn argument(of: &'static dyn Instrument, parameter: &'static Parameter) -> Arg {
 /// The value of a parameter; clap has filled in the default.
 fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
     if parameter.name == CHAT {
-        return Some(if matches.get_flag(CHAT) { "yes" } else { "no" }.into());
+        return Some(
+            if arguments::chat(matches) {
+                "yes"
+            } else {
+                "no"
+            }
+            .into(),
+        );
     }
     matches.get_one::<String>(&id(parameter.name)).cloned()
 }
@@ -127,6 +135,27 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()>
     Ok(())
 }
 
+/// Announces a list of prompts: how long it is and, where the method knows, the time estimated from one pass over the first prompt.
+fn say_list_cost(lab: &mut Lab, name: &str, list: &ListCost) -> Result<()> {
+    let mut time = String::new();
+    if let Some(positions) = list.positions {
+        lab.record(&Run::plain(list.first.clone()), &[])?;
+        let pace = lab.pace.unwrap_or(f32::MAX);
+        let whole = SweepCost {
+            passes: 1,
+            tokens: positions,
+        };
+        let whole = Duration::from_secs_f32(whole.seconds(pace));
+        if whole >= WORTH_SAYING {
+            time = format!(", at most about {}", text::duration(whole));
+        }
+    }
+    output::note(&format!(
+        "{name}: {list}{time}; Ctrl-C keeps the prompts so far"
+    ));
+    Ok(())
+}
+
 /// The arguments given by the flags.
 pub fn given(of: &dyn Instrument, matches: &ArgMatches) -> Result<Arguments> {
     let named = |p: &Parameter| Some((p.name.to_string(), value(matches, p)?));
@@ -148,13 +177,26 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         .and_then(|e| e.to_str())
         .filter(|e| FORMATS.iter().any(|f| f.extension == *e));
     let named = matches.get_one::<String>("format").map(String::as_str);
+    let unknown = path.filter(|p| named.is_none() && ending.is_none() && p.extension().is_some());
+    if let Some(path) = unknown {
+        let endings: Vec<&str> = FORMATS.iter().map(|f| f.extension).collect();
+        let expected = format!(
+            "a name that ends in {}; or any, with --format",
+            endings.join(", ")
+        );
+        return Err(Error::argument("-o", path.display(), expected));
+    }
     let format = export::format_named(named.or(ending).unwrap_or(FORMATS[0].name))?;
+    // The view that makes a graph is called so; what has none is refused before anything is measured.
+    if format.only_graphs && given.given.get("show").map(String::as_str) != Some("graph") {
+        return Err(export::not_a_graph());
+    }
 
     let mut lab = arguments::open(matches)?;
-    let prompted = matches.contains_id("prompt") || matches.contains_id("ids");
+    let prompted = arguments::has_prompt(matches);
     let run = if prompted || of.needs_prompt(&given) {
         arguments::run(matches, &lab, edits)?
-    } else if edits.is_empty() || of.edits_its_texts() {
+    } else if edits.is_empty() || of.edits_its_texts(&given) {
         Run {
             schedule: arguments::schedule(edits, &lab)?,
             seed: arguments::seed(matches),
@@ -168,14 +210,30 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         ));
     };
     lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
+    if let Some(list) = of.list_cost(&given, &lab)? {
+        say_list_cost(&mut lab, of.name(), &list)?;
+    }
     if let Some(cost) = of.cost(run.tokens.len(), &given, &lab.model.card) {
         say_cost(&mut lab, &run, of.name(), cost)?;
     }
-    let figure =
-        arguments::showing_progress(&mut lab, of.name(), |lab| observe(of, &run, &given, lab))?;
+    let figure = match arguments::showing_progress(&mut lab, of.name(), |lab| {
+        observe(of, &run, &given, lab)
+    }) {
+        Err(Error::Cancelled) if lab.unfinished.stopped => return Err(stopped(&lab)),
+        figure => figure?,
+    };
     let written = (format.write)(&figure)?;
     match path {
-        Some(path) => file::write(path, written.as_bytes(), lab.overwrite)?,
+        // What is not complete has no right to the name: the same command, which goes on, will want it.
+        Some(path) if lab.unfinished.stopped && !file::is_pipe(path) => {
+            let part = file::beside(path, "unfinished");
+            file::write(&part, written.as_bytes(), Overwrite::Allowed)?;
+            output::note(&format!("the results so far are in {}", part.display()));
+        }
+        Some(path) => {
+            file::write(path, written.as_bytes(), lab.overwrite)?;
+            let _absent = std::fs::remove_file(file::beside(path, "unfinished"));
+        }
         None => output::text(&written)?,
     }
     // No receipts if the instrument reads only other texts, or if the figure is of unedited runs; nor if the user has stopped
@@ -186,16 +244,21 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         output::receipts(&receipts);
     }
     if lab.unfinished.stopped {
-        match &lab.unfinished.failure {
-            None => output::note("stopped; the same command continues from there"),
-            Some(why) => output::note(&format!(
-                "stopped; the same command starts again, because the results could not be kept: {why}"
-            )),
-        }
-        return Err(Error::Cancelled);
+        return Err(stopped(&lab));
     }
     if let Some(failure) = figure.check.and_then(Check::failure) {
         output::note(&format!("WARNING: {failure}."));
     }
     Ok(())
+}
+
+/// Says what becomes of the results of a sweep that was stopped.
+fn stopped(lab: &Lab) -> Error {
+    match &lab.unfinished.failure {
+        None => output::note("stopped; the same command continues from there"),
+        Some(why) => output::note(&format!(
+            "stopped; the same command starts again, because the results could not be kept: {why}"
+        )),
+    }
+    Error::Cancelled
 }

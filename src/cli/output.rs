@@ -65,8 +65,15 @@ fn receipt_line(receipt: &Receipt) -> String {
     };
     if let (Some(kl), false) = (receipt.kl, receipt.idle() || receipt.not_finite) {
         let _ = write!(out, ", KL {kl:.4} nats");
+        if let Some(median) = receipt.median() {
+            let count = receipt.positions.len();
+            let _ = write!(out, ", mean over {count} positions, median {median:.4}");
+        }
+        if let Some((kl, count)) = receipt.generated() {
+            let _ = write!(out, "; {kl:.4} where {count} tokens were generated");
+        }
         let control = match receipt.control_is.as_str() {
-            "" => "control: random edit of equal size".to_string(),
+            "" => "control: random edits of equal size".to_string(),
             chosen => format!("control: {chosen}"),
         };
         let controls = [
@@ -77,7 +84,17 @@ fn receipt_line(receipt: &Receipt) -> String {
             kl if kl.is_finite() => Some(format!("{name} {kl:.4}")),
             _ => Some(format!("{name} {NOT_FINITE}")),
         });
-        let controls: Vec<String> = measured.collect();
+        let mut controls: Vec<String> = measured.collect();
+        if !receipt.no_control.is_empty() {
+            controls.push(format!("no control of equal size: {}", receipt.no_control));
+        }
+        if let (Some((low, high)), Some(first)) = (receipt.control_range(), controls.first_mut()) {
+            let draws = receipt.draws.len();
+            let _ = write!(first, ", {low:.4} to {high:.4} in {draws} draws");
+            if receipt.within_control() {
+                first.push_str(", SO THAT THE EDIT DOES NO MORE THAN ITS CONTROL");
+            }
+        }
         if !controls.is_empty() {
             let _ = write!(out, " ({}; seed {})", controls.join(", "), receipt.seed);
         }
@@ -154,6 +171,21 @@ mod tests {
             line.contains("3 times") && line.contains("0.2500 nats"),
             "{line}"
         );
+        let measured = Receipt {
+            control: Some(0.2),
+            draws: vec![0.1, 0.3],
+            positions: vec![(0, 0.1), (1, 0.25), (2, 0.4)],
+            prompt: 2,
+            ..fired
+        };
+        let line = receipt_line(&measured);
+        for said in [
+            "mean over 3 positions, median 0.2500",
+            "0.2500 where 1 tokens were generated",
+            "0.2000, 0.1000 to 0.3000 in 2 draws, SO THAT THE EDIT DOES NO MORE",
+        ] {
+            assert!(line.contains(said), "{line}");
+        }
     }
 
     #[test]

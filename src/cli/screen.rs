@@ -23,7 +23,7 @@ pub fn arguments(command: Command) -> Command {
         arguments::value(name, value, help).hide(true)
     };
     generate::sampling_arguments(command)
-        .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start").short('p').allow_hyphen_values(true))
+        .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start; @FILE reads it from a file").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
         .arg(arguments::value("edit", "EDIT", "An edit (intervention) that applies from the start; may be repeated").action(ArgAction::Append))
         .arg(arguments::value("dictionary", "PATH", "The folder, file, hub id (OWNER/NAME/FOLDER) or name (config.toml) of a dictionary (sparse autoencoder or transcoder) whose features are shown, with @ADDRESS after it where its file does not say the place; may be repeated").action(ArgAction::Append))
@@ -61,7 +61,9 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
     let start = AppSettings {
         model: arguments::model_name(matches).to_string(),
         options: arguments::options(matches),
-        prompt: word("prompt"),
+        prompt: word("prompt")
+            .map(|text| arguments::given_text("-p", &text))
+            .transpose()?,
         chat: matches.get_flag("chat"),
         sampling: generate::sampling(matches)?,
         count: generate::count(matches),

@@ -3,17 +3,20 @@
 //! Invariant: the file is written completely or not at all, and records the model and the text. To measure something else, add
 //! a site; to store another statistic, see `lab/statistics.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
 
-use super::{Subcommand, arguments, output};
+use super::{Subcommand, arguments, models, output};
 use crate::error::{Error, Result};
+use crate::export;
 use crate::file;
 use crate::lab::Lab;
-use crate::lab::statistics::{Statistics, TextReading, grouped, pieces};
+use crate::lab::statistics::{Moments, Statistics, TextReading, pieces};
 use crate::model::network::address::expand;
 use crate::model::network::site::Address;
+use crate::text::grouped;
 
 /// The sites that are measured by default.
 const USUAL: &str = "mlp_act,z,resid_post";
@@ -29,7 +32,7 @@ pub const STATS: Subcommand = Subcommand {
 };
 
 fn build(command: Command) -> Command {
-    arguments::model(command)
+    models::format(arguments::model(command))
         .arg(Arg::new("text").value_name("TEXT_FILE").required(true).value_parser(value_parser!(PathBuf)).help("A neutral text of 10 000 tokens or more"))
         .arg(arguments::value("sites", "SITES", format!("Addresses, for example 'mlp_act.*,resid_post.4' [default: {USUAL}, at every layer that has them]")))
         .arg(arguments::value("skip", "N", "How many first positions of every piece are left out; attention sinks are there").value_parser(value_parser!(usize)).default_value("1"))
@@ -65,6 +68,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
         Statistics::measure(lab, &cut, &wanted, &how)
     })?;
     file::write(&target, &statistics.bytes()?, lab.overwrite)?;
+    if models::as_json(matches) {
+        output::json_line(&as_json(&statistics, &target, cut.len()))?;
+    }
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {
         output::note(&format!("WARNING: {}.", origin.caution));
@@ -83,6 +89,27 @@ fn run(matches: &ArgMatches) -> Result<()> {
             .map_or_else(String::new, |r| r.at.to_string()),
     ));
     Ok(())
+}
+
+/// What was measured, for scripts; the numbers of every coordinate are in the file.
+fn as_json(statistics: &Statistics, target: &Path, pieces: usize) -> Value {
+    let origin = &statistics.origin;
+    let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    let row = |row: &Moments| {
+        let variance = row.variance.iter().map(|x| f64::from(*x)).sum::<f64>();
+        json!({
+            "address": row.at.to_string(), "site": row.at.site.spec().name,
+            "layer": row.at.site.spec().layered.then_some(row.at.layer), "width": row.mean.len(),
+            "norm_of_mean": length(&row.mean), "mean_variance": variance / row.mean.len().max(1) as f64,
+        })
+    };
+    json!({
+        "schema": export::SCHEMA, "file": target.display().to_string(), "model": origin.model,
+        "revision": origin.revision, "dtype": origin.dtype, "version": origin.version, "text": origin.text,
+        "tokens": origin.tokens, "skipped": origin.skipped, "skip": origin.skip, "piece": origin.piece,
+        "pieces": pieces, "caution": (!origin.caution.is_empty()).then_some(&origin.caution),
+        "addresses": statistics.rows.iter().map(row).collect::<Vec<_>>(),
+    })
 }
 
 /// The addresses that the flags ask for; by default the usual sites, as far as this model has them.

@@ -200,7 +200,8 @@ impl Dictionary {
             }
         }
         match &self.gate {
-            FeatureGate::Relu | FeatureGate::AbsTopK(1..) | FeatureGate::TopK(1..) => Ok(()),
+            FeatureGate::Relu => Ok(()),
+            FeatureGate::AbsTopK(k) | FeatureGate::TopK(k) if (1..=features).contains(k) => Ok(()),
             FeatureGate::Threshold(threshold) => vector("threshold", &[*threshold], 1),
             FeatureGate::JumpRelu(thresholds) => vector("thresholds", thresholds, features),
             FeatureGate::GroupMax(k) if *k > 0 && features.is_multiple_of(*k) => Ok(()),

@@ -15,8 +15,6 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
 use super::captured::{captures, later_values};
@@ -26,24 +24,14 @@ use super::train::activations::{limit_of, rows_of};
 use crate::edit::direction::norm;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::{After, Capture, Output};
+use crate::lab::bootstrap::WithInterval;
+use crate::lab::capture::{Capture, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 
-/// How often contexts are drawn again for an interval.
-const DRAWS: usize = 1000;
-
 /// Rows that are read at once.
 const AT_ONCE: usize = 4096;
-
-/// A number with its 95 % interval over contexts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct WithInterval {
-    pub value: f64,
-    pub low: f64,
-    pub high: f64,
-}
 
 /// What a dictionary is worth on a text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -325,21 +313,13 @@ fn losses(
             ..PassRow::default()
         });
     }
-    let output = Output {
-        after: After::Each(1..length - 1),
-        top: 1,
-        each: contexts.iter().map(|tokens| tokens[2..].to_vec()).collect(),
-        ..Output::default()
-    };
+    let output = Output::next_tokens(contexts.iter().map(Vec::as_slice), 2..length);
     let captures = lab.run(&Pass {
         rows,
         output,
         ..Pass::of(Run::plain(Vec::new()))
     })?;
-    let loss = |capture: &Capture| {
-        let own = capture.output.iter().filter_map(|row| row.tokens.first());
-        own.map(|token| -f64::from(token.logprob)).sum::<f64>()
-    };
+    let loss = |capture: &Capture| capture.next_token_losses().sum::<f64>();
     Ok(captures.iter().map(loss).collect())
 }
 
@@ -371,22 +351,7 @@ fn report(
         let loss = |place: usize| sum(&|i| sums[i].losses[place], chosen);
         (loss(2) - loss(place)) / (loss(2) - loss(0))
     };
-    let interval = |of: &dyn Fn(&[usize]) -> f64| {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut drawn: Vec<f64> = (0..DRAWS)
-            .map(|_| {
-                let again: Vec<usize> =
-                    all.iter().map(|_| rng.random_range(0..all.len())).collect();
-                of(&again)
-            })
-            .collect();
-        drawn.sort_by(f64::total_cmp);
-        WithInterval {
-            value: of(&all),
-            low: drawn[DRAWS / 40],
-            high: drawn[DRAWS - 1 - DRAWS / 40],
-        }
-    };
+    let interval = |of: &dyn Fn(&[usize]) -> f64| WithInterval::over(sums.len(), seed, of);
     let rows = sum(&|i| sums[i].rows, &all);
     let predicted = sum(&|i| sums[i].predicted, &all).max(1.0);
     let ce = |place: usize| sum(&|i| sums[i].losses[place], &all) / predicted;

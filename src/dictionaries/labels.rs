@@ -30,7 +30,7 @@ impl FeatureLabels {
     ///
     /// # Errors
     ///
-    /// When it has no label.
+    /// When it has no label, or labels of several models.
     pub fn open(path: &Path) -> Result<Self> {
         let words = file::words(path)?;
         let bad = |what: String| Error::bad_file(path, what, NEXT);
@@ -48,6 +48,14 @@ impl FeatureLabels {
         }
         if labels.by_feature.is_empty() {
             return Err(bad("it has no label".into()));
+        }
+        if labels.models.len() > 1 {
+            let models: Vec<&String> = labels.models.iter().collect();
+            return Err(bad(format!(
+                "it has labels of {} models: {}",
+                models.len(),
+                text::quoted(&models, 4)
+            )));
         }
         Ok(labels)
     }
@@ -169,6 +177,9 @@ mod tests {
         let other = misfit(3, 100, "n").unwrap();
         assert!(other.contains("they are of m"), "{other}");
         assert_eq!(FeatureLabels::default().misfit(0, 1, &|_| false), None);
+        let mixed = list.replacen("\"m\"", "\"n\"", 1);
+        let mixed = of(&mixed).unwrap_err().to_string();
+        assert!(mixed.contains("labels of 2 models: `m`, `n`"), "{mixed}");
     }
 
     #[test]

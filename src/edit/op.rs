@@ -68,6 +68,15 @@ macro_rules! operations {
                 matches!(self, Self::Only(_))
             }
 
+            /// The strengths that it can have.
+            pub fn strengths(&self) -> std::ops::RangeInclusive<f32> {
+                if self.is_only() {
+                    0.0..=1.0
+                } else {
+                    f32::MIN..=f32::MAX
+                }
+            }
+
             /// Whether the argument names a direction.
             pub fn directed(&self) -> bool {
                 self.argument().mentions().directions[0].is_some()
@@ -221,8 +230,13 @@ impl<'a> ArgumentText<'a> {
 }
 
 fn number(text: &str) -> Result<f32, String> {
-    let value = text.trim().parse::<f32>().ok().filter(|v| v.is_finite());
-    value.ok_or_else(|| format!("`{text}` is not a number"))
+    match text.trim().parse::<f32>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        Ok(value) if value.is_infinite() => {
+            Err(format!("`{text}` is not a number that fits in 32 bits"))
+        }
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a number")),
+    }
 }
 
 /// The units of a site that an operation acts on.
@@ -297,8 +311,13 @@ impl FromStr for UnitChoice {
         }
         let units = text.split(',').map(str::trim).filter(|u| !u.is_empty());
         let read = |unit: &str| {
+            let hint = if unit.contains('/') {
+                "; a feature of a dictionary is named with it: NAME#12, or NAME#LAYER/12"
+            } else {
+                ""
+            };
             unit.parse()
-                .map_err(|_| format!("`{unit}` is not the number of a unit"))
+                .map_err(|_| format!("`{unit}` is not the number of a unit{hint}"))
         };
         let units = units.map(read).collect::<Result<Vec<u32>, String>>()?;
         Ok(if units.is_empty() {

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use super::quotes::{quoted, read};
 use crate::error::{Error, Result};
+use crate::text::last_in;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Positions {
@@ -52,18 +53,14 @@ impl Positions {
         };
         let needle = text.as_bytes();
         let whole: Vec<u8> = pieces.concat();
-        let end = (0..whole.len().saturating_sub(needle.len()).saturating_add(1))
-            .rev()
-            .find(|&i| whole[i..].starts_with(needle))
-            .map(|i| i + needle.len())
-            .filter(|_| !needle.is_empty())
-            .ok_or_else(|| {
-                Error::argument(
-                    "positions",
-                    self.to_string(),
-                    "a text that occurs in the prompt",
-                )
-            })?;
+        let start = last_in(&whole, needle).ok_or_else(|| {
+            Error::argument(
+                "positions",
+                self.to_string(),
+                "a text that occurs in the prompt",
+            )
+        })?;
+        let end = start + needle.len();
         // The index of the token that contains byte number `bytes`, counted from 1.
         let reaching = |bytes: usize| {
             let mut seen = 0;
@@ -75,11 +72,22 @@ impl Positions {
         };
         let last = reaching(end);
         let first = if matches!(self, Self::Text(_)) {
-            reaching(end - needle.len() + 1)
+            reaching(start + 1)
         } else {
             last
         };
         Ok(Self::Span(first, last + 1))
+    }
+
+    /// The positions that the rule covers in a text that is a prompt from its first token to its last, ascending; `pieces`: the bytes of
+    /// its tokens.
+    ///
+    /// # Errors
+    ///
+    /// When the rule names a text that does not occur.
+    pub fn in_prompt(&self, pieces: &[Vec<u8>]) -> Result<Vec<usize>> {
+        let (rule, length) = (self.resolve(pieces)?, pieces.len());
+        Ok((0..length).filter(|p| rule.covers(*p, length)).collect())
     }
 }
 

@@ -21,13 +21,14 @@ use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::unit_set::UnitSet;
 use crate::error::Result;
 use crate::figure::column::Column;
-use crate::figure::{Check, Figure};
+use crate::figure::{Check, Figure, GivenPrompt};
 use crate::instruments::{Arguments, instrument};
 use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
 use crate::model::hub::Progress;
 use crate::model::load::Options;
 use crate::model::network::site::Address;
+use crate::model::tokenizer::template::Message;
 
 pub use crate::edit::schedule::Mode;
 
@@ -43,6 +44,51 @@ pub enum PromptSource {
     Chat(String),
     /// Token ids as they are.
     Ids(Vec<u32>),
+    /// A conversation, by the chat template.
+    Messages(Vec<Message>),
+    /// A text between token ids, encoded by itself.
+    Spliced {
+        before: Vec<u32>,
+        text: String,
+        after: Vec<u32>,
+    },
+}
+
+impl PromptSource {
+    /// What it asks: of a conversation the last turn; none of one that is given by token ids.
+    pub fn last_words(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) | Self::Chat(text) => Some(text),
+            Self::Messages(turns) => turns.last().map(|turn| turn.content.as_str()),
+            Self::Ids(_) | Self::Spliced { .. } => None,
+        }
+    }
+
+    /// The words of a plain prompt, and whether they are a turn of chat; none of other prompts.
+    pub fn words(&self) -> Option<(&str, bool)> {
+        match self {
+            Self::Text(text) => Some((text, false)),
+            Self::Chat(text) => Some((text, true)),
+            Self::Ids(_) | Self::Messages(_) | Self::Spliced { .. } => None,
+        }
+    }
+}
+
+impl From<GivenPrompt> for PromptSource {
+    fn from(given: GivenPrompt) -> Self {
+        match given {
+            GivenPrompt::Text(text) => Self::Text(text),
+            GivenPrompt::Chat(text) => Self::Chat(text),
+            GivenPrompt::Messages(turns) => {
+                let turns = turns.into_iter();
+                Self::Messages(
+                    turns
+                        .map(|turn| Message::new(turn.role, turn.content))
+                        .collect(),
+                )
+            }
+        }
+    }
 }
 
 /// A request for a figure of the current run.
@@ -85,6 +131,12 @@ pub enum Request {
         prompt: PromptSource,
         /// The most tokens to generate.
         count: usize,
+    },
+    /// Say how many tokens a text has; answered by `Counted`, or by nothing where it cannot be encoded.
+    CountTokens {
+        text: String,
+        /// Whether it is encoded by the chat template.
+        chat: bool,
     },
     /// Generate up to `count` more tokens.
     Continue {
@@ -171,6 +223,24 @@ pub struct Token {
     /// In lockstep: the token that the other of the two runs chose here, with its probability in that run.
     #[serde(default)]
     pub other: Option<Box<Token>>,
+}
+
+#[cfg(test)]
+impl Token {
+    /// A token of a prompt, for tests.
+    pub(crate) fn of_prompt(position: usize, bytes: &[u8]) -> Self {
+        Self {
+            position,
+            id: 0,
+            bytes: bytes.to_vec(),
+            special: false,
+            logprob: None,
+            rank: None,
+            kl: None,
+            fired: Vec::new(),
+            other: None,
+        }
+    }
 }
 
 /// A direction that edits can name.
@@ -275,6 +345,12 @@ pub enum Update {
     Loading(Loading),
     /// The model is loaded.
     Loaded(Box<Loaded>),
+    /// How many tokens a text has, by the chat template or without.
+    Counted {
+        text: String,
+        chat: bool,
+        tokens: usize,
+    },
     /// A new text has begun with these tokens.
     Began(Vec<Token>),
     /// The model has generated a token.

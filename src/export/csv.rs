@@ -58,7 +58,10 @@ fn write_table(out: &mut String, table: &Table) {
     let mut header: Vec<String> = ["page", "layer", "position", "unit"]
         .map(str::to_owned)
         .to_vec();
-    header.extend((0..columns).map(|i| table.columns.get(i).cloned().unwrap_or_default()));
+    for i in 0..columns {
+        let name = table.columns.get(i).cloned().unwrap_or_default();
+        header.push(another_than(&header, name));
+    }
     record(out, &header);
     for page in &table.pages {
         for row in &page.rows {
@@ -71,6 +74,16 @@ fn write_table(out: &mut String, table: &Table) {
             }));
             record(out, &fields);
         }
+    }
+}
+
+/// The name of a column, with a number behind it where one before it has the same: readers know columns by their names.
+fn another_than(taken: &[String], name: String) -> String {
+    let mut numbered = (2..).map(|n| format!("{name} {n}"));
+    if taken.contains(&name) {
+        numbered.find(|n| !taken.contains(n)).unwrap_or(name)
+    } else {
+        name
     }
 }
 
@@ -94,8 +107,8 @@ fn write_series(out: &mut String, series: &Series) {
     }
 }
 
-/// One line for each edge, also of steps that are not shown; `steps` is the number of edges of the smallest step that keeps it. What the
-/// steps keep is in comments before them.
+/// One line for each edge, also of steps that are not shown; `step` is the first step that keeps it, counted from 0 as in JSON, and
+/// `step_edges` how many edges that step has. What the steps keep is in comments before them.
 fn write_graph(out: &mut String, graph: &Graph) {
     for (step, own) in graph.steps.iter().enumerate() {
         let shown = if step == graph.shown { " (shown)" } else { "" };
@@ -105,7 +118,7 @@ fn write_graph(out: &mut String, graph: &Graph) {
             own.edges, own.faithfulness, own.without, own.random_least, own.random_most
         );
     }
-    out.push_str("edge,from,to,part,layer,position,unit,value,steps\n");
+    out.push_str("edge,from,to,part,layer,position,unit,value,step,step_edges\n");
     for edge in &graph.edges {
         let of = |node: usize| graph.label(node).to_owned();
         let mut fields = vec![
@@ -122,7 +135,11 @@ fn write_graph(out: &mut String, graph: &Graph) {
             .steps
             .get(edge.step)
             .map(|step| step.edges.to_string());
-        fields.extend([edge.weight.to_string(), smallest.unwrap_or_default()]);
+        fields.extend([
+            edge.weight.to_string(),
+            edge.step.to_string(),
+            smallest.unwrap_or_default(),
+        ]);
         record(out, &fields);
     }
 }
@@ -208,9 +225,12 @@ mod tests {
         let out = write(&samples::graph());
         let data: Vec<&str> = out.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(data.len(), 1 + 6);
-        assert_eq!(data[0], "edge,from,to,part,layer,position,unit,value,steps");
-        assert_eq!(data[1], "input->m0,input,m0,,,,,4,3");
-        assert_eq!(data[5], "a0.h1->a2.h0<v>,a0.h1,a2.h0,v,0,,head 1,-2,5");
+        assert_eq!(
+            data[0],
+            "edge,from,to,part,layer,position,unit,value,step,step_edges"
+        );
+        assert_eq!(data[1], "input->m0,input,m0,,,,,4,0,3");
+        assert_eq!(data[5], "a0.h1->a2.h0<v>,a0.h1,a2.h0,v,0,,head 1,-2,1,5");
         assert!(
             out.contains("# 5 edges (shown): faithfulness 0.8; without it"),
             "{out}"
@@ -302,6 +322,20 @@ mod tests {
         assert_eq!(data[9], "␣Rome,2,2,3,token 8,");
         let out = write(&samples::waterfall());
         assert!(out.ends_with("\n␣Paris,total,,3,token 7,2\n"), "{out}");
+    }
+
+    #[test]
+    fn no_two_columns_have_one_name() {
+        let mut figure = samples::table();
+        if let Body::Table(table) = &mut figure.body {
+            table.columns = ["position", "unit", "unit"].map(str::to_owned).to_vec();
+        }
+        let out = write(&figure);
+        let header = out.lines().find(|line| !line.starts_with('#'));
+        assert_eq!(
+            header,
+            Some("page,layer,position,unit,position 2,unit 2,unit 3")
+        );
     }
 
     #[test]

@@ -14,12 +14,17 @@ use crate::text;
 pub(super) fn write(figure: &Figure) -> Result<String> {
     match &figure.body {
         Body::Graph(graph) => Ok(write_graph(figure, graph)),
-        Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_) => Err(Error::argument(
-            "format",
-            "dot",
-            "a graph, as `circuit` with show=graph makes one; other figures are written as text, json, csv, svg or html",
-        )),
+        Body::Grid(_) | Body::Table(_) | Body::Series(_) | Body::Text(_) => Err(not_a_graph()),
     }
+}
+
+/// The error for a figure of another shape.
+pub fn not_a_graph() -> Error {
+    Error::argument(
+        "format",
+        "dot",
+        "a graph, as `circuit` with show=graph makes one; other figures are written as text, json, csv, svg or html",
+    )
 }
 
 /// A text as a quoted string.
@@ -50,11 +55,18 @@ fn write_graph(figure: &Figure, graph: &Graph) -> String {
         let _ = writeln!(out, "  n{node} [label={}];", quoted(graph.label(node)));
     }
     let mut rows: Vec<usize> = nodes().map(|node| graph.nodes[node].row).collect();
+    rows.sort_unstable();
     rows.dedup();
-    for row in rows {
-        let of_row = nodes().filter(|node| graph.nodes[*node].row == row);
+    for row in &rows {
+        let label = graph.rows.get(*row).map_or("", |row| row.label.as_str());
+        let _ = writeln!(out, "  r{row} [label={}, shape=plaintext];", quoted(label));
+        let of_row = nodes().filter(|node| graph.nodes[*node].row == *row);
         let names: Vec<String> = of_row.map(|node| format!("n{node};")).collect();
-        let _ = writeln!(out, "  {{ rank=same; {} }}", names.join(" "));
+        let _ = writeln!(out, "  {{ rank=same; r{row}; {} }}", names.join(" "));
+    }
+    // Rows without an edge between them stay in their order.
+    for pair in rows.windows(2) {
+        let _ = writeln!(out, "  r{} -> r{} [style=invis];", pair[0], pair[1]);
     }
     let reach = graph.reach();
     for edge in graph.kept() {
@@ -95,14 +107,15 @@ mod tests {
             "{out}"
         );
         assert!(out.contains("n1 [label=\"a0.h1\"];"), "{out}");
-        assert!(out.contains("{ rank=same; n1; n2; }"), "{out}");
+        assert!(out.contains("{ rank=same; r1; n1; n2; }"), "{out}");
+        assert!(out.contains("r0 -> r1 [style=invis];"), "{out}");
         let edge = out.lines().find(|line| line.contains("n1 -> n3")).unwrap();
         assert!(
             edge.contains("label=\"v -2.00\"") && edge.contains("style=dashed"),
             "{edge}"
         );
         assert!(out.contains("n0 -> n2") && out.contains("style=solid"));
-        assert_eq!(out.matches(" -> ").count(), 5);
+        assert_eq!(out.matches(" -> n").count(), 5);
         if let Body::Graph(graph) = &mut figure.body {
             graph.nodes[1].label = "a\"];\n evil [x=\"\\".into();
         }

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::markup::{candidate, escape, paint};
-use super::number::{significant, spelled};
+use super::number::{entry_number, spelled};
 use super::provenance;
 use crate::figure::{Body, Cell, Entry, Figure, Grid, Table};
 
@@ -99,11 +99,14 @@ fn write_table(out: &mut String, table: &Table) {
             let _ = write!(out, "<th scope=\"col\">{}</th>", escape(name));
         }
         out.push_str("</tr>\n");
+        let whole: Vec<bool> = (0..table.columns_of(page))
+            .map(|i| page.is_whole(i))
+            .collect();
         for row in &page.rows {
             out.push_str("<tr>");
-            for entry in &row.entries {
+            for (entry, whole) in row.entries.iter().zip(&whole) {
                 let (class, text) = match entry {
-                    Entry::Number(value) => (" class=\"n\"", significant(*value)),
+                    Entry::Number(value) => (" class=\"n\"", entry_number(*value, *whole)),
                     Entry::Text(text) => ("", escape(text)),
                 };
                 let _ = write!(out, "<td{class}>{text}</td>");

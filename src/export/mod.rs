@@ -24,6 +24,7 @@ mod text;
 use crate::error::{Error, Result};
 use crate::figure::Figure;
 
+pub use dot::not_a_graph;
 pub use json::SCHEMA;
 
 /// A file format for figures.
@@ -35,6 +36,8 @@ pub struct ExportFormat {
     pub extension: &'static str,
     /// Its purpose, in a sentence.
     pub about: &'static str,
+    /// Whether it has a place for graphs alone.
+    pub only_graphs: bool,
     /// Writes a figure, with a line feed at the end.
     pub write: fn(&Figure) -> Result<String>,
 }
@@ -45,36 +48,42 @@ pub const FORMATS: &[ExportFormat] = &[
         name: "text",
         extension: "txt",
         about: "A text table with aligned columns.",
+        only_graphs: false,
         write: |figure| Ok(text::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "json",
         extension: "json",
         about: "The whole figure, with its provenance.",
+        only_graphs: false,
         write: json::write,
     },
     ExportFormat {
         name: "csv",
         extension: "csv",
         about: "One number a line, for spreadsheets and data frames.",
+        only_graphs: false,
         write: |figure| Ok(csv::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "svg",
         extension: "svg",
         about: "A vector picture, with its legend.",
+        only_graphs: false,
         write: |figure| Ok(svg::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "html",
         extension: "html",
         about: "A single-file web page.",
+        only_graphs: false,
         write: |figure| Ok(html::write(&sanitized::clean(figure))),
     },
     ExportFormat {
         name: "dot",
         extension: "dot",
         about: "A graph for Graphviz; other figures have none.",
+        only_graphs: true,
         write: |figure| dot::write(&sanitized::clean(figure)),
     },
 ];

@@ -82,6 +82,15 @@ pub fn rank(value: f32, columns: usize) -> String {
     fitting(format!("#{short}"), columns)
 }
 
+/// Spells a number of a table: without a point in a column of whole numbers, which may be ids, else with three significant digits.
+pub fn entry_number(value: f32, whole: bool) -> String {
+    if whole {
+        format!("{value:.0}")
+    } else {
+        significant(value)
+    }
+}
+
 /// Spells a number for its scale in full: ranks as integers, others with three significant digits.
 pub fn spelled(scale: Scale, value: f32) -> String {
     match scale {

@@ -17,6 +17,8 @@ pub fn provenance() -> Provenance {
         seed: 7,
         parameters: vec![("norm".into(), "own".into())],
         version: "0.1.0".into(),
+        texts: std::collections::BTreeMap::new(),
+        prompts: Vec::new(),
     }
 }
 
@@ -73,9 +75,11 @@ pub fn lens(layers: usize, positions: usize) -> Figure {
             value,
             anchor: Anchor::cell(layer, position),
             more,
+            ids: vec![],
         }
     };
     figure(Body::Grid(Grid {
+        opening: None,
         also: crate::figure::cell_details::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),

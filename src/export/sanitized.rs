@@ -5,8 +5,8 @@
 
 use crate::figure::cell_details::{CellDetails, Number, RankStory};
 use crate::figure::{
-    AxisLabel, Body, Cell, Curve, Entry, Figure, Graph, GraphEdge, GraphNode, Grid, Provenance,
-    Series, Table, TablePage, TableRow, Text,
+    AxisLabel, Body, Cell, Curve, Entry, Figure, GivenPrompt, Graph, GraphEdge, GraphNode, Grid,
+    Provenance, Series, Table, TablePage, TableRow, Text,
 };
 use crate::text;
 
@@ -58,8 +58,10 @@ fn clean_grid(grid: &mut Grid) {
         cells,
         scale: _,
         also,
+        opening,
     } = grid;
     all([row_axis, column_axis, value]);
+    all(opening.iter_mut().map(|opening| &mut opening.why));
     headers(rows);
     headers(columns);
     for cell in cells.iter_mut().flatten() {
@@ -68,6 +70,7 @@ fn clean_grid(grid: &mut Grid) {
             value: _,
             anchor: _,
             more,
+            ids: _,
         } = cell;
         one(label);
         all(more.iter_mut().map(|(word, _)| word));
@@ -178,9 +181,20 @@ fn clean_provenance(provenance: &mut Provenance) {
         seed: _,
         parameters,
         version,
+        texts,
+        prompts,
     } = provenance;
     all([model, revision, dtype, device, version]);
     all(edits);
+    all(texts.values_mut().flatten());
+    for prompt in prompts {
+        match prompt {
+            GivenPrompt::Text(text) | GivenPrompt::Chat(text) => one(text),
+            GivenPrompt::Messages(turns) => turns
+                .iter_mut()
+                .for_each(|turn| all([&mut turn.role, &mut turn.content])),
+        }
+    }
     for (name, value) in parameters {
         all([name, value]);
     }

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::markup::{candidate, escape, paint};
-use super::number::{significant, spelled};
+use super::number::{entry_number, spelled};
 use super::provenance;
 use super::screen::FONTS;
 use crate::figure::{Body, Entry, Figure, Grid, Scale, Table, TableRow};
@@ -165,10 +165,6 @@ fn draw_legend(page: &mut SvgPage, scale: Scale, value: &str) {
 
 fn draw_table(page: &mut SvgPage, table: &Table) {
     let blank = (false, String::new());
-    let entry_text = |entry: &Entry| match entry {
-        Entry::Number(value) => (true, significant(*value)),
-        Entry::Text(text) => (false, clip(text, 60)),
-    };
     for one in &table.pages {
         page.text(0.0, &one.title, "font-weight=\"bold\"");
         page.y += LINE;
@@ -177,6 +173,11 @@ fn draw_table(page: &mut SvgPage, table: &Table) {
         let top = page.y;
         for i in 0..count {
             let name = table.columns.get(i).map_or("", String::as_str);
+            let whole = one.is_whole(i);
+            let entry_text = |entry: &Entry| match entry {
+                Entry::Number(value) => (true, entry_number(*value, whole)),
+                Entry::Text(text) => (false, clip(text, 60)),
+            };
             let text = |row: &TableRow| row.entries.get(i).map_or(blank.clone(), entry_text);
             let texts: Vec<(bool, String)> = one.rows.iter().map(text).collect();
             let widths = texts.iter().map(|(_, text)| width(text));

@@ -5,16 +5,18 @@
 use std::cmp::Ordering;
 use std::fmt::Write as _;
 
-use super::number::{significant, spelled};
+use super::number::{entry_number, significant, spelled};
 use super::provenance;
-use crate::figure::{Body, Cell, Entry, Figure, Graph, Grid, Scale, Series, Style, Table};
+use crate::figure::{
+    Body, Cell, Entry, Figure, Graph, Grid, OpeningRows, Scale, Series, Style, Table,
+};
 use crate::text::{clip, width};
 
 /// The width of a block of a grid, in columns.
 const WIDE: usize = 100;
 /// The longest token in a grid; longer ones are cut with `…`.
 const TOKEN: usize = 14;
-/// The longest text in a table.
+/// The longest text in a table; in its last column, after which nothing is aligned, a text is whole.
 const ENTRY: usize = 60;
 /// How many paths of a graph are listed.
 pub(super) const PATHS: usize = 10;
@@ -24,16 +26,15 @@ const BAR: usize = 40;
 pub(super) fn write(figure: &Figure) -> String {
     let from = &figure.provenance;
     let mut out = format!("{}\n", figure.title);
+    // A figure of weights alone, or of a file of prompts, has no text of its own.
+    let tokens = match from.tokens.len() {
+        0 => String::new(),
+        count => format!(" · {count} tokens"),
+    };
     let _ = writeln!(
         out,
-        "model {} · revision {} · {} · {} · {} tokens · seed {} · lmscope {}",
-        from.model,
-        from.revision,
-        from.dtype,
-        from.device,
-        from.tokens.len(),
-        from.seed,
-        from.version
+        "model {} · revision {} · {} · {}{tokens} · seed {} · lmscope {}",
+        from.model, from.revision, from.dtype, from.device, from.seed, from.version
     );
     for (name, value) in provenance::lines(figure) {
         if matches!(name, "edits" | "parameters" | "check") {
@@ -62,6 +63,10 @@ pub(super) fn write(figure: &Figure) -> String {
 /// One line for each row, the first row at the bottom; a column is as wide as its widest cell.
 fn write_grid(out: &mut String, grid: &Grid) {
     let titles = grid.title_width().max(width(&grid.row_axis));
+    let shown = |row: usize| {
+        let some = grid.opening.as_ref();
+        some.is_none_or(|opening| opening.rows.binary_search(&row).is_ok())
+    };
     let number = |cell: &Cell| spell(grid.scale, cell.value);
     let words = |cell: &Cell| clip(&cell.label, TOKEN);
     // (token columns, number columns, whole column)
@@ -70,8 +75,15 @@ fn write_grid(out: &mut String, grid: &Grid) {
         .iter()
         .zip(&grid.cells)
         .map(|(title, cells)| {
-            let token = widest(cells.iter().map(words));
-            let value = widest(cells.iter().map(number));
+            let seen = || {
+                cells
+                    .iter()
+                    .enumerate()
+                    .filter(|(row, _)| shown(*row))
+                    .map(|(_, cell)| cell)
+            };
+            let token = widest(seen().map(words));
+            let value = widest(seen().map(number));
             let whole = token + usize::from(token > 0 && value > 0) + value;
             (token, value, whole.max(width(&clip(&title.label, TOKEN))))
         })
@@ -96,7 +108,8 @@ fn write_grid(out: &mut String, grid: &Grid) {
             line.push_str(&pad(&clip(&title.label, TOKEN), size.2));
         }
         push_line(out, &line);
-        for (row, title) in grid.rows.iter().enumerate().rev() {
+        let rows = grid.rows.iter().enumerate().rev();
+        for (row, title) in rows.filter(|(row, _)| shown(*row)) {
             let mut line = right(&title.label, titles);
             for (cells, (token, value, whole)) in
                 grid.cells.iter().zip(&sizes).take(end).skip(start)
@@ -116,6 +129,13 @@ fn write_grid(out: &mut String, grid: &Grid) {
     if sizes.is_empty() {
         out.push_str("(no columns)\n");
     }
+    if let Some(OpeningRows { rows, why }) = &grid.opening {
+        let (some, all) = (rows.len(), grid.rows.len());
+        let _ = writeln!(
+            out,
+            "{some} of {all} rows: {why}; the screen, --format csv and the others have all"
+        );
+    }
     let _ = writeln!(out, "numbers: {}", grid.value);
 }
 
@@ -129,10 +149,6 @@ fn spell(scale: Scale, value: f32) -> String {
 }
 
 fn write_table(out: &mut String, table: &Table) {
-    let entry_text = |entry: &Entry| match entry {
-        Entry::Number(value) => significant(*value),
-        Entry::Text(text) => clip(text, ENTRY),
-    };
     for (i, page) in table.pages.iter().enumerate() {
         if i > 0 {
             out.push('\n');
@@ -141,13 +157,20 @@ fn write_table(out: &mut String, table: &Table) {
             push_line(out, &page.title);
         }
         let count = table.columns_of(page);
+        let whole: Vec<bool> = (0..count).map(|i| page.is_whole(i)).collect();
+        let entry_text = |(i, entry): (usize, &Entry)| match entry {
+            Entry::Number(value) => entry_number(*value, whole[i]),
+            Entry::Text(text) if i + 1 == count => text.clone(),
+            Entry::Text(text) => clip(text, ENTRY),
+        };
         let column = |i: usize| page.rows.iter().filter_map(move |row| row.entries.get(i));
+        let texts = |i: usize| column(i).map(move |entry| entry_text((i, entry)));
         let shape: Vec<(usize, bool)> = (0..count)
             .map(|i| {
                 let name = table.columns.get(i).map_or(0, |name| width(name));
                 let number = |entry: &Entry| matches!(entry, Entry::Number(_));
                 let numbers = column(i).next().is_some() && column(i).all(number);
-                (name.max(widest(column(i).map(entry_text))), numbers)
+                (name.max(widest(texts(i))), numbers)
             })
             .collect();
         let line = |texts: &mut dyn Iterator<Item = String>| {
@@ -159,7 +182,9 @@ fn write_table(out: &mut String, table: &Table) {
         };
         push_line(out, &line(&mut table.columns.iter().cloned()));
         for row in &page.rows {
-            push_line(out, &line(&mut row.entries.iter().map(entry_text)));
+            let entries = row.entries.iter().enumerate();
+            let mut texts = entries.map(entry_text);
+            push_line(out, &line(&mut texts));
         }
     }
 }
@@ -246,6 +271,50 @@ fn right(text: &str, columns: usize) -> String {
 mod tests {
     use super::*;
     use crate::export::samples;
+    use crate::figure::{Anchor, AxisLabel, TableRow};
+
+    #[test]
+    fn a_grid_opens_with_some_rows_and_says_which() {
+        let rows = (0..4).map(|h| AxisLabel::of(format!("0.{h}"), Anchor::default()));
+        let columns = vec![AxisLabel::token("a".into(), 0)];
+        let mut grid = Grid::of(
+            ("head", rows.collect()),
+            ("position", columns),
+            "share",
+            |row, _| Cell::of(format!("word{row}"), 0.5, Anchor::default()),
+        );
+        let mut all = String::new();
+        write_grid(&mut all, &grid);
+        grid.opening = Some(OpeningRows {
+            rows: vec![1, 3],
+            why: "the largest".into(),
+        });
+        let mut some = String::new();
+        write_grid(&mut some, &grid);
+        for row in 0..4 {
+            assert!(all.contains(&format!("word{row}")));
+            assert_eq!(some.contains(&format!("word{row}")), row % 2 == 1, "{some}");
+        }
+        assert!(some.contains("2 of 4 rows: the largest"), "{some}");
+    }
+
+    #[test]
+    fn the_last_column_of_a_table_is_whole() {
+        let long = "word ".repeat(40);
+        let row = TableRow::at(
+            Anchor::default(),
+            vec![long.clone().into(), long.clone().into()],
+        );
+        let mut figure = samples::text();
+        figure.body = Table::of(&["first", "last"], vec![row]).into();
+        let out = write(&figure);
+        let line = out.lines().find(|line| line.starts_with("word")).unwrap();
+        assert!(
+            line.contains('…') && line.ends_with(long.trim_end()),
+            "{line}"
+        );
+        assert!(width(line) < ENTRY + 2 + width(&long), "{line}");
+    }
 
     #[test]
     fn a_lens_reads_from_the_top() {

@@ -140,6 +140,7 @@ impl Cell {
             value,
             anchor,
             more: Vec::new(),
+            ids: Vec::new(),
         }
     }
 
@@ -151,6 +152,18 @@ impl Cell {
             more: more.collect(),
             ..self
         }
+    }
+
+    /// The number that stands under a name among its candidates.
+    pub fn named(&self, name: &str) -> Option<f32> {
+        let found = self.more.iter().find(|(own, _)| own == name);
+        found.map(|(_, value)| *value)
+    }
+
+    /// The cell with the token ids of its first candidates.
+    #[must_use]
+    pub fn ids(self, ids: Vec<u32>) -> Self {
+        Self { ids, ..self }
     }
 }
 

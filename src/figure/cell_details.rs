@@ -138,7 +138,7 @@ impl fmt::Display for RankStory {
         };
         match (self.first, self.ranks.last()) {
             (Some(layer), _) => write!(f, "#1 {}", place(layer))?,
-            (None, Some(rank)) => write!(f, "#{} at {last}", grouped(*rank))?,
+            (None, Some(rank)) => write!(f, "#{} at {last}", grouped(*rank as usize))?,
             (None, None) => return f.write_str("every layer is read when writing pauses"),
         }
         let mut last_named = self.first;
@@ -149,7 +149,7 @@ impl fmt::Display for RankStory {
             }
         }
         if let Some(jump) = self.jump {
-            let (before, after) = (grouped(jump.before), grouped(jump.after));
+            let [before, after] = [jump.before, jump.after].map(|rank| grouped(rank as usize));
             write!(
                 f,
                 ", jump {} to {} (#{before} to #{after})",

@@ -3,6 +3,8 @@
 //! Invariant: the size of a column does not depend on the length of the text: it contains the cells, labels, notes and tokens
 //! of its own positions only. To let another shape grow, add its arm in [`Figure::append`].
 
+use std::collections::BTreeMap;
+
 use super::{Anchor, Body, Check, Figure};
 
 /// The part of a growing figure for the newest positions.
@@ -22,6 +24,8 @@ pub struct Column {
     pub notes: Vec<String>,
     /// The check of these positions.
     pub check: Option<Check>,
+    /// The raw texts of the tokens that it names by their ids.
+    pub texts: BTreeMap<u32, Option<String>>,
 }
 
 impl From<Figure> for Column {
@@ -31,14 +35,19 @@ impl From<Figure> for Column {
             .body
             .first_position()
             .map_or(tokens.len().saturating_sub(1), |p| p as usize);
+        let tokens = tokens.get(position..).unwrap_or_default().to_vec();
+        let mut texts = figure.provenance.texts;
+        let named = figure.body.token_ids();
+        texts.retain(|id, _| tokens.contains(id) || named.contains(id));
         Self {
             position,
-            tokens: tokens.get(position..).unwrap_or_default().to_vec(),
+            tokens,
             edits: figure.provenance.edits,
             title: figure.title,
             body: figure.body,
             notes: figure.notes,
             check: figure.check,
+            texts,
         }
     }
 }
@@ -73,6 +82,8 @@ impl Figure {
                     more.show_number(number);
                 }
                 grid.scale = grid.scale.around(more.scale);
+                // They were those of an earlier position.
+                grid.opening = None;
                 grid.also.extend(more.also);
                 grid.columns.extend(more.columns);
                 grid.cells.extend(more.cells);
@@ -108,6 +119,7 @@ impl Figure {
             tokens.extend(next.tokens);
         }
         self.provenance.edits = next.edits;
+        self.provenance.texts.extend(next.texts);
     }
 
     /// Takes the cells of columns that are there already from a column that was measured again, in which nothing is unread.
@@ -119,6 +131,7 @@ impl Figure {
         if let Some(number) = grid.shown_number() {
             more.show_number(number);
         }
+        self.provenance.texts.extend(again.texts);
         let mut newest = false;
         for (from, title) in more.columns.iter().enumerate() {
             let found = grid

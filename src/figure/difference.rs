@@ -50,12 +50,14 @@ impl Figure {
         };
         let mut notes = self.notes.clone();
         notes.push("edited run minus the unedited run of the same tokens".into());
+        let mut provenance = self.provenance.clone();
+        provenance.texts.extend(baseline.provenance.texts.clone());
         Ok(Self {
             title: format!("{} Δ", self.title),
             body,
             notes,
             check: self.check,
-            provenance: self.provenance.clone(),
+            provenance,
         })
     }
 
@@ -235,9 +237,8 @@ impl DifferenceRule {
         }
         let before = match self.candidate(cell, value) {
             Some(name) if !base.more.is_empty() => {
-                let same = base.more.iter().find(|(other, _)| other == name);
                 let unlisted = if self.signed { other } else { 0.0 };
-                same.map_or(unlisted, |(_, value)| *value)
+                base.named(name).unwrap_or(unlisted)
             }
             _ => other,
         };
@@ -261,6 +262,10 @@ fn baseline_candidate(cell: &mut Cell, base: &Cell, rule: DifferenceRule) {
     let name = name.filter(|name| !name.is_empty());
     if let Some(was) = name.map(|name| (format!("was {name}"), share)) {
         cell.more.insert(0, was);
+        match base.ids.first() {
+            Some(id) if !cell.ids.is_empty() => cell.ids.insert(0, *id),
+            Some(_) | None => cell.ids.clear(),
+        }
     }
 }
 

@@ -10,6 +10,10 @@ pub mod column;
 pub(crate) mod difference;
 pub mod graph;
 pub mod series;
+mod table;
+mod token_ids;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +23,7 @@ use crate::text::width;
 
 pub use super::figure::graph::{Graph, GraphEdge, GraphNode, PruningStep};
 pub use super::figure::series::{Curve, Series, Style};
+pub use super::figure::table::{Table, TablePage, TableRow};
 
 /// A unit at a layer and position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -108,6 +113,9 @@ pub struct Cell {
     pub anchor: Anchor,
     /// The candidates: text and number, strongest first, including the cell's own.
     pub more: Vec<(String, f32)>,
+    /// The token ids of the first candidates, where those are tokens.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<u32>,
 }
 
 impl Cell {
@@ -118,6 +126,7 @@ impl Cell {
             value: f32::NAN,
             anchor,
             more: Vec::new(),
+            ids: Vec::new(),
         }
     }
 }
@@ -225,6 +234,18 @@ pub struct Grid {
     /// Further numbers of the cells.
     #[serde(default, skip_serializing_if = "CellDetails::is_empty")]
     pub also: CellDetails,
+    /// Where there are too many rows to read, those that text shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opening: Option<OpeningRows>,
+}
+
+/// The rows of a large grid that text shows; every other export, and the screen, has all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpeningRows {
+    /// Their numbers, ascending.
+    pub rows: Vec<usize>,
+    /// Which they are, as in `12 of 270 rows: WHY`.
+    pub why: String,
 }
 
 /// One entry of a table.
@@ -235,36 +256,6 @@ pub enum Entry {
     Number(f32),
     /// Safe visible text.
     Text(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TableRow {
-    /// The layer, position and unit that it is about.
-    pub anchor: Anchor,
-    /// One entry for each column.
-    pub entries: Vec<Entry>,
-    /// The feature that it is about, for edits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub handle: Option<FeatureHandle>,
-}
-
-/// A page of a table; the neurons, for example, have one for each position.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TablePage {
-    /// What the page is about.
-    pub title: String,
-    /// The layer, position and unit that it is about.
-    pub anchor: Anchor,
-    pub rows: Vec<TableRow>,
-}
-
-/// Named columns over pages of rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Table {
-    /// Column names.
-    pub columns: Vec<String>,
-    /// Pages; a plain table has one.
-    pub pages: Vec<TablePage>,
 }
 
 /// The first and the last position, if the anchors are ascending positions of a text. Labels of something else, such as
@@ -298,38 +289,6 @@ impl Grid {
     /// The width of the widest row label, in terminal columns.
     pub fn title_width(&self) -> usize {
         self.rows.iter().map(|r| width(&r.label)).max().unwrap_or(0)
-    }
-}
-
-impl TablePage {
-    /// Whether its rows are the layers of a model, in order; the last layer is then shown on top, as in a grid.
-    pub fn by_layer(&self) -> bool {
-        let layer = |row: &TableRow| row.anchor.layer.filter(|_| row.anchor.unit.is_none());
-        let layers: Vec<Option<u16>> = self.rows.iter().map(layer).collect();
-        layers.len() > 1 && layers.windows(2).all(|w| w[0].is_some() && w[0] < w[1])
-    }
-
-    /// The text columns that have the same entry in every row of a page that is by layer; they need to be shown only once.
-    pub fn constant(&self) -> Vec<usize> {
-        let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
-            return Vec::new();
-        };
-        let same = |i: &usize| {
-            matches!(&first.entries[*i], Entry::Text(text) if !text.is_empty())
-                && self
-                    .rows
-                    .iter()
-                    .all(|r| r.entries.get(*i) == first.entries.get(*i))
-        };
-        (1..first.entries.len()).filter(same).collect()
-    }
-}
-
-impl Table {
-    /// The number of columns of a page: those of the table, or more if a row has more entries.
-    pub fn columns_of(&self, page: &TablePage) -> usize {
-        let longest = page.rows.iter().map(|row| row.entries.len()).max();
-        longest.unwrap_or(0).max(self.columns.len())
     }
 }
 
@@ -377,6 +336,30 @@ pub struct Provenance {
     pub parameters: Vec<(String, String)>,
     /// The version of lmscope.
     pub version: String,
+    /// The raw text of every token that the figure names by its id; none for one that holds only a part of a character.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub texts: BTreeMap<u32, Option<String>>,
+    /// The prompts of the list that it shows one by one, in the list's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompts: Vec<GivenPrompt>,
+}
+
+/// A prompt as it was given, every character of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GivenPrompt {
+    Text(String),
+    /// One user turn of the chat template.
+    Chat(String),
+    /// A conversation.
+    Messages(Vec<GivenTurn>),
+}
+
+/// One turn of a conversation as it was given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenTurn {
+    pub role: String,
+    pub content: String,
 }
 
 /// A self-check of a figure: the last row of the lens against the model's own output.
@@ -469,10 +452,10 @@ pub struct Figure {
     pub provenance: Provenance,
 }
 
-impl Figure {
-    /// Marks the cells whose numbers are not finite, counts them in a note, and lets the check fail. Values that were not
-    /// measured do not count: empty cells without candidates, and gaps of curves.
-    pub fn mark_not_finite(&mut self) {
+impl Body {
+    /// Marks the cells whose numbers are not finite, and says how many numbers are not, and of how many. Values that were not measured do
+    /// not count: empty cells without candidates, and gaps of curves.
+    pub fn mark_not_finite(&mut self) -> (usize, usize) {
         let (mut bad, mut all) = (0, 0);
         let mut count = |value: f32, blank: bool| {
             let is_bad = value.is_infinite() || (value.is_nan() && !blank);
@@ -480,7 +463,7 @@ impl Figure {
             bad += usize::from(is_bad);
             is_bad
         };
-        match &mut self.body {
+        match self {
             Body::Grid(grid) => {
                 for cell in grid.cells.iter_mut().flatten() {
                     let unmeasured = cell.more.is_empty() && cell.label != NOT_FINITE;
@@ -518,6 +501,14 @@ impl Figure {
             }
             Body::Text(_) => {}
         }
+        (bad, all)
+    }
+}
+
+impl Figure {
+    /// Marks the cells whose numbers are not finite ([`Body::mark_not_finite`]), counts them in a note, and lets the check fail.
+    pub fn mark_not_finite(&mut self) {
+        let (bad, all) = self.body.mark_not_finite();
         if bad == 0 {
             return;
         }
@@ -565,6 +556,7 @@ mod tests {
                 value: 0.5,
                 anchor: Anchor::cell(0, p),
                 more: vec![],
+                ids: vec![],
             }]
         };
         let columns = positions
@@ -575,6 +567,7 @@ mod tests {
             })
             .collect();
         let body = Body::Grid(Grid {
+            opening: None,
             also: crate::figure::cell_details::CellDetails::default(),
             row_axis: "layer".into(),
             column_axis: "position".into(),

@@ -33,6 +33,7 @@
 //! Its flags, form, title and provenance follow; the table in docs/reference.md is written anew as its test says. Kinds of parameters are in
 //! [`params`], shapes of figures in [`crate::figure`].
 
+pub mod answers;
 pub mod attention;
 pub mod attribution;
 pub mod backpatch;
@@ -44,13 +45,17 @@ pub mod knockout;
 pub mod knowledge;
 pub mod logit_lens;
 pub mod neurons;
+pub mod over_prompts;
 pub mod pairs;
 pub mod params;
 pub mod patching;
 pub mod patchscope;
+pub mod probe;
 pub mod relation;
 pub mod residual;
 pub mod saliency;
+mod scales;
+pub mod score;
 pub mod steering;
 pub mod surprisal;
 
@@ -59,13 +64,18 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::figure::column::Column;
-use crate::figure::{Body, Check, Figure};
+use crate::figure::{Body, Check, Figure, GivenPrompt};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
+use crate::lab::spaced_answer::without_space;
+use crate::lab::target::cut_to_first;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
+use over_prompts::list::{ListCost, PlacedList};
+use over_prompts::measure::over_prompts;
+use over_prompts::numbers::OverPrompts;
 use params::Params;
 pub use params::{Arguments, ParamKind, Parameter};
 
@@ -96,6 +106,8 @@ pub struct Draft {
     pub run: Option<Run>,
     /// Lines of provenance beside the parameters.
     pub resolved: Vec<(String, String)>,
+    /// The prompts of a list that is shown prompt by prompt.
+    pub prompts: Vec<GivenPrompt>,
 }
 
 impl Draft {
@@ -108,6 +120,7 @@ impl Draft {
             check: None,
             run: None,
             resolved: Vec::new(),
+            prompts: Vec::new(),
         }
     }
 
@@ -168,6 +181,8 @@ pub trait Measurement: Sync {
     /// model has nothing else to do; none if it is made only when it is asked for. It reads the end of a text
     /// ([`Measurement::READS_END`]).
     const FOLLOWS: &'static [(&'static str, &'static str)] = &[];
+    /// How it takes lists of prompts; none if it does not.
+    const OVER_PROMPTS: Option<OverPrompts<Self::Params>> = None;
 
     /// What it measures; by default the figure of what it needs of its positions, from one pass.
     ///
@@ -235,9 +250,11 @@ pub(crate) fn last(count: usize, run: &Run) -> Range<usize> {
 
 /// The instrument and its parameters, for provenance and to tell one sweep from another.
 pub fn lines<M: Measurement>(params: &M::Params) -> Vec<(String, String)> {
-    let names = M::Params::ROWS.iter().map(|row| row.name.to_string());
+    let alone = !reads_list::<M>(params);
+    let rows = M::Params::ROWS.iter().zip(params.print());
+    let rows = rows.filter(|(row, _)| !(alone && row.of_lists));
     std::iter::once(("instrument".to_string(), M::NAME.to_string()))
-        .chain(names.zip(params.print()))
+        .chain(rows.map(|(row, value)| (row.name.to_string(), value)))
         .collect()
 }
 
@@ -255,12 +272,20 @@ fn stamp<M: Measurement>(draft: Draft, params: &M::Params, run: &Run, lab: &Lab)
     parameters.extend(draft.resolved);
     let mut notes = Vec::from_iter(M::summary(&draft.body));
     notes.extend(draft.notes);
+    let mut provenance = lab.provenance(draft.run.as_ref().unwrap_or(run), parameters);
+    let named = provenance.tokens.iter().copied();
+    provenance.prompts = draft.prompts;
+    provenance.texts = lab.raw_texts(named.chain(draft.body.token_ids()));
     Figure {
-        title: title::<M>(&draft.title),
+        title: if lab.unfinished.stopped {
+            format!("{} · STOPPED BEFORE ITS END", title::<M>(&draft.title))
+        } else {
+            title::<M>(&draft.title)
+        },
         body: draft.body,
         notes,
         check: draft.check,
-        provenance: lab.provenance(draft.run.as_ref().unwrap_or(run), parameters),
+        provenance,
     }
 }
 
@@ -294,8 +319,8 @@ pub trait Instrument: Sync {
     fn needs_prompt(&self, arguments: &Arguments) -> bool;
     /// Whether it reads the run's own text under any arguments.
     fn always_needs_prompt(&self) -> bool;
-    /// Whether edits act on texts that it reads itself.
-    fn edits_its_texts(&self) -> bool;
+    /// Whether edits act on texts that it reads itself under these arguments.
+    fn edits_its_texts(&self, arguments: &Arguments) -> bool;
     /// Whether it asks what follows the run's last token, so that on the screen the text it reads ends at the cursor.
     fn reads_end(&self) -> bool;
     /// Whether it reads the state under the cursor, so that the keys for that ask it.
@@ -305,6 +330,8 @@ pub trait Instrument: Sync {
     fn following(&self, arguments: &Arguments) -> Option<Arguments>;
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost>;
+    /// The list of prompts that it is asked about, if it is, and what that will take: said before it starts.
+    fn list_cost(&self, arguments: &Arguments, lab: &Lab) -> Result<Option<ListCost>>;
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure>;
 }
@@ -339,7 +366,8 @@ impl<M: Measurement> Instrument for M {
     }
 
     fn live(&self, card: &Card, arguments: &Arguments) -> bool {
-        params_of::<M>(arguments).is_ok_and(|params| M::live(&params, card))
+        params_of::<M>(arguments)
+            .is_ok_and(|params| !reads_list::<M>(&params) && M::live(&params, card))
     }
 
     fn needs(&self, run: &Run, arguments: &Arguments, lab: &Lab) -> Result<Needs> {
@@ -348,9 +376,12 @@ impl<M: Measurement> Instrument for M {
 
     fn column(&self, of: &Capture, arguments: &Arguments, lab: &mut Lab) -> Result<Column> {
         let draft = M::figure(&*params_of::<M>(arguments)?, of, lab)?;
+        let tokens = of.run.tokens[of.positions.clone()].to_vec();
+        let named = tokens.iter().copied().chain(draft.body.token_ids());
         Ok(Column {
             position: of.positions.start,
-            tokens: of.run.tokens[of.positions.clone()].to_vec(),
+            texts: lab.raw_texts(named),
+            tokens,
             edits: of.run.schedule.lines(),
             title: title::<M>(&draft.title),
             body: draft.body,
@@ -368,19 +399,24 @@ impl<M: Measurement> Instrument for M {
     }
 
     fn needs_prompt(&self, arguments: &Arguments) -> bool {
+        let params = params_of::<M>(arguments);
+        if params.as_ref().is_ok_and(|params| reads_list::<M>(params)) {
+            return false;
+        }
         match M::READS {
             Reads::Text => true,
             Reads::Others => false,
-            Reads::TextWhere(reads) => params_of::<M>(arguments).is_ok_and(|params| reads(&params)),
+            Reads::TextWhere(reads) => params.is_ok_and(|params| reads(&params)),
         }
     }
 
     fn always_needs_prompt(&self) -> bool {
-        matches!(M::READS, Reads::Text)
+        matches!(M::READS, Reads::Text) && M::OVER_PROMPTS.is_none()
     }
 
-    fn edits_its_texts(&self) -> bool {
-        M::EDITS_ITS_TEXTS
+    fn edits_its_texts(&self, arguments: &Arguments) -> bool {
+        let list = || params_of::<M>(arguments).is_ok_and(|params| reads_list::<M>(&params));
+        M::EDITS_ITS_TEXTS || list()
     }
 
     fn reads_end(&self) -> bool {
@@ -402,13 +438,42 @@ impl<M: Measurement> Instrument for M {
     }
 
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost> {
-        M::cost(&*params_of::<M>(arguments).ok()?, tokens, card)
+        let params = params_of::<M>(arguments).ok()?;
+        M::cost(&params, tokens, card).filter(|_| !reads_list::<M>(&params))
+    }
+
+    fn list_cost(&self, arguments: &Arguments, lab: &Lab) -> Result<Option<ListCost>> {
+        let params = params_of::<M>(arguments)?;
+        let list = M::OVER_PROMPTS.zip(list_of::<M>(&params, lab)?);
+        let cost = |(over, list): (OverPrompts<M::Params>, PlacedList)| {
+            list.cost(|place, tokens| {
+                let own = (over.alone)(&params, place).ok()?;
+                M::cost(&own, tokens, &lab.model.card)
+            })
+        };
+        Ok(list.map(cost))
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure> {
         let params = params_of::<M>(arguments)?;
-        let draft = M::measure(&params, run, lab)?;
+        let draft = match (&M::OVER_PROMPTS, list_of::<M>(&params, lab)?) {
+            (Some(over), Some(list)) => over_prompts::<M>(over, &list, &params, run, lab)?,
+            _ => M::measure(&params, run, lab)?,
+        };
         Ok(stamp::<M>(draft, &params, run, lab))
+    }
+}
+
+/// Whether parameters ask about a list of prompts.
+fn reads_list<M: Measurement>(params: &M::Params) -> bool {
+    M::OVER_PROMPTS.is_some_and(|over| (over.asked)(params).file.is_some())
+}
+
+/// The list of prompts that parameters ask about; none where they ask about none.
+fn list_of<M: Measurement>(params: &M::Params, lab: &Lab) -> Result<Option<PlacedList>> {
+    match M::OVER_PROMPTS {
+        Some(over) => PlacedList::read(&(over.asked)(params), lab),
+        None => Ok(None),
     }
 }
 
@@ -434,7 +499,7 @@ pub fn complete(of: &dyn Instrument, figure: &mut Figure, column: Column) {
     figure.notes.splice(..0, of.summary(&figure.body));
 }
 
-/// Makes the figure of an instrument, and says how many of its numbers are not finite.
+/// Makes the figure of an instrument, and says which texts were cut to their first token, and how many of its numbers are not finite.
 ///
 /// # Errors
 ///
@@ -446,6 +511,18 @@ pub fn observe(
     lab: &mut Lab,
 ) -> Result<Figure> {
     let mut figure = of.observe(run, arguments, lab)?;
+    // Parameters of these kinds may hold texts of tokens.
+    let texts = of.parameters().iter();
+    let texts = texts.filter(|p| matches!(p.kind, ParamKind::Text | ParamKind::Word(_)));
+    for (name, text) in texts.filter_map(|p| Some((p.name, arguments.given.get(p.name)?))) {
+        figure.notes.extend(cut_to_first(name, text, &lab.model));
+        match without_space(name, text, run, lab) {
+            Ok(asked) => figure.notes.extend(asked),
+            Err(Error::Cancelled) => return Err(Error::Cancelled),
+            // The figure is there; what could be asked about its answer is not worth losing it.
+            Err(error) => tracing::debug!("the answer with a space was not looked at: {error}"),
+        }
+    }
     figure.mark_not_finite();
     Ok(figure)
 }
@@ -484,6 +561,9 @@ pub const INSTRUMENTS: &[&dyn Instrument] = &[
     &relation::attribute_lens::AttributeLens,
     &attribution::AttributionPatching,
     &circuit::Circuit,
+    &score::Score,
+    &probe::Probe,
+    &answers::Answers,
 ];
 
 /// Finds an instrument by name.

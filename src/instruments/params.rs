@@ -17,12 +17,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParamKind {
     /// A whole number from `lo` to `hi`.
-    Count {
-        /// The lowest value.
-        lo: usize,
-        /// The highest value.
-        hi: usize,
-    },
+    Count { lo: usize, hi: usize },
     /// A layer of the model, or `all` if that is the default.
     Layer,
     /// A token position; negative counts from the end.
@@ -50,6 +45,8 @@ pub struct Parameter {
     pub older: &'static [&'static str],
     /// Earlier spellings of values, each with its current one; see [`ParameterValue::OLDER`].
     pub older_values: &'static [(&'static str, &'static str)],
+    /// Whether it says nothing of a single prompt; see [`ParameterValue::OF_LISTS`].
+    pub of_lists: bool,
 }
 
 impl Parameter {
@@ -74,6 +71,8 @@ pub trait ParameterValue: Sized {
     const ABOUT: &'static str = "";
     /// Earlier spellings that are still read, each with its current one.
     const OLDER: &'static [(&'static str, &'static str)] = &[];
+    /// Whether it is about lists of prompts alone, so that figures of a single prompt do not name it.
+    const OF_LISTS: bool = false;
 
     /// Parses a value.
     ///
@@ -149,6 +148,13 @@ impl Arguments {
         self.given.insert(name.to_string(), value.to_string());
         self.read = None;
         self
+    }
+
+    /// Takes away the file that a figure was saved to, and says which: it is written once, and measuring again would find its name taken.
+    pub fn forget_saved(&mut self) -> Option<String> {
+        let file = self.given.get_mut("save").filter(|file| !file.is_empty())?;
+        self.read = None;
+        Some(std::mem::take(file))
     }
 
     /// The arguments parsed as the parameters `P` of an instrument, in current spellings.
@@ -280,6 +286,7 @@ macro_rules! params {
                     ]).trim_ascii(),
                     older: &[$( $($older),+ )?],
                     older_values: <$type as $crate::instruments::params::ParameterValue>::OLDER,
+                    of_lists: <$type as $crate::instruments::params::ParameterValue>::OF_LISTS,
                 }, )*
             ];
 
@@ -613,6 +620,19 @@ mod tests {
             /// what stands between
             between: String = "\n",
         }
+    }
+
+    #[test]
+    fn what_was_saved_is_not_saved_again() {
+        let mut given = Arguments::default().with("save", "x.json").with("layer", 3);
+        assert_eq!(given.forget_saved().as_deref(), Some("x.json"));
+        assert_eq!(
+            given,
+            Arguments::default().with("save", "").with("layer", 3)
+        );
+        let mut other = Arguments::default().with("layer", 3);
+        assert_eq!(other.forget_saved(), None);
+        assert_eq!(other, Arguments::default().with("layer", 3));
     }
 
     fn parsed(given: &[(&str, &str)]) -> Result<Arc<SettleParams>> {

@@ -166,7 +166,7 @@ fn only(
             "two circuits are switched on at once, and each would leave itself alone. Switch one of them off",
         );
     }
-    if !(0.0..=1.0).contains(&edit.strength) {
+    if !edit.op.strengths().contains(&edit.strength) {
         return refused(
             "its strength is how far everything outside the circuit is moved to its mean: a number from 0 to 1",
         );
@@ -191,7 +191,7 @@ fn beside(edit: &Edit, under: &Edit, at: Address) -> Result<()> {
         None => Ok(()),
         Some(why) => Err(Error::BadEdit {
             edit: edit.to_string(),
-            why: format!("`{under}` is on, and {why}"),
+            why: format!("it cannot act beside `{under}`: {why}"),
         }),
     }
 }

@@ -1,8 +1,8 @@
 //! Receipts with effects: how far each edit alone moves the model's output, with its controls.
 //!
-//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The controls are a random direction
-//! of equal norm or random units of nearly the same activation rank, and the same edit on an unrelated text. Invariant: all
-//! random choices are seeded, and the seed is in the receipt. To add a control, add a field to [`Receipt`] and measure it here.
+//! Every KL is KL(unedited ‖ edited) in nats on the same tokens, over the last positions. The controls are several draws of a random
+//! direction of equal norm or of random units of nearly the same activation rank, and the same edit on an unrelated text. The draws
+//! ride one batch, which shares the blocks below the edit. Invariant: all random choices are seeded, and the seed is in the receipt. To add a control, add a field to [`Receipt`] and measure it here.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
 use super::apply::RandomControl;
-use super::capture::{After, Output};
+use super::capture::{After, Capture, Output};
+use super::draws::{DRAWS, draw_seed};
 use super::lab::Lab;
-use super::pass::Pass;
+use super::pass::{Pass, PassRow};
 use super::readout::RowStats;
 use super::run::Run;
 use super::sample::Sampling;
 use super::writer::{BaselineMode, Writer};
 use crate::edit::Edit;
-use crate::edit::op::UnitChoice;
-use crate::edit::receipt::Receipt;
+use crate::edit::receipt::{Receipt, mean};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::network::finite;
@@ -31,6 +31,17 @@ const WINDOW: usize = 64;
 /// The largest length of an unrelated text, in tokens.
 const UNRELATED: usize = 32;
 
+/// How far a row moved the output.
+#[derive(Default)]
+struct MovedOutput {
+    /// KL from the unedited run after each of the last positions.
+    kl: Vec<f32>,
+    /// What a control is, where that was chosen.
+    is: String,
+    /// The receipts of the row's edits.
+    own: Vec<Receipt>,
+}
+
 impl Lab {
     /// Receipts of a run's edits with KL and control KL: each edit is measured alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
@@ -39,26 +50,38 @@ impl Lab {
             return Ok(program.receipts().to_vec());
         }
         let plain = self.whole(&run.unedited())?;
-        // Lenient, so that a receipt can report that its edit makes the numbers overflow.
-        let edited = self.run_one(&Pass {
-            lenient: true,
-            ..Pass::after(run.clone(), Output::top(1))
-        })?;
+        // An edit that is alone has its counts from the pass that measures it.
+        let single = program.receipts().iter().filter(|r| r.active).count() == 1;
+        let mut receipts = if single {
+            program.receipts().to_vec()
+        } else {
+            // Lenient, so that a receipt can report that its edit makes the numbers overflow.
+            let edited = self.run_one(&Pass {
+                lenient: true,
+                ..Pass::after(run.clone(), Output::top(1))
+            })?;
+            edited.receipts
+        };
         let mut unrelated = self.unrelated(run.seed, run.tokens.len().min(UNRELATED))?;
         // The unrelated text has the same share of prompt as the run, so that an edit of one phase (prefill or decode) has
         // positions in both.
         let (total, length) = (run.tokens.len(), unrelated.tokens.len());
         unrelated.prompt = (run.prompt * length).div_ceil(total.max(1)).min(length);
         let elsewhere = self.whole(&unrelated)?;
-        let mut receipts = edited.receipts;
         for receipt in receipts.iter_mut().filter(|r| r.active) {
             let mut alone = run.schedule.clone();
             for stage in &mut alone.stages {
                 stage.edits.retain(|e| e.id == receipt.id);
             }
-            let (moved, _) = self.moved(run, &alone, None, &plain)?;
+            let draws = self.control_draws(&alone, DRAWS)?;
+            let mut measured = self.moved(run, &alone, draws.count, &plain)?.into_iter();
+            let MovedOutput { kl: moved, own, .. } = measured.next().unwrap_or_default();
+            if let Some(own) = own.into_iter().find(|own| single && own.id == receipt.id) {
+                *receipt = own;
+            }
             let first = run.tokens.len() - moved.len();
             receipt.kl = Some(mean(&moved));
+            receipt.prompt = run.prompt;
             receipt.not_finite |= !finite::all(&moved);
             receipt.positions = moved
                 .into_iter()
@@ -66,18 +89,12 @@ impl Lab {
                 .map(|(i, kl)| (first + i, kl))
                 .collect();
             receipt.seed = run.seed;
-            // An edit of all units of a site leaves no other units for a control of equal size. Knockouts are exempt: there are
-            // other edges.
-            let mut edits = alone.stages.iter().flat_map(|s| &s.edits);
-            let whole = |e: &Edit| {
-                let mentions = e.op.argument().mentions();
-                mentions.sources.is_none() && mentions.units == Some(&UnitChoice::All)
-            };
-            if !edits.any(whole) {
-                let (control, is) = self.moved(run, &alone, Some(run.seed), &plain)?;
-                receipt.control = Some(mean(&control));
+            receipt.no_control = draws.why;
+            for MovedOutput { kl, is, .. } in measured {
+                receipt.draws.push(mean(&kl));
                 receipt.control_is = is;
             }
+            receipt.control = (!receipt.draws.is_empty()).then(|| mean(&receipt.draws));
             // On the unrelated text the edit is in force from the first position on, whatever its stage in the run.
             let always = Schedule::always(
                 alone
@@ -94,8 +111,8 @@ impl Lab {
                 .latest()
                 .iter()
                 .all(|e| e.reads_prompt() || covers(e));
-            receipt.elsewhere = match self.moved(&unrelated, &always, None, &elsewhere) {
-                Ok((moved, _)) => placed.then(|| mean(&moved)),
+            receipt.elsewhere = match self.moved(&unrelated, &always, 0, &elsewhere) {
+                Ok(found) => (placed.then_some(found)).and_then(|f| Some(mean(&f.first()?.kl))),
                 // Fails, for example, if a position is named by a text that only the prompt contains.
                 Err(Error::Cancelled) => return Err(Error::Cancelled),
                 Err(_) => None,
@@ -112,14 +129,15 @@ impl Lab {
         Ok(Arc::new(vec![read.output]))
     }
 
-    /// KL(plain ‖ run under this schedule) at each of the last positions of a run, and what a control is where that was chosen.
+    /// KL(plain ‖ run under this schedule) at each of the last positions of a run, then the same in so many draws of the control,
+    /// each with what the control is where that was chosen.
     fn moved(
         &mut self,
         run: &Run,
         schedule: &Schedule,
-        random: Option<u64>,
+        draws: usize,
         plain: &Arc<Vec<Vec<RowStats>>>,
-    ) -> Result<(Vec<f32>, String)> {
+    ) -> Result<Vec<MovedOutput>> {
         let run = Run {
             schedule: schedule.clone(),
             ..run.clone()
@@ -129,17 +147,26 @@ impl Lab {
             kl: Some(plain.clone()),
             ..Output::default()
         };
-        let read = self.run_one(&Pass {
-            random,
+        let drawn = (0..draws).map(|draw| PassRow::control(draw_seed(run.seed, draw)));
+        let rows = std::iter::once(PassRow::default()).chain(drawn).collect();
+        let read = self.run(&Pass {
+            rows,
             lenient: true,
             ..Pass::after(run, output)
         })?;
-        // Overflow in a quantized product may come out as finite but meaningless numbers, so the receipt decides.
-        let broken = read.receipts.iter().any(|r| r.not_finite);
-        let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
-        let mut is = read.receipts.iter().map(|r| r.control_is.clone());
-        let is = is.rfind(|is| !is.is_empty()).unwrap_or_default();
-        Ok((read.output.iter().map(kl).collect(), is))
+        let of = |row: &Capture| {
+            // Overflow in a quantized product may come out as finite but meaningless numbers, so the receipt decides.
+            let broken = row.receipts.iter().any(|r| r.not_finite);
+            let kl = |stats: &RowStats| if broken { f32::NAN } else { stats.kl };
+            let mut is = row.receipts.iter().map(|r| r.control_is.clone());
+            let is = is.rfind(|is| !is.is_empty()).unwrap_or_default();
+            MovedOutput {
+                kl: row.output.iter().map(kl).collect(),
+                is,
+                own: row.receipts.clone(),
+            }
+        };
+        Ok(read.iter().map(of).collect())
     }
 
     /// A text unrelated to the prompt, for controls: what the model generates at temperature 1 after its begin token, or after
@@ -176,8 +203,4 @@ impl Lab {
         self.unrelated = Some(((seed, length), run.clone()));
         Ok(run)
     }
-}
-
-fn mean(values: &[f32]) -> f32 {
-    values.iter().sum::<f32>() / values.len().max(1) as f32
 }

@@ -8,10 +8,11 @@
 use std::sync::Arc;
 
 use super::apply::RandomControl;
+use super::control_units::near_in_size;
 use super::features::{ActiveRow, FeatureDictionary, activation};
 use super::formulas::{Change, DictionaryChange, DictionaryOperation, Numbers};
 use super::named_vectors::NamedVectors;
-use super::prepare::{Placed, alike};
+use super::prepare::Placed;
 use crate::edit::Edit;
 use crate::edit::direction::{NOTHING, norm, random_like};
 use crate::edit::feature::FeatureChoice;
@@ -314,7 +315,7 @@ fn others(features: &[u32], rows: &[ActiveRow], seed: u64) -> Option<Vec<u32>> {
     if pool.len() < 2 * features.len() || !finite::all(&sizes) {
         return None;
     }
-    let found = alike(&places, &sizes, seed);
+    let found = near_in_size(&sizes, &places, seed);
     let found: Vec<u32> = found.into_iter().map(|i| pool[i as usize]).collect();
     (found.len() == features.len()).then_some(found)
 }
@@ -333,8 +334,8 @@ mod tests {
             let found = others(&[30, 50], &rows, seed).unwrap();
             assert_eq!(found.len(), 2);
             assert!(!found.contains(&30) && !found.contains(&50) && !found.contains(&99));
-            assert!(found[0].abs_diff(30) <= 3, "{found:?}");
-            assert!(found[1].abs_diff(50) <= 3, "{found:?}");
+            assert!(found[0].abs_diff(30) <= 9, "{found:?}");
+            assert!(found[1].abs_diff(50) <= 9, "{found:?}");
         }
         assert_eq!(others(&[1], &[vec![], vec![(1, 2.0)]], 1), None);
     }

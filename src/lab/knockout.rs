@@ -52,9 +52,9 @@ impl KnockoutRule {
         let Some(seed) = self.control else {
             return hidden;
         };
-        // The first position is an attention sink in many models. A control that knocks it out is unfair unless the knockout
-        // does too.
-        if !hidden.contains(&0) && others.len() > hidden.len() {
+        // The first position is an attention sink in many models, and no edge to it is like another. A control knocks it out only
+        // where the knockout does too.
+        if !hidden.contains(&0) {
             others.retain(|source| *source > 0);
         }
         let mut hash = Fingerprint::default();
@@ -175,8 +175,8 @@ mod tests {
             assert!(drawn.iter().all(|j| ![0, 3, 4, 5].contains(j) && *j < 12));
             assert_eq!(
                 control(Positions::Span(1, 9), 12),
-                [0, 9, 10, 11],
-                "no more than are left"
+                [9, 10, 11],
+                "no more than are left, without the first"
             );
             assert!(control(Positions::Span(20, 30), 12).is_empty());
         }

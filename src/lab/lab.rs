@@ -5,7 +5,7 @@
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use super::capture::{After, Capture, Output};
 use super::circuit::{self, file::SavedCircuit};
 use super::features::FeatureDictionary;
 use super::finite_guard::{Guard, not_finite};
-use super::pass::{Pass, SharedRun};
+use super::pass::{Pass, ReadPrefix, SharedRun};
 use super::progress::{UnfinishedSweeps, WorkProgress};
 use super::readout::{RowRequest, RowStats, read};
 use super::run::Run;
@@ -81,6 +81,8 @@ pub struct Lab {
     derived: RefCell<HashMap<TypeId, Rc<dyn Any>>>,
     /// Runs that later passes can continue from, the latest last.
     pub(crate) shared_runs: Vec<Arc<SharedRun>>,
+    /// The beginning that the texts being read have in common.
+    pub(crate) prefix: Option<ReadPrefix>,
     /// Every token as safe visible text, filled in on first use.
     spelled: Vec<OnceLock<String>>,
 }
@@ -108,6 +110,7 @@ impl Lab {
             budget: BUDGET,
             captures: Vec::new(),
             shared_runs: Vec::new(),
+            prefix: None,
         }
     }
 
@@ -128,12 +131,7 @@ impl Lab {
     fn with(model: Model, options: &Options) -> Result<Self> {
         let mut lab = Self::new(model);
         lab.config.clone_from(&options.config);
-        for (name, bytes) in crate::edit::direction::embedded() {
-            let direction = Direction::parse(bytes, std::path::Path::new(name))?;
-            if direction.origin.revision == lab.model.card.revision {
-                lab.directions.insert((*name).to_string(), direction);
-            }
-        }
+        lab.directions = Direction::embedded_for(&lab.model.card)?;
         for (name, bytes) in crate::edit::relation_map::embedded() {
             let held = RelationMap::parse(bytes, std::path::Path::new(name), &lab.model.card);
             if let Ok(map) = held {
@@ -219,10 +217,15 @@ impl Lab {
         } else {
             After::Nothing
         };
-        let capture = Arc::new(self.run_one(&Pass {
-            record: wanted.to_vec(),
-            ..Pass::after(run.clone(), Output::whole(after))
-        })?);
+        let output = Output::whole(after);
+        let capture = match self.after_prefix(run, wanted, &output)? {
+            Some(read_on) => read_on,
+            None => self.run_one(&Pass {
+                record: wanted.to_vec(),
+                ..Pass::after(run.clone(), output)
+            })?,
+        };
+        let capture = Arc::new(capture);
         let seconds = since.elapsed().as_secs_f32();
         self.pace = Some(run.tokens.len() as f32 / seconds.max(f32::MIN_POSITIVE));
         self.captures.push((key, capture.clone()));
@@ -230,14 +233,16 @@ impl Lab {
         Ok(capture)
     }
 
-    /// Drops the oldest shared runs, then the oldest captures, until both fit the budget; the newest of each is kept.
+    /// Drops the oldest shared runs, then the oldest captures, until both and the shared beginning fit the budget; the newest of each is
+    /// kept.
     pub(crate) fn make_room(&mut self) {
+        let prefix = self.prefix.as_ref().map_or(0, ReadPrefix::bytes);
         let captures = |lab: &Self| lab.captures.iter().map(|(_, c)| c.bytes()).sum::<usize>();
         let shared = |lab: &Self| lab.shared_runs.iter().map(|s| s.bytes()).sum::<usize>();
-        while self.shared_runs.len() > 1 && captures(self) + shared(self) > self.budget {
+        while self.shared_runs.len() > 1 && prefix + captures(self) + shared(self) > self.budget {
             self.shared_runs.remove(0);
         }
-        while self.captures.len() > 1 && captures(self) + shared(self) > self.budget {
+        while self.captures.len() > 1 && prefix + captures(self) + shared(self) > self.budget {
             self.captures.remove(0);
         }
     }
@@ -341,8 +346,9 @@ impl Lab {
     }
 
     /// What a figure of this run was measured on: model, dtype, device, tokens, edits, seed and parameters.
-    pub fn provenance(&self, run: &Run, parameters: Vec<(String, String)>) -> Provenance {
+    pub fn provenance(&self, run: &Run, mut parameters: Vec<(String, String)>) -> Provenance {
         let card = &self.model.card;
+        parameters.extend(self.model.encoding.lines());
         Provenance {
             model: card.name.clone(),
             revision: card.revision.clone(),
@@ -353,7 +359,15 @@ impl Lab {
             seed: run.seed,
             parameters,
             version: env!("CARGO_PKG_VERSION").into(),
+            texts: BTreeMap::new(),
+            prompts: Vec::new(),
         }
+    }
+
+    /// The raw texts of tokens, by id.
+    pub fn raw_texts(&self, ids: impl IntoIterator<Item = u32>) -> BTreeMap<u32, Option<String>> {
+        let text = |id| (id, self.model.raw_text(id));
+        ids.into_iter().map(text).collect()
     }
 }
 

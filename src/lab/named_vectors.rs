@@ -3,6 +3,7 @@
 //! Invariant: a direction of another model is refused; means, values of other texts and the magnitudes used for a control come
 //! from unedited runs. To let edits name something else, add a method.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,13 +17,16 @@ use super::run::Run;
 use super::statistics::Statistics;
 use crate::edit::Edit;
 use crate::edit::direction::{Direction, norm, resolve, same_point};
-use crate::edit::op::RelationTurn;
+use crate::edit::op::{RelationTurn, UnitsTurn};
 use crate::edit::relation_map::RelationMap;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::tokenizer::Bos;
+use crate::model::{Card, Model};
+
+/// How strongly a `rewrite` adds the new token, relative to removing the old one (λ2 = 8 and λ1 = 1 in Dai et al. 2022).
+const TURN: f32 = 8.0;
 
 /// Looks up what edits name, on behalf of the compiler.
 pub(crate) struct NamedVectors<'a> {
@@ -34,6 +38,13 @@ pub(crate) struct NamedVectors<'a> {
     read: HashMap<String, Statistics>,
     /// The active features over the unedited prompt, by dictionary and where it reads.
     active: HashMap<(String, Vec<Address>), Arc<Vec<ActiveRow>>>,
+}
+
+/// The magnitudes of units under the latest prompt, kept because every draw of a control asks for them.
+#[derive(Debug, Default)]
+struct UnitSizes {
+    prompt: Vec<u32>,
+    sizes: HashMap<Address, Vec<f32>>,
 }
 
 impl<'a> NamedVectors<'a> {
@@ -97,8 +108,7 @@ impl<'a> NamedVectors<'a> {
 
     /// The bytes of every token of the prompt.
     pub(crate) fn prompt_bytes(&self) -> Vec<Vec<u8>> {
-        let given = self.given.iter();
-        given.map(|t| self.lab.model.bytes(*t)).collect()
+        self.lab.model.pieces(self.given)
     }
 
     fn direction_named(&mut self, name: &str) -> Result<&Direction> {
@@ -119,6 +129,16 @@ impl<'a> NamedVectors<'a> {
     /// The direction's vector for an address, after checking that the direction belongs to the model.
     pub(crate) fn direction(&mut self, name: &str, at: Address) -> Result<Vec<f32>> {
         Ok(self.direction_named(name)?.at(at)?.to_vec())
+    }
+
+    /// The direction's control with shuffled labels, in one draw; none if its file has none.
+    pub(crate) fn shuffled(
+        &mut self,
+        name: &str,
+        at: Address,
+        draw: usize,
+    ) -> Result<Option<Vec<f32>>> {
+        Ok(self.direction_named(name)?.shuffled(draw, at))
     }
 
     /// Whether the direction has a vector for an address.
@@ -207,11 +227,36 @@ impl<'a> NamedVectors<'a> {
     /// The magnitude of each unit of an address: the mean over the tokens of the unedited prompt, summed over the unit's
     /// coordinates.
     pub(crate) fn sizes(&mut self, at: Address) -> Result<Vec<f32>> {
+        let known = self.lab.derived::<RefCell<UnitSizes>>();
+        if known.borrow().prompt != self.given {
+            *known.borrow_mut() = UnitSizes {
+                prompt: self.given.to_vec(),
+                sizes: HashMap::new(),
+            };
+        }
+        if let Some(sizes) = known.borrow().sizes.get(&at) {
+            return Ok(sizes.clone());
+        }
         let size = unit_size(at.site, &self.lab.model);
         let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
         let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
         let mean = mean.to_vec1::<f32>()?;
-        Ok(mean.chunks(size).map(|c| c.iter().sum()).collect())
+        let sizes: Vec<f32> = mean.chunks(size).map(|c| c.iter().sum()).collect();
+        known.borrow_mut().sizes.insert(at, sizes.clone());
+        Ok(sizes)
+    }
+
+    /// What a `rewrite` of this strength adds to the value vectors of neurons: `[units, d_model]`, f32, in terms of `mlp_out`.
+    pub(crate) fn turned(
+        &mut self,
+        layer: usize,
+        units: &[u32],
+        UnitsTurn(_, from, to): &UnitsTurn,
+        strength: f32,
+    ) -> Result<Tensor> {
+        let turn = (self.token(from)?, self.token(to)?);
+        let network = &self.lab.model.transformer;
+        network.turned_values(layer, units, turn, (strength, TURN * strength))
     }
 
     /// The first token of a text, or the token that `#17` names by its id.
@@ -244,7 +289,7 @@ pub(crate) fn unit_size(site: Site, model: &Model) -> usize {
 /// Finds a direction by name among the loaded ones, else in a file; `NAME#-1` is NAME moved by that many layers.
 pub(crate) fn find_direction(
     loaded: &HashMap<String, Direction>,
-    model: &Model,
+    card: &Card,
     name: &str,
 ) -> Result<Direction> {
     let found = resolve(name, &|name| match loaded.get(name) {
@@ -252,8 +297,8 @@ pub(crate) fn find_direction(
         None => Direction::at_path(name),
     })?;
     let found = found.ok_or_else(|| unknown_name("direction", name, "loaded", loaded))?;
-    found.check(&model.card)?;
-    found.with_row_layers(&model.card)
+    found.check(card)?;
+    found.with_row_layers(card)
 }
 
 /// The error for a name that is neither a loaded object nor a file.
@@ -276,7 +321,7 @@ impl Lab {
         if let Some(feature) = self.feature_direction(name)? {
             return Ok(feature);
         }
-        find_direction(&self.directions, &self.model, name)
+        find_direction(&self.directions, &self.model.card, name)
     }
 
     /// Finds a relation map by name among the loaded ones, else in a file.

@@ -24,9 +24,7 @@ use crate::lab::sample::log_probs;
 use crate::lab::target::LogitTarget;
 use crate::model::gaussian::normals;
 use crate::model::network::site::Site;
-
-/// How many embeddings are processed at once.
-const ROWS: usize = 4096;
+use crate::text::last_in;
 
 /// The metric of a run, from the logits after the last token.
 #[derive(Clone, Debug, PartialEq)]
@@ -159,7 +157,7 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
             "corrupt",
             format!("{} tokens", corrupt.len()),
             format!(
-                "as many tokens as the clean prompt, {} (they differ from position {begin} on: {} against {}). Choose words with equally many tokens, or give align=ends",
+                "as many tokens as the clean prompt, {} (they differ from position {begin} on: {} against {}). Choose words with equally many tokens (`patching` and `attribution` can also take align=ends)",
                 clean.len(),
                 spell(clean),
                 spell(corrupt)
@@ -185,20 +183,14 @@ pub fn align(lab: &Lab, clean: &[u32], corrupt: &[u32], ends: bool) -> Result<Al
 ///
 /// When the text does not occur.
 pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Range<usize>> {
-    let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
+    let pieces = lab.model.pieces(tokens);
     let whole = pieces.concat();
     let needle = text.as_bytes();
     let missing = || {
         let expected = "a text that occurs in the prompt, letter for letter";
         Error::argument(name, text, expected)
     };
-    if needle.is_empty() || needle.len() > whole.len() {
-        return Err(missing());
-    }
-    let start = (0..=whole.len() - needle.len())
-        .rev()
-        .find(|i| whole[*i..].starts_with(needle))
-        .ok_or_else(missing)?;
+    let start = last_in(&whole, needle).ok_or_else(missing)?;
     let end = start + needle.len();
     let mut seen = 0;
     let mut found = Vec::new();
@@ -215,30 +207,20 @@ pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Rang
     }
 }
 
-/// The standard deviation of the entries of the embedding table, scaled as they enter the stream. Special tokens are left out:
-/// the begin token is an attention sink in some models, with an embedding as long as those of many words together.
+/// The standard deviation of the entries of some tokens' embeddings, scaled as they enter the stream: for the noise of causal
+/// tracing those of the subjects (Meng et al. 2022, 2202.05262; their code takes all subjects of its data together).
 ///
 /// # Errors
 ///
 /// When a tensor operation fails.
-pub fn embedding_spread(lab: &Lab) -> Result<f64> {
+pub fn embedding_spread(lab: &Lab, tokens: &[u32]) -> Result<f64> {
     let transformer = &lab.model.transformer;
-    let tokenizer = lab.model.tokenizer.as_ref();
-    let special = |id: &u32| tokenizer.is_some_and(|t| t.is_special(*id));
-    let known = 0..lab.model.known_tokens() as u32;
-    let words: Vec<u32> = known.filter(|id| !special(id)).collect();
-    let (mut sum, mut square, mut count) = (0f64, 0f64, 0f64);
-    for ids in words.chunks(ROWS) {
-        let rows = transformer.embed_tokens(&Tensor::new(ids, &transformer.device)?)?;
-        let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        count += rows.len() as f64;
-        for value in rows {
-            sum += f64::from(value);
-            square += f64::from(value).powi(2);
-        }
-    }
-    let mean = sum / count.max(1.0);
-    Ok((square / count.max(1.0) - mean * mean).max(0.0).sqrt())
+    let rows = transformer.embed_tokens(&Tensor::new(tokens, &transformer.device)?)?;
+    let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let count = rows.len() as f64;
+    let mean = rows.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
+    let square: f64 = rows.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
+    Ok((square / (count - 1.0).max(1.0)).sqrt())
 }
 
 /// Patches that add Gaussian noise to the stream that enters block 0, at some positions of a run.
@@ -455,7 +437,15 @@ impl PairSource<'_> {
     ///
     /// Names the pair that does not fit.
     pub fn of_file(&self, file: &Path, run: &Run, lab: &Lab) -> Result<Vec<PairedRuns>> {
-        let pairs = read(file)?.into_iter().enumerate();
+        let pairs = read(file)?;
+        if let Some(answer) = self
+            .answer
+            .filter(|_| pairs.iter().all(|pair| pair.answer.is_some()))
+        {
+            let expected = "none: every pair of the file has its own";
+            return Err(Error::argument("answer", answer, expected));
+        }
+        let pairs = pairs.into_iter().enumerate();
         let runs = pairs.map(|(i, pair)| {
             let own = self.of_pair(pair, run, lab);
             own.map_err(|error| pair_error(file, i, &error))

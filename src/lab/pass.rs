@@ -160,6 +160,8 @@ pub struct PassRow {
     pub tokens: Vec<u32>,
     /// The row's own edits in place of those of the run.
     pub schedule: Option<Schedule>,
+    /// Replaces directions and units of the edits by random ones of equal size, from this seed, in this row alone.
+    pub random: Option<u64>,
     /// Values that overwrite the row's own.
     pub patches: Vec<Patch>,
     /// The attention edges that are knocked out.
@@ -187,11 +189,20 @@ impl PassRow {
         }
     }
 
+    /// The run with random changes in the place of its edits.
+    pub fn control(seed: u64) -> Self {
+        Self {
+            random: Some(seed),
+            ..Self::default()
+        }
+    }
+
     /// Whether the row has no patches, no knockout and no edits of its own.
     pub(crate) fn is_plain(&self) -> bool {
         self.patches.is_empty()
             && self.knockout.is_none()
             && self.schedule.is_none()
+            && self.random.is_none()
             && self.circuit.is_none()
             && self.only.is_none()
     }
@@ -309,11 +320,33 @@ pub(crate) struct SharedRun {
     pub(crate) receipts: Vec<Receipt>,
 }
 
+/// A beginning, and what is kept of it.
+pub(crate) struct ReadPrefix {
+    /// Its tokens.
+    pub(crate) tokens: Vec<u32>,
+    /// Keys and values, and what was recorded of it, once a text has asked for it.
+    pub(crate) read: Option<(Cache, HashMap<Address, Tensor>)>,
+}
+
+/// The memory of a tensor, in bytes.
+fn size(tensor: &Tensor) -> usize {
+    tensor.elem_count() * tensor.dtype().size_in_bytes()
+}
+
+impl ReadPrefix {
+    /// The memory held, in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = |(cache, values): &(Cache, HashMap<Address, Tensor>)| {
+            cache.bytes() + values.values().map(size).sum::<usize>()
+        };
+        self.read.as_ref().map_or(0, bytes)
+    }
+}
+
 impl SharedRun {
     /// The memory held, in bytes.
     pub(crate) fn bytes(&self) -> usize {
         let tensors = self.streams.iter().chain(self.values.values());
-        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
         self.cache.bytes() + tensors.map(size).sum::<usize>()
     }
 

@@ -5,18 +5,16 @@
 //! [`prepare`].
 
 use super::apply::RandomControl;
+use super::control_units::near_in_size;
+use super::draws::draw_number;
 use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
 use super::knockout::KnockoutRule;
 use super::named_vectors::{NamedVectors, unit_size};
 use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
-use crate::edit::op::{CutEdges, Op, SetValue, UnitChoice, UnitsTurn};
+use crate::edit::op::{CutEdges, Op, SetValue, UnitChoice};
 use crate::error::{Error, Result};
-use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
-
-/// How strongly an overlay adds the new token, relative to removing the old one (λ2 = 8 and λ1 = 1 in Dai et al. 2022).
-const TURN: f32 = 8.0;
 
 /// A prepared edit: the change, the address where it is made, and a note for the receipt.
 #[derive(Debug)]
@@ -81,6 +79,7 @@ pub(crate) fn prepare(
     }
     let mut remarks: Vec<String> = Vec::new();
     let mut directions = Vec::new();
+    let mut drawn_from = "";
     for name in mentioned.directions.into_iter().flatten() {
         let vector = named.direction(name, at)?;
         if vector.len() != width {
@@ -91,8 +90,14 @@ pub(crate) fn prepare(
         }
         remarks.push(named.elsewhere(name, at)?);
         let vector = match control {
-            // The same random vector at all addresses, because the direction is the same at all of them.
-            RandomControl::Random(seed) => random_like(&vector, seed),
+            RandomControl::Random(seed) => match named.shuffled(name, at, draw_number(seed))? {
+                Some(shuffled) => {
+                    drawn_from = "the direction of the same prompts with shuffled labels, at the same length";
+                    shuffled
+                }
+                // The same random vector at all addresses, because the direction is the same at all of them.
+                None => random_like(&vector, seed),
+            },
             RandomControl::No => vector,
         };
         directions.push(Pointed {
@@ -131,13 +136,10 @@ pub(crate) fn prepare(
         Ok(values)
     };
     let (mut place, mut wide) = (at, width);
-    let target = if let Op::Rewrite(UnitsTurn(_, from, to)) = &edit.op {
+    let target = if let Op::Rewrite(turn) = &edit.op {
         let layer = usize::from(at.layer);
         (place, wide) = (Site::MlpOut.at(layer), named.lab.model.card.d_model);
-        let turn = (named.token(from)?, named.token(to)?);
-        let by = (edit.strength, TURN * edit.strength);
-        let network = &named.lab.model.transformer;
-        let deltas = network.turned_values(layer, &units.list, turn, by)?;
+        let deltas = named.turned(layer, &units.list, turn, edit.strength)?;
         deltas.flatten_all()?.to_vec1()?
     } else if let Some(file) = mentioned.statistics {
         measured(file, named.statistic(file, at)?)?
@@ -166,7 +168,7 @@ pub(crate) fn prepare(
         at: place,
         change,
         note: remarks.join("; "),
-        control: String::new(),
+        control: drawn_from.into(),
     }))
 }
 
@@ -235,65 +237,7 @@ fn units(
     if let RandomControl::Random(seed) = control
         && !cut
     {
-        list = alike(&list, &named.sizes(at)?, seed);
+        list = near_in_size(&named.sizes(at)?, &list, seed);
     }
     Ok(Some(EditedUnits { list, size }))
-}
-
-/// Control units: as many other units, each near one of `units` in the ranking by magnitude, so that a strongly active neuron
-/// is not compared with silent ones. `sizes` has the magnitude of every unit.
-pub(crate) fn alike(units: &[u32], sizes: &[f32], seed: u64) -> Vec<u32> {
-    use rand::SeedableRng;
-    use rand::seq::IndexedRandom;
-    let mut order: Vec<u32> = (0..sizes.len() as u32).collect();
-    order.sort_by(|a, b| {
-        let (x, y) = (sizes[*a as usize], sizes[*b as usize]);
-        finite::order(y, x).then(a.cmp(b))
-    });
-    let mut free: Vec<u32> = order
-        .iter()
-        .copied()
-        .filter(|u| !units.contains(u))
-        .collect();
-    let mut rng = rand::rngs::StdRng::seed_from_u64(seed);
-    let mut out = Vec::with_capacity(units.len());
-    for unit in units {
-        let rank = order.iter().take_while(|u| *u != unit);
-        // The rank counted among the units that are still free.
-        let rank = rank.filter(|u| free.contains(u)).count();
-        let reach = (order.len() / 50).max(2);
-        let near = rank.saturating_sub(reach)..(rank + reach).min(free.len());
-        let Some(other) = free[near].choose(&mut rng).copied() else {
-            continue;
-        };
-        free.retain(|u| *u != other);
-        out.push(other);
-    }
-    out
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_units_are_as_large_as_the_edited_ones() {
-        let sizes: Vec<f32> = (0..200).map(|i| (i * 37 % 200) as f32).collect();
-        for (unit, seed) in [(3u32, 1), (100, 2), (199, 3), (0, 4)] {
-            let other = alike(&[unit], &sizes, seed);
-            assert_eq!(other.len(), 1);
-            assert_ne!(other[0], unit);
-            let apart = sizes[other[0] as usize] - sizes[unit as usize];
-            assert!(apart.abs() <= 5.0, "{unit}: {apart}");
-            assert_eq!(other, alike(&[unit], &sizes, seed), "a seed is a choice");
-        }
-        let many: Vec<u32> = (0..100).collect();
-        let others = alike(&many, &sizes, 1);
-        assert!(others.len() == 100 && others.iter().all(|u| *u >= 100));
-        let mut unique = others.clone();
-        unique.sort_unstable();
-        unique.dedup();
-        assert_eq!(unique.len(), 100);
-    }
 }

@@ -59,10 +59,17 @@ impl<'a> RowPrograms<'a> {
         self.programs().any(|program| program.touches(at))
     }
 
-    /// The receipts of the program that edits a row.
+    /// The receipts of the program that edits a row. What a program did in all of its rows is counted in the first of them, so that a sum
+    /// over rows counts it once.
     pub fn receipts(&self, row: usize) -> Vec<Receipt> {
         let own = self.0.iter().find(|part| part.rows.contains(&row));
-        own.map_or_else(Vec::new, |part| part.program.receipts().to_vec())
+        let mut receipts = own.map_or_else(Vec::new, |part| part.program.receipts().to_vec());
+        if own.is_some_and(|part| part.rows.start < row) {
+            for receipt in &mut receipts {
+                (receipt.fired, receipt.relative) = (0, 0.0);
+            }
+        }
+        receipts
     }
 
     /// The program of the first rows, if there is any program.

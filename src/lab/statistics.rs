@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::network::site::{Address, Axis};
-use crate::text;
+use crate::text::{self, grouped};
 
 /// The number of tokens below which a mean gets a caution.
 pub const WANTED: usize = 10_000;
@@ -416,31 +416,10 @@ fn caution(tokens: usize) -> String {
     )
 }
 
-/// A count with a thin gap between thousands: `12 345`.
-pub fn grouped(n: usize) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            out.push(' ');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn thousands_are_apart() {
-        assert_eq!(grouped(0), "0");
-        assert_eq!(grouped(999), "999");
-        assert_eq!(grouped(12_345), "12 345");
-        assert_eq!(grouped(1_234_567), "1 234 567");
-    }
 
     /// For a mean of 1e8 and a variance of 1, sums of squares in f32 lose the variance, and in f64 nearly so.
     #[test]

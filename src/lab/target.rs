@@ -77,10 +77,23 @@ impl LogitTarget {
     }
 }
 
-/// The first token of a text taken literally, or of the text between quotes, or the id after `#`.
-pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
+/// The text between quotation marks; a text without them as it is, spaces included.
+fn unquoted(text: &str) -> &str {
     let quoted = text.trim();
     let inner = quoted.strip_prefix('"').and_then(|t| t.strip_suffix('"'));
+    inner.unwrap_or(text)
+}
+
+/// The texts in the value of a parameter by this name whose tokens are looked at: of several and of differences each; ids are none.
+pub(super) fn token_texts<'a>(name: &str, value: &'a str) -> impl Iterator<Item = &'a str> {
+    let value = Some(value).filter(|_| TOKEN_PARAMETERS.contains(&name));
+    let texts = value.into_iter().flat_map(|value| value.split('|'));
+    let texts = texts.flat_map(|text| text.split(" - "));
+    texts.filter(|text| id_of(text).is_none()).map(unquoted)
+}
+
+/// The first token of a text taken literally, or of the text between quotes, or the id after `#`.
+pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
     let known = model.known_tokens();
     if let Some(id) = id_of(text) {
         return if (id as usize) < known {
@@ -90,7 +103,7 @@ pub fn first_token(name: &str, text: &str, model: &Model) -> Result<u32> {
             Err(Error::argument(name, text, expected))
         };
     }
-    let ids = model.tokenizer()?.encode_literal(inner.unwrap_or(text))?;
+    let ids = model.tokenizer()?.encode_literal(unquoted(text))?;
     let first = ids.first().copied();
     let first =
         first.ok_or_else(|| Error::argument(name, text, "a text that has at least one token"))?;
@@ -122,6 +135,27 @@ pub fn first_tokens(name: &str, texts: &str, model: &Model) -> Result<Vec<u32>> 
         return Err(Error::argument(name, texts, "texts separated by |"));
     }
     Ok(out)
+}
+
+/// The parameters of instruments whose texts [`first_token`] reads.
+const TOKEN_PARAMETERS: &[&str] = &["token", "tokens", "answer", "answers", "markers"];
+
+/// What is to be said of a parameter's texts that have several tokens, of which the first alone is looked at.
+pub fn cut_to_first(name: &str, texts: &str, model: &Model) -> Vec<String> {
+    let Some(tokenizer) = model.tokenizer.as_ref() else {
+        return Vec::new();
+    };
+    let cut = |text: &str| {
+        let ids = tokenizer.encode_literal(text).ok()?;
+        let first = ids.first().filter(|_| ids.len() > 1)?;
+        Some(format!(
+            "`{name}`: “{}” has {} tokens, of which the first alone, “{}”, is looked at",
+            crate::text::line(text),
+            ids.len(),
+            crate::text::line(&tokenizer.text(&[*first]))
+        ))
+    };
+    token_texts(name, texts).filter_map(cut).collect()
 }
 
 /// The id in a text of the form `#17`; the token may not exist.

@@ -165,8 +165,37 @@ impl Lab {
         }
     }
 
+    /// Work whose steps depend on those before, so that it is no sweep: `work` fills in one number for each of `count` steps as it goes,
+    /// and begins with those that an earlier, stopped call has left.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`; after [`Error::Cancelled`] the same call goes on.
+    pub fn resumable<T>(
+        &mut self,
+        run: &Run,
+        parameters: Vec<(String, String)>,
+        count: usize,
+        work: impl FnOnce(&mut Self, &mut [Option<f64>]) -> Result<T>,
+    ) -> Result<T> {
+        let key = self.sweep_key(run, parameters)?;
+        let kept = self.unfinished.take(key, count);
+        let mut steps: Vec<Option<f64>> = kept.iter().map(|v| v.as_ref()?.as_f64()).collect();
+        let outcome = work(self, &mut steps);
+        match outcome {
+            Ok(_) => self.unfinished.forget(key),
+            Err(_) if steps.iter().any(Option::is_some) => {
+                let steps = steps.into_iter().map(|step| step.map(Value::from));
+                self.unfinished.keep(key, steps.collect());
+                self.unfinished.stopped |= matches!(outcome, Err(Error::Cancelled));
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
     /// The key of a sweep: a digest of everything its results depend on.
-    fn sweep_key(&self, run: &Run, parameters: Vec<(String, String)>) -> Result<u64> {
+    pub(crate) fn sweep_key(&self, run: &Run, parameters: Vec<(String, String)>) -> Result<u64> {
         let edits = run.schedule.stages.iter().flat_map(|stage| &stage.edits);
         let mut names: Vec<String> = edits
             .flat_map(Edit::names)

@@ -53,6 +53,16 @@ mod embedded {
     pub const TOKENIZER_CONFIG: &[u8] = include_bytes!("../../demo/model/tokenizer_config.json");
     pub const GENERATION: &[u8] = include_bytes!("../../demo/model/generation_config.json");
     pub const TEMPLATE: &str = include_str!("../../demo/model/chat_template.jinja");
+
+    /// The files by their names.
+    pub const FILES: &[(&str, &[u8])] = &[
+        ("config.json", CONFIG),
+        ("model.safetensors", WEIGHTS),
+        ("tokenizer.json", TOKENIZER),
+        ("tokenizer_config.json", TOKENIZER_CONFIG),
+        ("generation_config.json", GENERATION),
+        ("chat_template.jinja", TEMPLATE.as_bytes()),
+    ];
 }
 
 /// The files of folders that have no `tokenizer.json`.
@@ -485,6 +495,18 @@ fn demo_files() -> Result<ModelFiles> {
         template: Some(embedded::TEMPLATE.to_string()),
         named_templates: Vec::new(),
     })
+}
+
+/// The files of the demo model, by their names in its folder; none in a build without it.
+#[cfg(feature = "demo")]
+pub(super) fn embedded_files() -> &'static [(&'static str, &'static [u8])] {
+    embedded::FILES
+}
+
+/// This build has no demo model.
+#[cfg(not(feature = "demo"))]
+pub(super) fn embedded_files() -> &'static [(&'static str, &'static [u8])] {
+    &[]
 }
 
 #[cfg(feature = "demo")]

@@ -4,6 +4,7 @@
 //! To add a family see [`crate::model::network::families`]; to add a site see [`crate::model::network::site`].
 
 pub mod checkpoint;
+pub mod folder_copy;
 pub mod gaussian;
 pub mod hub;
 pub mod kernels;
@@ -12,6 +13,7 @@ pub mod memory;
 mod memory_limits;
 pub(crate) mod memory_map;
 pub mod network;
+mod new_folder;
 pub mod tokenizer;
 pub mod truncated_file;
 
@@ -21,13 +23,15 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::weights::Weights;
+use crate::model::network::blueprint::{BlockOrder, Blueprint};
 use crate::model::network::cache::Cache;
 use crate::model::network::families::Family;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::transformer::Transformer;
+use crate::model::tokenizer::encoding::{EncodedText, TextEncoding};
 use crate::model::tokenizer::template::{ChatTemplate, Message};
-use tokenizer::{Bos, Tokenizer};
+use tokenizer::Tokenizer;
 
 /// A description of a model, for headers, provenance and checks.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,7 +40,7 @@ pub struct Card {
     pub name: String,
     pub family: &'static str,
     /// The architecture; it decides the meaning of some TransformerLens names.
-    pub blueprint: Arc<crate::model::network::blueprint::Blueprint>,
+    pub blueprint: Arc<Blueprint>,
     /// Fingerprint of the weights, 16 hexadecimal digits.
     pub revision: String,
     /// How weight matrices are stored: `f32`, `f16`, `bf16`, `q8_0`.
@@ -68,6 +72,29 @@ pub struct Card {
 }
 
 impl Card {
+    /// The card of a checkpoint of this architecture, in f32 on a CPU, without a chat template.
+    pub(crate) fn of(name: String, revision: String, b: &Blueprint, context: usize) -> Self {
+        Self {
+            name,
+            family: b.family,
+            blueprint: Arc::new(b.clone()),
+            revision,
+            dtype: Precision::Dense(DType::F32).name(),
+            device: "cpu".into(),
+            parameters: b.parameters(),
+            layers: b.layers.len(),
+            d_model: b.d_model,
+            d_mlp: b.d_mlp,
+            neuron_layers: b.neuron_layers(),
+            norms_writes: b.arrangement.norms_writes(),
+            norms_stream: b.arrangement == BlockOrder::NormedStream,
+            heads: b.heads,
+            vocab: b.vocab,
+            context,
+            chat: false,
+        }
+    }
+
     /// Refuses what was made on other weights: `what` it is, on which model and revision, and how it should be (`a map made on`).
     pub(crate) fn check_made_on(
         &self,
@@ -94,6 +121,8 @@ pub struct Model {
     /// The tokenizer; random test models have none.
     pub tokenizer: Option<Tokenizer>,
     pub template: Option<ChatTemplate>,
+    /// The user's choices for all texts.
+    pub encoding: TextEncoding,
     /// Notes for users on how it was loaded.
     pub notes: Vec<String>,
     /// Remarks that come up while the model is used.
@@ -122,38 +151,23 @@ impl Model {
     pub(crate) fn assemble(
         name: String,
         family: &'static Family,
-        blueprint: crate::model::network::blueprint::Blueprint,
+        blueprint: Blueprint,
         weights: Weights,
         context: usize,
     ) -> Result<Self> {
         let revision = format!("{:016x}", weights.fingerprint());
         let (transformer, notes) = Transformer::load(family, blueprint, weights, context)?;
-        let b = &transformer.blueprint;
         let card = Card {
-            name,
-            family: b.family,
-            blueprint: Arc::new(b.clone()),
-            revision,
             dtype: transformer.precision.name(),
             device: device_name(&transformer.device),
-            parameters: b.parameters(),
-            layers: b.layers.len(),
-            d_model: b.d_model,
-            d_mlp: b.d_mlp,
-            neuron_layers: transformer.neuron_layers(),
-            norms_writes: transformer.norms_writes(),
-            norms_stream: b.arrangement
-                == crate::model::network::blueprint::BlockOrder::NormedStream,
-            heads: b.heads,
-            vocab: b.vocab,
-            context,
-            chat: false,
+            ..Card::of(name, revision, &transformer.blueprint, context)
         };
         Ok(Self {
             card,
             transformer,
             tokenizer: None,
             template: None,
+            encoding: TextEncoding::default(),
             notes,
             remarks: Remarks::default(),
             need: memory::MemoryNeed::default(),
@@ -263,23 +277,20 @@ impl Model {
         self.check_rows(ids)
     }
 
-    /// Converts text to ids with the model's tokenizer; with `chat` as one user turn. For an empty text the result is the
-    /// tokens that the tokenizer adds to every text.
+    /// Converts text to ids with the model's tokenizer and the user's choices ([`TextEncoding`]); with `chat` as one user turn. For an
+    /// empty text the result is the tokens that the tokenizer adds to every text.
     pub fn encode(&self, text: &str, chat: bool) -> Result<Vec<u32>> {
         if chat {
             if text.is_empty() {
                 return Err(Error::EmptyPrompt);
             }
-            return self.encode_chat(&[Message {
-                role: "user".into(),
-                content: text.into(),
-            }]);
+            return Ok(self.encode_chat(&[Message::new("user", text)])?.tokens);
         }
         if text.is_empty() && self.tokenizer.is_none() {
             return Err(Error::EmptyPrompt);
         }
         let tokenizer = self.tokenizer()?;
-        let ids = tokenizer.encode(text, Bos::Add)?;
+        let ids = self.encoding.encode(tokenizer, text)?;
         if ids.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -294,14 +305,41 @@ impl Model {
         Ok(ids)
     }
 
-    /// Converts turns to ids with the chat template, ending where the answer begins.
-    pub fn encode_chat(&self, messages: &[Message]) -> Result<Vec<u32>> {
+    /// Converts turns to ids with the chat template, ending where the answer begins, or where its beginning ends: a last turn of the
+    /// assistant is gone on with.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<EncodedText> {
         let template = self.template.as_ref().ok_or_else(|| Error::Text {
             what: format!("{} has no chat template", self.card.name),
             next: "Leave --chat out, and write the prompt as the model saw it in training.".into(),
         })?;
-        self.tokenizer()?
-            .encode(&template.render(messages, true)?, Bos::Raw)
+        let tokenizer = self.tokenizer()?;
+        let (turns, begun) = self.encoding.conversation(messages)?;
+        for name in template.unknown(&self.encoding.arguments) {
+            self.remarks.say(format!(
+                "the chat template does not use `{name}`, so --template-arg {name} changes nothing."
+            ));
+        }
+        let rendered = template.render_with(&turns, true, &self.encoding.arguments)?;
+        let before = self.encoding.encode_rendered(tokenizer, &rendered)?;
+        if begun.is_empty() {
+            return Ok(EncodedText {
+                response: Some(before.len()),
+                tokens: before,
+            });
+        }
+        // A token may reach across the border; then the answer begins with it.
+        let tokens = self
+            .encoding
+            .encode_rendered(tokenizer, &(rendered + &begun))?;
+        let same = tokens
+            .iter()
+            .zip(&before)
+            .take_while(|(a, b)| a == b)
+            .count();
+        Ok(EncodedText {
+            tokens,
+            response: Some(same),
+        })
     }
 
     /// The tokenizer, or an error if there is none.
@@ -318,6 +356,16 @@ impl Model {
             Some(tokenizer) if tokenizer.knows(id) => tokenizer.bytes(id).to_vec(),
             _ => format!("[{id}]").into_bytes(),
         }
+    }
+
+    /// The bytes of every one of some tokens.
+    pub fn pieces(&self, tokens: &[u32]) -> Vec<Vec<u8>> {
+        tokens.iter().map(|id| self.bytes(*id)).collect()
+    }
+
+    /// A token's own text; none for one that holds only a part of a character.
+    pub fn raw_text(&self, id: u32) -> Option<String> {
+        String::from_utf8(self.bytes(id)).ok()
     }
 
     /// Whether a token ends a text.

@@ -485,9 +485,11 @@ mod tests {
         let word = |event: Event| match &event {
             Event::Key(key) => key.to_string(),
             Event::Paste(text) => format!("paste {text:?}"),
-            Event::Resize(..) | Event::Engine(_) | Event::Tick(_) | Event::Terminate => {
-                format!("{event:?}")
-            }
+            Event::Resize(..)
+            | Event::Edited(_)
+            | Event::Engine(_)
+            | Event::Tick(_)
+            | Event::Terminate => format!("{event:?}"),
         };
         events.into_iter().map(word).collect()
     }

@@ -5,6 +5,7 @@
 
 mod decode;
 mod draw;
+mod editor;
 pub mod figures;
 mod input;
 mod output_thread;
@@ -28,7 +29,7 @@ use ratatui::layout::Rect;
 use crate::app::{App, AppSettings, Effect};
 use crate::config::UserConfig;
 use crate::engine::Handle;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export;
 use crate::file::{self, Overwrite};
 use crate::model::load::Options;
@@ -242,9 +243,6 @@ fn create_by(
 ) -> Result<String> {
     // This thread handles the keys, so it must not wait for a pipe.
     file::check_is_file(path)?;
-    if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    }
     write(path, bytes, Overwrite::Never)?;
     Ok(format!(
         "written: {} ({} bytes)",
@@ -256,6 +254,7 @@ fn create_by(
 /// An effect that needs the terminal.
 enum OnTerminal {
     Copy(String),
+    Edit(String),
     Suspend,
     Redraw,
     Quit,
@@ -289,6 +288,7 @@ fn perform(
             .and_then(|text| create(&path, text.as_bytes())),
         Effect::Shot(path) => paint_buffer(app, theme, memory, &path),
         Effect::Copy(text) => return Some(OnTerminal::Copy(text)),
+        Effect::EditText(text) => return Some(OnTerminal::Edit(text)),
         Effect::Suspend => return Some(OnTerminal::Suspend),
         Effect::Redraw => return Some(OnTerminal::Redraw),
         Effect::Quit => return Some(OnTerminal::Quit),

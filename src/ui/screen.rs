@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 
 use super::signals::{self, OutsideEvent};
 use super::terminal::{self, Terminal};
-use super::{LoopControl, Memory, OnTerminal, Theme, ThemeSet, draw, input, perform};
+use super::{LoopControl, Memory, OnTerminal, Theme, ThemeSet, draw, editor, input, perform};
 use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, PaneName, Request, Update};
 use crate::error::{Error, Result};
@@ -51,8 +51,10 @@ struct Screen {
     drawn: (u64, Instant),
     /// Which layers of each figure the engine was told are seen.
     views: BTreeMap<PaneName, Range<usize>>,
-    /// Whether the shell has the terminal.
+    /// Whether the shell, or the user's editor, has the terminal.
     away: bool,
+    /// The signal that ended the program while the user's editor had the terminal.
+    ended: Option<i32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,7 @@ impl Screen {
             drawn: (0, began),
             views: BTreeMap::new(),
             away: false,
+            ended: None,
         };
         Ok((screen, first))
     }
@@ -122,7 +125,7 @@ impl Screen {
         // Draws a first frame before the model is loaded.
         self.frame()?;
         if self.perform(first)? == LoopControl::Over {
-            return Ok(LoopEnd::Quit);
+            return Ok(self.ended.map_or(LoopEnd::Quit, LoopEnd::Signal));
         }
         loop {
             let wait = self.wait();
@@ -161,7 +164,7 @@ impl Screen {
             for event in queue {
                 let effects = self.app.update(event);
                 if self.perform(effects)? == LoopControl::Over {
-                    return Ok(LoopEnd::Quit);
+                    return Ok(self.ended.map_or(LoopEnd::Quit, LoopEnd::Signal));
                 }
             }
             if self.has_new_frame() && self.drawn.1.elapsed() >= FRAME && self.terminal.is_ready() {
@@ -258,6 +261,12 @@ impl Screen {
                         .map(terminal::CopyOutcome::sentence);
                     self.report(outcome);
                 }
+                Some(OnTerminal::Edit(text)) => {
+                    if let Some(over) = self.edit_text(&text)? {
+                        self.ended = Some(over);
+                        return Ok(LoopControl::Over);
+                    }
+                }
                 Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
                 Some(OnTerminal::Suspend) => {
                     let why = "No shell can resume a suspended lmscope here; q quits.";
@@ -268,6 +277,36 @@ impl Screen {
             }
         }
         Ok(LoopControl::On)
+    }
+
+    /// Lends the terminal to the user's editor with a text, and makes what it leaves the prompt. Returns the signal that ended the
+    /// program meanwhile.
+    fn edit_text(&mut self, text: &str) -> Result<Option<i32>> {
+        let Some(editor) = editor::named() else {
+            let why = "No editor is named: set VISUAL or EDITOR, for example EDITOR=vi, and start lmscope again.";
+            self.app.report(Err(why.into()));
+            return Ok(None);
+        };
+        self.terminal.leave(AT_LEISURE);
+        self.away = true;
+        let mut over = None;
+        let edited = editor::edit(&editor, text, || {
+            while let Ok(outside) = self.outside.try_recv() {
+                if let OutsideEvent::End(number) = outside {
+                    over = Some(number);
+                }
+            }
+            over.is_some()
+        });
+        self.come_back()?;
+        match edited {
+            Ok(text) => {
+                let effects = self.app.update(Event::Edited(text));
+                let _on = self.perform(effects)?;
+            }
+            Err(error) => self.report(Err(error)),
+        }
+        Ok(over)
     }
 
     fn report(&mut self, outcome: Result<String>) {

@@ -76,7 +76,13 @@ impl ScriptStage<'_> {
             let theme = self.themes.theme(&self.app.settings.theme);
             let (app, memory) = (&mut self.app, &mut self.memory);
             match perform(effect, app, &self.engine, &theme, memory) {
-                None | Some(OnTerminal::Copy(_) | OnTerminal::Suspend | OnTerminal::Redraw) => {}
+                None
+                | Some(
+                    OnTerminal::Copy(_)
+                    | OnTerminal::Edit(_)
+                    | OnTerminal::Suspend
+                    | OnTerminal::Redraw,
+                ) => {}
                 Some(OnTerminal::Quit) => return LoopControl::Over,
             }
         }

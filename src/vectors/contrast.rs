@@ -3,18 +3,19 @@
 //! Invariant: sums and means are in f64, and every method uses the same measured activations, so that two directions differ
 //! only by their method. To add a method, add a variant of [`Method`] and its arm in [`Contrast::direction`].
 
-use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::DType;
 
-use crate::edit::direction::{Direction, DirectionOrigin};
+use super::contrast_prompt::{ContrastPositions, ContrastPrompt, count_in_both, vectors};
+use super::labels::{FEWEST, auroc, exchange};
+use crate::edit::direction::controls::DirectionRows;
+use crate::edit::direction::{Direction, DirectionOrigin, norm};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::pass::Pass;
-use crate::lab::run::Run;
+use crate::lab::draws::{DRAWS, draw_seed};
 use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 use crate::text;
@@ -128,7 +129,10 @@ type SideVectors = Vec<Vec<Vec<f64>>>;
 
 /// The activations of two lists of prompts.
 pub struct Contrast {
-    measure: ContrastRequest,
+    site: Site,
+    layers: Vec<usize>,
+    /// The positions that were averaged, for users.
+    averaged: String,
     /// How many prompts occur on both sides.
     shared: usize,
     plus: SideVectors,
@@ -142,6 +146,33 @@ impl Contrast {
         plus: &[String],
         minus: &[String],
         measure: ContrastRequest,
+    ) -> Result<Self> {
+        let side = |prompts: &[String]| -> Result<Vec<ContrastPrompt>> {
+            let prompt = |text: &String| {
+                let tokens = lab.model.encode(text, measure.chat)?;
+                ContrastPrompt::by_rule(lab, tokens, &measure.positions)
+            };
+            prompts.iter().map(prompt).collect()
+        };
+        let (plus, minus) = (side(plus)?, side(minus)?);
+        Self::of(
+            lab,
+            (&plus, &minus),
+            (measure.site, measure.layers),
+            &ContrastPositions::Rule(measure.positions),
+        )
+    }
+
+    /// Measures prompts at the layers of a site; `positions`: what their positions are.
+    ///
+    /// # Errors
+    ///
+    /// When a side is empty, both are equal, or the model does not have the site.
+    pub fn of(
+        lab: &mut Lab,
+        (plus, minus): (&[ContrastPrompt], &[ContrastPrompt]),
+        (site, layers): (Site, Vec<usize>),
+        positions: &ContrastPositions,
     ) -> Result<Self> {
         if plus.is_empty() || minus.is_empty() {
             return Err(Error::argument(
@@ -158,16 +189,16 @@ impl Contrast {
                 "two lists that differ: equal lists have no direction between them",
             ));
         }
-        let wanted: Vec<Address> = measure.layers.iter().map(|l| measure.site.at(*l)).collect();
+        let wanted: Vec<Address> = layers.iter().map(|l| site.at(*l)).collect();
         wanted.iter().try_for_each(|a| lab.model.offers(*a))?;
         let total = (plus.len() + minus.len()) as f32;
         let mut done = 0.0;
-        let mut side = |lab: &mut Lab, prompts: &[String]| -> Result<SideVectors> {
+        let mut side = |lab: &mut Lab, prompts: &[ContrastPrompt]| -> Result<SideVectors> {
             let mut out = vec![Vec::with_capacity(prompts.len()); wanted.len()];
             for prompt in prompts {
                 done += 1.0;
                 lab.report(done / total)?;
-                let rows = vectors(lab, prompt, &measure, &wanted)?;
+                let rows = vectors(lab, prompt, &wanted)?;
                 out.iter_mut().zip(rows).for_each(|(o, row)| o.push(row));
             }
             Ok(out)
@@ -175,7 +206,9 @@ impl Contrast {
         Ok(Self {
             plus: side(lab, plus)?,
             minus: side(lab, minus)?,
-            measure,
+            site,
+            layers,
+            averaged: positions.to_string(),
             shared,
         })
     }
@@ -190,36 +223,11 @@ impl Contrast {
                 "lists of equal length, because this method pairs the prompts",
             ));
         }
-        let layers = self.plus.iter().zip(&self.minus);
-        let vectors: Vec<Vec<f64>> = match method {
-            Method::Mean | Method::Caa => layers
-                .map(|(plus, minus)| difference(&mean(plus), &mean(minus)))
-                .collect(),
-            Method::Pca => layers
-                .map(|(plus, minus)| {
-                    let rows = plus.iter().zip(minus).flat_map(|(p, m)| {
-                        let half = scaled(&difference(p, m), 0.5);
-                        [half.clone(), scaled(&half, -1.0)]
-                    });
-                    signed(
-                        first_component(&rows.collect::<Vec<_>>(), false),
-                        plus,
-                        minus,
-                    )
-                })
-                .collect(),
-            Method::PcaDiff => layers
-                .map(|(plus, minus)| {
-                    let rows = differences(plus, minus);
-                    signed(first_component(&rows, true), plus, minus)
-                })
-                .collect(),
-            Method::Icv => self.in_context(),
-        };
+        let vectors = self.vectors(method);
         let site = if method == Method::Icv {
             Site::MlpOut
         } else {
-            self.measure.site
+            self.site
         };
         let dtype = lab.model.transformer.dtype();
         let wide = matches!(dtype, DType::F32 | DType::F64);
@@ -232,7 +240,7 @@ impl Contrast {
             ));
         }
         let (mut rows, mut nothing) = (Vec::new(), Vec::new());
-        for (i, (layer, vector)) in self.measure.layers.iter().zip(vectors).enumerate() {
+        for (i, (layer, vector)) in self.layers.iter().zip(vectors).enumerate() {
             let at = site.at(*layer);
             let long = dot(&vector, &vector).sqrt();
             if self.differs(i, method, noise) && long > 0.0 {
@@ -258,16 +266,128 @@ impl Contrast {
             rows,
             origin: DirectionOrigin {
                 method: method.to_string(),
-                positions: if self.measure.positions == Positions::Last {
-                    "last prompt token".into()
-                } else {
-                    self.measure.positions.to_string()
-                },
+                positions: self.averaged.clone(),
                 prompts: (a, b),
                 notes,
                 ..DirectionOrigin::of(&lab.model.card)
             },
         })
+    }
+
+    /// The vectors of a method, one for each layer.
+    pub(super) fn vectors(&self, method: Method) -> Vec<Vec<f64>> {
+        let layers = self.plus.iter().zip(&self.minus);
+        match method {
+            Method::Mean | Method::Caa => layers
+                .map(|(plus, minus)| difference(&mean(plus), &mean(minus)))
+                .collect(),
+            Method::Pca => layers
+                .map(|(plus, minus)| {
+                    let rows = plus.iter().zip(minus).flat_map(|(p, m)| {
+                        let half = scaled(&difference(p, m), 0.5);
+                        [half.clone(), scaled(&half, -1.0)]
+                    });
+                    signed(
+                        first_component(&rows.collect::<Vec<_>>(), false),
+                        plus,
+                        minus,
+                    )
+                })
+                .collect(),
+            Method::PcaDiff => layers
+                .map(|(plus, minus)| {
+                    let rows = differences(plus, minus);
+                    signed(first_component(&rows, true), plus, minus)
+                })
+                .collect(),
+            Method::Icv => self.in_context(),
+        }
+    }
+
+    /// Where the prompts were measured.
+    pub fn places(&self) -> Vec<Address> {
+        let layers = self.layers.iter();
+        layers.map(|layer| self.site.at(*layer)).collect()
+    }
+
+    /// How many prompts each list has.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.plus[0].len(), self.minus[0].len())
+    }
+
+    /// The same with every second prompt of both lists, from the first or the second on.
+    pub(super) fn half(&self, half: usize) -> Self {
+        self.with(|rows| rows.iter().skip(half).step_by(2).cloned().collect())
+    }
+
+    /// The same with shuffled labels, alike at all layers.
+    pub(super) fn shuffled(&self, method: Method, seed: u64) -> Self {
+        let layers = self.plus.iter().zip(&self.minus);
+        let exchanged = layers.map(|(plus, minus)| exchange(plus, minus, method.paired(), seed));
+        let (plus, minus) = exchanged.unzip();
+        Self {
+            plus,
+            minus,
+            ..self.without_vectors()
+        }
+    }
+
+    /// The vectors of every draw with shuffled labels, at the lengths of a direction's rows; nothing where a list is too short to tell
+    /// its direction from that of one prompt.
+    pub fn shuffled_rows(
+        &self,
+        method: Method,
+        direction: &Direction,
+        seed: u64,
+    ) -> Vec<DirectionRows> {
+        let (plus, minus) = self.counts();
+        if plus.min(minus) < FEWEST {
+            return Vec::new();
+        }
+        let draws = (0..DRAWS).map(|draw| {
+            let vectors = self.shuffled(method, draw_seed(seed, draw)).vectors(method);
+            let layers = self.layers.iter().zip(vectors);
+            let row = |(layer, vector): (&usize, Vec<f64>)| {
+                let own = direction
+                    .rows
+                    .iter()
+                    .find(|(at, _)| usize::from(at.layer) == *layer);
+                let (at, own) = own?;
+                let length = dot(&vector, &vector).sqrt();
+                let factor = f64::from(norm(own)) / length.max(f64::MIN_POSITIVE);
+                let vector = vector.iter().map(|x| (x * factor) as f32).collect();
+                (length > 0.0).then_some((*at, vector))
+            };
+            layers.filter_map(row).collect()
+        });
+        draws.collect()
+    }
+
+    /// What was measured where, without the activations.
+    fn without_vectors(&self) -> Self {
+        Self {
+            site: self.site,
+            layers: self.layers.clone(),
+            averaged: self.averaged.clone(),
+            shared: self.shared,
+            plus: SideVectors::new(),
+            minus: SideVectors::new(),
+        }
+    }
+
+    fn with(&self, choose: impl Fn(&Vec<Vec<f64>>) -> Vec<Vec<f64>>) -> Self {
+        Self {
+            plus: self.plus.iter().map(&choose).collect(),
+            minus: self.minus.iter().map(&choose).collect(),
+            ..self.without_vectors()
+        }
+    }
+
+    /// How well a vector tells the lists apart at a layer.
+    pub(super) fn auroc(&self, layer: usize, along: &[f64]) -> f64 {
+        let places =
+            |rows: &[Vec<f64>]| -> Vec<f64> { rows.iter().map(|r| dot(r, along)).collect() };
+        auroc(&places(&self.plus[layer]), &places(&self.minus[layer]))
     }
 
     /// Whether the sides differ at a layer, in the quantity that the method uses, by more than the share `noise` of its norm: a
@@ -300,25 +420,9 @@ impl Contrast {
             .collect();
         let (mean, component) = (mean(&rows), first_component(&rows, true));
         let sum: Vec<f64> = mean.iter().zip(&component).map(|(m, c)| m + c).collect();
-        let width = sum.len() / self.measure.layers.len();
+        let width = sum.len() / self.layers.len();
         sum.chunks_exact(width).map(<[f64]>::to_vec).collect()
     }
-}
-
-/// How many prompts two lists have in common, counting repetitions as often as both have them.
-fn count_in_both(plus: &[String], minus: &[String]) -> usize {
-    let mut left: HashMap<&str, usize> = HashMap::new();
-    for prompt in minus {
-        *left.entry(prompt).or_default() += 1;
-    }
-    let own = plus.iter().filter(|prompt| {
-        let count = left.get_mut(prompt.as_str()).filter(|n| **n > 0);
-        count.is_some_and(|n| {
-            *n -= 1;
-            true
-        })
-    });
-    own.count()
 }
 
 /// Checks pairs of texts for [`Method::Caa`]: `positions` must cover a single token of a text, the answer's letter as in `(A`,
@@ -331,10 +435,8 @@ pub fn check_letters(
 ) -> Result<()> {
     let letter = |text: &String| -> Result<Vec<u32>> {
         let tokens = model.encode(text, false)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| model.bytes(*t)).collect();
-        let rule = positions.resolve(&pieces)?;
-        let covered = (0..tokens.len()).filter(|p| rule.covers(*p, tokens.len()));
-        Ok(covered.map(|p| tokens[p]).collect())
+        let covered = positions.in_prompt(&model.pieces(&tokens))?;
+        Ok(covered.into_iter().map(|p| tokens[p]).collect())
     };
     for (number, (plus, minus)) in plus.iter().zip(minus).enumerate() {
         let (a, b) = (letter(plus)?, letter(minus)?);
@@ -352,45 +454,6 @@ pub fn check_letters(
         }
     }
     Ok(())
-}
-
-/// The activations of one prompt, averaged over the covered positions, one row for each layer.
-fn vectors(
-    lab: &mut Lab,
-    prompt: &str,
-    measure: &ContrastRequest,
-    wanted: &[Address],
-) -> Result<Vec<Vec<f64>>> {
-    let run = Run::plain(lab.model.encode(prompt, measure.chat)?);
-    lab.model.check_prompt(&run.tokens)?;
-    let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
-    let positions = measure.positions.resolve(&pieces)?;
-    let covered: Vec<usize> = (0..run.tokens.len())
-        .filter(|p| positions.covers(*p, run.prompt))
-        .collect();
-    if covered.is_empty() {
-        return Err(Error::argument(
-            "positions",
-            &measure.positions,
-            format!("positions that a prompt of {} tokens has", run.tokens.len()),
-        ));
-    }
-    let recording = lab.run_one(&Pass {
-        record: wanted.to_vec(),
-        ..Pass::of(run)
-    })?;
-    wanted
-        .iter()
-        .map(|at| {
-            let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
-            let rows = rows.to_vec2::<f32>()?;
-            let kept: Vec<Vec<f64>> = covered
-                .iter()
-                .map(|p| rows[*p].iter().map(|v| f64::from(*v)).collect())
-                .collect();
-            Ok(mean(&kept))
-        })
-        .collect()
 }
 
 fn mean(rows: &[Vec<f64>]) -> Vec<f64> {

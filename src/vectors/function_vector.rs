@@ -12,7 +12,8 @@ use super::few_shot::FewShotPrompt;
 use crate::edit::direction::random_like;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::{Capture, Output};
+use crate::lab::capture::Capture;
+use crate::lab::effect::AnswerMeasure;
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -91,9 +92,9 @@ impl HeadMeans {
 /// The effects of heads on an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effects {
-    /// Mean change of the answer's probability, `[layers][heads]`.
+    /// Mean change of what is measured of the answer, `[layers][heads]`.
     pub values: Vec<Vec<f64>>,
-    /// Mean probability of the answer in the unpatched prompts.
+    /// Its mean in the unpatched prompts.
     pub base: f64,
     /// The number of prompts averaged over.
     pub prompts: usize,
@@ -101,42 +102,49 @@ pub struct Effects {
 
 impl Effects {
     /// The average indirect effect of every head: its mean replaces its output at the last token of prompts that do not show
-    /// the task, `p(answer | z.layer.head := mean) − p(answer)`, averaged over the prompts.
-    pub fn indirect(lab: &mut Lab, asks: &[FewShotPrompt], means: &HeadMeans) -> Result<Self> {
+    /// the task, `p(answer | z.layer.head := mean) − p(answer)` or the same of another measure, averaged over the prompts.
+    pub fn indirect(
+        lab: &mut Lab,
+        asks: &[FewShotPrompt],
+        means: &HeadMeans,
+        measure: AnswerMeasure,
+    ) -> Result<Self> {
         let mut total = Self::zeros(lab);
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
             let mean = |head| means.head(head).to_vec();
-            total.add(&Self::of(lab, &run, ask.answer, mean)?);
+            total.add(&Self::of(lab, &run, (ask.answer, measure), mean)?);
         }
         Ok(total.averaged())
     }
 
-    /// The average indirect effect of one head.
-    pub fn at(
+    /// The indirect effects of single heads on each prompt: one list for each head and what is put in the place of its output,
+    /// `[head_dim]`.
+    pub fn by_prompt(
         lab: &mut Lab,
         asks: &[FewShotPrompt],
-        means: &HeadMeans,
-        (layer, head): Head,
-    ) -> Result<f64> {
-        let mut sum = 0.0;
+        values: &[(Head, Vec<f32>)],
+        measure: AnswerMeasure,
+    ) -> Result<Vec<Vec<f64>>> {
+        let mut out = vec![Vec::with_capacity(asks.len()); values.len()];
         for (done, ask) in asks.iter().enumerate() {
             lab.report(done as f32 / asks.len() as f32)?;
             let run = Run::plain(ask.tokens.clone());
-            let value = means.head((layer, head)).to_vec();
-            let (_, changes) = changes(lab, &run, &[((layer, head), value)], ask.answer)?;
-            sum += changes[0];
+            let (_, changes) = changes(lab, &run, values, (ask.answer, measure))?;
+            out.iter_mut()
+                .zip(changes)
+                .for_each(|(all, own)| all.push(own));
         }
-        Ok(sum / asks.len().max(1) as f64)
+        Ok(out)
     }
 
-    /// The change of the probability of a run's answer when one head's output at the last token is replaced by `value`,
+    /// The change of what is measured of a run's answer when one head's output at the last token is replaced by `value`,
     /// `[head_dim]`, for every head.
     pub fn of(
         lab: &mut Lab,
         run: &Run,
-        answer: u32,
+        answer: (u32, AnswerMeasure),
         value: impl Fn(Head) -> Vec<f32>,
     ) -> Result<Self> {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
@@ -148,6 +156,29 @@ impl Effects {
             base,
             prompts: 1,
         })
+    }
+
+    /// The change of what is measured of a run's answer when single heads' outputs at the last token are replaced, one for each entry.
+    pub fn of_heads(
+        lab: &mut Lab,
+        run: &Run,
+        answer: (u32, AnswerMeasure),
+        values: &[(Head, Vec<f32>)],
+    ) -> Result<Vec<f64>> {
+        Ok(changes(lab, run, values, answer)?.1)
+    }
+
+    /// The heads whose values are largest in size, largest first.
+    pub fn strongest(&self, count: usize) -> Vec<Head> {
+        let sizes = self
+            .values
+            .iter()
+            .map(|row| row.iter().map(|v| v.abs()).collect());
+        let sizes: Vec<Vec<f64>> = sizes.collect();
+        highest(&sizes, count)
+            .into_iter()
+            .map(|(head, _)| head)
+            .collect()
     }
 
     fn zeros(lab: &Lab) -> Self {
@@ -195,12 +226,12 @@ pub(crate) fn value(read: &Capture, at: Address) -> Result<Vec<f32>> {
     Ok(value.flatten_all()?.to_vec1()?)
 }
 
-/// The probability of an answer after a run, and its change when the output of each single head at the last token is replaced.
+/// What is measured of an answer after a run, and its change when the output of each single head at the last token is replaced.
 fn changes(
     lab: &mut Lab,
     run: &Run,
     heads: &[(Head, Vec<f32>)],
-    answer: u32,
+    (answer, measure): (u32, AnswerMeasure),
 ) -> Result<(f64, Vec<f64>)> {
     let position = run.tokens.len().saturating_sub(1);
     let device = lab.model.transformer.device.clone();
@@ -215,11 +246,13 @@ fn changes(
     let pass = Pass {
         rows: rows.collect::<Result<_>>()?,
         from: Some(position),
-        ..Pass::after(run.clone(), Output::tokens(&[answer]))
+        ..Pass::after(run.clone(), measure.output(answer))
     };
     let found = lab.run(&pass)?;
-    let base = found[0].last().share();
-    let changes = found[1..].iter().map(|row| row.last().share() - base);
+    let known = lab.model.known_tokens();
+    let value = |row: &Capture| measure.value(answer, row.last(), known);
+    let base = value(&found[0]);
+    let changes = found[1..].iter().map(|row| value(row) - base);
     Ok((base, changes.collect()))
 }
 

@@ -6,11 +6,16 @@
 
 pub mod combine;
 pub mod contrast;
+pub mod contrast_prompt;
 pub mod evaluate;
 pub mod few_shot;
 pub mod function_vector;
+pub mod interval;
 pub mod jacobian;
+mod labels;
+pub mod probe;
 pub mod proportion;
+pub mod quality;
 pub mod relation;
 pub mod selection;
 pub mod task_vector;

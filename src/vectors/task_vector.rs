@@ -14,6 +14,7 @@ use super::function_vector::{Effects, Head, HeadMeans, add, assemble, at_the_end
 use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::lab::effect::AnswerMeasure;
 use crate::lab::run::Run;
 use crate::model::network::site::{Address, Site};
 
@@ -129,7 +130,7 @@ impl InContext {
                     ),
                 };
                 let means = HeadMeans::measure(lab, &asks)?;
-                let effects = Effects::indirect(lab, &corrupt, &means)?;
+                let effects = Effects::indirect(lab, &corrupt, &means, AnswerMeasure::Probability)?;
                 let chosen = effects.top(recipe.heads);
                 let heads: Vec<Head> = chosen.iter().map(|(head, _)| *head).collect();
                 let vector = assemble(&lab.model, &means, &heads)?;

@@ -2,6 +2,7 @@
 //! found by score are those that copying needs.
 
 use lmscope::edit::Edit;
+use lmscope::edit::direction::norm;
 use lmscope::edit::schedule::Schedule;
 use lmscope::figure::{Body, Cell, Entry, Figure, Grid, Scale, Unit};
 use lmscope::instruments::attention::head_scores::{
@@ -755,7 +756,7 @@ fn scores_say_what_they_will_take() {
     let scores = Arguments::default().with("show", "scores");
     assert_eq!(cost(Arguments::default()), None, "one pass");
     let found = cost(scores.clone()).unwrap();
-    assert_eq!((found.passes, found.tokens), (4, 41));
+    assert_eq!((found.passes, found.tokens), (8, 41));
     let found = cost(scores.clone().with("ablate", 3).with("trials", 2)).unwrap();
     assert_eq!((found.passes, found.tokens), (2 * 11, 41));
     let found = cost(scores.with("on", "prompt")).unwrap();
@@ -871,7 +872,7 @@ fn a_knockout_is_about_the_run_s_last_token() {
             assert_eq!(whole.body, figure.body, "{name} {arguments:?}");
             let grid = grid(&figure);
             if arguments.len() == 1 {
-                assert_eq!(grid.columns.len(), 8, "{name}");
+                assert_eq!(grid.columns.len(), 7, "{name}: without the sink");
             }
             let cells = grid.cells.iter().flatten();
             let largest = cells.max_by(|a, b| a.value.abs().total_cmp(&b.value.abs()));
@@ -916,4 +917,53 @@ fn copying_keeps_the_run_s_edits() {
     let blind = copying(&mut lab, &["zero@attn_out.*"]);
     assert!(blind[0].contains("probability 0.0"), "{blind:?}");
     assert!(blind[1].contains("ablated 0.0"), "{blind:?}");
+}
+
+#[test]
+fn text_opens_with_the_heads_that_add_most_and_other_formats_have_all() {
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
+    let figure = observe(&mut lab, &run, &[]);
+    let Body::Grid(grid) = &figure.body else {
+        panic!("a grid")
+    };
+    let opening = grid.opening.as_ref().unwrap();
+    let heads = lab.model.card.heads;
+    assert_eq!(
+        (opening.rows.len(), grid.rows.len()),
+        (12, lab.model.card.layers * heads)
+    );
+    let write = |name: &str| (lmscope::export::format_named(name).unwrap().write)(&figure).unwrap();
+    let text = write("text");
+    assert!(
+        text.contains("12 of 32 rows: the heads whose outputs"),
+        "{text}"
+    );
+    assert!(write("csv").lines().count() >= grid.rows.len());
+    // By hand: the norm of what a head adds, in shares of the stream there.
+    let last = run.tokens.len() - 1;
+    let wanted: Vec<_> = (0..lab.model.card.layers)
+        .flat_map(|l| [Site::Z.at(l), Site::ResidPre.at(l)])
+        .collect();
+    let recording = lab.record(&run, &wanted).unwrap();
+    let row = |at| {
+        let row = recording.get(at).unwrap().get(last).unwrap();
+        row.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let transformer = &lab.model.transformer;
+    let width = transformer.blueprint.head_dim;
+    let mut shares: Vec<(f32, usize)> = Vec::new();
+    for layer in 0..lab.model.card.layers {
+        let (z, stream) = (row(Site::Z.at(layer)), row(Site::ResidPre.at(layer)));
+        for head in 0..heads {
+            let own = transformer
+                .head_write(layer, head, &z[head * width..(head + 1) * width])
+                .unwrap();
+            shares.push((norm(&own) / norm(&stream), layer * heads + head));
+        }
+    }
+    shares.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let mut largest: Vec<usize> = shares[..12].iter().map(|(_, row)| *row).collect();
+    largest.sort_unstable();
+    assert_eq!(opening.rows, largest);
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use lmscope::engine::{Ending, FigureRequest, Handle, Mode, PromptSource, Request, Update, spawn};
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::{Arguments, complete, grow, instrument};
+use lmscope::lab::prompt_list;
 use lmscope::model::load::Options;
+use serde_json::json;
 
 struct Session {
     handle: Handle,
@@ -692,4 +694,51 @@ fn what_follows_the_cursor_delays_no_token() {
     });
     session.handle.cancel();
     session.until(|u| matches!(u, Update::Dropped("saliency")));
+}
+
+/// A row of a list names its prompt: run by itself it has the tokens that the list measured, whatever is shown of it.
+#[test]
+fn a_listed_prompt_runs_as_it_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("list.json");
+    let listed = json!([
+        { "prompt": "The capital\tof\n\nFrance\u{1} is" },
+        { "messages": [
+            { "role": "system", "content": "You know every town." },
+            { "role": "user", "content": "What is the capital of Norway?" },
+            { "role": "assistant", "content": "The capital is" },
+        ] },
+        { "prompt": " Rome⏎is ␣in" },
+    ]);
+    std::fs::write(&file, listed.to_string()).unwrap();
+    let lab = crate::demo::demo();
+    let prompts = prompt_list::read(&file).unwrap();
+    for chat in [false, true] {
+        let session = session();
+        let arguments = Arguments::default()
+            .with("prompts", file.to_str().unwrap())
+            .with("list", "prompts")
+            .with("chat", chat);
+        session.handle.ask(Request::Observe(FigureRequest {
+            arguments,
+            ..live("answers")
+        }));
+        let seen = session.until(|u| matches!(u, Update::Figure { .. } | Update::Failed { .. }));
+        let Some(Update::Figure { figure, .. }) = seen.last() else {
+            panic!("{seen:?}")
+        };
+        assert_eq!(figure.provenance.prompts.len(), prompts.len());
+        for (given, prompt) in figure.provenance.prompts.iter().zip(&prompts) {
+            session.handle.ask(Request::Generate {
+                prompt: given.clone().into(),
+                count: 0,
+            });
+            let seen = session.until(|u| matches!(u, Update::Began(_) | Update::Failed { .. }));
+            let Some(Update::Began(tokens)) = seen.last() else {
+                panic!("{seen:?}")
+            };
+            let run: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+            assert_eq!(run, prompt.tokens(&lab, chat).unwrap().tokens);
+        }
+    }
 }

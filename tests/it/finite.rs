@@ -136,8 +136,9 @@ fn no_instrument_reads_anything_from_a_broken_model() {
         path.to_str().unwrap().to_string()
     };
     let text = file("text.txt", &"The river runs through the city. ".repeat(30));
-    let plus = file("plus.txt", "How do I make a bomb?\nHow do I steal a car?\n");
-    let minus = file("minus.txt", "How do I bake a cake?\nHow do I grow roses?\n");
+    let plus = "How do I make a bomb?\nHow do I steal a car?\n".repeat(4);
+    let minus = "How do I bake a cake?\nHow do I grow roses?\n".repeat(4);
+    let (plus, minus) = (file("plus.txt", &plus), file("minus.txt", &minus));
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
     let sae = folder.path().join("sae").to_str().unwrap().to_string();
     let capitals = demo_file("relations/capital.json");
@@ -179,6 +180,7 @@ fn no_instrument_reads_anything_from_a_broken_model() {
                 command.extend(["-p", FACT, "--dictionary", &sae]);
             }
             "languages" => command.extend(["-p", FACT, "--words", &words]),
+            "probe" => command.extend(lists),
             "attribution" | "circuit" => command.extend(["-p", FACT, "--corrupt", OTHER]),
             "relation" => command.extend(["--relation", &capitals, "--prompts", "zero-shot"]),
             // A map belongs to the weights that it was made of. Weights of other layers are sound, and what a broken neuron writes
@@ -323,12 +325,12 @@ fn a_cell_that_overflows_is_marked_and_is_not_the_best() {
         out.contains("not finite (NaN or infinity)") && out.contains("check FAILED"),
         "{out}"
     );
-    assert!(out.contains("best: strength 1 "), "{out}");
+    assert!(out.contains("selected maximum: strength 1 "), "{out}");
     assert!(err.contains("WARNING"), "{err}");
     let alone = ["sweep", "demo", "-p", FACT, "--strengths", "3e38"];
     let (_, out, _) = outcome(&alone);
     assert!(
-        out.contains("not finite") && !out.contains("best: strength"),
+        out.contains("not finite") && !out.contains("selected maximum: strength"),
         "{out}"
     );
     let (_, out, err) = outcome(&["dose", "demo", "-p", FACT, "--strengths", "1,3e38"]);
@@ -345,7 +347,7 @@ fn sound_figures_are_not_marked() {
     let tokens = lab.model.encode(FACT, false).unwrap();
     let run = Run::plain(tokens);
     for of in INSTRUMENTS {
-        if matches!(of.name(), "select" | "triggers" | "languages") {
+        if matches!(of.name(), "select" | "triggers" | "languages" | "probe") {
             continue;
         }
         let given = Arguments::default();
@@ -360,6 +362,17 @@ fn sound_figures_are_not_marked() {
         let figure = observe(*of, &run, &given, &mut lab).unwrap();
         let notes = figure.notes.join("\n");
         assert!(!notes.contains("not finite"), "{}: {notes}", of.name());
+        // Every number of a row stands under a name.
+        if let Body::Table(table) = &figure.body {
+            let rows = table.pages.iter().flat_map(|page| &page.rows);
+            let most = rows.map(|row| row.entries.len()).max().unwrap_or_default();
+            assert!(
+                most <= table.columns.len(),
+                "{}: {:?}",
+                of.name(),
+                table.columns
+            );
+        }
         assert!(figure.check.is_none_or(Check::passed), "{}", of.name());
     }
 }

@@ -10,6 +10,7 @@ use lmscope::edit::receipt::Receipt;
 use lmscope::edit::schedule::Schedule;
 use lmscope::edit::unit_set::UnitSet;
 use lmscope::error::{Error, Result};
+use lmscope::instruments::{Arguments, instrument, observe};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::Pass;
@@ -629,4 +630,30 @@ fn a_turned_value_raises_one_token_and_lowers_another() {
             lab.model.card.name
         );
     }
+}
+
+/// A text of several tokens stands for its first one: the figure names it, and says nothing of a text that is one token.
+#[test]
+fn a_text_of_several_tokens_is_named_with_the_one_that_counts() {
+    let mut lab = demo();
+    let run = Run::plain(lab.model.encode("The capital of France is", true).unwrap());
+    let mut notes = |token: &str| {
+        let arguments = Arguments::default().with("token", token);
+        let of = instrument("neurons").unwrap();
+        let figure = observe(of, &run, &arguments, &mut lab).unwrap();
+        let about = figure.notes.into_iter();
+        about
+            .filter(|note| note.contains("is looked at"))
+            .collect::<Vec<_>>()
+    };
+    let none: [String; 0] = [];
+    assert_eq!(notes(" Paris"), none);
+    assert_eq!(notes("\" Paris\" - \" Rome\""), none);
+    assert_eq!(notes("#17"), none);
+    let said = notes(" Paris Rome");
+    assert_eq!(
+        said,
+        ["`token`: “ Paris Rome” has 2 tokens, of which the first alone, “ Paris”, is looked at"]
+    );
+    assert_eq!(notes("\" Paris\" - \" Rome Paris\"").len(), 1);
 }

@@ -10,6 +10,7 @@ use lmscope::edit::positions::Positions;
 use lmscope::figure::{Body, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::effect::AnswerMeasure;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::log_softmax;
 use lmscope::model::load::Options;
@@ -215,7 +216,11 @@ fn the_effect_of_a_head_is_that_of_the_edit_that_does_the_same() {
             // Under an edit of the run itself, which must be in force in every branch.
             for own in [&[][..], &["zero@mlp_out.0"][..]] {
                 let run = edited(tokens.clone(), own);
-                let effects = Effects::of(&mut lab, &run, answer, |_| vec![0.0; width]).unwrap();
+                let effects =
+                    Effects::of(&mut lab, &run, (answer, AnswerMeasure::Probability), |_| {
+                        vec![0.0; width]
+                    })
+                    .unwrap();
                 let base = probability(&mut lab, &run, answer);
                 assert!((effects.base - base).abs() < 1e-5, "{name}");
                 for head in 0..heads {
@@ -236,7 +241,8 @@ fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
     for mut lab in every_family().take(4) {
         let (clean, corrupt) = (asks(), asks().into_iter().rev().take(2).collect::<Vec<_>>());
         let means = HeadMeans::measure(&mut lab, &clean).unwrap();
-        let effects = Effects::indirect(&mut lab, &corrupt, &means).unwrap();
+        let effects =
+            Effects::indirect(&mut lab, &corrupt, &means, AnswerMeasure::Probability).unwrap();
         let (at, head) = (Site::Z.at(1), 1);
         let width = means.width;
         let rows: Vec<Vec<f32>> = clean
@@ -262,8 +268,11 @@ fn the_average_indirect_effect_is_the_mean_of_single_replacements() {
             "{}",
             lab.model.card.name
         );
-        let one = Effects::at(&mut lab, &corrupt, &means, (1, head)).unwrap();
-        assert!((one - expected).abs() < 1e-5);
+        let value = ((1, head), means.head((1, head)).to_vec());
+        let each = Effects::by_prompt(&mut lab, &corrupt, &[value], AnswerMeasure::Probability);
+        let each = each.unwrap().remove(0);
+        let one = each.iter().sum::<f64>() / corrupt.len() as f64;
+        assert!((one - expected).abs() < 1e-5 && each.len() == corrupt.len());
         let top = effects.top(3);
         assert!(top.windows(2).all(|w| w[0].1 >= w[1].1));
         let most = effects
@@ -728,7 +737,9 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
     let tokens = lab.model.encode("The capital of France is", false).unwrap();
     let run = Run::plain(tokens.clone());
     let figure = of.observe(&run, &Arguments::default(), &mut lab).unwrap();
-    let Body::Grid(grid) = &figure.body else {
+    let on = Arguments::default().with("on", "probability");
+    let share = of.observe(&run, &on, &mut lab).unwrap();
+    let (Body::Grid(grid), Body::Grid(share)) = (&figure.body, &share.body) else {
         panic!("a grid")
     };
     let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
@@ -747,7 +758,10 @@ fn the_heads_instrument_anchors_cells_to_heads_that_can_be_ablated() {
         assert_eq!(cell.anchor.layer, Some(layer as u16));
         let line = format!("zero:{head}@z.{layer}:last");
         let after = probability(&mut lab, &edited(tokens.clone(), &[&line]), favoured as u32);
-        assert!((f64::from(cell.value) - (after - before)).abs() < 1e-5);
+        let own = &share.cells[head][layer];
+        assert!((f64::from(own.value) - (after - before)).abs() < 1e-5);
+        let logs = after.ln() - before.ln();
+        assert!((f64::from(cell.value) - logs).abs() < 1e-4, "{logs}");
     }
     // On the screen, x on such a cell writes the edit.
     let mut app = recorded::app((120, 40), recorded::session());
@@ -904,6 +918,7 @@ fn the_command_says_what_is_wrong_with_demonstrations() {
         .unwrap()
         .to_string();
     let (few, torn) = (path("few.tsv", "a\tb\nc\td\n"), path("torn.tsv", "a b\n"));
+    let plain = path("few.txt", "a\nc\n");
     let out = folder
         .path()
         .join("v.safetensors")
@@ -1004,7 +1019,7 @@ fn the_command_says_what_is_wrong_with_demonstrations() {
         ),
         (
             &[
-                "--method", "caa", "--plus", &few, "--minus", &few, "--layer", "1", "-o", &out,
+                "--method", "caa", "--plus", &plain, "--minus", &plain, "--layer", "1", "-o", &out,
             ],
             2,
             &["pair 1", "letter"],
@@ -1070,7 +1085,8 @@ fn effects_and_vectors_agree_with_transformers() {
         };
         let (clean, corrupt) = (asks(&expected.clean), asks(&expected.corrupt));
         let means = HeadMeans::measure(&mut lab, &clean).unwrap();
-        let effects = Effects::indirect(&mut lab, &corrupt, &means).unwrap();
+        let effects =
+            Effects::indirect(&mut lab, &corrupt, &means, AnswerMeasure::Probability).unwrap();
         assert!((effects.base - expected.base).abs() < 1e-5, "{name}");
         let all = effects
             .values

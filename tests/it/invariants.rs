@@ -230,7 +230,13 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
         let run = Run::plain(prompt(12));
         let figure = instrument("neurons")
             .unwrap()
-            .observe(&run, &Arguments::default().with("rank", "effect"), &mut lab)
+            .observe(
+                &run,
+                &Arguments::default()
+                    .with("rank", "effect")
+                    .with("on", "logit"),
+                &mut lab,
+            )
             .unwrap();
         let Body::Table(table) = &figure.body else {
             panic!("a table")

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Error;
 use lmscope::figure::{Body, Entry, Figure, Table};
-use lmscope::instruments::knowledge::fact_neurons::{FactScoring, Search, ask};
+use lmscope::instruments::knowledge::fact_neurons::{AnswerDirection, FactScoring, Search, ask};
 use lmscope::instruments::knowledge::integrated::{
     IntegralRule, IntegralSteps, LayerAttribution, integrate,
 };
@@ -15,6 +15,7 @@ use lmscope::instruments::neurons::at_position::neurons_at;
 use lmscope::instruments::{Arguments, instrument, observe};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::Output;
+use lmscope::lab::effect::EffectScale;
 use lmscope::lab::run::Run;
 use lmscope::lab::target::LogitTarget;
 use lmscope::model::load::{Options, load};
@@ -108,14 +109,14 @@ fn attributions_are_those_of_the_paper_in_pytorch() {
                 assert!(apart < 1e-4, "{case} {name} prompt {i}: {apart:.1e}");
             }
         }
-        let direction = target.direction(&lab.model).unwrap();
+        let along = AnswerDirection::Of(target, EffectScale::Logit);
         let search = Search::new(lab.model.card.layers);
         let scoring = FactScoring::Integrated {
             target,
             path: MIDPOINT,
         };
         let none = Schedule::none();
-        let scores = ask(&mut lab, &prompts, &none, &direction, scoring, search).unwrap();
+        let scores = ask(&mut lab, &prompts, &none, &along, scoring, search).unwrap();
         let found: Vec<u32> = scores
             .present(2.0 / 3.0)
             .flat_map(|n| [u32::from(n.layer), n.neuron])
@@ -233,7 +234,12 @@ fn every_family_ranks_its_neurons_or_says_why_not() {
 fn the_demos_facts_break_without_the_neurons_and_not_without_others() {
     let mut lab = demo();
     let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
-    let given = [("answer", " Paris"), ("count", "30"), ("share", "5")];
+    let given = [
+        ("answer", " Paris"),
+        ("on", "logit"),
+        ("count", "30"),
+        ("share", "5"),
+    ];
     let by = [&given[..], &[("by", "integrated")]].concat();
     let figure = fact(&mut lab, &run, &by).unwrap();
     let title = &table(&figure).pages[0].title;
@@ -241,7 +247,7 @@ fn the_demos_facts_break_without_the_neurons_and_not_without_others() {
         .split([' ', ','])
         .filter_map(|w| w.parse().ok())
         .collect();
-    let [before, without, _count, _by_effect, control] = numbers[..] else {
+    let [before, without, _count, _by_effect, control, ..] = numbers[..] else {
         panic!("{title}")
     };
     assert!(before > 0.99 && without < 0.7 && control > 0.95, "{title}");

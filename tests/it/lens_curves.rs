@@ -140,11 +140,12 @@ fn without_names_the_strongest_of_the_output_are_followed() {
 /// Settling by its definition: the last stretch of layers that agree with the output, nothing else.
 #[test]
 fn answers_settle_where_no_later_layer_disagrees() {
-    let mut late = 0;
+    let (mut late, mut apart_from_top) = (0, 0);
     for mut lab in every_family() {
         let run = Run::plain(prompt(12));
         let layers = lab.model.card.layers;
-        let figure = observe("settle", &mut lab, &run, &Arguments::default());
+        let arguments = Arguments::default().with("kl", "0.05");
+        let figure = observe("settle", &mut lab, &run, &arguments);
         let rows = &table(&figure).pages[0].rows;
         assert_eq!(rows.len(), 12);
         for (p, row) in rows.iter().enumerate() {
@@ -157,15 +158,32 @@ fn answers_settle_where_no_later_layer_disagrees() {
             }
             let first = (0..layers).find(|l| best(*l) == answer).unwrap();
             assert_eq!(text(&row.entries[2]), lab.visible(answer));
-            assert_eq!(text(&row.entries[4]), from.to_string(), "position {p}");
-            assert_eq!(text(&row.entries[5]), first.to_string());
-            assert_eq!(row.anchor.layer, Some(from as u16));
+            let mut output = logits[layers - 1].clone();
+            log_softmax(&mut output);
+            let apart = |l: usize| {
+                let mut own = logits[l].clone();
+                log_softmax(&mut own);
+                kl(&output, &own)
+            };
+            let mut close = layers - 1;
+            while close > from && apart(close - 1) <= 0.05 {
+                close -= 1;
+            }
+            assert_eq!(text(&row.entries[4]), close.to_string(), "position {p}");
+            assert_eq!(text(&row.entries[5]), from.to_string(), "position {p}");
+            assert_eq!(text(&row.entries[6]), first.to_string());
+            assert_eq!(row.anchor.layer, Some(close as u16));
+            apart_from_top += usize::from(close > from);
             late += usize::from(from > first);
         }
     }
     assert!(
         late > 0,
         "some answer comes and goes, so that the two are told apart"
+    );
+    assert!(
+        apart_from_top > 0,
+        "some top prediction agrees before the distribution does"
     );
 }
 
@@ -227,7 +245,7 @@ fn the_demo_settles_on_paris() {
     let run = Run::plain(lab.model.encode("The capital of France is", false).unwrap());
     let figure = observe("settle", &mut lab, &run, &Arguments::default());
     let last = table(&figure).pages[0].rows.last().unwrap();
-    let layer = text(&last.entries[4]);
+    let layer = text(&last.entries[5]);
     assert_eq!(text(&last.entries[2]), "␣Paris");
     let note = observe("lens", &mut lab, &run, &Arguments::default())
         .notes

@@ -9,7 +9,9 @@ use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::error::Error;
 use lmscope::figure::{Body, Entry, Figure, TableRow, Unit};
-use lmscope::instruments::knowledge::fact_neurons::{FactScoring, Search, ask, refine};
+use lmscope::instruments::knowledge::fact_neurons::{
+    AnswerDirection, FactScoring, Search, ask, refine,
+};
 use lmscope::instruments::knowledge::facts;
 use lmscope::instruments::knowledge::facts::Fact;
 use lmscope::instruments::knowledge::integrated::{IntegralRule, IntegralSteps};
@@ -21,6 +23,7 @@ use lmscope::instruments::neurons::value_card::ValueCards;
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::capture::{After, Output};
+use lmscope::lab::effect::EffectScale;
 use lmscope::lab::logit_effects::{SIDE, ValueNorm};
 use lmscope::lab::progress::WorkProgress;
 use lmscope::lab::run::Run;
@@ -180,7 +183,7 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
             &mut lab,
             "promoters",
             &Run::default(),
-            &[("token", "#7"), ("count", "4")],
+            &[("token", "#7"), ("count", "4"), ("on", "logit")],
         );
         let layers = lab.model.card.neuron_layers.clone();
         let mut all: Vec<f32> = Vec::new();
@@ -206,6 +209,70 @@ fn promoters_are_the_largest_and_smallest_of_all_neurons() {
             panic!("a neuron")
         };
         assert_eq!(word(row, 0), format!("{}/{unit}", anchor.layer.unwrap()));
+    }
+}
+
+/// The slope of each logit before the soft-cap: what a small change of it makes of the model's own.
+fn slopes(lab: &Lab, logits: &[f32]) -> Vec<f32> {
+    let cap = lab.model.transformer.blueprint.logit_cap;
+    let slope = |z: &f32| cap.map_or(1.0, |cap| 1.0 - (z / cap as f32).powi(2));
+    logits.iter().map(slope).collect()
+}
+
+/// By hand: what adding these logits to the run's own does to a token's log-probability, to first order.
+fn on_log_prob(added: &[f32], p: &[f32], slopes: &[f32], token: usize) -> f32 {
+    let mean: f32 = (0..p.len()).map(|j| p[j] * slopes[j] * added[j]).sum();
+    slopes[token] * added[token] - mean
+}
+
+#[test]
+fn effects_are_on_the_log_probability_by_default() {
+    for mut lab in with_neurons() {
+        let name = lab.model.card.name.clone();
+        let run = Run::plain(prompt(9));
+        let mut p = lab.last_logits(&run).unwrap();
+        let slopes = slopes(&lab, &p);
+        log_softmax(&mut p);
+        p.iter_mut().for_each(|z| *z = z.exp());
+        let sight = neurons_at(&mut lab, &run, 8).unwrap().remove(0);
+        let given = [("rank", "effect"), ("token", "#3"), ("window", "1")];
+        let figure = observe(&mut lab, "neurons", &run, &given);
+        let Body::Table(table) = &figure.body else {
+            panic!("a table")
+        };
+        assert!(
+            table.pages[0].title.contains("log-probability of"),
+            "{name}"
+        );
+        for row in &rows(&figure)[..4] {
+            let (layer, neuron) = word(row, 0).split_once('/').unwrap();
+            let (layer, neuron): (usize, usize) = (layer.parse().unwrap(), neuron.parse().unwrap());
+            let card = promoted_by_hand(&lab, layer, neuron, ValueNorm::Gained);
+            let (acts, factor) = sight.layer(layer).unwrap();
+            let size = acts[neuron] * factor * sight.scale;
+            let expected = size * on_log_prob(&card, &p, &slopes, 3);
+            let apart = (number(row, 3) - expected).abs();
+            assert!(apart < 1e-4, "{name}: {} {expected}", number(row, 3));
+        }
+        // From a token, under the run's own distribution; without a run under an even one, which is the centred logit.
+        let known = lab.model.known_tokens();
+        for (run, title) in [(run, "log-probability"), (Run::default(), "centred logit")] {
+            let given = [("token", "#7"), ("count", "4")];
+            let figure = observe(&mut lab, "promoters", &run, &given);
+            assert!(figure.title.contains(title), "{}", figure.title);
+            for row in rows(&figure) {
+                let (layer, neuron) = word(row, 0).split_once('/').unwrap();
+                let (layer, neuron) = (layer.parse().unwrap(), neuron.parse().unwrap());
+                let card = promoted_by_hand(&lab, layer, neuron, ValueNorm::Gained);
+                let expected = if run.tokens.is_empty() {
+                    card[7] - card[..known].iter().sum::<f32>() / known as f32
+                } else {
+                    on_log_prob(&card, &p, &slopes, 7)
+                };
+                let apart = (number(row, 1) - expected).abs();
+                assert!(apart < 1e-4, "{name}: {} {expected}", number(row, 1));
+            }
+        }
     }
 }
 
@@ -244,6 +311,7 @@ fn the_total_effect_is_what_an_ablation_takes_away() {
         let run = Run::plain(prompt(9));
         let given = [
             ("token", "#3"),
+            ("on", "logit"),
             ("total", "yes"),
             ("window", "3"),
             ("count", "20"),
@@ -420,6 +488,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
         let given = [
             ("units", units.as_str()),
             ("token", "#9"),
+            ("on", "logit"),
             ("strengths", "0,1,3"),
         ];
         let figure = observe(&mut lab, "dose", &run, &given);
@@ -433,6 +502,10 @@ fn doses_are_measured_beside_units_of_equal_size() {
         assert!((number(&shown[0], 1) - off[9]).abs() < 1e-6);
         log_softmax(&mut off);
         assert!((number(&shown[0], 2) - off[9].exp()).abs() < 1e-6);
+        // By default the first column is the log-probability.
+        let plain = [given[0], given[1], given[3]];
+        let own = observe(&mut lab, "dose", &run, &plain);
+        assert!((number(&rows(&own)[0], 1) - off[9]).abs() < 1e-6);
         let Body::Table(table) = &figure.body else {
             panic!("a table")
         };
@@ -454,6 +527,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
         ("units", "1/0"),
         ("strengths", "0"),
         ("token", "#9"),
+        ("on", "logit"),
     ];
     let figure = observe(&mut lab, "dose", &run, &given);
     let off = lab
@@ -521,7 +595,7 @@ fn a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     assert_eq!(answer(&mut lab, &speaking), token);
     let fact = observe(&mut lab, "fact", &speaking, &[]);
     assert_eq!(word(&rows(&fact)[0], 0), "1/3", "T4");
-    let direction = LogitTarget::one(token).direction(&lab.model).unwrap();
+    let along = AnswerDirection::Of(LogitTarget::one(token), EffectScale::LogProb);
     let search = Search::new(lab.model.card.layers);
     let path = IntegralSteps {
         steps: 20,
@@ -534,7 +608,7 @@ fn a_planted_neuron_decodes_to_its_token_and_it_alone_carries_it() {
     ] {
         let prompts = std::slice::from_ref(&run.tokens);
         let schedule = &speaking.schedule;
-        let asked = ask(&mut lab, prompts, schedule, &direction, scoring, search).unwrap();
+        let asked = ask(&mut lab, prompts, schedule, &along, scoring, search).unwrap();
         let neurons = &refine(&[asked], search).1[0];
         assert!(neurons.len() == 1 && neurons[0].neuron == 3, "{neurons:?}");
         assert_eq!(neurons[0].place, 1);
@@ -766,6 +840,7 @@ fn the_fact_instrument_says_what_is_left_without_its_neurons() {
         ("share", "5"),
         ("count", "30"),
         ("answer", " Paris"),
+        ("on", "logit"),
     ];
     let figure = observe(&mut lab, "fact", &run, &given);
     let effects: Vec<f32> = rows(&figure).iter().map(|r| number(r, 1)).collect();
@@ -779,7 +854,7 @@ fn the_fact_instrument_says_what_is_left_without_its_neurons() {
         .split([' ', ','])
         .filter_map(|w| w.parse().ok())
         .collect();
-    let [before, without, null] = numbers[..] else {
+    let [before, without, null, ..] = numbers[..] else {
         panic!("{title}")
     };
     assert!(before > 0.99 && without < 0.7 && null > 0.95, "{title}");
@@ -849,11 +924,15 @@ fn what_weights_or_files_answer_needs_no_prompt() {
     let list = list.to_str().unwrap();
     for given in [
         &["value", "demo", "--neuron", "1/58"][..],
-        &["promoters", "demo", "--token", " Paris"],
+        &["promoters", "demo", "--token", " Paris", "--on", "logit"],
         &["triggers", "demo", "--neuron", "1/58", "--file", list],
     ] {
         let out = written(given);
-        assert!(out.contains("0 tokens") && out.contains("1/58"), "{out}");
+        // Weights have no text, so that no number of tokens is given.
+        assert!(
+            !out.contains(" tokens · seed") && out.contains("1/58"),
+            "{out}"
+        );
     }
     refused(&["triggers", "demo", "--neuron", "1/58"], 2, &["-p"]);
 }

@@ -466,6 +466,57 @@ fn a_file_keeps_its_means_and_takes_no_others() {
     refuses(&mut lab, "--load FILE --save OTHER");
 }
 
+/// What a document says that its circuit keeps was measured for those edges: after a change by hand it is not repeated.
+#[test]
+fn a_changed_file_says_nothing_of_what_it_keeps() {
+    let (mut lab, graph) = labs().next().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("some.json");
+    let saved = lab.circuits["some"].clone();
+    let never = lmscope::file::Overwrite::Never;
+    saved.file.save(&path, &saved.means, 0.78, never).unwrap();
+    let line = format!("only:\"{}\"@edges", path.display());
+    let mut note = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let run = edited(prompt(9), &[&line]);
+        lab.receipts(&run)
+            .map(|mut receipts| receipts.remove(0).note)
+    };
+    let text = std::fs::read_to_string(&path).unwrap();
+    let own = note(&text).unwrap();
+    assert!(own.contains("keep 0.78 of the metric"), "{own}");
+    let edited: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let with = |key: &str, value: serde_json::Value| {
+        let mut edited = edited.clone();
+        edited[key] = value;
+        edited.to_string()
+    };
+    let mut means = edited["means"].clone();
+    means["faithfulness"] = 0.99.into();
+    let fewer = edited["edges"].as_array().unwrap()[1..].to_vec();
+    for text in [
+        with("edges", Vec::<serde_json::Value>::new().into()),
+        with("edges", fewer.into()),
+        with("means", means),
+        with("measured", "".into()),
+    ] {
+        let note = note(&text).unwrap();
+        assert!(!note.contains("of the metric with"), "{note}");
+        assert!(
+            note.contains("of the metric they keep is not known"),
+            "{note}"
+        );
+    }
+    let mut shape = edited["graph"].clone();
+    shape["layers"] = 1_000_000_000_000_u64.into();
+    let error = note(&with("graph", shape)).unwrap_err().to_string();
+    assert!(error.contains("1000000000000 sequential blocks"), "{error}");
+    assert!(
+        error.contains(&format!("{} sequential blocks", graph.layers)),
+        "{error}"
+    );
+}
+
 /// Quantized weights and weights in half precision go the same way.
 #[test]
 fn quantized_and_half_weights_run_under_it() {

@@ -2,9 +2,11 @@
 //! it finds for the indirect object are those whose ablation breaks the task.
 
 use candle_core::Tensor;
+use lmscope::edit::receipt::range as draws_range;
 use lmscope::figure::{Body, Cell, Figure, Grid, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::draws::draw_seed;
 use lmscope::lab::pairs::{embedding_spread, noised};
 use lmscope::lab::pass::Patch;
 use lmscope::lab::progress::WorkProgress;
@@ -94,7 +96,7 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
         figure
             .notes
             .iter()
-            .any(|n| n.contains("at positions 1 to 5, seeds 1 to 10"))
+            .any(|n| n.contains("at positions 1 to 5, 10 draws, seed 1"))
     );
     assert!(
         grid.cells.iter().all(|c| number(&c[0], "before") < 0.1),
@@ -103,10 +105,11 @@ fn without_a_subject_all_but_the_first_token_is_noised() {
     // Means over the ten draws, each by hand.
     let at = Site::Embed.at(0);
     let (site, layer, position) = (Site::ResidPre, 6, 5);
-    let sigma: f64 = 3.0 * embedding_spread(&lab).unwrap();
+    let sigma: f64 = 3.0 * embedding_spread(&lab, &clean.tokens[1..6]).unwrap();
     let put = value(&mut lab, &clean, site.at(layer), position);
     let (mut sum, draws) = (0.0, 10);
-    for seed in 1..=draws {
+    for draw in 0..draws {
+        let seed = draw_seed(1, draw);
         let noise = noised(&mut lab, &clean, 1..6, sigma, seed).unwrap();
         assert!(noise.iter().all(|patch| patch.at == at));
         let own = Patch::new(site.at(layer), position, put.clone());
@@ -348,14 +351,27 @@ fn the_control_is_a_change_of_equal_size_that_says_little() {
         .filter(|n| n.starts_with("control:"))
         .collect();
     assert_eq!(noted.len(), 3);
-    // The strongest cell's note is the null grid's number.
-    let strongest = format!("{:+.3} (seed 1)", null_cells[0][0].value);
+    // The note of a strong cell is the mean of eight grids of the null, with their range.
+    let shares: Vec<f32> = (0..8)
+        .map(|draw| {
+            let run = Run {
+                seed: draw_seed(1, draw),
+                ..clean.clone()
+            };
+            let null = arguments.clone().with("control", "random");
+            grid(&observe(&mut lab, &run, &null)).cells[0][0].value
+        })
+        .collect();
+    let (low, high) = draws_range(&shares).unwrap();
+    let mean = shares.iter().sum::<f32>() / 8.0;
+    let strongest = format!("{mean:+.3}, {low:+.3} to {high:+.3} in 8 draws (seed 1)");
     assert!(
         noted
             .iter()
             .any(|n| n.contains("layer 0 at 4") && n.ends_with(&strongest)),
         "{noted:?} {strongest}"
     );
+    assert_eq!(number(&own_cells[0][0], "random, to"), high);
 }
 
 #[test]

@@ -473,6 +473,7 @@ fn grid_table_and_curves_are_one_measurement() {
     // Both sweeps with one target a source have one curve.
     let one = Arguments::default()
         .with("template", "world")
+        .with("control", "no")
         .with("show", "curves");
     let Body::Series(one) = observe(&mut lab, &run, &one).unwrap().body else {
         panic!("curves");
@@ -518,6 +519,7 @@ fn sources_from_a_file_and_the_embedding_are_read() {
         .with("from", format!("@{}", path.display()))
         .with("layer", "-1")
         .with("target", "-1")
+        .with("control", "no")
         .with("tokens", 5);
     let figure = observe(&mut lab, &Run::default(), &arguments).unwrap();
     let said: Vec<&str> = table(&figure)

@@ -358,6 +358,26 @@ fn a_token_costs_little_and_the_first_frame_comes_at_once() {
     assert_eq!(terminal.ended(), 0);
 }
 
+/// The user's editor gets the terminal and the prompt, and what it leaves is run; one that fails changes nothing.
+#[test]
+fn a_prompt_is_written_in_an_editor() {
+    let editor = "printf 'the editor has it'; sleep 1; sed -i s/France/Japan/";
+    let mut terminal = open(40, 120, &[("VISUAL", editor)], &[]);
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press("i");
+    terminal.press("The capital of France is");
+    terminal.wait("its length", |t| t.contains("tokens of"));
+    terminal.press("\x18");
+    terminal.wait("the editor", |t| t.contains("the editor has it"));
+    terminal.wait("the screen again", |t| {
+        t.contains("The capital of Japan is")
+    });
+    terminal.press("\r");
+    terminal.wait("the answer", |t| t.contains("Tokyo"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
 #[test]
 fn small_and_sixteen_colours() {
     let mut terminal = open(24, 80, &[("TERM", "xterm")], &[]);

@@ -11,8 +11,9 @@ use lmscope::engine::{
     Ending, KnownDirection, Loaded, Mode, PaneName, PromptSource, Request, Token, Update,
 };
 use lmscope::figure::{
-    Anchor, AxisLabel, Body, Cell, Check, Entry, FeatureHandle, Figure, Graph, GraphEdge,
-    GraphNode, Grid, Provenance, PruningStep, Scale, Table, TablePage, TableRow, Unit,
+    Anchor, AxisLabel, Body, Cell, Check, Entry, FeatureHandle, Figure, GivenPrompt, GivenTurn,
+    Graph, GraphEdge, GraphNode, Grid, Provenance, PruningStep, Scale, Table, TablePage, TableRow,
+    Unit,
 };
 use lmscope::lab::writer::BaselineMode;
 use lmscope::model::Card;
@@ -123,9 +124,11 @@ pub fn lens(from: usize, to: usize, shift: f32) -> Figure {
             value,
             anchor: Anchor::cell(layer, position),
             more,
+            ids: vec![],
         }
     };
     let body = Body::Grid(Grid {
+        opening: None,
         also: lmscope::figure::cell_details::CellDetails::default(),
         row_axis: "layer".into(),
         column_axis: "position".into(),
@@ -185,6 +188,55 @@ pub fn neurons(from: usize, to: usize) -> Figure {
         body,
         &["size: |activation| times the value vector's length"],
     )
+}
+
+/// The answers of a list of prompts.
+/// The text of a row is what is shown of its prompt: Norway's is the last turn of a conversation.
+pub fn answers() -> Figure {
+    let turn = |role: &str, content: &str| GivenTurn {
+        role: role.into(),
+        content: content.into(),
+    };
+    let given = [
+        GivenPrompt::Chat("The capital of Italy\tis".into()),
+        GivenPrompt::Text("The capital of France\nis".into()),
+        GivenPrompt::Messages(vec![
+            turn("system", "You know Norway."),
+            turn("user", "The capital of Norway is"),
+        ]),
+    ];
+    let columns = ["prompt", "p", "rank", "surprisal", "answer", "text"];
+    let rows = [
+        (1.0, 0.5, 1.0, 0.69, "␣Rome", "The capital of Italy␉is"),
+        (2.0, 0.9, 0.0, 0.11, "␣Paris", "The capital of France⏎is"),
+        (3.0, 0.1, 7.0, 2.3, "␣Oslo", "The capital of Norway is"),
+    ];
+    let rows = rows.map(|(prompt, p, rank, surprisal, answer, text)| {
+        let numbers = [prompt, p, rank, surprisal].map(Entry::Number);
+        let texts = [answer, text].map(|text| Entry::Text(text.into()));
+        TableRow {
+            anchor: Anchor::default(),
+            entries: numbers.into_iter().chain(texts).collect(),
+            handle: None,
+        }
+    });
+    Figure {
+        title: "answers · list.tsv · 3 prompts".into(),
+        body: Body::Table(Table {
+            columns: columns.map(String::from).to_vec(),
+            pages: vec![TablePage {
+                title: String::new(),
+                anchor: Anchor::default(),
+                rows: rows.to_vec(),
+            }],
+        }),
+        notes: Vec::new(),
+        check: None,
+        provenance: Provenance {
+            prompts: given.to_vec(),
+            ..Provenance::default()
+        },
+    }
 }
 
 /// Features of a dictionary of block 5, a page a position.
@@ -544,6 +596,7 @@ pub fn type_in(app: &mut App, text: &str) -> Vec<Effect> {
 pub fn say(effect: &Effect) -> String {
     match effect {
         Effect::Ask(request) => ask(request),
+        Effect::EditText(text) => format!("edit {text:?}"),
         Effect::Cancel => "cancel".into(),
         Effect::Copy(text) => format!("copy {text}"),
         Effect::Write(path, _) | Effect::WritePrivate(path, _) => {
@@ -564,7 +617,26 @@ fn ask(request: &Request) -> String {
             PromptSource::Text(text) => format!("generate text {text:?} {count}"),
             PromptSource::Chat(text) => format!("generate chat {text:?} {count}"),
             PromptSource::Ids(ids) => format!("generate ids {ids:?} {count}"),
+            PromptSource::Messages(turns) => {
+                let turns = turns
+                    .iter()
+                    .map(|turn| format!("{}: {}", turn.role, turn.content));
+                let turns: Vec<String> = turns.collect();
+                format!("generate messages {turns:?} {count}")
+            }
+            PromptSource::Spliced {
+                before,
+                text,
+                after,
+            } => format!(
+                "generate spliced {} {text:?} {} {count}",
+                before.len(),
+                after.len()
+            ),
         },
+        Request::CountTokens { text, chat } => {
+            format!("count {text:?} {}", if *chat { "chat" } else { "raw" })
+        }
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),
         Request::Rewind { position } => format!("rewind {position}"),

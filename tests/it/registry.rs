@@ -12,7 +12,7 @@ use lmscope::edit::Edit;
 use lmscope::edit::direction as directions;
 use lmscope::edit::op::OPS;
 use lmscope::export::FORMATS;
-use lmscope::instruments::{INSTRUMENTS, Instrument, ParamKind};
+use lmscope::instruments::{INSTRUMENTS, Instrument, ParamKind, Parameter};
 use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::names::SPELLINGS;
 use lmscope::model::network::site::SITES;
@@ -120,12 +120,9 @@ fn codes(words: &[&str]) -> String {
     words.join(" ")
 }
 
-/// The parameters of an instrument, as its part of the page.
-fn parameters(of: &dyn Instrument) -> String {
-    if of.parameters().is_empty() {
-        return String::new();
-    }
-    let rows = of.parameters().iter().map(|p| {
+/// Parameters as a table.
+fn parameter_table<'a>(all: impl Iterator<Item = &'a Parameter>) -> String {
+    let rows = all.map(|p| {
         let takes = match p.kind {
             ParamKind::Choice(words) => words.join(", "),
             ParamKind::Count { lo, hi } => format!("{lo} to {hi}"),
@@ -140,8 +137,42 @@ fn parameters(of: &dyn Instrument) -> String {
         let about = p.about.replace('\n', "\\n").replace('<', "&lt;");
         vec![code(&format!("--{}", p.name)), takes, default, about]
     });
-    let table = table(&["flag", "takes", "default", "what it is"], rows);
-    format!("### {}\n\n{}.\n\n{table}\n", of.name(), of.about())
+    table(&["flag", "takes", "default", "what it is"], rows)
+}
+
+/// The parameters of an instrument, as its part of the page; those of lists are there once.
+fn parameters(of: &dyn Instrument) -> String {
+    let all = of.parameters();
+    if all.is_empty() {
+        return String::new();
+    }
+    let lists: Vec<String> = all
+        .iter()
+        .filter(|p| p.of_lists)
+        .map(|p| code(&format!("--{}", p.name)))
+        .collect();
+    let lists = match lists.as_slice() {
+        [] => String::new(),
+        some => format!(
+            "\nOf [lists of prompts](#lists-of-prompts) also {}.\n",
+            some.join(", ")
+        ),
+    };
+    let table = parameter_table(all.iter().filter(|p| !p.of_lists));
+    format!("### {}\n\n{}.\n\n{table}{lists}\n", of.name(), of.about())
+}
+
+/// The parameters of lists of prompts, which several instruments have.
+fn list_parameters() -> String {
+    let of = INSTRUMENTS.iter().find(|of| {
+        let own = of.parameters().iter();
+        own.filter(|p| p.of_lists).count() == 5
+    });
+    let own = of.unwrap().parameters().iter().filter(|p| p.of_lists);
+    let table = parameter_table(own);
+    format!(
+        "### Lists of prompts\n\nWhat instruments that take [lists of prompts](guide/lists.md#the-same-question-many-prompts) have in common.\n\n{table}\n"
+    )
 }
 
 /// What docs/reference.md has from the registries, by the name in its marker.
@@ -169,7 +200,7 @@ fn tables() -> Vec<(&'static str, String)> {
     });
     let keys = commands().map(|c| {
         let name = format!("{} {}", c.name, c.arguments);
-        let keys = codes(c.keys).replace("`|`", "`\\|`");
+        let keys = codes(c.keys);
         vec![
             keys,
             code(name.trim()),
@@ -238,7 +269,11 @@ fn tables() -> Vec<(&'static str, String)> {
         ),
         (
             "parameters",
-            INSTRUMENTS.iter().map(|i| parameters(*i)).collect(),
+            INSTRUMENTS
+                .iter()
+                .map(|i| parameters(*i))
+                .chain([list_parameters()])
+                .collect(),
         ),
     ]
 }

@@ -10,6 +10,7 @@ use lmscope::instruments::residual::attribution::{Attribution, AttributionReques
 use lmscope::instruments::residual::decomposition::{of_attention, of_mlp};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
+use lmscope::lab::effect::EffectScale;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
 use lmscope::lab::target::LogitTarget;
@@ -29,14 +30,14 @@ fn pair() -> AttributionRequest {
             token: 3,
             minus: Some(11),
         }),
-        centred: false,
+        scale: EffectScale::Logit,
     }
 }
 
 fn one() -> AttributionRequest {
     AttributionRequest {
         target: Some(LogitTarget::one(7)),
-        centred: false,
+        scale: EffectScale::Logit,
     }
 }
 
@@ -85,7 +86,11 @@ fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
         let raw = raw.get(Site::LogitsRaw.at(0)).unwrap().to_vec2::<f32>();
         let (raw, scale) = (raw.unwrap(), lab.model.transformer.blueprint.logit_scale);
         let known = lab.model.known_tokens();
-        for question in [pair(), one(), AttributionRequest::default()] {
+        let any = AttributionRequest {
+            scale: EffectScale::Logit,
+            ..AttributionRequest::default()
+        };
+        for question in [pair(), one(), any] {
             let whole = lab.attribute(&run, 0..LENGTH, question).unwrap();
             assert!(whole.check.passed(), "{name}: {:?}", whole.check);
             assert!(whole.check.tolerance < 1e-2, "{name}: {:?}", whole.check);
@@ -102,8 +107,44 @@ fn the_parts_sum_to_the_stream_and_to_the_model_s_own_logit() {
                 }
             }
         }
+        // By default it is the log-probability that is split: its parts sum to it and the entropy.
+        let whole = lab.attribute(
+            &run,
+            5..9,
+            AttributionRequest {
+                target: Some(LogitTarget::one(7)),
+                ..AttributionRequest::default()
+            },
+        );
+        let whole = whole.unwrap();
+        assert!(whole.check.passed(), "{name}: {:?}", whole.check);
+        for (i, logits) in raw[5..9].iter().enumerate() {
+            let cap = lab.model.transformer.blueprint.logit_cap;
+            let capped = |z: f64| cap.map_or(z, |cap| cap * (z / cap).tanh());
+            let z: Vec<f64> = logits.iter().map(|z| f64::from(*z) * scale).collect();
+            let total: f64 = z.iter().map(|z| capped(*z).exp()).sum();
+            let slope = |z: f64| cap.map_or(1.0, |cap| 1.0 - (capped(z) / cap).powi(2));
+            let mean: f64 = z
+                .iter()
+                .map(|z| capped(*z).exp() / total * slope(*z) * z)
+                .sum();
+            let own = slope(z[7]) * z[7] - mean;
+            near(sum(&whole, i) as f32, own, 10.0, &name);
+            if cap.is_none() {
+                let entropy: f64 = z
+                    .iter()
+                    .map(|z| -(z.exp() / total) * (z - total.ln()))
+                    .sum();
+                near(
+                    sum(&whole, i) as f32,
+                    z[7] - total.ln() + entropy,
+                    10.0,
+                    &name,
+                );
+            }
+        }
         let centred = AttributionRequest {
-            centred: true,
+            scale: EffectScale::Centred,
             ..one()
         };
         let whole = lab.attribute(&run, 5..9, centred).unwrap();
@@ -420,7 +461,7 @@ fn capped_logits_are_attributed_before_the_cap_and_the_figure_says_so() {
             LENGTH - 1..LENGTH,
             AttributionRequest {
                 target: Some(LogitTarget::one(3)),
-                centred: false,
+                scale: EffectScale::Logit,
             },
         );
         let own = whole.unwrap().logits[0];

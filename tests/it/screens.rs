@@ -174,6 +174,19 @@ fn patchscope_pane() {
 }
 
 #[test]
+fn prompts_pane() {
+    for size in SIZES {
+        let mut app = recorded::app(size, session());
+        press(&mut app, ":");
+        type_in(&mut app, "prompts list.tsv");
+        press(&mut app, "Enter");
+        app.update(Event::Engine(shown("answers", recorded::answers())));
+        press(&mut app, "|");
+        shot("prompt_list", &app);
+    }
+}
+
+#[test]
 fn patchscope_empty() {
     at_both("patchscope_empty", session, "f f");
 }

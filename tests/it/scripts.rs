@@ -34,6 +34,8 @@ struct Step {
     keys: String,
     r#type: String,
     paste: String,
+    /// What the user's editor leaves.
+    edited: String,
     seconds: u64,
     asks: Option<Vec<String>>,
     sees: Vec<String>,
@@ -45,6 +47,14 @@ fn update(words: &str) -> Update {
     let number = |s: &str| s.trim().parse::<usize>().unwrap();
     match name {
         "loaded" => loaded(),
+        "counted" => {
+            let (tokens, text) = rest.split_once(' ').unwrap();
+            Update::Counted {
+                text: text.into(),
+                chat: false,
+                tokens: number(tokens),
+            }
+        }
         "began" if rest.is_empty() => began(&PROMPT),
         "began" => began(&rest.split('|').collect::<Vec<_>>()),
         "token" => {
@@ -104,6 +114,7 @@ fn update(words: &str) -> Update {
         },
         "neurons" => shown("neurons", neurons(0, number(rest))),
         "features" => shown("features", recorded::features(0, number(rest))),
+        "answers" => shown("answers", recorded::answers()),
         "circuit" => shown("circuit", recorded::circuit()),
         "saliency" => shown("saliency", recorded::saliency(number(rest))),
         "unmade" => Update::Failed {
@@ -172,6 +183,9 @@ fn play(path: &Path) {
             asked.extend(press(&mut app, &step.keys));
         }
         asked.extend(type_in(&mut app, &step.r#type));
+        if !step.edited.is_empty() {
+            asked.extend(app.update(Event::Edited(step.edited.clone())));
+        }
         if !step.paste.is_empty() {
             asked.extend(app.update(Event::Paste(step.paste.clone())));
         }

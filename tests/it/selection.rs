@@ -327,7 +327,18 @@ fn the_chosen_direction_turns_refusing_off_and_on() {
         "{chosen:?}"
     );
     assert!(
-        figure.notes[0].contains("random") && figure.notes[0].contains("seed 1"),
+        figure
+            .notes
+            .iter()
+            .filter(|n| n.contains("8 draws, seed 1"))
+            .count()
+            == 2,
+        "shuffled labels and random directions: {:?}",
+        figure.notes
+    );
+    // The planted direction does what no control does; of the controls' range nothing is said then.
+    assert!(
+        figure.notes.iter().all(|n| !n.contains("THE CHOICE")),
         "{:?}",
         figure.notes
     );

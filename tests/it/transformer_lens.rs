@@ -283,7 +283,11 @@ fn attributions_by_layer_are_those_of_transformer_lens() {
         let run = case.run();
         let (layers, window) = (case.lab.model.card.layers, run.tokens.len());
         for (kind, token) in case.questions() {
-            let parameters = [("token", token.as_str()), ("window", &window.to_string())];
+            let parameters = [
+                ("on", "logit"),
+                ("token", token.as_str()),
+                ("window", &window.to_string()),
+            ];
             let figure = case.observe(&run, "residual", &parameters);
             let grid = grid(&figure);
             let mut rows = grid.rows.len();
@@ -335,6 +339,7 @@ fn attributions_by_head_are_those_of_transformer_lens() {
         let (layers, heads) = (case.lab.model.card.layers, case.lab.model.card.heads);
         for (kind, token) in case.questions() {
             let parameters = [
+                ("on", "logit"),
                 ("token", token.as_str()),
                 ("by", "head"),
                 ("window", &window.to_string()),
@@ -357,6 +362,7 @@ fn attributions_by_neuron_are_those_of_transformer_lens() {
         for (kind, token) in case.questions() {
             let count = (layers * width).to_string();
             let parameters = [
+                ("on", "logit"),
                 ("token", token.as_str()),
                 ("by", "neuron"),
                 ("count", &count),
@@ -394,6 +400,7 @@ fn attributions_by_source_are_those_of_transformer_lens() {
             let mut found = Vec::new();
             for layer in 0..layers {
                 let parameters = [
+                    ("on", "logit"),
                     ("token", token.as_str()),
                     ("by", "source"),
                     ("layer", &layer.to_string()),

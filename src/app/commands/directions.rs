@@ -17,13 +17,13 @@ rows! {
 
 fn has_turn(app: &App) -> Result<(), Unavailable> {
     needs(
-        app.last.is_some(),
+        app.last_words().is_some(),
         "there is no text yet; i starts a prompt",
     )
 }
 
 fn example(app: &mut App, plus: bool) -> CommandResult {
-    let (text, chat) = app.last.clone().ok_or("there is no text yet")?;
+    let (text, chat) = app.last_words().ok_or("there is no text yet")?;
     let turn = ExampleTurn { text, chat, plus };
     let effects = app.change(|state| {
         let held = state.turns.len();

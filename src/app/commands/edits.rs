@@ -162,12 +162,29 @@ fn toggle_selected(app: &mut App, _: &str) -> CommandResult {
 }
 
 fn strengthen(app: &mut App, by: f32) -> CommandResult {
-    selected(app, |edit| {
+    let stronger = |edit: &Edit| {
         // Of a large strength, as features have it, a step is a larger one: between a fortieth and a quarter.
         let tens = edit.strength.abs().max(1.0).log10().floor();
         let step = by * 10f32.powf((tens).max(0.0));
-        edit.strength = ((edit.strength + step) * 100.0).round() / 100.0;
-    })
+        ((edit.strength + step) * 100.0).round() / 100.0
+    };
+    if let Some(edit) = app.history.current() {
+        allowed(edit, stronger(edit))?;
+    }
+    selected(app, |edit| edit.strength = stronger(edit))
+}
+
+/// Refuses a strength that the edit's operation cannot have.
+fn allowed(edit: &Edit, strength: f32) -> Result<(), Unavailable> {
+    let strengths = edit.op.strengths();
+    if strengths.contains(&strength) {
+        return Ok(());
+    }
+    let (least, most) = strengths.into_inner();
+    Err(Unavailable(format!(
+        "the strength of `{}` is a number from {least} to {most}",
+        edit.op.spec().name
+    )))
 }
 
 fn strength(app: &mut App, text: &str) -> CommandResult {
@@ -177,6 +194,9 @@ fn strength(app: &mut App, text: &str) -> CommandResult {
         .ok()
         .filter(|v: &f32| v.is_finite())
         .ok_or_else(|| Unavailable(format!("`{text}` is not a number")))?;
+    if let Some(edit) = app.history.current() {
+        allowed(edit, value)?;
+    }
     selected(app, |edit| edit.strength = value)
 }
 
@@ -240,7 +260,15 @@ fn clamp(app: &mut App, text: &str) -> CommandResult {
         (typed, _) => typed.parse().map_err(Unavailable)?,
     };
     let op = Op::Set(UnitsTo(UnitChoice::Features(feature(&handle)), value));
-    add(app, of_feature(&handle, op)?)
+    let edit = of_feature(&handle, op)?;
+    let clamps = |other: &Edit| matches!((&other.op, &edit.op), (Op::Set(UnitsTo(a, _)), Op::Set(UnitsTo(b, _))) if a == b);
+    let other = |e: &Edit| e.on && clamps(e) && e.place == edit.place && !e.same(&edit);
+    let Some(index) = app.history.edits().iter().position(other) else {
+        return add(app, edit);
+    };
+    // A feature has one value: the new one takes the place of the old.
+    app.history.selected = index;
+    selected(app, |there| there.op = edit.op)
 }
 
 fn steer(app: &mut App, text: &str) -> CommandResult {
@@ -286,6 +314,20 @@ fn steer(app: &mut App, text: &str) -> CommandResult {
             EditPlace::At(Site::ResidPost.at(app.layer_and_position().0)),
         ),
     )
+}
+
+/// The default place of an edit with a direction.
+pub(in crate::app) fn default_place(known: &KnownDirection) -> EditPlace {
+    known.home().map_or(EditPlace::Writes, EditPlace::At)
+}
+
+/// The edit that is offered for a direction: at the address where it was measured, switched off.
+pub(in crate::app) fn offered_edit(known: &KnownDirection) -> Edit {
+    Edit {
+        on: false,
+        strength: known.strength,
+        ..steering(&known.name, default_place(known))
+    }
 }
 
 /// An edit that adds a direction at an address, at every position.

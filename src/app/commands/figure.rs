@@ -4,10 +4,11 @@
 
 use std::path::PathBuf;
 
-use super::{CommandResult, Context, Unavailable, has_figure, has_text, needs};
-use crate::app::cursor::CursorMove;
+use super::{CommandResult, Context, Unavailable, has_figure, has_model, has_text, needs};
+use crate::app::cursor::{self, CursorMove};
 use crate::app::layout::Pane;
 use crate::app::{App, CursorFocus, Effect, Overlay};
+use crate::engine::PromptSource;
 use crate::figure::{Body, Entry, Figure, Table, Unit};
 use crate::instruments::{INSTRUMENTS, Instrument, ParamKind, instrument};
 
@@ -22,8 +23,11 @@ rows! {
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "prompts" [] prompts, "shows a list of prompts as a table: each answer's rank and surprisal, and the edits' effect; Enter on a row reads its prompt", takes "FILE", when has_model;
+    "sort" ["|"] |app, _| sort(app, None), "sorts the rows of the table by the next column", within Context::Figure, when has_table;
+    "sort-by" [] |app, text| sort(app, Some(text.trim())), "sorts the rows of the table by a column, and by the same again backwards", takes "COLUMN", when has_table;
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
-    "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP", within Context::Figure, hint "card", when opens;
+    "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
     "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
     "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
@@ -121,6 +125,92 @@ fn show(app: &mut App, text: &str) -> CommandResult {
     let slot = instrument(text.trim())?.name();
     app.set_focus(Pane::Figure(slot));
     Ok(vec![])
+}
+
+/// The instrument that says how probable answers are.
+const ANSWERS: &str = "answers";
+
+/// Shows a list of prompts, a row each, with the other parameters as they are.
+fn prompts(app: &mut App, text: &str) -> CommandResult {
+    needs(
+        !text.trim().is_empty(),
+        "name a list of prompts: `:prompts FILE`",
+    )?;
+    let slot = instrument(ANSWERS)?.name();
+    let before = app.shown.get(slot).map(|s| s.arguments.clone());
+    let before = before.unwrap_or_default();
+    let arguments = before.clone().with("prompts", text.trim());
+    let arguments = instrument(slot)?.read(&arguments.with("list", "prompts"))?;
+    app.set_focus(Pane::Figure(slot));
+    let effects = app.question(slot, arguments);
+    app.change_figure(slot, |shown| shown.until_it_works = Some(before));
+    Ok(effects)
+}
+
+/// The table that is shown.
+fn shown_table(app: &App) -> Option<&Table> {
+    match &app.figure(app.layout.figure)?.body {
+        Body::Table(table) => Some(table),
+        Body::Grid(_) | Body::Series(_) | Body::Graph(_) | Body::Text(_) => None,
+    }
+}
+
+fn has_table(app: &App) -> Result<(), Unavailable> {
+    has_figure(app)?;
+    needs(shown_table(app).is_some(), "this figure is no table")
+}
+
+/// Sorts the table by the column of a name, or by the next one.
+fn sort(app: &mut App, name: Option<&str>) -> CommandResult {
+    has_table(app)?;
+    let slot = app.layout.figure;
+    let columns = shown_table(app).map_or_else(Vec::new, |table| table.columns.clone());
+    let sorted = app.shown.get(slot).and_then(|shown| shown.sorted.clone());
+    let sorted = sorted.and_then(|(name, back)| {
+        let column = columns.iter().position(|own| *own == name)?;
+        Some((column, back))
+    });
+    let next = match name {
+        None => sorted.map_or(0, |(column, _)| (column + 1) % columns.len().max(1)),
+        Some(name) => {
+            let found = columns.iter().position(|column| column == name);
+            found.ok_or_else(|| {
+                Unavailable(format!(
+                    "there is no column `{name}`; there are {}",
+                    crate::text::quoted(&columns, columns.len())
+                ))
+            })?
+        }
+    };
+    let backwards = sorted.is_some_and(|(column, back)| column == next && !back);
+    let name = columns.get(next).map_or("", String::as_str);
+    app.change_figure(slot, |shown| {
+        shown.sorted = Some((name.to_string(), backwards));
+        shown.show_chosen();
+    });
+    let way = if backwards { ", backwards" } else { "" };
+    app.inform(format!("sorted by {name}{way}"));
+    Ok(vec![])
+}
+
+/// The prompt under the cursor, where a figure has rows of prompts.
+fn prompt_under_cursor(app: &App) -> Option<PromptSource> {
+    let figure = app.figure(app.layout.figure)?;
+    let table = shown_table(app).filter(|_| !figure.provenance.prompts.is_empty())?;
+    let column = table.columns.iter().position(|own| own == "prompt")?;
+    let shown = app.shown.get(app.layout.figure)?;
+    let spot = cursor::locate(figure, app.cursor, shown.spot)?;
+    let row = table.pages.get(spot.column)?.rows.get(spot.row)?;
+    let Some(Entry::Number(number)) = row.entries.get(column) else {
+        return None;
+    };
+    let prompt = (*number as usize).checked_sub(1)?;
+    figure
+        .provenance
+        .prompts
+        .get(prompt)
+        .cloned()
+        .map(PromptSource::from)
 }
 
 /// Shows the features of a dictionary, with the other parameters as they are.
@@ -229,12 +319,12 @@ fn prune(app: &mut App, grow: bool) -> CommandResult {
 }
 
 fn opens(app: &App) -> Result<(), Unavailable> {
-    if on_feature(app).is_ok() {
+    if on_feature(app).is_ok() || prompt_under_cursor(app).is_some() {
         return Ok(());
     }
     needs(
         inside(app).is_some(),
-        "no feature, head or node with a card is under the cursor",
+        "no feature, head or node with a card is under the cursor, and no prompt",
     )?;
     has_text(app)
 }
@@ -244,6 +334,10 @@ fn open(app: &mut App, text: &str) -> CommandResult {
     opens(app)?;
     if on_feature(app).is_ok() {
         return card(app, text);
+    }
+    if let Some(prompt) = prompt_under_cursor(app) {
+        app.set_focus(Pane::Transcript);
+        return Ok(app.start_prompt(prompt));
     }
     let Some((slot, given)) = inside(app) else {
         return Ok(vec![]);
@@ -255,6 +349,12 @@ fn open(app: &mut App, text: &str) -> CommandResult {
             all.with(name, value)
         });
     let arguments = instrument(slot)?.read(&arguments)?;
+    let shown = app.figure(app.layout.figure);
+    let own_text = shown.is_some_and(|figure| !figure.provenance.tokens.is_empty());
+    if app.graph().is_some() && !own_text {
+        app.inform("the graph is about a file of pairs; this is what its node does on the text on the screen");
+    }
+    app.opened.push((slot, app.layout.figure));
     app.set_focus(Pane::Figure(slot));
     Ok(app.question(slot, arguments))
 }
@@ -283,6 +383,7 @@ fn card(app: &mut App, _: &str) -> CommandResult {
         .with("feature", number.as_str())
         .with(WINDOW, back.clamp(1, most(slot, WINDOW).unwrap_or(1)));
     let arguments = instrument(slot)?.read(&arguments)?;
+    app.opened.push((slot, app.layout.figure));
     app.set_focus(Pane::Figure(slot));
     Ok(app.question(slot, arguments))
 }

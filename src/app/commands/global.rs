@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use super::{CommandResult, Context, Unavailable, has_model};
+use crate::app::layout::{Pane, Zoom};
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
@@ -13,7 +14,7 @@ rows! {
     "palette" [":" "ctrl-p"] |app, _| { app.open_palette(); Ok(vec![]) }, "opens the palette: type a command";
     "load" ["L"] |app, _| Ok(app.load()), "tries again to load the model; a download continues where it stopped", hint "load", when lacks_model;
     "quit" ["q"] |app, _| Ok(app.quit()), "quits; the session is kept", hint "quit";
-    "back" ["Esc"] back, "goes back one level: dismisses a notice, leaves a comparison";
+    "back" ["Esc"] back, "goes back one level: dismisses a notice, leaves a comparison, returns from a card or node to the figure that it was opened in";
     "interrupt" ["ctrl-c"] |app, _| Ok(app.interrupt()), "stops generating, then clears what you write, then (twice) quits", within Context::Always;
     "suspend" ["ctrl-z"] |_, _| Ok(vec![Effect::Suspend]), "suspends lmscope and returns to the shell; fg resumes", within Context::Always;
     "redraw" ["ctrl-l"] |_, _| Ok(vec![Effect::Redraw]), "redraws the whole screen", within Context::Always;
@@ -46,6 +47,7 @@ fn panic(_: &mut App, which: &str) -> CommandResult {
 }
 
 fn back(app: &mut App, _: &str) -> CommandResult {
+    let informed = app.notices.dismiss_information();
     if app.notices.dismiss() {
         return Ok(vec![]);
     }
@@ -55,8 +57,12 @@ fn back(app: &mut App, _: &str) -> CommandResult {
         app.difference = false;
     } else if app.show_presets && !app.transcript.tokens.is_empty() {
         app.show_presets = false;
-    } else {
-        app.layout.zoom = crate::app::layout::Zoom::Normal;
+    } else if app.layout.zoom != Zoom::Normal {
+        app.layout.zoom = Zoom::Normal;
+    } else if let Some(from) = app.opened_from() {
+        app.set_focus(Pane::Figure(from));
+    } else if !informed {
+        app.inform("there is nothing to go back from; q quits");
     }
     Ok(vec![])
 }

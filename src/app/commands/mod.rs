@@ -18,6 +18,7 @@ mod directions;
 mod edits;
 mod experiment;
 mod figure;
+mod find;
 mod global;
 mod text;
 mod view;
@@ -26,7 +27,7 @@ use std::fmt;
 
 use super::{App, Effect};
 
-pub(in crate::app) use edits::steering;
+pub(in crate::app) use edits::{default_place, offered_edit};
 pub(in crate::app) use figure::{DICTIONARY, LABELS, features};
 
 /// The reason why something cannot be done, with what to do instead.
@@ -192,6 +193,7 @@ pub const COMMANDS: &[&[Command]] = &[
     directions::ROWS,
     experiment::ROWS,
     figure::ROWS,
+    find::ROWS,
     view::ROWS,
     global::ROWS,
 ];

@@ -9,7 +9,9 @@ use crate::lab::sample::Sampling;
 
 rows! {
     "run" ["Enter"] run_preset, "runs the selected ready prompt; with a text, generates more tokens", within Context::Transcript, hint "run", when can_run;
-    "write" ["i"] write, "starts a prompt of your own (ctrl-j starts a new line)", hint "write", when can_load;
+    "write" ["i"] write, "starts a prompt of your own (ctrl-j starts a new line, ctrl-x opens your editor)", hint "write", when can_load;
+    "edit-prompt" ["I"] |app, _| app.edit_prompt(), "edits the prompt that was run, or the selected ready prompt", hint "edit prompt", when can_edit_prompt;
+    "replace" ["E"] App::replace_token, "puts another text in the place of the token under the cursor, and runs the prompt again; from a generated token on it writes anew", takes "TEXT", now App::token_words, when has_text;
     "stop" [] |app, _| Ok(app.stop()), "stops generating", when busy;
     "continue" ["c"] |app, _| Ok(app.continue_generating()), "generates more tokens", hint "continue", when can_go_on;
     "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "removes the text from the cursor on and generates again from there", hint "rewind", when has_text;
@@ -67,6 +69,14 @@ fn can_go_on(app: &App) -> Result<(), Unavailable> {
     )
 }
 
+fn can_edit_prompt(app: &App) -> Result<(), Unavailable> {
+    can_load(app)?;
+    needs(
+        app.last_words().is_some() || app.choosing() && !app.presets.is_empty(),
+        "there is no prompt of text to edit; i writes one",
+    )
+}
+
 fn has_last(app: &App) -> Result<(), Unavailable> {
     needs(app.last.is_some(), "nothing has been run yet")
 }
@@ -99,8 +109,8 @@ fn write(app: &mut App, _: &str) -> CommandResult {
 }
 
 fn again(app: &mut App, _: &str) -> CommandResult {
-    let (text, chat) = app.last.clone().ok_or("nothing has been run yet")?;
-    Ok(app.start(text, chat))
+    let prompt = app.last.clone().ok_or("nothing has been run yet")?;
+    Ok(app.start_prompt(prompt))
 }
 
 fn new(app: &mut App, _: &str) -> CommandResult {

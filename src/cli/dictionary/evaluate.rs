@@ -13,7 +13,7 @@ use crate::dictionaries::evaluate::{evaluate, first_of};
 use crate::dictionaries::opened::OpenDictionaries;
 use crate::dictionaries::train::activations::{contexts, rows_of};
 use crate::error::{Error, Result};
-use crate::lab::statistics::grouped;
+use crate::text::grouped;
 
 /// The default number of tokens.
 const TOKENS: &str = "8192";

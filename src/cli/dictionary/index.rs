@@ -14,9 +14,8 @@ use crate::dictionaries::index::{FeatureIndex, IndexRequest, MOST_KEPT};
 use crate::dictionaries::opened::OpenDictionaries;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::statistics::grouped;
 use crate::lab::trials::time_left;
-use crate::text;
+use crate::text::{self, grouped};
 
 /// How many bytes of the text are converted to tokens at once.
 const PIECE: usize = 1 << 16;

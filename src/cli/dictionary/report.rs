@@ -5,9 +5,10 @@
 use serde_json::{Value, json};
 
 use super::super::output;
-use crate::dictionaries::evaluate::{DictionaryReport, WithInterval};
+use crate::dictionaries::evaluate::DictionaryReport;
 use crate::error::Result;
-use crate::lab::statistics::grouped;
+use crate::lab::bootstrap::WithInterval;
+use crate::text::grouped;
 
 const COLUMNS: &[&str] = &[
     "measure",

@@ -23,11 +23,10 @@ use crate::dictionaries::train::{TrainKind, TrainOptions};
 use crate::error::{Error, Result};
 use crate::file::Overwrite;
 use crate::lab::Lab;
-use crate::lab::statistics::grouped;
 use crate::lab::trials::time_left;
 use crate::model::network::address::resolve;
 use crate::model::network::site::Address;
-use crate::text;
+use crate::text::{self, grouped};
 
 pub const TRAIN: Subcommand = Subcommand {
     name: "train",
@@ -98,6 +97,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let rows = rows_of(&text.training);
     let options = options(matches, rows)?;
     options.check()?;
+    options.check_memory(lab.model.width(at.site))?;
     let facts = TrainingFacts {
         options: options.clone(),
         revision: lab.model.card.revision.clone(),
@@ -125,8 +125,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
         output::note(&format!("resumed after {} tokens.", grouped(trainer.seen)));
     }
     let mut watch = Watch::new(&state, &facts, trainer.as_ref());
-    let outcome = train(&mut lab, &text, at, &options, &mut trainer, &mut watch);
-    output::clear_status();
+    let outcome = arguments::showing_progress(&mut lab, "reading the text", |lab| {
+        train(lab, &text, at, &options, &mut trainer, &mut watch)
+    });
     if let Err(error) = outcome {
         return Err(stopped(error, trainer.as_ref(), &facts, &state, &folder));
     }
@@ -180,10 +181,10 @@ fn options(matches: &ArgMatches, rows: usize) -> Result<TrainOptions> {
         let given = matches.value_source(flag) == Some(clap::parser::ValueSource::CommandLine);
         if given && !belongs {
             let dashes = if flag == "k" { "-" } else { "--" };
-            let expected = format!(
-                "no such flag for {kind}: -k is for topk and batchtopk, --l0 for jumprelu, --l1 for standard"
-            );
-            return Err(Error::argument(format!("{dashes}{flag}"), kind, expected));
+            let expected =
+                "another kind: -k is for topk and batchtopk, --l0 for jumprelu, --l1 for standard";
+            let kind = format!("{kind} with {dashes}{flag}");
+            return Err(Error::argument("--kind", kind, expected));
         }
     }
     let tokens = count("tokens").unwrap_or(rows);
@@ -355,6 +356,10 @@ impl TrainingWatch for Watch<'_> {
         if self.unsaved || self.saved.elapsed() > SAVED_EVERY {
             state::save(trainer, self.facts, self.state)?;
             (self.saved, self.unsaved) = (Instant::now(), false);
+        }
+        // The first step comes after the first part of the text was read, and says nothing of the rate.
+        if trainer.seen <= self.before + trainer.options.batch {
+            self.said = Instant::now();
         }
         if self.said.elapsed() > EVERY {
             self.said = Instant::now();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
 
-use super::{DirectionMethod, arguments, layers, other_method, output, write};
+use super::{DirectionMethod, arguments, layers, models, other_method, output, write};
 use crate::edit::direction::Direction;
 use crate::error::{Error, Result};
 use crate::export;
@@ -227,6 +227,10 @@ fn show(
             words.join(", ")
         ));
     }
-    let text = export::format_named("text")?;
-    output::text(&(text.write)(&figure)?)
+    let format = export::format_named(arguments::text(matches, "format"))?;
+    let text = (format.write)(&figure)?;
+    if models::as_json(matches) {
+        return output::bytes(text.as_bytes());
+    }
+    output::text(&text)
 }

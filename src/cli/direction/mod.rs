@@ -11,16 +11,20 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgMatches, Command, value_parser};
+use serde_json::json;
 
-use super::{Subcommand, arguments, output};
-use crate::edit::direction::Direction;
+use super::{Subcommand, arguments, models, output};
+use crate::edit::direction::{Direction, norm};
 use crate::error::{Error, Result};
+use crate::export;
 use crate::file;
 use crate::instruments::logit_lens::lens_file::LensFile;
 use crate::instruments::logit_lens::token_direction::token_direction;
 use crate::lab::target::LogitTarget;
+use crate::model::network::site::Address;
 use crate::vectors::combine::combine;
 use crate::vectors::contrast::Method;
+use crate::vectors::quality::DirectionQuality;
 use crate::vectors::task_vector::InContext;
 
 pub const DIRECTION: Subcommand = Subcommand {
@@ -38,15 +42,15 @@ fn build(command: Command) -> Command {
         arguments::value(name, "FILE", help).value_parser(value_parser!(PathBuf))
     };
     let methods = Method::names().into_iter().chain(InContext::names());
-    let command = arguments::model(command)
-        .arg(file("plus", "Prompts that show the behaviour, one a line").required_unless_present_any(OTHERWISE))
-        .arg(file("minus", "Prompts that do not show it, one a line").required_unless_present_any(OTHERWISE))
+    let command = models::format(arguments::model(command))
+        .arg(file("plus", "Prompts that show the behaviour: a text a line, or a .tsv, .json or .jsonl list, also of conversations (messages)").required_unless_present_any(OTHERWISE))
+        .arg(file("minus", "Prompts that do not show it, likewise").required_unless_present_any(OTHERWISE))
         .arg(arguments::value("layer", "LAYERS", "Layer to measure at: a number, A-B, or all; with demonstrations the layer of the highest zero-shot accuracy is the default").required_unless_present_any(OTHERWISE))
         .arg(arguments::value("method", "METHOD", "mean (default for lists): difference of means; pca, pca-diff: like repeng's pca_center and pca_diff; icv: in-context vector, for the edit `icv`; caa: difference of means at the answer letters that end the texts. From --demos: task-vector, function-vector, layer-average").value_parser(PossibleValuesParser::new(methods).try_map(|name| name.parse::<DirectionMethod>())))
         .arg(arguments::value("site", "SITE", "Site to measure at; default resid_pre, with icv and caa resid_post"))
-        .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"").allow_hyphen_values(true).default_value("last"))
+        .arg(arguments::value("positions", "POSITIONS", "Positions of each prompt to average over, as in edits: last, -2 (from the end), all-but-bos, token:\"text\"; or response: all tokens of the answer, for persona vectors, of messages whose last turn is the assistant's, or of a prompt with an answer").allow_hyphen_values(true).default_value("last"))
         .arg(super::switch("chat", "Wraps every prompt as one user turn of the chat template"));
-    demonstrations::arguments(command)
+    demonstrations::arguments(arguments::encoding_flags(command))
         .arg(arguments::value("combine", "SUM", "Adds and subtracts directions of this model, for example 'a.safetensors + 2*b.safetensors - mood', with spaces around the signs").conflicts_with_all(["plus", "minus", "method"]))
         .arg(file("maps", "A Jacobian or tuned lens: the direction along which it reads a token, after every block").requires("token").conflicts_with_all(["plus", "minus", "method", "combine", "demos"]))
         .arg(arguments::value("token", "TOKEN", "With --maps: the token, as a text or #ID; \"A\" - \"B\" for a difference").requires("maps"))
@@ -92,6 +96,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
                 direction.places(),
                 direction.norm()
             ));
+            if !matches.contains_id("demos") {
+                return print_json(matches, &file, &direction, &[]);
+            }
             if matches.contains_id("demos") {
                 demonstrations::evaluate(matches, &mut lab, text, &direction)?;
             }
@@ -119,7 +126,7 @@ fn from_lens(matches: &ArgMatches, lens: &Path) -> Result<()> {
         direction.origin.method,
         direction.places()
     ));
-    Ok(())
+    print_json(matches, &file, &direction, &[])
 }
 
 /// The error for a method that does not fit the other flags; lists those that do.
@@ -147,6 +154,42 @@ fn write(matches: &ArgMatches, mut direction: Direction) -> Result<String> {
         output::note(&format!("{file}: {lost}."));
     }
     Ok(file)
+}
+
+/// Prints a direction for scripts, if they ask for it: where it was measured and how long it is, and at each layer how well it tells
+/// the lists apart that it was made from, where that was measured.
+fn print_json(
+    matches: &ArgMatches,
+    file: &str,
+    direction: &Direction,
+    quality: &[(usize, DirectionQuality)],
+) -> Result<()> {
+    if !models::as_json(matches) {
+        return Ok(());
+    }
+    let origin = &direction.origin;
+    let row = |(at, vector): &(Address, Vec<f32>)| {
+        let mut row = json!({
+            "address": at.to_string(), "site": at.site.spec().name, "layer": at.layer, "width": vector.len(), "norm": norm(vector),
+        });
+        let own = quality
+            .iter()
+            .find(|(layer, _)| *layer == usize::from(at.layer));
+        if let Some((_, own)) = own {
+            row["auroc"] = json!(own.auroc);
+            row["split_half_cosine"] = json!(own.cosine);
+            let draw = |draw: &[f64; 3]| json!({"auroc": draw[0], "split_half_cosine": draw[1], "norm": draw[2]});
+            row["shuffled"] = own.shuffled.iter().map(draw).collect();
+        }
+        row
+    };
+    output::json_line(&json!({
+        "schema": export::SCHEMA, "file": file, "model": origin.model, "family": origin.family,
+        "revision": origin.revision, "dtype": origin.dtype, "version": origin.version, "method": origin.method,
+        "positions": origin.positions, "plus": origin.prompts.0, "minus": origin.prompts.1,
+        "strength": origin.strength, "seed": arguments::seed(matches),
+        "rows": direction.rows.iter().map(row).collect::<Vec<_>>(), "notes": origin.notes,
+    }))
 }
 
 /// Parses layers: `3`, `2-5` or `all`.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: it only inspects; nothing is written, downloaded or changed. To add a fact, add a row in [`facts`].
 
+use serde_json::{Map, Value, json};
+
 use crate::cli::{bench_report, log, output};
 use crate::model::hub::{cache_folder, cached_models};
 use crate::model::load::device;
@@ -15,11 +17,6 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
         Err(_) => "unknown: no terminal".into(),
     };
     let stream = |terminal: bool| if terminal { "terminal" } else { "no terminal" };
-    let features = [
-        ("demo", cfg!(feature = "demo")),
-        ("cuda", cfg!(feature = "cuda")),
-        ("metal", cfg!(feature = "metal")),
-    ];
     let (version, profile) = (env!("CARGO_PKG_VERSION"), bench_report::profile());
     let (system, machine) = (std::env::consts::OS, std::env::consts::ARCH);
     let cpu = format!("{}, {} threads", cpu(), rayon::current_num_threads());
@@ -32,7 +29,7 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
     let terminal = stream(output::stdout_is_terminal());
     vec![
         ("version", format!("lmscope {version} ({profile} build)")),
-        ("features", present(&features)),
+        ("features", present(&features())),
         ("system", format!("{system} {machine}")),
         ("cpu", cpu),
         ("memory", memory()),
@@ -45,6 +42,36 @@ pub(super) fn facts() -> Vec<(&'static str, String)> {
         ("unicode", unicode()),
         ("hub cache", hub),
         ("state folder", state),
+    ]
+}
+
+/// The facts whose value is more than words, by their names, for scripts.
+pub(super) fn numbers() -> Map<String, Value> {
+    let read = |key: &str| kilobytes("/proc/meminfo", key);
+    let size = crossterm::terminal::size().ok();
+    let value = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "features": features().iter().filter(|f| f.1).map(|f| f.0).collect::<Vec<_>>(),
+        "cpu": {"name": cpu(), "threads": rayon::current_num_threads()},
+        "memory": {"total_bytes": read("MemTotal"), "available_bytes": read("MemAvailable")},
+        "devices": devices(),
+        "standard output": output::stdout_is_terminal(),
+        "TERM": std::env::var("TERM").ok(),
+        "COLORTERM": std::env::var("COLORTERM").ok(),
+        "NO_COLOR": std::env::var("NO_COLOR").ok(),
+        "size": size.map(|(columns, rows)| json!({"columns": columns, "rows": rows})),
+        "hub cache": {"folder": cache_folder().display().to_string(), "models": cached_models().len()},
+        "state folder": log::state_folder().map(|folder| folder.display().to_string()),
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+/// What a build may have, and whether this one has it.
+fn features() -> [(&'static str, bool); 3] {
+    [
+        ("demo", cfg!(feature = "demo")),
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
     ]
 }
 

@@ -15,6 +15,7 @@ use super::{Subcommand, arguments, models, output};
 use crate::cli::doctor::identities::Identity;
 use crate::dictionaries::handles;
 use crate::error::{Error, Result};
+use crate::export;
 use crate::instruments::logit_lens::lens::Lens;
 use crate::instruments::{Arguments, Instrument};
 use crate::lab::run::Run;
@@ -54,7 +55,17 @@ fn look(matches: &ArgMatches) -> Result<()> {
         .as_ref()
         .map_or_else(ToString::to_string, Clone::clone);
     rows.push(vec![json!("demo"), json!(found)]);
-    output::listing(FACT, &rows, models::as_json(matches))?;
+    if models::as_json(matches) {
+        let mut numbers = machine::numbers();
+        numbers.insert("demo".into(), json!(checked.is_ok()));
+        for row in &mut rows {
+            let own = row[0].as_str().and_then(|what| numbers.get(what));
+            row.push(own.cloned().unwrap_or(Value::Null));
+        }
+        output::listing(&["what", "found", "value"], &rows, true)?;
+    } else {
+        output::listing(FACT, &rows, false)?;
+    }
     checked.map(drop)
 }
 
@@ -97,9 +108,12 @@ fn examine(matches: &ArgMatches) -> Result<()> {
     if models::as_json(matches) {
         let fact = |(name, fact): &(&str, String)| json!({"what": name, "found": fact});
         output::json_line(&json!({
+            "schema": export::SCHEMA,
             "model": lab.model.card.name,
+            "numbers": model::numbers(&lab.model),
             "facts": facts.iter().map(fact).collect::<Vec<_>>(),
             "tokens": tokens,
+            "texts": tokens.iter().map(|id| lab.model.raw_text(*id)).collect::<Vec<_>>(),
             "damage": lab.model.transformer.damage.iter().map(|d| json!({"tensor": d.name, "values": d.count, "in_file": d.stored})).collect::<Vec<_>>(),
             "identities": found.iter().map(as_json).collect::<Vec<_>>(),
             "passed": failed.is_empty() && lab.model.transformer.damage.is_empty(),

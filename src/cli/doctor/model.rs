@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 
+use serde_json::{Value, json};
+
 use super::machine::present;
 use crate::model::Model;
 use crate::model::memory::available;
@@ -13,6 +15,7 @@ use crate::model::network::blueprint::{
 };
 use crate::model::network::families::FAMILIES;
 use crate::model::network::rope::{Rope, RopeScaling};
+use crate::model::tokenizer::Tokenizer;
 use crate::text::size;
 
 /// The facts, by name.
@@ -70,6 +73,27 @@ pub(super) fn facts(model: &Model) -> Vec<(&'static str, String)> {
         facts.push(("notes", model.notes.join(" ")));
     }
     facts
+}
+
+/// The facts that are numbers, for scripts.
+pub(super) fn numbers(model: &Model) -> Value {
+    let (b, card, need) = (&model.transformer.blueprint, &model.card, &model.need);
+    json!({
+        "family": b.family, "revision": card.revision, "parameters": card.parameters, "layers": b.layers.len(),
+        "d_model": b.d_model, "d_embed": b.d_embed, "heads": b.heads, "kv_heads": b.kv_heads, "head_dim": b.head_dim,
+        "d_mlp": b.d_mlp, "experts": b.experts.map(|e| json!({"count": e.count, "active": e.active, "width": e.width})),
+        "windows": b.layers.iter().map(|layer| layer.window).collect::<Vec<_>>(),
+        "score_scale": b.score_scale, "score_cap": b.score_cap, "embed_scale": b.embed_scale,
+        "residual_scale": b.residual_scale, "logit_scale": b.logit_scale, "logit_cap": b.logit_cap, "tied": b.tied,
+        "vocab": b.vocab, "known_tokens": model.known_tokens(), "context": card.context, "longest_context": b.context,
+        "bos": model.tokenizer.as_ref().and_then(Tokenizer::bos),
+        "ends": model.tokenizer.as_ref().map(|t| t.eos().to_vec()), "chat": card.chat,
+        "dtype": card.dtype, "device": card.device,
+        "memory": {
+            "weights_bytes": need.weights, "cache_bytes": need.cache, "work_bytes": need.work(), "total_bytes": need.total(),
+            "free_bytes": available(&model.transformer.device),
+        },
+    })
 }
 
 /// A number with at most six digits, as short as possible.

@@ -10,7 +10,8 @@ use super::super::norms::InputNorm;
 use super::super::place::DictionaryPlace;
 use super::Format;
 use super::source::{
-    Source, by_feature, by_width, count, input, model_name, number, switch, target, vector, word,
+    Source, by_feature, by_width, count, input, model_name, no_count, number, switch, target,
+    vector, word,
 };
 use crate::error::{Error, Result};
 use crate::model::checkpoint::tensor_file::TensorFile;
@@ -158,7 +159,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
         );
         return Err(file.bad(what, "Are config and weights of one dictionary?"));
     }
-    let k = || config.k.ok_or_else(|| source.bad("its cfg.json has no k"));
+    let k = || config.k.ok_or_else(|| source.bad(no_count(&all, "k")));
     let gate = match config.architecture.as_str() {
         "standard" | "transcoder" | "skip_transcoder" => FeatureGate::Relu,
         "jumprelu" | "jumprelu_transcoder" | "jumprelu_skip_transcoder" => {

@@ -238,6 +238,17 @@ pub fn count(config: &Value, key: &str) -> Option<usize> {
     whole.map(|v| v as usize)
 }
 
+/// What is wrong with a whole number of a config that [`count`] does not find.
+pub fn no_count(config: &Value, key: &str) -> String {
+    match config.get(key) {
+        None => format!("its cfg.json has no {key}"),
+        Some(value) => format!(
+            "its cfg.json says {key} {}, and a whole number from 1 is expected",
+            text::line(&value.to_string())
+        ),
+    }
+}
+
 /// A number of a config.
 pub fn number(config: &Value, key: &str) -> Option<f32> {
     config.get(key).and_then(Value::as_f64).map(|v| v as f32)

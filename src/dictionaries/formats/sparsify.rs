@@ -6,7 +6,9 @@ use super::super::dictionary::Dictionary;
 use super::super::gate::FeatureGate;
 use super::super::place::DictionaryPlace;
 use super::Format;
-use super::source::{Source, by_feature, count, input, model_name, switch, target, vector, word};
+use super::source::{
+    Source, by_feature, count, input, model_name, no_count, switch, target, vector, word,
+};
 use crate::error::Result;
 use crate::model::network::site::Site;
 use crate::text;
@@ -35,7 +37,7 @@ fn read(source: &Source) -> Result<Vec<Dictionary>> {
         ));
     }
     let Some(k) = count(&config, "k") else {
-        return Err(source.bad("its cfg.json has no k"));
+        return Err(source.bad(no_count(&config, "k")));
     };
     let gate = match word(&config, "activation").unwrap_or("topk") {
         "topk" if switch(&config, "signed").unwrap_or(false) => FeatureGate::AbsTopK(k),

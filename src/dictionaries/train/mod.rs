@@ -23,6 +23,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::model::memory::check_free;
 
 /// What makes the features sparse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,5 +130,26 @@ impl TrainOptions {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a training that would hold more than the free memory: encoder and decoder, their gradients, two moments of each, what is
+    /// written of them, and a batch before and behind the gate.
+    ///
+    /// # Errors
+    ///
+    /// With both numbers.
+    pub fn check_memory(&self, width: usize) -> Result<()> {
+        let weights = (self.features as u64)
+            .saturating_mul(width as u64)
+            .saturating_mul(2 * 5);
+        let batch = (self.features as u64)
+            .saturating_mul(self.batch as u64)
+            .saturating_mul(3);
+        let bytes = weights.saturating_add(batch).saturating_mul(4);
+        check_free(
+            "a dictionary",
+            &format!("training {} features", self.features),
+            bytes,
+        )
     }
 }

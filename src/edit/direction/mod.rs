@@ -6,7 +6,9 @@
 //! `vectors/contrast.rs`.
 
 mod arrays;
+pub mod controls;
 mod ds4;
+mod embedded;
 mod gguf;
 mod numpy;
 mod row_layers;
@@ -17,15 +19,14 @@ mod torch;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 
+pub use self::controls::random_like;
+pub use self::embedded::embedded;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::gguf::names::ARCHITECTURES;
-use crate::model::gaussian::normals;
 use crate::model::network::address::site_named;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
@@ -118,6 +119,9 @@ pub struct DirectionOrigin {
     /// A strength at which the direction was tested successfully; 1 if it was not tested.
     #[serde(default = "one")]
     pub strength: f32,
+    /// The bias of a probe: a state `x` is of the first class where `w·x + b > 0`, with the vector as it is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<f32>,
     /// Whether it is unknown where the vectors were measured; their addresses are then placeholders.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub anywhere: bool,
@@ -131,6 +135,10 @@ pub struct DirectionOrigin {
     /// Further notes, in sentences: which heads, which layer was selected and on what data.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Controls of the direction: the same method on the same prompts with shuffled labels, at the same lengths, one list of rows for
+    /// each draw; nothing where it was not made from two lists.
+    #[serde(skip)]
+    pub shuffled: Vec<controls::DirectionRows>,
     /// The version of lmscope.
     pub version: String,
 }
@@ -169,10 +177,12 @@ impl Default for DirectionOrigin {
             prompts: (0, 0),
             dtype: String::new(),
             strength: one(),
+            bias: None,
             anywhere: false,
             rows: 0,
             cautions: Vec::new(),
             notes: Vec::new(),
+            shuffled: Vec::new(),
             version: String::new(),
         }
     }
@@ -335,6 +345,7 @@ impl Direction {
             Ok((Address { layer, ..*at }, vector.clone()))
         });
         let mut origin = self.origin.clone();
+        origin.shuffled.clear();
         if by != 0 {
             // A user who moves the layers has read this caution.
             origin.cautions.retain(|c| c != gguf::OFFSET);
@@ -547,31 +558,6 @@ fn finite(path: &Path, name: &str, vector: &[f32], next: &str) -> Result<()> {
     }
 }
 
-/// The directions embedded in the binary, for the demo model (see demo/CARD.md).
-#[cfg(feature = "demo")]
-pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
-    &[
-        (
-            "mood",
-            include_bytes!("../../../demo/vectors/mood.safetensors"),
-        ),
-        (
-            "politeness",
-            include_bytes!("../../../demo/vectors/politeness.safetensors"),
-        ),
-        (
-            "refusal",
-            include_bytes!("../../../demo/vectors/refusal.safetensors"),
-        ),
-    ]
-}
-
-/// This build contains neither the demo model nor its directions.
-#[cfg(not(feature = "demo"))]
-pub fn embedded() -> &'static [(&'static str, &'static [u8])] {
-    &[]
-}
-
 /// The norm, summed in f64.
 pub fn norm(v: &[f32]) -> f32 {
     v.iter()
@@ -584,14 +570,6 @@ pub fn norm(v: &[f32]) -> f32 {
 pub fn unit(v: &[f32]) -> Vec<f32> {
     let length = norm(v) + 1e-8;
     v.iter().map(|x| x / length).collect()
-}
-
-/// A seeded random vector of the same norm: the control of a direction.
-pub fn random_like(v: &[f32], seed: u64) -> Vec<f32> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    let raw = normals(&mut rng, v.len());
-    let length = norm(v);
-    unit(&raw).iter().map(|x| x * length).collect()
 }
 
 #[cfg(test)]

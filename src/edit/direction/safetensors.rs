@@ -1,17 +1,18 @@
-//! Directions as safetensors: one f32 vector for each address, with the address as its name, and the provenance in the
-//! metadata.
+//! Directions as safetensors: one f32 vector for each address, with the address as its name, the same for every draw with shuffled
+//! labels (`shuffled.0.resid_pre.4`), and the provenance in the metadata.
 //!
 //! Invariant: reading inverts [`write`]. Files of other programs are read as well: tensors named by addresses (also those of
 //! TransformerLens), or a single tensor with a JSON file beside it that says where it was measured.
 //! To add a spelling of that JSON, see [`super::sidecar`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::DType;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::controls::DirectionRows;
 use super::{
     Direction, DirectionOrigin, VectorFiles, VectorFormat, arrays, finite, numbers, whole,
 };
@@ -31,17 +32,22 @@ pub(crate) const FORMAT: VectorFormat = VectorFormat {
 /// The key of the metadata entry with the provenance.
 const ORIGIN: &str = "lmscope.direction";
 
+/// How the tensors of draws with shuffled labels begin.
+const SHUFFLED: &str = "shuffled.";
+
 /// What to do if a file cannot be read.
 const NEXT: &str = "A direction file holds one vector for each address, as `lmscope direction` writes it, or one vector with a JSON file beside it.";
 
 fn write(direction: &Direction, path: &Path) -> Result<(VectorFiles, String)> {
-    let data: Vec<(String, Vec<u8>)> = direction
-        .rows
-        .iter()
-        .map(|(a, v)| {
-            let bytes = v.iter().flat_map(|x| x.to_le_bytes()).collect();
-            (a.to_string(), bytes)
-        })
+    let own = direction.rows.iter().map(|(a, v)| (a.to_string(), v));
+    let draws = direction.origin.shuffled.iter().enumerate();
+    let draws = draws.flat_map(|(draw, rows)| {
+        rows.iter()
+            .map(move |(a, v)| (format!("{SHUFFLED}{draw}.{a}"), v))
+    });
+    let data: Vec<(String, Vec<u8>)> = own
+        .chain(draws)
+        .map(|(name, v)| (name, v.iter().flat_map(|x| x.to_le_bytes()).collect()))
         .collect();
     let fail = |e: String| Error::bad_file(path, e, "Choose another file name.");
     let views: Vec<(String, TensorView)> = data
@@ -100,7 +106,7 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
         finite(path, name, &vector, NEXT)?;
         Ok(vector)
     };
-    let Some(origin) = origin else {
+    let Some(mut origin) = origin else {
         // Integer tensors next to vectors are metadata and ignored; a file that contains only integers is refused.
         let whole = |d: Dtype| !matches!(d, Dtype::F32 | Dtype::F64 | Dtype::F16 | Dtype::BF16);
         let some = tensors.iter().any(|(_, view)| !whole(view.dtype()));
@@ -118,8 +124,14 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
     };
     arrays::refuse_name(path, key)?;
     let mut rows = Vec::new();
+    let mut shuffled: BTreeMap<usize, DirectionRows> = BTreeMap::new();
     for (name, view) in &tensors {
-        let address: Address = name.parse().map_err(|e| {
+        let drawn = name.strip_prefix(SHUFFLED).and_then(|rest| {
+            let (draw, address) = rest.split_once('.')?;
+            Some((draw.parse::<usize>().ok()?, address))
+        });
+        let place = drawn.map_or(name.as_str(), |(_, address)| address);
+        let address: Address = place.parse().map_err(|e| {
             fail(format!(
                 "its tensor `{name}` is not named after an address such as resid_post.10 ({e})"
             ))
@@ -130,8 +142,16 @@ pub(crate) fn parse(bytes: &[u8], path: &Path, key: &str) -> Result<Direction> {
                 "`{name}` is {shape:?} and should be a vector"
             )));
         }
-        rows.push((address, read(name, view)?));
+        let into = match drawn {
+            Some((draw, _)) => shuffled.entry(draw).or_default(),
+            None => &mut rows,
+        };
+        into.push((address, read(name, view)?));
     }
     rows.sort_by_key(|(a, _)| *a);
+    origin.shuffled = shuffled.into_values().collect();
+    for rows in &mut origin.shuffled {
+        rows.sort_by_key(|(a, _)| *a);
+    }
     Ok(Direction { rows, origin })
 }

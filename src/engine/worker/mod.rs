@@ -39,7 +39,7 @@ use crate::model::load::Options;
 use baseline::BaselineContinuation;
 use kept_texts::KeptTexts;
 use live::Live;
-use tokens::{prompt_tokens, written_token};
+use tokens::{no_model, prompt_ids, prompt_tokens, written_token};
 
 /// How many tokens are left to generate, how many were generated, and since when.
 struct WritingGoal {
@@ -287,6 +287,7 @@ impl Worker {
         match request {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
+            Request::CountTokens { text, chat } => self.count_tokens(text, chat),
             Request::Continue { count } => {
                 self.writer()?;
                 self.goal = Some(WritingGoal::of(count));
@@ -416,11 +417,7 @@ impl Worker {
         self.stop();
         let (edits, sampling, beside) = (self.edits.clone(), self.sampling, self.baseline_mode);
         let lab = self.lab()?;
-        let tokens = match prompt {
-            PromptSource::Text(text) => lab.model.encode(&text, false)?,
-            PromptSource::Chat(text) => lab.model.encode(&text, true)?,
-            PromptSource::Ids(ids) => ids,
-        };
+        let tokens = prompt_ids(lab, prompt)?;
         let schedule = Schedule::always(edits);
         let writer = Writer::begin_with_baseline(lab, tokens, schedule, sampling, beside)?;
         let tokens = prompt_tokens(lab, &writer);
@@ -522,11 +519,14 @@ impl Worker {
         } else {
             // The instrument reads its own texts. If it applies edits at all, the current edits are in force from the first
             // position on.
-            let own = instrument(slot)?.edits_its_texts() && !question.unedited;
-            let edits = self.writer.as_ref().filter(|_| own);
-            let edits = edits.map(|writer| writer.run.schedule.latest().to_vec());
+            let own = instrument(slot)?.edits_its_texts(&question.arguments) && !question.unedited;
+            // Where nothing was written yet, those that are on are in force all the same.
+            let edits = self.writer.as_ref().map_or_else(
+                || self.edits.clone(),
+                |writer| writer.run.schedule.latest().to_vec(),
+            );
             Run {
-                schedule: edits.map_or_else(Schedule::none, Schedule::always),
+                schedule: Schedule::always(if own { edits } else { Vec::new() }),
                 seed: self.sampling.seed,
                 ..Run::default()
             }
@@ -542,6 +542,10 @@ impl Worker {
         };
         let of = instrument(slot)?;
         let figure = lab.with_progress(tell, |lab| observe(of, &run, &question.arguments, lab));
+        if figure.is_err() {
+            // Nothing is shown of it, and what it has is kept.
+            lab.unfinished.stopped = false;
+        }
         let mut figure = figure?;
         if question.until.is_some()
             && let Some((last, before)) = run.tokens.split_last()
@@ -592,9 +596,4 @@ impl Worker {
         }
         self.send_baseline_text();
     }
-}
-
-fn no_model() -> Error {
-    let expected = "a loaded model; wait until it is loaded, or start with one that exists";
-    Error::argument("model", "none", expected)
 }

@@ -2,8 +2,10 @@
 //!
 //! Invariant: bytes are the tokenizer's, unchanged; whoever shows them must make them safe.
 
+use super::Worker;
 use crate::edit::receipt::FiredAt;
-use crate::engine::Token;
+use crate::engine::{PromptSource, Token, Update};
+use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::writer::{Choice, Writer};
 
@@ -16,6 +18,41 @@ pub(super) fn prompt_tokens(lab: &Lab, writer: &Writer) -> Vec<Token> {
         }
     }
     tokens
+}
+
+/// The tokens of a prompt.
+pub(super) fn prompt_ids(lab: &Lab, prompt: PromptSource) -> Result<Vec<u32>> {
+    match prompt {
+        PromptSource::Text(text) => lab.model.encode(&text, false),
+        PromptSource::Chat(text) => lab.model.encode(&text, true),
+        PromptSource::Ids(ids) => Ok(ids),
+        PromptSource::Messages(turns) => Ok(lab.model.encode_chat(&turns)?.tokens),
+        PromptSource::Spliced {
+            before,
+            text,
+            after,
+        } => {
+            let own = lab.model.tokenizer()?.encode_literal(&text)?;
+            Ok([before, own, after].concat())
+        }
+    }
+}
+
+/// The error where no model is loaded.
+pub(super) fn no_model() -> Error {
+    let expected = "a loaded model; wait until it is loaded, or start with one that exists";
+    Error::argument("model", "none", expected)
+}
+
+impl Worker {
+    /// Says how many tokens a text has; nothing of one that is only being written and cannot be encoded yet.
+    pub(super) fn count_tokens(&mut self, text: String, chat: bool) -> Result<()> {
+        if let Ok(tokens) = self.lab()?.model.encode(&text, chat) {
+            let tokens = tokens.len();
+            self.tell(Update::Counted { text, chat, tokens });
+        }
+        Ok(())
+    }
 }
 
 /// Tokens without statistics, at consecutive positions from `first` on.

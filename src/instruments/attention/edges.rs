@@ -9,11 +9,13 @@ use std::ops::Range;
 
 use candle_core::{DType, Tensor};
 
+use crate::edit::direction::norm;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::lab::sample::top;
 use crate::model::network::blueprint::NormKind;
+use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
 /// How an edge from a query to a source is weighted.
@@ -139,6 +141,56 @@ pub fn output_addresses(layer: usize, norms_writes: bool) -> Vec<Address> {
     crate::instruments::residual::decomposition::of_attention(&[layer], norms_writes, false)
 }
 
+/// What heads add to the stream, each at a position, `[d_model]`. The capture must have [`output_addresses`] of their layers.
+pub fn head_additions(
+    lab: &Lab,
+    recording: &Capture,
+    places: &[((usize, usize), usize)],
+) -> Result<Vec<Vec<f32>>> {
+    let model = &lab.model;
+    let transformer = &model.transformer;
+    transformer.check_head_writes()?;
+    let width = transformer.blueprint.head_dim;
+    let row = |at: Address, position: usize| -> Result<Vec<f32>> {
+        let row = recording.get(at)?.get(position)?.to_dtype(DType::F32)?;
+        Ok(row.flatten_all()?.to_vec1()?)
+    };
+    let each = places.iter().map(|((layer, head), position)| {
+        let z = row(Site::Z.at(*layer), *position)?;
+        let scale = if model.card.norms_writes {
+            transformer.attention_scale(*layer, &row(Site::AttnOut.at(*layer), *position)?)
+        } else {
+            1.0
+        };
+        let own = transformer.head_write(*layer, *head, &z[head * width..(head + 1) * width])?;
+        transformer.head_added(*layer, &own, scale)
+    });
+    each.collect()
+}
+
+/// So many heads with the largest outputs of all at a position, in shares of the norm of the stream that they are added to, which grows
+/// from layer to layer. The capture must have [`output_addresses`] and `resid_pre` of their layers.
+pub fn largest_outputs(
+    lab: &Lab,
+    recording: &Capture,
+    places: &[((usize, usize), usize)],
+    count: usize,
+) -> Result<Vec<(usize, usize)>> {
+    let added = head_additions(lab, recording, places)?;
+    let each = places.iter().zip(&added).map(|((head, position), added)| {
+        let stream = recording.get(Site::ResidPre.at(head.0))?.get(*position)?;
+        let stream: Vec<f32> = stream.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok((*head, norm(added) / norm(&stream)))
+    });
+    let mut sizes = each.collect::<Result<Vec<_>>>()?;
+    sizes.sort_by(|a, b| order(b.1, a.1));
+    Ok(sizes
+        .into_iter()
+        .take(count)
+        .map(|(head, _)| head)
+        .collect())
+}
+
 /// The outputs of heads, each at a position, with the `count` tokens that each promotes and suppresses most. The capture must have
 /// [`output_addresses`] of their layers.
 pub fn head_outputs(
@@ -149,23 +201,7 @@ pub fn head_outputs(
 ) -> Result<Vec<HeadOutput>> {
     let model = &lab.model;
     let transformer = &model.transformer;
-    transformer.check_head_writes()?;
-    let width = transformer.blueprint.head_dim;
-    let row = |at: Address, position: usize| -> Result<Vec<f32>> {
-        let row = recording.get(at)?.get(position)?.to_dtype(DType::F32)?;
-        Ok(row.flatten_all()?.to_vec1()?)
-    };
-    let mut added = Vec::with_capacity(places.len());
-    for ((layer, head), position) in places {
-        let z = row(Site::Z.at(*layer), *position)?;
-        let scale = if model.card.norms_writes {
-            transformer.attention_scale(*layer, &row(Site::AttnOut.at(*layer), *position)?)
-        } else {
-            1.0
-        };
-        let own = transformer.head_write(*layer, *head, &z[head * width..(head + 1) * width])?;
-        added.push(transformer.head_added(*layer, &own, scale)?);
-    }
+    let added = head_additions(lab, recording, places)?;
     let values = Tensor::new(added.concat(), &transformer.device)?;
     let mut values = values.reshape((places.len(), model.card.d_model))?;
     if transformer.norm.kind == NormKind::Layer {
@@ -177,13 +213,12 @@ pub fn head_outputs(
     let both = places.iter().zip(added).zip(logits);
     Ok(both
         .map(|(((head, _), added), mut logits)| {
-            let square: f64 = added.iter().map(|v| f64::from(*v).powi(2)).sum();
             let promoted = top(&logits, known, count);
             logits.iter_mut().for_each(|z| *z = -*z);
             let suppressed = top(&logits, known, count);
             HeadOutput {
                 head: *head,
-                size: square.sqrt() as f32,
+                size: norm(&added),
                 promoted,
                 suppressed: suppressed.into_iter().map(|(id, z)| (id, -z)).collect(),
             }

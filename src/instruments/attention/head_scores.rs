@@ -24,6 +24,7 @@ use crate::model::Model;
 use crate::model::network::site::{Address, Site};
 use crate::model::tokenizer::Tokenizer;
 use crate::vectors::function_vector::{Head, highest};
+use crate::vectors::interval::standard_error;
 
 /// A type of head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ impl HeadScore {
 pub struct HeadScores {
     /// `[layers][heads]`.
     pub values: Vec<Vec<f64>>,
+    /// Their standard errors over the runs, `[layers][heads]`; not-a-number of a single run.
+    pub errors: Vec<Vec<f64>>,
     /// The score of a head with uniform attention, `[layers]`.
     pub uniform: Vec<f64>,
     /// The number of queries averaged over.
@@ -124,15 +127,19 @@ impl HeadScores {
         let wanted: Vec<Address> = (0..layers).map(|l| Site::AttnProbs.at(l)).collect();
         let mut out = Self {
             values: vec![vec![0.0; heads]; layers],
+            errors: vec![vec![f64::NAN; heads]; layers],
             uniform: vec![0.0; layers],
             queries: 0,
         };
+        // The mean score of each run, `[layers][heads][runs]`.
+        let mut each = vec![vec![Vec::with_capacity(runs.len()); heads]; layers];
         for (done, (run, first)) in runs.iter().enumerate() {
             lab.report(done as f32 / runs.len() as f32)?;
             let length = run.tokens.len();
             let read = (0..length).map(|i| score.sources(&run.tokens, i, *first));
             let read: Vec<Vec<usize>> = read.collect();
-            out.queries += read.iter().filter(|s| !s.is_empty()).count();
+            let queries = read.iter().filter(|s| !s.is_empty()).count();
+            out.queries += queries;
             let slice = lab.attention_layers(length);
             let mut recording = None;
             for (layer, at) in wanted.iter().enumerate() {
@@ -145,6 +152,7 @@ impl HeadScores {
                 };
                 let probs = recording.get(*at)?.to_dtype(DType::F32)?;
                 let probs: Vec<f32> = probs.flatten_all()?.to_vec1()?;
+                let before = out.values[layer].clone();
                 let window = lab.model.transformer.blueprint.layers[layer].window;
                 for (query, sources) in read.iter().enumerate() {
                     for (head, sum) in out.values[layer].iter_mut().enumerate() {
@@ -155,6 +163,15 @@ impl HeadScores {
                     let within = sources.iter().filter(|j| **j + seen > query).count();
                     out.uniform[layer] += within as f64 / seen as f64;
                 }
+                let sums = out.values[layer].iter().zip(before).zip(&mut each[layer]);
+                for ((after, before), scores) in sums {
+                    scores.push((after - before) / queries.max(1) as f64);
+                }
+            }
+        }
+        for (errors, heads) in out.errors.iter_mut().zip(&each) {
+            for (error, scores) in errors.iter_mut().zip(heads) {
+                *error = standard_error(scores).1;
             }
         }
         let count = out.queries.max(1) as f64;

@@ -2,21 +2,32 @@
 //!
 //! With demonstrations: the average indirect effect (Todd et al. 2024, 2310.15213, section 2.3). On prompts that do not show
 //! the task, a head's output at the last token is replaced by its mean over prompts that do; the effect is the change of the
-//! answer's probability. Without demonstrations: the change of the top prediction's probability when a head is set to 0 at the
+//! answer's log-probability (probability in the paper). Without demonstrations: that of the top prediction when a head is set to 0 at the
 //! last token. The control uses a random vector of the same norm instead. Cells are anchored to heads, so that ablation can be
 //! applied to them.
 
 use std::path::{Path, PathBuf};
 
 use crate::edit::Edit;
-use crate::error::Result;
+use crate::edit::receipt::{exceeds, mean, range};
+use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
-use crate::instruments::params::{Count, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    HEADS, ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::{
+    ListChat, ListView, MeansShown, PromptPositions, PromptsAsked,
+};
+use crate::instruments::params::{Count, ParamKind, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::draws::{DRAWS, draw_seed};
+use crate::lab::effect::AnswerMeasure;
 use crate::lab::run::Run;
+use crate::lab::target::first_token;
 use crate::vectors::few_shot::{ShotLayout, read};
-use crate::vectors::function_vector::{Effects, HeadMeans};
+use crate::vectors::function_vector::{Effects, Head, HeadMeans};
+use crate::vectors::interval::{MeanInterval, standard_error};
 use crate::vectors::task_vector::ShotPrompts;
 
 choices! {
@@ -32,7 +43,7 @@ choices! {
 params! {
     /// What `heads` is asked.
     pub struct HeadsParams {
-        /// a file of demonstrations of a task, input and output with a tab between; without one, each head is ablated in the run itself, and a cell is the change of the top prediction's probability
+        /// a file of demonstrations of a task, input and output with a tab between; without one, each head is ablated in the run itself, and a cell is the change of the top prediction
         demos: Option<PathBuf>,
         /// the form of a demonstration, with {x} for the input and {y} for the output
         template: String = "Q: {x}\\nA: {y}",
@@ -46,10 +57,46 @@ params! {
         shots: Count<1, 1000> = "10",
         /// how many prompts a head's mean output is taken over
         trials: Count<1, 10_000> = "100",
-        /// how many prompts the mean outputs are patched into
-        prompts: Count<1, 10_000> = "25",
+        /// with demonstrations: how many prompts the mean outputs are patched into; without: a list of prompts instead of one, as for other methods, in each of which every head is ablated
+        prompts: PromptsOrCount = "25",
+        at: PromptPositions,
+        list: ListView,
+        rows: MeansShown,
+        chat: ListChat,
+        /// without demonstrations, the answer: a text (its first token) or #ID; by default the top prediction
+        token: Option<String>,
         /// the control: random draws the grid with a random vector of the same norm in the place of each head's mean output
         control was "null": HeadAblation = "no",
+        on: AnswerMeasure,
+    }
+}
+
+/// The parameter `prompts`, which meant how many before it could mean which.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PromptsOrCount {
+    /// How many prompts of demonstrations.
+    Count(usize),
+    /// A list.
+    List(PathBuf),
+}
+
+impl ParameterValue for PromptsOrCount {
+    const KIND: ParamKind = ParamKind::Text;
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.trim().parse::<usize>() {
+            Ok(count) if (1..=10_000).contains(&count) => Ok(Self::Count(count)),
+            Ok(_) => Err("a number from 1 to 10000, or a file of prompts".into()),
+            Err(_) if text.trim().is_empty() => Err("a number, or a file of prompts".into()),
+            Err(_) => Ok(Self::List(text.trim().into())),
+        }
+    }
+
+    fn print(&self) -> String {
+        match self {
+            Self::Count(count) => count.to_string(),
+            Self::List(file) => file.display().to_string(),
+        }
     }
 }
 
@@ -62,11 +109,32 @@ impl Measurement for Heads {
     const SOURCE: &'static str = "average indirect effect: Todd et al. 2024 (2310.15213)";
     const READS: Reads<HeadsParams> = Reads::TextWhere(|params| params.demos.is_none());
     const READS_END: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<HeadsParams>> = Some(OverPrompts {
+        asked: HeadsParams::asked,
+        alone: HeadsParams::alone,
+        numbers: |_, body, _| {
+            let names = ["change", "random, from", "random, to"];
+            PromptNumbers::of_cells(body, HEADS, &names, |cell| {
+                let of = |name: &str| cell.named(name).unwrap_or(f32::NAN);
+                vec![cell.value, of(names[1]), of(names[2])]
+            })
+        },
+        note: "change: of what is measured of the answer after the position, when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, between which changes several random vectors with the norm of the head's output come out, over the prompts in which it is among the three strongest heads",
+        order: |_| RowOrder::LargestFirst,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn measure(params: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let control = params.control == HeadAblation::Random;
         let found = match &params.demos {
-            None => drop_without_head(run, lab, control)?,
+            None => {
+                let answer = match &params.token {
+                    None => lab.top_prediction(run)?,
+                    Some(text) => first_token("token", text, &lab.model)?,
+                };
+                drop_without_head(run, lab, control, (answer, params.on))?
+            }
             Some(demos) => params.mean_effects(demos, run, lab, control)?,
         };
         Ok(found.draft(lab, control))
@@ -79,10 +147,38 @@ struct HeadEffects {
     title: String,
     value: String,
     position: Option<usize>,
+    /// The strongest heads with what random vectors in the same place do, in several draws.
+    controls: Vec<(Head, Vec<f32>)>,
     notes: Vec<String>,
 }
 
 impl HeadsParams {
+    /// What is asked about a list of prompts.
+    fn asked(&self) -> PromptsAsked {
+        PromptsAsked {
+            file: match &self.prompts {
+                PromptsOrCount::Count(_) => None,
+                PromptsOrCount::List(file) => Some(file.clone()),
+            },
+            at: self.at.clone(),
+            view: self.list,
+            rows: self.rows.0,
+            chat: self.chat.0,
+        }
+    }
+
+    /// The same about one prompt of a list.
+    fn alone(&self, place: &PromptPlace) -> Result<Self> {
+        if self.demos.is_some() {
+            let expected = "how many prompts of the demonstrations, or no demonstrations";
+            return Err(Error::argument("prompts", self.prompts.print(), expected));
+        }
+        Ok(Self {
+            token: place.token(self.token.as_ref()),
+            ..self.clone()
+        })
+    }
+
     /// The effect of replacing head outputs by their means over prompts with demonstrations.
     fn mean_effects(
         &self,
@@ -105,7 +201,10 @@ impl HeadsParams {
             seed: run.seed,
         };
         let clean = prompts.on(lab).clean(self.trials.0)?;
-        let count = self.prompts.0;
+        let PromptsOrCount::Count(count) = self.prompts else {
+            let expected = "how many prompts of the demonstrations, or no demonstrations";
+            return Err(Error::argument("prompts", self.prompts.print(), expected));
+        };
         let (corrupt, how) = match self.rank {
             CorruptPrompts::Shuffled => (prompts.on(lab).shuffled(count)?, "with permuted labels"),
             CorruptPrompts::ZeroShot => {
@@ -114,9 +213,11 @@ impl HeadsParams {
         };
         let measured = HeadMeans::measure(lab, &clean)?;
         let random = measured.random_like(run.seed);
-        let effects = Effects::indirect(lab, &corrupt, if control { &random } else { &measured })?;
+        let put = if control { &random } else { &measured };
+        let effects = Effects::indirect(lab, &corrupt, put, self.on)?;
         let mut notes = vec![format!(
-            "each cell: the change of the probability of the answer's first token when the head's output at the last token is replaced by {}; mean over {count} prompts {how}, where the answer has probability {:.3}",
+            "each cell: the change of the {} when the head's output at the last token is replaced by {}; mean over {count} prompts {how}, where it is {:.3}",
+            self.on.of_named("the answer's first token"),
             if control {
                 "a random vector with the norm of its mean"
             } else {
@@ -124,12 +225,30 @@ impl HeadsParams {
             },
             effects.base,
         )];
-        if !control && let Some((head, effect)) = effects.top(1).first() {
-            let chance = Effects::at(lab, &corrupt, &random, *head)?;
-            notes.push(format!(
-                "control: head {}.{} {effect:+.4}; a random vector with the norm of its mean, in the same place, {chance:+.4} (seed {}). control=random draws the whole grid of it",
-                head.0, head.1, run.seed
-            ));
+        let mut controls = Vec::new();
+        if !control {
+            let heads = effects.strongest(STRONGEST);
+            let mut values: Vec<(Head, Vec<f32>)> = Vec::new();
+            let mut add = |means: &HeadMeans| {
+                values.extend(heads.iter().map(|head| (*head, means.head(*head).to_vec())));
+            };
+            add(&measured);
+            (0..DRAWS).for_each(|draw| add(&measured.random_like(draw_seed(run.seed, draw))));
+            let found = Effects::by_prompt(lab, &corrupt, &values, self.on)?;
+            for (i, head) in heads.iter().enumerate() {
+                let own = MeanInterval::of(&found[i], run.seed);
+                let drawn = found.iter().skip(i + heads.len()).step_by(heads.len());
+                let draws: Vec<f32> = drawn.map(|each| standard_error(each).0 as f32).collect();
+                notes.extend(control_note(
+                    *head,
+                    own.mean,
+                    &format!(" over the prompts ({})", own.sentence()),
+                    &draws,
+                    "random vectors with the norm of its mean",
+                    run.seed,
+                ));
+                controls.push((*head, draws));
+            }
         }
         if run.schedule.latest().iter().any(Edit::active) {
             notes.push(
@@ -139,25 +258,38 @@ impl HeadsParams {
         }
         Ok(HeadEffects {
             effects,
-            title: "average indirect effect".into(),
-            value: "change of the answer's probability".into(),
+            title: format!(
+                "average indirect effect on the {}",
+                self.on.of_named("answer")
+            ),
+            value: format!("change of the {}", self.on.of_named("answer")),
             position: None,
+            controls,
             notes,
         })
     }
 }
 
-/// The change of the probability of the run's top prediction when each head is ablated.
-fn drop_without_head(run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffects> {
-    let top_prediction = lab.top_prediction(run)?;
+/// The change of the answer when each head is ablated.
+fn drop_without_head(
+    run: &Run,
+    lab: &mut Lab,
+    control: bool,
+    (answer, measure): (u32, AnswerMeasure),
+) -> Result<HeadEffects> {
     let width = lab.model.transformer.blueprint.head_dim;
     let effects = if control {
         let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
-        Effects::of(lab, run, top_prediction, |head| own.head(head).to_vec())?
+        Effects::of(lab, run, (answer, measure), |head| own.head(head).to_vec())?
     } else {
-        Effects::of(lab, run, top_prediction, |_| vec![0.0; width])?
+        Effects::of(lab, run, (answer, measure), |_| vec![0.0; width])?
     };
-    let name = lab.visible(top_prediction);
+    let controls = if control {
+        Vec::new()
+    } else {
+        controls_of(&effects, run, lab, (answer, measure))?
+    };
+    let name = measure.of_named(&lab.visible(answer));
     let instead = if control {
         "replaced by a random vector of the same norm"
     } else {
@@ -166,16 +298,88 @@ fn drop_without_head(run: &Run, lab: &mut Lab, control: bool) -> Result<HeadEffe
     Ok(HeadEffects {
         notes: vec![
             format!(
-                "each cell: the change of the probability of {name} after the last token ({:.3}) when the head's output there is {instead}",
+                "each cell: the change of the {name} after the last token ({:.3}) when the head's output there is {instead}",
                 effects.base
             ),
             "other heads can take over from an ablated one, so a small change does not show that a head does nothing; compare with control=random".into(),
-        ],
+        ]
+        .into_iter()
+        .chain(controls.iter().filter_map(|(head, draws)| {
+            let (own, what) = (
+                effects.values[head.0][head.1],
+                "random vectors with the norm of its output",
+            );
+            control_note(*head, own, "", draws, what, run.seed)
+        }))
+        .collect(),
+        controls,
         effects,
-        title: format!("{name} with each head ablated at the last token"),
-        value: format!("change of the probability of {name}"),
+        title: format!("change of the {name} with each head ablated at the last token"),
+        value: format!("change of the {name}"),
         position: run.tokens.len().checked_sub(1),
     })
+}
+
+/// What a head does beside what stands in its place in several draws; none without draws.
+fn control_note(
+    (layer, head): Head,
+    own: f64,
+    over: &str,
+    draws: &[f32],
+    what: &str,
+    seed: u64,
+) -> Option<String> {
+    let (low, high) = range(draws)?;
+    let within = if exceeds(own as f32, draws) {
+        ""
+    } else {
+        ", NO MORE THAN THAT"
+    };
+    Some(format!(
+        "control: head {layer}.{head} {own:+.4}{over}; {what} in its place {:+.4}, {low:+.4} to {high:+.4} in {} draws (seed {seed}){within}",
+        mean(draws),
+        draws.len()
+    ))
+}
+
+/// How many of the strongest heads have a control.
+const STRONGEST: usize = 3;
+
+/// What random vectors with the norms of the strongest heads' outputs do in their places, in several draws.
+fn controls_of(
+    effects: &Effects,
+    run: &Run,
+    lab: &mut Lab,
+    answer: (u32, AnswerMeasure),
+) -> Result<Vec<(Head, Vec<f32>)>> {
+    let heads = effects.strongest(STRONGEST);
+    if heads.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = HeadMeans::of_run(lab, run)?;
+    let mut values = Vec::with_capacity(heads.len() * DRAWS);
+    for draw in 0..DRAWS {
+        let random = own.random_like(draw_seed(run.seed, draw));
+        values.extend(
+            heads
+                .iter()
+                .map(|head| (*head, random.head(*head).to_vec())),
+        );
+    }
+    let found = Effects::of_heads(lab, run, answer, &values)?;
+    let of = |i: usize| {
+        found
+            .iter()
+            .skip(i)
+            .step_by(heads.len())
+            .map(|v| *v as f32)
+            .collect()
+    };
+    Ok(heads
+        .iter()
+        .enumerate()
+        .map(|(i, head)| (*head, of(i)))
+        .collect())
 }
 
 impl HeadEffects {
@@ -189,8 +393,12 @@ impl HeadEffects {
                 None => Anchor::layer(layer),
             };
             let base = effects.base as f32;
+            let own = self.controls.iter().find(|(at, _)| *at == (layer, head));
+            let beside = own.and_then(|(_, draws)| range(draws));
+            let beside = beside.map(|(low, high)| [("random, from", low), ("random, to", high)]);
+            let numbers = [("before", base), ("after", base + value)];
             Cell::of("", value, at.with(Unit::Head(head as u32)))
-                .more([("before", base), ("after", base + value)])
+                .more(numbers.into_iter().chain(beside.into_iter().flatten()))
         };
         let rows = ("layer", AxisLabel::layers(layers));
         let columns = ("head", AxisLabel::heads(heads));

@@ -16,14 +16,21 @@ use std::ops::Range;
 use candle_core::DType;
 
 use super::{Draft, Measurement, Reads};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Table, TablePage, TableRow, Unit};
+use crate::figure::{
+    Anchor, AxisLabel, Body, Cell, Grid, OpeningRows, Scale, Table, TablePage, TableRow, Unit,
+};
 use crate::instruments::attention::edges::{
-    EdgeMeasure, Edges, HeadOutput, entropy, head_outputs, output_addresses, strongest,
+    EdgeMeasure, Edges, HeadOutput, entropy, head_outputs, largest_outputs, output_addresses,
+    strongest,
 };
 use crate::instruments::attention::head_scores::HeadScore;
-use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    HEADS, ListAnswers, NumberRow, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
@@ -61,7 +68,7 @@ choices! {
     for HeadScore { Induction = "induction", Previous = "previous", Duplicate = "duplicate", Sink = "sink" }
 }
 
-params! {
+params_over_prompts! {
     /// What `attention` is asked.
     pub struct AttentionParams {
         /// heads: what each head attends to most, at each position; pattern: the attention matrix of one head; head: what one head attends to and what its output promotes, at each position; outputs: the tokens that the outputs of heads promote; scores: how far each head is an induction, previous-token, duplicate-token or sink head
@@ -87,11 +94,16 @@ params! {
         /// how many random tokens one copy has
         period: Count<2, 512> = "20",
         /// how many random sequences are read
-        trials: Count<1, 100> = "4",
+        trials: Count<1, 100> = "8",
         /// with show=scores on random tokens: ablates this many of the highest heads, and as many random others as a control, and measures how well the model still copies
         ablate was "silence": Count<0, 64> = "0",
     }
 }
+
+/// A figure of more heads opens with some of them.
+const ALL: usize = 24;
+/// How many those are.
+const OPENING: usize = 12;
 
 pub struct Attention;
 
@@ -102,6 +114,16 @@ impl Measurement for Attention {
     const SOURCE: &'static str = "induction heads: Olsson et al. 2022 (2209.11895); duplicate and previous token heads: Wang et al. 2023 (2211.00593)";
     const READS: Reads<AttentionParams> = Reads::TextWhere(|params| {
         params.show != AttentionView::Scores || params.on == ScoredText::Prompt
+    });
+
+    const OVER_PROMPTS: Option<OverPrompts<AttentionParams>> = Some(OverPrompts {
+        asked: AttentionParams::asked,
+        alone: AttentionParams::alone,
+        numbers: AttentionParams::numbers,
+        note: "mean attention over the positions of a prompt: induction: to the token after an earlier occurrence of the current token; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0; a prompt without such a token has no score",
+        order: |_| RowOrder::LargestFirst,
+        reads: PromptPart::Whole,
+        answers: ListAnswers::Unasked,
     });
 
     fn cost(params: &AttentionParams, tokens: usize, _card: &Card) -> Option<SweepCost> {
@@ -152,6 +174,36 @@ impl Measurement for Attention {
 }
 
 impl AttentionParams {
+    /// The same about one prompt of a list: the scores of heads on it.
+    fn alone(&self, _place: &PromptPlace) -> Result<Self> {
+        // What opens for one text is read so of a list.
+        if !matches!(self.show, AttentionView::Scores | AttentionView::Heads) {
+            let expected = "scores with a list: sources and patterns differ between prompts";
+            return Err(Error::argument("show", self.show.print(), expected));
+        }
+        Ok(Self {
+            show: AttentionView::Scores,
+            on: ScoredText::Prompt,
+            ..self.clone()
+        })
+    }
+
+    /// The score of every head.
+    fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
+        let name = format!("{} score", self.score.print());
+        let found = PromptNumbers::of_cells(body, HEADS, &[&name], |cell| vec![cell.value])?;
+        // Attention is never exactly 0 where it may look: these were averaged over no positions.
+        let none = found.rows.iter().all(|row| row.values == [Some(0.0)]);
+        let rows = found.rows.into_iter().map(|row| NumberRow {
+            values: if none { vec![None] } else { row.values },
+            ..row
+        });
+        Ok(PromptNumbers {
+            rows: rows.collect(),
+            ..found
+        })
+    }
+
     fn layers(&self, layers: usize) -> Result<Vec<usize>> {
         let one = self.layer.within(layers)?;
         Ok(one.map_or_else(|| (0..layers).collect(), |layer| vec![layer]))
@@ -254,7 +306,50 @@ impl AttentionParams {
             let capture = lab.capture(run, captured.clone(), &needs)?;
             self.read(&capture, some, shown.start, &mut cells, lab)?;
         }
-        Ok(self.head_grid(run, shown, cells, &layers, lab))
+        let last = shown.end - 1;
+        let mut draft = self.head_grid(run, shown, cells, &layers, lab);
+        if let Body::Grid(grid) = &mut draft.body
+            && grid.rows.len() > ALL
+        {
+            grid.opening = self.opening(run, last, &layers, lab)?;
+        }
+        Ok(draft)
+    }
+
+    /// Which of many heads text opens with: those that add most after a position. None where the family has no outputs of heads.
+    fn opening(
+        &self,
+        run: &Run,
+        position: usize,
+        layers: &[usize],
+        lab: &mut Lab,
+    ) -> Result<Option<OpeningRows>> {
+        if lab.model.transformer.check_head_writes().is_err() {
+            return Ok(None);
+        }
+        let (normed, heads) = (lab.model.card.norms_writes, lab.model.card.heads);
+        let mut wanted: Vec<Address> = layers
+            .iter()
+            .flat_map(|l| output_addresses(*l, normed))
+            .collect();
+        wanted.extend(layers.iter().map(|l| Site::ResidPre.at(*l)));
+        wanted.sort_unstable();
+        wanted.dedup();
+        let recording = lab.record(run, &wanted)?;
+        let places: Vec<_> = layers
+            .iter()
+            .flat_map(|l| (0..heads).map(move |h| ((*l, h), position)))
+            .collect();
+        let largest = largest_outputs(lab, &recording, &places, OPENING)?;
+        let rows = places.iter().enumerate();
+        let rows = rows.filter(|(_, (head, _))| largest.contains(head));
+        let token = lab.visible(run.tokens[position]);
+        Ok(Some(OpeningRows {
+            rows: rows.map(|(row, _)| row).collect(),
+            why: format!(
+                "the heads whose outputs at {token} {position} are the largest shares of the stream there"
+            ),
+        }))
     }
 
     fn head_grid(

@@ -11,6 +11,7 @@ use crate::instruments::attention::head_scores::{
     CopyScores, HeadScore, HeadScores, Repeated, ablation_of, beginning, other_heads,
 };
 use crate::lab::Lab;
+use crate::lab::draws::draw_seed;
 use crate::lab::run::Run;
 use crate::vectors::function_vector::Head;
 
@@ -32,7 +33,7 @@ impl AttentionParams {
         } else {
             let period = self.period.0;
             for trial in 0..self.trials.0 {
-                let seed = run.seed.wrapping_add(trial as u64);
+                let seed = draw_seed(run.seed, trial);
                 texts.push(Repeated::random(&lab.model, period, seed)?);
             }
             let schedule = &run.schedule;
@@ -61,7 +62,7 @@ impl AttentionParams {
             format!("on this prompt: {} positions have such a token before them", found.queries)
         } else {
             format!(
-                "on {} sequences of {} random tokens, each repeated once, after the BOS token where the model has one; seeds {} on",
+                "on {} sequences of {} random tokens, each repeated once, after the BOS token where the model has one; seed {}",
                 texts.len(),
                 texts.first().map_or(0, |t| t.period),
                 run.seed
@@ -76,8 +77,21 @@ impl AttentionParams {
             uniform.join(" to ")
         ));
         let highest = found.top(5);
-        let named = highest.iter().map(|((l, h), s)| format!("{l}.{h} {s:.3}"));
-        notes.push(format!("highest: {}", named.collect::<Vec<_>>().join(", ")));
+        let named = highest
+            .iter()
+            .map(|((l, h), s)| match found.errors[*l][*h] {
+                error if error.is_nan() => format!("{l}.{h} {s:.3}"),
+                error => format!("{l}.{h} {s:.3} ± {error:.3}"),
+            });
+        let over = if texts.len() > 1 {
+            " (± standard error over the sequences)"
+        } else {
+            ""
+        };
+        notes.push(format!(
+            "highest: {}{over}",
+            named.collect::<Vec<_>>().join(", ")
+        ));
         if silence > 0 {
             let heads: Vec<Head> = found.top(silence).into_iter().map(|h| h.0).collect();
             notes.extend(lab.part(share..1.0, |b| copying(b, &texts, &heads, run))?);
@@ -92,7 +106,10 @@ fn score_grid(lab: &Lab, score: HeadScore, found: &HeadScores) -> Draft {
     let cell = |layer: usize, head: usize| {
         let value = found.values[layer][head] as f32;
         let evenly = found.uniform[layer] as f32;
-        Cell::of("", value, Anchor::head(layer, head)).more([(word, value), ("evenly", evenly)])
+        let error = found.errors[layer][head] as f32;
+        let error = (!error.is_nan()).then_some(("standard error", error));
+        Cell::of("", value, Anchor::head(layer, head))
+            .more([(word, value), ("evenly", evenly)].into_iter().chain(error))
     };
     let (rows, columns) = (AxisLabel::layers(layers), AxisLabel::heads(heads));
     let value = format!("{word} score");
@@ -123,7 +140,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
     let mut others = Vec::with_capacity(DRAWS);
     for draw in 0..DRAWS {
         lab.report((draw + 2) as f32 / RUNS as f32)?;
-        let heads = other_heads(lab, heads, seed.wrapping_add(draw as u64));
+        let heads = other_heads(lab, heads, draw_seed(seed, draw));
         others.push(CopyScores::measure(lab, texts, &silent(&heads))?);
     }
     let mean = |of: fn(&CopyScores) -> f64| others.iter().map(of).sum::<f64>() / DRAWS as f64;
@@ -139,7 +156,7 @@ fn copying(lab: &mut Lab, texts: &[Repeated], heads: &[Head], run: &Run) -> Resu
             100.0 * without.right
         ),
         format!(
-            "control: with {} random other heads ablated {:.3} ({:.0} %), mean of {DRAWS} draws, lowest {worst:.3}; seeds {seed} on",
+            "control: with {} random other heads ablated {:.3} ({:.0} %), mean of {DRAWS} draws, lowest {worst:.3}; seed {seed}",
             heads.len(),
             mean(|c| c.probability),
             100.0 * mean(|c| c.right)

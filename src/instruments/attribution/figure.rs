@@ -10,7 +10,7 @@ use crate::figure::builders::entries;
 use crate::figure::{Anchor, AxisLabel, Body, Cell, Entry, Grid, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
-use crate::lab::pairs::MeasuredPair;
+use crate::lab::pairs::{MeasuredPair, MetricKind};
 use crate::lab::ranks::rank_correlation;
 
 pub fn draft(
@@ -182,6 +182,12 @@ fn notes(
             }
         ),
     ];
+    if params.metric == MetricKind::Difference {
+        notes.push(format!(
+            "a change by {:+.4} is a logit difference of 0, where neither answer is ahead: what erases all information comes to that, and only what goes beyond it speaks for the other answer",
+            -mean(|pair| pair.clean)
+        ));
+    }
     match exact.in_words(&found.scores) {
         Some(words) => notes.push(format!("{words}; random ones by seed {seed}")),
         None => notes.push(

@@ -1,16 +1,17 @@
 //! The grid of source and target layers for one question.
 //!
-//! Invariant: a cell holds the same measure three times, for the run's own state and for both controls; a parameter decides
-//! which of them is drawn.
+//! Invariant: a cell holds the same measure for the run's own state and for every control, the matched one first; a parameter decides
+//! which of them is drawn. A pair that sets a wrong answer right and one that keeps a right one are never counted together.
 
 use std::fmt::Write;
 
 use super::{Backpatch, BackpatchGrid, BackpatchParams, quoted, spelled};
+use crate::edit::receipt::range;
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::backpatch::layer_pairs::{
     AnswerForms, PairScore, SourceAndTarget, Vector, WantedAnswer, block_outputs,
-    block_outputs_from, is_backward, length, pairs as all_pairs, trials, written_text,
+    block_outputs_from, draw_of, is_backward, length, pairs as all_pairs, trials, written_text,
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
@@ -20,11 +21,14 @@ use crate::lab::run::Run;
 /// The most pairs of layers in one slice of work.
 const SLICE: usize = 256;
 
-/// The results of a pair with the run's own state, an unrelated state and a random one.
-type PairResult = [AnswerForms; 3];
+/// The results of a pair with the run's own state, one of the matched prompt, an unrelated and a random one.
+type PairResult = [AnswerForms; 4];
 
-/// The names of these three.
-const NAMES: [&str; 3] = ["own", "unrelated", "random"];
+/// The names of these four.
+const NAMES: [&str; 4] = ["own", "matched", "unrelated", "random"];
+
+/// The place of the matched control among them.
+const MATCHED: usize = 1;
 
 /// What a figure needs in addition to the results.
 struct GridContext {
@@ -34,6 +38,9 @@ struct GridContext {
     /// Norms of the run's own states, by layer.
     lengths: Vec<f32>,
     other: Run,
+    /// What the matched control is, and of how many draws; empty where there is none.
+    matched: String,
+    draws: usize,
     stopped: Option<String>,
 }
 
@@ -56,6 +63,7 @@ pub fn pairs(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft
         position.min(last)
     };
     let elsewhere = block_outputs(lab, &other, there)?;
+    let (draws, matched) = params.matched_states(run, position, &wanted, lab)?;
     let layers = lab.model.card.layers;
     let all = all_pairs(layers);
     let renormed = params.scales_norm();
@@ -67,19 +75,30 @@ pub fn pairs(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft
         |lab, range| {
             let some = &all[range];
             let vectors = [
-                Vector::Own,
-                Vector::Other(&elsewhere),
-                Vector::Random(run.seed),
+                Some(Vector::Own),
+                (!draws.is_empty()).then_some(Vector::Draws(&draws)),
+                Some(Vector::Other(&elsewhere)),
+                Some(Vector::Random(run.seed)),
             ];
             let mut kinds = Vec::new();
             for vector in vectors {
-                let rows = trials(&own, position, some, vector, renormed)?;
-                kinds.push(wanted.of(lab, run, position, rows)?.into_iter());
+                let found = match vector {
+                    Some(vector) => {
+                        let rows = trials(&own, position, some, vector, renormed)?;
+                        wanted.of(lab, run, position, rows)?
+                    }
+                    None => Vec::new(),
+                };
+                kinds.push(found.into_iter());
             }
             let mut out: Vec<PairResult> = Vec::with_capacity(some.len());
             for _ in some {
-                let mut next = |i: usize| kinds[i].next().unwrap_or_default();
-                out.push([next(0), next(1), next(2)]);
+                out.push(std::array::from_fn(|i| {
+                    kinds[i].next().unwrap_or_else(|| AnswerForms {
+                        probability: f32::NAN,
+                        ..AnswerForms::default()
+                    })
+                }));
             }
             Ok(out)
         },
@@ -91,6 +110,8 @@ pub fn pairs(params: &BackpatchParams, run: &Run, lab: &mut Lab) -> Result<Draft
         position,
         lengths: lengths.collect::<Result<_>>()?,
         other,
+        matched,
+        draws: draws.len(),
         stopped: found.note(),
     };
     Ok(draft(params, run, lab, &all, &found.results, &context))
@@ -107,8 +128,9 @@ fn draft(
     let layers = lab.model.card.layers;
     let drawn = match params.control {
         BackpatchGrid::Own => 0,
-        BackpatchGrid::Unrelated => 1,
-        BackpatchGrid::Random => 2,
+        BackpatchGrid::Matched => MATCHED,
+        BackpatchGrid::Unrelated => 2,
+        BackpatchGrid::Random => 3,
     };
     let writes = context.wanted.tokens.is_some();
     let value = |became: &AnswerForms| {
@@ -131,7 +153,8 @@ fn draft(
             lab.visible(own.top)
         };
         let mut more = vec![(label.clone(), value(own))];
-        for (name, became) in NAMES.iter().zip(measured) {
+        let shown = NAMES.iter().zip(measured);
+        for (name, became) in shown.filter(|(_, m)| !m.probability.is_nan() || m.hit) {
             more.push(((*name).to_string(), value(became)));
         }
         more.push(("rank".into(), own.rank as f32));
@@ -148,6 +171,28 @@ fn draft(
     if drawn > 0 {
         let _ = write!(title, " · control: {}", NAMES[drawn]);
     }
+    // The claim stands beside its matched control in the title, which every format and screen has.
+    let back = |kind: usize| score(all, found, kind, is_backward);
+    let word = if context.unpatched.hit {
+        "kept right"
+    } else {
+        "set right"
+    };
+    let share = |score: PairScore| 100.0 * score.share();
+    let _ = write!(title, " · {word} by {:.0} % of pairs", share(back(0)));
+    if !context.matched.is_empty() {
+        let none = back(0).hits <= back(MATCHED).hits;
+        let less = if none {
+            ", no more than its control"
+        } else {
+            ""
+        };
+        let _ = write!(
+            title,
+            ", matched control {:.0} %{less}",
+            share(back(MATCHED))
+        );
+    }
     let grid = Grid::of(
         ("target layer", headers.clone()),
         ("source layer", headers),
@@ -163,6 +208,22 @@ fn draft(
         .notes(notes(params, run, lab, all, found, context))
 }
 
+/// How many of the measured pairs give the answer with one kind of vector.
+fn score(
+    all: &[SourceAndTarget],
+    found: &[Option<PairResult>],
+    kind: usize,
+    keep: impl Fn(SourceAndTarget) -> bool,
+) -> PairScore {
+    let done = all
+        .iter()
+        .zip(found)
+        .filter_map(|(p, m)| Some((*p, m.as_ref()?)));
+    let (pairs, hits): (Vec<SourceAndTarget>, Vec<bool>) =
+        done.map(|(pair, m)| (pair, m[kind].hit)).unzip();
+    PairScore::of(&pairs, &hits, keep)
+}
+
 fn notes(
     params: &BackpatchParams,
     run: &Run,
@@ -171,15 +232,7 @@ fn notes(
     found: &[Option<PairResult>],
     context: &GridContext,
 ) -> Vec<String> {
-    let done: Vec<SourceAndTarget> = (0..all.len())
-        .filter(|i| found[*i].is_some())
-        .map(|i| all[i])
-        .collect();
-    let measured: Vec<&PairResult> = found.iter().flatten().collect();
-    let score = |kind: usize, keep: fn(SourceAndTarget) -> bool| {
-        let hits: Vec<bool> = measured.iter().map(|m| m[kind].hit).collect();
-        PairScore::of(&done, &hits, keep)
-    };
+    let score = |kind: usize, keep: &dyn Fn(SourceAndTarget) -> bool| score(all, found, kind, keep);
     let told_of = |score: PairScore| {
         let share = 100.0 * score.share();
         let oracle = if score.any_success() { "yes" } else { "no" };
@@ -190,6 +243,29 @@ fn notes(
     };
     let answer = spelled(lab, &context.wanted.firsts);
     let unpatched = &context.unpatched;
+    let word = if unpatched.hit {
+        "the unpatched answer is right, so that a pair can only keep it right; kept"
+    } else {
+        "the unpatched answer is wrong; set right"
+    };
+    // Between the draws of the matched control.
+    let draws = |draw: usize| {
+        let own = move |pair| is_backward(pair) && draw_of(pair, context.draws) == draw;
+        100.0 * score(MATCHED, &own).share()
+    };
+    let each: Vec<f32> = (0..context.draws).map(draws).collect();
+    let spread = match range(&each) {
+        Some((low, high)) if each.len() > 1 => format!(", {low:.0} to {high:.0} % between draws"),
+        _ => String::new(),
+    };
+    let matched = if context.matched.is_empty() {
+        "there is no matched control, because no word of the prompt could be another one: give matched=PROMPT".to_string()
+    } else {
+        format!(
+            "matched control {}{spread}",
+            told_of(score(MATCHED, &is_backward))
+        )
+    };
     let mut notes = vec![
         format!(
             "unpatched: {}; probability of {answer} {:.4}, rank {}{}",
@@ -202,19 +278,19 @@ fn notes(
             }
         ),
         format!(
-            "{} after patching a later state into an earlier layer (source above target): {}; controls: with the state of an unrelated text {}; with random numbers of the same norm {}",
+            "{word}, that is {}, after patching a later state into an earlier layer (source above target): {}; {matched}; with the state of an unrelated text {}; with random numbers of the same norm {}",
             if context.wanted.tokens.is_some() {
                 "the answer is generated"
             } else {
                 "the answer is the top prediction"
             },
-            told_of(score(0, is_backward)),
-            told_of(score(1, is_backward)),
-            told_of(score(2, is_backward)),
+            told_of(score(0, &is_backward)),
+            told_of(score(2, &is_backward)),
+            told_of(score(3, &is_backward)),
         ),
         format!(
             "after patching an earlier state into a later layer (source below target): {}",
-            told_of(score(0, |(s, t)| s < t))
+            told_of(score(0, &|(s, t)| s < t))
         ),
         "`at least one pair` is an oracle: it takes the best of all pairs, with knowledge of the answer; the more pairs, the more often chance alone succeeds, so compare it with the controls".into(),
         format!(
@@ -227,7 +303,12 @@ fn notes(
             }
         ),
         format!(
-            "unrelated text: {}; seed {}",
+            "matched: {}; unrelated text: {}; seed {}",
+            if context.matched.is_empty() {
+                "none"
+            } else {
+                context.matched.as_str()
+            },
             quoted(lab, &context.other.tokens),
             run.seed
         ),

@@ -2,8 +2,8 @@
 //! the same position, and the answer is measured (Biran et al. 2024, 2406.12775, section 6).
 //!
 //! Invariant: a pair is (source, target), blocks counted from 0, both at `resid_post`; a pair of a layer with itself is the
-//! unpatched run. Controls differ from the back-patch only in the vector: the state of an unrelated text at the same layer, or
-//! random numbers with the norm of the own state. To add a control, add a variant of [`Vector`].
+//! unpatched run. Controls differ from the back-patch only in the vector: the state of the same prompt about another entity or of an
+//! unrelated text at the same layer, or random numbers with the norm of the own state. To add a control, add a variant of [`Vector`].
 
 use candle_core::{D, DType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ pub enum Vector<'a> {
     Own,
     /// The states of another text, by layer.
     Other(&'a [Tensor]),
+    /// The states of several draws of another text, by draw and layer; pairs take turns.
+    Draws(&'a [Vec<Tensor>]),
     /// Random numbers with the norm of the own state, drawn for each pair from this seed.
     Random(u64),
 }
@@ -98,6 +100,9 @@ pub fn trials(
 ) -> Result<Vec<PassRow>> {
     let trial = |(source, target): &SourceAndTarget| {
         let value = match vector {
+            Vector::Draws(draws) => {
+                draws[draw_of((*source, *target), draws.len())][*source].clone()
+            }
             Vector::Own => own[*source].clone(),
             Vector::Other(states) => states[*source].clone(),
             Vector::Random(seed) => {
@@ -118,6 +123,11 @@ pub fn trials(
         Ok(PassRow::patched(vec![Patch::new(at, position, value)]))
     };
     pairs.iter().map(trial).collect()
+}
+
+/// Which of several draws a pair takes: neighbours take different ones, and every draw meets every source layer.
+pub fn draw_of((source, target): SourceAndTarget, draws: usize) -> usize {
+    (source + target) % draws.max(1)
 }
 
 /// The norm of a state.

@@ -15,6 +15,8 @@ pub mod two_hop;
 
 use std::path::PathBuf;
 
+use candle_core::Tensor;
+
 use super::params::{Count, ParamKind, ParameterValue, choices, params};
 use super::{Draft, Measurement, Reads};
 use crate::error::{Error, Result};
@@ -22,6 +24,7 @@ use crate::instruments::backpatch::layer_pairs::WantedAnswer;
 use crate::instruments::backpatch::two_hop::{HopPlace, last_token_of};
 use crate::instruments::params::Position;
 use crate::lab::Lab;
+use crate::lab::pairs::span_of;
 use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
@@ -43,7 +46,7 @@ choices! {
 
 choices! {
     /// Which grid is drawn.
-    pub enum BackpatchGrid { Own = "both" | "beside", Unrelated = "unrelated", Random = "random" }
+    pub enum BackpatchGrid { Own = "all" | "both" | "beside", Matched = "matched", Unrelated = "unrelated", Random = "random" }
 }
 
 /// The positions at which states are taken and overwritten.
@@ -103,8 +106,12 @@ params! {
         tokens: Count<1, 200> = "10",
         /// own: states are patched as they are; replaced: they are scaled to the norm of what they replace
         length: VectorLength = "own",
-        /// the controls, an unrelated text's states and random numbers of the same norm: both: the run's own grid, with both controls inside every cell; unrelated, random: the grid of that control alone
-        control was "null": BackpatchGrid = "both",
+        /// the controls: matched: the states of the same prompt about another entity; unrelated: an unrelated text's states; random: random numbers of the same norm. all: the run's own grid, with the controls inside every cell; else the grid of that control alone
+        control was "null": BackpatchGrid = "all",
+        /// the matched prompt: the same question about another entity; without one the entity gets noise (3 standard deviations of its own embeddings, 8 draws)
+        matched: Option<String>,
+        /// the text in the prompt that gets noise for the matched control (last occurrence); by default the entity, or else the last word whose noise takes much from the answer
+        subject: Option<String>,
         /// the unrelated prompt whose states are the control; by default a text that the model generates
         unrelated: Option<String>,
         /// yes: the unrelated prompt, and every prompt of a file of questions, is one user turn of the chat template; the reader stays as it is
@@ -142,7 +149,7 @@ impl Measurement for Backpatch {
         // Rows join the pass at their target layer, so on average they run through a little over half of the blocks, at one
         // position and those after.
         Some(SweepCost {
-            passes: 3 * card.layers * card.layers,
+            passes: 4 * card.layers * card.layers,
             tokens: read.div_ceil(2) + params.tokens_to_generate().unwrap_or(0),
         })
     }
@@ -211,6 +218,53 @@ impl BackpatchParams {
             }
             Some(text) => WantedAnswer::new(lab, "answer", &spellings(text), tokens),
         }
+    }
+
+    /// The states of the matched control at a position, by draw and layer, and what they are; none where the prompt has no word that
+    /// could be another one.
+    fn matched_states(
+        &self,
+        run: &Run,
+        position: usize,
+        wanted: &WantedAnswer,
+        lab: &mut Lab,
+    ) -> Result<(Vec<Vec<Tensor>>, String)> {
+        if let Some(text) = &self.matched {
+            let other = Run::plain(lab.model.encode(text, self.chat)?);
+            // As far from the end, because what differs stands before.
+            let back = run.tokens.len() - 1 - position;
+            let at = other.tokens.len().checked_sub(back + 1).ok_or_else(|| {
+                let expected = "a prompt that goes on after the entity as the run does";
+                Error::argument("matched", text, expected)
+            })?;
+            let states = layer_pairs::block_outputs(lab, &other, at)?;
+            let about = format!(
+                "{} (state at {})",
+                quoted(lab, &other.tokens),
+                lab.visible(other.tokens[at])
+            );
+            return Ok((vec![states], about));
+        }
+        let given = self.subject.as_ref().or(self.entity.as_ref());
+        let span = match given {
+            Some(text) => Some(span_of(lab, &run.tokens, "subject", text)?),
+            None => lab.key_word(run, &wanted.firsts)?,
+        };
+        let Some(span) = span.filter(|span| span.start <= position) else {
+            return Ok((Vec::new(), String::new()));
+        };
+        let states = lab.noised_states(run, &span, position)?;
+        let why = if given.is_some() {
+            ""
+        } else {
+            ", the last word whose noise takes much from the answer; subject= names another, matched= a prompt"
+        };
+        let about = format!(
+            "the same prompt with noise on {} ({} draws{why})",
+            lab.visibles(run.tokens[span].iter().copied()),
+            states.len()
+        );
+        Ok((states, about))
     }
 
     /// The unrelated run whose states are the control.

@@ -1,7 +1,7 @@
 //! The table over a file of two-hop questions: how many are right before, and how many some pair of layers sets right, by case.
 //!
 //! Invariant: cases do not overlap within a group; every rate of *any* pair is an oracle's and is named so; the same rates for
-//! both controls are in the same row.
+//! all controls are in the same row, the matched one first.
 
 use std::path::Path;
 
@@ -17,16 +17,20 @@ use crate::instruments::backpatch::two_hop::{
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
+use crate::lab::draws::DRAWS;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
+use crate::vectors::proportion::Proportion;
 
-const COLUMNS: [&str; 11] = [
+const COLUMNS: [&str; 13] = [
     "case",
     "at",
     "questions",
     "right before",
     "pairs that work",
     "any pair (oracle)",
+    "matched: pairs",
+    "matched: any (oracle)",
     "unrelated: pairs",
     "unrelated: any (oracle)",
     "random: pairs",
@@ -102,8 +106,8 @@ type QuestionFilter = fn(&QuestionResult) -> bool;
 /// Cases, each with the questions that belong to it.
 const CASES: &[(&str, QuestionFilter)] = &[
     ("all", |_| true),
-    ("right by itself", |f| f.right),
-    ("wrong by itself", |f| !f.right),
+    ("right by itself (kept right)", |f| f.right),
+    ("wrong by itself (set right)", |f| !f.right),
     ("both hops known, right", |f| known(f) && f.right),
     ("both hops known, wrong", |f| known(f) && !f.right),
     ("only the first hop known", |f| {
@@ -144,6 +148,10 @@ fn best_pair(pairs: &[SourceAndTarget], hits: &[&[bool]]) -> Option<(SourceAndTa
     Some((pairs[best], count(best) as f32 / hits.len().max(1) as f32))
 }
 
+/// The vectors that were patched in, in the order of the columns: the question's own, then the controls.
+const KINDS: [fn(&PairsTried) -> &[bool]; 4] =
+    [|t| &t.own, |t| &t.matched, |t| &t.unrelated, |t| &t.random];
+
 fn summary(
     name: &str,
     place: HopPlace,
@@ -161,13 +169,14 @@ fn summary(
     }
     let right = some.iter().filter(|f| f.right).count() as f32 / some.len() as f32;
     let mut entries = entries![name, place.word(), tried.len() as f32, right];
-    let kinds: [fn(&PairsTried) -> &[bool]; 3] = [|t| &t.own, |t| &t.unrelated, |t| &t.random];
-    let hits = kinds.map(|pick| tried.iter().map(|t| pick(t)).collect::<Vec<_>>());
-    entries.extend(
-        hits.iter()
-            .flat_map(|hits| rates(pairs, hits))
-            .map(Entry::Number),
-    );
+    let hits = KINDS.map(|pick| {
+        let all = tried.iter().map(|t| pick(t));
+        all.filter(|hits| !hits.is_empty()).collect::<Vec<_>>()
+    });
+    entries.extend(hits.iter().flat_map(|hits| match hits.as_slice() {
+        [] => [Entry::from("–"), Entry::from("–")],
+        hits => rates(pairs, hits).map(Entry::Number),
+    }));
     let best = best_pair(pairs, &hits[0]).map_or_else(String::new, |((s, t), share)| {
         format!("{s} → {t}: {:.0} %", 100.0 * share)
     });
@@ -199,7 +208,11 @@ fn of_one(
         1.0,
         f32::from(u8::from(found.right)),
     ];
-    for hits in [&tried.own, &tried.unrelated, &tried.random] {
+    for hits in KINDS.map(|pick| pick(tried)) {
+        if hits.is_empty() {
+            entries.extend(entries!["–", "–"]);
+            continue;
+        }
         let score = PairScore::of(pairs, hits, is_backward);
         entries.extend(entries![
             score.share(),
@@ -216,31 +229,35 @@ fn of_one(
 fn notes(measure: &HopsRequest, done: &[(usize, &QuestionResult)], layers: usize) -> Vec<String> {
     let mut notes = Vec::new();
     for place in &measure.places {
-        let wrong: Vec<&PairsTried> = done
-            .iter()
-            .filter(|(_, f)| !f.right)
-            .flat_map(|(_, f)| f.tried.iter().filter(|t| t.place == *place))
-            .collect();
-        let any = |pick: fn(&PairsTried) -> &[bool]| {
-            wrong
+        for right in [false, true] {
+            let some: Vec<&PairsTried> = done
                 .iter()
-                .filter(|t| pick(t).iter().any(|hit| *hit))
-                .count()
-        };
-        let (own, unrelated, random) = (any(|t| &t.own), any(|t| &t.unrelated), any(|t| &t.random));
-        let beats = if unrelated == 0 {
-            String::new()
-        } else {
-            format!(
-                ", {:.1} times as many as with an unrelated question's state",
-                own as f32 / unrelated as f32
-            )
-        };
-        notes.push(format!(
-            "of {} questions that are answered wrongly without a patch, {own} are answered correctly with some pair at {}{beats}; controls: with an unrelated question's state {unrelated}, with random numbers of the same norm {random} (all oracles)",
-            wrong.len(),
-            place.word()
-        ));
+                .filter(|(_, f)| f.right == right)
+                .flat_map(|(_, f)| f.tried.iter().filter(|t| t.place == *place))
+                .collect();
+            if some.is_empty() {
+                continue;
+            }
+            let any = KINDS.map(|pick| {
+                let all = some.iter().map(|t| pick(t)).filter(|hits| !hits.is_empty());
+                Proportion::count(all.map(|hits| hits.iter().any(|hit| *hit)))
+            });
+            let [own, matched, unrelated, random] = any;
+            // The interval of the share holds the control's.
+            let beaten = matched.of > 0 && matched.share() >= own.interval().0;
+            notes.push(format!(
+                "of {} questions that are answered {} without a patch, some pair at {} {} {}{}; controls: with the state of the same question about another entity {}, with an unrelated question's state {}, with random numbers of the same norm {} (all oracles; intervals of 95 %)",
+                some.len(),
+                if right { "rightly" } else { "wrongly" },
+                place.word(),
+                if right { "keeps right" } else { "sets right" },
+                own.sentence(),
+                if beaten { ", NO MORE THAN ITS MATCHED CONTROL" } else { "" },
+                matched.sentence(),
+                unrelated.sentence(),
+                random.sentence()
+            ));
+        }
     }
     notes.push(format!(
         "{} pairs of {layers} layers, source above target; a success: {}; shares are from 0 to 1; the best single pair is chosen after the fact as well",
@@ -254,6 +271,10 @@ fn notes(measure: &HopsRequest, done: &[(usize, &QuestionResult)], layers: usize
     notes.push(format!(
         "unrelated: the control, the state at the same layer and place of a question with another answer and another bridge, drawn with seed {}",
         measure.seed
+    ));
+    let noised = done.iter().filter(|(_, f)| f.swapped.is_none()).count();
+    notes.push(format!(
+        "matched: the control, the state at the same layer and place of the same question with another question's entity in it, drawn with the seed; for {noised} questions there is none, and the entity's own embeddings got noise ({DRAWS} draws, 3 standard deviations), or, where a question names no entity, there is no such control"
     ));
     let alone = done.iter().filter(|(_, f)| f.unrelated.is_none()).count();
     if alone > 0 {

@@ -26,7 +26,8 @@ pub struct Discovered {
     pub candidates: usize,
 }
 
-/// Removes edges of a candidate circuit that take less than `threshold` from the metric, in its unit.
+/// Removes edges of a candidate circuit that take less than `threshold` from the metric, in its unit. `tried` has what each edge took that
+/// was tried before, none for the others; it grows with the work, so that work that was stopped goes on from it.
 ///
 /// # Errors
 ///
@@ -36,20 +37,30 @@ pub fn discover(
     task: &CircuitTask,
     candidates: &EdgeSet,
     threshold: f64,
+    tried: &mut [Option<f64>],
 ) -> Result<Discovered> {
     let graph = &task.graph;
-    let mut left = Arc::new(candidates.connected(graph));
-    let all = left.len().max(1) as f32;
-    let (mut metric, mut states) =
-        lab.without_progress(|lab| task.under(lab, &left, None, true))?;
+    let mut left = candidates.connected(graph);
     let mut losses = vec![0.0; graph.edges()];
     let (mut trials, mut seen) = (0, 0);
+    for (edge, loss) in tried.iter().enumerate() {
+        match loss {
+            Some(loss) if *loss < threshold => left.set(edge, false),
+            Some(loss) => losses[edge] = *loss,
+            None => continue,
+        }
+        seen += 1;
+    }
+    let mut left = Arc::new(left);
+    let all = (candidates.connected(graph).len()).max(1) as f32;
+    let (mut metric, mut states) =
+        lab.without_progress(|lab| task.under(lab, &left, None, true))?;
     for number in (0..graph.receivers()).rev() {
         let receiver = graph.receiver(number);
         // What comes later has been tried, so that this is decided.
         let leads = left.receivers_that_lead(graph)[number];
         for edge in graph.into_receiver(receiver).rev() {
-            if !left.contains(edge) {
+            if !left.contains(edge) || tried[edge].is_some() {
                 continue;
             }
             seen += 1;
@@ -63,12 +74,14 @@ pub fn discover(
             if still || !leads {
                 states = under_other(&states, &less);
                 left = less;
+                tried[edge] = Some(0.0);
                 continue;
             }
             trials += 1;
             let (own, changed) =
                 lab.without_progress(|lab| task.under(lab, &less, Some(&states), true))?;
             let loss = task.loss(metric, own);
+            tried[edge] = Some(loss);
             if loss < threshold {
                 (left, metric, states) = (less, own, changed);
             } else {

@@ -4,11 +4,12 @@
 //! share that is left when the circuit's own edges have it (Wang et al. 2022, 2211.00593, section 4; Hanna et al. 2024, 2403.17806, section 4). Both are normalised: 0 is
 //! the metric without any edge, 1 that of the clean runs. Invariant: a control circuit has as many edges into each block as the circuit that it stands beside.
 
-use super::task::Outside;
+use super::task::{Outside, mean};
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::CircuitGraph;
+use crate::lab::draws::draw_seed;
 
 /// What a circuit keeps.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Evaluated {
     pub metric: f64,
     /// The share that is left under the circuit.
     pub faithfulness: f64,
+    /// Between which shares it lies with 95 %, where other pairs of texts are drawn; none of one or two pairs.
+    pub interval: Option<(f64, f64)>,
     /// The share that is left under everything but the circuit.
     pub without: f64,
     /// The faithfulness of random circuits.
@@ -54,22 +57,25 @@ pub fn evaluate(
     let mut share = |lab: &mut Lab, edges: EdgeSet| {
         let part = done as f32 / whole..(done + 1) as f32 / whole;
         done += 1;
-        let metric = lab.part(part, |lab| outside.under(lab, &edges))?;
-        Ok::<_, crate::error::Error>((metric, outside.share(metric)))
+        lab.report(part.start)?;
+        lab.part(part, |lab| outside.each(lab, &edges))
     };
     let mut out = Vec::with_capacity(circuits.len());
     for circuit in circuits {
-        let (metric, faithfulness) = share(lab, circuit.clone())?;
-        let (_, without) = share(lab, circuit.complement())?;
+        let each = share(lab, circuit.clone())?;
+        let metric = mean(&each);
+        let without = outside.share(mean(&share(lab, circuit.complement())?));
         let mut random = Vec::with_capacity(controls);
         for control in 0..controls {
-            let seed = seed.wrapping_add(control as u64);
-            random.push(share(lab, circuit.random_like(&outside.task.graph, seed))?.1);
+            let seed = draw_seed(seed, control);
+            let other = share(lab, circuit.random_like(&outside.task.graph, seed))?;
+            random.push(outside.share(mean(&other)));
         }
         out.push(Evaluated {
             edges: circuit.len(),
             metric,
-            faithfulness,
+            faithfulness: outside.share(metric),
+            interval: outside.interval(&each, seed),
             without,
             random,
         });

@@ -13,6 +13,7 @@ use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::{Receiver, Sender};
+use crate::lab::pairs::MetricKind;
 
 pub fn draft(
     params: &CircuitParams,
@@ -103,6 +104,9 @@ fn notes(
     };
     let metric = task.pairs.first().map(|pair| pair.metric.in_words(lab));
     let (least, most) = own.band();
+    let between = own.interval.map_or_else(String::new, |(low, high)| {
+        format!(" (95 % {low:.3} to {high:.3} where other pairs are drawn)")
+    });
     let mut notes = vec![
         format!(
             "{}: clean {:.4}, corrupted {:.4}{pairs}",
@@ -111,15 +115,20 @@ fn notes(
             task.corrupt
         ),
         format!(
-            "faithfulness {:.3}: with every edge outside the circuit {value} the metric is {:.4} (0: {ends}, 1: clean); with the circuit's own edges there instead, {:.3} is left",
+            "faithfulness {:.3}{between}: with every edge outside the circuit {value} the metric is {:.4} (0: {ends}, 1: clean); with the circuit's own edges there instead, {:.3} is left",
             own.faithfulness, own.metric, own.without
         ),
         format!(
-            "control: {} random circuits with as many edges into every block keep {least:.3} to {most:.3} (seeds {seed} to {})",
-            own.random.len(),
-            seed.wrapping_add(own.random.len() as u64 - 1)
+            "control: {} random circuits with as many edges into every block keep {least:.3} to {most:.3} (seed {seed})",
+            own.random.len()
         ),
     ];
+    if params.metric == MetricKind::Difference {
+        notes.push(format!(
+            "a faithfulness of {:.2} is a logit difference of 0, where neither answer is ahead: only what lies above it has the clean answer",
+            outside.share(0.0)
+        ));
+    }
     if outside.texts().is_some() {
         notes.push(format!(
             "with means alone, without any edge, the metric is {:.4}",

@@ -192,6 +192,7 @@ mod tests {
             edges: own.len(),
             metric: 0.0,
             faithfulness: 0.1 * own.len() as f64,
+            interval: None,
             without: 0.5,
             random: vec![0.25, -0.125],
         }

@@ -23,8 +23,8 @@ use select::EdgeSelection;
 use task::{CircuitTask, Outside};
 
 use super::pairs::{EdgeCount, Threshold};
-use super::params::{Count, ParameterValue, choices, params};
-use super::{Draft, Measurement, Reads};
+use super::params::{Arguments, Count, ParameterValue, Params, choices, params};
+use super::{Draft, Measurement, Reads, lines};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::circuit::edges::EdgeSet;
@@ -100,6 +100,39 @@ params! {
     }
 }
 
+impl CircuitParams {
+    /// A note on what was given and has no part in the circuit, because of what else was given.
+    fn unused(&self) -> Option<String> {
+        let (idle, because): (&[&str], &str) = match (self.method, self.threshold.0) {
+            _ if self.load.is_some() => (
+                &["method", "steps", "edges", "threshold", "candidates"],
+                "the circuit is loaded whole",
+            ),
+            (CircuitMethod::Acdc, _) => (
+                &["edges"],
+                "acdc keeps every edge whose loss is large enough",
+            ),
+            (CircuitMethod::Eap, None) => (
+                &["steps", "candidates"],
+                "eap takes one gradient of the clean run",
+            ),
+            (CircuitMethod::Eap, Some(_)) => (
+                &["steps", "candidates", "edges"],
+                "the threshold decides on what eap's one gradient gives",
+            ),
+            (CircuitMethod::EapIg, None) => {
+                (&["candidates"], "only acdc searches among candidates")
+            }
+            (CircuitMethod::EapIg, Some(_)) => (&["candidates", "edges"], "the threshold decides"),
+        };
+        let default = Self::parse(&Arguments::default()).ok()?.print();
+        let rows = Self::ROWS.iter().zip(self.print().into_iter().zip(default));
+        let given = rows.filter(|(row, (own, default))| idle.contains(&row.name) && own != default);
+        let given: Vec<&str> = given.map(|(row, _)| row.name).collect();
+        (!given.is_empty()).then(|| format!("not used, because {because}: {}", given.join(", ")))
+    }
+}
+
 /// A circuit with what it was chosen by.
 struct FoundCircuit {
     edges: EdgeSet,
@@ -138,7 +171,7 @@ impl Measurement for Circuit {
         let pairs = lab.part(0.0..0.1, |lab| measured(lab, params.metric, runs))?;
         let task = lab.part(0.1..0.15, |lab| CircuitTask::new(lab, pairs))?;
         let outside = outside(params, lab, &task)?;
-        let found = lab.part(0.15..0.6, |lab| found(params, lab, &outside))?;
+        let found = lab.part(0.15..0.6, |lab| found(params, run, lab, &outside))?;
         let circuits = match params.show {
             CircuitView::Edges => vec![found.edges.clone()],
             CircuitView::Curve | CircuitView::Graph => curve(params, &task, &found),
@@ -211,22 +244,37 @@ fn curve(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Ve
 }
 
 /// The circuit that the parameters ask for.
-fn found(params: &CircuitParams, lab: &mut Lab, outside: &Outside) -> Result<FoundCircuit> {
+fn found(
+    params: &CircuitParams,
+    run: &Run,
+    lab: &mut Lab,
+    outside: &Outside,
+) -> Result<FoundCircuit> {
     let task = outside.task;
     let graph = &task.graph;
     if let Some(path) = &params.load {
         let file = CircuitFile::load(path, &lab.model.card)?;
         let (edges, scores) = file.edges(path, graph)?;
+        let kept = if file.faithfulness.is_finite() {
+            format!(
+                "where it kept {:.3} of the metric ({})",
+                file.faithfulness, file.metric
+            )
+        } else {
+            "how much of the metric it kept there is not known: the file does not say, or was changed after it was saved".into()
+        };
         let note = format!(
-            "a saved circuit, found by {} on {} ({} pairs), where it kept {:.3} of the metric ({})",
-            file.method, file.pairs, file.count, file.faithfulness, file.metric
+            "a saved circuit, found by {} on {} ({} pairs), {kept}",
+            file.method, file.pairs, file.count
         );
+        let mut notes = vec![crate::text::plain(note.as_bytes())];
+        notes.extend(params.unused());
         return Ok(FoundCircuit {
             edges,
             scores,
             called: "score",
             whole: false,
-            notes: vec![crate::text::plain(note.as_bytes())],
+            notes,
         });
     }
     if params.method == CircuitMethod::Acdc && params.others == CircuitOthers::Mean {
@@ -263,6 +311,7 @@ fn found(params: &CircuitParams, lab: &mut Lab, outside: &Outside) -> Result<Fou
             None => ", which the slope of the clean run alone leaves".into(),
         }
     )];
+    notes.extend(params.unused());
     if params.method == CircuitMethod::Acdc {
         let candidates = params.candidates.of(graph.edges());
         let candidates = EdgeSelection::Top.circuit(graph, &found.scores, candidates);
@@ -272,7 +321,12 @@ fn found(params: &CircuitParams, lab: &mut Lab, outside: &Outside) -> Result<Fou
         let whole = (task.clean - task.corrupt).abs();
         let threshold = params.threshold.0.unwrap_or(0.01 * whole);
         let found = lab.part(share..1.0, |lab| {
-            discover(lab, task, &candidates, threshold)
+            lab.resumable(
+                run,
+                lines::<Circuit>(params),
+                graph.edges(),
+                |lab, tried| discover(lab, task, &candidates, threshold, tried),
+            )
         })?;
         notes.push(format!(
             "ACDC: {} of {} candidates are left (the strongest {} by EAP-IG that lie on a path), {} tried; an edge stays if without it the metric loses {threshold:.4} or more",

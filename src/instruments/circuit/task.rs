@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::lab::bootstrap::WithInterval;
 use crate::lab::capture::Capture;
 use crate::lab::circuit::edges::EdgeSet;
 use crate::lab::circuit::graph::CircuitGraph;
@@ -89,6 +90,22 @@ impl CircuitTask {
         base: Option<&[Arc<SenderChanges>]>,
         keep: bool,
     ) -> Result<(f64, Vec<Arc<SenderChanges>>)> {
+        let (each, changes) = self.under_each(lab, edges, base, keep)?;
+        Ok((mean(&each), changes))
+    }
+
+    /// The same with the metric of every pair.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::under`].
+    pub fn under_each(
+        &self,
+        lab: &mut Lab,
+        edges: &Arc<EdgeSet>,
+        base: Option<&[Arc<SenderChanges>]>,
+        keep: bool,
+    ) -> Result<(Vec<f64>, Vec<Arc<SenderChanges>>)> {
         let rows = self.pairs.iter().enumerate().map(|(i, pair)| PassRow {
             tokens: pair.runs.clean.tokens.clone(),
             circuit: Some(CircuitRow {
@@ -100,13 +117,13 @@ impl CircuitTask {
             }),
             ..PassRow::default()
         });
-        let (metric, found) = self.metric(lab, rows.collect())?;
+        let (each, found) = self.metric(lab, rows.collect())?;
         let changes = found.iter().filter_map(|row| row.changes.clone()).collect();
-        Ok((metric, changes))
+        Ok((each, changes))
     }
 
-    /// The mean metric of rows, one for each pair.
-    fn metric(&self, lab: &mut Lab, rows: Vec<PassRow>) -> Result<(f64, Vec<Capture>)> {
+    /// The metric of rows, one for each pair.
+    fn metric(&self, lab: &mut Lab, rows: Vec<PassRow>) -> Result<(Vec<f64>, Vec<Capture>)> {
         let metrics: Vec<&Metric> = self.pairs.iter().map(|pair| &pair.metric).collect();
         let pass = Pass {
             run: Run::plain(Vec::new()),
@@ -117,8 +134,7 @@ impl CircuitTask {
         let found = lab.run(&pass)?;
         let each = found.iter().zip(&metrics);
         let each = each.map(|(row, metric)| f64::from(metric.of(row.last())));
-        let sum: f64 = each.sum();
-        Ok((sum / self.pairs.len().max(1) as f64, found))
+        Ok((each.collect(), found))
     }
 
     /// The means of what every sender writes over the corrupted runs.
@@ -148,6 +164,13 @@ pub struct Outside<'a> {
     streams: Option<Arc<MeanStreams>>,
     /// The mean metric where everything is outside.
     pub nothing: f64,
+    /// The same of every pair.
+    nothing_each: Vec<f64>,
+}
+
+/// The mean over the pairs.
+pub fn mean(each: &[f64]) -> f64 {
+    each.iter().sum::<f64>() / each.len().max(1) as f64
 }
 
 impl<'a> Outside<'a> {
@@ -157,6 +180,11 @@ impl<'a> Outside<'a> {
             task,
             streams: None,
             nothing: task.corrupt,
+            nothing_each: task
+                .pairs
+                .iter()
+                .map(|pair| f64::from(pair.corrupt))
+                .collect(),
         }
     }
 
@@ -171,8 +199,10 @@ impl<'a> Outside<'a> {
             task,
             streams: Some(Arc::new(streams)),
             nothing: 0.0,
+            nothing_each: Vec::new(),
         };
-        own.nothing = own.under(lab, &EdgeSet::none(&task.graph))?;
+        own.nothing_each = own.each(lab, &EdgeSet::none(&task.graph))?;
+        own.nothing = mean(&own.nothing_each);
         Ok(own)
     }
 
@@ -187,9 +217,18 @@ impl<'a> Outside<'a> {
     ///
     /// Those of [`CircuitTask::under`].
     pub fn under(&self, lab: &mut Lab, edges: &EdgeSet) -> Result<f64> {
+        Ok(mean(&self.each(lab, edges)?))
+    }
+
+    /// The metric of every pair under a circuit.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`CircuitTask::under`].
+    pub fn each(&self, lab: &mut Lab, edges: &EdgeSet) -> Result<Vec<f64>> {
         let (task, edges) = (self.task, Arc::new(edges.clone()));
         let Some(streams) = &self.streams else {
-            return Ok(task.under(lab, &edges, None, false)?.0);
+            return Ok(task.under_each(lab, &edges, None, false)?.0);
         };
         let rows = task.pairs.iter().map(|pair| PassRow {
             tokens: pair.runs.clean.tokens.clone(),
@@ -234,6 +273,20 @@ impl<'a> Outside<'a> {
         };
         let rows = (0..corrupted.tokens).flat_map(|position| streams.of_sender(0, position));
         Ok(rows.copied().collect())
+    }
+
+    /// The interval of 95 % of the share that is left, where other pairs of texts are drawn; none of fewer than three pairs.
+    pub fn interval(&self, each: &[f64], seed: u64) -> Option<(f64, f64)> {
+        let share = |drawn: &[usize]| {
+            let (mut way, mut whole) = (0.0, 0.0);
+            for i in drawn {
+                way += each[*i] - self.nothing_each[*i];
+                whole += f64::from(self.task.pairs[*i].clean) - self.nothing_each[*i];
+            }
+            way / whole
+        };
+        let found = (each.len() >= 3).then(|| WithInterval::over(each.len(), seed, share))?;
+        Some((found.low, found.high))
     }
 
     /// The share of the metric's way from nothing but what is outside to the clean runs.

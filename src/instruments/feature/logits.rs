@@ -1,4 +1,4 @@
-//! Which features wrote a logit: direct attribution through the decoder, exact, with what the dictionary leaves out as a part.
+//! Which features wrote a log-probability or a logit: direct attribution through the decoder, exact, with what the dictionary leaves out as a part.
 //!
 //! The logit is the sum of [`crate::instruments::residual::attribution`]. What the dictionary reconstructs is a state of the stream or
 //! a term of it, `y = Σ f_i w_i + b + e`, and its part of the sum is split: `u·y = Σ f_i (u·w_i) + u·b + u·e`, where `u` is the
@@ -27,6 +27,7 @@ use crate::instruments::residual::attribution::{Attribution, AttributionRequest,
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
+use crate::lab::effect::EffectScale;
 use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
@@ -38,13 +39,14 @@ params! {
     pub struct FeatureLogitsParams {
         /// the dictionary: its name, or the folder or file, with @ADDRESS after it where its file does not say the place
         dictionary: String,
-        /// the token whose logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
+        /// the token whose log-probability or logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
+        on: EffectScale,
         /// how many features to list
         count: Count<1, 200> = "10",
         /// one layer of a set of dictionaries, or all
         layer: LayerOrAll = "all",
-        /// the position whose next-token logit is split
+        /// the position whose next token is asked about
         position: Position,
         /// how many positions, up to that one
         window: Count<1, 64> = "1",
@@ -60,7 +62,7 @@ pub struct FeatureLogits;
 impl Measurement for FeatureLogits {
     type Params = FeatureLogitsParams;
     const NAME: &'static str = "feature-logits";
-    const ABOUT: &'static str = "Which features of a dictionary wrote a logit: direct attribution through their decoder vectors, with the error and the rest of the stream as parts";
+    const ABOUT: &'static str = "Which features of a dictionary wrote a token's log-probability or logit: direct attribution through their decoder vectors, with the error and the rest of the stream as parts";
     const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020, Elhage et al. 2021; features with their error: Marks et al. 2024 (2403.19647)";
     // The rest has changes by edits of the stream, which are recorded where edits act.
     const ROWS_FOLLOW_EDITS: bool = true;
@@ -98,7 +100,7 @@ impl Measurement for FeatureLogits {
         let splits = SplitPart::all(&given, layer)?;
         let question = AttributionRequest {
             target: LogitTarget::chosen(params.token.as_deref(), &lab.model)?,
-            centred: false,
+            scale: params.on,
         };
         let sum = Attribution::read(lab, of, question)?;
         let features = FeatureSum::read(&sum, &splits, &given, of, lab)?;
@@ -112,7 +114,7 @@ impl Measurement for FeatureLogits {
             .titled(places.join(", "))
             .checked(Some(features.check));
         draft = draft
-            .note("effect: direct effect on the logit, act times the feature's vector times the token's direction; the final norm's scale is frozen, and later blocks do not react; all parts sum to the logit")
+            .note("effect: direct effect on what the title names, act times the feature's vector times the token's direction; the final norm's scale is frozen, and later blocks do not react; all parts sum to it")
             .note("error: what the dictionary leaves out; rest: everything else of the stream; z: standard deviations above the mean of what the feature adds to all tokens, at its activation");
         if let Some(cap) = lab.model.transformer.blueprint.logit_cap {
             draft = draft.note(format!(
@@ -123,9 +125,9 @@ impl Measurement for FeatureLogits {
             draft = draft.note("dictionaries are trained without the first position: features there are no finding");
         }
         if sum.targets.iter().any(|target| target.minus.is_none()) {
-            draft = draft.note("the logit of a single token has no natural zero: compare it with another token (\"A\" - \"B\")");
+            draft = draft.note(sum.scale.note());
         }
-        let mut notes: Vec<String> = Vec::new();
+        let mut notes: Vec<String> = sum.saturated.iter().cloned().collect();
         for split in &splits {
             for (n, _) in &split.writers {
                 for note in given.set.dictionaries[*n].notes(&lab.model.card) {
@@ -235,9 +237,9 @@ impl FeatureLogitsParams {
             ),
         );
         let title = format!(
-            "after {} · logit of {}: {:.4}, the parts sum to {:.4}",
+            "after {} · {}: {:.4}, the parts sum to {:.4}",
             lab.visible(of.run.tokens[position]),
-            target.spell(lab),
+            sum.scale.of(target, lab),
             sum.logits[i],
             here.total()
         );

@@ -38,6 +38,12 @@ use crate::model::network::finite::{self, order};
 /// How many features are multiplied with the unembedding at once.
 const AT_ONCE: usize = 16;
 
+/// How many features, for each that is listed, are candidates for a token: by their logit less its mean over all tokens.
+const CANDIDATES: usize = 8;
+
+/// Among how many tokens that a feature promotes most one is that the feature may stand for.
+const MOST_PROMOTED: usize = 10;
+
 /// Draws of the control.
 const DRAWS: usize = 20;
 
@@ -71,6 +77,13 @@ const COLUMNS: &[&str] = &[
 const SCORE: usize = 1;
 
 pub struct FeatureSearch;
+
+/// A feature in the table, and what is known of a token: how far its logit lies above the mean, and its rank among all.
+struct ListedFeature {
+    row: TableRow,
+    z: f32,
+    rank: Option<usize>,
+}
 
 /// A feature that was found.
 struct FoundFeature<'a> {
@@ -110,8 +123,29 @@ impl Measurement for FeatureSearch {
         } else {
             (params.by_number(&given)?, "", "by number".to_string())
         };
-        let found = &found[..found.len().min(params.count.0)];
-        let mut rows = rows(found, target, &given, lab)?;
+        let most = match target {
+            Some(_) => found.len(),
+            None => found.len().min(params.count.0),
+        };
+        let mut listed = rows(&found[..most], target, &given, lab)?;
+        if target.is_some() {
+            listed.sort_by(|a, b| order(b.z, a.z));
+        }
+        listed.truncate(params.count.0);
+        if listed.is_empty() {
+            return Ok(Draft::of(Table::paged(
+                COLUMNS,
+                vec![TablePage::of("", Anchor::default(), Vec::new())],
+            ))
+            .titled(title)
+            .note("no feature was found")
+            .notes(given.note()));
+        }
+        let best = listed.iter().filter_map(|one| one.rank).min();
+        let about = best.filter(|rank| *rank > MOST_PROMOTED).map(|rank| {
+            format!("no feature listed has this token among the {MOST_PROMOTED} that it promotes most (the best rank is {rank}): none stands for it")
+        });
+        let mut rows: Vec<TableRow> = listed.into_iter().map(|one| one.row).collect();
         let mut columns = without_empty(COLUMNS, &mut rows);
         columns
             .iter_mut()
@@ -119,9 +153,10 @@ impl Measurement for FeatureSearch {
             .for_each(|name| *name = score);
         let page = TablePage::of("", Anchor::default(), rows);
         let draft = Draft::of(Table::paged(&columns, vec![page])).titled(title);
+        let draft = draft.notes(about);
         let draft = if target.is_some() {
             draft
-                .note("logit: w·(γ⊙W_U[t]) of one unit of activation, through the final norm's gain and before its scale; z: standard deviations above the mean of what the feature adds to all tokens; rank: of the token among them, from 1")
+                .note("strongest first by z; logit: w·(γ⊙W_U[t]) of one unit of activation, through the final norm's gain and before its scale; z: standard deviations above the mean of what the feature adds to all tokens; rank: of the token among them, from 1")
                 .note("computed from the weights alone; `feature` shows when one is active")
         } else {
             draft.note("promotes: tokens, by W_U (γ⊙w) of one unit of activation")
@@ -136,7 +171,8 @@ impl FeatureSearchParams {
         all.iter().all(|words| words.trim().is_empty())
     }
 
-    /// The features that add most to a target, all layers together.
+    /// Candidates for the features that add most to a target, all layers together: their logits less the mean over all tokens are
+    /// the largest.
     fn by_token<'a>(
         &self,
         target: LogitTarget,
@@ -144,27 +180,57 @@ impl FeatureSearchParams {
         layer: Option<usize>,
         lab: &mut Lab,
     ) -> Result<Vec<FoundFeature<'a>>> {
-        let direction = target.direction(&lab.model)?.unsqueeze(0)?;
-        let norm = &lab.model.transformer.norm;
-        let direction = norm.seen_from_behind(&direction)?.squeeze(0)?;
+        let direction = target.direction(&lab.model)?;
+        let transformer = &lab.model.transformer;
+        // A feature that adds to every token's logit is none of this token; a difference has no such part.
+        let mean = match target.minus {
+            None => {
+                transformer
+                    .mean_logit_direction(lab.model.known_tokens())?
+                    .0
+            }
+            Some(_) => direction.zeros_like()?,
+        };
+        let norm = &transformer.norm;
+        let behind = |direction: Tensor| -> Result<Tensor> {
+            Ok(norm
+                .seen_from_behind(&direction.unsqueeze(0)?)?
+                .squeeze(0)?)
+        };
+        let (direction, mean) = (behind(direction)?, behind(mean)?);
         let mut found = Vec::new();
         let chosen = given.at(layer)?;
         for (done, placed) in chosen.iter().enumerate() {
             lab.report(done as f32 / chosen.len() as f32)?;
-            let products =
-                stream_products(placed, &lab.model, &direction, &|done| lab.report(done))?;
-            if !finite::all(&products) {
+            let products = |direction| {
+                stream_products(placed, &lab.model, direction, &|done| lab.report(done))
+            };
+            let scores = products(&direction)?;
+            let mut centred = scores.clone();
+            if target.minus.is_none() {
+                let means = products(&mean)?;
+                centred
+                    .iter_mut()
+                    .zip(means)
+                    .for_each(|(own, mean)| *own -= mean);
+            }
+            if !finite::all(&centred) {
                 return Err(lab.not_finite("The products of features with the unembedding are"));
             }
-            let best = top(&products, products.len(), self.count.0);
-            found.extend(best.into_iter().map(|(feature, score)| FoundFeature {
-                placed,
-                feature,
-                score,
+            let best = top(&centred, centred.len(), CANDIDATES * self.count.0);
+            found.extend(best.into_iter().map(|(feature, centred)| {
+                let score = scores[feature as usize];
+                let one = FoundFeature {
+                    placed,
+                    feature,
+                    score,
+                };
+                (one, centred)
             }));
         }
-        found.sort_by(|a, b| order(b.score, a.score));
-        Ok(found)
+        found.sort_by(|a, b| order(b.1, a.1));
+        found.truncate(CANDIDATES * self.count.0);
+        Ok(found.into_iter().map(|(one, _)| one).collect())
     }
 
     /// The features whose label has all of the words.
@@ -271,7 +337,8 @@ impl FeatureSearchParams {
             .map(|(found, ..)| FoundFeature { ..*found })
             .collect();
         let compared = there.is_some() || given.index.is_some();
-        let mut table = rows(&found, None, given, lab)?;
+        let table = rows(&found, None, given, lab)?.into_iter();
+        let mut table: Vec<TableRow> = table.map(|one| one.row).collect();
         for (row, (found, a, b)) in table.iter_mut().zip(&scored) {
             let there = if compared {
                 Entry::Number(*b)
@@ -412,7 +479,7 @@ fn rows(
     target: Option<LogitTarget>,
     given: &GivenDictionary,
     lab: &mut Lab,
-) -> Result<Vec<TableRow>> {
+) -> Result<Vec<ListedFeature>> {
     let known = lab.model.known_tokens();
     let mut out = Vec::with_capacity(found.len());
     for (done, some) in found.chunks(AT_ONCE).enumerate() {
@@ -442,13 +509,14 @@ fn rows(
             } else {
                 "".into()
             });
+            let (mut z, mut place) = (f32::NAN, None);
             match (target, &logits) {
                 (Some(target), Some(logits)) => {
-                    entries.push(deviations(target, &logits[..known]).into());
-                    entries.push(match target.minus {
-                        None => rank(&logits[..known], target.token).into(),
-                        Some(_) => "".into(),
-                    });
+                    let logits = &logits[..known];
+                    z = deviations(target, logits);
+                    place = target.minus.is_none().then(|| rank(logits, target.token));
+                    entries.push(z.into());
+                    entries.push(place.map_or("".into(), Entry::from));
                 }
                 _ => entries.extend(entries!["", ""]),
             }
@@ -464,7 +532,11 @@ fn rows(
             entries.push(given.label(one.placed, one.feature).into());
             let anchor = Anchor::layer(layer_of(one.placed));
             let handle = given.handle(one.placed, one.feature, None);
-            out.push(TableRow::feature(anchor, handle, entries));
+            out.push(ListedFeature {
+                row: TableRow::feature(anchor, handle, entries),
+                z,
+                rank: place,
+            });
         }
     }
     Ok(out)

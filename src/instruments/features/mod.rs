@@ -121,7 +121,9 @@ impl Measurement for Features {
             let grid = grids::followed(&params.feature, &sets, of, lab)?;
             return Ok(Draft::of(grid)
                 .titled(title)
-                .note("each cell: the activation of that feature; empty: not active; ×: outside training")
+                .note(
+                    "each cell: the activation of that feature; 0: not active; ×: outside training",
+                )
                 .notes(notes));
         }
         let steps = sets.len() as f32;

@@ -20,6 +20,8 @@ const RECONSTRUCTION: &str = "reconstruction";
 const ERROR: &str = "error";
 const CONTROL: &str = "control";
 const OUTSIDE: &str = "outside training";
+/// The label of a feature that an edit acts on: the value that was set is not what the encoder makes of the edited activation.
+const EDITED: &str = "edited: what the encoder reads after the edit";
 
 /// A control that explains this much less than the reconstruction, or more, explains as much.
 const AS_MUCH: f32 = 0.02;
@@ -43,6 +45,7 @@ pub fn rows(
 ) -> Vec<Vec<TableRow>> {
     let layer = shown.layer();
     let placed = shown.placed;
+    let edited = shown.edited(&of.run);
     let position = |(i, position): (usize, usize)| {
         let anchor = Anchor::cell(layer, position);
         let row = |name: &str, numbers: [Option<f32>; 3], label: String| {
@@ -58,7 +61,15 @@ pub fn rows(
             .iter()
             .take(listed)
             .map(|(size, f, act)| {
-                let label = shown.labels.get(layer, *f);
+                let mut acting = edited.iter().filter(|(span, _)| span.contains(&position));
+                let own = shown.labels.get(layer, *f);
+                let label = if !acting.any(|(_, features)| features.contains(f)) {
+                    own.to_string()
+                } else if own.is_empty() {
+                    EDITED.into()
+                } else {
+                    format!("{own} · {EDITED}")
+                };
                 let entries = entries![shown.feature(*f), *act, *size, "", label];
                 TableRow::feature(anchor, shown.handle(*f, *act), entries)
             })
@@ -90,7 +101,13 @@ pub fn rows(
 /// The middle of some values; NaN of none.
 fn median(mut values: Vec<f32>) -> f32 {
     values.sort_by(f32::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f32::NAN)
+    let upper = values.len() / 2;
+    let at = |i: usize| values.get(i).copied().unwrap_or(f32::NAN);
+    if values.len().is_multiple_of(2) && upper > 0 {
+        f32::midpoint(at(upper - 1), at(upper))
+    } else {
+        at(upper)
+    }
 }
 
 /// What the pages say of every dictionary, in a sentence each; what is wrong comes first.
@@ -155,4 +172,16 @@ pub fn summary(table: &Table) -> Option<String> {
     };
     let said: Vec<String> = tags.iter().filter_map(sentence).collect();
     (!said.is_empty()).then(|| said.join(". "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_of_an_even_number_lies_between_the_middle_two() {
+        assert!((median(vec![0.9, 0.7]) - 0.8).abs() < 1e-6);
+        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < 1e-6);
+        assert!(median(Vec::new()).is_nan());
+    }
 }

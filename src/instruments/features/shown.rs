@@ -3,6 +3,7 @@
 //! Invariant: no two of them have the same tag, and one alone has none; what is said of a dictionary is said under its tag. To say
 //! something else of a dictionary, add it to [`ShownDictionary::notes`].
 
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -10,9 +11,11 @@ use super::FeaturesParams;
 use crate::dictionaries::labels::FeatureLabels;
 use crate::dictionaries::model_name::same_model;
 use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary, named};
+use crate::edit::op::UnitChoice;
 use crate::error::{Error, Result};
 use crate::figure::FeatureHandle;
 use crate::lab::Lab;
+use crate::lab::run::Run;
 use crate::model::Card;
 use crate::text;
 
@@ -172,6 +175,22 @@ impl ShownDictionary<'_> {
             place: self.placed.written_at(),
             activation: Some(activation),
         }
+    }
+
+    /// The features that active edits of a run act on, with the positions from which and until which those are on.
+    pub fn edited(&self, run: &Run) -> Vec<(Range<usize>, Vec<u32>)> {
+        let mut edited = Vec::new();
+        for (span, edits) in run.schedule.spans() {
+            for edit in edits.iter().filter(|edit| edit.active()) {
+                let Some(UnitChoice::Features(chosen)) = edit.op.argument().mentions().units else {
+                    continue;
+                };
+                if chosen.dictionary == self.given && chosen.layer == self.layer {
+                    edited.push((span.clone(), chosen.numbers.clone()));
+                }
+            }
+        }
+        edited
     }
 
     pub fn layer(&self) -> usize {

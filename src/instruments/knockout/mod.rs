@@ -11,13 +11,16 @@ mod plan;
 
 use self::parameters::{KnockoutColumns, KnockoutParams};
 use self::plan::{KnockoutPlan, KnockoutResult, three_digits};
+use super::over_prompts::numbers::OverPrompts;
 use super::params::ParameterValue;
 use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
+use crate::edit::receipt::{exceeds, range};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Check, Grid};
 use crate::instruments::residual::attribution::rounding;
 use crate::lab::Lab;
+use crate::lab::draws::DRAWS;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::trials::SweepCost;
@@ -31,6 +34,7 @@ impl Measurement for AttentionKnockout {
     const ABOUT: &'static str = "Attention knockout: how an answer's probability changes when some tokens cannot attend to others, in a window of layers at a time";
     const SOURCE: &'static str = "attention knockout: Geva et al. 2023 (2304.14767)";
     const READS_END: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<KnockoutParams>> = Some(KnockoutParams::OVER_PROMPTS);
 
     fn cost(params: &KnockoutParams, tokens: usize, card: &Card) -> Option<SweepCost> {
         let columns = match params.by {
@@ -52,6 +56,26 @@ impl Measurement for AttentionKnockout {
 }
 
 impl KnockoutPlan<'_> {
+    /// The strongest cell's change and those of its control, for the title; empty without a control.
+    fn claim(&self, found: &KnockoutResult) -> String {
+        let change = |logprob: f32| self.params.value.of(logprob, found.base);
+        let Some(strongest) = &found.strongest else {
+            return String::new();
+        };
+        let draws: Vec<f32> = strongest.draws.iter().map(|draw| change(*draw)).collect();
+        let (Some((low, high)), Some(own)) = (range(&draws), &found.outcomes[strongest.cell])
+        else {
+            return String::new();
+        };
+        let own = change(own.logprob);
+        let less = if exceeds(own, &draws) {
+            ""
+        } else {
+            ", no more than its control"
+        };
+        format!(" · strongest {own:+.3}, control {low:+.3} to {high:+.3}{less}")
+    }
+
     fn draw(&self, found: &KnockoutResult, run: &Run, lab: &Lab) -> Draft {
         let params = self.params;
         let measure = |logprob: f32| params.value.of(logprob, found.base);
@@ -74,7 +98,20 @@ impl KnockoutPlan<'_> {
                 ("random edges", outcome.control.map(f32::exp)),
             ];
             let more = more.into_iter().filter_map(|(name, v)| Some((name, v?)));
-            Cell::of("", measure(outcome.logprob), anchor).more(more)
+            let drawn = found
+                .strongest
+                .as_ref()
+                .filter(|strongest| strongest.cell == column * self.layers + layer)
+                .and_then(|strongest| range(&strongest.draws));
+            let drawn = drawn.map(|(low, high)| {
+                [
+                    (format!("least of {DRAWS} draws"), low.exp()),
+                    (format!("most of {DRAWS} draws"), high.exp()),
+                ]
+            });
+            let more = more.map(|(name, v)| (name.to_string(), v));
+            Cell::of("", measure(outcome.logprob), anchor)
+                .more(more.chain(drawn.into_iter().flatten()))
         };
         let name = lab.visible(self.answer);
         let by = params.by.print();
@@ -126,9 +163,12 @@ impl KnockoutPlan<'_> {
             },
         ];
         Draft::of(grid.around_zero())
-            .titled(format!("{name} under attention knockout"))
+            .titled(format!("{name} under attention knockout{}", self.claim(found)))
             .notes(notes)
-            .notes(found.control.clone())
+            .notes(self.sink_left_out.then(|| {
+                "position 0, on which attention rests in many models (an attention sink), is left out of the columns and of the controls: knocking it out hurts whatever is asked; sources=0 asks about it".to_string()
+            }))
+            .notes(found.strongest.as_ref().map(|strongest| strongest.sentence.clone()))
             .notes(found.stopped.clone())
             .note("a knockout in one window of layers shows what is attended to there; what was copied in earlier layers has already moved on")
             .checked(Some(check))

@@ -6,7 +6,12 @@
 use crate::edit::positions::Positions;
 use crate::edit::quotes;
 use crate::error::{Error, Result};
-use crate::instruments::params::{Count, ParamKind, ParameterValue, choices, params};
+use crate::figure::{AxisLabel, Body, Cell};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, NumberRow, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder, grid_of,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, ParamKind, ParameterValue, choices};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 
@@ -39,12 +44,12 @@ impl AnswerChange {
     }
 }
 
-params! {
+params_over_prompts! {
     /// What `knockout` is asked.
     pub struct KnockoutParams {
         /// the answer: a text (its first token) or #ID; by default the model's top prediction
         token: Option<String>,
-        /// the tokens that cannot be attended to, in groups: `subject=Marco Silva; rest`; a group is a text of the prompt, a position rule, or `rest` (everything else except position 0); by default each token is a group
+        /// the tokens that cannot be attended to, in groups: `subject=Marco Silva; rest`; a group is a text of the prompt, a position rule, or `rest` (everything else except position 0); by default each token but the first, on which attention rests in many models (an attention sink), is a group; `0` names it
         sources: Groups,
         /// the positions that cannot attend to them: a position rule, counted over the whole text, or a text that occurs in it
         targets: NamedPositions = "last",
@@ -56,6 +61,65 @@ params! {
         window: Count<0, 256> = "0",
         /// what a cell shows: change: of the answer's probability; relative: that change divided by the probability before; logprob: change of the log-probability
         value: AnswerChange = "change",
+    }
+}
+
+impl KnockoutParams {
+    /// How it takes lists of prompts.
+    pub(super) const OVER_PROMPTS: OverPrompts<Self> = OverPrompts {
+        asked: Self::asked,
+        alone: Self::alone,
+        numbers: Self::numbers,
+        note: "the change for the answer after the position when the targets cannot attend to the sources, in a window of layers around the row; random: the same with as many random other edges of the same layers and heads, where there are as many",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    };
+
+    /// The same about one prompt of a list. Without sources they are the entity and the rest: single tokens are others in every prompt.
+    fn alone(&self, place: &PromptPlace) -> Result<Self> {
+        let mut sources = self.sources.clone();
+        if sources.groups.is_empty() && self.by == KnockoutColumns::Source {
+            let entity = place.entity.as_ref().ok_or_else(|| {
+                let expected = "with a list, sources that every prompt has, such as first=1; rest; or a list that names entities; or by=head";
+                Error::argument("sources", "", expected)
+            })?;
+            let groups = format!("entity=text:{}; rest", quotes::quoted(entity));
+            sources =
+                Groups::parse(&groups).map_err(|why| Error::argument("sources", &groups, why))?;
+        }
+        Ok(Self {
+            token: place.token(self.token.as_ref()),
+            sources,
+            ..self.clone()
+        })
+    }
+
+    /// The numbers of every layer: of each column, and of its control.
+    fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
+        let grid = grid_of(body)?;
+        let which = match self.by {
+            KnockoutColumns::Source => "",
+            KnockoutColumns::Head => "head ",
+        };
+        let named = |column: &AxisLabel| {
+            let own = format!("{which}{}", column.label);
+            [own.clone(), format!("{own}, random")]
+        };
+        let names: Vec<String> = grid.columns.iter().flat_map(named).collect();
+        let both = |cell: &Cell| {
+            let of = |name: &str| cell.named(name).map_or(f32::NAN, f32::ln);
+            [cell.value, self.value.of(of("random edges"), of("before"))]
+        };
+        let row = |(r, row): (usize, &AxisLabel)| {
+            let cells = grid.cells.iter().flat_map(|column| both(&column[r]));
+            NumberRow::of(row.label.clone(), row.anchor, cells.collect())
+        };
+        Ok(PromptNumbers {
+            axis: grid.row_axis.clone(),
+            rows: grid.rows.iter().enumerate().map(row).collect(),
+            names,
+        })
     }
 }
 
@@ -102,7 +166,7 @@ impl NamedPositions {
     /// The positions in a run's text; `name` is the parameter, for error messages.
     pub(super) fn within(&self, name: &str, run: &Run, lab: &Lab) -> Result<Vec<usize>> {
         let bad = |expected: String| Error::argument(name, &self.text, expected);
-        let spelled: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
+        let spelled = lab.model.pieces(&run.tokens);
         let rule = self.rule.resolve(&spelled).map_err(|_| {
             bad("a position rule (last, 3, 2..5, -2, text:\"...\") or a text that occurs in the run".into())
         })?;
@@ -152,9 +216,14 @@ impl Groups {
     /// The number of groups in a text of `tokens` tokens.
     pub(super) fn count(&self, tokens: usize) -> usize {
         match self.groups.len() {
-            0 => tokens.saturating_sub(1),
+            0 => tokens.saturating_sub(2).max(1),
             some => some,
         }
+    }
+
+    /// Whether the first position, an attention sink in many models, is left out because nobody named it.
+    pub(super) fn leaves_sink_out(&self, last: usize) -> bool {
+        self.groups.is_empty() && last > 1
     }
 
     /// The groups, restricted to positions before `last`.
@@ -166,7 +235,8 @@ impl Groups {
     ) -> Result<Vec<(String, Vec<usize>)>> {
         if self.groups.is_empty() {
             let alone = |p: usize| (lab.visible(run.tokens[p]), vec![p]);
-            return Ok((0..last).map(alone).collect());
+            // Where there is nothing else, the first position is asked about after all.
+            return Ok((usize::from(last > 1)..last).map(alone).collect());
         }
         let mut out: Vec<(String, Vec<usize>)> = Vec::new();
         for (name, place) in &self.groups {

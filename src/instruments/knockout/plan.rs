@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use super::AttentionKnockout;
 use super::parameters::{KnockoutColumns, KnockoutParams};
+use crate::edit::receipt::exceeds;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, Unit};
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Output};
+use crate::lab::draws::{DRAWS, draw_seed};
 use crate::lab::pass::{Knockout, Pass, PassRow};
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
@@ -22,9 +24,6 @@ use crate::model::network::finite;
 
 /// The number of cells in a slice.
 const SLICE: usize = 16;
-
-/// How many draws of the control are measured for the strongest cell.
-const DRAWS: u64 = 8;
 
 /// A column of the figure: the sources and heads that its cells knock out.
 pub(super) struct KnockoutColumn {
@@ -40,6 +39,8 @@ pub(super) struct KnockoutPlan<'a> {
     pub(super) answer: u32,
     pub(super) targets: Vec<usize>,
     pub(super) columns: Vec<KnockoutColumn>,
+    /// Whether the first position is left out.
+    pub(super) sink_left_out: bool,
     pub(super) window: usize,
     pub(super) layers: usize,
 }
@@ -62,7 +63,17 @@ pub(super) struct KnockoutResult {
     pub(super) largest_logit: f32,
     pub(super) outcomes: Vec<Option<KnockoutOutcome>>,
     pub(super) stopped: Option<String>,
-    pub(super) control: Option<String>,
+    pub(super) strongest: Option<StrongestCell>,
+}
+
+/// The cell with the largest change, and several draws of its control.
+pub(super) struct StrongestCell {
+    /// Its number among the cells.
+    pub(super) cell: usize,
+    /// The log-probabilities with as many random other edges knocked out; none where there are too few others.
+    pub(super) draws: Vec<f32>,
+    /// What it is, in a sentence.
+    pub(super) sentence: String,
 }
 
 /// A probability with three significant digits.
@@ -126,6 +137,7 @@ impl<'a> KnockoutPlan<'a> {
             answer,
             targets,
             columns,
+            sink_left_out: params.sources.leaves_sink_out(last),
             window: match params.window.0 {
                 0 => layers.div_ceil(5),
                 some => some.min(layers),
@@ -204,7 +216,7 @@ impl<'a> KnockoutPlan<'a> {
             // Excludes cells whose numbers are not finite.
             .filter(|(_, logprob)| size(*logprob).is_finite())
             .max_by(|a, b| size(a.1).total_cmp(&size(b.1)));
-        let control = match strongest {
+        let strongest = match strongest {
             Some((i, logprob)) => Some(self.strongest(lab, &plain, &base, i, logprob)?),
             None => None,
         };
@@ -214,7 +226,7 @@ impl<'a> KnockoutPlan<'a> {
             largest_logit: base.logits().iter().fold(1.0, |most, z| most.max(z.abs())),
             stopped: trials.note(),
             outcomes: trials.results,
-            control,
+            strongest,
         })
     }
 
@@ -226,9 +238,15 @@ impl<'a> KnockoutPlan<'a> {
         base: &Capture,
         i: usize,
         logprob: f32,
-    ) -> Result<String> {
+    ) -> Result<StrongestCell> {
         let run = &plain.run;
-        let probability = |of: &Capture| of.last().token(self.answer).logprob.exp();
+        let log = |of: &Capture| of.last().token(self.answer).logprob;
+        let probability = |of: &Capture| log(of).exp();
+        let cell = |draws: Vec<f32>, sentence: String| StrongestCell {
+            cell: i,
+            draws,
+            sentence,
+        };
         let layers = self.layer_window(i % self.layers);
         let edges = self.cut(i, None).edges(&lab.model);
         let column = &self.columns[i / self.layers];
@@ -244,28 +262,35 @@ impl<'a> KnockoutPlan<'a> {
             three_digits(logprob.exp())
         );
         let draws: Vec<Knockout> = (0..DRAWS)
-            .map(|draw| self.cut(i, Some(run.seed.wrapping_add(1000 * draw))))
+            .map(|draw| self.cut(i, Some(draw_seed(run.seed, draw))))
             .collect();
         let others = draws[0].edges(&lab.model);
         if others < edges {
-            return Ok(format!(
-                "{sentence}; no control: there are only {others} other edges"
-            ));
+            let sentence = format!("{sentence}; no control: there are only {others} other edges");
+            return Ok(cell(Vec::new(), sentence));
         }
         let rows = lab.run(&pass_with_knockouts(plain, &draws))?;
         let found: Vec<f32> = rows.iter().map(probability).collect();
         if !finite::all(&found) {
-            return Ok(format!(
-                "{sentence}; its control is not finite (NaN or infinity)"
-            ));
+            let sentence = format!("{sentence}; its control is not finite (NaN or infinity)");
+            return Ok(cell(Vec::new(), sentence));
         }
-        Ok(format!(
-            "{sentence}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {})",
+        let draws: Vec<f32> = rows.iter().map(log).collect();
+        let change = |logprob: f32| self.params.value.of(logprob, log(base));
+        let changes: Vec<f32> = draws.iter().map(|draw| change(*draw)).collect();
+        let within = if exceeds(change(logprob), &changes) {
+            ""
+        } else {
+            ", NO LESS THAN THAT"
+        };
+        let sentence = format!(
+            "{sentence}; control: as many random other edges there, mean {}, {} to {} in {DRAWS} draws (seed {}){within}",
             three_digits(found.iter().sum::<f32>() / found.len() as f32),
             three_digits(found.iter().copied().fold(1.0, f32::min)),
             three_digits(found.iter().copied().fold(0.0, f32::max)),
             run.seed
-        ))
+        );
+        Ok(cell(draws, sentence))
     }
 }
 

@@ -2,31 +2,40 @@
 //!
 //! Every row is a pass over the run with the units multiplied by a factor: 0 is ablation, 1 the run itself, 2 doubles them, -1
 //! flips the sign. These are the suppressing and amplifying of Dai et al. 2022 (2104.08696, section 4.3) as a curve. The
-//! control is the same curve for as many other units of the same layers, each drawn among those next in size.
+//! control is the same curve for as many other units of the same layers, each drawn among those next in size: the mean of several draws,
+//! and between which probabilities they lie.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::edit::op::{Op, UnitChoice};
 use crate::edit::positions::Positions;
+use crate::edit::receipt::{mean, range};
 use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
-use crate::instruments::knowledge::control_units::near_in_size;
-use crate::instruments::neurons::at_position::{neuron, neurons_at};
+use crate::instruments::neurons::at_position::{directions_at, neuron, neurons_at};
 use crate::instruments::neurons::value_card::ValueCards;
-use crate::instruments::params::{ParameterValue, Strengths, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder, table_of,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{ParameterValue, Strengths, choices};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
+use crate::lab::control_units::{ControlDraws, near_in_size};
+use crate::lab::draws::{DRAWS, draw_seed};
+use crate::lab::effect::EffectScale;
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::LogitTarget;
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
+use crate::text;
 use candle_core::DType;
 
 choices! {
@@ -34,7 +43,7 @@ choices! {
     pub enum UnitSite { Neurons = "mlp_act", Heads = "z" }
 }
 
-params! {
+params_over_prompts! {
     /// What `dose` is asked.
     pub struct DoseParams {
         /// the units as LAYER/UNIT, several with commas, such as 5/17,6/3; by default the neuron with the largest direct effect
@@ -45,27 +54,17 @@ params! {
         strengths: Strengths = "-1,0,0.5,1,2,4",
         /// the answer: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the run's top prediction
         token: String,
+        on: EffectScale,
         positions: Positions,
     }
 }
-
-const COLUMNS: &[&str] = &[
-    "times",
-    "logit",
-    "p",
-    "rank",
-    "KL",
-    "top",
-    "control logit",
-    "control p",
-    "control KL",
-];
 
 type UnitsByLayer = BTreeMap<usize, Vec<u32>>;
 
 /// The statistics after one pass.
 struct Point {
-    logit: f32,
+    /// On the scale that was asked for.
+    value: f32,
     p: f32,
     rank: u32,
     kl: f32,
@@ -80,6 +79,30 @@ impl Measurement for Dose {
     const ABOUT: &'static str = "Neurons or heads multiplied by several factors (0 ablates, above 1 amplifies, -1 flips the sign), and the effect on the next token";
     const SOURCE: &'static str = "suppressing and amplifying neurons: Dai et al. 2022 (2104.08696)";
     const READS_END: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<DoseParams>> = Some(OverPrompts {
+        asked: DoseParams::asked,
+        alone: |params, place| {
+            if params.units.is_empty() {
+                let expected = "units such as 5/17,6/3: with a list the same ones are multiplied in every prompt; `fact` and `neurons` find some";
+                return Err(Error::argument("units", "", expected));
+            }
+            let given = Some(&params.token).filter(|token| !token.is_empty());
+            Ok(DoseParams {
+                token: place.difference(given).unwrap_or_default(),
+                ..params.clone()
+            })
+        },
+        numbers: |_, body, _| {
+            let words = ["times", "top", "least p", "most p"];
+            let names = table_of(body)?.columns.iter().map(String::as_str);
+            let names: Vec<&str> = names.filter(|name| !words.contains(name)).collect();
+            PromptNumbers::of_table(body, "times", &names, |_| true)
+        },
+        note: "of the answer after the position, with the units multiplied; rank: how many tokens have a higher logit; KL divergence KL(run ‖ edited) in nats; control: as many other units of the same layers, next in size, mean of the draws",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn measure(params: &DoseParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let strengths = &params.strengths.0;
@@ -91,54 +114,95 @@ impl Measurement for Dose {
         let output = Output {
             ranks: true,
             kl: Some(Arc::new(vec![vec![base]])),
-            ..Output::tokens(&target.tokens())
+            ..params.on.output(target)
         };
         let units = params.units(run, target, lab)?;
-        let control = params.control_units(run, &units, lab)?;
+        let draws = params.control_draws(&units, lab);
+        let controls = params.control_units(run, &units, draws.count, lab)?;
         let mut rows = Vec::with_capacity(strengths.len());
         let anchor = anchor(&units, run, params.site);
         let edited = strengths.iter().flat_map(|strength| {
-            let row = |units| PassRow::edited(params.schedule(run, units, *strength));
-            [row(&units), row(&control)]
+            let row =
+                |units: &UnitsByLayer| PassRow::edited(params.schedule(run, units, *strength));
+            let beside: Vec<PassRow> = controls.iter().map(row).collect();
+            std::iter::once(row(&units)).chain(beside)
         });
         let found = lab.run(&Pass {
             rows: edited.collect(),
             ..Pass::after(run.clone(), output)
         })?;
-        let points: Vec<Point> = found.iter().map(|row| Point::of(row, target)).collect();
-        for (strength, pair) in strengths.iter().zip(points.chunks(2)) {
-            let (own, other) = (&pair[0], &pair[1]);
-            rows.push(TableRow::at(
-                anchor,
-                entries![
-                    strength.to_string(),
-                    own.logit,
-                    own.p,
-                    match own.rank {
-                        NO_RANK => Entry::from(NOT_FINITE),
-                        rank => Entry::from(rank.to_string()),
-                    },
-                    own.kl,
-                    lab.visible(own.top),
-                    other.logit,
-                    other.p,
-                    other.kl,
+        let known = lab.model.known_tokens();
+        let points: Vec<Point> = found
+            .iter()
+            .map(|row| Point::of(row, target, params.on, known))
+            .collect();
+        for (strength, some) in strengths.iter().zip(points.chunks(1 + controls.len())) {
+            let (own, others) = (&some[0], &some[1..]);
+            let each = |of: fn(&Point) -> f32| -> Vec<f32> { others.iter().map(of).collect() };
+            let shares = each(|point| point.p);
+            let mut entries = entries![
+                strength.to_string(),
+                own.value,
+                own.p,
+                match own.rank {
+                    NO_RANK => Entry::from(NOT_FINITE),
+                    rank => Entry::from(rank.to_string()),
+                },
+                own.kl,
+                lab.visible(own.top),
+            ];
+            entries.extend(match range(&shares) {
+                None => entries!["", "", "", "", ""],
+                Some((low, high)) => entries![
+                    mean(&each(|point| point.value)),
+                    mean(&shares),
+                    mean(&each(|point| point.kl)),
+                    low,
+                    high,
                 ],
-            ));
+            });
+            rows.push(TableRow::at(anchor, entries));
         }
         let name = target.spell(lab);
+        let beside = match controls.as_slice() {
+            [] => "no control".to_string(),
+            [one] => format!("control {}", spell(one)),
+            [first, ..] => format!(
+                "control {}, and others in {} draws, seed {}",
+                spell(first),
+                controls.len(),
+                run.seed
+            ),
+        };
         let title = format!(
-            "{} {} multiplied · control {}, seed {}",
+            "{} {} multiplied · {beside}",
             params.site.print(),
-            spell(&units),
-            spell(&control),
-            run.seed
+            spell(&units)
         );
         let page = TablePage::of(title, anchor, rows);
-        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
-            .titled(format!("{} on {name}", spell(&units)))
-            .note(format!("logit, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
-            .note("control: as many other units of the same layers, each drawn (by the seed) among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)"))
+        let heading = params.on.heading(target);
+        let beside = format!("control {heading}");
+        let columns = [
+            "times",
+            heading,
+            "p",
+            "rank",
+            "KL",
+            "top",
+            &beside,
+            "control p",
+            "control KL",
+            "least p",
+            "most p",
+        ];
+        Ok(Draft::of(Table::paged(&columns, vec![page]))
+            .titled(format!("{} on the {}", spell(&units), params.on.of(target, lab)))
+            .note(format!("{heading}, p and rank of {name} after the last token, and KL divergence KL(run ‖ edited) in nats; the row of factor 1 is the run itself"))
+            .note(if draws.why.is_empty() {
+                format!("control: as many other units of the same layers, mean of {} and the range of their p, each drawn (by the seed) among those next in size (|act|·‖v‖ at the last position; for heads ‖z‖)", text::counted(draws.count, "draw"))
+            } else {
+                format!("no control of equal size: {}", draws.why)
+            }))
     }
 }
 
@@ -158,11 +222,13 @@ impl DoseParams {
         let mut units = UnitsByLayer::new();
         if self.units.is_empty() && !heads {
             let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
+            let here = std::slice::from_ref(&local);
+            let along = directions_at(lab, here, Some(&[target]), self.on)?;
+            let stream = along.of_stream(&lab.model)?;
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &local.activations {
-                let cards = ValueCards::on(lab);
-                let effects =
-                    local.effects(*layer, cards.borrow_mut().view(&lab.model, *layer, target)?);
+                let view = lab.model.transformer.neuron_views(*layer, &stream)?;
+                let effects = local.effects(*layer, &view.squeeze(0)?.to_vec1::<f32>()?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -190,15 +256,26 @@ impl DoseParams {
         Ok(units)
     }
 
-    /// As many other units of the same layers, next in the ranking by size.
+    /// How many draws of as many other units there are.
+    fn control_draws(&self, units: &UnitsByLayer, lab: &Lab) -> ControlDraws {
+        let card = &lab.model.card;
+        let count = match self.site {
+            UnitSite::Heads => card.heads,
+            UnitSite::Neurons => card.d_mlp,
+        };
+        ControlDraws::of_units(units.values().map(|own| (count, own.len())), DRAWS)
+    }
+
+    /// Several draws of as many other units of the same layers, next in the ranking by size.
     fn control_units(
         &self,
         run: &Run,
         units: &UnitsByLayer,
+        draws: usize,
         lab: &mut Lab,
-    ) -> Result<UnitsByLayer> {
+    ) -> Result<Vec<UnitsByLayer>> {
         let last = run.tokens.len() - 1;
-        let mut control = UnitsByLayer::new();
+        let mut controls = vec![UnitsByLayer::new(); draws];
         for (layer, own) in units {
             let sizes = if self.site == UnitSite::Heads {
                 let at = Site::Z.at(*layer);
@@ -210,9 +287,11 @@ impl DoseParams {
                 let cards = ValueCards::on(lab);
                 local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
             };
-            control.insert(*layer, near_in_size(&sizes, own, run.seed));
+            for (draw, control) in controls.iter_mut().enumerate() {
+                control.insert(*layer, near_in_size(&sizes, own, draw_seed(run.seed, draw)));
+            }
         }
-        Ok(control)
+        Ok(controls)
     }
 
     /// The run's edits and the multiplied units.
@@ -232,10 +311,10 @@ impl DoseParams {
 
 impl Point {
     /// The statistics of a row; NaN if the row is not finite.
-    fn of(row: &Capture, target: LogitTarget) -> Self {
+    fn of(row: &Capture, target: LogitTarget, scale: EffectScale, known: usize) -> Self {
         if !row.is_finite() {
             return Self {
-                logit: f32::NAN,
+                value: f32::NAN,
                 p: f32::NAN,
                 rank: NO_RANK,
                 kl: f32::NAN,
@@ -245,7 +324,7 @@ impl Point {
         let stats = row.last();
         let token = stats.token(target.token);
         Self {
-            logit: target.logit(stats),
+            value: scale.value(target, stats, known),
             p: token.logprob.exp(),
             rank: token.rank,
             kl: stats.kl,

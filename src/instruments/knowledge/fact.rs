@@ -1,4 +1,4 @@
-//! The neurons of a fact: ranked by integrated gradients of the answer's probability, or by their direct effect on the answer,
+//! The neurons of a fact: ranked by integrated gradients of the answer's probability, or by their direct effect on its log-probability,
 //! over several wordings of a prompt; and the answer's probability when they are ablated.
 //!
 //! Scores and refining are those of [`crate::instruments::knowledge::fact_neurons`] (Dai et al. 2022, 2104.08696). All neurons
@@ -8,13 +8,14 @@
 use std::path::PathBuf;
 
 use crate::edit::op::{Op, UnitChoice};
+use crate::edit::receipt::{mean, range};
+use crate::edit::schedule::Schedule;
 use crate::edit::{Edit, EditPlace};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
-use crate::instruments::knowledge::control_units::near_in_size;
 use crate::instruments::knowledge::fact_neurons::{
-    FactNeuron, FactScores, FactScoring, Search, ask, refine,
+    AnswerDirection, FactNeuron, FactScores, FactScoring, Search, ask, refine,
 };
 use crate::instruments::knowledge::integrated::{IntegralRule, IntegralSteps, LayerAttribution};
 use crate::instruments::neurons::at_position::neurons_at;
@@ -23,11 +24,15 @@ use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, par
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::Output;
+use crate::lab::control_units::near_in_size;
+use crate::lab::draws::{DRAWS, draw_seed};
+use crate::lab::effect::EffectScale;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
 use crate::model::network::site::Site;
+use crate::vectors::interval::MeanInterval;
 
 choices! {
     /// By what the neurons are ranked.
@@ -39,9 +44,10 @@ params! {
     pub struct FactParams {
         /// the answer: a text (its first token) or #ID; "A" - "B" scores by the logit difference; by default the run's top prediction
         answer: String,
+        on: EffectScale,
         /// a file with other wordings of the prompt, one a line; the run's own prompt is always used
         prompts: Option<PathBuf>,
-        /// what ranks the neurons: direct: the direct effect on the answer's logit, from one pass a prompt; integrated: integrated gradients of the answer's probability, from --steps gradients a layer and prompt, beside the direct effects
+        /// what ranks the neurons: direct: the direct effect on the answer (its log-probability), from one pass a prompt; integrated: integrated gradients of the answer's probability, from --steps gradients a layer and prompt, beside the direct effects
         by: FactRanking = "direct",
         /// the steps of integrated gradients
         steps: Count<1, 1024> = "20",
@@ -121,7 +127,7 @@ impl Measurement for FactNeurons {
             most: params.count.0,
             layers: (params.layer.within(lab.model.card.layers)?).map_or(all.layers, |l| (l, l)),
         };
-        let direction = target.direction(&lab.model)?;
+        let along = AnswerDirection::Of(target, params.on);
         let ranking = Ranking {
             params,
             run,
@@ -137,7 +143,7 @@ impl Measurement for FactNeurons {
             lab,
             &prompts,
             &run.schedule,
-            &direction,
+            &along,
             FactScoring::Direct,
             search,
         )?;
@@ -145,7 +151,7 @@ impl Measurement for FactNeurons {
         let integrated = match params.by {
             FactRanking::Direct => None,
             FactRanking::Integrated => Some(lab.part(0.0..0.95, |lab| {
-                ask(lab, &prompts, &run.schedule, &direction, scoring, search)
+                ask(lab, &prompts, &run.schedule, &along, scoring, search)
             })?),
         };
         let mut draft = match integrated {
@@ -180,17 +186,20 @@ impl Ranking<'_> {
         let (present, found) = self.found(scores);
         let p = self.probabilities(&[&found], lab)?;
         let title = format!(
-            "p of {} · {:.3}, ablated {:.3}, control {:.3}",
+            "p of {} · {:.3}, ablated {:.3}, {}",
             lab.visible(self.target.token),
-            p[0],
-            p[1],
-            p[2]
+            p.own.mean,
+            p.ablated[0].mean,
+            p.control_in_words()
         );
-        let name = self.target.spell(lab);
+        let name = self.params.on.of(self.target, lab);
         let table = self.table(COLUMNS, title, &found, lab, |n| entries![n.effect, n.act])?;
         Ok(Draft::of(table)
-            .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; control: as many other neurons of the same layers, next in size, seed {}", self.run.seed))
-            .note(format!("effect: mean direct effect on the logit of {name}; kept under at least {:.0} % of {} prompts", present * 100.0, self.prompts.len()))
+            .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; control: as many other neurons of the same layers, next in size, 8 draws, seed {}", self.run.seed))
+            .note(format!("effect: mean direct effect on the {name}; kept under at least {:.0} % of {} prompts", present * 100.0, self.prompts.len()))
+            .notes(p.intervals())
+            .notes(scores.saturated.clone())
+            .notes(self.target.minus.is_none().then(|| self.params.on.note().to_string()))
             .note(CAUTION)
             .titled(name))
     }
@@ -202,13 +211,13 @@ impl Ranking<'_> {
         other.truncate(found.len());
         let p = self.probabilities(&[&found, &other], lab)?;
         let title = format!(
-            "p of {} · {:.3}, ablated {:.3}, first {} by effect {:.3}, control {:.3}",
+            "p of {} · {:.3}, ablated {:.3}, first {} by effect {:.3}, {}",
             lab.visible(self.target.token),
-            p[0],
-            p[1],
+            p.own.mean,
+            p.ablated[0].mean,
             other.len(),
-            p[3],
-            p[2]
+            p.ablated[1].mean,
+            p.control_in_words()
         );
         let name = self.target.spell(lab);
         let shared = found.iter().filter(|n| {
@@ -226,11 +235,12 @@ impl Ranking<'_> {
         let mut draft = Draft::of(table)
             .note(format!("attribution: mean integrated gradients of {what}, while all neurons of a layer go from 0 to their activation at the last position; {} steps, {} rule", self.params.steps.0, self.params.rule.print()))
             .note(completeness(scores))
-            .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; first by effect: as many by direct effect, chosen alike, of which {shared} of {count} are the same; control: as many other neurons of the same layers, next in size, seed {}", self.run.seed))
-            .note(format!("effect: mean direct effect on the logit of {name}, and by effect the place among all neurons by that; kept under at least {:.0} % of {} prompts", present * 100.0, self.prompts.len()))
+            .note(format!("p: mean over the prompts, after the last token; ablated: all listed neurons set to 0 at every position; first by effect: as many by direct effect, chosen alike, of which {shared} of {count} are the same; control: as many other neurons of the same layers, next in size, 8 draws, seed {}", self.run.seed))
+            .note(format!("effect: mean direct effect on the {}, and by effect the place among all neurons by that; kept under at least {:.0} % of {} prompts", self.params.on.of(self.target, lab), present * 100.0, self.prompts.len()))
             .notes(left_out(&lab.model.card))
             .notes(normed(&lab.model.card))
-            .notes(self.saturated(scores, p[0]))
+            .notes(p.intervals())
+            .notes(self.saturated(scores, p.own.mean as f32))
             .note(CAUTION)
             .titled(format!("{name}, by integrated gradients"));
         let worst = worst(scores).map_or(f64::NAN, LayerAttribution::completeness_error);
@@ -275,12 +285,12 @@ impl Ranking<'_> {
         Ok(Table::paged(columns, vec![page]))
     }
 
-    /// The mean probability of the answer over the prompts: of the run; with the first list of neurons ablated, and with as many
-    /// others; then with each further list ablated.
-    fn probabilities(&self, lists: &[&[FactNeuron]], lab: &mut Lab) -> Result<Vec<f32>> {
+    /// The answer's probabilities over the prompts: of the run, with each list of neurons ablated, and with as many others as the first
+    /// list has in several draws.
+    fn probabilities(&self, lists: &[&[FactNeuron]], lab: &mut Lab) -> Result<AblatedAnswer> {
         let (run, target) = (self.run, self.target);
         let local = neurons_at(lab, run, run.tokens.len() - 1)?.remove(0);
-        let mut control = run.schedule.clone();
+        let mut controls = vec![run.schedule.clone(); DRAWS];
         let mut ablated = Vec::with_capacity(lists.len());
         for (i, found) in lists.iter().enumerate() {
             let mut own = run.schedule.clone();
@@ -293,25 +303,70 @@ impl Ranking<'_> {
                 let units: Vec<u32> = here.map(|n| n.neuron).collect();
                 let at = usize::from(layer);
                 let sizes = local.sizes(at, &cards.borrow_mut().norms(&lab.model)?[at]);
-                let others = near_in_size(&sizes, &units, run.seed);
-                own = own.and(&zero(at, units));
-                if i == 0 && !others.is_empty() {
-                    control = control.and(&zero(at, others));
+                for (draw, control) in controls.iter_mut().enumerate().filter(|_| i == 0) {
+                    let others = near_in_size(&sizes, &units, draw_seed(run.seed, draw));
+                    if !others.is_empty() {
+                        *control = control.and(&zero(at, others));
+                    }
                 }
+                own = own.and(&zero(at, units));
             }
             ablated.push(own);
         }
-        let first = ablated.remove(0);
-        let all = [run.schedule.clone(), first, control].into_iter();
-        all.chain(ablated)
-            .map(|schedule| {
-                let rows = lab.last_of(self.prompts, &schedule, Output::tokens(&[target.token]))?;
-                let p = rows
-                    .iter()
-                    .map(|stats| stats.token(target.token).logprob.exp());
-                Ok(p.sum::<f32>() / self.prompts.len() as f32)
-            })
-            .collect()
+        let mut of = |schedule: &Schedule| {
+            let rows = lab.last_of(self.prompts, schedule, Output::tokens(&[target.token]))?;
+            let p = rows
+                .iter()
+                .map(|stats| f64::from(stats.token(target.token).logprob).exp());
+            Ok(MeanInterval::of(&p.collect::<Vec<_>>(), run.seed))
+        };
+        Ok(AblatedAnswer {
+            own: of(&run.schedule)?,
+            ablated: ablated.iter().map(&mut of).collect::<Result<_>>()?,
+            control: controls.iter().map(of).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// The mean probability of an answer over the prompts.
+struct AblatedAnswer {
+    /// Of the run.
+    own: MeanInterval,
+    /// With each list of neurons ablated.
+    ablated: Vec<MeanInterval>,
+    /// With as many others as the first list has, in every draw.
+    control: Vec<MeanInterval>,
+}
+
+impl AblatedAnswer {
+    /// The control's mean over the draws, and between which they lie.
+    fn control_in_words(&self) -> String {
+        let draws: Vec<f32> = self.control.iter().map(|p| p.mean as f32).collect();
+        let (low, high) = range(&draws).unwrap_or((f32::NAN, f32::NAN));
+        // An ablation that takes no more than another is no finding.
+        let lost = self.ablated.first().is_some_and(|p| p.mean as f32 >= low);
+        format!(
+            "control {:.3} ({low:.3} to {high:.3} in {} draws{})",
+            mean(&draws),
+            draws.len(),
+            if lost {
+                "; THE ABLATION TAKES NO MORE THAN THAT"
+            } else {
+                ""
+            }
+        )
+    }
+
+    /// Between which numbers the means over the prompts lie; none of a prompt or two.
+    fn intervals(&self) -> Option<String> {
+        let ablated = self.ablated.first()?;
+        (!self.own.low.is_nan()).then(|| {
+            format!(
+                "over the prompts, with intervals of 95 % (bootstrap): p {}, ablated {}",
+                self.own.sentence(),
+                ablated.sentence()
+            )
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! least `share` of the largest, then those kept under at least `present` of the wordings, moving that threshold by 5 points
 //! until a fact has 2 to 5 neurons on average. The paper's rule "under three paraphrases at least" is left out, because there
 //! are often only two. The score is the paper's own, integrated gradients ([`super::integrated`]), or, without any gradient,
-//! the direct effect on the answer's logit at the last position ([`crate::instruments::neurons::at_position`]), which comes
+//! the direct effect on the answer's log-probability (or logit) at the last position ([`crate::instruments::neurons::at_position`]), which comes
 //! with every neuron in either case. Invariant: the same prompts and edits give the same neurons in the same order. To score
 //! otherwise, add a variant of [`FactScoring`]; refining stays.
 
@@ -15,8 +15,9 @@ use candle_core::Tensor;
 use super::integrated::{IntegralSteps, LayerAttribution, integrate};
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
-use crate::instruments::neurons::at_position::{NeuronsAtPosition, neurons_at};
+use crate::instruments::neurons::at_position::{NeuronsAtPosition, directions_at, neurons_at};
 use crate::lab::Lab;
+use crate::lab::effect::{EffectScale, saturation};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
 use crate::model::network::finite::order;
@@ -54,13 +55,22 @@ impl Search {
 /// How the neurons of a fact are scored.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum FactScoring {
-    /// By the direct effect on the answer's logit.
+    /// By the direct effect on the answer.
     Direct,
     /// By integrated gradients of the answer's probability.
     Integrated {
         target: LogitTarget,
         path: IntegralSteps,
     },
+}
+
+/// Along which direction direct effects on the answer are read.
+#[derive(Clone, Debug)]
+pub enum AnswerDirection {
+    /// That of the answer on a scale, at each prompt's own distribution.
+    Of(LogitTarget, EffectScale),
+    /// The same under every prompt: of the stream after the final norm, `[d_model]`.
+    Fixed(Tensor),
 }
 
 /// A neuron found for a fact.
@@ -91,6 +101,8 @@ pub struct FactScores {
     pub incomplete: Vec<LayerAttribution>,
     /// By integrated gradients: the most that all neurons of one layer make together under a prompt, in size.
     pub most: f64,
+    /// A caution where the answer is as good as certain.
+    pub saturated: Option<String>,
     /// Neurons with a large score under at least one prompt.
     candidates: Vec<FactNeuron>,
 }
@@ -104,7 +116,7 @@ struct NeuronSums {
     kept: usize,
 }
 
-/// Runs the prompts under a schedule and scores every neuron; `direction` is the answer's logit direction `[d_model]`.
+/// Runs the prompts under a schedule and scores every neuron; `along` is the direction of the answer.
 ///
 /// # Errors
 ///
@@ -113,7 +125,7 @@ pub fn ask(
     lab: &mut Lab,
     prompts: &[Vec<u32>],
     schedule: &Schedule,
-    direction: &Tensor,
+    along: &AnswerDirection,
     scoring: FactScoring,
     search: Search,
 ) -> Result<FactScores> {
@@ -121,17 +133,29 @@ pub fn ask(
     let chosen: Vec<usize> = layers
         .filter(|l| (search.layers.0..=search.layers.1).contains(l))
         .collect();
-    let views = chosen
-        .iter()
-        .map(|l| lab.model.transformer.value_view(*l, direction))
-        .collect::<Result<Vec<_>>>()?;
     let mut sums: BTreeMap<usize, Vec<NeuronSums>> = BTreeMap::new();
     let (mut incomplete, mut most) = (Vec::new(), 0f64);
+    let mut shares = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
         let run = Run::plain(prompt.clone()).under(schedule);
         let local = neurons_at(lab, &run, prompt.len() - 1)?.remove(0);
-        let each = chosen.iter().zip(&views);
-        let effects: Vec<Vec<f32>> = each.map(|(l, view)| local.effects(*l, view)).collect();
+        let stream = match along {
+            AnswerDirection::Of(target, scale) => {
+                let here = std::slice::from_ref(&local);
+                let found = directions_at(lab, here, Some(&[*target]), *scale)?;
+                shares.extend(&found.shares);
+                found.of_stream(&lab.model)?
+            }
+            AnswerDirection::Fixed(direction) => {
+                let norm = &lab.model.transformer.norm;
+                norm.seen_from_behind(&direction.unsqueeze(0)?)?
+            }
+        };
+        let effects = chosen.iter().map(|layer| {
+            let view = lab.model.transformer.neuron_views(*layer, &stream)?;
+            Ok(local.effects(*layer, &view.squeeze(0)?.to_vec1::<f32>()?))
+        });
+        let effects: Vec<Vec<f32>> = effects.collect::<Result<_>>()?;
         let scores = match scoring {
             FactScoring::Direct => effects.clone(),
             FactScoring::Integrated { target, path } => {
@@ -155,6 +179,7 @@ pub fn ask(
         count: prompts.len(),
         incomplete,
         most,
+        saturated: saturation(&shares),
         candidates: candidates(&sums, prompts.len()),
     })
 }
@@ -274,6 +299,7 @@ mod tests {
             count: 20,
             incomplete: Vec::new(),
             most: 0.0,
+            saturated: None,
             candidates: prompts.iter().enumerate().map(candidate).collect(),
         }
     }

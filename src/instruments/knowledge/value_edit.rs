@@ -17,8 +17,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::control_units as null_units;
-use super::fact_neurons::{FactNeuron, FactScoring, Search, ask, drop_shared, refine};
+use super::fact_neurons::{
+    AnswerDirection, FactNeuron, FactScoring, Search, ask, drop_shared, refine,
+};
 use super::facts::Fact;
 use super::integrated::IntegralSteps;
 use crate::edit::op::{Op, UnitChoice, UnitsTurn};
@@ -28,6 +29,9 @@ use crate::error::{Error, Result};
 use crate::instruments::neurons::at_position::neurons_at;
 use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
+use crate::lab::control_units;
+use crate::lab::draws::draw_seed;
+use crate::lab::effect::EffectScale;
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::target::{LogitTarget, first_token};
@@ -194,7 +198,7 @@ pub fn run(
             report.without += 1;
             continue;
         }
-        let seed = plan.seed.wrapping_add(fact as u64);
+        let seed = draw_seed(plan.seed, fact);
         let control = suite.control(lab, fact, &neurons, schedule, seed)?;
         let old = (facts[fact].answer.as_str(), suite.answers[fact]);
         let turned = new.as_ref().map(|(text, id)| (text.as_str(), *id));
@@ -294,19 +298,20 @@ impl EvaluationSuite {
         let mut beside = Vec::new();
         for (i, fact) in members.iter().enumerate() {
             let answer = self.answers[*fact];
-            let mut direction = lab.model.transformer.logit_direction(answer)?;
             let others: Vec<u32> = all.iter().copied().filter(|a| *a != answer).collect();
-            if plan.score == NeuronScore::Contrast && !others.is_empty() {
+            let along = if plan.score == NeuronScore::Contrast && !others.is_empty() {
                 let others = others
                     .iter()
                     .map(|a| lab.model.transformer.logit_direction(*a))
                     .collect::<Result<Vec<_>>>()?;
-                direction = (direction - Tensor::stack(&others, 0)?.mean(0)?)?;
-            }
-            let prompts = self.of(*fact);
-            let by = |lab: &mut Lab, scoring| {
-                ask(lab, &prompts, schedule, &direction, scoring, plan.search)
+                let own = lab.model.transformer.logit_direction(answer)?;
+                AnswerDirection::Fixed((own - Tensor::stack(&others, 0)?.mean(0)?)?)
+            } else {
+                AnswerDirection::Of(LogitTarget::one(answer), EffectScale::LogProb)
             };
+            let prompts = self.of(*fact);
+            let by =
+                |lab: &mut Lab, scoring| ask(lab, &prompts, schedule, &along, scoring, plan.search);
             let scoring = match plan.score {
                 NeuronScore::Answer | NeuronScore::Contrast => FactScoring::Direct,
                 NeuronScore::Integrated(path) => {
@@ -368,7 +373,7 @@ impl EvaluationSuite {
     ) -> Result<Vec<FactNeuron>> {
         let mut drawn: Vec<FactNeuron> = Vec::with_capacity(neurons.len());
         for (layer, units, _) in by_layer(neurons, |_| 1) {
-            let others = null_units::any(lab.model.card.d_mlp, &units, seed);
+            let others = control_units::any(lab.model.card.d_mlp, &units, seed);
             drawn.extend(others.into_iter().map(|neuron| FactNeuron {
                 layer,
                 neuron,

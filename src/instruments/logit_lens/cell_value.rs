@@ -89,6 +89,10 @@ impl LensCell {
         })
     }
 
+    /// Short names of [`LensCell::numbers`], for columns of tables.
+    pub(crate) const SHORT: [&'static str; 6] =
+        ["rank", "p", "top p", "KL", "entropy", "reciprocal rank"];
+
     /// All numbers of a cell, in the order in which the user cycles through them.
     pub(crate) fn numbers(self) -> Vec<CellNumber> {
         let mut all = vec![
@@ -192,7 +196,10 @@ impl LensCell {
         let spelled = stats.top.iter().map(|(id, p)| (lab.visible(*id), *p));
         let more: Vec<(String, f32)> = spelled.collect();
         let label = more.first().map_or(NOT_FINITE, |m| &m.0);
-        Cell::of(label, Self::number(self.first, stats), anchor).more(more)
+        let ids = stats.top.iter().map(|(id, _)| *id).collect();
+        Cell::of(label, Self::number(self.first, stats), anchor)
+            .more(more)
+            .ids(ids)
     }
 
     /// All numbers of a row, in the order of [`LensCell::numbers`].

@@ -9,10 +9,14 @@ use std::ops::Range;
 
 use crate::error::Result;
 use crate::figure::cell_details::{CellDetails, Number, TOP};
-use crate::figure::{Anchor, AxisLabel, Cell, Grid};
+use crate::figure::{Anchor, AxisLabel, Body, Cell, Grid};
 use crate::instruments::logit_lens::cell_value::{LensCell, LensNumber, Opening, TokenChoice};
 use crate::instruments::logit_lens::lens_view::{LensView, MapsFile, ReadSite, view};
-use crate::instruments::params::{Count, ParameterValue, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder, grid_of,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, ParameterValue};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs, NormOf};
@@ -20,7 +24,7 @@ use crate::lab::run::Run;
 use crate::model::Card;
 use crate::model::network::site::Site;
 
-params! {
+params_over_prompts! {
     /// What `lens` is asked.
     pub struct LensParams {
         /// how many tokens to keep in every cell
@@ -72,7 +76,32 @@ pub(crate) fn cautions(view: &LensView, layers: usize) -> Vec<String> {
     notes
 }
 
+/// The numbers of every layer at a position, that of the colours first.
+fn numbers_at(_params: &LensParams, body: &Body, place: &PromptPlace) -> Result<PromptNumbers> {
+    let grid = grid_of(body)?;
+    let numbers = &grid.also.numbers;
+    let first = numbers.iter().position(|number| number.value == grid.value);
+    let mut order: Vec<usize> = (0..numbers.len()).collect();
+    order.sort_by_key(|i| Some(*i) != first);
+    let names = order.iter().map(|i| LensCell::SHORT[*i].to_string());
+    PromptNumbers::of_column(body, place.position, names.collect(), |column, row| {
+        let of = |i: &usize| numbers[*i].values[column][row];
+        order.iter().map(of).collect()
+    })
+}
+
 impl LensParams {
+    /// The same about one prompt of a list.
+    fn alone(&self, place: &PromptPlace) -> Self {
+        let given = Some(&self.of).filter(|of| !of.is_empty());
+        Self {
+            window: Count(place.window),
+            of: place.token(given).unwrap_or_else(|| "answer".into()),
+            top: Count(1),
+            ..self.clone()
+        }
+    }
+
     fn shown(&self, lab: &Lab) -> Result<LensCell> {
         LensCell::of(self.show, &self.of, self.top.0, &lab.model)
     }
@@ -85,6 +114,15 @@ impl Measurement for Lens {
     const SOURCE: &'static str = "logit lens: nostalgebraist 2020; Kao et al. 2020 (2001.09309)";
     const STEADY: bool = true;
     const ROWS_ARE_LAYERS: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<LensParams>> = Some(OverPrompts {
+        asked: LensParams::asked,
+        alone: |params, place| Ok(params.alone(place)),
+        numbers: numbers_at,
+        note: "rank: of the answer, from 1; p: its probability; top p: that of the layer's own top prediction; KL: of the model's output from the layer, nats; entropy: of the layer, nats",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn live(params: &LensParams, _card: &Card) -> bool {
         // A live figure is read together with the model's own output: with each state's own norm and without maps. Not every
@@ -175,6 +213,7 @@ impl Measurement for Lens {
                 numbers,
                 stories,
             },
+            opening: None,
         };
         let site = view.site.spec().name;
         let norm = view.norm.print();

@@ -1,7 +1,7 @@
 //! Convergence layers: from which layer on does the lens predict what the model predicts?
 //!
-//! For every position it finds the last stretch of layers whose top prediction equals the model's. To report more about a
-//! position, add a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on
+//! For every position it finds the last stretch of layers whose top prediction equals the model's and whose distribution is close to
+//! the model's: a top prediction alone may agree nats away. To report more about a position, add a column. Sources: the lens's own; "first layer after which the top never changes" as in the literature on
 //! early exits (Schuster et al. 2022, 2207.07061, use the same agreement).
 
 use super::lens::cautions;
@@ -9,17 +9,23 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TableRow};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, view};
-use crate::instruments::params::{Count, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, NonNegative};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Readout};
 use crate::lab::run::Run;
 
-params! {
+params_over_prompts! {
     /// What `settle` is asked.
     pub struct SettleParams {
         /// how many of the last positions to read
         window: Count<1, 4096> = "64",
+        /// a layer agrees if its top prediction is the model's and KL(model ‖ layer) is at most this, in nats
+        kl: NonNegative = "0.5",
         site: ReadSite,
         norm: NormOf,
         maps: MapsFile,
@@ -32,6 +38,7 @@ const COLUMNS: &[&str] = &[
     "answer",
     "p",
     "converges",
+    "same top from",
     "first",
     "p there",
     "KL there",
@@ -42,9 +49,34 @@ pub struct Settle;
 impl Measurement for Settle {
     type Params = SettleParams;
     const NAME: &'static str = "settle";
-    const ABOUT: &'static str = "Convergence layer of each prediction: from this layer on, the top prediction of every layer is the model's own";
+    const ABOUT: &'static str = "Convergence layer of each prediction: from this layer on, every layer has the model's own top prediction and nearly its distribution";
     const SOURCE: &'static str =
         "agreement of layers: Schuster et al. 2022 (2207.07061); logit lens: nostalgebraist 2020";
+    const OVER_PROMPTS: Option<OverPrompts<SettleParams>> = Some(OverPrompts {
+        asked: SettleParams::asked,
+        alone: |params, place| {
+            Ok(SettleParams {
+                window: Count(place.window),
+                ..params.clone()
+            })
+        },
+        numbers: |_, body, place| {
+            let names = [
+                "converges",
+                "same top from",
+                "first",
+                "p",
+                "p there",
+                "KL there",
+            ];
+            let here = |row: &TableRow| row.anchor.position == Some(place.position as u32);
+            PromptNumbers::of_table(body, "", &names, here)
+        },
+        note: "of the model's own top prediction: converges: the convergence layer, from which on the top prediction is the model's and KL(model ‖ layer) at most the limit `kl`; same top from: by the top prediction alone; first: the first layer with that top prediction; a prompt that never converges has no such layer and is left out of that mean",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Unasked,
+    });
 
     fn measure(params: &SettleParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(params.site, params.norm, &params.maps, lab)?;
@@ -63,7 +95,12 @@ impl Measurement for Settle {
         let (mut rows, mut settled) = (Vec::new(), Vec::new());
         for (i, position) in shown.enumerate() {
             let (answer, p) = seen.finals[i].first();
-            let from = seen.settles(i);
+            let top = seen.settles(i);
+            let close = |l: &usize| {
+                let stats = &seen.layers[*l][i];
+                top.is_some_and(|top| *l >= top) && f64::from(stats.kl) <= params.kl.0
+            };
+            let from = (0..layers).rev().take_while(close).last();
             // The first position is often an attention sink and not representative, so it is left out of the mean.
             if position > 0 || total == 1 {
                 settled.extend(from);
@@ -79,6 +116,7 @@ impl Measurement for Settle {
                     lab.visible(answer),
                     p,
                     at(from),
+                    at(top),
                     at(first),
                     there.map_or("".into(), |stats| Entry::from(stats.first().1)),
                     there.map_or("".into(), |stats| Entry::from(stats.kl)),
@@ -97,9 +135,9 @@ impl Measurement for Settle {
             None => "no position converges: this lens does not end in the model's output".into(),
         };
         Ok(Draft::of(Table::of(COLUMNS, rows))
-            .titled(view.site.spec().name)
+            .titled(format!("{}, KL at most {} nats", view.site.spec().name, params.kl.0))
             .note(summary)
-            .note("converges: the convergence layer, from which on the top prediction never changes; first: the first layer with that top prediction; p there, KL there: at the convergence layer, KL divergence in nats from the model's output")
+            .note("converges: the convergence layer, from which on the top prediction is the model's and KL(model ‖ layer) at most the limit `kl`; same top from: by the top prediction alone; first: the first layer with that top prediction; p there, KL there: at the convergence layer, KL divergence in nats from the model's output")
             .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
     }

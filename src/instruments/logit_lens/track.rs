@@ -6,9 +6,13 @@
 
 use super::lens::cautions;
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style, Unit};
+use crate::figure::{Anchor, AxisLabel, Body, Curve, Scale, Series, Style, Unit};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
-use crate::instruments::params::{Count, ParameterValue, Position, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder, series_of,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, ParameterValue, Position, choices};
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{Needs, NormOf, Output, Readout};
@@ -26,7 +30,7 @@ choices! {
     }
 }
 
-params! {
+params_over_prompts! {
     /// What `track` is asked.
     pub struct TrackParams {
         /// the tokens to follow, separated by |: texts (the first token of each, spaces count) or #ID; by default the top predictions
@@ -43,6 +47,9 @@ params! {
     }
 }
 
+/// How the curves of the lens without maps are told apart.
+const PLAIN: &str = " plain";
+
 /// The most tokens that can be followed.
 const MOST: usize = 12;
 
@@ -55,6 +62,15 @@ impl Measurement for Track {
         "Logit lens of chosen tokens: their probability or rank at every layer";
     const SOURCE: &'static str =
         "logit lens with reciprocal ranks: Merullo et al. 2024 (2305.16130)";
+    const OVER_PROMPTS: Option<OverPrompts<TrackParams>> = Some(OverPrompts {
+        asked: TrackParams::asked,
+        alone: |params, place| Ok(params.alone(place)),
+        numbers: TrackParams::numbers,
+        note: "a token at every layer; layers differ in how peaked their predictions are",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn measure(params: &TrackParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let view = view(params.site, params.norm, &params.maps, lab)?;
@@ -81,7 +97,7 @@ impl Measurement for Track {
                 values.collect(),
             )
         };
-        let lenses = [(&seen.layers, ""), (&seen.plain, " plain")];
+        let lenses = [(&seen.layers, ""), (&seen.plain, PLAIN)];
         let curves: Vec<Curve> = lenses
             .into_iter()
             .filter(|(rows, _)| !rows.is_empty())
@@ -118,6 +134,42 @@ impl Measurement for Track {
 }
 
 impl TrackParams {
+    /// The same about one prompt of a list: its answer and the alternatives, if no tokens are named.
+    fn alone(&self, place: &PromptPlace) -> Self {
+        let own = place.answer.iter().chain(&place.alternatives);
+        let own: Vec<String> = own.map(|id| format!("#{id}")).collect();
+        Self {
+            tokens: if self.tokens.is_empty() {
+                own.join("|")
+            } else {
+                self.tokens.clone()
+            },
+            count: Count(1),
+            position: Position(place.position as i64),
+            ..self.clone()
+        }
+    }
+
+    /// The numbers of every layer, by what the token is to the prompt.
+    fn numbers(&self, body: &Body, place: &PromptPlace) -> Result<PromptNumbers> {
+        let series = series_of(body)?;
+        let named = !self.tokens.is_empty();
+        let number = self.show.print().replace('_', " ");
+        let plain = |label: &str| label.ends_with(PLAIN);
+        let count = series.curves.iter().filter(|c| !plain(&c.label)).count();
+        let names = series.curves.iter().enumerate().map(|(i, curve)| {
+            let token = match i % count.max(1) {
+                _ if named => curve.label.trim_end_matches(PLAIN).to_string(),
+                0 if place.answer.is_some() => "answer".into(),
+                0 => "top prediction".into(),
+                other => format!("alternative {other}"),
+            };
+            let plain = if plain(&curve.label) { PLAIN } else { "" };
+            format!("{number} of {token}{plain}")
+        });
+        PromptNumbers::of_series(body, &names.collect::<Vec<_>>())
+    }
+
     /// The tokens that are followed.
     fn followed(&self, run: &Run, lab: &mut Lab, position: usize) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();

@@ -11,21 +11,28 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Table, TablePage, TableRow};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
-use crate::instruments::params::{Position, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::Position;
 use crate::instruments::{Draft, Measurement};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs, NormOf, Readout};
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
+use crate::lab::target::first_token;
 use crate::model::network::site::{Address, Site};
 
-params! {
+params_over_prompts! {
     /// What `trajectory` is asked.
     pub struct TrajectoryParams {
         /// the position that is read; negative numbers count from the end
         position: Position,
         norm: NormOf,
         maps: MapsFile,
+        /// the answer whose probability and rank are shown: a text (its first token) or #ID; by default the model's top prediction
+        token: Option<String>,
     }
 }
 
@@ -43,6 +50,19 @@ const COLUMNS: &[&str] = &[
     "‖mlp‖",
 ];
 
+/// Those of them that are numbers, that of the answer first.
+const NUMBERS: [&str; 9] = [
+    "answer p",
+    "rank",
+    "p",
+    "entropy",
+    "KL",
+    "turn",
+    "‖x‖",
+    "‖attn‖",
+    "‖mlp‖",
+];
+
 pub struct Trajectory;
 
 impl Measurement for Trajectory {
@@ -50,13 +70,32 @@ impl Measurement for Trajectory {
     const NAME: &'static str = "trajectory";
     const ABOUT: &'static str = "One position through the layers: entropy and KL divergence of the logit lens, rank of the answer, norm of the residual stream, and how far each block turns it";
     const SOURCE: &'static str = "entropy lens: Ali et al. 2025 (2502.16570)";
+    const OVER_PROMPTS: Option<OverPrompts<TrajectoryParams>> = Some(OverPrompts {
+        asked: TrajectoryParams::asked,
+        alone: |params, place| {
+            Ok(TrajectoryParams {
+                position: Position(place.position as i64),
+                token: place.token(params.token.as_ref()),
+                ..params.clone()
+            })
+        },
+        numbers: |_, body, _| PromptNumbers::of_table(body, COLUMNS[0], &NUMBERS, |_| true),
+        note: "p: of the layer's own top prediction; rank of the answer: how many tokens have a higher logit; entropy, and KL divergence KL(output ‖ layer), in nats; turn: cosine of the residual stream before and after the block",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn measure(params: &TrajectoryParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let position = params.position.within(run.tokens.len())?;
         let view = view(ReadSite(Site::ResidPost), params.norm, &params.maps, lab)?;
+        let token = params.token.as_deref();
+        let token = token.map(|text| first_token("token", text, &lab.model));
+        let token = token.transpose()?;
         let readout = Readout {
             top: 1,
-            answer: true,
+            answer: token.is_none(),
+            tokens: token.into_iter().collect(),
             ranks: true,
             entropy: true,
             kl: true,
@@ -102,6 +141,7 @@ impl Measurement for Trajectory {
         Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
             .titled(format!("after {after} at {position}"))
             .note(answer_settles(seen, lab))
+            .notes(token.map(|id| format!("the answer is {}", lab.visible(id))))
             .note("rank of the answer: how many tokens have a higher logit; entropy, and KL divergence KL(output ‖ layer), in nats; turn: cosine of the residual stream before and after the block")
             .notes(cautions(&view, layers))
             .checked(capture.check))

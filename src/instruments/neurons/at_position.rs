@@ -1,7 +1,7 @@
 //! The neurons of one position: activations, the scale of their outputs, and the last residual row.
 //!
-//! Invariant: `effect = act · value_view · final scale · write factor` is the change of the target's logit (before a soft-cap)
-//! when the neuron's output is added to the last residual row with every norm's scale held constant (direct logit attribution).
+//! Invariant: `effect = act · view · final scale · write factor` is the change of the target (its log-probability to first order,
+//! or its logit before a soft-cap: [`crate::lab::effect`]) when the neuron's output is added to the last residual row with every norm's scale held constant (direct logit attribution).
 //! Ablating the neuron removes exactly that, as long as later components do not react. To read more of a position, add a field,
 //! its address in `addresses` and its part in `NeuronsAtPosition::read`, in the same order.
 
@@ -11,7 +11,9 @@ use super::value_card::ValueCards;
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
+use crate::lab::effect::{EffectDirections, EffectScale};
 use crate::lab::run::Run;
+use crate::lab::target::LogitTarget;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
@@ -122,7 +124,7 @@ impl NeuronsAtPosition {
             .next()
     }
 
-    /// The direct effects of all neurons of a layer, `[d_mlp]`, from [`crate::model::network::transformer::Transformer::value_view`].
+    /// The direct effects of all neurons of a layer, `[d_mlp]`, from [`crate::model::network::transformer::Transformer::neuron_views`].
     pub fn effects(&self, layer: usize, view: &[f32]) -> Vec<f32> {
         self.layer(layer).map_or_else(Vec::new, |(row, factor)| {
             let write = self.scale * factor;
@@ -137,6 +139,32 @@ impl NeuronsAtPosition {
             sizes.map(|(a, n)| a.abs() * n * factor).collect()
         })
     }
+}
+
+/// The final stream at each of these positions, `[n, d_model]`, as the model itself has it.
+///
+/// # Errors
+///
+/// Those of the tensor library.
+pub fn final_stream(lab: &Lab, positions: &[NeuronsAtPosition]) -> Result<Tensor> {
+    let rows: Vec<f32> = positions.iter().flat_map(|at| at.last.clone()).collect();
+    let shape = (positions.len(), lab.model.card.d_model);
+    let rows = Tensor::from_vec(rows, shape, &lab.model.transformer.device)?;
+    Ok(rows.to_dtype(lab.model.transformer.dtype())?)
+}
+
+/// The directions of targets at each of these positions: of the given ones, or of the top prediction at each.
+///
+/// # Errors
+///
+/// Those of [`Lab::effect_directions`].
+pub fn directions_at(
+    lab: &Lab,
+    positions: &[NeuronsAtPosition],
+    targets: Option<&[LogitTarget]>,
+    scale: EffectScale,
+) -> Result<EffectDirections> {
+    lab.effect_directions(&final_stream(lab, positions)?, targets, scale)
 }
 
 /// The neuron named by a parameter; if the text is empty, the one with the largest `|act|·‖v‖` at the run's last position.

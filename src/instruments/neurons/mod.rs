@@ -1,10 +1,10 @@
 //! Neurons ranked by their activations at a position, with the tokens that each one's value vector promotes and suppresses.
 //!
-//! The ranking is by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token's logit (by
-//! default that of the top prediction), `act · v·(γ ⊙ W_U[t]) / scale` with the final norm's own scale at that position (direct
-//! logit attribution, [`crate::instruments::neurons::at_position`]). The direct effect ignores how later layers react, and is
-//! on the logit before a soft-cap. The total effect is measured: the neuron is set to 0 at that position, and everything after
-//! it is computed again.
+//! The ranking is by `|act|·‖v‖` (Geva et al. 2022, LM-Debugger 2204.12130) or by the direct effect on a token (by default the
+//! top prediction), `act · v·u / scale` with the final norm's own scale at that position (direct logit attribution,
+//! [`crate::instruments::neurons::at_position`]), where `u` is the direction of the token's log-probability there, or of its
+//! logit ([`crate::lab::effect`]). The direct effect ignores how later layers react. The total effect is measured: the neuron
+//! is set to 0 at that position, and everything after it is computed again.
 
 pub mod at_position;
 pub mod contexts;
@@ -21,11 +21,16 @@ use super::{Draft, Measurement, last};
 use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
-use crate::instruments::neurons::at_position::{NeuronsAtPosition, needs};
+use crate::instruments::neurons::at_position::{NeuronsAtPosition, final_stream, needs};
 use crate::instruments::neurons::value_card::ValueCards;
-use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, LayerOrAll, ParameterValue, choices};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Needs, Output, Readout};
+use crate::lab::effect::{EffectScale, saturation};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
@@ -40,12 +45,12 @@ choices! {
     pub enum NeuronRanking { Size = "size", Effect = "effect" }
 }
 
-params! {
+params_over_prompts! {
     /// What `neurons` is asked.
     pub struct NeuronsParams {
         /// how many neurons to list at every position
         count: Count<1, 200> = "12",
-        /// size: |activation| times the norm of the value vector; effect: direct effect on the logit of the token
+        /// size: |activation| times the norm of the value vector; effect: direct effect on the token
         rank: NeuronRanking = "size",
         /// one layer, or all
         layer: LayerOrAll = "all",
@@ -53,6 +58,7 @@ params! {
         window: Count<1, 256> = "16",
         /// the token for direct effects: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
+        on: EffectScale,
         /// yes: adds the total effect, measured by ablating each neuron (set to 0) and running again (not live)
         total: bool,
     }
@@ -67,6 +73,29 @@ impl Measurement for Neurons {
     const SOURCE: &'static str =
         "key-value memories: Geva et al. 2022 (2203.14680), LM-Debugger (2204.12130)";
     const STEADY: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<NeuronsParams>> = Some(OverPrompts {
+        asked: NeuronsParams::asked,
+        alone: |params, place| {
+            Ok(NeuronsParams {
+                window: Count(place.window),
+                token: place.difference(params.token.as_ref()),
+                ..params.clone()
+            })
+        },
+        numbers: |params, body, place| {
+            let mut names = vec!["size", "act", "effect"];
+            names.extend(params.total.then_some("total"));
+            if params.rank == NeuronRanking::Effect {
+                names.swap(0, 2);
+            }
+            let here = |row: &TableRow| row.anchor.position == Some(place.position as u32);
+            PromptNumbers::of_table(body, "neuron", &names, here)
+        },
+        note: "a neuron's means are over the prompts in which it is among the first `count`; those that are so in the most prompts come first; size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on the answer",
+        order: |_| RowOrder::MostPromptsFirst,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn live(params: &NeuronsParams, card: &Card) -> bool {
         !card.neuron_layers.is_empty() && !params.total
@@ -91,44 +120,101 @@ impl Measurement for Neurons {
     fn figure(params: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
         let positions = NeuronsAtPosition::of(of, &lab.model)?;
         let chosen = LogitTarget::chosen(params.token.as_deref(), &lab.model)?;
+        let target = |i: usize| {
+            let top_prediction = || of.read.answers.get(i).copied().unwrap_or_default();
+            chosen.unwrap_or_else(|| LogitTarget::one(top_prediction()))
+        };
+        let targets: Vec<LogitTarget> = (0..positions.len()).map(target).collect();
+        let last = final_stream(lab, &positions)?;
+        let along = lab.effect_weights(&last, Some(&targets), params.on)?;
+        let views = params.views(&last, &targets, lab)?;
         let mut pages = Vec::with_capacity(positions.len());
         for (i, local) in positions.iter().enumerate() {
             lab.report(i as f32 / positions.len() as f32)?;
-            let top_prediction = || of.read.answers.get(i).copied().unwrap_or_default();
-            let target = chosen.unwrap_or_else(|| LogitTarget::one(top_prediction()));
-            pages.push(params.page(local, target, &of.run, lab)?);
+            let fixed = along.fixed.get(&targets[i]);
+            let at = TargetAt {
+                target: targets[i],
+                weights: &along.weights[i],
+                direction: fixed.map(|(row, _)| row.to_vec1()).transpose()?,
+                views: views.iter().map(|rows| rows[i].as_slice()).collect(),
+            };
+            pages.push(params.page(local, &at, &of.run, lab)?);
         }
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(params.total.then_some("total"));
         columns.extend(["promotes", "suppresses"]);
-        let total = "total: total effect, the drop of the logit when the neuron is set to 0 at that position and the later layers run again; unlike the direct effect it includes what later layers make of the output, and how they compensate";
+        let total = "total: total effect, the drop of the same when the neuron is set to 0 at that position and the later layers run again; unlike the direct effect it includes what later layers make of the output, and how they compensate";
         Ok(Draft::of(Table::paged(&columns, pages))
             .titled(format!("by {}", params.rank.print()))
-            .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on the token's logit (before a soft-cap), without the reaction of later layers")
+            .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on what the page names (before a soft-cap: on the logit), without the reaction of later layers")
+            .notes(targets.iter().any(|t| t.minus.is_none()).then(|| params.on.note().to_string()))
             .note("promotes, suppresses: tokens, by direct logit attribution of the value vector times the sign of the activation")
+            .notes(saturation(&along.shares))
             .notes(params.total.then(|| total.to_string())))
     }
 }
 
+/// A target at one position, and how effects on it are read.
+struct TargetAt<'a> {
+    target: LogitTarget,
+    /// The weight of every logit, `[vocab]`; empty where there is a direction.
+    weights: &'a [f32],
+    /// After the final norm, `[d_model]`, where it needs no distribution.
+    direction: Option<Vec<f32>>,
+    /// What one unit of each neuron adds, for every layer with neurons, `[d_mlp]` each; nothing unless neurons are ranked by it.
+    views: Vec<&'a [f32]>,
+}
+
 impl NeuronsParams {
+    /// What one unit of each neuron adds along the directions of all positions, for every layer with neurons: `[positions, d_mlp]`
+    /// each. Nothing where neurons are ranked otherwise: the few that are listed are read one by one.
+    fn views(
+        &self,
+        last: &Tensor,
+        targets: &[LogitTarget],
+        lab: &Lab,
+    ) -> Result<Vec<Vec<Vec<f32>>>> {
+        if self.rank != NeuronRanking::Effect {
+            return Ok(Vec::new());
+        }
+        let along = lab.effect_directions(last, Some(targets), self.on)?;
+        let stream = along.of_stream(&lab.model)?;
+        let layers = lab.model.card.neuron_layers.iter();
+        let views = layers.map(|layer| {
+            let views = lab.model.transformer.neuron_views(*layer, &stream)?;
+            Ok(views.to_vec2::<f32>()?)
+        });
+        views.collect()
+    }
+
     fn page(
         &self,
         local: &NeuronsAtPosition,
-        target: LogitTarget,
+        along: &TargetAt,
         run: &Run,
         lab: &mut Lab,
     ) -> Result<TablePage> {
-        let neurons = self.ranked(local, target, lab)?;
+        let (neurons, target) = (self.ranked(local, along, lab)?, along.target);
         let cards = ValueCards::on(lab);
         cards.borrow_mut().prepare(&lab.model, &neurons)?;
         let totals = if self.total {
-            total_effects(local, &neurons, target, run, lab)?
+            total_effects(local, &neurons, (target, self.on), run, lab)?
         } else {
             Vec::new()
         };
-        let direction = target.direction(&lab.model)?.to_vec1::<f32>()?;
         let mut cards = cards.borrow_mut();
         let norms = cards.norms(&lab.model)?.to_vec();
+        let dots = match &along.direction {
+            None => cards.weighted(&lab.model, &neurons, along.weights)?,
+            Some(direction) => {
+                let dot = |(layer, neuron): &(u16, u32)| {
+                    let gained = cards.get(*layer, *neuron).map(|card| card.gained.iter());
+                    let pairs = gained.into_iter().flatten().zip(direction);
+                    pairs.map(|(v, u)| v * u).sum()
+                };
+                neurons.iter().map(dot).collect()
+            }
+        };
         let mut rows = Vec::with_capacity(neurons.len());
         for (i, &(layer, neuron)) in neurons.iter().enumerate() {
             let (at, unit) = (usize::from(layer), neuron as usize);
@@ -137,12 +223,11 @@ impl NeuronsParams {
                 continue;
             };
             let act = row[unit];
-            let dot: f32 = card.gained.iter().zip(&direction).map(|(v, u)| v * u).sum();
             let mut entries = entries![
                 format!("{layer}/{neuron}"),
                 act,
                 act.abs() * norms[at][unit] * factor,
-                act * local.scale * factor * dot,
+                act * local.scale * factor * dots[i],
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
             entries.extend(card.sides.words(act, lab).map(Entry::Text));
@@ -150,9 +235,9 @@ impl NeuronsParams {
             rows.push(TableRow::at(anchor, entries));
         }
         let title = format!(
-            "after {} · direct effect on {}",
+            "after {} · effects on the {}",
             lab.visible(run.tokens[local.position]),
-            target.spell(lab)
+            self.on.of(target, lab)
         );
         Ok(TablePage::of(title, Anchor::position(local.position), rows))
     }
@@ -161,7 +246,7 @@ impl NeuronsParams {
     fn ranked(
         &self,
         local: &NeuronsAtPosition,
-        target: LogitTarget,
+        along: &TargetAt,
         lab: &mut Lab,
     ) -> Result<Vec<(u16, u32)>> {
         let count = self.count.0;
@@ -169,14 +254,12 @@ impl NeuronsParams {
         let by_effect = self.rank == NeuronRanking::Effect;
         let mut ranked: Vec<(f32, u16, u32)> = Vec::new();
         let cards = ValueCards::on(lab);
-        for (layer, _) in &local.activations {
+        for (i, (layer, _)) in local.activations.iter().enumerate() {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
             let scores: Vec<f32> = if by_effect {
-                let mut cards = cards.borrow_mut();
-                let view = cards.view(&lab.model, *layer, target)?;
-                let effects = local.effects(*layer, view);
+                let effects = local.effects(*layer, along.views[i]);
                 effects.into_iter().map(f32::abs).collect()
             } else {
                 local.sizes(*layer, &cards.borrow_mut().norms(&lab.model)?[*layer])
@@ -193,11 +276,11 @@ impl NeuronsParams {
     }
 }
 
-/// The total effect of each neuron: the target's logit minus its logit when that neuron alone is set to 0 at the position.
+/// The total effect of each neuron: the target's value minus its value when that neuron alone is set to 0 at the position.
 fn total_effects(
     local: &NeuronsAtPosition,
     neurons: &[(u16, u32)],
-    target: LogitTarget,
+    (target, scale): (LogitTarget, EffectScale),
     run: &Run,
     lab: &mut Lab,
 ) -> Result<Vec<f32>> {
@@ -221,12 +304,15 @@ fn total_effects(
             .collect::<Result<_>>()?,
         output: Output {
             after: After::Each(local.position..local.position + 1),
-            ..Output::tokens(&target.tokens())
+            ..scale.output(target)
         },
         ..Pass::of(run.clone())
     };
     let found = lab.run(&pass)?;
-    let logits = found.iter().map(|row| target.logit(row.last()));
-    let before = target.logit(found[0].last());
-    Ok(logits.skip(1).map(|after| before - after).collect())
+    let known = lab.model.known_tokens();
+    let values: Vec<f32> = found
+        .iter()
+        .map(|row| scale.value(target, row.last(), known))
+        .collect();
+    Ok(values[1..].iter().map(|after| values[0] - after).collect())
 }

@@ -1,8 +1,9 @@
 //! Value vectors that promote a token: all neurons of all layers, ranked by what one unit of activation adds to the token's
-//! logit.
+//! log-probability, or to its logit.
 //!
-//! This is `v_i · (γ ⊙ W_U[t])`, one product for each layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger). The
-//! scale of the final norm is left out, because it depends on a text while this ranking depends on weights alone.
+//! This is `v_i · u`, one product for each layer (the search of Geva et al. 2022, 2203.14680, and LM-Debugger), with the direction
+//! `u` of [`crate::lab::effect`]: that of the log-probability after the run's last token, or, without a text, that of the centred
+//! logit, which is the log-probability at an even distribution. The scale of the final norm is left out.
 
 use super::value_card::ValueCards;
 use crate::error::{Error, Result};
@@ -11,6 +12,7 @@ use crate::figure::{Anchor, Check, Table, TablePage, TableRow, Unit};
 use crate::instruments::params::{Count, LayerOrAll, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::effect::{EffectDirections, EffectScale, saturation};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::LogitTarget;
@@ -21,14 +23,13 @@ params! {
     pub struct PromotersParams {
         /// the token: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction
         token: String,
+        on: EffectScale,
         /// how many neurons to list on each side
         count: Count<1, 200> = "12",
         /// one layer, or all
         layer: LayerOrAll = "all",
     }
 }
-
-const COLUMNS: &[&str] = &["neuron", "logit", "length", "promotes", "suppresses"];
 
 pub struct Promoters;
 
@@ -52,6 +53,12 @@ impl Measurement for Promoters {
             "" => LogitTarget::one(lab.top_prediction(run)?),
             text => LogitTarget::parse("token", text, &lab.model)?,
         };
+        let along = if run.tokens.is_empty() {
+            EffectDirections::without_text(&lab.model, target, params.on)?
+        } else {
+            lab.effect_direction(run, target, params.on)?
+        };
+        let stream = along.of_stream(&lab.model)?;
         let count = params.count.0;
         let only = params.layer.within(lab.model.card.layers)?;
         let mut found: Vec<(f32, u16, u32)> = Vec::new();
@@ -61,11 +68,9 @@ impl Measurement for Promoters {
             if only.is_some_and(|only| only != *layer) {
                 continue;
             }
-            let cards = ValueCards::on(lab);
-            let mut view = cards
-                .borrow_mut()
-                .view(&lab.model, *layer, target)?
-                .to_vec();
+            let mut view = (lab.model.transformer.neuron_views(*layer, &stream)?)
+                .squeeze(0)?
+                .to_vec1::<f32>()?;
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
                 return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));
@@ -87,16 +92,28 @@ impl Measurement for Promoters {
         if found.len() > 2 * count {
             found.drain(count..found.len() - count);
         }
-        let name = target.spell(lab);
+        let name = along.scale.of(target, lab);
         let page = TablePage::of(
-            format!("what one unit of activation adds to the logit of {name}"),
+            format!("what one unit of activation adds to the {name}"),
             Anchor::default(),
             rows(&found, lab)?,
         );
-        Ok(Draft::of(Table::paged(COLUMNS, vec![page]))
+        let heading = along.scale.heading(target);
+        let columns = ["neuron", heading, "length", "promotes", "suppresses"];
+        let of_text = along.scale == EffectScale::LogProb && target.minus.is_none();
+        let distribution = match (of_text, params.on) {
+            (true, _) => format!("log p: v·(γ⊙(W_U[t] − Σ p W_U)), with the distribution p after {}", lab.visible(run.tokens[run.tokens.len() - 1])),
+            (false, EffectScale::LogProb) if target.minus.is_none() => "centred: v·(γ⊙(W_U[t] − mean W_U)), the effect on the log-probability at an even distribution, because there is no text; with a text (-p) it is that at the text's own".into(),
+            (false, _) => format!("{heading}: v·(γ⊙u), where u is W_U[t], that minus the mean (centred), or the difference of two rows"),
+        };
+        let single = target.minus.is_none() && !of_text && params.on != EffectScale::LogProb;
+        let columns: Vec<&str> = columns.to_vec();
+        Ok(Draft::of(Table::paged(&columns, vec![page]))
             .titled(name)
-            .note("logit: v·(γ⊙W_U[t]), value vector times the token's unembedding through the final norm's gain, before the norm's scale; at a positive activation, positive values promote and negative ones suppress")
-            .note("computed from the weights alone; `neurons` and `triggers` show when a neuron is active")
+            .note(format!("{distribution}; γ is the final norm's gain, and its scale is left out; at a positive activation, positive values promote and negative ones suppress"))
+            .notes(saturation(&along.shares))
+            .notes(single.then(|| params.on.note().to_string()))
+            .note("the activations of a text are not used; `neurons` and `triggers` show when a neuron is active")
             .notes((left_out > 0).then(|| {
                 format!("{left_out} neurons are left out, because their value vectors are not finite (NaN or infinity)")
             }))

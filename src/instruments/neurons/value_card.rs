@@ -15,12 +15,11 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::finite_guard::not_finite;
 use crate::lab::logit_effects::{HostRows, TopAndBottom, ValueNorm, logit_effects};
-use crate::lab::target::LogitTarget;
 use crate::model::Model;
 use crate::model::network::finite;
 
-/// The number of views kept: those of all layers for a few targets.
-const VIEWS: usize = 1024;
+/// How many bytes of logits are kept.
+const KEPT: usize = 64 << 20;
 
 /// The value vector of one neuron, and its top tokens.
 #[derive(Clone, Debug)]
@@ -32,13 +31,14 @@ pub struct ValueCard {
     pub sides: TopAndBottom,
 }
 
-/// A cache of value cards, of the norms of all value vectors, and of the views of recent targets.
+/// A cache of value cards and of the norms of all value vectors.
 #[derive(Debug, Default)]
 pub struct ValueCards {
     cards: HashMap<(u16, u32), ValueCard>,
     raw: HashMap<(u16, u32), TopAndBottom>,
+    /// What one unit of some neurons adds to every logit, `[vocab]` each: those of the latest cards, as many as there is room for.
+    logits: HashMap<(u16, u32), Vec<f32>>,
     norms: Vec<Vec<f32>>,
-    views: HashMap<(LogitTarget, usize), Vec<f32>>,
 }
 
 impl ValueCards {
@@ -63,21 +63,6 @@ impl ValueCards {
         Ok(&self.norms)
     }
 
-    /// The change of a target's logit for one unit of each neuron's activation, before the final norm's scale: `[d_mlp]`. One
-    /// product for each layer.
-    pub fn view(&mut self, model: &Model, layer: usize, target: LogitTarget) -> Result<&[f32]> {
-        if self.views.len() >= VIEWS && !self.views.contains_key(&(target, layer)) {
-            self.views.clear();
-        }
-        Ok(match self.views.entry((target, layer)) {
-            std::collections::hash_map::Entry::Occupied(held) => held.into_mut(),
-            std::collections::hash_map::Entry::Vacant(free) => {
-                let direction = target.direction(model)?;
-                free.insert(model.transformer.value_view(layer, &direction)?)
-            }
-        })
-    }
-
     /// Computes the missing cards, all in one product.
     pub fn prepare(&mut self, model: &Model, neurons: &[(u16, u32)]) -> Result<()> {
         let missing: Vec<(u16, u32)> = neurons
@@ -91,10 +76,51 @@ impl ValueCards {
         let (gained, logits) = read(model, &missing, ValueNorm::Gained)?;
         let known = model.known_tokens();
         for ((key, gained), logits) in missing.into_iter().zip(gained).zip(logits) {
+            self.keep(key, logits.clone());
             let sides = TopAndBottom::of(logits, known);
             self.cards.insert(key, ValueCard { gained, sides });
         }
         Ok(())
+    }
+
+    /// Keeps what a neuron adds to the logits, and forgets the others where there are too many.
+    fn keep(&mut self, neuron: (u16, u32), logits: Vec<f32>) {
+        if (self.logits.len() + 1) * 4 * logits.len() > KEPT {
+            self.logits.clear();
+        }
+        self.logits.insert(neuron, logits);
+    }
+
+    /// What one unit of each neuron adds to a weighted sum of all logits, `weights` being `[vocab]`, before the final norm's scale.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tensor library.
+    pub fn weighted(
+        &mut self,
+        model: &Model,
+        neurons: &[(u16, u32)],
+        weights: &[f32],
+    ) -> Result<Vec<f32>> {
+        let missing = neurons.iter().filter(|n| !self.logits.contains_key(n));
+        let missing: Vec<(u16, u32)> = missing.copied().collect();
+        let mut fresh = HashMap::new();
+        if !missing.is_empty() {
+            let (_, logits) = read(model, &missing, ValueNorm::Gained)?;
+            fresh.extend(missing.iter().copied().zip(logits));
+        }
+        let sum = |neuron: &(u16, u32)| {
+            let logits = self.logits.get(neuron).or_else(|| fresh.get(neuron));
+            let pairs = logits.into_iter().flatten().zip(weights);
+            pairs
+                .map(|(z, w)| f64::from(*z) * f64::from(*w))
+                .sum::<f64>() as f32
+        };
+        let sums = neurons.iter().map(sum).collect();
+        for (neuron, logits) in fresh {
+            self.keep(neuron, logits);
+        }
+        Ok(sums)
     }
 
     /// A card that [`ValueCards::prepare`] made.

@@ -7,6 +7,7 @@ use super::{Pairing, PatchingParams};
 use crate::error::{Error, Result};
 use crate::instruments::params::{ParamKind, ParameterValue, Position};
 use crate::lab::Lab;
+use crate::lab::draws::draw_seed;
 use crate::lab::pairs::{Alignment, PairSource, PairedRuns, embedding_spread, pair_error, span_of};
 use crate::lab::run::Run;
 
@@ -72,11 +73,11 @@ pub fn cases(
                 None => 1..run.tokens.len(),
                 Some(subject) => span_of(lab, &run.tokens, "subject", subject)?,
             };
-            let sigma = params.sigma.0 * embedding_spread(lab)?;
+            let sigma = params.sigma.0 * embedding_spread(lab, &run.tokens[positions.clone()])?;
             let case = |sample: usize| PatchingCase {
                 clean: run.clone(),
                 corrupt: run.clone(),
-                noise: Some((positions.clone(), run.seed.wrapping_add(sample as u64))),
+                noise: Some((positions.clone(), draw_seed(run.seed, sample))),
                 alignment: Alignment {
                     pairs: (0..run.tokens.len()).map(|i| (i, i)).collect(),
                     first: positions.start,

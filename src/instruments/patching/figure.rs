@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::plan::{PatchKind, PatchSpot, PatchingPlan, PatchingResult};
+use crate::edit::receipt::{exceeds, mean as average, range};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
@@ -19,7 +20,7 @@ pub fn draft(
     lab: &Lab,
     plan: &PatchingPlan,
     found: &PatchingResult,
-    controls: &[(PatchSpot, f32)],
+    controls: &[(PatchSpot, Vec<f32>)],
 ) -> Draft {
     let layers = lab.model.card.layers;
     let columns = plan.spots.iter().step_by(layers);
@@ -41,13 +42,30 @@ pub fn draft(
             PatchKind::Heads => String::new(),
             PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => lab.visible(mean.top),
         };
-        Cell::of(label, mean.share(), anchor).more([
+        let own = controls.iter().find(|(spot, _)| *spot == plan.spots[at]);
+        let beside = own
+            .and_then(|(_, shares)| range(shares))
+            .map(|(low, high)| {
+                [
+                    ("random, from".to_string(), low),
+                    ("random, to".into(), high),
+                ]
+            });
+        let over = mean.interval.map(|(low, high)| {
+            [
+                ("patched, from".to_string(), low),
+                ("patched, to".into(), high),
+            ]
+        });
+        let numbers = [
             (lab.visible(mean.top), mean.share()),
             ("patched".into(), mean.patched),
             ("before".into(), mean.base),
             ("other run".into(), mean.source),
             ("change".into(), mean.patched - mean.base),
-        ])
+        ];
+        let beside = over.into_iter().chain(beside).flatten();
+        Cell::of(label, mean.share(), anchor).more(numbers.into_iter().chain(beside))
     };
     let mut title = format!(
         "{} · {}",
@@ -71,10 +89,13 @@ pub fn draft(
         PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => "position",
     };
     let titles = columns.map(|spot| header(lab, plan, spot.column));
+    let zero = plan.zero_share(found).map_or_else(String::new, |share| {
+        format!("; the logit difference is 0 at {share:.2}")
+    });
     let grid = Grid::of(
         ("layer", AxisLabel::layers(layers)),
         (axis, titles.collect()),
-        "normalized effect (0: no change, 1: like the other run)",
+        format!("normalized effect (0: no change, 1: like the other run{zero})"),
         cell,
     );
     Draft::of(grid.around_zero())
@@ -109,7 +130,7 @@ fn notes(
     lab: &Lab,
     plan: &PatchingPlan,
     found: &PatchingResult,
-    controls: &[(PatchSpot, f32)],
+    controls: &[(PatchSpot, Vec<f32>)],
     seed: u64,
 ) -> Vec<String> {
     let mut notes = Vec::new();
@@ -156,12 +177,17 @@ fn notes(
     notes.push(spelled(lab, plan));
     if let Some(sigma) = plan.sigma {
         notes.push(format!(
-            "Gaussian noise of standard deviation {sigma:.4} added to the input of block 0 at {}, seeds {seed} to {}",
+            "Gaussian noise of standard deviation {sigma:.4} ({} times that of the entries of these embeddings) added to the input of block 0 at {}, {} draws, seed {seed}",
+            plan.params.sigma.0,
             plan.noised_positions(),
-            seed.wrapping_add(plan.cases() as u64 - 1)
+            plan.cases()
         ));
     }
-    for (spot, share) in controls {
+    for (spot, shares) in controls {
+        let share = average(shares);
+        let Some((low, high)) = range(shares) else {
+            continue;
+        };
         let at = plan.spots.iter().position(|s| s == spot);
         let own = at
             .and_then(|i| found.cells[i])
@@ -172,11 +198,22 @@ fn notes(
             (None, None) => format!("layer {}", spot.layer),
         };
         notes.push(format!(
-            "control: {place} {own:+.3}; a random change of equal size in the same place {share:+.3} (seed {seed})"
+            "control: {place} {own:+.3}; random changes of equal size in the same place {share:+.3}, {low:+.3} to {high:+.3} in {} draws (seed {seed}){}",
+            shares.len(),
+            if exceeds(own, shares) {
+                ""
+            } else {
+                ", NO MORE THAN THAT"
+            }
         ));
     }
     if plan.params.site == PatchKind::Heads {
         notes.push("other heads can take over from one that is patched, so effects need not sum to 1, and a small effect does not show that a head does nothing".into());
+    }
+    if let Some(share) = plan.zero_share(found) {
+        notes.push(format!(
+            "an effect of {share:.2} is a logit difference of 0, where neither answer is ahead: a change that erases all information comes to that, so only what lies beyond it restores anything"
+        ));
     }
     notes.extend(found.stopped.clone());
     notes

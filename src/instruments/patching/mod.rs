@@ -43,7 +43,7 @@ choices! {
     pub enum Control { Top = "top", Random = "random" }
 }
 
-/// A standard deviation of noise, in those of the embedding table.
+/// A standard deviation of noise, in those of the noised embeddings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Deviations(pub f64);
 
@@ -83,7 +83,7 @@ params! {
         window: Count<1, 1000> = "1",
         /// with site=heads, the positions that are patched: all from the first difference on, last, or one position
         positions: HeadsAt = "all",
-        /// standard deviation of the noise on the subject, as a multiple of that of the embedding table's entries
+        /// standard deviation of the noise on the subject, as a multiple of that of the entries of its own embeddings, as in ROME
         sigma: Deviations = "3",
         /// how many noise samples are drawn; every number is the mean over them
         samples: Count<1, 1000> = "10",

@@ -15,11 +15,13 @@ use crate::instruments::lines;
 use crate::instruments::params::{ParameterValue, choices};
 use crate::lab::Lab;
 use crate::lab::capture::{After, Capture, Output};
+use crate::lab::draws::{DRAWS, draw_seed};
 use crate::lab::pairs::{Alignment, Metric, MetricKind, ensure_metric_separates, noised};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::model::network::site::{Address, Site};
+use crate::vectors::interval::MeanInterval;
 
 /// The most cells in one slice.
 const SLICE: usize = 256;
@@ -98,6 +100,8 @@ pub struct CellMeans {
     pub source: f32,
     /// The top prediction after patching, in the first case.
     pub top: u32,
+    /// Between which numbers the metric after patching lies with 95 %, by the bootstrap over the cases; none of few.
+    pub interval: Option<(f32, f32)>,
 }
 
 impl CellMeans {
@@ -112,6 +116,18 @@ impl CellMeans {
             base: mean(|c| c.base),
             source: mean(|c| c.source),
             top: cells.first()?.top,
+            interval: None,
+        })
+    }
+
+    /// With the interval over its cases.
+    fn with_interval(cells: &[PatchedCell], seed: u64) -> Option<Self> {
+        let patched: Vec<f64> = cells.iter().map(|c| f64::from(c.patched)).collect();
+        let found = MeanInterval::of(&patched, seed);
+        let interval = (!found.low.is_nan()).then_some((found.low as f32, found.high as f32));
+        Some(Self {
+            interval,
+            ..Self::of(cells)?
         })
     }
 
@@ -238,7 +254,7 @@ impl<'a> PatchingPlan<'a> {
         })?;
         let mean = |spot: usize| {
             let cases = (0..self.cases.len()).map(|case| trials.results[case * count + spot]);
-            CellMeans::of(&cases.flatten().collect::<Vec<PatchedCell>>())
+            CellMeans::with_interval(&cases.flatten().collect::<Vec<PatchedCell>>(), run.seed)
         };
         let cells: Vec<Option<CellMeans>> = (0..count).map(mean).collect();
         if let Some(some) = cells.iter().flatten().next() {
@@ -250,13 +266,13 @@ impl<'a> PatchingPlan<'a> {
         })
     }
 
-    /// The strongest cells, each with the share that a random change of equal norm reaches.
+    /// The strongest cells, each with the shares that random changes of equal norm reach, in several draws.
     pub fn strongest_with_controls(
         &mut self,
         run: &Run,
         lab: &mut Lab,
         found: &PatchingResult,
-    ) -> Result<Vec<(PatchSpot, f32)>> {
+    ) -> Result<Vec<(PatchSpot, Vec<f32>)>> {
         if self.is_control() || found.stopped.is_some() {
             return Ok(Vec::new());
         }
@@ -269,17 +285,30 @@ impl<'a> PatchingPlan<'a> {
             .take(STRONGEST)
             .map(|i| self.spots[*i])
             .collect();
-        let mut cells = vec![Vec::new(); spots.len()];
+        let mut cells = vec![vec![Vec::new(); DRAWS]; spots.len()];
         for case in 0..self.cases.len() {
-            let measured = self.cells(lab, case, &spots, run.seed, true)?;
-            for (own, cell) in cells.iter_mut().zip(measured) {
-                own.push(cell);
+            for draw in 0..DRAWS {
+                let seed = draw_seed(run.seed, draw);
+                let measured = self.cells(lab, case, &spots, seed, true)?;
+                for (own, cell) in cells.iter_mut().zip(measured) {
+                    own[draw].push(cell);
+                }
             }
         }
-        let shares = cells
-            .iter()
-            .map(|c| CellMeans::of(c).map_or(f32::NAN, |m| m.share()));
+        let share = |cases: &Vec<PatchedCell>| CellMeans::of(cases).map_or(f32::NAN, |m| m.share());
+        let shares = cells.iter().map(|draws| draws.iter().map(share).collect());
         Ok(spots.into_iter().zip(shares).collect())
+    }
+
+    /// Where on the scale of shares the metric is 0, if it is a difference of logits: what erases all information comes to this share, and
+    /// not to 0. None for other metrics, whose scale has no such point.
+    pub fn zero_share(&self, found: &PatchingResult) -> Option<f32> {
+        let mean = found.cells.iter().flatten().next()?;
+        let zero = CellMeans {
+            patched: 0.0,
+            ..*mean
+        };
+        (self.metric == MetricKind::Difference).then(|| zero.share())
     }
 
     /// How many cases there are.

@@ -4,7 +4,8 @@
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep::{self, DecodedText};
-use super::table::{anchor, unrelated};
+use super::table::{anchor, controls};
+use crate::edit::receipt::{mean, range};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Curve, Scale, Series, Style};
 use crate::instruments::Draft;
@@ -64,16 +65,29 @@ pub(super) fn body(
 
 /// The curves and their notes.
 pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
-    let control = unrelated(plan, lab)?;
-    let sources: Vec<_> = plan.sources.iter().chain(&control).cloned().collect();
+    let mut sources = plan.sources.clone();
+    let several = plan.sources.len() > 1;
+    let names: Vec<String> = if several {
+        sources.iter().map(|s| s.label.clone()).collect()
+    } else {
+        vec!["patched".into()]
+    };
+    let mut beside = Vec::new();
+    for source in &plan.sources {
+        for control in controls(plan, source, lab)? {
+            let name = if several {
+                format!("{}: {}", control.name, source.label)
+            } else {
+                control.name.into()
+            };
+            let first = sources.len();
+            sources.extend(control.draws.iter().cloned());
+            beside.push((name, first, control));
+        }
+    }
     let found = sweep::all(plan, &sources, lab)?;
     let mut curves = Vec::new();
-    for (i, source) in sources.iter().enumerate() {
-        let name = match (plan.sources.len(), i == plan.sources.len()) {
-            (_, true) => "unrelated",
-            (1, false) => "patched",
-            _ => source.label.as_str(),
-        };
+    for (i, name) in names.iter().enumerate() {
         let p = |pair: usize| {
             found.continuations[i]
                 .get(pair)?
@@ -81,6 +95,15 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
                 .map(DecodedText::probability)
         };
         curves.extend(over(plan, name, &p));
+    }
+    for (name, first, control) in &beside {
+        let drawn = |pair: usize| control.probabilities(&found, *first, pair);
+        let of_all = |pair: usize| range(&drawn(pair)).map(|_| mean(&drawn(pair)));
+        curves.extend(over(plan, name, &of_all));
+        if control.draws.len() > 1 {
+            let most = |pair: usize| range(&drawn(pair)).map(|(_, most)| most);
+            curves.extend(over(plan, &format!("{name}, highest draw"), &most));
+        }
     }
     let source = &plan.sources[0];
     if let Some(target) = found.target(source) {

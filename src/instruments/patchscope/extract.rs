@@ -19,6 +19,7 @@ use crate::instruments::Draft;
 use crate::instruments::patchscope::attributes::{SubjectAnswers, SubjectFact, Words};
 use crate::lab::Lab;
 use crate::text;
+use crate::vectors::proportion::Proportion;
 
 /// How many subjects' continuations are shown in a cell of the grid.
 const SHOWN: usize = 3;
@@ -123,6 +124,11 @@ impl ExtractionScores {
         mean(self.hits.iter().filter_map(|row| row[pair]).map(one))
     }
 
+    /// How many of the subjects that were reached are decoded at a pair.
+    fn read(&self, pair: usize) -> Proportion {
+        Proportion::count(self.hits.iter().filter_map(|row| row[pair]))
+    }
+
     /// The share of subjects whose answer the unpatched target gives.
     fn alone(&self) -> f32 {
         mean(self.unpatched.iter().copied().map(one)).unwrap_or(0.0)
@@ -148,7 +154,6 @@ impl ExtractionScores {
         let best = self.best(plan);
         let (from, to) = plan.pairs[best];
         let hit = |h: &Option<bool>| *h == Some(true);
-        let read = self.hits.iter().filter(|row| hit(&row[best])).count();
         let any = self.hits.iter().filter(|row| row.iter().any(hit)).count();
         let count = self.hits.len();
         let control = self
@@ -156,15 +161,15 @@ impl ExtractionScores {
             .map_or_else(|| "none".into(), |n| format!("{n:.3}"));
         let mut out = vec![
             format!(
-                "best: source layer {} into {}: {read} of {count} read ({:.3}), unpatched {:.3}, control {control}; over {} pairs, {any} of {count} are read at some pair (oracle: the best pair, chosen with knowledge of the answer)",
+                "best: source layer {} into {}: {} read, unpatched {:.3}, control {control}; over {} pairs, {any} of {count} are read at some pair (oracle: the best pair, chosen with knowledge of the answer)",
                 spelled(from),
                 spelled(to),
-                self.share(best).unwrap_or(0.0),
+                self.read(best).sentence(),
                 self.alone(),
                 plan.pairs.len(),
             ),
             format!(
-                "read: an answer occurs in the {} generated tokens, as whole words in any case; unrelated: the control, the mean over states of the other subjects of the list that share no answer with this one",
+                "read: an answer occurs in the {} generated tokens, as whole words in any case; read from, read to: its interval of 95 % (Wilson); unrelated: the control, the mean over states of the other subjects of the list that share no answer with this one",
                 plan.count
             ),
         ];
@@ -204,10 +209,14 @@ pub(super) fn draw(plan: &PatchscopePlan, show: PatchscopeView, lab: &mut Lab) -
 
 fn table(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
     let row = |(pair, (from, to)): (usize, &(i32, i32))| {
+        let (low, high) = scores.read(pair).interval();
+        let between = |end: f64| or_dash(scores.share(pair).map(|_| end as f32));
         let entries = entries![
             spelled(*from),
             spelled(*to),
             or_dash(scores.share(pair)),
+            between(low),
+            between(high),
             scores.alone(),
             or_dash(scores.unrelated(pair)),
         ];
@@ -219,7 +228,15 @@ fn table(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
         plan.subjects.len()
     );
     Table::paged(
-        &["layer", "into", "read", "unpatched", "unrelated"],
+        &[
+            "layer",
+            "into",
+            "read",
+            "read from",
+            "read to",
+            "unpatched",
+            "unrelated",
+        ],
         vec![TablePage::of(title, Anchor::default(), rows)],
     )
 }
@@ -231,8 +248,11 @@ fn cell(
     pair: usize,
 ) -> Option<Cell> {
     let share = scores.share(pair)?;
-    let read = scores.hits.iter().filter(|h| h[pair] == Some(true)).count();
+    let read = scores.read(pair);
+    let (low, high) = read.interval();
     let mut more = vec![("read".to_string(), share)];
+    more.push(("read from".into(), low as f32));
+    more.push(("read to".into(), high as f32));
     more.push(("unpatched".into(), scores.alone()));
     more.extend(scores.unrelated(pair).map(|n| ("unrelated".into(), n)));
     let continuation = plan.subjects.iter().zip(&scores.texts).zip(&scores.hits);
@@ -242,7 +262,7 @@ fn cell(
         Some((format!("{name}: {text}"), one(hits[pair] == Some(true))))
     });
     more.extend(continuation.take(SHOWN));
-    Some(Cell::of(read.to_string(), share, place).more(more))
+    Some(Cell::of(read.hits.to_string(), share, place).more(more))
 }
 
 /// A table of the subjects: the first layer that decodes the answer, how many layers do, and the continuation at the best pair.

@@ -2,7 +2,8 @@
 
 use super::plan::{PatchscopePlan, spelled};
 use super::sweep;
-use super::table::{anchor, title, unrelated};
+use super::table::{anchor, controls, title};
+use crate::edit::receipt::{mean, range};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
@@ -40,8 +41,13 @@ pub(super) fn over(
 
 /// The grid and its notes.
 pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
-    let control = unrelated(plan, lab)?;
-    let sources: Vec<_> = plan.sources.iter().chain(&control).cloned().collect();
+    let mut sources = vec![plan.sources[0].clone()];
+    let mut beside = Vec::new();
+    for control in controls(plan, &plan.sources[0], lab)? {
+        let first = sources.len();
+        sources.extend(control.draws.iter().cloned());
+        beside.push((first, control));
+    }
     let found = sweep::all(plan, &sources, lab)?;
     let source = &plan.sources[0];
     let target = found
@@ -52,19 +58,27 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
         let top = continuation.top.iter();
         let mut more: Vec<(String, f32)> = top.map(|(t, p)| (lab.visible(*t), *p)).collect();
         let label = more.first().map(|m| m.0.clone()).unwrap_or_default();
+        let ids = continuation.top.iter().map(|(t, _)| *t).collect();
         let watched = plan.watched.iter().zip(&continuation.watched);
         more.extend(watched.map(|(t, p)| (format!("p {}", lab.visible(*t)), *p)));
         more.push(("‖h‖ ratio".into(), continuation.ratio));
-        if let Some(beside) = found
-            .continuations
-            .get(1)
-            .and_then(|n| n.get(pair)?.as_ref())
-        {
-            let first = beside.top.first();
-            let word = first.map_or_else(String::new, |t| lab.visible(t.0));
-            more.push((format!("unrelated {word}"), beside.probability()));
+        for (first, control) in &beside {
+            let Some(text) = found.continuations[*first].get(pair)?.as_ref() else {
+                continue;
+            };
+            let word = text.top.first();
+            let word = word.map_or_else(String::new, |t| lab.visible(t.0));
+            let drawn = control.probabilities(&found, *first, pair);
+            more.push((format!("{} {word}", control.name), mean(&drawn)));
+            if let (true, Some((_, most))) = (drawn.len() > 1, range(&drawn)) {
+                more.push((format!("most {}", control.name), most));
+            }
         }
-        Some(Cell::of(label, continuation.probability(), anchor).more(more))
+        Some(
+            Cell::of(label, continuation.probability(), anchor)
+                .more(more)
+                .ids(ids),
+        )
     });
     let control = &target.control;
     let alone = control

@@ -24,6 +24,7 @@ pub mod templates;
 
 use self::parameters::{PatchscopeParams, PatchscopeView, SourceTexts};
 use self::plan::PatchscopePlan;
+use super::over_prompts::numbers::OverPrompts;
 use super::{Draft, Measurement, Reads};
 use crate::error::Result;
 use crate::lab::Lab;
@@ -40,6 +41,8 @@ impl Measurement for Patchscope {
     const SOURCE: &'static str = "Patchscopes: Ghandeharioun et al. 2024 (2401.06102)";
     const READS: Reads<PatchscopeParams> = Reads::TextWhere(PatchscopeParams::of_the_run);
     const READS_CELL: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<PatchscopeParams>> =
+        Some(PatchscopeParams::OVER_PROMPTS);
 
     fn cost(params: &PatchscopeParams, _tokens: usize, card: &Card) -> Option<SweepCost> {
         // The number of sources in a file is unknown before it is read.

@@ -9,6 +9,13 @@ use super::placeholders::PlaceholderChoice;
 use super::templates::{self, PatchscopeTemplate};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
+use crate::figure::{Body, Entry};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder, table_of,
+};
+use crate::instruments::over_prompts::parameters::{
+    ListView, PromptPositions, PromptsAsked, PromptsFile,
+};
 use crate::instruments::params::{Count, NonNegative, ParamKind, ParameterValue, choices, params};
 use crate::model::network::site::Site;
 
@@ -24,8 +31,8 @@ choices! {
 }
 
 choices! {
-    /// Whether the state of an unrelated text is decoded as well.
-    pub enum Unrelated { No = "no", Beside = "unrelated" | "beside" }
+    /// Which controls are decoded as well.
+    pub enum ControlSources { Matched = "matched", Unrelated = "unrelated" | "beside", Both = "both", No = "no" }
 }
 
 choices! {
@@ -82,8 +89,10 @@ params! {
         prompt: Option<String>,
         /// the placeholder: the text in the target prompt whose last token is overwritten; a template has its own, mostly x
         placeholder was "slot": Option<String>,
-        /// the control: unrelated patches in the state of an unrelated text as well (always done for a list of subjects)
-        control was "null": Unrelated = "no",
+        /// the controls: matched: the state of the same prompt with noise on the entity; unrelated: the state of an unrelated text (for a list of subjects always those of the others)
+        control was "null": ControlSources = "matched",
+        /// the text whose embeddings get noise for the matched control (last occurrence; 3 standard deviations of its own embeddings); by default the word at the source position
+        entity: Option<String>,
         /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a .safetensors file of affine maps; or a text file to fit affine maps on
         map: MapChoice = "identity",
         /// ridge penalty of fitted maps, in units of the mean square of a coordinate; it pulls them towards the identity
@@ -102,8 +111,79 @@ params! {
         attributes: Option<PathBuf>,
         /// a TOML file of templates: [[template]] with name, prompt, placeholder and about
         library: Option<PathBuf>,
+        prompts: PromptsFile,
+        at: PromptPositions,
+        list: ListView,
     }
 }
+
+impl PatchscopeParams {
+    /// How it takes lists of prompts.
+    pub(super) const OVER_PROMPTS: OverPrompts<Self> = OverPrompts {
+        asked: |params| PromptsAsked {
+            file: params.prompts.0.clone(),
+            at: params.at.clone(),
+            view: params.list,
+            rows: 0,
+            chat: params.chat,
+        },
+        alone: Self::alone,
+        numbers: Self::numbers,
+        note: "p answers: the probability that the continuation begins with the answer, p matched and p unrelated: the same of the controls; p first: of its first token; ‖h‖ ratio: norm of the source state over the norm of what it replaced",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    };
+
+    /// The same about one prompt of a list.
+    fn alone(&self, place: &PromptPlace) -> Result<Self> {
+        if !self.of_the_run() {
+            let expected = "either a list of prompts, or `from` or `attributes`";
+            let file = self.prompts.print();
+            return Err(Error::argument("prompts", file, expected));
+        }
+        if self.show != PatchscopeView::Table {
+            let expected = "table with a list";
+            return Err(Error::argument("show", self.show.print(), expected));
+        }
+        // The entity is that of the state only where the state is the entity's.
+        let entity = place.entity.clone();
+        Ok(Self {
+            position: SourcePosition(Positions::Span(place.position, place.position + 1)),
+            answers: place.token(self.answers.as_ref()),
+            entity: self.entity.clone().or(entity),
+            ..self.clone()
+        })
+    }
+
+    /// The numbers of every pair of layers.
+    fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
+        let table = table_of(body)?;
+        let named = |name: &&str| NUMBERS.iter().position(|own| own == name);
+        let names = table.columns.iter().map(String::as_str);
+        let mut names: Vec<&str> = names.filter(|name| named(name).is_some()).collect();
+        names.sort_by_key(named);
+        let mut found = PromptNumbers::of_table(body, "layer", &names, |_| true)?;
+        let rows = table.pages.iter().flat_map(|page| &page.rows);
+        for (own, row) in found.rows.iter_mut().zip(rows) {
+            if let Some(Entry::Text(into)) =
+                row.entries.get(1).filter(|into| **into != row.entries[0])
+            {
+                own.label = format!("{} into {into}", own.label);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The columns of the table that are numbers, those of answers first.
+const NUMBERS: [&str; 5] = [
+    "p answers",
+    "p matched",
+    "p unrelated",
+    "p first",
+    "‖h‖ ratio",
+];
 
 impl PatchscopeParams {
     /// Whether the states come from the run itself.
@@ -157,8 +237,9 @@ impl PatchscopeParams {
     pub(super) fn size(&self, layers: usize) -> Option<(usize, usize)> {
         let (_, pairs, _) = self.pairs(layers).ok()?;
         let controls = match self.control {
-            Unrelated::Beside => 2,
-            Unrelated::No => 1,
+            ControlSources::Both => 3,
+            ControlSources::Matched | ControlSources::Unrelated => 2,
+            ControlSources::No => 1,
         };
         let template = self.template().ok()?;
         // A branch starts at the first placeholder that it overwrites.

@@ -3,10 +3,12 @@
 //!
 //! Invariant: all parameters are checked here, so that a sweep cannot fail on them after its first passes.
 
+use std::sync::Arc;
+
 use super::Patchscope;
 use super::parameters::{
-    LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView, SourceTexts,
-    Unrelated,
+    ControlSources, LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView,
+    SourceTexts,
 };
 use crate::error::{Error, Result};
 use crate::instruments::lines;
@@ -20,6 +22,8 @@ use crate::instruments::patchscope::placeholders::{
 };
 use crate::instruments::patchscope::templates::PatchscopeTemplate;
 use crate::lab::Lab;
+use crate::lab::capture::Capture;
+use crate::lab::draws::DRAWS;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::network::site::{Address, Site};
@@ -33,8 +37,19 @@ pub(super) struct StateSource {
     pub(super) positions: Vec<usize>,
     /// The source's name in titles.
     pub(super) label: String,
+    /// The states under noise on embeddings of the text, for a control.
+    pub(super) noised: Option<NoisedStates>,
     /// Whether it is the user's run, so that figures can be anchored to its positions.
     pub(super) own: bool,
+}
+
+/// What the layers hold in one draw of noise on embeddings.
+#[derive(Clone, Debug)]
+pub(super) struct NoisedStates {
+    /// The first position that has noise, at which the capture begins.
+    pub(super) first: usize,
+    pub(super) draw: usize,
+    pub(super) states: Arc<Capture>,
 }
 
 /// The whole plan.
@@ -122,7 +137,7 @@ impl<'a> PatchscopePlan<'a> {
         count: usize,
     ) -> Result<PromptWithPlaceholders> {
         let tokens = lab.model.encode(&self.template.prompt, false)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
+        let pieces = lab.model.pieces(&tokens);
         let rule = self.params.placeholders;
         rule.place(&tokens, &pieces, &self.template.placeholder, count)
     }
@@ -195,14 +210,12 @@ impl<'a> PatchscopePlan<'a> {
     }
 
     fn source(&self, run: Run, own: bool, lab: &Lab) -> Result<StateSource> {
-        let length = run.tokens.len();
-        let pieces: Vec<Vec<u8>> = run.tokens.iter().map(|t| lab.model.bytes(*t)).collect();
+        let pieces = lab.model.pieces(&run.tokens);
         let given = &self.params.position;
         let bad = |expected: String| Error::argument("position", given.print(), expected);
-        let rule = given.0.resolve(&pieces)?;
-        let positions: Vec<usize> = (0..length).filter(|p| rule.covers(*p, length)).collect();
+        let positions = given.0.in_prompt(&pieces)?;
         if positions.is_empty() {
-            let last = length.saturating_sub(1);
+            let last = run.tokens.len().saturating_sub(1);
             return Err(bad(format!(
                 "a position from 0 to {last}, or -1 for the last"
             )));
@@ -229,6 +242,7 @@ impl<'a> PatchscopePlan<'a> {
             run,
             positions,
             label,
+            noised: None,
             own,
         })
     }
@@ -236,7 +250,7 @@ impl<'a> PatchscopePlan<'a> {
     /// The source of a subject: all its tokens for `each`, else the last.
     fn subject(&self, subject: &SubjectFact, lab: &Lab) -> Result<StateSource> {
         let tokens = lab.model.encode(subject.text(), self.params.chat)?;
-        let pieces: Vec<Vec<u8>> = tokens.iter().map(|t| lab.model.bytes(*t)).collect();
+        let pieces = lab.model.pieces(&tokens);
         let place = last_of(&pieces, &subject.subject).ok_or_else(|| {
             let expected =
                 "subjects whose letters the tokenizer keeps, so that their tokens can be found";
@@ -250,6 +264,7 @@ impl<'a> PatchscopePlan<'a> {
                 PlaceholderChoice::Last | PlaceholderChoice::All => vec![last],
             },
             label: text::plain(subject.subject.as_bytes()),
+            noised: None,
             own: false,
         })
     }
@@ -300,14 +315,34 @@ impl<'a> PatchscopePlan<'a> {
         }
     }
 
-    /// A description of the control, if there is one.
-    pub(super) fn control_in_words(&self) -> Option<String> {
+    /// How many draws of noise the matched control has: probabilities of given answers have a mean, texts have none.
+    pub(super) fn control_draws(&self) -> usize {
+        if self.watched.is_empty() { 1 } else { DRAWS }
+    }
+
+    /// The controls, in words.
+    pub(super) fn control_in_words(&self) -> Vec<String> {
+        let matched = match &self.params.entity {
+            Some(entity) => format!("on “{}”", text::line(entity)),
+            None => "on the word at the source position".into(),
+        };
+        let matched = format!(
+            "matched: the control, the same state of the same prompt with noise {matched} (3 standard deviations of its own embeddings, {}, seed {})",
+            match self.control_draws() {
+                1 => "one draw; with answers= several".to_string(),
+                many => format!("{many} draws: mean and highest probability, text of the first"),
+            },
+            self.seed
+        );
+        let unrelated = format!(
+            "unrelated: the control, the same with the last token of an unrelated text that the model generates, seed {}",
+            self.seed
+        );
         match self.params.control {
-            Unrelated::No => None,
-            Unrelated::Beside => Some(format!(
-                "unrelated: the control, the same with the last token of an unrelated text that the model generates, seed {}",
-                self.seed
-            )),
+            ControlSources::No => Vec::new(),
+            ControlSources::Matched => vec![matched],
+            ControlSources::Unrelated => vec![unrelated],
+            ControlSources::Both => vec![matched, unrelated],
         }
     }
 

@@ -180,6 +180,8 @@ fn digest(plan: &PatchscopePlan, sources: &[StateSource]) -> String {
     for source in sources {
         hash.write(&source.run.digest().to_le_bytes());
         hash.write(format!("{:?}", source.positions).as_bytes());
+        let noise = source.noised.as_ref().map(|n| (n.first, n.draw, plan.seed));
+        hash.write(format!("{noise:?}").as_bytes());
     }
     if let Map::Affine(maps) = &plan.map {
         for (_, map) in &maps.maps {
@@ -202,10 +204,16 @@ fn decode_trials(
 ) -> Result<Vec<DecodedText>> {
     let pairs = plan.pairs.len();
     let all: Vec<usize> = trials.collect();
-    let count = |trial: &usize| sources[order[trial / pairs]].positions.len();
+    // Sources of as many tokens are one batch, and of further draws only the first token is asked.
+    let of = |trial: &usize| {
+        let source = &sources[order[trial / pairs]];
+        let again = source.noised.as_ref().is_some_and(|noised| noised.draw > 0);
+        (source.positions.len(), if again { 1 } else { plan.count })
+    };
     let mut out = Vec::with_capacity(all.len());
-    for group in all.chunk_by(|a, b| count(a) == count(b)) {
-        let target = &prepared[&count(&group[0])];
+    for group in all.chunk_by(|a, b| of(a) == of(b)) {
+        let (count, tokens) = of(&group[0]);
+        let target = &prepared[&count];
         let (mut branches, mut ratios) = (Vec::new(), Vec::new());
         for trial in group {
             let source = &sources[order[trial / pairs]];
@@ -215,7 +223,7 @@ fn decode_trials(
         }
         let written = target
             .target
-            .branches(lab, branches, plan.count, &plan.watched)?;
+            .branches(lab, branches, tokens, &plan.watched)?;
         let continuations = written.into_iter().zip(ratios);
         out.extend(continuations.map(|(written, ratio)| DecodedText::new(written, ratio)));
     }
@@ -232,7 +240,11 @@ fn patches_for(
 ) -> Result<(Vec<Patch>, f32)> {
     let (from, to) = plan.addresses(plan.pairs[pair]);
     // All source layers are recorded at once, so that a source is run once.
-    let recording = lab.record(&source.run, &plan.wanted(|(from, _)| from))?;
+    let wanted = plan.wanted(|(from, _)| from);
+    let (recording, first) = match &source.noised {
+        None => (lab.record(&source.run, &wanted)?, 0),
+        Some(noised) => (noised.states.clone(), noised.first),
+    };
     let values = recording.get(from)?;
     let device = &lab.model.transformer.device;
     let mut out = Vec::with_capacity(target.placeholders.len());
@@ -240,7 +252,7 @@ fn patches_for(
     for (i, placeholder) in target.placeholders.iter().enumerate() {
         // One state for all placeholders, or one for each.
         let position = source.positions[i.min(source.positions.len() - 1)];
-        let taken = row(values, position)?;
+        let taken = row(values, position - first)?;
         let replaced = target.replaced[&(to, *placeholder)];
         let value = plan.map.apply(&taken, (from, to), replaced)?;
         let length = norm(if matches!(plan.map, Map::Norm) {

@@ -1,13 +1,13 @@
-//! Direct logit attribution: a logit as a sum over all component outputs in the stream (nostalgebraist 2020; Elhage et al.
+//! Direct logit attribution: a token's log-probability or logit as a sum over all component outputs in the stream (nostalgebraist 2020; Elhage et al.
 //! 2021; TransformerLens `logit_attrs`).
 //!
-//! `z[t] = Σ_c c·u + constants`, where `u` is the token's direction pulled back through the final norm with its scale at that
-//! position held constant. The parts `c` are the embedding, every attention output, every MLP output, and the changes by edits
+//! `z[t] = Σ_c c·u + constants`, where `u` is the token's direction ([`crate::lab::effect`]) pulled back through the final norm
+//! with its scale at that position held constant. The parts `c` are the embedding, every attention output, every MLP output, and the changes by edits
 //! of the stream. Invariants: the sum is exact up to rounding and the figure carries its error; sums are in f64; the logit is
 //! taken after the multiplier and before a soft-cap. [`super::decomposition`] splits a component output into heads, neurons and
 //! source tokens. To add a part, add a variant of [`LogitPart`] and its row in [`Attribution::read`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -16,12 +16,10 @@ use crate::error::{Error, Result};
 use crate::figure::Check;
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
-use crate::lab::finite_guard::not_finite;
+use crate::lab::effect::{EffectDirections, EffectScale, saturation};
 use crate::lab::run::Run;
-use crate::lab::sample::{NO_TOKEN, top};
 use crate::lab::target::LogitTarget;
 use crate::model::network::blueprint::BlockOrder;
-use crate::model::network::finite;
 use crate::model::network::linear::Precision;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
@@ -116,17 +114,21 @@ pub struct Attribution {
     pub check: Check,
     /// The error of the sum of all parts as a vector against the final residual stream, relative to its largest entry.
     pub stream_error: f32,
+    /// What the effects are effects on.
+    pub scale: EffectScale,
+    /// A caution where answers are as good as certain.
+    pub saturated: Option<String>,
     /// The directions `u`, including the final norm's scale: `[positions, d_model]`, f32.
     pub directions: Tensor,
 }
 
-/// Which logit is attributed, and how.
+/// What is attributed, and on which scale.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AttributionRequest {
     /// The target; if none, the top prediction at each position.
     pub target: Option<LogitTarget>,
-    /// Whether the mean logit over the vocabulary is subtracted.
-    pub centred: bool,
+    /// What an effect on it is an effect on.
+    pub scale: EffectScale,
 }
 
 /// The addresses at which active edits change values; for overlays that is where they act.
@@ -211,8 +213,15 @@ impl Attribution {
         let model = &lab.model;
         let positions: Vec<usize> = capture.positions.clone().collect();
         let last = capture.get(Site::ResidPost.at(model.card.layers - 1))?;
-        let (targets, logits) = model_logits(lab, last, question)?;
-        let (directions, constants) = directions(model, last, &targets, question)?;
+        let targets = question.target.map(|target| vec![target; positions.len()]);
+        let along = lab.effect_directions(last, targets.as_deref(), question.scale)?;
+        let (directions, constants) = directions(model, last, &along)?;
+        let EffectDirections {
+            targets,
+            values: logits,
+            shares: certainty,
+            ..
+        } = along;
         let parts = stream_parts(model, capture)?;
         let width = model.card.d_model;
         let (seen, end) = (to_host(&directions)?, to_host(last)?);
@@ -256,6 +265,8 @@ impl Attribution {
             logits,
             check,
             stream_error,
+            scale: question.scale,
+            saturated: saturation(&certainty),
             directions,
         })
     }
@@ -286,97 +297,31 @@ pub(crate) fn to_host(t: &Tensor) -> Result<Vec<f32>> {
         .to_vec1()?)
 }
 
-/// The model's own value of the target after each row, before a soft-cap. Without a target, it is that of the row's top
-/// prediction.
-fn model_logits(
-    lab: &Lab,
-    last: &Tensor,
-    question: AttributionRequest,
-) -> Result<(Vec<LogitTarget>, Vec<f32>)> {
-    let model = &lab.model;
-    let (count, known) = (last.dim(0)?, model.known_tokens());
-    let (mut targets, mut logits) = (Vec::new(), Vec::new());
-    let most = lab.room(4 * model.card.vocab);
-    for start in (0..count).step_by(most) {
-        let rows = last.narrow(0, start, most.min(count - start))?;
-        for row in model
-            .transformer
-            .uncapped(&rows.contiguous()?)?
-            .to_vec2::<f32>()?
-        {
-            if !finite::distribution(&row) {
-                return Err(not_finite(
-                    &model.transformer,
-                    "The logits of the residual stream are",
-                ));
-            }
-            let top_prediction =
-                || LogitTarget::one(top(&row, known, 1).first().map_or(NO_TOKEN, |t| t.0));
-            let target = question.target.unwrap_or_else(top_prediction);
-            let mean = if question.centred && target.minus.is_none() {
-                row[..known].iter().map(|z| f64::from(*z)).sum::<f64>() / known as f64
-            } else {
-                0.0
-            };
-            logits.push((f64::from(target.of(&row)) - mean) as f32);
-            targets.push(target);
-        }
-    }
-    Ok((targets, logits))
-}
-
 /// The directions of the targets pulled back through the final norm, `[positions, d_model]`, and the contributions of the
 /// biases after the stream, one number for each of [`constant_parts`].
 fn directions(
     model: &Model,
     last: &Tensor,
-    targets: &[LogitTarget],
-    question: AttributionRequest,
+    along: &EffectDirections,
 ) -> Result<(Tensor, Vec<Vec<f32>>)> {
     let transformer = &model.transformer;
-    let mean = if question.centred {
-        Some(transformer.mean_logit_direction(model.known_tokens())?)
-    } else {
-        None
-    };
-    let mut made: HashMap<LogitTarget, (Tensor, f32)> = HashMap::new();
-    let mut rows = Vec::with_capacity(targets.len());
-    let mut biases = Vec::with_capacity(targets.len());
-    for target in targets {
-        if !made.contains_key(target) {
-            let mut direction = target.direction(model)?;
-            let mut bias = transformer.logit_bias(target.token)?;
-            match (target.minus, &mean) {
-                (Some(less), _) => bias -= transformer.logit_bias(less)?,
-                (None, Some((row, own))) => {
-                    direction = (direction - row)?;
-                    bias -= own;
-                }
-                (None, None) => {}
-            }
-            made.insert(*target, (direction, bias));
-        }
-        let (direction, bias) = &made[target];
-        rows.push(direction.clone());
-        biases.push(*bias);
-    }
-    let plain = Tensor::stack(&rows, 0)?;
     let norm = &transformer.norm;
-    let seen = norm.seen_from_behind(&plain)?;
+    let seen = along.of_stream(model)?;
     let seen = seen.broadcast_mul(&norm.inverse_scale(last)?)?;
     let fixed = match &norm.bias {
         Some(bias) => Some(
-            plain
+            along
+                .after_norm
                 .matmul(&bias.unsqueeze(1)?)?
                 .squeeze(1)?
                 .to_vec1::<f32>()?,
         ),
         None => None,
     };
-    let constants = (0..targets.len())
+    let constants = (0..along.targets.len())
         .map(|i| {
             let of_norm = fixed.iter().map(|f| f[i]);
-            let of_head = transformer.head.bias.iter().map(|_| biases[i]);
+            let of_head = transformer.head.bias.iter().map(|_| along.biases[i]);
             of_norm.chain(of_head).collect()
         })
         .collect();

@@ -81,7 +81,7 @@ impl ResidualParams {
                 .more([(format!("all heads of layer {layer}"), all)])
         };
         let last = sum.positions.len() - 1;
-        let effect = format!("direct effect on the logit of {}", spelled(&sum, lab));
+        let effect = format!("direct effect on the {}", spelled(&sum, lab));
         let body: Body = if let ([layer], 0) = (layers.as_slice(), last) {
             attention_series(&pieces[0], *layer, &sum, &effect).into()
         } else if last == 0 {
@@ -103,11 +103,9 @@ impl ResidualParams {
             diverging(Grid::of(("head", rows), columns, effect, cell), false).into()
         };
         Ok(Draft::of(body)
-            .titled(format!("logit of {}, by head", spelled(&sum, lab)))
+            .titled(format!("{}, by head", spelled(&sum, lab)))
             .notes(self.notes(&sum, run, lab))
-            .note(
-                "each cell: what the head's output, after the output projection, adds to the logit",
-            )
+            .note("each cell: what the head's output, after the output projection, adds to it")
             .notes(biases_in_words(&pieces, last))
             .checked(Some(worst_check(sum.check, &pieces))))
     }
@@ -149,9 +147,9 @@ impl ResidualParams {
             .map(|i| neuron_page(&sum, &pieces, &layers, i, count, run, lab))
             .collect();
         Ok(Draft::of(Table::paged(&["neuron", "effect", "of its MLP"], pages))
-            .titled(format!("logit of {}, by neuron", spelled(&sum, lab)))
+            .titled(format!("{}, by neuron", spelled(&sum, lab)))
             .notes(self.notes(&sum, run, lab))
-            .note("effect: direct effect, activation times what the value vector adds to the logit; `other neurons`, `biases` and the listed neurons sum to the MLP outputs")
+            .note("effect: direct effect, activation times what the value vector adds to it; `other neurons`, `biases` and the listed neurons sum to the MLP outputs")
             .checked(Some(worst_check(sum.check, &pieces))))
     }
 
@@ -200,17 +198,12 @@ impl ResidualParams {
         };
         let columns = ("source", lab.headers(run, 0..sources));
         let whose = spelled(&sum, lab);
-        let grid = Grid::of(
-            rows,
-            columns,
-            format!("direct effect on the logit of {whose}"),
-            cell,
-        );
+        let grid = Grid::of(rows, columns, format!("direct effect on the {whose}"), cell);
         let after = lab.visible(run.tokens[position]);
         Ok(Draft::of(diverging(grid, sources == 1))
-            .titled(format!("logit of {whose} by source token, after {after}"))
+            .titled(format!("{whose}, by source token, after {after}"))
             .notes(self.notes(&sum, run, lab))
-            .note("each cell: what attention to that token adds to the logit: attention probability times the token's value vector, after the output projection")
+            .note("each cell: what attention to that token adds to it: attention probability times the token's value vector, after the output projection")
             .notes(biases_in_words(&pieces, 0))
             .checked(Some(worst_check(sum.check, &pieces))))
     }
@@ -314,9 +307,9 @@ fn neuron_page(
         line("edits of outputs", moved);
     }
     let title = format!(
-        "after {} · logit of {}: {:.4}",
+        "after {} · {}: {:.4}",
         lab.visible(run.tokens[position]),
-        sum.targets[i].spell(lab),
+        sum.scale.of(sum.targets[i], lab),
         sum.logits[i]
     );
     TablePage::of(title, Anchor::position(position), rows)

@@ -13,16 +13,21 @@ pub mod decomposition;
 use std::ops::Range;
 
 use super::{Draft, Measurement};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::figure::{
     Anchor, AxisLabel, Body, Cell, Check, Curve, Grid, Scale, Series, Style, Unit,
 };
-use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices, params};
+use crate::instruments::over_prompts::numbers::{
+    HEADS, ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, LayerOrAll, ParamKind, ParameterValue, Position, choices};
 use crate::instruments::residual::attribution::{
     Attribution, AttributionRequest, LogitPart, PartAtPosition, addresses, check_sum, needs,
 };
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
+use crate::lab::effect::EffectScale;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
 use crate::model::Card;
@@ -37,23 +42,41 @@ choices! {
     pub enum OutputMeasure { Effect = "effect", Size = "size", Cosine = "cosine", Share = "share" }
 }
 
-params! {
+/// The scale of effects, which was a switch here: to centre or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResidualScale(pub EffectScale);
+
+impl ParameterValue for ResidualScale {
+    const KIND: ParamKind = EffectScale::KIND;
+    const DEFAULT: &'static str = EffectScale::DEFAULT;
+    const ABOUT: &'static str = EffectScale::ABOUT;
+    const OLDER: &'static [(&'static str, &'static str)] = &[("yes", "centred"), ("no", "logit")];
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        EffectScale::parse(text).map(Self)
+    }
+
+    fn print(&self) -> String {
+        self.0.print()
+    }
+}
+
+params_over_prompts! {
     /// What `residual` is asked.
     pub struct ResidualParams {
-        /// the token whose logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
+        /// the token whose log-probability or logit is split: a text (its first token) or #ID; "A" - "B" for a logit difference; by default the top prediction at each position
         token: Option<String>,
-        /// what the logit is split into: layer: the output of every component (embedding, attention, MLP); head, neuron: their parts; source: the tokens that attention read from
+        /// what it is split into: layer: the output of every component (embedding, attention, MLP); head, neuron: their parts; source: the tokens that attention read from
         by: Decomposed = "layer",
         /// the layer that is split into heads, neurons or sources, or all
         layer: LayerOrAll = "all",
-        /// the position whose next-token logit is split
+        /// the position whose next token is asked about
         position: Position,
         /// how many positions, up to that one; with more than one the figure is a grid
         window: Count<1, 256> = "1",
-        /// with by=layer: effect: direct effect on the logit; size: norm of the component output; cosine: with the residual stream before it; share: of the component output in the final residual stream (does not add up to the logit)
+        /// with by=layer: effect: direct effect on the token; size: norm of the component output; cosine: with the residual stream before it; share: of the component output in the final residual stream (does not add up to it)
         value: OutputMeasure = "effect",
-        /// yes: subtracts the mean logit over the vocabulary from the logit of a single token
-        centred: bool,
+        on was "centred": ResidualScale,
         /// how many neurons to list
         count: Count<1, 200> = "12",
     }
@@ -68,6 +91,18 @@ impl Measurement for Residual {
     const SOURCE: &'static str = "direct logit attribution: nostalgebraist 2020; Elhage et al. 2021 (A Mathematical Framework for Transformer Circuits)";
     // The change by an edit of the stream has a row of its own, so the rows depend on the edits.
     const ROWS_FOLLOW_EDITS: bool = true;
+    const OVER_PROMPTS: Option<OverPrompts<ResidualParams>> = Some(OverPrompts {
+        asked: ResidualParams::asked,
+        alone: ResidualParams::alone,
+        numbers: ResidualParams::numbers,
+        note: "direct effects only: what later layers make of a component output counts as theirs; the final norm's scale is frozen; total: the model's own value, measured apart from the parts",
+        order: |params| match params.by {
+            Decomposed::Head => RowOrder::LargestFirst,
+            Decomposed::Layer | Decomposed::Neuron | Decomposed::Source => RowOrder::AsMeasured,
+        },
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Asked,
+    });
 
     fn live(params: &ResidualParams, card: &Card) -> bool {
         params.by == Decomposed::Layer && params.position == Position(-1) && !card.norms_stream
@@ -104,10 +139,37 @@ impl Measurement for Residual {
 }
 
 impl ResidualParams {
+    /// The same about one prompt of a list.
+    fn alone(&self, place: &PromptPlace) -> Result<Self> {
+        if matches!(self.by, Decomposed::Neuron | Decomposed::Source) {
+            let expected =
+                "layer or head with a list: neurons and source tokens differ between prompts";
+            return Err(Error::argument("by", self.by.print(), expected));
+        }
+        Ok(Self {
+            token: place.difference(self.token.as_ref()),
+            position: Position(place.position as i64),
+            window: Count(1),
+            ..self.clone()
+        })
+    }
+
+    /// The number of every part.
+    fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
+        match body {
+            Body::Grid(_) => {
+                PromptNumbers::of_cells(body, HEADS, &["effect"], |cell| vec![cell.value])
+            }
+            Body::Series(_) | Body::Table(_) | Body::Graph(_) | Body::Text(_) => {
+                PromptNumbers::of_series(body, &[self.value.print()])
+            }
+        }
+    }
+
     fn question(&self, lab: &Lab) -> Result<AttributionRequest> {
         Ok(AttributionRequest {
             target: LogitTarget::chosen(self.token.as_deref(), &lab.model)?,
-            centred: self.centred,
+            scale: self.on.0,
         })
     }
 
@@ -115,12 +177,12 @@ impl ResidualParams {
         let (many, value) = (self.window.0 > 1, self.value);
         // A grid with one column is also about the top predictions, because a live figure may get more columns.
         let whose = if many && self.token.is_none() {
-            TOP_PREDICTIONS.to_owned()
+            sum.scale.of_named(TOP_PREDICTIONS, false)
         } else {
             spelled(sum, lab)
         };
         let title = match (many, value) {
-            (false, OutputMeasure::Effect) => format!("logit of {whose}, by component"),
+            (false, OutputMeasure::Effect) => format!("{whose}, by component"),
             _ => measure_in_words(value, &whose),
         };
         let body: Body = if many {
@@ -155,12 +217,12 @@ impl ResidualParams {
             ));
         }
         if of.minus.is_none() {
-            notes.push(if self.centred {
-                "centred: the mean logit over the vocabulary is subtracted".into()
-            } else {
-                "the logit of a single token has no natural zero: compare it with another token (\"A\" - \"B\") or use centred=yes".to_string()
-            });
+            notes.push(self.on.0.note().into());
+            if self.on.0 == EffectScale::LogProb {
+                notes.push("the sum is the log-probability plus the entropy of the distribution, which is the logit minus the mean of all logits weighted by p".into());
+            }
         }
+        notes.extend(sum.saturated.clone());
         if run
             .schedule
             .acts_at(crate::model::network::site::Site::FinalNorm)
@@ -174,11 +236,11 @@ impl ResidualParams {
 /// A description of the targets if none is given.
 const TOP_PREDICTIONS: &str = "the top prediction at each position";
 
-/// A description of a figure's targets.
+/// A description of what a figure's effects are effects on.
 pub(crate) fn spelled(sum: &Attribution, lab: &Lab) -> String {
     match sum.targets.as_slice() {
-        [first, rest @ ..] if rest.iter().all(|t| t == first) => first.spell(lab),
-        _ => TOP_PREDICTIONS.to_owned(),
+        [first, rest @ ..] if rest.iter().all(|t| t == first) => sum.scale.of(*first, lab),
+        _ => sum.scale.of_named(TOP_PREDICTIONS, false),
     }
 }
 
@@ -247,7 +309,7 @@ fn value_of(share: &PartAtPosition, value: OutputMeasure) -> f32 {
 /// A description of the numbers.
 fn measure_in_words(value: OutputMeasure, whose: &str) -> String {
     match value {
-        OutputMeasure::Effect => format!("direct effect on the logit of {whose}"),
+        OutputMeasure::Effect => format!("direct effect on the {whose}"),
         OutputMeasure::Size => "norm of the component output".into(),
         OutputMeasure::Cosine => {
             "cosine of the component output with the residual stream before it".into()

@@ -9,8 +9,12 @@ use std::ops::Range;
 
 use crate::edit::direction::{Direction, unit};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Text};
-use crate::instruments::params::{Count, LayerOrAll, choices, params};
+use crate::figure::{Anchor, AxisLabel, Body, Cell, Grid, Scale, Text};
+use crate::instruments::over_prompts::numbers::{
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+};
+use crate::instruments::over_prompts::parameters::params_over_prompts;
+use crate::instruments::params::{Count, LayerOrAll, choices};
 use crate::instruments::{Draft, Measurement, last};
 use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
@@ -24,7 +28,7 @@ choices! {
     pub enum StreamSite { Pre = "resid_pre", Post = "resid_post" }
 }
 
-params! {
+params_over_prompts! {
     /// What `meters` is asked.
     pub struct MetersParams {
         /// the name of a loaded direction, or a file: one row a layer; or all: one row for each loaded direction, at the layer it was measured at
@@ -49,6 +53,8 @@ struct DirectionMeter {
     layer: usize,
     /// Unit, `[d_model]`.
     along: Vec<f32>,
+    /// The length of a probe's vector, and its bias.
+    probe: Option<(f32, f32)>,
 }
 
 impl Measurement for Meters {
@@ -57,6 +63,20 @@ impl Measurement for Meters {
     const ABOUT: &'static str =
         "Projection of every token's residual stream on each loaded direction";
     const SOURCE: &'static str = "projections on a direction: Arditi et al. 2024 (2406.11717)";
+    const OVER_PROMPTS: Option<OverPrompts<MetersParams>> = Some(OverPrompts {
+        asked: MetersParams::asked,
+        alone: |params, place| {
+            Ok(MetersParams {
+                window: Count(place.window),
+                ..params.clone()
+            })
+        },
+        numbers: numbers_at,
+        note: "projection: the component of the residual stream along the unit direction; the sign is relative to the direction; ‖h‖: the norm of the stream",
+        order: |_| RowOrder::AsMeasured,
+        reads: PromptPart::Positions,
+        answers: ListAnswers::Unasked,
+    });
 
     fn live(params: &MetersParams, card: &Card) -> bool {
         params.layer.within(card.layers).is_ok()
@@ -102,18 +122,41 @@ impl Measurement for Meters {
             "" | ALL => "every direction where it was measured".to_string(),
             named => text::visible(named.as_bytes()),
         };
+        let probed = meters.iter().any(|meter| meter.probe.is_some());
         let rows = meters
             .into_iter()
             .map(|m| AxisLabel::of(m.title, Anchor::layer(m.layer)));
         let columns = lab.headers(&of.run, of.positions.clone());
+        let probes = "the cells of a probe, a direction with a bias, say the probability of its first list; their colour is the component";
         let (rows, columns) = (("meter", rows.collect()), ("position", columns));
         let grid = Grid::filled(rows, columns, "projection", cells);
         Ok(Draft::of(grid.scaled(Scale::Diverging { reach }))
             .titled(format!("{what} · {}", params.site().spec().name))
             .note("each cell: the component of the residual stream along the unit direction; the sign is relative to the direction")
+            .notes(probed.then(|| probes.to_string()))
             .note("the first position, an attention sink in most models, is left out of the colour scale"))
     }
 }
+
+/// The numbers of every meter at a position.
+fn numbers_at(params: &MetersParams, body: &Body, place: &PromptPlace) -> Result<PromptNumbers> {
+    let Body::Grid(grid) = body else {
+        let expected = "a direction: none is loaded that was measured there; name one by its file";
+        return Err(Error::argument("direction", &params.direction, expected));
+    };
+    let cells = || grid.cells.iter().flatten();
+    let names = NUMBERS
+        .iter()
+        .filter(|name| cells().any(|cell| cell.named(name).is_some()));
+    let names: Vec<String> = names.map(ToString::to_string).collect();
+    PromptNumbers::of_column(body, place.position, names.clone(), |column, row| {
+        let of = |name: &String| grid.cells[column][row].named(name).unwrap_or(f32::NAN);
+        names.iter().map(of).collect()
+    })
+}
+
+/// The numbers of a cell, by name.
+const NUMBERS: [&str; 4] = ["projection", "cosine", "‖h‖", "probe p"];
 
 /// The cell of a meter over one row of the stream; sums in f64.
 fn cell(meter: &DirectionMeter, row: &[f32], position: usize) -> Cell {
@@ -124,11 +167,15 @@ fn cell(meter: &DirectionMeter, row: &[f32], position: usize) -> Cell {
     let projection = dot(row, &meter.along);
     let length = dot(row, row).sqrt();
     let (value, anchor) = (projection as f32, Anchor::cell(meter.layer, position));
-    Cell::of("", value, anchor).more([
+    let odds = |(length, bias): (f32, f32)| value * length + bias;
+    let p = meter.probe.map(|probe| 1.0 / (1.0 + (-odds(probe)).exp()));
+    let label = p.map_or_else(String::new, |p| format!("{p:.2}"));
+    let own = [
         ("projection", value),
         ("cosine", (projection / (length + 1e-12)) as f32),
         ("‖h‖", length as f32),
-    ])
+    ];
+    Cell::of(label, value, anchor).more(own.into_iter().chain(p.map(|p| ("probe p", p))))
 }
 
 impl MetersParams {
@@ -155,6 +202,7 @@ impl MetersParams {
                         title: format!("{layer} {}", text::visible(name.as_bytes())),
                         layer,
                         along: unit(vector),
+                        probe: probe_of(direction, vector),
                     });
                 }
             }
@@ -180,6 +228,7 @@ impl MetersParams {
                 title: layer.to_string(),
                 layer,
                 along: unit(vector),
+                probe: probe_of(&direction, vector),
             });
         }
         Ok(out)
@@ -207,6 +256,12 @@ impl MetersParams {
         };
         Some((layer.min(card.layers - 1), vector))
     }
+}
+
+/// The length and the bias of a probe's vector; none of another direction.
+fn probe_of(direction: &Direction, vector: &[f32]) -> Option<(f32, f32)> {
+    let bias = direction.origin.bias?;
+    Some((crate::edit::direction::norm(vector), bias))
 }
 
 /// What is said where there is nothing to measure along.

@@ -55,6 +55,9 @@ pub struct SteeringOutcome {
     pub success: f32,
     /// Negative log-likelihood of what is written under the unedited model, nats a token; 0 where nothing is written.
     pub fluency: f32,
+    /// Of a list, by prompt: whether its continuation says an answer (1 or 0), or where nothing is written the answers' probability.
+    #[serde(default)]
+    pub each: Vec<f32>,
     /// The most probable next tokens, for a single text.
     pub top: Vec<(String, f32)>,
 }
@@ -77,6 +80,7 @@ impl SteeringOutcome {
             kl: f32::NAN,
             success: f32::NAN,
             fluency: f32::NAN,
+            each: Vec::new(),
             top: Vec::new(),
         }
     }
@@ -207,8 +211,11 @@ impl Trial {
                 let firsts = texts.iter().filter_map(|c| c.tail.first().copied());
                 out.label = commonest(firsts).map_or_else(String::new, |id| lab.visible(id));
                 if self.tokens.is_some() {
-                    let said = texts.iter().filter(|c| self.says(lab, &c.tail));
-                    out.success = said.count() as f32 / texts.len() as f32;
+                    let said = texts
+                        .iter()
+                        .map(|c| f32::from(u8::from(self.says(lab, &c.tail))));
+                    out.each = said.collect();
+                    out.success = out.each.iter().sum::<f32>() / texts.len() as f32;
                     let tails: Vec<&[u32]> = texts.iter().map(|c| c.tail.as_slice()).collect();
                     let nats = mean_surprisal(lab, prompts, &tails)?;
                     out.fluency = (nats.iter().sum::<f64>() / nats.len() as f64) as f32;
@@ -216,6 +223,9 @@ impl Trial {
             }
         }
         let rows: Vec<RowStats> = texts.iter_mut().filter_map(|c| c.output.pop()).collect();
+        if out.each.is_empty() && matches!(self.subject, SteeringTrial::Prompts(..)) {
+            out.each = rows.iter().map(|row| row.share() as f32).collect();
+        }
         let shares = rows.iter().map(RowStats::share);
         out.answers = (shares.sum::<f64>() / rows.len() as f64) as f32;
         Ok((out, rows))

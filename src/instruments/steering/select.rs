@@ -1,6 +1,6 @@
 //! Selecting a direction between two behaviours: every layer and position as a candidate, scored by what it does.
 //!
-//! The procedure of Arditi et al. 2024 (2406.11717), which is in `vectors/selection.rs`, for any two lists of prompts and any
+//! The procedure of Arditi et al. 2024 (2406.11717), which is in `vectors/selection/`, for any two lists of prompts and any
 //! tokens that mark the first. Discarded candidates stay in the figure, with the reason; the choice stands beside the
 //! unedited scores and those of a random direction of its length.
 
@@ -19,6 +19,7 @@ use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::network::site::Site;
+use crate::vectors::interval::MeanInterval;
 use crate::vectors::selection::{
     Candidate, CandidateScores, CandidateVerdict, PromptSides, Selection, SelectionRules,
     after_instruction, find_markers, select,
@@ -318,6 +319,31 @@ fn spell(lab: &Lab, markers: &[(u32, f64)]) -> String {
     spelled.collect::<Vec<_>>().join(", ")
 }
 
+/// What a control of the chosen direction does in several draws, and whether the choice does more than all of them.
+fn control_note(best: &Candidate, what: &str, draws: &[CandidateScores], seed: u64) -> String {
+    let spread = |of: fn(&CandidateScores) -> f64| {
+        let all: Vec<f64> = draws.iter().map(of).collect();
+        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mean = all.iter().sum::<f64>() / all.len() as f64;
+        (least, most, format!("{mean:.3} ({least:.3} to {most:.3})"))
+    };
+    let (low, _, ablation) = spread(|s| s.ablation);
+    let (_, high, addition) = spread(|s| s.addition);
+    let most = draws.iter().map(|s| s.kl).fold(0.0, f64::max);
+    let mut out = format!(
+        "control: {what} at the same layer and length, {} draws, seed {seed}: ablation {ablation}, addition {addition}, KL at most {most:.4}",
+        draws.len()
+    );
+    if best.scores.ablation >= low {
+        out.push_str("; THE CHOICE REMOVES NO MORE");
+    }
+    if best.scores.addition <= high {
+        out.push_str("; THE CHOICE INDUCES NO MORE");
+    }
+    out
+}
+
 fn notes(
     lab: &Lab,
     run: &Run,
@@ -326,22 +352,36 @@ fn notes(
     rules: &SelectionRules,
 ) -> Vec<String> {
     let mut out = Vec::new();
-    match (found.chosen.map(|i| &found.candidates[i]), &found.control) {
-        (Some(best), Some(control)) => {
+    match (found.chosen.map(|i| &found.candidates[i]), &found.controls) {
+        (Some(best), Some(controls)) => {
             let (plus, minus) = found.unedited;
+            let [ablation, addition] = controls
+                .each
+                .each_ref()
+                .map(|each| MeanInterval::of(each, run.seed).sentence());
             out.push(format!(
-                "chosen: resid_pre.{} at -{}, norm {:.3}: ablation {:.2} (unedited {plus:.2}, random {:.2}), addition {:.2} (unedited {minus:.2}, random {:.2}), KL {:.4} (random {:.4}); random: a control direction of the same norm, seed {}",
+                "chosen: resid_pre.{} at -{}, norm {:.3}: ablation {ablation} (unedited {plus:.3}), addition {addition} (unedited {minus:.3}), KL {:.4}; intervals of 95 % over the held-out prompts",
                 best.layer,
                 best.position,
                 norm(&best.vector),
-                best.scores.ablation,
-                control.ablation,
-                best.scores.addition,
-                control.addition,
                 best.scores.kl,
-                control.kl,
-                run.seed,
             ));
+            let beside = [
+                (
+                    "the difference of means with shuffled labels",
+                    &controls.shuffled,
+                ),
+                ("a random direction", &controls.random),
+            ];
+            for (what, draws) in beside {
+                out.push(control_note(best, what, draws, run.seed));
+            }
+            if let Some((ablation, addition)) = controls.judged {
+                out.push(format!(
+                    "the choice is the best of {} candidates, which flatters it: chosen anew on every other held-out prompt, the best has ablation {ablation:.3} and addition {addition:.3} on the rest",
+                    found.candidates.len()
+                ));
+            }
         }
         _ => out
             .push("no candidate was chosen: each was discarded, for the reason in its cell".into()),
@@ -375,5 +415,6 @@ fn notes(
         found.left_out.0,
         found.left_out.1,
     ));
+    out.push("KL: Σ p·(ln(p + 1e-6) − ln(q + 1e-6)) as in the reference code of Arditi et al., which is about a hundredth below the KL of the other figures".into());
     out
 }

@@ -50,12 +50,15 @@ pub struct CircuitFile {
     /// What everything outside had: `corrupted` values or the `mean`.
     #[serde(default = "corrupted")]
     pub others: String,
-    /// The share of the metric that it kept on those pairs.
+    /// The share of the metric that it kept on those pairs; not a number where that is not known.
     #[serde(deserialize_with = "number")]
     pub faithfulness: f64,
     /// The means in the file beside it; none where there is no such file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub means: Option<MeansNote>,
+    /// A digest of the edges and of the shares that were measured with them: a document that was changed since has another.
+    #[serde(default)]
+    pub measured: String,
     pub edges: Vec<ScoredEdge>,
 }
 
@@ -192,10 +195,11 @@ impl SavedCircuit {
     /// How much it is and where it comes from, in a few words.
     pub fn about(&self) -> String {
         let kept = self.file.means.as_ref().map(|note| note.faithfulness);
-        let kept = kept.filter(|kept| kept.is_finite());
-        let kept = kept.map_or_else(String::new, |kept| {
-            format!(", which keep {kept:.2} of the metric with means elsewhere")
-        });
+        let kept = match kept.filter(|kept| kept.is_finite()) {
+            Some(kept) => format!(", which keep {kept:.2} of the metric with means elsewhere"),
+            None if self.file.means.is_none() => String::new(),
+            None => "; how much of the metric they keep is not known: the file was changed after it was saved".into(),
+        };
         let texts = if self.means.texts == 1 {
             "text"
         } else {
@@ -233,6 +237,7 @@ impl CircuitFile {
             others: corrupted(),
             faithfulness: f64::NAN,
             means: None,
+            measured: String::new(),
             edges: edges.iter().map(edge).collect(),
         }
     }
@@ -270,10 +275,11 @@ impl CircuitFile {
             digest: digest(means),
             faithfulness,
         };
-        let own = Self {
+        let mut own = Self {
             means: beside.then(note),
             ..self.clone()
         };
+        own.measured = own.digest_of_measured();
         let text = serde_json::to_string_pretty(&own);
         let text = text.map_err(|e| Error::Engine(format!("a circuit as JSON: {e}")))?;
         let mut files = vec![(path.to_path_buf(), text.into_bytes())];
@@ -319,7 +325,7 @@ impl CircuitFile {
     ///
     /// As [`CircuitFile::load`].
     pub fn parse(text: &str, path: &Path, card: &Card) -> Result<Self> {
-        let own: Self = serde_json::from_str(text)
+        let mut own: Self = serde_json::from_str(text)
             .map_err(|e| Error::bad_file(path, format!("it is no circuit: {e}"), NEXT))?;
         if own.format != FORMAT {
             let why = format!(
@@ -335,7 +341,27 @@ impl CircuitFile {
             );
             return Err(Error::bad_file(path, why, NEXT));
         }
+        if own.measured != own.digest_of_measured() {
+            own.faithfulness = f64::NAN;
+            if let Some(note) = &mut own.means {
+                note.faithfulness = f64::NAN;
+            }
+        }
         Ok(own)
+    }
+
+    /// What [`CircuitFile::measured`] is for these edges and shares, which are compared to six decimals.
+    fn digest_of_measured(&self) -> String {
+        let mut digest = Fingerprint::default();
+        for own in &self.edges {
+            digest.write(own.edge.as_bytes());
+            digest.write(b"\n");
+        }
+        digest.write(format!("{:.6}\n", self.faithfulness).as_bytes());
+        if let Some(note) = &self.means {
+            digest.write(format!("{} {:.6}\n", note.digest, note.faithfulness).as_bytes());
+        }
+        format!("{:016x}", digest.finish())
     }
 
     /// Reads the means beside it.
@@ -346,6 +372,10 @@ impl CircuitFile {
     pub fn means(&self, path: &Path, model: &Model) -> Result<SenderMeans> {
         self.note(path)?;
         let beside = means_path(path);
+        if !beside.exists() {
+            let why = "the means that belong to a circuit are missing beside it";
+            return Err(Error::bad_file(&beside, why, NEXT_MEANS));
+        }
         let bytes = file::read(&beside, file::NUMBERS)?;
         self.parse_means(&bytes, &beside, model)
     }
@@ -387,8 +417,27 @@ impl CircuitFile {
     ///
     /// # Errors
     ///
-    /// When the graph has no such edge.
+    /// When the graph has no such edge, or another shape than the document says.
     pub fn edges(&self, path: &Path, graph: &CircuitGraph) -> Result<(EdgeSet, Vec<f64>)> {
+        let own = GraphShape::from(*graph);
+        if self.graph != own {
+            let shape = |of: GraphShape| {
+                let GraphShape {
+                    layers,
+                    heads,
+                    kv_heads,
+                    parallel,
+                } = of;
+                let blocks = if parallel { "parallel" } else { "sequential" };
+                format!("{layers} {blocks} blocks of {heads} heads ({kv_heads} of keys)")
+            };
+            let why = format!(
+                "its graph has {}, and this model's {}",
+                shape(self.graph),
+                shape(own)
+            );
+            return Err(Error::bad_file(path, why, NEXT));
+        }
         let mut edges = EdgeSet::none(graph);
         let mut scores = vec![0.0; graph.edges()];
         for own in &self.edges {
@@ -400,6 +449,16 @@ impl CircuitFile {
                 let next = "Edges are written as a0.h1->a5.h2<q>, input->m0 or m3->logits.";
                 return Err(Error::bad_file(path, why, next));
             };
+            let twice = edges.contains(edge);
+            if twice || !(own.score as f32).is_finite() {
+                let why = if twice {
+                    "twice"
+                } else {
+                    "with a score that is no finite number of 32 bits"
+                };
+                let why = format!("it has the edge {} {why}", own.edge);
+                return Err(Error::bad_file(path, why, NEXT));
+            }
             edges.set(edge, true);
             scores[edge] = own.score;
         }

@@ -15,6 +15,7 @@ mod backward;
 mod circuit;
 mod gradient;
 mod output;
+mod prefix;
 mod programs;
 mod reading;
 mod shared;
@@ -30,6 +31,7 @@ pub(crate) use tail::{RowsBeside, read_on, read_on_beside, unedited};
 use tail::{best, go_on, tensor};
 
 use super::capture::{After, Capture};
+use super::finite_guard::Guard;
 use super::lab::Lab;
 use super::only::refused_beside;
 use super::pass::{Pass, PassRow, Patch};
@@ -39,8 +41,9 @@ use super::run::Run;
 use super::tap::{RecordedPositions, RunTap};
 use crate::error::{Error, Result};
 use crate::model::network::finite;
-use crate::model::network::site::{Address, Site};
-use crate::model::network::tap::{PassPhase, PassSpan, Tap};
+use crate::model::network::site::{Address, SITES, Site};
+use crate::model::network::tap::{PassPhase, PassSpan, Tap, TapOutcome};
+use candle_core::Tensor;
 
 /// Rows by their number and what they came to, in the order in which they were read.
 type Rows = Vec<(usize, Capture)>;
@@ -169,14 +172,19 @@ impl Lab {
         let from = pass.from.filter(|_| rows[0].tokens.is_empty()).unwrap_or(0);
         let keep = RecordedPositions::From(from);
         let acting = act_on(&mut programs);
-        let mut tap =
-            RunTap::new(acting, &patches, &pass.record, keep, guard).cutting(knockouts.collect());
+        let mut tap = RunTap::new(acting, &patches, &pass.record, keep, guard.clone())
+            .cutting(knockouts.collect());
         let transformer = &model.transformer;
         let tokens = tensor(model, &texts, 0)?;
         let quiet =
             !trials && pass.common.is_empty() && runs.iter().all(|run| run.schedule.is_idle());
         let blocks = needed_blocks(pass, quiet).unwrap_or(model.card.layers);
-        let x = transformer.trunk_below(blocks, &tokens, span, cache.as_mut(), &mut tap)?;
+        let below = self.alike_below(pass, &rows, &texts, &tap, cache.is_some());
+        let x = if below == 0 {
+            transformer.trunk_below(blocks, &tokens, span, cache.as_mut(), &mut tap)?
+        } else {
+            self.fanned_out(below, &tokens, span, guard, &mut tap)?
+        };
         let (first, wanted) = match &pass.output.after {
             After::Nothing if count > 0 => (length - 1, 1),
             After::Nothing => (0, 0),
@@ -281,6 +289,68 @@ impl Lab {
         }
         into.extend(group.iter().copied().zip(out));
         Ok(())
+    }
+}
+
+impl Lab {
+    /// How many of the first blocks all rows of a batch compute alike: those of one text below all that their edits touch. None
+    /// where it is not worth it, or where something else happens there.
+    fn alike_below(
+        &self,
+        pass: &Pass,
+        rows: &[&PassRow],
+        texts: &[Vec<u32>],
+        tap: &RunTap,
+        cached: bool,
+    ) -> usize {
+        let quiet = |row: &&PassRow| {
+            row.patches.is_empty() && row.knockout.is_none() && !is_under_circuit(pass, row)
+        };
+        let one = texts.windows(2).all(|pair| pair[0] == pair[1]) && rows.iter().all(quiet);
+        let busy = cached || !pass.common.is_empty() || !pass.record.is_empty();
+        if rows.len() < 2 || !one || busy || conditional(pass) {
+            return 0;
+        }
+        let touched = |at: Address| tap.programs.touches(at);
+        if touched(Site::Embed.at(0)) {
+            return 0;
+        }
+        let sites = || SITES.iter().filter(|spec| spec.layered);
+        let layers = self.model.card.layers;
+        let first = (0..layers).find(|l| sites().any(|spec| touched(spec.site.at(*l))));
+        first.unwrap_or(layers)
+    }
+
+    /// The stream of a batch whose rows are alike below a block: what lies below is computed once.
+    fn fanned_out(
+        &self,
+        below: usize,
+        tokens: &Tensor,
+        span: PassSpan,
+        guard: Guard,
+        tap: &mut RunTap,
+    ) -> Result<Tensor> {
+        let transformer = &self.model.transformer;
+        let mut plain = RunTap::new(
+            RowPrograms::each([]),
+            &[],
+            &[],
+            RecordedPositions::Last,
+            guard,
+        );
+        let one = tokens.narrow(0, 0, 1)?;
+        let x = transformer.trunk_below(below, &one, span, None, &mut plain)?;
+        let x = x.repeat((tokens.dim(0)?, 1, 1))?;
+        tap.reads(tokens, span)?;
+        tap.begin(span);
+        let context = transformer.prepare(span)?;
+        let layers = self.model.card.layers;
+        let x = transformer.through(below..layers, x, &context, None, tap)?;
+        tap.leaves(TapOutcome::Stream {
+            tokens: Some(tokens),
+            x: &x,
+        })?;
+        Ok(x)
     }
 }
 

@@ -39,7 +39,14 @@ impl Lab {
         let alone = alone && pass.common.is_empty() && pass.from.is_none();
         let edited = pass.rows.iter().any(|row| row.schedule.is_some());
         let under = pass.rows.iter().any(|row| is_under_circuit(pass, row));
-        if own_texts || alone || under || conditional(pass) || (edited && pass.random.is_some()) {
+        let drawn = pass.rows.iter().any(|row| row.random.is_some());
+        if own_texts
+            || drawn
+            || alone
+            || under
+            || conditional(pass)
+            || (edited && pass.random.is_some())
+        {
             return Ok(None);
         }
         for edit in schedules(pass).flat_map(active_edits) {
@@ -96,6 +103,7 @@ impl Lab {
                 .checked_sub(1)
                 .map(|i| (&runs[i], rows[i].only.as_ref()));
             let same = before.is_some_and(|(before, circuit)| {
+                let control = of_row(rows[row], control);
                 let bound = run.schedule.reads_prompt() || control != RandomControl::No;
                 let circuits = match (circuit, under) {
                     (Some(circuit), Some(under)) => circuit.is(under),
@@ -103,13 +111,14 @@ impl Lab {
                     (Some(_), None) | (None, Some(_)) => false,
                 };
                 circuits
+                    && rows[row].random == rows[row - 1].random
                     && before.schedule == run.schedule
                     && (!bound || before.tokens == run.tokens)
             });
             match out.last_mut() {
                 Some((rows, _)) if same => rows.end = row + 1,
                 Some(_) | None => {
-                    let mut program = self.compile(run, control)?;
+                    let mut program = self.compile(run, of_row(rows[row], control))?;
                     if let Some(circuit) = under {
                         program.run_under(circuit)?;
                     }
@@ -128,6 +137,11 @@ pub(super) fn act_on(programs: &mut [OfRows]) -> RowPrograms<'_> {
             .iter_mut()
             .map(|(rows, program)| (rows.clone(), program)),
     )
+}
+
+/// What the edits of a row are replaced by: what is its own, else what all rows have.
+fn of_row(row: &PassRow, all: RandomControl) -> RandomControl {
+    row.random.map_or(all, RandomControl::Random)
 }
 
 /// What edits are replaced by, if by anything.

@@ -95,7 +95,7 @@ impl Transformer {
 }
 
 /// The tensor names that every checkpoint of a family has, and the possible names of its unembedding.
-fn probes(family: &Family) -> NameProbes<'static> {
+pub(super) fn probes(family: &Family) -> NameProbes<'static> {
     let names = &family.names;
     let first_block = names.block.replace("{}", "0");
     let mut head = vec![format!("{}.weight", names.head)];
@@ -197,7 +197,12 @@ fn plain(name: &str) -> String {
 }
 
 /// Loads `{name}.weight` and `{name}.bias`, as far as the family stores them.
-fn load_norm(spec: NormSpec, width: usize, weights: &Weights, name: &str) -> Result<Norm> {
+pub(super) fn load_norm(
+    spec: NormSpec,
+    width: usize,
+    weights: &Weights,
+    name: &str,
+) -> Result<Norm> {
     let stored = || weights.f32(&format!("{name}.weight"), &[width]);
     let gain = match spec.gain {
         Gain::Plain => stored()?,

@@ -4,7 +4,6 @@
 //! its final name if its length is right and, if its name is a SHA-256, its content too. To check more of a file, add it to
 //! `PartialFile::finish`.
 
-use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -497,10 +496,7 @@ impl<'a> PartialFile<'a> {
         counted: &mut u64,
     ) -> Result<(), RemoteError> {
         if let Some(digest) = self.digest.take() {
-            let mut found = String::with_capacity(64);
-            for byte in digest.finalize() {
-                let _infallible = write!(found, "{byte:02x}");
-            }
+            let found = crate::text::hexadecimal(&digest.finalize());
             if !found.eq_ignore_ascii_case(&self.meta.etag) {
                 let why = "its SHA-256 is not the one that was announced";
                 return self.damaged(why, meter, counted);

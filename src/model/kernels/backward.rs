@@ -14,6 +14,9 @@ use super::product::StoredRows;
 use super::threads;
 use super::vectorised::{Vectorised, run};
 
+/// Into how many parts packed weights are divided for a few rows.
+const PARTS: usize = 16;
+
 /// How many rows of weights are unpacked at once.
 const STRIP: usize = 512;
 
@@ -86,23 +89,24 @@ fn summed(input: usize, weights: &StoredRows, by: &[f32], y: &mut [f32]) {
             mix(shape, by, &[all(Kept::Bf16(w), w.len() / input)], y);
         }
         StoredRows::Packed(packed, range) => {
+            // Each part unpacks its rows one after the other. Their number is fixed, so that no sum depends on that of the threads.
+            let (rows, count) = (y.len() / input, range.len());
+            let each = count.div_ceil(PARTS).max(1);
+            let parts = threads::map(count.div_ceil(each), rows * count * input, |part| {
+                let (mut sums, mut weights) = (vec![0f32; rows * input], vec![0f32; input]);
+                for k in part * each..count.min((part + 1) * each) {
+                    packed.row(range.start + k, &mut weights);
+                    let factors = by.chunks_exact(count).map(|row| row[k]);
+                    for (sum, factor) in sums.chunks_exact_mut(input).zip(factors) {
+                        let pairs = sum.iter_mut().zip(&weights);
+                        pairs.for_each(|(sum, weight)| *sum += factor * weight);
+                    }
+                }
+                sums
+            });
             y.fill(0.0);
-            let mut part = vec![0f32; y.len()];
-            for start in range.clone().step_by(STRIP) {
-                let end = range.end.min(start + STRIP);
-                let unpacked = packed.rows(start..end);
-                let columns = start - range.start..end - range.start;
-                let by: Vec<f32> = by
-                    .chunks_exact(range.len())
-                    .flat_map(|row| row[columns.clone()].iter().copied())
-                    .collect();
-                mix(
-                    shape,
-                    &by,
-                    &[all(Kept::F32(&unpacked), end - start)],
-                    &mut part,
-                );
-                y.iter_mut().zip(&part).for_each(|(y, part)| *y += part);
+            for part in parts {
+                y.iter_mut().zip(part).for_each(|(y, part)| *y += part);
             }
         }
     }

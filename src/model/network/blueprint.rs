@@ -307,6 +307,15 @@ impl Blueprint {
         self.layers.iter_mut().for_each(|layer| layer.mlp = kind);
     }
 
+    /// The layers whose neurons can be addressed and attributed to logits: those with a dense MLP, unless the family norms the stream
+    /// between components.
+    pub fn neuron_layers(&self) -> Vec<usize> {
+        if self.arrangement == BlockOrder::NormedStream {
+            return Vec::new();
+        }
+        self.dense_layers()
+    }
+
     /// The layers with a dense MLP, whose neurons can be addressed.
     pub fn dense_layers(&self) -> Vec<usize> {
         (0..self.layers.len())

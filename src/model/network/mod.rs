@@ -23,6 +23,7 @@ mod numbers;
 pub mod quantized;
 pub mod readout;
 pub mod receivers;
+mod reduced;
 pub mod rope;
 pub mod site;
 pub mod tap;

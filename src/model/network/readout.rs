@@ -2,11 +2,12 @@
 //! somebody wants them.
 //!
 //! Invariant: a row has the same statistics whether it is read alone, beside the model's own row, or of logits that are laid out.
-//! On the CPU the kernels of [`crate::model::kernels::vocabulary`] read strip by strip; elsewhere logits are laid out on the device
-//! and read here. [`Transformer::row_statistics`] chooses between them.
+//! On the CPU the kernels of [`crate::model::kernels::vocabulary`] read strip by strip; elsewhere logits are laid out on the device and
+//! reduced there, so that only what was asked comes back. [`Transformer::row_statistics`] chooses between them.
 
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
+use super::reduced::reduced;
 use super::site::Site::{FinalNorm, Logits, LogitsRaw};
 use super::tap::{Tap, TapOutcome};
 use super::transformer::Transformer;
@@ -158,9 +159,23 @@ impl Transformer {
     }
 }
 
-/// The same of logits `[.., vocab]` that are there.
+/// The same of logits `[.., vocab]` that are there: where they are.
 fn laid_out(logits: &Tensor, request: &ReadoutRequest) -> Result<ReadoutRows> {
     let vocab = logits.dim(candle_core::D::Minus1)?;
+    if !logits.device().is_cpu() {
+        let rows = logits.reshape(((), vocab))?;
+        let which: Vec<u32> = request.whole.iter().map(|row| *row as u32).collect();
+        let whole = if which.is_empty() {
+            Vec::new()
+        } else {
+            let which = Tensor::new(which, rows.device())?;
+            on_host(&rows.index_select(&which, 0)?, <[f32]>::to_vec)?
+        };
+        return Ok(ReadoutRows {
+            sums: reduced(&rows, request.known, request.questions)?,
+            whole,
+        });
+    }
     on_host(logits, |all| {
         let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
         ReadoutRows {

@@ -308,6 +308,11 @@ impl Transformer {
         scaled(raw, self.blueprint.logit_scale)
     }
 
+    /// The logits of rows that have passed the final norm, multiplier and soft-cap included.
+    pub fn logits_of_normed(&self, normed: &Tensor) -> Result<Tensor> {
+        self.finish(self.raw(normed)?)
+    }
+
     /// The unembedding of normed rows, `[.., d_model] -> [.., vocab]`, f32, before multiplier and soft-cap.
     pub(super) fn raw(&self, normed: &Tensor) -> Result<Tensor> {
         let read = self.projected(&normed.to_dtype(self.dtype())?)?;
@@ -368,6 +373,25 @@ impl Transformer {
             None => row,
         };
         scaled(row.squeeze(0)?, self.blueprint.logit_scale)
+    }
+
+    /// The gradients of weighted sums of all logits (before the soft-cap) with respect to the stream after the final norm: weights
+    /// `[n][vocab]`, one after the other, to `[n, d_model]`, f32.
+    pub fn weighted_logit_directions(&self, weights: Vec<f32>, rows: usize) -> Result<Tensor> {
+        let vocab = weights.len() / rows.max(1);
+        let read = if self.head.has_kernel() {
+            let read = self.on_thread_pool(|| self.head.adjoint(&weights))?;
+            let width = read.len() / rows.max(1);
+            Tensor::from_vec(read, (rows, width), &self.device)?
+        } else {
+            let weights = Tensor::from_vec(weights, (rows, vocab), &self.device)?;
+            weights.matmul(&self.head.weight()?)?
+        };
+        let read = match &self.project_out {
+            Some(projection) => read.matmul(&projection.weight()?)?,
+            None => read,
+        };
+        scaled(read, self.blueprint.logit_scale)
     }
 
     /// The means of the logit directions and of the biases of the first `known` tokens, which are subtracted from a token's to

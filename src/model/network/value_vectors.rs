@@ -3,7 +3,7 @@
 //! Invariant: `mlp_add = Σ_i mlp_act[i] · value_i · factor + bias terms`, where `factor` is 1 or, in families that norm the MLP
 //! output, that norm's own scale at the position. Layers with a mixture of experts have no value vectors.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use super::blueprint::BlockOrder;
 use super::heads::Constants;
@@ -15,10 +15,7 @@ impl Transformer {
     /// The layers whose neurons can be addressed and attributed to logits: those with a dense MLP, unless the family norms the
     /// stream between components.
     pub fn neuron_layers(&self) -> Vec<usize> {
-        if self.blueprint.arrangement == BlockOrder::NormedStream {
-            return Vec::new();
-        }
-        self.blueprint.dense_layers()
+        self.blueprint.neuron_layers()
     }
 
     /// The error that says why [`Transformer::neuron_layers`] is empty.
@@ -46,23 +43,20 @@ impl Transformer {
         self.added(layer, self.dense(layer)?.down.column(neuron)?)
     }
 
-    /// The dot products of a logit direction, multiplied by the final norm's gain, with every value vector of a layer:
-    /// `[d_mlp]`. Multiplied by an activation, the final norm's scale and [`Transformer::write_factor`] this is a direct
-    /// effect.
-    pub fn value_view(&self, layer: usize, direction: &Tensor) -> Result<Vec<f32>> {
-        let target = self.norm.seen_from_behind(&direction.unsqueeze(0)?)?;
-        Ok(target
-            .matmul(&self.value_vectors(layer)?)?
-            .squeeze(0)?
-            .to_vec1()?)
-    }
-
     /// What one unit of each neuron's activation adds along directions of the stream, computed as in
     /// [`Transformer::value_vectors`]: `[n, d_model]` to `[n, d_mlp]`, f32. Multiplied by the activation and by
     /// [`Transformer::write_factor`] this is a direct effect.
     pub fn neuron_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let read = self.before_write(self.write_norm(layer), directions)?;
-        Ok(read.matmul(&self.dense(layer)?.down.weight()?)?)
+        let down = &self.dense(layer)?.down;
+        if !down.has_kernel() {
+            return Ok(read.matmul(&down.weight()?)?);
+        }
+        let rows = read.dim(0)?;
+        let read = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let views = self.on_thread_pool(|| down.adjoint(&read))?;
+        let width = views.len() / rows.max(1);
+        Ok(Tensor::from_vec(views, (rows, width), &self.device)?)
     }
 
     /// The constant part of what an MLP adds, along directions `[n, d_model]`.

@@ -12,6 +12,7 @@
 mod added;
 mod bytes;
 mod check;
+pub mod encoding;
 mod gguf;
 mod legacy;
 mod pre_tokenizers;

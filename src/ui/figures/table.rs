@@ -216,11 +216,7 @@ fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> 
             let name = table.columns.get(index).map_or(0, |name| width(name));
             let number = entries().next().is_some()
                 && entries().all(|entry| matches!(entry, Entry::Number(_)));
-            let whole = number
-                && entries().all(|entry| match entry {
-                    Entry::Number(v) => v.fract() == 0.0 && v.abs() < 1e6,
-                    Entry::Text(_) => false,
-                });
+            let whole = page.is_whole(index);
             let mut column = DrawnColumn {
                 index,
                 wide: 1,

@@ -11,6 +11,7 @@ use crate::app::form::Form;
 use crate::instruments::ParamKind;
 use crate::ui::panes::{fold, put};
 use crate::ui::theme::{Role, Theme};
+use crate::ui::widgets::scroll;
 
 pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: &mut Buffer) {
     let width = 84.min(body.width);
@@ -34,6 +35,13 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
     let tail = (about.len() + cost.len() + wrong.len() + 1).min(usize::from(inner.height) / 2);
     let high = usize::from(inner.height) - tail;
     let first = (form.selected + 1).saturating_sub(high);
+    let list = Rect {
+        height: high as u16,
+        ..inner
+    };
+    // A mark says that there are more parameters than fit.
+    let lines = scroll::beside(form.fields.len(), list);
+    scroll::draw(form.fields.len(), first, theme, list, buf);
     for (i, field) in form.fields.iter().enumerate().skip(first).take(high) {
         let here = i == form.selected;
         let y = inner.y + (i - first) as u16;
@@ -44,8 +52,8 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
             (" ", Role::Muted)
         };
         let label = Line::styled(format!("{pointer} {name}"), theme.style(role));
-        let used = put(buf, inner.x, y, inner.width, &label);
-        let rest = Rect::new(inner.x + used, y, inner.width.saturating_sub(used), 1);
+        let used = put(buf, lines.x, y, lines.width, &label);
+        let rest = Rect::new(lines.x + used, y, lines.width.saturating_sub(used), 1);
         let choice = matches!(field.parameter.kind, ParamKind::Choice(_));
         if here && !choice {
             typed(field.value.halves(), "", theme, rest, buf);
@@ -68,13 +76,13 @@ pub fn draw(form: &Form, ahead: Option<String>, theme: &Theme, body: Rect, buf: 
             );
         }
     }
-    let lines = about
+    let told = about
         .into_iter()
         .chain(cost)
         .map(|t| (t, Role::Muted))
         .chain(wrong.into_iter().map(|t| (t, Role::Error)));
     let fields = form.fields.len().min(high) as u16;
-    lines_from_top(lines, theme, skip_lines(inner, fields + 1), buf);
+    lines_from_top(told, theme, skip_lines(inner, fields + 1), buf);
 }
 
 fn meaning(kind: ParamKind, about: &str) -> String {

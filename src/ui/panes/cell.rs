@@ -173,12 +173,16 @@ fn reading_lines(canvas: &Canvas, reading: &CellUnderCursor, width: usize) -> Ve
     if let Some((story, layer)) = &reading.story
         && let (Some(rank), Some(p)) = (story.ranks.get(*layer), story.probabilities.get(*layer))
     {
-        let vocab = canvas.app.model.as_ref().map(|m| m.card.vocab as u32);
+        let vocab = canvas.app.model.as_ref().map(|m| m.card.vocab);
         let of = vocab.map_or_else(String::new, |v| format!(" of {}", text::grouped(v)));
         lines.push(Line::from(vec![
             canvas.span(story.token.clone(), Role::Accent),
             canvas.span(
-                format!("  #{}{of} · p {}{at}", text::grouped(*rank), number(*p)),
+                format!(
+                    "  #{}{of} · p {}{at}",
+                    text::grouped(*rank as usize),
+                    number(*p)
+                ),
                 Role::Muted,
             ),
         ]));

@@ -3,6 +3,8 @@
 //! Invariant: an edit that is on and never fired is red, and its reason is shown. To show more of a receipt, add to
 //! [`receipt`]; more of single tokens, to [`history`].
 
+use std::fmt::Write;
+
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, put};
@@ -197,7 +199,7 @@ fn receipt(
         Some(kl) => format!(
             " KL {}{}{}",
             number(kl),
-            control("control", receipt.control),
+            control_of(receipt, width),
             control("elsewhere", receipt.elsewhere.filter(|_| width >= 60)),
         ),
     };
@@ -205,18 +207,64 @@ fn receipt(
     // A narrow pane has room only for the numbers.
     let word = if width >= 60 { "fired " } else { "" };
     let said = format!("{word}{fired}× Δh/h {relative}{kl}");
-    let spans = vec![canvas.span(said, Role::Muted)];
+    // An edit that does no more than its control is no finding.
+    let role = if receipt.within_control() {
+        Role::Warning
+    } else {
+        Role::Muted
+    };
+    let spans = vec![canvas.span(said, role)];
     let control = match (receipt.control, receipt.control_is.as_str()) {
         (Some(_), chosen) if !chosen.is_empty() => format!("control: {chosen}"),
+        (None, _) if !receipt.no_control.is_empty() => {
+            format!("no control of equal size: {}", receipt.no_control)
+        }
         (Some(_) | None, _) => String::new(),
     };
-    let notes = [receipt.note.as_str(), &control].into_iter();
+    let over = over_positions(receipt);
+    let notes = [receipt.note.as_str(), &control, &over].into_iter();
     let notes = notes.filter(|note| !note.is_empty());
     let notes: Vec<String> = notes.flat_map(|note| fold(note, width)).collect();
     let most = if selected { notes.len() } else { 1 };
     let notes = notes.into_iter().take(most);
     let notes = notes.map(|l| vec![canvas.span(l, Role::Warning)]).collect();
     (spans, notes)
+}
+
+/// The control of a receipt: the mean of its draws, and between which numbers they lie.
+fn control_of(receipt: &Receipt, width: usize) -> String {
+    match (receipt.control, receipt.control_range()) {
+        (None, _) => String::new(),
+        (Some(mean), Some((low, high))) if width >= 60 => format!(
+            " control {} ({}..{} in {})",
+            number(mean),
+            number(low),
+            number(high),
+            receipt.draws.len()
+        ),
+        // A narrow pane has room for what must be passed.
+        (Some(_), Some((_, high))) => format!(" control ≤{}", number(high)),
+        (Some(mean), None) => format!(" control {}", number(mean)),
+    }
+}
+
+/// Over which positions a receipt's KL is taken, and the same for the generated ones; empty until it is measured.
+fn over_positions(receipt: &Receipt) -> String {
+    let Some(median) = receipt.median() else {
+        return String::new();
+    };
+    let mut said = format!(
+        "KL: mean over {} positions, median {}",
+        receipt.positions.len(),
+        number(median)
+    );
+    if let Some((kl, count)) = receipt.generated() {
+        let _ = write!(said, "; where {count} were generated {}", number(kl));
+    }
+    if receipt.within_control() {
+        said.push_str("; no more than its control");
+    }
+    said
 }
 
 /// What an edit did at the tokens up to the cursor, one column for each, and at the token under the cursor.

@@ -14,24 +14,83 @@ use crate::ui::theme::{Role, Theme};
 
 /// The height of the prompt in rows, including its title.
 pub fn rows(app: &App, inner: Rect) -> u16 {
-    let width = usize::from(inner.width.max(1));
-    let rows = app
-        .prompt
-        .text()
-        .split('\n')
-        .map(|l| text::width(l) / width + 1);
-    let lines = rows.sum::<usize>();
-    (lines.clamp(1, 6) as u16 + 1).min(inner.height)
+    let (before, after) = app.prompt.halves();
+    let (rows, _) = wrapped(before, after, usize::from(inner.width.max(1)));
+    // A long prompt may have half of the pane.
+    let most = (inner.height / 2).max(6);
+    ((rows.len() as u16).clamp(1, most) + 1).min(inner.height)
+}
+
+/// One character of a text that is being written, and whether the cursor is on it.
+type WrittenCharacter = (String, bool);
+
+/// A text in rows of so many columns, broken between words where there is room for them, and the row of the cursor.
+fn wrapped(before: &str, after: &str, width: usize) -> (Vec<Vec<WrittenCharacter>>, usize) {
+    let mut rows: Vec<Vec<WrittenCharacter>> = vec![Vec::new()];
+    let mut used = 0;
+    let head = before.chars().map(|c| (c, false));
+    let tail = after.chars().enumerate().map(|(i, c)| (c, i == 0));
+    let end = after.is_empty().then_some((' ', true));
+    for (c, here) in head.chain(tail).chain(end) {
+        let shown = match (c, here) {
+            ('\n', true) => " ".to_string(),
+            ('\n', false) => String::new(),
+            (c, _) => text::plain(c.to_string().as_bytes()),
+        };
+        let wide = text::width(&shown);
+        // A combining mark stays with the letter before it, on any line.
+        if wide > 0 && used + wide > width {
+            let full = rows.last_mut().map(std::mem::take).unwrap_or_default();
+            let (row, word) = broken(full, shown == " ");
+            used = word.iter().map(|(c, _)| text::width(c)).sum();
+            if let Some(last) = rows.last_mut() {
+                *last = row;
+            }
+            rows.push(word);
+        }
+        if let Some(row) = rows.last_mut() {
+            row.push((shown, here));
+        }
+        used += wide;
+        if c == '\n' {
+            rows.push(Vec::new());
+            used = 0;
+        }
+    }
+    let at = rows
+        .iter()
+        .position(|row| row.iter().any(|(_, here)| *here));
+    (rows, at.unwrap_or(0))
+}
+
+/// A full row up to its last space, and the word behind it, which goes on in the next row; a row without a space, and one that a space
+/// follows on, stays whole.
+fn broken(
+    mut row: Vec<WrittenCharacter>,
+    ends: bool,
+) -> (Vec<WrittenCharacter>, Vec<WrittenCharacter>) {
+    let space = row.iter().rposition(|(c, _)| c == " ").filter(|_| !ends);
+    let word = space.map_or_else(Vec::new, |at| row.split_off(at + 1));
+    (row, word)
 }
 
 /// Draws the prompt with its title.
 pub fn draw(canvas: &mut Canvas, area: Rect) {
     let app = canvas.app;
     let label = match (app.chat_possible(), app.settings.chat) {
-        (false, _) => " write · RAW (this model has no chat template) ",
-        (true, true) => " write · CHAT (one user turn through the template) · Tab: raw ",
-        (true, false) => " write · RAW (text as it is) · Tab: chat ",
+        (false, _) => "RAW (this model has no chat template)",
+        (true, true) => "CHAT (one user turn through the template) · Tab: raw",
+        (true, false) => "RAW (text as it is) · Tab: chat",
     };
+    let context = app.model.as_ref().map_or(0, |model| model.card.context);
+    let counted = app.prompt_length().map_or_else(String::new, |tokens| {
+        format!(
+            "{} of {} · ",
+            text::counted(tokens, "token"),
+            text::grouped(context)
+        )
+    });
+    let label = format!(" write · {counted}{label} ");
     let dash = canvas.theme.glyphs.pick("─", "-");
     let fill = dash.repeat(usize::from(area.width));
     let border = canvas.theme.style(Role::Focus);
@@ -53,37 +112,7 @@ pub fn editor(buf: &mut Buffer, theme: &Theme, area: Rect, (before, after): (&st
     if area.is_empty() {
         return;
     }
-    let width = usize::from(area.width);
-    let mut rows: Vec<Vec<(String, bool)>> = vec![Vec::new()];
-    let mut used = 0;
-    let mut at = 0;
-    let head = before.chars().map(|c| (c, false));
-    let tail = after.chars().enumerate().map(|(i, c)| (c, i == 0));
-    let end = after.is_empty().then_some((' ', true));
-    for (c, here) in head.chain(tail).chain(end) {
-        let shown = match (c, here) {
-            ('\n', true) => " ".to_string(),
-            ('\n', false) => String::new(),
-            (c, _) => text::plain(c.to_string().as_bytes()),
-        };
-        let wide = text::width(&shown);
-        // A combining mark stays with the letter before it, on any line.
-        if wide > 0 && used + wide > width {
-            rows.push(Vec::new());
-            used = 0;
-        }
-        if here {
-            at = rows.len() - 1;
-        }
-        if let Some(row) = rows.last_mut() {
-            row.push((shown, here));
-        }
-        used += wide;
-        if c == '\n' {
-            rows.push(Vec::new());
-            used = 0;
-        }
-    }
+    let (rows, at) = wrapped(before, after, usize::from(area.width));
     let first = (at + 1).saturating_sub(usize::from(area.height));
     let high = usize::from(area.height);
     for (i, row) in rows.iter().skip(first).take(high).enumerate() {

@@ -146,6 +146,13 @@ fn what_does_not_fit_is_refused_by_name() {
         r#""topk", "k": 0"#,
     );
     assert!(zero.contains("its k is 0"), "{zero}");
+    for (given, said) in [
+        (r#""topk", "k": 17"#, "its k is 17, for 16 features"),
+        (r#""topk", "k": -3"#, "says k -3"),
+    ] {
+        let wrong = rewrite(r#""jumprelu", "d_in": 8, "d_sae": 16, "k": 4"#, given);
+        assert!(wrong.contains(said), "{wrong}");
+    }
     let words = rewrite("{\"architecture\"", "\"architecture\"");
     assert!(words.contains("not JSON"), "{words}");
     let head = rewrite(r#""model_name""#, r#""hook_head_index": 3, "model_name""#);

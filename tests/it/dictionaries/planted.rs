@@ -4,10 +4,13 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use lmscope::dictionaries::handles::with_features;
 use lmscope::dictionaries::opened::{DictionarySet, OpenDictionaries};
 use lmscope::edit::Edit;
 use lmscope::edit::direction::Direction;
 use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Entry, TableRow};
+use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
 use lmscope::lab::sample::Sampling;
@@ -203,4 +206,37 @@ fn a_mood_has_a_feature_that_changes_the_story() {
     assert!(found.held_out >= 0.9);
     let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
     assert!(best >= 0.4, "{shares:?}");
+}
+
+/// A feature that is clamped stands in the live rows with what the encoder reads afterwards, and its row says so; others do not.
+#[test]
+fn the_row_of_an_edited_feature_says_that_it_is_edited() {
+    let mut lab = with_features(demo());
+    let tokens = lab.model.encode("The capital of France is", true).unwrap();
+    let figure = |lab: &mut Lab, edits: Vec<Edit>| {
+        let run = Run::plain(tokens.clone()).under(&Schedule::always(edits));
+        let arguments = Arguments::default().with("dictionary", "world");
+        let figure = instrument("features").unwrap();
+        match figure.observe(&run, &arguments, lab).unwrap().body {
+            Body::Table(table) => table.pages.last().unwrap().rows.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let plain = figure(&mut lab, Vec::new());
+    let feature = plain[0].handle.clone().unwrap().feature;
+    let edit = |line: &str| line.parse::<Edit>().unwrap();
+    let line = format!("set:world#{feature}=20@resid_post.3:all-but-bos");
+    let marked = |rows: &[TableRow]| -> Vec<u32> {
+        let edited = rows.iter().filter(|row| {
+            matches!(row.entries.last(), Some(Entry::Text(label)) if label.contains("after the edit"))
+        });
+        edited
+            .map(|row| row.handle.clone().unwrap().feature)
+            .collect()
+    };
+    assert!(marked(&plain).is_empty());
+    assert_eq!(marked(&figure(&mut lab, vec![edit(&line)])), [feature]);
+    let mut off = edit(&line);
+    off.on = false;
+    assert!(marked(&figure(&mut lab, vec![off])).is_empty());
 }

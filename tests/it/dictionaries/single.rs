@@ -155,24 +155,36 @@ fn the_features_that_promote_a_token_are_those_of_pytorch() {
             .with("token", format!("#{}", expected["target"]))
             .with("count", 5);
         let shown = figure(&mut lab, "feature-search", &Run::default(), &arguments);
-        let mut effects: Vec<(f32, usize)> = numbers(&expected["effects"])
-            .into_iter()
-            .enumerate()
-            .map(|(f, e)| (e, f))
-            .collect();
-        effects.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let effects = numbers(&expected["effects"]);
         let page = &pages(&shown)[0];
         assert_eq!(page.rows.len(), 5);
-        for (row, (effect, feature)) in page.rows.iter().zip(&effects) {
-            assert_eq!(words(row, 0), format!("#{feature}"));
-            close(number(row, 1), *effect, 1e-5);
+        for row in &page.rows {
+            let feature: usize = words(row, 0).trim_start_matches('#').parse().unwrap();
+            close(number(row, 1), effects[feature], 1e-5);
         }
         // Of features whose whole row is known, rank and z.
         let some = whole_numbers(&expected["some"]);
         let target = expected["target"].as_u64().unwrap() as usize;
         let mut seen = 0;
+        let few: Vec<_> = page
+            .rows
+            .iter()
+            .map(|row| words(row, 0).to_string())
+            .collect();
         let arguments = arguments.with("count", 32);
         let shown = figure(&mut lab, "feature-search", &Run::default(), &arguments);
+        // Of all features those with the largest z, whatever they add to every token.
+        let all = &pages(&shown)[0].rows;
+        assert!(all.len() > few.len());
+        assert!(
+            all.is_sorted_by(|a, b| number(a, 2) >= number(b, 2)),
+            "{all:?}"
+        );
+        assert!(
+            all.iter()
+                .zip(&few)
+                .all(|(row, name)| words(row, 0) == name)
+        );
         for (feature, logits) in some.iter().zip(rows(&expected["promoted"])) {
             let named = rows_named(&pages(&shown)[0], &format!("#{feature}"));
             let above = logits.iter().filter(|z| **z > logits[target]).count();
@@ -199,6 +211,7 @@ fn what_features_wrote_of_a_logit_is_that_of_pytorch() {
         let arguments = Arguments::default()
             .with("dictionary", &given)
             .with("token", format!("#{}", expected["target"]))
+            .with("on", "logit")
             .with("count", 20);
         let shown = figure(&mut lab, "feature-logits", &run, &arguments);
         let page = &pages(&shown)[0];
@@ -278,6 +291,7 @@ fn the_parts_sum_to_the_logit_on_every_family() {
             let arguments = Arguments::default()
                 .with("dictionary", format!("{}@{at}", folder.path().display()))
                 .with("token", "#3")
+                .with("on", "logit")
                 .with("window", 3);
             let run = Run::plain(prompt(7));
             let found = observe(
@@ -334,6 +348,7 @@ fn edits_are_in_the_sum() {
         let run = edited(prompt(7), &[edit]);
         let arguments = Arguments::default()
             .with("dictionary", format!("{}@{at}", folder.path().display()))
+            .with("on", "logit")
             .with("token", "#3");
         let shown = figure(&mut lab, "feature-logits", &run, &arguments);
         assert!(
@@ -399,7 +414,8 @@ fn a_set_of_transcoders_splits_every_mlp() {
         .with("dictionary", path.display())
         .with("token", "#3")
         .with("count", 200);
-    let all = figure(&mut lab, "feature-logits", &run, &given);
+    let on_logit = given.clone().with("on", "logit");
+    let all = figure(&mut lab, "feature-logits", &run, &on_logit);
     assert!(all.check.unwrap().passed(), "{:?}", all.check);
     close(
         total(&pages(&all)[0]) as f32,
@@ -410,7 +426,7 @@ fn a_set_of_transcoders_splits_every_mlp() {
         &mut lab,
         "feature-logits",
         &run,
-        &given.clone().with("layer", 0),
+        &on_logit.clone().with("layer", 0),
     );
     assert!(own.check.unwrap().passed(), "{:?}", own.check);
     close(
@@ -455,7 +471,7 @@ fn a_set_of_transcoders_splits_every_mlp() {
     let card = Arguments::of(
         card.given
             .into_iter()
-            .filter(|(name, _)| name != "token")
+            .filter(|(name, _)| name != "token" && name != "on")
             .collect(),
     );
     let shown = figure(&mut lab, "feature", &run, &card);
@@ -702,6 +718,12 @@ fn every_row_about_a_feature_is_a_handle() {
     let of = handle(&card[0]);
     let act = number(&card[0], 1);
     assert_eq!(of.activation, (act != 0.0).then_some(act));
+    // One that is not active has no activation that could be clamped.
+    let silent = (0..32).find_map(|feature: u32| {
+        let card = rows(&mut lab, "feature", &[("feature", &feature.to_string())]);
+        (number(&card[0], 1) == 0.0).then(|| card[0].clone())
+    });
+    assert_eq!(handle(&silent.unwrap()).activation, None);
     // What a handle says is an edit that works.
     let edit = format!(
         "set:\"{}\"#{}=7@{}:all-but-bos",

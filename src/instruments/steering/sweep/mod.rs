@@ -8,6 +8,8 @@
 
 mod plan;
 
+use std::fmt::Write as _;
+
 use std::path::PathBuf;
 
 use crate::edit::op::{DirectionName, Op};
@@ -19,6 +21,7 @@ use crate::instruments::params::{Count, NonNegative, ParameterValue, Strengths, 
 use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
+use crate::lab::draws::DRAWS;
 use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
@@ -83,7 +86,7 @@ params! {
         tokens: Count<1, 512> = "16",
         /// whether a continuation has to contain an answer or begin with one to be a success
         found as "match": Match = "contains",
-        /// a cell can be the best one only if it is at most this much less fluent than the unedited text, in nats a token
+        /// a cell can be the selected maximum only if it is at most this much less fluent than the unedited text, in nats a token
         within: NonNegative = "0.5",
         /// the control, a random direction of equal norm: cells: its number inside every cell; columns: a column of its own after every strength; random: the grid of the control alone; no: none
         control was "null": ControlColumn = "cells",
@@ -122,10 +125,14 @@ impl Measurement for Sweep {
 
     fn measure(params: &SweepParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let plan = SteeringPlan::read(params, run, lab)?;
-        let control = plan.control(lab, run.seed)?;
-        lab.directions.insert(CONTROL.into(), control);
+        let controls = plan.controls(lab, run.seed)?;
+        for (name, control) in &controls {
+            lab.directions.insert(name.clone(), control.clone());
+        }
         let found = plan.measure_all(lab);
-        lab.directions.remove(CONTROL);
+        for (name, _) in &controls {
+            lab.directions.remove(name);
+        }
         Ok(plan.draft(run, lab, &found?))
     }
 }
@@ -231,8 +238,108 @@ impl SteeringPlan<'_> {
         };
         let (op, word) = (plan.params.op.print(), plan.measure.word());
         Draft::of(grid.scaled(scale))
-            .titled(format!("{op} {name} · {word}{alone}"))
+            .titled(format!("{op} {name} · {word}{alone}{}", plan.claim(found)))
             .notes(notes(lab, run, plan, found))
+    }
+}
+
+impl SteeringPlan<'_> {
+    /// The best cell's number and that of the control's best, for the title; empty where nothing is aimed at.
+    fn claim(&self, found: &SteeringResult) -> String {
+        let Some(aim) = self.aim() else {
+            return String::new();
+        };
+        let of = if aim == self.measure {
+            String::new()
+        } else {
+            format!(" of {}", aim.word())
+        };
+        let broken = self.left_out(found);
+        let Some((s, layer)) = self.best(found, &found.real) else {
+            return broken.map_or_else(String::new, |(count, _)| {
+                format!(" · no selected maximum{of}: all {count} cells are too little fluent")
+            });
+        };
+        let own = self.aimed(aim, &found.real[s][layer])[1];
+        let among = match broken {
+            Some((count, highest)) if highest > own => {
+                format!(" among fluent cells ({count} others reach {highest:.3})")
+            }
+            Some(_) | None => String::new(),
+        };
+        let Some((s, layer)) = self.best(found, &found.control) else {
+            return format!(" · selected maximum{of} {own:.3}{among}");
+        };
+        let control = self.aimed(aim, &found.control[s][layer])[1];
+        let less = if control >= own {
+            ", no more than its control"
+        } else {
+            ""
+        };
+        format!(" · selected maximum{of} {own:.3}{among}, control's {control:.3}{less}")
+    }
+
+    /// The best cell in words, beside the best of the control's grid.
+    fn selected(&self, found: &SteeringResult) -> Option<String> {
+        let (aim, (s, layer)) = (self.aim()?, self.best(found, &found.real)?);
+        let (own, unedited) = (&found.real[s][layer], self.aimed(aim, &found.unedited)[1]);
+        let strengths = &self.params.strengths.0;
+        let cells = found.real.iter().map(Vec::len).sum::<usize>();
+        let split = self.halves().map_or_else(String::new, |(chosen, judged)| {
+            format!(", chosen on {chosen} prompts and judged on the other {judged}")
+        });
+        let value = self.aimed(aim, own)[1];
+        let interval = |of: &SteeringOutcome| {
+            self.interval(aim, of, &self.judging(of))
+                .map_or_else(String::new, |(low, high)| {
+                    format!(" (95 % {low:.3} to {high:.3})")
+                })
+        };
+        let mut words = format!(
+            "selected maximum: strength {} at layer {layer}: {} {value:.3}{} (unedited {unedited:.3}), the best of {cells} cells{split}",
+            strengths[s],
+            aim.word(),
+            interval(own)
+        );
+        let mut beside = vec![SteeringMeasure::Kl];
+        if self.measure.writes() {
+            beside.insert(0, SteeringMeasure::Fluency);
+        }
+        for measure in beside {
+            let of = measure.of(own);
+            let _ = write!(words, "; {} {of:.3}", measure.word());
+        }
+        if let Some((count, highest)) = self.left_out(found) {
+            let _ = write!(
+                words,
+                "; {count} cells are no candidates, because their texts are more than {} nats a token less fluent",
+                self.params.within.0
+            );
+            if highest > value {
+                let _ = write!(words, "; the highest of them: {highest:.3}");
+            }
+        }
+        if value <= unedited {
+            words.push_str("; NO CELL IS BETTER THAN THE UNEDITED TEXT");
+        }
+        let Some((s, layer)) = self.best(found, &found.control) else {
+            return Some(words);
+        };
+        let control = self.aimed(aim, &found.control[s][layer])[1];
+        let of = match &self.params.against {
+            Some(_) => self.beside(),
+            None => format!("{DRAWS} random directions, which take turns"),
+        };
+        let _ = write!(
+            words,
+            "; selected maximum of the control, chosen alike from as many cells of {of}: {control:.3}{} (strength {} at layer {layer})",
+            interval(&found.control[s][layer]),
+            strengths[s]
+        );
+        if control >= value {
+            words.push_str(", NO LESS");
+        }
+        Some(words)
     }
 }
 
@@ -261,37 +368,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
             layers.collect::<Vec<_>>().join(", ")
         ));
     }
-    if let Some((s, layer)) = plan.best(found) {
-        let own = &found.real[s][layer];
-        let control = found.control[s].get(layer);
-        let beside = |measure: SteeringMeasure| {
-            let control = control.map_or_else(String::new, |n| {
-                format!(", {} {:.3}", plan.beside(), measure.of(n))
-            });
-            format!(
-                "{} {:.3} (unedited {:.3}{control})",
-                measure.word(),
-                measure.of(own),
-                measure.of(&found.unedited)
-            )
-        };
-        let parts: Vec<String> = if plan.measure.writes() {
-            [
-                SteeringMeasure::Success,
-                SteeringMeasure::Fluency,
-                SteeringMeasure::Kl,
-            ]
-            .map(beside)
-            .into()
-        } else {
-            [plan.measure, SteeringMeasure::Kl].map(beside).into()
-        };
-        out.push(format!(
-            "best: strength {} at layer {layer}: {}",
-            plan.params.strengths.0[s],
-            parts.join(", ")
-        ));
-    }
+    out.extend(plan.selected(found));
     let names: Vec<String> = plan.trial.answers.iter().map(|a| lab.visible(*a)).collect();
     let words = match &plan.trial.subject {
         SteeringTrial::Text(_) => {
@@ -323,7 +400,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
     out.push(format!("each cell: {words}; colour: {colour}"));
     if plan.measure.writes() && !plan.trial.looks.is_empty() {
         out.push(format!(
-            "the best cell has the highest success among those at most {} nats a token less fluent than the unedited text",
+            "the selected cell has the highest success among those at most {} nats a token less fluent than the unedited text",
             plan.params.within.0
         ));
     }
@@ -338,7 +415,7 @@ fn notes(lab: &Lab, run: &Run, plan: &SteeringPlan, found: &SteeringResult) -> V
             )
         }
         ControlColumn::Beside | ControlColumn::Columns | ControlColumn::Alone => format!(
-            "random: the control, a direction of equal norm, seed {}; a strong edit that breaks the text moves the control's numbers too",
+            "random: the control, directions of equal norm, {DRAWS} draws of which the cells take turns, seed {}; a strong edit that breaks the text moves the control's numbers too",
             run.seed
         ),
     });

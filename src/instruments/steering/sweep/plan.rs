@@ -11,13 +11,19 @@ use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::steering::outcome::{SteeringOutcome, SteeringTrial, Trial};
 use crate::lab::Lab;
+use crate::lab::draws::{DRAWS, draw_seed};
 use crate::lab::run::Run;
 use crate::lab::target::first_tokens;
 use crate::model::Fingerprint;
 use crate::text;
+use crate::vectors::interval::MeanInterval;
+use crate::vectors::proportion::Proportion;
 
 /// How many rows are read side by side, so that a sweep that is stopped has lost little.
 const ROWS: usize = 16;
+
+/// The fewest prompts of a list that is split: the best cell is chosen on one half and judged on the other.
+const SPLIT: usize = 16;
 
 /// The outcomes of a cell: under the direction, and under the random one.
 type WithControl = (Option<SteeringOutcome>, Option<SteeringOutcome>);
@@ -75,6 +81,8 @@ pub(crate) struct SteeringPlan<'a> {
     /// Layers that the direction has no vector for.
     pub(crate) without_vector: Vec<usize>,
     pub(crate) measure: SteeringMeasure,
+    /// The seed of the intervals.
+    pub(crate) seed: u64,
 }
 
 /// Everything measured: by strength, then layer; a cell that was not has no numbers.
@@ -131,6 +139,7 @@ impl<'a> SteeringPlan<'a> {
             without_vector: Vec::new(),
             direction: params.direction(lab)?,
             measure,
+            seed: run.seed,
         };
         let direction = lab.direction(&plan.direction)?;
         let against = params.against.as_deref();
@@ -157,14 +166,19 @@ impl<'a> SteeringPlan<'a> {
         Ok(plan)
     }
 
-    /// The direction beside it: a random one of equal norm, or another one scaled to the norm that the first has at each layer.
-    pub(crate) fn control(&self, lab: &Lab, seed: u64) -> Result<Direction> {
-        let mut own = lab.direction(&self.direction)?;
+    /// The directions beside it, by name: several draws of a random one of equal norm, of which the cells of the control's grid take
+    /// turns, or another one scaled to the norm that the first has at each layer.
+    pub(crate) fn controls(&self, lab: &Lab, seed: u64) -> Result<Vec<(String, Direction)>> {
+        let own = lab.direction(&self.direction)?;
         let Some(name) = &self.params.against else {
-            for (_, vector) in &mut own.rows {
-                *vector = random_like(vector, seed);
-            }
-            return Ok(own);
+            let drawn = |draw| {
+                let mut one = own.clone();
+                for (_, vector) in &mut one.rows {
+                    *vector = random_like(vector, draw_seed(seed, draw));
+                }
+                (control_name(draw), one)
+            };
+            return Ok((0..DRAWS).map(drawn).collect());
         };
         let mut other = lab.direction(name)?;
         let mut rows = Vec::new();
@@ -176,7 +190,17 @@ impl<'a> SteeringPlan<'a> {
         }
         other.rows = rows;
         other.origin.anywhere = false;
-        Ok(other)
+        Ok(vec![(control_name(0), other)])
+    }
+
+    /// The control of a cell: neighbours have different draws.
+    fn control_of(&self, cell: usize, layers: usize) -> String {
+        let draws = if self.params.against.is_some() {
+            1
+        } else {
+            DRAWS
+        };
+        control_name((cell / layers + cell % layers) % draws)
     }
 
     /// What the direction beside it is called.
@@ -204,16 +228,16 @@ impl<'a> SteeringPlan<'a> {
         let mut parameters = lines::<Sweep>(params);
         parameters.push(("texts".into(), digest(prompts)));
         let count = strengths.len() * layers;
-        let kinds: Vec<&str> = [(real, self.direction.as_str()), (control, CONTROL)]
-            .into_iter()
-            .filter_map(|(wanted, name)| wanted.then_some(name))
-            .collect();
-        let together = (ROWS / (self.trial.rows() * kinds.len().max(1))).max(1);
+        let kinds = usize::from(real) + usize::from(control);
+        let together = (ROWS / (self.trial.rows() * kinds.max(1))).max(1);
         let trials = lab.trials(&text, parameters, count, together, |lab, range| {
             let edits = range.clone().flat_map(|i| {
                 let layer = i % layers;
-                let edit = move |name| params.edit(name, layer, strengths[i / layers]);
-                kinds.iter().copied().map(edit).map(move |e| (layer, e))
+                let edit = move |name: String| params.edit(&name, layer, strengths[i / layers]);
+                let own = real.then(|| self.direction.clone());
+                let beside = control.then(|| self.control_of(i, layers));
+                let names = own.into_iter().chain(beside);
+                names.map(edit).map(move |e| (layer, e)).collect::<Vec<_>>()
             });
             let edits: Vec<(usize, Edit)> = edits.collect();
             let acts = |(layer, edit): &&(usize, Edit)| {
@@ -276,6 +300,10 @@ impl<'a> SteeringPlan<'a> {
                 continue;
             }
             out.push((word.into(), measure.of(own)));
+            if let Some((low, high)) = self.interval(measure, own, &own.each) {
+                out.push((format!("{word}, from"), low as f32));
+                out.push((format!("{word}, to"), high as f32));
+            }
             if let Some(control) = control {
                 out.push((format!("{word}, {}", self.beside()), measure.of(control)));
             }
@@ -284,31 +312,119 @@ impl<'a> SteeringPlan<'a> {
         out
     }
 
-    /// The cell that does most without costing fluency: strength, layer, as indices.
-    pub(crate) fn best(&self, found: &SteeringResult) -> Option<(usize, usize)> {
-        let aim = match self.measure {
-            SteeringMeasure::Kl => return None,
-            SteeringMeasure::Answers => SteeringMeasure::Answers,
+    /// What the best cell is best at; none if nothing is aimed at.
+    pub(crate) fn aim(&self) -> Option<SteeringMeasure> {
+        match self.measure {
+            SteeringMeasure::Kl => None,
+            SteeringMeasure::Answers => Some(SteeringMeasure::Answers),
             SteeringMeasure::Success | SteeringMeasure::Fluency if self.trial.looks.is_empty() => {
-                return None;
+                None
             }
-            SteeringMeasure::Success | SteeringMeasure::Fluency => SteeringMeasure::Success,
-        };
-        let least = found.unedited.fluency + self.params.within.0 as f32;
-        let cells = found.real.iter().enumerate();
+            SteeringMeasure::Success | SteeringMeasure::Fluency => Some(SteeringMeasure::Success),
+        }
+    }
+
+    /// On how many prompts of a list the best cell is chosen, and on how many others it is judged; none for one text and for lists
+    /// that are too short to be split, where both are the same.
+    pub(crate) fn halves(&self) -> Option<(usize, usize)> {
+        let count = self.trial.rows();
+        let list = matches!(self.trial.subject, SteeringTrial::Prompts(..));
+        (list && count >= SPLIT).then(|| (count.div_ceil(2), count / 2))
+    }
+
+    /// The number by which a cell is chosen, and the one by which it is judged: of a list the means over its odd and over its even
+    /// prompts.
+    pub(crate) fn aimed(&self, aim: SteeringMeasure, outcome: &SteeringOutcome) -> [f32; 2] {
+        if self.halves().is_none() || outcome.each.is_empty() {
+            return [aim.of(outcome); 2];
+        }
+        [0, 1].map(|half| {
+            let own: Vec<f32> = outcome.each.iter().skip(half).step_by(2).copied().collect();
+            own.iter().sum::<f32>() / own.len() as f32
+        })
+    }
+
+    /// The interval of 95 % of what is aimed at, over some prompts of a list: of a share, Wilson's, of a mean probability, the
+    /// bootstrap's. None of other numbers, and of too few prompts.
+    pub(crate) fn interval(
+        &self,
+        measure: SteeringMeasure,
+        outcome: &SteeringOutcome,
+        each: &[f32],
+    ) -> Option<(f64, f64)> {
+        let listed = self.aim() == Some(measure) && each.len() > 1 && outcome.kl.is_finite();
+        match measure {
+            SteeringMeasure::Success if listed => {
+                Some(Proportion::count(each.iter().map(|hit| *hit > 0.5)).interval())
+            }
+            SteeringMeasure::Answers if listed => {
+                let each: Vec<f64> = each.iter().map(|p| f64::from(*p)).collect();
+                let found = MeanInterval::of(&each, self.seed);
+                (!found.low.is_nan()).then_some((found.low, found.high))
+            }
+            SteeringMeasure::Success
+            | SteeringMeasure::Answers
+            | SteeringMeasure::Kl
+            | SteeringMeasure::Fluency => None,
+        }
+    }
+
+    /// The prompts of an outcome that judge it.
+    pub(crate) fn judging(&self, outcome: &SteeringOutcome) -> Vec<f32> {
+        let skipped = usize::from(self.halves().is_some());
+        let each = outcome.each.iter().skip(skipped);
+        each.step_by(1 + skipped).copied().collect()
+    }
+
+    /// Whether a cell costs no more fluency than is allowed; where no texts are written all are.
+    fn is_fluent(
+        &self,
+        aim: SteeringMeasure,
+        found: &SteeringResult,
+        outcome: &SteeringOutcome,
+    ) -> bool {
+        !aim.writes() || outcome.fluency <= found.unedited.fluency + self.params.within.0 as f32
+    }
+
+    /// How many measured cells of the direction's own grid are no candidates because they are less fluent, and the highest number of
+    /// them; none where there are none.
+    pub(crate) fn left_out(&self, found: &SteeringResult) -> Option<(usize, f32)> {
+        let aim = self.aim()?;
+        let cells = found.real.iter().flatten();
+        let measured = cells.filter(|o| aim.of(o).is_finite() && o.kl.is_finite());
+        let broken = measured.filter(|o| !self.is_fluent(aim, found, o));
+        let values: Vec<f32> = broken.map(|o| aim.of(o)).collect();
+        let highest = values.iter().copied().reduce(f32::max)?;
+        Some((values.len(), highest))
+    }
+
+    /// The cell of a grid that does most without costing fluency: strength, layer, as indices. It is a selected maximum: the best of
+    /// many, which chance alone lifts, so it is only to be compared with one that was selected alike.
+    pub(crate) fn best(
+        &self,
+        found: &SteeringResult,
+        grid: &[Vec<SteeringOutcome>],
+    ) -> Option<(usize, usize)> {
+        let aim = self.aim()?;
+        let cells = grid.iter().enumerate();
         let cells = cells.flat_map(|(s, column)| {
             let column = column.iter().enumerate();
             column.map(move |(layer, outcome)| (s, layer, outcome))
         });
         let measured = cells.filter(|(.., o)| aim.of(o).is_finite() && o.kl.is_finite());
-        let fluent = measured.filter(|(.., o)| !aim.writes() || o.fluency <= least);
+        let fluent = measured.filter(|(.., o)| self.is_fluent(aim, found, o));
         let best = fluent.max_by(|(.., a), (.., b)| {
-            let more = aim.of(a).total_cmp(&aim.of(b));
+            let more = self.aimed(aim, a)[0].total_cmp(&self.aimed(aim, b)[0]);
             more.then(b.fluency.total_cmp(&a.fluency))
                 .then(b.kl.total_cmp(&a.kl))
         });
         best.map(|(s, layer, _)| (s, layer))
     }
+}
+
+/// What a draw of the control is called while it is measured.
+fn control_name(draw: usize) -> String {
+    format!("{CONTROL} {draw}")
 }
 
 /// A digest of texts, so that a sweep over a file is one over what the file said.

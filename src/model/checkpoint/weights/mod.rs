@@ -176,8 +176,41 @@ impl Weights {
         }
     }
 
+    /// A name under the chosen prefix.
+    pub(in crate::model::checkpoint) fn prefixed(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Refuses a tensor, by its name in the file, that is missing or has another shape.
+    pub(in crate::model::checkpoint) fn check_shape(
+        &self,
+        stored: &str,
+        shape: &[usize],
+    ) -> Result<()> {
+        let missing = || Error::MissingTensor {
+            name: stored.to_owned(),
+            place: self.place.clone(),
+            holds: names::holds(self.names(), stored),
+        };
+        let found = match &self.source {
+            TensorSource::Mapped(m) => m.get(stored).ok_or_else(missing)?.shape().to_vec(),
+            TensorSource::Embedded(s) => s.tensor(stored).map_err(|_| missing())?.shape().to_vec(),
+            TensorSource::Pickled(_) | TensorSource::Gguf(_) | TensorSource::Random(_) => {
+                return Err(missing());
+            }
+        };
+        if found == shape {
+            return Ok(());
+        }
+        Err(Error::TensorShape {
+            name: stored.to_owned(),
+            expected: shape.to_vec(),
+            found,
+        })
+    }
+
     /// A tensor's name in the file.
-    fn stored<'a>(&'a self, full: &'a str) -> &'a str {
+    pub(in crate::model::checkpoint) fn stored<'a>(&'a self, full: &'a str) -> &'a str {
         self.renamed.get(full).map_or(full, String::as_str)
     }
 

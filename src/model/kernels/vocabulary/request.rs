@@ -96,3 +96,33 @@ pub struct RowSums {
     /// The largest difference of logits from those of the other row.
     pub gap: f32,
 }
+
+impl RowSums {
+    /// What a row says that is no distribution: nothing but the logits of the tokens of interest.
+    pub fn no_distribution(tokens: Vec<(u32, f32, u32)>) -> Self {
+        Self {
+            total: f64::NAN,
+            top: Vec::new(),
+            tokens,
+            entropy: f64::NAN,
+            kl: f64::NAN,
+            gap: f32::NAN,
+        }
+    }
+
+    /// A KL divergence without what rounding and banned tokens make of its sums; `gap`: the largest difference of the rows. Of a row
+    /// that is no distribution it is not-a-number.
+    pub fn divergence(kl: f64, gap: f32) -> f64 {
+        if gap == 0.0 {
+            // The same row: the sums were taken in another order, and nothing else is between them.
+            0.0
+        } else if kl.is_nan() || gap.is_nan() {
+            f64::NAN
+        } else if kl > 1e20 {
+            // A banned token that the other row has.
+            f64::INFINITY
+        } else {
+            kl.max(0.0)
+        }
+    }
+}

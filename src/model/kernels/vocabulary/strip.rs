@@ -116,14 +116,7 @@ impl RowFindings {
             .map(|((id, logit), above)| (*id, *logit, above))
             .collect();
         if !self.finite || sums.top <= LEAST {
-            return RowSums {
-                total: f64::NAN,
-                top: Vec::new(),
-                tokens,
-                entropy: f64::NAN,
-                kl: f64::NAN,
-                gap: f32::NAN,
-            };
+            return RowSums::no_distribution(tokens);
         }
         let total = f64::from(sums.top) + sums.sum.ln();
         let compared = question.against.is_some();
@@ -138,18 +131,9 @@ impl RowFindings {
                 f64::NAN
             },
             // Σ p' (ln p' - ln p) = Σ p' (z' - z) - total' + total, with the same p' everywhere.
-            kl: if compared && !self.gap.is_nan() {
+            kl: if compared {
                 let theirs = f64::from(sums.their_top) + sums.mass.ln();
-                let kl = sums.cross / sums.mass - theirs + total;
-                if self.gap == 0.0 {
-                    // The same row: the sums were taken in another order, and nothing else is between them.
-                    0.0
-                } else if kl > 1e20 {
-                    // A banned token that the other row has.
-                    f64::INFINITY
-                } else {
-                    kl.max(0.0)
-                }
+                RowSums::divergence(sums.cross / sums.mass - theirs + total, self.gap)
             } else {
                 f64::NAN
             },

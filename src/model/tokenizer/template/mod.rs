@@ -1,6 +1,7 @@
 //! Chat templates: convert messages to the text format on which a model was trained.
 //!
-//! Invariant: a template is a downloaded program; it can access only messages and special tokens, and its time and memory are
+//! Invariant: a template is a downloaded program; it can access only messages, special tokens and the user's own
+//! arguments, and its time and memory are
 //! limited by a budget of fuel. Its result equals that of Python's `apply_chat_template(tokenize=False)`.
 //! To add a function that templates may call, see `python.rs`; differences in syntax are handled in `source.rs`.
 //!
@@ -146,11 +147,32 @@ impl ChatTemplate {
         }
     }
 
+    /// Those of the arguments whose variable the template does not read.
+    pub fn unknown<'a>(&self, arguments: &'a [(String, serde_json::Value)]) -> Vec<&'a str> {
+        let template = self.environment.as_ref().ok();
+        let template = template.and_then(|environment| environment.get_template(NAME).ok());
+        let read = template.map(|template| template.undeclared_variables(false));
+        let names = arguments.iter().map(|(name, _)| name.as_str());
+        names
+            .filter(|name| read.as_ref().is_some_and(|read| !read.contains(*name)))
+            .collect()
+    }
+
     /// Renders a conversation; with `add_generation_prompt` it ends where the assistant's answer begins.
     ///
     /// The text must be encoded with `Bos::Raw`. A template refuses conversations on which its model was not trained (a system
     /// turn, two user turns in a row); the error contains its own message.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_with(messages, add_generation_prompt, &[])
+    }
+
+    /// The same with values of variables that the template reads, such as `enable_thinking`.
+    pub fn render_with(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+        arguments: &[(String, serde_json::Value)],
+    ) -> Result<String> {
         let given = [
             ("messages", Value::from(Serde(messages))),
             ("add_generation_prompt", Value::from(add_generation_prompt)),
@@ -162,7 +184,11 @@ impl ChatTemplate {
             .specials
             .iter()
             .map(|(key, token)| (*key, Value::from(token.as_str())));
-        let context = Value::from_pairs(given.into_iter().chain(specials));
+        let arguments = arguments
+            .iter()
+            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        // Of two values of a name the last one counts.
+        let context = Value::from_pairs(given.into_iter().chain(specials).chain(arguments));
         let environment = self.environment.as_ref().map_err(|what| Error::Text {
             what: format!("The chat template cannot be read: {what}"),
             next: "Leave --chat out and write the turns into the prompt, or correct chat_template.jinja"

@@ -8,25 +8,24 @@
 //!
 //! Invariant: prompts that measure a candidate never made it. To add a reason to discard, add a variant of [`CandidateVerdict`].
 
+mod measure;
+
 use candle_core::DType;
 
+use measure::{CandidateMeasurer, SelectionHalf};
+
 use super::function_vector::add;
-use crate::edit::direction::{Direction, DirectionOrigin, NOTHING, norm, random_like};
-use crate::edit::op::{DirectionName, Op};
+use crate::edit::direction::{NOTHING, norm};
 use crate::edit::schedule::Schedule;
-use crate::edit::{Edit, EditPlace};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::capture::{After, Capture, Output};
-use crate::lab::pass::{Pass, PassRow};
+use crate::lab::capture::{After, Output};
+use crate::lab::pass::Pass;
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
-
-/// What the candidate is called while it is measured.
-const CANDIDATE: &str = "the candidate";
 
 /// Prompts as token ids.
 pub type TokenizedPrompts = Vec<Vec<u32>>;
@@ -131,6 +130,20 @@ pub struct Candidate {
     pub verdict: CandidateVerdict,
 }
 
+/// What a chosen direction is held against, at its layer and of its length.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SelectionControls {
+    /// Differences of means of the same prompts with labels that are exchanged at random, in several draws.
+    pub shuffled: Vec<CandidateScores>,
+    /// Random directions, in several draws.
+    pub random: Vec<CandidateScores>,
+    /// The choice's scores on each held-out prompt: ablation on plus, addition on minus prompts.
+    pub each: [Vec<f64>; 2],
+    /// Ablation and addition on every other held-out prompt of the candidate that is best on the rest: unlike the choice's own scores
+    /// they are not lifted by having been selected. None where a list has fewer than four held-out prompts.
+    pub judged: Option<(f64, f64)>,
+}
+
 /// Every candidate, and the choice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
@@ -140,8 +153,8 @@ pub struct Selection {
     pub chosen: Option<usize>,
     /// Unedited log-odds: of plus prompts, of minus prompts.
     pub unedited: (f64, f64),
-    /// The same scores of a random direction of the chosen one's length, at its layer.
-    pub control: Option<CandidateScores>,
+    /// What the choice is held against; none without a choice.
+    pub controls: Option<SelectionControls>,
     /// How many prompts made the candidates and how many measured them: plus, minus.
     pub made: (usize, usize),
     /// See `made`.
@@ -281,13 +294,16 @@ pub fn select(
     let minus = means(lab, &making.minus, rules, schedule)?;
     let mut gauge = CandidateMeasurer::new(lab, held_out, rules, schedule)?;
     let mut candidates = Vec::with_capacity(layers * rules.positions.len());
+    let mut outcomes = Vec::with_capacity(layers * rules.positions.len());
     let total = (layers * rules.positions.len() + 1) as f32;
     for (i, position) in rules.positions.iter().enumerate() {
         for layer in 0..layers {
             gauge.lab.report(candidates.len() as f32 / total)?;
             let pair = plus[i][layer].iter().zip(&minus[i][layer]);
             let vector: Vec<f32> = pair.map(|(p, m)| (p - m) as f32).collect();
-            let scores = gauge.scores(layer, &vector)?;
+            let outcome = gauge.outcome(layer, &vector)?;
+            let scores = outcome.scores();
+            outcomes.push(outcome);
             candidates.push(Candidate {
                 layer,
                 position: *position,
@@ -301,17 +317,32 @@ pub fn select(
         let candidate = &candidates[*i];
         candidate.verdict == CandidateVerdict::Kept && norm(&candidate.vector) > NOTHING
     });
-    let chosen = kept.min_by(|a, b| {
-        let score = |i: &usize| candidates[*i].scores.ablation;
-        score(a).total_cmp(&score(b))
-    });
-    let control = match chosen.map(|i| &candidates[i]) {
+    let kept: Vec<usize> = kept.collect();
+    let lowest = |score: &dyn Fn(usize) -> f64| {
+        let all = kept.iter().copied();
+        all.min_by(|a, b| score(*a).total_cmp(&score(*b)))
+    };
+    let chosen = lowest(&|i| candidates[i].scores.ablation);
+    let controls = match chosen {
         None => None,
-        Some(best) => Some(gauge.scores(best.layer, &random_like(&best.vector, seed))?),
+        Some(i) => {
+            let (shuffled, random) = gauge.controls(&candidates[i], &making, seed)?;
+            let judge = lowest(&|i| {
+                let chooses = outcomes[i].half(SelectionHalf::Chooses);
+                chooses.map_or(f64::NAN, |(ablation, _)| ablation)
+            });
+            let judged = judge.and_then(|i| outcomes[i].half(SelectionHalf::Judges));
+            Some(SelectionControls {
+                shuffled,
+                random,
+                each: [outcomes[i].ablation.clone(), outcomes[i].addition.clone()],
+                judged,
+            })
+        }
     };
     Ok(Selection {
         chosen,
-        control,
+        controls,
         unedited: gauge.unedited,
         made: (making.plus.len(), making.minus.len()),
         measured: (gauge.held_out.plus.len(), gauge.held_out.minus.len()),
@@ -387,99 +418,6 @@ fn means(
     let all = sums.iter_mut().flatten().flatten();
     all.for_each(|s| *s *= share);
     Ok(sums)
-}
-
-/// Measures candidates on held-out prompts, against unedited passes that are made once.
-struct CandidateMeasurer<'a> {
-    lab: &'a mut Lab,
-    held_out: PromptSides,
-    markers: Vec<u32>,
-    schedule: Schedule,
-    base: Vec<RowStats>,
-    unedited: (f64, f64),
-}
-
-impl<'a> CandidateMeasurer<'a> {
-    fn new(
-        lab: &'a mut Lab,
-        held_out: PromptSides,
-        rules: &SelectionRules,
-        schedule: &Schedule,
-    ) -> Result<Self> {
-        let plus = lab.last_of(&held_out.plus, schedule, whole_rows())?;
-        let base = lab.last_of(&held_out.minus, schedule, whole_rows())?;
-        let score = |rows: &[RowStats]| mean_behaviour(rows, &rules.markers);
-        Ok(Self {
-            unedited: (score(&plus), score(&base)),
-            lab,
-            held_out,
-            markers: rules.markers.clone(),
-            schedule: schedule.clone(),
-            base,
-        })
-    }
-
-    /// The three scores of a vector measured at `resid_pre` of a layer.
-    fn scores(&mut self, layer: usize, vector: &[f32]) -> Result<CandidateScores> {
-        // Of length zero, where both sides' tokens are alike: it is no edit, and the scores are those of none.
-        if norm(vector) <= NOTHING {
-            return Ok(CandidateScores {
-                ablation: self.unedited.0,
-                addition: self.unedited.1,
-                kl: 0.0,
-            });
-        }
-        let at = Site::ResidPre.at(layer);
-        let origin = DirectionOrigin {
-            revision: self.lab.model.card.revision.clone(),
-            ..DirectionOrigin::default()
-        };
-        let rows = vec![(at, vector.to_vec())];
-        let direction = Direction { rows, origin };
-        self.lab.directions.insert(CANDIDATE.into(), direction);
-        let scores = self.measure(at);
-        self.lab.directions.remove(CANDIDATE);
-        scores
-    }
-
-    /// The candidate ablated on both sides and added on one, in one pass.
-    fn measure(&mut self, at: Address) -> Result<CandidateScores> {
-        let with = |op: fn(DirectionName) -> Op, place| {
-            let op = op(DirectionName(CANDIDATE.into()));
-            self.schedule.and(&Edit::new(op, place))
-        };
-        let ablated = with(Op::ProjectOut, EditPlace::Writes);
-        let added = with(Op::Add, EditPlace::At(at));
-        let (plus, minus) = (&self.held_out.plus, &self.held_out.minus);
-        let sides = [(plus, &ablated), (minus, &ablated), (minus, &added)];
-        let rows = sides.iter().flat_map(|(prompts, schedule)| {
-            prompts.iter().map(|prompt| PassRow {
-                tokens: prompt.clone(),
-                ..PassRow::edited((*schedule).clone())
-            })
-        });
-        let found = self.lab.run(&Pass {
-            rows: rows.collect(),
-            ..Pass::prompts(&[], &self.schedule, whole_rows())
-        })?;
-        if !found.iter().all(Capture::is_finite) {
-            return Ok(CandidateScores {
-                ablation: f64::NAN,
-                addition: f64::NAN,
-                kl: f64::NAN,
-            });
-        }
-        let stats = found.into_iter().filter_map(|mut row| row.output.pop());
-        let stats: Vec<RowStats> = stats.collect();
-        let (ablated_plus, rest) = stats.split_at(plus.len());
-        let (ablated_minus, added_minus) = rest.split_at(minus.len());
-        let pairs = self.base.iter().zip(ablated_minus);
-        Ok(CandidateScores {
-            ablation: mean_behaviour(ablated_plus, &self.markers),
-            addition: mean_behaviour(added_minus, &self.markers),
-            kl: average(pairs.map(|(p, q)| divergence(&p.logits, &q.logits))),
-        })
-    }
 }
 
 #[cfg(test)]

@@ -1,54 +1,36 @@
-//! `lmscope trace`: stores the activations of a prompt at all sites in a safetensors file.
+//! The activations of one prompt in a safetensors file.
 //!
 //! Invariant: one f32 tensor for each address, named as the address prints and shaped as `lmscope sites` says, and `tokens` as
 //! i64; the file is written completely or not at all. To store something else, add a site.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use clap::{ArgMatches, Command, value_parser};
+use clap::ArgMatches;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::{Subcommand, arguments, output};
+use super::super::{arguments, output};
+use super::wanted::sites;
 use crate::error::{Error, Result};
 use crate::file;
 use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
-use crate::model::network::address::{Pattern, expand, written};
 use crate::text;
 
-pub const TRACE: Subcommand = Subcommand {
-    name: "trace",
-    about: "Saves the activations of a prompt to a safetensors file",
-    arguments: build,
-    run,
-};
-
-fn build(command: Command) -> Command {
-    let command = arguments::edits(arguments::prompt(arguments::model(command)));
-    command
-        .arg(arguments::value("sites", "SITES", "Addresses, for example 'resid_post.*,mlp_act.2,logits'; `lmscope sites` lists them").required(true))
-        .arg(arguments::value("output", "FILE", "The safetensors file to write").short('o').required(true).value_parser(value_parser!(PathBuf)))
-        .arg(arguments::force())
-}
-
-fn run(matches: &ArgMatches) -> Result<()> {
+/// Writes the file of one prompt.
+pub(super) fn run(matches: &ArgMatches) -> Result<()> {
     let edits = arguments::parse_edits(matches)?;
     let path = arguments::output(matches)?.cloned().unwrap_or_default();
     let mut lab = arguments::open(matches)?;
-    let wanted = expand(arguments::text(matches, "sites"), &lab.model.card.blueprint)?;
-    wanted.iter().try_for_each(|at| lab.model.offers(*at))?;
-    for text in arguments::text(matches, "sites").split(',') {
-        if let Ok(Pattern::Foreign(name)) = text.parse() {
-            let site = name.on(&lab.model.card.blueprint)?;
-            let ours = written(site, name.layers);
-            output::note(&format!("{name} means {ours} on this model."));
-        }
+    if path.extension().is_some_and(|ending| ending == "npz") {
+        let expected = "a file name that ends in .safetensors; .npz is for lists (--prompts)";
+        return Err(Error::argument("-o", path.display(), expected));
     }
+    let wanted = sites(matches, &lab)?;
     let run = arguments::run(matches, &lab, edits)?;
     let (recording, broken) = match lab.record(&run, &wanted) {
         // A user who looks for NaN wants to see it: the file is written, and the exit code reports the error.

@@ -1,0 +1,251 @@
+//! Scores of given texts: those of transformers in eager f32, plain and under edits; each token once whatever the windows; and the
+//! same numbers as other instruments have of them.
+
+use std::path::Path;
+
+use lmscope::edit::schedule::Schedule;
+use lmscope::figure::{Body, Entry, Figure, Table};
+use lmscope::instruments::{Arguments, instrument, observe};
+use lmscope::lab::Lab;
+use lmscope::lab::run::Run;
+use lmscope::model::load::Options;
+use serde_json::Value;
+
+use super::demo::demo;
+
+fn under(edits: &[&str]) -> Schedule {
+    Schedule::always(edits.iter().map(|e| e.parse().unwrap()).collect())
+}
+
+fn score(lab: &mut Lab, run: &Run, given: &[(&str, &str)]) -> Figure {
+    let all = given.iter();
+    let arguments = all.fold(Arguments::default(), |all, (name, value)| {
+        all.with(name, value)
+    });
+    observe(instrument("score").unwrap(), run, &arguments, lab).unwrap()
+}
+
+fn table(figure: &Figure) -> &Table {
+    match &figure.body {
+        Body::Table(table) => table,
+        _ => panic!("a table"),
+    }
+}
+
+/// The numbers of a column of the first page; empty entries are left out.
+fn column(figure: &Figure, name: &str) -> Vec<f64> {
+    let table = table(figure);
+    let at = table.columns.iter().position(|c| c == name);
+    let at = at.unwrap_or_else(|| panic!("no {name} in {:?}", table.columns));
+    let rows = table.pages[0].rows.iter();
+    rows.filter_map(|row| match &row.entries[at] {
+        Entry::Number(value) => Some(f64::from(*value)),
+        Entry::Text(text) => text.parse().ok(),
+    })
+    .collect()
+}
+
+#[test]
+fn it_is_what_transformers_says_of_a_text_in_windows() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/references/score.json");
+    let expected: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.txt");
+    std::fs::write(&file, expected["text"].as_str().unwrap()).unwrap();
+    let options = Options {
+        dtype: Some("f32".into()),
+        device: Some("cpu".into()),
+        ..Options::default()
+    };
+    let mut lab = Lab::open("demo", &options).unwrap();
+    let (window, stride) = (
+        expected["window"].to_string(),
+        expected["stride"].to_string(),
+    );
+    let given = [
+        ("text", file.to_str().unwrap()),
+        ("window", &window),
+        ("stride", &stride),
+        ("draws", "1"),
+    ];
+    let near = |found: f64, wanted: &Value, within: f64, what: &str| {
+        let wanted = wanted.as_f64().unwrap();
+        assert!(
+            (found - wanted).abs() <= within * wanted.abs().max(1e-9),
+            "{what}: {found} {wanted}"
+        );
+    };
+    for (edit, case) in expected["cases"].as_object().unwrap() {
+        let plain = edit == "plain";
+        let schedule = if plain {
+            Schedule::none()
+        } else {
+            under(&[edit])
+        };
+        let run = Run::default().under(&schedule);
+        let names = if plain {
+            ["loss", "perplexity", "accuracy"]
+        } else {
+            ["edited loss", "edited perplexity", "edited accuracy"]
+        };
+        let figure = score(&mut lab, &run, &given);
+        near(column(&figure, "tokens")[0], &case["tokens"], 0.0, edit);
+        for (name, key) in names.into_iter().zip(["loss", "perplexity", "accuracy"]) {
+            near(
+                column(&figure, name)[0],
+                &case[key],
+                1e-5,
+                &format!("{edit}, {key}"),
+            );
+        }
+        let given: Vec<_> = given.into_iter().chain([("show", "tokens")]).collect();
+        let figure = score(&mut lab, &run, &given);
+        let losses = column(&figure, if plain { "loss" } else { "edited loss" });
+        let wanted = case["losses"].as_array().unwrap();
+        assert_eq!(losses.len(), wanted.len(), "{edit}");
+        for (found, wanted) in losses.iter().zip(wanted) {
+            assert!(
+                (found - wanted.as_f64().unwrap()).abs() < 1e-4,
+                "{edit}: {found} {wanted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn windows_that_hold_the_whole_text_change_nothing() {
+    let mut lab = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.txt");
+    let words = "The capital of France is Paris\nThe capital of Korea is Seoul\n";
+    std::fs::write(&file, words).unwrap();
+    let run = Run::plain(lab.model.encode(words, false).unwrap());
+    let own = score(&mut lab, &run, &[("show", "tokens")]);
+    let name = file.to_str().unwrap();
+    let read = score(
+        &mut lab,
+        &Run::default(),
+        &[("text", name), ("show", "tokens")],
+    );
+    let losses = column(&own, "loss");
+    assert_eq!(losses.len(), run.tokens.len() - 1);
+    assert_eq!(losses, column(&read, "loss"));
+    // As surprisal has it.
+    let surprisal = observe(
+        instrument("surprisal").unwrap(),
+        &run,
+        &Arguments::default(),
+        &mut lab,
+    )
+    .unwrap();
+    let series = surprisal.body.series().unwrap();
+    for (found, wanted) in losses.iter().zip(&series.curves[0].values[1..]) {
+        assert!(
+            (found - f64::from(*wanted)).abs() < 1e-5,
+            "{found} {wanted}"
+        );
+    }
+    // With a stride of one every token but those of the first window has the whole window before it.
+    let near = score(
+        &mut lab,
+        &Run::default(),
+        &[
+            ("text", name),
+            ("show", "tokens"),
+            ("window", "6"),
+            ("stride", "1"),
+        ],
+    );
+    let short = column(&near, "loss");
+    assert_eq!(short.len(), losses.len());
+    assert!((short[3] - losses[3]).abs() < 1e-4, "{short:?} {losses:?}");
+    assert!(
+        (short[9] - losses[9]).abs() > 1e-3,
+        "what stands further back is not seen"
+    );
+}
+
+#[test]
+fn a_list_is_the_mean_over_its_tokens_and_an_edit_costs_what_it_costs() {
+    let mut lab = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    let lines = [
+        "The capital of France is Paris",
+        "The capital of Korea is Seoul",
+        "Spain lies in Europe",
+    ];
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let name = file.to_str().unwrap();
+    let run = Run::default().under(&under(&["add:mood@resid_pre.4*2"]));
+    let figure = score(&mut lab, &run, &[("prompts", name), ("draws", "3")]);
+    let (tokens, loss) = (column(&figure, "tokens"), column(&figure, "loss"));
+    assert_eq!(tokens.len(), 4);
+    assert!((tokens[0] - tokens[1..].iter().sum::<f64>()).abs() < 0.5);
+    let mean = |of: &[f64]| {
+        of[1..]
+            .iter()
+            .zip(&tokens[1..])
+            .map(|(l, n)| l * n)
+            .sum::<f64>()
+            / tokens[0]
+    };
+    assert!((loss[0] - mean(&loss)).abs() < 1e-5, "{loss:?}");
+    let (edited, apart) = (column(&figure, "edited loss"), column(&figure, "ΔCE"));
+    for i in 0..4 {
+        assert!((edited[i] - loss[i] - apart[i]).abs() < 1e-5);
+    }
+    assert!(apart[0] > 0.5, "{apart:?}");
+    // Each text alone, under the edit, without the others beside it.
+    let alone = Run::plain(lab.model.encode(lines[1], false).unwrap()).under(&run.schedule);
+    let alone = score(&mut lab, &alone, &[("draws", "0")]);
+    assert!((column(&alone, "edited loss")[0] - edited[2]).abs() < 1e-4);
+    assert!(!table(&alone).columns.contains(&"control ΔCE".to_string()));
+    let said = figure.notes.join("\n");
+    assert!(
+        said.contains("control: 3 random edits of equal size"),
+        "{said}"
+    );
+    assert!(said.contains("the 3 texts drawn again"), "{said}");
+    assert!(
+        said.contains("fired 69 times") || said.contains("fired "),
+        "{said}"
+    );
+    let control = column(&figure, "control ΔCE");
+    assert_eq!(control.len(), 4);
+    assert!(control[0].abs() > 1e-3, "random edits act, too");
+}
+
+#[test]
+fn an_edit_that_never_fires_is_said_and_what_cannot_be_scored_refused() {
+    let mut lab = demo();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "Spain lies in Europe\nJapan lies in Asia\n").unwrap();
+    let name = file.to_str().unwrap();
+    let run = Run::default().under(&under(&["zero@mlp_out.1:40..50"]));
+    let figure = score(&mut lab, &run, &[("prompts", name)]);
+    let said = figure.notes.join("\n");
+    assert!(said.contains("NEVER FIRED"), "{said}");
+    assert!(said.contains("no control"), "{said}");
+    assert!(column(&figure, "ΔCE")[0].abs() < 1e-6);
+    let refused = |lab: &mut Lab, run: &Run, given: &[(&str, &str)]| {
+        let all = given.iter();
+        let arguments = all.fold(Arguments::default(), |all, (name, value)| {
+            all.with(name, value)
+        });
+        let error = observe(instrument("score").unwrap(), run, &arguments, lab).unwrap_err();
+        error.to_string()
+    };
+    let both = refused(
+        &mut lab,
+        &Run::default(),
+        &[("prompts", name), ("text", name)],
+    );
+    assert!(both.contains("not both"), "{both}");
+    let prompt = Run::plain(vec![0, 1]);
+    let both = refused(&mut lab, &prompt, &[("prompts", name)]);
+    assert!(both.contains("not both"), "{both}");
+    let short = refused(&mut lab, &Run::plain(vec![0]), &[]);
+    assert!(short.contains("two tokens or more"), "{short}");
+}
