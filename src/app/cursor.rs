@@ -311,7 +311,7 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
             // Whole numbers may be ids, of which every digit counts.
             let spelled = |(i, entry): (usize, &Entry)| match entry {
                 Entry::Number(n) if page.is_whole(i) => format!("{n:.0}"),
-                Entry::Number(_) | Entry::Text(_) => spell(entry),
+                Entry::Whole(_) | Entry::Number(_) | Entry::Text(_) => spell(entry),
             };
             let entries = row.entries.iter().enumerate().map(spelled);
             Some(CellUnderCursor {
@@ -392,6 +392,7 @@ pub fn spell_scaled(scale: Option<Scale>, value: f32) -> String {
 /// An entry of a table as text.
 pub fn spell(entry: &Entry) -> String {
     match entry {
+        Entry::Whole(n) => n.to_string(),
         Entry::Number(n) => number(*n),
         Entry::Text(text) => text.clone(),
     }

@@ -13,7 +13,8 @@ use super::transcript::{Activity, Transcript, column_of, line_of, token_at};
 use super::{App, CursorFocus, Effect, FigureProgress, ShownFigure, baseline, mark};
 use crate::edit::Edit;
 use crate::engine::{Ending, FigureRequest, Mode, PaneName, PromptSource, Request};
-use crate::figure::Anchor;
+use crate::figure::graph::PRUNED_TO;
+use crate::figure::{Anchor, Body};
 use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 
 impl App {
@@ -267,9 +268,20 @@ impl App {
         if let Some(layer) = layer.filter(|layer| !reads_dictionary || layer.default != "all") {
             arguments = arguments.with(layer.name, here.0);
         }
+        // What is saved next is the circuit that is shown, where another step of pruning was chosen.
+        let keeps = instrument.parameters().iter().any(|p| p.name == PRUNED_TO);
+        let chosen = self
+            .shown
+            .get(instrument.name())
+            .and_then(|shown| shown.step);
+        if let Some(Body::Graph(graph)) = self.figure(instrument.name()).map(|figure| &figure.body)
+            && let Some(step) = graph.step().filter(|_| keeps && chosen.is_some())
+        {
+            arguments = arguments.with(PRUNED_TO, step.edges);
+        }
         // Further prompts are encoded in the same way as the text's own.
         let chat = instrument.parameters().iter().find(|p| p.name == "chat");
-        let begun = self.last_words().is_some_and(|(_, chat)| chat);
+        let begun = self.last.as_ref().is_some_and(PromptSource::is_chat);
         let said = |name: &str| begun || arguments.given.contains_key(name);
         if let Some(chat) = chat.filter(|c| said(c.name) && instrument.needs_prompt(&arguments)) {
             arguments = arguments.with(chat.name, if begun { "yes" } else { "no" });

@@ -135,25 +135,16 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()>
     Ok(())
 }
 
-/// Announces a list of prompts: how long it is and, where the method knows, the time estimated from one pass over the first prompt.
-fn say_list_cost(lab: &mut Lab, name: &str, list: &ListCost) -> Result<()> {
+/// Announces a list of prompts: how long it is, and the time and memory that it will take.
+fn say_list_cost(name: &str, list: &ListCost) {
     let mut time = String::new();
-    if let Some(positions) = list.positions {
-        lab.record(&Run::plain(list.first.clone()), &[])?;
-        let pace = lab.pace.unwrap_or(f32::MAX);
-        let whole = SweepCost {
-            passes: 1,
-            tokens: positions,
-        };
-        let whole = Duration::from_secs_f32(whole.seconds(pace));
-        if whole >= WORTH_SAYING {
-            time = format!(", at most about {}", text::duration(whole));
-        }
+    if list.time >= WORTH_SAYING {
+        time = format!(" about {} and", text::duration(list.time));
     }
     output::note(&format!(
-        "{name}: {list}{time}; Ctrl-C keeps the prompts so far"
+        "{name}: {list}, at most{time} about {} of memory; Ctrl-C keeps the prompts so far",
+        text::size(list.memory)
     ));
-    Ok(())
 }
 
 /// The arguments given by the flags.
@@ -210,8 +201,9 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         ));
     };
     lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
-    if let Some(list) = of.list_cost(&given, &lab)? {
-        say_list_cost(&mut lab, of.name(), &list)?;
+    let cost = |lab: &mut Lab| of.list_cost(&run, &given, lab);
+    if let Some(list) = arguments::showing_progress(&mut lab, of.name(), cost)? {
+        say_list_cost(of.name(), &list);
     }
     if let Some(cost) = of.cost(run.tokens.len(), &given, &lab.model.card) {
         say_cost(&mut lab, &run, of.name(), cost)?;

@@ -55,6 +55,8 @@ pub struct EditStage {
 pub struct Schedule {
     /// The stages, in ascending order of `since`.
     pub stages: Vec<EditStage>,
+    /// Where it is a control: the seed of the random directions and units of equal size that take the places of those of the edits.
+    pub random: Option<u64>,
 }
 
 impl Schedule {
@@ -83,7 +85,19 @@ impl Schedule {
             stage.edits.push(edit.clone());
             ids.give(&mut stage.edits);
         }
-        Self { stages }
+        Self {
+            stages,
+            random: self.random,
+        }
+    }
+
+    /// The schedule as a control: random directions and units of equal size, from this seed, in the places of those of the edits.
+    #[must_use]
+    pub fn control(&self, seed: u64) -> Self {
+        Self {
+            random: Some(seed),
+            ..self.clone()
+        }
     }
 
     pub fn none() -> Self {
@@ -106,6 +120,7 @@ impl Schedule {
         let stages = self.stages.iter().map(resolved);
         Ok(Self {
             stages: stages.collect::<Result<_>>()?,
+            random: self.random,
         })
     }
 
@@ -197,6 +212,9 @@ impl Schedule {
                 .filter(|e| e.active())
                 .for_each(|e| hash.write(format!("{e}\n").as_bytes()));
         }
+        if let Some(seed) = self.random {
+            hash.write(&seed.to_le_bytes());
+        }
         hash.finish()
     }
 }
@@ -219,6 +237,8 @@ mod tests {
         );
         schedule.rewind(3);
         assert_eq!(schedule.lines(), ["zero@mlp_out.0 since 3"]);
+        assert_ne!(schedule.digest(), schedule.control(1).digest());
+        assert_ne!(schedule.control(2).digest(), schedule.control(1).digest());
         let more: Edit = "zero:1@mlp_act.0".parse().unwrap();
         assert_eq!(
             schedule.and(&more).lines(),

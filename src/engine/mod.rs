@@ -64,6 +64,14 @@ impl PromptSource {
         }
     }
 
+    /// Whether the chat template is in it.
+    pub fn is_chat(&self) -> bool {
+        match self {
+            Self::Chat(_) | Self::Messages(_) => true,
+            Self::Text(_) | Self::Ids(_) | Self::Spliced { .. } => false,
+        }
+    }
+
     /// The words of a plain prompt, and whether they are a turn of chat; none of other prompts.
     pub fn words(&self) -> Option<(&str, bool)> {
         match self {

@@ -67,11 +67,9 @@ fn write_table(out: &mut String, table: &Table) {
         for row in &page.rows {
             let mut fields = vec![page.title.clone()];
             fields.extend(anchor_columns(row.anchor));
-            fields.extend((0..columns).map(|i| match row.entries.get(i) {
-                Some(Entry::Number(value)) => value.to_string(),
-                Some(Entry::Text(text)) => text.clone(),
-                None => String::new(),
-            }));
+            fields.extend(
+                (0..columns).map(|i| row.entries.get(i).map_or_else(String::new, Entry::exact)),
+            );
             record(out, &fields);
         }
     }

@@ -103,7 +103,7 @@ fn clean_table(Table { columns, pages }: &mut Table) {
         {
             for entry in entries {
                 match entry {
-                    Entry::Number(_) => {}
+                    Entry::Whole(_) | Entry::Number(_) => {}
                     Entry::Text(words) => one(words),
                 }
             }

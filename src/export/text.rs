@@ -159,6 +159,7 @@ fn write_table(out: &mut String, table: &Table) {
         let count = table.columns_of(page);
         let whole: Vec<bool> = (0..count).map(|i| page.is_whole(i)).collect();
         let entry_text = |(i, entry): (usize, &Entry)| match entry {
+            Entry::Whole(value) => value.to_string(),
             Entry::Number(value) => entry_number(*value, whole[i]),
             Entry::Text(text) if i + 1 == count => text.clone(),
             Entry::Text(text) => clip(text, ENTRY),

@@ -25,10 +25,15 @@ impl From<&str> for Entry {
     }
 }
 
-/// An integer is a name here (a layer, a position, a rank) rather than a measurement, so it becomes text.
 impl From<usize> for Entry {
     fn from(number: usize) -> Self {
-        Self::Text(number.to_string())
+        Self::Whole(number as u64)
+    }
+}
+
+impl From<u32> for Entry {
+    fn from(number: u32) -> Self {
+        Self::Whole(u64::from(number))
     }
 }
 
@@ -52,7 +57,7 @@ impl TableRow {
     }
 }
 
-/// The entries of a row, each converted by its type: a number, a text, or an integer as text.
+/// The entries of a row, each converted by its type: a measured number, a whole one, or a text.
 macro_rules! entries {
     ($($entry:expr),* $(,)?) => {
         vec![$($crate::figure::Entry::from($entry)),*]
@@ -103,6 +108,15 @@ impl AxisLabel {
     /// The labels of the first `count` layers.
     pub fn layers(count: usize) -> Vec<Self> {
         (0..count).map(Self::layer).collect()
+    }
+
+    /// The label as an entry of a table: the number of a layer, where that is what it is.
+    pub fn entry(&self) -> Entry {
+        let layer = self.anchor.layer.map(usize::from);
+        match layer.filter(|layer| self.label == layer.to_string()) {
+            Some(layer) => layer.into(),
+            None => self.label.clone().into(),
+        }
     }
 
     /// The label of a token at a position.

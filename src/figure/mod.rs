@@ -252,10 +252,23 @@ pub struct OpeningRows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
-    /// A number; drawn right-aligned with three significant digits.
+    /// A whole number that counts or names something: a layer, a position, a rank, an id. Every digit is shown.
+    Whole(u64),
+    /// A measured number; drawn right-aligned with three significant digits.
     Number(f32),
     /// Safe visible text.
     Text(String),
+}
+
+impl Entry {
+    /// A text as it is, and every digit of a number.
+    pub fn exact(&self) -> String {
+        match self {
+            Self::Whole(number) => number.to_string(),
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
 }
 
 /// The first and the last position, if the anchors are ascending positions of a text. Labels of something else, such as

@@ -49,23 +49,28 @@ impl TablePage {
     pub fn is_whole(&self, column: usize) -> bool {
         let entries = || self.rows.iter().filter_map(|row| row.entries.get(column));
         let whole = |entry: &Entry| match entry {
+            Entry::Whole(_) => true,
             Entry::Number(value) => value.fract() == 0.0 && value.abs() < 1e6,
             Entry::Text(_) => false,
         };
         entries().next().is_some() && entries().all(whole)
     }
 
-    /// The text columns that have the same entry in every row of a page that is by layer; they need to be shown only once.
+    /// The columns of texts or whole numbers that have the same entry in every row of a page that is by layer; they need to be shown only once.
     pub fn constant(&self) -> Vec<usize> {
         let Some(first) = self.rows.first().filter(|_| self.by_layer()) else {
             return Vec::new();
         };
         let same = |i: &usize| {
-            matches!(&first.entries[*i], Entry::Text(text) if !text.is_empty())
-                && self
-                    .rows
-                    .iter()
-                    .all(|r| r.entries.get(*i) == first.entries.get(*i))
+            let says = match &first.entries[*i] {
+                Entry::Text(text) => !text.is_empty(),
+                Entry::Whole(_) => true,
+                Entry::Number(_) => false,
+            };
+            says && self
+                .rows
+                .iter()
+                .all(|r| r.entries.get(*i) == first.entries.get(*i))
         };
         (1..first.entries.len()).filter(same).collect()
     }
@@ -75,12 +80,10 @@ impl Table {
     /// Sorts the rows of every page by a column: numbers before texts, what is equal as it was; backwards where asked.
     pub fn sort_by(&mut self, column: usize, backwards: bool) {
         let key = |row: &TableRow| match row.entries.get(column) {
+            Some(Entry::Whole(value)) => (0, *value as f32, String::new()),
             Some(Entry::Number(value)) => (0, *value, String::new()),
             Some(Entry::Text(text)) if text.is_empty() => (2, 0.0, String::new()),
-            Some(Entry::Text(text)) => match text.parse::<f32>() {
-                Ok(value) => (0, value, String::new()),
-                Err(_) => (1, 0.0, text.clone()),
-            },
+            Some(Entry::Text(text)) => (1, 0.0, text.clone()),
             None => (2, 0.0, String::new()),
         };
         for page in &mut self.pages {

@@ -80,7 +80,7 @@ impl Measurement for Answers {
         let (top, p) = stats.first();
         let row = entries![
             lab.visible(answer),
-            answer as f32,
+            answer,
             token.logprob.exp(),
             token.rank(),
             -token.logprob,

@@ -74,7 +74,7 @@ use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
 use over_prompts::list::{ListCost, PlacedList};
-use over_prompts::measure::over_prompts;
+use over_prompts::measure::{list_cost, over_prompts};
 use over_prompts::numbers::OverPrompts;
 use params::Params;
 pub use params::{Arguments, ParamKind, Parameter};
@@ -331,7 +331,12 @@ pub trait Instrument: Sync {
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost>;
     /// The list of prompts that it is asked about, if it is, and what that will take: said before it starts.
-    fn list_cost(&self, arguments: &Arguments, lab: &Lab) -> Result<Option<ListCost>>;
+    fn list_cost(
+        &self,
+        run: &Run,
+        arguments: &Arguments,
+        lab: &mut Lab,
+    ) -> Result<Option<ListCost>>;
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure>;
 }
@@ -442,16 +447,16 @@ impl<M: Measurement> Instrument for M {
         M::cost(&params, tokens, card).filter(|_| !reads_list::<M>(&params))
     }
 
-    fn list_cost(&self, arguments: &Arguments, lab: &Lab) -> Result<Option<ListCost>> {
+    fn list_cost(
+        &self,
+        run: &Run,
+        arguments: &Arguments,
+        lab: &mut Lab,
+    ) -> Result<Option<ListCost>> {
         let params = params_of::<M>(arguments)?;
         let list = M::OVER_PROMPTS.zip(list_of::<M>(&params, lab)?);
-        let cost = |(over, list): (OverPrompts<M::Params>, PlacedList)| {
-            list.cost(|place, tokens| {
-                let own = (over.alone)(&params, place).ok()?;
-                M::cost(&own, tokens, &lab.model.card)
-            })
-        };
-        Ok(list.map(cost))
+        let cost = list.map(|(over, list)| list_cost::<M>(&over, &list, &params, run, lab));
+        cost.transpose()
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure> {

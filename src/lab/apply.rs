@@ -78,15 +78,6 @@ pub struct Program {
     seen: usize,
 }
 
-/// Whether directions and units of the edits are replaced by random ones, to measure a control.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RandomControl {
-    /// The edits as they are.
-    No,
-    /// Random directions and units of equal size, from this seed.
-    Random(u64),
-}
-
 impl Program {
     /// A program without edits, for a run whose prompt has `prompt` tokens.
     pub(crate) fn after(prompt: usize) -> Self {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::apply::{EditAtAddress, Program, RandomControl};
+use super::apply::{EditAtAddress, Program};
 use super::capture::{After, Output};
 use super::circuit::means::{MeanCircuit, MeanStreams};
 use super::conditions::{ConditionWatch, FeatureWatch, Watched};
@@ -28,8 +28,8 @@ use crate::error::{Error, Result};
 use crate::model::network::site::{Address, check_layer};
 
 impl Lab {
-    /// Compiles the edits of a run. A program whose edits depend on the tokens of the prompt refuses any other prompt.
-    pub fn compile(&mut self, run: &Run, control: RandomControl) -> Result<Program> {
+    /// Compiles the edits of a run, or its control. A program whose edits depend on the tokens of the prompt refuses any other prompt.
+    pub fn compile(&mut self, run: &Run) -> Result<Program> {
         let schedule = &run.schedule;
         if schedule.is_idle() && schedule.latest().is_empty() {
             return Ok(Program::default());
@@ -37,8 +37,8 @@ impl Lab {
         let schedule = &schedule.on(&self.model.card.blueprint)?;
         let given = run.given();
         let mut named = NamedVectors::new(self, &given);
-        let mut program = program(schedule, run.prompt, &mut named, control)?;
-        if schedule.reads_prompt() || matches!(control, RandomControl::Random(_)) {
+        let mut program = program(schedule, run.prompt, &mut named)?;
+        if schedule.reads_prompt() || schedule.random.is_some() {
             program.bind(given);
         }
         if program.asks_probability() && !run.tokens.is_empty() {
@@ -58,12 +58,8 @@ impl Lab {
 
 /// Compiles a schedule for a run whose prompt has `prompt` tokens. Receipts come in the order of the edits of the latest stage;
 /// an edit that is also in earlier stages has one receipt for all of them.
-fn program(
-    schedule: &Schedule,
-    prompt: usize,
-    named: &mut NamedVectors,
-    control: RandomControl,
-) -> Result<Program> {
+fn program(schedule: &Schedule, prompt: usize, named: &mut NamedVectors) -> Result<Program> {
+    let control = schedule.random;
     let pieces = named.prompt_bytes();
     let mut program = Program::after(prompt);
     for edit in schedule.latest() {
@@ -100,7 +96,7 @@ fn program(
                     == 1;
                 let (circuit, note) = only(edit, name, alone, named, control)?;
                 program.remark(receipt, note);
-                if control != RandomControl::No {
+                if control.is_some() {
                     program.receipts[receipt].control_is =
                         "a random circuit with as many edges into every block".into();
                 }
@@ -153,7 +149,7 @@ fn only(
     name: &str,
     alone: bool,
     named: &NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<(MeanCircuit, String)> {
     let refused = |why: &str| {
         Err(Error::BadEdit {
@@ -174,8 +170,8 @@ fn only(
     let model = &named.lab.model;
     let saved = named.lab.saved_circuit(name)?;
     let edges = match control {
-        RandomControl::No => saved.edges.clone(),
-        RandomControl::Random(seed) => Arc::new(saved.edges.random_like(&saved.graph, seed)),
+        None => saved.edges.clone(),
+        Some(seed) => Arc::new(saved.edges.random_like(&saved.graph, seed)),
     };
     let streams = MeanStreams::new(saved.graph, saved.means.clone(), model)?;
     let circuit = MeanCircuit {
@@ -201,7 +197,7 @@ fn ready(
     edit: &Edit,
     at: Address,
     named: &mut NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<Option<Placed>> {
     let mentioned = edit.op.argument().mentions();
     if let Some(UnitChoice::Features(features)) = mentioned.units {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::seq::IndexedRandom;
 
-use super::apply::RandomControl;
 use super::capture::{After, Capture, Output};
 use super::draws::{DRAWS, draw_seed};
 use super::lab::Lab;
@@ -45,7 +44,7 @@ struct MovedOutput {
 impl Lab {
     /// Receipts of a run's edits with KL and control KL: each edit is measured alone, on the same tokens.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
-        let program = self.compile(run, RandomControl::No)?;
+        let program = self.compile(run)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
         }
@@ -147,7 +146,8 @@ impl Lab {
             kl: Some(plain.clone()),
             ..Output::default()
         };
-        let drawn = (0..draws).map(|draw| PassRow::control(draw_seed(run.seed, draw)));
+        let control = |draw| schedule.control(draw_seed(run.seed, draw));
+        let drawn = (0..draws).map(|draw| PassRow::edited(control(draw)));
         let rows = std::iter::once(PassRow::default()).chain(drawn).collect();
         let read = self.run(&Pass {
             rows,

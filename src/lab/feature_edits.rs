@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use super::apply::RandomControl;
 use super::control_units::near_in_size;
 use super::features::{ActiveRow, FeatureDictionary, activation};
 use super::formulas::{Change, DictionaryChange, DictionaryOperation, Numbers};
@@ -127,7 +126,7 @@ pub(crate) fn prepare_features(
     features: &FeatureChoice,
     at: Address,
     named: &mut NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<Placed> {
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
@@ -157,7 +156,7 @@ pub(crate) fn prepare_features(
     };
     let mut vectors = vectors_of(&features.numbers)?;
     let mut control_note = String::new();
-    if let RandomControl::Random(seed) = control {
+    if let Some(seed) = control {
         let rows = named.active_in_prompt(&dictionary)?;
         if let Some(list) = others(&features.numbers, &rows, seed) {
             let own = vectors_of(&list)?;
@@ -218,7 +217,7 @@ pub(crate) fn prepare_splice(
     name: &str,
     at: Address,
     named: &NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<Placed> {
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
@@ -237,8 +236,8 @@ pub(crate) fn prepare_splice(
     let reads: Vec<Address> = parts.iter().flat_map(|(d, _)| d.reads().to_vec()).collect();
     check_order(&reads, at).map_err(refused)?;
     let (control, control_note) = match control {
-        RandomControl::No => (None, String::new()),
-        RandomControl::Random(seed) => (
+        None => (None, String::new()),
+        Some(seed) => (
             Some(seed),
             "a change of equal norm in a random direction at every position".to_string(),
         ),

@@ -247,6 +247,11 @@ impl Lab {
         }
     }
 
+    /// The most memory that is held at any time, in bytes: by the model, by one pass, and by what is kept of passes.
+    pub fn most_memory(&self) -> u64 {
+        self.model.need.total() + (self.budget + self.budget / 2) as u64
+    }
+
     /// How many objects of `bytes` each a pass may allocate at once; at least one.
     pub(crate) fn room(&self, bytes: usize) -> usize {
         (self.budget / 2 / bytes.max(1)).max(1)

@@ -160,8 +160,6 @@ pub struct PassRow {
     pub tokens: Vec<u32>,
     /// The row's own edits in place of those of the run.
     pub schedule: Option<Schedule>,
-    /// Replaces directions and units of the edits by random ones of equal size, from this seed, in this row alone.
-    pub random: Option<u64>,
     /// Values that overwrite the row's own.
     pub patches: Vec<Patch>,
     /// The attention edges that are knocked out.
@@ -189,20 +187,11 @@ impl PassRow {
         }
     }
 
-    /// The run with random changes in the place of its edits.
-    pub fn control(seed: u64) -> Self {
-        Self {
-            random: Some(seed),
-            ..Self::default()
-        }
-    }
-
     /// Whether the row has no patches, no knockout and no edits of its own.
     pub(crate) fn is_plain(&self) -> bool {
         self.patches.is_empty()
             && self.knockout.is_none()
             && self.schedule.is_none()
-            && self.random.is_none()
             && self.circuit.is_none()
             && self.only.is_none()
     }
@@ -227,8 +216,6 @@ impl PassRow {
 pub struct Pass {
     /// The text, its edits and its seed. Rows with a text or edits of their own override them.
     pub run: Run,
-    /// Replaces directions and units of the edits by random ones of equal size, from this seed.
-    pub random: Option<u64>,
     /// Accepts numbers that are not finite: the caller looks at every row. This holds without the flag for rows with patches, a
     /// knockout or edits of their own, which are trials.
     pub lenient: bool,
@@ -297,8 +284,6 @@ impl Pass {
 pub(crate) struct SharedRun {
     /// The key of the run under its edits, see `Lab::key`.
     pub(crate) key: u64,
-    /// The seed by which directions and units of the edits were replaced by random ones; none for the edits themselves.
-    pub(crate) random: Option<u64>,
     /// Patches of every row.
     pub(crate) common: Vec<Patch>,
     /// The program as compiled. Every pass works on a copy, so that no row sees what another row measured.

@@ -4,7 +4,6 @@
 //! What has to be looked up follows from the argument of the operation; to let arguments mention something else, look it up in
 //! [`prepare`].
 
-use super::apply::RandomControl;
 use super::control_units::near_in_size;
 use super::draws::draw_number;
 use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
@@ -34,7 +33,7 @@ pub(crate) fn prepare(
     edit: &Edit,
     at: Address,
     named: &mut NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<Option<Placed>> {
     let device = &named.lab.model.transformer.device.clone();
     let width = named.lab.model.width(at.site);
@@ -64,8 +63,8 @@ pub(crate) fn prepare(
             strength,
             window: layer.window,
             control: match control {
-                RandomControl::No => None,
-                RandomControl::Random(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
+                None => None,
+                Some(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
             },
         });
         let note = "its size is the share of attention that moved elsewhere".into();
@@ -90,7 +89,7 @@ pub(crate) fn prepare(
         }
         remarks.push(named.elsewhere(name, at)?);
         let vector = match control {
-            RandomControl::Random(seed) => match named.shuffled(name, at, draw_number(seed))? {
+            Some(seed) => match named.shuffled(name, at, draw_number(seed))? {
                 Some(shuffled) => {
                     drawn_from = "the direction of the same prompts with shuffled labels, at the same length";
                     shuffled
@@ -98,7 +97,7 @@ pub(crate) fn prepare(
                 // The same random vector at all addresses, because the direction is the same at all of them.
                 None => random_like(&vector, seed),
             },
-            RandomControl::No => vector,
+            None => vector,
         };
         directions.push(Pointed {
             unit: Numbers::new(unit(&vector), width, device)?,
@@ -110,8 +109,8 @@ pub(crate) fn prepare(
         let (vector, note) = named.relation(turn)?;
         relation_note = note;
         let vector = match control {
-            RandomControl::Random(seed) => random_like(&vector, seed),
-            RandomControl::No => vector,
+            Some(seed) => random_like(&vector, seed),
+            None => vector,
         };
         directions.push(Pointed {
             unit: Numbers::new(unit(&vector), width, device)?,
@@ -199,7 +198,7 @@ fn units(
     which: &UnitChoice,
     at: Address,
     named: &mut NamedVectors,
-    control: RandomControl,
+    control: Option<u64>,
 ) -> Result<Option<EditedUnits>> {
     let cut = matches!(edit.op, Op::Cut(_));
     let (own, word) = if cut {
@@ -234,7 +233,7 @@ fn units(
         });
     }
     // A knockout keeps its heads: its control draws other edges of the same heads.
-    if let RandomControl::Random(seed) = control
+    if let Some(seed) = control
         && !cut
     {
         list = near_in_size(&named.sizes(at)?, &list, seed);

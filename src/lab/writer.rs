@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::apply::{Program, RandomControl};
+use super::apply::Program;
 use super::capture::{Capture, Needs, StateStats};
 use super::lab::Lab;
 use super::lens_rows::{LensRead, LensRows};
@@ -95,7 +95,7 @@ impl Writer {
             seed: sampling.seed,
             ..Run::plain(tokens)
         };
-        let program = lab.compile(&run, RandomControl::No)?;
+        let program = lab.compile(&run)?;
         let logits = Tensor::zeros(1, DType::F32, &candle_core::Device::Cpu)?;
         let mut writer = Self {
             run,
@@ -477,7 +477,7 @@ impl Writer {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let mut program = lab.compile(&run, RandomControl::No)?;
+        let mut program = lab.compile(&run)?;
         program.carry(&self.program);
         self.attempt(|writer| {
             writer.program = program;
@@ -497,7 +497,7 @@ impl Writer {
             schedule: schedule.clone(),
             ..self.run.clone()
         };
-        let program = lab.compile(&run, RandomControl::No)?;
+        let program = lab.compile(&run)?;
         self.attempt(|writer| {
             (writer.run.schedule, writer.program) = (schedule, program);
             (writer.companion, writer.diverged) = (None, None);
@@ -535,7 +535,7 @@ impl Writer {
 
     /// Prepares the edits for the text as it is now, and reads it.
     fn read_anew(&mut self, lab: &mut Lab) -> Result<()> {
-        self.program = lab.compile(&self.run, RandomControl::No)?;
+        self.program = lab.compile(&self.run)?;
         self.read(lab)
     }
 

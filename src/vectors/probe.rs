@@ -1,4 +1,4 @@
-//! Linear probes: from activations with two labels to a direction and a bias.
+//! Linear probes: from activations with labels to a direction and a bias; of more than two classes, one for each against all others.
 //!
 //! *Mass-mean*: `w = μ₊ − μ₋`, with the bias that puts the border half way between the means (Marks & Tegmark 2023, section 5.1). *Logistic*:
 //! the `w` and `b` that minimise the mean of `ln(1 + e^(−y (w·x + b)))` plus `λ/2 ‖w‖²`, where `x` is centred and scaled so that its mean
@@ -198,13 +198,51 @@ impl LinearProbe {
     pub fn score(&self, row: &[f32]) -> f64 {
         dot(&self.weights, row) + f64::from(self.bias)
     }
+}
 
-    /// How many rows are on the side of their label.
-    pub fn right(&self, rows: &[Vec<f32>], labels: &[bool]) -> usize {
-        let each = rows.iter().zip(labels);
-        each.filter(|(row, label)| (self.score(row) > 0.0) == **label)
-            .count()
+/// Probes that tell some classes apart: of two classes one, which is positive for the first; of more, one for each against all others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassProbes {
+    pub probes: Vec<LinearProbe>,
+}
+
+impl ClassProbes {
+    /// The probes of rows with the numbers of their classes, of which there are `count`; each must occur.
+    pub fn of(rows: &ProbeRows, method: ProbeMethod, classes: &[usize], count: usize) -> Self {
+        let probes = (0..Self::count(count)).map(|class| rows.fit(method, &one_of(classes, class)));
+        Self {
+            probes: probes.collect(),
+        }
     }
+
+    /// How many probes tell so many classes apart.
+    pub fn count(classes: usize) -> usize {
+        if classes == 2 { 1 } else { classes }
+    }
+
+    /// The class of a row: that whose probe says most.
+    pub fn class(&self, row: &[f32]) -> usize {
+        if let [one] = self.probes.as_slice() {
+            return usize::from(one.score(row) <= 0.0);
+        }
+        let scores = self.probes.iter().map(|probe| probe.score(row));
+        let best = scores.enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+        best.map_or(0, |(class, _)| class)
+    }
+
+    /// For each of its probes, the scores of rows, and which rows are of its class.
+    pub fn scores(&self, rows: &[Vec<f32>], classes: &[usize]) -> Vec<(Vec<f64>, Vec<bool>)> {
+        let of = |(class, probe): (usize, &LinearProbe)| {
+            let scores = rows.iter().map(|row| probe.score(row)).collect();
+            (scores, one_of(classes, class))
+        };
+        self.probes.iter().enumerate().map(of).collect()
+    }
+}
+
+/// Which rows are of a class.
+fn one_of(classes: &[usize], class: usize) -> Vec<bool> {
+    classes.iter().map(|own| *own == class).collect()
 }
 
 /// The scores of one class.
@@ -235,7 +273,7 @@ pub fn separation(scores: &[f64], labels: &[bool]) -> f64 {
 }
 
 /// Labels in another order.
-pub fn shuffled(labels: &[bool], seed: u64) -> Vec<bool> {
+pub fn shuffled<T: Clone>(labels: &[T], seed: u64) -> Vec<T> {
     let mut out = labels.to_vec();
     out.shuffle(&mut StdRng::seed_from_u64(seed));
     out
@@ -272,7 +310,12 @@ mod tests {
             let scores: Vec<f64> = others.iter().map(|row| probe.score(row)).collect();
             let area = auroc(&scores, &truth);
             assert!(area > 0.98, "{method:?} {area}");
-            assert!(probe.right(&others, &truth) > 180, "{method:?}");
+            let own = ClassProbes {
+                probes: vec![probe.clone()],
+            };
+            let right = others.iter().zip(&truth);
+            let right = right.filter(|(row, label)| (own.class(row) == 0) == **label);
+            assert!(right.count() > 180, "{method:?}");
             assert!(
                 probe.weights[0] / norm(&probe.weights) > 0.8,
                 "{:?}",
@@ -281,6 +324,46 @@ mod tests {
             let none = own.fit(method, &shuffled(&labels, 3));
             let scores: Vec<f64> = others.iter().map(|row| none.score(row)).collect();
             assert!((auroc(&scores, &truth) - 0.5).abs() < 0.4);
+        }
+    }
+
+    /// Three classes, each around a mean of its own along one of the first axes.
+    #[test]
+    fn several_classes_are_told_apart_each_from_all_others() {
+        let mut rng = StdRng::seed_from_u64(9);
+        let classes: Vec<usize> = (0..90).map(|i| i % 3).collect();
+        let rows: Vec<Vec<f32>> = classes
+            .iter()
+            .map(|class| {
+                let mut row: Vec<f32> = (0..20).map(|_| rng.random::<f32>() - 0.5).collect();
+                row[*class] += 2.0;
+                row
+            })
+            .collect();
+        let of = ProbeRows::of(&rows);
+        for method in [ProbeMethod::Logistic, ProbeMethod::MassMean] {
+            let own = ClassProbes::of(&of, method, &classes, 3);
+            assert_eq!(own.probes.len(), 3);
+            for (row, class) in rows.iter().zip(&classes) {
+                assert_eq!(own.class(row), *class);
+            }
+            for (scores, truth) in own.scores(&rows, &classes) {
+                assert_eq!(auroc(&scores, &truth), 1.0);
+                assert_eq!(truth.iter().filter(|own| **own).count(), 30);
+            }
+            // The probe of a class looks along the axis on which it lies.
+            for (class, probe) in own.probes.iter().enumerate() {
+                let most = probe.weights.iter().copied().fold(f32::MIN, f32::max);
+                assert_eq!(probe.weights[class], most);
+            }
+            let two: Vec<usize> = classes
+                .iter()
+                .map(|class| usize::from(*class > 0))
+                .collect();
+            assert_eq!(
+                ClassProbes::of(&of, method, &two, 2).probes[0],
+                own.probes[0]
+            );
         }
     }
 

@@ -823,6 +823,38 @@ fn a_twentieth_of_the_edges_keeps_the_indirect_object() {
         "{}",
         again.title
     );
+    // Pruned, before it is saved and after it was loaded: the same edges, the strongest.
+    let few = folder.path().join("few.circuit.json").display().to_string();
+    let graph = [
+        ("pairs", GIFTS),
+        ("edges", "5%"),
+        ("show", "graph"),
+        ("points", "4"),
+    ];
+    let all = figure(&mut lab, "circuit", &graph);
+    let Body::Graph(own) = &all.body else {
+        panic!("a graph")
+    };
+    let size = own.steps[1].edges;
+    assert!(size > 1 && size < edges.len(), "{size} of {}", edges.len());
+    let keep = size.to_string();
+    let pruned = [("keep", keep.as_str()), ("save", &few)];
+    let pruned = figure(&mut lab, "circuit", &[graph.as_slice(), &pruned].concat());
+    let said = format!("the circuit of {size} edges is saved");
+    assert!(
+        pruned.notes.iter().any(|note| note.contains(&said)),
+        "{:?}",
+        pruned.notes
+    );
+    let alone = figure(&mut lab, "circuit", &[("pairs", GIFTS), ("load", &few)]);
+    let less = figure(
+        &mut lab,
+        "circuit",
+        &[("pairs", GIFTS), ("load", &saved), ("keep", &keep)],
+    );
+    assert_eq!((kept(&alone).len(), kept(&alone)), (size, kept(&less)));
+    assert!(kept(&alone).iter().all(|edge| edges.contains(edge)));
+    assert!((faithfulness(&alone) - f64::from(own.steps[1].faithfulness)).abs() < 0.011);
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replace("->logits", "->logit")).unwrap();
     let arguments = Arguments::default()

@@ -110,7 +110,8 @@ fn a_receipt_has_eight_draws_and_each_is_a_run_of_its_own() {
             };
             assert_eq!(receipt.draws.len(), count.min(DRAWS), "{name} {line}");
             let logits = |lab: &mut Lab, run: &Run, random: Option<u64>| {
-                let row = random.map_or_else(PassRow::default, PassRow::control);
+                let control = |seed| PassRow::edited(run.schedule.control(seed));
+                let row = random.map_or_else(PassRow::default, control);
                 let read = lab
                     .run_one(&Pass {
                         rows: vec![row],

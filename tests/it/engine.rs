@@ -718,7 +718,7 @@ fn a_listed_prompt_runs_as_it_was_measured() {
         let arguments = Arguments::default()
             .with("prompts", file.to_str().unwrap())
             .with("list", "prompts")
-            .with("chat", chat);
+            .with("chat", if chat { "yes" } else { "no" });
         session.handle.ask(Request::Observe(FigureRequest {
             arguments,
             ..live("answers")

@@ -11,7 +11,7 @@ use lmscope::instruments::logit_lens::lens_view::LensView;
 use lmscope::instruments::patchscope::target::{ContinuedText, TargetPrompt};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::{Program, RandomControl};
+use lmscope::lab::apply::Program;
 use lmscope::lab::capture::Needs;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::readout::RowRequest;
@@ -1324,7 +1324,9 @@ fn controls_have_equal_size_and_other_units() {
         let at = Site::MlpAct.at(0);
         let plain = lab.record(&Run::plain(prompt(6)), &[at]).unwrap();
         let plain = values(&plain.get(at).unwrap().get(3).unwrap());
-        let mut program = lab.compile(&run, RandomControl::Random(3)).unwrap();
+        let mut program = lab
+            .compile(&run.clone().under(&run.schedule.control(3)))
+            .unwrap();
         let mut tap = RunTap::new(
             RowPrograms::all(&mut program),
             &[],

@@ -265,7 +265,7 @@ const CASES: &[Case] = &[
     Case {
         name: "heads",
         both: &[("rows", "0")],
-        alone: |asked| vec![("token", asked.1.into())],
+        alone: |asked| vec![("token", asked.1.into()), ("control", "every".into())],
         numbers: |figure| {
             let mut found = of_heads(figure, "change");
             let grid = grid(figure);
@@ -275,13 +275,18 @@ const CASES: &[Case] = &[
                     let random = cell
                         .more
                         .iter()
-                        .filter(|(name, _)| name.starts_with("random"));
-                    let random = random
-                        .map(|(name, value)| ((name.clone(), label.clone()), f64::from(*value)));
-                    found.extend(random);
+                        .find(|(name, _)| name == "random")
+                        .unwrap()
+                        .1;
+                    assert!(random != 0.0);
+                    let key = |name: &str| (name.to_string(), label.clone());
+                    found.insert(key("random"), f64::from(random));
+                    found.insert(
+                        key("beyond random"),
+                        f64::from(cell.value.abs() - random.abs()),
+                    );
                 }
             }
-            assert!(found.keys().any(|(name, _)| name == "random, to"));
             found
         },
     },
@@ -435,25 +440,24 @@ fn every_mean_is_that_of_each_prompt_alone() {
 fn no_method_takes_lists_untested() {
     let folder = tempfile::tempdir().unwrap();
     let given = Arguments::default().with("prompts", list(folder.path()));
-    let lab = demo();
+    let mut lab = demo();
     for of in INSTRUMENTS {
         let has = |name: &str| of.parameters().iter().any(|p| p.name == name);
         let takes = has("prompts") && has("at") && has("list");
         let tested = CASES.iter().any(|case| case.name == of.name());
         assert_eq!(takes, tested, "{}", of.name());
         if takes {
-            let cost = of.list_cost(&given, &lab).unwrap().unwrap();
+            let cost = of.list_cost(&Run::default(), &given, &mut lab);
             let tokens = |prompt: &Asked| lab.model.encode(prompt.0, false).unwrap().len();
             let all: usize = PROMPTS.iter().map(tokens).sum();
+            // What cannot be asked without further parameters says so before it begins.
+            let Ok(cost) = cost.map(Option::unwrap) else {
+                assert!(["dose", "meters"].contains(&of.name()), "{}", of.name());
+                continue;
+            };
             assert_eq!(cost.to_string(), format!("3 prompts, {all} tokens"));
-            // Sweeps say how many positions their passes go over.
-            let sweeps = ["knockout", "patchscope"].contains(&of.name());
-            assert_eq!(
-                sweeps,
-                cost.positions.is_some_and(|n| n > all),
-                "{}",
-                of.name()
-            );
+            assert!(cost.time > std::time::Duration::ZERO, "{}", of.name());
+            assert!(cost.memory > lab.model.need.total(), "{}", of.name());
         }
     }
 }
@@ -520,6 +524,22 @@ fn positions_go_by_what_stands_there() {
         "{} {mean}",
         whole[&key][0]
     );
+    // A prompt with an answer is the same conversation.
+    let answered = folder.path().join("answered.json");
+    let turns = r#"[{"prompt": "What is the capital of France?", "answer": "The capital is"}]"#;
+    std::fs::write(&answered, turns).unwrap();
+    let given = [
+        ("prompts", answered.to_str().unwrap()),
+        ("at", "response"),
+        ("show", "entropy"),
+    ];
+    let figure = asked("lens", &run, &given, &mut lab).unwrap();
+    assert_eq!(means(&figure), whole);
+    let said = figure
+        .notes
+        .iter()
+        .any(|note| note.contains("are what is read"));
+    assert!(said, "{:?}", figure.notes);
     assert_eq!(one("text:\"The capital is\"", &mut lab)[&key], whole[&key]);
     assert_eq!(one("token:\" is\"", &mut lab)[&key][0], last[0]);
 }
@@ -619,6 +639,26 @@ fn edits_act_in_every_prompt() {
     // The interval is of changes, prompt by prompt, and no sum of both intervals.
     let apart = |of: [f64; 4]| of[2] - of[1];
     assert!((apart(change) - apart(found[&key]) - apart(plain)).abs() > 1e-6);
+    // A direction of equal norm moves it less, in every prompt another one; an edit that does nothing of its own is no more than that.
+    let chance = named("p, control");
+    assert!(
+        chance[0] != 0.0 && chance[0].abs() < change[0].abs(),
+        "{chance:?} {change:?}"
+    );
+    let beyond = named("p, beyond control");
+    assert!(beyond[0] <= change[0].abs() + chance[0].abs(), "{beyond:?}");
+    let verdicts = |figure: &Figure| -> Vec<(String, String)> {
+        let lines = lines(figure).into_iter();
+        let change = lines.filter(|line| word(&line["number"]).ends_with(", change"));
+        change
+            .map(|line| (word(&line["layer"]), word(&line["against control"])))
+            .collect()
+    };
+    assert!(
+        verdicts(&figure).contains(&("7".into(), "more".into())),
+        "{:?}",
+        verdicts(&figure)
+    );
     let note = figure.notes.iter().find(|note| note.contains("fired"));
     assert!(note.unwrap().contains("fired 3 times"), "{note:?}");
     assert_eq!(figure.provenance.edits.len(), 1);

@@ -164,6 +164,140 @@ fn the_saved_probe_has_a_bias_that_meters_and_conditions_read() {
     assert!(edit.when.is_some());
 }
 
+/// Moods and a neutral list are three classes, by files or by labels; each has a probe, and shuffled labels know none.
+#[test]
+fn several_classes_and_positions_are_probed() {
+    let mut lab = demo();
+    let layers = lab.model.card.layers;
+    let folder = tempfile::tempdir().unwrap();
+    let lines = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(list(name)).unwrap();
+        text.lines().map(String::from).collect()
+    };
+    let facts = [
+        "France", "Norway", "Italy", "Spain", "Greece", "Egypt", "Kenya", "Japan", "Peru", "Chile",
+    ];
+    let facts: Vec<String> = facts
+        .iter()
+        .map(|name| format!("The capital of {name} is"))
+        .collect();
+    let classes = [
+        ("happy", lines("mood_plus")),
+        ("sad", lines("mood_minus")),
+        ("a fact", facts),
+    ];
+    let mut files = Vec::new();
+    let mut table = "prompt\tlabel\n".to_string();
+    for (name, prompts) in &classes {
+        let file = folder.path().join(format!("{name}.txt"));
+        std::fs::write(&file, prompts.join("\n")).unwrap();
+        files.push(file.to_str().unwrap().to_string());
+        prompts
+            .iter()
+            .for_each(|prompt| table.push_str(&format!("{prompt}\t{name}\n")));
+    }
+    let by_label = folder.path().join("labelled.tsv");
+    std::fs::write(&by_label, table).unwrap();
+    let save = folder.path().join("mood.safetensors");
+    let given = Arguments::default()
+        .with("classes", files.join(","))
+        .with("back", 2)
+        .with("save", save.display());
+    let figure = probe(&mut lab, &given);
+    let whole = |name: &str| -> Vec<usize> {
+        let Body::Table(table) = &figure.body else {
+            panic!("a table")
+        };
+        let at = table.columns.iter().position(|c| c == name).unwrap();
+        let entries = table.pages[0].rows.iter().map(|row| &row.entries[at]);
+        entries
+            .map(|entry| match entry {
+                Entry::Whole(value) => *value as usize,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    let places: Vec<(usize, usize)> = whole("layer").into_iter().zip(whole("before")).collect();
+    let all: Vec<(usize, usize)> = (0..layers)
+        .flat_map(|layer| [(layer, 0), (layer, 1)])
+        .collect();
+    assert_eq!(places, all);
+    let best = column(&figure, "logistic accuracy")
+        .into_iter()
+        .fold(0.0, f32::max);
+    assert!(best > 0.9, "{best}");
+    let shuffled = column(&figure, "shuffled AUROC");
+    let mean = shuffled.iter().sum::<f32>() / shuffled.len() as f32;
+    assert!((mean - 0.5).abs() < 0.2, "{mean}");
+    let said = |what: &str| figure.notes.iter().any(|note| note.contains(what));
+    assert!(
+        said("a fact against all others: AUROC"),
+        "{:?}",
+        figure.notes
+    );
+    assert!(
+        said("always saying the largest class would have"),
+        "{:?}",
+        figure.notes
+    );
+    // A file a class, each with a bias; its own prompts are above the border, others mostly below.
+    for (name, prompts) in &classes {
+        let file = folder
+            .path()
+            .join(format!("mood.{}.safetensors", name.replace(' ', "_")));
+        let saved = Direction::open(file.to_str().unwrap()).unwrap().unwrap();
+        let (at, weights) = saved.rows[0].clone();
+        let bias = saved.origin.bias.unwrap();
+        assert!(
+            saved.origin.method.contains(name),
+            "{}",
+            saved.origin.method
+        );
+        let mut inside = |text: &str| {
+            let run = Run::plain(lab.model.encode(text, false).unwrap());
+            let recording = lab.record(&run, &[at]).unwrap();
+            let rows = recording.get(at).unwrap().to_vec2::<f32>().unwrap();
+            // The best position may be that before the last one.
+            rows.iter()
+                .rev()
+                .take(2)
+                .any(|row| row.iter().zip(&weights).map(|(x, w)| x * w).sum::<f32>() + bias > 0.0)
+        };
+        let own = prompts.iter().filter(|prompt| inside(prompt)).count();
+        assert!(
+            own * 10 >= prompts.len() * 8,
+            "{name}: {own} of {}",
+            prompts.len()
+        );
+    }
+    // One list with labels is the same question.
+    let labelled = probe(
+        &mut lab,
+        &Arguments::default()
+            .with("classes", by_label.display())
+            .with("back", 2),
+    );
+    for name in ["logistic accuracy", "mass-mean AUROC"] {
+        assert_eq!(column(&labelled, name), column(&figure, name), "{name}");
+    }
+    let mut error = |given: Arguments| {
+        let of = instrument("probe").unwrap();
+        observe(of, &Run::default(), &given, &mut lab)
+            .unwrap_err()
+            .to_string()
+    };
+    let none = error(Arguments::default().with("classes", &files[0]));
+    assert!(none.contains("a `label`"), "{none}");
+    let both = error(asked(&files[0], &files[1]).with("classes", files.join(",")));
+    assert!(both.contains("either `classes`"), "{both}");
+    let far = error(
+        Arguments::default()
+            .with("classes", files.join(","))
+            .with("back", 60),
+    );
+    assert!(far.contains("at most"), "{far}");
+}
+
 #[test]
 fn lists_that_are_too_short_are_refused() {
     let mut lab = demo();

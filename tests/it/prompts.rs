@@ -11,7 +11,6 @@ use lmscope::instruments::knowledge::value_edit;
 use lmscope::instruments::knowledge::value_edit::{NeuronChange, NeuronScore, ValueEditPlan};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::RandomControl;
 use lmscope::lab::capture::{After, Output};
 use lmscope::lab::pass::{Knockout, Pass, PassRow, Patch};
 use lmscope::lab::row_programs::RowPrograms;
@@ -188,9 +187,7 @@ fn edits_prepared_for_one_prompt_do_not_meet_another() {
     let prompts = encoded(&lab, &PROMPTS);
     for line in EDITS.iter().filter(|l| !l.contains("The capital")) {
         let schedule = schedule(&[line]);
-        let mut program = lab
-            .compile(&under(&prompts[0], &schedule), RandomControl::No)
-            .unwrap();
+        let mut program = lab.compile(&under(&prompts[0], &schedule)).unwrap();
         let mut read = |tokens: &[u32]| {
             let mut tap = RunTap::new(
                 RowPrograms::all(&mut program),

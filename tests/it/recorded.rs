@@ -207,7 +207,7 @@ pub fn answers() -> Figure {
     ];
     let columns = ["prompt", "p", "rank", "surprisal", "answer", "text"];
     let rows = [
-        (1.0, 0.5, 1.0, 0.69, "␣Rome", "The capital of Italy␉is"),
+        (1.0, 0.5, 1.0, 0.69, "␣Rome", "The capital of Italy⇥is"),
         (2.0, 0.9, 0.0, 0.11, "␣Paris", "The capital of France⏎is"),
         (3.0, 0.1, 7.0, 2.3, "␣Oslo", "The capital of Norway is"),
     ];

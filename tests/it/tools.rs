@@ -6,7 +6,6 @@ use lmscope::edit::schedule::Schedule;
 use lmscope::figure::Figure;
 use lmscope::instruments::{Arguments, Instrument};
 use lmscope::lab::Lab;
-use lmscope::lab::apply::RandomControl;
 use lmscope::lab::pass::Patch;
 use lmscope::lab::row_programs::RowPrograms;
 use lmscope::lab::run::Run;
@@ -67,7 +66,7 @@ pub fn next(
 
 /// Logits after a position by reading the whole run again, alone, with values put in: nothing is shared with anything.
 pub fn read_again(lab: &mut Lab, run: &Run, position: usize, patches: &[Patch]) -> Vec<f32> {
-    let mut program = lab.compile(run, RandomControl::No).unwrap();
+    let mut program = lab.compile(run).unwrap();
     let patches: Vec<(usize, &Patch)> = patches.iter().map(|patch| (0, patch)).collect();
     let guard = lab.guard().lenient();
     let mut tap = RunTap::new(

@@ -201,10 +201,10 @@ fn prompt_under_cursor(app: &App) -> Option<PromptSource> {
     let shown = app.shown.get(app.layout.figure)?;
     let spot = cursor::locate(figure, app.cursor, shown.spot)?;
     let row = table.pages.get(spot.column)?.rows.get(spot.row)?;
-    let Some(Entry::Number(number)) = row.entries.get(column) else {
+    let Some(Entry::Whole(number)) = row.entries.get(column) else {
         return None;
     };
-    let prompt = (*number as usize).checked_sub(1)?;
+    let prompt = usize::try_from(*number).ok()?.checked_sub(1)?;
     figure
         .provenance
         .prompts
@@ -493,10 +493,7 @@ fn tabbed_table(table: &Table, pages: bool) -> Vec<Vec<String>> {
     let mut lines = vec![first("page").chain(titles).collect()];
     for page in &table.pages {
         for row in &page.rows {
-            let entries = row.entries.iter().map(|e| match e {
-                Entry::Number(n) => n.to_string(),
-                Entry::Text(text) => clean(text),
-            });
+            let entries = row.entries.iter().map(|entry| clean(&entry.exact()));
             lines.push(first(&page.title).chain(entries).collect());
         }
     }

@@ -11,7 +11,6 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
-use crate::lab::apply::RandomControl;
 use crate::lab::row_programs::RowPrograms;
 use crate::lab::run::Run;
 use crate::lab::runner::read_on;
@@ -184,7 +183,7 @@ fn check_all(model: &Model, seen: &FullRecording, bare: &FullRecording) -> Resul
 
 /// One pass over the whole run without a cache, recording `wanted`.
 fn pass(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result<FullRecording> {
-    let mut program = lab.compile(run, RandomControl::No)?;
+    let mut program = lab.compile(run)?;
     let mut tap = RunTap::new(
         RowPrograms::all(&mut program),
         &[],
@@ -488,7 +487,7 @@ fn cache(lab: &mut Lab, run: &Run, whole: &Tensor) -> Result<Found> {
     }
     let first = total / 2;
     let regime = lab.model.transformer.rope_scaling_regime(total);
-    let mut program = lab.compile(run, RandomControl::No)?;
+    let mut program = lab.compile(run)?;
     let mut cache = lab.model.cache(1)?;
     let since = Instant::now();
     let (mut most, mut rereads) = (Vec::new(), 0);

@@ -44,6 +44,9 @@ pub struct GraphEdge {
     pub step: usize,
 }
 
+/// The parameter of an instrument that prunes its graph to a number of edges.
+pub const PRUNED_TO: &str = "keep";
+
 /// What the graph pruned to a number of edges keeps, as shares of a metric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PruningStep {

@@ -13,7 +13,7 @@ use crate::edit::receipt::{exceeds, mean, range};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::over_prompts::numbers::{
-    HEADS, ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
 };
 use crate::instruments::over_prompts::parameters::{
     ListChat, ListView, MeansShown, PromptPositions, PromptsAsked,
@@ -25,6 +25,7 @@ use crate::lab::draws::{DRAWS, draw_seed};
 use crate::lab::effect::AnswerMeasure;
 use crate::lab::run::Run;
 use crate::lab::target::first_token;
+use crate::model::Fingerprint;
 use crate::vectors::few_shot::{ShotLayout, read};
 use crate::vectors::function_vector::{Effects, Head, HeadMeans};
 use crate::vectors::interval::{MeanInterval, standard_error};
@@ -37,7 +38,7 @@ choices! {
 
 choices! {
     /// What replaces a head's output.
-    pub enum HeadAblation { No = "no", Random = "random" }
+    pub enum HeadAblation { No = "no", Random = "random", Every = "every" }
 }
 
 params! {
@@ -65,7 +66,7 @@ params! {
         chat: ListChat,
         /// without demonstrations, the answer: a text (its first token) or #ID; by default the top prediction
         token: Option<String>,
-        /// the control: random draws the grid with a random vector of the same norm in the place of each head's mean output
+        /// the control: no: for the strongest heads, in notes and cells; random: the grid with a random vector of the same norm in the place of each head's output; every: in every cell, one draw for each head (lists of prompts have this one, another draw for each prompt)
         control was "null": HeadAblation = "no",
         on: AnswerMeasure,
     }
@@ -112,21 +113,24 @@ impl Measurement for Heads {
     const OVER_PROMPTS: Option<OverPrompts<HeadsParams>> = Some(OverPrompts {
         asked: HeadsParams::asked,
         alone: HeadsParams::alone,
-        numbers: |_, body, _| {
-            let names = ["change", "random, from", "random, to"];
-            PromptNumbers::of_cells(body, HEADS, &names, |cell| {
-                let of = |name: &str| cell.named(name).unwrap_or(f32::NAN);
-                vec![cell.value, of(names[1]), of(names[2])]
+        numbers: |params, body, _| {
+            if params.control == HeadAblation::Random {
+                return PromptNumbers::of_cells(body, "head", &["change"], |cell| vec![cell.value]);
+            }
+            let names = ["change", "random", "beyond random"];
+            PromptNumbers::of_cells(body, "head", &names, |cell| {
+                let random = cell.named(RANDOM).unwrap_or(f32::NAN);
+                vec![cell.value, random, cell.value.abs() - random.abs()]
             })
         },
-        note: "change: of what is measured of the answer after the position, when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, between which changes several random vectors with the norm of the head's output come out, over the prompts in which it is among the three strongest heads",
+        note: "change: of what is measured of the answer after the position, when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, a random vector with the norm of the head's output in its place, another draw for every prompt; beyond random: |change| minus |random|, prompt by prompt",
         order: |_| RowOrder::LargestFirst,
         reads: PromptPart::Positions,
         answers: ListAnswers::Asked,
     });
 
     fn measure(params: &HeadsParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let control = params.control == HeadAblation::Random;
+        let control = params.control;
         let found = match &params.demos {
             None => {
                 let answer = match &params.token {
@@ -140,6 +144,9 @@ impl Measurement for Heads {
         Ok(found.draft(lab, control))
     }
 }
+
+/// The name of a single draw of the control in a cell.
+const RANDOM: &str = "random";
 
 /// The measured effects, with their title and notes.
 struct HeadEffects {
@@ -175,6 +182,10 @@ impl HeadsParams {
         }
         Ok(Self {
             token: place.token(self.token.as_ref()),
+            control: match self.control {
+                HeadAblation::Random => HeadAblation::Random,
+                HeadAblation::No | HeadAblation::Every => HeadAblation::Every,
+            },
             ..self.clone()
         })
     }
@@ -185,8 +196,13 @@ impl HeadsParams {
         demos: &Path,
         run: &Run,
         lab: &mut Lab,
-        control: bool,
+        control: HeadAblation,
     ) -> Result<HeadEffects> {
+        if control == HeadAblation::Every {
+            let expected = "no or random: with demonstrations, the control is of the strongest heads or of the whole grid";
+            return Err(Error::argument("control", control.print(), expected));
+        }
+        let control = control == HeadAblation::Random;
         let pairs = read(demos)?;
         let layout = ShotLayout::new(&self.template, &self.separator)?;
         let query_layout = match &self.ask {
@@ -274,27 +290,40 @@ impl HeadsParams {
 fn drop_without_head(
     run: &Run,
     lab: &mut Lab,
-    control: bool,
+    control: HeadAblation,
     (answer, measure): (u32, AnswerMeasure),
 ) -> Result<HeadEffects> {
     let width = lab.model.transformer.blueprint.head_dim;
-    let effects = if control {
-        let own = HeadMeans::of_run(lab, run)?.random_like(run.seed);
-        Effects::of(lab, run, (answer, measure), |head| own.head(head).to_vec())?
-    } else {
-        Effects::of(lab, run, (answer, measure), |_| vec![0.0; width])?
+    let random = |lab: &mut Lab, seed: u64| {
+        let own = HeadMeans::of_run(lab, run)?.random_like(seed);
+        Effects::of(lab, run, (answer, measure), |head| own.head(head).to_vec())
     };
-    let controls = if control {
-        Vec::new()
+    let (ablated, replaced) = (
+        "ablated (set to 0)",
+        "replaced by a random vector of the same norm",
+    );
+    let (effects, instead) = if control == HeadAblation::Random {
+        (random(lab, run.seed)?, replaced)
     } else {
-        controls_of(&effects, run, lab, (answer, measure))?
+        let own = Effects::of(lab, run, (answer, measure), |_| vec![0.0; width])?;
+        (own, ablated)
+    };
+    let controls = match control {
+        HeadAblation::Random => Vec::new(),
+        HeadAblation::No => controls_of(&effects, run, lab, (answer, measure))?,
+        HeadAblation::Every => {
+            // Another draw for every text.
+            let drawn = random(lab, Fingerprint::of([run.seed, run.digest()]))?;
+            let heads = drawn.values.iter().enumerate();
+            let of = |(layer, values): (usize, &Vec<f64>)| {
+                let each = values.iter().enumerate();
+                each.map(|(head, value)| ((layer, head), vec![*value as f32]))
+                    .collect::<Vec<_>>()
+            };
+            heads.flat_map(of).collect()
+        }
     };
     let name = measure.of_named(&lab.visible(answer));
-    let instead = if control {
-        "replaced by a random vector of the same norm"
-    } else {
-        "ablated (set to 0)"
-    };
     Ok(HeadEffects {
         notes: vec![
             format!(
@@ -304,7 +333,8 @@ fn drop_without_head(
             "other heads can take over from an ablated one, so a small change does not show that a head does nothing; compare with control=random".into(),
         ]
         .into_iter()
-        .chain(controls.iter().filter_map(|(head, draws)| {
+        .chain((control == HeadAblation::Every).then(|| "random: a random vector with the norm of the head's output in its place, one draw for each head".to_string()))
+        .chain(controls.iter().filter(|(_, draws)| draws.len() > 1).filter_map(|(head, draws)| {
             let (own, what) = (
                 effects.values[head.0][head.1],
                 "random vectors with the norm of its output",
@@ -383,7 +413,7 @@ fn controls_of(
 }
 
 impl HeadEffects {
-    fn draft(self, lab: &Lab, control: bool) -> Draft {
+    fn draft(self, lab: &Lab, control: HeadAblation) -> Draft {
         let (layers, heads) = (lab.model.card.layers, lab.model.card.heads);
         let effects = &self.effects;
         let cell = |layer: usize, head: usize| {
@@ -394,16 +424,21 @@ impl HeadEffects {
             };
             let base = effects.base as f32;
             let own = self.controls.iter().find(|(at, _)| *at == (layer, head));
-            let beside = own.and_then(|(_, draws)| range(draws));
-            let beside = beside.map(|(low, high)| [("random, from", low), ("random, to", high)]);
+            let beside = match own.map(|(_, draws)| draws.as_slice()) {
+                Some([one]) => vec![(RANDOM, *one)],
+                draws => match draws.and_then(range) {
+                    Some((low, high)) => vec![("random, from", low), ("random, to", high)],
+                    None => Vec::new(),
+                },
+            };
             let numbers = [("before", base), ("after", base + value)];
             Cell::of("", value, at.with(Unit::Head(head as u32)))
-                .more(numbers.into_iter().chain(beside.into_iter().flatten()))
+                .more(numbers.into_iter().chain(beside))
         };
         let rows = ("layer", AxisLabel::layers(layers));
         let columns = ("head", AxisLabel::heads(heads));
         let grid = Grid::of(rows, columns, self.value, cell).around_zero();
-        let of = if control {
+        let of = if control == HeadAblation::Random {
             " · control: random vectors of the same norm"
         } else {
             ""

@@ -27,7 +27,7 @@ use crate::instruments::attention::edges::{
 };
 use crate::instruments::attention::head_scores::HeadScore;
 use crate::instruments::over_prompts::numbers::{
-    HEADS, ListAnswers, NumberRow, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+    ListAnswers, NumberRow, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
 };
 use crate::instruments::over_prompts::parameters::params_over_prompts;
 use crate::instruments::params::{Count, LayerOrAll, ParameterValue, Position, choices};
@@ -191,7 +191,7 @@ impl AttentionParams {
     /// The score of every head.
     fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
         let name = format!("{} score", self.score.print());
-        let found = PromptNumbers::of_cells(body, HEADS, &[&name], |cell| vec![cell.value])?;
+        let found = PromptNumbers::of_cells(body, "head", &[&name], |cell| vec![cell.value])?;
         // Attention is never exactly 0 where it may look: these were averaged over no positions.
         let none = found.rows.iter().all(|row| row.values == [Some(0.0)]);
         let rows = found.rows.into_iter().map(|row| NumberRow {

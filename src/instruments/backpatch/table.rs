@@ -168,7 +168,7 @@ fn summary(
         return None;
     }
     let right = some.iter().filter(|f| f.right).count() as f32 / some.len() as f32;
-    let mut entries = entries![name, place.word(), tried.len() as f32, right];
+    let mut entries = entries![name, place.word(), tried.len(), right];
     let hits = KINDS.map(|pick| {
         let all = tried.iter().map(|t| pick(t));
         all.filter(|hits| !hits.is_empty()).collect::<Vec<_>>()

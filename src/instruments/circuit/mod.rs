@@ -91,12 +91,37 @@ params! {
         controls: Count<1, 100> = "5",
         /// how many sizes the curve has, and the graph is pruned to
         points: Count<2, 100> = "9",
+        /// how many of the circuit's edges are kept in the end, the strongest that lie on a path; all if it is empty. With a graph this is what is saved: on the screen the step of pruning that is shown
+        keep: KeptEdges,
         /// a saved circuit that is evaluated on these pairs, instead of finding one
         load: Option<PathBuf>,
         /// a file to which the circuit is saved, as JSON
         save: Option<PathBuf>,
         /// yes: the corrupted prompt, and every prompt of the file, is one user turn of the chat template
         chat: bool,
+    }
+}
+
+/// How many edges are kept in the end; all where it is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptEdges(pub Option<usize>);
+
+impl ParameterValue for KeptEdges {
+    const KIND: ParamKind = ParamKind::Text;
+    const DEFAULT: &'static str = "";
+
+    fn parse(text: &str) -> std::result::Result<Self, String> {
+        match text.trim() {
+            "" => Ok(Self(None)),
+            text => match text.parse() {
+                Ok(0) | Err(_) => Err("a number from 1, or nothing".into()),
+                Ok(edges) => Ok(Self(Some(edges))),
+            },
+        }
+    }
+
+    fn print(&self) -> String {
+        self.0.map_or_else(String::new, |edges| edges.to_string())
     }
 }
 
@@ -172,25 +197,42 @@ impl Measurement for Circuit {
         let task = lab.part(0.1..0.15, |lab| CircuitTask::new(lab, pairs))?;
         let outside = outside(params, lab, &task)?;
         let found = lab.part(0.15..0.6, |lab| found(params, run, lab, &outside))?;
+        let mut found = found;
+        let kept = kept(params, &task, &found)?;
         let circuits = match params.show {
-            CircuitView::Edges => vec![found.edges.clone()],
-            CircuitView::Curve | CircuitView::Graph => curve(params, &task, &found),
+            CircuitView::Edges => {
+                found.edges = kept.clone();
+                vec![kept.clone()]
+            }
+            CircuitView::Curve | CircuitView::Graph => {
+                let mut circuits = curve(params, &task, &found);
+                circuits.push(kept.clone());
+                circuits.sort_by_key(EdgeSet::len);
+                circuits.dedup();
+                circuits
+            }
         };
         let evaluated = lab.part(0.6..1.0, |lab| {
             evaluate(lab, &outside, &circuits, params.controls.0, run.seed)
         })?;
-        let own = circuits.iter().position(|edges| *edges == found.edges);
-        let own = &evaluated[own.unwrap_or_default()];
+        let of = |edges: &EdgeSet| {
+            let at = circuits.iter().position(|own| own == edges);
+            &evaluated[at.unwrap_or_default()]
+        };
+        let own = of(&found.edges);
         let all = (circuits.as_slice(), evaluated.as_slice());
         let mut draft = figure::draft(params, lab, &outside, &found, own, all, run.seed);
         if let Some(path) = &params.save {
+            found.edges = kept;
+            let own = of(&found.edges);
             let kept = WithMeans::measure(params, lab, &task, &found, own)?;
             let file = file(params, lab, &task, &found, own);
             let whole = file.save(path, &kept.means, kept.faithfulness, lab.overwrite)?;
             let name = crate::text::plain(path.display().to_string().as_bytes());
+            let count = crate::text::counted(found.edges.len(), "edge");
             draft = draft.note(if whole {
                 format!(
-                    "the circuit is saved as {name}, with the means of what heads and MLPs write beside it: --load {name} evaluates it on other pairs, and the edit only:{}@edges leaves it alone, with means elsewhere, where it keeps {:.3} of the metric",
+                    "the circuit of {count} is saved as {name}, with the means of what heads and MLPs write beside it: --load {name} evaluates it on other pairs, and the edit only:{}@edges leaves it alone, with means elsewhere, where it keeps {:.3} of the metric",
                     crate::edit::quotes::named(&name),
                     kept.faithfulness
                 )
@@ -222,6 +264,38 @@ fn outside<'a>(
             Outside::means(lab, task, means)
         }
     }
+}
+
+/// The circuit pruned, or grown, to as many edges as are to be kept, in the order in which a budget takes them.
+fn kept(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Result<EdgeSet> {
+    let own = found.edges.len();
+    let Some(keep) = params.keep.0.filter(|keep| *keep != own) else {
+        return Ok(found.edges.clone());
+    };
+    let mut order = params.select.order(&task.graph, &found.scores);
+    // Edges outside have a score of the same kind only where all were scored at once.
+    if keep < own || !found.whole {
+        order.retain(|edge| found.edges.contains(*edge));
+    }
+    let of_size = |size: usize| {
+        let own = order.iter().take(size).copied();
+        EdgeSet::of(&task.graph, own).connected(&task.graph)
+    };
+    // What is on no path is left out, so that more edges may have to be taken than are kept.
+    let (mut least, mut most) = (keep, order.len());
+    while least < most {
+        let middle = usize::midpoint(least, most);
+        if of_size(middle).len() < keep {
+            least = middle + 1;
+        } else {
+            most = middle;
+        }
+    }
+    let own = of_size(least);
+    if own.is_empty() {
+        return Err(nothing_connected());
+    }
+    Ok(own)
 }
 
 /// The circuits of a curve: of growing budgets, with the one that was found.

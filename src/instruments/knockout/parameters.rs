@@ -113,7 +113,7 @@ impl KnockoutParams {
         };
         let row = |(r, row): (usize, &AxisLabel)| {
             let cells = grid.cells.iter().flat_map(|column| both(&column[r]));
-            NumberRow::of(row.label.clone(), row.anchor, cells.collect())
+            NumberRow::of(row.entry(), row.anchor, cells.collect())
         };
         Ok(PromptNumbers {
             axis: grid.row_axis.clone(),

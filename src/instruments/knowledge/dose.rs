@@ -141,12 +141,12 @@ impl Measurement for Dose {
             let each = |of: fn(&Point) -> f32| -> Vec<f32> { others.iter().map(of).collect() };
             let shares = each(|point| point.p);
             let mut entries = entries![
-                strength.to_string(),
+                *strength,
                 own.value,
                 own.p,
                 match own.rank {
                     NO_RANK => Entry::from(NOT_FINITE),
-                    rank => Entry::from(rank.to_string()),
+                    rank => Entry::from(rank),
                 },
                 own.kl,
                 lab.visible(own.top),

@@ -9,7 +9,7 @@ use candle_core::DType;
 use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Table, TablePage, TableRow};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
@@ -126,7 +126,7 @@ impl Measurement for Trajectory {
                     lab.visible(stats.first().0),
                     stats.first().1,
                     token.map_or(f32::NAN, |t| t.logprob.exp()),
-                    rank.map_or_else(String::new, |rank| rank.to_string()),
+                    rank.map_or_else(|| Entry::from(""), Entry::from),
                     stats.entropy,
                     stats.kl,
                     cosine as f32,

@@ -7,15 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{PlacedList, PlacedText};
 use super::numbers::{
-    HEADS, ListAnswers, NumbersByRow, PromptNumbers, PromptPart, RowOfPrompts, RowOrder,
+    BEYOND_CONTROL, CHANGE, ListAnswers, NumbersByRow, PromptNumbers, PromptPart, RowOfPrompts,
+    RowOrder,
 };
-use super::parameters::{ListView, PromptsAsked};
+use super::parameters::{ListView, PromptPositions, PromptsAsked};
 use crate::edit::receipt::{Receipt, add_up, in_words};
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Check, Entry, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::bootstrap::WithInterval;
+use crate::lab::prompt_list::PositionRole;
 use crate::lab::run::Run;
 use crate::lab::trials::Trials;
 use crate::text;
@@ -27,6 +29,8 @@ pub(super) struct MeasuredPrompt {
     pub check: Option<Check>,
     /// What the edits did in it.
     pub receipts: Vec<Receipt>,
+    /// Whether a control stands beside them.
+    pub controlled: bool,
     /// What is asked about an answer that begins without a space.
     pub asked: Option<String>,
 }
@@ -118,7 +122,9 @@ impl ShownList<'_> {
         }
         notes.push(self.note.to_string());
         let asked = self.answers == ListAnswers::Asked;
+        let read = self.asked.at == PromptPositions::Role(PositionRole::ResponseMean);
         let answers = match self.list.answers() {
+            (false, _) if read => "the answers of the list are what is read: where a token is asked about, it is the top prediction at each position, unless a parameter names it".into(),
             (true, true) => "the answer of each prompt is the list's; where a difference is asked for, from its first alternative".to_string(),
             (true, false) => "the answer of each prompt is the list's".into(),
             (false, _) => "the list names no answers (a column or key `answer`): where one is asked about, it is each prompt's own top prediction, unless a parameter names it".into(),
@@ -139,15 +145,20 @@ impl ShownList<'_> {
         let mut receipts: Vec<Receipt> = Vec::new();
         self.measured()
             .for_each(|own| add_up(&mut receipts, &own.receipts));
-        notes.extend((!receipts.is_empty()).then(|| "plain: without the edits; change: under the edits minus plain, prompt by prompt; no control stands beside it: an edit of equal size along a random direction is one".to_string()));
+        if !receipts.is_empty() {
+            notes.push(
+                "plain: without the edits; change: under the edits minus plain, prompt by prompt"
+                    .into(),
+            );
+            notes.push(if self.measured().any(|own| own.controlled) {
+                "control: the change under random directions or units of equal size instead, another draw for every prompt; beyond control: |change| minus |control|, prompt by prompt; a change is no more than its control where the interval of that reaches 0".into()
+            } else {
+                "no control: the edits change all or most units of a site, so there are no others of equal size".to_string()
+            });
+        }
         notes.extend(in_words(&receipts));
         notes
     }
-}
-
-/// A whole number, as a number.
-fn whole(number: usize) -> Entry {
-    Entry::Number(number as f32)
 }
 
 /// The mean of one number of a row over the prompts that have it, and how many these are.
@@ -183,8 +194,11 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
         });
         rows.truncate(most.unwrap_or(usize::MAX));
     }
-    let spelled = LabelEntry::of(&numbers.axis, rows.iter().map(|row| &row.label));
     let mut lines = Vec::with_capacity(numbers.names.len() * rows.len());
+    let controlled = numbers
+        .names
+        .iter()
+        .any(|name| name.ends_with(BEYOND_CONTROL));
     for (name, label) in numbers.names.iter().enumerate() {
         for row in &rows {
             let (of, count) = mean(row, name, seed);
@@ -192,7 +206,7 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
                 continue;
             }
             let mut line = entries![label.clone()];
-            line.extend((!numbers.axis.is_empty()).then(|| spelled.entry(&row.label)));
+            line.extend((!numbers.axis.is_empty()).then(|| row.label.clone()));
             line.push(Entry::Number(of.value as f32));
             // One prompt says nothing of others.
             let interval = [of.low, of.high].map(|v| match count {
@@ -200,33 +214,30 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
                 _ => Entry::Number(v as f32),
             });
             line.extend(interval);
-            line.push(whole(count));
+            line.push(Entry::from(count));
+            line.extend(controlled.then(|| Entry::from(verdict(numbers, row, name, seed))));
             lines.push(TableRow::at(row.anchor, line));
         }
     }
     let mut columns = vec!["number"];
     columns.extend(Some(numbers.axis.as_str()).filter(|axis| !axis.is_empty()));
     columns.extend(["mean", "low", "high", "prompts"]);
+    columns.extend(controlled.then_some("against control"));
     Table::of(&columns, lines)
 }
 
-/// The label of a row: a number where all are, so that data frames sort by them.
-struct LabelEntry {
-    numbers: bool,
-}
-
-impl LabelEntry {
-    fn of<'a>(axis: &str, mut labels: impl Iterator<Item = &'a String>) -> Self {
-        Self {
-            numbers: axis != HEADS && labels.all(|label| label.parse::<f32>().is_ok()),
-        }
-    }
-
-    fn entry(&self, label: &str) -> Entry {
-        match label.parse().ok().filter(|_| self.numbers) {
-            Some(number) => Entry::Number(number),
-            None => Entry::from(label),
-        }
+/// Whether a change goes beyond its control: `no more` where the interval of the difference reaches 0. Nothing of what is no change, or
+/// was measured of one prompt.
+fn verdict(numbers: &NumbersByRow, row: &RowOfPrompts, name: usize, seed: u64) -> &'static str {
+    let Some(own) = numbers.names[name].strip_suffix(CHANGE) else {
+        return "";
+    };
+    let beyond = format!("{own}{BEYOND_CONTROL}");
+    let beyond = numbers.names.iter().position(|name| *name == beyond);
+    match beyond.map(|name| mean(row, name, seed)) {
+        Some((of, 2..)) if of.low > 0.0 => "more",
+        Some((_, 2..)) => "no more",
+        Some(_) | None => "",
     }
 }
 
@@ -237,8 +248,6 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
     let (axis, names) = first.map_or((String::new(), Vec::new()), |own| {
         (own.numbers.axis.clone(), own.numbers.names.clone())
     });
-    let labelled = results.iter().flatten().flat_map(|own| &own.numbers.rows);
-    let spelled = LabelEntry::of(&axis, labelled.map(|row| &row.label));
     let known = |of: fn(&PlacedText) -> bool| list.texts.iter().any(of);
     let (labels, answers) = (
         known(|t| t.prompt.label.is_some()),
@@ -262,19 +271,15 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
         let answer = text.answer.filter(|_| answers);
         let label = text.prompt.label.as_deref().unwrap_or_default();
         for row in &own.numbers.rows {
-            let mut line = vec![whole(i + 1)];
-            line.extend((!axis.is_empty()).then(|| spelled.entry(&row.label)));
+            let mut line = vec![Entry::from(i + 1)];
+            line.extend((!axis.is_empty()).then(|| row.label.clone()));
             line.extend(answer.map(|id| Entry::from(lab.visible(id))));
             let number = |value: &Option<f32>| value.map_or_else(|| Entry::from(""), Entry::from);
             line.extend(row.values.iter().map(number));
             line.push(text::line(text.prompt.words()).into());
-            line.extend([
-                whole(last),
-                lab.visible(token).into(),
-                whole(token as usize),
-            ]);
-            line.extend(several.then(|| whole(text.positions.len())));
-            line.extend(answer.map(|id| whole(id as usize)));
+            line.extend([last.into(), lab.visible(token).into(), token.into()]);
+            line.extend(several.then(|| Entry::from(text.positions.len())));
+            line.extend(answer.map(|id| Entry::from(id)));
             line.extend(labels.then(|| Entry::from(text::line(label))));
             rows.push(TableRow::at(
                 Anchor {

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::numbers::PromptPlace;
 use super::parameters::{PromptPositions, PromptsAsked};
@@ -12,9 +13,8 @@ use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
-use crate::lab::prompt_list::{self, ListedPrompt, in_list};
+use crate::lab::prompt_list::{self, ListedPrompt, PositionRole, in_list};
 use crate::lab::target::{cut_to_first, first_token};
-use crate::lab::trials::SweepCost;
 use crate::model::Fingerprint;
 use crate::text;
 
@@ -39,15 +39,15 @@ pub struct PlacedList {
     pub texts: Vec<PlacedText>,
 }
 
-/// What a list will take, known before it is measured.
+/// What a list will take, said before it is measured.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListCost {
     pub prompts: usize,
     pub tokens: usize,
-    /// Over how many positions all passes go; none where the method does not know.
-    pub positions: Option<usize>,
-    /// The tokens of the first prompt, on which the pace can be measured.
-    pub first: Vec<u32>,
+    /// At the pace of its second prompt, which was measured for it.
+    pub time: Duration,
+    /// The most memory, in bytes.
+    pub memory: u64,
 }
 
 impl fmt::Display for ListCost {
@@ -110,27 +110,17 @@ impl PlacedList {
         self.texts.iter().map(|text| text.tokens.len()).sum()
     }
 
-    /// What it will take, where `of` is what one position of a prompt of so many tokens does.
-    pub(in crate::instruments) fn cost(
-        &self,
-        of: impl Fn(&PromptPlace, usize) -> Option<SweepCost>,
-    ) -> ListCost {
-        let places = self.texts.iter().flat_map(|text| {
-            let own = text.positions.iter();
-            own.map(|position| (text.place(*position), text.tokens.len()))
-        });
-        let each = places.map(|(place, tokens)| {
-            let cost = of(&place, tokens)?;
-            Some(cost.passes * cost.tokens)
-        });
+    /// What it will take, where a prompt of so many tokens took that long.
+    pub(super) fn cost(&self, tokens: usize, took: Duration, memory: u64) -> ListCost {
+        let all = self.tokens();
+        // What a prompt takes grows with its length, or does not: the larger of both.
+        let alike = self.texts.len() as f64;
+        let by_length = all as f64 / tokens.max(1) as f64;
         ListCost {
             prompts: self.texts.len(),
-            tokens: self.tokens(),
-            positions: each.sum(),
-            first: self
-                .texts
-                .first()
-                .map_or_else(Vec::new, |text| text.tokens.clone()),
+            tokens: all,
+            time: took.mul_f64(alike.max(by_length)),
+            memory,
         }
     }
 
@@ -192,6 +182,17 @@ impl PlacedList {
 }
 
 fn placed(prompt: ListedPrompt, asked: &PromptsAsked, lab: &Lab) -> Result<PlacedText> {
+    if asked.at == PromptPositions::Role(PositionRole::ResponseMean) {
+        // The answer is what is read: nothing is asked about it.
+        let text = prompt.response(lab, "at", &asked.at.print())?;
+        return Ok(PlacedText {
+            positions: text.positions.collect(),
+            answer: None,
+            alternatives: Vec::new(),
+            tokens: text.tokens,
+            prompt,
+        });
+    }
     let text = prompt.tokens(lab, asked.chat)?;
     lab.model.check_prompt(&text.tokens)?;
     let positions = match &asked.at {

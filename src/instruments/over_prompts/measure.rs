@@ -4,9 +4,10 @@
 //! none. To keep something else of a prompt, add a field to [`MeasuredPrompt`] and fill it in `one`.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::figure::{MeasuredPrompt, ShownList};
-use super::list::{PlacedList, PlacedText};
+use super::list::{ListCost, PlacedList, PlacedText};
 use super::numbers::{ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace};
 use super::parameters::PromptPositions;
 use crate::error::{Error, Result};
@@ -14,6 +15,7 @@ use crate::figure::Check;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::{Draft, Measurement, lines};
 use crate::lab::Lab;
+use crate::lab::draws::draw_seed;
 use crate::lab::prompt_list::PositionRole;
 use crate::lab::run::Run;
 use crate::lab::spaced_answer::without_space;
@@ -49,7 +51,7 @@ pub(in crate::instruments) fn over_prompts<M: Measurement>(
     let found = lab.trials(run, parameters, count, 1, |lab, range| {
         let each = range.map(|i| {
             lab.share_prefix(list.shared_prefix(i));
-            one::<M>((over, answers), &list.texts[i], params, run, lab)
+            one::<M>((over, answers), (i, &list.texts[i]), params, run, lab)
         });
         each.collect()
     });
@@ -65,6 +67,28 @@ pub(in crate::instruments) fn over_prompts<M: Measurement>(
         asked,
     };
     Ok(shown.draft(run, lab))
+}
+
+/// What a list will take: its first prompt is measured to warm up, its second against the clock.
+///
+/// # Errors
+///
+/// When these do not fit the method, or the user stops it.
+pub(in crate::instruments) fn list_cost<M: Measurement>(
+    over: &OverPrompts<M::Params>,
+    list: &PlacedList,
+    params: &M::Params,
+    run: &Run,
+    lab: &mut Lab,
+) -> Result<ListCost> {
+    let answers = answers_of::<M>(over, list, params)?;
+    let (mut took, mut tokens) = (Duration::ZERO, 0);
+    for (i, text) in list.texts.iter().enumerate().take(2) {
+        let began = Instant::now();
+        one::<M>((over, answers), (i, text), params, run, lab)?;
+        (took, tokens) = (began.elapsed(), text.tokens.len());
+    }
+    Ok(list.cost(tokens, took, lab.most_memory()))
 }
 
 /// Whether the answers of the list are asked about: not where the same is asked of a prompt whatever its answer.
@@ -96,10 +120,10 @@ fn answers_of<M: Measurement>(
     })
 }
 
-/// Measures one prompt; where there are edits, beside what it is without them.
+/// Measures one prompt; where there are edits, beside what it is without them and under their control, of which each prompt has another draw.
 fn one<M: Measurement>(
     (over, answers): (&OverPrompts<M::Params>, ListAnswers),
-    text: &PlacedText,
+    (index, text): (usize, &PlacedText),
     params: &M::Params,
     run: &Run,
     lab: &mut Lab,
@@ -112,15 +136,23 @@ fn one<M: Measurement>(
     // With and without edits, the same answer is asked about.
     let pinned = (edited && answers == ListAnswers::Asked).then_some(&whole);
     let (mut numbers, mut check) = alone::<M>(over, text, params, (&whole, pinned), lab)?;
-    let mut receipts = Vec::new();
+    let (mut receipts, mut controlled) = (Vec::new(), false);
     if edited {
         let plain = Run {
             answers: Some(Arc::new(whole.clone())),
             ..whole.unedited()
         };
         let (without, other) = alone::<M>(over, text, params, (&plain, pinned), lab)?;
-        numbers = numbers.beside(&without);
         check = check.into_iter().chain(other).reduce(Check::worst);
+        let drawn = if lab.control_draws(&whole.schedule, 1)?.count == 0 {
+            None
+        } else {
+            let seed = draw_seed(run.seed, index);
+            let control = whole.clone().under(&whole.schedule.control(seed));
+            Some(alone::<M>(over, text, params, (&control, pinned), lab)?.0)
+        };
+        controlled = drawn.is_some();
+        numbers = numbers.beside(&without, drawn.as_ref());
         let did = lab.without_progress(|lab| lab.record(&whole, &[]))?;
         receipts.clone_from(&did.receipts);
     }
@@ -134,6 +166,7 @@ fn one<M: Measurement>(
         numbers,
         check,
         receipts,
+        controlled,
         asked: asked.into_iter().next(),
     })
 }

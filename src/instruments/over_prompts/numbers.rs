@@ -11,9 +11,6 @@ use super::parameters::PromptsAsked;
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Body, Cell, Entry, Grid, Series, Table, TableRow};
 
-/// What rows of heads are: their labels, `LAYER.HEAD`, are no numbers.
-pub const HEADS: &str = "head";
-
 /// How a method takes lists of prompts.
 pub struct OverPrompts<P: 'static> {
     /// What its parameters say of a list.
@@ -106,7 +103,7 @@ pub struct PromptNumbers {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct NumberRow {
     /// What the row is about; the same of every prompt.
-    pub label: String,
+    pub label: Entry,
     /// The layer and unit that it is about; positions differ between prompts.
     pub anchor: Anchor,
     /// One for each name; none where there is no such number.
@@ -115,7 +112,7 @@ pub struct NumberRow {
 
 impl NumberRow {
     /// A row; what is not finite is no number.
-    pub fn of(label: impl Into<String>, anchor: Anchor, values: Vec<f32>) -> Self {
+    pub fn of(label: impl Into<Entry>, anchor: Anchor, values: Vec<f32>) -> Self {
         let finite = |value: f32| value.is_finite().then_some(value);
         Self {
             label: label.into(),
@@ -175,6 +172,13 @@ pub fn table_of(body: &Body) -> Result<&Table> {
     }
 }
 
+/// What stands behind the names of numbers under edits: without them, the change, and where there is a control the change under that and
+/// how much further from 0 the edits' own is.
+const PLAIN: &str = ", plain";
+pub(super) const CHANGE: &str = ", change";
+const CONTROL: &str = ", control";
+pub(super) const BEYOND_CONTROL: &str = ", beyond control";
+
 impl PromptNumbers {
     pub fn of(axis: &str, names: &[&str], rows: Vec<NumberRow>) -> Self {
         Self {
@@ -194,7 +198,7 @@ impl PromptNumbers {
         let series = series_of(body)?;
         let row = |(i, point): (usize, &AxisLabel)| {
             let values = series.curves.iter().map(|curve| curve.values[i]);
-            NumberRow::of(point.label.clone(), point.anchor, values.collect())
+            NumberRow::of(point.entry(), point.anchor, values.collect())
         };
         let mut rows: Vec<NumberRow> = series.points.iter().enumerate().map(row).collect();
         let totals = series.curves.iter().map(|curve| curve.total);
@@ -209,7 +213,7 @@ impl PromptNumbers {
     }
 
     /// Columns of a table, under their own names: a row for each of its rows that `keep` takes, labelled by the column `label`, or
-    /// without a label. Texts that are numbers count as such.
+    /// without a label. A text is no number.
     ///
     /// # Errors
     ///
@@ -230,16 +234,13 @@ impl PromptNumbers {
         let labels = Some(label).filter(|label| !label.is_empty());
         let labels = labels.map(index).transpose()?;
         let number = |entry: Option<&Entry>| match entry {
+            Some(Entry::Whole(value)) => *value as f32,
             Some(Entry::Number(value)) => *value,
-            Some(Entry::Text(text)) => text.parse().unwrap_or(f32::NAN),
-            None => f32::NAN,
+            Some(Entry::Text(_)) | None => f32::NAN,
         };
         let row = |row: &TableRow| {
-            let label = match labels.and_then(|at| row.entries.get(at)) {
-                Some(Entry::Text(text)) => text.clone(),
-                Some(Entry::Number(value)) => value.to_string(),
-                None => String::new(),
-            };
+            let label = labels.and_then(|at| row.entries.get(at)).cloned();
+            let label = label.unwrap_or_else(|| Entry::from(""));
             let values = columns.iter().map(|at| number(row.entries.get(*at)));
             NumberRow::of(label, row.anchor, values.collect())
         };
@@ -268,8 +269,7 @@ impl PromptNumbers {
         let column = grid.columns.iter().position(here);
         let column = column.ok_or_else(|| unexpected("a grid without that position"))?;
         let rows = grid.rows.iter().enumerate();
-        let rows =
-            rows.map(|(row, own)| NumberRow::of(own.label.clone(), own.anchor, of(column, row)));
+        let rows = rows.map(|(row, own)| NumberRow::of(own.entry(), own.anchor, of(column, row)));
         Ok(Self {
             axis: grid.row_axis.clone(),
             names,
@@ -299,21 +299,33 @@ impl PromptNumbers {
         Ok(Self::of(axis, names, rows))
     }
 
-    /// These numbers, which are under edits, each followed by the same without them and by the change.
-    pub(super) fn beside(&self, plain: &Self) -> Self {
+    /// These numbers, which are under edits, each followed by the same without them and by the change; where there is a control, by the
+    /// change under that and by how much further the edits' own is from 0.
+    pub(super) fn beside(&self, plain: &Self, control: Option<&Self>) -> Self {
         let names = |name: &String| {
-            [
-                name.clone(),
-                format!("{name}, plain"),
-                format!("{name}, change"),
-            ]
+            let drawn = control.map(|_| [CONTROL, BEYOND_CONTROL]);
+            let all = ["", PLAIN, CHANGE]
+                .into_iter()
+                .chain(drawn.into_iter().flatten());
+            all.map(|what| format!("{name}{what}")).collect::<Vec<_>>()
         };
         let row = |row: &NumberRow| {
-            let other = plain.rows.iter().find(|own| own.label == row.label);
+            let same = |of: &Self| {
+                let found = of.rows.iter().find(|own| own.label == row.label);
+                found.map_or_else(Vec::new, |own| own.values.clone())
+            };
+            let (plain, drawn) = (same(plain), control.map(same));
             let of = |(i, value): (usize, &Option<f32>)| {
-                let other = other.and_then(|own| *own.values.get(i)?);
-                let change = value.zip(other).map(|(own, other)| own - other);
-                [*value, other, change]
+                let at = |values: &[Option<f32>]| values.get(i).copied().flatten();
+                let apart =
+                    |value: Option<f32>, other| value.zip(other).map(|(own, other)| own - other);
+                let (other, change) = (at(&plain), apart(*value, at(&plain)));
+                let mut out = vec![*value, other, change];
+                if let Some(drawn) = &drawn {
+                    let chance = apart(at(drawn), other);
+                    out.extend([chance, apart(change.map(f32::abs), chance.map(f32::abs))]);
+                }
+                out
             };
             NumberRow {
                 values: row.values.iter().enumerate().flat_map(of).collect(),
@@ -359,7 +371,7 @@ pub(super) struct NumbersByRow {
 
 /// One row of all prompts.
 pub(super) struct RowOfPrompts {
-    pub label: String,
+    pub label: Entry,
     pub anchor: Anchor,
     /// By name, then by prompt.
     pub values: Vec<Vec<Option<f32>>>,
@@ -381,7 +393,7 @@ impl NumbersByRow {
                 (out.axis, out.names) = (own.axis.clone(), own.names.clone());
             }
             for row in &own.rows {
-                let at = *known.entry(row.label.clone()).or_insert_with(|| {
+                let at = *known.entry(row.label.exact()).or_insert_with(|| {
                     out.rows.push(RowOfPrompts {
                         label: row.label.clone(),
                         anchor: row.anchor,

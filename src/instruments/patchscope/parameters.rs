@@ -166,10 +166,8 @@ impl PatchscopeParams {
         let mut found = PromptNumbers::of_table(body, "layer", &names, |_| true)?;
         let rows = table.pages.iter().flat_map(|page| &page.rows);
         for (own, row) in found.rows.iter_mut().zip(rows) {
-            if let Some(Entry::Text(into)) =
-                row.entries.get(1).filter(|into| **into != row.entries[0])
-            {
-                own.label = format!("{} into {into}", own.label);
+            if let Some(into) = row.entries.get(1).filter(|into| **into != row.entries[0]) {
+                own.label = format!("{} into {}", own.label.exact(), into.exact()).into();
             }
         }
         Ok(found)

@@ -1,12 +1,12 @@
-//! The splitting of lists, and the probes of every layer.
+//! The splitting of lists, and the probes of every layer and position.
 //!
-//! Invariant: no prompt is in two parts. To judge a probe by something else, add a field to [`JudgedProbe`].
+//! Invariant: no prompt is in two parts. To judge a probe by something else, add a field to [`JudgedProbes`].
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-use super::parameters::{ProbeKind, ProbeParams};
+use super::parameters::{ProbeClass, ProbeKind, ProbeParams};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::draws::draw_seed;
@@ -14,38 +14,52 @@ use crate::lab::prompt_list::PlacedPrompt;
 use crate::lab::prompt_values::{each, values};
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
-use crate::vectors::probe::{LinearProbe, ProbeMethod, ProbeRows, auroc, separation, shuffled};
+use crate::vectors::probe::{ClassProbes, ProbeMethod, ProbeRows, auroc, separation, shuffled};
 
 /// The numbers of the prompts of each part, by class.
 pub(super) struct ProbeSplit {
-    pub making: [Vec<usize>; 2],
-    pub choosing: [Vec<usize>; 2],
-    pub held: [Vec<usize>; 2],
+    pub making: Vec<Vec<usize>>,
+    pub choosing: Vec<Vec<usize>>,
+    pub held: Vec<Vec<usize>>,
 }
 
-/// A probe and what it is worth.
-pub(super) struct JudgedProbe {
-    pub probe: LinearProbe,
-    /// AUROC on the prompts that the layer is chosen on.
+/// Probes of one kind and what they are worth.
+pub(super) struct JudgedProbes {
+    pub own: ClassProbes,
+    /// Mean AUROC on the prompts that layer and position are chosen on.
     pub chosen: f64,
     /// How far apart the classes are there, which tells layers apart that are all right.
     pub apart: f64,
-    /// How many of them are on the side of their label, and the AUROC.
-    pub right: usize,
-    pub area: f64,
+    /// How many held-out prompts of each class are called so.
+    pub right: Vec<usize>,
+    /// AUROC of each probe on the held-out prompts.
+    pub areas: Vec<f64>,
 }
 
-/// The probes of one layer.
-pub(super) struct LayerProbes {
+/// The probes of one layer and position.
+pub(super) struct PlaceProbes {
     pub layer: usize,
-    pub logistic: JudgedProbe,
-    pub mass_mean: JudgedProbe,
-    /// AUROC on the held-out prompts of probes that were made with shuffled labels.
+    /// How many positions before the one that is named.
+    pub back: usize,
+    pub logistic: JudgedProbes,
+    pub mass_mean: JudgedProbes,
+    /// Mean AUROC on the held-out prompts of probes that were made with shuffled labels.
     pub shuffled: Vec<f64>,
 }
 
-impl LayerProbes {
-    pub fn of(&self, kind: ProbeKind) -> &JudgedProbe {
+impl JudgedProbes {
+    /// The mean of what each probe has.
+    pub fn area(&self) -> f64 {
+        average(self.areas.iter().copied())
+    }
+
+    pub fn all_right(&self) -> usize {
+        self.right.iter().sum()
+    }
+}
+
+impl PlaceProbes {
+    pub fn of(&self, kind: ProbeKind) -> &JudgedProbes {
         match kind {
             ProbeKind::Logistic => &self.logistic,
             ProbeKind::MassMean => &self.mass_mean,
@@ -53,52 +67,102 @@ impl LayerProbes {
     }
 }
 
+fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let count = values.len() as f64;
+    values.sum::<f64>() / count
+}
+
 impl ProbeSplit {
-    /// Splits both lists: `share` of each is held out, and as much again chooses the layer.
-    pub fn of(lists: &[Vec<PlacedPrompt>; 2], share: f64, seed: u64) -> Result<Self> {
+    /// Splits every list: `share` of each is held out, and as much again chooses layer and position.
+    pub fn of(classes: &[ProbeClass], share: f64, seed: u64) -> Result<Self> {
         if share <= 0.0 {
             let expected =
                 "a share above 0, because prompts that a probe was made from do not judge it";
             return Err(Error::argument("held-out", share, expected));
         }
-        let mut parts: [[Vec<usize>; 2]; 3] = Default::default();
-        for (class, list) in lists.iter().enumerate() {
-            let mut order: Vec<usize> = (0..list.len()).collect();
-            order.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_add(class as u64)));
-            let part = ((list.len() as f64 * share).round() as usize).max(1);
-            if list.len() < 2 * part + 2 {
+        let mut split = Self {
+            making: Vec::new(),
+            choosing: Vec::new(),
+            held: Vec::new(),
+        };
+        for (number, class) in classes.iter().enumerate() {
+            let count = class.prompts.len();
+            let mut order: Vec<usize> = (0..count).collect();
+            order.shuffle(&mut StdRng::seed_from_u64(seed.wrapping_add(number as u64)));
+            let part = ((count as f64 * share).round() as usize).max(1);
+            if count < 2 * part + 2 {
                 let given = format!(
-                    "{} prompts, of which {part} and {part} are held out",
-                    list.len()
+                    "{count} prompts of `{}`, of which {part} and {part} are held out",
+                    class.name
                 );
                 let expected = "at least two prompts of each list to make probes from: give more, or a smaller `held-out`";
                 return Err(Error::argument("held-out", given, expected));
             }
-            parts[2][class] = order.split_off(order.len() - part);
-            parts[1][class] = order.split_off(order.len() - part);
-            parts[0][class] = order;
+            split.held.push(order.split_off(order.len() - part));
+            split.choosing.push(order.split_off(order.len() - part));
+            split.making.push(order);
         }
-        let [making, choosing, held] = parts;
-        Ok(Self {
-            making,
-            choosing,
-            held,
-        })
+        Ok(split)
     }
 
-    /// The labels of the held-out prompts: those of the plus class, then the others.
-    pub fn held_labels(&self) -> Vec<bool> {
-        labels(&self.held)
+    /// How many prompts are held out.
+    pub fn held_out(&self) -> usize {
+        self.held.iter().map(Vec::len).sum()
     }
 }
 
-/// The labels of a part: those of the plus class, then the others.
-fn labels(part: &[Vec<usize>; 2]) -> Vec<bool> {
-    let class = |class: usize| std::iter::repeat_n(class == 0, part[class].len());
-    class(0).chain(class(1)).collect()
+/// The classes of a part's prompts, class by class.
+fn classes_of(part: &[Vec<usize>]) -> Vec<usize> {
+    let class = |(class, own): (usize, &Vec<usize>)| std::iter::repeat_n(class, own.len());
+    part.iter().enumerate().flat_map(class).collect()
 }
 
-/// The probes of all layers.
+/// Values by place, class and prompt.
+type PlaceRows = Vec<Vec<Vec<Vec<f32>>>>;
+
+/// What is read of every prompt, at every place.
+fn read(
+    lab: &mut Lab,
+    params: &ProbeParams,
+    classes: &[ProbeClass],
+    places: &[(Address, usize)],
+    run: &Run,
+) -> Result<PlaceRows> {
+    let mut wanted: Vec<Address> = places.iter().map(|(at, _)| *at).collect();
+    wanted.dedup();
+    wanted.iter().try_for_each(|at| lab.model.offers(*at))?;
+    let mut rows: PlaceRows = vec![vec![Vec::new(); classes.len()]; places.len()];
+    let role = params.positions.role();
+    let part = 0.8 / classes.len() as f32;
+    for (class, list) in classes.iter().enumerate() {
+        let (prompts, share) = (
+            &list.prompts,
+            class as f32 * part..(class + 1) as f32 * part,
+        );
+        lab.part(share, |lab| {
+            each(lab, prompts, &wanted, &run.schedule, 0, |own, captures| {
+                for (prompt, capture) in prompts[own].iter().zip(captures) {
+                    for (rows, (at, back)) in rows.iter_mut().zip(places) {
+                        rows[class].push(values(capture, *at, &earlier(prompt, *back), role)?);
+                    }
+                }
+                Ok(())
+            })
+        })?;
+    }
+    Ok(rows)
+}
+
+/// A prompt placed so many positions earlier.
+fn earlier(prompt: &PlacedPrompt, back: usize) -> PlacedPrompt {
+    let own = &prompt.positions;
+    PlacedPrompt {
+        tokens: Vec::new(),
+        positions: own.start - back..own.end - back,
+    }
+}
+
+/// The probes of all layers and positions.
 ///
 /// # Errors
 ///
@@ -106,35 +170,26 @@ fn labels(part: &[Vec<usize>; 2]) -> Vec<bool> {
 pub(super) fn probes(
     lab: &mut Lab,
     params: &ProbeParams,
-    lists: &[Vec<PlacedPrompt>; 2],
+    classes: &[ProbeClass],
     split: &ProbeSplit,
     run: &Run,
-) -> Result<Vec<LayerProbes>> {
-    let layers = lab.model.card.layers;
-    let wanted: Vec<Address> = (0..layers).map(|layer| params.site.at(layer)).collect();
-    wanted.iter().try_for_each(|at| lab.model.offers(*at))?;
-    // By layer, class and prompt.
-    let mut rows: Vec<[Vec<Vec<f32>>; 2]> = vec![Default::default(); layers];
-    let role = params.positions.role();
-    for (class, list) in lists.iter().enumerate() {
-        let share = class as f32 * 0.4..(class + 1) as f32 * 0.4;
-        lab.part(share, |lab| {
-            each(lab, list, &wanted, &run.schedule, 0, |own, captures| {
-                for (prompt, capture) in list[own].iter().zip(captures) {
-                    for (rows, at) in rows.iter_mut().zip(&wanted) {
-                        rows[class].push(values(capture, *at, prompt, role)?);
-                    }
-                }
-                Ok(())
-            })
-        })?;
-    }
-    let mut out = Vec::with_capacity(layers);
-    for (layer, rows) in rows.iter().enumerate() {
-        lab.report(0.8 + 0.2 * layer as f32 / layers as f32)?;
-        let part = |of: &[Vec<usize>; 2]| -> Vec<Vec<f32>> {
-            let class = |class: usize| of[class].iter().map(move |i| rows[class][*i].clone());
-            class(0).chain(class(1)).collect()
+) -> Result<Vec<PlaceProbes>> {
+    let layers = 0..lab.model.card.layers;
+    let places: Vec<(Address, usize)> = layers
+        .flat_map(|layer| (0..params.back.0).map(move |back| (layer, back)))
+        .map(|(layer, back)| (params.site.at(layer), back))
+        .collect();
+    let all = read(lab, params, classes, &places, run)?;
+    let count = classes.len();
+    let mut out = Vec::with_capacity(places.len());
+    for (i, ((at, back), rows)) in places.iter().zip(&all).enumerate() {
+        let part = |of: &[Vec<usize>]| -> Vec<Vec<f32>> {
+            let class = |(class, own): (usize, &Vec<usize>)| {
+                own.iter()
+                    .map(|i| rows[class][*i].clone())
+                    .collect::<Vec<_>>()
+            };
+            of.iter().enumerate().flat_map(class).collect()
         };
         let (making, choosing, held) = (
             part(&split.making),
@@ -142,36 +197,51 @@ pub(super) fn probes(
             part(&split.held),
         );
         let (own, choice, truth) = (
-            labels(&split.making),
-            labels(&split.choosing),
-            labels(&split.held),
+            classes_of(&split.making),
+            classes_of(&split.choosing),
+            classes_of(&split.held),
         );
         let from = ProbeRows::of(&making);
-        let area = |probe: &LinearProbe, rows: &[Vec<f32>], truth: &[bool]| {
-            let scores: Vec<f64> = rows.iter().map(|row| probe.score(row)).collect();
-            (auroc(&scores, truth), scores)
+        let areas = |probes: &ClassProbes, rows: &[Vec<f32>], truth: &[usize]| -> Vec<f64> {
+            let each = probes.scores(rows, truth);
+            each.iter()
+                .map(|(scores, own)| auroc(scores, own))
+                .collect()
         };
         let judged = |method: ProbeMethod| {
-            let probe = from.fit(method, &own);
-            let (area_held, _) = area(&probe, &held, &truth);
-            let (chosen, choice_scores) = area(&probe, &choosing, &choice);
-            JudgedProbe {
-                chosen,
-                apart: separation(&choice_scores, &choice),
-                right: probe.right(&held, &truth),
-                area: area_held,
-                probe,
+            let probes = ClassProbes::of(&from, method, &own, count);
+            let at_choice = probes.scores(&choosing, &choice);
+            let mut right = vec![0; count];
+            for (row, class) in held.iter().zip(&truth) {
+                right[*class] += usize::from(probes.class(row) == *class);
+            }
+            JudgedProbes {
+                chosen: average(at_choice.iter().map(|(scores, own)| auroc(scores, own))),
+                apart: average(
+                    at_choice
+                        .iter()
+                        .map(|(scores, own)| separation(scores, own)),
+                ),
+                right,
+                areas: areas(&probes, &held, &truth),
+                own: probes,
             }
         };
-        let drawn = (0..params.shuffles.0).map(|draw| {
+        let (logistic, mass_mean) = (judged(ProbeMethod::Logistic), judged(ProbeMethod::MassMean));
+        let mut drawn = Vec::with_capacity(params.shuffles.0);
+        for draw in 0..params.shuffles.0 {
+            let done = i as f32 + draw as f32 / params.shuffles.0 as f32;
+            lab.report(0.8 + 0.2 * done / places.len() as f32)?;
             let labels = shuffled(&own, draw_seed(run.seed, draw));
-            area(&from.fit(ProbeMethod::Logistic, &labels), &held, &truth).0
-        });
-        out.push(LayerProbes {
-            layer,
-            logistic: judged(ProbeMethod::Logistic),
-            mass_mean: judged(ProbeMethod::MassMean),
-            shuffled: drawn.collect(),
+            let none = ClassProbes::of(&from, ProbeMethod::Logistic, &labels, count);
+            drawn.push(average(areas(&none, &held, &truth).into_iter()));
+        }
+        out.push(PlaceProbes {
+            layer: usize::from(at.layer),
+            back: *back,
+            logistic,
+            mass_mean,
+            shuffled: drawn,
         });
     }
     Ok(out)

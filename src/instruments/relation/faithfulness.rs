@@ -220,7 +220,7 @@ impl Faithfulness {
                 let sum: f64 = own.clone().map(|r| f64::from(r.logprob).exp()).sum();
                 sum / own.count() as f64
             };
-            let layer = method.layer.map_or_else(String::new, |l| l.to_string());
+            let layer = method.layer.map_or_else(|| Entry::from(""), Entry::from);
             let entries = entries![
                 method.name.clone(),
                 layer,

@@ -18,7 +18,7 @@ use crate::figure::{
     Anchor, AxisLabel, Body, Cell, Check, Curve, Grid, Scale, Series, Style, Unit,
 };
 use crate::instruments::over_prompts::numbers::{
-    HEADS, ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
 };
 use crate::instruments::over_prompts::parameters::params_over_prompts;
 use crate::instruments::params::{Count, LayerOrAll, ParamKind, ParameterValue, Position, choices};
@@ -158,7 +158,7 @@ impl ResidualParams {
     fn numbers(&self, body: &Body, _place: &PromptPlace) -> Result<PromptNumbers> {
         match body {
             Body::Grid(_) => {
-                PromptNumbers::of_cells(body, HEADS, &["effect"], |cell| vec![cell.value])
+                PromptNumbers::of_cells(body, "head", &["effect"], |cell| vec![cell.value])
             }
             Body::Series(_) | Body::Table(_) | Body::Graph(_) | Body::Text(_) => {
                 PromptNumbers::of_series(body, &[self.value.print()])

@@ -260,7 +260,7 @@ fn tokens(scored: &ScoredTexts, own: bool, lab: &Lab) -> Body {
         let at =
             |case: &Option<Vec<Option<TokenScore>>>, i: usize| case.as_ref().and_then(|c| c[i]);
         let row = |(i, id): (usize, &u32)| {
-            let mut entries = entries![i, lab.visible(*id), id.to_string()];
+            let mut entries = entries![i, lab.visible(*id), *id];
             let base = at(&plain, i);
             let number = |of: Option<f32>| of.map_or_else(|| Entry::from(""), Entry::from);
             let top = |of: Option<TokenScore>| {

@@ -106,15 +106,15 @@ pub(super) fn score(
     let cases = 1 + usize::from(edited) + draws.count;
     let share = |case: usize| case as f32 / cases as f32..(case + 1) as f32 / cases as f32;
     let none = Schedule::none();
-    let (plain, _) = lab.part(share(0), |lab| case(lab, &texts, &none, None))?;
+    let (plain, _) = lab.part(share(0), |lab| case(lab, &texts, &none))?;
     let (mut under, mut controls, mut receipts) = (None, Vec::new(), Vec::new());
     if edited {
-        let (found, did) = lab.part(share(1), |lab| case(lab, &texts, &run.schedule, None))?;
+        let (found, did) = lab.part(share(1), |lab| case(lab, &texts, &run.schedule))?;
         (under, receipts) = (Some(found), did);
         for draw in 0..draws.count {
             let seed = draw_seed(run.seed, draw);
             let (found, _) = lab.part(share(2 + draw), |lab| {
-                case(lab, &texts, &run.schedule, Some(seed))
+                case(lab, &texts, &run.schedule.control(seed))
             })?;
             controls.push(found);
         }
@@ -134,7 +134,6 @@ fn case(
     lab: &mut Lab,
     texts: &[WindowedText],
     schedule: &Schedule,
-    random: Option<u64>,
 ) -> Result<(ByWindow, Vec<Receipt>)> {
     let mut windows: Vec<(usize, usize, &TextWindow)> = Vec::new();
     for (i, text) in texts.iter().enumerate() {
@@ -158,7 +157,6 @@ fn case(
             let own = || group.iter().map(|(.., window)| &window.tokens);
             let run = Run::plain(Vec::new()).under(schedule);
             let pass = Pass {
-                random,
                 output: Output::next_tokens(own().map(Vec::as_slice), scored.clone()),
                 ..Pass::texts(run, own().cloned())
             };

@@ -17,7 +17,7 @@ use candle_core::Tensor;
 
 use super::adjoint::sites_of;
 use super::backward::{GradientRows, GraphTap, Seeds, branch, entering};
-use super::programs::{act_on, conditional, control};
+use super::programs::{act_on, conditional};
 use super::tail::tensor;
 use super::{own_run, text};
 use crate::error::{Error, Result};
@@ -163,7 +163,7 @@ impl Lab {
     /// Keys and values of what lies before the positions that are run again.
     fn prefix(&mut self, pass: &Pass, from: usize) -> Result<Cache> {
         let run = &pass.run;
-        let mut program = self.compile(run, control(pass))?;
+        let mut program = self.compile(run)?;
         let model = &self.model;
         let mut cache = model.cache(1)?;
         let guard = self.guard().lenient_if(pass.lenient);
@@ -193,7 +193,7 @@ impl Lab {
     ) -> Result<Vec<Capture>> {
         let rows: Vec<&PassRow> = numbers.iter().map(|i| &pass.rows[*i]).collect();
         let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
-        let mut programs = self.programs(&rows, &runs, control(pass))?;
+        let mut programs = self.programs(&rows, &runs)?;
         let (model, layers) = (&self.model, self.model.card.layers);
         let transformer = &model.transformer;
         let end = span.start + span.len;

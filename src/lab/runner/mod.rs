@@ -25,7 +25,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use output::read_output;
-use programs::{act_on, conditional, control};
+use programs::{act_on, conditional};
 use shared::bytes;
 pub(crate) use tail::{RowsBeside, read_on, read_on_beside, unedited};
 use tail::{best, go_on, tensor};
@@ -132,7 +132,7 @@ impl Lab {
         }
         let length = texts[0].len();
         let runs: Vec<Run> = rows.iter().map(|row| own_run(pass, row)).collect();
-        let mut programs = self.programs(&rows, &runs, control(pass))?;
+        let mut programs = self.programs(&rows, &runs)?;
         let prompt = runs[0].prompt;
         let model = &self.model;
         let mut patches: Vec<(usize, &Patch)> = Vec::new();

@@ -10,7 +10,7 @@ use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::lab::Lab;
-use crate::lab::apply::{Program, RandomControl};
+use crate::lab::apply::Program;
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::row_programs::RowPrograms;
 use crate::lab::run::Run;
@@ -39,13 +39,14 @@ impl Lab {
         let alone = alone && pass.common.is_empty() && pass.from.is_none();
         let edited = pass.rows.iter().any(|row| row.schedule.is_some());
         let under = pass.rows.iter().any(|row| is_under_circuit(pass, row));
-        let drawn = pass.rows.iter().any(|row| row.random.is_some());
+        let mut schedules_of_rows = pass.rows.iter().filter_map(|row| row.schedule.as_ref());
+        let drawn = schedules_of_rows.any(|schedule| schedule.random.is_some());
         if own_texts
             || drawn
             || alone
             || under
             || conditional(pass)
-            || (edited && pass.random.is_some())
+            || (edited && pass.run.schedule.random.is_some())
         {
             return Ok(None);
         }
@@ -56,7 +57,7 @@ impl Lab {
         }
         let (layers, end) = (self.model.card.layers, pass.run.tokens.len());
         let base = if edited {
-            self.compile(&pass.run, RandomControl::No)?
+            self.compile(&pass.run)?
         } else {
             Program::default()
         };
@@ -68,7 +69,7 @@ impl Lab {
                 program: None,
             };
             if let Some(schedule) = &row.schedule {
-                let own = self.compile(&pass.run.clone().under(schedule), RandomControl::No)?;
+                let own = self.compile(&pass.run.clone().under(schedule))?;
                 for (at, position) in own.differences(&base, end) {
                     if at.site == Site::Embed {
                         return Ok(None);
@@ -90,12 +91,7 @@ impl Lab {
 
     /// The programs of rows that are read whole, with the rows of each: neighbours share one where their edits are the same
     /// and do not depend on what their texts say.
-    pub(super) fn programs(
-        &mut self,
-        rows: &[&PassRow],
-        runs: &[Run],
-        control: RandomControl,
-    ) -> Result<Vec<OfRows>> {
+    pub(super) fn programs(&mut self, rows: &[&PassRow], runs: &[Run]) -> Result<Vec<OfRows>> {
         let mut out: Vec<OfRows> = Vec::new();
         for (row, run) in runs.iter().enumerate() {
             let under = rows[row].only.as_ref();
@@ -103,22 +99,20 @@ impl Lab {
                 .checked_sub(1)
                 .map(|i| (&runs[i], rows[i].only.as_ref()));
             let same = before.is_some_and(|(before, circuit)| {
-                let control = of_row(rows[row], control);
-                let bound = run.schedule.reads_prompt() || control != RandomControl::No;
+                let bound = run.schedule.reads_prompt() || run.schedule.random.is_some();
                 let circuits = match (circuit, under) {
                     (Some(circuit), Some(under)) => circuit.is(under),
                     (None, None) => true,
                     (Some(_), None) | (None, Some(_)) => false,
                 };
                 circuits
-                    && rows[row].random == rows[row - 1].random
                     && before.schedule == run.schedule
                     && (!bound || before.tokens == run.tokens)
             });
             match out.last_mut() {
                 Some((rows, _)) if same => rows.end = row + 1,
                 Some(_) | None => {
-                    let mut program = self.compile(run, of_row(rows[row], control))?;
+                    let mut program = self.compile(run)?;
                     if let Some(circuit) = under {
                         program.run_under(circuit)?;
                     }
@@ -137,16 +131,6 @@ pub(super) fn act_on(programs: &mut [OfRows]) -> RowPrograms<'_> {
             .iter_mut()
             .map(|(rows, program)| (rows.clone(), program)),
     )
-}
-
-/// What the edits of a row are replaced by: what is its own, else what all rows have.
-fn of_row(row: &PassRow, all: RandomControl) -> RandomControl {
-    row.random.map_or(all, RandomControl::Random)
-}
-
-/// What edits are replaced by, if by anything.
-pub(super) fn control(pass: &Pass) -> RandomControl {
-    pass.random.map_or(RandomControl::No, RandomControl::Random)
 }
 
 /// Whether an edit acts only where something holds: it looks at values that are not computed again for rows that share them.

@@ -11,7 +11,7 @@ use candle_core::Tensor;
 use super::Rows;
 use super::output::read_output;
 use super::own_run;
-use super::programs::{OfRows, RowStart, act_on, control};
+use super::programs::{OfRows, RowStart, act_on};
 use super::tail::{best, go_on};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
@@ -73,7 +73,7 @@ impl Lab {
         }
         let key = self.key(run);
         let same = |shared: &&Arc<SharedRun>| {
-            (shared.key, shared.random, shared.from, shared.read) == (key, pass.random, from, read)
+            (shared.key, shared.from, shared.read) == (key, from, read)
                 && alike(&shared.common, &pass.common)
                 && pass.record.iter().all(|at| shared.value(*at).is_some())
         };
@@ -95,7 +95,7 @@ impl Lab {
         end: usize,
     ) -> Result<SharedRun> {
         let run = &pass.run;
-        let program = self.compile(run, control(pass))?;
+        let program = self.compile(run)?;
         let model = &self.model;
         let streams: Vec<Address> = std::iter::once(Site::Embed.at(0))
             .chain((0..model.card.layers).map(|l| Site::ResidPost.at(l)))
@@ -130,7 +130,6 @@ impl Lab {
         own.settle()?;
         Ok(SharedRun {
             key,
-            random: pass.random,
             common: pass.common.clone(),
             program,
             cache,

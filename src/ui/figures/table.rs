@@ -201,7 +201,7 @@ impl DrawnColumn {
     fn spell<'a>(&self, entry: &'a Entry) -> Cow<'a, str> {
         match entry {
             Entry::Number(value) if self.whole => format!("{value:.0}").into(),
-            Entry::Number(_) | Entry::Text(_) => spell(entry),
+            Entry::Whole(_) | Entry::Number(_) | Entry::Text(_) => spell(entry),
         }
     }
 }
@@ -260,6 +260,7 @@ fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> 
 
 fn spell(entry: &Entry) -> Cow<'_, str> {
     match entry {
+        Entry::Whole(value) => value.to_string().into(),
         Entry::Number(value) => significant(*value).into(),
         Entry::Text(text) => text.into(),
     }

@@ -175,7 +175,7 @@ fn a_splice_is_the_reconstruction_and_of_an_identity_nothing() {
     assert!(said.note.contains("first position"), "{said:?}");
     // The control moves as far: at the spliced place the change has the same norm at every position.
     let mut program = lab
-        .compile(&spliced, lmscope::lab::apply::RandomControl::Random(3))
+        .compile(&spliced.clone().under(&spliced.schedule.control(3)))
         .unwrap();
     let value = Tensor::from_vec(x.clone(), (1, 9, D), &candle_core::Device::Cpu).unwrap();
     let span = lmscope::model::network::tap::PassSpan::prompt(9);
