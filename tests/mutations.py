@@ -104,7 +104,7 @@ FAULTS = [
     ("lens_fit::fits_of_parts", "src/instruments/logit_lens/fit/jacobian.rs", "        self.prompts += other.prompts;", "        self.prompts += 1;"),
     ("circuits::a_twentieth_of_the_edges_keeps_induction", "src/instruments/circuit/select.rs", "order.sort_by(|a, b| scores[*b].abs().total_cmp(&scores[*a].abs()));", "order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));"),
     ("dictionaries::single::every_row_about", "src/instruments/feature/card.rs", "of_itself.for_each(|row| row.handle = Some(own.clone()));", "of_itself.skip(1).for_each(|row| row.handle = Some(own.clone()));"),
-    ("dictionaries::single::every_row_about", "src/instruments/feature/mod.rs", "activation: activation.filter(|act| *act != 0.0),", "activation,"),
+    ("dictionaries::single::every_row_about", "src/instruments/feature/card.rs", "activation: Some(*act).filter(|act| *act != 0.0),", "activation: Some(*act),"),
     ("circuits::edits_are_refused", "src/instruments/circuit/task.rs", "if pairs.iter().any(edited) {", "if pairs.len() > 1000 && pairs.iter().any(edited) {"),
     ("lab::circuit::graph::edges_are_numbered", "src/lab/circuit/graph.rs", "let (first, last) = (head * group, (head + 1) * group - 1);", "let (first, last) = (head, head + group - 1);"),
     ("circuits::all_edges_are", "src/lab/runner/circuit/tap.rs", "changed.extend(own.iter().zip(other).map(|(a, b)| (a - b) * scale));", "changed.extend(own.iter().zip(other).map(|(a, b)| a - b));\n                    let _ = scale;"),

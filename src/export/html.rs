@@ -106,7 +106,7 @@ fn write_table(out: &mut String, table: &Table) {
             out.push_str("<tr>");
             for (entry, whole) in row.entries.iter().zip(&whole) {
                 let (class, text) = match entry {
-                    Entry::Whole(value) => ("", value.to_string()),
+                    Entry::Whole(value) => (" class=\"n\"", value.to_string()),
                     Entry::Number(value) => (" class=\"n\"", entry_number(*value, *whole)),
                     Entry::Text(text) => ("", escape(text)),
                 };

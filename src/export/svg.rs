@@ -175,7 +175,7 @@ fn draw_table(page: &mut SvgPage, table: &Table) {
             let name = table.columns.get(i).map_or("", String::as_str);
             let whole = one.is_whole(i);
             let entry_text = |entry: &Entry| match entry {
-                Entry::Whole(value) => (false, value.to_string()),
+                Entry::Whole(value) => (true, value.to_string()),
                 Entry::Number(value) => (true, entry_number(*value, whole)),
                 Entry::Text(text) => (false, clip(text, 60)),
             };

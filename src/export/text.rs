@@ -169,8 +169,7 @@ fn write_table(out: &mut String, table: &Table) {
         let shape: Vec<(usize, bool)> = (0..count)
             .map(|i| {
                 let name = table.columns.get(i).map_or(0, |name| width(name));
-                let number = |entry: &Entry| matches!(entry, Entry::Number(_));
-                let numbers = column(i).next().is_some() && column(i).all(number);
+                let numbers = column(i).next().is_some() && column(i).all(Entry::is_number);
                 (name.max(widest(texts(i))), numbers)
             })
             .collect();

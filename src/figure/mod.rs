@@ -252,7 +252,7 @@ pub struct OpeningRows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Entry {
-    /// A whole number that counts or names something: a layer, a position, a rank, an id. Every digit is shown.
+    /// A whole number that counts or names something: a layer, a position, a rank, an id. Drawn right-aligned, every digit of it.
     Whole(u64),
     /// A measured number; drawn right-aligned with three significant digits.
     Number(f32),
@@ -261,6 +261,10 @@ pub enum Entry {
 }
 
 impl Entry {
+    pub fn is_number(&self) -> bool {
+        matches!(self, Self::Whole(_) | Self::Number(_))
+    }
+
     /// A text as it is, and every digit of a number.
     pub fn exact(&self) -> String {
         match self {

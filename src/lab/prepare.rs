@@ -62,10 +62,7 @@ pub(crate) fn prepare(
             sources: vec![sources.clone()],
             strength,
             window: layer.window,
-            control: match control {
-                None => None,
-                Some(seed) => Some(seed.wrapping_add(u64::from(at.layer))),
-            },
+            control: control.map(|seed| seed.wrapping_add(u64::from(at.layer))),
         });
         let note = "its size is the share of attention that moved elsewhere".into();
         return Ok(Some(Placed {

@@ -310,11 +310,11 @@ mod tests {
             let scores: Vec<f64> = others.iter().map(|row| probe.score(row)).collect();
             let area = auroc(&scores, &truth);
             assert!(area > 0.98, "{method:?} {area}");
-            let own = ClassProbes {
+            let one = ClassProbes {
                 probes: vec![probe.clone()],
             };
             let right = others.iter().zip(&truth);
-            let right = right.filter(|(row, label)| (own.class(row) == 0) == **label);
+            let right = right.filter(|(row, label)| (one.class(row) == 0) == **label);
             assert!(right.count() > 180, "{method:?}");
             assert!(
                 probe.weights[0] / norm(&probe.weights) > 0.8,

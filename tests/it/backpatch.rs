@@ -261,6 +261,7 @@ fn entry(table: &Table, case: &str, at: &str, column: &str) -> f32 {
     });
     let column = table.columns.iter().position(|c| c == column).unwrap();
     match &row.unwrap_or_else(|| panic!("{case}")).entries[column] {
+        Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
         Entry::Text(text) => panic!("{text}"),
     }

@@ -347,7 +347,7 @@ fn a_patchscope_stands_beside_the_noised_prompt() {
     let says = |row: usize, column: usize| match &table(&figure).pages[0].rows[row].entries[column]
     {
         Entry::Text(text) => text.contains("Asia"),
-        Entry::Number(value) => panic!("{value}"),
+        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
     };
     assert!(
         (0..4).any(|row| says(row, own) && !says(row, control)),
@@ -357,6 +357,7 @@ fn a_patchscope_stands_beside_the_noised_prompt() {
     let rows = &table(&figure).pages[0].rows;
     let (mean, most) = (at("p matched"), at("most p matched"));
     let number = |row: usize, column: usize| match rows[row].entries[column] {
+        Entry::Whole(value) => value as f32,
         Entry::Number(value) => value,
         Entry::Text(ref text) => panic!("{text}"),
     };

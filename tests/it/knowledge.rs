@@ -201,6 +201,7 @@ fn column(figure: &Figure, name: &str) -> Vec<String> {
     let at = table.columns.iter().position(|c| c == name).unwrap();
     let rows = table.pages[0].rows.iter();
     rows.map(|row| match &row.entries[at] {
+        Entry::Whole(n) => n.to_string(),
         Entry::Number(n) => n.to_string(),
         Entry::Text(text) => text.clone(),
     })

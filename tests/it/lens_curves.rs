@@ -25,15 +25,16 @@ fn table(figure: &Figure) -> &Table {
     }
 }
 
-fn text(entry: &Entry) -> &str {
+fn text(entry: &Entry) -> String {
     match entry {
-        Entry::Text(text) => text,
-        Entry::Number(_) => panic!("a text"),
+        Entry::Whole(_) | Entry::Text(_) => entry.exact(),
+        Entry::Number(number) => panic!("{number} was measured"),
     }
 }
 
 fn value(entry: &Entry) -> f32 {
     match entry {
+        Entry::Whole(value) => *value as f32,
         Entry::Number(value) => *value,
         Entry::Text(text) => panic!("{text} is no number"),
     }

@@ -225,6 +225,7 @@ fn fits_of_parts_merge_into_the_fit_of_all_and_go_on_from_their_file() {
     };
     let whole = fit(&prompts);
     let (mut first, last) = (fit(&prompts[..2]), fit(&prompts[2..]));
+    let (mut small, large) = (fit(&prompts[..1]), fit(&prompts[1..]));
     let close = |a: &JacobianFit, b: &JacobianFit| {
         assert_eq!(a.prompts, b.prompts);
         for block in 0..a.blocks() {
@@ -254,6 +255,8 @@ fn fits_of_parts_merge_into_the_fit_of_all_and_go_on_from_their_file() {
     close(&whole, &later);
     first.merge(&last);
     close(&whole, &first);
+    small.merge(&large);
+    close(&whole, &small);
     assert_eq!(whole.changes.len(), 3);
     assert!(whole.changes[2] < whole.changes[0], "{:?}", whole.changes);
 
@@ -317,11 +320,12 @@ fn a_token_s_direction_is_what_its_logit_reads() {
     lab.directions.insert("rome".into(), direction);
     let edit: Edit = "add_unit_norm:rome@resid_post.4:last*0.5".parse().unwrap();
     let mut probability = |random: Option<u64>, edits: Vec<Edit>| {
-        let run = run.clone().under(&Schedule::always(edits));
-        let pass = Pass {
+        let schedule = Schedule {
             random,
-            ..Pass::after(run, Output::tokens(&[target.token]))
+            ..Schedule::always(edits)
         };
+        let run = run.clone().under(&schedule);
+        let pass = Pass::after(run, Output::tokens(&[target.token]));
         lab.run_one(&pass).unwrap().output[0]
             .token(target.token)
             .logprob

@@ -81,6 +81,7 @@ fn rows(figure: &Figure) -> &[TableRow] {
 
 fn number(row: &TableRow, column: usize) -> f32 {
     match &row.entries[column] {
+        Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
         Entry::Text(text) => panic!("{text} is no number"),
     }
@@ -89,7 +90,7 @@ fn number(row: &TableRow, column: usize) -> f32 {
 fn word(row: &TableRow, column: usize) -> &str {
     match &row.entries[column] {
         Entry::Text(text) => text,
-        Entry::Number(n) => panic!("{n} is no text"),
+        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
     }
 }
 
@@ -494,7 +495,7 @@ fn doses_are_measured_beside_units_of_equal_size() {
         let figure = observe(&mut lab, "dose", &run, &given);
         let shown = rows(&figure);
         let before = lab.last_logits(&run).unwrap();
-        assert_eq!(word(&shown[1], 0), "1");
+        assert_eq!(number(&shown[1], 0), 1.0);
         assert_eq!(number(&shown[1], 1), before[9], "once is the run itself");
         assert_eq!(number(&shown[1], 4), 0.0);
         let edit = format!("zero:2,6@mlp_act.{layer}");

@@ -70,6 +70,7 @@ fn grid(figure: &Figure) -> &Grid {
 
 fn number(entry: &Entry) -> Option<f64> {
     match entry {
+        Entry::Whole(value) => Some(*value as f64),
         Entry::Number(value) => Some(f64::from(*value)),
         Entry::Text(text) => text.parse().ok(),
     }
@@ -77,6 +78,7 @@ fn number(entry: &Entry) -> Option<f64> {
 
 fn word(entry: &Entry) -> String {
     match entry {
+        Entry::Whole(value) => value.to_string(),
         Entry::Number(value) => value.to_string(),
         Entry::Text(text) => text.clone(),
     }
@@ -357,7 +359,7 @@ fn most_apart(a: &Tensor, b: &Tensor) -> f32 {
 /// Means with the number of prompts, by name and row.
 fn means(figure: &Figure) -> BTreeMap<(String, String), [f64; 4]> {
     let columns = &table(figure).columns;
-    let axis = (columns.len() == 6).then(|| columns[1].clone());
+    let axis = (columns[1] != "mean").then(|| columns[1].clone());
     let found = lines(figure).into_iter().map(|line| {
         let row = axis
             .as_ref()

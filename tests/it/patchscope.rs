@@ -282,6 +282,7 @@ fn table(figure: &Figure) -> &Table {
 
 fn number(entry: &Entry) -> f32 {
     match entry {
+        Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
         Entry::Text(text) => panic!("{text} is no number"),
     }
@@ -290,7 +291,7 @@ fn number(entry: &Entry) -> f32 {
 fn text(entry: &Entry) -> &str {
     match entry {
         Entry::Text(text) => text,
-        Entry::Number(n) => panic!("{n} is no text"),
+        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
     }
 }
 

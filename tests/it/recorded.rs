@@ -207,18 +207,20 @@ pub fn answers() -> Figure {
     ];
     let columns = ["prompt", "p", "rank", "surprisal", "answer", "text"];
     let rows = [
-        (1.0, 0.5, 1.0, 0.69, "␣Rome", "The capital of Italy⇥is"),
-        (2.0, 0.9, 0.0, 0.11, "␣Paris", "The capital of France⏎is"),
-        (3.0, 0.1, 7.0, 2.3, "␣Oslo", "The capital of Norway is"),
+        (1, 0.5, 1, 0.69, "␣Rome", "The capital of Italy⇥is"),
+        (2, 0.9, 0, 0.11, "␣Paris", "The capital of France⏎is"),
+        (3, 0.1, 7, 2.3, "␣Oslo", "The capital of Norway is"),
     ];
     let rows = rows.map(|(prompt, p, rank, surprisal, answer, text)| {
-        let numbers = [prompt, p, rank, surprisal].map(Entry::Number);
-        let texts = [answer, text].map(|text| Entry::Text(text.into()));
-        TableRow {
-            anchor: Anchor::default(),
-            entries: numbers.into_iter().chain(texts).collect(),
-            handle: None,
-        }
+        let entries = vec![
+            Entry::Whole(prompt),
+            Entry::Number(p),
+            Entry::Whole(rank),
+            Entry::Number(surprisal),
+            Entry::Text(answer.into()),
+            Entry::Text(text.into()),
+        ];
+        TableRow::at(Anchor::default(), entries)
     });
     Figure {
         title: "answers · list.tsv · 3 prompts".into(),
@@ -333,7 +335,7 @@ pub fn saliency(until: usize) -> Figure {
     let rows = (0..until).map(|position| TableRow {
         anchor: Anchor::position(position),
         entries: vec![
-            Entry::Text(position.to_string()),
+            Entry::from(position),
             Entry::Text("␣word".into()),
             Entry::Number(numbers[position % numbers.len()]),
             Entry::Number(0.5),

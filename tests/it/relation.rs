@@ -374,6 +374,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f32> {
     let at = table.columns.iter().position(|c| c == name).unwrap();
     let rows = table.pages[0].rows.iter();
     rows.map(|row| match &row.entries[at] {
+        Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
         Entry::Text(text) => panic!("{text}"),
     })

@@ -37,6 +37,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f64> {
     let at = table.columns.iter().position(|c| c == name).unwrap();
     let rows = table.pages[0].rows.iter();
     rows.map(|row| match &row.entries[at] {
+        Entry::Whole(number) => *number as f64,
         Entry::Number(number) => f64::from(*number),
         Entry::Text(text) => panic!("{text}"),
     })

@@ -39,6 +39,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f64> {
     let at = at.unwrap_or_else(|| panic!("no {name} in {:?}", table.columns));
     let rows = table.pages[0].rows.iter();
     rows.filter_map(|row| match &row.entries[at] {
+        Entry::Whole(value) => Some(*value as f64),
         Entry::Number(value) => Some(f64::from(*value)),
         Entry::Text(text) => text.parse().ok(),
     })

@@ -320,7 +320,7 @@ pub(crate) mod tests {
         let rows = &graph.edge_table().pages[0].rows;
         assert_eq!(rows.len(), 5);
         assert_eq!(rows[0].entries[2], Entry::Text("a<v>".into()));
-        assert_eq!(rows[1].entries[4], Entry::Text("5".into()));
+        assert_eq!(rows[1].entries[4], Entry::Whole(5));
         let table = graph.step_table();
         assert_eq!(table.columns[1], "faithfulness");
         let marks = table.pages[0].rows.iter().map(|row| row.entries[5].clone());

@@ -23,7 +23,7 @@ use select::EdgeSelection;
 use task::{CircuitTask, Outside};
 
 use super::pairs::{EdgeCount, Threshold};
-use super::params::{Arguments, Count, ParameterValue, Params, choices, params};
+use super::params::{Arguments, Count, ParamKind, ParameterValue, Params, choices, params};
 use super::{Draft, Measurement, Reads, lines};
 use crate::error::{Error, Result};
 use crate::lab::Lab;

@@ -135,7 +135,7 @@ impl GivenDictionary {
             layer: several.then_some(layer_of(placed) as u16),
             feature,
             place: placed.written_at(),
-            activation: activation.filter(|act| *act != 0.0),
+            activation,
         }
     }
 

@@ -153,7 +153,7 @@ impl Measurement for FeatureSearch {
             .for_each(|name| *name = score);
         let page = TablePage::of("", Anchor::default(), rows);
         let draft = Draft::of(Table::paged(&columns, vec![page])).titled(title);
-        let draft = draft.notes(about);
+        let draft = draft.notes(about).notes(params.unused());
         let draft = if target.is_some() {
             draft
                 .note("strongest first by z; logit: w·(γ⊙W_U[t]) of one unit of activation, through the final norm's gain and before its scale; z: standard deviations above the mean of what the feature adds to all tokens; rank: of the token among them, from 1")
@@ -166,6 +166,26 @@ impl Measurement for FeatureSearch {
 }
 
 impl FeatureSearchParams {
+    /// A note on what was given beside that which is searched for.
+    fn unused(&self) -> Option<String> {
+        let named = [
+            ("token", &self.token),
+            ("label", &self.label),
+            ("number", &self.number),
+        ];
+        let mut given = named
+            .into_iter()
+            .filter(|(_, words)| !words.trim().is_empty());
+        let (first, _) = given.next()?;
+        let others: Vec<&str> = given.map(|(name, _)| name).collect();
+        (!others.is_empty()).then(|| {
+            format!(
+                "not used, because `{first}` is searched for: {}",
+                others.join(", ")
+            )
+        })
+    }
+
     fn by_text(&self) -> bool {
         let all = [&self.token, &self.label, &self.number];
         all.iter().all(|words| words.trim().is_empty())

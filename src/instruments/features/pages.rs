@@ -114,11 +114,11 @@ fn median(mut values: Vec<f32>) -> f32 {
 pub fn summary(table: &Table) -> Option<String> {
     let name = |row: &TableRow| match row.entries.first() {
         Some(Entry::Text(name)) => name.clone(),
-        Some(Entry::Number(_)) | None => String::new(),
+        Some(Entry::Whole(_) | Entry::Number(_)) | None => String::new(),
     };
     let label = |row: &TableRow| match row.entries.get(LABEL) {
         Some(Entry::Text(label)) => label.clone(),
-        Some(Entry::Number(_)) | None => String::new(),
+        Some(Entry::Whole(_) | Entry::Number(_)) | None => String::new(),
     };
     let rows = || table.pages.iter().flat_map(|page| &page.rows);
     let mut tags: Vec<String> = Vec::new();

@@ -279,7 +279,7 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
             line.push(text::line(text.prompt.words()).into());
             line.extend([last.into(), lab.visible(token).into(), token.into()]);
             line.extend(several.then(|| Entry::from(text.positions.len())));
-            line.extend(answer.map(|id| Entry::from(id)));
+            line.extend(answer.map(Entry::from));
             line.extend(labels.then(|| Entry::from(text::line(label))));
             rows.push(TableRow::at(
                 Anchor {

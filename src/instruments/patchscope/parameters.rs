@@ -9,7 +9,7 @@ use super::placeholders::PlaceholderChoice;
 use super::templates::{self, PatchscopeTemplate};
 use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
-use crate::figure::{Body, Entry};
+use crate::figure::Body;
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder, table_of,
 };

@@ -102,7 +102,7 @@ impl ProbeParams {
             }
             Some(classes) => named(classes)?,
             None => {
-                let read = |name: &str, path: &Option<PathBuf>| {
+                let read = |name: &str, path: &Option<PathBuf>| -> Result<_> {
                     let path = path.as_ref().ok_or_else(|| {
                         Error::argument(name, "", "a file of prompts, one a line")
                     })?;

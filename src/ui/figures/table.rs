@@ -214,8 +214,7 @@ fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> 
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
             let name = table.columns.get(index).map_or(0, |name| width(name));
-            let number = entries().next().is_some()
-                && entries().all(|entry| matches!(entry, Entry::Number(_)));
+            let number = entries().next().is_some() && entries().all(Entry::is_number);
             let whole = page.is_whole(index);
             let mut column = DrawnColumn {
                 index,

@@ -65,6 +65,7 @@ fn entry(page: &TablePage, name: &str, column: usize) -> f32 {
         .iter()
         .find(|r| r.entries[0] == Entry::Text(name.into()));
     match row.unwrap_or_else(|| panic!("{name} in {page:?}")).entries[column] {
+        Entry::Whole(number) => number as f32,
         Entry::Number(number) => number,
         Entry::Text(ref text) => panic!("{text}"),
     }

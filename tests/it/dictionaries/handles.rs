@@ -234,6 +234,10 @@ fn a_feature_that_is_set_to_what_it_is_changes_no_bit() {
                 &[&format!("zero:N#{silent}@resid_post.1")],
             );
             assert_eq!(bits(&logits(&mut lab, &none)), bits(&plain), "{kind}");
+            // But it can be set, here by a shift of exactly 1.
+            let one = format!("set:N#{silent}=1@resid_post.1");
+            let one = run(prompt(9), &folder, &[&one]);
+            assert_ne!(bits(&logits(&mut lab, &one)), bits(&plain), "{kind}");
         }
     }
 }

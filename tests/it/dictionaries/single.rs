@@ -81,12 +81,13 @@ fn pages(figure: &Figure) -> &[TablePage] {
 fn words(row: &TableRow, column: usize) -> &str {
     match &row.entries[column] {
         Entry::Text(words) => words,
-        Entry::Number(number) => panic!("{number}"),
+        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
     }
 }
 
 fn number(row: &TableRow, column: usize) -> f32 {
     match row.entries[column] {
+        Entry::Whole(number) => number as f32,
         Entry::Number(number) => number,
         Entry::Text(ref words) => panic!("{words}"),
     }
@@ -188,7 +189,7 @@ fn the_features_that_promote_a_token_are_those_of_pytorch() {
         for (feature, logits) in some.iter().zip(rows(&expected["promoted"])) {
             let named = rows_named(&pages(&shown)[0], &format!("#{feature}"));
             let above = logits.iter().filter(|z| **z > logits[target]).count();
-            assert_eq!(words(named[0], 3), (above + 1).to_string());
+            assert_eq!(named[0].entries[3], Entry::from(above + 1));
             let count = logits.len() as f32;
             let mean = logits.iter().sum::<f32>() / count;
             let square = logits.iter().map(|z| (z - mean).powi(2)).sum::<f32>() / count;
@@ -689,6 +690,10 @@ fn every_row_about_a_feature_is_a_handle() {
     let numbers: Vec<u32> = found.iter().map(|row| handle(row).feature).collect();
     assert_eq!(numbers, [6, 5]);
     assert_eq!(handle(&found[0]).activation, None);
+    let both = arguments.clone().with("token", "#9").with("number", "6");
+    let notes = figure(&mut lab, "feature-search", &run, &both).notes;
+    let said = "not used, because `token` is searched for: number";
+    assert!(notes.iter().any(|note| note == said), "{notes:?}");
 
     let wrote = rows(
         &mut lab,

@@ -93,6 +93,7 @@ fn the_control_of_backpatch_succeeds_by_chance_alone() {
 fn number(table: &Table, page: usize, row: usize, column: &str) -> f32 {
     let at = table.columns.iter().position(|c| c == column).unwrap();
     match &table.pages[page].rows[row].entries[at] {
+        Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
         Entry::Text(text) => panic!("{column}: {text}"),
     }

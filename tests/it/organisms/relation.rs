@@ -239,6 +239,7 @@ fn share(figure: &Figure, row: usize, column: &str) -> f32 {
     };
     let at = table.columns.iter().position(|c| c == column).unwrap();
     match &table.pages[0].rows[row].entries[at] {
+        Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
         Entry::Text(text) => panic!("{text}"),
     }
