@@ -106,6 +106,8 @@ pub struct Draft {
     pub run: Option<Run>,
     /// Lines of provenance beside the parameters.
     pub resolved: Vec<(String, String)>,
+    /// Tokens that it is about, beside those that its content names: the provenance has their raw texts.
+    pub named: Vec<u32>,
     /// The prompts of a list that is shown prompt by prompt.
     pub prompts: Vec<GivenPrompt>,
 }
@@ -120,6 +122,7 @@ impl Draft {
             check: None,
             run: None,
             resolved: Vec::new(),
+            named: Vec::new(),
             prompts: Vec::new(),
         }
     }
@@ -273,7 +276,7 @@ fn stamp<M: Measurement>(draft: Draft, params: &M::Params, run: &Run, lab: &Lab)
     let mut notes = Vec::from_iter(M::summary(&draft.body));
     notes.extend(draft.notes);
     let mut provenance = lab.provenance(draft.run.as_ref().unwrap_or(run), parameters);
-    let named = provenance.tokens.iter().copied();
+    let named = provenance.tokens.iter().copied().chain(draft.named);
     provenance.prompts = draft.prompts;
     provenance.texts = lab.raw_texts(named.chain(draft.body.token_ids()));
     Figure {

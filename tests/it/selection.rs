@@ -2,7 +2,7 @@
 
 use lmscope::edit::direction::{Direction, DirectionOrigin, norm, random_like};
 use lmscope::edit::schedule::Schedule;
-use lmscope::figure::{Body, Figure, Grid};
+use lmscope::figure::{Body, Figure, Grid, Unit};
 use lmscope::instruments::{Arguments, instrument};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
@@ -447,6 +447,23 @@ fn moods_are_selected_by_their_own_markers() {
         cell.value, chosen.more[2].1,
         "the same choice, another colour"
     );
+    // Tokens have their ids and raw texts: the markers, and that which stands at the position in every prompt.
+    let parameters = &figure.provenance.parameters;
+    let ids = parameters.iter().find(|(name, _)| name == "ids of markers");
+    let ids = ids
+        .unwrap()
+        .1
+        .split(',')
+        .map(|id| id.parse::<u32>().unwrap());
+    let texts = &figure.provenance.texts;
+    let raw: Vec<&str> = ids.map(|id| texts[&id].as_deref().unwrap()).collect();
+    assert_eq!(raw, [" sunny", " bright", " lovely", " warm"]);
+    if let Some((_, word)) = grid(&figure).columns[0].label.split_once(' ') {
+        let Some(Unit::Token(id)) = grid(&figure).columns[0].anchor.unit else {
+            panic!("a token")
+        };
+        assert_eq!(texts[&id].as_deref(), Some(word.replace('␣', " ").as_str()));
+    }
     // Found by itself, the markers are among the words that the stories were planted with.
     let found = observe(&mut lab, &lists("mood").with("positions", "-1"));
     let words = found

@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 
 use crate::edit::direction::{Direction, DirectionOrigin, norm};
 use crate::error::{Error, Result};
-use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
+use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale, Unit};
 use crate::instruments::params::{Fraction, NonNegative, ParameterValue, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
@@ -123,9 +123,13 @@ impl Measurement for Select {
         }
         let titles = titles(lab, &rules, &making);
         let grid = params.measure.grid(lab.model.card.layers, &found, titles);
-        Ok(Draft::of(grid)
+        let mut draft = Draft::of(grid)
             .titled(format!("{} score", params.measure.print()))
-            .notes(notes))
+            .notes(notes);
+        let ids: Vec<String> = rules.markers.iter().map(ToString::to_string).collect();
+        draft.resolved = vec![("ids of markers".into(), ids.join(","))];
+        draft.named = rules.markers;
+        Ok(draft)
     }
 }
 
@@ -299,11 +303,13 @@ fn titles(lab: &Lab, rules: &SelectionRules, making: &PromptSides) -> Vec<AxisLa
             .chain(&making.minus)
             .filter_map(|t| t.len().checked_sub(position).map(|i| t[i]));
         let first = tokens.next();
-        let label = match first.filter(|f| tokens.all(|t| t == *f)) {
-            Some(token) => format!("-{position} {}", lab.visible(token)),
-            None => format!("-{position}"),
-        };
-        AxisLabel::of(label, Anchor::default())
+        match first.filter(|f| tokens.all(|t| t == *f)) {
+            Some(token) => AxisLabel::of(
+                format!("-{position} {}", lab.visible(token)),
+                Anchor::default().with(Unit::Token(token)),
+            ),
+            None => AxisLabel::of(format!("-{position}"), Anchor::default()),
+        }
     };
     rules.positions.iter().map(|p| title(*p)).collect()
 }
