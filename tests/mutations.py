@@ -510,6 +510,8 @@ FAULTS = [
     ("conversations::a_system", "src/model/tokenizer/template/mod.rs", "given.into_iter().chain(specials).chain(arguments)", "given.into_iter().chain(specials).chain(arguments.take(0))"),
     ("conversations::a_prompt", "src/cli/arguments.rs", "let line = whole.strip_suffix('\\n').unwrap_or(&whole);", "let line = whole.as_str();"),
     ("model::tokenizer::encoding::turns", "src/model/tokenizer/encoding.rs", "turns.insert(0, Message::new(\"system\", system));", "turns.push(Message::new(\"system\", system));"),
+    ("ui::cast::frames_and", "src/ui/cast.rs", "            self.size = size;\n", ""),
+    ("pty::a_recording", "src/ui/terminal.rs", "                self.repaint();\n                Ok(format!(", "                Ok(format!("),
     ("engine::a_listed_prompt", "src/lab/prompt_list.rs", "PromptText::Plain(text) if chat => GivenPrompt", "PromptText::Plain(text) if !chat => GivenPrompt"),
     ("prompt_lists::each_prompt", "src/lab/prompt_list.rs", "PositionRole::Last => Ok(all.saturating_sub(1)..all),", "PositionRole::Last => Ok(0..1),"),
     ("prompt_lists::each_prompt", "src/lab/prompt_list.rs", "Ok(span.end - 1..span.end)", "Ok(span.start..span.start + 1)"),

@@ -115,11 +115,16 @@ pub struct LayoutRequest {
     pub zoom: Zoom,
 }
 
+/// How many rows the tour takes.
+const TOUR: u16 = 4;
+
 /// The areas of everything on the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Arrangement {
     /// The header: one row at the top.
     pub header: Area,
+    /// The step of the tour, below the header; empty where it is off, or the screen is low.
+    pub tour: Area,
     /// The footer: two rows at the bottom.
     pub footer: Area,
     /// The visible panes, in the order of Tab.
@@ -147,7 +152,7 @@ pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
     panes
 }
 
-/// Arranges the screen, or says nothing when it is too small to be of use.
+/// Arranges the screen, with a step of the tour or without; nothing when it is too small to be of use.
 ///
 /// ```text
 ///  < 100 columns        100 to 159               160 and more
@@ -158,7 +163,7 @@ pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
 /// └──────────────┘  │ edits  │ cell    │  └────────┴─────────┴───────┘
 ///                   └────────┴─────────┘
 /// ```
-pub fn arrange(wish: &LayoutRequest) -> Option<Arrangement> {
+pub fn arrange(wish: &LayoutRequest, tour: bool) -> Option<Arrangement> {
     if wish.size.0 < LEAST.0 || wish.size.1 < LEAST.1 {
         return None;
     }
@@ -169,7 +174,9 @@ pub fn arrange(wish: &LayoutRequest) -> Option<Arrangement> {
         height: wish.size.1,
     };
     let (header, rest) = screen.top(1);
-    let (body, footer) = rest.bottom(2);
+    let (rest, footer) = rest.bottom(2);
+    let shown = tour && rest.height >= 3 * TOUR;
+    let (tour, body) = rest.top(if shown { TOUR } else { 0 });
     let (panes, tabs) = match wish.zoom {
         Zoom::Wide => (
             stacked(
@@ -191,6 +198,7 @@ pub fn arrange(wish: &LayoutRequest) -> Option<Arrangement> {
     };
     Some(Arrangement {
         header,
+        tour,
         footer,
         panes,
         tabs,
@@ -283,16 +291,16 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3) {
+        fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3, tour: bool) {
             let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
             let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
             let wish = LayoutRequest { size: (width, height), focus, last_side_pane: beside, first: "lens", figure: "lens", second: "neurons", zoom };
-            let Some(arrangement) = arrange(&wish) else {
+            let Some(arrangement) = arrange(&wish, tour) else {
                 prop_assert!(width < LEAST.0 || height < LEAST.1);
                 return Ok(());
             };
             let mut areas: Vec<Area> = arrangement.panes.iter().map(|(_, a)| *a).collect();
-            areas.extend([arrangement.header, arrangement.footer]);
+            areas.extend([arrangement.header, arrangement.tour, arrangement.footer]);
             let mut taken = vec![0u8; usize::from(width) * usize::from(height)];
             for area in areas {
                 prop_assert!(area.x + area.width <= width && area.y + area.height <= height);

@@ -26,6 +26,7 @@ mod search;
 pub mod session;
 mod shown_figure;
 mod tint;
+pub mod tour;
 pub mod transcript;
 mod updates;
 
@@ -61,6 +62,7 @@ use search::Query;
 use session::Session;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
+use tour::Tour;
 use transcript::Transcript;
 
 /// An event that the app handles.
@@ -106,6 +108,8 @@ pub enum Effect {
     },
     /// Write the screen as a picture.
     Shot(PathBuf),
+    /// Record what the screen shows in a file from now on; none ends the recording.
+    Record(Option<PathBuf>),
     /// Suspend the program and return to the shell.
     Suspend,
     /// Repaint the whole screen.
@@ -211,6 +215,8 @@ pub struct AppSettings {
     pub keys: Option<(PathBuf, String)>,
     /// The folder for the session file; none to keep no session.
     pub session: Option<PathBuf>,
+    /// Whether it begins with the tour.
+    pub tour: bool,
 }
 
 impl Default for AppSettings {
@@ -231,6 +237,7 @@ impl Default for AppSettings {
             formats: Vec::new(),
             keys: None,
             session: None,
+            tour: false,
         }
     }
 }
@@ -247,6 +254,8 @@ pub struct App {
     pub settings: AppSettings,
     /// The inputs of the layout: the size of the screen, the chosen panes, and the focus.
     pub layout: LayoutRequest,
+    /// The tour, where it is on.
+    pub tour: Option<Tour>,
     pub model: Option<Loaded>,
     /// The engine's progress in loading a model.
     pub loading: Option<Loading>,
@@ -345,6 +354,7 @@ impl App {
                 second,
                 zoom: Zoom::Normal,
             },
+            tour: settings.tour.then_some(Tour { step: 0 }),
             model: None,
             loading: None,
             loading_since: Duration::ZERO,
@@ -493,6 +503,7 @@ impl App {
             Event::Terminate => return self.quit(),
         };
         effects.extend(self.follow_cursor());
+        self.go_on_with_tour();
         effects
     }
 
@@ -529,7 +540,7 @@ impl App {
 
     /// The areas of all panes; none if the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
-        layout::arrange(&self.layout)
+        layout::arrange(&self.layout, self.tour.is_some())
     }
 
     /// The panes in the order of Tab.

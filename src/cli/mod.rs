@@ -61,6 +61,7 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
     export_weights::EXPORT_WEIGHTS,
     lens_fit::LENS_FIT,
     bench::BENCH,
+    screen::TOUR,
     models::MODELS,
     lists::SITES,
     lists::THEMES,

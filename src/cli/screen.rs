@@ -7,37 +7,72 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, ArgMatches, Command, value_parser};
 
-use super::{arguments, generate};
+use super::{Subcommand, arguments, generate};
 use crate::app::AppSettings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
 use crate::ui::{ScreenOptions, Shot};
 
-/// Adds the flags.
-pub fn arguments(command: Command) -> Command {
+/// The row of `tour`.
+pub const TOUR: Subcommand = Subcommand {
+    name: "tour",
+    about: "Opens the screen with a tour: ten steps on the embedded model, an idea each, done by keyboard",
+    arguments: appearance,
+    run: |matches| {
+        let start = AppSettings {
+            tour: true,
+            ..AppSettings::default()
+        };
+        crate::ui::run(with_appearance(start, matches, None))
+    },
+};
+
+/// Adds the flags of how the screen looks and what is kept.
+fn appearance(command: Command) -> Command {
     let themes = THEMES.iter().map(|t| t.name).collect::<Vec<_>>().join(", ");
     let folder = |name: &'static str, help: &'static str| {
         arguments::value(name, "FOLDER", help).value_parser(value_parser!(PathBuf))
     };
+    command
+        .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
+        .arg(arguments::value("color", "DEPTH", "Number of colours, if the terminal does not report it correctly: auto, none, 16, 256 or truecolor"))
+        .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
+        .arg(folder("state", "The folder for session files [default: the user's]"))
+        .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so permanently"))
+}
+
+/// Adds the flags.
+pub fn arguments(command: Command) -> Command {
     let hidden = |name: &'static str, value: &'static str, help: &'static str| {
         arguments::value(name, value, help).hide(true)
     };
-    generate::sampling_arguments(command)
+    let command = generate::sampling_arguments(command)
         .arg(arguments::value("prompt", "TEXT", "A prompt to run at the start; @FILE reads it from a file").short('p').allow_hyphen_values(true))
         .arg(super::switch("chat", "Wraps the prompt as one user turn of the chat template").requires("prompt"))
         .arg(arguments::value("edit", "EDIT", "An edit (intervention) that applies from the start; may be repeated").action(ArgAction::Append))
         .arg(arguments::value("dictionary", "PATH", "The folder, file, hub id (OWNER/NAME/FOLDER) or name (config.toml) of a dictionary (sparse autoencoder or transcoder) whose features are shown, with @ADDRESS after it where its file does not say the place; may be repeated").action(ArgAction::Append))
         .arg(arguments::value("labels", "FILE", "A JSON file with labels of the features of --dictionary (Neuronpedia's export)"))
         .arg(arguments::preset())
-        .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"))
-        .arg(arguments::value("theme", "THEME", format!("A theme: {themes}, or one of your own")))
-        .arg(arguments::value("color", "DEPTH", "Number of colours, if the terminal does not report it correctly: auto, none, 16, 256 or truecolor"))
-        .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
-        .arg(folder("state", "The folder for session files [default: the user's]"))
-        .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so permanently"))
-        .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG, then exits").value_parser(value_parser!(PathBuf)))
+        .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"));
+    appearance(command)
+        .arg(
+            hidden(
+                "shot",
+                "FILE",
+                "Writes a picture of a scripted session as SVG, then exits",
+            )
+            .value_parser(value_parser!(PathBuf)),
+        )
         .arg(hidden("shot-size", "WxH", "Columns and rows of the picture").default_value("120x40"))
-        .arg(hidden("shot-keys", "KEYS", "Keys to press after the first text, spelled as in keys.toml, separated by spaces").default_value("").allow_hyphen_values(true))
+        .arg(
+            hidden(
+                "shot-keys",
+                "KEYS",
+                "Keys to press after the first text, spelled as in keys.toml, separated by spaces",
+            )
+            .default_value("")
+            .allow_hyphen_values(true),
+        )
 }
 
 /// Whether a picture was requested, which needs no terminal.
@@ -78,7 +113,14 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         labels: word("labels"),
         ..AppSettings::default()
     };
-    Ok(ScreenOptions {
+    Ok(with_appearance(start, matches, shot))
+}
+
+/// What the screen starts with, and the flags of how it looks.
+fn with_appearance(start: AppSettings, matches: &ArgMatches, shot: Option<Shot>) -> ScreenOptions {
+    let word = |name: &str| matches.get_one::<String>(name).cloned();
+    let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
+    ScreenOptions {
         start,
         theme: word("theme"),
         color: word("color"),
@@ -86,7 +128,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         state: path("state"),
         keep_session: !matches.get_flag("no-session"),
         shot,
-    })
+    }
 }
 
 fn size(given: &str) -> Result<(u16, u16)> {

@@ -14,6 +14,7 @@ use super::theme::{Glyphs, Role, Theme};
 use crate::app::cursor::number;
 use crate::app::layout::{Area, LEAST, Pane};
 use crate::app::notice::Level;
+use crate::app::tour::STEPS;
 use crate::app::{App, Overlay, baseline};
 use crate::figure::Anchor;
 use crate::model::hub::Progress;
@@ -35,6 +36,7 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     let within = |area: Area| rect(area).intersection(screen);
     memory.rows.clear();
     header(app, theme, within(arrangement.header), buf);
+    tour(app, theme, within(arrangement.tour), buf);
     for (pane, area) in &arrangement.panes {
         let tabs = arrangement.tabs && *pane != Pane::Transcript;
         let mut canvas = Canvas {
@@ -177,6 +179,50 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
         paint::write(buf, x, area.y, rule.repeat(wide), wide, style);
     }
     put(buf, area.x + room, area.y, wide, &right);
+}
+
+/// The step of the tour: its idea, what to do, and how to go on.
+fn tour(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
+    let Some(tour) = app.tour.filter(|_| !area.is_empty()) else {
+        return;
+    };
+    let count = STEPS.len();
+    let (idea, words) = match tour.now() {
+        Some(step) => (
+            format!(" tour {}/{count} · {}", tour.step + 1, step.idea),
+            step.words(app),
+        ),
+        None => (
+            format!(" tour {count}/{count} · That was all of it"),
+            "Other ready prompts show more, ? lists the keys and : every command; the guide has a chapter for each of these steps.".into(),
+        ),
+    };
+    let mut lines = vec![(idea, Role::Title)];
+    let wide = usize::from(area.width).saturating_sub(2);
+    lines.extend(
+        fold(&words, wide)
+            .into_iter()
+            .map(|line| (format!(" {line}"), Role::Text)),
+    );
+    lines.truncate(usize::from(area.height) - 1);
+    for ((line, role), y) in lines.into_iter().zip(area.y..) {
+        put(
+            buf,
+            area.x,
+            y,
+            area.width,
+            &Line::styled(line, theme.style(role)),
+        );
+    }
+    let how = " it goes on when you have done it · :tour next skips a step · :tour off ends it";
+    let last = area.bottom() - 1;
+    put(
+        buf,
+        area.x,
+        last,
+        area.width,
+        &Line::styled(how, theme.style(Role::Muted)),
+    );
 }
 
 /// The footer: the cell under the cursor in words, and hints.

@@ -3,6 +3,7 @@
 //! Invariant: the app's effects are performed here and in the files of this folder, and nowhere else; `screen.rs` has the main
 //! loop and the end of the program. To add an effect, add its arm in `perform`.
 
+mod cast;
 mod decode;
 mod draw;
 mod editor;
@@ -255,6 +256,7 @@ fn create_by(
 enum OnTerminal {
     Copy(String),
     Edit(String),
+    Record(Option<PathBuf>),
     Suspend,
     Redraw,
     Quit,
@@ -289,6 +291,7 @@ fn perform(
         Effect::Shot(path) => paint_buffer(app, theme, memory, &path),
         Effect::Copy(text) => return Some(OnTerminal::Copy(text)),
         Effect::EditText(text) => return Some(OnTerminal::Edit(text)),
+        Effect::Record(path) => return Some(OnTerminal::Record(path)),
         Effect::Suspend => return Some(OnTerminal::Suspend),
         Effect::Redraw => return Some(OnTerminal::Redraw),
         Effect::Quit => return Some(OnTerminal::Quit),

@@ -203,6 +203,9 @@ impl Screen {
             draw(app, theme, memory, buffer);
         })?;
         self.drawn = (self.app.revision, Instant::now());
+        if let Some(failure) = self.terminal.failed_recording() {
+            self.report(Err(failure));
+        }
         self.tell_views();
         Ok(())
     }
@@ -266,6 +269,10 @@ impl Screen {
                         self.ended = Some(over);
                         return Ok(LoopControl::Over);
                     }
+                }
+                Some(OnTerminal::Record(path)) => {
+                    let outcome = self.terminal.record(path.as_deref());
+                    self.report(outcome);
                 }
                 Some(OnTerminal::Suspend) if signals::has_shell() => self.stop(true)?,
                 Some(OnTerminal::Suspend) => {

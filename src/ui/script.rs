@@ -80,6 +80,7 @@ impl ScriptStage<'_> {
                 | Some(
                     OnTerminal::Copy(_)
                     | OnTerminal::Edit(_)
+                    | OnTerminal::Record(_)
                     | OnTerminal::Suspend
                     | OnTerminal::Redraw,
                 ) => {}

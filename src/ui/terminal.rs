@@ -6,6 +6,7 @@
 
 use std::io::{self, IsTerminal as _, Write};
 use std::panic::PanicHookInfo;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::cast::Cast;
 use super::output_thread::Outgoing;
 use crate::error::{Error, Result};
 use crate::model::truncated_file;
@@ -43,6 +45,10 @@ const AFTER_PANIC: Duration = Duration::from_millis(300);
 pub struct Terminal {
     way_out: TerminalRestorer,
     painted: PaintedScreen,
+    /// The recording that is being made.
+    cast: Option<Cast>,
+    /// Why the recording ended, if not by the user.
+    failed: Option<Error>,
 }
 
 /// Restores the terminal; clones are for panics and signals.
@@ -153,6 +159,8 @@ impl Terminal {
         let mut terminal = Self {
             way_out,
             painted: PaintedScreen::new(),
+            cast: None,
+            failed: None,
         };
         terminal.take()?;
         Ok(terminal)
@@ -199,8 +207,47 @@ impl Terminal {
     pub fn frame(&mut self, draw: impl FnOnce(&mut Buffer)) -> Result<()> {
         let area = self.area();
         let bytes = self.painted.frame(area, draw).map_err(on_terminal)?;
+        if let Some(cast) = &mut self.cast
+            && let Err(failure) = cast.frame(&bytes, (area.width, area.height))
+        {
+            (self.cast, self.failed) = (None, Some(failure));
+        }
         self.way_out.out.send(bytes);
         Ok(())
+    }
+
+    /// Begins to record every frame in a new file, or ends the recording; a sentence on it.
+    ///
+    /// # Errors
+    ///
+    /// When there is a recording already, or none; when the file cannot be made.
+    pub fn record(&mut self, path: Option<&Path>) -> Result<String> {
+        match (path, self.cast.take()) {
+            (Some(path), None) => {
+                self.cast = Some(Cast::begin(path, self.size())?);
+                // The recording begins with all that is on the screen.
+                self.repaint();
+                Ok(format!(
+                    "the screen is recorded in {}; :record ends it",
+                    path.display()
+                ))
+            }
+            (Some(path), Some(cast)) => {
+                self.cast = Some(cast);
+                let expected = "nothing: the screen is being recorded already; :record ends that";
+                Err(Error::argument("FILE", path.display(), expected))
+            }
+            (None, Some(cast)) => Ok(cast.sentence()),
+            (None, None) => {
+                let expected = "a file, for example :record tour.cast; nothing is being recorded";
+                Err(Error::argument("FILE", "", expected))
+            }
+        }
+    }
+
+    /// Why the recording has ended by itself; said once.
+    pub fn failed_recording(&mut self) -> Option<Error> {
+        self.failed.take()
     }
 
     /// Whether the last frame was written. A slow connection gets fewer frames, and no frame waits behind another.

@@ -429,3 +429,92 @@ fn nothing_is_drawn_while_nothing_happens() {
     terminal.press("q");
     assert_eq!(terminal.ended(), 0);
 }
+
+/// What is recorded is what was seen: played back, the recording ends in the screen at its end.
+#[test]
+fn a_recording_shows_what_was_on_the_screen() {
+    let mut terminal = open(24, 80, &[], &[]);
+    let file = terminal.home.path().join("a.cast");
+    terminal.write_first();
+    terminal.press(&format!(":record {}\r", file.display()));
+    terminal.wait("that it records", |t| t.contains("recorded in"));
+    terminal.press("iThe capital of Japan is\r");
+    terminal.wait("the answer", |t| t.contains("Tokyo"));
+    terminal.press("?");
+    terminal.wait("help", |t| t.contains("filter:"));
+    let played = || {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let mut screen = vt100::Parser::new(24.try_into().unwrap(), 80.try_into().unwrap(), 0);
+        for line in text.lines().skip(1) {
+            let event: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(event[1], "o");
+            screen.process(event[2].as_str().unwrap().as_bytes());
+        }
+        screen.screen().contents()
+    };
+    assert!(played().contains("filter:"), "{}", played());
+    terminal.press("\x1b");
+    terminal.wait("it closed", |t| !t.contains("filter:"));
+    let seen = terminal.screen.lock().unwrap().screen().contents();
+    assert_eq!(played().lines().next(), seen.lines().next());
+    assert!(played().contains("Tokyo") && !played().contains("filter:"));
+    terminal.press(":record\r");
+    terminal.wait("what was recorded", |t| t.contains("asciinema play"));
+    let before = std::fs::metadata(&file).unwrap().len();
+    terminal.press("?");
+    terminal.wait("help", |t| t.contains("filter:"));
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), before);
+    terminal.press("\x1b");
+    terminal.wait("it closed", |t| !t.contains("filter:"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}
+
+/// The tour goes on when the person has done what it says, and needs nothing but its own words.
+#[test]
+fn the_tour_goes_on_with_what_is_done() {
+    let mut terminal = open(24, 80, &[], &["tour"]);
+    terminal.wait("the first step", |t| {
+        t.contains("tour 1/10") && t.contains("Enter runs")
+    });
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press("\r");
+    terminal.wait("the lens", |t| t.contains("tour 2/10"));
+    terminal.press("\t");
+    for _ in 0..6 {
+        terminal.press("j");
+    }
+    terminal.wait("neurons", |t| t.contains("tour 3/10"));
+    terminal.press("f");
+    terminal.wait("to ablate one", |t| t.contains("tour 4/10"));
+    terminal.press("x");
+    terminal.wait("the control", |t| t.contains("tour 5/10"));
+    terminal.press("u");
+    terminal.wait("steering", |t| t.contains("tour 6/10"));
+    terminal.press("1");
+    terminal.press("n");
+    terminal.wait("the ready prompts", |t| {
+        t.contains("A story with an open mood")
+    });
+    for _ in 0..6 {
+        terminal.press("j");
+    }
+    terminal.press("\r");
+    terminal.wait("to compare", |t| t.contains("tour 7/10"));
+    terminal.press("b");
+    terminal.wait("the Patchscope", |t| t.contains("tour 8/10"));
+    terminal.press("\x1b[Z");
+    terminal.press("h");
+    terminal.press("p");
+    terminal.wait("its parameters", |t| t.contains("template"));
+    terminal.press("\r");
+    terminal.wait("the dictionary", |t| t.contains("tour 9/10"));
+    terminal.press(":dictionary world\r");
+    terminal.wait("the last step", |t| t.contains("tour 10/10"));
+    terminal.press(":show knockout\r");
+    terminal.wait("the end", |t| t.contains("That was all of it"));
+    terminal.press(":tour\r");
+    terminal.wait("that it is off", |t| !t.contains("tour "));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
+}

@@ -606,6 +606,8 @@ pub fn say(effect: &Effect) -> String {
         }
         Effect::Export { format, path, .. } => format!("export {format} {}", path.display()),
         Effect::Shot(path) => format!("shot {}", path.display()),
+        Effect::Record(Some(path)) => format!("record {}", path.display()),
+        Effect::Record(None) => "record".into(),
         Effect::Suspend => "suspend".into(),
         Effect::Redraw => "redraw".into(),
         Effect::Quit => "quit".into(),

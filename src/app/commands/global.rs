@@ -21,6 +21,8 @@ rows! {
     "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows all notices so far";
     "model" [] model, "describes the loaded model", when has_model;
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
+    "tour" [] App::take_tour, "begins a tour in ten steps on the demo model, or ends it", takes "[next|off]";
+    "record" [] record, "records what the screen shows as an asciinema cast; without FILE it ends the recording", takes "[FILE]";
     "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
@@ -91,6 +93,11 @@ fn model(app: &mut App, _: &str) -> CommandResult {
 
 fn shot(_: &mut App, text: &str) -> CommandResult {
     Ok(vec![Effect::Shot(path(text)?)])
+}
+
+fn record(_: &mut App, text: &str) -> CommandResult {
+    let file = Some(text.trim()).filter(|text| !text.is_empty());
+    Ok(vec![Effect::Record(file.map(PathBuf::from))])
 }
 
 fn session(app: &mut App, text: &str) -> CommandResult {

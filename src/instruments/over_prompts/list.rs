@@ -21,6 +21,9 @@ use crate::text;
 /// The shortest beginning that is read once for several prompts, in tokens.
 const WORTH_SHARING: usize = 16;
 
+/// By how much more a list may take than one of its prompts says.
+const SLACK: f64 = 1.33;
+
 /// A prompt in tokens.
 pub struct PlacedText {
     pub prompt: ListedPrompt,
@@ -113,13 +116,13 @@ impl PlacedList {
     /// What it will take, where a prompt of so many tokens took that long.
     pub(super) fn cost(&self, tokens: usize, took: Duration, memory: u64) -> ListCost {
         let all = self.tokens();
-        // What a prompt takes grows with its length, or does not: the larger of both.
+        // What a prompt takes grows with its length, or does not: the larger of both, and a third more for other work on the machine.
         let alike = self.texts.len() as f64;
         let by_length = all as f64 / tokens.max(1) as f64;
         ListCost {
             prompts: self.texts.len(),
             tokens: all,
-            time: took.mul_f64(alike.max(by_length)),
+            time: took.mul_f64(SLACK * alike.max(by_length)),
             memory,
         }
     }
