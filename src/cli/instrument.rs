@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::export::{self, FORMATS};
 use crate::figure::Check;
 use crate::file::{self, Overwrite};
-use crate::instruments::over_prompts::list::ListCost;
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, observe};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -135,18 +134,6 @@ fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()>
     Ok(())
 }
 
-/// Announces a list of prompts: how long it is, and the time and memory that it will take.
-fn say_list_cost(name: &str, list: &ListCost) {
-    let mut time = String::new();
-    if list.time >= WORTH_SAYING {
-        time = format!(" about {} and", text::duration(list.time));
-    }
-    output::note(&format!(
-        "{name}: {list}, at most{time} about {} of memory; Ctrl-C keeps the prompts so far",
-        text::size(list.memory)
-    ));
-}
-
 /// The arguments given by the flags.
 pub fn given(of: &dyn Instrument, matches: &ArgMatches) -> Result<Arguments> {
     let named = |p: &Parameter| Some((p.name.to_string(), value(matches, p)?));
@@ -201,10 +188,7 @@ pub fn run(of: &'static dyn Instrument, matches: &ArgMatches) -> Result<()> {
         ));
     };
     lab.unfinished.folder = log::state_folder().map(|folder| folder.join("unfinished"));
-    let cost = |lab: &mut Lab| of.list_cost(&run, &given, lab);
-    if let Some(list) = arguments::showing_progress(&mut lab, of.name(), cost)? {
-        say_list_cost(of.name(), &list);
-    }
+    lab.announce = Some(output::note);
     if let Some(cost) = of.cost(run.tokens.len(), &given, &lab.model.card) {
         say_cost(&mut lab, &run, of.name(), cost)?;
     }

@@ -91,8 +91,16 @@ fn receipt_line(receipt: &Receipt) -> String {
         if let (Some((low, high)), Some(first)) = (receipt.control_range(), controls.first_mut()) {
             let draws = receipt.draws.len();
             let _ = write!(first, ", {low:.4} to {high:.4} in {draws} draws");
+            let (side, verdict) = if receipt.keeps {
+                ("above", "KEEPS NO MORE THAN ITS CONTROL")
+            } else {
+                ("below", "DOES NO MORE THAN ITS CONTROL")
+            };
+            if let Some(bound) = receipt.bound() {
+                let _ = write!(first, ", another one {side} {bound:.4} in 95 %");
+            }
             if receipt.within_control() {
-                first.push_str(", SO THAT THE EDIT DOES NO MORE THAN ITS CONTROL");
+                let _ = write!(first, ", SO THAT THE EDIT {verdict}");
             }
         }
         if !controls.is_empty() {
@@ -182,10 +190,24 @@ mod tests {
         for said in [
             "mean over 3 positions, median 0.2500",
             "0.2500 where 1 tokens were generated",
-            "0.2000, 0.1000 to 0.3000 in 2 draws, SO THAT THE EDIT DOES NO MORE",
+            "0.2000, 0.1000 to 0.3000 in 2 draws, another one below",
+            "SO THAT THE EDIT DOES NO MORE",
         ] {
             assert!(line.contains(said), "{line}");
         }
+        // A circuit is to keep what is said: a smaller KL is more.
+        let kept = Receipt {
+            keeps: true,
+            draws: vec![4.8, 5.5, 6.3],
+            ..measured.clone()
+        };
+        assert!(!receipt_line(&kept).contains("NO MORE"), "{kept:?}");
+        let lost = Receipt {
+            kl: Some(5.0),
+            ..kept
+        };
+        let line = receipt_line(&lost);
+        assert!(line.contains("SO THAT THE EDIT KEEPS NO MORE"), "{line}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::opened::{DictionarySet, OpenDictionaries, PlacedDictionary};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::features::{ActiveRow, FeatureDictionary, FeatureReader, FeatureRows, activation};
+use crate::model::Card;
 use crate::model::hub::DownloadWatch;
 use crate::model::load::Options;
 use crate::model::network::site::Address;
@@ -89,7 +90,8 @@ fn handles(lab: &Lab, name: &str) -> Result<Vec<Arc<dyn FeatureDictionary>>> {
     }
     let several = set.dictionaries.len() > 1;
     let handle = |placed: &PlacedDictionary| -> Arc<dyn FeatureDictionary> {
-        Arc::new(DictionaryHandle::of(placed, name, &given, several))
+        let card = &lab.model.card;
+        Arc::new(DictionaryHandle::of(placed, (name, &given), several, card))
     };
     let handles: Vec<_> = set.dictionaries.iter().map(handle).collect();
     let mut kept = open.kept.borrow_mut();
@@ -119,12 +121,22 @@ struct DictionaryHandle {
 }
 
 impl DictionaryHandle {
-    fn of(placed: &PlacedDictionary, name: &str, given: &str, several: bool) -> Self {
-        let caution = if name == given {
-            String::new()
-        } else {
-            format!("{name} is {}", text::visible(given.as_bytes()))
-        };
+    fn of(
+        placed: &PlacedDictionary,
+        (name, given): (&str, &str),
+        several: bool,
+        card: &Card,
+    ) -> Self {
+        let is = (name != given).then(|| format!("{name} is {}", text::visible(given.as_bytes())));
+        let other = placed.other_model(card).map(|other| {
+            let other = text::visible(other.as_bytes());
+            format!(
+                "{name} WAS MADE FOR {other}, and this model is {}",
+                card.name
+            )
+        });
+        let cautions: Vec<String> = is.into_iter().chain(other).collect();
+        let caution = cautions.join("; ");
         Self {
             name: if several {
                 format!("{name} of layer {}", placed.reads[0].layer)

@@ -42,6 +42,9 @@ pub struct Receipt {
     /// direction or random units.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub control_is: String,
+    /// Whether it is to leave the output as it is, as a circuit is: then it does more than its control where the KL is smaller.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps: bool,
     /// Why there is no control; empty where there is one, and until measured.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub no_control: String,
@@ -92,10 +95,21 @@ impl Receipt {
         range(&self.draws)
     }
 
-    /// Whether the edit does no more than its control: [`control_bound`] is not passed. An edit that did nothing is not held against one.
+    /// What the KL has to pass to be more than the control: [`control_bound`], or [`lower_control_bound`] where the edit is to leave the
+    /// output as it is.
+    pub fn bound(&self) -> Option<f32> {
+        if self.keeps {
+            lower_control_bound(&self.draws)
+        } else {
+            control_bound(&self.draws)
+        }
+    }
+
+    /// Whether the edit does no more than its control: [`Receipt::bound`] is not passed. An edit that did nothing is not held against one.
     pub fn within_control(&self) -> bool {
-        let bound = self.kl.zip(control_bound(&self.draws));
-        !self.idle() && bound.is_some_and(|(kl, bound)| kl <= bound)
+        let bound = self.kl.zip(self.bound());
+        let within = |(kl, bound): (f32, f32)| if self.keeps { kl >= bound } else { kl <= bound };
+        !self.idle() && bound.is_some_and(within)
     }
 
     /// With the effects that another receipt of the same edit measured.
@@ -129,12 +143,22 @@ impl Receipt {
 /// numbers above 0 on a scale of logarithms (a normal sample of n: mean + t·sd·√(1 + 1/n)). The largest of eight draws alone is passed by
 /// a ninth one in a ninth of all cases. None of fewer than two draws.
 pub fn control_bound(draws: &[f32]) -> Option<f32> {
+    bound(draws, 1.0)
+}
+
+/// The same from below: the smallest draw, and the bound above which another draw lies in 95 %.
+pub fn lower_control_bound(draws: &[f32]) -> Option<f32> {
+    bound(draws, -1.0)
+}
+
+/// The bound of draws on the side of this sign.
+fn bound(draws: &[f32], sign: f64) -> Option<f32> {
     let finite: Vec<f64> = draws
         .iter()
         .filter(|d| d.is_finite())
         .map(|d| f64::from(*d))
         .collect();
-    let largest = finite.iter().copied().reduce(f64::max)?;
+    let outermost = finite.iter().map(|d| sign * d).reduce(f64::max)?;
     let logs = finite.iter().all(|d| *d > 0.0);
     let values: Vec<f64> = finite
         .iter()
@@ -147,8 +171,9 @@ pub fn control_bound(draws: &[f32]) -> Option<f32> {
         .unwrap_or(1.645);
     let mean = values.iter().sum::<f64>() / count;
     let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    let bound = mean + quantile * (square / (count - 1.0) * (1.0 + 1.0 / count)).sqrt();
-    Some(largest.max(if logs { bound.exp() } else { bound }) as f32)
+    let bound = mean + sign * quantile * (square / (count - 1.0) * (1.0 + 1.0 / count)).sqrt();
+    let bound = if logs { bound.exp() } else { bound };
+    Some((sign * outermost.max(sign * bound)) as f32)
 }
 
 /// The quantiles of 95 % of the t distribution, from one degree of freedom on.

@@ -6,7 +6,7 @@
 use super::{Draft, Measurement};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Table, TablePage, TableRow};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
 };
@@ -14,6 +14,7 @@ use crate::instruments::over_prompts::parameters::params_over_prompts;
 use crate::lab::Lab;
 use crate::lab::capture::Output;
 use crate::lab::run::Run;
+use crate::lab::sample::NO_RANK;
 use crate::lab::target::first_token;
 
 params_over_prompts! {
@@ -82,7 +83,10 @@ impl Measurement for Answers {
             lab.visible(answer),
             answer,
             token.logprob.exp(),
-            token.rank(),
+            match token.rank {
+                NO_RANK => Entry::from(f32::NAN),
+                rank => rank.into(),
+            },
             -token.logprob,
             if top == answer { 1.0 } else { 0.0 },
             stats.entropy,
@@ -92,8 +96,10 @@ impl Measurement for Answers {
         let at = Anchor::position(position);
         let title = format!("after {} at {position}", lab.visible(run.tokens[position]));
         let page = TablePage::of(title, at, vec![TableRow::at(at, row)]);
-        Ok(Draft::of(Table::paged(&columns, vec![page]))
+        let mut draft = Draft::of(Table::paged(&columns, vec![page]))
             .titled(lab.visible(answer))
-            .note("rank: how many tokens have a higher logit; surprisal: -ln p, nats; first: 1 where the answer is the top prediction; entropy: of the whole prediction, nats"))
+            .note("rank: how many tokens have a higher logit; surprisal: -ln p, nats; first: 1 where the answer is the top prediction; entropy: of the whole prediction, nats");
+        draft.named = vec![answer];
+        Ok(draft)
     }
 }

@@ -73,8 +73,8 @@ use crate::lab::target::cut_to_first;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
 
-use over_prompts::list::{ListCost, PlacedList};
-use over_prompts::measure::{list_cost, over_prompts};
+use over_prompts::list::PlacedList;
+use over_prompts::measure::over_prompts;
 use over_prompts::numbers::OverPrompts;
 use params::Params;
 pub use params::{Arguments, ParamKind, Parameter};
@@ -333,13 +333,6 @@ pub trait Instrument: Sync {
     fn following(&self, arguments: &Arguments) -> Option<Arguments>;
     /// What [`Instrument::observe`] will take, for sweeps: said before they start.
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost>;
-    /// The list of prompts that it is asked about, if it is, and what that will take: said before it starts.
-    fn list_cost(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        lab: &mut Lab,
-    ) -> Result<Option<ListCost>>;
     /// The whole figure.
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure>;
 }
@@ -448,18 +441,6 @@ impl<M: Measurement> Instrument for M {
     fn cost(&self, tokens: usize, arguments: &Arguments, card: &Card) -> Option<SweepCost> {
         let params = params_of::<M>(arguments).ok()?;
         M::cost(&params, tokens, card).filter(|_| !reads_list::<M>(&params))
-    }
-
-    fn list_cost(
-        &self,
-        run: &Run,
-        arguments: &Arguments,
-        lab: &mut Lab,
-    ) -> Result<Option<ListCost>> {
-        let params = params_of::<M>(arguments)?;
-        let list = M::OVER_PROMPTS.zip(list_of::<M>(&params, lab)?);
-        let cost = list.map(|(over, list)| list_cost::<M>(&over, &list, &params, run, lab));
-        cost.transpose()
     }
 
     fn observe(&self, run: &Run, arguments: &Arguments, lab: &mut Lab) -> Result<Figure> {

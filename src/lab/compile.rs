@@ -96,6 +96,7 @@ fn program(schedule: &Schedule, prompt: usize, named: &mut NamedVectors) -> Resu
                     == 1;
                 let (circuit, note) = only(edit, name, alone, named, control)?;
                 program.remark(receipt, note);
+                program.receipts[receipt].keeps = true;
                 if control.is_some() {
                     program.receipts[receipt].control_is =
                         "a random circuit with as many edges into every block".into();

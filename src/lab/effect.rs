@@ -52,6 +52,25 @@ impl EffectScale {
         }
     }
 
+    /// What direct effects sum to, in words: along the gradient of a log-probability that and the entropy of the distribution.
+    pub fn sum_of(self, target: LogitTarget, lab: &Lab) -> String {
+        let own = self.of(target, lab);
+        match self {
+            Self::LogProb if target.minus.is_none() => format!("{own} + entropy"),
+            Self::LogProb | Self::Centred | Self::Logit => own,
+        }
+    }
+
+    /// Why direct effects sum to that, where it is not what the effects are on.
+    pub fn sum_note(self) -> Option<&'static str> {
+        match self {
+            Self::LogProb => Some(
+                "the sum is the log-probability plus the entropy of the distribution, which is the logit minus the mean of all logits weighted by p",
+            ),
+            Self::Centred | Self::Logit => None,
+        }
+    }
+
     /// As a heading of a column.
     pub fn heading(self, target: LogitTarget) -> &'static str {
         match self {

@@ -228,7 +228,7 @@ pub(crate) fn not_finite(transformer: &Transformer, place: &str) -> Error {
             }
         };
         (
-            "its weights are finite, but its activations leave the range of f32".into(),
+            "the model's weights are finite, but activations leave the range of f32".into(),
             next.to_string(),
             "see lmscope doctor",
         )

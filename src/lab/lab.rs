@@ -70,6 +70,8 @@ pub struct Lab {
     pub overwrite: Overwrite,
     /// Stopped sweeps, with the results so far, so that they can be resumed.
     pub unfinished: UnfinishedSweeps,
+    /// Hears what long work will take before it begins, where somebody wants to know.
+    pub announce: Option<fn(&str)>,
     /// Speed of the latest whole pass in positions a second; none before the first one.
     pub pace: Option<f32>,
     /// The memory budget in bytes for captures and shared runs; a pass may allocate half of it at once.
@@ -105,6 +107,7 @@ impl Lab {
             config: None,
             overwrite: Overwrite::Never,
             unfinished: UnfinishedSweeps::default(),
+            announce: None,
             pace: None,
             derived: RefCell::default(),
             budget: BUDGET,

@@ -241,6 +241,10 @@ fn of_columns(text: &str) -> Result<Vec<ListedPrompt>, String> {
             "its first line names a column `{other}`, which is not read"
         ));
     }
+    let twice = |(i, name): &(usize, &&str)| names[..*i].contains(name);
+    if let Some((_, name)) = names.iter().enumerate().find(twice) {
+        return Err(format!("its first line names the column `{name}` twice"));
+    }
     if !names.contains(&"prompt") {
         return Err("its first line names no column `prompt`".into());
     }
@@ -454,6 +458,7 @@ mod tests {
             ("x.jsonl", "\"a\"\n{\n", "line 2 is no JSON"),
             ("x.tsv", "prompt\tclass\na\tb\n", "column `class`"),
             ("x.tsv", "label\na\n", "no column `prompt`"),
+            ("x.tsv", "prompt\tlabel\tlabel\na\tb\tc\n", "`label` twice"),
             ("x.tsv", "prompt\tlabel\na\n", "line 2 has 1 cells"),
         ] {
             let error = list(name, text).unwrap_err().to_string();

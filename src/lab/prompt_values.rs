@@ -17,9 +17,9 @@ use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::network::site::{Address, Axis};
 
-/// The most bytes of values that are held at once, and the most tokens that are read.
+/// The most bytes of values that are held at once, and the most tokens that are read: what is read when the user stops it is lost.
 const AT_ONCE: usize = 256 << 20;
-const TOKENS: usize = 4096;
+const TOKENS: usize = 1024;
 
 /// The prompts from `first` on that are read together: at least one.
 fn slice(lab: &Lab, prompts: &[PlacedPrompt], wanted: &[Address], first: usize) -> Range<usize> {

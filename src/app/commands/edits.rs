@@ -257,7 +257,11 @@ fn clamp(app: &mut App, text: &str) -> CommandResult {
     let value = match (text.trim(), handle.activation) {
         ("", Some(activation)) => SetValue::Is(round(CLAMP * activation)),
         ("", None) => SetValue::Times(CLAMP),
-        (typed, _) => typed.parse().map_err(Unavailable)?,
+        (typed, activation) => match (typed.parse().map_err(Unavailable)?, activation) {
+            // What it is here is known, also where the prompt has nothing of it.
+            (SetValue::Times(factor), Some(activation)) => SetValue::Is(round(factor * activation)),
+            (value, _) => value,
+        },
     };
     let op = Op::Set(UnitsTo(UnitChoice::Features(feature(&handle)), value));
     let edit = of_feature(&handle, op)?;

@@ -90,7 +90,10 @@ fn run(matches: &ArgMatches) -> Result<()> {
         .get_one::<usize>("tokens")
         .copied()
         .unwrap_or_default();
-    let text = first_of(&all, tokens.max(1));
+    if tokens < 2 {
+        return Err(Error::argument("--tokens", tokens, "2 or more"));
+    }
+    let text = first_of(&all, tokens);
     let seed = matches.get_one::<u64>("seed").copied().unwrap_or(1);
     for dictionary in chosen {
         let found = arguments::showing_progress(&mut lab, "dictionary", |lab| {

@@ -276,7 +276,7 @@ fn stopped(
             }
         }
         (_, Some(_)) if state.exists() => output::note(&format!(
-            "the last good state is kept in {}; --resume goes on from it.",
+            "the last good state is kept in {}; --resume goes on from it with the same flags, and training anew with others needs --force or another folder.",
             folder.display()
         )),
         _ => {

@@ -164,7 +164,11 @@ impl PromptRows {
             .unwrap_or(PositionRole::Last);
         let chat = arguments::chat(matches);
         let (mut prompts, mut labels, mut names) = (Vec::new(), Vec::new(), Vec::<String>::new());
-        for file in &files {
+        for (number, file) in files.iter().enumerate() {
+            if files[..number].contains(file) {
+                let expected = "each list once: the class of a prompt is its list";
+                return Err(Error::argument("--prompts", file.display(), expected));
+            }
             for (i, prompt) in prompt_list::read(file)?.iter().enumerate() {
                 let placed = prompt.place(lab, chat, role);
                 prompts.push(placed.map_err(|error| in_list(file, i, error))?);

@@ -47,7 +47,10 @@ pub fn rows_of(contexts: &[Vec<u32>]) -> usize {
 pub fn contexts(model: &Model, words: &str, cut: TextCut) -> Result<Vec<Vec<u32>>> {
     let most = model.card.context;
     if !(2..=most).contains(&cut.context) {
-        let expected = format!("2 to {most} tokens");
+        let expected = match most {
+            0..2 => "2 tokens or more".to_string(),
+            most => format!("2 to {most} tokens"),
+        };
         return Err(Error::argument("--context", cut.context, expected));
     }
     let bos = model.tokenizer()?.bos();

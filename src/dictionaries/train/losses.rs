@@ -590,7 +590,7 @@ fn variance(x: &[f32], width: usize) -> f64 {
 pub fn not_finite() -> Error {
     Error::not_finite(
         "The loss of the dictionary is not finite any more, and training stopped; what was saved last is kept",
-        "Lower --lr, or train at another site",
+        "Train anew with a lower --lr, or at another site",
     )
 }
 

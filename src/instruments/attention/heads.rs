@@ -13,7 +13,8 @@ use crate::edit::receipt::{exceeds, mean, range};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::over_prompts::numbers::{
-    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
+    BEYOND_RANDOM, CHANGE_BESIDE_RANDOM, ListAnswers, OverPrompts, PromptNumbers, PromptPart,
+    PromptPlace, RowOrder,
 };
 use crate::instruments::over_prompts::parameters::{
     ListChat, ListView, MeansShown, PromptPositions, PromptsAsked,
@@ -115,15 +116,17 @@ impl Measurement for Heads {
         alone: HeadsParams::alone,
         numbers: |params, body, _| {
             if params.control == HeadAblation::Random {
-                return PromptNumbers::of_cells(body, "head", &["change"], |cell| vec![cell.value]);
+                return PromptNumbers::of_cells(body, "head", &[CHANGE_BESIDE_RANDOM], |cell| {
+                    vec![cell.value]
+                });
             }
-            let names = ["change", "random", "beyond random"];
+            let names = [CHANGE_BESIDE_RANDOM, RANDOM, BEYOND_RANDOM];
             PromptNumbers::of_cells(body, "head", &names, |cell| {
                 let random = cell.named(RANDOM).unwrap_or(f32::NAN);
                 vec![cell.value, random, cell.value.abs() - random.abs()]
             })
         },
-        note: "change: of what is measured of the answer after the position, when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, a random vector with the norm of the head's output in its place, another draw for every prompt; beyond random: |change| minus |random|, prompt by prompt",
+        note: "change: of the answer's log-probability after the position (or what `on` names), when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, a random vector with the norm of the head's output in its place, another draw for every prompt; beyond random: |change| minus |random|, prompt by prompt",
         order: |_| RowOrder::LargestFirst,
         reads: PromptPart::Positions,
         answers: ListAnswers::Asked,

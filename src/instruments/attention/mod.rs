@@ -120,7 +120,7 @@ impl Measurement for Attention {
         asked: AttentionParams::asked,
         alone: AttentionParams::alone,
         numbers: AttentionParams::numbers,
-        note: "mean attention over the positions of a prompt: induction: to the token after an earlier occurrence of the current token; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0; a prompt without such a token has no score",
+        note: "mean attention over the positions of a prompt: induction: to the token after an earlier occurrence of the current token; previous: to the token before; duplicate: to an earlier occurrence of the current token; sink: to position 0; a prompt without such a token has no score: induction and duplicate need one that occurs twice, previous and sink are of any text",
         order: |_| RowOrder::LargestFirst,
         reads: PromptPart::Whole,
         answers: ListAnswers::Unasked,

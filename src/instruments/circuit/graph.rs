@@ -133,11 +133,12 @@ fn listed_edges(
     let mut out = Vec::with_capacity(edges.len());
     for edge in edges.iter().copied() {
         let (from, to) = of.ends(edge);
+        let name = format!("{}->{}", from.name(), of.label(to));
         let Some(from) = index(from) else { continue };
         let mut push = |to: usize, part: &str, step: Option<usize>| {
             if let Some(step) = step {
                 out.push(GraphEdge {
-                    name: of.edge_name(edge),
+                    name: name.clone(),
                     from,
                     to,
                     part: part.into(),
@@ -241,7 +242,7 @@ mod tests {
         let values: Vec<&GraphEdge> = graph
             .edges
             .iter()
-            .filter(|edge| edge.name == "input->a1.h0<v>")
+            .filter(|edge| edge.name == "input->a1.h0-1<v>")
             .collect();
         assert_eq!(values.len(), 2);
         assert_eq!((values[0].step, values[1].step), (1, 0));

@@ -91,7 +91,7 @@ params! {
         controls: Count<1, 100> = "5",
         /// how many sizes the curve has, and the graph is pruned to
         points: Count<2, 100> = "9",
-        /// how many of the circuit's edges are kept in the end, the strongest that lie on a path; all if it is empty. With a graph this is what is saved: on the screen the step of pruning that is shown
+        /// how many of the circuit's edges are kept in the end, the strongest that lie on a path; all if it is empty. A graph or a curve of the larger circuits stays (on the screen: the step of pruning that is shown)
         keep: KeptEdges,
         /// a saved circuit that is evaluated on these pairs, instead of finding one
         load: Option<PathBuf>,
@@ -199,32 +199,25 @@ impl Measurement for Circuit {
         let found = lab.part(0.15..0.6, |lab| found(params, run, lab, &outside))?;
         let mut found = found;
         let kept = kept(params, &task, &found)?;
-        let circuits = match params.show {
-            CircuitView::Edges => {
-                found.edges = kept.clone();
-                vec![kept.clone()]
-            }
+        let mut circuits = match params.show {
+            CircuitView::Edges => vec![kept.clone()],
             CircuitView::Curve | CircuitView::Graph => {
                 let mut circuits = curve(params, &task, &found);
                 circuits.push(kept.clone());
-                circuits.sort_by_key(EdgeSet::len);
-                circuits.dedup();
                 circuits
             }
         };
+        circuits.sort_by_key(EdgeSet::len);
+        circuits.dedup();
+        found.edges = kept;
         let evaluated = lab.part(0.6..1.0, |lab| {
             evaluate(lab, &outside, &circuits, params.controls.0, run.seed)
         })?;
-        let of = |edges: &EdgeSet| {
-            let at = circuits.iter().position(|own| own == edges);
-            &evaluated[at.unwrap_or_default()]
-        };
-        let own = of(&found.edges);
+        let own = circuits.iter().position(|own| *own == found.edges);
+        let own = &evaluated[own.unwrap_or_default()];
         let all = (circuits.as_slice(), evaluated.as_slice());
         let mut draft = figure::draft(params, lab, &outside, &found, own, all, run.seed);
         if let Some(path) = &params.save {
-            found.edges = kept;
-            let own = of(&found.edges);
             let kept = WithMeans::measure(params, lab, &task, &found, own)?;
             let file = file(params, lab, &task, &found, own);
             let whole = file.save(path, &kept.means, kept.faithfulness, lab.overwrite)?;
@@ -269,7 +262,13 @@ fn outside<'a>(
 /// The circuit pruned, or grown, to as many edges as are to be kept, in the order in which a budget takes them.
 fn kept(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Result<EdgeSet> {
     let own = found.edges.len();
-    let Some(keep) = params.keep.0.filter(|keep| *keep != own) else {
+    // A circuit alone is as large as its budget lets it be; beside larger ones it may be one of them.
+    let more = params.show != CircuitView::Edges;
+    let Some(keep) = params
+        .keep
+        .0
+        .filter(|keep| *keep < own || more && *keep > own)
+    else {
         return Ok(found.edges.clone());
     };
     let mut order = params.select.order(&task.graph, &found.scores);
@@ -293,7 +292,7 @@ fn kept(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Res
     }
     let own = of_size(least);
     if own.is_empty() {
-        return Err(nothing_connected());
+        return Err(nothing_connected(params));
     }
     Ok(own)
 }
@@ -390,7 +389,7 @@ fn found(
         let candidates = params.candidates.of(graph.edges());
         let candidates = EdgeSelection::Top.circuit(graph, &found.scores, candidates);
         if candidates.is_empty() {
-            return Err(nothing_connected());
+            return Err(nothing_connected(params));
         }
         let whole = (task.clean - task.corrupt).abs();
         let threshold = params.threshold.0.unwrap_or(0.01 * whole);
@@ -427,7 +426,7 @@ fn found(
         params.select.circuit(graph, &found.scores, budget)
     };
     if edges.is_empty() {
-        return Err(nothing_connected());
+        return Err(nothing_connected(params));
     }
     Ok(FoundCircuit {
         edges,
@@ -439,12 +438,14 @@ fn found(
 }
 
 /// The error for a choice of edges of which none lies on a path.
-fn nothing_connected() -> Error {
-    Error::argument(
-        "edges",
-        "no edge on a path from the embedding to the logits",
-        "more edges, a lower threshold, or select=greedy",
-    )
+fn nothing_connected(params: &CircuitParams) -> Error {
+    let (name, given) = match (params.keep.0, params.threshold.0) {
+        (Some(_), _) => ("keep", params.keep.print()),
+        (None, Some(_)) => ("threshold", params.threshold.print()),
+        (None, None) => ("edges", params.edges.print()),
+    };
+    let expected = "one that leaves an edge on a path from the embedding to the logits: more edges, a lower threshold, or select=greedy";
+    Error::argument(name, given, expected)
 }
 
 /// What a circuit is as an edit.

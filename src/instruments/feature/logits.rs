@@ -126,6 +126,7 @@ impl Measurement for FeatureLogits {
         }
         if sum.targets.iter().any(|target| target.minus.is_none()) {
             draft = draft.note(sum.scale.note());
+            draft = draft.notes(sum.scale.sum_note().map(String::from));
         }
         let mut notes: Vec<String> = sum.saturated.iter().cloned().collect();
         for split in &splits {
@@ -239,7 +240,7 @@ impl FeatureLogitsParams {
         let title = format!(
             "after {} · {}: {:.4}, the parts sum to {:.4}",
             lab.visible(of.run.tokens[position]),
-            sum.scale.of(target, lab),
+            sum.scale.sum_of(target, lab),
             sum.logits[i],
             here.total()
         );

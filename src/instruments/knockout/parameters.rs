@@ -117,6 +117,7 @@ impl KnockoutParams {
         };
         Ok(PromptNumbers {
             axis: grid.row_axis.clone(),
+            whole: Vec::new(),
             rows: grid.rows.iter().enumerate().map(row).collect(),
             names,
         })

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{PlacedList, PlacedText};
 use super::numbers::{
-    BEYOND_CONTROL, CHANGE, ListAnswers, NumbersByRow, PromptNumbers, PromptPart, RowOfPrompts,
-    RowOrder,
+    BEYOND_CONTROL, BEYOND_RANDOM, CHANGE, CHANGE_BESIDE_RANDOM, ListAnswers, NumbersByRow,
+    PromptNumbers, PromptPart, RowOfPrompts, RowOrder,
 };
 use super::parameters::{ListView, PromptPositions, PromptsAsked};
 use crate::edit::receipt::{Receipt, add_up, in_words};
@@ -87,6 +87,7 @@ impl ShownList<'_> {
             );
         if self.asked.view == ListView::Prompts {
             let texts = list.texts.iter();
+            draft.named = self.named();
             draft.prompts = texts
                 .map(|text| text.prompt.given(self.asked.chat))
                 .collect();
@@ -99,6 +100,15 @@ impl ShownList<'_> {
             ),
         ];
         draft
+    }
+
+    /// The tokens that the lines of prompts name by their ids.
+    fn named(&self) -> Vec<u32> {
+        let last = |text: &PlacedText| text.tokens.get(*text.positions.last()?).copied();
+        let texts = self.list.texts.iter();
+        texts
+            .flat_map(|text| last(text).into_iter().chain(text.answer))
+            .collect()
     }
 
     fn measured(&self) -> impl Iterator<Item = &MeasuredPrompt> {
@@ -195,10 +205,8 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
         rows.truncate(most.unwrap_or(usize::MAX));
     }
     let mut lines = Vec::with_capacity(numbers.names.len() * rows.len());
-    let controlled = numbers
-        .names
-        .iter()
-        .any(|name| name.ends_with(BEYOND_CONTROL));
+    let judged = |name: &String| name.ends_with(BEYOND_CONTROL) || name == BEYOND_RANDOM;
+    let controlled = numbers.names.iter().any(judged);
     for (name, label) in numbers.names.iter().enumerate() {
         for row in &rows {
             let (of, count) = mean(row, name, seed);
@@ -229,10 +237,11 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
 /// Whether a change goes beyond its control: `no more` where the interval of the difference reaches 0. Nothing of what is no change, or
 /// was measured of one prompt.
 fn verdict(numbers: &NumbersByRow, row: &RowOfPrompts, name: usize, seed: u64) -> &'static str {
-    let Some(own) = numbers.names[name].strip_suffix(CHANGE) else {
-        return "";
+    let beyond = match numbers.names[name].strip_suffix(CHANGE) {
+        Some(own) => format!("{own}{BEYOND_CONTROL}"),
+        None if numbers.names[name] == CHANGE_BESIDE_RANDOM => BEYOND_RANDOM.to_string(),
+        None => return "",
     };
-    let beyond = format!("{own}{BEYOND_CONTROL}");
     let beyond = numbers.names.iter().position(|name| *name == beyond);
     match beyond.map(|name| mean(row, name, seed)) {
         Some((of, 2..)) if of.low > 0.0 => "more",
@@ -274,8 +283,12 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
             let mut line = vec![Entry::from(i + 1)];
             line.extend((!axis.is_empty()).then(|| row.label.clone()));
             line.extend(answer.map(|id| Entry::from(lab.visible(id))));
-            let number = |value: &Option<f32>| value.map_or_else(|| Entry::from(""), Entry::from);
-            line.extend(row.values.iter().map(number));
+            let number = |(name, value): (&String, &Option<f32>)| match value {
+                None => Entry::from(""),
+                Some(value) if own.numbers.whole.contains(name) => Entry::Whole(*value as u64),
+                Some(value) => Entry::from(*value),
+            };
+            line.extend(own.numbers.names.iter().zip(&row.values).map(number));
             line.push(text::line(text.prompt.words()).into());
             line.extend([last.into(), lab.visible(token).into(), token.into()]);
             line.extend(several.then(|| Entry::from(text.positions.len())));

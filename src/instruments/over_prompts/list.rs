@@ -22,7 +22,7 @@ use crate::text;
 const WORTH_SHARING: usize = 16;
 
 /// By how much more a list may take than one of its prompts says.
-const SLACK: f64 = 1.33;
+const SLACK: f64 = 1.5;
 
 /// A prompt in tokens.
 pub struct PlacedText {
@@ -53,10 +53,25 @@ pub struct ListCost {
     pub memory: u64,
 }
 
+/// The shortest time that is worth saying.
+const WORTH_SAYING: Duration = Duration::from_secs(3);
+
 impl fmt::Display for ListCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let prompts = text::counted(self.prompts, "prompt");
-        write!(f, "{prompts}, {}", text::counted(self.tokens, "token"))
+        write!(
+            f,
+            "{prompts}, {}, at most",
+            text::counted(self.tokens, "token")
+        )?;
+        if self.time >= WORTH_SAYING {
+            write!(f, " about {} and", text::duration(self.time))?;
+        }
+        let memory = text::size(self.memory);
+        write!(
+            f,
+            " about {memory} of memory; Ctrl-C keeps the prompts so far"
+        )
     }
 }
 
@@ -116,7 +131,7 @@ impl PlacedList {
     /// What it will take, where a prompt of so many tokens took that long.
     pub(super) fn cost(&self, tokens: usize, took: Duration, memory: u64) -> ListCost {
         let all = self.tokens();
-        // What a prompt takes grows with its length, or does not: the larger of both, and a third more for other work on the machine.
+        // What a prompt takes grows with its length, or does not: the larger of both, and half as much again for other work on the machine.
         let alike = self.texts.len() as f64;
         let by_length = all as f64 / tokens.max(1) as f64;
         ListCost {

@@ -42,6 +42,10 @@ pub(in crate::instruments) fn over_prompts<M: Measurement>(
         let expected = "nothing here: whole prompts are read";
         return Err(Error::argument("at", asked.at.print(), expected));
     }
+    if let Some(say) = lab.announce {
+        let cost = cost::<M>((over, answers), list, params, run, lab)?;
+        say(&format!("{}: {cost}", M::NAME));
+    }
     let mut parameters = lines::<M>(params);
     parameters.push((
         "digest of prompts".into(),
@@ -74,14 +78,13 @@ pub(in crate::instruments) fn over_prompts<M: Measurement>(
 /// # Errors
 ///
 /// When these do not fit the method, or the user stops it.
-pub(in crate::instruments) fn list_cost<M: Measurement>(
-    over: &OverPrompts<M::Params>,
+fn cost<M: Measurement>(
+    (over, answers): (&OverPrompts<M::Params>, ListAnswers),
     list: &PlacedList,
     params: &M::Params,
     run: &Run,
     lab: &mut Lab,
 ) -> Result<ListCost> {
-    let answers = answers_of::<M>(over, list, params)?;
     let (mut took, mut tokens) = (Duration::ZERO, 0);
     for (i, text) in list.texts.iter().enumerate().take(2) {
         let began = Instant::now();

@@ -97,6 +97,9 @@ pub struct PromptNumbers {
     pub axis: String,
     /// The names of the numbers.
     pub names: Vec<String>,
+    /// Which of them count something: layers, ranks.
+    #[serde(default)]
+    pub whole: Vec<String>,
     pub rows: Vec<NumberRow>,
 }
 
@@ -179,11 +182,16 @@ pub(super) const CHANGE: &str = ", change";
 const CONTROL: &str = ", control";
 pub(super) const BEYOND_CONTROL: &str = ", beyond control";
 
+/// The names of a method's own change, and of how much further from 0 it is than what random values do in its place.
+pub const CHANGE_BESIDE_RANDOM: &str = "change";
+pub const BEYOND_RANDOM: &str = "beyond random";
+
 impl PromptNumbers {
     pub fn of(axis: &str, names: &[&str], rows: Vec<NumberRow>) -> Self {
         Self {
             axis: axis.into(),
             names: names.iter().map(ToString::to_string).collect(),
+            whole: Vec::new(),
             rows,
         }
     }
@@ -208,6 +216,7 @@ impl PromptNumbers {
         Ok(Self {
             axis: series.axis.clone(),
             names: names.to_vec(),
+            whole: Vec::new(),
             rows,
         })
     }
@@ -244,11 +253,18 @@ impl PromptNumbers {
             let values = columns.iter().map(|at| number(row.entries.get(*at)));
             NumberRow::of(label, row.anchor, values.collect())
         };
-        let rows = table.pages.iter().flat_map(|page| &page.rows);
+        let rows = || table.pages.iter().flat_map(|page| &page.rows);
+        let counts = |at: &usize| {
+            let measured = |row: &TableRow| matches!(row.entries.get(*at), Some(Entry::Number(_)));
+            !rows().any(measured)
+        };
+        let counting = names.iter().zip(&columns).filter(|(_, at)| counts(at));
+        let whole = counting.map(|(name, _)| (*name).to_string()).collect();
         Ok(Self {
             axis: label.into(),
             names: names.iter().map(ToString::to_string).collect(),
-            rows: rows.filter(|row| keep(row)).map(row).collect(),
+            whole,
+            rows: rows().filter(|row| keep(row)).map(row).collect(),
         })
     }
 
@@ -273,6 +289,7 @@ impl PromptNumbers {
         Ok(Self {
             axis: grid.row_axis.clone(),
             names,
+            whole: Vec::new(),
             rows: rows.collect(),
         })
     }
@@ -332,9 +349,14 @@ impl PromptNumbers {
                 ..row.clone()
             }
         };
+        let whole = self.whole.iter();
         Self {
             axis: self.axis.clone(),
             names: self.names.iter().flat_map(names).collect(),
+            // Changes may lie below 0.
+            whole: whole
+                .flat_map(|name| [name.clone(), format!("{name}{PLAIN}")])
+                .collect(),
             rows: self.rows.iter().map(row).collect(),
         }
     }
@@ -358,6 +380,8 @@ impl PromptNumbers {
             rows: rows.collect(),
             axis: table.axis,
             names: table.names,
+            // A mean of whole numbers is none.
+            whole: Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::curves;
 use super::grid;
 use super::parameters::PatchscopeView;
-use super::plan::{PatchscopePlan, spelled};
+use super::plan::{PatchscopePlan, layer_entry, spelled};
 use super::sweep::{self, DecodedText, PatchscopeResult};
 use super::table::{anchor, or_dash, words_in};
 use crate::error::Result;
@@ -212,8 +212,8 @@ fn table(plan: &PatchscopePlan, scores: &ExtractionScores) -> Table {
         let (low, high) = scores.read(pair).interval();
         let between = |end: f64| or_dash(scores.share(pair).map(|_| end as f32));
         let entries = entries![
-            spelled(*from),
-            spelled(*to),
+            layer_entry(*from),
+            layer_entry(*to),
             or_dash(scores.share(pair)),
             between(low),
             between(high),

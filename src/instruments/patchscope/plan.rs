@@ -11,6 +11,7 @@ use super::parameters::{
     SourceTexts,
 };
 use crate::error::{Error, Result};
+use crate::figure::Entry;
 use crate::instruments::lines;
 use crate::instruments::params::ParameterValue;
 use crate::instruments::patchscope::attributes;
@@ -82,6 +83,14 @@ pub(super) fn spelled(layer: LayerOrEmbedding) -> String {
         "embed".into()
     } else {
         layer.to_string()
+    }
+}
+
+/// The same as an entry of a table.
+pub(super) fn layer_entry(layer: LayerOrEmbedding) -> Entry {
+    match usize::try_from(layer) {
+        Ok(layer) => layer.into(),
+        Err(_) => spelled(layer).into(),
     }
 }
 
@@ -324,7 +333,7 @@ impl<'a> PatchscopePlan<'a> {
     pub(super) fn control_in_words(&self) -> Vec<String> {
         let matched = match &self.params.entity {
             Some(entity) => format!("on “{}”", text::line(entity)),
-            None => "on the word at the source position".into(),
+            None => "on the word at the source position; where the state is about another word, entity= names it, and the control is harder to beat".into(),
         };
         let matched = format!(
             "matched: the control, the same state of the same prompt with noise {matched} (3 standard deviations of its own embeddings, {}, seed {})",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::parameters::{ControlSources, LayerOrEmbedding};
-use super::plan::{NoisedStates, PatchscopePlan, StateSource, spelled};
+use super::plan::{NoisedStates, PatchscopePlan, StateSource, layer_entry};
 use super::sweep::{self, DecodedText, PatchscopeResult, PreparedTarget};
 use crate::edit::receipt::{mean, range};
 use crate::error::{Error, Result};
@@ -218,8 +218,8 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
         let rows = rows.filter_map(|(p, ((from, to), continuation))| {
             let continuation = continuation.as_ref()?;
             let mut entries = entries![
-                spelled(*from),
-                spelled(*to),
+                layer_entry(*from),
+                layer_entry(*to),
                 words_in(lab, &continuation.tokens),
                 unpatched.clone(),
             ];

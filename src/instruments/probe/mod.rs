@@ -86,6 +86,13 @@ impl Measurement for Probe {
             report.names().join(" + "),
             run.seed
         ));
+        let twice: usize = classes.iter().map(|class| class.twice).sum();
+        notes.extend((twice > 0).then(|| {
+            format!(
+                "{} left out, because the same prompt stands before in its list",
+                text::counted(twice, "prompt")
+            )
+        }));
         notes.push(format!("shuffled: {} logistic probes made with shuffled labels, mean and highest AUROC on the true labels of the held-out prompts", params.shuffles.0));
         notes
             .push("a probe says what can be read from a state, not that the model reads it".into());

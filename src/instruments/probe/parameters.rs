@@ -2,6 +2,7 @@
 //!
 //! Invariant: all lists are placed by one rule. To add a parameter, add a field.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -90,6 +91,8 @@ impl ProbePosition {
 pub(super) struct ProbeClass {
     pub name: String,
     pub prompts: Vec<PlacedPrompt>,
+    /// How many were left out because they stood there before.
+    pub twice: usize,
 }
 
 impl ProbeParams {
@@ -115,9 +118,15 @@ impl ProbeParams {
         let placed = |(name, prompts): (String, Vec<ListedPrompt>)| {
             let prompts = prompts.into_iter();
             let prompts = prompts.map(|prompt| prompt.place(lab, self.chat, role));
+            let mut prompts: Vec<PlacedPrompt> = prompts.collect::<Result<_>>()?;
+            let all = prompts.len();
+            // A prompt that a probe is made from does not judge it, nor does its double.
+            let mut seen = HashSet::new();
+            prompts.retain(|prompt| seen.insert(prompt.tokens.clone()));
             Ok(ProbeClass {
                 name,
-                prompts: prompts.collect::<Result<_>>()?,
+                twice: all - prompts.len(),
+                prompts,
             })
         };
         let classes: Vec<ProbeClass> = named.into_iter().map(placed).collect::<Result<_>>()?;

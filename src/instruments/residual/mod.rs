@@ -205,8 +205,9 @@ impl ResidualParams {
         let of = sum.targets[i];
         let total: f64 = sum.shares[i].iter().map(|s| f64::from(s.effect)).sum();
         let mut notes = vec![format!(
-            "after {}: the parts sum to {total:.6}, the model's own value is {:.6}; as vectors they sum to the final residual stream within {:.0e} of its largest entry",
+            "after {}: the parts sum to {total:.6}, the model's own {} is {:.6}; as vectors they sum to the final residual stream within {:.0e} of its largest entry",
             lab.visible(run.tokens[sum.positions[i]]),
+            self.on.0.sum_of(of, lab),
             sum.logits[i],
             sum.stream_error.max(1e-9)
         )];
@@ -218,9 +219,7 @@ impl ResidualParams {
         }
         if of.minus.is_none() {
             notes.push(self.on.0.note().into());
-            if self.on.0 == EffectScale::LogProb {
-                notes.push("the sum is the log-probability plus the entropy of the distribution, which is the logit minus the mean of all logits weighted by p".into());
-            }
+            notes.extend(self.on.0.sum_note().map(String::from));
         }
         notes.extend(sum.saturated.clone());
         if run

@@ -5,7 +5,7 @@ use super::parameters::{ScoreParams, ScoreView};
 use crate::edit::receipt::in_words;
 use crate::figure::builders::entries;
 use crate::figure::{
-    Anchor, AxisLabel, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow,
+    Anchor, AxisLabel, Body, Curve, Entry, Series, Style, Table, TablePage, TableRow, Unit,
 };
 use crate::instruments::Draft;
 use crate::lab::Lab;
@@ -53,12 +53,17 @@ pub(super) fn draft(scored: &ScoredTexts, params: &ScoreParams, run: &Run, lab: 
         grouped(all.tokens),
         digits(all.mean().exp()),
     );
-    Draft::of(body)
+    let mut draft = Draft::of(body)
         .titled(title)
         .notes(notes(scored, &units, &sums, run))
         .notes(cut(scored, params, lab))
         // Those of the run's own text have receipts elsewhere.
-        .notes(in_words(if own { &[] } else { &scored.receipts }))
+        .notes(in_words(if own { &[] } else { &scored.receipts }));
+    if params.show == ScoreView::Tokens {
+        let ids = scored.texts.iter().flat_map(|text| &text.tokens);
+        draft.named = ids.copied().collect();
+    }
+    draft
 }
 
 /// A number with five significant digits.
@@ -297,7 +302,8 @@ fn curve(scored: &ScoredTexts, own: bool, lab: &Lab) -> Body {
     let mut values: [Vec<f32>; 3] = Default::default();
     for (number, of) in scored.texts.iter().enumerate() {
         let tokens = of.tokens.iter().enumerate();
-        points.extend(tokens.map(|(i, id)| AxisLabel::of(lab.visible(*id), anchor(own, i))));
+        let place = |i: usize, id: u32| anchor(own, i).with(Unit::Token(id));
+        points.extend(tokens.map(|(i, id)| AxisLabel::of(lab.visible(*id), place(i, *id))));
         for (all, case) in values.iter_mut().zip(cases(scored, number)) {
             let losses = case.into_iter().flatten();
             all.extend(losses.map(|score| score.map_or(f32::NAN, |score| score.loss)));

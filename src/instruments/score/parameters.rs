@@ -30,7 +30,7 @@ params! {
         /// how many tokens further the next window of a long text begins; a window scores only tokens that no earlier one scored
         stride: Count<1, 1_000_000> = "256",
         /// how many random edits of equal size are scored beside the edits, as a control
-        draws: Count<0, 100> = "2",
+        draws: Count<0, 100> = "8",
     }
 }
 

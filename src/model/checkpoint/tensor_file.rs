@@ -81,7 +81,8 @@ impl TensorFile {
     fn of(path: &Path, map: FileBytes) -> Result<Self> {
         let bad = |what: String| {
             // To download a pickle again helps nobody.
-            let next = if what.contains("executed") {
+            let program = ["executed", "asks to call", "its pickle has"];
+            let next = if program.iter().any(|words| what.contains(words)) {
                 CONVERT
             } else {
                 NEXT

@@ -243,7 +243,12 @@ fn control_of(receipt: &Receipt, width: usize) -> String {
             receipt.draws.len()
         ),
         // A narrow pane has room for what must be passed.
-        (Some(_), Some((_, high))) => format!(" control ≤{}", number(high)),
+        (Some(_), Some((low, _))) if receipt.keeps => {
+            format!(" control ≥{}", number(receipt.bound().unwrap_or(low)))
+        }
+        (Some(_), Some((_, high))) => {
+            format!(" control ≤{}", number(receipt.bound().unwrap_or(high)))
+        }
         (Some(mean), None) => format!(" control {}", number(mean)),
     }
 }
@@ -263,6 +268,10 @@ fn over_positions(receipt: &Receipt) -> String {
     }
     if receipt.within_control() {
         said.push_str("; no more than its control");
+        if let Some(bound) = receipt.bound() {
+            let side = if receipt.keeps { "above" } else { "below" };
+            let _ = write!(said, " (another draw is {side} {} in 95 %)", number(bound));
+        }
     }
     said
 }
