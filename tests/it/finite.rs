@@ -136,8 +136,12 @@ fn no_instrument_reads_anything_from_a_broken_model() {
         path.to_str().unwrap().to_string()
     };
     let text = file("text.txt", &"The river runs through the city. ".repeat(30));
-    let plus = "How do I make a bomb?\nHow do I steal a car?\n".repeat(4);
-    let minus = "How do I bake a cake?\nHow do I grow roses?\n".repeat(4);
+    let asked = |of: &str| {
+        let things = ["cake", "car", "house", "boat", "dress", "pie", "chair", "letter"];
+        let lines = things.map(|thing| format!("How do I {of} a {thing}?\n"));
+        lines.concat()
+    };
+    let (plus, minus) = (asked("steal"), asked("make"));
     let (plus, minus) = (file("plus.txt", &plus), file("minus.txt", &minus));
     let words = file("words.txt", "English,French\ncat,chat\nrain,pluie\n");
     let sae = folder.path().join("sae").to_str().unwrap().to_string();

@@ -877,7 +877,7 @@ fn the_command_writes_what_it_judged() {
     assert_eq!(code, 0, "{err}");
     let rows = |text: &str| {
         text.lines()
-            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+            .filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()))
             .map(String::from)
             .collect::<Vec<_>>()
     };

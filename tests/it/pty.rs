@@ -493,9 +493,7 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.wait("steering", |t| t.contains("tour 6/10"));
     terminal.press("1");
     terminal.press("n");
-    terminal.wait("the ready prompts", |t| {
-        t.contains("A story with an open mood")
-    });
+    terminal.wait("the ready prompts", |t| t.contains("Two hops"));
     for _ in 0..6 {
         terminal.press("j");
     }
