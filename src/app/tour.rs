@@ -44,8 +44,8 @@ pub const STEPS: &[TourStep] = &[
     },
     TourStep {
         idea: "Does it matter? Ablate it",
-        text: "{ablate} sets the neuron under the cursor to 0. That is an edit: it is listed, and the header says that one is on.",
-        done: |app| app.history.active() > 0,
+        text: "{ablate} sets the neuron under the cursor to 0: an edit, which is listed, and the header says that one is on. {again} writes the text again with it.",
+        done: |app| app.history.active() > 0 && app.receipts.iter().any(|own| own.kl.is_some()),
     },
     TourStep {
         idea: "Compare with chance",

@@ -137,7 +137,9 @@ fn no_instrument_reads_anything_from_a_broken_model() {
     };
     let text = file("text.txt", &"The river runs through the city. ".repeat(30));
     let asked = |of: &str| {
-        let things = ["cake", "car", "house", "boat", "dress", "pie", "chair", "letter"];
+        let things = [
+            "cake", "car", "house", "boat", "dress", "pie", "chair", "letter",
+        ];
         let lines = things.map(|thing| format!("How do I {of} a {thing}?\n"));
         lines.concat()
     };

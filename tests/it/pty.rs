@@ -488,6 +488,7 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.press("f");
     terminal.wait("to ablate one", |t| t.contains("tour 4/10"));
     terminal.press("x");
+    terminal.press("R");
     terminal.wait("the control", |t| t.contains("tour 5/10"));
     terminal.press("u");
     terminal.wait("steering", |t| t.contains("tour 6/10"));
