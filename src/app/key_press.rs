@@ -207,6 +207,9 @@ impl App {
 
     fn press_listing(&mut self, mut listing: Listing, key: Key) -> Vec<Effect> {
         let choice = listing.press(key);
+        if listing.purpose == PaletteList::Palette {
+            self.remember_command(&choice);
+        }
         if listing.purpose == PaletteList::Theme {
             self.preview(&listing, &choice);
         }
@@ -221,6 +224,20 @@ impl App {
                 let outcome = self.execute(&line);
                 self.settle(outcome)
             }
+        }
+    }
+
+    /// Keeps what was run in the palette, for Up.
+    fn remember_command(&mut self, choice: &PaletteKey) {
+        let line = match choice {
+            PaletteKey::Stay | PaletteKey::Close => return,
+            PaletteKey::Typed(line) => line.clone(),
+            PaletteKey::Run(command, argument) => format!("{} {argument}", command.name)
+                .trim_end()
+                .to_string(),
+        };
+        if self.commands.last() != Some(&line) {
+            self.commands.push(line);
         }
     }
 
@@ -365,7 +382,9 @@ impl App {
         items.extend(picks("show", instruments.collect()));
         let mut seen = std::collections::BTreeSet::new();
         items.retain(|i| seen.insert(i.name.clone()));
-        self.open_listing(PaletteList::Palette, "palette", items);
+        let mut listing = Listing::new(PaletteList::Palette, "palette", items);
+        listing.filter.remember(self.commands.clone());
+        self.overlay = Some(Overlay::Listing(listing));
     }
 
     /// Ctrl-c: stops the work; else clears the text being written; else quits.
@@ -373,7 +392,8 @@ impl App {
         if self.downloading() {
             return vec![Effect::Cancel];
         }
-        let working = self.transcript.busy()
+        let working = self.is_replaying()
+            || self.transcript.busy()
             || self.baseline_asked
             || self.history.is_restoring()
             || self.shown.values().any(|s| s.working.is_some());

@@ -21,7 +21,9 @@ pub mod notice;
 pub mod palette;
 pub mod prompt_work;
 pub mod ready_prompts;
+mod replay;
 mod requests;
+mod screen_state;
 mod search;
 pub mod session;
 mod shown_figure;
@@ -32,6 +34,8 @@ mod updates;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
@@ -57,8 +61,10 @@ use notice::{Level, Notices};
 use palette::Listing;
 use prompt_work::PromptLength;
 use ready_prompts::ReadyPrompt;
+use replay::Replay;
 use search::Query;
 use session::Session;
+use session::lines::RecordedSession;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
 use transcript::Transcript;
@@ -115,7 +121,8 @@ pub enum Effect {
 }
 
 /// How much a grid cell shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Density {
     /// Token and number.
     #[default]
@@ -211,6 +218,8 @@ pub struct AppSettings {
     pub keys: Option<(PathBuf, String)>,
     /// The folder for the session file; none to keep no session.
     pub session: Option<PathBuf>,
+    /// A session to go on with.
+    pub resume: Option<RecordedSession>,
 }
 
 impl Default for AppSettings {
@@ -231,6 +240,7 @@ impl Default for AppSettings {
             formats: Vec::new(),
             keys: None,
             session: None,
+            resume: None,
         }
     }
 }
@@ -318,6 +328,10 @@ pub struct App {
     pub leaving: Option<Duration>,
     /// Named sets of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
+    /// What was run in the palette, oldest first.
+    commands: Vec<String>,
+    /// The session that is being replayed.
+    replay: Option<Replay>,
     /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
@@ -325,7 +339,18 @@ pub struct App {
 
 impl App {
     /// The initial state, and the first effects.
-    pub fn new(settings: AppSettings) -> (Self, Vec<Effect>) {
+    pub fn new(mut settings: AppSettings) -> (Self, Vec<Effect>) {
+        let resume = settings.resume.take();
+        let mut app = Self::at_start(settings);
+        let effects = match resume {
+            Some(recorded) => app.open_session(recorded),
+            None => app.load(),
+        };
+        (app, effects)
+    }
+
+    /// The state before anything was asked of the engine.
+    fn at_start(settings: AppSettings) -> Self {
         let keys = settings
             .keys
             .as_ref()
@@ -396,6 +421,8 @@ impl App {
             session: Session::kept_in(settings.session.clone()),
             leaving: None,
             groups: BTreeMap::new(),
+            commands: Vec::new(),
+            replay: None,
             in_force: Vec::new(),
             theme_before: None,
             settings,
@@ -404,8 +431,7 @@ impl App {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
         }
         app.show_dictionaries();
-        let effects = app.load();
-        (app, effects)
+        app
     }
 
     /// Puts the features of the dictionaries of the settings on the screen.

@@ -9,6 +9,7 @@ use super::history::{ReplacedText, UndoOrRedo};
 use super::layout::Pane;
 use super::notice::Level;
 use super::prompt_work::PromptLength;
+use super::replay::Heard;
 use super::shown_figure::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, FigureProgress, ShownFigure, mark};
@@ -24,7 +25,33 @@ use crate::lab::writer::BaselineMode;
 
 impl App {
     pub(super) fn apply_update(&mut self, update: Update) -> Vec<Effect> {
+        if let Some(failure) = self.session.hear(&update) {
+            self.notices.say(self.now, Level::Error, failure);
+        }
+        if self.is_outdated() {
+            return Vec::new();
+        }
+        match self.hear_replay(&update) {
+            Heard::Waiting => self.apply(update, true),
+            Heard::Done => {
+                let mut effects = self.apply(update, true);
+                effects.extend(self.replay_on(None));
+                effects
+            }
+            Heard::Failed(why) => {
+                // It is said at the end, with all that is missing; but for a model, without which there is no end.
+                let mut effects = self.apply(update, self.model.is_none());
+                effects.extend(self.replay_on(Some(why)));
+                effects
+            }
+        }
+    }
+
+    /// Takes in an update; says that something failed if that is `said`.
+    fn apply(&mut self, update: Update, said: bool) -> Vec<Effect> {
         match update {
+            // It is of use to those who count requests.
+            Update::TakenUp => {}
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
             Update::Counted { text, chat, tokens } => {
@@ -73,7 +100,7 @@ impl App {
             Update::Baseline { tokens, diverges } => self.receive_baseline(tokens, diverges),
             Update::Direction(known) => self.receive_direction(&known),
             Update::Noted(sentence) => self.warn(sentence),
-            Update::Failed { slot, message } => return self.failed(slot, message),
+            Update::Failed { slot, message } => return self.failed(slot, message, said),
         }
         Vec::new()
     }
@@ -182,8 +209,12 @@ impl App {
             self.settings.chat = false;
             self.warn("this model has no chat template; prompts are raw text");
         }
-        let mut effects = vec![self.send_request(Request::Sampling(self.history.sampling()))];
         self.watched.clear();
+        if self.is_replaying() {
+            // Its own requests say how the text is written, and under which edits.
+            return self.update_live_instruments().into_iter().collect();
+        }
+        let mut effects = vec![self.send_request(Request::Sampling(self.history.sampling()))];
         effects.extend(self.update_live_instruments());
         if !chosen {
             effects.push(self.ask_edits());
@@ -508,7 +539,7 @@ impl App {
         ));
     }
 
-    fn failed(&mut self, slot: Option<PaneName>, message: String) -> Vec<Effect> {
+    fn failed(&mut self, slot: Option<PaneName>, message: String, said: bool) -> Vec<Effect> {
         // A request to a model that failed to load; the reason for that is shown already.
         let echo = slot.is_none()
             && self.model.is_none()
@@ -537,7 +568,7 @@ impl App {
                 self.loading = None;
             }
         }
-        if !echo {
+        if said && !echo {
             self.notices.say(self.now, Level::Error, message);
         }
         effects

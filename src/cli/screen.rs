@@ -11,7 +11,22 @@ use super::{arguments, generate};
 use crate::app::AppSettings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
-use crate::ui::{ScreenOptions, Shot};
+use crate::ui::{Resume, ScreenOptions, Shot};
+
+/// The arguments that begin a session, and have no place where one goes on.
+const BEGINS: [&str; 11] = [
+    "model",
+    "prompt",
+    "chat",
+    "edit",
+    "preset",
+    "dictionary",
+    "labels",
+    "temperature",
+    "top-p",
+    "top-k",
+    "seed",
+];
 
 /// Adds the flags.
 pub fn arguments(command: Command) -> Command {
@@ -35,6 +50,12 @@ pub fn arguments(command: Command) -> Command {
         .arg(folder("config", "The folder with config.toml, keys.toml and themes/ [default: the user's]"))
         .arg(folder("state", "The folder for session files [default: the user's]"))
         .arg(super::switch("no-session", "Keeps no session file; `save = false` in config.toml does so permanently"))
+        .arg(
+            arguments::value("resume", "FILE", "Goes on with a session: that of a file or, without one, the newest that was kept")
+                .num_args(0..=1)
+                .value_parser(value_parser!(PathBuf))
+                .conflicts_with_all(BEGINS),
+        )
         .arg(hidden("shot", "FILE", "Writes a picture of a scripted session as SVG, then exits").value_parser(value_parser!(PathBuf)))
         .arg(hidden("shot-size", "WxH", "Columns and rows of the picture").default_value("120x40"))
         .arg(hidden("shot-keys", "KEYS", "Keys to press after the first text, spelled as in keys.toml, separated by spaces").default_value("").allow_hyphen_values(true))
@@ -84,9 +105,23 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         color: word("color"),
         config: path("config"),
         state: path("state"),
+        resume: resume(matches),
         keep_session: !matches.get_flag("no-session"),
         shot,
     })
+}
+
+/// The session to go on with.
+fn resume(matches: &ArgMatches) -> Option<Resume> {
+    matches.contains_id("resume").then(|| {
+        let file = matches.get_one::<PathBuf>("resume");
+        file.cloned().map_or(Resume::Newest, Resume::File)
+    })
+}
+
+/// Whether a session is to go on, which only the screen does.
+pub fn is_resumed(matches: &ArgMatches) -> bool {
+    resume(matches).is_some()
 }
 
 fn size(given: &str) -> Result<(u16, u16)> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandResult, Context, Unavailable, has_model};
 use crate::app::layout::{Pane, Zoom};
+use crate::app::session::lines::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
@@ -21,6 +22,7 @@ rows! {
     "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows all notices so far";
     "model" [] model, "describes the loaded model", when has_model;
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
+    "open" [] open, "opens a session: its text, edits, figures and panes are there again; the present session is kept", takes "FILE";
     "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
@@ -94,8 +96,13 @@ fn shot(_: &mut App, text: &str) -> CommandResult {
 }
 
 fn session(app: &mut App, text: &str) -> CommandResult {
-    let bytes = app.session.bytes();
+    let bytes = app.session.bytes(Some(app.screen_line()));
     Ok(vec![Effect::WritePrivate(path(text)?, bytes)])
+}
+
+fn open(app: &mut App, text: &str) -> CommandResult {
+    let recorded = RecordedSession::read(&path(text)?)?;
+    Ok(app.open_session(recorded))
 }
 
 fn path(text: &str) -> Result<PathBuf, Unavailable> {

@@ -81,6 +81,8 @@ pub(super) struct Worker {
     hurry: Arc<AtomicBool>,
     deliver: Rc<dyn Fn(Update) -> bool>,
     lab: Option<Lab>,
+    /// What the lab's model was loaded from.
+    opened: Option<(String, Options)>,
     writer: Option<Writer>,
     sampling: Sampling,
     edits: Vec<Edit>,
@@ -115,6 +117,7 @@ impl Worker {
             hurry,
             deliver: Rc::new(deliver),
             lab: None,
+            opened: None,
             writer: None,
             sampling: Sampling::default(),
             edits: Vec::new(),
@@ -284,6 +287,9 @@ impl Worker {
 
     fn handle(&mut self, request: Request) -> Result<()> {
         self.growing = None;
+        if request.is_about_text() {
+            self.tell(Update::TakenUp);
+        }
         match request {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
@@ -359,21 +365,16 @@ impl Worker {
 
     fn load(&mut self, model: &str, options: &Options) -> Result<()> {
         let since = Instant::now();
-        let (deliver, cancel) = (self.deliver.clone(), self.cancel.clone());
-        let mut show = |progress: &Progress| {
-            // If the other side is closed, the next receive ends the loop.
-            let _listening = deliver(Update::Loading(loading(progress)));
+        let same = |(held, by): &(String, Options)| held == model && by == options;
+        let held = self.lab.take();
+        let lab = if let Some(held) = held.filter(|_| self.opened.as_ref().is_some_and(same)) {
+            held
+        } else {
+            // The model before has made room, which two of them may not have.
+            self.writer = None;
+            self.stop();
+            self.open(model, options)?
         };
-        let mut watch = DownloadWatch {
-            show: &mut show,
-            cancelled: &|| cancel.load(Ordering::Relaxed),
-        };
-        let opened = handles::open_watched(model, options, &mut watch);
-        if matches!(opened, Err(Error::DownloadStopped(_))) {
-            self.cancel.store(false, Ordering::Relaxed);
-        }
-        let mut lab = opened?;
-        lab.cancel = self.cancel.clone();
         let known = lab.directions.iter();
         let mut directions: Vec<KnownDirection> =
             known.map(|(n, d)| KnownDirection::of(n, d)).collect();
@@ -390,7 +391,10 @@ impl Worker {
         self.receipts_due = false;
         self.check = None;
         self.lab = Some(lab);
+        self.opened = Some((model.to_string(), options.clone()));
         self.writer = None;
+        (self.edits, self.sampling) = (Vec::new(), Sampling::default());
+        self.baseline_mode = BaselineMode::default();
         self.drop_following();
         for live in &mut self.live {
             live.set_whole(false);
@@ -398,6 +402,26 @@ impl Worker {
         self.kept = KeptTexts::default();
         self.tell(Update::Loaded(Box::new(loaded)));
         Ok(())
+    }
+
+    /// Reads a model.
+    fn open(&self, model: &str, options: &Options) -> Result<Lab> {
+        let (deliver, cancel) = (self.deliver.clone(), self.cancel.clone());
+        let mut show = |progress: &Progress| {
+            // If the other side is closed, the next receive ends the loop.
+            let _listening = deliver(Update::Loading(loading(progress)));
+        };
+        let mut watch = DownloadWatch {
+            show: &mut show,
+            cancelled: &|| cancel.load(Ordering::Relaxed),
+        };
+        let opened = handles::open_watched(model, options, &mut watch);
+        if matches!(opened, Err(Error::DownloadStopped(_))) {
+            self.cancel.store(false, Ordering::Relaxed);
+        }
+        let mut lab = opened?;
+        lab.cancel = self.cancel.clone();
+        Ok(lab)
     }
 
     fn lab(&mut self) -> Result<&mut Lab> {
