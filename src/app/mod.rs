@@ -64,7 +64,7 @@ use ready_prompts::ReadyPrompt;
 use replay::Replay;
 use search::Query;
 use session::Session;
-use session::lines::RecordedSession;
+use session::recorded::RecordedSession;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
 use transcript::Transcript;

@@ -26,8 +26,8 @@ use std::path::{Path, PathBuf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use crate::app::session::lines::RecordedSession;
 use crate::app::session::newest_in;
+use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, AppSettings, Effect};
 use crate::config::UserConfig;
 use crate::engine::Handle;

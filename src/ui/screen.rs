@@ -350,9 +350,7 @@ impl Screen {
             crate::out::note(&format!("{failure}."));
         } else if let Some(path) = kept_in.filter(|_| heard) {
             let path = shell_word(&path.display().to_string());
-            crate::out::note(&format!(
-                "`lmscope --resume {path}` comes back to this session"
-            ));
+            crate::out::note(&format!("to come back: lmscope --resume {path}"));
         }
         let (outcome, code) = match parting {
             Ok(Ok(LoopEnd::Quit)) => (Ok(()), 0),

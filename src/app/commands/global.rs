@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandResult, Context, Unavailable, has_model};
 use crate::app::layout::{Pane, Zoom};
-use crate::app::session::lines::RecordedSession;
+use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 

@@ -1,12 +1,10 @@
 //! The lines of a session file: written and read by the same types, so that what is written is what is read.
 //!
-//! Invariant: a line is parsed once, here. What is no line of a session is refused with its number; what cannot be had any more
-//! (an edit of an operation that is gone, a figure that no longer exists) is left out and said. What a file says is never shown
-//! but through [`crate::text::line`]. To record another request, add a variant of [`RequestLine`] and its arms in
-//! [`RequestLine::of`] and [`RequestLine::request`].
+//! Invariant: a line is parsed once, here. What cannot be had any more (an edit of an operation that is gone, a figure that no
+//! longer exists) is left out and said. What a file says is never shown but through [`crate::text::line`]. To record another
+//! request, add a variant of [`RequestLine`] and its arms in [`RequestLine::of`] and [`RequestLine::request`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,19 +25,13 @@ use crate::model::network::address::site_named;
 use crate::model::tokenizer::template::Message;
 use crate::text;
 
-/// What to do about a file that cannot be read.
-const NEXT: &str = "Is it a file of `sessions/`, or one that :session wrote?";
-
-/// How many columns of a reason are shown.
-const WHY: usize = 200;
-
 /// How many tokens a request writes of which the line does not say it, as those of the first versions.
 const COUNT: usize = 64;
 
 /// A request, as its line has it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-enum RequestLine {
+pub(super) enum RequestLine {
     Load {
         model: String,
         #[serde(default)]
@@ -114,7 +106,7 @@ fn usual_count() -> usize {
 /// A prompt, by how it is given.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum PromptLine {
+pub(super) enum PromptLine {
     Text(String),
     Chat(String),
     Ids(Vec<u32>),
@@ -127,7 +119,7 @@ enum PromptLine {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct EditLine {
+pub(super) struct EditLine {
     edit: String,
     #[serde(default = "switched_on")]
     on: bool,
@@ -276,7 +268,7 @@ impl RequestLine {
     }
 
     /// The request. What it names and does not exist is left out, and added to `missing`; none if that is all of it.
-    fn request(self, missing: &mut Vec<String>) -> Option<Request> {
+    pub fn request(self, missing: &mut Vec<String>) -> Option<Request> {
         let mut lacks = |why: String| missing.push(text::line(&why));
         Some(match self {
             Self::Load {
@@ -449,15 +441,15 @@ pub struct ExampleLine {
 
 /// Tokens that were written after the request on line `after` was taken up, and before the next one was.
 #[derive(Debug, Serialize, Deserialize)]
-struct WrittenLine {
-    written: Vec<u32>,
-    after: usize,
+pub(super) struct WrittenLine {
+    pub written: Vec<u32>,
+    pub after: usize,
 }
 
 /// The request on this line was not carried out.
 #[derive(Debug, Serialize, Deserialize)]
-struct FailedLine {
-    failed: usize,
+pub(super) struct FailedLine {
+    pub failed: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -467,7 +459,7 @@ struct ScreenHolder {
 
 /// A line.
 #[derive(Debug)]
-enum Line {
+pub(super) enum Line {
     Request(RequestLine),
     Written(WrittenLine),
     Failed(FailedLine),
@@ -500,7 +492,7 @@ pub(super) fn of_screen(screen: ScreenLine) -> String {
 }
 
 impl Line {
-    fn read(text: &str) -> Result<Self, String> {
+    pub fn read(text: &str) -> Result<Self, String> {
         let fail = |e: serde_json::Error| format!("it is no JSON: {e}");
         let fields: Map<String, Value> = serde_json::from_str(text).map_err(fail)?;
         let has = |name: &str| fields.contains_key(name);
@@ -520,91 +512,4 @@ impl Line {
 
 fn as_type<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, String> {
     serde_json::from_value(Value::Object(fields)).map_err(|e| e.to_string())
-}
-
-/// A request of a session, and what was written after it.
-#[derive(Clone, Debug)]
-pub struct RecordedRequest {
-    pub request: Request,
-    /// The tokens that were written until the next request about the text; none if the file does not say it.
-    pub written: Option<Vec<u32>>,
-}
-
-/// A session as it was read from its file.
-#[derive(Clone, Debug)]
-pub struct RecordedSession {
-    pub path: PathBuf,
-    /// Those that were carried out, in order; the first one loads the model.
-    pub requests: Vec<RecordedRequest>,
-    /// What the screen was at the end; none if the program was killed.
-    pub screen: Option<ScreenLine>,
-    /// What the file names and does not exist any more, in words.
-    pub missing: Vec<String>,
-}
-
-impl RecordedSession {
-    /// Reads a file.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read, or a line is none of a session's.
-    pub fn read(path: &Path) -> Result<Self> {
-        crate::file::check_is_file(path)?;
-        Self::parse(path, &crate::file::words(path)?)
-    }
-
-    /// Reads the content of a file.
-    ///
-    /// # Errors
-    ///
-    /// When a line is none of a session's.
-    pub fn parse(path: &Path, content: &str) -> Result<Self> {
-        let rows: Vec<&str> = content.lines().collect();
-        let mut lines = Vec::new();
-        for (i, row) in rows.iter().enumerate() {
-            let torn = i + 1 == rows.len() && !content.ends_with('\n');
-            match Line::read(row) {
-                Ok(line) => lines.push(line),
-                // The program was killed while it wrote this line.
-                Err(_) if torn && i > 0 => {}
-                Err(why) => {
-                    let why = text::clip(&text::line(&why), WHY);
-                    let what = format!("line {} is no line of a session: {why}", i + 1);
-                    return Err(Error::bad_file(path, what, NEXT));
-                }
-            }
-        }
-        let mut out = Self {
-            path: path.to_path_buf(),
-            requests: Vec::new(),
-            screen: None,
-            missing: Vec::new(),
-        };
-        let mut written: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
-        let mut failed = Vec::new();
-        let mut requests = Vec::new();
-        for (i, line) in lines.into_iter().enumerate() {
-            match line {
-                Line::Request(line) => requests.push((i + 1, line)),
-                Line::Written(line) => written.entry(line.after).or_default().extend(line.written),
-                Line::Failed(line) => failed.push(line.failed),
-                Line::Screen(screen) => out.screen = Some(*screen),
-            }
-        }
-        requests.retain(|(number, _)| !failed.contains(number));
-        // A model that is loaded begins anew, so that nothing before it matters.
-        let first = requests
-            .iter()
-            .rposition(|(_, line)| matches!(line, RequestLine::Load { .. }));
-        let Some(first) = first else {
-            return Err(Error::bad_file(path, "it says no model", NEXT));
-        };
-        for (number, line) in requests.split_off(first) {
-            if let Some(request) = line.request(&mut out.missing) {
-                let written = written.remove(&number);
-                out.requests.push(RecordedRequest { request, written });
-            }
-        }
-        Ok(out)
-    }
 }

@@ -5,6 +5,7 @@
 //! and the next request tries again. The lines are those of [`lines`], which also reads them.
 
 pub mod lines;
+pub mod recorded;
 
 use std::collections::VecDeque;
 use std::fs::File;

@@ -5,38 +5,22 @@
 //! the user's own ends the replay where it is. To replay another kind of request, add its arms in [`Answer::to`] and
 //! [`App::ask_again`].
 
-use std::collections::{BTreeMap, VecDeque};
+mod plan;
+
+use std::collections::VecDeque;
 
 use super::notice::Level;
-use super::session::lines::{RecordedRequest, RecordedSession, ScreenLine};
+use super::session::lines::ScreenLine;
+use super::session::recorded::RecordedSession;
 use super::{App, AppSettings, Effect, FigureProgress, mark};
 use crate::edit::Edit;
 use crate::engine::{Mode, PaneName, PromptSource, Request, Update};
 use crate::instruments::instrument;
 use crate::text;
+use plan::{EditTrial, Step, plan};
 
 /// The most things that one notice lists.
 const LISTED: usize = 4;
-
-/// A request that is still to be sent.
-#[derive(Debug)]
-struct Step {
-    request: Request,
-    /// What was written after it then.
-    written: Option<Vec<u32>>,
-    /// Of a change of edits.
-    trial: EditTrial,
-}
-
-/// Which edits of a request are tried, because the engine refuses all of them where it refuses one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum EditTrial {
-    All,
-    /// This one, with those before it.
-    One(usize),
-    /// Those that were not refused.
-    Rest,
-}
 
 /// What a request is answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,106 +37,6 @@ enum Answer {
     Direction,
     /// It is done when it is taken up.
     Nothing,
-}
-
-impl Step {
-    /// The steps of a recorded request: it writes as many tokens as it wrote then, and where another one changed how the text that
-    /// was being written went on, it goes on.
-    fn of(request: Request, written: Option<Vec<u32>>) -> Vec<Self> {
-        let step = |request, written| Self {
-            request,
-            written,
-            trial: EditTrial::All,
-        };
-        let count = written.as_ref().map(Vec::len);
-        match request {
-            Request::Generate {
-                prompt,
-                count: asked,
-            } => {
-                let count = count.unwrap_or(asked);
-                vec![step(Request::Generate { prompt, count }, written)]
-            }
-            Request::Continue { count: asked } => {
-                let count = count.unwrap_or(asked);
-                vec![step(Request::Continue { count }, written)]
-            }
-            request @ (Request::Load { .. }
-            | Request::CountTokens { .. }
-            | Request::Stop
-            | Request::Rewind { .. }
-            | Request::Restore(_)
-            | Request::Sampling(_)
-            | Request::Edits { .. }
-            | Request::Live(_)
-            | Request::View { .. }
-            | Request::Observe(_)
-            | Request::Follow(_)
-            | Request::Baseline
-            | Request::Beside(_)
-            | Request::Group { .. }
-            | Request::Direction { .. }
-            | Request::Panic) => {
-                let on = count.filter(|count| *count > 0);
-                let on = on.map(|count| step(Request::Continue { count }, written));
-                std::iter::once(step(request, None)).chain(on).collect()
-            }
-        }
-    }
-}
-
-/// Whether a request works on the text that is there.
-fn needs_text(request: &Request) -> bool {
-    match request {
-        Request::Generate { .. }
-        | Request::Continue { .. }
-        | Request::Rewind { .. }
-        | Request::Restore(_) => true,
-        Request::Observe(question) => question.needs_text().unwrap_or(true),
-        Request::Load { .. }
-        | Request::CountTokens { .. }
-        | Request::Stop
-        | Request::Sampling(_)
-        | Request::Edits { .. }
-        | Request::Live(_)
-        | Request::View { .. }
-        | Request::Follow(_)
-        | Request::Baseline
-        | Request::Beside(_)
-        | Request::Group { .. }
-        | Request::Direction { .. }
-        | Request::Panic => false,
-    }
-}
-
-/// What a request settles that a later one settles anew, so that only the last one counts: a pane's figure and, `before` the text
-/// begins, the edits and how it is written.
-fn settles(request: &Request, before: bool) -> Option<String> {
-    match request {
-        Request::Observe(question) => {
-            Some(format!("{} {}", question.instrument, question.unedited))
-        }
-        Request::Sampling(_) if before => Some("sampling".into()),
-        Request::Edits { .. } if before => Some("edits".into()),
-        Request::Beside(_) if before => Some("beside".into()),
-        Request::Load { .. }
-        | Request::Generate { .. }
-        | Request::CountTokens { .. }
-        | Request::Continue { .. }
-        | Request::Stop
-        | Request::Rewind { .. }
-        | Request::Restore(_)
-        | Request::Sampling(_)
-        | Request::Edits { .. }
-        | Request::Live(_)
-        | Request::View { .. }
-        | Request::Follow(_)
-        | Request::Baseline
-        | Request::Beside(_)
-        | Request::Group { .. }
-        | Request::Direction { .. }
-        | Request::Panic => None,
-    }
 }
 
 impl Answer {
@@ -201,8 +85,9 @@ impl Answer {
 #[derive(Debug)]
 struct Awaited {
     answer: Answer,
-    /// Whether the engine has it in hand. Before, what comes is about what was asked for earlier.
-    taken_up: bool,
+    /// How many requests the engine still has to take up, this one the last of them. Before, what comes is about what was asked
+    /// for earlier.
+    to_take: usize,
     written: Option<Vec<u32>>,
     /// The first position that was written since, and what.
     since: Option<usize>,
@@ -238,35 +123,10 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Plans what has to be asked for again. Texts that were replaced later are left out, unless a request brings one back.
     fn of(recorded: RecordedSession) -> Self {
-        let requests = recorded.requests;
-        let place =
-            |fits: fn(&Request) -> bool| requests.iter().rposition(|row| fits(&row.request));
-        let restored = place(|request| matches!(request, Request::Restore(_)));
-        let newest = place(|request| matches!(request, Request::Generate { .. }));
-        // From here on, the text is the last one.
-        let from = newest
-            .filter(|at| restored.is_none_or(|restored| restored < *at))
-            .unwrap_or(0);
-        let mut last_of: BTreeMap<String, usize> = BTreeMap::new();
-        for (at, row) in requests.iter().enumerate() {
-            last_of.extend(settles(&row.request, at < from).map(|what| (what, at)));
-        }
-        let needed = |at: usize, request: &Request| {
-            let settled = settles(request, at < from);
-            let is_last = settled.is_none_or(|what| last_of.get(&what) == Some(&at));
-            is_last && (at >= from || !needs_text(request))
-        };
-        let mut steps = VecDeque::new();
-        for (at, RecordedRequest { request, written }) in requests.into_iter().enumerate() {
-            if needed(at, &request) {
-                steps.extend(Step::of(request, written.filter(|_| at >= from)));
-            }
-        }
         Self {
             name: text::line(&recorded.path.display().to_string()),
-            steps,
+            steps: plan(recorded.requests),
             awaited: None,
             missing: recorded.missing,
             refused: Vec::new(),
@@ -275,13 +135,22 @@ impl Replay {
         }
     }
 
+    /// Whether the next request can be sent. One that writes on goes together with the rewinding before it, as it did then.
+    fn is_free(&self) -> bool {
+        let Some(awaited) = &self.awaited else {
+            return true;
+        };
+        let next = self.steps.front().map(|step| &step.request);
+        awaited.answer == Answer::Rewound && matches!(next, Some(Request::Continue { .. }))
+    }
+
     /// Takes in what an update says about the request that was sent last.
     pub(super) fn hear(&mut self, update: &Update) -> Heard {
         let Some(awaited) = &mut self.awaited else {
             return Heard::Waiting;
         };
         if let Update::TakenUp = update {
-            awaited.taken_up = true;
+            awaited.to_take = awaited.to_take.saturating_sub(1);
             return match awaited.answer {
                 Answer::Nothing => Heard::Done,
                 Answer::Model
@@ -295,7 +164,7 @@ impl Replay {
                 | Answer::Direction => Heard::Waiting,
             };
         }
-        if !awaited.taken_up {
+        if awaited.to_take > 0 {
             return Heard::Waiting;
         }
         if let Update::Token { token, .. } = update {
@@ -458,12 +327,14 @@ impl App {
         };
         let loads = |awaited: &Awaited| awaited.answer == Answer::Model;
         if failure.is_some() && replay.awaited.as_ref().is_some_and(loads) {
+            // Whatever the user does next is a session of its own.
+            let _unkept = self.session.replayed();
             self.inform(format!("{} was not opened", replay.name));
             return Vec::new();
         }
         replay.settle(failure);
         let mut effects = Vec::new();
-        while replay.awaited.is_none() {
+        while replay.is_free() {
             let Some(step) = replay.steps.pop_front() else {
                 effects.extend(self.end_replay(&replay));
                 return effects;
@@ -531,9 +402,10 @@ impl App {
             written,
             trial,
         } = step;
+        let before = replay.awaited.take().map_or(0, |awaited| awaited.to_take);
         let mut awaited = Awaited {
             answer: Answer::to(&request),
-            taken_up: !request.is_about_text(),
+            to_take: before + usize::from(request.is_about_text()),
             written,
             since: None,
             ids: Vec::new(),
