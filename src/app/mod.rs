@@ -7,6 +7,7 @@
 pub mod baseline;
 pub mod commands;
 pub mod cursor;
+mod density;
 mod following;
 pub mod form;
 mod graph_walk;
@@ -35,8 +36,6 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
 use crate::engine::{
@@ -51,6 +50,7 @@ use crate::model::load::Options;
 use baseline::Baseline;
 use commands::Command;
 use cursor::Cursor;
+pub use density::Density;
 use form::Form;
 use history::{Experiment, History};
 use key::Key;
@@ -118,39 +118,6 @@ pub enum Effect {
     Redraw,
     /// End the program.
     Quit,
-}
-
-/// How much a grid cell shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Density {
-    /// Token and number.
-    #[default]
-    Full,
-    /// Token; the number is its colour.
-    Token,
-    /// Colour alone.
-    Colour,
-}
-
-impl Density {
-    /// One step towards more text in a cell.
-    #[must_use]
-    pub fn more(self) -> Self {
-        match self {
-            Self::Colour => Self::Token,
-            Self::Token | Self::Full => Self::Full,
-        }
-    }
-
-    /// One step towards more cells on the screen.
-    #[must_use]
-    pub fn less(self) -> Self {
-        match self {
-            Self::Full => Self::Token,
-            Self::Token | Self::Colour => Self::Colour,
-        }
-    }
 }
 
 /// An overlay in front of the panes, which gets the keys.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lmscope::app::layout::{Pane, Zoom};
 use lmscope::app::session::recorded::RecordedSession;
+use lmscope::app::transcript::Activity;
 use lmscope::app::{App, AppSettings, Effect, Event};
 use lmscope::engine::{self, Handle, Update};
 use lmscope::lab::sample::Sampling;
@@ -210,7 +211,8 @@ impl Stage {
     fn until_written(&mut self, count: usize) {
         loop {
             let text = &self.app.transcript;
-            if text.busy() && text.tokens.len() >= text.prompt + count && text.prompt > 0 {
+            // Not that of the text before, while the prompt is read.
+            if text.activity == Activity::Writing && text.tokens.len() >= text.prompt + count {
                 return;
             }
             let update = self.updates.recv_timeout(Duration::from_mins(1)).unwrap();

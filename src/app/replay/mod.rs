@@ -2,13 +2,14 @@
 //!
 //! Invariant: the next request is sent when the engine has answered the one before, so that each meets the text that it met then,
 //! with as many tokens as were written then. What cannot be done again is said at the end, and the rest is shown. A request of
-//! the user's own ends the replay where it is. To replay another kind of request, add its arms in [`Answer::to`] and
+//! the user's own ends the replay where it is. To replay another kind of request, add its arms in [`ReplayAnswer::to`] and
 //! [`App::ask_again`].
 
 mod plan;
 
 use std::collections::VecDeque;
 
+use super::history::Experiment;
 use super::notice::Level;
 use super::session::lines::ScreenLine;
 use super::session::recorded::RecordedSession;
@@ -24,7 +25,7 @@ const LISTED: usize = 4;
 
 /// What a request is answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+enum ReplayAnswer {
     Model,
     /// The end of writing.
     Text,
@@ -39,7 +40,7 @@ enum Answer {
     Nothing,
 }
 
-impl Answer {
+impl ReplayAnswer {
     fn to(request: &Request) -> Self {
         match request {
             Request::Load { .. } => Self::Model,
@@ -84,7 +85,7 @@ impl Answer {
 /// The request that was sent last and is not answered.
 #[derive(Debug)]
 struct Awaited {
-    answer: Answer,
+    answer: ReplayAnswer,
     /// How many requests the engine still has to take up, this one the last of them. Before, what comes is about what was asked
     /// for earlier.
     to_take: usize,
@@ -94,6 +95,8 @@ struct Awaited {
     ids: Vec<u32>,
     /// The edits and their mode, if it changes them.
     edits: Option<(Vec<Edit>, Mode, EditTrial)>,
+    /// The prompt and how many tokens it writes, if it begins a text and what is refused there can still be found out.
+    prompt: Option<(PromptSource, usize)>,
 }
 
 /// What an update says about the request that was sent last.
@@ -141,7 +144,7 @@ impl Replay {
             return true;
         };
         let next = self.steps.front().map(|step| &step.request);
-        awaited.answer == Answer::Rewound && matches!(next, Some(Request::Continue { .. }))
+        awaited.answer == ReplayAnswer::Rewound && matches!(next, Some(Request::Continue { .. }))
     }
 
     /// Takes in what an update says about the request that was sent last.
@@ -152,16 +155,16 @@ impl Replay {
         if let Update::TakenUp = update {
             awaited.to_take = awaited.to_take.saturating_sub(1);
             return match awaited.answer {
-                Answer::Nothing => Heard::Done,
-                Answer::Model
-                | Answer::Text
-                | Answer::Rewound
-                | Answer::Restored
-                | Answer::Edited
-                | Answer::Baseline
-                | Answer::Figure(_)
-                | Answer::Group
-                | Answer::Direction => Heard::Waiting,
+                ReplayAnswer::Nothing => Heard::Done,
+                ReplayAnswer::Model
+                | ReplayAnswer::Text
+                | ReplayAnswer::Rewound
+                | ReplayAnswer::Restored
+                | ReplayAnswer::Edited
+                | ReplayAnswer::Baseline
+                | ReplayAnswer::Figure(_)
+                | ReplayAnswer::Group
+                | ReplayAnswer::Direction => Heard::Waiting,
             };
         }
         if awaited.to_take > 0 {
@@ -172,7 +175,7 @@ impl Replay {
             awaited.ids.push(token.id);
         }
         if let Update::Failed { slot, message } = update
-            && slot.is_none_or(|slot| awaited.answer == Answer::Figure(slot))
+            && slot.is_none_or(|slot| awaited.answer == ReplayAnswer::Figure(slot))
         {
             return Heard::Failed(message.clone());
         }
@@ -184,7 +187,7 @@ impl Replay {
     }
 
     /// The request that was sent last is answered: compares what was written, and plans what a refused edit leaves.
-    fn settle(&mut self, failure: Option<String>) {
+    fn settle(&mut self, failure: Option<String>, now: &Experiment) {
         let Some(awaited) = self.awaited.take() else {
             return;
         };
@@ -196,6 +199,9 @@ impl Replay {
             self.differs = self.differs.or(differs);
         }
         let Some(why) = failure else { return };
+        if let Some((prompt, count)) = awaited.prompt {
+            return self.begin_without(now, (prompt, count, awaited.written));
+        }
         let Some((edits, mode, trial)) = awaited.edits else {
             return self.miss(&why);
         };
@@ -220,6 +226,37 @@ impl Replay {
             }
             EditTrial::Rest => self.miss(&why),
         }
+    }
+
+    /// A text did not begin under these edits, and it is only with a text that the engine looks at them: it is begun without, then
+    /// each of them is tried, and then the text is begun again.
+    fn begin_without(
+        &mut self,
+        now: &Experiment,
+        (prompt, count, written): (PromptSource, usize, Option<Vec<u32>>),
+    ) {
+        let step = |request, written, trial| Step {
+            request,
+            written,
+            trial,
+        };
+        let edits = |edits| Request::Edits {
+            edits,
+            mode: now.mode,
+        };
+        let mut off = now.edits.clone();
+        off.iter_mut().for_each(|edit| edit.on = false);
+        let generate = |prompt, count| Request::Generate { prompt, count };
+        let again = [
+            step(edits(off), None, EditTrial::Rest),
+            step(generate(prompt.clone(), 0), None, EditTrial::Rest),
+            step(edits(now.edits.clone()), None, EditTrial::All),
+            step(generate(prompt, count), written, EditTrial::Rest),
+        ];
+        again
+            .into_iter()
+            .rev()
+            .for_each(|step| self.steps.push_front(step));
     }
 
     fn miss(&mut self, what: &str) {
@@ -325,14 +362,14 @@ impl App {
         let Some(mut replay) = self.replay.take() else {
             return Vec::new();
         };
-        let loads = |awaited: &Awaited| awaited.answer == Answer::Model;
+        let loads = |awaited: &Awaited| awaited.answer == ReplayAnswer::Model;
         if failure.is_some() && replay.awaited.as_ref().is_some_and(loads) {
             // Whatever the user does next is a session of its own.
             let _unkept = self.session.replayed();
             self.inform(format!("{} was not opened", replay.name));
             return Vec::new();
         }
-        replay.settle(failure);
+        replay.settle(failure, self.history.now());
         let mut effects = Vec::new();
         while replay.is_free() {
             let Some(step) = replay.steps.pop_front() else {
@@ -404,16 +441,20 @@ impl App {
         } = step;
         let before = replay.awaited.take().map_or(0, |awaited| awaited.to_take);
         let mut awaited = Awaited {
-            answer: Answer::to(&request),
+            answer: ReplayAnswer::to(&request),
             to_take: before + usize::from(request.is_about_text()),
             written,
             since: None,
             ids: Vec::new(),
             edits: None,
+            prompt: None,
         };
         let effects = match request {
             Request::Load { .. } => self.load(),
             Request::Generate { prompt, count } => {
+                if trial == EditTrial::All && self.history.active() > 0 {
+                    awaited.prompt = Some((prompt.clone(), count));
+                }
                 self.with_count(count, |app| app.send_prompt(prompt))
             }
             Request::Continue { count } => self.with_count(count, Self::continue_generating),
