@@ -533,7 +533,7 @@ FAULTS = [
     ("sessions::a_session_comes", "src/app/replay/plan.rs", "let count = count.unwrap_or(asked);\n                vec![step(Request::Generate", "let count = asked;\n                vec![step(Request::Generate"),
     ("sessions::a_session_comes", "src/app/session/mod.rs", "                let failure = self.note_written();\n                let text = &mut self.text;\n                let taken", "                let failure = None;\n                let text = &mut self.text;\n                let taken"),
     ("sessions::a_session_is_opened", "src/app/session/mod.rs", "foreign: self.text.foreign + self.text.waiting.len(),", "foreign: 0,"),
-    ("sessions::a_session_is_opened", "src/engine/worker/mod.rs", "held == model && by == options", "held == model && by != options"),
+    ("sessions::a_session_is_opened", "src/engine/worker/loading.rs", "held == model && by == options", "held == model && by != options"),
     ("sessions::what_was_undone", "src/app/replay/plan.rs", ".filter(|at| restored.is_none_or(|restored| restored < *at))\n        .unwrap_or(0)", ".unwrap_or(0)\n        .max(restored.unwrap_or(0))"),
     ("sessions::figures_marks", "src/app/screen_state.rs", "        marks.dedup();", "        marks.clear();"),
     ("sessions::what_is_missing", "src/app/replay/mod.rs", "row.on = row.on && tried && !replay.is_refused(row);", "row.on = row.on && tried;"),

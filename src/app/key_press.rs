@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::commands::{Command, CommandResult, Context, Unavailable, commands};
+use super::commands::{Command, CommandResult, Context, Unavailable, command, commands};
 use super::form::{Form, FormKey};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
@@ -111,6 +111,42 @@ impl App {
             return Ok(Vec::new());
         }
         (row.run)(self, argument)
+    }
+
+    /// Runs a command line as it was typed.
+    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Unavailable> {
+        let line = line.trim();
+        let (word, rest) = line
+            .split_once(char::is_whitespace)
+            .map_or((line, ""), |(w, r)| (w, r.trim()));
+        let of = instrument(word);
+        if let Some(row) = command(word) {
+            if row.arguments.is_empty() && !rest.is_empty() {
+                let other = match of {
+                    Ok(_) => format!(
+                        "; `show {word}` opens the instrument of that name, and o its parameters"
+                    ),
+                    Err(_) => String::new(),
+                };
+                let about = row.about;
+                return Err(Unavailable(format!(
+                    "`{word}` takes nothing: it {about}{other}"
+                )));
+            }
+            return self.run_command(row, rest);
+        }
+        if let Ok(of) = of {
+            if !rest.is_empty() {
+                return Err(Unavailable(format!(
+                    "`{word}` opens its figure and takes nothing; o sets the parameters there"
+                )));
+            }
+            self.set_focus(Pane::Figure(of.name()));
+            return Ok(Vec::new());
+        }
+        Err(Unavailable(format!(
+            "there is no command `{word}`; ? lists what can be done here"
+        )))
     }
 
     /// The effects of a command; an error becomes a notice.

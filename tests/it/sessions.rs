@@ -67,12 +67,16 @@ impl Stage {
                 assert!(fits(&self.app), "waited for {what}");
                 return;
             };
-            if let Update::Loaded(loaded) = &update {
-                self.loaded.push(loaded.seconds);
-            }
-            let effects = self.app.update(Event::Engine(update));
-            self.perform(effects);
+            self.receive(update);
         }
+    }
+
+    fn receive(&mut self, update: Update) {
+        if let Update::Loaded(loaded) = &update {
+            self.loaded.push(loaded.seconds);
+        }
+        let effects = self.app.update(Event::Engine(update));
+        self.perform(effects);
     }
 
     fn settle(&mut self) {
@@ -216,8 +220,7 @@ impl Stage {
                 return;
             }
             let update = self.updates.recv_timeout(Duration::from_mins(1)).unwrap();
-            let effects = self.app.update(Event::Engine(update));
-            self.perform(effects);
+            self.receive(update);
         }
     }
 }

@@ -493,7 +493,13 @@ pub(super) fn of_screen(screen: ScreenLine) -> String {
 
 impl Line {
     pub fn read(text: &str) -> Result<Self, String> {
-        let fail = |e: serde_json::Error| format!("it is no JSON: {e}");
+        // Its own line is always the first.
+        let fail = |e: serde_json::Error| {
+            format!(
+                "it is no JSON: {}",
+                e.to_string().replace(" at line 1 ", " at ")
+            )
+        };
         let fields: Map<String, Value> = serde_json::from_str(text).map_err(fail)?;
         let has = |name: &str| fields.contains_key(name);
         if has("request") {
