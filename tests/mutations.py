@@ -150,7 +150,7 @@ FAULTS = [
     ("file::nothing_is_written_through", "src/file.rs", "} else if kind.is_symlink() {", "} else if false {"),
     ("file::of_many_writers", "src/file.rs", "Overwrite::Never => self.link_if_free(path)?,", "Overwrite::Never => std::fs::rename(&self.path, path)?,"),
     ("model::memory_limits::the_tightest", "src/model/memory_limits.rs", "        all.push(folder.clone());\n    }", "    }\n    all.push(folder);"),
-    ("app::session::lines_are_on", "src/app/session.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
+    ("app::session::lines_are_on", "src/app/session/mod.rs", "        self.keep();\n        self.failure.clone().filter", "        self.failure.clone().filter"),
     # Layers that nobody sees.
     ("engine::layers_that_nobody", "src/engine/worker/live.rs", "let urgent = self.goal.is_none() || self.came_into_view;", "let urgent = true;"),
     ("engine::layers_that_nobody", "src/lab/capture.rs", "joined.recorded.insert(*at, Tensor::cat(&rows, 0)?);", "joined.recorded.insert(*at, Tensor::cat(&rows[..1].repeat(rows.len()), 0)?);"),
@@ -501,7 +501,7 @@ FAULTS = [
     ("score::it_is_what", "src/instruments/score/windows.rs", "begin += stride.min(room);", "begin += room;"),
     ("instruments::score::windows::each_token", "src/instruments/score/windows.rs", "let room = window - usize::from(again.is_some());", "let room = window;"),
     ("score::a_list_is", "src/instruments/score/figure.rs", "(of.mean() - plain.mean()) as f32", "(plain.mean() - of.mean()) as f32"),
-    ("score::a_list_is", "src/instruments/score/measure.rs", "case(lab, &texts, &run.schedule, Some(seed))", "case(lab, &texts, &none, Some(seed))"),
+    ("score::a_list_is", "src/instruments/score/measure.rs", "case(lab, &texts, &run.schedule.control(seed))", "case(lab, &texts, &none)"),
     ("score::a_list_is", "src/lab/row_programs.rs", "if own.is_some_and(|part| part.rows.start < row) {", "if own.is_some_and(|part| part.rows.end < row) {"),
     ("score::an_edit_that", "src/edit/receipt.rs", "} else if receipt.fired == 0 {", "} else if receipt.fired > 1 << 40 {"),
     ("lab::bootstrap::an_interval", "src/lab/bootstrap.rs", "rng.random_range(0..count)", "rng.random_range(0..count.div_ceil(2))"),
@@ -526,6 +526,25 @@ FAULTS = [
     ("probe::the_saved", "src/instruments/steering/meters.rs", "value * length + bias", "value + bias"),
     ("attention::text_opens", "src/instruments/attention/edges.rs", "norm(added) / norm(&stream)", "norm(added)"),
     ("export::text::a_grid_opens", "src/export/text.rs", "opening.rows.binary_search(&row).is_ok()", "opening.rows.binary_search(&row).is_ok() || row > 0"),
+    # Sessions that come back.
+    ("app::session::recorded::every_recorded", "src/app/session/lines.rs", "                until: question.until,\n            },\n            Request::Direction", "                until: None,\n            },\n            Request::Direction"),
+    ("app::session::recorded::the_screen_comes", "src/app/session/recorded.rs", "Line::Screen(screen) => out.screen = Some(*screen),", "Line::Screen(screen) => drop(screen),"),
+    ("app::session::recorded::what_was_written", "src/app/session/recorded.rs", "requests.retain(|(number, _)| !failed.contains(number));", "requests.retain(|(number, _)| *number > 1 || !failed.contains(number));"),
+    ("app::session::recorded::what_does_not", "src/app/session/lines.rs", "                arguments.forget_saved();", "                let _kept = &mut arguments;"),
+    ("app::session::recorded::a_file_that", "src/app/session/recorded.rs", "text::clip(&text::line(&why), WHY)", "why"),
+    ("sessions::a_session_comes", "src/app/replay/plan.rs", "let count = count.unwrap_or(asked);\n                vec![step(Request::Generate", "let count = asked;\n                vec![step(Request::Generate"),
+    ("sessions::a_session_comes", "src/app/session/mod.rs", "                let failure = self.note_written();\n                let text = &mut self.text;\n                let taken", "                let failure = None;\n                let text = &mut self.text;\n                let taken"),
+    ("sessions::a_session_is_opened", "src/app/session/mod.rs", "foreign: self.text.foreign + self.text.waiting.len(),", "foreign: 0,"),
+    ("sessions::a_session_is_opened", "src/engine/worker/loading.rs", "held == model && by == options", "held == model && by != options"),
+    ("sessions::what_was_undone", "src/app/replay/plan.rs", ".filter(|at| restored.is_none_or(|restored| restored < *at))\n        .unwrap_or(0)", ".unwrap_or(0)\n        .max(restored.unwrap_or(0))"),
+    ("sessions::figures_marks", "src/app/screen_state.rs", "        marks.dedup();", "        marks.clear();"),
+    ("sessions::what_is_missing", "src/app/replay/mod.rs", "row.on = row.on && tried && !replay.is_refused(row);", "row.on = row.on && tried;"),
+    ("sessions::another_text", "src/app/replay/mod.rs", "self.differs = self.differs.or(differs);", "let _ = differs;"),
+    ("sessions::the_user_goes_on", "src/app/requests.rs", "        self.stop_replay();\n        vec![Effect::Cancel", "        vec![Effect::Cancel"),
+    ("sessions::what_cannot_be", "src/cli/mod.rs", "            || screen::is_resumed(matches)\n", ""),
+    ("sessions::leaving_says", "src/ui/screen.rs", "else if let Some(path) = kept_in.filter(|_| heard) {", "else if let Some(path) = kept_in.filter(|_| !heard) {"),
+    ("scripts::every_script", "src/app/replay/plan.rs", "is_last && (at >= from || !needs_text(request))", "is_last"),
+    ("scripts::every_script", "src/app/updates.rs", "if self.is_outdated() {", "if false {"),
 ]
 
 

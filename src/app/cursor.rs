@@ -4,6 +4,8 @@
 //! rows or columns are something else has an additional spot of its own.
 //! To add a way to move, add a variant of [`CursorMove`].
 
+use serde::{Deserialize, Serialize};
+
 use crate::export::number::spelled;
 use crate::figure::cell_details::RankStory;
 use crate::figure::graph::EdgeEnd;
@@ -14,7 +16,8 @@ use crate::figure::{
 };
 
 /// The cursor that all panes share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cursor {
     /// The block.
     pub layer: usize,

@@ -143,6 +143,12 @@ impl History {
         Rc::make_mut(&mut self.now).mode = mode;
     }
 
+    /// Sets the initial marks and examples, without a step of undo.
+    pub fn start_with(&mut self, marks: Vec<Mark>, turns: Vec<ExampleTurn>) {
+        let now = Rc::make_mut(&mut self.now);
+        (now.marks, now.turns) = (marks, turns);
+    }
+
     /// Replaces the edits without a step of undo.
     fn replace_edits(&mut self, edits: Vec<Edit>) {
         let now = Rc::make_mut(&mut self.now);
@@ -236,6 +242,29 @@ impl History {
     /// Notes that the engine was asked to restore a text: by a step about the text (`way`), or only for its edit schedule.
     pub fn begin_restoring(&mut self, way: Option<UndoOrRedo>, text: ReplacedText) {
         self.being_restored = Some((way, text));
+    }
+
+    /// Takes the step about the text of this number, or the text of the step that has it for its schedule, with the direction of
+    /// the step; none if there is no such step.
+    pub fn take_text(&mut self, number: u64) -> Option<(Option<UndoOrRedo>, ReplacedText)> {
+        for way in [UndoOrRedo::Back, UndoOrRedo::Forth] {
+            let steps = self.steps(way);
+            let is_it = |text: &ReplacedText| text.number == number;
+            let own = |step: &HistoryStep| matches!(step, HistoryStep::Text(text) if is_it(text));
+            if let Some(at) = steps.iter().rposition(own)
+                && let HistoryStep::Text(text) = steps.remove(at)
+            {
+                return Some((Some(way), text));
+            }
+            let held = steps.iter_mut().find_map(|step| match step {
+                HistoryStep::State(_, text) => text.take_if(|text| is_it(text)),
+                HistoryStep::Text(_) => None,
+            });
+            if let Some(text) = held {
+                return Some((None, text));
+            }
+        }
+        None
     }
 
     /// Whether a text is being restored.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::commands::{Command, CommandResult, Context, Unavailable, commands};
+use super::commands::{Command, CommandResult, Context, Unavailable, command, commands};
 use super::form::{Form, FormKey};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
@@ -113,6 +113,42 @@ impl App {
         (row.run)(self, argument)
     }
 
+    /// Runs a command line as it was typed.
+    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Unavailable> {
+        let line = line.trim();
+        let (word, rest) = line
+            .split_once(char::is_whitespace)
+            .map_or((line, ""), |(w, r)| (w, r.trim()));
+        let of = instrument(word);
+        if let Some(row) = command(word) {
+            if row.arguments.is_empty() && !rest.is_empty() {
+                let other = match of {
+                    Ok(_) => format!(
+                        "; `show {word}` opens the instrument of that name, and o its parameters"
+                    ),
+                    Err(_) => String::new(),
+                };
+                let about = row.about;
+                return Err(Unavailable(format!(
+                    "`{word}` takes nothing: it {about}{other}"
+                )));
+            }
+            return self.run_command(row, rest);
+        }
+        if let Ok(of) = of {
+            if !rest.is_empty() {
+                return Err(Unavailable(format!(
+                    "`{word}` opens its figure and takes nothing; o sets the parameters there"
+                )));
+            }
+            self.set_focus(Pane::Figure(of.name()));
+            return Ok(Vec::new());
+        }
+        Err(Unavailable(format!(
+            "there is no command `{word}`; ? lists what can be done here"
+        )))
+    }
+
     /// The effects of a command; an error becomes a notice.
     fn settle(&mut self, outcome: CommandResult) -> Vec<Effect> {
         outcome.unwrap_or_else(|Unavailable(why)| {
@@ -207,6 +243,9 @@ impl App {
 
     fn press_listing(&mut self, mut listing: Listing, key: Key) -> Vec<Effect> {
         let choice = listing.press(key);
+        if listing.purpose == PaletteList::Palette {
+            self.remember_command(&choice);
+        }
         if listing.purpose == PaletteList::Theme {
             self.preview(&listing, &choice);
         }
@@ -221,6 +260,20 @@ impl App {
                 let outcome = self.execute(&line);
                 self.settle(outcome)
             }
+        }
+    }
+
+    /// Keeps what was run in the palette, for Up.
+    fn remember_command(&mut self, choice: &PaletteKey) {
+        let line = match choice {
+            PaletteKey::Stay | PaletteKey::Close => return,
+            PaletteKey::Typed(line) => line.clone(),
+            PaletteKey::Run(command, argument) => format!("{} {argument}", command.name)
+                .trim_end()
+                .to_string(),
+        };
+        if self.commands.last() != Some(&line) {
+            self.commands.push(line);
         }
     }
 
@@ -365,7 +418,9 @@ impl App {
         items.extend(picks("show", instruments.collect()));
         let mut seen = std::collections::BTreeSet::new();
         items.retain(|i| seen.insert(i.name.clone()));
-        self.open_listing(PaletteList::Palette, "palette", items);
+        let mut listing = Listing::new(PaletteList::Palette, "palette", items);
+        listing.filter.remember(self.commands.clone());
+        self.overlay = Some(Overlay::Listing(listing));
     }
 
     /// Ctrl-c: stops the work; else clears the text being written; else quits.
@@ -373,7 +428,8 @@ impl App {
         if self.downloading() {
             return vec![Effect::Cancel];
         }
-        let working = self.transcript.busy()
+        let working = self.is_replaying()
+            || self.transcript.busy()
             || self.baseline_asked
             || self.history.is_restoring()
             || self.shown.values().any(|s| s.working.is_some());

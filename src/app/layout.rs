@@ -3,7 +3,10 @@
 //! Invariant: panes never overlap, are inside the screen, and depend only on size, focus and zoom, never on content.
 //! To add a pane, add a variant of [`Pane`], a place in [`arrange`], and a row in `ui/panes`.
 
+use serde::{Deserialize, Serialize};
+
 use crate::engine::PaneName;
+use crate::instruments::instrument;
 
 /// The smallest usable screen: columns, rows.
 pub const LEAST: (u16, u16) = (40, 10);
@@ -72,8 +75,29 @@ pub enum Pane {
     Cell,
 }
 
+impl Pane {
+    /// Its name in session files: that of its instrument, for a figure.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transcript => "transcript",
+            Self::Figure(slot) => slot,
+            Self::Edits => "edits",
+            Self::Cell => "cell",
+        }
+    }
+
+    /// The pane of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Transcript, Self::Edits, Self::Cell]
+            .into_iter()
+            .find(|pane| pane.name() == name)
+            .or_else(|| Some(Self::Figure(instrument(name).ok()?.name())))
+    }
+}
+
 /// How much room the focused pane gets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Zoom {
     /// The normal layout.
     #[default]

@@ -72,6 +72,22 @@ impl PromptInput {
         self.at = self.text.len();
     }
 
+    /// What was sent, oldest first.
+    pub fn earlier(&self) -> &[String] {
+        &self.past
+    }
+
+    /// Takes these for what was sent, oldest first.
+    pub fn remember(&mut self, earlier: Vec<String>) {
+        self.past = earlier;
+        self.back = None;
+    }
+
+    /// Whether an earlier text is shown, and has not been changed.
+    pub fn is_recalling(&self) -> bool {
+        self.back.is_some()
+    }
+
     /// Empties the text.
     pub fn clear(&mut self) {
         self.set("");

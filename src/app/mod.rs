@@ -7,6 +7,7 @@
 pub mod baseline;
 pub mod commands;
 pub mod cursor;
+mod density;
 mod following;
 pub mod form;
 mod graph_walk;
@@ -21,9 +22,12 @@ pub mod notice;
 pub mod palette;
 pub mod prompt_work;
 pub mod ready_prompts;
+mod replay;
 mod requests;
+mod screen_state;
 mod search;
 pub mod session;
+mod settings;
 mod shown_figure;
 mod tint;
 pub mod tour;
@@ -34,20 +38,19 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::edit::EditId;
 use crate::edit::receipt::Receipt;
-use crate::edit::{Edit, EditId};
 use crate::engine::{
     FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Token, Update,
 };
 use crate::figure::{Check, Figure};
 use crate::instruments::INSTRUMENTS;
-use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
-use crate::model::load::Options;
 
 use baseline::Baseline;
 use commands::Command;
 use cursor::Cursor;
+pub use density::Density;
 use form::Form;
 use history::{Experiment, History};
 use key::Key;
@@ -58,8 +61,10 @@ use notice::{Level, Notices};
 use palette::Listing;
 use prompt_work::PromptLength;
 use ready_prompts::ReadyPrompt;
+use replay::Replay;
 use search::Query;
 use session::Session;
+pub use settings::AppSettings;
 pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
 use tour::Tour;
@@ -118,38 +123,6 @@ pub enum Effect {
     Quit,
 }
 
-/// How much a grid cell shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Density {
-    /// Token and number.
-    #[default]
-    Full,
-    /// Token; the number is its colour.
-    Token,
-    /// Colour alone.
-    Colour,
-}
-
-impl Density {
-    /// One step towards more text in a cell.
-    #[must_use]
-    pub fn more(self) -> Self {
-        match self {
-            Self::Colour => Self::Token,
-            Self::Token | Self::Full => Self::Full,
-        }
-    }
-
-    /// One step towards more cells on the screen.
-    #[must_use]
-    pub fn less(self) -> Self {
-        match self {
-            Self::Full => Self::Token,
-            Self::Token | Self::Colour => Self::Colour,
-        }
-    }
-}
-
 /// An overlay in front of the panes, which gets the keys.
 #[derive(Clone, Debug)]
 pub enum Overlay {
@@ -181,65 +154,6 @@ pub struct ArgumentLine {
     pub value: PromptInput,
     /// Why it was refused.
     pub error: Option<String>,
-}
-
-/// The settings at the start, all decided by the caller.
-#[derive(Clone, Debug)]
-pub struct AppSettings {
-    /// The model argument.
-    pub model: String,
-    /// How to load it.
-    pub options: Options,
-    /// A prompt to run at the start.
-    pub prompt: Option<String>,
-    /// Whether it is encoded by the chat template.
-    pub chat: bool,
-    /// How tokens are sampled.
-    pub sampling: Sampling,
-    /// The most tokens to generate.
-    pub count: usize,
-    /// Preset files with their contents; their edits come before the others.
-    pub presets: Vec<(PathBuf, crate::edit::preset::EditPreset)>,
-    /// Edits that are in force from the start.
-    pub edits: Vec<Edit>,
-    /// Dictionaries whose features are shown from the start.
-    pub dictionaries: Vec<String>,
-    /// The file with labels of their features.
-    pub labels: Option<String>,
-    pub theme: String,
-    /// All themes: name and description.
-    pub themes: Vec<(String, String)>,
-    /// The names of all export formats.
-    pub formats: Vec<String>,
-    /// The user's `keys.toml`: path and contents.
-    pub keys: Option<(PathBuf, String)>,
-    /// The folder for the session file; none to keep no session.
-    pub session: Option<PathBuf>,
-    /// Whether it begins with the tour.
-    pub tour: bool,
-}
-
-impl Default for AppSettings {
-    fn default() -> Self {
-        Self {
-            model: "demo".into(),
-            options: Options::default(),
-            prompt: None,
-            chat: false,
-            sampling: Sampling::default(),
-            count: 64,
-            presets: Vec::new(),
-            edits: Vec::new(),
-            dictionaries: Vec::new(),
-            labels: None,
-            theme: "terminal".into(),
-            themes: Vec::new(),
-            formats: Vec::new(),
-            keys: None,
-            session: None,
-            tour: false,
-        }
-    }
 }
 
 /// The state of the app.
@@ -327,6 +241,10 @@ pub struct App {
     pub leaving: Option<Duration>,
     /// Named sets of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
+    /// What was run in the palette, oldest first.
+    commands: Vec<String>,
+    /// The session that is being replayed.
+    replay: Option<Replay>,
     /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
@@ -334,7 +252,18 @@ pub struct App {
 
 impl App {
     /// The initial state, and the first effects.
-    pub fn new(settings: AppSettings) -> (Self, Vec<Effect>) {
+    pub fn new(mut settings: AppSettings) -> (Self, Vec<Effect>) {
+        let resume = settings.resume.take();
+        let mut app = Self::at_start(settings);
+        let effects = match resume {
+            Some(recorded) => app.open_session(recorded),
+            None => app.load(),
+        };
+        (app, effects)
+    }
+
+    /// The state before anything was asked of the engine.
+    fn at_start(settings: AppSettings) -> Self {
         let keys = settings
             .keys
             .as_ref()
@@ -406,6 +335,8 @@ impl App {
             session: Session::kept_in(settings.session.clone()),
             leaving: None,
             groups: BTreeMap::new(),
+            commands: Vec::new(),
+            replay: None,
             in_force: Vec::new(),
             theme_before: None,
             settings,
@@ -414,8 +345,7 @@ impl App {
             app.notices.say(Duration::ZERO, Level::Warning, warning);
         }
         app.show_dictionaries();
-        let effects = app.load();
-        (app, effects)
+        app
     }
 
     /// Puts the features of the dictionaries of the settings on the screen.

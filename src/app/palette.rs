@@ -122,6 +122,8 @@ impl Listing {
             (true, Code::Char('p')) if self.purpose == PaletteList::Palette => {
                 return PaletteKey::Close;
             }
+            (false, Code::Up) if self.recalls() => self.recall(key),
+            (false, Code::Down) if self.filter.is_recalling() => self.recall(key),
             (false, Code::Up) | (true, Code::Char('p')) => {
                 self.selected = self.selected.saturating_sub(1);
             }
@@ -138,6 +140,17 @@ impl Listing {
             },
         }
         PaletteKey::Stay
+    }
+
+    /// Whether Up brings back an earlier command line: at the top of the palette, before anything is typed.
+    fn recalls(&self) -> bool {
+        self.purpose == PaletteList::Palette
+            && (self.filter.is_recalling() || self.selected == 0 && self.filter.is_empty())
+    }
+
+    fn recall(&mut self, key: Key) {
+        self.filter.press(key);
+        self.narrow();
     }
 
     /// Inserts pasted text into the filter.

@@ -20,6 +20,10 @@ use crate::instruments::{Arguments, Instrument, ParamKind, instrument};
 impl App {
     /// Records a request in the session and turns it into an effect.
     pub(super) fn send_request(&mut self, request: Request) -> Effect {
+        if request.is_about_text() {
+            // One of the user's own: a replay sends its requests while it is taken out.
+            self.stop_replay();
+        }
         if let Some(failure) = self.session.note(&request) {
             self.notices.say(self.now, Level::Error, failure);
         }
@@ -91,6 +95,7 @@ impl App {
         if self.transcript.activity == Activity::Reading {
             self.transcript.activity = Activity::Idle;
         }
+        self.stop_replay();
         vec![Effect::Cancel, self.send_request(Request::Stop)]
     }
 
@@ -124,7 +129,11 @@ impl App {
         }
     }
 
-    fn bring_back(&mut self, way: Option<UndoOrRedo>, lost: ReplacedText) -> Vec<Effect> {
+    pub(super) fn bring_back(
+        &mut self,
+        way: Option<UndoOrRedo>,
+        lost: ReplacedText,
+    ) -> Vec<Effect> {
         let number = lost.number;
         self.history.begin_restoring(way, lost);
         vec![self.send_request(Request::Restore(number))]
@@ -158,7 +167,7 @@ impl App {
     }
 
     /// Drops the baseline's text if it belongs to the text before the change; one in lockstep is updated by the engine.
-    fn drop_outdated_baseline(&mut self) {
+    pub(super) fn drop_outdated_baseline(&mut self) {
         self.baseline = self.baseline.take().filter(|b| b.live);
     }
 

@@ -3,11 +3,14 @@
 //! Invariant: a figure colours the tokens that it is about and no others, and none where it is outdated. To colour by something
 //! else, add a variant of [`TokenTint`].
 
+use serde::{Deserialize, Serialize};
+
 use super::{App, cursor};
 use crate::figure::by_token::TokenNumbers;
 
 /// What tokens are coloured by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TokenTint {
     #[default]
     Nothing,

@@ -4,11 +4,11 @@
 //! handle a new update, add its arm in [`App::answer`].
 
 use super::baseline::{self, Baseline};
-use super::commands::{Unavailable, command, default_place, offered_edit};
+use super::commands::{default_place, offered_edit};
 use super::history::{ReplacedText, UndoOrRedo};
-use super::layout::Pane;
 use super::notice::Level;
 use super::prompt_work::PromptLength;
+use super::replay::Heard;
 use super::shown_figure::EARLIER_TEXT;
 use super::transcript::{Activity, Transcript};
 use super::{App, Effect, FigureProgress, ShownFigure, mark};
@@ -24,7 +24,33 @@ use crate::lab::writer::BaselineMode;
 
 impl App {
     pub(super) fn apply_update(&mut self, update: Update) -> Vec<Effect> {
+        if let Some(failure) = self.session.hear(&update) {
+            self.notices.say(self.now, Level::Error, failure);
+        }
+        if self.is_outdated() {
+            return Vec::new();
+        }
+        match self.hear_replay(&update) {
+            Heard::Waiting => self.apply(update, true),
+            Heard::Done => {
+                let mut effects = self.apply(update, true);
+                effects.extend(self.replay_on(None));
+                effects
+            }
+            Heard::Failed(why) => {
+                // It is said at the end, with all that is missing; but for a model, without which there is no end.
+                let mut effects = self.apply(update, self.model.is_none());
+                effects.extend(self.replay_on(Some(why)));
+                effects
+            }
+        }
+    }
+
+    /// Takes in an update; says that something failed if that is `said`.
+    fn apply(&mut self, update: Update, said: bool) -> Vec<Effect> {
         match update {
+            // It is of use to those who count requests.
+            Update::TakenUp => {}
             Update::Loading(phase) => self.loading = Some(phase),
             Update::Loaded(loaded) => return self.loaded(*loaded),
             Update::Counted { text, chat, tokens } => {
@@ -73,7 +99,7 @@ impl App {
             Update::Baseline { tokens, diverges } => self.receive_baseline(tokens, diverges),
             Update::Direction(known) => self.receive_direction(&known),
             Update::Noted(sentence) => self.warn(sentence),
-            Update::Failed { slot, message } => return self.failed(slot, message),
+            Update::Failed { slot, message } => return self.failed(slot, message, said),
         }
         Vec::new()
     }
@@ -182,8 +208,12 @@ impl App {
             self.settings.chat = false;
             self.warn("this model has no chat template; prompts are raw text");
         }
-        let mut effects = vec![self.send_request(Request::Sampling(self.history.sampling()))];
         self.watched.clear();
+        if self.is_replaying() {
+            // Its own requests say how the text is written, and under which edits.
+            return self.update_live_instruments().into_iter().collect();
+        }
+        let mut effects = vec![self.send_request(Request::Sampling(self.history.sampling()))];
         effects.extend(self.update_live_instruments());
         if !chosen {
             effects.push(self.ask_edits());
@@ -508,7 +538,7 @@ impl App {
         ));
     }
 
-    fn failed(&mut self, slot: Option<PaneName>, message: String) -> Vec<Effect> {
+    fn failed(&mut self, slot: Option<PaneName>, message: String, said: bool) -> Vec<Effect> {
         // A request to a model that failed to load; the reason for that is shown already.
         let echo = slot.is_none()
             && self.model.is_none()
@@ -537,7 +567,7 @@ impl App {
                 self.loading = None;
             }
         }
-        if !echo {
+        if said && !echo {
             self.notices.say(self.now, Level::Error, message);
         }
         effects
@@ -549,41 +579,5 @@ impl App {
             .iter()
             .find(|d| d.name == direction)
             .map(default_place)
-    }
-
-    /// Runs a command line as it was typed.
-    pub fn execute(&mut self, line: &str) -> Result<Vec<Effect>, Unavailable> {
-        let line = line.trim();
-        let (word, rest) = line
-            .split_once(char::is_whitespace)
-            .map_or((line, ""), |(w, r)| (w, r.trim()));
-        let of = instrument(word);
-        if let Some(row) = command(word) {
-            if row.arguments.is_empty() && !rest.is_empty() {
-                let other = match of {
-                    Ok(_) => format!(
-                        "; `show {word}` opens the instrument of that name, and o its parameters"
-                    ),
-                    Err(_) => String::new(),
-                };
-                let about = row.about;
-                return Err(Unavailable(format!(
-                    "`{word}` takes nothing: it {about}{other}"
-                )));
-            }
-            return self.run_command(row, rest);
-        }
-        if let Ok(of) = of {
-            if !rest.is_empty() {
-                return Err(Unavailable(format!(
-                    "`{word}` opens its figure and takes nothing; o sets the parameters there"
-                )));
-            }
-            self.set_focus(Pane::Figure(of.name()));
-            return Ok(Vec::new());
-        }
-        Err(Unavailable(format!(
-            "there is no command `{word}`; ? lists what can be done here"
-        )))
     }
 }

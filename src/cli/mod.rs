@@ -100,7 +100,10 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         log::start(level)?;
     }
     let Some((name, of)) = matches.subcommand() else {
-        return if output::stdout_is_terminal() || screen::is_shot(matches) {
+        return if output::stdout_is_terminal()
+            || screen::is_shot(matches)
+            || screen::is_resumed(matches)
+        {
             crate::ui::run(screen::options(matches)?)
         } else {
             without_terminal::run(matches)

@@ -11,7 +11,22 @@ use super::{Subcommand, arguments, generate};
 use crate::app::AppSettings;
 use crate::error::{Error, Result};
 use crate::ui::theme::THEMES;
-use crate::ui::{ScreenOptions, Shot};
+use crate::ui::{Resume, ScreenOptions, Shot};
+
+/// The arguments that begin a session, and have no place where one goes on.
+const BEGINS: [&str; 11] = [
+    "model",
+    "prompt",
+    "chat",
+    "edit",
+    "preset",
+    "dictionary",
+    "labels",
+    "temperature",
+    "top-p",
+    "top-k",
+    "seed",
+];
 
 /// The row of `tour`.
 pub const TOUR: Subcommand = Subcommand {
@@ -23,7 +38,7 @@ pub const TOUR: Subcommand = Subcommand {
             tour: true,
             ..AppSettings::default()
         };
-        crate::ui::run(with_appearance(start, matches, None))
+        crate::ui::run(with_appearance(start, matches))
     },
 };
 
@@ -55,6 +70,16 @@ pub fn arguments(command: Command) -> Command {
         .arg(arguments::preset())
         .arg(arguments::value("seed", "N", "Random seed").value_parser(value_parser!(u64)).default_value("1"));
     appearance(command)
+        .arg(
+            arguments::value(
+                "resume",
+                "FILE",
+                "Goes on with a session: that of a file or, without one, the newest that was kept",
+            )
+            .num_args(0..=1)
+            .value_parser(value_parser!(PathBuf))
+            .conflicts_with_all(BEGINS),
+        )
         .arg(
             hidden(
                 "shot",
@@ -113,11 +138,15 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         labels: word("labels"),
         ..AppSettings::default()
     };
-    Ok(with_appearance(start, matches, shot))
+    Ok(ScreenOptions {
+        resume: resume(matches),
+        shot,
+        ..with_appearance(start, matches)
+    })
 }
 
 /// What the screen starts with, and the flags of how it looks.
-fn with_appearance(start: AppSettings, matches: &ArgMatches, shot: Option<Shot>) -> ScreenOptions {
+fn with_appearance(start: AppSettings, matches: &ArgMatches) -> ScreenOptions {
     let word = |name: &str| matches.get_one::<String>(name).cloned();
     let path = |name: &str| matches.get_one::<PathBuf>(name).cloned();
     ScreenOptions {
@@ -126,9 +155,23 @@ fn with_appearance(start: AppSettings, matches: &ArgMatches, shot: Option<Shot>)
         color: word("color"),
         config: path("config"),
         state: path("state"),
+        resume: None,
         keep_session: !matches.get_flag("no-session"),
-        shot,
+        shot: None,
     }
+}
+
+/// The session to go on with.
+fn resume(matches: &ArgMatches) -> Option<Resume> {
+    matches.contains_id("resume").then(|| {
+        let file = matches.get_one::<PathBuf>("resume");
+        file.cloned().map_or(Resume::Newest, Resume::File)
+    })
+}
+
+/// Whether a session is to go on, which only the screen does.
+pub fn is_resumed(matches: &ArgMatches) -> bool {
+    resume(matches).is_some()
 }
 
 fn size(given: &str) -> Result<(u16, u16)> {

@@ -124,9 +124,10 @@ impl FigureRequest {
 }
 
 /// A request to the engine.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Request {
-    /// Load a model; answered by `Loaded` or `Failed`.
+    /// Load a model, unless it is the one that is loaded, and forget every text, the edits and the settings of sampling; answered by
+    /// `Loaded` or `Failed`.
     Load {
         /// The model argument.
         model: String,
@@ -209,6 +210,33 @@ pub enum Request {
     /// Panic inside the engine, to test that the model survives. Only tests send it.
     #[doc(hidden)]
     Panic,
+}
+
+impl Request {
+    /// Whether it changes the text, or how its next tokens come about: the engine says when it takes up such a request, by
+    /// [`Update::TakenUp`].
+    pub fn is_about_text(&self) -> bool {
+        match self {
+            Self::Load { .. }
+            | Self::Generate { .. }
+            | Self::Continue { .. }
+            | Self::Rewind { .. }
+            | Self::Restore(_)
+            | Self::Sampling(_)
+            | Self::Edits { .. }
+            | Self::Beside(_) => true,
+            Self::CountTokens { .. }
+            | Self::Stop
+            | Self::Live(_)
+            | Self::View { .. }
+            | Self::Observe(_)
+            | Self::Follow(_)
+            | Self::Baseline
+            | Self::Group { .. }
+            | Self::Direction { .. }
+            | Self::Panic => false,
+        }
+    }
 }
 
 /// A token with its statistics.
@@ -349,6 +377,9 @@ pub enum Ending {
 /// A message from the engine.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update {
+    /// The oldest request about the text that was not yet taken up is taken up now: the tokens before this update were written
+    /// before it.
+    TakenUp,
     /// A model is being loaded.
     Loading(Loading),
     /// The model is loaded.

@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::file;
 
 /// The user's options for loading.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `f32`, `f16`, `bf16` or `q8_0`; by default chosen for the device.
     pub dtype: Option<String>,

@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
+use crate::app::session::newest_in;
+use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, AppSettings, Effect};
 use crate::config::UserConfig;
 use crate::engine::Handle;
@@ -52,6 +54,15 @@ pub struct Shot {
     pub keys: String,
 }
 
+/// A session that was left.
+#[derive(Clone, Debug)]
+pub enum Resume {
+    /// The newest one that was kept.
+    Newest,
+    /// That of a file.
+    File(PathBuf),
+}
+
 /// The settings of the screen.
 #[derive(Clone, Debug)]
 pub struct ScreenOptions {
@@ -68,6 +79,8 @@ pub struct ScreenOptions {
     pub state: Option<PathBuf>,
     /// Whether the session is kept, unless the user's config.toml forbids it.
     pub keep_session: bool,
+    /// The session to go on with.
+    pub resume: Option<Resume>,
     /// If given, writes a picture of a scripted session and ends.
     pub shot: Option<Shot>,
 }
@@ -79,6 +92,18 @@ pub fn run(options: ScreenOptions) -> Result<()> {
         Some(_) => None,
         None => sessions(&options)?,
     };
+    let mut resume = options
+        .resume
+        .as_ref()
+        .map(|from| recorded(from, &options))
+        .transpose()?;
+    if let Some(screen) = resume
+        .as_mut()
+        .and_then(|recorded| recorded.screen.as_mut())
+        && options.theme.is_some()
+    {
+        screen.theme.clear();
+    }
     let own = config(&options);
     let settings = AppSettings {
         theme: themes.first.clone(),
@@ -90,6 +115,7 @@ pub fn run(options: ScreenOptions) -> Result<()> {
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
         keys: themes.keys.clone(),
         session,
+        resume,
         options: Options {
             config: own,
             ..options.start.options
@@ -119,13 +145,6 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
     if !(settled.save && options.keep_session) {
         return Ok(None);
     }
-    let usual = || {
-        folders().map(|f| {
-            f.state_dir()
-                .unwrap_or_else(|| f.data_local_dir())
-                .join("sessions")
-        })
-    };
     let own = || {
         let folder = usual()?;
         // Earlier versions created the folder readable by everybody.
@@ -135,6 +154,26 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
         Some(folder)
     };
     Ok(options.state.clone().or_else(own))
+}
+
+/// The user's folder for session files.
+fn usual() -> Option<PathBuf> {
+    let folders = folders()?;
+    let state = folders
+        .state_dir()
+        .unwrap_or_else(|| folders.data_local_dir());
+    Some(state.join("sessions"))
+}
+
+/// Reads the session to go on with.
+fn recorded(from: &Resume, options: &ScreenOptions) -> Result<RecordedSession> {
+    match from {
+        Resume::File(path) => RecordedSession::read(path),
+        Resume::Newest => {
+            let folder = options.state.clone().or_else(usual).unwrap_or_default();
+            RecordedSession::read(&newest_in(&folder)?)
+        }
+    }
 }
 
 fn about(theme: &Theme) -> String {

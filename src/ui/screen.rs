@@ -10,6 +10,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -325,12 +326,13 @@ impl Screen {
         let kept = catch_unwind(AssertUnwindSafe(|| {
             let effects = self.app.update(Event::Terminate);
             let _over = self.perform(effects);
-            self.app.session.finish()
+            self.app.finish_session()
         }));
         let unkept = kept.unwrap_or_else(|_| {
             tracing::error!("the session could not be kept");
             None
         });
+        let kept_in = self.app.session.path().map(Path::to_path_buf);
         // An error on a vanished terminal was caused by its vanishing.
         let parting = match parting {
             Ok(Err(_)) if self.terminal.has_vanished() => Ok(Ok(LoopEnd::Signal(signals::GONE))),
@@ -353,6 +355,9 @@ impl Screen {
         }
         if let Some(failure) = unkept.filter(|_| heard) {
             crate::out::note(&format!("{failure}."));
+        } else if let Some(path) = kept_in.filter(|_| heard) {
+            let path = shell_word(&path.display().to_string());
+            crate::out::note(&format!("to come back: lmscope --resume {path}"));
         }
         let (outcome, code) = match parting {
             Ok(Ok(LoopEnd::Quit)) => (Ok(()), 0),
@@ -374,6 +379,15 @@ impl Screen {
         }
         outcome
     }
+}
+
+/// A word as a shell reads it, in quotes where it has to be.
+fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.into();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// Waits for a time, or without limit.

@@ -32,7 +32,7 @@ pub fn run(shot: &Shot, settings: AppSettings, themes: &ThemeSet) -> Result<()> 
     } else {
         chord(&shot.keys).map_err(|why| Error::argument("--keys", shot.keys.clone(), why))?
     };
-    let prompted = settings.prompt.is_some();
+    let prompted = settings.prompt.is_some() || settings.resume.is_some();
     let (sender, updates) = channel();
     let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
     let (mut app, first) = App::new(settings);
@@ -92,7 +92,8 @@ impl ScriptStage<'_> {
 
     fn busy(&self) -> bool {
         let app = &self.app;
-        app.loading.is_some()
+        app.is_replaying()
+            || app.loading.is_some()
             || app.transcript.busy()
             || app.baseline_asked
             || app.history.is_restoring()

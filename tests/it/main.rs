@@ -80,6 +80,7 @@ mod screens;
 mod scripts;
 mod selection;
 mod series;
+mod sessions;
 mod sizes;
 mod statistics;
 mod surprisal;

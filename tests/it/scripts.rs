@@ -46,6 +46,7 @@ fn update(words: &str) -> Update {
     let (name, rest) = words.split_once(' ').unwrap_or((words, ""));
     let number = |s: &str| s.trim().parse::<usize>().unwrap();
     match name {
+        "taken" => Update::TakenUp,
         "loaded" => loaded(),
         "counted" => {
             let (tokens, text) = rest.split_once(' ').unwrap();

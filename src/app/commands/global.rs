@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandResult, Context, Unavailable, has_model};
 use crate::app::layout::{Pane, Zoom};
+use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
 
@@ -23,6 +24,7 @@ rows! {
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
     "tour" [] App::take_tour, "begins a tour in ten steps on the demo model, or ends it", takes "[next|off]";
     "record" [] record, "records what the screen shows as an asciinema cast; without FILE it ends the recording", takes "[FILE]";
+    "open" [] open, "opens a session: its text, edits, figures and panes are there again; the present session is kept", takes "FILE";
     "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
@@ -101,8 +103,13 @@ fn record(_: &mut App, text: &str) -> CommandResult {
 }
 
 fn session(app: &mut App, text: &str) -> CommandResult {
-    let bytes = app.session.bytes();
+    let bytes = app.session.bytes(Some(app.screen_line()));
     Ok(vec![Effect::WritePrivate(path(text)?, bytes)])
+}
+
+fn open(app: &mut App, text: &str) -> CommandResult {
+    let recorded = RecordedSession::read(&path(text)?)?;
+    Ok(app.open_session(recorded))
 }
 
 fn path(text: &str) -> Result<PathBuf, Unavailable> {

@@ -8,6 +8,7 @@ mod changes;
 mod following;
 mod kept_texts;
 mod live;
+mod loading;
 mod tokens;
 
 use std::collections::BTreeMap;
@@ -19,10 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::{
-    Ending, FigureRequest, KnownDirection, Loaded, Loading, PaneName, PromptSource, Request, Update,
-};
-use crate::dictionaries::handles;
+use super::{Ending, FigureRequest, PaneName, PromptSource, Request, Update};
 use crate::edit::Edit;
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
@@ -34,7 +32,6 @@ use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::trials::time_left;
 use crate::lab::writer::{BaselineMode, Writer};
-use crate::model::hub::{DownloadPhase, DownloadWatch, Progress};
 use crate::model::load::Options;
 use baseline::BaselineContinuation;
 use kept_texts::KeptTexts;
@@ -58,21 +55,6 @@ impl WritingGoal {
     }
 }
 
-/// The progress of loading a model, in the form for the screen.
-fn loading(progress: &Progress) -> Loading {
-    match progress.phase {
-        DownloadPhase::Reading => format!("loading {}", progress.model).as_str().into(),
-        DownloadPhase::Asking
-        | DownloadPhase::Downloading
-        | DownloadPhase::Checking
-        | DownloadPhase::Waiting(_)
-        | DownloadPhase::Queued => Loading {
-            phase: progress.word().into(),
-            download: Some(progress.clone()),
-        },
-    }
-}
-
 /// The state of the engine's thread.
 pub(super) struct Worker {
     requests: Receiver<Request>,
@@ -81,6 +63,8 @@ pub(super) struct Worker {
     hurry: Arc<AtomicBool>,
     deliver: Rc<dyn Fn(Update) -> bool>,
     lab: Option<Lab>,
+    /// What the lab's model was loaded from.
+    opened: Option<(String, Options)>,
     writer: Option<Writer>,
     sampling: Sampling,
     edits: Vec<Edit>,
@@ -115,6 +99,7 @@ impl Worker {
             hurry,
             deliver: Rc::new(deliver),
             lab: None,
+            opened: None,
             writer: None,
             sampling: Sampling::default(),
             edits: Vec::new(),
@@ -284,6 +269,9 @@ impl Worker {
 
     fn handle(&mut self, request: Request) -> Result<()> {
         self.growing = None;
+        if request.is_about_text() {
+            self.tell(Update::TakenUp);
+        }
         match request {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
@@ -355,49 +343,6 @@ impl Worker {
             #[allow(clippy::panic)] // what this request is for
             Request::Panic => panic!("a test asked for this panic"),
         }
-    }
-
-    fn load(&mut self, model: &str, options: &Options) -> Result<()> {
-        let since = Instant::now();
-        let (deliver, cancel) = (self.deliver.clone(), self.cancel.clone());
-        let mut show = |progress: &Progress| {
-            // If the other side is closed, the next receive ends the loop.
-            let _listening = deliver(Update::Loading(loading(progress)));
-        };
-        let mut watch = DownloadWatch {
-            show: &mut show,
-            cancelled: &|| cancel.load(Ordering::Relaxed),
-        };
-        let opened = handles::open_watched(model, options, &mut watch);
-        if matches!(opened, Err(Error::DownloadStopped(_))) {
-            self.cancel.store(false, Ordering::Relaxed);
-        }
-        let mut lab = opened?;
-        lab.cancel = self.cancel.clone();
-        let known = lab.directions.iter();
-        let mut directions: Vec<KnownDirection> =
-            known.map(|(n, d)| KnownDirection::of(n, d)).collect();
-        directions.sort_by(|a, b| a.name.cmp(&b.name));
-        let loaded = Loaded {
-            card: lab.model.card.clone(),
-            seconds: since.elapsed().as_secs_f32(),
-            directions,
-            circuits: lab.known_circuits(),
-            notes: lab.model.notes.clone(),
-        };
-        // Nothing goes on that was about the model before.
-        self.stop();
-        self.receipts_due = false;
-        self.check = None;
-        self.lab = Some(lab);
-        self.writer = None;
-        self.drop_following();
-        for live in &mut self.live {
-            live.set_whole(false);
-        }
-        self.kept = KeptTexts::default();
-        self.tell(Update::Loaded(Box::new(loaded)));
-        Ok(())
     }
 
     fn lab(&mut self) -> Result<&mut Lab> {

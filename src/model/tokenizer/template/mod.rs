@@ -15,7 +15,7 @@ mod source;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{Environment, ErrorKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{SPECIALS, parse, token_named, with_special_tokens_map};
 use crate::error::{Error, Result};
@@ -51,7 +51,7 @@ const SPECIALS_IN_GGUF: [&str; 7] = [
 ];
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`; some templates support more.
     pub role: String,

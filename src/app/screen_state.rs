@@ -1,0 +1,184 @@
+//! What the screen is apart from what was asked of the model (panes, theme, marks, cursor, what was written): into a session's
+//! line, and back.
+//!
+//! Invariant: what a line names and does not exist here is left out and said; everything else is as it was. To keep something
+//! else, add a field to [`ScreenLine`], and its lines in [`App::screen_line`] and here.
+
+use std::str::FromStr;
+
+use super::history::ExampleTurn;
+use super::layout::Pane;
+use super::mark::Mark;
+use super::session::lines::{ExampleLine, ScreenLine};
+use super::{App, Effect};
+use crate::engine::{PaneName, Request};
+use crate::instruments::{Arguments, instrument};
+use crate::model::network::site::Address;
+use crate::text;
+
+/// The most earlier texts that are kept of each kind.
+const EARLIER: usize = 200;
+
+/// The newest of earlier texts.
+fn newest(earlier: &[String]) -> Vec<String> {
+    earlier[earlier.len().saturating_sub(EARLIER)..].to_vec()
+}
+
+fn mark_in_words(mark: Mark) -> String {
+    format!("{}@{}", mark.unit, mark.at)
+}
+
+fn read_mark(words: &str) -> Option<Mark> {
+    let (unit, at) = words.split_once('@')?;
+    Some(Mark {
+        at: Address::from_str(at).ok()?,
+        unit: unit.parse().ok()?,
+    })
+}
+
+impl App {
+    /// The screen as a line of the session.
+    pub(super) fn screen_line(&self) -> ScreenLine {
+        let now = self.history.now();
+        let arguments = self.shown.iter().filter(|(slot, shown)| {
+            let usual =
+                instrument(slot).map(|of| super::ready_prompts::defaults(&self.settings.model, of));
+            !usual.is_ok_and(|usual| usual == shown.arguments)
+        });
+        let example = |turn: &ExampleTurn| ExampleLine {
+            text: turn.text.clone(),
+            chat: turn.chat,
+            plus: turn.plus,
+        };
+        ScreenLine {
+            focus: self.layout.focus.name().into(),
+            side: self.layout.last_side_pane.name().into(),
+            figure: self.layout.figure.into(),
+            second: self.layout.second.into(),
+            zoom: self.layout.zoom,
+            density: self.density,
+            flip: self.flip,
+            tint: self.tint,
+            difference: self.difference,
+            compare: self.compare,
+            theme: self
+                .theme_before
+                .as_ref()
+                .unwrap_or(&self.settings.theme)
+                .clone(),
+            cursor: self.cursor,
+            arguments: arguments
+                .map(|(slot, shown)| ((*slot).to_string(), shown.arguments.given.clone()))
+                .collect(),
+            selected: self.history.selected,
+            mode: now.mode.into(),
+            marks: now.marks.iter().copied().map(mark_in_words).collect(),
+            examples: now.turns.iter().map(example).collect(),
+            count: Some(self.settings.count),
+            chat: self.settings.chat,
+            draft: self.prompt.text().into(),
+            prompts: newest(self.prompt.earlier()),
+            commands: newest(&self.commands),
+        }
+    }
+
+    /// Puts back what can be there before the text is: panes, theme, what was written. Returns what does not exist here.
+    pub(super) fn restore_screen(&mut self, line: &ScreenLine) -> Vec<String> {
+        let mut missing = Vec::new();
+        let mut named = |name: &str| {
+            let pane = Pane::named(name);
+            if pane.is_none() && !name.is_empty() {
+                missing.push(format!("the pane `{name}`"));
+            }
+            pane
+        };
+        let figure = |pane: Option<Pane>| match pane {
+            Some(Pane::Figure(slot)) => Some(slot),
+            Some(Pane::Transcript | Pane::Edits | Pane::Cell) | None => None,
+        };
+        let slots: [Option<PaneName>; 2] = [&line.figure, &line.second].map(|n| figure(named(n)));
+        if let Some(side) = named(&line.side).filter(|side| *side != Pane::Transcript) {
+            self.layout.last_side_pane = side;
+        }
+        self.layout.focus = named(&line.focus).unwrap_or(Pane::Transcript);
+        if let Pane::Figure(slot) = self.layout.focus {
+            self.layout.figure = slot;
+        }
+        self.layout.figure = slots[0].unwrap_or(self.layout.figure);
+        self.layout.second = slots[1].unwrap_or(self.layout.second);
+        self.layout.zoom = line.zoom;
+        (self.density, self.flip, self.tint) = (line.density, line.flip, line.tint);
+        for (name, given) in &line.arguments {
+            let Some(shown) = self.shown.get_mut(name.as_str()) else {
+                missing.push(format!("the figure `{name}`"));
+                continue;
+            };
+            let mut arguments = Arguments::of(given.clone());
+            arguments.forget_saved();
+            let read = instrument(name).and_then(|of| of.read(&arguments));
+            match read {
+                Ok(read) => shown.arguments = read,
+                Err(error) => missing.push(format!("the parameters of {name}: {error}")),
+            }
+        }
+        let mut marks = Vec::new();
+        for words in &line.marks {
+            match read_mark(words) {
+                Some(mark) => marks.push(mark),
+                None => missing.push(format!("the mark `{words}`")),
+            }
+        }
+        marks.sort_unstable();
+        marks.dedup();
+        let examples = line.examples.iter().map(|example| ExampleTurn {
+            text: example.text.clone(),
+            chat: example.chat,
+            plus: example.plus,
+        });
+        self.history.start_with(marks, examples.collect());
+        self.settings.count = line.count.unwrap_or(self.settings.count).max(1);
+        self.settings.chat = line.chat;
+        self.prompt.set(&line.draft);
+        self.prompt.remember(newest(&line.prompts));
+        self.commands = newest(&line.commands);
+        if self
+            .settings
+            .themes
+            .iter()
+            .any(|(name, _)| *name == line.theme)
+        {
+            self.settings.theme.clone_from(&line.theme);
+        } else if !line.theme.is_empty() {
+            missing.push(format!("the theme `{}`", line.theme));
+        }
+        missing.iter().map(|what| text::line(what)).collect()
+    }
+
+    /// Puts back what belongs to the text, when it is there: the cursor, the selected edit, what it is compared with.
+    pub(super) fn restore_in_text(&mut self, line: &ScreenLine) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let layers = self.model.as_ref().map_or(1, |model| model.card.layers);
+        self.cursor = line.cursor;
+        self.cursor.layer = line.cursor.layer.min(layers.saturating_sub(1));
+        self.return_to = None;
+        self.follow();
+        let edits = self.history.edits().len();
+        self.history.selected = line.selected.min(edits.saturating_sub(1));
+        self.history.start_in_mode(line.mode.into());
+        if line.compare {
+            self.compare = true;
+            if self.baseline.is_none() {
+                self.baseline_asked = true;
+                effects.push(self.send_request(Request::Baseline));
+            }
+        }
+        if line.difference && self.figure(self.layout.figure).is_some() {
+            self.difference = true;
+            let shown = self.shown.get(self.layout.figure);
+            if shown.is_some_and(|shown| shown.difference.is_none()) {
+                effects.extend(self.ask_unedited());
+            }
+        }
+        effects
+    }
+}

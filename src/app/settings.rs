@@ -1,0 +1,73 @@
+//! The settings that the app starts with.
+//!
+//! Invariant: they say what was asked for at the start, and what changes later is said where it changes. To add one, add a field, its default and
+//! where it comes from in `cli/screen.rs`.
+
+use std::path::PathBuf;
+
+use super::session::recorded::RecordedSession;
+use crate::edit::Edit;
+use crate::lab::sample::Sampling;
+use crate::model::load::Options;
+
+/// The settings at the start, all decided by the caller.
+#[derive(Clone, Debug)]
+pub struct AppSettings {
+    /// The model argument.
+    pub model: String,
+    /// How to load it.
+    pub options: Options,
+    /// A prompt to run at the start.
+    pub prompt: Option<String>,
+    /// Whether it is encoded by the chat template.
+    pub chat: bool,
+    /// How tokens are sampled.
+    pub sampling: Sampling,
+    /// The most tokens to generate.
+    pub count: usize,
+    /// Preset files with their contents; their edits come before the others.
+    pub presets: Vec<(PathBuf, crate::edit::preset::EditPreset)>,
+    /// Edits that are in force from the start.
+    pub edits: Vec<Edit>,
+    /// Dictionaries whose features are shown from the start.
+    pub dictionaries: Vec<String>,
+    /// The file with labels of their features.
+    pub labels: Option<String>,
+    pub theme: String,
+    /// All themes: name and description.
+    pub themes: Vec<(String, String)>,
+    /// The names of all export formats.
+    pub formats: Vec<String>,
+    /// The user's `keys.toml`: path and contents.
+    pub keys: Option<(PathBuf, String)>,
+    /// The folder for the session file; none to keep no session.
+    pub session: Option<PathBuf>,
+    /// Whether it begins with the tour.
+    pub tour: bool,
+    /// A session to go on with.
+    pub resume: Option<RecordedSession>,
+}
+
+impl Default for AppSettings {
+    fn default() -> Self {
+        Self {
+            model: "demo".into(),
+            options: Options::default(),
+            prompt: None,
+            chat: false,
+            sampling: Sampling::default(),
+            count: 64,
+            presets: Vec::new(),
+            edits: Vec::new(),
+            dictionaries: Vec::new(),
+            labels: None,
+            theme: "terminal".into(),
+            themes: Vec::new(),
+            formats: Vec::new(),
+            keys: None,
+            session: None,
+            tour: false,
+            resume: None,
+        }
+    }
+}
