@@ -34,7 +34,7 @@ BEGINNINGS = [
 ]
 METHODS = {
     "answers": [], "lens": [], "track": [], "settle": [], "trajectory": [], "residual": [], "neurons": [], "attention": ["--show", "scores", "--on", "prompt"],
-    "dose": ["--units", "5/17,6/3"], "heads": ["--rows", "20"], "knockout": [], "patchscope": ["--layer", "4-8"],
+    "dose": ["--units", "5/17,6/3"], "heads": ["--rows", "20"], "knockout": [], "patchscope": ["--layer", "4-7"],
 }
 
 

@@ -49,7 +49,7 @@ pub const STEPS: &[TourStep] = &[
     },
     TourStep {
         idea: "Compare with chance",
-        text: "The list of edits says how far the output moved (KL), and how far it moves when other neurons of that size are ablated (control). {undo} takes the edit back.",
+        text: "The edits pane has how far the output moved (KL), and how far it moves with other neurons off (control). {undo} takes the text back, then the edit.",
         done: |app| app.history.active() == 0,
     },
     TourStep {
@@ -188,6 +188,11 @@ mod tests {
             for name in names {
                 assert!(commands::command(name).is_some(), "{name}");
             }
+            assert!(
+                step.text.len() < 170,
+                "two lines of 80 columns: {}",
+                step.text
+            );
             assert_eq!(
                 step.text.matches('{').count(),
                 step.text.matches('}').count()

@@ -491,6 +491,8 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.press("R");
     terminal.wait("the control", |t| t.contains("tour 5/10"));
     terminal.press("u");
+    terminal.wait("the text before", |t| t.contains("edits changed here"));
+    terminal.press("u");
     terminal.wait("steering", |t| t.contains("tour 6/10"));
     terminal.press("1");
     terminal.press("n");
