@@ -74,7 +74,7 @@ pub const STEPS: &[TourStep] = &[
     },
     TourStep {
         idea: "Groups: where information moves",
-        text: "Type `:show knockout` and Enter: what happens to the prediction when the last token cannot attend to another one, in some layers at a time.",
+        text: "Type `:show knockout` and Enter, then {question} and Enter: what happens to the prediction when the last token cannot attend to another one.",
         done: |app| app.figure("knockout").is_some(),
     },
 ];

@@ -513,6 +513,9 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.press(":dictionary world\r");
     terminal.wait("the last step", |t| t.contains("tour 10/10"));
     terminal.press(":show knockout\r");
+    terminal.press("o");
+    terminal.wait("its parameters", |t| t.contains("sources"));
+    terminal.press("\r");
     terminal.wait("the end", |t| t.contains("That was all of it"));
     terminal.press(":tour\r");
     terminal.wait("that it is off", |t| !t.contains("tour "));
