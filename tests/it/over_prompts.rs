@@ -914,3 +914,36 @@ fn the_command_line_announces_a_list_and_writes_numbers() {
         }
     }
 }
+
+/// A list is read once: a pipe has nothing to say a second time.
+#[test]
+fn a_list_from_a_pipe_is_read_once() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
+    command.args([
+        "answers",
+        "demo",
+        "--prompts",
+        "/dev/stdin",
+        "--format",
+        "json",
+    ]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut given = child.stdin.take().unwrap();
+    given
+        .write_all(b"The capital of France is\nThe capital of Japan is\n")
+        .unwrap();
+    drop(given);
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("answers: 2 prompts, "), "{said}");
+    let figure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        figure["title"].as_str().unwrap().contains("2 prompts"),
+        "{figure}"
+    );
+}

@@ -91,6 +91,24 @@ fn what_cannot_judge_a_probe_is_refused() {
     };
     let all = error(asked(&plus, &minus).with("held-out", "0"));
     assert!(all.contains("a share above 0"), "{all}");
+    // A prompt that stands twice is read once: its double would be judged by a probe that was made from it.
+    let folder = tempfile::tempdir().unwrap();
+    let twice = folder.path().join("twice.txt");
+    std::fs::write(&twice, std::fs::read_to_string(&plus).unwrap().repeat(2)).unwrap();
+    let twice = asked(twice.to_str().unwrap(), &minus).with("shuffles", "0");
+    let of = instrument("probe").unwrap();
+    let found = observe(of, &Run::default(), &twice, &mut lab).unwrap();
+    let lines = std::fs::read_to_string(&plus).unwrap().lines().count();
+    let said = format!("{lines} prompts left out, because the same prompt stands before");
+    assert!(
+        found.notes.iter().any(|note| note.contains(&said)),
+        "{:?}",
+        found.notes
+    );
+    let mut error = |given: Arguments| {
+        let error = observe(of, &Run::default(), &given, &mut lab).unwrap_err();
+        error.to_string()
+    };
     let same = error(asked(&plus, &plus));
     assert!(same.contains("both have the same prompts"), "{same}");
 }

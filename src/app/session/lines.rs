@@ -2,7 +2,7 @@
 //!
 //! Invariant: a line is parsed once, here. What cannot be had any more (an edit of an operation that is gone, a figure that no
 //! longer exists) is left out and said. What a file says is never shown but through [`crate::text::line`]. To record another
-//! request, add a variant of [`RequestLine`] and its arms in [`RequestLine::of`] and [`RequestLine::request`].
+//! request, add a variant of `RequestLine` and its arms in `RequestLine::of` and `RequestLine::request`.
 
 use std::collections::BTreeMap;
 
