@@ -71,7 +71,7 @@ impl App {
                 .map(|(slot, shown)| ((*slot).to_string(), shown.arguments.given.clone()))
                 .collect(),
             selected: self.history.selected,
-            mode: now.mode.into(),
+            mode: now.mode,
             marks: now.marks.iter().copied().map(mark_in_words).collect(),
             examples: now.turns.iter().map(example).collect(),
             count: Some(self.settings.count),
@@ -164,7 +164,7 @@ impl App {
         self.follow();
         let edits = self.history.edits().len();
         self.history.selected = line.selected.min(edits.saturating_sub(1));
-        self.history.start_in_mode(line.mode.into());
+        self.history.start_in_mode(line.mode);
         if line.compare {
             self.compare = true;
             if self.baseline.is_none() {

@@ -17,7 +17,7 @@ use crate::file::{self, Overwrite};
 use crate::instruments::{Arguments, Instrument, ParamKind, Parameter, observe};
 use crate::lab::Lab;
 use crate::lab::run::Run;
-use crate::lab::trials::SweepCost;
+use crate::lab::trials::{SweepCost, WORTH_SAYING};
 use crate::text;
 
 /// The flag of a parameter: its name, unless that is already a flag for the prompt, the model or the output.
@@ -113,9 +113,6 @@ fn value(matches: &ArgMatches, parameter: &Parameter) -> Option<String> {
     }
     matches.get_one::<String>(&id(parameter.name)).cloned()
 }
-
-/// A sweep with a shorter estimated time is not announced.
-const WORTH_SAYING: Duration = Duration::from_secs(3);
 
 /// Announces the cost of a long sweep: its passes, and the time estimated from one pass over the run itself.
 fn say_cost(lab: &mut Lab, run: &Run, name: &str, cost: SweepCost) -> Result<()> {

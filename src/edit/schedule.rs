@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::intervention::{Edit, EditIds, EditPlace};
 use crate::error::Result;
 use crate::model::Fingerprint;
@@ -13,12 +15,14 @@ use crate::model::network::blueprint::Blueprint;
 use crate::model::network::site::Site;
 
 /// How a change of edits treats what was already computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mode {
     /// Keep the cache: the change applies from the next position on.
     #[default]
+    #[serde(rename = "from now")]
     FromNow,
     /// Read the whole text again under the new edits; the tokens stay the same.
+    #[serde(rename = "as if always")]
     AsIfAlways,
 }
 

@@ -36,7 +36,8 @@ pub use crate::edit::schedule::Mode;
 pub type PaneName = &'static str;
 
 /// The beginning of a text.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum PromptSource {
     /// Text, encoded with its BOS.
     Text(String),

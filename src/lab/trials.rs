@@ -26,6 +26,9 @@ use crate::model::Fingerprint;
 /// The size in bytes up to which the content of a file is part of a sweep's key.
 const LARGE: u64 = 64 << 20;
 
+/// The shortest time that is said before work begins.
+pub const WORTH_SAYING: Duration = Duration::from_secs(3);
+
 /// The cost of a sweep, known before it starts: the number of rows that run through the whole model, and the positions of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepCost {

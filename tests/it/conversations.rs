@@ -1,35 +1,20 @@
 //! Chat as people have it: system turns, several turns, a begun answer, variables of the template, the begin token; prompts from
 //! files and pipes; the same for every subcommand.
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use lmscope::model::tokenizer::encoding::{BosRule, TextEncoding};
 use lmscope::model::tokenizer::template::Message;
 use serde_json::Value;
 
 use super::demo::demo;
+use super::tools::lmscope_on;
 
 /// What `lmscope` prints; panics with what it says where it fails.
 fn lmscope(given: &[&str], input: &str) -> String {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lmscope"))
-        .args(given)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let done = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{given:?}: {said}");
-    String::from_utf8(done.stdout).unwrap() + &said
+    let (code, out, said) = lmscope_on(input, given);
+    assert_eq!(code, Some(0), "{given:?}: {said}");
+    out + &said
 }
 
 /// The tokens of the figure that an instrument makes with these flags.

@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::direction::{Direction, DirectionOrigin, norm, unit};
@@ -24,7 +23,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::parity::CASES;
-use crate::tools::{edited, prompt, read_again, values};
+use crate::tools::{edited, lmscope_on, prompt, read_again, values};
 
 fn reference(case: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -457,14 +456,7 @@ fn a_matrix_is_the_formula() {
 }
 
 fn lmscope(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
-    let output = command.args(arguments).output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (
-        output.status.code(),
-        text(&output.stdout),
-        text(&output.stderr),
-    )
+    lmscope_on("", arguments)
 }
 
 /// The command: the demo without its refusals, its manifest, and folders that are not replaced.

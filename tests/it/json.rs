@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
@@ -12,11 +11,7 @@ use serde_json::Value;
 const HOSTILE: &str = "The capital\u{1b}[31m of\tFrance\u{202e}\r\n is \u{9b}2J 漢";
 
 fn lmscope(arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
-    let output = command.args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    String::from_utf8(output.stdout).unwrap()
+    super::tools::lmscope(arguments).0
 }
 
 fn json(arguments: &[&str]) -> Value {

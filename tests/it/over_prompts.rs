@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 use candle_core::{DType, Tensor};
@@ -20,7 +19,7 @@ use lmscope::model::network::families::FAMILIES;
 use lmscope::model::network::site::{Address, SITES, Site};
 
 use super::demo::demo;
-use super::tools::{prompt, tiny};
+use super::tools::{lmscope, lmscope_on, prompt, tiny};
 
 /// A prompt with its answer and entity.
 type Asked = (&'static str, &'static str, &'static str);
@@ -838,19 +837,6 @@ fn a_list_that_is_stopped_goes_on() {
     assert!(matches!(none, Err(Error::Cancelled)));
 }
 
-fn lmscope(given: &[&str]) -> (String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
-    let done = command
-        .args(given)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{given:?}: {said}");
-    (String::from_utf8(done.stdout).unwrap(), said)
-}
-
 /// The command line announces what it reads, and its JSON has numbers as numbers and ids beside tokens.
 #[test]
 fn the_command_line_announces_a_list_and_writes_numbers() {
@@ -918,32 +904,19 @@ fn the_command_line_announces_a_list_and_writes_numbers() {
 /// A list is read once: a pipe has nothing to say a second time.
 #[test]
 fn a_list_from_a_pipe_is_read_once() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
-    command.args([
+    let given = [
         "answers",
         "demo",
         "--prompts",
         "/dev/stdin",
         "--format",
         "json",
-    ]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut given = child.stdin.take().unwrap();
-    given
-        .write_all(b"The capital of France is\nThe capital of Japan is\n")
-        .unwrap();
-    drop(given);
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{said}");
+    ];
+    let list = "The capital of France is\nThe capital of Japan is\n";
+    let (code, out, said) = lmscope_on(list, &given);
+    assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("answers: 2 prompts, "), "{said}");
-    let figure: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(
-        figure["title"].as_str().unwrap().contains("2 prompts"),
-        "{figure}"
-    );
+    let figure: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let title = figure["title"].as_str().unwrap();
+    assert!(title.contains("2 prompts"), "{figure}");
 }

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use candle_core::{DType, Device, Tensor};
 use lmscope::model::checkpoint::tensor_file::TensorFile;
 
+use super::tools::lmscope_on;
+
 fn lmscope() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -15,19 +17,12 @@ fn lmscope() -> Command {
 }
 
 fn done(given: &[&str]) -> String {
-    let done = lmscope().args(given).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{given:?}: {said}");
-    said
+    super::tools::lmscope(given).1
 }
 
 fn refused(given: &[&str], word: &str) {
-    let done = lmscope().args(given).output().unwrap();
-    let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(
-        !done.status.success() && said.contains(word),
-        "{given:?}: {said}"
-    );
+    let (code, _, said) = lmscope_on("", given);
+    assert!(code != Some(0) && said.contains(word), "{given:?}: {said}");
 }
 
 fn read(file: &Path) -> HashMap<String, Tensor> {

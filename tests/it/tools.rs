@@ -1,5 +1,8 @@
 //! What several test modules need: prompts, comparisons, random models.
 
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
 use candle_core::{DType, Tensor};
 use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
@@ -14,6 +17,26 @@ use lmscope::lab::writer::Writer;
 use lmscope::model::Model;
 use lmscope::model::network::families::{FAMILIES, Family};
 use lmscope::model::network::tap::{PassPhase, PassSpan, Tap};
+
+/// Runs the program with this on its standard input: the exit code, and what it printed on both outputs.
+pub fn lmscope_on(input: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lmscope"));
+    command.args(arguments).stdin(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // It need not read all of it.
+    let _read = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let done = child.wait_with_output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (done.status.code(), text(&done.stdout), text(&done.stderr))
+}
+
+/// Runs the program, which must not fail: what it printed on both outputs.
+pub fn lmscope(arguments: &[&str]) -> (String, String) {
+    let (code, out, said) = lmscope_on("", arguments);
+    assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    (out, said)
+}
 
 /// A bench with a tiny random model.
 pub fn tiny(family: &'static Family) -> Lab {

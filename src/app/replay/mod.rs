@@ -302,6 +302,7 @@ impl App {
             dictionaries: Vec::new(),
             labels: None,
             resume: None,
+            tour: false,
             ..self.settings.clone()
         };
         let load = recorded.requests.iter().find_map(|row| {

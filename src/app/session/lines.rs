@@ -22,7 +22,6 @@ use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
 use crate::model::load::Options;
 use crate::model::network::address::site_named;
-use crate::model::tokenizer::template::Message;
 use crate::text;
 
 /// How many tokens a request writes of which the line does not say it, as those of the first versions.
@@ -45,7 +44,7 @@ pub(super) enum RequestLine {
     },
     Generate {
         #[serde(flatten)]
-        prompt: PromptLine,
+        prompt: PromptSource,
         #[serde(default = "usual_count")]
         count: usize,
     },
@@ -65,7 +64,7 @@ pub(super) enum RequestLine {
     Edits {
         edits: Vec<EditLine>,
         #[serde(default)]
-        mode: ModeLine,
+        mode: Mode,
     },
     Observe {
         instrument: String,
@@ -103,21 +102,6 @@ fn usual_count() -> usize {
     COUNT
 }
 
-/// A prompt, by how it is given.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum PromptLine {
-    Text(String),
-    Chat(String),
-    Ids(Vec<u32>),
-    Messages(Vec<Message>),
-    Spliced {
-        before: Vec<u32>,
-        text: String,
-        after: Vec<u32>,
-    },
-}
-
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct EditLine {
     edit: String,
@@ -127,74 +111,6 @@ pub(super) struct EditLine {
 
 fn switched_on() -> bool {
     true
-}
-
-/// A mode by its name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ModeLine {
-    #[default]
-    #[serde(rename = "from now")]
-    FromNow,
-    #[serde(rename = "as if always")]
-    AsIfAlways,
-}
-
-impl From<Mode> for ModeLine {
-    fn from(mode: Mode) -> Self {
-        match mode {
-            Mode::FromNow => Self::FromNow,
-            Mode::AsIfAlways => Self::AsIfAlways,
-        }
-    }
-}
-
-impl From<ModeLine> for Mode {
-    fn from(mode: ModeLine) -> Self {
-        match mode {
-            ModeLine::FromNow => Self::FromNow,
-            ModeLine::AsIfAlways => Self::AsIfAlways,
-        }
-    }
-}
-
-impl From<&PromptSource> for PromptLine {
-    fn from(prompt: &PromptSource) -> Self {
-        match prompt.clone() {
-            PromptSource::Text(text) => Self::Text(text),
-            PromptSource::Chat(text) => Self::Chat(text),
-            PromptSource::Ids(ids) => Self::Ids(ids),
-            PromptSource::Messages(turns) => Self::Messages(turns),
-            PromptSource::Spliced {
-                before,
-                text,
-                after,
-            } => Self::Spliced {
-                before,
-                text,
-                after,
-            },
-        }
-    }
-}
-
-impl From<PromptLine> for PromptSource {
-    fn from(prompt: PromptLine) -> Self {
-        match prompt {
-            PromptLine::Text(text) => Self::Text(text),
-            PromptLine::Chat(text) => Self::Chat(text),
-            PromptLine::Ids(ids) => Self::Ids(ids),
-            PromptLine::Messages(turns) => Self::Messages(turns),
-            PromptLine::Spliced {
-                before,
-                text,
-                after,
-            } => Self::Spliced {
-                before,
-                text,
-                after,
-            },
-        }
-    }
 }
 
 impl RequestLine {
@@ -209,7 +125,7 @@ impl RequestLine {
                 version: env!("CARGO_PKG_VERSION").into(),
             },
             Request::Generate { prompt, count } => Self::Generate {
-                prompt: prompt.into(),
+                prompt: prompt.clone(),
                 count: *count,
             },
             Request::Continue { count } => Self::Continue { count: *count },
@@ -227,7 +143,7 @@ impl RequestLine {
                 };
                 Self::Edits {
                     edits: edits.iter().map(row).collect(),
-                    mode: (*mode).into(),
+                    mode: *mode,
                 }
             }
             Request::Observe(question) => Self::Observe {
@@ -286,10 +202,7 @@ impl RequestLine {
                     ..Options::default()
                 },
             },
-            Self::Generate { prompt, count } => Request::Generate {
-                prompt: prompt.into(),
-                count,
-            },
+            Self::Generate { prompt, count } => Request::Generate { prompt, count },
             Self::Continue { count } => Request::Continue { count },
             Self::Rewind { position } => Request::Rewind {
                 position: position.max(1),
@@ -318,7 +231,7 @@ impl RequestLine {
                     rows.filter_map(|row: Result<Edit, String>| row.map_err(&mut lacks).ok());
                 Request::Edits {
                     edits: rows.collect(),
-                    mode: mode.into(),
+                    mode,
                 }
             }
             Self::Observe {
@@ -414,7 +327,7 @@ pub struct ScreenLine {
     pub arguments: BTreeMap<String, BTreeMap<String, String>>,
     /// The index of the selected edit.
     pub selected: usize,
-    pub mode: ModeLine,
+    pub mode: Mode,
     /// Marked units, as `UNIT@ADDRESS`.
     pub marks: Vec<String>,
     /// Prompts that were picked as examples.

@@ -109,7 +109,7 @@ impl RecordedSession {
 mod tests {
     use serde_json::Value;
 
-    use super::super::lines::{ModeLine, of_request, of_screen};
+    use super::super::lines::{of_request, of_screen};
     use super::*;
     use crate::app::cursor::Cursor;
     use crate::app::layout::Zoom;
@@ -231,7 +231,7 @@ mod tests {
                 at_run_start: true,
             },
             marks: vec!["4@mlp_act.3".into()],
-            mode: ModeLine::AsIfAlways,
+            mode: Mode::AsIfAlways,
             count: Some(12),
             prompts: vec!["one\ntwo".into()],
             ..ScreenLine::default()

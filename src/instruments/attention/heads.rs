@@ -13,8 +13,7 @@ use crate::edit::receipt::{exceeds, mean, range};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::over_prompts::numbers::{
-    BEYOND_RANDOM, CHANGE_BESIDE_RANDOM, ListAnswers, OverPrompts, PromptNumbers, PromptPart,
-    PromptPlace, RowOrder,
+    ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace, RowOrder,
 };
 use crate::instruments::over_prompts::parameters::{
     ListChat, ListView, MeansShown, PromptPositions, PromptsAsked,
@@ -116,15 +115,15 @@ impl Measurement for Heads {
         alone: HeadsParams::alone,
         numbers: |params, body, _| {
             if params.control == HeadAblation::Random {
-                return PromptNumbers::of_cells(body, "head", &[CHANGE_BESIDE_RANDOM], |cell| {
-                    vec![cell.value]
-                });
+                return PromptNumbers::of_cells(body, "head", &["change"], |cell| vec![cell.value]);
             }
-            let names = [CHANGE_BESIDE_RANDOM, RANDOM, BEYOND_RANDOM];
-            PromptNumbers::of_cells(body, "head", &names, |cell| {
+            let names = ["change", RANDOM, "beyond random"];
+            let mut found = PromptNumbers::of_cells(body, "head", &names, |cell| {
                 let random = cell.named(RANDOM).unwrap_or(f32::NAN);
                 vec![cell.value, random, cell.value.abs() - random.abs()]
-            })
+            })?;
+            found.numbers[0].judged_by = Some(names[2].into());
+            Ok(found)
         },
         note: "change: of the answer's log-probability after the position (or what `on` names), when the head's output there is ablated (set to 0) or, with control=random, replaced by a random vector of the same norm; other heads can take over from an ablated one; random: the control, a random vector with the norm of the head's output in its place, another draw for every prompt; beyond random: |change| minus |random|, prompt by prompt",
         order: |_| RowOrder::LargestFirst,

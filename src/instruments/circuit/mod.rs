@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 pub use acdc::{Discovered, discover};
 use evaluate::{Evaluated, evaluate, sizes};
 use scores::edge_scores_with;
-use select::EdgeSelection;
+use select::{EdgeSelection, first};
 use task::{CircuitTask, Outside};
 
 use super::pairs::{EdgeCount, Threshold};
@@ -276,10 +276,7 @@ fn kept(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Res
     if keep < own || !found.whole {
         order.retain(|edge| found.edges.contains(*edge));
     }
-    let of_size = |size: usize| {
-        let own = order.iter().take(size).copied();
-        EdgeSet::of(&task.graph, own).connected(&task.graph)
-    };
+    let of_size = |size: usize| first(&task.graph, &order, size);
     // What is on no path is left out, so that more edges may have to be taken than are kept.
     let (mut least, mut most) = (keep, order.len());
     while least < most {
@@ -301,10 +298,7 @@ fn kept(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Res
 fn curve(params: &CircuitParams, task: &CircuitTask, found: &FoundCircuit) -> Vec<EdgeSet> {
     let graph = &task.graph;
     let order = params.select.order(graph, &found.scores);
-    let of_size = |size: usize| {
-        let own = order.iter().take(size).copied();
-        EdgeSet::of(graph, own).connected(graph)
-    };
+    let of_size = |size: usize| first(graph, &order, size);
     let mut circuits: Vec<EdgeSet> = sizes(graph, found.edges.len(), params.points.0)
         .into_iter()
         .map(of_size)

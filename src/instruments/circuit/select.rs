@@ -23,8 +23,7 @@ choices! {
 impl EdgeSelection {
     /// The circuit of so many edges.
     pub fn circuit(self, graph: &CircuitGraph, scores: &[f64], budget: usize) -> EdgeSet {
-        let order = self.order(graph, scores);
-        EdgeSet::of(graph, order.into_iter().take(budget)).connected(graph)
+        first(graph, &self.order(graph, scores), budget)
     }
 
     /// The edges in the order in which a growing budget takes them.
@@ -38,6 +37,11 @@ impl EdgeSelection {
             Self::Greedy => greedy(graph, scores),
         }
     }
+}
+
+/// The first edges of an order that lie on a path.
+pub fn first(graph: &CircuitGraph, order: &[usize], count: usize) -> EdgeSet {
+    EdgeSet::of(graph, order.iter().take(count).copied()).connected(graph)
 }
 
 /// An edge that waits to be taken: the strongest first, of equal ones the one with the lower number.

@@ -106,7 +106,7 @@ impl KnockoutParams {
             let own = format!("{which}{}", column.label);
             [own.clone(), format!("{own}, random")]
         };
-        let names: Vec<String> = grid.columns.iter().flat_map(named).collect();
+        let names = grid.columns.iter().flat_map(named);
         let both = |cell: &Cell| {
             let of = |name: &str| cell.named(name).map_or(f32::NAN, f32::ln);
             [cell.value, self.value.of(of("random edges"), of("before"))]
@@ -115,12 +115,8 @@ impl KnockoutParams {
             let cells = grid.cells.iter().flat_map(|column| both(&column[r]));
             NumberRow::of(row.entry(), row.anchor, cells.collect())
         };
-        Ok(PromptNumbers {
-            axis: grid.row_axis.clone(),
-            whole: Vec::new(),
-            rows: grid.rows.iter().enumerate().map(row).collect(),
-            names,
-        })
+        let rows = grid.rows.iter().enumerate().map(row).collect();
+        Ok(PromptNumbers::of(&grid.row_axis, names, rows))
     }
 }
 

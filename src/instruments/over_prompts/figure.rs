@@ -7,8 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::list::{PlacedList, PlacedText};
 use super::numbers::{
-    BEYOND_CONTROL, BEYOND_RANDOM, CHANGE, CHANGE_BESIDE_RANDOM, ListAnswers, NumbersByRow,
-    PromptNumbers, PromptPart, RowOfPrompts, RowOrder,
+    ListAnswers, ListedNumber, NumbersByRow, PromptNumbers, PromptPart, RowOfPrompts, RowOrder,
 };
 use super::parameters::{ListView, PromptPositions, PromptsAsked};
 use crate::edit::receipt::{Receipt, add_up, in_words};
@@ -204,16 +203,15 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
         });
         rows.truncate(most.unwrap_or(usize::MAX));
     }
-    let mut lines = Vec::with_capacity(numbers.names.len() * rows.len());
-    let judged = |name: &String| name.ends_with(BEYOND_CONTROL) || name == BEYOND_RANDOM;
-    let controlled = numbers.names.iter().any(judged);
-    for (name, label) in numbers.names.iter().enumerate() {
+    let mut lines = Vec::with_capacity(numbers.numbers.len() * rows.len());
+    let controlled = numbers.numbers.iter().any(|own| own.judged_by.is_some());
+    for (name, own) in numbers.numbers.iter().enumerate() {
         for row in &rows {
             let (of, count) = mean(row, name, seed);
             if count == 0 {
                 continue;
             }
-            let mut line = entries![label.clone()];
+            let mut line = entries![own.name.clone()];
             line.extend((!numbers.axis.is_empty()).then(|| row.label.clone()));
             line.push(Entry::Number(of.value as f32));
             // One prompt says nothing of others.
@@ -237,12 +235,8 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
 /// Whether a change goes beyond its control: `no more` where the interval of the difference reaches 0. Nothing of what is no change, or
 /// was measured of one prompt.
 fn verdict(numbers: &NumbersByRow, row: &RowOfPrompts, name: usize, seed: u64) -> &'static str {
-    let beyond = match numbers.names[name].strip_suffix(CHANGE) {
-        Some(own) => format!("{own}{BEYOND_CONTROL}"),
-        None if numbers.names[name] == CHANGE_BESIDE_RANDOM => BEYOND_RANDOM.to_string(),
-        None => return "",
-    };
-    let beyond = numbers.names.iter().position(|name| *name == beyond);
+    let beyond = numbers.numbers[name].judged_by.as_deref();
+    let beyond = beyond.and_then(|name| numbers.column(name));
     match beyond.map(|name| mean(row, name, seed)) {
         Some((of, 2..)) if of.low > 0.0 => "more",
         Some((_, 2..)) => "no more",
@@ -254,8 +248,8 @@ fn verdict(numbers: &NumbersByRow, row: &RowOfPrompts, name: usize, seed: u64) -
 fn prompts(shown: &ShownList, lab: &Lab) -> Table {
     let (list, results) = (shown.list, &shown.found.results);
     let first = results.iter().flatten().next();
-    let (axis, names) = first.map_or((String::new(), Vec::new()), |own| {
-        (own.numbers.axis.clone(), own.numbers.names.clone())
+    let (axis, numbers) = first.map_or((String::new(), Vec::new()), |own| {
+        (own.numbers.axis.clone(), own.numbers.numbers.clone())
     });
     let known = |of: fn(&PlacedText) -> bool| list.texts.iter().any(of);
     let (labels, answers) = (
@@ -267,7 +261,7 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
     let mut columns = vec!["prompt"];
     columns.extend(Some(axis.as_str()).filter(|axis| !axis.is_empty()));
     columns.extend(answers.then_some("answer"));
-    columns.extend(names.iter().map(String::as_str));
+    columns.extend(numbers.iter().map(|own| own.name.as_str()));
     columns.extend(["text", "position", "token", "token id"]);
     columns.extend(several.then_some("positions"));
     columns.extend(answers.then_some("answer id"));
@@ -283,12 +277,12 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
             let mut line = vec![Entry::from(i + 1)];
             line.extend((!axis.is_empty()).then(|| row.label.clone()));
             line.extend(answer.map(|id| Entry::from(lab.visible(id))));
-            let number = |(name, value): (&String, &Option<f32>)| match value {
+            let number = |(of, value): (&ListedNumber, &Option<f32>)| match value {
                 None => Entry::from(""),
-                Some(value) if own.numbers.whole.contains(name) => Entry::Whole(*value as u64),
+                Some(value) if of.whole => Entry::Whole(*value as u64),
                 Some(value) => Entry::from(*value),
             };
-            line.extend(own.numbers.names.iter().zip(&row.values).map(number));
+            line.extend(own.numbers.numbers.iter().zip(&row.values).map(number));
             line.push(text::line(text.prompt.words()).into());
             line.extend([last.into(), lab.visible(token).into(), token.into()]);
             line.extend(several.then(|| Entry::from(text.positions.len())));

@@ -15,6 +15,7 @@ use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
 use crate::lab::prompt_list::{self, ListedPrompt, PositionRole, in_list};
 use crate::lab::target::{cut_to_first, first_token};
+use crate::lab::trials::WORTH_SAYING;
 use crate::model::Fingerprint;
 use crate::text;
 
@@ -52,9 +53,6 @@ pub struct ListCost {
     /// The most memory, in bytes.
     pub memory: u64,
 }
-
-/// The shortest time that is worth saying.
-const WORTH_SAYING: Duration = Duration::from_secs(3);
 
 impl fmt::Display for ListCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -95,12 +95,29 @@ impl PromptPlace {
 pub struct PromptNumbers {
     /// What a row is, such as `layer`; empty where there is one row.
     pub axis: String,
-    /// The names of the numbers.
-    pub names: Vec<String>,
-    /// Which of them count something: layers, ranks.
-    #[serde(default)]
-    pub whole: Vec<String>,
+    /// The numbers of every row.
+    pub numbers: Vec<ListedNumber>,
     pub rows: Vec<NumberRow>,
+}
+
+/// One of the numbers of every row.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedNumber {
+    pub name: String,
+    /// Whether it counts something: a layer, a rank.
+    pub whole: bool,
+    /// Of a change: the name of the number that says how much further from 0 it is than its control.
+    pub judged_by: Option<String>,
+}
+
+impl<T: Into<String>> From<T> for ListedNumber {
+    fn from(name: T) -> Self {
+        Self {
+            name: name.into(),
+            whole: false,
+            judged_by: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -109,7 +126,7 @@ pub struct NumberRow {
     pub label: Entry,
     /// The layer and unit that it is about; positions differ between prompts.
     pub anchor: Anchor,
-    /// One for each name; none where there is no such number.
+    /// One for each number; none where there is no such.
     pub values: Vec<Option<f32>>,
 }
 
@@ -175,23 +192,16 @@ pub fn table_of(body: &Body) -> Result<&Table> {
     }
 }
 
-/// What stands behind the names of numbers under edits: without them, the change, and where there is a control the change under that and
-/// how much further from 0 the edits' own is.
-const PLAIN: &str = ", plain";
-pub(super) const CHANGE: &str = ", change";
-const CONTROL: &str = ", control";
-pub(super) const BEYOND_CONTROL: &str = ", beyond control";
-
-/// The names of a method's own change, and of how much further from 0 it is than what random values do in its place.
-pub const CHANGE_BESIDE_RANDOM: &str = "change";
-pub const BEYOND_RANDOM: &str = "beyond random";
-
 impl PromptNumbers {
-    pub fn of(axis: &str, names: &[&str], rows: Vec<NumberRow>) -> Self {
+    /// Measured numbers under these names.
+    pub fn of<T: Into<String>>(
+        axis: &str,
+        names: impl IntoIterator<Item = T>,
+        rows: Vec<NumberRow>,
+    ) -> Self {
         Self {
             axis: axis.into(),
-            names: names.iter().map(ToString::to_string).collect(),
-            whole: Vec::new(),
+            numbers: names.into_iter().map(ListedNumber::from).collect(),
             rows,
         }
     }
@@ -213,12 +223,7 @@ impl PromptNumbers {
         if let Some(totals) = totals.collect::<Option<Vec<f32>>>() {
             rows.push(NumberRow::of("total", Anchor::default(), totals));
         }
-        Ok(Self {
-            axis: series.axis.clone(),
-            names: names.to_vec(),
-            whole: Vec::new(),
-            rows,
-        })
+        Ok(Self::of(&series.axis, names, rows))
     }
 
     /// Columns of a table, under their own names: a row for each of its rows that `keep` takes, labelled by the column `label`, or
@@ -254,18 +259,13 @@ impl PromptNumbers {
             NumberRow::of(label, row.anchor, values.collect())
         };
         let rows = || table.pages.iter().flat_map(|page| &page.rows);
-        let counts = |at: &usize| {
+        let found = rows().filter(|row| keep(row)).map(row).collect();
+        let mut out = Self::of(label, names.iter().copied(), found);
+        for (number, at) in out.numbers.iter_mut().zip(&columns) {
             let measured = |row: &TableRow| matches!(row.entries.get(*at), Some(Entry::Number(_)));
-            !rows().any(measured)
-        };
-        let counting = names.iter().zip(&columns).filter(|(_, at)| counts(at));
-        let whole = counting.map(|(name, _)| (*name).to_string()).collect();
-        Ok(Self {
-            axis: label.into(),
-            names: names.iter().map(ToString::to_string).collect(),
-            whole,
-            rows: rows().filter(|row| keep(row)).map(row).collect(),
-        })
+            number.whole = !rows().any(measured);
+        }
+        Ok(out)
     }
 
     /// The column of a grid at a position: a row for each of its rows, with the numbers that `of` takes from the indices of column and
@@ -286,12 +286,7 @@ impl PromptNumbers {
         let column = column.ok_or_else(|| unexpected("a grid without that position"))?;
         let rows = grid.rows.iter().enumerate();
         let rows = rows.map(|(row, own)| NumberRow::of(own.entry(), own.anchor, of(column, row)));
-        Ok(Self {
-            axis: grid.row_axis.clone(),
-            names,
-            whole: Vec::new(),
-            rows: rows.collect(),
-        })
+        Ok(Self::of(&grid.row_axis, names, rows.collect()))
     }
 
     /// All cells of a grid: a row for each, called by the labels of its row and column, with the numbers that `of` takes of it.
@@ -313,18 +308,27 @@ impl PromptNumbers {
                 rows.push(NumberRow::of(label, cells[r].anchor, of(&cells[r])));
             }
         }
-        Ok(Self::of(axis, names, rows))
+        Ok(Self::of(axis, names.iter().copied(), rows))
     }
 
     /// These numbers, which are under edits, each followed by the same without them and by the change; where there is a control, by the
     /// change under that and by how much further the edits' own is from 0.
     pub(super) fn beside(&self, plain: &Self, control: Option<&Self>) -> Self {
-        let names = |name: &String| {
-            let drawn = control.map(|_| [CONTROL, BEYOND_CONTROL]);
-            let all = ["", PLAIN, CHANGE]
-                .into_iter()
-                .chain(drawn.into_iter().flatten());
-            all.map(|what| format!("{name}{what}")).collect::<Vec<_>>()
+        let each = |own: &ListedNumber| {
+            let named = |what: &str| ListedNumber::from(format!("{}, {what}", own.name));
+            let beyond = control.map(|_| named("beyond control"));
+            let plain = ListedNumber {
+                whole: own.whole,
+                ..named("plain")
+            };
+            // It may lie below 0, and is no count.
+            let change = ListedNumber {
+                judged_by: beyond.as_ref().map(|beyond| beyond.name.clone()),
+                ..named("change")
+            };
+            let drawn = control.map(|_| named("control"));
+            let all = [own.clone(), plain, change].into_iter();
+            all.chain(drawn).chain(beyond).collect::<Vec<_>>()
         };
         let row = |row: &NumberRow| {
             let same = |of: &Self| {
@@ -349,14 +353,9 @@ impl PromptNumbers {
                 ..row.clone()
             }
         };
-        let whole = self.whole.iter();
         Self {
             axis: self.axis.clone(),
-            names: self.names.iter().flat_map(names).collect(),
-            // Changes may lie below 0.
-            whole: whole
-                .flat_map(|name| [name.clone(), format!("{name}{PLAIN}")])
-                .collect(),
+            numbers: self.numbers.iter().flat_map(each).collect(),
             rows: self.rows.iter().map(row).collect(),
         }
     }
@@ -366,7 +365,9 @@ impl PromptNumbers {
         if several.len() == 1 {
             return several.remove(0);
         }
-        let table = NumbersByRow::of(several.iter().map(Some));
+        let mut table = NumbersByRow::of(several.iter().map(Some));
+        // A mean of whole numbers is none.
+        table.numbers.iter_mut().for_each(|own| own.whole = false);
         let mean = |values: &[Option<f32>]| {
             let known: Vec<f64> = values.iter().flatten().map(|v| f64::from(*v)).collect();
             (!known.is_empty()).then(|| (known.iter().sum::<f64>() / known.len() as f64) as f32)
@@ -379,9 +380,7 @@ impl PromptNumbers {
         Self {
             rows: rows.collect(),
             axis: table.axis,
-            names: table.names,
-            // A mean of whole numbers is none.
-            whole: Vec::new(),
+            numbers: table.numbers,
         }
     }
 }
@@ -389,7 +388,7 @@ impl PromptNumbers {
 /// The numbers of many prompts by row and name.
 pub(super) struct NumbersByRow {
     pub axis: String,
-    pub names: Vec<String>,
+    pub numbers: Vec<ListedNumber>,
     pub rows: Vec<RowOfPrompts>,
 }
 
@@ -406,32 +405,37 @@ impl NumbersByRow {
     pub fn of<'a>(all: impl Iterator<Item = Option<&'a PromptNumbers>>) -> Self {
         let mut out = Self {
             axis: String::new(),
-            names: Vec::new(),
+            numbers: Vec::new(),
             rows: Vec::new(),
         };
         let mut known: HashMap<String, usize> = HashMap::new();
         let all: Vec<Option<&PromptNumbers>> = all.collect();
         for (i, own) in all.iter().enumerate() {
             let Some(own) = own else { continue };
-            if out.names.is_empty() {
-                (out.axis, out.names) = (own.axis.clone(), own.names.clone());
+            if out.numbers.is_empty() {
+                (out.axis, out.numbers) = (own.axis.clone(), own.numbers.clone());
             }
             for row in &own.rows {
                 let at = *known.entry(row.label.exact()).or_insert_with(|| {
                     out.rows.push(RowOfPrompts {
                         label: row.label.clone(),
                         anchor: row.anchor,
-                        values: vec![vec![None; all.len()]; out.names.len()],
+                        values: vec![vec![None; all.len()]; out.numbers.len()],
                     });
                     out.rows.len() - 1
                 });
-                for (name, value) in own.names.iter().zip(&row.values) {
-                    if let Some(column) = out.names.iter().position(|own| own == name) {
+                for (number, value) in own.numbers.iter().zip(&row.values) {
+                    if let Some(column) = out.column(&number.name) {
                         out.rows[at].values[column][i] = *value;
                     }
                 }
             }
         }
         out
+    }
+
+    /// The column of a number.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.numbers.iter().position(|own| own.name == name)
     }
 }

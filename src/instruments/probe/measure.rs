@@ -15,6 +15,7 @@ use crate::lab::prompt_values::{each, values};
 use crate::lab::run::Run;
 use crate::model::network::site::Address;
 use crate::vectors::probe::{ClassProbes, ProbeMethod, ProbeRows, auroc, separation, shuffled};
+use crate::vectors::selection::average;
 
 /// The numbers of the prompts of each part, by class.
 pub(super) struct ProbeSplit {
@@ -65,11 +66,6 @@ impl PlaceProbes {
             ProbeKind::MassMean => &self.mass_mean,
         }
     }
-}
-
-fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
-    let count = values.len() as f64;
-    values.sum::<f64>() / count
 }
 
 impl ProbeSplit {

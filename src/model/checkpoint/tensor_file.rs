@@ -54,10 +54,8 @@ pub struct TensorFile {
     asked: RefCell<BTreeSet<String>>,
 }
 
-const NEXT: &str = "Download it again; if it is whole, save it again as safetensors.";
-
-/// What to do about a file that is a program.
-const CONVERT: &str = "Nothing in it was executed. If you trust it, load it in Python and save its tensors as safetensors (safetensors.torch.save_file).";
+/// What to do about a file that is damaged, or a program.
+const NEXT: &str = "Nothing in it was executed. Download it again; if it is whole and you trust it, load it in Python and save its tensors as safetensors (safetensors.torch.save_file).";
 
 impl TensorFile {
     /// Opens a file by its content, whatever its name is.
@@ -79,16 +77,7 @@ impl TensorFile {
     }
 
     fn of(path: &Path, map: FileBytes) -> Result<Self> {
-        let bad = |what: String| {
-            // To download a pickle again helps nobody.
-            let program = ["executed", "asks to call", "its pickle has"];
-            let next = if program.iter().any(|words| what.contains(words)) {
-                CONVERT
-            } else {
-                NEXT
-            };
-            Error::bad_file(path, what, next)
-        };
+        let bad = |what: String| Error::bad_file(path, what, NEXT);
         let tensors = if map.starts_with(b"\x93NUMPY") {
             BTreeMap::from([(String::new(), array(&map, 0..map.len()).map_err(bad)?)])
         } else if map.starts_with(b"PK") {

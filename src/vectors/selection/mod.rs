@@ -192,7 +192,8 @@ fn mean_behaviour(rows: &[RowStats], markers: &[u32]) -> f64 {
     average(rows.iter().map(|row| behaviour(&row.logits, markers)))
 }
 
-fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+/// The mean of some numbers; of none 0.
+pub(crate) fn average(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
 }
