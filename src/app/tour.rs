@@ -19,6 +19,9 @@ pub struct TourStep {
     done: fn(&App) -> bool,
 }
 
+/// The name of the model that the steps are about.
+const DEMO: &str = "demo";
+
 /// How far the tour is; past the last step it is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tour {
@@ -110,6 +113,9 @@ impl App {
     pub(super) fn take_tour(&mut self, word: &str) -> CommandResult {
         let step = self.tour.map(|tour| tour.step);
         match (word.trim(), step) {
+            ("", None) if self.settings.model != DEMO => {
+                return Err("the tour is on the demo model: `lmscope tour` begins it".into());
+            }
             ("", None) => self.tour = Some(Tour { step: 0 }),
             ("" | "off", Some(_)) => self.tour = None,
             ("next", Some(step)) => {

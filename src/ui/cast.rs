@@ -5,7 +5,7 @@
 //! [`Cast`]. Source: the asciicast v2 file format, docs.asciinema.org.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,12 +32,12 @@ impl Cast {
     /// When the file exists or cannot be written.
     pub(super) fn begin(path: &Path, size: (u16, u16)) -> Result<Self> {
         file::check_is_file(path)?;
-        let mut file = file::create_private(path).map_err(|why| unwritten(path, &why))?;
+        let mut file = file::create_private(path).map_err(|why| Error::io(path, why))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let header = json!({
             "version": 2, "width": size.0, "height": size.1, "timestamp": now.map_or(0, |now| now.as_secs()), "title": "lmscope",
         });
-        writeln!(file, "{header}").map_err(|why| unwritten(path, &why))?;
+        writeln!(file, "{header}").map_err(|why| Error::io(path, why))?;
         Ok(Self {
             file,
             path: path.to_path_buf(),
@@ -66,7 +66,7 @@ impl Cast {
             self.frames += 1;
         }
         let written = self.file.write_all(lines.as_bytes());
-        written.map_err(|why| unwritten(&self.path, &why))
+        written.map_err(|why| Error::io(&self.path, why))
     }
 
     /// What was recorded, in a sentence.
@@ -77,11 +77,6 @@ impl Cast {
             self.path.display()
         )
     }
-}
-
-fn unwritten(path: &Path, why: &io::Error) -> Error {
-    let expected = "a new file that can be written";
-    Error::argument("FILE", format!("{} ({why})", path.display()), expected)
 }
 
 #[cfg(test)]

@@ -148,6 +148,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if app.difference {
         right.push(span(" Δ ".into(), Role::Warning));
     }
+    if app.tour.is_some() && app.arrangement().is_some_and(|own| own.tour.height == 0) {
+        right.push(span(" the tour needs more rows ".into(), Role::Warning));
+    }
     let cross = if unicode { "✗" } else { "WRONG" };
     match (app.check, app.transcript.not_finite) {
         (_, Some(way_out)) => right.push(span(
@@ -193,7 +196,7 @@ fn tour(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             step.words(app),
         ),
         None => (
-            format!(" tour {count}/{count} · That was all of it"),
+            " tour · That was all of it".to_string(),
             "Other ready prompts show more, ? lists the keys and : every command; the guide has a chapter for each of these steps.".into(),
         ),
     };
@@ -214,7 +217,12 @@ fn tour(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
             &Line::styled(line, theme.style(role)),
         );
     }
-    let how = " it goes on when you have done it · :tour next skips a step · :tour off ends it";
+    let how = match tour.now() {
+        Some(_) => {
+            " it goes on when you have done it · :tour next skips a step · :tour off ends it"
+        }
+        None => " :tour off ends it",
+    };
     let last = area.bottom() - 1;
     put(
         buf,
