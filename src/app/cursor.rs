@@ -314,7 +314,9 @@ pub fn read(figure: &Figure, spot: FigureCell) -> Option<CellUnderCursor> {
             // Whole numbers may be ids, of which every digit counts.
             let spelled = |(i, entry): (usize, &Entry)| match entry {
                 Entry::Number(n) if page.is_whole(i) => format!("{n:.0}"),
-                Entry::Whole(_) | Entry::Number(_) | Entry::Text(_) => spell(entry),
+                Entry::Whole(_) | Entry::Number(_) | Entry::Missing | Entry::Text(_) => {
+                    spell(entry)
+                }
             };
             let entries = row.entries.iter().enumerate().map(spelled);
             Some(CellUnderCursor {
@@ -397,6 +399,7 @@ pub fn spell(entry: &Entry) -> String {
     match entry {
         Entry::Whole(n) => n.to_string(),
         Entry::Number(n) => number(*n),
+        Entry::Missing => String::new(),
         Entry::Text(text) => text.clone(),
     }
 }
@@ -616,6 +619,7 @@ mod tests {
             anchor: Anchor::layer(n).with(Unit::Neuron(7)),
             entries: vec![Entry::Text("L".into()), Entry::Number(1.234)],
             handle: None,
+            ids: std::collections::BTreeMap::new(),
         };
         let page = |p| TablePage {
             title: "p".into(),
@@ -648,6 +652,7 @@ mod tests {
             anchor,
             entries: vec![],
             handle: None,
+            ids: std::collections::BTreeMap::new(),
         };
         // The convergence layers of positions 3 to 6; the third position has none, and the last has two rows.
         let anchors = [

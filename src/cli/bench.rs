@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::{ArgAction, ArgMatches, Command, value_parser};
 
 use super::bench_report::BenchReport;
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, doctor, models, output};
 use crate::edit::direction::{Direction, DirectionOrigin, random_like};
 use crate::edit::op::{DirectionName, DirectionWithin, Op, SetValue, UnitChoice, UnitsTo};
@@ -67,10 +68,9 @@ fn run(matches: &ArgMatches) -> Result<()> {
     }
     let report = measure(matches)?;
     output::clear_status();
-    if models::as_json(matches) {
-        output::json_line(&report.json())
-    } else {
-        output::text(&report.table())
+    match models::form(matches) {
+        PrintedForm::Text => output::text(&report.table()),
+        form @ (PrintedForm::Json | PrintedForm::Csv) => output::document(&report.json(), "", form),
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, models, output};
 use crate::edit::Edit;
 use crate::edit::preset::EditPreset;
@@ -95,10 +96,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
         };
         crate::file::write(path, written.as_bytes(), lab.overwrite)?;
     }
-    if models::as_json(matches) {
-        output::json_line(&report_json(&report, &list, plan))?;
-    } else {
-        table(&report, &list)?;
+    match models::form(matches) {
+        PrintedForm::Text => table(&report, &list)?,
+        form @ (PrintedForm::Json | PrintedForm::Csv) => {
+            output::document(&report_json(&report, &list, plan), "cases", form)?;
+        }
     }
     let without = match report.without {
         0 => String::new(),
@@ -187,7 +189,7 @@ fn table(report: &ValueEditReport, list: &[Fact]) -> Result<()> {
         }
         rows.push(row("", "random".into(), count, part.mean(|c| c.control)));
     }
-    output::listing(COLUMNS, &rows, false)
+    output::listing(COLUMNS, &rows, PrintedForm::Text)
 }
 
 fn row(name: &str, neurons: String, facts: usize, effect: EditEffect) -> Vec<Value> {

@@ -10,6 +10,7 @@ use clap::{ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, loading, models, output};
 use crate::edit::Edit;
 use crate::edit::direction::norm;
@@ -108,10 +109,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
         output::clear_status();
     }
     let copy = copied?;
-    if models::as_json(matches) {
-        output::json_line(&manifest(&copy))?;
-    } else {
-        output::listing(COLUMNS, &rows(&copy), false)?;
+    match models::form(matches) {
+        PrintedForm::Text => output::listing(COLUMNS, &rows(&copy), PrintedForm::Text)?,
+        form @ (PrintedForm::Json | PrintedForm::Csv) => {
+            output::document(&manifest(&copy), "tensors", form)?;
+        }
     }
     if copy.untied {
         output::note(

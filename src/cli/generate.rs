@@ -10,6 +10,7 @@ use std::time::Instant;
 use clap::{ArgMatches, Command, value_parser};
 use serde_json::{Value, json};
 
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, output};
 use crate::edit::receipt::Receipt;
 use crate::engine::Ending;
@@ -38,11 +39,10 @@ fn build(command: Command) -> Command {
         .arg(super::switch("forced", "Like lockstep, but the edited run is given the unedited run's tokens, so that KL always compares the same text"))
         .arg(super::switch("alone", "Does not run the unedited model: faster, but no KL for each token").conflicts_with_all(["lockstep", "forced"]));
     let safe = "Escapes control characters in a pipe as well, as on a terminal; by default a pipe gets the model's raw bytes";
-    let format =
-        "text; jsonl: one line for each token and a summary; or json: the same in one document";
+    let format = "text; jsonl: one line for each token and a summary; json: the same in one document; csv: a line for each token, the summary in comments";
     sampling_arguments(command.arg(super::switch("safe", safe))).arg(arguments::one_of(
         "format",
-        ["text", "jsonl", "json"],
+        ["text", "jsonl", "json", "csv"],
         format,
     ))
 }
@@ -83,20 +83,20 @@ enum OutputFormat {
     Bytes,
     /// One line of JSON for each token.
     Lines,
-    /// One JSON document, when everything is known.
-    Document(RefCell<Vec<Value>>),
+    /// One document, when everything is known.
+    Document(RefCell<Vec<Value>>, PrintedForm),
 }
 
 impl OutputFormat {
     /// Whether it is for scripts.
-    fn is_json(&self) -> bool {
-        matches!(self, Self::Lines | Self::Document(_))
+    fn is_for_scripts(&self) -> bool {
+        matches!(self, Self::Lines | Self::Document(..))
     }
 
     /// Takes what is known of a token.
     fn take(&self, line: Value) -> Result<()> {
         match self {
-            Self::Document(lines) => {
+            Self::Document(lines, _) => {
                 lines.borrow_mut().push(line);
                 Ok(())
             }
@@ -107,11 +107,10 @@ impl OutputFormat {
     /// Writes the summary, which comes last; a document is written with it.
     fn finish(&self, summary: &Value) -> Result<()> {
         match self {
-            Self::Document(lines) => {
+            Self::Document(lines, form) => {
                 let tokens = Value::from(lines.take());
-                output::json_line(
-                    &json!({"schema": export::SCHEMA, "tokens": tokens, "summary": summary}),
-                )
+                let all = json!({"schema": export::SCHEMA, "tokens": tokens, "summary": summary});
+                output::document(&all, "tokens", *form)
             }
             Self::Lines | Self::Screen | Self::Bytes => {
                 output::json_line(&json!({ "summary": summary }))
@@ -138,7 +137,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
     let format = arguments::text(matches, "format");
     let shape = match (format, output::stdout_is_terminal()) {
         ("jsonl", _) => OutputFormat::Lines,
-        ("json", _) => OutputFormat::Document(RefCell::default()),
+        ("json", _) => OutputFormat::Document(RefCell::default(), PrintedForm::Json),
+        ("csv", _) => OutputFormat::Document(RefCell::default(), PrintedForm::Csv),
         (_, terminal) if terminal || matches.get_flag("safe") => OutputFormat::Screen,
         (_, _) => OutputFormat::Bytes,
     };
@@ -172,7 +172,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     } else {
         output::measured(&mut lab, &writer.run, &counted)
     };
-    if shape.is_json() {
+    if shape.is_for_scripts() {
         shape.finish(&summary(&lab, &writer, &tally, &json!(receipts)))?;
     } else if output::stderr_is_terminal() {
         let (written, seconds, rate) = (tally.written, tally.seconds, rate(&tally));
@@ -180,7 +180,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             "{written} tokens in {seconds:.2} s, {rate:.1} a second."
         ));
     }
-    if let (Some((text, diverged)), false) = (unedited(&lab, &writer), shape.is_json()) {
+    if let (Some((text, diverged)), false) = (unedited(&lab, &writer), shape.is_for_scripts()) {
         let parted = diverged.map_or_else(
             || "they did not diverge".into(),
             |position| format!("they diverge at position {position}"),
@@ -206,7 +206,7 @@ fn refused(lab: &mut Lab, run: &Run, shape: &OutputFormat, error: Error) -> Erro
     } else {
         output::measured(lab, run, &[])
     };
-    if shape.is_json() {
+    if shape.is_for_scripts() {
         let edits = run.schedule.latest().iter().map(ToString::to_string);
         let summary = json!({
             "model": lab.model.card.name,
@@ -321,7 +321,7 @@ fn write(
     }
     tally.seconds = since.elapsed().as_secs_f64();
     match shape {
-        OutputFormat::Lines | OutputFormat::Document(_) => Ok(()),
+        OutputFormat::Lines | OutputFormat::Document(..) => Ok(()),
         OutputFormat::Screen => output::line(&stream.finish()),
         OutputFormat::Bytes => {
             let rest = stream.open().to_vec();
@@ -347,7 +347,7 @@ fn show(
         || lab.model.is_end(choice.id);
     let bytes = lab.model.bytes(choice.id);
     if special {
-        return if shape.is_json() {
+        return if shape.is_for_scripts() {
             shape.take(line(&String::from_utf8_lossy(&bytes), true))
         } else {
             Ok(())
@@ -361,7 +361,7 @@ fn show(
     match shape {
         OutputFormat::Screen => output::text(&safe),
         OutputFormat::Bytes => output::bytes(&raw),
-        OutputFormat::Lines | OutputFormat::Document(_) => {
+        OutputFormat::Lines | OutputFormat::Document(..) => {
             shape.take(line(&String::from_utf8_lossy(&raw), false))
         }
     }

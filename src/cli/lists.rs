@@ -5,6 +5,7 @@
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, models, output};
 use crate::app::commands::commands;
 use crate::error::Result;
@@ -58,14 +59,14 @@ fn themes(matches: &ArgMatches) -> Result<()> {
     output::listing(
         &["theme", "title", "made_for"],
         &rows,
-        models::as_json(matches),
+        models::form(matches),
     )
 }
 
 fn keys(matches: &ArgMatches) -> Result<()> {
-    let as_json = models::as_json(matches);
+    let form = models::form(matches);
     let spell = |keys: &[&str]| {
-        if as_json {
+        if form == PrintedForm::Json {
             json!(keys)
         } else {
             json!(keys.join(" "))
@@ -85,6 +86,6 @@ fn keys(matches: &ArgMatches) -> Result<()> {
     output::listing(
         &["keys", "command", "arguments", "where", "about"],
         &rows,
-        as_json,
+        form,
     )
 }

@@ -10,6 +10,7 @@ use candle_core::Device;
 use clap::{ArgMatches, Command};
 use serde_json::{Map, Value, json};
 
+use super::output::PrintedForm;
 use super::{Subcommand, arguments, output};
 use crate::error::Result;
 use crate::file;
@@ -40,15 +41,20 @@ const COLUMNS: &[&str] = &[
 /// The longest header that is accepted, in bytes; those of the largest models have a few megabytes.
 const LONGEST_HEADER: u64 = 100 << 20;
 
-/// The flag `--format text|json`, for every list.
+/// The flag `--format text|json|csv`, for every list.
 pub fn format(command: Command) -> Command {
-    let help = "A table to read, or JSON";
-    command.arg(arguments::one_of("format", ["text", "json"], help))
+    let help =
+        "A table to read; or for scripts JSON, or CSV: a line for each row, the rest in comments";
+    command.arg(arguments::one_of("format", ["text", "json", "csv"], help))
 }
 
-/// Whether the output should be JSON.
-pub fn as_json(matches: &ArgMatches) -> bool {
-    arguments::text(matches, "format") == "json"
+/// The form that was asked for.
+pub fn form(matches: &ArgMatches) -> PrintedForm {
+    match arguments::text(matches, "format") {
+        "json" => PrintedForm::Json,
+        "csv" => PrintedForm::Csv,
+        _ => PrintedForm::Text,
+    }
 }
 
 fn build(command: Command) -> Command {
@@ -56,7 +62,8 @@ fn build(command: Command) -> Command {
 }
 
 fn run(matches: &ArgMatches) -> Result<()> {
-    let json = as_json(matches);
+    let form = form(matches);
+    let json = form.for_scripts();
     let mut rows = Vec::new();
     let on_cpu = Options {
         device: Some("cpu".into()),
@@ -79,7 +86,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
     for cached in cached_models() {
         rows.push(row(&cached, json));
     }
-    output::listing(COLUMNS, &rows, json)?;
+    output::listing(COLUMNS, &rows, form)?;
     if rows.len() < 2 {
         output::note(&format!(
             "no other model in {}. `lmscope OWNER/NAME` downloads one; a folder in Hugging Face layout works as it is.",

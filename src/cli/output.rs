@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::edit::receipt::Receipt;
 use crate::error::Result;
+use crate::export;
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::network::finite::NOT_FINITE;
@@ -114,14 +115,43 @@ fn receipt_line(receipt: &Receipt) -> String {
     out
 }
 
-/// Rows under column names, as aligned text or as a JSON array of objects.
-pub fn listing(columns: &[&str], rows: &[Vec<Value>], as_json: bool) -> Result<()> {
-    if as_json {
-        let named = |row: &Vec<Value>| {
-            let names = columns.iter().map(ToString::to_string);
-            names.zip(row.iter().cloned()).collect::<Map<_, _>>()
-        };
-        return json_line(&json!(rows.iter().map(named).collect::<Vec<_>>()));
+/// The forms in which a command prints what it found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrintedForm {
+    /// To read.
+    Text,
+    Json,
+    Csv,
+}
+
+impl PrintedForm {
+    /// Whether it is for scripts, which want numbers as they are.
+    pub fn for_scripts(self) -> bool {
+        self != Self::Text
+    }
+}
+
+/// A document for scripts, as JSON, or as CSV with a line for each row of its list `rows`; nothing in a form to read.
+pub fn document(document: &Value, rows: &str, form: PrintedForm) -> Result<()> {
+    match form {
+        PrintedForm::Text => Ok(()),
+        PrintedForm::Json => json_line(document),
+        PrintedForm::Csv => text(&export::document::csv(document, rows)),
+    }
+}
+
+/// Rows under column names, as aligned text, as a JSON array of objects, or as CSV.
+pub fn listing(columns: &[&str], rows: &[Vec<Value>], form: PrintedForm) -> Result<()> {
+    match form {
+        PrintedForm::Text => {}
+        PrintedForm::Json => {
+            let named = |row: &Vec<Value>| {
+                let names = columns.iter().map(ToString::to_string);
+                names.zip(row.iter().cloned()).collect::<Map<_, _>>()
+            };
+            return json_line(&json!(rows.iter().map(named).collect::<Vec<_>>()));
+        }
+        PrintedForm::Csv => return text(&export::document::listing(columns, rows)),
     }
     let spelled = rows.iter().map(|row| row.iter().map(spell).collect());
     let spelled: Vec<Vec<String>> = spelled.collect();

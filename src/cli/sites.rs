@@ -6,6 +6,7 @@
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
+use super::output::PrintedForm;
 use super::{arguments, models, output};
 use crate::error::Result;
 use crate::model::Model;
@@ -23,7 +24,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         }
         None => None,
     };
-    let as_json = models::as_json(matches);
+    let form = models::form(matches);
     let mut columns = vec!["site", "transformer_lens", "shape", "about"];
     if model.is_some() {
         columns.push("here");
@@ -32,7 +33,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         let names = names(spec.site, model.as_ref());
         let mut row = vec![
             json!(address(spec.site)),
-            if as_json {
+            if form == PrintedForm::Json {
                 json!(names)
             } else {
                 // Names with a condition are in a table of their own.
@@ -52,14 +53,14 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
         row
     };
     let rows: Vec<Vec<Value>> = SITES.iter().map(row).collect();
-    output::listing(&columns, &rows, as_json)?;
-    if as_json {
+    output::listing(&columns, &rows, form)?;
+    if form.for_scripts() {
         return Ok(());
     }
     if model.is_none() {
         let rows: Vec<Vec<Value>> = SPELLINGS.iter().filter_map(conditional).collect();
         output::text("\n")?;
-        output::listing(&["by_architecture", "site", "where"], &rows, false)?;
+        output::listing(&["by_architecture", "site", "where"], &rows, form)?;
     }
     let rows = SPELLINGS.iter().filter_map(|s| none(s, model.as_ref()));
     let rows: Vec<Vec<Value>> = rows
@@ -69,7 +70,7 @@ pub fn run(matches: &ArgMatches) -> Result<()> {
     output::listing(
         &["no_site_of_ours", "nearest", "what_transformer_lens_has"],
         &rows,
-        false,
+        form,
     )
 }
 

@@ -68,9 +68,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
         Statistics::measure(lab, &cut, &wanted, &how)
     })?;
     file::write(&target, &statistics.bytes()?, lab.overwrite)?;
-    if models::as_json(matches) {
-        output::json_line(&as_json(&statistics, &target, cut.len()))?;
-    }
+    let found = as_json(&statistics, &target, cut.len());
+    output::document(&found, "addresses", models::form(matches))?;
     let origin = &statistics.origin;
     if !origin.caution.is_empty() {
         output::note(&format!("WARNING: {}.", origin.caution));

@@ -60,7 +60,8 @@ fn run(matches: &ArgMatches) -> Result<()> {
         return Err(Error::argument("-o", given, "one file to convert"));
     }
     let target = arguments::output(matches)?;
-    let as_json = models::as_json(matches);
+    let form = models::form(matches);
+    let raw = form.for_scripts();
     let mut rows = Vec::new();
     for name in files {
         let found = Direction::open(name)?;
@@ -81,22 +82,17 @@ fn run(matches: &ArgMatches) -> Result<()> {
             }
         }
         let origin = &direction.origin;
-        for said in origin
-            .cautions
-            .iter()
-            .chain(&origin.notes)
-            .filter(|_| !as_json)
-        {
+        for said in origin.cautions.iter().chain(&origin.notes).filter(|_| !raw) {
             output::note(&format!("{name}: {said}."));
         }
-        rows.push(row(name, &direction, as_json));
+        rows.push(row(name, &direction, raw));
     }
     // In the text format the notes are on standard error, above.
-    let columns = if as_json { COLUMNS } else { &COLUMNS[..7] };
-    output::listing(columns, &rows, as_json)
+    let columns = if raw { COLUMNS } else { &COLUMNS[..7] };
+    output::listing(columns, &rows, form)
 }
 
-fn row(name: &str, direction: &Direction, as_json: bool) -> Vec<Value> {
+fn row(name: &str, direction: &Direction, raw: bool) -> Vec<Value> {
     let path = name.rsplit_once('#').map_or(name, |(path, _)| path);
     let format = [name, path].iter().find_map(|p| format_of(p.as_ref()).ok());
     let lengths: Vec<f32> = direction.rows.iter().map(|(_, v)| norm(v)).collect();
@@ -107,7 +103,7 @@ fn row(name: &str, direction: &Direction, as_json: bool) -> Vec<Value> {
     };
     let least = lengths.iter().copied().fold(f32::INFINITY, f32::min);
     let most = lengths.iter().copied().fold(0.0, f32::max);
-    let (at, length) = if as_json {
+    let (at, length) = if raw {
         let places = direction.rows.iter().map(|(a, _)| a.to_string());
         let places: Vec<String> = places.filter(|_| !origin.anywhere).collect();
         (json!(places), json!(lengths))

@@ -8,7 +8,9 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::feature::FeatureChoice;
 use super::intervention::{Edit, EditIds, EditPlace};
+use super::op::UnitChoice;
 use crate::error::Result;
 use crate::model::Fingerprint;
 use crate::model::network::blueprint::Blueprint;
@@ -184,6 +186,17 @@ impl Schedule {
         self.stages.iter().enumerate().map(|(i, stage)| {
             let end = self.stages.get(i + 1).map_or(usize::MAX, |next| next.since);
             (stage.since..end, stage.edits.as_slice())
+        })
+    }
+
+    /// The active edits that act on features of a dictionary, with the positions from which and until which each is on.
+    pub fn on_features(&self) -> impl Iterator<Item = (Range<usize>, &Edit, &FeatureChoice)> {
+        self.spans().flat_map(|(span, edits)| {
+            let active = edits.iter().filter(|edit| edit.active());
+            active.filter_map(move |edit| match edit.op.argument().mentions().units {
+                Some(UnitChoice::Features(chosen)) => Some((span.clone(), edit, chosen)),
+                Some(UnitChoice::All | UnitChoice::List(_) | UnitChoice::Set(_)) | None => None,
+            })
         })
     }
 

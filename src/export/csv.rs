@@ -11,7 +11,7 @@ use crate::figure::{Anchor, Body, Entry, Figure, Graph, Grid, Series, Style, Tab
 pub(super) fn write(figure: &Figure) -> String {
     let mut out = String::new();
     for (name, value) in provenance::lines(figure) {
-        let _ = writeln!(out, "# {name}: {}", defused_parts(&value));
+        comment(&mut out, name, &value);
     }
     match &figure.body {
         Body::Grid(grid) => write_grid(&mut out, grid),
@@ -192,8 +192,13 @@ fn defused_parts(comment: &str) -> String {
     out
 }
 
+/// Writes a comment line.
+pub(super) fn comment(out: &mut String, name: &str, value: &str) {
+    let _ = writeln!(out, "# {name}: {}", defused_parts(value).replace('\n', "⏎"));
+}
+
 /// Writes one line; fields are quoted where necessary (RFC 4180), and where a reader could take the line for a comment.
-fn record(out: &mut String, fields: &[String]) {
+pub(super) fn record(out: &mut String, fields: &[String]) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
             out.push(',');

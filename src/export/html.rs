@@ -108,6 +108,7 @@ fn write_table(out: &mut String, table: &Table) {
                 let (class, text) = match entry {
                     Entry::Whole(value) => (" class=\"n\"", value.to_string()),
                     Entry::Number(value) => (" class=\"n\"", entry_number(*value, *whole)),
+                    Entry::Missing => ("", String::new()),
                     Entry::Text(text) => ("", escape(text)),
                 };
                 let _ = write!(out, "<td{class}>{text}</td>");

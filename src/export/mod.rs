@@ -6,6 +6,7 @@
 
 pub mod colour;
 mod csv;
+pub mod document;
 mod dot;
 mod graph_plot;
 mod html;

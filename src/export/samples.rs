@@ -117,6 +117,7 @@ pub fn table() -> Figure {
             Entry::Text("capital, of, \"France\"\u{2009}漢".into()),
         ],
         handle: None,
+        ids: std::collections::BTreeMap::new(),
     };
     figure(Body::Table(Table {
         columns: vec!["neuron".into(), "activation".into(), "writes".into()],

@@ -99,11 +99,12 @@ fn clean_table(Table { columns, pages }: &mut Table) {
             entries,
             // Names and numbers, for edits: nothing shows them.
             handle: _,
+            ids: _,
         } in rows
         {
             for entry in entries {
                 match entry {
-                    Entry::Whole(_) | Entry::Number(_) => {}
+                    Entry::Whole(_) | Entry::Number(_) | Entry::Missing => {}
                     Entry::Text(words) => one(words),
                 }
             }

@@ -177,6 +177,7 @@ fn draw_table(page: &mut SvgPage, table: &Table) {
             let entry_text = |entry: &Entry| match entry {
                 Entry::Whole(value) => (true, value.to_string()),
                 Entry::Number(value) => (true, entry_number(*value, whole)),
+                Entry::Missing => (true, String::new()),
                 Entry::Text(text) => (false, clip(text, 60)),
             };
             let text = |row: &TableRow| row.entries.get(i).map_or(blank.clone(), entry_text);

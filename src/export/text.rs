@@ -161,6 +161,7 @@ fn write_table(out: &mut String, table: &Table) {
         let entry_text = |(i, entry): (usize, &Entry)| match entry {
             Entry::Whole(value) => value.to_string(),
             Entry::Number(value) => entry_number(*value, whole[i]),
+            Entry::Missing => String::new(),
             Entry::Text(text) if i + 1 == count => text.clone(),
             Entry::Text(text) => clip(text, ENTRY),
         };

@@ -2,6 +2,8 @@
 //!
 //! Invariant: a constructor only fills in fields; it measures and decides nothing. To build another shape, add a function here.
 
+use std::collections::BTreeMap;
+
 use super::{
     Anchor, AxisLabel, Body, Cell, Curve, Entry, FeatureHandle, Graph, Grid, Scale, Series, Style,
     Table, TablePage, TableRow, Text, Unit,
@@ -10,6 +12,12 @@ use super::{
 impl From<f32> for Entry {
     fn from(number: f32) -> Self {
         Self::Number(number)
+    }
+}
+
+impl<T: Into<Self>> From<Option<T>> for Entry {
+    fn from(entry: Option<T>) -> Self {
+        entry.map_or(Self::Missing, Into::into)
     }
 }
 
@@ -44,7 +52,15 @@ impl TableRow {
             anchor,
             entries,
             handle: None,
+            ids: BTreeMap::new(),
         }
+    }
+
+    /// The row with the ids of the tokens that its entry of a column names.
+    #[must_use]
+    pub fn naming(mut self, column: &str, ids: impl IntoIterator<Item = u32>) -> Self {
+        self.ids.insert(column.into(), ids.into_iter().collect());
+        self
     }
 
     /// A row about a feature that edits can name.
@@ -52,7 +68,7 @@ impl TableRow {
         Self {
             anchor: anchor.with(Unit::Feature(handle.feature)),
             handle: Some(handle),
-            entries,
+            ..Self::at(Anchor::default(), entries)
         }
     }
 }

@@ -81,7 +81,7 @@ fn of_table(table: &Table) -> Option<TokenNumbers> {
     let first = page.rows.first()?;
     let number = |entry: &Entry| match entry {
         Entry::Number(number) => Some(*number),
-        Entry::Whole(_) | Entry::Text(_) => None,
+        Entry::Whole(_) | Entry::Missing | Entry::Text(_) => None,
     };
     let column = first.entries.iter().position(|e| number(e).is_some())?;
     let values = page.rows.iter().map(|row| {

@@ -256,13 +256,15 @@ pub enum Entry {
     Whole(u64),
     /// A measured number; drawn right-aligned with three significant digits.
     Number(f32),
+    /// No number where other rows have one; null in JSON.
+    Missing,
     /// Safe visible text.
     Text(String),
 }
 
 impl Entry {
     pub fn is_number(&self) -> bool {
-        matches!(self, Self::Whole(_) | Self::Number(_))
+        matches!(self, Self::Whole(_) | Self::Number(_) | Self::Missing)
     }
 
     /// A text as it is, and every digit of a number.
@@ -270,6 +272,7 @@ impl Entry {
         match self {
             Self::Whole(number) => number.to_string(),
             Self::Number(number) => number.to_string(),
+            Self::Missing => String::new(),
             Self::Text(text) => text.clone(),
         }
     }

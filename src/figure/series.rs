@@ -144,7 +144,6 @@ impl Series {
     /// The numbers as a table: one row for each point and one column for each curve. A waterfall also has a column of partial
     /// sums, and its total in the last row.
     pub fn table(&self) -> Table {
-        let number = |value: Option<f32>| value.map_or(Entry::Text(String::new()), Entry::Number);
         let sums = self.style == Style::Waterfall;
         let mut columns = vec![self.axis.clone()];
         for curve in &self.curves {
@@ -158,9 +157,9 @@ impl Series {
             .map(|point| {
                 let mut entries = vec![Entry::Text(self.points[point].label.clone())];
                 for (curve, steps) in steps.iter().enumerate() {
-                    entries.push(number(self.value(curve, point)));
+                    entries.push(self.value(curve, point).into());
                     if sums {
-                        entries.push(number(steps.get(point).map(|s| s.1)));
+                        entries.push(steps.get(point).map(|s| s.1).into());
                     }
                 }
                 let anchor = match self.curves.len() {
@@ -173,7 +172,7 @@ impl Series {
         if sums && self.curves.iter().any(|c| c.total.is_some()) {
             let mut entries = vec![Entry::Text("total".into())];
             for curve in &self.curves {
-                entries.extend([number(curve.total), Entry::Text(String::new())]);
+                entries.extend([curve.total.into(), Entry::Missing]);
             }
             rows.push(TableRow::at(Anchor::default(), entries));
         }

@@ -3,6 +3,8 @@
 //! Invariant: a row has an entry for each column, and stands at the place in the model that it is about. To add another kind of entry, add
 //! a variant of [`Entry`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Anchor, Entry, FeatureHandle};
@@ -16,6 +18,9 @@ pub struct TableRow {
     /// The feature that it is about, for edits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<FeatureHandle>,
+    /// The ids of the tokens that its entries name, by column, in their order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub ids: BTreeMap<String, Vec<u32>>,
 }
 
 /// A page of a table; the neurons, for example, have one for each position.
@@ -49,11 +54,11 @@ impl TablePage {
     pub fn is_whole(&self, column: usize) -> bool {
         let entries = || self.rows.iter().filter_map(|row| row.entries.get(column));
         let whole = |entry: &Entry| match entry {
-            Entry::Whole(_) => true,
+            Entry::Whole(_) | Entry::Missing => true,
             Entry::Number(value) => value.fract() == 0.0 && value.abs() < 1e6,
             Entry::Text(_) => false,
         };
-        entries().next().is_some() && entries().all(whole)
+        entries().any(|entry| *entry != Entry::Missing) && entries().all(whole)
     }
 
     /// The columns of texts or whole numbers that have the same entry in every row of a page that is by layer; they need to be shown only once.
@@ -65,7 +70,7 @@ impl TablePage {
             let says = match &first.entries[*i] {
                 Entry::Text(text) => !text.is_empty(),
                 Entry::Whole(_) => true,
-                Entry::Number(_) => false,
+                Entry::Number(_) | Entry::Missing => false,
             };
             says && self
                 .rows
@@ -84,7 +89,7 @@ impl Table {
             Some(Entry::Number(value)) => (0, *value, String::new()),
             Some(Entry::Text(text)) if text.is_empty() => (2, 0.0, String::new()),
             Some(Entry::Text(text)) => (1, 0.0, text.clone()),
-            None => (2, 0.0, String::new()),
+            Some(Entry::Missing) | None => (2, 0.0, String::new()),
         };
         for page in &mut self.pages {
             page.rows.sort_by(|a, b| {

@@ -1,6 +1,6 @@
 //! The tokens that a figure names by their ids, whose raw texts its provenance holds.
 //!
-//! Invariant: every id that a cell or an anchor holds is found. To name tokens in another place of a figure, look there too.
+//! Invariant: every id that a cell, a row or an anchor holds is found. To name tokens in another place of a figure, look there too.
 
 use std::collections::BTreeSet;
 
@@ -28,7 +28,10 @@ impl Body {
             Self::Table(table) => {
                 for page in &table.pages {
                     anchor(&page.anchor);
-                    page.rows.iter().for_each(|row| anchor(&row.anchor));
+                    for row in &page.rows {
+                        anchor(&row.anchor);
+                        candidates.extend(row.ids.values().flatten());
+                    }
                 }
             }
             Self::Series(series) => {

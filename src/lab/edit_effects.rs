@@ -117,6 +117,11 @@ impl Lab {
                 Err(_) => None,
             };
             receipt.not_finite |= receipt.elsewhere.is_some_and(|kl| !kl.is_finite());
+            if let Some(cost) = self.splice_cost(run, &alone, WINDOW)? {
+                let before = std::mem::take(&mut receipt.note);
+                let both = [cost, before].into_iter().filter(|note| !note.is_empty());
+                receipt.note = both.collect::<Vec<_>>().join("; ");
+            }
         }
         Ok(receipts)
     }

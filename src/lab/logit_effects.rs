@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use super::lab::Lab;
 use super::sample::top;
 use crate::error::Result;
+use crate::figure::TableRow;
 use crate::model::Model;
 
 /// The number of tokens kept on each side.
@@ -46,12 +47,23 @@ impl TopAndBottom {
 
     /// The first few promoted and suppressed tokens, as text, for an activation: a negative one exchanges the two.
     pub fn words(&self, act: f32, lab: &Lab) -> [String; 2] {
-        let spell = |side: &[(u32, f32)]| lab.visibles(side.iter().take(4).map(|(id, _)| *id));
-        let mut words = [spell(&self.promoted), spell(&self.suppressed)];
+        self.ids(act).map(|ids| lab.visibles(ids))
+    }
+
+    /// The ids of those tokens.
+    pub fn ids(&self, act: f32) -> [Vec<u32>; 2] {
+        let first = |side: &[(u32, f32)]| side.iter().take(4).map(|(id, _)| *id).collect();
+        let mut ids = [first(&self.promoted), first(&self.suppressed)];
         if act < 0.0 {
-            words.reverse();
+            ids.reverse();
         }
-        words
+        ids
+    }
+
+    /// A table row whose entries `promotes` and `suppresses` are those of [`TopAndBottom::words`], with their ids.
+    pub fn named(&self, act: f32, row: TableRow) -> TableRow {
+        let [up, down] = self.ids(act);
+        row.naming("promotes", up).naming("suppresses", down)
     }
 }
 

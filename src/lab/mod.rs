@@ -25,6 +25,7 @@ pub(crate) mod knockout;
 #[allow(clippy::module_inception)] // it holds what the folder is named after
 mod lab;
 mod lens_rows;
+pub mod list_cost;
 pub mod logit_effects;
 pub mod matched;
 pub mod merged;
@@ -46,6 +47,7 @@ pub(crate) mod runner;
 pub mod sample;
 pub mod snippet;
 pub mod spaced_answer;
+mod splice_cost;
 pub mod statistics;
 pub mod tap;
 pub mod target;

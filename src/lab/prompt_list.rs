@@ -1,8 +1,9 @@
 //! Lists of prompts as files: what each prompt is, and what is known of it.
 //!
 //! A file holds a prompt a line; or, where it ends in `.tsv`, columns with names in the first line; or, where it ends in `.json` or
-//! `.jsonl`, a list of texts or objects (of `.jsonl`, one a line). Columns and keys: `prompt` or (JSON) `messages`, and, where they are
-//! known, `label`, `entity`, `answer` and `alternatives` (a JSON list of texts; in a table between `|`).
+//! `.jsonl`, a list of texts or objects (of `.jsonl`, one a line). A pipe has no ending and is what its text looks like. Columns and keys:
+//! `prompt` or (JSON) `messages`, and, where they are known, `label`, `entity`, `answer`, `alternatives` (a JSON list of texts; in a table
+//! between `|`) and `id`, the reader's own name of a prompt.
 //!
 //! Invariant: nothing is left out silently: an empty prompt, an unknown column or key is an error that names the line. To read another
 //! property of a prompt, add a field to [`ListedPrompt`] and its name to `KEYS`.
@@ -19,16 +20,17 @@ use crate::figure::{GivenPrompt, GivenTurn};
 use crate::model::tokenizer::encoding::{self, EncodedText};
 use crate::model::tokenizer::template::Message;
 
-const NEXT: &str = "Write a prompt a line; or a .tsv file whose first line names its columns (prompt, label, entity, answer, alternatives); or a .json list of texts, or of objects with prompt or messages, and label, entity, answer, alternatives where you know them.";
+const NEXT: &str = "Write a prompt a line; or a .tsv file whose first line names its columns (prompt, label, entity, answer, alternatives, id); or a .json list of texts, or of objects with prompt or messages, and label, entity, answer, alternatives, id where you know them.";
 
 /// What may be known of a prompt.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "prompt",
     "messages",
     "label",
     "entity",
     "answer",
     "alternatives",
+    "id",
 ];
 
 /// What is read.
@@ -50,6 +52,8 @@ pub struct ListedPrompt {
     pub answer: Option<String>,
     /// Other answers, with which that one is compared.
     pub alternatives: Vec<String>,
+    /// What the reader calls it, to find it again in a table of other things; nothing else is made of it.
+    pub id: Option<String>,
 }
 
 impl ListedPrompt {
@@ -60,6 +64,7 @@ impl ListedPrompt {
             entity: None,
             answer: None,
             alternatives: Vec::new(),
+            id: None,
         }
     }
 
@@ -134,10 +139,16 @@ pub fn read(path: &Path) -> Result<Vec<ListedPrompt>> {
         .extension()
         .and_then(|e| e.to_str())
         .unwrap_or_default();
+    let text = crate::file::words(path)?;
+    let ending = if crate::file::is_pipe(path) {
+        looks_like(&text)
+    } else {
+        ending
+    };
     let prompts = match ending {
         "json" => {
-            let json: Value = serde_json::from_str(&crate::file::words(path)?)
-                .map_err(|e| bad(format!("it is no JSON ({e})")))?;
+            let json: Value =
+                serde_json::from_str(&text).map_err(|e| bad(format!("it is no JSON ({e})")))?;
             let list = json.as_array().ok_or_else(|| bad("it is no list".into()))?;
             let each = list.iter().enumerate();
             let each = each.map(|(i, value)| {
@@ -145,23 +156,39 @@ pub fn read(path: &Path) -> Result<Vec<ListedPrompt>> {
             });
             each.collect::<Result<Vec<_>>>()?
         }
-        "jsonl" => numbered(&crate::file::words(path)?)
+        "jsonl" => numbered(&text)
             .map(|(number, line)| {
                 let json = serde_json::from_str(line).map_err(|e| format!("is no JSON ({e})"));
                 let prompt = json.and_then(|json: Value| of_json(&json));
                 prompt.map_err(|what| bad(format!("line {number} {what}")))
             })
             .collect::<Result<Vec<_>>>()?,
-        "tsv" => of_columns(&crate::file::words(path)?).map_err(bad)?,
-        _ => {
-            let lines = crate::file::prompts(path)?;
-            lines.iter().map(|line| ListedPrompt::plain(line)).collect()
-        }
+        "tsv" => of_columns(&text).map_err(bad)?,
+        _ => numbered(&text)
+            .map(|(_, line)| ListedPrompt::plain(line))
+            .collect(),
     };
     if prompts.is_empty() {
         return Err(bad("it holds no prompts".into()));
     }
     Ok(prompts)
+}
+
+/// The ending of a file with such a text: JSON where all of it is a list, a table where its first line names the column `prompt` beside
+/// others, otherwise none.
+fn looks_like(text: &str) -> &'static str {
+    let first = numbered(text).next().map_or("", |(_, line)| line);
+    let object =
+        |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|json| json.is_object());
+    if first.trim_start().starts_with('[') && serde_json::from_str::<Value>(text).is_ok() {
+        "json"
+    } else if object(first) {
+        "jsonl"
+    } else if first.contains('\t') && first.split('\t').any(|name| name.trim() == "prompt") {
+        "tsv"
+    } else {
+        ""
+    }
 }
 
 /// Lines that are not empty, with their numbers.
@@ -185,8 +212,10 @@ fn of_json(value: &Value) -> Result<ListedPrompt, String> {
     let word = |key: &str| match fields.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        // A class is often written as a number.
-        Some(Value::Number(number)) if key == "label" => Ok(Some(number.to_string())),
+        // A class or a name is often written as a number.
+        Some(Value::Number(number)) if ["label", "id"].contains(&key) => {
+            Ok(Some(number.to_string()))
+        }
         Some(_) => Err(format!("has a `{key}` that is no text")),
     };
     let alternatives = match fields.get("alternatives") {
@@ -213,6 +242,7 @@ fn of_json(value: &Value) -> Result<ListedPrompt, String> {
         entity: word("entity")?,
         answer: word("answer")?,
         alternatives,
+        id: word("id")?,
     })
 }
 
@@ -267,6 +297,7 @@ fn of_columns(text: &str) -> Result<Vec<ListedPrompt>, String> {
                 entity: word("entity"),
                 answer: word("answer"),
                 alternatives: word("alternatives").map_or_else(Vec::new, |t| between_bars(&t)),
+                id: word("id"),
                 ..ListedPrompt::plain(&word("prompt").unwrap_or_default())
             })
             .map_err(|what| format!("line {number} {what}"))
@@ -422,11 +453,12 @@ mod tests {
             entity: Some("France".into()),
             answer: Some(" Paris".into()),
             alternatives: vec![" Rome".into(), " Oslo".into()],
+            id: Some("7".into()),
             ..ListedPrompt::plain("In France")
         };
-        let table = "label\tprompt\tanswer\tentity\talternatives\n1\tIn France\t Paris\tFrance\t Rome| Oslo\n";
+        let table = "label\tprompt\tanswer\tentity\talternatives\tid\n1\tIn France\t Paris\tFrance\t Rome| Oslo\t7\n";
         assert_eq!(list("x.tsv", table).unwrap(), std::slice::from_ref(&known));
-        let json = r#"[{"prompt": "In France", "label": 1, "answer": " Paris", "entity": "France", "alternatives": [" Rome", " Oslo"]}]"#;
+        let json = r#"[{"prompt": "In France", "label": 1, "answer": " Paris", "entity": "France", "alternatives": [" Rome", " Oslo"], "id": 7}]"#;
         assert_eq!(list("x.json", json).unwrap(), [known]);
         let turns = list(
             "x.json",
@@ -436,6 +468,22 @@ mod tests {
             turns.unwrap()[0].text,
             PromptText::Turns(vec![Message::new("user", "Hi")])
         );
+    }
+
+    #[test]
+    fn a_pipe_is_what_its_text_looks_like() {
+        for (text, ending) in [
+            ("prompt\tanswer\na\tb\n", "tsv"),
+            ("prompt\none\n", ""),
+            ("the prompt\tof tabs\n", ""),
+            ("[\"a\",\n \"b\"]\n", "json"),
+            ("[INST] a\n[INST] b\n", ""),
+            ("{\"prompt\": \"a\"}\n{\"prompt\": \"b\"}\n", "jsonl"),
+            ("{a} is a set\n", ""),
+            ("\n", ""),
+        ] {
+            assert_eq!(looks_like(text), ending, "{text}");
+        }
     }
 
     #[test]

@@ -215,7 +215,9 @@ fn a_head_alone_attends_and_promotes_as_beside_the_others() {
         for (column, side) in [(2, 4), (4, 5)] {
             let words = page.rows.iter().map(|row| match &row.entries[column] {
                 Entry::Text(word) => word.clone(),
-                other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+                other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => {
+                    panic!("{other:?}")
+                }
             });
             let words: Vec<String> = words.collect();
             assert_eq!(Entry::Text(words.join(" ")), own.entries[side], "{name}");

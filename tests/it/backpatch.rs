@@ -263,6 +263,7 @@ fn entry(table: &Table, case: &str, at: &str, column: &str) -> f32 {
     match &row.unwrap_or_else(|| panic!("{case}")).entries[column] {
         Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text}"),
     }
 }

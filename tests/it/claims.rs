@@ -347,7 +347,7 @@ fn a_patchscope_stands_beside_the_noised_prompt() {
     let says = |row: usize, column: usize| match &table(&figure).pages[0].rows[row].entries[column]
     {
         Entry::Text(text) => text.contains("Asia"),
-        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+        other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => panic!("{other:?}"),
     };
     assert!(
         (0..4).any(|row| says(row, own) && !says(row, control)),
@@ -359,6 +359,7 @@ fn a_patchscope_stands_beside_the_noised_prompt() {
     let number = |row: usize, column: usize| match rows[row].entries[column] {
         Entry::Whole(value) => value as f32,
         Entry::Number(value) => value,
+        Entry::Missing => panic!("no number"),
         Entry::Text(ref text) => panic!("{text}"),
     };
     assert!((0..4).all(|row| number(row, mean) <= number(row, most)));

@@ -318,7 +318,7 @@ fn i3_the_neurons_instrument_reports_the_frozen_scale_effect() {
             .map(|r| match &r.entries[3] {
                 Entry::Whole(n) => *n as f32,
                 Entry::Number(n) => n.abs(),
-                Entry::Text(_) => panic!("number"),
+                Entry::Missing | Entry::Text(_) => panic!("number"),
             })
             .collect();
         assert!(

@@ -203,6 +203,7 @@ fn column(figure: &Figure, name: &str) -> Vec<String> {
     rows.map(|row| match &row.entries[at] {
         Entry::Whole(n) => n.to_string(),
         Entry::Number(n) => n.to_string(),
+        Entry::Missing => String::new(),
         Entry::Text(text) => text.clone(),
     })
     .collect()

@@ -27,7 +27,7 @@ fn table(figure: &Figure) -> &Table {
 
 fn text(entry: &Entry) -> String {
     match entry {
-        Entry::Whole(_) | Entry::Text(_) => entry.exact(),
+        Entry::Whole(_) | Entry::Missing | Entry::Text(_) => entry.exact(),
         Entry::Number(number) => panic!("{number} was measured"),
     }
 }
@@ -36,6 +36,7 @@ fn value(entry: &Entry) -> f32 {
     match entry {
         Entry::Whole(value) => *value as f32,
         Entry::Number(value) => *value,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text} is no number"),
     }
 }

@@ -83,6 +83,7 @@ fn number(row: &TableRow, column: usize) -> f32 {
     match &row.entries[column] {
         Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text} is no number"),
     }
 }
@@ -90,7 +91,7 @@ fn number(row: &TableRow, column: usize) -> f32 {
 fn word(row: &TableRow, column: usize) -> &str {
     match &row.entries[column] {
         Entry::Text(text) => text,
-        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+        other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => panic!("{other:?}"),
     }
 }
 

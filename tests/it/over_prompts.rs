@@ -71,6 +71,7 @@ fn number(entry: &Entry) -> Option<f64> {
     match entry {
         Entry::Whole(value) => Some(*value as f64),
         Entry::Number(value) => Some(f64::from(*value)),
+        Entry::Missing => None,
         Entry::Text(text) => text.parse().ok(),
     }
 }
@@ -79,6 +80,7 @@ fn word(entry: &Entry) -> String {
     match entry {
         Entry::Whole(value) => value.to_string(),
         Entry::Number(value) => value.to_string(),
+        Entry::Missing => String::new(),
         Entry::Text(text) => text.clone(),
     }
 }

@@ -284,6 +284,7 @@ fn number(entry: &Entry) -> f32 {
     match entry {
         Entry::Whole(n) => *n as f32,
         Entry::Number(n) => *n,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text} is no number"),
     }
 }
@@ -291,7 +292,7 @@ fn number(entry: &Entry) -> f32 {
 fn text(entry: &Entry) -> &str {
     match entry {
         Entry::Text(text) => text,
-        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+        other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => panic!("{other:?}"),
     }
 }
 

@@ -32,7 +32,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f32> {
     rows.map(|row| match row.entries[at] {
         Entry::Whole(value) => value as f32,
         Entry::Number(value) => value,
-        Entry::Text(_) => f32::NAN,
+        Entry::Missing | Entry::Text(_) => f32::NAN,
     })
     .collect()
 }

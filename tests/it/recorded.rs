@@ -172,6 +172,7 @@ pub fn neurons(from: usize, to: usize) -> Figure {
             anchor: Anchor::cell(layer, position).with(Unit::Neuron(neuron)),
             entries,
             handle: None,
+            ids: std::collections::BTreeMap::new(),
         }
     };
     let page = |p: usize| TablePage {
@@ -309,6 +310,7 @@ pub fn patchscope() -> Figure {
             anchor: Anchor::cell(layer, 4),
             entries,
             handle: None,
+            ids: std::collections::BTreeMap::new(),
         }
     };
     let page = TablePage {
@@ -341,6 +343,7 @@ pub fn saliency(until: usize) -> Figure {
             Entry::Number(0.5),
         ],
         handle: None,
+        ids: std::collections::BTreeMap::new(),
     });
     let columns = ["position", "token", "gradient x input", "random words"];
     let page = TablePage {

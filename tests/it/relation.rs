@@ -376,6 +376,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f32> {
     rows.map(|row| match &row.entries[at] {
         Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text}"),
     })
     .collect()

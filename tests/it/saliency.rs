@@ -39,6 +39,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f64> {
     rows.map(|row| match &row.entries[at] {
         Entry::Whole(number) => *number as f64,
         Entry::Number(number) => f64::from(*number),
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text}"),
     })
     .collect()

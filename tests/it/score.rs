@@ -41,6 +41,7 @@ fn column(figure: &Figure, name: &str) -> Vec<f64> {
     rows.filter_map(|row| match &row.entries[at] {
         Entry::Whole(value) => Some(*value as f64),
         Entry::Number(value) => Some(f64::from(*value)),
+        Entry::Missing => None,
         Entry::Text(text) => text.parse().ok(),
     })
     .collect()

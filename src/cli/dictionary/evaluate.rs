@@ -108,7 +108,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
             grouped(rows_of(&all)),
             grouped(found.contexts),
         ));
-        report::print(&found, None, models::as_json(matches))?;
+        report::print(&found, None, models::form(matches))?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::output;
+use super::super::output::{self, PrintedForm};
 use crate::dictionaries::evaluate::DictionaryReport;
 use crate::error::Result;
 use crate::lab::bootstrap::WithInterval;
@@ -16,18 +16,21 @@ const COLUMNS: &[&str] = &[
     "95 % interval",
     "control",
     "what the control is",
+    "against control",
 ];
 
 /// Prints a report; `control` is the same measurement of an untrained dictionary.
 pub fn print(
     report: &DictionaryReport,
     control: Option<&DictionaryReport>,
-    as_json: bool,
+    form: PrintedForm,
 ) -> Result<()> {
-    if as_json {
-        return output::json_line(&value(report, control));
+    match form {
+        PrintedForm::Text => output::listing(COLUMNS, &rows(report, control), form),
+        form @ (PrintedForm::Json | PrintedForm::Csv) => {
+            output::document(&value(report, control), "", form)
+        }
     }
-    output::listing(COLUMNS, &rows(report, control), false)
 }
 
 /// A report with its control as JSON.
@@ -40,82 +43,90 @@ pub fn value(report: &DictionaryReport, control: Option<&DictionaryReport>) -> V
 }
 
 fn rows(report: &DictionaryReport, control: Option<&DictionaryReport>) -> Vec<Vec<Value>> {
-    let number = |n: f64| json!(format!("{n:.3}"));
-    let interval = |n: &WithInterval| json!(format!("{:.3} to {:.3}", n.low, n.high));
-    let nothing = || json!("");
+    const NONE: &str = "";
+    let number = |n: f64| format!("{n:.3}");
+    let line = |name: &str, value: String, control: String, what: &str| -> Vec<Value> {
+        [name, &value, NONE, &control, what, NONE]
+            .map(Value::from)
+            .to_vec()
+    };
+    let judged = |name: &str, of: &WithInterval, control: f64, what: &str| -> Vec<Value> {
+        let interval = format!("{:.3} to {:.3}", of.low, of.high);
+        let verdict = if of.low > control { "more" } else { "NO MORE" };
+        let (value, control) = (number(of.value), number(control));
+        [name, &value, &interval, &control, what, verdict]
+            .map(Value::from)
+            .to_vec()
+    };
+    let mean = "the mean of the activations";
     let mut rows = vec![
-        vec![
-            json!("L0"),
-            json!(format!("{:.1}", report.l0)),
-            nothing(),
-            json!(grouped(report.features)),
-            json!("all features"),
-        ],
-        vec![
-            json!("explained variance"),
-            number(report.explained.value),
-            interval(&report.explained),
-            number(report.explained_control),
-            json!("the vectors of other features"),
-        ],
-        vec![
-            json!("CE recovered"),
-            number(report.ce_recovered.value),
-            interval(&report.ce_recovered),
-            number(report.ce_recovered_control),
-            json!("the mean of the activations"),
-        ],
-        vec![
-            json!("CE base"),
-            number(report.ce_base),
-            nothing(),
-            nothing(),
-            json!(""),
-        ],
-        vec![
-            json!("CE spliced"),
+        line(
+            "L0",
+            format!("{:.1}", report.l0),
+            grouped(report.features),
+            "all features",
+        ),
+        judged(
+            "explained variance",
+            &report.explained,
+            report.explained_control,
+            "the vectors of other features",
+        ),
+        judged(
+            "CE recovered",
+            &report.ce_recovered,
+            report.ce_recovered_control,
+            mean,
+        ),
+        line("CE base", number(report.ce_base), NONE.into(), NONE),
+        line(
+            "CE spliced",
             number(report.ce_spliced),
-            nothing(),
             number(report.ce_mean),
-            json!("the mean of the activations"),
-        ],
-        vec![
-            json!("CE zero"),
-            number(report.ce_zero),
-            nothing(),
-            nothing(),
-            json!(""),
-        ],
-        vec![
-            json!("left out"),
-            json!(grouped(report.left_out)),
-            nothing(),
-            nothing(),
-            json!("positions with ten times the usual norm"),
-        ],
-        vec![
-            json!("never active"),
-            json!(format!("{:.1} %", 100.0 * report.dead)),
-            nothing(),
-            nothing(),
-            json!(""),
-        ],
+            mean,
+        ),
+        line("CE zero", number(report.ce_zero), NONE.into(), NONE),
+        line(
+            "left out",
+            grouped(report.left_out),
+            NONE.into(),
+            "positions with ten times the usual norm",
+        ),
+        line(
+            "never active",
+            format!("{:.1} %", 100.0 * report.dead),
+            NONE.into(),
+            NONE,
+        ),
     ];
     if let Some(untrained) = control {
-        let untrained = [
-            json!(format!("{:.1}", untrained.l0)),
-            number(untrained.explained.value),
-            number(untrained.ce_recovered.value),
+        let before = "the same dictionary before training";
+        let of = |own: &WithInterval| own.value;
+        let added = [
+            (
+                1,
+                line("L0", NONE.into(), format!("{:.1}", untrained.l0), before),
+            ),
+            (
+                3,
+                judged(
+                    "explained variance",
+                    &report.explained,
+                    of(&untrained.explained),
+                    before,
+                ),
+            ),
+            (
+                5,
+                judged(
+                    "CE recovered",
+                    &report.ce_recovered,
+                    of(&untrained.ce_recovered),
+                    before,
+                ),
+            ),
         ];
-        let places = [(1, "L0"), (3, "explained variance"), (5, "CE recovered")];
-        for ((at, name), value) in places.into_iter().zip(untrained) {
-            let row = vec![
-                json!(name),
-                nothing(),
-                nothing(),
-                value,
-                json!("the same dictionary before training"),
-            ];
+        for (at, row) in added {
             rows.insert(at, row);
         }
     }

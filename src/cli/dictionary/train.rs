@@ -165,7 +165,7 @@ fn run(matches: &ArgMatches) -> Result<()> {
         grouped(found.tokens),
         grouped(found.contexts)
     ));
-    report::print(&found, Some(&control), models::as_json(matches))
+    report::print(&found, Some(&control), models::form(matches))
 }
 
 /// What the flags ask for; `rows`: how many tokens the text has.

@@ -229,7 +229,7 @@ fn show(
     }
     let format = export::format_named(arguments::text(matches, "format"))?;
     let text = (format.write)(&figure)?;
-    if models::as_json(matches) {
+    if models::form(matches).for_scripts() {
         return output::bytes(text.as_bytes());
     }
     output::text(&text)

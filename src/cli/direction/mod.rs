@@ -164,7 +164,8 @@ fn print_json(
     direction: &Direction,
     quality: &[(usize, DirectionQuality)],
 ) -> Result<()> {
-    if !models::as_json(matches) {
+    let form = models::form(matches);
+    if !form.for_scripts() {
         return Ok(());
     }
     let origin = &direction.origin;
@@ -183,13 +184,14 @@ fn print_json(
         }
         row
     };
-    output::json_line(&json!({
+    let made = json!({
         "schema": export::SCHEMA, "file": file, "model": origin.model, "family": origin.family,
         "revision": origin.revision, "dtype": origin.dtype, "version": origin.version, "method": origin.method,
         "positions": origin.positions, "plus": origin.prompts.0, "minus": origin.prompts.1,
         "strength": origin.strength, "seed": arguments::seed(matches),
         "rows": direction.rows.iter().map(row).collect::<Vec<_>>(), "notes": origin.notes,
-    }))
+    });
+    output::document(&made, "rows", form)
 }
 
 /// Parses layers: `3`, `2-5` or `all`.

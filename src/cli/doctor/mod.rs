@@ -55,16 +55,17 @@ fn look(matches: &ArgMatches) -> Result<()> {
         .as_ref()
         .map_or_else(ToString::to_string, Clone::clone);
     rows.push(vec![json!("demo"), json!(found)]);
-    if models::as_json(matches) {
+    let form = models::form(matches);
+    if form.for_scripts() {
         let mut numbers = machine::numbers();
         numbers.insert("demo".into(), json!(checked.is_ok()));
         for row in &mut rows {
             let own = row[0].as_str().and_then(|what| numbers.get(what));
             row.push(own.cloned().unwrap_or(Value::Null));
         }
-        output::listing(&["what", "found", "value"], &rows, true)?;
+        output::listing(&["what", "found", "value"], &rows, form)?;
     } else {
-        output::listing(FACT, &rows, false)?;
+        output::listing(FACT, &rows, form)?;
     }
     checked.map(drop)
 }
@@ -105,9 +106,10 @@ fn examine(matches: &ArgMatches) -> Result<()> {
         .filter(|i| !i.passed())
         .map(|i| i.name)
         .collect();
-    if models::as_json(matches) {
+    let form = models::form(matches);
+    if form.for_scripts() {
         let fact = |(name, fact): &(&str, String)| json!({"what": name, "found": fact});
-        output::json_line(&json!({
+        let report = json!({
             "schema": export::SCHEMA,
             "model": lab.model.card.name,
             "numbers": model::numbers(&lab.model),
@@ -117,15 +119,16 @@ fn examine(matches: &ArgMatches) -> Result<()> {
             "damage": lab.model.transformer.damage.iter().map(|d| json!({"tensor": d.name, "values": d.count, "in_file": d.stored})).collect::<Vec<_>>(),
             "identities": found.iter().map(as_json).collect::<Vec<_>>(),
             "passed": failed.is_empty() && lab.model.transformer.damage.is_empty(),
-        }))?;
+        });
+        output::document(&report, "identities", form)?;
     } else {
-        output::listing(FACT, &listed(facts), false)?;
+        output::listing(FACT, &listed(facts), form)?;
         output::line("")?;
         let rows: Vec<Vec<Value>> = found.iter().map(as_row).collect();
         output::listing(
             &["identity", "", "difference", "at most", "compared"],
             &rows,
-            false,
+            form,
         )?;
     }
     if let Some(error) = damaged(&lab.model) {

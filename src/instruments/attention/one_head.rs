@@ -69,7 +69,7 @@ impl AttentionParams {
             let row = |i: usize| {
                 let entries = sides.iter().flat_map(|side| match side.get(i) {
                     Some((name, number)) => [Entry::from(name.clone()), Entry::from(*number)],
-                    None => [Entry::from(""), Entry::from("")],
+                    None => [Entry::from(""), Entry::Missing],
                 });
                 TableRow::at(anchor, entries.collect())
             };

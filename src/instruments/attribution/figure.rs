@@ -7,7 +7,7 @@ use super::nodes::Nodes;
 use super::scores::NodeScores;
 use super::{AttributionParams, NodeKind};
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, AxisLabel, Body, Cell, Entry, Grid, Table, TableRow};
+use crate::figure::{Anchor, AxisLabel, Body, Cell, Grid, Table, TableRow};
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::pairs::{MeasuredPair, MetricKind};
@@ -126,15 +126,14 @@ fn table(
     order.sort_by(|a, b| found.scores[*b].abs().total_cmp(&found.scores[*a].abs()));
     let rows = order.into_iter().take(top).map(|node| {
         let (layer, column) = (node / nodes.columns, node % nodes.columns);
-        let patched = exact.effect(node);
-        let patched = patched.map_or_else(|| Entry::from(""), |effect| Entry::from(effect as f32));
-        let mut entries = entries![
+        let patched = exact.effect(node).map(|effect| effect as f32);
+        let entries = entries![
             layer,
             column,
             found.scores[node] as f32,
-            found.control[node] as f32
+            found.control[node] as f32,
+            patched,
         ];
-        entries.push(patched);
         TableRow::at(nodes.anchor(node, &pairs[0]), entries)
     });
     let columns = [

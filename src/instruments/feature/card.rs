@@ -257,6 +257,15 @@ fn card(
             ..own.clone()
         };
         let mut rows = vec![TableRow::at(anchor, entries![ACTIVATION, *act, what])];
+        // The number above is what the encoder reads after these.
+        let acting = of.run.schedule.on_features().filter(|(span, _, chosen)| {
+            let same = chosen.dictionary == own.dictionary && chosen.layer == own.layer;
+            same && chosen.numbers.contains(&own.feature) && span.contains(&position)
+        });
+        rows.extend(acting.map(|(_, edit, _)| {
+            let edit = format!("{edit}; the activation is what the encoder reads after it");
+            TableRow::at(anchor, entries!["edit that is on", Entry::Missing, edit])
+        }));
         rows.extend(fixed.rows.iter().cloned());
         // Rows about the feature itself share their place, so that the cursor moves among them.
         let of_itself = rows.iter_mut().filter(|row| row.handle.is_none());

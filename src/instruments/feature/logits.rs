@@ -21,7 +21,7 @@ use crate::dictionaries::in_stream::{stream_vectors, written_at};
 use crate::dictionaries::opened::named;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Table, TablePage, TableRow};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
 use crate::instruments::params::{Count, LayerOrAll, Position, params};
 use crate::instruments::residual::attribution::{Attribution, AttributionRequest, needs};
 use crate::instruments::{Draft, Measurement};
@@ -178,8 +178,8 @@ impl FeatureLogitsParams {
             let placed = &given.set.dictionaries[*n];
             // A negative activation turns what the feature adds around.
             let z = deviations(target, &logits[..known]) * found.act.signum();
-            let [up, _] = TopAndBottom::of(logits, known).words(found.act, lab);
-            rows.push(TableRow::feature(
+            let [up, _] = TopAndBottom::of(logits, known).ids(found.act);
+            let row = TableRow::feature(
                 Anchor::cell(layer_of(placed), position),
                 given.handle(placed, *feature, Some(found.act)),
                 entries![
@@ -187,14 +187,22 @@ impl FeatureLogitsParams {
                     found.effect as f32,
                     found.act,
                     z,
-                    up,
+                    lab.visibles(up.iter().copied()),
                     given.label(placed, *feature)
                 ],
-            ));
+            );
+            rows.push(row.naming("promotes", up));
         }
         let anchor = Anchor::position(position);
         let mut line = |name: &str, value: f64, words: String| {
-            let entries = entries![name, value as f32, "", "", words, ""];
+            let entries = entries![
+                name,
+                value as f32,
+                Entry::Missing,
+                Entry::Missing,
+                words,
+                ""
+            ];
             rows.push(TableRow::at(anchor, entries));
         };
         let effects = |some: &[((usize, u32), FeatureEffect)]| -> f64 {

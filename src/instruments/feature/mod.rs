@@ -163,8 +163,10 @@ fn layer_of(placed: &PlacedDictionary) -> usize {
 fn without_empty(columns: &[&'static str], rows: &mut [TableRow]) -> Vec<&'static str> {
     let kept: Vec<usize> = (0..columns.len())
         .filter(|i| {
-            let empty = |row: &TableRow| {
-                matches!(row.entries.get(*i), Some(Entry::Text(words)) if words.is_empty())
+            let empty = |row: &TableRow| match row.entries.get(*i) {
+                Some(Entry::Text(words)) => words.is_empty(),
+                Some(Entry::Missing) => true,
+                Some(Entry::Whole(_) | Entry::Number(_)) | None => false,
             };
             *i == 0 || !rows.iter().all(empty)
         })

@@ -360,11 +360,7 @@ impl FeatureSearchParams {
         let table = rows(&found, None, given, lab)?.into_iter();
         let mut table: Vec<TableRow> = table.map(|one| one.row).collect();
         for (row, (found, a, b)) in table.iter_mut().zip(&scored) {
-            let there = if compared {
-                Entry::Number(*b)
-            } else {
-                "".into()
-            };
+            let there = compared.then_some(*b).into();
             let tail = row.entries.split_off(4);
             row.entries.truncate(1);
             row.entries
@@ -383,7 +379,15 @@ impl FeatureSearchParams {
             );
             table.push(TableRow::at(
                 Anchor::default(),
-                entries!["control", mean, "", "", words, "", ""],
+                entries![
+                    "control",
+                    mean,
+                    Entry::Missing,
+                    Entry::Missing,
+                    words,
+                    Entry::Missing,
+                    ""
+                ],
             ));
             let above = scored.iter().filter(|(f, ..)| f.score > high).count();
             notes.push(format!(
@@ -524,11 +528,7 @@ fn rows(
         for (one, vector) in some.iter().zip(&vectors) {
             let logits = vector.as_ref().and_then(|_| logits.next());
             let mut entries = entries![given.spell(one.placed, one.feature)];
-            entries.push(if target.is_some() {
-                one.score.into()
-            } else {
-                "".into()
-            });
+            entries.push(target.map(|_| one.score).into());
             let (mut z, mut place) = (f32::NAN, None);
             match (target, &logits) {
                 (Some(target), Some(logits)) => {
@@ -536,24 +536,22 @@ fn rows(
                     z = deviations(target, logits);
                     place = target.minus.is_none().then(|| rank(logits, target.token));
                     entries.push(z.into());
-                    entries.push(place.map_or("".into(), Entry::from));
+                    entries.push(place.into());
                 }
-                _ => entries.extend(entries!["", ""]),
+                _ => entries.extend([Entry::Missing, Entry::Missing]),
             }
-            let words = logits.map_or_else(String::new, |logits| {
-                let [up, _] = TopAndBottom::of(logits, known).words(1.0, lab);
-                up
-            });
-            entries.push(words.into());
+            let promoted = logits.map(|logits| TopAndBottom::of(logits, known).ids(1.0)[0].clone());
+            let promoted = promoted.unwrap_or_default();
+            entries.push(lab.visibles(promoted.iter().copied()).into());
             let density = given
                 .index_of(one.placed)
                 .and_then(|index| index.density(one.feature));
-            entries.push(density.map_or("".into(), Entry::Number));
+            entries.push(density.into());
             entries.push(given.label(one.placed, one.feature).into());
             let anchor = Anchor::layer(layer_of(one.placed));
             let handle = given.handle(one.placed, one.feature, None);
             out.push(ListedFeature {
-                row: TableRow::feature(anchor, handle, entries),
+                row: TableRow::feature(anchor, handle, entries).naming("promotes", promoted),
                 z,
                 rank: place,
             });

@@ -50,8 +50,7 @@ pub fn rows(
         let anchor = Anchor::cell(layer, position);
         let row = |name: &str, numbers: [Option<f32>; 3], label: String| {
             let mut entries = vec![Entry::Text(shown.row(name))];
-            let number = |n: Option<f32>| n.map_or_else(|| Entry::from(""), Entry::Number);
-            entries.extend(numbers.map(number));
+            entries.extend(numbers.map(Entry::from));
             entries.push(label.into());
             TableRow::at(anchor, entries)
         };
@@ -70,7 +69,7 @@ pub fn rows(
                 } else {
                     format!("{own} · {EDITED}")
                 };
-                let entries = entries![shown.feature(*f), *act, *size, "", label];
+                let entries = entries![shown.feature(*f), *act, *size, Entry::Missing, label];
                 TableRow::feature(anchor, shown.handle(*f, *act), entries)
             })
             .collect();
@@ -114,11 +113,11 @@ fn median(mut values: Vec<f32>) -> f32 {
 pub fn summary(table: &Table) -> Option<String> {
     let name = |row: &TableRow| match row.entries.first() {
         Some(Entry::Text(name)) => name.clone(),
-        Some(Entry::Whole(_) | Entry::Number(_)) | None => String::new(),
+        Some(Entry::Whole(_) | Entry::Number(_) | Entry::Missing) | None => String::new(),
     };
     let label = |row: &TableRow| match row.entries.get(LABEL) {
         Some(Entry::Text(label)) => label.clone(),
-        Some(Entry::Whole(_) | Entry::Number(_)) | None => String::new(),
+        Some(Entry::Whole(_) | Entry::Number(_) | Entry::Missing) | None => String::new(),
     };
     let rows = || table.pages.iter().flat_map(|page| &page.rows);
     let mut tags: Vec<String> = Vec::new();

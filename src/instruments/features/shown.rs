@@ -11,7 +11,6 @@ use super::FeaturesParams;
 use crate::dictionaries::labels::FeatureLabels;
 use crate::dictionaries::model_name::same_model;
 use crate::dictionaries::opened::{DictionarySet, OpenDictionaries, PlacedDictionary, named};
-use crate::edit::op::UnitChoice;
 use crate::error::{Error, Result};
 use crate::figure::FeatureHandle;
 use crate::lab::Lab;
@@ -179,18 +178,12 @@ impl ShownDictionary<'_> {
 
     /// The features that active edits of a run act on, with the positions from which and until which those are on.
     pub fn edited(&self, run: &Run) -> Vec<(Range<usize>, Vec<u32>)> {
-        let mut edited = Vec::new();
-        for (span, edits) in run.schedule.spans() {
-            for edit in edits.iter().filter(|edit| edit.active()) {
-                let Some(UnitChoice::Features(chosen)) = edit.op.argument().mentions().units else {
-                    continue;
-                };
-                if chosen.dictionary == self.given && chosen.layer == self.layer {
-                    edited.push((span.clone(), chosen.numbers.clone()));
-                }
-            }
-        }
-        edited
+        let own = run
+            .schedule
+            .on_features()
+            .filter(|(.., chosen)| chosen.dictionary == self.given && chosen.layer == self.layer);
+        own.map(|(span, _, chosen)| (span, chosen.numbers.clone()))
+            .collect()
     }
 
     pub fn layer(&self) -> usize {

@@ -85,11 +85,12 @@ impl Measurement for HeadSvd {
             HeadCircuit::Ov => (read(&left)?, promoted(&lab.model, &right)?),
             HeadCircuit::Qk => (read(&left)?, read(&right)?),
         };
-        let rows = table(&found, &ends, (layer, head), squares, lab);
-        let columns = match params.circuit {
-            HeadCircuit::Ov => ["direction", "value", "share", "reads", "writes"],
-            HeadCircuit::Qk => ["direction", "value", "share", "query", "key"],
+        let sides = match params.circuit {
+            HeadCircuit::Ov => ["reads", "writes"],
+            HeadCircuit::Qk => ["query", "key"],
         };
+        let rows = table((&found, squares), &ends, sides, (layer, head), lab);
+        let columns = ["direction", "value", "share", sides[0], sides[1]];
         let through = match params.through {
             ReadThrough::Embedding => {
                 "reads: tokens whose embedding, normed as this layer norms it, lies furthest along the direction; in later layers the stream holds more than the token"
@@ -118,10 +119,10 @@ impl HeadCircuit {
 }
 
 fn table(
-    found: &[SingularDirection],
+    (found, squares): (&[SingularDirection], f64),
     (reads, writes): &(Vec<TopAndBottom>, Vec<TopAndBottom>),
+    sides: [&str; 2],
     (layer, head): Head,
-    squares: f64,
     lab: &Lab,
 ) -> Vec<TableRow> {
     let ends = found.iter().zip(reads.iter().zip(writes)).enumerate();
@@ -129,15 +130,18 @@ fn table(
         let [high, low] = reads.words(1.0, lab);
         let [up, down] = writes.words(1.0, lab);
         let share = direction.value.powi(2) / squares.max(f64::MIN_POSITIVE);
-        let row = |sign: &str, read: String, written: String| {
+        let ids = [reads.ids(1.0), writes.ids(1.0)];
+        let row = |side: usize, sign: &str, read: String, written: String| {
             let name = format!("{}{sign}", i + 1);
             let (value, share) = (direction.value as f32, share as f32);
             TableRow::at(
                 Anchor::head(layer, head),
                 entries![name, value, share, read, written],
             )
+            .naming(sides[0], ids[0][side].clone())
+            .naming(sides[1], ids[1][side].clone())
         };
-        [row("+", high, up), row("−", low, down)]
+        [row(0, "+", high, up), row(1, "−", low, down)]
     });
     rows.collect()
 }

@@ -152,7 +152,7 @@ impl Measurement for Dose {
                 lab.visible(own.top),
             ];
             entries.extend(match range(&shares) {
-                None => entries!["", "", "", "", ""],
+                None => vec![Entry::Missing; 5],
                 Some((low, high)) => entries![
                     mean(&each(|point| point.value)),
                     mean(&shares),
@@ -161,7 +161,10 @@ impl Measurement for Dose {
                     high,
                 ],
             });
-            rows.push(TableRow::at(anchor, entries));
+            rows.push(
+                TableRow::at(anchor, entries)
+                    .naming("top", Some(own.top).filter(|top| *top != NO_TOKEN)),
+            );
         }
         let name = target.spell(lab);
         let beside = match controls.as_slice() {

@@ -275,10 +275,8 @@ impl Ranking<'_> {
             entries.extend(numbers(n));
             let prompts = format!("{}/{}", n.prompts, self.prompts.len());
             entries.extend(entries![prompts, up, down]);
-            Some(TableRow::at(
-                Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron)),
-                entries,
-            ))
+            let anchor = Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron));
+            Some(card.sides.named(n.act, TableRow::at(anchor, entries)))
         };
         let rows = found.iter().filter_map(row).collect();
         let page = TablePage::of(title, Anchor::position(last), rows);

@@ -7,7 +7,7 @@
 use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Table, TableRow};
+use crate::figure::{Anchor, Table, TableRow};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, view};
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
@@ -106,22 +106,25 @@ impl Measurement for Settle {
                 settled.extend(from);
             }
             let first = (0..layers).find(|l| seen.layers[*l][i].first().0 == answer);
-            let at = |l: Option<usize>| l.map_or("never".into(), Entry::from);
             let there = from.map(|l| &seen.layers[l][i]);
-            rows.push(TableRow::at(
+            let row = TableRow::at(
                 from.map_or(Anchor::position(position), |l| Anchor::cell(l, position)),
                 entries![
                     position,
                     lab.visible(run.tokens[position]),
                     lab.visible(answer),
                     p,
-                    at(from),
-                    at(top),
-                    at(first),
-                    there.map_or("".into(), |stats| Entry::from(stats.first().1)),
-                    there.map_or("".into(), |stats| Entry::from(stats.kl)),
+                    from,
+                    top,
+                    first,
+                    there.map(|stats| stats.first().1),
+                    there.map(|stats| stats.kl),
                 ],
-            ));
+            );
+            rows.push(
+                row.naming("after", [run.tokens[position]])
+                    .naming("answer", [answer]),
+            );
         }
         settled.sort_unstable();
         let mean = settled.iter().sum::<usize>() as f64 / settled.len().max(1) as f64;
@@ -137,7 +140,7 @@ impl Measurement for Settle {
         Ok(Draft::of(Table::of(COLUMNS, rows))
             .titled(format!("{}, KL at most {} nats", view.site.spec().name, params.kl.0))
             .note(summary)
-            .note("converges: the convergence layer, from which on the top prediction is the model's and KL(model ‖ layer) at most the limit `kl`; same top from: by the top prediction alone; first: the first layer with that top prediction; p there, KL there: at the convergence layer, KL divergence in nats from the model's output")
+            .note("converges: the convergence layer, from which on the top prediction is the model's and KL(model ‖ layer) at most the limit `kl`; same top from: by the top prediction alone; first: the first layer with that top prediction; p there, KL there: at the convergence layer, KL divergence in nats from the model's output; empty: never")
             .notes(cautions(&view, lab.model.card.layers))
             .checked(capture.check))
     }

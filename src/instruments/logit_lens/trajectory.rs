@@ -9,7 +9,7 @@ use candle_core::DType;
 use super::lens::cautions;
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Entry, Table, TablePage, TableRow};
+use crate::figure::{Anchor, Table, TablePage, TableRow};
 use crate::instruments::logit_lens::lens_view::{MapsFile, ReadSite, answer_settles, view};
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
@@ -119,14 +119,14 @@ impl Measurement for Trajectory {
             let length = |x: &[f64]| dot(x, x).sqrt();
             let cosine = dot(&before, &after) / (length(&before) * length(&after));
             let rank = token.map(|t| t.rank).filter(|rank| *rank != NO_RANK);
-            rows.push(TableRow::at(
+            let row = TableRow::at(
                 Anchor::cell(layer, position),
                 entries![
                     layer,
                     lab.visible(stats.first().0),
                     stats.first().1,
                     token.map_or(f32::NAN, |t| t.logprob.exp()),
-                    rank.map_or_else(|| Entry::from(""), Entry::from),
+                    rank,
                     stats.entropy,
                     stats.kl,
                     cosine as f32,
@@ -134,7 +134,8 @@ impl Measurement for Trajectory {
                     length(&state(Site::AttnAdd)?) as f32,
                     length(&state(Site::MlpAdd)?) as f32,
                 ],
-            ));
+            );
+            rows.push(row.naming("top", [stats.first().0]));
         }
         let page = TablePage::of("", Anchor::position(position), rows);
         let after = lab.visible(run.tokens[position]);

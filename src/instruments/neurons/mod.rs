@@ -232,7 +232,7 @@ impl NeuronsParams {
             entries.extend(totals.get(i).copied().map(Entry::Number));
             entries.extend(card.sides.words(act, lab).map(Entry::Text));
             let anchor = Anchor::cell(at, local.position).with(Unit::Neuron(neuron));
-            rows.push(TableRow::at(anchor, entries));
+            rows.push(card.sides.named(act, TableRow::at(anchor, entries)));
         }
         let title = format!(
             "after {} · effects on the {}",

@@ -131,10 +131,11 @@ fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<TableRow>> {
         let card = cards.get(layer, unit)?;
         let [up, down] = card.sides.words(1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
-        Some(TableRow::at(
+        let row = TableRow::at(
             Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
             entries![format!("{layer}/{unit}"), logit, length, up, down],
-        ))
+        );
+        Some(card.sides.named(1.0, row))
     };
     Ok(found.iter().filter_map(row).collect())
 }

@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Table, TablePage, TableRow, Unit};
+use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::at_position::neuron_of;
 use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::params::{Count, params};
@@ -62,9 +62,13 @@ impl Measurement for ValueVector {
             let sides = lists.iter().flat_map(|list| match list.get(i) {
                 Some((id, logit)) => entries![lab.visible(*id), *logit],
                 // The vocabulary has fewer tokens than the table has rows.
-                None => entries!["", ""],
+                None => entries!["", Entry::Missing],
             });
-            TableRow::at(anchor, sides.collect())
+            let names = COLUMNS.iter().step_by(2).zip(&lists);
+            let row = TableRow::at(anchor, sides.collect());
+            names.fold(row, |row, (name, list)| {
+                row.naming(name, list.get(i).map(|(id, _)| *id))
+            })
         };
         let rows = (0..params.count.0.min(gained.promoted.len())).map(row);
         let title = format!("value vector of neuron {layer}/{unit}, norm {length:.3}");

@@ -216,7 +216,7 @@ fn means(numbers: &NumbersByRow, order: RowOrder, most: Option<usize>, seed: u64
             line.push(Entry::Number(of.value as f32));
             // One prompt says nothing of others.
             let interval = [of.low, of.high].map(|v| match count {
-                1 => Entry::from(""),
+                1 => Entry::Missing,
                 _ => Entry::Number(v as f32),
             });
             line.extend(interval);
@@ -252,8 +252,9 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
         (own.numbers.axis.clone(), own.numbers.numbers.clone())
     });
     let known = |of: fn(&PlacedText) -> bool| list.texts.iter().any(of);
-    let (labels, answers) = (
+    let (labels, ids, answers) = (
         known(|t| t.prompt.label.is_some()),
+        known(|t| t.prompt.id.is_some()),
         shown.answers != ListAnswers::Overruled && known(|t| t.answer.is_some()),
     );
     let several = known(|text| text.positions.len() > 1);
@@ -266,6 +267,7 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
     columns.extend(several.then_some("positions"));
     columns.extend(answers.then_some("answer id"));
     columns.extend(labels.then_some("label"));
+    columns.extend(ids.then_some("id"));
     let mut rows = Vec::new();
     for (i, (text, own)) in list.texts.iter().zip(results).enumerate() {
         let Some(own) = own else { continue };
@@ -273,12 +275,13 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
         let token = text.tokens.get(last).copied().unwrap_or_default();
         let answer = text.answer.filter(|_| answers);
         let label = text.prompt.label.as_deref().unwrap_or_default();
+        let id = text.prompt.id.as_deref().unwrap_or_default();
         for row in &own.numbers.rows {
             let mut line = vec![Entry::from(i + 1)];
             line.extend((!axis.is_empty()).then(|| row.label.clone()));
             line.extend(answer.map(|id| Entry::from(lab.visible(id))));
             let number = |(of, value): (&ListedNumber, &Option<f32>)| match value {
-                None => Entry::from(""),
+                None => Entry::Missing,
                 Some(value) if of.whole => Entry::Whole(*value as u64),
                 Some(value) => Entry::from(*value),
             };
@@ -288,6 +291,7 @@ fn prompts(shown: &ShownList, lab: &Lab) -> Table {
             line.extend(several.then(|| Entry::from(text.positions.len())));
             line.extend(answer.map(Entry::from));
             line.extend(labels.then(|| Entry::from(text::line(label))));
+            line.extend(ids.then(|| Entry::from(text::line(id))));
             rows.push(TableRow::at(
                 Anchor {
                     position: None,

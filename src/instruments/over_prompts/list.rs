@@ -3,7 +3,6 @@
 //! Invariant: nothing is measured before the whole list was read and placed. To know something else of a prompt, add a field to
 //! [`PlacedText`].
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,17 +12,14 @@ use crate::edit::positions::Positions;
 use crate::error::{Error, Result};
 use crate::instruments::params::ParameterValue;
 use crate::lab::Lab;
+use crate::lab::list_cost::{ListCost, SLACK};
+use crate::lab::pairs::span_of;
 use crate::lab::prompt_list::{self, ListedPrompt, PositionRole, in_list};
 use crate::lab::target::{cut_to_first, first_token};
-use crate::lab::trials::WORTH_SAYING;
 use crate::model::Fingerprint;
-use crate::text;
 
 /// The shortest beginning that is read once for several prompts, in tokens.
 const WORTH_SHARING: usize = 16;
-
-/// By how much more a list may take than one of its prompts says.
-const SLACK: f64 = 1.5;
 
 /// A prompt in tokens.
 pub struct PlacedText {
@@ -41,36 +37,6 @@ pub struct PlacedText {
 pub struct PlacedList {
     pub file: PathBuf,
     pub texts: Vec<PlacedText>,
-}
-
-/// What a list will take, said before it is measured.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListCost {
-    pub prompts: usize,
-    pub tokens: usize,
-    /// At the pace of its second prompt, which was measured for it.
-    pub time: Duration,
-    /// The most memory, in bytes.
-    pub memory: u64,
-}
-
-impl fmt::Display for ListCost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prompts = text::counted(self.prompts, "prompt");
-        write!(
-            f,
-            "{prompts}, {}, at most",
-            text::counted(self.tokens, "token")
-        )?;
-        if self.time >= WORTH_SAYING {
-            write!(f, " about {} and", text::duration(self.time))?;
-        }
-        let memory = text::size(self.memory);
-        write!(
-            f,
-            " about {memory} of memory; Ctrl-C keeps the prompts so far"
-        )
-    }
 }
 
 impl PlacedText {
@@ -133,10 +99,12 @@ impl PlacedList {
         let alike = self.texts.len() as f64;
         let by_length = all as f64 / tokens.max(1) as f64;
         ListCost {
-            prompts: self.texts.len(),
+            what: "prompt",
+            count: self.texts.len(),
             tokens: all,
             time: took.mul_f64(SLACK * alike.max(by_length)),
             memory,
+            keeps: true,
         }
     }
 
@@ -211,6 +179,9 @@ fn placed(prompt: ListedPrompt, asked: &PromptsAsked, lab: &Lab) -> Result<Place
     }
     let text = prompt.tokens(lab, asked.chat)?;
     lab.model.check_prompt(&text.tokens)?;
+    if let Some(entity) = &prompt.entity {
+        span_of(lab, &text.tokens, "entity", entity)?;
+    }
     let positions = match &asked.at {
         PromptPositions::Role(role) => {
             let word = asked.at.print();

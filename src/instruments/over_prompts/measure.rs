@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::figure::{MeasuredPrompt, ShownList};
-use super::list::{ListCost, PlacedList, PlacedText};
+use super::list::{PlacedList, PlacedText};
 use super::numbers::{ListAnswers, OverPrompts, PromptNumbers, PromptPart, PromptPlace};
 use super::parameters::PromptPositions;
 use crate::error::{Error, Result};
@@ -16,6 +16,7 @@ use crate::instruments::params::ParameterValue;
 use crate::instruments::{Draft, Measurement, lines};
 use crate::lab::Lab;
 use crate::lab::draws::draw_seed;
+use crate::lab::list_cost::ListCost;
 use crate::lab::prompt_list::PositionRole;
 use crate::lab::run::Run;
 use crate::lab::spaced_answer::without_space;

@@ -250,7 +250,7 @@ impl PromptNumbers {
         let number = |entry: Option<&Entry>| match entry {
             Some(Entry::Whole(value)) => *value as f32,
             Some(Entry::Number(value)) => *value,
-            Some(Entry::Text(_)) | None => f32::NAN,
+            Some(Entry::Text(_) | Entry::Missing) | None => f32::NAN,
         };
         let row = |row: &TableRow| {
             let label = labels.and_then(|at| row.entries.get(at)).cloned();

@@ -2,6 +2,8 @@
 //!
 //! Invariant: no prompt is in two parts. To judge a probe by something else, add a field to [`JudgedProbes`].
 
+use std::time::Instant;
+
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -10,10 +12,13 @@ use super::parameters::{ProbeClass, ProbeKind, ProbeParams};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::draws::draw_seed;
+use crate::lab::list_cost::{ListCost, SLACK};
 use crate::lab::prompt_list::PlacedPrompt;
 use crate::lab::prompt_values::{each, values};
 use crate::lab::run::Run;
+use crate::lab::trials::WORTH_SAYING;
 use crate::model::network::site::Address;
+use crate::text;
 use crate::vectors::probe::{ClassProbes, ProbeMethod, ProbeRows, auroc, separation, shuffled};
 use crate::vectors::selection::average;
 
@@ -124,11 +129,17 @@ fn read(
     places: &[(Address, usize)],
     run: &Run,
 ) -> Result<PlaceRows> {
+    let began = Instant::now();
+    let mut said = lab.announce.is_none();
+    let lengths = classes.iter().flat_map(|class| &class.prompts);
+    let lengths: Vec<usize> = lengths.map(|prompt| prompt.tokens.len()).collect();
     let mut wanted: Vec<Address> = places.iter().map(|(at, _)| *at).collect();
     wanted.dedup();
     wanted.iter().try_for_each(|at| lab.model.offers(*at))?;
     let mut rows: PlaceRows = vec![vec![Vec::new(); classes.len()]; places.len()];
     let role = params.positions.role();
+    let (announce, memory) = (lab.announce, lab.most_memory());
+    let held: usize = places.iter().map(|(at, _)| lab.model.width(at.site)).sum();
     let part = 0.8 / classes.len() as f32;
     for (class, list) in classes.iter().enumerate() {
         let (prompts, share) = (
@@ -137,10 +148,27 @@ fn read(
         );
         lab.part(share, |lab| {
             each(lab, prompts, &wanted, &run.schedule, 0, |own, captures| {
-                for (prompt, capture) in prompts[own].iter().zip(captures) {
+                for (prompt, capture) in prompts[own.clone()].iter().zip(captures) {
                     for (rows, (at, back)) in rows.iter_mut().zip(places) {
                         rows[class].push(values(capture, *at, &earlier(prompt, *back), role)?);
                     }
+                }
+                if !std::mem::replace(&mut said, true)
+                    && let Some(say) = announce
+                {
+                    let read: usize = lengths[own].iter().sum();
+                    let all: usize = lengths.iter().sum();
+                    let cost = ListCost {
+                        what: "prompt",
+                        count: lengths.len(),
+                        tokens: all,
+                        time: began
+                            .elapsed()
+                            .mul_f64(SLACK * all as f64 / read.max(1) as f64),
+                        memory: memory + (4 * held * lengths.len()) as u64,
+                        keeps: false,
+                    };
+                    say(&format!("probe, reading: {cost}"));
                 }
                 Ok(())
             })
@@ -178,6 +206,7 @@ pub(super) fn probes(
     let all = read(lab, params, classes, &places, run)?;
     let count = classes.len();
     let mut out = Vec::with_capacity(places.len());
+    let began = Instant::now();
     for (i, ((at, back), rows)) in places.iter().zip(&all).enumerate() {
         let part = |of: &[Vec<usize>]| -> Vec<Vec<f32>> {
             let class = |(class, own): (usize, &Vec<usize>)| {
@@ -239,6 +268,15 @@ pub(super) fn probes(
             mass_mean,
             shuffled: drawn,
         });
+        let time = began.elapsed().mul_f64(SLACK * places.len() as f64);
+        if let Some(say) = lab.announce.filter(|_| i == 0 && time >= WORTH_SAYING) {
+            say(&format!(
+                "probe, fitting: {} probes at {}, at most about {}",
+                (2 + params.shuffles.0) * ClassProbes::count(count) * places.len(),
+                text::counted(places.len(), "place"),
+                text::duration(time)
+            ));
+        }
     }
     Ok(out)
 }

@@ -17,7 +17,7 @@ use self::parameters::{ProbeClass, ProbeKind, ProbeParams};
 use crate::edit::direction::{Direction, DirectionOrigin, norm};
 use crate::error::Result;
 use crate::figure::builders::entries;
-use crate::figure::{Anchor, Table, TableRow};
+use crate::figure::{Anchor, Entry, Table, TableRow};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
@@ -180,7 +180,7 @@ impl ProbeReport<'_> {
             ]);
         }
         entries.extend(match own.shuffled.as_slice() {
-            [] => entries!["", ""],
+            [] => vec![Entry::Missing; 2],
             _ => entries![mean as f32, highest as f32],
         });
         TableRow::at(Anchor::layer(own.layer), entries)

@@ -220,10 +220,9 @@ impl Faithfulness {
                 let sum: f64 = own.clone().map(|r| f64::from(r.logprob).exp()).sum();
                 sum / own.count() as f64
             };
-            let layer = method.layer.map_or_else(|| Entry::from(""), Entry::from);
             let entries = entries![
                 method.name.clone(),
-                layer,
+                method.layer,
                 number(known.share()),
                 number(low),
                 number(high),
@@ -336,11 +335,7 @@ fn betas(plan: &RelationPlan) -> Draft {
 
 /// A number of a count; of no cases there is none.
 fn number(share: f64) -> Entry {
-    if share.is_nan() {
-        Entry::from("none")
-    } else {
-        Entry::from(share as f32)
-    }
+    Some(share as f32).filter(|share| !share.is_nan()).into()
 }
 
 fn share(score: Option<FitScore>) -> f32 {

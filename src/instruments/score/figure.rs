@@ -11,6 +11,7 @@ use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::bootstrap::WithInterval;
 use crate::lab::run::Run;
+use crate::lab::sample::NO_TOKEN;
 use crate::text::{self, grouped};
 
 /// The width of the beginning of a text, in columns.
@@ -53,17 +54,12 @@ pub(super) fn draft(scored: &ScoredTexts, params: &ScoreParams, run: &Run, lab: 
         grouped(all.tokens),
         digits(all.mean().exp()),
     );
-    let mut draft = Draft::of(body)
+    Draft::of(body)
         .titled(title)
         .notes(notes(scored, &units, &sums, run))
         .notes(cut(scored, params, lab))
         // Those of the run's own text have receipts elsewhere.
-        .notes(in_words(if own { &[] } else { &scored.receipts }));
-    if params.show == ScoreView::Tokens {
-        let ids = scored.texts.iter().flat_map(|text| &text.tokens);
-        draft.named = ids.copied().collect();
-    }
-    draft
+        .notes(in_words(if own { &[] } else { &scored.receipts }))
 }
 
 /// A number with five significant digits.
@@ -137,6 +133,12 @@ fn notes(scored: &ScoredTexts, units: &[ScoredUnit], sums: &CaseSums, run: &Run)
         };
         notes.push(format!(
             "intervals: the {count} {what} drawn again 1000 times, seed {seed}"
+        ));
+    }
+    if let Some(windows) = scored.stopped {
+        let all: usize = scored.texts.iter().map(|text| text.windows.len()).sum();
+        notes.push(format!(
+            "stopped after {windows} of {all} windows, the shortest first; the same request continues from there"
         ));
     }
     let silent = scored
@@ -267,21 +269,31 @@ fn tokens(scored: &ScoredTexts, own: bool, lab: &Lab) -> Body {
         let row = |(i, id): (usize, &u32)| {
             let mut entries = entries![i, lab.visible(*id), *id];
             let base = at(&plain, i);
-            let number = |of: Option<f32>| of.map_or_else(|| Entry::from(""), Entry::from);
             let top = |of: Option<TokenScore>| {
                 Entry::from(of.map_or_else(String::new, |of| lab.visible(of.top)))
             };
-            let apart =
-                |of: Option<TokenScore>| number(of.zip(base).map(|(of, base)| of.loss - base.loss));
-            entries.extend([number(base.map(|of| of.loss)), top(base)]);
+            let apart = |of: Option<TokenScore>| {
+                Entry::from(of.zip(base).map(|(of, base)| of.loss - base.loss))
+            };
+            entries.extend([base.map(|of| of.loss).into(), top(base)]);
             if edited.is_some() {
                 let own = at(&edited, i);
-                entries.extend([number(own.map(|of| of.loss)), top(own), apart(own)]);
+                entries.extend([own.map(|of| of.loss).into(), top(own), apart(own)]);
             }
             if control.is_some() {
                 entries.push(apart(at(&control, i)));
             }
-            TableRow::at(anchor(own, i), entries)
+            let tops = base.map(|base| base.top).filter(|top| *top != NO_TOKEN);
+            let row = TableRow::at(anchor(own, i), entries)
+                .naming("token", [*id])
+                .naming("top", tops);
+            match at(&edited, i) {
+                Some(edited) => row.naming(
+                    "edited top",
+                    Some(edited.top).filter(|top| *top != NO_TOKEN),
+                ),
+                None => row,
+            }
         };
         let title = match scored.texts.len() {
             1 => String::new(),
@@ -293,7 +305,9 @@ fn tokens(scored: &ScoredTexts, own: bool, lab: &Lab) -> Body {
             of.tokens.iter().enumerate().map(row).collect(),
         )
     };
-    Table::paged(&columns, (0..scored.texts.len()).map(page).collect()).into()
+    let reached =
+        (0..scored.texts.len()).filter(|text| scored.texts.len() == 1 || scored.reached(*text));
+    Table::paged(&columns, reached.map(page).collect()).into()
 }
 
 fn curve(scored: &ScoredTexts, own: bool, lab: &Lab) -> Body {

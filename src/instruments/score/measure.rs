@@ -1,6 +1,11 @@
 //! Scores: what the model says of every token of the texts, plain, under the edits, and under random edits in their place.
 //!
-//! Invariant: all cases score the same tokens in the same windows. To measure something else of a token, add a field to [`TokenScore`].
+//! Invariant: all cases score the same tokens in the same windows, a few windows in every case before the next few, so that what is
+//! stopped has whole windows and goes on. To measure something else of a token, add a field to [`TokenScore`].
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
 
 use super::windows::{TextWindow, WindowedText};
 use crate::edit::receipt::{Receipt, add_up};
@@ -11,15 +16,16 @@ use crate::lab::bootstrap::WithInterval;
 use crate::lab::capture::{Capture, Output};
 use crate::lab::control_units::ControlDraws;
 use crate::lab::draws::draw_seed;
+use crate::lab::list_cost::{ListCost, SLACK};
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_TOKEN;
 
-/// Tokens that are read at once.
-const AT_ONCE: usize = 4096;
+/// Tokens that are read at once; what is read when the user stops it is lost.
+const AT_ONCE: usize = 2048;
 
 /// What the model says of a token, from what stands before it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct TokenScore {
     /// `-ln p` of the token, nats.
     pub loss: f32,
@@ -27,7 +33,7 @@ pub(super) struct TokenScore {
     pub top: u32,
 }
 
-/// The scores of one case, by text and window.
+/// The scores of one case, by text and window; a window that was not reached has none.
 type ByWindow = Vec<Vec<Vec<TokenScore>>>;
 
 /// Texts with their scores.
@@ -42,6 +48,20 @@ pub(super) struct ScoredTexts {
     pub no_control: String,
     /// What each edit did over all texts.
     pub receipts: Vec<Receipt>,
+    /// How many windows were scored before it was stopped; none where all were.
+    pub stopped: Option<usize>,
+}
+
+/// Some windows of equal shape: the numbers of text and window of each.
+type WindowGroup = Vec<(usize, usize)>;
+
+/// What was scored of a group of windows.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct GroupScores {
+    /// By case (plain, edited, its controls), window and token.
+    cases: Vec<Vec<Vec<TokenScore>>>,
+    /// What each edit did in them.
+    receipts: Vec<Receipt>,
 }
 
 /// A group of tokens whose means are resampled together: a text, or a window of the only text.
@@ -77,16 +97,17 @@ impl Sums {
     }
 }
 
-/// Scores texts: plain, and under the edits of the run if it has any, with so many random draws beside them.
+/// Scores texts: plain, and under the edits of the run if it has any, with so many random draws beside them. Where the user stops it,
+/// what was scored so far is returned, and the same call goes on from there.
 ///
 /// # Errors
 ///
-/// When no text has a token to score, an edit does not fit, numbers are not finite, or the user stops it.
+/// When no text has a token to score, an edit does not fit, numbers are not finite, or the user stops it before anything was scored.
 pub(super) fn score(
     lab: &mut Lab,
     texts: Vec<WindowedText>,
     run: &Run,
-    draws: usize,
+    (draws, parameters): (usize, Vec<(String, String)>),
 ) -> Result<ScoredTexts> {
     if texts.iter().all(|text| text.windows.is_empty()) {
         let tokens: usize = texts.iter().map(|text| text.tokens.len()).sum();
@@ -103,71 +124,137 @@ pub(super) fn score(
     } else {
         ControlDraws::default()
     };
-    let cases = 1 + usize::from(edited) + draws.count;
-    let share = |case: usize| case as f32 / cases as f32..(case + 1) as f32 / cases as f32;
-    let none = Schedule::none();
-    let (plain, _) = lab.part(share(0), |lab| case(lab, &texts, &none))?;
-    let (mut under, mut controls, mut receipts) = (None, Vec::new(), Vec::new());
+    let mut cases = vec![Schedule::none()];
     if edited {
-        let (found, did) = lab.part(share(1), |lab| case(lab, &texts, &run.schedule))?;
-        (under, receipts) = (Some(found), did);
-        for draw in 0..draws.count {
-            let seed = draw_seed(run.seed, draw);
-            let (found, _) = lab.part(share(2 + draw), |lab| {
-                case(lab, &texts, &run.schedule.control(seed))
-            })?;
-            controls.push(found);
+        cases.push(run.schedule.clone());
+        let control = |draw| run.schedule.control(draw_seed(run.seed, draw));
+        cases.extend((0..draws.count).map(control));
+    }
+    let groups = groups(&texts);
+    let mut said = lab.announce.is_none();
+    let found = lab.trials(run, parameters, groups.len(), 1, |lab, range| {
+        let each = range.map(|i| {
+            let began = Instant::now();
+            let scored = group(lab, &texts, &groups[i], &cases)?;
+            if !std::mem::replace(&mut said, true) {
+                say_cost(lab, &texts, &groups[i..], began.elapsed());
+            }
+            Ok(scored)
+        });
+        each.collect()
+    })?;
+    let empty: ByWindow = texts
+        .iter()
+        .map(|text| vec![Vec::new(); text.windows.len()])
+        .collect();
+    let (mut by_case, mut receipts, mut windows) = (vec![empty; cases.len()], Vec::new(), 0);
+    let stopped = found.stopped();
+    for (group, scored) in groups.iter().zip(found.results) {
+        let Some(scored) = scored else { continue };
+        windows += group.len();
+        add_up(&mut receipts, &scored.receipts);
+        for (out, own) in by_case.iter_mut().zip(scored.cases) {
+            for ((text, window), scores) in group.iter().zip(own) {
+                out[*text][*window] = scores;
+            }
         }
     }
-    Ok(ScoredTexts {
+    let mut by_case = by_case.into_iter();
+    let out = ScoredTexts {
         texts,
-        plain,
-        edited: under,
-        controls,
+        plain: by_case.next().unwrap_or_default(),
+        edited: by_case.next(),
+        controls: by_case.collect(),
         no_control: draws.why,
         receipts,
-    })
+        stopped: stopped.then_some(windows),
+    };
+    // Parts of texts are kept, but no text is there to show.
+    if out.units().is_empty() {
+        return Err(Error::Cancelled);
+    }
+    Ok(out)
 }
 
-/// The scores of all windows under one schedule, and what its edits did in all.
-fn case(
-    lab: &mut Lab,
-    texts: &[WindowedText],
-    schedule: &Schedule,
-) -> Result<(ByWindow, Vec<Receipt>)> {
+/// The windows of all texts in groups that are read at once, the shortest first.
+fn groups(texts: &[WindowedText]) -> Vec<WindowGroup> {
     let mut windows: Vec<(usize, usize, &TextWindow)> = Vec::new();
     for (i, text) in texts.iter().enumerate() {
         let own = text.windows.iter().enumerate();
         windows.extend(own.map(|(j, window)| (i, j, window)));
     }
-    let mut out: ByWindow = texts
-        .iter()
-        .map(|text| vec![Vec::new(); text.windows.len()])
-        .collect();
     let shape = |w: &TextWindow| (w.tokens.len(), w.scored.start);
     windows.sort_by_key(|(.., window)| shape(window));
-    let mut receipts: Vec<Receipt> = Vec::new();
-    let total = windows.len() as f32;
-    let mut done = 0;
-    for alike in windows.chunk_by(|a, b| shape(a.2) == shape(b.2)) {
-        let (length, scored) = (alike[0].2.tokens.len(), alike[0].2.scored.clone());
-        for group in alike.chunks((AT_ONCE / length).max(1)) {
-            lab.report(done as f32 / total)?;
-            done += group.len();
-            let own = || group.iter().map(|(.., window)| &window.tokens);
-            let run = Run::plain(Vec::new()).under(schedule);
-            let pass = Pass {
-                output: Output::next_tokens(own().map(Vec::as_slice), scored.clone()),
-                ..Pass::texts(run, own().cloned())
-            };
-            let captures = lab.without_progress(|lab| lab.run(&pass))?;
-            for ((text, window, _), capture) in group.iter().zip(&captures) {
-                out[*text][*window] = scores(capture);
-                add_up(&mut receipts, &capture.receipts);
+    let alike = windows.chunk_by(|a, b| shape(a.2) == shape(b.2));
+    let groups = alike.flat_map(|alike| alike.chunks((AT_ONCE / alike[0].2.tokens.len()).max(1)));
+    groups
+        .map(|group| {
+            group
+                .iter()
+                .map(|(text, window, _)| (*text, *window))
+                .collect()
+        })
+        .collect()
+}
+
+/// Scores the windows of one group in every case; the second case is that of the edits.
+fn group(
+    lab: &mut Lab,
+    texts: &[WindowedText],
+    group: &WindowGroup,
+    cases: &[Schedule],
+) -> Result<GroupScores> {
+    let own = || {
+        group
+            .iter()
+            .map(|(text, window)| &texts[*text].windows[*window])
+    };
+    let scored = own().next().map_or(0..0, |window| window.scored.clone());
+    let mut out = GroupScores {
+        cases: Vec::with_capacity(cases.len()),
+        receipts: Vec::new(),
+    };
+    for (number, schedule) in cases.iter().enumerate() {
+        lab.report(number as f32 / cases.len() as f32)?;
+        let tokens = || own().map(|window| &window.tokens);
+        let pass = Pass {
+            output: Output::next_tokens(tokens().map(Vec::as_slice), scored.clone()),
+            ..Pass::texts(Run::plain(Vec::new()).under(schedule), tokens().cloned())
+        };
+        let captures = lab.without_progress(|lab| lab.run(&pass))?;
+        out.cases.push(captures.iter().map(scores).collect());
+        if number == 1 {
+            for capture in &captures {
+                add_up(&mut out.receipts, &capture.receipts);
             }
         }
     }
-    Ok((out, receipts))
+    Ok(out)
+}
+
+/// Says what the groups will take, where the first of them took so long.
+fn say_cost(lab: &Lab, texts: &[WindowedText], groups: &[WindowGroup], took: Duration) {
+    let length = |group: &WindowGroup| -> usize {
+        let windows = group
+            .iter()
+            .map(|(text, window)| &texts[*text].windows[*window]);
+        windows.map(|window| window.tokens.len()).sum()
+    };
+    let (first, all) = (
+        groups.first().map_or(1, length).max(1),
+        groups.iter().map(length).sum::<usize>(),
+    );
+    let cost = ListCost {
+        what: "window",
+        count: groups.iter().map(Vec::len).sum(),
+        tokens: all,
+        time: took.mul_f64(SLACK * all as f64 / first as f64),
+        memory: lab.most_memory(),
+        keeps: true,
+    };
+    if let Some(say) = lab.announce.filter(|_| groups.len() > 1) {
+        say(&format!("score: {cost}"));
+    }
 }
 
 fn scores(capture: &Capture) -> Vec<TokenScore> {
@@ -183,25 +270,24 @@ fn scores(capture: &Capture) -> Vec<TokenScore> {
 }
 
 impl ScoredTexts {
-    /// The tokens of all texts, one after the other.
-    pub fn tokens(&self) -> impl Iterator<Item = u32> {
-        self.texts
-            .iter()
-            .flat_map(|text| text.tokens.iter().copied())
+    /// Whether every window of a text was scored before it was stopped.
+    pub fn reached(&self, text: usize) -> bool {
+        self.plain[text].iter().all(|window| !window.is_empty())
     }
 
-    /// Texts with a token to score; where there is one text, its windows.
+    /// Texts with a token to score; where there is one text, its windows. Where it was stopped, those that were reached.
     pub fn units(&self) -> Vec<ScoredUnit> {
         if let [only] = self.texts.as_slice() {
             let window = |window| ScoredUnit {
                 text: 0,
                 window: (only.windows.len() > 1).then_some(window),
             };
-            return (0..only.windows.len()).map(window).collect();
+            let windows = (0..only.windows.len()).filter(|w| !self.plain[0][*w].is_empty());
+            return windows.map(window).collect();
         }
         let texts = self.texts.iter().enumerate();
         texts
-            .filter(|(_, text)| !text.windows.is_empty())
+            .filter(|(i, text)| !text.windows.is_empty() && self.reached(*i))
             .map(|(text, _)| ScoredUnit { text, window: None })
             .collect()
     }

@@ -18,7 +18,7 @@ mod windows;
 use self::measure::score;
 use self::parameters::ScoreParams;
 use crate::error::Result;
-use crate::instruments::{Draft, Measurement, Reads};
+use crate::instruments::{Draft, Measurement, Reads, lines};
 use crate::lab::Lab;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
@@ -36,8 +36,11 @@ impl Measurement for Score {
 
     fn measure(params: &ScoreParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
         let texts = params.texts(run, lab)?;
-        let scored = score(lab, texts, run, params.draws.0)?;
-        let digest = Fingerprint::of(scored.tokens().map(u64::from));
+        let of = texts.iter().flat_map(|text| &text.tokens);
+        let digest = Fingerprint::of(of.map(|token| u64::from(*token)));
+        let mut parameters = lines::<Self>(params);
+        parameters.push(("digest of tokens".into(), format!("{digest:016x}")));
+        let scored = score(lab, texts, run, (params.draws.0, parameters))?;
         let mut draft = figure::draft(&scored, params, run, lab);
         draft.resolved = vec![
             ("texts".into(), scored.texts.len().to_string()),

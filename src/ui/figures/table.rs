@@ -201,7 +201,7 @@ impl DrawnColumn {
     fn spell<'a>(&self, entry: &'a Entry) -> Cow<'a, str> {
         match entry {
             Entry::Number(value) if self.whole => format!("{value:.0}").into(),
-            Entry::Whole(_) | Entry::Number(_) | Entry::Text(_) => spell(entry),
+            Entry::Whole(_) | Entry::Number(_) | Entry::Missing | Entry::Text(_) => spell(entry),
         }
     }
 }
@@ -261,6 +261,7 @@ fn spell(entry: &Entry) -> Cow<'_, str> {
     match entry {
         Entry::Whole(value) => value.to_string().into(),
         Entry::Number(value) => significant(*value).into(),
+        Entry::Missing => "".into(),
         Entry::Text(text) => text.into(),
     }
 }
@@ -368,6 +369,7 @@ mod tests {
                 Entry::Text("the same".into()),
             ],
             handle: None,
+            ids: std::collections::BTreeMap::new(),
         };
         let page = TablePage {
             title: String::new(),

@@ -67,6 +67,7 @@ fn entry(page: &TablePage, name: &str, column: usize) -> f32 {
     match row.unwrap_or_else(|| panic!("{name} in {page:?}")).entries[column] {
         Entry::Whole(number) => number as f32,
         Entry::Number(number) => number,
+        Entry::Missing => panic!("no number"),
         Entry::Text(ref text) => panic!("{text}"),
     }
 }

@@ -173,6 +173,28 @@ fn a_splice_is_the_reconstruction_and_of_an_identity_nothing() {
     assert!(said.relative > 0.1 && said.kl.unwrap() > 1e-4, "{said:?}");
     assert!(said.control_is.contains("equal norm"), "{said:?}");
     assert!(said.note.contains("first position"), "{said:?}");
+    // What it costs the text's own tokens, against their probabilities one by one.
+    let tokens = prompt(9);
+    let mut loss = |edits: &[&str]| {
+        let all = logits(&mut lab, &run(tokens.clone(), &other, edits));
+        let each = all.iter().zip(&tokens[1..]).map(|(of, next)| {
+            let most = of.iter().copied().fold(f32::MIN, f32::max);
+            let total: f64 = of.iter().map(|z| f64::from(z - most).exp()).sum();
+            total.ln() - f64::from(of[*next as usize] - most)
+        });
+        each.sum::<f64>() / (tokens.len() - 1) as f64
+    };
+    let (plain, with, zero) = (
+        loss(&[]),
+        loss(&["splice:N@resid_post.1"]),
+        loss(&["zero@resid_post.1"]),
+    );
+    let cost = format!("ΔCE {:+.4} nats over 8 tokens", with - plain);
+    let share = format!("CE recovered {:.3}", (zero - with) / (zero - plain));
+    assert!(
+        said.note.contains(&cost) && said.note.contains(&share),
+        "{cost}, {share}: {said:?}"
+    );
     // The control moves as far: at the spliced place the change has the same norm at every position.
     let mut program = lab
         .compile(&spliced.clone().under(&spliced.schedule.control(3)))

@@ -70,7 +70,7 @@ fn names(figure: &Figure) -> Vec<String> {
     let rows = &pages(figure).last().unwrap().rows;
     let name = |entry: &Entry| match entry {
         Entry::Text(name) => name.clone(),
-        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+        other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => panic!("{other:?}"),
     };
     rows.iter().map(|row| name(&row.entries[0])).collect()
 }

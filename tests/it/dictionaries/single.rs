@@ -81,7 +81,7 @@ fn pages(figure: &Figure) -> &[TablePage] {
 fn words(row: &TableRow, column: usize) -> &str {
     match &row.entries[column] {
         Entry::Text(words) => words,
-        other @ (Entry::Whole(_) | Entry::Number(_)) => panic!("{other:?}"),
+        other @ (Entry::Whole(_) | Entry::Number(_) | Entry::Missing) => panic!("{other:?}"),
     }
 }
 
@@ -89,6 +89,7 @@ fn number(row: &TableRow, column: usize) -> f32 {
     match row.entries[column] {
         Entry::Whole(number) => number as f32,
         Entry::Number(number) => number,
+        Entry::Missing => panic!("no number"),
         Entry::Text(ref words) => panic!("{words}"),
     }
 }

@@ -95,6 +95,7 @@ fn number(table: &Table, page: usize, row: usize, column: &str) -> f32 {
     match &table.pages[page].rows[row].entries[at] {
         Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{column}: {text}"),
     }
 }

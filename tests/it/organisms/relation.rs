@@ -241,6 +241,7 @@ fn share(figure: &Figure, row: usize, column: &str) -> f32 {
     match &table.pages[0].rows[row].entries[at] {
         Entry::Whole(number) => *number as f32,
         Entry::Number(number) => *number,
+        Entry::Missing => panic!("no number"),
         Entry::Text(text) => panic!("{text}"),
     }
 }
