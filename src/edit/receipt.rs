@@ -194,6 +194,36 @@ pub fn exceeds(own: f32, draws: &[f32]) -> bool {
     draws.iter().all(|draw| own.abs() > draw.abs())
 }
 
+/// What marks a cell of a grid that does no more than its control, and says so in the name of its numbers.
+const NO_MORE: &str = "~";
+
+/// The mark of a cell beside the draws of its control: none where it does more, or has no control.
+pub fn mark(own: f32, draws: &[f32]) -> &'static str {
+    if exceeds(own, draws) { "" } else { NO_MORE }
+}
+
+/// The name of the numbers of a grid with such marks, if there is one.
+pub fn marked<'a>(value: String, mut marks: impl Iterator<Item = &'a str>) -> String {
+    if marks.any(|own| own == NO_MORE) {
+        format!("{value} ({NO_MORE} no more than its control)")
+    } else {
+        value
+    }
+}
+
+/// The strongest effect of a grid beside its control, for a title; nothing without draws.
+pub fn claim(own: f32, draws: &[f32]) -> String {
+    let Some((low, high)) = range(draws) else {
+        return String::new();
+    };
+    let less = if exceeds(own, draws) {
+        ""
+    } else {
+        ", no more than its control"
+    };
+    format!(" · strongest {own:+.3}, control {low:+.3} to {high:+.3}{less}")
+}
+
 /// The mean of some numbers.
 pub(crate) fn mean(values: &[f32]) -> f32 {
     values.iter().sum::<f32>() / values.len().max(1) as f32

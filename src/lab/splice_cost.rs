@@ -1,12 +1,12 @@
 //! What it costs a text that a dictionary's reconstruction stands in place of an activation: how much less probable its own tokens become,
 //! and which share of what zeros in its place would cost is kept.
 //!
-//! Invariant: the three runs (as it is, spliced, zeros) read the same tokens in one pass. Source: "loss recovered", Bricken et al. 2023 and
+//! Invariant: the three runs (as it is, spliced, zeros) read the same tokens. Source: "loss recovered", Bricken et al. 2023 and
 //! Gao et al. 2024 (2406.04093): `(CE_zero − CE_spliced) / (CE_zero − CE)`.
 
-use super::capture::{Capture, Output};
+use super::capture::Output;
 use super::lab::Lab;
-use super::pass::{Pass, PassRow};
+use super::pass::Pass;
 use super::run::Run;
 use crate::edit::Edit;
 use crate::edit::op::{Op, UnitChoice};
@@ -39,21 +39,16 @@ impl Lab {
         for edit in zeros.stages.iter_mut().flat_map(|stage| &mut stage.edits) {
             edit.op = Op::Zero(UnitChoice::All);
         }
-        let schedules = [Schedule::none(), alone.clone(), zeros];
         let scored = tokens.len().saturating_sub(window).max(1)..tokens.len();
-        let pass = Pass {
-            output: Output::next_tokens([&tokens[..]; 3], scored.clone()),
-            rows: schedules.into_iter().map(PassRow::edited).collect(),
-            lenient: true,
-            ..Pass::after(run.unedited(), Output::default())
+        let mut loss = |schedule: &Schedule| -> Result<f64> {
+            let read = self.run_one(&Pass {
+                output: Output::next_tokens([&tokens[..]], scored.clone()),
+                lenient: true,
+                ..Pass::after(run.clone().under(schedule), Output::default())
+            })?;
+            Ok(read.next_token_losses().sum::<f64>() / scored.len() as f64)
         };
-        let read = self.run(&pass)?;
-        let loss = |row: usize| {
-            let own = read.get(row).into_iter();
-            let sum: f64 = own.flat_map(Capture::next_token_losses).sum();
-            sum / scored.len() as f64
-        };
-        let (own, spliced, zero) = (loss(0), loss(1), loss(2));
+        let (own, spliced, zero) = (loss(&Schedule::none())?, loss(alone)?, loss(&zeros)?);
         let recovered = if (zero - own).abs() >= LEAST && zero.is_finite() {
             let share = (zero - spliced) / (zero - own);
             format!(", CE recovered {share:.3} (zeros in its place: 0, no splice: 1)")

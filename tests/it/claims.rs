@@ -202,7 +202,7 @@ fn there_is_no_control_where_too_few_units_are_left() {
     );
     let rows = &table(&dose).pages[0].rows;
     let last = rows[0].entries.last().unwrap();
-    assert_eq!(*last, Entry::from(""));
+    assert_eq!(*last, Entry::Missing);
 }
 
 /// Another seed has other draws.

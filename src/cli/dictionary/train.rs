@@ -106,10 +106,11 @@ fn run(matches: &ArgMatches) -> Result<()> {
         text: text.digest,
     };
     let state = folder.join(STATE);
-    let mut trainer = if resume {
-        Some(state::load(&state, &facts)?)
+    let (mut trainer, rate_before) = if resume {
+        let (trainer, rate_before) = state::load(&state, &facts)?;
+        (Some(trainer), rate_before)
     } else {
-        None
+        (None, None)
     };
     std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
     let name = arguments::file_name(&path);
@@ -122,7 +123,16 @@ fn run(matches: &ArgMatches) -> Result<()> {
         grouped(rows_of(&text.held_out)),
     ));
     if let Some(trainer) = &trainer {
-        output::note(&format!("resumed after {} tokens.", grouped(trainer.seen)));
+        let rate = rate_before.map_or_else(String::new, |before| {
+            format!(
+                "; the learning rate was {before} so far and is {} from here on",
+                options.rate
+            )
+        });
+        output::note(&format!(
+            "resumed after {} tokens{rate}.",
+            grouped(trainer.seen)
+        ));
     }
     let mut watch = Watch::new(&state, &facts, trainer.as_ref());
     let outcome = arguments::showing_progress(&mut lab, "reading the text", |lab| {

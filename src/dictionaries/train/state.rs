@@ -110,12 +110,12 @@ pub fn save(trainer: &DictionaryTrainer, facts: &TrainingFacts, path: &Path) -> 
     file::write(path, &bytes, Overwrite::Allowed)
 }
 
-/// Reads a state that [`save`] wrote.
+/// Reads a state that [`save`] wrote; with the learning rate that it was trained at, where another one is asked for from here on.
 ///
 /// # Errors
 ///
 /// When it belongs to another training, saying what differs, or is damaged.
-pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
+pub fn load(path: &Path, facts: &TrainingFacts) -> Result<(DictionaryTrainer, Option<f32>)> {
     let bad = |what: String| Error::bad_file(path, what, NEXT);
     let file = TensorFile::open(path)?;
     let bytes = file::read(path, file::NUMBERS)?;
@@ -130,7 +130,7 @@ pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
         return Err(Error::bad_file(
             path,
             what,
-            "Resume with the same model, text and flags, or begin again with --force.",
+            "Resume with the same model, text and flags (--lr may be another one), or begin again with --force.",
         ));
     }
     let options = &facts.options;
@@ -185,7 +185,9 @@ pub fn load(path: &Path, facts: &TrainingFacts) -> Result<DictionaryTrainer> {
     );
     trainer.place = saved.place;
     trainer.curve = saved.curve;
-    Ok(trainer)
+    let before = saved.facts.options.rate;
+    let changed = (before.to_bits() != options.rate.to_bits()).then_some(before);
+    Ok((trainer, changed))
 }
 
 /// What differs between the training that was saved and the one that is asked for.
@@ -206,7 +208,6 @@ fn difference(saved: &TrainingFacts, asked: &TrainingFacts) -> Option<String> {
         ("--l0 or --l1", a.penalty.to_string(), b.penalty.to_string()),
         ("--tokens", a.tokens.to_string(), b.tokens.to_string()),
         ("--batch", a.batch.to_string(), b.batch.to_string()),
-        ("--lr", a.rate.to_string(), b.rate.to_string()),
         ("--seed", a.seed.to_string(), b.seed.to_string()),
         ("--aux", a.aux.to_string(), b.aux.to_string()),
         (

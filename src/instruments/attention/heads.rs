@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::edit::Edit;
-use crate::edit::receipt::{exceeds, mean, range};
+use crate::edit::receipt::{claim, exceeds, mark, marked, mean, range};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Unit};
 use crate::instruments::over_prompts::numbers::{
@@ -434,17 +434,27 @@ impl HeadEffects {
                 },
             };
             let numbers = [("before", base), ("after", base + value)];
-            Cell::of("", value, at.with(Unit::Head(head as u32)))
+            let mark = own.map_or("", |(_, draws)| mark(value, draws));
+            Cell::of(mark, value, at.with(Unit::Head(head as u32)))
                 .more(numbers.into_iter().chain(beside))
         };
         let rows = ("layer", AxisLabel::layers(layers));
         let columns = ("head", AxisLabel::heads(heads));
-        let grid = Grid::of(rows, columns, self.value, cell).around_zero();
+        let mut grid = Grid::of(rows, columns, self.value, cell).around_zero();
+        let marks = grid.cells.iter().flatten().map(|cell| cell.label.as_str());
+        grid.value = marked(std::mem::take(&mut grid.value), marks);
+        // Those of lists have one draw each, and every head.
+        let strongest = self.controls.first().filter(|(_, draws)| draws.len() > 1);
+        let claim = strongest.map_or_else(String::new, |((layer, head), draws)| {
+            claim(effects.values[*layer][*head] as f32, draws)
+        });
         let of = if control == HeadAblation::Random {
             " · control: random vectors of the same norm"
         } else {
             ""
         };
-        Draft::of(grid).titled(self.title + of).notes(self.notes)
+        Draft::of(grid)
+            .titled(self.title + of + &claim)
+            .notes(self.notes)
     }
 }

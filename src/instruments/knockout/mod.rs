@@ -15,7 +15,7 @@ use super::over_prompts::numbers::OverPrompts;
 use super::params::ParameterValue;
 use super::{Draft, Measurement};
 use crate::edit::positions::Positions;
-use crate::edit::receipt::{exceeds, range};
+use crate::edit::receipt::{claim, mark, marked, range};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Check, Grid};
 use crate::instruments::residual::attribution::rounding;
@@ -63,17 +63,8 @@ impl KnockoutPlan<'_> {
             return String::new();
         };
         let draws: Vec<f32> = strongest.draws.iter().map(|draw| change(*draw)).collect();
-        let (Some((low, high)), Some(own)) = (range(&draws), &found.outcomes[strongest.cell])
-        else {
-            return String::new();
-        };
-        let own = change(own.logprob);
-        let less = if exceeds(own, &draws) {
-            ""
-        } else {
-            ", no more than its control"
-        };
-        format!(" · strongest {own:+.3}, control {low:+.3} to {high:+.3}{less}")
+        let own = found.outcomes[strongest.cell].as_ref();
+        own.map_or_else(String::new, |own| claim(change(own.logprob), &draws))
     }
 
     fn draw(&self, found: &KnockoutResult, run: &Run, lab: &Lab) -> Draft {
@@ -110,18 +101,23 @@ impl KnockoutPlan<'_> {
                 ]
             });
             let more = more.map(|(name, v)| (name.to_string(), v));
-            Cell::of("", measure(outcome.logprob), anchor)
-                .more(more.chain(drawn.into_iter().flatten()))
+            let own = measure(outcome.logprob);
+            let control: Vec<f32> = outcome.control.map(measure).into_iter().collect();
+            Cell::of(mark(own, &control), own, anchor).more(more.chain(drawn.into_iter().flatten()))
         };
         let name = lab.visible(self.answer);
         let by = params.by.print();
         let columns = self.columns.iter();
         let columns = columns.map(|c| AxisLabel::of(c.label.clone(), c.anchor));
-        let grid = Grid::of(
+        let mut grid = Grid::of(
             ("layer", AxisLabel::layers(self.layers)),
             (&by, columns.collect()),
             format!("{} of {name}", params.value.words()),
             cell,
+        );
+        grid.value = marked(
+            grid.value,
+            grid.cells.iter().flatten().map(|cell| cell.label.as_str()),
         );
         let outcomes = found.outcomes.iter().flatten();
         let tolerance = rounding(&lab.model) * found.largest_logit;

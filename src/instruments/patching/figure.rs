@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::plan::{PatchKind, PatchSpot, PatchingPlan, PatchingResult};
-use crate::edit::receipt::{exceeds, mean as average, range};
+use crate::edit::receipt::{claim, exceeds, mean as average, range};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
@@ -84,6 +84,11 @@ pub fn draft(
     if plan.is_control() {
         title.push_str(" · control: random changes of equal size");
     }
+    let strongest = controls.first().and_then(|(spot, shares)| {
+        let at = plan.spots.iter().position(|own| own == spot)?;
+        Some(claim(found.cells[at]?.share(), shares))
+    });
+    title.push_str(&strongest.unwrap_or_default());
     let axis = match plan.params.site {
         PatchKind::Heads => "head",
         PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => "position",

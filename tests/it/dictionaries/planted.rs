@@ -127,19 +127,8 @@ fn name(lab: &mut Lab, feature: usize) {
     }
 }
 
-fn written(lab: &mut Lab, tokens: &[u32], edit: &str, count: usize) -> String {
-    let edits: Vec<Edit> = [edit]
-        .iter()
-        .filter(|e| !e.is_empty())
-        .map(|e| e.parse().unwrap())
-        .collect();
-    let mut writer = Writer::begin(
-        lab,
-        tokens.to_vec(),
-        Schedule::always(edits),
-        Sampling::default(),
-    )
-    .unwrap();
+fn written_under(lab: &mut Lab, tokens: &[u32], schedule: Schedule, count: usize) -> String {
+    let mut writer = Writer::begin(lab, tokens.to_vec(), schedule, Sampling::default()).unwrap();
     for _ in 0..count {
         let step = writer.step(lab, &[]).unwrap();
         if lab.model.is_end(step.choice.id) {
@@ -154,11 +143,9 @@ fn written(lab: &mut Lab, tokens: &[u32], edit: &str, count: usize) -> String {
 
 /// The share of prompts whose continuation has one of these words.
 fn share(lab: &mut Lab, prompts: &[Vec<u32>], edit: &str, words: &[&str]) -> f32 {
-    let hits = prompts.iter().filter(|tokens| {
-        let text = written(lab, tokens, edit, 8);
-        words.iter().any(|word| text.contains(word))
-    });
-    hits.count() as f32 / prompts.len() as f32
+    let edits = [edit].into_iter().filter(|edit| !edit.is_empty());
+    let edits = edits.map(|edit| edit.parse().unwrap()).collect();
+    share_under(lab, prompts, &Schedule::always(edits), words)
 }
 
 fn encoded(lab: &Lab, texts: &[String], chat: bool) -> Vec<Vec<u32>> {
@@ -206,6 +193,96 @@ fn a_mood_has_a_feature_that_changes_the_story() {
     assert!(found.held_out >= 0.9);
     let best = shares.iter().map(|s| s.1 - s.2).fold(0.0, f32::max);
     assert!(best >= 0.4, "{shares:?}");
+}
+
+/// The share of prompts whose continuation has one of these words under a schedule.
+fn share_under(lab: &mut Lab, prompts: &[Vec<u32>], schedule: &Schedule, words: &[&str]) -> f32 {
+    let hits = prompts.iter().filter(|tokens| {
+        let text = written_under(lab, tokens, schedule.clone(), 8);
+        words.iter().any(|word| text.contains(word))
+    });
+    hits.count() as f32 / prompts.len() as f32
+}
+
+/// An edit alone, and four draws of its control: other features of the dictionary that are set as high.
+fn with_controls(line: &str) -> (Schedule, Vec<Schedule>) {
+    let own = Schedule::always(vec![line.parse::<Edit>().unwrap()]);
+    let controls = (0..4).map(|seed| own.control(seed)).collect();
+    (own, controls)
+}
+
+#[test]
+fn refusing_has_a_feature_that_makes_the_model_refuse() {
+    let mut lab = with_features(demo());
+    let found = two_lists(&mut lab, "refusal_plus.txt", "refusal_minus.txt", true);
+    let plain = encoded(&lab, &list("refusal_test_plain.txt"), true);
+    let refuses = ["sorry"];
+    let before = share_under(&mut lab, &plain, &Schedule::none(), &refuses);
+    let line = format!(
+        "set:world#{}={}@resid_post.3:last",
+        found.feature,
+        2.0 * found.largest
+    );
+    let (own, controls) = with_controls(&line);
+    let with = share_under(&mut lab, &plain, &own, &refuses);
+    let controls: Vec<f32> = controls
+        .iter()
+        .map(|control| share_under(&mut lab, &plain, control, &refuses))
+        .collect();
+    println!(
+        "refusing: feature {} AUROC {:.3} largest {:.2}; refused {before:.2}, set to twice that {with:.2}, other features {controls:?}",
+        found.feature, found.held_out, found.largest
+    );
+    assert!(found.held_out >= 0.95 && before <= 0.05);
+    assert!(with >= 0.75, "{with}");
+    assert!(
+        controls.iter().all(|control| *control <= 0.3),
+        "{controls:?}"
+    );
+}
+
+/// The feature of a country: the one that is most above its mean over other countries, where their capitals are asked for. Set to 20 there,
+/// the model says this capital of others, which had no part in finding it.
+#[test]
+fn countries_have_features_that_exchange_capitals() {
+    let mut lab = with_features(demo());
+    let pairs: Vec<(String, String)> = list("capitals.tsv")
+        .iter()
+        .map(|line| line.split_once('\t').unwrap())
+        .map(|(country, capital)| (country.to_string(), capital.to_string()))
+        .collect();
+    let asked: Vec<String> = pairs
+        .iter()
+        .map(|(country, _)| format!("The capital of {country} is"))
+        .collect();
+    let asked = encoded(&lab, &asked, false);
+    let (finding, others) = (&asked[..20], &asked[20..28]);
+    let acts: Vec<Vec<f32>> = finding
+        .iter()
+        .map(|tokens| activations(&mut lab, tokens, None))
+        .collect();
+    let (mut steerable, mut by_control) = (0, Vec::new());
+    for (own, (country, capital)) in pairs.iter().enumerate().take(12) {
+        let above = |feature: &usize| {
+            let rest = acts.iter().enumerate().filter(|(i, _)| *i != own);
+            let rest: f32 = rest.map(|(_, act)| act[*feature]).sum();
+            acts[own][*feature] - rest / (acts.len() - 1) as f32
+        };
+        let feature = (0..acts[own].len()).max_by(|a, b| above(a).total_cmp(&above(b)));
+        let feature = feature.unwrap();
+        let (set, controls) = with_controls(&format!("set:world#{feature}=20@resid_post.3:last"));
+        let with = share_under(&mut lab, others, &set, &[capital]);
+        let control = share_under(&mut lab, others, &controls[0], &[capital]);
+        println!(
+            "{country}: feature {feature} ({:.2}), {with:.2} say {capital}, of other features {control:.2}",
+            acts[own][feature]
+        );
+        steerable += usize::from(with >= 0.75);
+        by_control.push(control);
+    }
+    let control = by_control.iter().sum::<f32>() / by_control.len() as f32;
+    println!("countries: {steerable} of 12 have one, control {control:.3}");
+    assert!(steerable >= 5 && control <= 0.05, "{steerable}, {control}");
 }
 
 /// A feature that is clamped stands in the live rows with what the encoder reads afterwards, and its row says so; others do not.

@@ -320,7 +320,9 @@ fn a_resumed_training_ends_as_an_unbroken_one() {
         assert_eq!(outcome.is_ok(), steps == usize::MAX);
         // Through the file, every time.
         state::save(resumed.as_ref().unwrap(), &facts, &path).unwrap();
-        resumed = Some(state::load(&path, &facts).unwrap());
+        let (again, changed) = state::load(&path, &facts).unwrap();
+        assert_eq!(changed, None);
+        resumed = Some(again);
     }
     let resumed = resumed.unwrap();
     assert_eq!(resumed.weights, whole.weights);
@@ -333,8 +335,7 @@ fn a_resumed_training_ends_as_an_unbroken_one() {
     assert_eq!(resumed.finished(), whole.finished());
     // And not for another training.
     #[allow(clippy::type_complexity)] // a name and a change
-    let changes: [(&str, fn(&mut TrainingFacts)); 4] = [
-        ("--lr", |f| f.options.rate = 1e-4),
+    let changes: [(&str, fn(&mut TrainingFacts)); 3] = [
         ("model", |f| f.revision = "0".into()),
         ("site", |f| f.site = "resid_post.3".into()),
         ("text", |f| f.text += 1),
@@ -348,6 +349,14 @@ fn a_resumed_training_ends_as_an_unbroken_one() {
             "{error}"
         );
     }
+    // A smaller learning rate is what one wants after a divergence.
+    let mut slower = facts.clone();
+    slower.options.rate = 1e-4;
+    let (again, changed) = state::load(&path, &slower).unwrap();
+    assert_eq!(
+        (again.options.rate, changed),
+        (1e-4, Some(facts.options.rate))
+    );
 }
 
 #[test]
