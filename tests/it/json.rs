@@ -270,3 +270,195 @@ fn columns_of_csv_have_names_of_their_own() {
         assert!(!header.contains('\''), "{header}");
     }
 }
+
+/// What each command prints as CSV has a line for each row of its JSON, with the same values, and the rest in comments.
+#[test]
+fn csv_of_commands_has_the_rows_of_their_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (plus, minus) = (
+        root("demo/lists/mood_plus.txt"),
+        root("demo/lists/mood_minus.txt"),
+    );
+    let (direction, stats, text) = (path("d.safetensors"), path("s.safetensors"), path("t.txt"));
+    std::fs::write(&text, "Once upon a time there was a pony. ".repeat(20)).unwrap();
+    let commands: [(&str, &[&str]); 6] = [
+        (
+            "rows",
+            &[
+                "direction",
+                "demo",
+                "--plus",
+                &plus,
+                "--minus",
+                &minus,
+                "--layer",
+                "3-4",
+                "--force",
+                "-o",
+                &direction,
+            ],
+        ),
+        (
+            "addresses",
+            &[
+                "stats",
+                "demo",
+                &text,
+                "--sites",
+                "mlp_act.2",
+                "--force",
+                "-o",
+                &stats,
+            ],
+        ),
+        ("identities", &["doctor", "demo"]),
+        (
+            "tokens",
+            &[
+                "generate",
+                "demo",
+                "-p",
+                "A, \"b\"",
+                "-n",
+                "3",
+                "--edit",
+                "zero:1@mlp_act.0",
+            ],
+        ),
+        ("", &["doctor"]),
+        ("", &["sites"]),
+    ];
+    for (list, command) in commands {
+        let document = json(command);
+        let rows = document.get(list).unwrap_or(&document).as_array().unwrap();
+        let out = lmscope(&[command, &["--format", "csv"]].concat());
+        let (said, lines): (Vec<&str>, Vec<&str>) =
+            out.lines().partition(|line| line.starts_with("# "));
+        assert_eq!(!list.is_empty(), said.contains(&"# schema: 1"), "{out}");
+        let mut reader = csv_rows(&lines.join("\n"));
+        let header = reader.remove(0);
+        assert_eq!(reader.len(), rows.len(), "{command:?}: {out}");
+        for (row, cells) in rows.iter().zip(&reader) {
+            assert_eq!(cells.len(), header.len(), "{command:?}");
+            for (name, cell) in header.iter().zip(cells) {
+                match &row[name] {
+                    Value::String(own) if !own.contains(['\n', '\u{1b}']) => {
+                        assert_eq!(cell.trim_start_matches('\''), own, "{command:?} {name}");
+                    }
+                    // What a machine has free is another number by then.
+                    Value::Number(own) if !command.contains(&"doctor") => {
+                        let (found, own) = (cell.parse::<f64>(), own.as_f64().unwrap());
+                        let near = (found.unwrap() - own).abs() <= 1e-14 * own.abs();
+                        assert!(near, "{command:?} {name}: {cell} {own}");
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// The records of a CSV text.
+fn csv_rows(text: &str) -> Vec<Vec<String>> {
+    let (mut rows, mut row, mut cell, mut quoted) = (Vec::new(), Vec::new(), String::new(), false);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (c, quoted) {
+            ('"', true) if chars.peek() == Some(&'"') => {
+                cell.push('"');
+                chars.next();
+            }
+            ('"', _) => quoted = !quoted,
+            (',', false) => row.push(std::mem::take(&mut cell)),
+            ('\n', false) => {
+                row.push(std::mem::take(&mut cell));
+                rows.push(std::mem::take(&mut row));
+            }
+            (c, _) => cell.push(c),
+        }
+    }
+    row.push(cell);
+    rows.push(row);
+    rows
+}
+
+/// Tokens that a table names have their ids beside the row, and a number that is not there is null.
+#[test]
+fn tables_name_tokens_by_id_and_a_missing_number_is_null() {
+    let prompt = "The capital of France is";
+    let list = root("demo/lists/mood_test.txt");
+    for (columns, command) in [
+        (
+            &["promotes", "suppresses"][..],
+            &["neurons", "demo", "-p", prompt][..],
+        ),
+        (&["promotes", "suppresses"], &["fact", "demo", "-p", prompt]),
+        (
+            &["promotes", "suppresses"],
+            &["promoters", "demo", "--token", " Paris"],
+        ),
+        (
+            &["promotes", "suppresses raw"],
+            &["value", "demo", "--neuron", "3/17"],
+        ),
+        (&["after", "answer"], &["settle", "demo", "-p", prompt]),
+        (&["top"], &["trajectory", "demo", "-p", prompt]),
+        (&["top"], &["dose", "demo", "-p", prompt, "--units", "3/17"]),
+        (
+            &["token", "top"],
+            &["score", "demo", "-p", prompt, "--show", "tokens"],
+        ),
+        (
+            &["promotes"],
+            &["feature-search", "demo", "--token", " Paris"],
+        ),
+    ] {
+        let figure = json(command);
+        let (table, texts) = (&figure["body"]["table"], &figure["provenance"]["texts"]);
+        let names = table["columns"].as_array().unwrap();
+        let mut seen = 0;
+        for row in table["pages"][0]["rows"].as_array().unwrap() {
+            for column in columns {
+                let at = names.iter().position(|name| name == column).unwrap();
+                let Some(ids) = row["ids"][*column].as_array() else {
+                    continue;
+                };
+                let labels = ids.iter().map(|id| {
+                    let text = texts.get(id.to_string()).unwrap_or_else(|| panic!("{id}"));
+                    text.as_str()
+                        .map(|text| lmscope::text::visible(text.as_bytes()))
+                });
+                if let Some(labels) = labels.collect::<Option<Vec<String>>>()
+                    && !labels.is_empty()
+                {
+                    assert_eq!(row["entries"][at], labels.join(" "), "{command:?} {column}");
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen > 0, "{command:?}");
+    }
+    // The first token of a text has nothing before it; nothing stands in a column of texts for it.
+    let figure = json(&["score", "demo", "-p", prompt, "--show", "tokens"]);
+    let first = &figure["body"]["table"]["pages"][0]["rows"][0]["entries"];
+    assert!(first[3].is_null() && first[4] == "", "{first}");
+    let csv = lmscope(&[
+        "score", "demo", "-p", prompt, "--show", "tokens", "--format", "csv",
+    ]);
+    let line = csv
+        .lines()
+        .find(|line| line.contains(",0,") && !line.starts_with('#'));
+    assert!(line.unwrap().ends_with(",,"), "{line:?}");
+    // Of a single prompt there is no interval.
+    let folder = tempfile::tempdir().unwrap();
+    let one = folder.path().join("one.txt");
+    let words = std::fs::read_to_string(list).unwrap();
+    std::fs::write(&one, words.lines().next().unwrap()).unwrap();
+    let figure = json(&["settle", "demo", "--prompts", one.to_str().unwrap()]);
+    let row = &figure["body"]["table"]["pages"][0]["rows"][0]["entries"];
+    assert!(
+        row[1].is_number() && row[2].is_null() && row[3].is_null(),
+        "{row}"
+    );
+}

@@ -922,3 +922,56 @@ fn a_list_from_a_pipe_is_read_once() {
     let title = figure["title"].as_str().unwrap();
     assert!(title.contains("2 prompts"), "{figure}");
 }
+
+/// A reader's own name of a prompt stands in the table, and a pipe is the list that its text looks like.
+#[test]
+fn a_list_from_a_pipe_is_a_table_and_keeps_the_readers_names() {
+    let table = "id\tprompt\tanswer\nq-7\tThe capital of France is\t Paris\n=1\tThe capital of Japan is\t Tokyo\n";
+    let command = [
+        "track",
+        "demo",
+        "--prompts",
+        "/dev/stdin",
+        "--list",
+        "prompts",
+        "--format",
+        "json",
+    ];
+    let read = |text: &str| -> serde_json::Value {
+        let (code, out, said) = super::tools::lmscope_on(text, &command);
+        assert_eq!(code, Some(0), "{said}");
+        serde_json::from_str(&out).unwrap()
+    };
+    let json = r#"[{"id": "q-7", "prompt": "The capital of France is", "answer": " Paris"}, {"id": "=1", "prompt": "The capital of Japan is", "answer": " Tokyo"}]"#;
+    let lines = "{\"id\": \"q-7\", \"prompt\": \"The capital of France is\", \"answer\": \" Paris\"}\n{\"id\": \"=1\", \"prompt\": \"The capital of Japan is\", \"answer\": \" Tokyo\"}\n";
+    let first = read(table);
+    let found = &first["body"]["table"];
+    assert_eq!(found["columns"].as_array().unwrap().last().unwrap(), "id");
+    let rows = found["pages"][0]["rows"].as_array().unwrap();
+    let ids: Vec<&str> = rows
+        .iter()
+        .map(|row| {
+            row["entries"]
+                .as_array()
+                .unwrap()
+                .last()
+                .unwrap()
+                .as_str()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!((ids[0], *ids.last().unwrap()), ("q-7", "=1"));
+    for other in [json, lines] {
+        assert_eq!(read(other)["body"], first["body"]);
+    }
+    // What is said of an entity that is not in its prompt names the prompt.
+    let (code, _, said) = super::tools::lmscope_on(
+        "prompt\tentity\nThe capital of France is\tFrance\nThe capital of Japan is\tFrance\n",
+        &["knockout", "demo", "--prompts", "/dev/stdin"],
+    );
+    assert_eq!(code, Some(1));
+    assert!(
+        said.contains("of its prompt 2: `entity` is `France`"),
+        "{said}"
+    );
+}

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use lmscope::edit::schedule::Schedule;
-use lmscope::figure::{Body, Entry, Figure, Table};
+use lmscope::error::Error;
+use lmscope::figure::{Body, Entry, Figure, Table, TableRow};
 use lmscope::instruments::{Arguments, instrument, observe};
 use lmscope::lab::Lab;
 use lmscope::lab::run::Run;
@@ -250,4 +251,70 @@ fn an_edit_that_never_fires_is_said_and_what_cannot_be_scored_refused() {
     assert!(both.contains("not both"), "{both}");
     let short = refused(&mut lab, &Run::plain(vec![0]), &[]);
     assert!(short.contains("two tokens or more"), "{short}");
+}
+
+/// A score that is stopped has the texts that were reached, and the same request goes on to the same figure; an unfinished text has no row.
+#[test]
+fn a_score_that_is_stopped_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    // Windows of several shapes, so that there are several groups.
+    let texts: Vec<String> = (1..9)
+        .map(|n| "The capital of France is Paris. ".repeat(n))
+        .collect();
+    std::fs::write(&file, texts.join("\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let given = [("prompts", file), ("window", "24"), ("stride", "12")];
+    let run = Run::default().under(&under(&["zero:1,2,3@mlp_act.2"]));
+    let whole = score(&mut demo(), &run, &given);
+    let mut lab = demo();
+    let cancel = lab.cancel.clone();
+    let stop = move |done: f32| {
+        if done > 0.5 {
+            cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    };
+    let part = lab.with_progress(stop, |lab| score(lab, &run, &given));
+    assert!(std::mem::take(&mut lab.unfinished.stopped));
+    assert!(
+        part.notes
+            .iter()
+            .any(|note| note.starts_with("stopped after ")),
+        "{:?}",
+        part.notes
+    );
+    let reached = table(&part).pages[0].rows.len();
+    assert!(reached > 1 && reached < 9, "{reached}");
+    // Those that were reached are as in the whole figure.
+    let of = |figure: &Figure, name: &str| -> Vec<TableRow> {
+        let rows = table(figure).pages[0].rows.iter();
+        rows.filter(|row| row.entries[0].exact() == name)
+            .cloned()
+            .collect()
+    };
+    for row in &table(&part).pages[0].rows[1..] {
+        let name = row.entries[0].exact();
+        assert_eq!(of(&whole, &name), std::slice::from_ref(row), "{name}");
+    }
+    let rest = score(&mut lab, &run, &given);
+    assert!(!lab.unfinished.stopped);
+    assert_eq!((&rest.body, &rest.notes), (&whole.body, &whole.notes));
+    // Nothing that is reached is no figure.
+    let mut lab = demo();
+    lab.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    let arguments = Arguments::default().with("prompts", file);
+    let none = observe(instrument("score").unwrap(), &run, &arguments, &mut lab);
+    assert!(matches!(none, Err(Error::Cancelled)), "{none:?}");
+}
+
+#[test]
+fn the_command_line_announces_a_score() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "The capital of France is Paris\nThe capital of\n").unwrap();
+    let (_, said) = super::tools::lmscope(&["score", "demo", "--prompts", file.to_str().unwrap()]);
+    assert!(
+        said.contains("score: 2 windows, ") && said.contains("Ctrl-C keeps the windows so far"),
+        "{said}"
+    );
 }
