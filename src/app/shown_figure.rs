@@ -64,6 +64,8 @@ pub struct ShownFigure {
     pub step: Option<usize>,
     /// The column by which the rows of a table are sorted, if the user has chosen one, and whether backwards.
     pub sorted: Option<(String, bool)>,
+    /// How many columns of a table, from the second one on, are scrolled away.
+    pub aside: usize,
     /// The beginning of the text that the figure is about.
     pub text: String,
     /// Of a figure that follows the cursor: what it was asked for last.
@@ -169,6 +171,16 @@ impl App {
             }
             Some(_) | None => CursorFocus::Here,
         }
+    }
+
+    /// A notice if a figure is outdated, with the key that measures it again.
+    pub fn outdated_notice(&self, shown: &ShownFigure) -> Option<String> {
+        let words = shown.outdated()?;
+        let key = commands::command("measure").map(|row| self.keymap.keys_of(row));
+        Some(match key.and_then(|keys| keys.into_iter().next()) {
+            Some(key) => format!("{words} · {key} measures again"),
+            None => words,
+        })
     }
 
     /// A notice if the cursor is outside a figure.

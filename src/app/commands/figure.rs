@@ -26,6 +26,9 @@ rows! {
     "prompts" [] prompts, "shows a list of prompts as a table: each answer's rank and surprisal, and the edits' effect; Enter on a row reads its prompt", takes "FILE", when has_model;
     "sort" ["|"] |app, _| sort(app, None), "sorts the rows of the table by the next column", within Context::Figure, when has_table;
     "sort-by" [] |app, text| sort(app, Some(text.trim())), "sorts the rows of the table by a column, and by the same again backwards", takes "COLUMN", when has_table;
+    "columns-left" ["("] |app, _| aside(app, false), "scrolls a table back by a column", within Context::Figure, when has_table;
+    "columns-right" [")"] |app, _| aside(app, true), "scrolls a table on by a column; the first one stays", within Context::Figure, when has_table;
+    "measure" ["M"] measure, "measures the figure again, as it was asked for: of the text and the edits that are there now", within Context::Figure, when has_figure;
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
     "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
     "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
@@ -191,6 +194,33 @@ fn sort(app: &mut App, name: Option<&str>) -> CommandResult {
     let way = if backwards { ", backwards" } else { "" };
     app.inform(format!("sorted by {name}{way}"));
     Ok(vec![])
+}
+
+/// Scrolls the columns of a table sideways.
+fn aside(app: &mut App, on: bool) -> CommandResult {
+    has_table(app)?;
+    let slot = app.layout.figure;
+    let most = shown_table(app).map_or(0, |table| table.columns.len().saturating_sub(2));
+    app.change_figure(slot, |shown| {
+        let now = shown.aside.min(most);
+        shown.aside = if on {
+            (now + 1).min(most)
+        } else {
+            now.saturating_sub(1)
+        };
+    });
+    Ok(vec![])
+}
+
+/// Asks for the figure again, with the arguments that it has.
+fn measure(app: &mut App, _: &str) -> CommandResult {
+    has_figure(app)?;
+    let slot = app.layout.figure;
+    let arguments = app.shown.get(slot).map(|shown| shown.arguments.clone());
+    let focus = app.layout.focus;
+    let effects = app.question(slot, arguments.unwrap_or_default());
+    app.set_focus(focus);
+    Ok(effects)
 }
 
 /// The prompt under the cursor, where a figure has rows of prompts.

@@ -39,6 +39,8 @@ pub struct FigureView<'a> {
     pub flip: bool,
     /// The first visible column, if the cursor allows it: [`Hits::first_column`] of the last frame.
     pub first_column: Option<usize>,
+    /// How many columns of a table, from the second one on, are scrolled away.
+    pub aside: usize,
     /// The first visible line of a text, and of a table without a cursor row.
     pub first_line: usize,
     /// The marked units, sorted.
@@ -154,6 +156,7 @@ mod tests {
                     stale,
                     flip,
                     first_column,
+                    aside: first_line % 3,
                     first_line,
                     marks: &[],
                 },

@@ -74,7 +74,7 @@ pub(super) fn draw(
     }
     // The left edge is for the cursor's mark, the right edge for the scroll mark.
     let room = usize::from(area.width).saturating_sub(2);
-    let columns = columns(table, page, &constant, room);
+    let columns = columns(table, page, (&constant, view.aside), room);
     if area.height >= 2 && !table.columns.is_empty() {
         let mut x = area.x + 1;
         for column in &columns {
@@ -82,7 +82,16 @@ pub(super) fn draw(
             paint::write(buf, x, y, column.lay(name), column.wide, muted);
             x += (column.wide + GAP) as u16;
         }
-        if columns.len() + constant.len() < table.columns_of(page) && area.width > 0 {
+        let after = (columns.last().map_or(0, |last| last.index + 1)..table.columns_of(page))
+            .any(|index| !constant.contains(&index));
+        if view.aside > 0
+            && let Some(first) = columns.first()
+        {
+            // In the gap after the column that stays.
+            let x = area.x + 1 + first.wide as u16;
+            paint::write(buf, x, y, "…", usize::from(area.right() > x), muted);
+        }
+        if after && area.width > 0 {
             paint::write(buf, area.right() - 1, y, "…", 1, muted);
         }
         y += 1;
@@ -207,10 +216,19 @@ impl DrawnColumn {
 }
 
 /// Measures the columns and keeps those that fit, from the left; the last may be cut.
-fn columns(table: &Table, page: &TablePage, constant: &[usize], room: usize) -> Vec<DrawnColumn> {
+fn columns(
+    table: &Table,
+    page: &TablePage,
+    (constant, aside): (&[usize], usize),
+    room: usize,
+) -> Vec<DrawnColumn> {
     let count = table.columns_of(page);
-    let mut out: Vec<DrawnColumn> = (0..count)
-        .filter(|index| !constant.contains(index))
+    let mut changing: Vec<usize> = (0..count).filter(|i| !constant.contains(i)).collect();
+    // The first one says what a row is about, and the last is never scrolled away.
+    let away = aside.min(changing.len().saturating_sub(2));
+    changing.drain(1.min(changing.len())..(1 + away).min(changing.len()));
+    let mut out: Vec<DrawnColumn> = changing
+        .into_iter()
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
             let name = table.columns.get(index).map_or(0, |name| width(name));
@@ -406,6 +424,24 @@ mod tests {
         assert_eq!(lines[2], " 3         1  said 3");
         assert_eq!(lines[5], " 0         4  said 0");
         assert_eq!(drawn(true)[2], " 0         4  said 0");
+    }
+
+    /// What does not fit is reached sideways; the first column stays, and the last one too.
+    #[test]
+    fn columns_are_scrolled_past_the_first() {
+        let scrolled = |aside| {
+            let view = FigureView {
+                aside,
+                ..FigureView::default()
+            };
+            lines(view, 22, 5).0
+        };
+        assert_eq!(scrolled(0)[1], " neuron  activation  …");
+        for aside in [1, 7] {
+            let drawn = scrolled(aside);
+            assert_eq!(drawn[1].trim_end(), " neuron… writes", "{aside}");
+            assert!(drawn[2].starts_with(" 0.10    capital"), "{}", drawn[2]);
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         stale: shown.stale.is_some(),
         flip: app.flip,
         first_column,
+        aside: shown.aside,
         first_line: spot.map_or(0, |s| s.row),
         marks: app.history.marks(),
     };
@@ -93,8 +94,8 @@ fn caption(
     let Some(figure) = app.figure(slot) else {
         return Line::default();
     };
-    let warned = shown
-        .outdated()
+    let warned = app
+        .outdated_notice(shown)
         .or_else(|| refused.map(ToString::to_string))
         .or_else(|| app.outside_notice(slot));
     if let Some(words) = warned {
