@@ -110,7 +110,13 @@ impl App {
             self.open_line(row);
             return Ok(Vec::new());
         }
-        (row.run)(self, argument)
+        let names_files = ["FILE", "PATH"]
+            .iter()
+            .any(|word| row.arguments.contains(word));
+        match std::env::var("HOME").ok().filter(|_| names_files) {
+            Some(home) => (row.run)(self, &at_home(argument, &home)),
+            None => (row.run)(self, argument),
+        }
     }
 
     /// Runs a command line as it was typed.
@@ -459,8 +465,14 @@ impl App {
         Vec::new()
     }
 
-    /// Quits; the session is on the disk already.
+    /// Quits; the session is on the disk already. Where it is not, asks once.
     pub(super) fn quit(&mut self) -> Vec<Effect> {
+        let unsaved = self.session.unsaved();
+        let asked = std::mem::replace(&mut self.quit_asked, unsaved.is_some());
+        if let Some(why) = unsaved.filter(|_| !asked) {
+            self.warn_loudly(format!("not left: {why}. Quitting again leaves without it"));
+            return Vec::new();
+        }
         vec![Effect::Cancel, Effect::Quit]
     }
 
@@ -561,6 +573,16 @@ fn leaves(key: Key) -> bool {
 
 fn up(key: Key) -> bool {
     matches!(key.code, Code::Up | Code::Char('k') | Code::PageUp)
+}
+
+/// The text of a command with `~/` as a shell reads it, where a word begins with it.
+fn at_home(text: &str, home: &str) -> String {
+    let home = format!("{}/", home.trim_end_matches('/'));
+    let text = match text.strip_prefix("~/") {
+        Some(rest) => format!("{home}{rest}"),
+        None => text.to_string(),
+    };
+    text.replace(" ~/", &format!(" {home}"))
 }
 
 #[cfg(test)]

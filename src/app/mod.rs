@@ -239,6 +239,8 @@ pub struct App {
     pub session: Session,
     /// The time until which a second ctrl-c quits.
     pub leaving: Option<Duration>,
+    /// Whether quitting was refused once, because the session is not on the disk.
+    quit_asked: bool,
     /// Named sets of marked units.
     groups: BTreeMap<String, Vec<mark::Mark>>,
     /// What was run in the palette, oldest first.
@@ -334,6 +336,7 @@ impl App {
             keymap,
             session: Session::kept_in(settings.session.clone()),
             leaving: None,
+            quit_asked: false,
             groups: BTreeMap::new(),
             commands: Vec::new(),
             replay: None,

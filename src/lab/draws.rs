@@ -8,6 +8,9 @@ use crate::model::Fingerprint;
 /// How many draws a control has, unless something else is asked for.
 pub const DRAWS: usize = 8;
 
+/// The seed that a run has where none is named.
+pub const FIRST_SEED: u64 = 1;
+
 /// The seed of one draw of a run with this seed. Its last bits are the draw's number, so that controls of which there is a fixed list can
 /// be told from it ([`draw_number`]).
 pub fn draw_seed(seed: u64, draw: usize) -> u64 {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::circuit::file::SavedCircuit;
+use super::draws::{FIRST_SEED, draw_number, draw_seed};
 use super::features::{ActiveRow, FeatureDictionary};
 use super::lab::Lab;
 use super::run::Run;
@@ -131,14 +132,21 @@ impl<'a> NamedVectors<'a> {
         Ok(self.direction_named(name)?.at(at)?.to_vec())
     }
 
-    /// The direction's control with shuffled labels, in one draw; none if its file has none.
+    /// The direction's control with shuffled labels, in the draw of a seed, and what that is; none if its file has none. Those that are
+    /// saved are the draws of the first seed, and those of every other seed are mixed from them, so that seeds share none.
     pub(crate) fn shuffled(
         &mut self,
         name: &str,
         at: Address,
-        draw: usize,
-    ) -> Result<Option<Vec<f32>>> {
-        Ok(self.direction_named(name)?.shuffled(draw, at))
+        seed: u64,
+    ) -> Result<Option<(Vec<f32>, &'static str)>> {
+        let (direction, draw) = (self.direction_named(name)?, draw_number(seed));
+        if seed == draw_seed(FIRST_SEED, draw) {
+            let is = "the direction of the same prompts with shuffled labels, at the same length";
+            return Ok(direction.shuffled(draw, at).map(|vector| (vector, is)));
+        }
+        let is = "a random mixture of the directions of the same prompts with shuffled labels, at the same length";
+        Ok(direction.mixed(seed, at).map(|vector| (vector, is)))
     }
 
     /// Whether the direction has a vector for an address.

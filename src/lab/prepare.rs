@@ -5,7 +5,6 @@
 //! [`prepare`].
 
 use super::control_units::near_in_size;
-use super::draws::draw_number;
 use super::formulas::{Change, Numbers, Pointed, PreparedEdit};
 use super::knockout::KnockoutRule;
 use super::named_vectors::{NamedVectors, unit_size};
@@ -86,9 +85,9 @@ pub(crate) fn prepare(
         }
         remarks.push(named.elsewhere(name, at)?);
         let vector = match control {
-            Some(seed) => match named.shuffled(name, at, draw_number(seed))? {
-                Some(shuffled) => {
-                    drawn_from = "the direction of the same prompts with shuffled labels, at the same length";
+            Some(seed) => match named.shuffled(name, at, seed)? {
+                Some((shuffled, is)) => {
+                    drawn_from = is;
                     shuffled
                 }
                 // The same random vector at all addresses, because the direction is the same at all of them.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::draws::FIRST_SEED;
 use crate::edit::schedule::Schedule;
 use crate::model::Fingerprint;
 
@@ -36,7 +37,7 @@ impl Run {
             tokens,
             rest: Vec::new(),
             schedule: Schedule::none(),
-            seed: 1,
+            seed: FIRST_SEED,
             answers: None,
         }
     }

@@ -684,6 +684,19 @@ fn a_planted_direction_beats_shuffled_labels_and_an_absent_one_does_not() {
         receipt.control_is.contains("shuffled labels"),
         "{receipt:?}"
     );
+    // Under another seed the draws are others, of the same kind and length.
+    let again = Run {
+        seed: 2,
+        ..edited(tokens.clone(), &["add:d@resid_pre.4"])
+    };
+    let other = lab.receipts(&again).unwrap().remove(0);
+    assert_eq!(other.draws.len(), DRAWS);
+    assert!(other.draws.iter().all(|draw| !receipt.draws.contains(draw)));
+    assert!(other.control_is.contains("mixture"), "{other:?}");
+    let mixed: Vec<Vec<f32>> = [7, 8].map(|seed| read.mixed(seed, at).unwrap()).to_vec();
+    assert!(mixed[0] != mixed[1] && read.mixed(7, at).unwrap() == mixed[0]);
+    let length = lmscope::edit::direction::norm(&mixed[0]);
+    assert!((length / read.norm() - 1.0).abs() < 1e-4);
     lab.directions.insert(
         "s".into(),
         lmscope::edit::direction::Direction {

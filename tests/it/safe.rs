@@ -516,6 +516,9 @@ fn a_session_is_kept_only_where_that_is_wanted_and_possible() {
     // Where it cannot be kept, that is said on the screen and after it.
     let mut screen = pty::open(24, 80, &[("XDG_STATE_HOME", "/dev/null")], &["-p", FACT]);
     screen.wait("the notice", |t| t.contains("session is not kept"));
+    // What is not on the disk is not left without a question.
+    screen.press("q");
+    screen.wait("the question", |t| t.contains("not left"));
     screen.press("q");
     assert_eq!(screen.ended(), 0);
     std::thread::sleep(Duration::from_millis(200));

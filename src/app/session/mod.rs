@@ -277,6 +277,12 @@ impl Session {
         out.into_bytes()
     }
 
+    /// Why lines are not on the disk, if there are such that were to be; tries to write them first.
+    pub fn unsaved(&mut self) -> Option<String> {
+        self.keep();
+        self.failure.clone()
+    }
+
     /// The path of the file, once it exists.
     pub fn path(&self) -> Option<&Path> {
         self.held.as_ref().map(|held| held.path.as_path())

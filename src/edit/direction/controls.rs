@@ -21,6 +21,24 @@ impl Direction {
         let one = Self { rows, origin };
         one.at(address).ok().map(<[f32]>::to_vec)
     }
+
+    /// A random mixture of the vectors with shuffled labels for an address, at their length: what more draws are made of than are saved.
+    /// None if there are none. What labels shuffled at random make of the same prompts varies about as much in every direction as
+    /// those that are saved do, and so does a mixture of them with normal weights.
+    pub fn mixed(&self, seed: u64, address: Address) -> Option<Vec<f32>> {
+        let count = self.origin.shuffled.len();
+        let first = self.shuffled(0, address)?;
+        let weights = normals(&mut StdRng::seed_from_u64(seed), count);
+        let mut sum = vec![0f32; first.len()];
+        for (draw, weight) in weights.into_iter().enumerate() {
+            let own = self.shuffled(draw, address)?;
+            sum.iter_mut()
+                .zip(own)
+                .for_each(|(sum, x)| *sum += weight * x);
+        }
+        let length = norm(&first);
+        Some(unit(&sum).iter().map(|x| x * length).collect())
+    }
 }
 
 /// A seeded random vector of the same norm: the control of a direction.

@@ -17,6 +17,7 @@ use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
 use crate::lab::pass::PassRow;
 use crate::lab::run::Run;
+use crate::vectors::proportion::Proportion;
 
 /// The most pairs of layers in one slice of work.
 const SLICE: usize = 256;
@@ -234,11 +235,19 @@ fn notes(
 ) -> Vec<String> {
     let score = |kind: usize, keep: &dyn Fn(SourceAndTarget) -> bool| score(all, found, kind, keep);
     let told_of = |score: PairScore| {
+        let (low, high) = Proportion {
+            hits: score.hits,
+            of: score.pairs,
+        }
+        .interval();
         let share = 100.0 * score.share();
         let oracle = if score.any_success() { "yes" } else { "no" };
         format!(
-            "{} of {} pairs ({share:.0} %; at least one pair: {oracle})",
-            score.hits, score.pairs
+            "{} of {} pairs ({share:.0} %, {:.0} to {:.0} %; at least one pair: {oracle})",
+            score.hits,
+            score.pairs,
+            100.0 * low,
+            100.0 * high
         )
     };
     let answer = spelled(lab, &context.wanted.firsts);

@@ -17,17 +17,21 @@ use crate::instruments::backpatch::two_hop::{
 };
 use crate::instruments::{Draft, lines};
 use crate::lab::Lab;
+use crate::lab::bootstrap::WithInterval;
 use crate::lab::draws::DRAWS;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::vectors::proportion::Proportion;
+use crate::vectors::selection::average;
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 16] = [
     "case",
     "at",
     "questions",
     "right before",
     "pairs that work",
+    "low",
+    "high",
     "any pair (oracle)",
     "matched: pairs",
     "matched: any (oracle)",
@@ -35,6 +39,7 @@ const COLUMNS: [&str; 13] = [
     "unrelated: any (oracle)",
     "random: pairs",
     "random: any (oracle)",
+    "against matched",
     "best single pair",
 ];
 
@@ -79,7 +84,7 @@ pub fn table(params: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) ->
             continue;
         }
         for place in &measure.places {
-            rows.extend(summary(name, *place, &some, &measure.pairs));
+            rows.extend(summary(name, *place, &some, (&measure.pairs, run.seed)));
         }
     }
     let each = done.iter().flat_map(|(i, found)| {
@@ -97,6 +102,7 @@ pub fn table(params: &BackpatchParams, file: &Path, run: &Run, lab: &mut Lab) ->
     Ok(Draft::of(Table::paged(&COLUMNS, pages))
         .titled(format!("{} two-hop questions", done.len()))
         .notes(notes(&measure, &done, layers))
+        .note("low, high: 95 % of the mean share of pairs that work, the questions drawn again 1000 times; against matched: whether that share goes beyond the matched control's, question by question")
         .notes(found.note()))
 }
 
@@ -156,7 +162,7 @@ fn summary(
     name: &str,
     place: HopPlace,
     some: &[&QuestionResult],
-    pairs: &[SourceAndTarget],
+    (pairs, seed): (&[SourceAndTarget], u64),
 ) -> Option<TableRow> {
     let here = |found: &&&QuestionResult| found.tried.iter().any(|t| t.place == place);
     let some: Vec<&QuestionResult> = some.iter().filter(here).copied().collect();
@@ -173,10 +179,37 @@ fn summary(
         let all = tried.iter().map(|t| pick(t));
         all.filter(|hits| !hits.is_empty()).collect::<Vec<_>>()
     });
-    entries.extend(hits.iter().flat_map(|hits| match hits.as_slice() {
-        [] => [Entry::from("–"), Entry::from("–")],
-        hits => rates(pairs, hits).map(Entry::Number),
-    }));
+    let shares = |hits: &[&[bool]]| -> Vec<f64> {
+        let each = hits
+            .iter()
+            .map(|hits| PairScore::of(pairs, hits, is_backward));
+        each.map(|score| f64::from(score.share())).collect()
+    };
+    let (own, matched) = (shares(&hits[0]), shares(&hits[1]));
+    for (kind, hits) in hits.iter().enumerate() {
+        let rates = Some(rates(pairs, hits)).filter(|_| !hits.is_empty());
+        entries.push(rates.map(|rates| rates[0]).into());
+        if kind == 0 {
+            // One question says nothing of others.
+            let over = WithInterval::over(own.len(), seed, |chosen| {
+                average(chosen.iter().map(|i| own[*i]))
+            });
+            let over = Some(over).filter(|_| own.len() > 1);
+            entries.push(over.map(|over| over.low as f32).into());
+            entries.push(over.map(|over| over.high as f32).into());
+        }
+        entries.push(rates.map(|rates| rates[1]).into());
+    }
+    let verdict = if own.len() > 1 && own.len() == matched.len() {
+        // Question by question: each has both.
+        let apart = WithInterval::over(own.len(), seed, |chosen| {
+            average(chosen.iter().map(|i| own[*i] - matched[*i]))
+        });
+        if apart.low > 0.0 { "more" } else { "no more" }
+    } else {
+        ""
+    };
+    entries.push(verdict.into());
     let best = best_pair(pairs, &hits[0]).map_or_else(String::new, |((s, t), share)| {
         format!("{s} → {t}: {:.0} %", 100.0 * share)
     });
@@ -208,17 +241,16 @@ fn of_one(
         1.0,
         f32::from(u8::from(found.right)),
     ];
-    for hits in KINDS.map(|pick| pick(tried)) {
-        if hits.is_empty() {
-            entries.extend(entries!["–", "–"]);
-            continue;
+    for (kind, hits) in KINDS.map(|pick| pick(tried)).into_iter().enumerate() {
+        let score = Some(PairScore::of(pairs, hits, is_backward)).filter(|_| !hits.is_empty());
+        entries.push(score.map(PairScore::share).into());
+        if kind == 0 {
+            entries.extend([Entry::Missing, Entry::Missing]);
         }
-        let score = PairScore::of(pairs, hits, is_backward);
-        entries.extend(entries![
-            score.share(),
-            f32::from(u8::from(score.any_success()))
-        ]);
+        let any = score.map(|score| f32::from(u8::from(score.any_success())));
+        entries.push(any.into());
     }
+    entries.push("".into());
     let first = pairs.iter().zip(&tried.own).find(|(_, hit)| **hit);
     let pair = first.map_or_else(String::new, |((s, t), _)| format!("{s} → {t}"));
     entries.push(pair.into());
