@@ -466,6 +466,15 @@ pub fn words_of(path: &Path, most: u64) -> Result<String> {
     crate::text::decode(read(path, most)?).map_err(|(what, next)| Error::bad_file(path, what, next))
 }
 
+/// Standard input where a path is `-`, as other programs have it.
+pub fn or_standard_input(path: &Path) -> &Path {
+    if path == Path::new("-") {
+        Path::new("/dev/stdin")
+    } else {
+        path
+    }
+}
+
 /// The prompts in a file: one in each line, without empty lines.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod following;
 pub mod form;
 mod graph_walk;
 pub mod history;
+mod instrument_groups;
 pub mod key;
 mod key_press;
 pub mod keymap;

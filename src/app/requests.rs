@@ -190,10 +190,14 @@ impl App {
             until: self.end_of_text_for(slot).filter(|_| of_text),
         };
         if let Some(shown) = self.shown.get_mut(slot) {
-            shown.arguments = question.arguments.clone();
-            shown.number = None;
-            shown.step = None;
-            shown.sorted = None;
+            // The same asked again is looked at in the same way.
+            if shown.arguments != question.arguments {
+                shown.arguments = question.arguments.clone();
+                shown.number = None;
+                shown.step = None;
+                shown.sorted = None;
+                shown.aside = 0;
+            }
             shown.until = question.until;
             shown.forget_followed();
         }

@@ -55,6 +55,7 @@ pub struct DictionaryReport {
     pub ce_zero: f64,
     /// With its mean over this text there.
     pub ce_mean: f64,
+    /// Not-a-number, null in JSON, where zeros make the text no less probable: it is foreign to the model.
     pub ce_recovered: WithInterval,
     /// CE recovered by the mean alone: what any dictionary has for nothing.
     pub ce_recovered_control: f64,
@@ -349,7 +350,13 @@ fn report(
     };
     let recovered = |place: usize, chosen: &[usize]| {
         let loss = |place: usize| sum(&|i| sums[i].losses[place], chosen);
-        (loss(2) - loss(place)) / (loss(2) - loss(0))
+        let cost = loss(2) - loss(0);
+        // Of nothing that is lost there is no share.
+        if cost > 0.0 {
+            (loss(2) - loss(place)) / cost
+        } else {
+            f64::NAN
+        }
     };
     let interval = |of: &dyn Fn(&[usize]) -> f64| WithInterval::over(sums.len(), seed, of);
     let rows = sum(&|i| sums[i].rows, &all);

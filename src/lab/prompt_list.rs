@@ -1,6 +1,6 @@
 //! Lists of prompts as files: what each prompt is, and what is known of it.
 //!
-//! A file holds a prompt a line; or, where it ends in `.tsv`, columns with names in the first line; or, where it ends in `.json` or
+//! A file holds a prompt a line; or, where it ends in `.tsv` or `.csv`, columns with names in the first line; or, where it ends in `.json` or
 //! `.jsonl`, a list of texts or objects (of `.jsonl`, one a line). A pipe has no ending and is what its text looks like. Columns and keys:
 //! `prompt` or (JSON) `messages`, and, where they are known, `label`, `entity`, `answer`, `alternatives` (a JSON list of texts; in a table
 //! between `|`) and `id`, the reader's own name of a prompt.
@@ -20,7 +20,7 @@ use crate::figure::{GivenPrompt, GivenTurn};
 use crate::model::tokenizer::encoding::{self, EncodedText};
 use crate::model::tokenizer::template::Message;
 
-const NEXT: &str = "Write a prompt a line; or a .tsv file whose first line names its columns (prompt, label, entity, answer, alternatives, id); or a .json list of texts, or of objects with prompt or messages, and label, entity, answer, alternatives, id where you know them.";
+const NEXT: &str = "Write a prompt a line; or a .tsv or .csv file whose first line names its columns (prompt, label, entity, answer, alternatives, id); or a .json list of texts, or of objects with prompt or messages, and label, entity, answer, alternatives, id where you know them.";
 
 /// What may be known of a prompt.
 const KEYS: [&str; 7] = [
@@ -134,6 +134,7 @@ pub struct PlacedPrompt {
 ///
 /// When the file cannot be read, holds no prompt, or something that is not read.
 pub fn read(path: &Path) -> Result<Vec<ListedPrompt>> {
+    let path = crate::file::or_standard_input(path);
     let bad = |what: String| Error::bad_file(path, what, NEXT);
     let ending = path
         .extension()
@@ -164,6 +165,7 @@ pub fn read(path: &Path) -> Result<Vec<ListedPrompt>> {
             })
             .collect::<Result<Vec<_>>>()?,
         "tsv" => of_columns(&text).map_err(bad)?,
+        "csv" => of_records(&text).map_err(bad)?,
         _ => numbered(&text)
             .map(|(_, line)| ListedPrompt::plain(line))
             .collect(),
@@ -260,13 +262,43 @@ fn filled(prompt: ListedPrompt) -> Result<ListedPrompt, String> {
     }
 }
 
-/// The prompts of a table with named columns.
+/// The prompts of a table with tabs between its columns.
 fn of_columns(text: &str) -> Result<Vec<ListedPrompt>, String> {
     let mut lines = numbered(text);
     let (_, head) = lines.next().ok_or("it is empty")?;
     let names: Vec<&str> = head.split('\t').map(str::trim).collect();
-    let known = |name: &&&str| !KEYS.contains(*name) || **name == "messages";
-    if let Some(other) = names.iter().find(known) {
+    check_columns(&names)?;
+    lines
+        .map(|(number, line)| of_cells(&names, number, &line.split('\t').collect::<Vec<_>>()))
+        .collect()
+}
+
+/// The prompts of a table with commas between its columns, quoted as RFC 4180 has it; lines that begin with `#` are comments, as in the
+/// CSV that lmscope writes.
+fn of_records(text: &str) -> Result<Vec<ListedPrompt>, String> {
+    let mut reader = csv::ReaderBuilder::new();
+    let mut reader = reader
+        .comment(Some(b'#'))
+        .flexible(true)
+        .from_reader(text.as_bytes());
+    let head = reader
+        .headers()
+        .map_err(|e| format!("its first line is no CSV ({e})"))?
+        .clone();
+    let names: Vec<&str> = head.iter().map(str::trim).collect();
+    check_columns(&names)?;
+    let records = reader.records().map(|record| {
+        let record = record.map_err(|e| format!("holds what is no CSV ({e})"))?;
+        let number = record.position().map_or(0, csv::Position::line) as usize;
+        of_cells(&names, number, &record.iter().collect::<Vec<_>>())
+    });
+    records.collect()
+}
+
+/// Refuses a table of which a column is not read, or named twice, or without prompts.
+fn check_columns(names: &[&str]) -> Result<(), String> {
+    let unknown = |name: &&&str| !KEYS.contains(*name) || **name == "messages";
+    if let Some(other) = names.iter().find(unknown) {
         return Err(format!(
             "its first line names a column `{other}`, which is not read"
         ));
@@ -278,31 +310,31 @@ fn of_columns(text: &str) -> Result<Vec<ListedPrompt>, String> {
     if !names.contains(&"prompt") {
         return Err("its first line names no column `prompt`".into());
     }
-    lines
-        .map(|(number, line)| {
-            let cells: Vec<&str> = line.split('\t').collect();
-            if cells.len() != names.len() {
-                return Err(format!(
-                    "line {number} has {} cells and there are {} columns",
-                    cells.len(),
-                    names.len()
-                ));
-            }
-            let word = |name: &str| {
-                let at = names.iter().position(|own| *own == name)?;
-                Some(cells[at].to_string()).filter(|cell| !cell.is_empty())
-            };
-            filled(ListedPrompt {
-                label: word("label"),
-                entity: word("entity"),
-                answer: word("answer"),
-                alternatives: word("alternatives").map_or_else(Vec::new, |t| between_bars(&t)),
-                id: word("id"),
-                ..ListedPrompt::plain(&word("prompt").unwrap_or_default())
-            })
-            .map_err(|what| format!("line {number} {what}"))
-        })
-        .collect()
+    Ok(())
+}
+
+/// The prompt of a line of a table; the error ends a sentence about the list.
+fn of_cells(names: &[&str], number: usize, cells: &[&str]) -> Result<ListedPrompt, String> {
+    if cells.len() != names.len() {
+        return Err(format!(
+            "line {number} has {} cells and there are {} columns",
+            cells.len(),
+            names.len()
+        ));
+    }
+    let word = |name: &str| {
+        let at = names.iter().position(|own| *own == name)?;
+        Some(cells[at].to_string()).filter(|cell| !cell.is_empty())
+    };
+    filled(ListedPrompt {
+        label: word("label"),
+        entity: word("entity"),
+        answer: word("answer"),
+        alternatives: word("alternatives").map_or_else(Vec::new, |t| between_bars(&t)),
+        id: word("id"),
+        ..ListedPrompt::plain(&word("prompt").unwrap_or_default())
+    })
+    .map_err(|what| format!("line {number} {what}"))
 }
 
 impl ListedPrompt {
@@ -458,6 +490,10 @@ mod tests {
         };
         let table = "label\tprompt\tanswer\tentity\talternatives\tid\n1\tIn France\t Paris\tFrance\t Rome| Oslo\t7\n";
         assert_eq!(list("x.tsv", table).unwrap(), std::slice::from_ref(&known));
+        let commas = "label,prompt,answer,entity,alternatives,id\n# a comment\n1,In France,\" Paris\",France,\" Rome| Oslo\",7\n";
+        assert_eq!(list("x.csv", commas).unwrap(), std::slice::from_ref(&known));
+        let quoted = list("x.csv", "prompt\n\"one, \"\"two\"\"\nthree\"\n").unwrap();
+        assert_eq!(quoted, [ListedPrompt::plain("one, \"two\"\nthree")]);
         let json = r#"[{"prompt": "In France", "label": 1, "answer": " Paris", "entity": "France", "alternatives": [" Rome", " Oslo"], "id": 7}]"#;
         assert_eq!(list("x.json", json).unwrap(), [known]);
         let turns = list(
@@ -508,6 +544,9 @@ mod tests {
             ("x.tsv", "label\na\n", "no column `prompt`"),
             ("x.tsv", "prompt\tlabel\tlabel\na\tb\tc\n", "`label` twice"),
             ("x.tsv", "prompt\tlabel\na\n", "line 2 has 1 cells"),
+            ("x.csv", "prompt,label\na\n", "line 2 has 1 cells"),
+            ("x.csv", "prompt,class\na,b\n", "column `class`"),
+            ("x.csv", "", "no column `prompt`"),
         ] {
             let error = list(name, text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");

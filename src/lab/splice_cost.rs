@@ -14,7 +14,7 @@ use crate::edit::schedule::Schedule;
 use crate::error::Result;
 use crate::text;
 
-/// The least difference of zeros in nats of which a share says anything.
+/// The least cost of zeros in nats of which a share says anything.
 const LEAST: f64 = 1e-3;
 
 impl Lab {
@@ -49,7 +49,7 @@ impl Lab {
             Ok(read.next_token_losses().sum::<f64>() / scored.len() as f64)
         };
         let (own, spliced, zero) = (loss(&Schedule::none())?, loss(alone)?, loss(&zeros)?);
-        let recovered = if (zero - own).abs() >= LEAST && zero.is_finite() {
+        let recovered = if zero - own >= LEAST && zero.is_finite() {
             let share = (zero - spliced) / (zero - own);
             format!(", CE recovered {share:.3} (zeros in its place: 0, no splice: 1)")
         } else {

@@ -153,8 +153,12 @@ fn is_mended_by_exactly_two_pairs_and_shows_its_bridge() {
             let figure = observe(&mut lab, &run, &arguments);
             assert_eq!(pairs(grid(&figure), |c| c.value > 0.5), expected);
             assert!(pairs(grid(&figure), |c| number(c, "unrelated") > 0.5).is_empty());
-            assert!(figure.notes[1].contains("2 of 6 pairs (33 %; at least one pair: yes)"));
-            assert!(figure.notes[1].contains("0 of 6 pairs (0 %; at least one pair: no)"));
+            assert!(
+                figure.notes[1].contains("2 of 6 pairs (33 %, 10 to 70 %; at least one pair: yes)")
+            );
+            assert!(
+                figure.notes[1].contains("0 of 6 pairs (0 %, 0 to 39 %; at least one pair: no)")
+            );
             let written = arguments
                 .clone()
                 .with("measure", "success")
@@ -298,7 +302,19 @@ fn o1s_table_counts_by_case() {
         12,
         "each question at both places"
     );
-    assert!(table.pages[1].rows[1].entries[12] == Entry::Text("2 → 0".into()));
+    let last = table.pages[1].rows[1].entries.last().unwrap();
+    assert_eq!(*last, Entry::Text("2 → 0".into()));
+    // All six alike, so that every draw of them is; and the control has none.
+    assert!((at("all", "low") - 2.0 / 6.0).abs() < 1e-6);
+    let verdict = table.columns.iter().position(|c| c == "against matched");
+    for (place, word) in [("last", "more"), ("entity", "no more")] {
+        let rows = table.pages[0].rows.iter();
+        let row = rows
+            .into_iter()
+            .find(|row| row.entries[..2] == ["all", place].map(Entry::from))
+            .unwrap();
+        assert_eq!(row.entries[verdict.unwrap()], Entry::from(word), "{place}");
+    }
     let said = figure.notes.join("\n");
     assert!(
         said.contains(

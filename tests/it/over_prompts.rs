@@ -964,6 +964,11 @@ fn a_list_from_a_pipe_is_a_table_and_keeps_the_readers_names() {
     for other in [json, lines] {
         assert_eq!(read(other)["body"], first["body"]);
     }
+    let dash = [&command[..3], &["-"], &command[4..]].concat();
+    let (code, out, said) = super::tools::lmscope_on(table, &dash);
+    assert_eq!(code, Some(0), "{said}");
+    let again: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(again["body"], first["body"]);
     // What is said of an entity that is not in its prompt names the prompt.
     let (code, _, said) = super::tools::lmscope_on(
         "prompt\tentity\nThe capital of France is\tFrance\nThe capital of Japan is\tFrance\n",

@@ -307,6 +307,31 @@ fn a_score_that_is_stopped_goes_on() {
     assert!(matches!(none, Err(Error::Cancelled)), "{none:?}");
 }
 
+/// A list's own names stand beside its texts, whose whole text is with the figure.
+#[test]
+fn texts_of_a_list_keep_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.tsv");
+    std::fs::write(
+        &file,
+        "prompt\tid\nThe capital of France is Paris\ta\nOne\tb\nIn Rome they speak Italian\tc\n",
+    )
+    .unwrap();
+    let figure = score(
+        &mut demo(),
+        &Run::default(),
+        &[("prompts", file.to_str().unwrap())],
+    );
+    let table = table(&figure);
+    assert_eq!(table.columns.last().unwrap(), "id");
+    let rows = &table.pages[0].rows;
+    let named = |row: &TableRow| (row.entries[0].clone(), row.entries.last().unwrap().exact());
+    assert_eq!(named(&rows[0]), (Entry::Missing, String::new()));
+    assert_eq!(named(&rows[1]), (Entry::Whole(1), "a".into()));
+    assert_eq!(named(rows.last().unwrap()), (Entry::Whole(3), "c".into()));
+    assert_eq!(figure.provenance.prompts.len(), 3);
+}
+
 #[test]
 fn the_command_line_announces_a_score() {
     let folder = tempfile::tempdir().unwrap();

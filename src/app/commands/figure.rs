@@ -23,6 +23,7 @@ rows! {
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
     "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "instruments" ["Space"] |app, _| { app.open_instruments(); Ok(vec![]) }, "picks an instrument from a list, by what it is about, with what it costs", hint "instruments", when has_model;
     "prompts" [] prompts, "shows a list of prompts as a table: each answer's rank and surprisal, and the edits' effect; Enter on a row reads its prompt", takes "FILE", when has_model;
     "sort" ["|"] |app, _| sort(app, None), "sorts the rows of the table by the next column", within Context::Figure, when has_table;
     "sort-by" [] |app, text| sort(app, Some(text.trim())), "sorts the rows of the table by a column, and by the same again backwards", takes "COLUMN", when has_table;

@@ -51,6 +51,10 @@ fn rows(report: &DictionaryReport, control: Option<&DictionaryReport>) -> Vec<Ve
             .to_vec()
     };
     let judged = |name: &str, of: &WithInterval, control: f64, what: &str| -> Vec<Value> {
+        if of.value.is_nan() {
+            let why = "none: zeros in its place make this text no less probable";
+            return line(name, why.into(), NONE.into(), NONE);
+        }
         let interval = format!("{:.3} to {:.3}", of.low, of.high);
         let verdict = if of.low > control { "more" } else { "NO MORE" };
         let (value, control) = (number(of.value), number(control));

@@ -38,6 +38,8 @@ struct PromptRows {
     role: PositionRole,
     /// The class of each prompt, and their names; empty without labels.
     labels: Vec<usize>,
+    /// What the reader calls each prompt, where it is called something.
+    ids: Vec<Option<String>>,
     names: Vec<String>,
     /// The tokens of the longest prompt.
     longest: usize,
@@ -164,6 +166,7 @@ impl PromptRows {
             .unwrap_or(PositionRole::Last);
         let chat = arguments::chat(matches);
         let (mut prompts, mut labels, mut names) = (Vec::new(), Vec::new(), Vec::<String>::new());
+        let mut ids = Vec::new();
         for (number, file) in files.iter().enumerate() {
             if files[..number].contains(file) {
                 let expected = "each list once: the class of a prompt is its list";
@@ -172,6 +175,7 @@ impl PromptRows {
             for (i, prompt) in prompt_list::read(file)?.iter().enumerate() {
                 let placed = prompt.place(lab, chat, role);
                 prompts.push(placed.map_err(|error| in_list(file, i, error))?);
+                ids.push(prompt.id.clone());
                 let label = match &prompt.label {
                     Some(label) => label.clone(),
                     None if files.len() > 1 => arguments::file_name(file),
@@ -195,6 +199,7 @@ impl PromptRows {
             role,
             labels,
             names,
+            ids,
             longest: longest.unwrap_or(0),
         })
     }
@@ -305,6 +310,9 @@ impl PromptRows {
         let mut metadata = BTreeMap::from([("lmscope.provenance".to_string(), provenance)]);
         if !self.names.is_empty() {
             metadata.insert("lmscope.labels".into(), json!(self.names).to_string());
+        }
+        if self.ids.iter().any(Option::is_some) {
+            metadata.insert("lmscope.ids".into(), json!(self.ids).to_string());
         }
         Ok(metadata)
     }

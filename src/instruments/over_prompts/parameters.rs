@@ -49,7 +49,7 @@ pub struct PromptsFile(pub Option<PathBuf>);
 impl ParameterValue for PromptsFile {
     const KIND: ParamKind = ParamKind::Text;
     const OF_LISTS: bool = true;
-    const ABOUT: &'static str = "a list of prompts instead of one: a line each, or .tsv, .json, .jsonl with prompt or messages, answer, alternatives, entity, label, id; shown are means over the prompts";
+    const ABOUT: &'static str = "a list of prompts instead of one: a line each, or .tsv, .csv, .json, .jsonl with prompt or messages, answer, alternatives, entity, label, id; shown are means over the prompts";
 
     fn parse(text: &str) -> Result<Self, String> {
         Option::parse(text).map(Self)

@@ -10,6 +10,7 @@ use crate::figure::{
 use crate::instruments::Draft;
 use crate::lab::Lab;
 use crate::lab::bootstrap::WithInterval;
+use crate::lab::prompt_list::ListedPrompt;
 use crate::lab::run::Run;
 use crate::lab::sample::NO_TOKEN;
 use crate::text::{self, grouped};
@@ -24,7 +25,12 @@ struct CaseSums {
     controls: Vec<Vec<Sums>>,
 }
 
-pub(super) fn draft(scored: &ScoredTexts, params: &ScoreParams, run: &Run, lab: &Lab) -> Draft {
+pub(super) fn draft(
+    (scored, listed): (&ScoredTexts, &[ListedPrompt]),
+    params: &ScoreParams,
+    run: &Run,
+    lab: &Lab,
+) -> Draft {
     let units = scored.units();
     let of = |case: &_| {
         units
@@ -39,7 +45,7 @@ pub(super) fn draft(scored: &ScoredTexts, params: &ScoreParams, run: &Run, lab: 
     };
     let own = params.text.is_none() && params.prompts.is_none();
     let body = match params.show {
-        ScoreView::Texts => texts(scored, &units, &sums, lab),
+        ScoreView::Texts => texts((scored, listed), &units, &sums, lab),
         ScoreView::Tokens => tokens(scored, own, lab),
         ScoreView::Curve => curve(scored, own, lab),
     };
@@ -182,7 +188,12 @@ fn cut(scored: &ScoredTexts, params: &ScoreParams, lab: &Lab) -> Option<String> 
     ))
 }
 
-fn texts(scored: &ScoredTexts, units: &[ScoredUnit], sums: &CaseSums, lab: &Lab) -> Body {
+fn texts(
+    (scored, listed): (&ScoredTexts, &[ListedPrompt]),
+    units: &[ScoredUnit],
+    sums: &CaseSums,
+    lab: &Lab,
+) -> Body {
     let mut columns = vec!["text", "begins", "tokens", "loss", "perplexity", "accuracy"];
     if sums.edited.is_some() {
         columns.extend(["edited loss", "edited perplexity", "edited accuracy", "ΔCE"]);
@@ -190,10 +201,13 @@ fn texts(scored: &ScoredTexts, units: &[ScoredUnit], sums: &CaseSums, lab: &Lab)
     if !sums.controls.is_empty() {
         columns.push("control ΔCE");
     }
-    let row = |name: String, begins: String, pick: &dyn Fn(&[Sums]) -> Sums| {
+    let ids = listed.iter().any(|prompt| prompt.id.is_some());
+    columns.extend(ids.then_some("id"));
+    // `text` is its number in the list; of all there is none.
+    let row = |text: Option<usize>, begins: String, pick: &dyn Fn(&[Sums]) -> Sums| {
         let plain = pick(&sums.plain);
         let numbers = |of: Sums| [of.mean(), of.mean().exp(), of.accuracy()];
-        let mut entries = entries![name, begins, plain.tokens];
+        let mut entries = entries![text.map(|text| text + 1), begins, plain.tokens];
         entries.extend(numbers(plain).map(|n| Entry::from(n as f32)));
         let apart = |of: Sums| (of.mean() - plain.mean()) as f32;
         if let Some(edited) = &sums.edited {
@@ -205,9 +219,11 @@ fn texts(scored: &ScoredTexts, units: &[ScoredUnit], sums: &CaseSums, lab: &Lab)
             let drawn = sums.controls.iter().map(|control| apart(pick(control)));
             entries.push((drawn.sum::<f32>() / sums.controls.len() as f32).into());
         }
+        let id = text.and_then(|text| listed.get(text)?.id.as_deref());
+        entries.extend(ids.then(|| Entry::from(text::line(id.unwrap_or_default()))));
         TableRow::at(Anchor::default(), entries)
     };
-    let mut rows = vec![row("all".into(), String::new(), &total)];
+    let mut rows = vec![row(None, "(all)".into(), &total)];
     let own = units.iter().enumerate().filter(|_| units.len() > 1);
     rows.extend(own.map(|(i, unit)| {
         let of = &scored.texts[unit.text];
@@ -228,8 +244,9 @@ fn texts(scored: &ScoredTexts, units: &[ScoredUnit], sums: &CaseSums, lab: &Lab)
             .take(WIDE)
             .flat_map(|id| lab.model.bytes(*id))
             .collect();
-        let name = unit.window.unwrap_or(unit.text) + 1;
-        row(name.to_string(), text::cell(&bytes, WIDE), &|case| case[i])
+        let number = unit.window.unwrap_or(unit.text);
+        let begins = text::clip(&text::visible(&bytes), WIDE);
+        row(Some(number), begins, &|case| case[i])
     }));
     Table::of(&columns, rows).into()
 }

@@ -35,13 +35,14 @@ impl Measurement for Score {
     const EDITS_ITS_TEXTS: bool = true;
 
     fn measure(params: &ScoreParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let texts = params.texts(run, lab)?;
+        let (texts, listed) = params.texts(run, lab)?;
         let of = texts.iter().flat_map(|text| &text.tokens);
         let digest = Fingerprint::of(of.map(|token| u64::from(*token)));
         let mut parameters = lines::<Self>(params);
         parameters.push(("digest of tokens".into(), format!("{digest:016x}")));
         let scored = score(lab, texts, run, (params.draws.0, parameters))?;
-        let mut draft = figure::draft(&scored, params, run, lab);
+        let mut draft = figure::draft((&scored, &listed), params, run, lab);
+        draft.prompts = listed.iter().map(|prompt| prompt.given(false)).collect();
         draft.resolved = vec![
             ("texts".into(), scored.texts.len().to_string()),
             ("digest of tokens".into(), format!("{digest:016x}")),

@@ -8,7 +8,7 @@ use super::windows::WindowedText;
 use crate::error::{Error, Result};
 use crate::instruments::params::{Count, choices, params};
 use crate::lab::Lab;
-use crate::lab::prompt_list;
+use crate::lab::prompt_list::{self, ListedPrompt};
 use crate::lab::run::Run;
 
 choices! {
@@ -35,8 +35,12 @@ params! {
 }
 
 impl ScoreParams {
-    /// The texts that are scored, in windows.
-    pub(super) fn texts(&self, run: &Run, lab: &Lab) -> Result<Vec<WindowedText>> {
+    /// The texts that are scored, in windows; and where they are a list, its prompts.
+    pub(super) fn texts(
+        &self,
+        run: &Run,
+        lab: &Lab,
+    ) -> Result<(Vec<WindowedText>, Vec<ListedPrompt>)> {
         let context = lab.model.card.context;
         let window = self.window.0.min(context);
         let stride = self.stride.0.min(window);
@@ -46,12 +50,8 @@ impl ScoreParams {
             return Err(Error::argument("text", text.display(), expected));
         }
         let Some(file) = file else {
-            return Ok(vec![WindowedText::cut(
-                run.tokens.clone(),
-                None,
-                window,
-                stride,
-            )]);
+            let own = WindowedText::cut(run.tokens.clone(), None, window, stride);
+            return Ok((vec![own], Vec::new()));
         };
         if !run.tokens.is_empty() {
             let expected = "either a prompt or a file of texts, not both";
@@ -60,12 +60,16 @@ impl ScoreParams {
         let bos = lab.model.tokenizer()?.bos();
         let cut = |tokens| WindowedText::cut(tokens, bos, window, stride);
         if self.text.is_some() {
-            let tokens = lab.model.encode(&crate::file::words(file)?, false)?;
-            return Ok(vec![cut(tokens)]);
+            let tokens = lab.model.encode(
+                &crate::file::words(crate::file::or_standard_input(file))?,
+                false,
+            )?;
+            return Ok((vec![cut(tokens)], Vec::new()));
         }
-        let texts = prompt_list::read(file)?.into_iter();
-        texts
-            .map(|text| Ok(cut(text.tokens(lab, false)?.tokens)))
-            .collect()
+        let listed = prompt_list::read(file)?;
+        let texts = listed
+            .iter()
+            .map(|text| Ok(cut(text.tokens(lab, false)?.tokens)));
+        Ok((texts.collect::<Result<_>>()?, listed))
     }
 }

@@ -41,6 +41,8 @@ pub struct FigureView<'a> {
     pub first_column: Option<usize>,
     /// How many columns of a table, from the second one on, are scrolled away.
     pub aside: usize,
+    /// The column by which a table was sorted, and whether backwards.
+    pub sorted: Option<(&'a str, bool)>,
     /// The first visible line of a text, and of a table without a cursor row.
     pub first_line: usize,
     /// The marked units, sorted.
@@ -157,6 +159,7 @@ mod tests {
                     flip,
                     first_column,
                     aside: first_line % 3,
+                    sorted: Some(("rank", flip)),
                     first_line,
                     marks: &[],
                 },

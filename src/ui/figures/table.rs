@@ -74,12 +74,12 @@ pub(super) fn draw(
     }
     // The left edge is for the cursor's mark, the right edge for the scroll mark.
     let room = usize::from(area.width).saturating_sub(2);
-    let columns = columns(table, page, (&constant, view.aside), room);
+    let columns = columns(table, page, (&constant, view), room);
     if area.height >= 2 && !table.columns.is_empty() {
         let mut x = area.x + 1;
         for column in &columns {
-            let name = table.columns.get(column.index).map_or("", String::as_str);
-            paint::write(buf, x, y, column.lay(name), column.wide, muted);
+            let name = heading(table, column.index, view.sorted);
+            paint::write(buf, x, y, column.lay(&name), column.wide, muted);
             x += (column.wide + GAP) as u16;
         }
         let after = (columns.last().map_or(0, |last| last.index + 1)..table.columns_of(page))
@@ -215,23 +215,33 @@ impl DrawnColumn {
     }
 }
 
+/// The name of a column; that of the one by which the rows are sorted says which way.
+fn heading<'a>(table: &'a Table, column: usize, sorted: Option<(&str, bool)>) -> Cow<'a, str> {
+    let name = table.columns.get(column).map_or("", String::as_str);
+    match sorted.filter(|(by, _)| *by == name && !name.is_empty()) {
+        Some((_, true)) => format!("{name} v").into(),
+        Some((_, false)) => format!("{name} ^").into(),
+        None => name.into(),
+    }
+}
+
 /// Measures the columns and keeps those that fit, from the left; the last may be cut.
 fn columns(
     table: &Table,
     page: &TablePage,
-    (constant, aside): (&[usize], usize),
+    (constant, view): (&[usize], &FigureView),
     room: usize,
 ) -> Vec<DrawnColumn> {
     let count = table.columns_of(page);
     let mut changing: Vec<usize> = (0..count).filter(|i| !constant.contains(i)).collect();
     // The first one says what a row is about, and the last is never scrolled away.
-    let away = aside.min(changing.len().saturating_sub(2));
+    let away = view.aside.min(changing.len().saturating_sub(2));
     changing.drain(1.min(changing.len())..(1 + away).min(changing.len()));
     let mut out: Vec<DrawnColumn> = changing
         .into_iter()
         .map(|index| {
             let entries = || page.rows.iter().filter_map(|row| row.entries.get(index));
-            let name = table.columns.get(index).map_or(0, |name| width(name));
+            let name = width(&heading(table, index, view.sorted));
             let number = entries().next().is_some() && entries().all(Entry::is_number);
             let whole = page.is_whole(index);
             let mut column = DrawnColumn {
@@ -441,6 +451,18 @@ mod tests {
             let drawn = scrolled(aside);
             assert_eq!(drawn[1].trim_end(), " neuron… writes", "{aside}");
             assert!(drawn[2].starts_with(" 0.10    capital"), "{}", drawn[2]);
+        }
+    }
+
+    #[test]
+    fn the_column_that_the_rows_are_sorted_by_says_so() {
+        for (back, heading) in [(false, "activation ^"), (true, "activation v")] {
+            let view = FigureView {
+                sorted: Some(("activation", back)),
+                ..FigureView::default()
+            };
+            let drawn = lines(view, 60, 6).0;
+            assert!(drawn[1].contains(heading), "{}", drawn[1]);
         }
     }
 

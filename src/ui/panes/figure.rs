@@ -72,6 +72,10 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         flip: app.flip,
         first_column,
         aside: shown.aside,
+        sorted: shown
+            .sorted
+            .as_ref()
+            .map(|(name, back)| (name.as_str(), *back)),
         first_line: spot.map_or(0, |s| s.row),
         marks: app.history.marks(),
     };
