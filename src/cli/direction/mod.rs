@@ -175,13 +175,12 @@ fn print_json(
         });
         let own = quality
             .iter()
-            .find(|(layer, _)| *layer == usize::from(at.layer));
-        if let Some((_, own)) = own {
-            row["auroc"] = json!(own.auroc);
-            row["split_half_cosine"] = json!(own.cosine);
-            let draw = |draw: &[f64; 3]| json!({"auroc": draw[0], "split_half_cosine": draw[1], "norm": draw[2]});
-            row["shuffled"] = own.shuffled.iter().map(draw).collect();
-        }
+            .find(|(layer, _)| *layer == usize::from(at.layer))
+            .map(|(_, own)| own);
+        let draw = |draw: &[f64; 3]| json!({"auroc": draw[0], "split_half_cosine": draw[1], "norm": draw[2]});
+        row["auroc"] = json!(own.map(|own| own.auroc));
+        row["split_half_cosine"] = json!(own.map(|own| own.cosine));
+        row["shuffled"] = json!(own.map(|own| own.shuffled.iter().map(draw).collect::<Vec<_>>()));
         row
     };
     let made = json!({
