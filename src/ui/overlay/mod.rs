@@ -82,7 +82,10 @@ fn listing(list: &Listing, theme: &Theme, body: Rect, buf: &mut Buffer) {
         PaletteList::Help => ("filter: ", (100, body.height), 22),
         PaletteList::Picker | PaletteList::Theme => {
             let high = list.items.len() as u16 + 3;
-            let about = list.items.iter().map(|item| crate::text::width(&item.about));
+            let about = list
+                .items
+                .iter()
+                .map(|item| crate::text::width(&item.about));
             let wide = about.max().unwrap_or(0) as u16 + 28;
             ("> ", (wide.clamp(56, 100), high.min(16)), 22)
         }
