@@ -37,7 +37,7 @@ FAULTS = [
     ("i9", "src/lab/tap.rs", "let line = row * tokens + patch.position - span.start;", "let line = row * tokens + (patch.position - span.start).saturating_sub(1);"),
     ("i19", "src/lab/formulas/rows.rs", "*x = *target;", "*x = *target + 1e-4;"),
     ("i20", "src/model/network/rope.rs", "cos: self.first.cos.narrow(0, start, tokens)?", "cos: self.first.cos.narrow(0, 0, tokens)?"),
-    ("json::tables_name_tokens_by_id", "src/lab/logit_effects.rs", "row.naming(\"promotes\", up).naming(\"suppresses\", down)", "row.naming(\"promotes\", down).naming(\"suppresses\", up)"),
+    ("json::tables_name_tokens_by_id", "src/lab/logit_effects.rs", "row = row.naming(column, ids);", "row = row.naming(if column == \"promotes\" { \"suppresses\" } else { \"promotes\" }, ids);"),
     ("json::csv_of_commands", "src/export/document.rs", "let rest = all.iter().filter(|(key, _)| *key != rows);", "let rest = all.iter().filter(|(key, _)| *key == rows);"),
     ("score::a_score_that_is_stopped", "src/instruments/score/measure.rs", "self.plain[text].iter().all(|window| !window.is_empty())", "self.plain[text].iter().any(|window| !window.is_empty())"),
     ("over_prompts::a_list_from_a_pipe", "src/lab/prompt_list.rs", "if first.trim_start().starts_with('[') && serde_json", "if first.trim_start().starts_with('(') && serde_json"),

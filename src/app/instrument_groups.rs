@@ -2,10 +2,9 @@
 //!
 //! Invariant: every instrument is in one group. To add one, name it in its group.
 
-use std::time::Duration;
-
 use super::App;
-use crate::instruments::{INSTRUMENTS, Instrument};
+use super::key_press::WORTH_WAITING;
+use crate::instruments::{Instrument, instrument};
 use crate::text;
 
 /// What they are about, and their names.
@@ -48,9 +47,8 @@ const GROUPS: [(&str, &[&str]); 8] = [
 impl App {
     /// Opens the list of instruments: each with its group, what it costs for the text that is there, and what it shows.
     pub(super) fn open_instruments(&mut self) {
-        let of = |name: &str| INSTRUMENTS.iter().copied().find(|own| own.name() == name);
         let groups = GROUPS.iter().flat_map(|(group, names)| {
-            let own = names.iter().filter_map(|name| of(name));
+            let own = names.iter().filter_map(|name| instrument(name).ok());
             own.map(move |own| (*group, own))
         });
         let all = groups
@@ -68,26 +66,19 @@ impl App {
         if self.is_live(of.name()) {
             return "live · ".into();
         }
-        let tokens = self.transcript.tokens.len();
-        let (Some(model), Some(pace)) = (&self.model, self.pace) else {
-            return String::new();
-        };
-        let cost = of.read(&self.prefilled(of)).ok();
-        let cost = cost.and_then(|arguments| of.cost(tokens, &arguments, &model.card));
-        let seconds = cost.map_or(0.0, |cost| cost.seconds(pace));
-        if seconds < 1.0 {
-            return String::new();
-        }
-        format!(
-            "at most {} · ",
-            text::duration(Duration::from_secs_f32(seconds))
-        )
+        let arguments = of.read(&self.prefilled(of)).ok();
+        let cost = arguments.and_then(|arguments| self.cost_of(of, &arguments));
+        let time = cost.and_then(|(_, time)| time.filter(|time| *time >= WORTH_WAITING));
+        time.map_or_else(String::new, |time| {
+            format!("at most {} · ", text::duration(time))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instruments::INSTRUMENTS;
 
     #[test]
     fn every_instrument_is_in_one_group() {

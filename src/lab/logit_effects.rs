@@ -45,12 +45,7 @@ impl TopAndBottom {
         }
     }
 
-    /// The first few promoted and suppressed tokens, as text, for an activation: a negative one exchanges the two.
-    pub fn words(&self, act: f32, lab: &Lab) -> [String; 2] {
-        self.ids(act).map(|ids| lab.visibles(ids))
-    }
-
-    /// The ids of those tokens.
+    /// The ids of the first few promoted and suppressed tokens for an activation: a negative one exchanges the two.
     pub fn ids(&self, act: f32) -> [Vec<u32>; 2] {
         let first = |side: &[(u32, f32)]| side.iter().take(4).map(|(id, _)| *id).collect();
         let mut ids = [first(&self.promoted), first(&self.suppressed)];
@@ -60,10 +55,13 @@ impl TopAndBottom {
         ids
     }
 
-    /// A table row whose entries `promotes` and `suppresses` are those of [`TopAndBottom::words`], with their ids.
-    pub fn named(&self, act: f32, row: TableRow) -> TableRow {
-        let [up, down] = self.ids(act);
-        row.naming("promotes", up).naming("suppresses", down)
+    /// A table row with two entries more, `promotes` and `suppresses`: those tokens as text, with their ids.
+    pub fn listed(&self, act: f32, lab: &Lab, mut row: TableRow) -> TableRow {
+        for (column, ids) in ["promotes", "suppresses"].into_iter().zip(self.ids(act)) {
+            row.entries.push(lab.visibles(ids.iter().copied()).into());
+            row = row.naming(column, ids);
+        }
+        row
     }
 }
 

@@ -343,3 +343,11 @@ fn lists_that_are_too_short_are_refused() {
         .is_err()
     );
 }
+
+/// The command line says what reading the lists will take, once the first of them were read.
+#[test]
+fn the_command_line_announces_a_probe() {
+    let (plus, minus) = (list("mood_plus"), list("mood_minus"));
+    let (_, said) = super::tools::lmscope(&["probe", "demo", "--plus", &plus, "--minus", &minus]);
+    assert!(said.contains("probe, reading: 64 prompts, "), "{said}");
+}

@@ -291,6 +291,25 @@ fn files_are_labels_and_what_does_not_fit_is_refused() {
         header.metadata().as_ref().unwrap()["lmscope.labels"],
         r#"["a.txt","b.txt"]"#
     );
+    // What the reader calls the prompts stands beside them.
+    std::fs::write(path("c.csv"), "id,prompt\nq7,Paris\n,Rome\n").unwrap();
+    let named = path("y.safetensors");
+    done(&[
+        "trace",
+        "demo",
+        "--prompts",
+        &path("c.csv"),
+        "--sites",
+        "embed",
+        "-o",
+        &named,
+    ]);
+    let bytes = std::fs::read(&named).unwrap();
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    assert_eq!(
+        header.metadata().as_ref().unwrap()["lmscope.ids"],
+        r#"["q7",null]"#
+    );
     let list = path("a.txt");
     let of = |more: &[&'static str], word: &str| {
         let given = ["trace", "demo", "--prompts", &list, "--sites", "embed"];

@@ -127,21 +127,22 @@ fn table(
 ) -> Vec<TableRow> {
     let ends = found.iter().zip(reads.iter().zip(writes)).enumerate();
     let rows = ends.flat_map(|(i, (direction, (reads, writes)))| {
-        let [high, low] = reads.words(1.0, lab);
-        let [up, down] = writes.words(1.0, lab);
         let share = direction.value.powi(2) / squares.max(f64::MIN_POSITIVE);
-        let ids = [reads.ids(1.0), writes.ids(1.0)];
-        let row = |side: usize, sign: &str, read: String, written: String| {
-            let name = format!("{}{sign}", i + 1);
-            let (value, share) = (direction.value as f32, share as f32);
-            TableRow::at(
-                Anchor::head(layer, head),
-                entries![name, value, share, read, written],
-            )
-            .naming(sides[0], ids[0][side].clone())
-            .naming(sides[1], ids[1][side].clone())
-        };
-        [row(0, "+", high, up), row(1, "−", low, down)]
+        let ends = reads.ids(1.0).into_iter().zip(writes.ids(1.0));
+        ["+", "−"]
+            .into_iter()
+            .zip(ends)
+            .map(move |(sign, (read, written))| {
+                let words = |ids: &[u32]| lab.visibles(ids.iter().copied());
+                let name = format!("{}{sign}", i + 1);
+                let (value, share) = (direction.value as f32, share as f32);
+                TableRow::at(
+                    Anchor::head(layer, head),
+                    entries![name, value, share, words(&read), words(&written)],
+                )
+                .naming(sides[0], read)
+                .naming(sides[1], written)
+            })
     });
     rows.collect()
 }

@@ -270,13 +270,11 @@ impl Ranking<'_> {
         let last = self.run.tokens.len() - 1;
         let row = |n: &FactNeuron| {
             let card = cards.get(n.layer, n.neuron)?;
-            let [up, down] = card.sides.words(n.act, lab);
             let mut entries = entries![format!("{}/{}", n.layer, n.neuron)];
             entries.extend(numbers(n));
-            let prompts = format!("{}/{}", n.prompts, self.prompts.len());
-            entries.extend(entries![prompts, up, down]);
+            entries.push(format!("{}/{}", n.prompts, self.prompts.len()).into());
             let anchor = Anchor::cell(usize::from(n.layer), last).with(Unit::Neuron(n.neuron));
-            Some(card.sides.named(n.act, TableRow::at(anchor, entries)))
+            Some(card.sides.listed(n.act, lab, TableRow::at(anchor, entries)))
         };
         let rows = found.iter().filter_map(row).collect();
         let page = TablePage::of(title, Anchor::position(last), rows);

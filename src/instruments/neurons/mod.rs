@@ -230,9 +230,8 @@ impl NeuronsParams {
                 act * local.scale * factor * dots[i],
             ];
             entries.extend(totals.get(i).copied().map(Entry::Number));
-            entries.extend(card.sides.words(act, lab).map(Entry::Text));
             let anchor = Anchor::cell(at, local.position).with(Unit::Neuron(neuron));
-            rows.push(card.sides.named(act, TableRow::at(anchor, entries)));
+            rows.push(card.sides.listed(act, lab, TableRow::at(anchor, entries)));
         }
         let title = format!(
             "after {} · effects on the {}",

@@ -129,13 +129,12 @@ fn rows(found: &[(f32, u16, u32)], lab: &mut Lab) -> Result<Vec<TableRow>> {
     let norms = cards.norms(&lab.model)?.to_vec();
     let row = |&(logit, layer, unit): &(f32, u16, u32)| {
         let card = cards.get(layer, unit)?;
-        let [up, down] = card.sides.words(1.0, lab);
         let length = norms[usize::from(layer)][unit as usize];
         let row = TableRow::at(
             Anchor::layer(usize::from(layer)).with(Unit::Neuron(unit)),
-            entries![format!("{layer}/{unit}"), logit, length, up, down],
+            entries![format!("{layer}/{unit}"), logit, length],
         );
-        Some(card.sides.named(1.0, row))
+        Some(card.sides.listed(1.0, lab, row))
     };
     Ok(found.iter().filter_map(row).collect())
 }

@@ -315,5 +315,22 @@ fn the_row_of_an_edited_feature_says_that_it_is_edited() {
     assert_eq!(marked(&figure(&mut lab, vec![edit(&line)])), [feature]);
     let mut off = edit(&line);
     off.on = false;
-    assert!(marked(&figure(&mut lab, vec![off])).is_empty());
+    assert!(marked(&figure(&mut lab, vec![off.clone()])).is_empty());
+    // Its card names the edit, where that acts; another feature's does not.
+    let mut acting = |feature: u32, edit: &Edit| {
+        let run = Run::plain(tokens.clone()).under(&Schedule::always(vec![edit.clone()]));
+        let arguments = Arguments::default().with("dictionary", "world");
+        let arguments = arguments.with("feature", feature.to_string());
+        let card = instrument("feature").unwrap();
+        let Body::Table(table) = card.observe(&run, &arguments, &mut lab).unwrap().body else {
+            panic!("a table")
+        };
+        let rows = table.pages.last().unwrap().rows.iter();
+        let mut named = rows.filter(|row| row.entries[0] == Entry::from("edit that is on"));
+        named.next().map(|row| row.entries[2].exact())
+    };
+    let said = acting(feature, &edit(&line)).unwrap();
+    assert!(said.starts_with(&line), "{said}");
+    assert_eq!(acting(feature, &off), None);
+    assert_eq!(acting(feature + 1, &edit(&line)), None);
 }

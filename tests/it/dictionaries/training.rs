@@ -474,6 +474,19 @@ fn evaluation_has_known_ends() {
         whole.ce_recovered.low <= whole.ce_recovered.value
             && whole.ce_recovered.value <= whole.ce_recovered.high
     );
+    // A text that zeros make no less probable has lost nothing that could be recovered: tokens in an order that the model never saw.
+    let foreign: Vec<Vec<u32>> = (0..4u32)
+        .map(|seed| {
+            (0..40)
+                .map(|i| (i * 7919 + seed * 104_729) % 1500 + 300)
+                .collect()
+        })
+        .collect();
+    let set = set_of(&identity, at, &lab);
+    let found = evaluate(&mut lab, &set, &set.dictionaries[0], &foreign, 1).unwrap();
+    assert!(found.ce_zero <= found.ce_base, "{found:?}");
+    assert!(found.ce_recovered.value.is_nan() && found.ce_recovered_control.is_nan());
+    assert!(serde_json::json!(found)["ce_recovered"]["value"].is_null());
     let silent = TrainedDictionary {
         encoder_bias: vec![-1e6; 2 * width],
         ..identity
