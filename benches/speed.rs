@@ -1,9 +1,12 @@
 //! What speed we promise, measured on the demo model: writing bare, with each live instrument, and a whole figure.
 //!
+//! A receipt is timed with one draw of its control and with eight, on the demo or on the model of `LMSCOPE_REAL_MODEL`.
+//!
 //! Invariant: one iteration of the first three is one token, at a text of [`LENGTH`] tokens, so that their ratio is
 //! the price of looking. To measure something else, add a function with `#[divan::bench]`.
 #![allow(clippy::unwrap_used)] // a benchmark that cannot start should stop
 
+use lmscope::edit::Edit;
 use lmscope::edit::schedule::Schedule;
 use lmscope::instruments::logit_lens::lens::Lens;
 use lmscope::instruments::neurons::Neurons;
@@ -88,4 +91,25 @@ fn whole_lens_over_64_positions(bencher: divan::Bencher) {
     bencher
         .with_inputs(|| demo().0)
         .bench_local_values(|mut lab| Lens.observe(&run, &Arguments::default(), &mut lab).unwrap());
+}
+
+/// A receipt of an edit of a layer this share of the way up, over a text of so many tokens, with so many draws of the control.
+#[divan::bench(sample_count = 9, args = [
+    (0.0, 6, 1), (0.0, 6, 8), (0.5, 6, 1), (0.5, 6, 8), (0.9, 6, 1), (0.9, 6, 8),
+    (0.0, 64, 1), (0.0, 64, 8), (0.5, 64, 1), (0.5, 64, 8), (0.9, 64, 1), (0.9, 64, 8),
+])]
+fn receipt(bencher: divan::Bencher, (height, length, draws): (f64, usize, usize)) {
+    let model = std::env::var("LMSCOPE_REAL_MODEL").unwrap_or_else(|_| "demo".into());
+    let mut lab = Lab::open(&model, &Options::default()).unwrap();
+    let prompt = lab.model.encode("The capital of France is", false).unwrap();
+    let tokens = prompt.iter().copied().cycle().take(length).collect();
+    let layer = (height * lab.model.card.layers as f64) as usize;
+    let edit: Edit = format!("zero:1,2,3@mlp_act.{layer}").parse().unwrap();
+    let run = Run {
+        schedule: Schedule::always(vec![edit]),
+        ..Run::plain(tokens)
+    };
+    // The unrelated text is generated once and kept.
+    lab.receipts(&run).unwrap();
+    bencher.bench_local(|| lab.receipts_of_draws(&run, draws).unwrap());
 }

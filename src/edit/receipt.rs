@@ -195,7 +195,7 @@ pub fn exceeds(own: f32, draws: &[f32]) -> bool {
 }
 
 /// What marks a cell of a grid that does no more than its control, and says so in the name of its numbers.
-const NO_MORE: &str = "~";
+pub const NO_MORE: &str = "~";
 
 /// The mark of a cell beside the draws of its control: none where it does more, or has no control.
 pub fn mark(own: f32, draws: &[f32]) -> &'static str {

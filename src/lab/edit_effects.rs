@@ -43,7 +43,20 @@ struct MovedOutput {
 
 impl Lab {
     /// Receipts of a run's edits with KL and control KL: each edit is measured alone, on the same tokens.
+    ///
+    /// # Errors
+    ///
+    /// Those of the passes.
     pub fn receipts(&mut self, run: &Run) -> Result<Vec<Receipt>> {
+        self.receipts_of_draws(run, DRAWS)
+    }
+
+    /// The same with so many draws of the control.
+    ///
+    /// # Errors
+    ///
+    /// Those of the passes.
+    pub fn receipts_of_draws(&mut self, run: &Run, count: usize) -> Result<Vec<Receipt>> {
         let program = self.compile(run)?;
         if program.is_idle() {
             return Ok(program.receipts().to_vec());
@@ -72,7 +85,7 @@ impl Lab {
             for stage in &mut alone.stages {
                 stage.edits.retain(|e| e.id == receipt.id);
             }
-            let draws = self.control_draws(&alone, DRAWS)?;
+            let draws = self.control_draws(&alone, count)?;
             let mut measured = self.moved(run, &alone, draws.count, &plain)?.into_iter();
             let MovedOutput { kl: moved, own, .. } = measured.next().unwrap_or_default();
             if let Some(own) = own.into_iter().find(|own| single && own.id == receipt.id) {

@@ -21,6 +21,10 @@ use crate::model::network::site::{Address, Site};
 /// The standard deviations of the noise on an entity, in those of its own embeddings (Meng et al. 2022).
 pub const SIGMA: f64 = 3.0;
 
+/// The most words, counted from the end, among which [`Lab::key_word`] looks, and the most rows of its pass.
+const WORDS: usize = 24;
+const WORD_ROWS: usize = 48;
+
 /// The words of a text: ranges of tokens, each beginning where a token begins with a space or a line break.
 fn words(lab: &Lab, tokens: &[u32]) -> Vec<Range<usize>> {
     let mut out: Vec<Range<usize>> = Vec::new();
@@ -35,6 +39,12 @@ fn words(lab: &Lab, tokens: &[u32]) -> Vec<Range<usize>> {
     out
 }
 
+/// The last of some effects that is at least half of the largest.
+fn last_of_half(drops: &[f64]) -> Option<usize> {
+    let most = drops.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    (0..drops.len()).rfind(|i| drops[*i] >= most / 2.0)
+}
+
 impl Lab {
     /// The word of a run that a position belongs to, up to that position.
     pub fn word_at(&self, run: &Run, position: usize) -> Range<usize> {
@@ -45,41 +55,70 @@ impl Lab {
 
     /// The word that a prompt is about, by what noise on its embeddings takes from the answer's log-probability: the last word that takes
     /// at least half as much as the one that takes most, because what is asked of it (*the capital of*) mostly stands before it. The
-    /// first position, where attention rests, and the last word, which asks, are left out; none where nothing else is left.
+    /// first position, where attention rests, and the last word, which asks, are left out; none where nothing else is left. Of a long
+    /// text it is one of the last 24 words; noise is drawn two to eight times, the fewer the more words there are.
     ///
     /// # Errors
     ///
     /// Those of the passes.
     pub fn key_word(&mut self, run: &Run, answers: &[u32]) -> Result<Option<Range<usize>>> {
-        let all = words(self, &run.tokens);
-        let inner = all.len().saturating_sub(1);
-        let found: Vec<Range<usize>> = all[..inner]
-            .iter()
-            .filter(|w| w.start > 0)
-            .cloned()
-            .collect();
-        let mut rows = Vec::with_capacity(found.len() * DRAWS);
-        for word in &found {
-            for patches in self.noised_draws(run, word, DRAWS)? {
+        let mut all = self.inner_words(run);
+        all.pop();
+        let drops = self.drops(run, answers, &all)?;
+        Ok(last_of_half(&drops).map(|i| all[i].clone()))
+    }
+
+    /// [`Lab::key_word`], if the model's own prediction after the last word of a run depends on it at least half as much as on that last
+    /// word: what the last state holds is then about it (`France` in *the capital of France is*); else about its own word (`Japan` in
+    /// *people in Japan*).
+    ///
+    /// # Errors
+    ///
+    /// Those of the passes.
+    pub fn word_before(&mut self, run: &Run) -> Result<Option<Range<usize>>> {
+        let mut all = self.inner_words(run);
+        if all.len() < 2 {
+            return Ok(None);
+        }
+        let best = self.top_prediction(run)?;
+        let mut drops = self.drops(run, &[best], &all)?;
+        let own = drops.pop().unwrap_or(f64::NAN);
+        all.pop();
+        let found = last_of_half(&drops);
+        Ok(found
+            .filter(|i| drops[*i] >= own / 2.0)
+            .map(|i| all[i].clone()))
+    }
+
+    /// The last words of a run, without the first position.
+    fn inner_words(&self, run: &Run) -> Vec<Range<usize>> {
+        let mut all = words(self, &run.tokens);
+        all.retain(|word| word.start > 0);
+        all.split_off(all.len().saturating_sub(WORDS + 1))
+    }
+
+    /// What noise on each of some words takes from the log-probability of answers after a run, mean over the draws, nats.
+    fn drops(&mut self, run: &Run, answers: &[u32], words: &[Range<usize>]) -> Result<Vec<f64>> {
+        let Some(first) = words.first() else {
+            return Ok(Vec::new());
+        };
+        let draws = (WORD_ROWS / words.len()).clamp(2, DRAWS);
+        let mut rows = Vec::with_capacity(words.len() * draws + 1);
+        for word in words {
+            for patches in self.noised_draws(run, word, draws)? {
                 rows.push(PassRow::patched(patches));
             }
-        }
-        if rows.is_empty() {
-            return Ok(None);
         }
         rows.push(PassRow::default());
         let read = self.run(&Pass {
             rows,
-            from: Some(1),
+            from: Some(first.start),
             ..Pass::after(run.clone(), Output::tokens(answers))
         })?;
         let mut logs: Vec<f64> = read.iter().map(|row| row.last().share().ln()).collect();
         let base = logs.pop().unwrap_or(f64::NAN);
-        let mean = |draws: &[f64]| draws.iter().sum::<f64>() / DRAWS as f64;
-        let drops: Vec<f64> = logs.chunks(DRAWS).map(|draws| base - mean(draws)).collect();
-        let most = drops.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let last = (0..drops.len()).rfind(|i| drops[*i] >= most / 2.0);
-        Ok(last.map(|i| found[i].clone()))
+        let mean = |drawn: &[f64]| drawn.iter().sum::<f64>() / draws as f64;
+        Ok(logs.chunks(draws).map(|drawn| base - mean(drawn)).collect())
     }
 
     /// Several draws of noise on some embeddings of a run, as patches.

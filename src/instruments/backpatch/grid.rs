@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::{Backpatch, BackpatchGrid, BackpatchParams, quoted, spelled};
-use crate::edit::receipt::range;
+use crate::edit::receipt::{NO_MORE, marked, range};
 use crate::error::Result;
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::backpatch::layer_pairs::{
@@ -141,6 +141,13 @@ fn draft(
             became.probability
         }
     };
+    // A pair that gives the answer, as the matched prompt's state does too, is marked; on the diagonal nothing is patched.
+    let less_at = |at: Option<usize>| {
+        let own = at.filter(|i| drawn == 0 && all[*i].0 != all[*i].1);
+        let measured = own.and_then(|i| found[i].as_ref());
+        let both = measured.filter(|m| m[0].hit && m[MATCHED].hit);
+        both.map_or("", |_| NO_MORE)
+    };
     let cell = |target: usize, source: usize| {
         let anchor = Anchor::cell(source, context.position);
         let at = all.iter().position(|p| *p == (source, target));
@@ -148,6 +155,7 @@ fn draft(
             return Cell::of("", f32::NAN, anchor);
         };
         let own = &measured[drawn];
+        let less = less_at(at);
         let label = if writes {
             written_text(lab, &own.written)
         } else {
@@ -161,7 +169,7 @@ fn draft(
         more.push(("rank".into(), own.rank as f32));
         let ratio = context.lengths[source] / context.lengths[target].max(f32::MIN_POSITIVE);
         more.push(("‖h‖ ratio".into(), ratio));
-        Cell::of(label, value(own), anchor).more(more)
+        Cell::of(format!("{less}{label}"), value(own), anchor).more(more)
     };
     let headers: Vec<AxisLabel> = (0..layers)
         .map(|layer| AxisLabel::of(layer.to_string(), Anchor::cell(layer, context.position)))
@@ -197,11 +205,14 @@ fn draft(
     let grid = Grid::of(
         ("target layer", headers.clone()),
         ("source layer", headers),
-        if writes {
-            format!("{answer} is generated")
-        } else {
-            format!("probability of {answer}")
-        },
+        marked(
+            if writes {
+                format!("{answer} is generated")
+            } else {
+                format!("probability of {answer}")
+            },
+            (0..all.len()).map(|i| less_at(Some(i))),
+        ),
         cell,
     );
     Draft::of(grid)

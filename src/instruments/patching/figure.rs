@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use super::plan::{PatchKind, PatchSpot, PatchingPlan, PatchingResult};
-use crate::edit::receipt::{claim, exceeds, mean as average, range};
+use crate::edit::receipt::{claim, exceeds, mark, marked, mean as average, range};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid};
 use crate::instruments::Draft;
 use crate::lab::Lab;
@@ -43,6 +43,7 @@ pub fn draft(
             PatchKind::Resid | PatchKind::Attn | PatchKind::Mlp => lab.visible(mean.top),
         };
         let own = controls.iter().find(|(spot, _)| *spot == plan.spots[at]);
+        let less = own.map_or("", |(_, shares)| mark(mean.share(), shares));
         let beside = own
             .and_then(|(_, shares)| range(shares))
             .map(|(low, high)| {
@@ -65,7 +66,8 @@ pub fn draft(
             ("change".into(), mean.patched - mean.base),
         ];
         let beside = over.into_iter().chain(beside).flatten();
-        Cell::of(label, mean.share(), anchor).more(numbers.into_iter().chain(beside))
+        Cell::of(format!("{less}{label}"), mean.share(), anchor)
+            .more(numbers.into_iter().chain(beside))
     };
     let mut title = format!(
         "{} · {}",
@@ -97,10 +99,17 @@ pub fn draft(
     let zero = plan.zero_share(found).map_or_else(String::new, |share| {
         format!("; the logit difference is 0 at {share:.2}")
     });
+    let marks = controls.iter().filter_map(|(spot, shares)| {
+        let at = plan.spots.iter().position(|own| own == spot)?;
+        Some(mark(found.cells[at]?.share(), shares))
+    });
     let grid = Grid::of(
         ("layer", AxisLabel::layers(layers)),
         (axis, titles.collect()),
-        format!("normalized effect (0: no change, 1: like the other run{zero})"),
+        marked(
+            format!("normalized effect (0: no change, 1: like the other run{zero})"),
+            marks,
+        ),
         cell,
     );
     Draft::of(grid.around_zero())

@@ -122,6 +122,6 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     Ok(Draft::of(body(plan, place, plan.value(), curves))
         .titled(title)
         .note(format!("curves: {what}"))
-        .notes(plan.control_in_words())
+        .notes(plan.control_in_words(lab))
         .notes(found.notes(plan, lab)))
 }

@@ -98,6 +98,6 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     Ok(Draft::of(grid)
         .titled(format!(" · {}", source.label))
         .note(what)
-        .notes(plan.control_in_words())
+        .notes(plan.control_in_words(lab))
         .notes(found.notes(plan, lab)))
 }

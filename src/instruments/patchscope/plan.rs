@@ -3,6 +3,7 @@
 //!
 //! Invariant: all parameters are checked here, so that a sweep cannot fail on them after its first passes.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Patchscope;
@@ -67,6 +68,9 @@ pub(super) struct PatchscopePlan<'a> {
     pub(super) map: Map,
     pub(super) count: usize,
     pub(super) watched: Vec<u32>,
+    /// The word that gets noise for the matched control where the state stands at the end of the run and no entity is named: the one
+    /// before it on which the model's own prediction there depends, if it does.
+    pub(super) key_word: Option<Range<usize>>,
     /// The seed of the control.
     pub(super) seed: u64,
     dropped: usize,
@@ -111,6 +115,7 @@ impl<'a> PatchscopePlan<'a> {
             map: Map::Identity,
             count: params.written(),
             watched,
+            key_word: None,
             seed: run.seed,
             dropped,
         };
@@ -120,6 +125,7 @@ impl<'a> PatchscopePlan<'a> {
             lab.model.offers(to)?;
         }
         plan.gather(run, lab)?;
+        plan.key_word = plan.word_that_decides(run, lab)?;
         for source in &plan.sources {
             plan.with_placeholders(lab, source.positions.len())?;
         }
@@ -174,6 +180,24 @@ impl<'a> PatchscopePlan<'a> {
         targets.sort_unstable();
         targets.dedup();
         targets
+    }
+
+    /// The last state of a run may be about an earlier word ([`Lab::word_before`]): then one in which its own word is another one is no
+    /// control of what it is about. None where the source stands elsewhere, or an entity is named.
+    fn word_that_decides(&self, run: &Run, lab: &mut Lab) -> Result<Option<Range<usize>>> {
+        let matched = matches!(
+            self.params.control,
+            ControlSources::Matched | ControlSources::Both
+        );
+        let last = self.sources.first().and_then(|s| s.positions.last());
+        let asks = self.sources.first().is_some_and(|s| s.own)
+            && last.is_some_and(|last| last + 1 == run.tokens.len());
+        if !matched || !asks || self.params.entity.is_some() {
+            return Ok(None);
+        }
+        let first = self.sources[0].positions[0];
+        let found = lab.word_before(run)?;
+        Ok(found.filter(|word| word.start <= first))
     }
 
     fn gather(&mut self, run: &Run, lab: &Lab) -> Result<()> {
@@ -330,10 +354,15 @@ impl<'a> PatchscopePlan<'a> {
     }
 
     /// The controls, in words.
-    pub(super) fn control_in_words(&self) -> Vec<String> {
-        let matched = match &self.params.entity {
-            Some(entity) => format!("on “{}”", text::line(entity)),
-            None => "on the word at the source position; where the state is about another word, entity= names it, and the control is harder to beat".into(),
+    pub(super) fn control_in_words(&self, lab: &Lab) -> Vec<String> {
+        let matched = match (&self.params.entity, &self.key_word) {
+            (Some(entity), _) => format!("on “{}”", text::line(entity)),
+            (None, Some(word)) => {
+                let run = &self.sources[0].run;
+                let word: String = lab.visibles(run.tokens[word.clone()].iter().copied());
+                format!("on {word}, the last word before the source on which what the model says there depends; entity= names another")
+            }
+            (None, None) => "on the word at the source position; where the state is about another word, entity= names it, and the control is harder to beat".into(),
         };
         let matched = format!(
             "matched: the control, the same state of the same prompt with noise {matched} (3 standard deviations of its own embeddings, {}, seed {})",

@@ -100,9 +100,10 @@ fn noised(plan: &PatchscopePlan, source: &StateSource, lab: &mut Lab) -> Result<
         ..source.run.clone()
     };
     let last = source.positions.last().copied().unwrap_or(0);
-    let span = match &plan.params.entity {
-        Some(entity) => span_of(lab, &run.tokens, "entity", entity)?,
-        None => lab.word_at(&run, last).start.min(source.positions[0])..last + 1,
+    let span = match (&plan.params.entity, &plan.key_word) {
+        (Some(entity), _) => span_of(lab, &run.tokens, "entity", entity)?,
+        (None, Some(word)) => word.clone(),
+        (None, None) => lab.word_at(&run, last).start.min(source.positions[0])..last + 1,
     };
     if span.start > source.positions[0] {
         let expected = "a text that stands before the source position, or at it";
@@ -258,7 +259,7 @@ pub(super) fn draw(plan: &PatchscopePlan, lab: &mut Lab) -> Result<Draft> {
     });
     Ok(Draft::of(Table::paged(&columns, pages))
         .note("‖h‖ ratio: norm of the source state over the norm of what it replaced")
-        .notes(plan.control_in_words())
+        .notes(plan.control_in_words(lab))
         .notes(fitted)
         .notes(found.notes(plan, lab)))
 }
