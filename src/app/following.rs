@@ -56,10 +56,11 @@ impl App {
             return Vec::new();
         }
         let mut slots = vec![self.layout.figure];
-        if self.layout.second != self.layout.figure
-            && self.panes().contains(&Pane::Figure(self.layout.second))
-        {
-            slots.push(self.layout.second);
+        let panes = self.panes();
+        for slot in [self.layout.second, self.layout.third] {
+            if slot != self.layout.figure && panes.contains(&Pane::Figure(slot)) {
+                slots.push(slot);
+            }
         }
         let each = slots.into_iter().filter_map(|slot| self.follow_in(slot));
         each.collect()

@@ -384,7 +384,12 @@ impl App {
         )));
     }
 
-    fn open_listing(&mut self, purpose: PaletteList, title: &str, items: Vec<PaletteItem>) {
+    pub(super) fn open_listing(
+        &mut self,
+        purpose: PaletteList,
+        title: &str,
+        items: Vec<PaletteItem>,
+    ) {
         self.overlay = Some(Overlay::Listing(Listing::new(purpose, title, items)));
     }
 

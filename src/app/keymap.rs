@@ -64,6 +64,17 @@ impl Keymap {
         }
     }
 
+    /// The bindings in a context that go on after these keys: the keys that are left, as text, and the command of each.
+    pub fn after(&self, context: Context, pressed: &[Key]) -> Vec<(String, &'static Command)> {
+        let here = |b: &&Binding| [context, Context::Anywhere].contains(&b.command.context);
+        let bindings = self.bindings.iter().filter(here);
+        let longer =
+            bindings.filter(|b| b.keys.len() > pressed.len() && b.keys.starts_with(pressed));
+        longer
+            .map(|b| (spell(&b.keys[pressed.len()..]), b.command))
+            .collect()
+    }
+
     /// The keys of a command, as text.
     pub fn keys_of(&self, command: &Command) -> Vec<String> {
         self.bindings

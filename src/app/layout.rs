@@ -1,6 +1,7 @@
 //! Layout: the areas of all panes for a terminal size. One pure function, used for drawing and for keys.
 //!
-//! Invariant: panes never overlap, are inside the screen, and depend only on size, focus and zoom, never on content.
+//! Invariant: panes never overlap and are inside the screen. A figure has the height that is left; what stands beside it is as high as
+//! its content, in steps, so that borders rest while the cursor moves.
 //! To add a pane, add a variant of [`Pane`], a place in [`arrange`], and a row in `ui/panes`.
 
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,19 @@ pub enum Pane {
     Cell,
 }
 
+impl LayoutRequest {
+    /// Chooses a figure. Where there is room for several, the one chosen before it moves below it.
+    pub fn choose(&mut self, slot: PaneName) {
+        self.figure = slot;
+        if ![self.first, self.second, self.third].contains(&slot) {
+            self.third = self.second;
+            self.second = slot;
+        } else if slot == self.third && !wide(self) {
+            std::mem::swap(&mut self.second, &mut self.third);
+        }
+    }
+}
+
 impl Pane {
     /// Its name in session files: that of its instrument, for a figure.
     pub fn name(self) -> &'static str {
@@ -120,6 +134,30 @@ impl Zoom {
     }
 }
 
+/// How many rows the contents of panes have, without their borders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentRows {
+    /// The text, at the width of the screen.
+    pub text: u16,
+    pub cell: u16,
+    pub edits: u16,
+}
+
+/// What the user has given to the panes of the text's side, beyond what they have by themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resized {
+    /// Columns of the text's side.
+    pub columns: i16,
+    /// Rows of the text.
+    pub rows: i16,
+}
+
+/// A size with what the user has given to it, between two limits; the upper one yields.
+fn resized(size: u16, by: i16, low: u16, high: u16) -> u16 {
+    size.saturating_add_signed(by).min(high).max(low)
+}
+
 /// The inputs of the layout.
 #[derive(Clone, Copy, Debug)]
 pub struct LayoutRequest {
@@ -133,8 +171,14 @@ pub struct LayoutRequest {
     pub first: PaneName,
     /// The figure that was chosen last.
     pub figure: PaneName,
-    /// The figure shown below the first if there is room for two.
+    /// The figure shown beside the first if there is room for two.
     pub second: PaneName,
+    /// The figure shown below the second if there is room for three.
+    pub third: PaneName,
+    /// What the panes hold.
+    pub rows: ContentRows,
+    /// What the user has changed of their sizes.
+    pub resized: Resized,
     /// The zoom level of the focused pane.
     pub zoom: Zoom,
 }
@@ -167,8 +211,8 @@ impl Arrangement {
 /// All panes in the order of Tab, whether visible or not.
 pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
     let mut panes = vec![Pane::Transcript];
-    if triple(wish) {
-        panes.extend([Pane::Figure(wish.first), Pane::Figure(wish.second)]);
+    if wide(wish) {
+        panes.extend(figures(wish).map(Pane::Figure));
     } else {
         panes.push(Pane::Figure(wish.figure));
     }
@@ -180,12 +224,13 @@ pub fn order(wish: &LayoutRequest) -> Vec<Pane> {
 ///
 /// ```text
 ///  < 100 columns        100 to 159               160 and more
-/// ┌──────────────┐  ┌────────┬─────────┐  ┌────────┬─────────┬───────┐
-/// │  transcript  │  │ trans- │ figure  │  │ trans- │ first   │ cell  │
-/// ├─[tabs]───────┤  │ cript  │         │  │ cript  ├─────────┼───────┤
-/// │ figure, ...  │  ├────────┼─────────┤  │        │ second  │ edits │
-/// └──────────────┘  │ edits  │ cell    │  └────────┴─────────┴───────┘
-///                   └────────┴─────────┘
+/// ┌──────────────┐  ┌────────┬─────────┐  ┌────────┬─────────┬────────┐
+/// │  text        │  │ text   │ figure  │  │ text   │ first   │ second │
+/// ├─[tabs]───────┤  ├────────┤         │  ├────────┤         │        │
+/// │ figure, ...  │  │ cell   │         │  │ cell   │         ├────────┤
+/// │              │  ├────────┤         │  ├────────┤         │ third  │
+/// └──────────────┘  │ edits  │         │  │ edits  │         │        │
+///                   └────────┴─────────┘  └────────┴─────────┴────────┘
 /// ```
 pub fn arrange(wish: &LayoutRequest, tour: bool) -> Option<Arrangement> {
     if wish.size.0 < LEAST.0 || wish.size.1 < LEAST.1 {
@@ -202,22 +247,12 @@ pub fn arrange(wish: &LayoutRequest, tour: bool) -> Option<Arrangement> {
     let shown = tour && rest.height >= 3 * TOUR;
     let (tour, body) = rest.top(if shown { TOUR } else { 0 });
     let (panes, tabs) = match wish.zoom {
-        Zoom::Wide => (
-            stacked(
-                body,
-                wish.focus,
-                wish.last_side_pane,
-                wish.focus == Pane::Transcript,
-            ),
-            true,
-        ),
-        Zoom::Normal if triple(wish) => (columns(body, wish), false),
-        Zoom::Normal if wish.size.0 >= 100 && body.height >= 18 => (quarters(body, wish), false),
+        Zoom::Wide => (stacked(body, wish, wish.focus == Pane::Transcript), true),
+        Zoom::Normal if wide(wish) => (columns(body, wish), false),
+        Zoom::Normal if wish.size.0 >= 100 && body.height >= 18 => (sides(body, wish), false),
         Zoom::Normal if wish.size.0 >= 100 => (halves(body, wish), true),
         Zoom::Normal if body.height >= 36 => (tower(body, wish), false),
-        Zoom::Normal if body.height >= 14 => {
-            (stacked(body, wish.focus, wish.last_side_pane, false), true)
-        }
+        Zoom::Normal if body.height >= 14 => (stacked(body, wish, false), true),
         Zoom::Full | Zoom::Normal => (vec![(wish.focus, body)], true),
     };
     Some(Arrangement {
@@ -229,66 +264,115 @@ pub fn arrange(wish: &LayoutRequest, tour: bool) -> Option<Arrangement> {
     })
 }
 
-fn triple(wish: &LayoutRequest) -> bool {
+/// Whether there is room for several figures side by side.
+fn wide(wish: &LayoutRequest) -> bool {
     wish.size.0 >= 160 && wish.size.1 >= 30
 }
 
-fn stacked(body: Area, focus: Pane, beside: Pane, reading: bool) -> Vec<(Pane, Area)> {
-    let lower = if focus == Pane::Transcript {
-        beside
-    } else {
-        focus
-    };
-    let share = if reading {
-        body.height * 2 / 3
-    } else {
-        (body.height * 2 / 5).clamp(6, 14)
-    };
-    let (top, bottom) = body.top(share);
-    vec![(Pane::Transcript, top), (lower, bottom)]
+/// The figures that are shown where there is room for several, each once.
+fn figures(wish: &LayoutRequest) -> impl Iterator<Item = PaneName> {
+    let tall = wish.size.1 >= 40 && ![wish.first, wish.second].contains(&wish.third);
+    [
+        Some(wish.first),
+        Some(wish.second),
+        tall.then_some(wish.third),
+    ]
+    .into_iter()
+    .flatten()
 }
 
-fn halves(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
-    let (left, right) = body.left(body.width * 2 / 5);
-    let beside = if wish.focus == Pane::Transcript {
+/// The pane that shares the screen with the text.
+fn beside(wish: &LayoutRequest) -> Pane {
+    if wish.focus == Pane::Transcript {
         wish.last_side_pane
     } else {
         wish.focus
-    };
-    vec![(Pane::Transcript, left), (beside, right)]
+    }
 }
 
-fn quarters(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
-    let (left, right) = body.left(body.width * 2 / 5);
-    let low = (body.height / 3).clamp(7, 12);
-    let (text, edits) = left.bottom(low);
-    let (figure, cell) = right.bottom(low);
+/// The text above, as high as it is long, and a pane below; more of it for one who reads.
+fn stacked(body: Area, wish: &LayoutRequest, reading: bool) -> Vec<(Pane, Area)> {
+    let share = if reading {
+        body.height * 2 / 3
+    } else {
+        let most = (body.height * 2 / 5).clamp(6, 14);
+        (wish.rows.text.saturating_add(2)).clamp(4, most)
+    };
+    let share = resized(share, wish.resized.rows, 3, body.height.saturating_sub(6));
+    let (top, bottom) = body.top(share);
+    vec![(Pane::Transcript, top), (beside(wish), bottom)]
+}
+
+/// The columns of the text's side.
+fn left_columns(wish: &LayoutRequest, own: u16, most: u16) -> u16 {
+    resized(own, wish.resized.columns, 24, most)
+}
+
+fn halves(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
+    let own = left_columns(wish, body.width * 2 / 5, body.width - 40);
+    let (left, right) = body.left(own);
+    vec![(Pane::Transcript, left), (beside(wish), right)]
+}
+
+/// The side of the text: cell and edits as high as what they hold, the text gets the rest.
+fn left_side(left: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
+    let third = left.height / 3;
+    let edits = (wish.rows.edits + 2).clamp(4, third.max(4));
+    // Steps, so that the border rests while the cursor moves between cells of nearly the same size.
+    let steps = [4, 7, 10, 13];
+    let cell = steps.into_iter().find(|step| *step >= wish.rows.cell);
+    let cell = (cell.unwrap_or(16) + 2).clamp(5, (left.height * 2 / 5).max(5));
+    let low = resized(
+        edits + cell,
+        -wish.resized.rows,
+        7,
+        left.height.saturating_sub(5),
+    );
+    let (text, low) = left.bottom(low);
+    // What the user gave to both or took from both goes to the cell or comes from it, as far as it goes.
+    let edits = edits.min(low.height.saturating_sub(4));
+    let (cell, edits) = low.bottom(edits);
     vec![
         (Pane::Transcript, text),
-        (Pane::Figure(wish.figure), figure),
         (Pane::Edits, edits),
         (Pane::Cell, cell),
     ]
+}
+
+fn sides(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
+    let own = left_columns(wish, body.width * 2 / 5, body.width - 40);
+    let (left, right) = body.left(own);
+    let mut panes = left_side(left, wish);
+    panes.insert(1, (Pane::Figure(wish.figure), right));
+    panes
 }
 
 fn columns(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
-    let (text, rest) = body.left((body.width / 4).clamp(40, 70));
-    let (figures, side) = rest.left(rest.width.saturating_sub((body.width / 4).clamp(44, 60)));
-    let (first, second) = figures.top(figures.height / 2);
-    let (cell, edits) = side.top(side.height / 2);
-    vec![
-        (Pane::Transcript, text),
-        (Pane::Figure(wish.first), first),
-        (Pane::Figure(wish.second), second),
-        (Pane::Edits, edits),
-        (Pane::Cell, cell),
-    ]
+    let own = (body.width * 3 / 10).clamp(46, 70);
+    let (left, right) = body.left(left_columns(wish, own, body.width - 90));
+    let mut panes = left_side(left, wish);
+    let shown: Vec<PaneName> = figures(wish).collect();
+    let (first, rest) = right.left(right.width.div_ceil(2));
+    let second = if shown.len() > 2 {
+        rest.height.div_ceil(2)
+    } else {
+        rest.height
+    };
+    let (second, third) = rest.top(second);
+    let areas = [first, second, third].into_iter();
+    let figures = shown.into_iter().map(Pane::Figure).zip(areas);
+    panes.splice(1..1, figures);
+    panes
 }
 
 fn tower(body: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
-    let (text, rest) = body.top(body.height * 3 / 10);
-    let (figure, low) = rest.bottom((body.height / 3).max(14));
-    let (edits, cell) = low.top(low.height / 2);
+    let most = body.height * 3 / 10;
+    let text = (wish.rows.text.saturating_add(2)).clamp(5, most);
+    let text = resized(text, wish.resized.rows, 4, body.height / 2);
+    let (text, rest) = body.top(text);
+    let edits = (wish.rows.edits + 2).clamp(4, 8);
+    let (figure, low) = rest.bottom(edits + 9);
+    let (cell, edits) = low.bottom(edits);
     vec![
         (Pane::Transcript, text),
         (Pane::Figure(wish.figure), figure),
@@ -315,10 +399,12 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3, tour: bool) {
+        fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3, tour: bool,
+            text in 0u16..300, cell in 0u16..40, edits in 0u16..40, columns in -200i16..200, more in -60i16..60) {
             let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
             let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
-            let wish = LayoutRequest { size: (width, height), focus, last_side_pane: beside, first: "lens", figure: "lens", second: "neurons", zoom };
+            let wish = LayoutRequest { size: (width, height), focus, last_side_pane: beside, first: "lens", figure: "lens", second: "neurons", third: "patchscope", zoom,
+                rows: ContentRows { text, cell, edits }, resized: Resized { columns, rows: more } };
             let Some(arrangement) = arrange(&wish, tour) else {
                 prop_assert!(width < LEAST.0 || height < LEAST.1);
                 return Ok(());

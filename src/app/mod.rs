@@ -19,6 +19,7 @@ pub mod keymap;
 pub mod layout;
 pub mod line_editor;
 pub mod mark;
+mod models;
 pub mod notice;
 pub mod palette;
 pub mod prompt_work;
@@ -56,7 +57,7 @@ use form::Form;
 use history::{Experiment, History};
 use key::Key;
 use keymap::Keymap;
-use layout::{Arrangement, LayoutRequest, Pane, Zoom};
+use layout::{Arrangement, ContentRows, LayoutRequest, Pane, Resized, Zoom};
 use line_editor::PromptInput;
 use notice::{Level, Notices};
 use palette::Listing;
@@ -284,6 +285,9 @@ impl App {
                 first,
                 figure: first,
                 second,
+                third: INSTRUMENTS.get(2).map_or(first, |i| i.name()),
+                rows: ContentRows::default(),
+                resized: Resized::default(),
                 zoom: Zoom::Normal,
             },
             tour: settings.tour.then_some(Tour { step: 0 }),
@@ -379,9 +383,7 @@ impl App {
             };
         }
         if let Ok(slot) = commands::features() {
-            self.layout.figure = slot;
-            // Where there is room for two figures, it is one of them.
-            self.layout.second = slot;
+            self.layout.choose(slot);
             self.layout.last_side_pane = Pane::Figure(slot);
         }
     }
@@ -474,7 +476,45 @@ impl App {
 
     /// The areas of all panes; none if the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
-        layout::arrange(&self.layout, self.tour.is_some())
+        let wish = LayoutRequest {
+            rows: self.content_rows(),
+            ..self.layout
+        };
+        layout::arrange(&wish, self.tour.is_some())
+    }
+
+    /// How many rows the contents of the panes have.
+    fn content_rows(&self) -> ContentRows {
+        let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        let width = usize::from(self.layout.size.0).saturating_sub(3).max(1);
+        // Of a long text it is enough to know that it is long.
+        let long = self.transcript.tokens.len() > 16 * width;
+        let text = if long || self.writing || self.choosing() || self.compare {
+            u16::MAX
+        } else {
+            count(self.transcript.wrap(width).len() + self.transcript.boundaries.len())
+        };
+        let edits = self.history.edits().iter().enumerate();
+        let edits = edits.map(|(i, edit)| match (edit.on, i == self.history.selected) {
+            (false, _) => 1,
+            (true, false) => 3,
+            (true, true) => 5,
+        });
+        let edits: usize = edits.sum();
+        let cell = self.cell_under_cursor().map_or(3, |cell| {
+            let story = if cell.story.is_some() { 2 } else { 0 };
+            let bars = cell.more.len() + usize::from(cell.axis.is_some());
+            let at = cell
+                .anchor
+                .position
+                .map_or(self.cursor.position, |p| p as usize);
+            3 + story + bars + cell.entries.len() + self.transcript.fired_at(at).len()
+        });
+        ContentRows {
+            text,
+            cell: count(cell),
+            edits: count(edits.max(3)),
+        }
     }
 
     /// The panes in the order of Tab.
@@ -489,10 +529,7 @@ impl App {
             self.layout.last_side_pane = pane;
         }
         if let Pane::Figure(slot) = pane {
-            self.layout.figure = slot;
-            if INSTRUMENTS.first().is_some_and(|i| i.name() != slot) {
-                self.layout.second = slot;
-            }
+            self.layout.choose(slot);
             if self.difference && self.shown.get(slot).is_some_and(|s| s.difference.is_none()) {
                 self.difference = false;
             }
@@ -507,6 +544,14 @@ impl App {
     /// Whether the model has a chat template; true until it is loaded.
     pub fn chat_possible(&self) -> bool {
         self.model.as_ref().is_none_or(|m| m.card.chat)
+    }
+
+    /// What the token that the other run chose at a position is called.
+    pub fn other_run_name(&self, position: usize) -> &'static str {
+        match self.transcript.baseline_mode_at(position) {
+            BaselineMode::Forced => "edited run's choice ",
+            BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => "unedited ",
+        }
     }
 
     /// The token under the cursor.

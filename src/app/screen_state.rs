@@ -55,6 +55,8 @@ impl App {
             side: self.layout.last_side_pane.name().into(),
             figure: self.layout.figure.into(),
             second: self.layout.second.into(),
+            third: self.layout.third.into(),
+            resized: self.layout.resized,
             zoom: self.layout.zoom,
             density: self.density,
             flip: self.flip,
@@ -96,7 +98,8 @@ impl App {
             Some(Pane::Figure(slot)) => Some(slot),
             Some(Pane::Transcript | Pane::Edits | Pane::Cell) | None => None,
         };
-        let slots: [Option<PaneName>; 2] = [&line.figure, &line.second].map(|n| figure(named(n)));
+        let slots: [Option<PaneName>; 3] =
+            [&line.figure, &line.second, &line.third].map(|n| figure(named(n)));
         if let Some(side) = named(&line.side).filter(|side| *side != Pane::Transcript) {
             self.layout.last_side_pane = side;
         }
@@ -106,6 +109,8 @@ impl App {
         }
         self.layout.figure = slots[0].unwrap_or(self.layout.figure);
         self.layout.second = slots[1].unwrap_or(self.layout.second);
+        self.layout.third = slots[2].unwrap_or(self.layout.third);
+        self.layout.resized = line.resized;
         self.layout.zoom = line.zoom;
         (self.density, self.flip, self.tint) = (line.density, line.flip, line.tint);
         for (name, given) in &line.arguments {

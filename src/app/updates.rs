@@ -6,6 +6,7 @@
 use super::baseline::{self, Baseline};
 use super::commands::{default_place, offered_edit};
 use super::history::{ReplacedText, UndoOrRedo};
+use super::layout::Pane;
 use super::notice::Level;
 use super::prompt_work::PromptLength;
 use super::replay::Heard;
@@ -56,6 +57,7 @@ impl App {
             Update::Counted { text, chat, tokens } => {
                 self.prompt_counted = Some(PromptLength { text, chat, tokens });
             }
+            Update::Models(models) => self.show_models(models),
             Update::Began(tokens) => self.receive_start(tokens),
             Update::Token { token, receipts } => self.receive_token(token, receipts),
             Update::Ended {
@@ -242,10 +244,13 @@ impl App {
             unedited: false,
             until: None,
         };
+        let panes = self.panes();
         let live = INSTRUMENTS
             .iter()
             .filter(|of| {
-                of.steady() || [self.layout.figure, self.layout.second].contains(&of.name())
+                of.steady()
+                    || [self.layout.figure, self.layout.second].contains(&of.name())
+                    || panes.contains(&Pane::Figure(of.name()))
             })
             .filter(|i| i.live(&model.card, &asked(i.name())));
         live.map(|i| question(i.name())).collect()

@@ -26,6 +26,7 @@ use crate::instruments::{Arguments, instrument};
 use crate::lab::sample::Sampling;
 use crate::lab::writer::BaselineMode;
 use crate::model::hub::Progress;
+use crate::model::known::KnownModel;
 use crate::model::load::Options;
 use crate::model::network::site::Address;
 use crate::model::tokenizer::template::Message;
@@ -148,6 +149,8 @@ pub enum Request {
         /// Whether it is encoded by the chat template.
         chat: bool,
     },
+    /// Say which models can be opened here: the demo, those of the cache, and those in these folders; answered by `Models`.
+    ListModels(Vec<PathBuf>),
     /// Generate up to `count` more tokens.
     Continue {
         /// The most tokens to generate.
@@ -227,6 +230,7 @@ impl Request {
             | Self::Edits { .. }
             | Self::Beside(_) => true,
             Self::CountTokens { .. }
+            | Self::ListModels(_)
             | Self::Stop
             | Self::Live(_)
             | Self::View { .. }
@@ -391,6 +395,8 @@ pub enum Update {
         chat: bool,
         tokens: usize,
     },
+    /// The models that can be opened here.
+    Models(Vec<KnownModel>),
     /// A new text has begun with these tokens.
     Began(Vec<Token>),
     /// The model has generated a token.

@@ -8,6 +8,7 @@ pub mod folder_copy;
 pub mod gaussian;
 pub mod hub;
 pub mod kernels;
+pub mod known;
 pub mod load;
 pub mod memory;
 mod memory_limits;

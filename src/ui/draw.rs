@@ -50,6 +50,7 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
         panes::draw(*pane, &mut canvas);
     }
     footer(app, theme, within(arrangement.footer), buf);
+    overlay::keys_that_follow(app, theme, within(arrangement.footer), buf);
     if let Some(overlay) = &app.overlay {
         let body = Rect {
             y: screen.y + 1,
@@ -330,6 +331,13 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
                 Role::Muted,
             )),
             (_, _) => out.push(span("  in the prompt".into(), Role::Muted)),
+        }
+        if let Some(other) = &token.other {
+            let p = other.logprob.map_or(f32::NAN, f32::exp);
+            out.push(span(" · ".into(), Role::Muted));
+            out.push(span(app.other_run_name(token.position).into(), Role::Muted));
+            out.push(span(text::visible(&other.bytes), Role::Title));
+            out.push(span(format!(" {}", number(p)), Role::Muted));
         }
         if let Some(kl) = token.kl {
             out.push(span(format!(" · KL {} nats", number(kl)), Role::Edited));

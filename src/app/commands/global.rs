@@ -21,6 +21,7 @@ rows! {
     "redraw" ["ctrl-l"] |_, _| Ok(vec![Effect::Redraw]), "redraws the whole screen", within Context::Always;
     "notices" [] |app, _| { app.overlay = Some(Overlay::Notices { scroll: 0 }); Ok(vec![]) }, "shows all notices so far";
     "model" [] model, "describes the loaded model", when has_model;
+    "models" ["g m"] models, "opens another model: the demo, those of the cache, those beside this one; or the one that is named", takes "[MODEL]";
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
     "tour" [] App::take_tour, "begins a tour in ten steps on the demo model, or ends it", takes "[next|off]";
     "record" [] record, "records what the screen shows as an asciinema cast; without FILE it ends the recording", takes "[FILE]";
@@ -29,11 +30,16 @@ rows! {
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
 
+fn models(app: &mut App, argument: &str) -> CommandResult {
+    match argument.trim() {
+        "" => Ok(app.ask_models()),
+        argument => app.open_model(argument),
+    }
+}
+
 fn lacks_model(app: &App) -> Result<(), Unavailable> {
     match (&app.model, &app.loading) {
-        (Some(_), _) => {
-            Err("a model is loaded already; start lmscope again to open another one".into())
-        }
+        (Some(_), _) => Err("a model is loaded already; g m opens another one".into()),
         (None, Some(_)) => Err("it is being loaded".into()),
         (None, None) => Ok(()),
     }

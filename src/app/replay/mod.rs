@@ -54,6 +54,7 @@ impl ReplayAnswer {
             Request::Direction { .. } => Self::Direction,
             Request::Sampling(_)
             | Request::CountTokens { .. }
+            | Request::ListModels(_)
             | Request::Stop
             | Request::Live(_)
             | Request::View { .. }
@@ -530,6 +531,7 @@ impl App {
             Request::Direction { .. } => vec![self.send_request(request)],
             // None of these is recorded.
             Request::CountTokens { .. }
+            | Request::ListModels(_)
             | Request::Stop
             | Request::Live(_)
             | Request::View { .. }

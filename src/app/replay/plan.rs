@@ -52,6 +52,7 @@ impl Step {
             }
             request @ (Request::Load { .. }
             | Request::CountTokens { .. }
+            | Request::ListModels(_)
             | Request::Stop
             | Request::Rewind { .. }
             | Request::Restore(_)
@@ -84,6 +85,7 @@ fn needs_text(request: &Request) -> bool {
         Request::Observe(question) => question.needs_text().unwrap_or(true),
         Request::Load { .. }
         | Request::CountTokens { .. }
+        | Request::ListModels(_)
         | Request::Stop
         | Request::Sampling(_)
         | Request::Edits { .. }
@@ -111,6 +113,7 @@ fn settles(request: &Request, before: bool) -> Option<String> {
         Request::Load { .. }
         | Request::Generate { .. }
         | Request::CountTokens { .. }
+        | Request::ListModels(_)
         | Request::Continue { .. }
         | Request::Stop
         | Request::Rewind { .. }

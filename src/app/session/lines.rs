@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::app::cursor::Cursor;
-use crate::app::layout::Zoom;
+use crate::app::layout::{Resized, Zoom};
 use crate::app::{Density, TokenTint};
 use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
@@ -175,6 +175,7 @@ impl RequestLine {
             },
             Request::Stop
             | Request::CountTokens { .. }
+            | Request::ListModels(_)
             | Request::Follow(_)
             | Request::Live(_)
             | Request::View { .. }
@@ -312,9 +313,13 @@ pub struct ScreenLine {
     /// The panes by name: the one with the keys, and the one shown beside the text.
     pub focus: String,
     pub side: String,
-    /// The instruments of the chosen figure, and of the one below the first.
+    /// The instruments of the chosen figure, and of the one beside the first.
     pub figure: String,
     pub second: String,
+    /// That of the one below the second; empty in older files.
+    pub third: String,
+    /// What was changed of the panes' sizes.
+    pub resized: Resized,
     pub zoom: Zoom,
     pub density: Density,
     pub flip: bool,

@@ -62,6 +62,7 @@ impl Writing {
             | Request::Edits { .. }
             | Request::Beside(_)
             | Request::CountTokens { .. }
+            | Request::ListModels(_)
             | Request::Stop
             | Request::Live(_)
             | Request::View { .. }
@@ -212,6 +213,7 @@ impl Session {
             Update::Failed { .. }
             | Update::Loading(_)
             | Update::Counted { .. }
+            | Update::Models(_)
             | Update::Refused(_)
             | Update::Kept(_)
             | Update::Figure { .. }

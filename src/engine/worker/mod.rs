@@ -32,6 +32,7 @@ use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::trials::time_left;
 use crate::lab::writer::{BaselineMode, Writer};
+use crate::model::known::known_models;
 use crate::model::load::Options;
 use baseline::BaselineContinuation;
 use kept_texts::KeptTexts;
@@ -276,6 +277,10 @@ impl Worker {
             Request::Load { model, options } => self.load(&model, &options),
             Request::Generate { prompt, count } => self.generate(prompt, count),
             Request::CountTokens { text, chat } => self.count_tokens(text, chat),
+            Request::ListModels(folders) => {
+                self.tell(Update::Models(known_models(&folders)));
+                Ok(())
+            }
             Request::Continue { count } => {
                 self.writer()?;
                 self.goal = Some(WritingGoal::of(count));

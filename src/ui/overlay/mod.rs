@@ -4,6 +4,7 @@
 //! [`crate::app::Overlay`], a file here and its arm in [`draw`].
 
 mod argument;
+mod following_keys;
 mod form;
 mod notes;
 mod notices;
@@ -12,6 +13,8 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
+
+pub use following_keys::draw as keys_that_follow;
 
 use super::paint;
 use super::panes::put;

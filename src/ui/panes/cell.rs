@@ -8,7 +8,6 @@ use super::{Canvas, fold, role_of};
 use crate::app::ShownFigure;
 use crate::app::cursor::{CellUnderCursor, number, spell_scaled};
 use crate::app::layout::Pane;
-use crate::lab::writer::BaselineMode;
 use crate::text;
 use crate::ui::theme::Role;
 use crate::ui::widgets::bar;
@@ -124,10 +123,7 @@ fn fired(canvas: &Canvas, position: usize, width: usize) -> Vec<Line<'static>> {
     }
     if let Some(other) = text.tokens.get(position).and_then(|t| t.other.as_ref()) {
         let p = other.logprob.map_or(f32::NAN, f32::exp);
-        let name = match text.baseline_mode_at(position) {
-            BaselineMode::Forced => "edited run's choice ",
-            BaselineMode::Nothing | BaselineMode::SameText | BaselineMode::OwnText => "unedited ",
-        };
+        let name = canvas.app.other_run_name(position);
         lines.push(Line::from(vec![
             canvas.span(name, Role::Muted),
             canvas.span(text::visible(&other.bytes), Role::Title),

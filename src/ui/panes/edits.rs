@@ -84,6 +84,36 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
 }
 
+/// An edit and its receipt as one line, for the frame of another pane.
+pub(super) fn in_a_line(canvas: &Canvas, edit: &Edit) -> Line<'static> {
+    let app = canvas.app;
+    let on = canvas.theme.glyphs.pick("●", "x");
+    let off = canvas.theme.glyphs.pick("○", "-");
+    let role = if edit.on { Role::Edited } else { Role::Muted };
+    let mark = if edit.on { on } else { off };
+    let number = app.history.selected + 1;
+    let mut spans = vec![
+        canvas.span(format!(" {number} "), Role::Key),
+        canvas.span(format!("{mark} {edit} "), role),
+    ];
+    let given = app.receipts.iter().find(|r| r.id == edit.id);
+    if let Some(given) = given.filter(|_| edit.on) {
+        let waiting = app
+            .transcript
+            .boundaries
+            .last()
+            .is_some_and(|b| *b >= app.transcript.tokens.len());
+        let room = usize::from(canvas.area.width).min(59);
+        spans.extend(receipt(canvas, given, waiting, room, false).0);
+        spans.push(Span::raw(" "));
+    }
+    let others = app.history.edits().len() - 1;
+    if others > 0 {
+        spans.push(canvas.span(format!("and {others} more "), Role::Muted));
+    }
+    Line::from(spans)
+}
+
 /// The line of an edit, and its condition on a second line if there is no room for it.
 fn head(
     canvas: &Canvas,

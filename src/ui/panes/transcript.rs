@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::tokens::{split, tokens};
-use super::{Canvas, compared, fold, prompt, put};
+use super::{Canvas, compared, edits, fold, prompt, put};
 use crate::app::layout::Pane;
 use crate::app::transcript::Activity;
 use crate::engine::Ending;
@@ -21,7 +21,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let below = if app.compare && !app.choosing() {
         compared::summary(canvas)
     } else {
-        Line::default()
+        selected_edit(canvas)
     };
     let inner = canvas.frame(pane, &left, &right, &below);
     if inner.is_empty() {
@@ -40,6 +40,18 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     }
     if rows > 0 {
         prompt::draw(canvas, below);
+    }
+}
+
+/// The selected edit and what it did in a line, where the edits have no pane of their own; nothing without edits.
+fn selected_edit(canvas: &Canvas) -> Line<'static> {
+    let app = canvas.app;
+    let shown = app
+        .arrangement()
+        .is_some_and(|a| a.area(Pane::Edits).is_some());
+    match app.history.current().filter(|_| !shown && !app.choosing()) {
+        Some(edit) => edits::in_a_line(canvas, edit),
+        None => Line::default(),
     }
 }
 
