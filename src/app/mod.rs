@@ -196,6 +196,8 @@ pub struct App {
     pub density: Density,
     /// Whether grids have their first row on top.
     pub flip: bool,
+    /// Whether rows of a grid that say little are folded where not all of them fit.
+    pub folded: bool,
     /// What tokens are coloured by.
     pub tint: TokenTint,
     /// Whether figures show the difference from the unedited run.
@@ -315,6 +317,7 @@ impl App {
             cursor: Cursor::default(),
             density: Density::default(),
             flip: false,
+            folded: false,
             tint: TokenTint::default(),
             difference: false,
             history: History::new(Experiment {

@@ -60,6 +60,7 @@ impl App {
             zoom: self.layout.zoom,
             density: self.density,
             flip: self.flip,
+            folded: self.folded,
             tint: self.tint,
             difference: self.difference,
             compare: self.compare,
@@ -113,6 +114,7 @@ impl App {
         self.layout.resized = line.resized;
         self.layout.zoom = line.zoom;
         (self.density, self.flip, self.tint) = (line.density, line.flip, line.tint);
+        self.folded = line.folded;
         for (name, given) in &line.arguments {
             let Some(shown) = self.shown.get_mut(name.as_str()) else {
                 missing.push(format!("the figure `{name}`"));

@@ -19,6 +19,7 @@ rows! {
     "more" ["+"] |app, _| { app.density = app.density.more(); Ok(vec![]) }, "shows more in every cell";
     "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "shows less in every cell, so that more cells fit";
     "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "flips grids: first layer on top";
+    "fold" ["Z"] |app, _| { app.folded = !app.folded; Ok(vec![]) }, "folds the rows of a grid that change least, where not all of them fit";
     "theme" [] theme, "chooses the colours: a theme, with a preview", takes "[NAME]";
 }
 

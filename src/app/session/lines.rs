@@ -323,6 +323,7 @@ pub struct ScreenLine {
     pub zoom: Zoom,
     pub density: Density,
     pub flip: bool,
+    pub folded: bool,
     pub tint: TokenTint,
     pub difference: bool,
     pub compare: bool,

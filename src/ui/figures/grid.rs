@@ -14,7 +14,7 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
-use super::layout::{FigureLayout, flip, locate};
+use super::layout::{FigureLayout, GridLine, flip, locate};
 use super::{Density, FigureView, Hits, compact, significant};
 use crate::export::number::{rank, spelled};
 use crate::figure::{Anchor, AxisLabel, Cell, Grid, Scale};
@@ -48,13 +48,20 @@ pub(super) fn draw(
         paint.header();
     }
     let top = area.y + u16::from(plan.header);
-    for (line, place) in plan.places.clone().step_by(plan.stack).enumerate() {
-        let y = top + line as u16;
+    for (line, y) in plan.lines.iter().zip(top..) {
+        let place = match line {
+            GridLine::Row(place) => *place,
+            GridLine::Folded(places) => {
+                paint.folded(places.clone(), y);
+                continue;
+            }
+        };
         paint.row_title(place, y);
         match view.density {
             Density::Full | Density::Token => paint.tokens(place, y),
             Density::Colour => paint.colours(place, y),
         }
+        paint.rank_of_answer(place, y);
     }
     if plan.legend {
         paint.legend();
@@ -165,6 +172,60 @@ impl GridPainter<'_> {
             }
             self.hit(x, y, self.plan.cell, title.anchor);
         }
+        let story = self.cursor.0.and_then(|column| self.grid.rank_story(column));
+        if let Some(story) = story.filter(|_| self.plan.strip > 0) {
+            let x = usize::from(self.area.right()) - self.plan.strip + 2;
+            let said = crate::text::clip(&format!("rank of {}", story.token), self.plan.strip - 2);
+            self.put(x, y, &said, self.title_style(true));
+        }
+    }
+
+    /// A line in the place of rows that are folded away.
+    fn folded(&mut self, places: std::ops::Range<usize>, y: u16) {
+        let ends = [places.start, places.end - 1].map(|place| {
+            let title = self.grid.rows.get(self.row(place));
+            title.map_or("", |title| title.label.as_str())
+        });
+        let mark = self.theme.glyphs.pick("⋮", ":");
+        let said = format!(
+            "{mark} {} {} to {}: {} that change least",
+            self.grid.row_axis,
+            ends[0],
+            ends[1],
+            places.len()
+        );
+        let wide = usize::from(self.area.width).saturating_sub(self.plan.label + self.plan.strip);
+        let said = crate::text::clip(&said, wide);
+        let style = self.theme.style(Role::Faint);
+        self.put(self.plan.left(self.area) + 1, y, &said, style);
+    }
+
+    /// The rank of the answer of the cursor's column in this row, as a number and as a bar on a scale of logarithms.
+    fn rank_of_answer(&mut self, place: usize, y: u16) {
+        let story = self.cursor.0.and_then(|column| self.grid.rank_story(column));
+        let Some(story) = story.filter(|_| self.plan.strip > 0) else {
+            return;
+        };
+        let layer = self.grid.rows.get(self.row(place)).and_then(|row| row.anchor.layer);
+        let Some(held) = layer.and_then(|layer| story.ranks.get(usize::from(layer)).copied()) else {
+            return;
+        };
+        let most = story.ranks.iter().copied().max().unwrap_or(1).max(100);
+        let share = 1.0 - (held.max(1) as f32).ln() / (most as f32 + 1.0).ln();
+        let x = usize::from(self.area.right()) - self.plan.strip + 1;
+        let number = rank(held as f32, 6);
+        let number = format!("{number:>6} ");
+        let columns = self.plan.strip - 9;
+        let [words, bars] = if self.view.stale {
+            [Role::Stale, Role::Stale]
+        } else if self.cursor.1 == Some(place) {
+            [Role::Title, Role::Bar]
+        } else {
+            [Role::Muted, Role::Bar]
+        };
+        self.put(x, y, &number, self.theme.style(words));
+        let bar = crate::ui::widgets::bar::bar(share, columns, self.theme.glyphs);
+        self.put(x + 7, y, &bar, self.theme.style(bars));
     }
 
     fn row_title(&mut self, place: usize, y: u16) {

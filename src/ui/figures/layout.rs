@@ -16,6 +16,9 @@ const MOST: usize = 14;
 const SHORT: usize = 3;
 /// The maximum width of a row label, in columns.
 const LABEL: usize = 10;
+/// The width of the strip with the rank of the answer, and from which width on there is room for it.
+const STRIP: usize = 22;
+const WITH_STRIP: usize = 62;
 
 /// How the area is divided. All widths are in terminal columns.
 pub(super) struct FigureLayout {
@@ -38,6 +41,17 @@ pub(super) struct FigureLayout {
     pub(super) columns: std::ops::Range<usize>,
     /// The visible rows, counted from the top.
     pub(super) places: std::ops::Range<usize>,
+    /// What each line of the screen shows.
+    pub(super) lines: Vec<GridLine>,
+    /// Columns at the right for the rank of the answer in the cursor's column.
+    pub(super) strip: usize,
+}
+
+/// A line of the screen: a row and those stacked with it, or rows that are folded away; places are counted from the top.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum GridLine {
+    Row(usize),
+    Folded(std::ops::Range<usize>),
 }
 
 /// The cursor as column and row, the latter counted from the top; each may be absent.
@@ -78,13 +92,21 @@ impl FigureLayout {
         cursor: (Option<usize>, Option<usize>),
     ) -> Self {
         let (wide, high) = (usize::from(area.width), usize::from(area.height));
+        let dense = view.density == Density::Colour;
+        let story = cursor.0.and_then(|column| grid.rank_story(column));
+        // Figures whose columns have stories keep the room, so that no cell moves with the cursor.
+        let strip = if wide >= WITH_STRIP && !dense && (story.is_some() || grid.rank_story(0).is_some()) {
+            STRIP
+        } else {
+            0
+        };
+        let wide = wide - strip;
         let worded = grid
             .cells
             .iter()
             .flatten()
             .any(|cell| !cell.label.is_empty());
         let signed = matches!(grid.scale, Scale::Diverging { .. });
-        let dense = view.density == Density::Colour;
         let shade = match (theme.paints(), dense) {
             (true, _) | (_, true) => 0,
             // A number shows its own sign.
@@ -137,6 +159,14 @@ impl FigureLayout {
         let places = window(grid.rows.len(), lines * stack, None, cursor.1);
         // A line with two rows begins at an even row, so that the pairs do not change while scrolling.
         let start = places.start - places.start % stack;
+        let places = start..(start + places.len()).min(grid.rows.len());
+        let folded = view.folded && stack == 1 && places.len() < grid.rows.len();
+        let lines = if folded {
+            folded_lines(&changes(grid, view.flip), lines, cursor.1)
+        } else {
+            places.clone().step_by(stack).map(GridLine::Row).collect()
+        };
+        let places = if folded { 0..grid.rows.len() } else { places };
         Self {
             label,
             shade,
@@ -147,7 +177,9 @@ impl FigureLayout {
             header,
             legend,
             columns,
-            places: start..(start + places.len()).min(grid.rows.len()),
+            places,
+            lines,
+            strip,
         }
     }
 
@@ -164,6 +196,71 @@ impl FigureLayout {
     pub(super) fn left(&self, area: Rect) -> usize {
         usize::from(area.x) + self.label
     }
+}
+
+/// How much each row of a grid differs from its neighbours, on the scale of the colours, summed over the columns; by place from the top.
+fn changes(grid: &Grid, flipped: bool) -> Vec<f32> {
+    let count = grid.rows.len();
+    let mut out = vec![0.0; count];
+    for column in &grid.cells {
+        let values: Vec<f32> = column.iter().map(|c| grid.scale.place(c.value)).collect();
+        for (below, pair) in values.windows(2).enumerate() {
+            let step = (pair[1] - pair[0]).abs();
+            if step.is_finite() {
+                out[flip(below, count, flipped)] += step;
+                out[flip(below + 1, count, flipped)] += step;
+            }
+        }
+    }
+    out
+}
+
+/// As many rows as fit into so many lines, those first that differ most from their neighbours; the first, the last and the cursor's are
+/// always there, and the others are folded, each run of them into a line.
+fn folded_lines(changes: &[f32], lines: usize, cursor: Option<usize>) -> Vec<GridLine> {
+    let last = changes.len().saturating_sub(1);
+    let mut shown = vec![false; changes.len()];
+    for place in [Some(0), Some(last), cursor].into_iter().flatten() {
+        if let Some(own) = shown.get_mut(place) {
+            *own = true;
+        }
+    }
+    let mut order: Vec<usize> = (0..changes.len()).collect();
+    order.sort_by(|a, b| changes[*b].total_cmp(&changes[*a]).then(a.cmp(b)));
+    for place in order {
+        if shown[place] {
+            continue;
+        }
+        shown[place] = true;
+        if grid_lines(&shown).len() > lines {
+            shown[place] = false;
+        }
+    }
+    let mut out = grid_lines(&shown);
+    out.truncate(lines);
+    out
+}
+
+/// The lines of rows that are shown or not; a single row that is not is shown in the place of its fold.
+fn grid_lines(shown: &[bool]) -> Vec<GridLine> {
+    let mut out: Vec<GridLine> = Vec::new();
+    let mut from = None;
+    for place in 0..=shown.len() {
+        let visible = shown.get(place).copied().unwrap_or(true);
+        if !visible {
+            from.get_or_insert(place);
+            continue;
+        }
+        match from.take() {
+            Some(start) if place - start == 1 => out.push(GridLine::Row(start)),
+            Some(start) => out.push(GridLine::Folded(start..place)),
+            None => {}
+        }
+        if place < shown.len() {
+            out.push(GridLine::Row(place));
+        }
+    }
+    out
 }
 
 /// The visible part of `count` items if `fits` of them fit: it begins at `hint` if that includes the cursor, else the cursor is
@@ -198,6 +295,40 @@ mod tests {
         assert_eq!(window(50, 10, None, None), 0..10);
         assert_eq!(window(5, 10, Some(3), Some(4)), 0..5);
         assert_eq!(window(0, 10, Some(3), None), 0..0);
+    }
+
+    #[test]
+    fn rows_that_change_least_are_folded_and_the_ends_and_the_cursor_never() {
+        let mut changes = vec![0.0; 30];
+        changes[6] = 5.0;
+        changes[7] = 4.0;
+        changes[20] = 1.0;
+        let rows = |lines: usize, cursor| folded_lines(&changes, lines, cursor);
+        use GridLine::{Folded, Row};
+        assert_eq!(
+            rows(9, None),
+            [Row(0), Folded(1..6), Row(6), Row(7), Folded(8..20), Row(20), Folded(21..28), Row(28), Row(29)]
+        );
+        assert_eq!(
+            rows(5, None),
+            [Row(0), Folded(1..6), Row(6), Folded(7..29), Row(29)]
+        );
+        assert!(rows(7, Some(13)).contains(&Row(13)));
+        for lines in 0..40 {
+            for cursor in [None, Some(0), Some(13), Some(29)] {
+                let found = folded_lines(&changes, lines, cursor);
+                assert!(found.len() <= lines.max(5), "{lines}");
+                let all: usize = found
+                    .iter()
+                    .map(|line| match line {
+                        Row(_) => 1,
+                        Folded(rows) => rows.len(),
+                    })
+                    .sum();
+                assert!(lines < 5 || all == 30, "{lines}: {found:?}");
+            }
+        }
+        assert_eq!(folded_lines(&[], 4, Some(2)), []);
     }
 
     #[test]

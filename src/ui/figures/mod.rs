@@ -37,6 +37,8 @@ pub struct FigureView<'a> {
     pub stale: bool,
     /// Whether the first row is on top, instead of at the bottom.
     pub flip: bool,
+    /// Whether rows that say little are folded where not all of them fit.
+    pub folded: bool,
     /// The first visible column, if the cursor allows it: [`Hits::first_column`] of the last frame.
     pub first_column: Option<usize>,
     /// How many columns of a table, from the second one on, are scrolled away.
@@ -157,6 +159,7 @@ mod tests {
                     density,
                     stale,
                     flip,
+                    folded: focused != stale,
                     first_column,
                     aside: first_line % 3,
                     sorted: Some(("rank", flip)),

@@ -70,6 +70,7 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
         density: app.density,
         stale: shown.stale.is_some(),
         flip: app.flip,
+        folded: app.folded,
         first_column,
         aside: shown.aside,
         sorted: shown
