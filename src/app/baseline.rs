@@ -165,7 +165,8 @@ pub fn name(beside: BaselineMode) -> Option<&'static str> {
 impl App {
     /// The widths of texts and strip if both fit side by side into `width` columns.
     pub fn side_by_side(&self, width: usize) -> Option<(usize, usize)> {
-        columns(width).filter(|_| self.compare && self.baseline.is_some())
+        columns(width)
+            .filter(|_| self.compare && self.baseline.is_some() && self.reference.is_none())
     }
 
     /// The common lines of the two texts, each text `width` columns wide.
@@ -185,6 +186,20 @@ impl App {
     /// The lines along which the cursor moves: those of the run's text as it is laid out.
     pub(super) fn lines(&self, width: usize) -> Vec<Vec<TokenSpan>> {
         let text = &self.transcript;
+        if self.compare && self.reference.is_some() {
+            let lines = self.lines_of_both(Self::column_of_both(width));
+            let own = |pairs: Vec<(Option<usize>, Option<usize>)>| -> Vec<TokenSpan> {
+                let tokens = pairs.into_iter().filter_map(|(_, own)| own);
+                tokens
+                    .map(|token| TokenSpan {
+                        token,
+                        text: text.pieces[token].replace('\n', "⏎"),
+                    })
+                    .collect()
+            };
+            let lines = lines.into_iter().map(own);
+            return lines.filter(|line| !line.is_empty()).collect();
+        }
         let Some((column, strip)) = self.side_by_side(width) else {
             return text.wrap(width);
         };

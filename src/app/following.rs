@@ -115,6 +115,7 @@ impl App {
             instrument: slot,
             arguments,
             unedited: false,
+            other: None,
             until,
         })))
     }

@@ -24,6 +24,7 @@ pub mod notice;
 pub mod palette;
 pub mod prompt_work;
 pub mod ready_prompts;
+mod reference;
 mod replay;
 mod requests;
 mod screen_state;
@@ -218,8 +219,10 @@ pub struct App {
     pub baseline_asked: bool,
     /// The position to which the cursor returns when a text that is generated again reaches it.
     pub return_to: Option<usize>,
-    /// Whether the text of the baseline run is shown.
+    /// Whether the text of the baseline run, or the kept text, is shown.
     pub compare: bool,
+    /// The text that is kept to compare others with.
+    pub reference: Option<Transcript>,
     pub presets: Vec<ReadyPrompt>,
     /// The index of the selected ready prompt.
     pub preset: usize,
@@ -332,6 +335,7 @@ impl App {
             baseline_asked: false,
             return_to: None,
             compare: false,
+            reference: None,
             presets: ready_prompts::presets(&settings.model),
             preset: 0,
             show_presets: false,

@@ -48,7 +48,7 @@ impl App {
     /// Starts a text that is no prompt of its own, but is made from the one that is shown.
     pub(super) fn send_prompt(&mut self, prompt: PromptSource) -> Vec<Effect> {
         self.show_presets = false;
-        self.compare = self.compare && self.baseline_mode.is_lockstep();
+        self.compare &= self.baseline_mode.is_lockstep() || self.reference.is_some();
         self.transcript.activity = Activity::Reading;
         self.transcript.since = Some((self.now, 0));
         vec![self.send_request(Request::Generate {
@@ -187,6 +187,7 @@ impl App {
             instrument: slot,
             arguments,
             unedited: false,
+            other: None,
             until: self.end_of_text_for(slot).filter(|_| of_text),
         };
         if let Some(shown) = self.shown.get_mut(slot) {
@@ -241,7 +242,7 @@ impl App {
         (1..text.tokens.len()).contains(&until).then_some(until)
     }
 
-    /// Requests the chosen figure of the unedited run.
+    /// Requests the chosen figure of the run that is compared with: that of the kept text, or else the unedited one.
     pub(super) fn ask_unedited(&mut self) -> Vec<Effect> {
         let shown = self.shown.get(self.layout.figure);
         let (arguments, until) = shown
@@ -252,9 +253,13 @@ impl App {
             arguments: arguments.clone(),
             unedited,
             until,
+            other: None,
         };
         // Both figures, so that they cover the same positions.
-        let (edited, unedited) = (question(false), question(true));
+        let edited = question(false);
+        let unedited = self
+            .about_reference(edited.clone())
+            .unwrap_or_else(|| question(true));
         self.change_figure(self.layout.figure, |s| s.refused = None);
         vec![
             self.send_request(Request::Observe(edited)),

@@ -10,6 +10,7 @@ use super::history::ExampleTurn;
 use super::layout::Pane;
 use super::mark::Mark;
 use super::session::lines::{ExampleLine, ScreenLine};
+use super::transcript::Transcript;
 use super::{App, Effect};
 use crate::engine::{PaneName, Request};
 use crate::instruments::{Arguments, instrument};
@@ -58,6 +59,11 @@ impl App {
             third: self.layout.third.into(),
             resized: self.layout.resized,
             zoom: self.layout.zoom,
+            reference: self
+                .reference
+                .as_ref()
+                .map_or_else(Vec::new, |kept| kept.tokens.clone()),
+            reference_prompt: self.reference.as_ref().map_or(0, |kept| kept.prompt),
             density: self.density,
             flip: self.flip,
             folded: self.folded,
@@ -113,6 +119,14 @@ impl App {
         self.layout.third = slots[2].unwrap_or(self.layout.third);
         self.layout.resized = line.resized;
         self.layout.zoom = line.zoom;
+        if !line.reference.is_empty() {
+            let mut kept = Transcript::default();
+            line.reference
+                .iter()
+                .for_each(|token| kept.join(token.clone()));
+            kept.prompt = line.reference_prompt.min(kept.tokens.len());
+            self.reference = Some(kept);
+        }
         (self.density, self.flip, self.tint) = (line.density, line.flip, line.tint);
         self.folded = line.folded;
         for (name, given) in &line.arguments {
@@ -174,7 +188,7 @@ impl App {
         self.history.start_in_mode(line.mode);
         if line.compare {
             self.compare = true;
-            if self.baseline.is_none() {
+            if self.baseline.is_none() && self.reference.is_none() {
                 self.baseline_asked = true;
                 effects.push(self.send_request(Request::Baseline));
             }

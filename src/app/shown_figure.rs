@@ -38,7 +38,7 @@ pub enum CursorFocus {
 pub struct ShownFigure {
     /// The figure of the run.
     pub figure: Option<Figure>,
-    /// The figure of the unedited run.
+    /// The figure of the run that is compared with: the unedited one, or that of the kept text.
     pub unedited: Option<Figure>,
     /// The difference: `figure` minus `unedited`.
     pub difference: Option<Figure>,
@@ -136,6 +136,9 @@ impl App {
     /// The figure that a pane shows: the difference if it is switched on and available.
     pub fn figure(&self, slot: PaneName) -> Option<&Figure> {
         let shown = self.shown.get(slot)?;
+        if self.shows_reference(slot) {
+            return shown.unedited.as_ref();
+        }
         shown
             .difference
             .as_ref()

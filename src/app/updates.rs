@@ -242,6 +242,7 @@ impl App {
             instrument: name,
             arguments: asked(name),
             unedited: false,
+            other: None,
             until: None,
         };
         let panes = self.panes();
@@ -442,6 +443,7 @@ impl App {
         let (mut problem, mut anew, mut failed, mut saved) = (None, false, None, None);
         let title = figure.title.clone();
         let text = self.text_excerpt();
+        let counterparts = self.counterparts();
         self.change_figure(slot, |s| {
             s.working = None;
             failed = s.failed.take();
@@ -453,7 +455,7 @@ impl App {
                 // Under other edits the answer may be another token, for which the unedited run must be measured again.
                 anew = s
                     .unedited
-                    .take_if(|u| !u.same_tokens_followed(&figure))
+                    .take_if(|u| counterparts.is_none() && !u.same_tokens_followed(&figure))
                     .is_some();
                 if s.asked_at.is_some() {
                     s.keep_followed();
@@ -464,8 +466,7 @@ impl App {
             }
             s.show_chosen();
             s.difference = match (&s.figure, &s.unedited) {
-                (Some(edited), Some(unedited)) => edited
-                    .minus(unedited)
+                (Some(own), Some(other)) => Self::subtract(counterparts.as_ref(), own, other)
                     .map_err(|e| problem = Some(e.to_string()))
                     .ok(),
                 _ => None,
@@ -501,13 +502,14 @@ impl App {
     /// Columns that are there already, with the layers that were left for later.
     fn receive_completed(&mut self, slot: PaneName, column: Column) {
         let again = self.shown.get(slot).is_some_and(|s| s.difference.is_some());
+        let counterparts = self.counterparts();
         self.change_figure(slot, |s| {
             if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
                 complete(of, figure, column);
             }
             // A difference from unread cells says nothing of them.
             if let (true, Some(edited), Some(unedited)) = (again, &s.figure, &s.unedited) {
-                s.difference = edited.minus(unedited).ok();
+                s.difference = Self::subtract(counterparts.as_ref(), edited, unedited).ok();
             }
         });
     }

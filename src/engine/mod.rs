@@ -112,9 +112,25 @@ pub struct FigureRequest {
     pub unedited: bool,
     /// How many tokens of the text the figure is about; by default all.
     pub until: Option<usize>,
+    /// The text that it is about instead of the current one, read under the edits that are on from its first position on.
+    pub other: Option<OtherText>,
+}
+
+/// A text that figures are compared with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherText {
+    /// Its token ids.
+    pub tokens: Vec<u32>,
+    /// How many of them are the prompt.
+    pub prompt: usize,
 }
 
 impl FigureRequest {
+    /// Whether it is of a run that another figure is compared with.
+    pub fn is_compared_with(&self) -> bool {
+        self.unedited || self.other.is_some()
+    }
+
     /// Whether the figure is about the current text; some instruments read only files.
     ///
     /// # Errors
@@ -433,7 +449,7 @@ pub enum Update {
     /// A whole figure.
     Figure {
         slot: PaneName,
-        /// Whether it shows the unedited run.
+        /// Whether it shows the run that is compared with: the unedited one, or that of another text.
         unedited: bool,
         figure: Box<Figure>,
     },

@@ -3,6 +3,7 @@
 //! Invariant: every cell that belongs to a place in the model has an [`Anchor`], and every figure its [`Provenance`]. To add a
 //! shape, add a variant of [`Body`]; the compiler lists the places to visit.
 
+pub mod alignment;
 pub(crate) mod builders;
 pub mod by_token;
 pub mod cell_details;

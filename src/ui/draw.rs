@@ -149,6 +149,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if app.difference {
         right.push(span(" Δ ".into(), Role::Warning));
     }
+    if let Some(kept) = app.reference_excerpt() {
+        right.push(span(format!(" kept “{kept}” "), Role::Accent));
+    }
     if app.tour.is_some() && app.arrangement().is_some_and(|own| own.tour.height == 0) {
         right.push(span(" the tour needs more rows ".into(), Role::Warning));
     }

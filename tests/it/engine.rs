@@ -3,7 +3,9 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use lmscope::engine::{Ending, FigureRequest, Handle, Mode, PromptSource, Request, Update, spawn};
+use lmscope::engine::{
+    Ending, FigureRequest, Handle, Mode, OtherText, PromptSource, Request, Update, spawn,
+};
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::{Arguments, complete, grow, instrument};
 use lmscope::lab::prompt_list;
@@ -74,6 +76,7 @@ fn live(name: &'static str) -> FigureRequest {
         instrument: name,
         arguments: Arguments::default(),
         unedited: false,
+        other: None,
         until: None,
     }
 }
@@ -741,4 +744,77 @@ fn a_listed_prompt_runs_as_it_was_measured() {
             assert_eq!(run, prompt.tokens(&lab, chat).unwrap().tokens);
         }
     }
+}
+
+/// A figure of another text is what a run of that text gives, under the edits that are on; the text that is shown stays.
+#[test]
+fn a_figure_of_another_text_is_that_of_its_own_run() {
+    let session = session();
+    session.generate("The capital of Japan is", 2);
+    session.handle.ask(Request::Observe(live("lens")));
+    let figure = |seen: Vec<Update>| {
+        let found = seen.into_iter().rev().find_map(|update| match update {
+            Update::Figure {
+                slot: "lens",
+                unedited,
+                figure,
+            } => Some((unedited, *figure)),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let of_lens = |u: &Update| matches!(u, Update::Figure { slot: "lens", .. });
+    let (compared, first) = figure(session.until(of_lens));
+    assert!(!compared);
+    let tokens = first.provenance.tokens.clone();
+    session.generate("The capital of France is", 2);
+    session.handle.ask(Request::Observe(FigureRequest {
+        other: Some(OtherText {
+            prompt: tokens.len() - 2,
+            tokens: tokens.clone(),
+        }),
+        ..live("lens")
+    }));
+    let (compared, other) = figure(session.until(of_lens));
+    assert!(compared, "it is no figure of the text that is shown");
+    assert_eq!(other.provenance.tokens, tokens);
+    assert_eq!(other.body, first.body);
+    session.handle.ask(Request::Observe(live("lens")));
+    let (_, own) = figure(session.until(of_lens));
+    assert_ne!(own.provenance.tokens, tokens);
+}
+
+/// The list of models has the demo, and the models of a folder that is named; what is no model is not in it.
+#[test]
+fn models_of_a_folder_are_listed_with_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("small.gguf"), b"GGUF").unwrap();
+    std::fs::write(folder.path().join("notes.txt"), b"no model").unwrap();
+    let half = folder.path().join("half");
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("config.json"), br#"{"model_type": "llama"}"#).unwrap();
+    let session = session();
+    session
+        .handle
+        .ask(Request::ListModels(vec![folder.path().to_path_buf()]));
+    let seen = session.until(|u| matches!(u, Update::Models(_)));
+    let Some(Update::Models(models)) = seen.last() else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(models[0].argument, "demo");
+    let here: Vec<(String, String)> = models
+        .iter()
+        .filter(|m| {
+            m.path
+                .as_ref()
+                .is_some_and(|p| p.starts_with(folder.path()))
+        })
+        .map(|m| {
+            let name = m.path.as_ref().unwrap().file_name().unwrap();
+            (name.to_string_lossy().into_owned(), m.family.clone())
+        })
+        .collect();
+    assert_eq!(here[0].0, "half");
+    assert_eq!(here[1], ("small.gguf".to_string(), "gguf".to_string()));
+    assert_eq!(here.len(), 2);
 }

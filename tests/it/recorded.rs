@@ -644,6 +644,7 @@ fn ask(request: &Request) -> String {
         Request::CountTokens { text, chat } => {
             format!("count {text:?} {}", if *chat { "chat" } else { "raw" })
         }
+        Request::ListModels(_) => "list models".into(),
         Request::Continue { count } => format!("continue {count}"),
         Request::Stop => "stop".into(),
         Request::Rewind { position } => format!("rewind {position}"),
@@ -683,8 +684,11 @@ fn ask(request: &Request) -> String {
                 Request::Follow(_) => "follow",
                 _ => "observe",
             };
+            let other = q.other.as_ref().map_or_else(String::new, |other| {
+                format!(" other of {} tokens", other.tokens.len())
+            });
             format!(
-                "{word} {}{}{until} {}",
+                "{word} {}{}{other}{until} {}",
                 q.instrument,
                 if q.unedited { " unedited" } else { "" },
                 arguments.join(" ")

@@ -10,6 +10,7 @@ use lmscope::engine::{Ending, Update};
 use lmscope::figure::Check;
 use lmscope::instruments::instrument;
 use lmscope::lab::writer::BaselineMode;
+use lmscope::model::known::KnownModel;
 use lmscope::ui::theme::Theme;
 use serde::Deserialize;
 
@@ -58,6 +59,42 @@ fn update(words: &str) -> Update {
         }
         "began" if rest.is_empty() => began(&PROMPT),
         "began" => began(&rest.split('|').collect::<Vec<_>>()),
+        // As `began`, with an id for every word, so that texts can be compared.
+        "words" => {
+            let words: Vec<&str> = rest.split('|').collect();
+            let Update::Began(mut tokens) = began(&words) else {
+                unreachable!()
+            };
+            for (token, word) in tokens.iter_mut().zip(words) {
+                token.id = word.bytes().fold(7, |id, b| id * 31 % 9973 + u32::from(b));
+            }
+            Update::Began(tokens)
+        }
+        "models" => Update::Models(vec![
+            KnownModel {
+                argument: "demo".into(),
+                family: "llama".into(),
+                parameters: Some(3_640_000),
+                fits: Some(true),
+                ..KnownModel::default()
+            },
+            KnownModel {
+                argument: "/models/small.gguf".into(),
+                family: "gguf".into(),
+                dtypes: "gguf".into(),
+                bytes: Some(98_362_432),
+                fits: Some(false),
+                path: Some("/models/small.gguf".into()),
+                ..KnownModel::default()
+            },
+            KnownModel {
+                argument: "some/half".into(),
+                missing: Some("model.safetensors".into()),
+                bytes: Some(0),
+                path: Some("/cache/half".into()),
+                ..KnownModel::default()
+            },
+        ]),
         "token" => {
             let (position, word) = rest.split_once(' ').unwrap();
             recorded::wrote(number(position), word.as_bytes(), None)

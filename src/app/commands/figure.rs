@@ -21,7 +21,7 @@ rows! {
     "number" ["#"] number, "shows the next number of the cells: rank, probability of the answer, top-1, KL, entropy", hint "number", when has_numbers;
     "widen" ["w"] widen, "extends the figure's window back to the cursor and measures again", hint "measure here", when can_widen;
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
-    "difference" ["D"] difference, "shows the figure minus that of the unedited run", hint "difference", when has_figure;
+    "difference" ["D"] difference, "shows the figure minus that of the unedited run, or of the text that keep has kept", hint "difference", when has_figure;
     "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
     "instruments" ["Space"] |app, _| { app.open_instruments(); Ok(vec![]) }, "picks an instrument from a list, by what it is about, with what it costs", hint "instruments", when has_model;
     "prompts" [] prompts, "shows a list of prompts as a table: each answer's rank and surprisal, and the edits' effect; Enter on a row reads its prompt", takes "FILE", when has_model;

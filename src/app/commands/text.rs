@@ -17,7 +17,8 @@ rows! {
     "rewind" ["r"] |app, _| Ok(app.rewind(app.cursor.position.max(1))), "removes the text from the cursor on and generates again from there", hint "rewind", when has_text;
     "again" ["R"] again, "runs the same prompt again from its beginning, under the current edits", hint "again", when has_last;
     "new" ["n"] new, "shows the ready prompts", hint "prompts", when not_choosing;
-    "compare" ["b"] compare, "shows or hides the unedited run of the same seed next to this one", hint "compare", when has_text;
+    "compare" ["b"] compare, "shows or hides the unedited run of the same seed next to this one, or the text that keep has kept", hint "compare", when has_text;
+    "keep" ["V"] |app, _| app.toggle_reference(), "keeps this text to compare the next ones with: b shows both, D subtracts their figures; again forgets it", when has_text;
     "chat" ["C"] chat, "switches between raw text and one chat turn for what you write", when has_chat;
     "temperature" ["t"] temperature, "sets the sampling temperature; 0 takes the most probable token", takes "NUMBER", now |app| app.history.sampling().temperature.to_string();
     "seed" ["T"] seed, "sets the random seed", takes "NUMBER", now |app| app.history.sampling().seed.to_string();
@@ -121,7 +122,7 @@ fn new(app: &mut App, _: &str) -> CommandResult {
 
 fn compare(app: &mut App, _: &str) -> CommandResult {
     app.compare = !app.compare;
-    if app.compare && app.baseline.is_none() {
+    if app.compare && app.baseline.is_none() && app.reference.is_none() {
         app.baseline_asked = true;
         return Ok(vec![app.send_request(Request::Baseline)]);
     }

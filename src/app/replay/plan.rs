@@ -104,9 +104,11 @@ fn needs_text(request: &Request) -> bool {
 /// begins, the edits and how it is written.
 fn settles(request: &Request, before: bool) -> Option<String> {
     match request {
-        Request::Observe(question) => {
-            Some(format!("{} {}", question.instrument, question.unedited))
-        }
+        Request::Observe(question) => Some(format!(
+            "{} {}",
+            question.instrument,
+            question.is_compared_with()
+        )),
         Request::Sampling(_) if before => Some("sampling".into()),
         Request::Edits { .. } if before => Some("edits".into()),
         Request::Beside(_) if before => Some("beside".into()),

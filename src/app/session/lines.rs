@@ -15,7 +15,7 @@ use crate::app::layout::{Resized, Zoom};
 use crate::app::{Density, TokenTint};
 use crate::edit::Edit;
 use crate::edit::unit_set::UnitSet;
-use crate::engine::{FigureRequest, Mode, PromptSource, Request};
+use crate::engine::{FigureRequest, Mode, OtherText, PromptSource, Request, Token};
 use crate::error::{Error, Result};
 use crate::instruments::{Arguments, instrument};
 use crate::lab::sample::Sampling;
@@ -74,6 +74,8 @@ pub(super) enum RequestLine {
         unedited: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         until: Option<usize>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        other: Option<OtherText>,
     },
     Direction {
         name: String,
@@ -151,6 +153,7 @@ impl RequestLine {
                 arguments: question.arguments.given.clone(),
                 unedited: question.unedited,
                 until: question.until,
+                other: question.other.clone(),
             },
             Request::Direction {
                 name,
@@ -240,6 +243,7 @@ impl RequestLine {
                 arguments,
                 unedited,
                 until,
+                other,
             } => {
                 let Ok(of) = instrument(&name) else {
                     lacks(format!("the figure `{name}`, which does not exist"));
@@ -253,6 +257,7 @@ impl RequestLine {
                     arguments,
                     unedited,
                     until,
+                    other,
                 })
             }
             Self::Direction {
@@ -321,6 +326,9 @@ pub struct ScreenLine {
     /// What was changed of the panes' sizes.
     pub resized: Resized,
     pub zoom: Zoom,
+    /// The text that is kept for comparison, and how many of its tokens are the prompt.
+    pub reference: Vec<Token>,
+    pub reference_prompt: usize,
     pub density: Density,
     pub flip: bool,
     pub folded: bool,

@@ -116,6 +116,7 @@ mod tests {
     use crate::app::{Density, TokenTint};
     use crate::edit::Edit;
     use crate::edit::unit_set::UnitSet;
+    use crate::engine::OtherText;
     use crate::engine::{FigureRequest, Mode, PromptSource};
     use crate::instruments::Arguments;
     use crate::lab::sample::Sampling;
@@ -132,6 +133,10 @@ mod tests {
             arguments: Arguments::default().with("top", 3),
             unedited: true,
             until: Some(5),
+            other: Some(OtherText {
+                tokens: vec![3, 1],
+                prompt: 1,
+            }),
         };
         let off = Edit {
             on: false,

@@ -83,7 +83,8 @@ impl Worker {
         let (writer, lab) = self.writer()?;
         let needs = |(i, live): (usize, &Live)| {
             let arguments = &live.question.arguments;
-            let grows = !live.question.unedited && live.of.live(&lab.model.card, arguments);
+            let grows =
+                !live.question.is_compared_with() && live.of.live(&lab.model.card, arguments);
             // An error in the arguments was reported when the whole figure was requested, so it is ignored here.
             let needs = grows.then(|| live.of.needs(&writer.run, arguments, lab).ok());
             let (needs, layers) = (needs??, lab.model.card.layers);
@@ -116,7 +117,7 @@ impl Worker {
         let slot = live.question.instrument;
         let mut waiting = self.waiting.iter();
         // The whole figure that is waiting will include this position.
-        if waiting.any(|q| q.instrument == slot && !q.unedited) {
+        if waiting.any(|q| q.instrument == slot && !q.is_compared_with()) {
             return Ok(());
         }
         if !live.whole {

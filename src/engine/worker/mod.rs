@@ -393,8 +393,10 @@ impl Worker {
         if self.writer.is_none() && question.needs_text().unwrap_or(true) {
             return;
         }
-        self.waiting
-            .retain(|q| (q.instrument, q.unedited) != (question.instrument, question.unedited));
+        self.waiting.retain(|q| {
+            (q.instrument, q.is_compared_with())
+                != (question.instrument, question.is_compared_with())
+        });
         self.waiting.push(question);
     }
 
@@ -456,6 +458,15 @@ impl Worker {
         let run = if question.needs_text()? {
             let (writer, _) = self.writer()?;
             let run = writer.run.clone();
+            let run = match &question.other {
+                None => run,
+                Some(other) => Run {
+                    prompt: other.prompt,
+                    seed: run.seed,
+                    schedule: Schedule::always(run.schedule.latest().to_vec()),
+                    ..Run::plain(other.tokens.clone())
+                },
+            };
             let run = run.until(question.until.unwrap_or(usize::MAX));
             if question.unedited {
                 // The answers are those of the edited run, so that both figures are about the same tokens.
@@ -503,13 +514,13 @@ impl Worker {
             let last = lab.visible(*last);
             figure.title = format!("{} · after {last} ({})", figure.title, before.len());
         }
-        self.checked(figure.check.filter(|_| !question.unedited));
+        self.checked(figure.check.filter(|_| !question.is_compared_with()));
         if let Some(live) = self.live.iter_mut().find(|l| l.question == *question) {
             live.set_whole(true);
         }
         self.tell(Update::Figure {
             slot,
-            unedited: question.unedited,
+            unedited: question.is_compared_with(),
             figure: Box::new(figure),
         });
         let lab = self.lab()?;

@@ -172,7 +172,10 @@ impl GridPainter<'_> {
             }
             self.hit(x, y, self.plan.cell, title.anchor);
         }
-        let story = self.cursor.0.and_then(|column| self.grid.rank_story(column));
+        let story = self
+            .cursor
+            .0
+            .and_then(|column| self.grid.rank_story(column));
         if let Some(story) = story.filter(|_| self.plan.strip > 0) {
             let x = usize::from(self.area.right()) - self.plan.strip + 2;
             let said = crate::text::clip(&format!("rank of {}", story.token), self.plan.strip - 2);
@@ -202,12 +205,20 @@ impl GridPainter<'_> {
 
     /// The rank of the answer of the cursor's column in this row, as a number and as a bar on a scale of logarithms.
     fn rank_of_answer(&mut self, place: usize, y: u16) {
-        let story = self.cursor.0.and_then(|column| self.grid.rank_story(column));
+        let story = self
+            .cursor
+            .0
+            .and_then(|column| self.grid.rank_story(column));
         let Some(story) = story.filter(|_| self.plan.strip > 0) else {
             return;
         };
-        let layer = self.grid.rows.get(self.row(place)).and_then(|row| row.anchor.layer);
-        let Some(held) = layer.and_then(|layer| story.ranks.get(usize::from(layer)).copied()) else {
+        let layer = self
+            .grid
+            .rows
+            .get(self.row(place))
+            .and_then(|row| row.anchor.layer);
+        let Some(held) = layer.and_then(|layer| story.ranks.get(usize::from(layer)).copied())
+        else {
             return;
         };
         let most = story.ranks.iter().copied().max().unwrap_or(1).max(100);

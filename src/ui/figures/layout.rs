@@ -95,11 +95,12 @@ impl FigureLayout {
         let dense = view.density == Density::Colour;
         let story = cursor.0.and_then(|column| grid.rank_story(column));
         // Figures whose columns have stories keep the room, so that no cell moves with the cursor.
-        let strip = if wide >= WITH_STRIP && !dense && (story.is_some() || grid.rank_story(0).is_some()) {
-            STRIP
-        } else {
-            0
-        };
+        let strip =
+            if wide >= WITH_STRIP && !dense && (story.is_some() || grid.rank_story(0).is_some()) {
+                STRIP
+            } else {
+                0
+            };
         let wide = wide - strip;
         let worded = grid
             .cells
@@ -307,7 +308,17 @@ mod tests {
         use GridLine::{Folded, Row};
         assert_eq!(
             rows(9, None),
-            [Row(0), Folded(1..6), Row(6), Row(7), Folded(8..20), Row(20), Folded(21..28), Row(28), Row(29)]
+            [
+                Row(0),
+                Folded(1..6),
+                Row(6),
+                Row(7),
+                Folded(8..20),
+                Row(20),
+                Folded(21..28),
+                Row(28),
+                Row(29)
+            ]
         );
         assert_eq!(
             rows(5, None),

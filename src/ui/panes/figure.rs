@@ -157,7 +157,9 @@ fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> L
         };
         spans.push(canvas.span(text, Role::Accent));
     }
-    if refused(canvas, shown, slot).is_some() {
+    if app.shows_reference(slot) {
+        spans.push(canvas.span(" of the kept text ", Role::Warning));
+    } else if refused(canvas, shown, slot).is_some() {
         spans.push(canvas.span(" no Δ ", Role::Warning));
     } else if app.difference && shown.difference.is_none() && app.layout.figure == slot {
         spans.push(canvas.span(" Δ being measured ", Role::Accent));

@@ -11,6 +11,7 @@ mod figure;
 mod prompt;
 mod tokens;
 mod transcript;
+mod two_prompts;
 
 pub(in crate::ui) use prompt::editor;
 

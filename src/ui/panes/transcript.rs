@@ -7,7 +7,7 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::tokens::{split, tokens};
-use super::{Canvas, compared, edits, fold, prompt, put};
+use super::{Canvas, compared, edits, fold, prompt, put, two_prompts};
 use crate::app::layout::Pane;
 use crate::app::transcript::Activity;
 use crate::engine::Ending;
@@ -18,7 +18,9 @@ use crate::ui::widgets::scroll;
 pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let app = canvas.app;
     let (left, right) = titles(canvas);
-    let below = if app.compare && !app.choosing() {
+    let below = if app.compare && app.reference.is_some() && !app.choosing() {
+        two_prompts::summary(canvas)
+    } else if app.compare && !app.choosing() {
         compared::summary(canvas)
     } else {
         selected_edit(canvas)
@@ -32,6 +34,8 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let (above, below) = split(inner, rows);
     if app.choosing() {
         presets(canvas, above);
+    } else if app.compare && app.reference.is_some() {
+        two_prompts::draw(canvas, above);
     } else if app.compare {
         compared::draw(canvas, above);
     } else {

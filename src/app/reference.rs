@@ -1,0 +1,187 @@
+//! Another prompt beside this one (A/B): a text that is kept, and how its tokens stand for those of the text that is shown.
+//!
+//! Invariant: both texts are read under the edits that are on, so that only the prompts differ. A figure is subtracted where tokens stand
+//! for each other; of a figure that has no difference, that of the kept text is shown instead. To compare something else of two texts,
+//! use [`App::aligned`].
+
+use std::collections::BTreeMap;
+
+use super::App;
+use super::commands::CommandResult;
+use super::transcript::Transcript;
+use crate::engine::{FigureRequest, OtherText, PaneName};
+use crate::figure::Figure;
+use crate::figure::alignment::align;
+use crate::instruments::params::ParamKind;
+use crate::instruments::{Arguments, instrument};
+use crate::text;
+
+/// How many tokens a line may end earlier so that no word is cut.
+const WORD: usize = 5;
+
+/// Tokens of the kept text and of the shown one, in pairs.
+pub type TokenPairs = Vec<(Option<usize>, Option<usize>)>;
+
+impl App {
+    /// Keeps the present text to compare the next ones with; if it is kept already, forgets it.
+    pub(super) fn toggle_reference(&mut self) -> CommandResult {
+        if self.transcript.busy() {
+            return Err("the text is being written; wait until it is done".into());
+        }
+        let ids = |text: &Transcript| -> Vec<u32> { text.tokens.iter().map(|t| t.id).collect() };
+        let kept = self.reference.as_ref().map(&ids);
+        self.forget_comparisons();
+        if kept.is_some_and(|kept| kept == ids(&self.transcript)) {
+            self.reference = None;
+            self.inform("no text is kept any more; D and b compare with the unedited run");
+        } else {
+            self.reference = Some(self.transcript.clone());
+            self.inform("this text is kept: run another prompt, b shows both, D subtracts their figures; V here forgets it");
+        }
+        Ok(Vec::new())
+    }
+
+    /// What was compared with another run has to be measured again.
+    pub(super) fn forget_comparisons(&mut self) {
+        (self.difference, self.compare) = (false, false);
+        let slots: Vec<PaneName> = self.shown.keys().copied().collect();
+        for slot in slots {
+            self.change_figure(slot, super::ShownFigure::forget_difference);
+        }
+    }
+
+    /// The tokens of the kept text and of the one that is shown, in pairs that stand for each other; none without a kept text.
+    pub fn aligned(&self) -> Option<TokenPairs> {
+        let kept = self.reference.as_ref()?;
+        let ids = |text: &Transcript| -> Vec<u32> { text.tokens.iter().map(|t| t.id).collect() };
+        Some(align(&ids(kept), &ids(&self.transcript)))
+    }
+
+    /// For positions of the shown text those of the kept one that stand for them; none without a kept text.
+    pub(super) fn counterparts(&self) -> Option<BTreeMap<u32, u32>> {
+        let pairs = self.aligned()?.into_iter();
+        let both = pairs.filter_map(|(kept, own)| Some((own? as u32, kept? as u32)));
+        Some(both.collect())
+    }
+
+    /// The lines of both texts, kept text left: pairs of tokens that stand for each other, each side within `width` columns. A line ends
+    /// after a line break, and where a word begins if that is near.
+    pub fn lines_of_both(&self, width: usize) -> Vec<TokenPairs> {
+        let Some(kept) = &self.reference else {
+            return Vec::new();
+        };
+        let pairs = self.aligned().unwrap_or_default();
+        let piece = |text: &Transcript, at: Option<usize>| -> String {
+            let piece = at.and_then(|at| text.pieces.get(at).cloned());
+            piece.unwrap_or_default().replace('\n', "⏎")
+        };
+        let both = |pair: &(Option<usize>, Option<usize>)| {
+            [piece(kept, pair.0), piece(&self.transcript, pair.1)]
+        };
+        let mut lines: Vec<TokenPairs> = Vec::new();
+        let mut line: TokenPairs = Vec::new();
+        let mut used = [0, 0];
+        for pair in pairs {
+            let wide = both(&pair).map(|piece| text::width(&piece));
+            if used
+                .iter()
+                .zip(wide)
+                .any(|(used, wide)| used + wide > width)
+                && !line.is_empty()
+            {
+                let near = line.len().saturating_sub(WORD).max(1);
+                let begins = |pair: &(Option<usize>, Option<usize>)| {
+                    both(pair)
+                        .iter()
+                        .all(|p| p.is_empty() || p.starts_with(' '))
+                };
+                let here = begins(&pair);
+                let cut = (near..line.len()).rev().find(|i| begins(&line[*i]));
+                let rest = match cut.filter(|_| !here) {
+                    Some(cut) => line.split_off(cut),
+                    None => Vec::new(),
+                };
+                lines.push(std::mem::replace(&mut line, rest));
+                used = [0, 0];
+                for pair in &line {
+                    let wide = both(pair).map(|piece| text::width(&piece));
+                    used = [used[0] + wide[0], used[1] + wide[1]];
+                }
+            }
+            used = [used[0] + wide[0], used[1] + wide[1]];
+            let ends = both(&pair).iter().any(|piece| piece.ends_with('⏎'));
+            line.push(pair);
+            if ends {
+                lines.push(std::mem::take(&mut line));
+                used = [0, 0];
+            }
+        }
+        if !line.is_empty() {
+            lines.push(line);
+        }
+        lines
+    }
+
+    /// The columns of each of two texts side by side.
+    pub fn column_of_both(width: usize) -> usize {
+        width.saturating_sub(3) / 2
+    }
+
+    /// The beginning of the kept text's prompt, for titles.
+    pub fn reference_excerpt(&self) -> Option<String> {
+        let kept = self.reference.as_ref()?;
+        let words: String = kept.pieces[..kept.prompt.min(kept.pieces.len())].concat();
+        Some(text::clip(&text::line(words.trim()), 32))
+    }
+
+    /// Whether a pane shows the figure of the kept text, because that of the shown one minus it does not exist.
+    pub fn shows_reference(&self, slot: PaneName) -> bool {
+        let shown = self.shown.get(slot);
+        self.difference
+            && self.reference.is_some()
+            && shown.is_some_and(|s| s.difference.is_none() && s.unedited.is_some())
+    }
+
+    /// The question about the kept text that corresponds to one about the shown text: positions are those that stand for its own.
+    pub(super) fn about_reference(&self, question: FigureRequest) -> Option<FigureRequest> {
+        let kept = self.reference.as_ref()?;
+        let map = self.counterparts()?;
+        let there = |position: usize| Some(*map.get(&(position as u32))? as usize);
+        let mut given: BTreeMap<String, String> = question.arguments.given.clone();
+        let of = instrument(question.instrument).ok()?;
+        let positions = of.parameters().iter();
+        for parameter in positions.filter(|p| p.kind == ParamKind::Position) {
+            let Some(value) = given.get_mut(parameter.name) else {
+                continue;
+            };
+            if let Some(other) = value.parse().ok().and_then(there) {
+                *value = other.to_string();
+            }
+        }
+        let until = question
+            .until
+            .map(|until| there(until - 1).map_or(kept.tokens.len(), |p| p + 1));
+        Some(FigureRequest {
+            arguments: Arguments::of(given),
+            unedited: false,
+            until,
+            other: Some(OtherText {
+                tokens: kept.tokens.iter().map(|token| token.id).collect(),
+                prompt: kept.prompt,
+            }),
+            ..question
+        })
+    }
+
+    /// A figure minus that of the run that it is compared with, or why there is none.
+    pub(super) fn subtract(
+        counterparts: Option<&BTreeMap<u32, u32>>,
+        own: &Figure,
+        other: &Figure,
+    ) -> crate::error::Result<Figure> {
+        match counterparts {
+            Some(positions) => own.minus_text(other, positions),
+            None => own.minus(other),
+        }
+    }
+}
