@@ -3,7 +3,7 @@
 //! Invariant: every instrument is in one group. To add one, name it in its group.
 
 use super::App;
-use super::key_press::WORTH_WAITING;
+use super::arrival::WORTH_WAITING;
 use crate::instruments::{Instrument, instrument};
 use crate::text;
 

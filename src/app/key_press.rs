@@ -13,15 +13,11 @@ use super::layout::Pane;
 use super::line_editor::{EditorOutcome, PromptInput};
 use super::palette::{Listing, PaletteItem, PaletteKey, PaletteList, picks, span};
 use super::{App, ArgumentLine, Effect, Overlay};
-use crate::instruments::{Arguments, INSTRUMENTS, Instrument, instrument};
-use crate::lab::trials::SweepCost;
+use crate::instruments::{INSTRUMENTS, Instrument, instrument};
 use crate::text;
 
 /// The time within which a second ctrl-c quits.
 const LEAVING: Duration = Duration::from_secs(2);
-
-/// A time below this is not said in numbers.
-pub(super) const WORTH_WAITING: Duration = Duration::from_secs(1);
 
 /// Commands whose hints come first in the footer, if they can run; the others follow in the order of their rows.
 const FIRST: &[&str] = &[
@@ -350,29 +346,7 @@ impl App {
     }
 
     fn cost(&self, form: &Form) -> Option<String> {
-        let (cost, time) = self.cost_of(instrument(form.slot).ok()?, &form.arguments())?;
-        let time = time.map(|time| {
-            if time < WORTH_WAITING {
-                ", less than a second".to_string()
-            } else {
-                format!(", at most about {}", text::duration(time))
-            }
-        });
-        Some(format!("{cost}{}", time.unwrap_or_default()))
-    }
-
-    /// What a figure of the text that is there costs; and its time, where the pace is known.
-    pub(super) fn cost_of(
-        &self,
-        of: &dyn Instrument,
-        arguments: &Arguments,
-    ) -> Option<(SweepCost, Option<Duration>)> {
-        let card = &self.model.as_ref()?.card;
-        let all = self.transcript.tokens.len();
-        let tokens = self.end_of_text_for(of.name()).unwrap_or(all);
-        let cost = of.cost(tokens, arguments, card)?;
-        let time = |pace| Duration::try_from_secs_f32(cost.seconds(pace)).ok();
-        Some((cost, self.pace.and_then(time)))
+        self.cost_in_words(instrument(form.slot).ok()?, &form.arguments())
     }
 
     pub(super) fn open_form(&mut self, instrument: &'static dyn Instrument) {

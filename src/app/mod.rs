@@ -4,6 +4,7 @@
 //! increments [`App::revision`] exactly when something may look different.
 //! To add something the user can do, add a row in `commands/`; for a new message of the engine, add an arm in `updates.rs`.
 
+mod arrival;
 pub mod baseline;
 pub mod commands;
 pub mod cursor;

@@ -136,6 +136,7 @@ fn in_words(model: &KnownModel, present: bool) -> String {
     );
     said.push(model.dtypes.clone());
     match model.bytes {
+        Some(0) => {}
         Some(bytes) => said.push(text::size(bytes)),
         None => said.push("in the program".into()),
     }

@@ -39,12 +39,6 @@ fn words(lab: &Lab, tokens: &[u32]) -> Vec<Range<usize>> {
     out
 }
 
-/// The last of some effects that is at least half of the largest.
-fn last_of_half(drops: &[f64]) -> Option<usize> {
-    let most = drops.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    (0..drops.len()).rfind(|i| drops[*i] >= most / 2.0)
-}
-
 impl Lab {
     /// The word of a run that a position belongs to, up to that position.
     pub fn word_at(&self, run: &Run, position: usize) -> Range<usize> {
@@ -65,29 +59,9 @@ impl Lab {
         let mut all = self.inner_words(run);
         all.pop();
         let drops = self.drops(run, answers, &all)?;
-        Ok(last_of_half(&drops).map(|i| all[i].clone()))
-    }
-
-    /// [`Lab::key_word`], if the model's own prediction after the last word of a run depends on it at least half as much as on that last
-    /// word: what the last state holds is then about it (`France` in *the capital of France is*); else about its own word (`Japan` in
-    /// *people in Japan*).
-    ///
-    /// # Errors
-    ///
-    /// Those of the passes.
-    pub fn word_before(&mut self, run: &Run) -> Result<Option<Range<usize>>> {
-        let mut all = self.inner_words(run);
-        if all.len() < 2 {
-            return Ok(None);
-        }
-        let best = self.top_prediction(run)?;
-        let mut drops = self.drops(run, &[best], &all)?;
-        let own = drops.pop().unwrap_or(f64::NAN);
-        all.pop();
-        let found = last_of_half(&drops);
-        Ok(found
-            .filter(|i| drops[*i] >= own / 2.0)
-            .map(|i| all[i].clone()))
+        let most = drops.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let last = (0..drops.len()).rfind(|i| drops[*i] >= most / 2.0);
+        Ok(last.map(|i| all[i].clone()))
     }
 
     /// The last words of a run, without the first position.

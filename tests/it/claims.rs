@@ -380,19 +380,17 @@ fn a_patchscope_stands_beside_the_noised_prompt() {
     assert!(table(&both).columns.iter().any(|c| c == "unrelated"));
 }
 
-/// A state at the end of a prompt is about the word that its prediction depends on, where it does so as much as on its own word; the
+/// The state at the end of a prompt is about the word that its prediction depends on, unless its own word alone decodes to the same; the
 /// matched control of a Patchscope has its noise there, says so, and is that of the word given as the entity.
 #[test]
 fn a_patchscope_at_the_end_of_a_prompt_has_noise_on_the_word_that_is_asked_about() {
     let mut lab = demo();
     let run = Run::plain(lab.model.encode("The capital of Japan is", false).unwrap());
     let other = Run::plain(lab.model.encode("People in Japan", false).unwrap());
-    assert_eq!(lab.word_before(&run).unwrap(), Some(3..4));
-    assert_eq!(lab.word_before(&other).unwrap(), None);
     let given = [("layer", "2"), ("answers", " Tokyo")];
     let figure = observe(&mut lab, "patchscope", &run, &given);
     let notes = figure.notes.join("\n");
-    assert!(notes.contains("noise on ·Japan, the last word"), "{notes}");
+    assert!(notes.contains("noise on ␣Japan, on which"), "{notes}");
     let named = observe(
         &mut lab,
         "patchscope",
@@ -407,12 +405,25 @@ fn a_patchscope_at_the_end_of_a_prompt_has_noise_on_the_word_that_is_asked_about
         &[given[0], given[1], ("entity", " is")],
     );
     assert_ne!(table(&figure).pages[0].rows, table(&own).pages[0].rows);
+    // A state that its own word decodes to as well is about that word.
+    let given = [
+        ("template", "world"),
+        ("layer", "0-3"),
+        ("answers", " Asia"),
+    ];
+    let people = observe(&mut lab, "patchscope", &other, &given);
+    assert!(
+        people
+            .notes
+            .join("\n")
+            .contains("on the word at the source position")
+    );
     // In the middle of a prompt the state is about its own word.
     let inner = observe(
         &mut lab,
         "patchscope",
         &run,
-        &[given[0], given[1], ("position", "3")],
+        &[given[0], given[1], ("position", "4")],
     );
     assert!(
         inner

@@ -42,7 +42,7 @@ fn no_colour_is_needed() {
             assert!(wide.contains(sign), "{sign}:\n{wide}");
         }
         let small = text(&paint(
-            &with(recorded::circuit(), (80, 24), "k k l"),
+            &with(recorded::circuit(), (80, 19), "k k l"),
             &theme,
         ));
         assert!(

@@ -175,7 +175,7 @@ fn a_figure_says_which_positions_it_holds() {
     );
     let before = screen(&app);
     assert!(
-        before.contains(" of 20-29") || before.contains("position 24-29"),
+        before.contains(" of 20-29") || before.contains("position 26-29"),
         "{before}"
     );
     press(&mut app, "g g");

@@ -31,7 +31,7 @@ rows! {
     "columns-right" [")"] |app, _| aside(app, true), "scrolls a table on by a column; the first one stays", within Context::Figure, when has_table;
     "measure" ["M"] measure, "measures the figure again, as it was asked for: of the text and the edits that are there now", within Context::Figure, when has_figure;
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
-    "card" ["Enter"] open, "opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
+    "card" ["Enter"] open, "measures a figure that is not there yet; else opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
     "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
     "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
@@ -121,14 +121,11 @@ fn turn(app: &mut App, by: usize) -> CommandResult {
         .position(|i| i.name() == app.layout.figure)
         .unwrap_or(0);
     let next = INSTRUMENTS[(at + by) % INSTRUMENTS.len()].name();
-    app.set_focus(Pane::Figure(next));
-    Ok(vec![])
+    Ok(app.arrive(next))
 }
 
 fn show(app: &mut App, text: &str) -> CommandResult {
-    let slot = instrument(text.trim())?.name();
-    app.set_focus(Pane::Figure(slot));
-    Ok(vec![])
+    Ok(app.arrive(instrument(text.trim())?.name()))
 }
 
 /// The instrument that says how probable answers are.
@@ -350,6 +347,9 @@ fn prune(app: &mut App, grow: bool) -> CommandResult {
 }
 
 fn opens(app: &App) -> Result<(), Unavailable> {
+    if app.measurable(app.layout.figure).is_some() {
+        return Ok(());
+    }
     if on_feature(app).is_ok() || prompt_under_cursor(app).is_some() {
         return Ok(());
     }
@@ -363,6 +363,9 @@ fn opens(app: &App) -> Result<(), Unavailable> {
 /// Shows the card of what is under the cursor, with the other parameters as they are.
 fn open(app: &mut App, text: &str) -> CommandResult {
     opens(app)?;
+    if let Some(arguments) = app.measurable(app.layout.figure) {
+        return Ok(app.question(app.layout.figure, arguments));
+    }
     if on_feature(app).is_ok() {
         return card(app, text);
     }

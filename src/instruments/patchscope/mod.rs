@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod placeholders;
 mod plan;
 pub mod ridge;
+mod subject;
 mod sweep;
 mod table;
 pub mod target;

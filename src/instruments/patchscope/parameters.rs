@@ -91,7 +91,7 @@ params! {
         placeholder was "slot": Option<String>,
         /// the controls: matched: the state of the same prompt with noise on the entity; unrelated: the state of an unrelated text (for a list of subjects always those of the others)
         control was "null": ControlSources = "matched",
-        /// the text whose embeddings get noise for the matched control (last occurrence; 3 standard deviations of its own embeddings); by default the word at the source position, or, at the end of a prompt, an earlier one on which what the model says there depends as much
+        /// the text whose embeddings get noise for the matched control (last occurrence; 3 standard deviations of its own embeddings); by default the word at the source position, or, at the end of a prompt, an earlier word on which the prediction there depends, where the last word alone does not decode to the same
         entity: Option<String>,
         /// how the source state is mapped to the target layer: identity; norm (scaled to the norm of what it replaces); a .safetensors file of affine maps; or a text file to fit affine maps on
         map: MapChoice = "identity",

@@ -6,11 +6,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::Patchscope;
 use super::parameters::{
     ControlSources, LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView,
     SourceTexts,
 };
+use super::{Patchscope, subject};
 use crate::error::{Error, Result};
 use crate::figure::Entry;
 use crate::instruments::lines;
@@ -68,8 +68,8 @@ pub(super) struct PatchscopePlan<'a> {
     pub(super) map: Map,
     pub(super) count: usize,
     pub(super) watched: Vec<u32>,
-    /// The word that gets noise for the matched control where the state stands at the end of the run and no entity is named: the one
-    /// before it on which the model's own prediction there depends, if it does.
+    /// The word that gets noise for the matched control where the state stands at the end of the run, is about an earlier word, and
+    /// no entity is named.
     pub(super) key_word: Option<Range<usize>>,
     /// The seed of the control.
     pub(super) seed: u64,
@@ -125,11 +125,11 @@ impl<'a> PatchscopePlan<'a> {
             lab.model.offers(to)?;
         }
         plan.gather(run, lab)?;
-        plan.key_word = plan.word_that_decides(run, lab)?;
         for source in &plan.sources {
             plan.with_placeholders(lab, source.positions.len())?;
         }
         plan.map = plan.mapped(lab)?;
+        plan.key_word = plan.word_that_decides(lab)?;
         Ok(plan)
     }
 
@@ -182,22 +182,19 @@ impl<'a> PatchscopePlan<'a> {
         targets
     }
 
-    /// The last state of a run may be about an earlier word ([`Lab::word_before`]): then one in which its own word is another one is no
-    /// control of what it is about. None where the source stands elsewhere, or an entity is named.
-    fn word_that_decides(&self, run: &Run, lab: &mut Lab) -> Result<Option<Range<usize>>> {
+    /// The word before the last one that the state at the end of the run is about; none where the source stands elsewhere, or an
+    /// entity is named.
+    fn word_that_decides(&self, lab: &mut Lab) -> Result<Option<Range<usize>>> {
         let matched = matches!(
             self.params.control,
             ControlSources::Matched | ControlSources::Both
         );
-        let last = self.sources.first().and_then(|s| s.positions.last());
-        let asks = self.sources.first().is_some_and(|s| s.own)
-            && last.is_some_and(|last| last + 1 == run.tokens.len());
-        if !matched || !asks || self.params.entity.is_some() {
-            return Ok(None);
+        match self.sources.first() {
+            Some(source) if source.own && matched && self.params.entity.is_none() => {
+                subject::of_the_end(self, source, lab)
+            }
+            Some(_) | None => Ok(None),
         }
-        let first = self.sources[0].positions[0];
-        let found = lab.word_before(run)?;
-        Ok(found.filter(|word| word.start <= first))
     }
 
     fn gather(&mut self, run: &Run, lab: &Lab) -> Result<()> {
@@ -360,7 +357,7 @@ impl<'a> PatchscopePlan<'a> {
             (None, Some(word)) => {
                 let run = &self.sources[0].run;
                 let word: String = lab.visibles(run.tokens[word.clone()].iter().copied());
-                format!("on {word}, the last word before the source on which what the model says there depends; entity= names another")
+                format!("on {word}, on which the prediction there depends, because the last word alone does not decode to the same; entity= names another")
             }
             (None, None) => "on the word at the source position; where the state is about another word, entity= names it, and the control is harder to beat".into(),
         };

@@ -230,6 +230,33 @@ fn decode_trials(
     Ok(out)
 }
 
+/// What comes first after the states of sources of one token each, `[source][pair]`, at some pairs of layers.
+pub(super) fn first_tokens(
+    plan: &PatchscopePlan,
+    sources: &[&StateSource],
+    pairs: &[usize],
+    lab: &mut Lab,
+) -> Result<Vec<Vec<DecodedText>>> {
+    let target = PreparedTarget::new(plan, lab, 1)?;
+    let mut out = Vec::with_capacity(sources.len());
+    for source in sources {
+        let (mut branches, mut ratios) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            let (patches, ratio) = patches_for(plan, source, *pair, &target, lab)?;
+            branches.push(patches);
+            ratios.push(ratio);
+        }
+        let written = target.target.branches(lab, branches, 1, &plan.watched)?;
+        let decoded = written.into_iter().zip(ratios);
+        out.push(
+            decoded
+                .map(|(written, ratio)| DecodedText::new(written, ratio))
+                .collect(),
+        );
+    }
+    Ok(out)
+}
+
 /// The patches for a source at a pair of layers, and the ratio of norms, see [`DecodedText::ratio`].
 fn patches_for(
     plan: &PatchscopePlan,

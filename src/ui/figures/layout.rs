@@ -310,13 +310,13 @@ mod tests {
             rows(9, None),
             [
                 Row(0),
-                Folded(1..6),
+                Row(1),
+                Folded(2..6),
                 Row(6),
                 Row(7),
                 Folded(8..20),
                 Row(20),
-                Folded(21..28),
-                Row(28),
+                Folded(21..29),
                 Row(29)
             ]
         );

@@ -188,7 +188,7 @@ fn title_and_progress(canvas: &Canvas, shown: &ShownFigure, slot: PaneName) -> L
 fn empty_lines(
     canvas: &Canvas,
     shown: &ShownFigure,
-    slot: &str,
+    slot: PaneName,
     width: usize,
 ) -> Vec<Line<'static>> {
     let app = canvas.app;
@@ -221,11 +221,19 @@ fn empty_lines(
         ),
         (None, false) => (about, parameters),
     };
+    let price = app.measurable(slot).map(|_| match app.price_of(slot) {
+        Some(price) => format!("Enter measures it, which takes {price}."),
+        None => "Enter measures it.".into(),
+    });
+    let action = match price {
+        Some(price) => format!("{price} {action}"),
+        None => action.to_string(),
+    };
     let role = match shown.failed {
         Some(_) => Role::Error,
         None => Role::Muted,
     };
     let mut lines = canvas.folded(&fact, width, role);
-    lines.extend(canvas.folded(action, width, Role::Accent));
+    lines.extend(canvas.folded(&action, width, Role::Accent));
     lines
 }
