@@ -23,6 +23,7 @@ pub mod mark;
 mod models;
 pub mod notice;
 pub mod palette;
+pub mod pointer;
 pub mod prompt_work;
 pub mod ready_prompts;
 mod reference;
@@ -63,6 +64,7 @@ use layout::{Arrangement, ContentRows, LayoutRequest, Pane, Resized, Zoom};
 use line_editor::PromptInput;
 use notice::{Level, Notices};
 use palette::Listing;
+use pointer::Pointer;
 use prompt_work::PromptLength;
 use ready_prompts::ReadyPrompt;
 use replay::Replay;
@@ -79,6 +81,8 @@ use transcript::Transcript;
 pub enum Event {
     /// A key was pressed.
     Key(Key),
+    /// The mouse was moved or pressed.
+    Pointer(Pointer),
     /// Text was pasted.
     Paste(String),
     /// The screen was resized: columns, rows.
@@ -258,6 +262,8 @@ pub struct App {
     /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
+    /// The border that the mouse drags, and where it was last.
+    dragged: Option<(pointer::Border, (u16, u16))>,
 }
 
 impl App {
@@ -355,6 +361,7 @@ impl App {
             replay: None,
             in_force: Vec::new(),
             theme_before: None,
+            dragged: None,
             settings,
         };
         for warning in warnings {
@@ -417,6 +424,12 @@ impl App {
             Event::Key(key) => {
                 self.revision += 1;
                 let mut effects = self.press(key);
+                effects.extend(self.update_live_instruments());
+                effects
+            }
+            Event::Pointer(pointer) => {
+                self.revision += 1;
+                let mut effects = self.point(pointer);
                 effects.extend(self.update_live_instruments());
                 effects
             }

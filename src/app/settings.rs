@@ -34,6 +34,8 @@ pub struct AppSettings {
     /// The file with labels of their features.
     pub labels: Option<String>,
     pub theme: String,
+    /// Whether the mouse is listened to.
+    pub mouse: bool,
     /// All themes: name and description.
     pub themes: Vec<(String, String)>,
     /// The names of all export formats.
@@ -62,6 +64,7 @@ impl Default for AppSettings {
             dictionaries: Vec::new(),
             labels: None,
             theme: "terminal".into(),
+            mouse: false,
             themes: Vec::new(),
             formats: Vec::new(),
             keys: None,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::app::Event;
 use crate::app::key::{Code, Key};
+use crate::app::pointer::{PointedAt, Pointer, PointerMove};
 
 /// How long after a single Escape a sequence may still follow.
 const ESCAPE: Duration = Duration::from_millis(50);
@@ -193,6 +194,7 @@ impl Decoder {
                         self.pasting = PasteState::No;
                     }
                     out.extend(key.map(Event::Key));
+                    out.extend(pointer(&held[at..at + length]).map(Event::Pointer));
                     at += length;
                 }
                 InputState::Paste(length) => {
@@ -203,6 +205,28 @@ impl Decoder {
             }
         }
     }
+}
+
+/// What a whole report of the mouse says: `ESC [ < BUTTON ; COLUMN ; ROW`, then `M` or, where a button is let go, `m`.
+fn pointer(bytes: &[u8]) -> Option<Pointer> {
+    let words = std::str::from_utf8(bytes.strip_prefix(b"\x1b[<")?).ok()?;
+    let (numbers, last) = words.split_at(words.len().checked_sub(1)?);
+    let mut numbers = numbers.split(';').map(|n| n.parse::<u16>().ok());
+    let (button, x, y) = (numbers.next()??, numbers.next()??, numbers.next()??);
+    // Shift, Alt and Ctrl are 4, 8 and 16, motion is 32, the wheel 64.
+    let how = match (button & !28, last) {
+        (0, "M") => PointerMove::Press,
+        (32, "M") => PointerMove::Drag,
+        (0, "m") => PointerMove::Release,
+        (64, "M") => PointerMove::WheelUp,
+        (65, "M") => PointerMove::WheelDown,
+        (_, _) => return None,
+    };
+    Some(Pointer {
+        how,
+        at: (x.checked_sub(1)?, y.checked_sub(1)?),
+        what: PointedAt::Nothing,
+    })
 }
 
 fn paste(text: Vec<u8>, out: &mut Vec<Event>) {
@@ -488,6 +512,7 @@ mod tests {
             Event::Resize(..)
             | Event::Edited(_)
             | Event::Engine(_)
+            | Event::Pointer(_)
             | Event::Tick(_)
             | Event::Terminate => format!("{event:?}"),
         };
@@ -592,6 +617,36 @@ mod tests {
         ];
         for bytes in silent {
             assert_eq!(read(&[bytes, b"", b"j"]), ["j"], "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn reports_of_the_mouse_are_presses_drags_and_the_wheel() {
+        let words = |how: &str, x: u16, y: u16| {
+            format!("Pointer(Pointer {{ how: {how}, at: ({x}, {y}), what: Nothing }})")
+        };
+        for (bytes, expected) in [
+            (&b"\x1b[<0;3;7M"[..], Some(words("Press", 2, 6))),
+            (b"\x1b[<0;3;7m", Some(words("Release", 2, 6))),
+            (b"\x1b[<32;300;2M", Some(words("Drag", 299, 1))),
+            (b"\x1b[<64;1;1M", Some(words("WheelUp", 0, 0))),
+            (b"\x1b[<81;1;1M", Some(words("WheelDown", 0, 0))),
+            // The right button, nothing that is known, and what is no report.
+            (b"\x1b[<2;3;7M", None),
+            (b"\x1b[<0;0;7M", None),
+            (b"\x1b[<0;99999;7M", None),
+            (b"\x1b[<0;3M", None),
+        ] {
+            let mut expected: Vec<String> = expected.into_iter().collect();
+            expected.push("j".into());
+            assert_eq!(read(&[bytes, b"j"]), expected);
+            for cut in 2..bytes.len() {
+                assert_eq!(
+                    read(&[&bytes[..cut], &bytes[cut..], b"j"]),
+                    expected,
+                    "{cut}"
+                );
+            }
         }
     }
 

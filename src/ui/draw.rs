@@ -35,6 +35,7 @@ pub fn draw(app: &App, theme: &Theme, memory: &mut Memory, buf: &mut Buffer) {
     };
     let within = |area: Area| rect(area).intersection(screen);
     memory.rows.clear();
+    memory.spots.clear();
     header(app, theme, within(arrangement.header), buf);
     tour(app, theme, within(arrangement.tour), buf);
     for (pane, area) in &arrangement.panes {

@@ -162,7 +162,10 @@ impl Screen {
                 queue.push(Event::Engine(update));
             }
             self.app.update(Event::Tick(self.began.elapsed()));
-            for event in queue {
+            for mut event in queue {
+                if let Event::Pointer(pointer) = &mut event {
+                    pointer.what = self.memory.at(pointer.at);
+                }
                 let effects = self.app.update(event);
                 if self.perform(effects)? == LoopControl::Over {
                     return Ok(self.ended.map_or(LoopEnd::Quit, LoopEnd::Signal));
@@ -194,6 +197,7 @@ impl Screen {
         if self.theme.name != self.app.settings.theme {
             self.theme = self.themes.theme(&self.app.settings.theme);
         }
+        self.terminal.listen_to_mouse(self.app.settings.mouse);
         let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);
         self.terminal.frame(|buffer| {
             // The window may have been resized since the app was last told.

@@ -35,6 +35,9 @@ const CLIPBOARD_LIMIT: usize = 74_000;
 /// Saves the window title, to be restored later (xterm).
 const PUSH_TITLE: &str = "\x1b[22;2t";
 const POP_TITLE: &str = "\x1b[23;2t";
+/// Reports of the mouse: buttons, motion with a button held, and places beyond column 223.
+const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1002h\x1b[?1006h";
+const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1002l\x1b[?1000l";
 /// The most cells that are drawn; a larger window is drawn in part.
 const MOST_CELLS: u32 = 1 << 20;
 /// How long the terminal may take to read the last bytes after a panic.
@@ -49,6 +52,8 @@ pub struct Terminal {
     cast: Option<Cast>,
     /// Why the recording ended, if not by the user.
     failed: Option<Error>,
+    /// Whether the terminal reports the mouse.
+    mouse: bool,
 }
 
 /// Restores the terminal; clones are for panics and signals.
@@ -161,6 +166,7 @@ impl Terminal {
             painted: PaintedScreen::new(),
             cast: None,
             failed: None,
+            mouse: false,
         };
         terminal.take()?;
         Ok(terminal)
@@ -183,6 +189,8 @@ impl Terminal {
         let mut bytes = Vec::new();
         enter_sequences(&mut bytes, again).map_err(on_terminal)?;
         self.way_out.out.send_first_half(bytes);
+        // Leaving has ended it, and the shell may have.
+        self.mouse = false;
         self.repaint();
         Ok(())
     }
@@ -289,6 +297,15 @@ impl Terminal {
     pub fn size(&self) -> (u16, u16) {
         let area = self.area();
         (area.width, area.height)
+    }
+
+    /// Begins or ends to listen to the mouse; where nothing changes, nothing is sent.
+    pub fn listen_to_mouse(&mut self, on: bool) {
+        if self.mouse != on {
+            self.mouse = on;
+            let words = if on { MOUSE_ON } else { MOUSE_OFF };
+            self.way_out.out.send(words.as_bytes().to_vec());
+        }
     }
 
     /// Sends text to the terminal's clipboard (OSC 52). This works over SSH, and cannot be confirmed.
@@ -429,6 +446,7 @@ fn leave_sequences(out: &mut impl Write) {
     let _ = queue!(out, SetAttribute(Attribute::Reset));
     let _ = queue!(out, Show);
     let _ = queue!(out, DisableBracketedPaste);
+    let _ = queue!(out, Print(MOUSE_OFF));
     // A multiplexer that was enlarged meanwhile would leave rows of this screen on the main screen, unless they are empty.
     let _ = queue!(out, Clear(ClearType::All), MoveTo(0, 0));
     let _ = queue!(out, LeaveAlternateScreen);
@@ -523,6 +541,10 @@ mod tests {
             String::from_utf8(entered).unwrap(),
             String::from_utf8(left).unwrap(),
         );
+        for mode in ["?1000", "?1002", "?1006"] {
+            assert!(MOUSE_ON.contains(&format!("\x1b[{mode}h")), "{mode} on");
+            assert!(left.contains(&format!("\x1b[{mode}l")), "{mode} off");
+        }
         for mode in ["?1049", "?2004"] {
             assert!(entered.contains(&format!("\x1b[{mode}h")), "{mode} on");
             assert!(left.contains(&format!("\x1b[{mode}l")), "{mode} off");

@@ -54,6 +54,7 @@ mod lies;
 mod loading;
 mod memories;
 mod meters;
+mod mouse;
 mod names;
 mod only;
 mod organisms;

@@ -5,11 +5,13 @@
 
 use std::fmt::Write;
 
+use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::{Canvas, fold, put};
 use crate::app::cursor::number;
 use crate::app::layout::Pane;
+use crate::app::pointer::PointedAt;
 use crate::dictionaries::handles::short_name;
 use crate::edit::receipt::Receipt;
 use crate::edit::{Edit, EditId};
@@ -81,6 +83,23 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let first = (last + 1).saturating_sub(high);
     for (row, (_, line)) in rows.iter().skip(first).take(high).enumerate() {
         put(canvas.buf, inner.x, inner.y + row as u16, inner.width, line);
+    }
+    if app.settings.mouse {
+        let mut before = None;
+        for (row, (i, _)) in rows.iter().skip(first).take(high).enumerate() {
+            let y = inner.y + row as u16;
+            if before != Some(i) && (row > 0 || first == 0) {
+                // The mark of the first line, with a column on either side.
+                let switch = Rect::new(inner.x + 2, y, 3, 1);
+                canvas
+                    .memory
+                    .spots
+                    .push((switch, PointedAt::Edit(*i, true)));
+            }
+            before = Some(i);
+            let line = Rect::new(inner.x, y, inner.width, 1);
+            canvas.memory.spots.push((line, PointedAt::Edit(*i, false)));
+        }
     }
 }
 

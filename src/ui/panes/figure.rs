@@ -10,6 +10,7 @@ use ratatui::text::Line;
 use super::Canvas;
 use crate::app::cursor;
 use crate::app::layout::Pane;
+use crate::app::pointer::PointedAt;
 use crate::app::{CursorFocus, FigureProgress, ShownFigure};
 use crate::engine::PaneName;
 use crate::figure::Anchor;
@@ -83,6 +84,11 @@ pub fn draw(canvas: &mut Canvas, pane: Pane) {
     let hits = figures::draw(figure, &view, canvas.theme, inner, canvas.buf);
     if let Some(first) = hits.first_column {
         canvas.memory.first_column.insert(slot, first);
+    }
+    if app.settings.mouse {
+        let cells = hits.cells.iter();
+        let spots = cells.map(|(rect, anchor)| (*rect, PointedAt::Cell(slot, *anchor)));
+        canvas.memory.spots.extend(spots);
     }
     canvas.memory.rows.insert(slot, hits.rows.unwrap_or(ALL));
 }

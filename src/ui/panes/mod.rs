@@ -19,12 +19,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use ratatui::buffer::Buffer;
-use ratatui::layout::Rect;
+use ratatui::layout::{Position, Rect};
 use ratatui::symbols::border;
 use ratatui::text::{Line, Span};
 
 use crate::app::App;
 use crate::app::layout::Pane;
+use crate::app::pointer::PointedAt;
 use crate::engine::{PaneName, Token};
 use crate::text;
 use crate::ui::paint;
@@ -39,6 +40,19 @@ pub struct Memory {
     pub rows: BTreeMap<PaneName, Range<usize>>,
     /// The first visible line of the transcript.
     pub first_line: usize,
+    /// What the last frame shows where, for the mouse; where two overlap, the first counts.
+    pub spots: Vec<(Rect, PointedAt)>,
+}
+
+impl Memory {
+    /// What the last frame shows at a column and row.
+    pub fn at(&self, (x, y): (u16, u16)) -> PointedAt {
+        let holds = |(rect, _): &&(Rect, PointedAt)| rect.contains(Position { x, y });
+        self.spots
+            .iter()
+            .find(holds)
+            .map_or(PointedAt::Nothing, |(_, what)| *what)
+    }
 }
 
 /// The inputs of drawing a pane.

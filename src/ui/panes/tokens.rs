@@ -10,6 +10,7 @@ use ratatui::text::Line;
 
 use super::{Canvas, put};
 use crate::app::layout::Pane;
+use crate::app::pointer::PointedAt;
 use crate::app::transcript::{Activity, TokenSpan as Piece, Transcript};
 use crate::app::{App, TokenTint};
 use crate::engine::Token;
@@ -97,7 +98,7 @@ pub(super) fn tokens(
             TextRow::Text(line) => {
                 let last = first + i + 1 == rows.len();
                 let end = draw_line(
-                    canvas.buf,
+                    (canvas.buf, &mut canvas.memory.spots),
                     canvas.theme,
                     (app, &colours),
                     (area.x, y, area.right()),
@@ -141,7 +142,7 @@ pub(super) fn pen(canvas: &mut Canvas, x: u16, y: u16) {
 
 #[allow(clippy::too_many_arguments)] // one place, and all of them are needed
 fn draw_line(
-    buf: &mut Buffer,
+    (buf, spots): (&mut Buffer, &mut Vec<(Rect, PointedAt)>),
     theme: &Theme,
     (app, colours): (&App, &TokenColours),
     (left, y, right): (u16, u16, u16),
@@ -181,7 +182,12 @@ fn draw_line(
             style = theme.style(Role::Faint);
         }
         let room = usize::from(right.saturating_sub(x));
-        x = paint::joined(buf, (left, x, y), &shown, room, style);
+        let end = paint::joined(buf, (left, x, y), &shown, room, style);
+        if own && app.settings.mouse && end > x {
+            let place = Rect::new(x, y, end - x, 1);
+            spots.push((place, PointedAt::Token(piece.token + offset)));
+        }
+        x = end;
     }
     x
 }
