@@ -6,6 +6,7 @@
 
 pub mod baseline;
 pub mod commands;
+mod completion;
 pub mod cursor;
 mod density;
 mod following;
@@ -28,6 +29,7 @@ mod requests;
 mod screen_state;
 mod search;
 pub mod session;
+pub mod setting;
 mod settings;
 mod shown_figure;
 mod tint;
@@ -71,6 +73,9 @@ pub use tint::TokenTint;
 use tour::Tour;
 use transcript::Transcript;
 
+/// How long after a change the screen is recorded: what it was is lost at most for this long where the program is killed.
+const SCREEN: Duration = Duration::from_secs(1);
+
 /// An event that the app handles.
 #[derive(Debug)]
 pub enum Event {
@@ -84,6 +89,8 @@ pub enum Event {
     Edited(String),
     /// The engine sent an update.
     Engine(Update),
+    /// The terminal has said what its background is.
+    Background(setting::Background),
     /// The time since the start.
     Tick(Duration),
     /// The program must end now.
@@ -116,6 +123,14 @@ pub enum Effect {
     Shot(PathBuf),
     /// Record what the screen shows in a file from now on; none ends the recording.
     Record(Option<PathBuf>),
+    /// Write a setting into config.toml.
+    Configure {
+        /// The folder of the file.
+        folder: PathBuf,
+        name: &'static str,
+        /// The value as TOML spells it.
+        value: String,
+    },
     /// Suspend the program and return to the shell.
     Suspend,
     /// Repaint the whole screen.
@@ -171,6 +186,8 @@ pub struct App {
     pub layout: LayoutRequest,
     /// The tour, where it is on.
     pub tour: Option<Tour>,
+    /// Where the tour was when it was ended.
+    left_tour: Option<Tour>,
     pub model: Option<Loaded>,
     /// The engine's progress in loading a model.
     pub loading: Option<Loading>,
@@ -248,6 +265,10 @@ pub struct App {
     commands: Vec<String>,
     /// The session that is being replayed.
     replay: Option<Replay>,
+    /// The session that is replayed when its model can be loaded.
+    unopened: Option<Replay>,
+    /// When the screen is recorded next, because it may have changed.
+    screen_due: Option<Duration>,
     /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
@@ -274,19 +295,22 @@ impl App {
         let (keymap, warnings) = Keymap::new(keys);
         let first = INSTRUMENTS.first().map_or("", |i| i.name());
         let second = INSTRUMENTS.get(1).map_or(first, |i| i.name());
+        let figure = INSTRUMENTS.iter().find(|i| i.name() == settings.figure);
+        let figure = figure.map_or(first, |i| i.name());
         let mut app = Self {
             revision: 1,
             now: Duration::ZERO,
             layout: LayoutRequest {
                 size: (0, 0),
                 focus: Pane::Transcript,
-                last_side_pane: Pane::Figure(first),
+                last_side_pane: Pane::Figure(figure),
                 first,
-                figure: first,
-                second,
+                figure,
+                second: if figure == first { second } else { figure },
                 zoom: Zoom::Normal,
             },
             tour: settings.tour.then_some(Tour { step: 0 }),
+            left_tour: None,
             model: None,
             loading: None,
             loading_since: Duration::ZERO,
@@ -309,9 +333,9 @@ impl App {
             opened: Vec::new(),
             watched: Vec::new(),
             cursor: Cursor::default(),
-            density: Density::default(),
-            flip: false,
-            tint: TokenTint::default(),
+            density: settings.density,
+            flip: settings.flip,
+            tint: settings.tint,
             difference: false,
             history: History::new(Experiment {
                 sampling: settings.sampling,
@@ -341,6 +365,8 @@ impl App {
             groups: BTreeMap::new(),
             commands: Vec::new(),
             replay: None,
+            unopened: None,
+            screen_due: None,
             in_force: Vec::new(),
             theme_before: None,
             settings,
@@ -428,6 +454,12 @@ impl App {
                 self.revision += 1;
                 self.apply_update(update)
             }
+            Event::Background(background) => {
+                self.revision += 1;
+                self.settings.background = Some(background);
+                self.follow_background();
+                Vec::new()
+            }
             Event::Edited(text) => {
                 self.revision += 1;
                 self.writing = true;
@@ -438,6 +470,7 @@ impl App {
         };
         effects.extend(self.follow_cursor());
         self.go_on_with_tour();
+        self.screen_due.get_or_insert(self.now + SCREEN);
         effects
     }
 
@@ -454,6 +487,13 @@ impl App {
         if self.notices.expire(now) {
             self.revision += 1;
         }
+        if self.screen_due.take_if(|due| *due <= now).is_some() {
+            let screen = self.screen_line();
+            if let Some(failure) = self.session.note_screen(screen) {
+                self.revision += 1;
+                self.notices.say(now, Level::Error, failure);
+            }
+        }
     }
 
     /// Whether elapsed time is shown on the screen.
@@ -466,10 +506,15 @@ impl App {
         let second = self
             .waiting()
             .then(|| Duration::from_secs(self.now.as_secs() + 1));
-        [second, self.leaving, self.notices.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            second,
+            self.leaving,
+            self.notices.deadline(),
+            self.screen_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The areas of all panes; none if the screen is too small.

@@ -176,6 +176,7 @@ impl App {
 
     fn loaded(&mut self, loaded: Loaded) -> Vec<Effect> {
         self.loading = None;
+        self.unopened = None;
         self.directions.clone_from(&loaded.directions);
         if !loaded.notes.is_empty() {
             self.warn(loaded.notes.join(" "));
@@ -210,6 +211,7 @@ impl App {
         }
         self.watched.clear();
         if self.is_replaying() {
+            self.check_marks();
             // Its own requests say how the text is written, and under which edits.
             return self.update_live_instruments().into_iter().collect();
         }
@@ -355,6 +357,8 @@ impl App {
                     arguments: shown.arguments.clone(),
                     spot: shown.spot,
                     number: shown.number,
+                    sorted: shown.sorted.clone(),
+                    aside: shown.aside,
                     ..ShownFigure::default()
                 };
             } else if shown.figure.as_ref().is_some_and(same) {

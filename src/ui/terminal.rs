@@ -35,6 +35,8 @@ const CLIPBOARD_LIMIT: usize = 74_000;
 /// Saves the window title, to be restored later (xterm).
 const PUSH_TITLE: &str = "\x1b[22;2t";
 const POP_TITLE: &str = "\x1b[23;2t";
+/// Asks for the colour of the background (xterm, and most others).
+const ASK_BACKGROUND: &[u8] = b"\x1b]11;?\x1b\\";
 /// The most cells that are drawn; a larger window is drawn in part.
 const MOST_CELLS: u32 = 1 << 20;
 /// How long the terminal may take to read the last bytes after a panic.
@@ -289,6 +291,15 @@ impl Terminal {
     pub fn size(&self) -> (u16, u16) {
         let area = self.area();
         (area.width, area.height)
+    }
+
+    /// Asks the terminal for the colour of its background (OSC 11); the answer comes as input, if one comes.
+    pub fn ask_background(&self) {
+        let known = std::env::var("TERM").unwrap_or_default();
+        // The Linux console would show the question.
+        if !matches!(known.as_str(), "" | "dumb" | "linux") {
+            self.way_out.out.send(ASK_BACKGROUND.to_vec());
+        }
     }
 
     /// Sends text to the terminal's clipboard (OSC 52). This works over SSH, and cannot be confirmed.
