@@ -203,7 +203,18 @@ impl History {
             Some(HistoryStep::State(state, _)) if same(&state) => self.now = state,
             other => {
                 self.past.extend(other);
-                self.replace_edits(edits.to_vec());
+                // The others stay in the list, off.
+                let mut rows = self.now.edits.clone();
+                for row in &mut rows {
+                    match edits.iter().find(|edit| edit.same(row)) {
+                        Some(edit) => row.clone_from(edit),
+                        None => row.on = false,
+                    }
+                }
+                let lost = |edit: &&Edit| !rows.iter().any(|row| row.same(edit));
+                let lost: Vec<Edit> = edits.iter().filter(lost).cloned().collect();
+                rows.extend(lost);
+                self.replace_edits(rows);
             }
         }
         self.clamp();

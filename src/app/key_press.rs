@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::commands::{Command, CommandResult, Context, Unavailable, command, commands};
+use super::completion::at_home;
 use super::form::{Form, FormKey};
 use super::key::{Code, Key};
 use super::keymap::Lookup;
@@ -110,10 +111,7 @@ impl App {
             self.open_line(row);
             return Ok(Vec::new());
         }
-        let names_files = ["FILE", "PATH"]
-            .iter()
-            .any(|word| row.arguments.contains(word));
-        match std::env::var("HOME").ok().filter(|_| names_files) {
+        match std::env::var("HOME").ok().filter(|_| row.takes_file()) {
             Some(home) => (row.run)(self, &at_home(argument, &home)),
             None => (row.run)(self, argument),
         }
@@ -248,6 +246,9 @@ impl App {
     }
 
     fn press_listing(&mut self, mut listing: Listing, key: Key) -> Vec<Effect> {
+        if key == Key::plain(Code::Tab) && self.complete_in_palette(&mut listing) {
+            return self.keep(Overlay::Listing(listing));
+        }
         let choice = listing.press(key);
         if listing.purpose == PaletteList::Palette {
             self.remember_command(&choice);
@@ -305,6 +306,9 @@ impl App {
     fn press_line(&mut self, mut line: ArgumentLine, key: Key) -> Vec<Effect> {
         if key == Key::plain(Code::Esc) {
             return Vec::new();
+        }
+        if key == Key::plain(Code::Tab) && self.complete_in_line(&mut line) {
+            return self.keep(Overlay::Line(line));
         }
         match line.value.press(key) {
             EditorOutcome::Changed => line.error = None,
@@ -496,6 +500,9 @@ impl App {
                 ("Left Right", "change"),
                 ("Esc", "back"),
             ],
+            Some(Overlay::Line(line)) if line.command.can_complete() => {
+                &[("Enter", "take it"), ("Tab", "complete"), ("Esc", "back")]
+            }
             Some(Overlay::Line(_)) => &[("Enter", "take it"), ("Esc", "back")],
             Some(Overlay::Notices { .. } | Overlay::Notes { .. }) => {
                 &[("Up Down", "scroll"), ("Esc", "back")]
@@ -534,7 +541,7 @@ impl App {
             (!acts(c), place.unwrap_or(FIRST.len()))
         });
         let mut out = Vec::new();
-        if self.transcript.busy() || self.downloading() {
+        if self.transcript.busy() || self.downloading() || self.is_replaying() {
             out.push(pair(&("ctrl-c", "stop")));
         }
         for row in rows {
@@ -566,30 +573,8 @@ fn up(key: Key) -> bool {
     matches!(key.code, Code::Up | Code::Char('k') | Code::PageUp)
 }
 
-/// The text of a command with `~/` as a shell reads it, where a word begins with it.
-fn at_home(text: &str, home: &str) -> String {
-    let home = format!("{}/", home.trim_end_matches('/'));
-    let text = match text.strip_prefix("~/") {
-        Some(rest) => format!("{home}{rest}"),
-        None => text.to_string(),
-    };
-    text.replace(" ~/", &format!(" {home}"))
-}
-
 #[cfg(test)]
 mod tests {
-    #[test]
-    fn a_word_that_begins_at_home_is_there() {
-        for (text, expected) in [
-            ("~/a b", "/h/a b"),
-            ("svg ~/x.svg", "svg /h/x.svg"),
-            ("a~/b ~c", "a~/b ~c"),
-        ] {
-            assert_eq!(super::at_home(text, "/h/"), expected);
-            assert_eq!(super::at_home(text, "/h"), expected);
-        }
-    }
-
     #[test]
     fn first_hints_name_commands_that_have_one() {
         for name in super::FIRST {

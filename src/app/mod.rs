@@ -7,6 +7,7 @@
 mod arrival;
 pub mod baseline;
 pub mod commands;
+mod completion;
 pub mod cursor;
 mod density;
 mod following;
@@ -23,6 +24,7 @@ pub mod mark;
 mod models;
 pub mod notice;
 pub mod palette;
+mod panes;
 pub mod pointer;
 pub mod prompt_work;
 pub mod ready_prompts;
@@ -32,6 +34,7 @@ mod requests;
 mod screen_state;
 mod search;
 pub mod session;
+pub mod setting;
 mod settings;
 mod shown_figure;
 mod tint;
@@ -60,7 +63,7 @@ use form::Form;
 use history::{Experiment, History};
 use key::Key;
 use keymap::Keymap;
-use layout::{Arrangement, ContentRows, LayoutRequest, Pane, Resized, Zoom};
+use layout::{ContentRows, LayoutRequest, Pane, Resized, Zoom};
 use line_editor::PromptInput;
 use notice::{Level, Notices};
 use palette::Listing;
@@ -75,6 +78,9 @@ pub use shown_figure::{CursorFocus, FigureProgress, ShownFigure};
 pub use tint::TokenTint;
 use tour::Tour;
 use transcript::Transcript;
+
+/// How long after a change the screen is recorded: what it was is lost at most for this long where the program is killed.
+const SCREEN: Duration = Duration::from_secs(1);
 
 /// An event that the app handles.
 #[derive(Debug)]
@@ -91,6 +97,8 @@ pub enum Event {
     Edited(String),
     /// The engine sent an update.
     Engine(Update),
+    /// The terminal has said what its background is.
+    Background(setting::Background),
     /// The time since the start.
     Tick(Duration),
     /// The program must end now.
@@ -123,6 +131,14 @@ pub enum Effect {
     Shot(PathBuf),
     /// Record what the screen shows in a file from now on; none ends the recording.
     Record(Option<PathBuf>),
+    /// Write a setting into config.toml.
+    Configure {
+        /// The folder of the file.
+        folder: PathBuf,
+        name: &'static str,
+        /// The value as TOML spells it.
+        value: String,
+    },
     /// Suspend the program and return to the shell.
     Suspend,
     /// Repaint the whole screen.
@@ -178,6 +194,8 @@ pub struct App {
     pub layout: LayoutRequest,
     /// The tour, where it is on.
     pub tour: Option<Tour>,
+    /// Where the tour was when it was ended.
+    left_tour: Option<Tour>,
     pub model: Option<Loaded>,
     /// The engine's progress in loading a model.
     pub loading: Option<Loading>,
@@ -259,6 +277,10 @@ pub struct App {
     commands: Vec<String>,
     /// The session that is being replayed.
     replay: Option<Replay>,
+    /// The session that is replayed when its model can be loaded.
+    unopened: Option<Replay>,
+    /// When the screen is recorded next, because it may have changed.
+    screen_due: Option<Duration>,
     /// The edits that were active when the engine last accepted a change.
     in_force: Vec<EditId>,
     theme_before: Option<String>,
@@ -287,22 +309,29 @@ impl App {
         let (keymap, warnings) = Keymap::new(keys);
         let first = INSTRUMENTS.first().map_or("", |i| i.name());
         let second = INSTRUMENTS.get(1).map_or(first, |i| i.name());
+        let figure = INSTRUMENTS.iter().find(|i| i.name() == settings.figure);
+        let figure = figure.map_or(first, |i| i.name());
         let mut app = Self {
             revision: 1,
             now: Duration::ZERO,
             layout: LayoutRequest {
                 size: (0, 0),
                 focus: Pane::Transcript,
-                last_side_pane: Pane::Figure(first),
+                last_side_pane: Pane::Figure(figure),
                 first,
-                figure: first,
-                second,
+                figure,
+                second: if [first, second].contains(&figure) {
+                    second
+                } else {
+                    figure
+                },
                 third: INSTRUMENTS.get(2).map_or(first, |i| i.name()),
                 rows: ContentRows::default(),
                 resized: Resized::default(),
                 zoom: Zoom::Normal,
             },
             tour: settings.tour.then_some(Tour { step: 0 }),
+            left_tour: None,
             model: None,
             loading: None,
             loading_since: Duration::ZERO,
@@ -325,10 +354,10 @@ impl App {
             opened: Vec::new(),
             watched: Vec::new(),
             cursor: Cursor::default(),
-            density: Density::default(),
-            flip: false,
+            density: settings.density,
+            flip: settings.flip,
             folded: false,
-            tint: TokenTint::default(),
+            tint: settings.tint,
             difference: false,
             history: History::new(Experiment {
                 sampling: settings.sampling,
@@ -359,6 +388,8 @@ impl App {
             groups: BTreeMap::new(),
             commands: Vec::new(),
             replay: None,
+            unopened: None,
+            screen_due: None,
             in_force: Vec::new(),
             theme_before: None,
             dragged: None,
@@ -451,6 +482,12 @@ impl App {
                 self.revision += 1;
                 self.apply_update(update)
             }
+            Event::Background(background) => {
+                self.revision += 1;
+                self.settings.background = Some(background);
+                self.follow_background();
+                Vec::new()
+            }
             Event::Edited(text) => {
                 self.revision += 1;
                 self.writing = true;
@@ -461,6 +498,7 @@ impl App {
         };
         effects.extend(self.follow_cursor());
         self.go_on_with_tour();
+        self.screen_due.get_or_insert(self.now + SCREEN);
         effects
     }
 
@@ -477,6 +515,13 @@ impl App {
         if self.notices.expire(now) {
             self.revision += 1;
         }
+        if self.screen_due.take_if(|due| *due <= now).is_some() {
+            let screen = self.screen_line();
+            if let Some(failure) = self.session.note_screen(screen) {
+                self.revision += 1;
+                self.notices.say(now, Level::Error, failure);
+            }
+        }
     }
 
     /// Whether elapsed time is shown on the screen.
@@ -489,72 +534,15 @@ impl App {
         let second = self
             .waiting()
             .then(|| Duration::from_secs(self.now.as_secs() + 1));
-        [second, self.leaving, self.notices.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// The areas of all panes; none if the screen is too small.
-    pub fn arrangement(&self) -> Option<Arrangement> {
-        let wish = LayoutRequest {
-            rows: self.content_rows(),
-            ..self.layout
-        };
-        layout::arrange(&wish, self.tour.is_some())
-    }
-
-    /// How many rows the contents of the panes have.
-    fn content_rows(&self) -> ContentRows {
-        let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
-        let width = usize::from(self.layout.size.0).saturating_sub(3).max(1);
-        // Of a long text it is enough to know that it is long.
-        let long = self.transcript.tokens.len() > 16 * width;
-        let text = if long || self.writing || self.choosing() || self.compare {
-            u16::MAX
-        } else {
-            count(self.transcript.wrap(width).len() + self.transcript.boundaries.len())
-        };
-        let edits = self.history.edits().iter().enumerate();
-        let edits = edits.map(|(i, edit)| match (edit.on, i == self.history.selected) {
-            (false, _) => 1,
-            (true, false) => 3,
-            (true, true) => 5,
-        });
-        let edits: usize = edits.sum();
-        let cell = self.cell_under_cursor().map_or(3, |cell| {
-            let story = if cell.story.is_some() { 2 } else { 0 };
-            let bars = cell.more.len() + usize::from(cell.axis.is_some());
-            let at = cell
-                .anchor
-                .position
-                .map_or(self.cursor.position, |p| p as usize);
-            3 + story + bars + cell.entries.len() + self.transcript.fired_at(at).len()
-        });
-        ContentRows {
-            text,
-            cell: count(cell),
-            edits: count(edits.max(3)),
-        }
-    }
-
-    /// The panes in the order of Tab.
-    pub fn panes(&self) -> Vec<Pane> {
-        layout::order(&self.layout)
-    }
-
-    /// Focuses a pane.
-    pub fn set_focus(&mut self, pane: Pane) {
-        self.layout.focus = pane;
-        if pane != Pane::Transcript {
-            self.layout.last_side_pane = pane;
-        }
-        if let Pane::Figure(slot) = pane {
-            self.layout.choose(slot);
-            if self.difference && self.shown.get(slot).is_some_and(|s| s.difference.is_none()) {
-                self.difference = false;
-            }
-        }
+        [
+            second,
+            self.leaving,
+            self.notices.deadline(),
+            self.screen_due,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether the ready prompts are shown.

@@ -25,18 +25,28 @@ pub struct PaletteItem {
 
 /// Items that run one command with different values, each with a description.
 pub fn picks(name: &str, values: Vec<(String, String)>) -> Vec<PaletteItem> {
-    let item = |command, (value, about): (String, String)| PaletteItem {
-        name: value.clone(),
+    let values = values.into_iter();
+    named_picks(
+        name,
+        values
+            .map(|(value, about)| (value.clone(), about, value))
+            .collect(),
+    )
+}
+
+/// Items that run one command with different values: a name and a description of each, and the value.
+pub fn named_picks(command_name: &str, values: Vec<(String, String, String)>) -> Vec<PaletteItem> {
+    let Some(command) = command(command_name) else {
+        return Vec::new();
+    };
+    let item = |(name, about, argument)| PaletteItem {
+        name,
         about,
         keys: Vec::new(),
         command,
-        argument: value,
+        argument,
     };
-    let Some(command) = command(name) else {
-        return Vec::new();
-    };
-    let values = values.into_iter();
-    values.map(|value| item(command, value)).collect()
+    values.into_iter().map(item).collect()
 }
 
 /// Keys in a few columns: `h, Left`, and `1-9` for a run of digits.
@@ -153,6 +163,12 @@ impl Listing {
         self.narrow();
     }
 
+    /// Puts another text into the filter.
+    pub fn retype(&mut self, text: &str) {
+        self.filter.set(text);
+        self.narrow();
+    }
+
     /// Inserts pasted text into the filter.
     pub fn paste(&mut self, text: &str) {
         self.filter.paste(text);
@@ -162,9 +178,7 @@ impl Listing {
     fn complete(&mut self) {
         if let Some(item) = self.current() {
             let line = format!("{} {}", item.command.name, item.argument);
-            let line = format!("{} ", line.trim_end());
-            self.filter.set(&line);
-            self.narrow();
+            self.retype(&format!("{} ", line.trim_end()));
         }
     }
 

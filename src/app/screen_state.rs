@@ -6,15 +6,18 @@
 
 use std::str::FromStr;
 
+use super::cursor::FigureCell;
 use super::history::ExampleTurn;
 use super::layout::Pane;
 use super::mark::Mark;
-use super::session::lines::{ExampleLine, ScreenLine};
+use super::session::lines::{ExampleLine, ScreenLine, ViewLine};
+use super::tour::{STEPS, Tour};
 use super::transcript::Transcript;
-use super::{App, Effect};
+use super::{App, Effect, ShownFigure};
 use crate::engine::{PaneName, Request};
 use crate::instruments::{Arguments, instrument};
-use crate::model::network::site::Address;
+use crate::model::Card;
+use crate::model::network::site::{Address, Site};
 use crate::text;
 
 /// The most earlier texts that are kept of each kind.
@@ -29,12 +32,38 @@ fn mark_in_words(mark: Mark) -> String {
     format!("{}@{}", mark.unit, mark.at)
 }
 
+/// A mark from its words; none of a site whose units cannot be marked.
 fn read_mark(words: &str) -> Option<Mark> {
     let (unit, at) = words.split_once('@')?;
-    Some(Mark {
-        at: Address::from_str(at).ok()?,
-        unit: unit.parse().ok()?,
-    })
+    let at = Address::from_str(at).ok()?;
+    let unit = unit.parse().ok()?;
+    [Site::MlpAct, Site::Z]
+        .contains(&at.site)
+        .then_some(Mark { at, unit })
+}
+
+/// Whether a model has a unit.
+pub(super) fn has_unit(card: &Card, mark: Mark) -> bool {
+    let units = if mark.at.site == Site::MlpAct {
+        card.d_mlp
+    } else if mark.at.site == Site::Z {
+        card.heads
+    } else {
+        // Others are named by unit sets, and measured where they are used.
+        usize::MAX
+    };
+    usize::from(mark.at.layer) < card.layers && (mark.unit as usize) < units
+}
+
+fn view(shown: &ShownFigure) -> ViewLine {
+    ViewLine {
+        row: shown.spot.row,
+        column: shown.spot.column,
+        sorted: shown.sorted.clone(),
+        number: shown.number,
+        step: shown.step,
+        aside: shown.aside,
+    }
 }
 
 impl App {
@@ -46,6 +75,8 @@ impl App {
                 instrument(slot).map(|of| super::ready_prompts::defaults(&self.settings.model, of));
             !usual.is_ok_and(|usual| usual == shown.arguments)
         });
+        let views = self.shown.iter().map(|(slot, own)| (slot, view(own)));
+        let views = views.filter(|(_, view)| *view != ViewLine::default());
         let example = |turn: &ExampleTurn| ExampleLine {
             text: turn.text.clone(),
             chat: turn.chat,
@@ -79,6 +110,8 @@ impl App {
             arguments: arguments
                 .map(|(slot, shown)| ((*slot).to_string(), shown.arguments.given.clone()))
                 .collect(),
+            views: views.map(|(slot, view)| (slot.to_string(), view)).collect(),
+            tour: self.tour.map(|tour| tour.step),
             selected: self.history.selected,
             mode: now.mode,
             marks: now.marks.iter().copied().map(mark_in_words).collect(),
@@ -160,7 +193,16 @@ impl App {
         self.settings.count = line.count.unwrap_or(self.settings.count).max(1);
         self.settings.chat = line.chat;
         self.prompt.set(&line.draft);
-        self.prompt.remember(newest(&line.prompts));
+        // Those of the session's own requests are later than all that it did not ask for itself.
+        let mut prompts = line.prompts.clone();
+        let asked = self.prompt.earlier().to_vec();
+        prompts.retain(|words| !asked.contains(words));
+        for (at, words) in asked.iter().enumerate() {
+            if !asked[at + 1..].contains(words) {
+                prompts.push(words.clone());
+            }
+        }
+        self.prompt.remember(newest(&prompts));
         self.commands = newest(&line.commands);
         if self
             .settings
@@ -175,10 +217,45 @@ impl App {
         missing.iter().map(|what| text::line(what)).collect()
     }
 
+    /// Takes away the marks of units that the model does not have; each in words.
+    pub(super) fn drop_impossible_marks(&mut self) -> Vec<String> {
+        let Some(model) = &self.model else {
+            return Vec::new();
+        };
+        let marks = self.history.marks().iter().copied();
+        let (there, gone): (Vec<Mark>, Vec<Mark>) =
+            marks.partition(|mark| has_unit(&model.card, *mark));
+        let turns = self.history.now().turns.clone();
+        self.history.start_with(there, turns);
+        let said =
+            |mark: &Mark| format!("the mark {}, which this model lacks", mark_in_words(*mark));
+        gone.iter().map(said).collect()
+    }
+
+    /// Puts back how figures are looked at.
+    fn restore_views(&mut self, line: &ScreenLine) {
+        for (name, view) in &line.views {
+            let Some(shown) = self.shown.get_mut(name.as_str()) else {
+                continue;
+            };
+            shown.spot = FigureCell {
+                row: view.row,
+                column: view.column,
+            };
+            shown.sorted.clone_from(&view.sorted);
+            (shown.number, shown.step, shown.aside) = (view.number, view.step, view.aside);
+            shown.show_chosen();
+        }
+    }
+
     /// Puts back what belongs to the text, when it is there: the cursor, the selected edit, what it is compared with.
     pub(super) fn restore_in_text(&mut self, line: &ScreenLine) -> Vec<Effect> {
         let mut effects = Vec::new();
         let layers = self.model.as_ref().map_or(1, |model| model.card.layers);
+        self.restore_views(line);
+        self.tour = line.tour.map(|step| Tour {
+            step: step.min(STEPS.len()),
+        });
         self.cursor = line.cursor;
         self.cursor.layer = line.cursor.layer.min(layers.saturating_sub(1));
         self.return_to = None;

@@ -6,11 +6,15 @@
 use std::path::PathBuf;
 
 use super::session::recorded::RecordedSession;
+use super::setting::Background;
+use super::{Density, TokenTint};
 use crate::edit::Edit;
+use crate::instruments::INSTRUMENTS;
 use crate::lab::sample::Sampling;
 use crate::model::load::Options;
 
 /// The settings at the start, all decided by the caller.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 #[derive(Clone, Debug)]
 pub struct AppSettings {
     /// The model argument.
@@ -34,8 +38,27 @@ pub struct AppSettings {
     /// The file with labels of their features.
     pub labels: Option<String>,
     pub theme: String,
+    /// The themes for a terminal whose background is dark or light; empty for `theme`.
+    pub theme_dark: String,
+    pub theme_light: String,
+    /// Whether the theme was asked for, so that the background does not decide it.
+    pub theme_given: bool,
+    /// The terminal's background, once it is known.
+    pub background: Option<Background>,
     /// Whether the mouse is listened to.
     pub mouse: bool,
+    /// Whether sessions are kept from the next start on.
+    pub save: bool,
+    /// The instrument whose figure stands beside the text at the start.
+    pub figure: String,
+    /// How much a grid cell shows at the start.
+    pub density: Density,
+    /// Whether grids have their first layer on top at the start.
+    pub flip: bool,
+    /// What tokens are coloured by at the start.
+    pub tint: TokenTint,
+    /// The folder of config.toml, into which settings are written; none to remember none.
+    pub config: Option<PathBuf>,
     /// All themes: name and description.
     pub themes: Vec<(String, String)>,
     /// The names of all export formats.
@@ -44,6 +67,8 @@ pub struct AppSettings {
     pub keys: Option<(PathBuf, String)>,
     /// The folder for the session file; none to keep no session.
     pub session: Option<PathBuf>,
+    /// The folder with the sessions that were kept; none without a home.
+    pub sessions: Option<PathBuf>,
     /// Whether it begins with the tour.
     pub tour: bool,
     /// A session to go on with.
@@ -64,11 +89,22 @@ impl Default for AppSettings {
             dictionaries: Vec::new(),
             labels: None,
             theme: "terminal".into(),
+            theme_dark: String::new(),
+            theme_light: String::new(),
+            theme_given: false,
+            background: None,
             mouse: false,
+            save: true,
+            figure: INSTRUMENTS.first().map_or("", |of| of.name()).into(),
+            density: Density::default(),
+            flip: false,
+            tint: TokenTint::default(),
+            config: None,
             themes: Vec::new(),
             formats: Vec::new(),
             keys: None,
             session: None,
+            sessions: None,
             tour: false,
             resume: None,
         }

@@ -48,16 +48,16 @@ pub const STEPS: &[TourStep] = &[
     TourStep {
         idea: "Does it matter? Ablate it",
         text: "{ablate} sets the neuron under the cursor to 0: an edit, which is listed, and the header says that one is on. {again} writes the text again with it.",
-        done: |app| app.history.active() > 0 && app.receipts.iter().any(|own| own.kl.is_some()),
+        done: |app| app.history.active() > 0 && app.was_written_under_edits(),
     },
     TourStep {
         idea: "Compare with chance",
-        text: "The edits pane has how far the output moved (KL), and how far it moves with other neurons off (control). {undo} takes the text back, then the edit.",
+        text: "{next-pane} to the edits: KL is how far the output moved, control how far it moves with other neurons off. {undo} takes the text back, and again the edit.",
         done: |app| app.history.active() == 0,
     },
     TourStep {
         idea: "One layer: a steering vector",
-        text: "{toggle} switches the first vector on, {new} shows the ready prompts: run the story with an open mood, and read how the mood turns.",
+        text: "{toggle} switches the first vector on, {new} shows the ready prompts: {down} to the story with an open mood, {run}, and read how the mood turns.",
         done: |app| app.history.active() > 0 && app.wrote(8) && app.asks("Once upon a time"),
     },
     TourStep {
@@ -67,17 +67,17 @@ pub const STEPS: &[TourStep] = &[
     },
     TourStep {
         idea: "A state in words: Patchscopes",
-        text: "Go to a word in the text ({previous-pane} to it, {left} and {right} in it), then {patchscope} and Enter: another prompt reads the state and says what it means.",
+        text: "{toggle}, {new}, {first}, {run}: the first prompt without the vector. {left} goes to `France`, {sweep} lets another prompt say what its state means in every layer.",
         done: |app| app.layout.figure == "patchscope" && app.figure("patchscope").is_some(),
     },
     TourStep {
         idea: "Many features at once: a sparse autoencoder",
-        text: "Type `:dictionary world` and Enter: every state becomes a few features of the model's own dictionary, and a rest.",
+        text: "Type `:dictionary world` and Enter: the state of `France` is a sum of a few features of the model's own dictionary, and a rest.",
         done: |app| app.layout.figure == "features" && app.figure("features").is_some(),
     },
     TourStep {
         idea: "Groups: where information moves",
-        text: "Type `:show knockout` and Enter, then {question} and Enter: what happens to the prediction when the last token cannot attend to another one.",
+        text: "{right} goes to `is`. Type `:show knockout` and Enter, then {question} and Enter: how the answer fares when `is` cannot attend to a word before it.",
         done: |app| app.figure("knockout").is_some(),
     },
 ];
@@ -109,15 +109,23 @@ impl TourStep {
 }
 
 impl App {
-    /// Begins the tour, goes to the next step (`next`), or ends it (`off`).
+    /// Begins the tour or goes on with it, goes to the next step (`next`), or ends it (`off`).
     pub(super) fn take_tour(&mut self, word: &str) -> CommandResult {
         let step = self.tour.map(|tour| tour.step);
         match (word.trim(), step) {
             ("", None) if self.settings.model != DEMO => {
                 return Err("the tour is on the demo model: `lmscope tour` begins it".into());
             }
-            ("", None) => self.tour = Some(Tour { step: 0 }),
-            ("" | "off", Some(_)) => self.tour = None,
+            ("", None) => {
+                let step = self.left_tour.take().map_or(0, |tour| tour.step);
+                self.tour = Some(Tour { step });
+            }
+            ("" | "off", Some(_)) => {
+                let over = |tour: &mut Tour| tour.now().is_none();
+                self.left_tour = self.tour.take();
+                // One that was finished begins anew.
+                let _over = self.left_tour.take_if(over);
+            }
             ("next", Some(step)) => {
                 self.tour = Some(Tour {
                     step: (step + 1).min(STEPS.len()),
@@ -135,6 +143,10 @@ impl App {
 
     /// Goes on to the first step that is not done yet.
     pub(super) fn go_on_with_tour(&mut self) {
+        if self.is_replaying() {
+            // What a session does again was done before.
+            return;
+        }
         while let Some(tour) = self.tour
             && tour.now().is_some_and(|step| (step.done)(self))
         {
@@ -149,6 +161,12 @@ impl App {
     fn wrote(&self, tokens: usize) -> bool {
         let text = &self.transcript;
         !text.busy() && text.tokens.len() >= text.prompt + tokens
+    }
+
+    /// Whether the text was written under the edits from its beginning, and what they did is measured.
+    fn was_written_under_edits(&self) -> bool {
+        let measured = self.receipts.iter().any(|own| own.kl.is_some());
+        measured && self.wrote(1) && self.transcript.boundaries.is_empty()
     }
 
     /// Whether these words are in the prompt.

@@ -178,6 +178,7 @@ impl App {
 
     fn loaded(&mut self, loaded: Loaded) -> Vec<Effect> {
         self.loading = None;
+        self.unopened = None;
         self.directions.clone_from(&loaded.directions);
         if !loaded.notes.is_empty() {
             self.warn(loaded.notes.join(" "));
@@ -212,6 +213,7 @@ impl App {
         }
         self.watched.clear();
         if self.is_replaying() {
+            self.check_marks();
             // Its own requests say how the text is written, and under which edits.
             return self.update_live_instruments().into_iter().collect();
         }
@@ -361,6 +363,8 @@ impl App {
                     arguments: shown.arguments.clone(),
                     spot: shown.spot,
                     number: shown.number,
+                    sorted: shown.sorted.clone(),
+                    aside: shown.aside,
                     ..ShownFigure::default()
                 };
             } else if shown.figure.as_ref().is_some_and(same) {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command, value_parser};
 
 use super::{Subcommand, arguments, generate};
@@ -28,6 +29,31 @@ const BEGINS: [&str; 11] = [
     "seed",
 ];
 
+/// The flags that are settings as well.
+const GIVEN: [&str; 7] = [
+    "theme",
+    "chat",
+    "count",
+    "temperature",
+    "top-p",
+    "top-k",
+    "seed",
+];
+
+/// The settings that the steps of the tour rely on.
+const SAMPLING: [&str; 10] = [
+    "chat",
+    "count",
+    "temperature",
+    "top-p",
+    "top-k",
+    "seed",
+    "figure",
+    "cells",
+    "flip",
+    "tint",
+];
+
 /// The row of `tour`.
 pub const TOUR: Subcommand = Subcommand {
     name: "tour",
@@ -38,7 +64,11 @@ pub const TOUR: Subcommand = Subcommand {
             tour: true,
             ..AppSettings::default()
         };
-        crate::ui::run(with_appearance(start, matches))
+        crate::ui::run(ScreenOptions {
+            // Its steps are about these.
+            given: SAMPLING.to_vec(),
+            ..with_appearance(start, matches)
+        })
     },
 };
 
@@ -138,7 +168,14 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
         labels: word("labels"),
         ..AppSettings::default()
     };
+    let given = |name: &&&str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    let mut given: Vec<&str> = GIVEN.iter().filter(given).copied().collect();
+    if matches.contains_id("prompt") {
+        // `-p` without `--chat` is raw text.
+        given.push("chat");
+    }
     Ok(ScreenOptions {
+        given,
         resume: resume(matches),
         shot,
         ..with_appearance(start, matches)
@@ -153,6 +190,7 @@ fn with_appearance(start: AppSettings, matches: &ArgMatches) -> ScreenOptions {
         start,
         theme: word("theme"),
         color: word("color"),
+        given: Vec::new(),
         config: path("config"),
         state: path("state"),
         resume: None,

@@ -10,6 +10,8 @@ use std::time::Duration;
 use crate::app::Event;
 use crate::app::key::{Code, Key};
 use crate::app::pointer::{PointedAt, Pointer, PointerMove};
+use crate::app::setting::Background;
+use crate::export::colour::{self, Rgb};
 
 /// How long after a single Escape a sequence may still follow.
 const ESCAPE: Duration = Duration::from_millis(50);
@@ -195,6 +197,7 @@ impl Decoder {
                     }
                     out.extend(key.map(Event::Key));
                     out.extend(pointer(&held[at..at + length]).map(Event::Pointer));
+                    out.extend(background(&held[at..at + length]).map(Event::Background));
                     at += length;
                 }
                 InputState::Paste(length) => {
@@ -226,6 +229,27 @@ fn pointer(bytes: &[u8]) -> Option<Pointer> {
         how,
         at: (x.checked_sub(1)?, y.checked_sub(1)?),
         what: PointedAt::Nothing,
+    })
+}
+
+/// What a whole reply says of the background: `ESC ] 11 ; rgb:RRRR/GGGG/BBBB`, each with one to four digits.
+fn background(bytes: &[u8]) -> Option<Background> {
+    let words = std::str::from_utf8(bytes.strip_prefix(b"\x1b]11;")?).ok()?;
+    let words = words.trim_end_matches(['\x07', '\\', '\x1b']);
+    let colours = words.strip_prefix("rgba:").or(words.strip_prefix("rgb:"))?;
+    let part = |part: &str| {
+        let most = 16u32.checked_pow(part.len() as u32)?.checked_sub(1)?;
+        let value = u32::from_str_radix(part, 16).ok()?;
+        Some((value * 255 / most.max(1)) as u8)
+    };
+    let mut parts = colours.split('/').filter(|part| part.len() <= 4).map(part);
+    let rgb = Rgb(parts.next()??, parts.next()??, parts.next()??);
+    // Where black and white can be read equally well.
+    let light = colour::luminance(rgb) > 0.18;
+    Some(if light {
+        Background::Light
+    } else {
+        Background::Dark
     })
 }
 
@@ -513,6 +537,7 @@ mod tests {
             | Event::Edited(_)
             | Event::Engine(_)
             | Event::Pointer(_)
+            | Event::Background(_)
             | Event::Tick(_)
             | Event::Terminate => format!("{event:?}"),
         };
@@ -607,8 +632,10 @@ mod tests {
             b"\x1b[?62;22c",
             b"\x1b[?2026;2$y",
             b"\x1b[57441;1u",
-            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07",
-            b"\x1b]11;rgb:1e1e/1e1e/1e1e\x1b\\",
+            b"\x1b]10;rgb:1e1e/1e1e/1e1e\x07",
+            b"\x1b]11;rgb:1e1e/1e1e\x1b\\",
+            b"\x1b]11;rgb:12345/1/1\x1b\\",
+            b"\x1b]11;?\x1b\\",
             b"\x1bP>|xterm(389)q\x1b\\",
             b"\x1b_Gi=1;OK\x1b\\",
             b"\x1b[201~",
@@ -646,6 +673,21 @@ mod tests {
                     expected,
                     "{cut}"
                 );
+            }
+        }
+    }
+
+    #[test]
+    fn the_terminal_says_what_its_background_is() {
+        for (bytes, said) in [
+            (&b"\x1b]11;rgb:1e1e/1e1e/1e1e\x07"[..], "Background(Dark)"),
+            (b"\x1b]11;rgb:fdfd/f6f6/e3e3\x1b\\", "Background(Light)"),
+            (b"\x1b]11;rgb:ff/ff/ff\x07", "Background(Light)"),
+            (b"\x1b]11;rgba:0/0/8/f\x07", "Background(Dark)"),
+        ] {
+            assert_eq!(read(&[bytes, b"j"]), [said, "j"]);
+            for cut in 1..bytes.len() {
+                assert_eq!(read(&[&bytes[..cut], &bytes[cut..]]), [said], "{cut}");
             }
         }
     }

@@ -153,6 +153,9 @@ fn header(app: &App, theme: &Theme, area: Rect, buf: &mut Buffer) {
     if let Some(kept) = app.reference_excerpt() {
         right.push(span(format!(" kept “{kept}” "), Role::Accent));
     }
+    if let Some((done, count)) = app.replay_progress() {
+        right.push(span(format!(" opening {done}/{count} "), Role::Accent));
+    }
     if app.tour.is_some() && app.arrangement().is_some_and(|own| own.tour.height == 0) {
         right.push(span(" the tour needs more rows ".into(), Role::Warning));
     }
@@ -278,11 +281,17 @@ fn words(app: &App, theme: &Theme) -> Vec<Span<'static>> {
     let span = |text: String, role: Role| Span::styled(text, theme.style(role));
     let Some(token) = app.token() else {
         let first = match (&app.model, &app.loading) {
+            _ if app.replay_progress().is_some() => {
+                " A session is being opened, request by request; ctrl-c stops it."
+            }
             (Some(_), _) => " Enter runs the selected prompt; i writes your own.",
             (None, Some(loading)) if loading.download.is_some() => {
                 " The model is being downloaded; prompts can be chosen already."
             }
             (None, Some(_)) => " The model is being loaded; prompts can be chosen already.",
+            (None, None) if app.has_unopened() => {
+                " No model is loaded. L tries again and opens the session then, q quits."
+            }
             (None, None) => " No model is loaded. L tries again, q quits.",
         };
         return vec![span(first.into(), Role::Muted)];

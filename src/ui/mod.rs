@@ -27,15 +27,17 @@ use std::path::{Path, PathBuf};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 
-use crate::app::session::newest_in;
+use crate::app::session::kept::newest_in;
 use crate::app::session::recorded::RecordedSession;
+use crate::app::setting::Setting;
 use crate::app::{App, AppSettings, Effect};
-use crate::config::UserConfig;
+use crate::config::{ConfigMistake, UserConfig};
 use crate::engine::Handle;
 use crate::error::Result;
 use crate::export;
 use crate::file::{self, Overwrite};
 use crate::model::load::Options;
+use crate::text;
 
 pub use draw::draw;
 pub use panes::Memory;
@@ -73,7 +75,9 @@ pub struct ScreenOptions {
     pub theme: Option<String>,
     /// The value of `--color`.
     pub color: Option<String>,
-    /// The folder with `keys.toml` and `themes/`; by default the user's.
+    /// The names of the settings that flags have given, which config.toml does not change.
+    pub given: Vec<&'static str>,
+    /// The folder with `config.toml`, `keys.toml` and `themes/`; by default the user's.
     pub config: Option<PathBuf>,
     /// The folder for session files; by default the user's.
     pub state: Option<PathBuf>,
@@ -87,11 +91,41 @@ pub struct ScreenOptions {
 
 /// Opens the screen and returns when the user quits.
 pub fn run(options: ScreenOptions) -> Result<()> {
-    let themes = ThemeSet::open(&options)?;
-    let session = match options.shot {
-        Some(_) => None,
-        None => sessions(&options)?,
+    let mut themes = ThemeSet::open(&options)?;
+    let folder = config(&options).filter(|_| options.shot.is_none());
+    let (own, mistakes) = match &folder {
+        Some(folder) => UserConfig::read_on(folder)?,
+        None => (UserConfig::default(), Vec::new()),
     };
+    let start = AppSettings {
+        themes: themes
+            .themes
+            .iter()
+            .map(|t| (t.name.clone(), about(t)))
+            .collect(),
+        save: own.save,
+        theme_given: options.theme.is_some(),
+        theme: themes.first.clone(),
+        ..options.start.clone()
+    };
+    let (start, wrong) = with_settings(start, &own, &options.given);
+    let doubtful = wrong.iter().chain(&mistakes).any(|own| own.doubtful);
+    let file = folder
+        .as_ref()
+        .map(|folder| folder.join(crate::config::NAME));
+    let file = file.unwrap_or_default();
+    let said = mistakes.iter().chain(&wrong);
+    themes
+        .warnings
+        .extend(said.map(|own| format!("{}, {}", file.display(), own.what)));
+    if doubtful {
+        themes.warnings.push(format!(
+            "No session is kept until {} is mended: a line there may have been meant to forbid it.",
+            file.display()
+        ));
+    }
+    let keeps = own.save && options.keep_session && options.shot.is_none() && !doubtful;
+    let session = keeps.then(|| sessions(&options)).flatten();
     let mut resume = options
         .resume
         .as_ref()
@@ -104,28 +138,48 @@ pub fn run(options: ScreenOptions) -> Result<()> {
     {
         screen.theme.clear();
     }
-    let own = config(&options);
     let settings = AppSettings {
-        theme: themes.first.clone(),
-        themes: themes
-            .themes
-            .iter()
-            .map(|t| (t.name.clone(), about(t)))
-            .collect(),
         formats: export::FORMATS.iter().map(|f| f.name.to_string()).collect(),
         keys: themes.keys.clone(),
         session,
+        sessions: options.state.clone().or_else(usual),
         resume,
         options: Options {
-            config: own,
-            ..options.start.options
+            config: config(&options),
+            ..start.options
         },
-        ..options.start
+        config: folder,
+        ..start
     };
     match &options.shot {
         Some(shot) => script::run(shot, settings, &themes),
         None => screen::run(settings, themes),
     }
+}
+
+/// Puts the user's settings in place, but for those that flags have given.
+fn with_settings(
+    mut start: AppSettings,
+    own: &UserConfig,
+    given: &[&str],
+) -> (AppSettings, Vec<ConfigMistake>) {
+    let mut wrong = Vec::new();
+    for own in &own.settings {
+        let name = own.name.as_str();
+        let why = match Setting::named(name) {
+            None => Some(format!(
+                "there is no setting {}; :set lists those that there are",
+                text::quoted(&[name], 1)
+            )),
+            Some(_) if given.contains(&name) => None,
+            Some(setting) => setting.put(&mut start, &own.words).err(),
+        };
+        wrong.extend(why.map(|why| ConfigMistake {
+            what: format!("line {}: {why}", own.line),
+            doubtful: Setting::named(name).is_none(),
+        }));
+    }
+    (start, wrong)
 }
 
 fn folders() -> Option<directories::ProjectDirs> {
@@ -136,15 +190,8 @@ fn config(options: &ScreenOptions) -> Option<PathBuf> {
     options.config.clone().or_else(crate::config::folder)
 }
 
-/// The folder for session files; none if the session is not kept.
-fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
-    let settled = match config(options) {
-        Some(folder) => UserConfig::read(&folder)?,
-        None => UserConfig::default(),
-    };
-    if !(settled.save && options.keep_session) {
-        return Ok(None);
-    }
+/// The folder for session files.
+fn sessions(options: &ScreenOptions) -> Option<PathBuf> {
     let own = || {
         let folder = usual()?;
         // Earlier versions created the folder readable by everybody.
@@ -153,7 +200,7 @@ fn sessions(options: &ScreenOptions) -> Result<Option<PathBuf>> {
         }
         Some(folder)
     };
-    Ok(options.state.clone().or_else(own))
+    options.state.clone().or_else(own)
 }
 
 /// The user's folder for session files.
@@ -171,7 +218,7 @@ fn recorded(from: &Resume, options: &ScreenOptions) -> Result<RecordedSession> {
         Resume::File(path) => RecordedSession::read(path),
         Resume::Newest => {
             let folder = options.state.clone().or_else(usual).unwrap_or_default();
-            RecordedSession::read(&newest_in(&folder)?)
+            newest_in(&folder)
         }
     }
 }
@@ -327,6 +374,12 @@ fn perform(
         } => export::format_named(&format)
             .and_then(|format| (format.write)(&figure))
             .and_then(|text| create(&path, text.as_bytes())),
+        Effect::Configure {
+            folder,
+            name,
+            value,
+        } => UserConfig::set(&folder, name, &value)
+            .map(|path| format!("{name} = {value}, remembered in {}", path.display())),
         Effect::Shot(path) => paint_buffer(app, theme, memory, &path),
         Effect::Copy(text) => return Some(OnTerminal::Copy(text)),
         Effect::EditText(text) => return Some(OnTerminal::Edit(text)),

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, unbounded_channel};
 use super::signals::{self, OutsideEvent};
 use super::terminal::{self, Terminal};
 use super::{LoopControl, Memory, OnTerminal, Theme, ThemeSet, draw, editor, input, perform};
+use crate::app::setting::Background;
 use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, PaneName, Request, Update};
 use crate::error::{Error, Result};
@@ -47,6 +48,8 @@ struct Screen {
     terminal: Terminal,
     themes: ThemeSet,
     theme: Theme,
+    /// The background that the theme is drawn for.
+    background: Option<Background>,
     memory: Memory,
     began: Instant,
     drawn: (u64, Instant),
@@ -96,6 +99,7 @@ impl Screen {
             .map_err(|e| Error::io("the keyboard", e))?;
         let (sender, updates) = unbounded_channel();
         let engine = engine::spawn(move |update| sender.send(update).is_ok())?;
+        terminal.ask_background();
         let (mut app, first) = App::new(settings);
         let (width, height) = terminal.size();
         app.update(Event::Resize(width, height));
@@ -112,6 +116,7 @@ impl Screen {
             terminal,
             themes,
             theme,
+            background: None,
             memory: Memory::default(),
             began,
             drawn: (0, began),
@@ -194,8 +199,14 @@ impl Screen {
     }
 
     fn frame(&mut self) -> Result<()> {
-        if self.theme.name != self.app.settings.theme {
+        let background = self.app.settings.background;
+        if self.theme.name != self.app.settings.theme || self.background != background {
             self.theme = self.themes.theme(&self.app.settings.theme);
+            self.background = background;
+            match background {
+                Some(Background::Light) => self.theme = self.theme.on_light(),
+                Some(Background::Dark) | None => {}
+            }
         }
         self.terminal.listen_to_mouse(self.app.settings.mouse);
         let (app, theme, memory) = (&mut self.app, &self.theme, &mut self.memory);

@@ -38,6 +38,8 @@ const POP_TITLE: &str = "\x1b[23;2t";
 /// Reports of the mouse: buttons, motion with a button held, and places beyond column 223.
 const MOUSE_ON: &str = "\x1b[?1000h\x1b[?1002h\x1b[?1006h";
 const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1002l\x1b[?1000l";
+/// Asks for the colour of the background (xterm, and most others).
+const ASK_BACKGROUND: &[u8] = b"\x1b]11;?\x1b\\";
 /// The most cells that are drawn; a larger window is drawn in part.
 const MOST_CELLS: u32 = 1 << 20;
 /// How long the terminal may take to read the last bytes after a panic.
@@ -305,6 +307,15 @@ impl Terminal {
             self.mouse = on;
             let words = if on { MOUSE_ON } else { MOUSE_OFF };
             self.way_out.out.send(words.as_bytes().to_vec());
+        }
+    }
+
+    /// Asks the terminal for the colour of its background (OSC 11); the answer comes as input, if one comes.
+    pub fn ask_background(&self) {
+        let known = std::env::var("TERM").unwrap_or_default();
+        // The Linux console would show the question.
+        if !matches!(known.as_str(), "" | "dumb" | "linux") {
+            self.way_out.out.send(ASK_BACKGROUND.to_vec());
         }
     }
 

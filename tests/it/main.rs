@@ -82,6 +82,7 @@ mod scripts;
 mod selection;
 mod series;
 mod sessions;
+mod settings;
 mod sizes;
 mod statistics;
 mod surprisal;

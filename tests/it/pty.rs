@@ -470,6 +470,17 @@ fn a_recording_shows_what_was_on_the_screen() {
     assert_eq!(terminal.ended(), 0);
 }
 
+/// What a step says has two lines of 80 columns, with the keys as they are.
+#[test]
+fn the_steps_of_the_tour_fit_the_smallest_screen() {
+    let (app, _) = lmscope::app::App::new(lmscope::app::AppSettings::default());
+    for step in lmscope::app::tour::STEPS {
+        let words = step.words(&app);
+        let lines = lmscope::ui::panes::fold(&words, 78);
+        assert!(lines.len() <= 2, "{lines:?}");
+    }
+}
+
 /// The tour goes on when the person has done what it says, and needs nothing but its own words.
 #[test]
 fn the_tour_goes_on_with_what_is_done() {
@@ -488,8 +499,13 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.press("f");
     terminal.wait("to ablate one", |t| t.contains("tour 4/10"));
     terminal.press("x");
+    terminal.wait("the edit", |t| {
+        t.contains("tour 4/10") && t.contains("edits changed here")
+    });
     terminal.press("R");
     terminal.wait("the control", |t| t.contains("tour 5/10"));
+    terminal.press("\t");
+    terminal.wait("its control", |t| t.contains("control"));
     terminal.press("u");
     terminal.wait("the text before", |t| t.contains("edits changed here"));
     terminal.press("u");
@@ -504,14 +520,26 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.wait("to compare", |t| t.contains("tour 7/10"));
     terminal.press("b");
     terminal.wait("the Patchscope", |t| t.contains("tour 8/10"));
-    terminal.press("\x1b[Z");
-    terminal.press("h");
-    terminal.press("p");
-    terminal.wait("its parameters", |t| t.contains("template"));
+    terminal.press("1n");
+    terminal.wait("the ready prompts", |t| t.contains("Two hops"));
+    terminal.press("\x1b[H");
+    terminal.wait("the first one", |t| t.contains("> A fact"));
     terminal.press("\r");
-    terminal.wait("the dictionary", |t| t.contains("tour 9/10"));
+    terminal.wait("the answer", |t| {
+        t.contains("Paris") && t.contains("model ended")
+    });
+    terminal.press("hP");
+    terminal.wait("the dictionary", |t| {
+        t.contains("tour 9/10") && t.contains("country in Europe")
+    });
     terminal.press(":dictionary world\r");
     terminal.wait("the last step", |t| t.contains("tour 10/10"));
+    // Ended and begun again, it is where it was.
+    terminal.press(":tour off\r");
+    terminal.wait("that it is off", |t| !t.contains("tour "));
+    terminal.press(":tour\r");
+    terminal.wait("the same step", |t| t.contains("tour 10/10"));
+    terminal.press("l");
     terminal.press(":show knockout\r");
     terminal.press("o");
     terminal.wait("its parameters", |t| t.contains("sources"));

@@ -611,6 +611,7 @@ pub fn say(effect: &Effect) -> String {
         Effect::Shot(path) => format!("shot {}", path.display()),
         Effect::Record(Some(path)) => format!("record {}", path.display()),
         Effect::Record(None) => "record".into(),
+        Effect::Configure { name, value, .. } => format!("configure {name} = {value}"),
         Effect::Suspend => "suspend".into(),
         Effect::Redraw => "redraw".into(),
         Effect::Quit => "quit".into(),

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use lmscope::app::commands::commands;
+use lmscope::app::setting::SETTINGS;
+use lmscope::app::{App, AppSettings};
 use lmscope::cli::SUBCOMMANDS;
 use lmscope::edit::Edit;
 use lmscope::edit::direction as directions;
@@ -217,6 +219,12 @@ fn tables() -> Vec<(&'static str, String)> {
         };
         vec![code(&t.name), t.title.clone(), ground.into()]
     });
+    let (app, _) = App::new(AppSettings::default());
+    let settings = SETTINGS.iter().map(|own| {
+        let first = own.in_file(&(own.now)(&app));
+        let wants = own.wants.replace('|', "\\|");
+        vec![code(own.name), code(&first), wants, own.about.into()]
+    });
     let formats = FORMATS
         .iter()
         .map(|f| vec![code(f.name), code(f.extension), f.about.into()]);
@@ -245,6 +253,10 @@ fn tables() -> Vec<(&'static str, String)> {
         ),
         ("panes", table(&["pane", "what it shows"], panes)),
         ("themes", table(&["theme", "title", "background"], themes)),
+        (
+            "settings",
+            table(&["setting", "at first", "may be", "what it is"], settings),
+        ),
         (
             "families",
             table(

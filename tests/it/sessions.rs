@@ -12,6 +12,7 @@ use lmscope::app::{App, AppSettings, Effect, Event};
 use lmscope::engine::{self, Handle, Update};
 use lmscope::lab::sample::Sampling;
 use lmscope::model::load::Options;
+use lmscope::ui::theme::Theme;
 
 use crate::pty;
 use crate::recorded::{press, type_in};
@@ -250,9 +251,12 @@ fn a_session_comes_back_with_the_same_tokens() {
         notices.iter().all(|n| !n.contains("Missing")),
         "{notices:?}"
     );
-    // What comes back is a session of its own, from which it comes back too; and undo knows the text before the rewinding.
-    assert_ne!(again.app.session.path().unwrap(), recorded.path);
+    // Until the user goes on, the file is the same; then it is one of its own, from which all comes back too; and undo knows the
+    // text before the rewinding.
+    assert_eq!(again.app.session.path().unwrap(), recorded.path);
+    again.run("flip");
     let (twice, _) = again.leave();
+    assert_ne!(twice.path, recorded.path);
     let mut third = Stage::open(resumed(folder.path(), twice));
     third.settle();
     assert_eq!(third.state(), state);
@@ -284,7 +288,7 @@ fn a_session_is_opened_in_place_of_another_and_the_model_stays() {
     // The session before is kept, with its screen.
     let kept = std::fs::read_dir(folder.path()).unwrap();
     let kept: Vec<PathBuf> = kept.map(|e| e.unwrap().path()).collect();
-    assert_eq!(kept.len(), 3, "{kept:?}");
+    assert_eq!(kept.len(), 2, "what was opened has its file: {kept:?}");
     let before = kept.iter().map(|p| std::fs::read_to_string(p).unwrap());
     let before: Vec<String> = before.filter(|text| text.contains("capital")).collect();
     assert!(
@@ -410,6 +414,243 @@ fn the_user_goes_on_before_all_is_there() {
     assert_eq!(stage.app.notices.all.iter().filter(|n| said(n)).count(), 1);
 }
 
+/// Writes a session file, opens it, and waits until all is there.
+fn opened(folder: &Path, lines: &[&str]) -> Stage {
+    let path = folder.join("made.jsonl");
+    std::fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let recorded = RecordedSession::read(&path).unwrap();
+    let mut stage = Stage::open(resumed(folder, recorded));
+    stage.settle();
+    stage
+}
+
+const LOAD: &str = r#"{"request":"load","model":"demo"}"#;
+const FACT: &str = r#"{"request":"generate","text":"The capital of France is","count":3}"#;
+
+#[test]
+fn marks_and_sets_that_the_model_lacks_are_said_and_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = opened(
+        folder.path(),
+        &[
+            LOAD,
+            r#"{"request":"group","name":"far","site":"mlp_act","units":["99/1"]}"#,
+            FACT,
+            r#"{"screen":{"marks":["3@mlp_act.2","3@mlp_act.99","99999@mlp_act.2","77@z.1","1@resid_post.1"],"cursor":{"layer":400,"position":900,"unit":null,"follow":false,"at_run_start":false}}}"#,
+        ],
+    );
+    let marks = stage.app.history.marks().len();
+    assert_eq!(marks, 1, "{:?}", stage.app.history.marks());
+    let shown = &stage.app.notices.shown().unwrap().text;
+    for word in ["mlp_act.99", "99999@", "77@z.1", "1@resid_post.1", "{far}"] {
+        assert_eq!(shown.matches(word).count(), 1, "{word}: {shown}");
+    }
+    let last = stage.app.transcript.tokens.len() - 1;
+    assert!(stage.app.cursor.layer < 8 && stage.app.cursor.position == last);
+}
+
+/// Numbers that nothing has are drawn, walked and left again.
+#[test]
+fn places_that_no_figure_has_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let view = r#"{"row":1e18,"column":1e18,"aside":1e18,"number":1e18,"step":1e18,"sorted":["nothing",true]}"#
+        .replace("1e18", "18446744073709551615");
+    let screen = format!(
+        r#"{{"screen":{{"tour":18446744073709551615,"selected":18446744073709551615,"focus":"neurons","figure":"neurons","views":{{"lens":{view},"neurons":{view},"circuit":{view},"melt":{view}}}}}}}"#
+    );
+    let mut stage = opened(folder.path(), &[LOAD, FACT, &screen]);
+    for keys in [
+        "j k h l",
+        "( ) | #",
+        "f j",
+        "Tab j x",
+        ": t o u r Space n e x t Enter",
+    ] {
+        stage.press(keys);
+        let drawn = crate::screens::text(&crate::screens::paint(&stage.app, &Theme::default()));
+        assert!(drawn.contains("demo"), "{keys}: {drawn}");
+    }
+    stage.settle();
+}
+
+/// All that is missing is listed where it takes no more lines than its number would.
+#[test]
+fn what_is_missing_is_listed_as_far_as_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let marks = |count: usize| {
+        let marks: Vec<String> = (0..count).map(|i| format!("\"no{i}\"")).collect();
+        format!(r#"{{"screen":{{"marks":[{}]}}}}"#, marks.join(","))
+    };
+    for (count, named, words) in [(5, 5, ""), (21, 21, ""), (40, 20, "20 more")] {
+        let stage = opened(folder.path(), &[LOAD, FACT, &marks(count)]);
+        let shown = &stage.app.notices.shown().unwrap().text;
+        assert_eq!(shown.matches("the mark `no").count(), named, "{shown}");
+        assert!(shown.contains(words), "{shown}");
+        assert_eq!(shown.contains(" more"), !words.is_empty(), "{shown}");
+    }
+}
+
+#[test]
+fn sorting_and_the_selected_row_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(AppSettings {
+        prompt: Some("The capital of France is".into()),
+        count: 3,
+        ..settings(folder.path())
+    });
+    stage.settle();
+    stage.press("P");
+    stage.settle();
+    stage.press("| | | j j j )");
+    let view = |stage: &Stage| {
+        let shown = &stage.app.shown["patchscope"];
+        let rows = format!("{:?}", shown.figure.as_ref().map(|f| &f.body));
+        (shown.sorted.clone(), shown.spot, shown.aside, rows)
+    };
+    let before = view(&stage);
+    assert!(
+        before.0.is_some() && before.1.row > 0,
+        "{:?} {:?}",
+        before.0,
+        before.1
+    );
+    let (recorded, _) = stage.leave();
+    let mut again = Stage::open(resumed(folder.path(), recorded));
+    again.settle();
+    assert_eq!(view(&again), before);
+}
+
+/// A step of the tour is where it was, and what the replay does again does not count as done.
+#[test]
+fn the_place_in_the_tour_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(AppSettings {
+        tour: true,
+        ..AppSettings {
+            prompt: None,
+            ..settings(folder.path())
+        }
+    });
+    stage.settle();
+    stage.press("Enter");
+    stage.settle();
+    stage.press("Tab");
+    let step = |stage: &Stage| stage.app.tour.map(|tour| tour.step);
+    assert_eq!(step(&stage), Some(1));
+    let (recorded, _) = stage.leave();
+    let mut again = Stage::open(resumed(folder.path(), recorded));
+    again.settle();
+    assert_eq!(step(&again), Some(1));
+    again.press("j j j j j j");
+    assert_eq!(step(&again), Some(2));
+}
+
+/// What is not there is not on: neither the header nor the list says so, and the next run goes without it.
+#[test]
+fn an_edit_that_cannot_be_is_off_before_there_is_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let edits = ["add:gone.gguf@resid_pre.2", "zero:3@mlp_act.2"];
+    let mut stage = Stage::open(AppSettings {
+        prompt: None,
+        edits: edits.map(|edit| edit.parse().unwrap()).to_vec(),
+        ..settings(folder.path())
+    });
+    stage.until("the refusal", |app| {
+        app.model.is_some() && app.history.active() == 0
+    });
+    let shown = &stage.app.notices.shown().unwrap().text;
+    assert!(shown.contains("gone.gguf"), "{shown}");
+    let rows = stage.app.history.edits();
+    assert!(
+        edits
+            .iter()
+            .all(|edit| rows.iter().any(|row| row.to_string() == *edit))
+    );
+    let number = rows
+        .iter()
+        .position(|row| row.to_string() == edits[1])
+        .unwrap();
+    stage.press(&format!("{} Enter", number + 1));
+    stage.settle();
+    assert!(stage.app.history.active() == 1 && stage.app.transcript.tokens.len() > 6);
+}
+
+/// A model that was away is loaded with `L` when it is back, and the session is opened then.
+#[test]
+fn a_session_waits_for_its_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let home = folder.path().join("model");
+    std::fs::create_dir(&home).unwrap();
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/model");
+    for entry in std::fs::read_dir(demo).unwrap().flatten() {
+        std::fs::copy(entry.path(), home.join(entry.file_name())).unwrap();
+    }
+    let mut stage = Stage::open(AppSettings {
+        model: home.display().to_string(),
+        prompt: Some("The capital of France is".into()),
+        count: 3,
+        ..settings(folder.path())
+    });
+    stage.settle();
+    let (recorded, state) = stage.leave();
+    let origin = recorded.path.clone();
+    let away = folder.path().join("away");
+    std::fs::rename(&home, &away).unwrap();
+    let mut again = Stage::open(resumed(folder.path(), recorded));
+    again.until("the failure", |app| app.loading.is_none());
+    assert!(again.app.has_unopened() && again.app.model.is_none());
+    // Left like this, the way back is the session that was not opened.
+    assert_eq!(again.app.session.path(), Some(origin.as_path()));
+    std::fs::rename(&away, &home).unwrap();
+    again.press("Esc L");
+    again.settle();
+    assert_eq!(again.state(), state);
+    assert!(!again.app.has_unopened());
+}
+
+/// What was written and marked is on the disk a second later, whatever ends the program.
+#[test]
+fn the_screen_is_recorded_while_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stage = Stage::open(settings(folder.path()));
+    stage.settle();
+    stage.press("i");
+    type_in(&mut stage.app, "The capital of Italy is");
+    stage.press("Enter");
+    stage.settle();
+    stage.press("f a i");
+    type_in(&mut stage.app, "a draft");
+    assert!(stage.app.deadline().is_some(), "it asks for the time");
+    let later = stage.app.now + Duration::from_secs(2);
+    stage.app.update(Event::Tick(later));
+    let path = stage.app.session.path().unwrap().to_path_buf();
+    // The program ends here without a word.
+    let recorded = RecordedSession::read(&path).unwrap();
+    let screen = recorded.screen.clone().unwrap();
+    assert_eq!(screen.draft, "a draft");
+    assert_eq!(screen.marks.len(), 1);
+    let mut again = Stage::open(resumed(folder.path(), recorded));
+    again.settle();
+    assert_eq!(again.app.prompt.text(), "a draft");
+    again.press("i Up Up");
+    assert_eq!(
+        again.app.prompt.text(),
+        STORY,
+        "the text before the last one"
+    );
+    // And so it is from the session that comes of this one.
+    again.press("Esc b");
+    again.settle();
+    again.run("count 9");
+    again
+        .app
+        .update(Event::Tick(again.app.now + Duration::from_secs(2)));
+    let path = again.app.session.path().unwrap().to_path_buf();
+    let twice = RecordedSession::read(&path).unwrap();
+    let words = twice.screen.unwrap().prompts;
+    assert!(words.iter().any(|words| words == STORY), "{words:?}");
+}
+
 fn refused(arguments: &[&str], state: &Path) -> (i32, String) {
     let run = Command::new(env!("CARGO_BIN_EXE_lmscope"))
         .args(arguments)
@@ -441,7 +682,10 @@ fn what_cannot_be_resumed_is_refused_before_the_screen_opens() {
         "{code} {said}"
     );
     let (code, said) = refused(&["--resume", "/dev/zero"], state.path());
-    assert!(code == 1 && said.contains("/dev/zero"), "{code} {said}");
+    assert!(
+        code == 1 && said.contains("it is a device"),
+        "{code} {said}"
+    );
     let (code, _) = refused(&["demo", "--resume", path], state.path());
     assert_eq!(code, 2, "a session has a model of its own");
 }
@@ -468,6 +712,32 @@ fn leaving_says_how_to_come_back_and_that_works() {
         terminal.press("q");
         assert_eq!(terminal.ended(), 0);
     }
+    // While one is at work on it, it is nobody else's.
+    let mut busy = pty::open(40, 120, &environment, &["--resume"]);
+    busy.wait("all of it", |t| t.contains("opened "));
+    let (code, said) = refused(&["--resume"], state.path());
+    assert!(code == 1 && said.contains("still runs"), "{code} {said}");
+    busy.press("q");
+    assert_eq!(busy.ended(), 0);
+    let after = busy.text().replace('\n', "");
+    assert!(
+        after.contains(&format!("to come back: lmscope --resume {path}")),
+        "{after}"
+    );
+    // Inside, the list of sessions opens it.
+    let mut terminal = pty::open(24, 80, &environment, &[]);
+    terminal.wait("the model", |t| t.contains("f32"));
+    terminal.press(":sessions\r");
+    terminal.wait("the list", |t| t.contains("ago") || t.contains("just now"));
+    assert!(
+        terminal.text().contains("demo · The capital of France is"),
+        "{}",
+        terminal.text()
+    );
+    terminal.press("\r");
+    terminal.wait("the text", |t| t.contains("opened ") && t.contains("Paris"));
+    terminal.press("q");
+    assert_eq!(terminal.ended(), 0);
     // Where no text was written there is nothing to come back to.
     let mut terminal = pty::open(24, 80, &environment, &[]);
     terminal.wait("the model", |t| t.contains("f32"));

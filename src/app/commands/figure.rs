@@ -22,7 +22,7 @@ rows! {
     "widen" ["w"] widen, "extends the figure's window back to the cursor and measures again", hint "measure here", when can_widen;
     "notes" ["N"] |app, _| { app.overlay = Some(Overlay::Notes { scroll: 0 }); Ok(vec![]) }, "shows all notes of the figure: what it shows, its controls and its limits", hint "notes", when has_figure;
     "difference" ["D"] difference, "shows the figure minus that of the unedited run, or of the text that keep has kept", hint "difference", when has_figure;
-    "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT";
+    "show" [] show, "switches to an instrument: lens, neurons, patchscope", takes "INSTRUMENT", completes |_, _| INSTRUMENTS.iter().map(|of| of.name().to_string()).collect();
     "instruments" ["Space"] |app, _| { app.open_instruments(); Ok(vec![]) }, "picks an instrument from a list, by what it is about, with what it costs", hint "instruments", when has_model;
     "prompts" [] prompts, "shows a list of prompts as a table: each answer's rank and surprisal, and the edits' effect; Enter on a row reads its prompt", takes "FILE", when has_model;
     "sort" ["|"] |app, _| sort(app, None), "sorts the rows of the table by the next column", within Context::Figure, when has_table;
@@ -30,7 +30,7 @@ rows! {
     "columns-left" ["("] |app, _| aside(app, false), "scrolls a table back by a column", within Context::Figure, when has_table;
     "columns-right" [")"] |app, _| aside(app, true), "scrolls a table on by a column; the first one stays", within Context::Figure, when has_table;
     "measure" ["M"] measure, "measures the figure again, as it was asked for: of the text and the edits that are there now", within Context::Figure, when has_figure;
-    "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH";
+    "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH", completes super::dictionaries;
     "card" ["Enter"] open, "measures a figure that is not there yet; else opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
     "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
     "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;

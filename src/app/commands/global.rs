@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::{CommandResult, Context, Unavailable, has_model};
 use crate::app::layout::{Pane, Zoom};
+use crate::app::session::kept;
 use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
@@ -13,7 +14,7 @@ use crate::engine::Request;
 rows! {
     "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter runs the selected command", hint "help";
     "palette" [":" "ctrl-p"] |app, _| { app.open_palette(); Ok(vec![]) }, "opens the palette: type a command";
-    "load" ["L"] |app, _| Ok(app.load()), "tries again to load the model; a download continues where it stopped", hint "load", when lacks_model;
+    "load" ["L"] |app, _| Ok(app.load_again()), "tries again to load the model; a download continues where it stopped", hint "load", when lacks_model;
     "quit" ["q"] |app, _| Ok(app.quit()), "quits; the session is kept", hint "quit";
     "back" ["Esc"] back, "goes back one level: dismisses a notice, leaves a comparison, returns from a card or node to the figure that it was opened in";
     "interrupt" ["ctrl-c"] |app, _| Ok(app.interrupt()), "stops generating, then clears what you write, then (twice) quits", within Context::Always;
@@ -23,9 +24,10 @@ rows! {
     "model" [] model, "describes the loaded model", when has_model;
     "models" ["g m"] models, "opens another model: the demo, those of the cache, those beside this one; or the one that is named", takes "[MODEL]";
     "shot" [] shot, "writes the screen as an SVG picture", takes "FILE";
-    "tour" [] App::take_tour, "begins a tour in ten steps on the demo model, or ends it", takes "[next|off]";
+    "tour" [] App::take_tour, "begins a tour in ten steps on the demo model, ends it, or goes on where it was ended", takes "[next|off]";
     "record" [] record, "records what the screen shows as an asciinema cast; without FILE it ends the recording", takes "[FILE]";
     "open" [] open, "opens a session: its text, edits, figures and panes are there again; the present session is kept", takes "FILE";
+    "sessions" [] sessions, "lists the sessions that are kept: when each was left, its model, prompt and edits; Enter opens one";
     "session" [] session, "writes the session so far to a file, one request a line", takes "FILE";
     "panic" [] panic, "makes the engine fail on purpose, to test that the model survives", takes "[screen]";
 }
@@ -116,6 +118,24 @@ fn session(app: &mut App, text: &str) -> CommandResult {
 fn open(app: &mut App, text: &str) -> CommandResult {
     let recorded = RecordedSession::read(&path(text)?)?;
     Ok(app.open_session(recorded))
+}
+
+fn sessions(app: &mut App, _: &str) -> CommandResult {
+    let folder = app.settings.sessions.clone();
+    let all = folder.map_or_else(Vec::new, |folder| kept::list(&folder));
+    let own = app.session.path();
+    let others = all.iter().filter(|other| Some(other.path.as_path()) != own);
+    let rows: Vec<_> = others
+        .map(|other| {
+            let path = other.path.display().to_string();
+            (other.when(), other.about(), path)
+        })
+        .collect();
+    if rows.is_empty() {
+        return Err("no other session is kept; one is from its first text on, unless --no-session or `save = false` turns it off".into());
+    }
+    app.open_named_picker("open", "sessions, newest first", rows);
+    Ok(vec![])
 }
 
 fn path(text: &str) -> Result<PathBuf, Unavailable> {

@@ -26,6 +26,7 @@ mod view;
 use std::fmt;
 
 use super::{App, Effect};
+use crate::dictionaries::embedded::embedded;
 
 pub(in crate::app) use edits::{default_place, offered_edit};
 pub(in crate::app) use figure::{DICTIONARY, LABELS, features};
@@ -106,6 +107,8 @@ pub struct Command {
     pub hint: &'static str,
     /// The current value of the setting that the command changes; shown where its argument is asked for.
     pub now: Option<fn(&App) -> String>,
+    /// What an argument that begins so can be as a whole; files are known without.
+    pub completes: Option<fn(&App, &str) -> Vec<String>>,
     /// If digits are among its keys: what a digit does.
     pub numbered: Option<fn(&mut App, usize) -> CommandResult>,
     /// Whether it can run now.
@@ -144,6 +147,7 @@ impl Command {
             arguments: "",
             hint: "",
             now: None,
+            completes: None,
             numbered: None,
             enabled: always,
             run,
@@ -170,6 +174,11 @@ impl Command {
         self
     }
 
+    const fn completes(mut self, completes: fn(&App, &str) -> Vec<String>) -> Self {
+        self.completes = Some(completes);
+        self
+    }
+
     const fn numbered(mut self, run: fn(&mut App, usize) -> CommandResult) -> Self {
         self.numbered = Some(run);
         self
@@ -178,6 +187,18 @@ impl Command {
     const fn when(mut self, enabled: fn(&App) -> Result<(), Unavailable>) -> Self {
         self.enabled = enabled;
         self
+    }
+
+    /// Whether the command takes the name of a file or folder, as the last of what it takes.
+    pub fn takes_file(&self) -> bool {
+        ["FILE", "PATH"]
+            .iter()
+            .any(|word| self.arguments.contains(word))
+    }
+
+    /// Whether Tab completes its argument.
+    pub fn can_complete(&self) -> bool {
+        self.completes.is_some() || self.takes_file()
     }
 
     /// Whether the command requires an argument.
@@ -232,6 +253,13 @@ fn has_figure(app: &App) -> Result<(), Unavailable> {
         app.figure(app.layout.figure).is_some(),
         format!("there is no {} figure yet", app.layout.figure),
     )
+}
+
+/// The dictionaries that come with the program for this model.
+fn dictionaries(app: &App, _: &str) -> Vec<String> {
+    let card = app.model.as_ref().map(|model| &model.card);
+    let own = card.into_iter().flat_map(embedded);
+    own.map(|of| of.name.to_string()).collect()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Commands about what is shown and how: panes, zoom, density, colours.
 //!
-//! Invariant: none of them asks the engine for anything. To add a command, add a row.
+//! Invariant: none of them but `set` asks the engine for anything. To add a command, add a row.
 
 use super::{CommandResult, Unavailable, has_text, needs};
 use crate::app::App;
 use crate::app::layout::{Area, Pane, Resized};
+use crate::app::setting::{Background, SETTINGS, Setting};
 
 rows! {
     "next-pane" ["Tab"] |app, _| pane(app, 1), "switches to the next pane", hint "pane";
@@ -20,7 +21,8 @@ rows! {
     "less" ["-"] |app, _| { app.density = app.density.less(); Ok(vec![]) }, "shows less in every cell, so that more cells fit";
     "flip" [] |app, _| { app.flip = !app.flip; Ok(vec![]) }, "flips grids: first layer on top";
     "fold" ["Z"] |app, _| { app.folded = !app.folded; Ok(vec![]) }, "folds the rows of a grid that change least, where not all of them fit";
-    "theme" [] theme, "chooses the colours: a theme, with a preview", takes "[NAME]";
+    "theme" [] theme, "chooses the colours: a theme, with a preview", takes "[NAME]", completes |app, _| Setting::named("theme").map_or_else(Vec::new, |own| (own.values)(&app.settings));
+    "set" [] set, "shows the settings, or gives one a value that is remembered: `set count 100`; `set count?` says what it is now", takes "[NAME VALUE]", completes settings;
 }
 
 fn pane(app: &mut App, by: i64) -> CommandResult {
@@ -92,13 +94,79 @@ fn theme(app: &mut App, text: &str) -> CommandResult {
         app.open_themes();
         return Ok(vec![]);
     }
-    if !app.settings.themes.iter().any(|t| t.0 == name) {
-        let known: Vec<&str> = app.settings.themes.iter().map(|t| t.0.as_str()).collect();
-        let known = known.join(", ");
-        return Err(Unavailable(format!(
-            "there is no theme `{name}`; there are {known}"
-        )));
-    }
+    let (dark, light) = (&app.settings.theme_dark, &app.settings.theme_light);
+    // Where there is one for this background, that is the one which is changed.
+    let which = match app.settings.background {
+        Some(Background::Dark) if !dark.is_empty() => "theme-dark",
+        Some(Background::Light) if !light.is_empty() => "theme-light",
+        Some(Background::Dark | Background::Light) | None => "theme",
+    };
+    let own = Setting::named(which).ok_or("there is no such setting")?;
+    let effects = app.set_setting(own, name)?;
     app.settings.theme = name.to_string();
+    Ok(effects)
+}
+
+/// What can be typed behind `set`.
+fn settings(app: &App, typed: &str) -> Vec<String> {
+    match typed.split_once(' ') {
+        None => SETTINGS.iter().map(|own| own.name.to_string()).collect(),
+        Some((name, _)) => {
+            let values = Setting::named(name).map(|own| (own.values)(&app.settings));
+            let values = values.unwrap_or_default().into_iter();
+            values.map(|value| format!("{name} {value}")).collect()
+        }
+    }
+}
+
+fn set(app: &mut App, text: &str) -> CommandResult {
+    let (name, value) = text
+        .split_once(|c: char| c == '=' || c.is_whitespace())
+        .map_or((text.trim(), ""), |(name, value)| {
+            (name.trim(), value.trim_start_matches(['=', ' ']).trim())
+        });
+    if name.is_empty() {
+        let row = |own: &Setting| {
+            let now = format!("{} = {}", own.name, (own.now)(app));
+            (now, own.about.to_string(), own.name.to_string())
+        };
+        let rows = SETTINGS.iter().map(row).collect();
+        app.open_named_picker("set", "settings, as they are now", rows);
+        return Ok(vec![]);
+    }
+    let asks = name.ends_with('?');
+    let name = name.trim_end_matches('?');
+    let own = Setting::named(name).ok_or_else(|| {
+        let known: Vec<&str> = SETTINGS.iter().map(|own| own.name).collect();
+        format!(
+            "there is no setting `{name}`; there are {}",
+            known.join(", ")
+        )
+    })?;
+    let now = (own.now)(app);
+    if asks {
+        app.inform(format!("{name} = {now}: {}", own.about));
+        return Ok(vec![]);
+    }
+    if !value.is_empty() {
+        let value = if value == "\"\"" { "" } else { value };
+        return app.set_setting(own, value).map_err(Unavailable);
+    }
+    if own.name == "theme" {
+        app.open_themes();
+        return Ok(vec![]);
+    }
+    let values = (own.values)(&app.settings);
+    if values.is_empty() {
+        let row = super::command("set").ok_or("there is no such command")?;
+        app.open_line_with(row, &format!("{name} "));
+        return Ok(vec![]);
+    }
+    let row = |value: String| {
+        let about = if value == now { "now" } else { "" };
+        (value.clone(), about.to_string(), format!("{name} {value}"))
+    };
+    let rows = values.into_iter().map(row).collect();
+    app.open_named_picker("set", own.name, rows);
     Ok(vec![])
 }

@@ -6,22 +6,22 @@
 //! [`App::ask_again`].
 
 mod plan;
+mod waiting;
 
 use std::collections::VecDeque;
 
 use super::history::Experiment;
-use super::notice::Level;
 use super::session::lines::ScreenLine;
 use super::session::recorded::RecordedSession;
-use super::{App, AppSettings, Effect, FigureProgress, mark};
+use super::{App, AppSettings, Effect, FigureProgress, mark, screen_state};
 use crate::edit::Edit;
 use crate::engine::{Mode, PaneName, PromptSource, Request, Update};
 use crate::instruments::instrument;
 use crate::text;
 use plan::{EditTrial, Step, plan};
 
-/// The most things that one notice lists.
-const LISTED: usize = 4;
+/// The most things that one notice lists: more are cut on the screen, and all of these are among the notices.
+const LISTED: usize = 20;
 
 /// What a request is answered by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,13 +124,17 @@ pub(super) struct Replay {
     screen: Option<ScreenLine>,
     /// The first position at which another token was written than then.
     differs: Option<usize>,
+    /// How many steps there were at the beginning.
+    count: usize,
 }
 
 impl Replay {
     fn of(recorded: RecordedSession) -> Self {
+        let steps = plan(recorded.requests);
         Self {
             name: text::line(&recorded.path.display().to_string()),
-            steps: plan(recorded.requests),
+            count: steps.len(),
+            steps,
             awaited: None,
             missing: recorded.missing,
             refused: Vec::new(),
@@ -273,8 +277,10 @@ impl Replay {
 
     /// What is not as it was, in a sentence.
     fn in_words(&self) -> Option<String> {
-        let mut parts: Vec<String> = self.missing.iter().take(LISTED).cloned().collect();
-        if let Some(rest) = self.missing.len().checked_sub(LISTED).filter(|n| *n > 0) {
+        let mut parts = self.missing.clone();
+        // The last one takes no more room than its number.
+        if parts.len() > LISTED + 1 {
+            let rest = parts.split_off(LISTED).len();
             parts.push(format!("{rest} more"));
         }
         if let Some(position) = self.differs {
@@ -324,7 +330,8 @@ impl App {
             settings.options.device = own.device.or_else(|| then.device.clone());
             settings.options.context = own.context.or(then.context);
         }
-        let session = self.session.to_replay(settings.session.clone());
+        let folder = settings.session.clone();
+        let session = self.session.to_replay(folder, &recorded.path);
         let before = std::mem::replace(self, Self::at_start(settings));
         self.session = session;
         self.layout.size = before.layout.size;
@@ -366,9 +373,14 @@ impl App {
         };
         let loads = |awaited: &Awaited| awaited.answer == ReplayAnswer::Model;
         if failure.is_some() && replay.awaited.as_ref().is_some_and(loads) {
-            // Whatever the user does next is a session of its own.
-            let _unkept = self.session.replayed();
-            self.inform(format!("{} was not opened", replay.name));
+            self.session.stop_replaying();
+            self.inform(format!(
+                "{} is opened when its model is loaded; L tries again",
+                replay.name
+            ));
+            replay.awaited = None;
+            replay.steps.push_front(Step::load(&self.settings));
+            self.unopened = Some(replay);
             return Vec::new();
         }
         replay.settle(failure, self.history.now());
@@ -388,9 +400,8 @@ impl App {
     fn end_replay(&mut self, replay: &Replay) -> Vec<Effect> {
         let screen = replay.screen.as_ref();
         let effects = screen.map(|screen| self.restore_in_text(screen));
-        if let Some(failure) = self.session.replayed() {
-            self.notices.say(self.now, Level::Error, failure);
-        }
+        let screen = self.screen_line();
+        self.session.replayed(screen);
         match replay.in_words() {
             Some(sentence) => self.warn_loudly(sentence),
             None => self.inform(format!("opened {}", replay.name)),
@@ -403,9 +414,7 @@ impl App {
         let Some(replay) = self.replay.take() else {
             return;
         };
-        if let Some(failure) = self.session.replayed() {
-            self.notices.say(self.now, Level::Error, failure);
-        }
+        self.session.stop_replaying();
         self.warn(format!(
             "{} was opened up to here; :open opens it again",
             replay.name
@@ -525,7 +534,18 @@ impl App {
                     at: set.site.at(usize::from(*layer)),
                     unit: *unit,
                 });
-                self.groups.insert(name.clone(), marks.collect());
+                let marks: Vec<mark::Mark> = marks.collect();
+                let card = self.model.as_ref().map(|model| &model.card);
+                let lacks = |mark: &mark::Mark| {
+                    card.is_some_and(|card| !screen_state::has_unit(card, *mark))
+                };
+                if marks.iter().any(lacks) {
+                    replay.miss(&format!(
+                        "the unit set {{{name}}}, of which this model lacks units"
+                    ));
+                    return Vec::new();
+                }
+                self.groups.insert(name.clone(), marks);
                 vec![self.send_request(Request::Group { name, set, save })]
             }
             Request::Direction { .. } => vec![self.send_request(request)],

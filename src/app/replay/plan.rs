@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::app::AppSettings;
 use crate::app::session::recorded::RecordedRequest;
 use crate::engine::Request;
 
@@ -29,6 +30,19 @@ pub(super) enum EditTrial {
 }
 
 impl Step {
+    /// Loading the model again.
+    pub fn load(settings: &AppSettings) -> Self {
+        let request = Request::Load {
+            model: settings.model.clone(),
+            options: settings.options.clone(),
+        };
+        Self {
+            request,
+            written: None,
+            trial: EditTrial::All,
+        }
+    }
+
     /// The steps of a recorded request: it writes as many tokens as it wrote then, and where another one changed how the text that
     /// was being written went on, it goes on.
     fn of(request: Request, written: Option<Vec<u32>>) -> Vec<Self> {

@@ -339,6 +339,10 @@ pub struct ScreenLine {
     pub cursor: Cursor,
     /// The arguments of each pane's instrument.
     pub arguments: BTreeMap<String, BTreeMap<String, String>>,
+    /// How each pane's figure is looked at.
+    pub views: BTreeMap<String, ViewLine>,
+    /// The step of the tour, if it is on.
+    pub tour: Option<usize>,
     /// The index of the selected edit.
     pub selected: usize,
     pub mode: Mode,
@@ -356,6 +360,23 @@ pub struct ScreenLine {
     pub prompts: Vec<String>,
     /// The command lines before, oldest first.
     pub commands: Vec<String>,
+}
+
+/// How a figure is looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ViewLine {
+    /// The row and column of the cursor.
+    pub row: usize,
+    pub column: usize,
+    /// The column by which the rows of a table are sorted, and whether backwards.
+    pub sorted: Option<(String, bool)>,
+    /// The index of the cells' number, if one was chosen.
+    pub number: Option<usize>,
+    /// The index of the graph's step of pruning, if one was chosen.
+    pub step: Option<usize>,
+    /// How many columns of a table are scrolled away.
+    pub aside: usize,
 }
 
 /// A prompt that was picked as an example of a behaviour or of its absence.

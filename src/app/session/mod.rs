@@ -1,19 +1,22 @@
 //! The session: the user's requests and what was written between them, as lines of JSON from which the same screen comes back.
 //!
 //! Invariant: from the first request for a text on, every request is written to the disk when it is made, one line each in
-//! order, to a file of this process alone that only its owner can read. If writing fails, nothing else does; the user is told,
-//! and the next request tries again. The lines are those of [`lines`], which also reads them.
+//! order, to a file of this process alone that only its owner can read; the last line is the screen, written anew when it has
+//! changed. If writing fails, nothing else does; the user is told, and the next request tries again. While it is written, the
+//! file is locked. A session that was replayed has no file until the user goes on. The lines are those of [`lines`], which also
+//! reads them.
 
+pub mod kept;
 pub mod lines;
 pub mod recorded;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use super::cursor::Cursor;
 use crate::engine::{Request, Update};
-use crate::error::{Error, Result};
 use crate::file;
 use lines::ScreenLine;
 
@@ -34,9 +37,35 @@ pub struct Session {
     begun: bool,
     /// The error that keeps lines from being written.
     failure: Option<String>,
-    /// Whether the lines are those of another file that is being replayed, which are written when all of them are there.
-    held_back: bool,
+    keeping: Keeping,
+    /// The file that is replayed, or was.
+    origin: Option<OriginFile>,
+    /// The newest screen, and whether it is the last line of the file.
+    screen: Option<ScreenLine>,
+    screen_kept: bool,
     text: TextProgress,
+}
+
+/// When lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Keeping {
+    /// As they come.
+    #[default]
+    AtOnce,
+    /// Not yet: they are those of another file, which is being replayed.
+    Replaying,
+    /// With what the user does next, because until then the other file has them all.
+    Replayed,
+    /// With the user's next request, because they are only a part of the other file.
+    Partly,
+}
+
+/// The file that a session was replayed from.
+#[derive(Debug)]
+struct OriginFile {
+    path: PathBuf,
+    /// Held open and locked, so that it is seen to be in use.
+    _lock: Option<File>,
 }
 
 /// What a request about the text does to the writing.
@@ -102,7 +131,7 @@ struct TextProgress {
     ids: Vec<u32>,
 }
 
-/// The open file with its path and length.
+/// The open file with its path, and its length without the last line, if that is the screen.
 #[derive(Debug)]
 struct OpenFile {
     path: PathBuf,
@@ -119,11 +148,16 @@ impl Session {
         }
     }
 
-    /// The session that replays another one after this. It is written when that is done, and not at all if the program ends
-    /// before.
-    pub fn to_replay(&self, folder: Option<PathBuf>) -> Self {
+    /// The session that replays the one of a file after this. It is written when the user goes on.
+    pub fn to_replay(&self, folder: Option<PathBuf>, origin: &Path) -> Self {
         Self {
-            held_back: true,
+            keeping: Keeping::Replaying,
+            origin: Some(OriginFile {
+                path: origin.to_path_buf(),
+                _lock: File::open(origin)
+                    .ok()
+                    .filter(|file| file.try_lock_shared().is_ok()),
+            }),
             text: TextProgress {
                 foreign: self.text.foreign + self.text.waiting.len(),
                 ..TextProgress::default()
@@ -132,11 +166,19 @@ impl Session {
         }
     }
 
-    /// The replay is done, or was stopped by the user, who goes on from there. Returns a sentence if writing fails.
-    pub fn replayed(&mut self) -> Option<String> {
-        self.held_back = false;
-        self.keep();
-        self.failure.clone()
+    /// The replay is done, and the screen is this one.
+    pub fn replayed(&mut self, screen: ScreenLine) {
+        (self.keeping, self.screen) = (Keeping::Replayed, Some(screen));
+    }
+
+    /// The replay was stopped where it was.
+    pub fn stop_replaying(&mut self) {
+        self.keeping = Keeping::Partly;
+    }
+
+    /// The replay that was stopped goes on.
+    pub fn go_on_replaying(&mut self) {
+        self.keeping = Keeping::Replaying;
     }
 
     /// Whether the engine is still at work on what an earlier session asked for.
@@ -148,6 +190,10 @@ impl Session {
     pub fn note(&mut self, request: &Request) -> Option<String> {
         let line = lines::of_request(request)?;
         self.begun |= matches!(request, Request::Generate { .. });
+        match self.keeping {
+            Keeping::AtOnce | Keeping::Replaying => {}
+            Keeping::Replayed | Keeping::Partly => self.keeping = Keeping::AtOnce,
+        }
         let failure = self.add(line);
         if request.is_about_text() {
             self.text.waiting.push_back(WaitingRequest {
@@ -250,12 +296,35 @@ impl Session {
         self.failure.clone().filter(|_| !before)
     }
 
+    /// Records the screen as it is now. Returns a sentence if writing fails for a new reason.
+    pub fn note_screen(&mut self, screen: ScreenLine) -> Option<String> {
+        if self.screen.as_ref() == Some(&screen) {
+            return None;
+        }
+        let still = |screen: &ScreenLine| ScreenLine {
+            cursor: Cursor::default(),
+            views: BTreeMap::new(),
+            commands: Vec::new(),
+            ..screen.clone()
+        };
+        // Who only looks around does not need another file of the same.
+        if self.keeping == Keeping::Replayed
+            && self.screen.as_ref().map(still) != Some(still(&screen))
+        {
+            self.keeping = Keeping::AtOnce;
+        }
+        (self.screen, self.screen_kept) = (Some(screen), false);
+        let before = self.failure.is_some();
+        self.keep();
+        self.failure.clone().filter(|_| !before)
+    }
+
     /// Records the screen and tries once more to write the missing lines, at the end of the session. Returns a sentence if that
     /// fails.
     pub fn finish(&mut self, screen: Option<ScreenLine>) -> Option<String> {
         self.note_written();
-        if let Some(screen) = screen.filter(|_| self.begun) {
-            self.lines.push(lines::of_screen(screen));
+        if let Some(screen) = screen {
+            self.note_screen(screen);
         }
         self.keep();
         if self.failure.is_some()
@@ -285,25 +354,40 @@ impl Session {
         self.failure.clone()
     }
 
-    /// The path of the file, once it exists.
+    /// The file that brings this session back: its own or, as long as that says the same or more, the one that it was replayed
+    /// from.
     pub fn path(&self) -> Option<&Path> {
-        self.held.as_ref().map(|held| held.path.as_path())
+        let origin = self.origin.as_ref().filter(|_| match self.keeping {
+            Keeping::AtOnce => false,
+            Keeping::Replaying | Keeping::Replayed | Keeping::Partly => true,
+        });
+        let own = self.held.as_ref().map(|held| held.path.as_path());
+        own.or(origin.map(|origin| origin.path.as_path()))
     }
 
     fn keep(&mut self) {
-        let wanted = self.begun && !self.held_back;
+        let wanted = self.begun && self.keeping == Keeping::AtOnce;
         let Some(folder) = self.folder.as_deref().filter(|_| wanted) else {
             return;
         };
-        if self.kept == self.lines.len() {
+        let screen_kept = self.screen_kept || self.screen.is_none();
+        if self.kept == self.lines.len() && screen_kept {
             return;
         }
-        let mut text = self.lines[self.kept..].join("\n");
-        text.push('\n');
-        let kept = append(&mut self.held, folder, text.as_bytes());
+        let mut text = String::new();
+        for line in self.lines.iter().skip(self.kept) {
+            text.extend([line, "\n"]);
+        }
+        let screen = self
+            .screen
+            .clone()
+            .map(|screen| lines::of_screen(screen) + "\n");
+        let screen = screen.unwrap_or_default();
+        let kept = append(&mut self.held, folder, &text, &screen);
         match kept {
             Ok(()) => {
                 self.kept = self.lines.len();
+                self.screen_kept = true;
                 self.failure = None;
             }
             Err(error) => {
@@ -317,16 +401,22 @@ impl Session {
     }
 }
 
-/// Appends to the session's file, which is created if necessary. If not everything can be written, the file is cut back to its
-/// earlier length.
-fn append(held: &mut Option<OpenFile>, folder: &Path, text: &[u8]) -> std::io::Result<()> {
+/// Appends lines to the session's file, which is created if necessary, and behind them the screen, in the place of the one that
+/// was there. If not everything can be written, the file is cut back to its earlier lines.
+fn append(
+    held: &mut Option<OpenFile>,
+    folder: &Path,
+    text: &str,
+    screen: &str,
+) -> std::io::Result<()> {
     if held.is_none() {
         *held = Some(begin(folder)?);
     }
     let Some(held) = held else {
         return Ok(());
     };
-    match held.file.write_all(text) {
+    held.file.set_len(held.length)?;
+    match held.file.write_all([text, screen].concat().as_bytes()) {
         Ok(()) => {
             held.length += text.len() as u64;
             Ok(())
@@ -350,6 +440,8 @@ fn begin(folder: &Path) -> std::io::Result<OpenFile> {
         let path = folder.join(format!("{PREFIX}{stamp}-{process}-{number}{ENDING}"));
         match file::create_private(&path) {
             Ok(file) => {
+                // Where a file system has no locks, nobody is kept from opening it.
+                let _locked = file.try_lock();
                 return Ok(OpenFile {
                     path,
                     file,
@@ -360,32 +452,6 @@ fn begin(folder: &Path) -> std::io::Result<OpenFile> {
             Err(e) => return Err(e),
         }
     }
-}
-
-/// The newest session in a folder.
-///
-/// # Errors
-///
-/// When there is none.
-pub fn newest_in(folder: &Path) -> Result<PathBuf> {
-    let ours = |path: &Path| {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(ENDING))
-    };
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let files = entries.filter_map(|entry| {
-        // A link is none of ours.
-        let found = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
-        Some((found.modified().ok()?, entry.path()))
-    });
-    let newest = files.filter(|(_, path)| ours(path)).max();
-    newest.map(|(_, path)| path).ok_or_else(|| {
-        Error::bad_file(
-            folder,
-            "there is no session to go on with",
-            "One is kept from the first text on, unless --no-session or config.toml turns it off; --resume FILE names a file.",
-        )
-    })
 }
 
 #[cfg(test)]
@@ -429,6 +495,82 @@ mod tests {
         other.note(&generate("b"));
         assert_eq!(files(&folder).len(), 2);
         assert_eq!(session.finish(None), None);
+    }
+
+    #[test]
+    fn the_screen_is_the_last_line_and_takes_the_place_of_the_one_before() {
+        let home = tempfile::tempdir().unwrap();
+        let mut session = Session::kept_in(Some(home.path().to_path_buf()));
+        let screen = |draft: &str| ScreenLine {
+            draft: draft.into(),
+            ..ScreenLine::default()
+        };
+        session.note_screen(screen("before"));
+        assert!(files(home.path()).is_empty(), "there is no text yet");
+        session.note(&generate("a"));
+        let path = session.path().unwrap().to_path_buf();
+        let lines = || {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines().map(String::from).collect::<Vec<_>>()
+        };
+        assert!(lines().len() == 2 && lines()[1].contains("before"));
+        session.note_screen(screen("a longer draft than that"));
+        session.note_screen(screen("short"));
+        assert!(
+            lines().len() == 2 && lines()[1].contains("\"short\""),
+            "{:?}",
+            lines()
+        );
+        session.note(&Request::Rewind { position: 1 });
+        let now = lines();
+        assert_eq!(now.len(), 3);
+        assert!(
+            now[1].contains("rewind") && now[2].contains("short"),
+            "{now:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_replayed_has_a_file_once_the_user_goes_on() {
+        let home = tempfile::tempdir().unwrap();
+        let origin = home.path().join("origin");
+        std::fs::write(&origin, "").unwrap();
+        let folder = home.path().join("sessions");
+        let cursor = |position| ScreenLine {
+            cursor: Cursor {
+                position,
+                ..Cursor::default()
+            },
+            ..ScreenLine::default()
+        };
+        let replaying = || {
+            let mut session = Session::default().to_replay(Some(folder.clone()), &origin);
+            session.note(&generate("a"));
+            session
+        };
+        let mut session = replaying();
+        session.finish(Some(cursor(0)));
+        assert_eq!(session.path(), Some(origin.as_path()), "it ends on the way");
+        let mut session = replaying();
+        session.replayed(cursor(0));
+        session.note_screen(cursor(3));
+        assert_eq!(session.path(), Some(origin.as_path()), "a look around");
+        session.note_screen(ScreenLine {
+            draft: "own".into(),
+            ..cursor(3)
+        });
+        assert_ne!(session.path(), Some(origin.as_path()));
+        // Of what was not replayed to its end, a file begins with a request.
+        let mut session = replaying();
+        session.stop_replaying();
+        session.note_screen(ScreenLine {
+            draft: "own".into(),
+            ..ScreenLine::default()
+        });
+        assert_eq!(session.path(), Some(origin.as_path()));
+        assert_eq!(files(&folder).len(), 1);
+        session.note(&Request::Continue { count: 2 });
+        assert_eq!(files(&folder).len(), 2);
     }
 
     #[test]

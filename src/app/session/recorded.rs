@@ -1,7 +1,7 @@
 //! A session as its file has it: the requests that were carried out, what was written after each, and the screen at the end.
 //!
-//! Invariant: a file that holds anything but lines of a session is refused, with the number of the line; nothing of it is shown
-//! unsafely. To read another kind of line, add its arm in [`RecordedSession::parse`].
+//! Invariant: a file that holds anything but lines of a session, and blank ones, is refused, with the number of the line; nothing
+//! of it is shown unsafely. To read another kind of line, add its arm in [`RecordedSession::parse`].
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,8 +44,26 @@ impl RecordedSession {
     ///
     /// When it cannot be read, or a line is none of a session's.
     pub fn read(path: &Path) -> Result<Self> {
-        crate::file::check_is_file(path)?;
-        Self::parse(path, &crate::file::words(path)?)
+        let found = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !found.is_file() {
+            let what = if found.is_dir() {
+                "a folder"
+            } else {
+                "a device or a pipe"
+            };
+            return Err(Error::bad_file(
+                path,
+                format!("it is {what}, and no file"),
+                NEXT,
+            ));
+        }
+        let bytes = crate::file::read(path, crate::file::WORDS)?;
+        // No line of JSON has a zero in it.
+        if bytes.contains(&0) {
+            return Err(Error::bad_file(path, "it is no text", NEXT));
+        }
+        let content = text::decode(bytes).map_err(|(what, _)| Error::bad_file(path, what, NEXT))?;
+        Self::parse(path, &content)
     }
 
     /// Reads the content of a file.
@@ -57,6 +75,10 @@ impl RecordedSession {
         let rows: Vec<&str> = content.lines().collect();
         let mut lines = Vec::new();
         for (i, row) in rows.iter().enumerate() {
+            if row.trim().is_empty() {
+                // Numbers of lines count those that say something.
+                continue;
+            }
             let torn = i + 1 == rows.len() && !content.ends_with('\n');
             match Line::read(row) {
                 Ok(line) => lines.push(line),
@@ -304,12 +326,45 @@ mod tests {
     }
 
     #[test]
+    fn blank_lines_are_passed_over_and_not_counted() {
+        let generate = r#"{"request":"generate","text":"a","count":9}"#;
+        let written = r#"{"written":[5],"after":2}"#;
+        let read = parse(&format!("\n{LOAD}\n\n{generate}\n  \n{written}\n\n")).unwrap();
+        assert_eq!(read.requests[1].written, Some(vec![5]));
+    }
+
+    #[test]
+    fn what_is_no_file_of_text_is_called_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x");
+        // As a compressed or compiled file begins: UTF-16 it is not.
+        std::fs::write(&file, [0x7f, b'E', 0, 0, 0, 0, 0, 0, b'a', 0, 0, 0]).unwrap();
+        let said = |path: &str| {
+            RecordedSession::read(Path::new(path))
+                .unwrap_err()
+                .to_string()
+        };
+        for (path, word) in [
+            (file.to_str().unwrap(), "it is no text"),
+            (folder.path().to_str().unwrap(), "it is a folder"),
+            ("/dev/zero", "it is a device"),
+            ("/dev/tty", "it is a device"),
+        ] {
+            let said = said(path);
+            assert!(
+                said.contains(word) && said.contains(":session wrote"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_session_is_refused_with_its_line() {
         let deep = format!("{LOAD}\n{}\n", "[".repeat(100_000));
         let deep_value = format!("{LOAD}\n{{\"screen\":{}", "{\"a\":".repeat(100_000));
         let long = format!("{LOAD}\n{{\"request\":\"{}\"}}\n", "x".repeat(1 << 20));
         for (content, line) in [
-            ("\n", 1),
+            ("\n\nhello\n", 3),
             ("hello\n", 1),
             ("{}\n", 1),
             ("[1]\n", 1),
@@ -346,6 +401,7 @@ mod tests {
             );
         }
         assert!(refused("").contains("says no model"));
+        assert!(refused("\n").contains("says no model"));
         assert!(refused(r#"{"request":"continue","count":3}"#).contains("says no model"));
         // A line that was being written when the program was killed is none.
         let read = parse(&format!("{LOAD}\n{{\"request\":\"gen"));

@@ -7,9 +7,11 @@ use std::time::Instant;
 use super::Worker;
 use super::tokens::plain_tokens;
 use crate::edit::Edit;
+use crate::edit::schedule::Schedule;
 use crate::edit::unit_set::UnitSet;
 use crate::engine::{KnownDirection, Mode, Update};
 use crate::error::{Error, Result};
+use crate::lab::run::Run;
 use crate::lab::trials::time_left;
 use crate::lab::writer::BaselineMode;
 use crate::vectors::contrast::{Contrast, ContrastRequest, Method};
@@ -35,6 +37,17 @@ impl Worker {
     }
 
     fn edit(&mut self, edits: Vec<Edit>, mode: Mode) -> Result<()> {
+        if self.writer.is_none()
+            && let Some(lab) = &mut self.lab
+        {
+            // What can be found out without a text is: files that are not there, places that the model lacks.
+            let known = edits.iter().filter(|edit| !edit.reads_prompt()).cloned();
+            let run = Run {
+                schedule: Schedule::always(known.collect()),
+                ..Run::plain(Vec::new())
+            };
+            lab.compile(&run)?;
+        }
         let Ok((writer, lab)) = self.writer() else {
             self.edits = edits;
             self.tell(Update::Edited {

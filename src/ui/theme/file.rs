@@ -86,6 +86,10 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                     );
                 }
             },
+            "contrast" => match reader.contrast(value) {
+                Some(least) => theme.contrast = least,
+                None => reader.warn(at, "`contrast` must be a whole number from 1 to 21"),
+            },
             "palette" => {
                 for (slot, value) in reader.section(key, value) {
                     let at = value.span().start;
@@ -129,7 +133,7 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
                 }
             }
             other => {
-                let expected = "expected name, variant, palette, roles or ramps";
+                let expected = "expected name, variant, contrast, palette, roles or ramps";
                 reader.warn(at, format!("unknown key `{other}`; {expected}"));
             }
         }
@@ -153,17 +157,21 @@ pub(super) fn parse(name: &str, path: &Path, source: &str) -> (Option<Theme>, Ve
     if let Some(fg) = theme.style(Role::Text).fg {
         theme.ground.0 = fg;
     }
+    theme.own_ramps = ramps.iter().any(Option::is_some);
     let [heat, sign] = ramps;
-    theme.ramps = [
-        heat.unwrap_or_else(|| usual_heat(theme.variant)),
-        sign.unwrap_or_else(|| usual_sign(theme.variant)),
-    ];
+    let [usual_heat, usual_sign] = usual_ramps(theme.variant);
+    theme.ramps = [heat.unwrap_or(usual_heat), sign.unwrap_or(usual_sign)];
     (Some(theme.adapt(Depth::True)), reader.warnings)
 }
 
 fn items<'a>(table: &'a DeTable<'a>) -> Vec<KeyValue<'a>> {
     let names = table.keys().map(|key| key.get_ref().as_ref());
     names.zip(table.values()).collect()
+}
+
+/// The ramps of magnitudes and of signed numbers that a theme has without its own.
+pub(super) fn usual_ramps(variant: ThemeVariant) -> [Vec<Rgb>; 2] {
+    [usual_heat(variant), usual_sign(variant)]
 }
 
 /// The default ramp, which begins near the background's brightness: viridis, and on light backgrounds magma from its light end.
@@ -207,6 +215,11 @@ impl ThemeReader<'_> {
             format!("`{key}` must be text in quotes"),
         );
         None
+    }
+
+    fn contrast(&self, value: &Spanned<DeValue<'_>>) -> Option<f32> {
+        let least: u8 = self.source.get(value.span())?.parse().ok()?;
+        (1..=21).contains(&least).then_some(f32::from(least))
     }
 
     fn section<'v>(&mut self, key: &str, value: &'v Spanned<DeValue<'v>>) -> Vec<KeyValue<'v>> {

@@ -43,6 +43,7 @@ pub const THEMES: &[Embedded] = themes![
     "high-contrast-dark",
     "high-contrast-light",
     "colour-blind-dark",
+    "colour-blind-light",
     "mono",
 ];
 
@@ -65,6 +66,8 @@ pub struct Theme {
     pub title: String,
     /// The background it is made for.
     pub variant: ThemeVariant,
+    /// The contrast that all of its text has at least, beside what each role asks for.
+    pub contrast: f32,
     /// The depth it is settled for.
     pub depth: Depth,
     /// Which characters may be drawn.
@@ -75,6 +78,8 @@ pub struct Theme {
     roles: [Style; ROLES.len()],
     /// Colours of magnitudes and of signed numbers, low to high.
     ramps: [Vec<Rgb>; 2],
+    /// Whether the theme's file has ramps of its own.
+    own_ramps: bool,
     /// Loud and quiet styles a level, made from the ramps.
     heat: Vec<[Style; 2]>,
     sign: Vec<[Style; 2]>,
@@ -126,11 +131,13 @@ impl Theme {
             name: name.to_owned(),
             title: name.to_owned(),
             variant: ThemeVariant::Any,
+            contrast: 1.0,
             depth: Depth::None,
             glyphs: Glyphs::default(),
             ground: (Color::Reset, Color::Reset),
             roles,
             ramps: [Vec::new(), Vec::new()],
+            own_ramps: false,
             heat: Vec::new(),
             sign: Vec::new(),
         }
@@ -139,6 +146,11 @@ impl Theme {
     /// The style of a role. Most leave the background alone.
     pub fn style(&self, role: Role) -> Style {
         self.roles[role as usize]
+    }
+
+    /// The contrast with its background that a role has at least, where the background is known.
+    pub fn least(&self, role: Role) -> f32 {
+        role.contrast().max(self.contrast)
     }
 
     /// What the whole screen is painted with first. The default theme paints nothing.
@@ -195,6 +207,18 @@ impl Theme {
         )
     }
 
+    /// The theme on a light background that is the terminal's own: numbers have the colours of light themes.
+    #[must_use]
+    pub fn on_light(&self) -> Self {
+        let mut out = self.clone();
+        if self.variant == ThemeVariant::Any && !self.own_ramps {
+            out.ramps = file::usual_ramps(ThemeVariant::Light);
+            out.heat = out.levels(0);
+            out.sign = out.levels(1);
+        }
+        out
+    }
+
     /// Settles the theme for a depth. Depth is only ever given up, so adapt what [`Theme::named`] returned.
     ///
     /// With 16 colours a theme of its own colours borrows the roles of `terminal`, whose colours the user chose;
@@ -211,7 +235,7 @@ impl Theme {
                 for (role, style) in ROLES.iter().zip(&mut out.roles) {
                     let back = style.bg.map_or(ground.1, index);
                     style.bg = style.bg.map(index);
-                    style.fg = style.fg.map(|fg| readable(fg, back, role.contrast()));
+                    style.fg = style.fg.map(|fg| readable(fg, back, self.least(*role)));
                 }
                 out.ground = ground;
             }
@@ -272,7 +296,7 @@ impl Theme {
                     .map(|step| settle(colour::mix(shown, ink, step as f32 / 10.0)))
                     .find(|quiet| {
                         let quiet = colour::rgb(*quiet).unwrap_or(ink);
-                        colour::contrast(quiet, shown) >= QUIET
+                        colour::contrast(quiet, shown) >= QUIET.max(self.contrast)
                     });
                 let quiet = quiet.unwrap_or(settle(ink));
                 [style.fg(settle(ink)), style.fg(quiet)]
@@ -438,7 +462,7 @@ mod tests {
                 };
                 let found = colour::contrast(fg, bg);
                 assert!(
-                    found >= role.contrast(),
+                    found >= theme.least(role),
                     "{} {:?} {}: {found}",
                     theme.name,
                     theme.depth,
@@ -454,7 +478,7 @@ mod tests {
                         (style.fg.map(colour::rgb), style.bg.map(colour::rgb))
                     {
                         assert!(
-                            colour::contrast(fg, bg) >= 4.5,
+                            colour::contrast(fg, bg) >= theme.contrast.max(4.5),
                             "{} {:?} {level}",
                             theme.name,
                             theme.depth
@@ -463,6 +487,97 @@ mod tests {
                 }
             }
         });
+    }
+
+    /// High contrast is that of WCAG 1.4.6 for all text, on every colour.
+    #[test]
+    fn high_contrast_is_seven_to_one() {
+        for name in ["high-contrast-dark", "high-contrast-light"] {
+            let theme = Theme::named(name).unwrap();
+            assert!(theme.contrast >= 7.0, "{name}");
+            for depth in [Depth::True, Depth::Ansi256] {
+                let theme = theme.adapt(depth);
+                for step in 0..=40 {
+                    let place = step as f32 / 40.0;
+                    for style in [theme.heat_faint(place), theme.sign_faint(place)] {
+                        let [ink, back] =
+                            [style.fg, style.bg].map(|c| colour::rgb(c.unwrap()).unwrap());
+                        assert!(
+                            colour::contrast(ink, back) >= 7.0,
+                            "{name} {depth:?} {place}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A colour as it is seen without one kind of cone (Viénot, Brettel and Mollon 1999): protanopia, deuteranopia.
+    fn without_a_cone(Rgb(r, g, b): Rgb) -> [Rgb; 2] {
+        let linear = |c: u8| (f32::from(c) / 255.0).powf(2.2);
+        let [r, g, b] = [r, g, b].map(linear);
+        let back = |c: f32| (c.clamp(0.0, 1.0).powf(1.0 / 2.2) * 255.0).round() as u8;
+        [[0.112_38, 0.887_62, 0.004], [0.292_75, 0.707_25, -0.022_34]].map(|[red, green, blue]| {
+            let yellow = red * r + green * g;
+            Rgb(back(yellow), back(yellow), back(blue * r - blue * g + b))
+        })
+    }
+
+    /// What must be told apart by colour differs for people without one kind of cone as well.
+    #[test]
+    fn colour_blind_themes_need_no_red_and_green() {
+        let apart = |a: Rgb, b: Rgb| {
+            let kinds = without_a_cone(a).into_iter().zip(without_a_cone(b));
+            let far = |(a, b): (Rgb, Rgb)| {
+                let one = |a: u8, b: u8| (f32::from(a) - f32::from(b)).powi(2);
+                (one(a.0, b.0) + one(a.1, b.1) + one(a.2, b.2)).sqrt()
+            };
+            kinds.map(far).fold(f32::INFINITY, f32::min)
+        };
+        for name in ["colour-blind-dark", "colour-blind-light"] {
+            let theme = Theme::named(name).unwrap();
+            let of = |role: Role| colour::rgb(theme.style(role).fg.unwrap()).unwrap();
+            for (a, b) in [
+                (Role::Ok, Role::Error),
+                (Role::Ok, Role::Warning),
+                (Role::Ok, Role::Edited),
+                (Role::User, Role::Model),
+                (Role::Edited, Role::Model),
+            ] {
+                let found = apart(of(a), of(b));
+                assert!(found > 60.0, "{name}: {} {}: {found}", a.name(), b.name());
+            }
+            let at = |place: f32| colour::rgb(theme.sign(place).bg.unwrap()).unwrap();
+            for place in [0.0, 0.2] {
+                assert!(apart(at(place), at(1.0 - place)) > 60.0, "{name} {place}");
+                let (low, high) = (at(place), at(1.0 - place));
+                assert!(low.2 > low.0 && high.0 > high.2, "{name}: blue and orange");
+            }
+            let light =
+                |place: f32| colour::luminance(colour::rgb(theme.heat(place).bg.unwrap()).unwrap());
+            let steps: Vec<f32> = (1..16).map(|i| light(i as f32 / 15.0)).collect();
+            let falls = steps.iter().rev().is_sorted();
+            assert!(steps.is_sorted() || falls, "{name}: {steps:?}");
+        }
+        // The pair that such a theme avoids.
+        assert!(apart(Rgb(0xb0, 0x40, 0x20), Rgb(0x70, 0x70, 0x20)) < 60.0);
+    }
+
+    #[test]
+    fn the_terminals_own_colours_have_the_ramps_of_its_background() {
+        let plain = Theme::default();
+        assert_ne!(plain.on_light().heat(0.0), plain.heat(0.0));
+        let back = |theme: &Theme, place| {
+            colour::luminance(colour::rgb(theme.heat(place).bg.unwrap()).unwrap())
+        };
+        assert!(back(&plain.on_light(), 0.0) > 0.7 && back(&plain, 0.0) < 0.1);
+        assert_eq!(
+            plain.on_light().ground(),
+            plain.ground(),
+            "nothing is painted"
+        );
+        let nord = Theme::named("nord").unwrap();
+        assert_eq!(nord.on_light(), nord);
     }
 
     #[test]
