@@ -12,6 +12,7 @@ use super::Report;
 use super::opened::PlacedDictionary;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::heads::Constants;
 use crate::model::network::norm::Norm;
@@ -235,7 +236,7 @@ pub fn stream_products(
     let direction = direction.unsqueeze(0)?;
     for target in written_targets(placed)? {
         let seen = seen_from(model, placed.writes[target], &direction)?;
-        let seen: Vec<f32> = seen.flatten_all()?.to_vec1()?;
+        let seen: Vec<f32> = seen.flatten_all()?.host_vec1()?;
         let target = &placed.dictionary.targets[target];
         let mut products = vec![0f32; features];
         target.decoder.add_products(&seen, &mut products, report)?;

@@ -15,6 +15,7 @@ pub mod control_units;
 pub mod draws;
 pub(crate) mod edit_effects;
 pub mod effect;
+mod effect_on_device;
 pub(crate) mod feature_edits;
 pub mod features;
 pub mod finite_guard;

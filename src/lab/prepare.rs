@@ -12,6 +12,7 @@ use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
 use crate::edit::op::{CutEdges, Op, SetValue, UnitChoice};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// A prepared edit: the change, the address where it is made, and a note for the receipt.
@@ -135,7 +136,7 @@ pub(crate) fn prepare(
         let layer = usize::from(at.layer);
         (place, wide) = (Site::MlpOut.at(layer), named.lab.model.card.d_model);
         let deltas = named.turned(layer, &units.list, turn, edit.strength)?;
-        deltas.flatten_all()?.to_vec1()?
+        deltas.flatten_all()?.host_vec1()?
     } else if let Some(file) = mentioned.statistics {
         measured(file, named.statistic(file, at)?)?
     } else if let Some(text) = mentioned.text {

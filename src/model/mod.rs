@@ -6,6 +6,7 @@
 pub mod checkpoint;
 pub mod folder_copy;
 pub mod gaussian;
+pub mod host;
 pub mod hub;
 pub mod kernels;
 pub mod load;
@@ -20,6 +21,7 @@ pub mod truncated_file;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::weights::Weights;
@@ -134,8 +136,12 @@ pub struct Model {
 impl Model {
     /// A random model of a family, small enough for tests: two or three layers, unusual widths, all biases nonzero.
     pub fn tiny(family: &'static Family, seed: u64) -> Result<Self> {
-        let config = (family.tiny)();
-        let blueprint = (family.blueprint)(&config)?;
+        Self::random(family, &(family.tiny)(), seed)
+    }
+
+    /// A random model of a family in the shape that a configuration says, for tests.
+    pub fn random(family: &'static Family, config: &Value, seed: u64) -> Result<Self> {
+        let blueprint = (family.blueprint)(config)?;
         let weights = Weights::random(seed, Precision::Dense(DType::F32), &Device::Cpu);
         let context = blueprint.context;
         Self::assemble(

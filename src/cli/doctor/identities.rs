@@ -16,6 +16,7 @@ use crate::lab::run::Run;
 use crate::lab::runner::read_on;
 use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Linear;
 use crate::model::network::linear::Precision;
@@ -217,10 +218,10 @@ fn slack(model: &Model, exact: f32) -> f32 {
 }
 
 fn values(t: &Tensor) -> Result<Vec<f32>> {
-    Ok(t.to_device(&Device::Cpu)?
+    Ok(t.on_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1()?)
+        .host_vec1()?)
 }
 
 /// The largest of some differences; NaN counts as infinite.

@@ -18,6 +18,7 @@ use crate::model::network::families::{Family, GateUp, MatrixLayout, Qkv};
 use crate::model::network::linear::Linear;
 use crate::model::network::mlp::{DenseMlp, Mixture, Mlp};
 use crate::model::network::norm::Norm;
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::rope::RopeTable;
 use crate::model::network::transformer::{Block, SubNorms, Transformer};
 
@@ -75,6 +76,7 @@ impl Transformer {
         notes.extend(unread::sentence(&weights.unread(), b.layers.len()));
         let (device, precision) = (weights.device.clone(), weights.precision);
         let damage = weights.damage();
+        let statistics = StatisticsOn::of(&device);
         let transformer = Self {
             blueprint,
             embed,
@@ -89,6 +91,7 @@ impl Transformer {
             precision,
             context,
             damage,
+            statistics,
         };
         Ok((transformer, notes))
     }

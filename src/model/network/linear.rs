@@ -15,8 +15,12 @@ use half::slice::HalfFloatSliceExt;
 use super::numbers::{elsewhere, on_numbers, plain, wide};
 use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
+use crate::model::host::lent;
 use crate::model::kernels::vocabulary::Matrix;
 use crate::model::kernels::{self, PlainWeights, Product, StoredRows};
+
+/// Rows of a weight that a device widens at a time.
+const WIDENED: usize = 8192;
 
 /// How the weight matrices of a model are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,7 +231,7 @@ impl Linear {
     /// The lock on the weight's storage, with its layout; held while the kernels read it.
     fn hold(&self) -> Option<(impl Deref<Target = Stored> + '_, &Layout)> {
         match &self.storage {
-            Storage::Dense(weight) => Some(weight.storage_and_layout()),
+            Storage::Dense(weight) => Some(lent(weight)),
             Storage::Quantized(_) => None,
         }
     }
@@ -271,6 +275,29 @@ impl Linear {
             Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
             Storage::Quantized(blocks) => blocks.rows(ids)?.to_dtype(dtype)?,
         })
+    }
+
+    /// Weighted sums of the rows of the weight, `[n, out]` to `[n, in]`, f32; some rows at a time are widened.
+    pub fn weighted_rows(&self, weights: &Tensor) -> Result<Tensor> {
+        let mut sum = Tensor::zeros(
+            (weights.dim(0)?, self.input()?),
+            DType::F32,
+            weights.device(),
+        )?;
+        for start in (0..self.out).step_by(WIDENED) {
+            let count = WIDENED.min(self.out - start);
+            let rows = match &self.storage {
+                Storage::Dense(weight) => weight.narrow(0, start, count)?.to_dtype(DType::F32)?,
+                Storage::Quantized(blocks) => {
+                    let ids =
+                        Tensor::arange(start as u32, (start + count) as u32, weights.device())?;
+                    blocks.rows(&ids)?
+                }
+            };
+            let own = weights.narrow(1, start, count)?.contiguous()?;
+            sum = (sum + own.matmul(&rows)?)?;
+        }
+        Ok(sum)
     }
 
     /// The whole weight, `[out, in]`, f32.

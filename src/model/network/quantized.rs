@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Module, Tensor};
 
 use super::numbers::elsewhere;
 use crate::error::{Error, Result};
+use crate::model::host::{ToHost, block_bytes};
 use crate::model::kernels::Packed;
 use crate::model::kernels::encoding::Encoding;
 
@@ -58,7 +59,7 @@ impl Blocks {
         let shape = weight.dims2()?;
         let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, kind)?;
         if weight.device().is_cpu() {
-            return Self::from_bytes(kind, shape, &blocks.data()?, weight.device());
+            return Self::from_bytes(kind, shape, &block_bytes(&blocks)?, weight.device());
         }
         Ok(Self {
             weight: BlockStorage::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
@@ -132,7 +133,7 @@ impl Blocks {
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.weight {
             BlockStorage::Here(packed) => {
-                let ids = ids.to_vec1::<u32>()?;
+                let ids = ids.host_vec1::<u32>()?;
                 if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {
                     let rows = self.out;
                     return Err(Error::Engine(format!("row {id} of a table of {rows}")));
@@ -227,7 +228,7 @@ mod tests {
                 .unwrap()
                 .sum_all()
                 .unwrap()
-                .to_scalar::<f32>()
+                .host_scalar::<f32>()
                 .unwrap()
                 .sqrt()
         };

@@ -23,8 +23,10 @@ use super::site::Site::{
     AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpNormed,
     MlpOut, ResidMid, ResidPost, ResidPre,
 };
+use super::statistics::StatisticsOn;
 use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
+use crate::model::host::{self, ToHost};
 use crate::model::kernels;
 
 /// The norms around one sub-layer; the arrangement of the block decides which of them exist.
@@ -77,6 +79,8 @@ pub struct Transformer {
     pub context: usize,
     /// The weights with values that are not finite.
     pub damage: Vec<NonFinite>,
+    /// Where statistics of the vocabulary are taken.
+    pub statistics: StatisticsOn,
 }
 
 impl Transformer {
@@ -116,7 +120,9 @@ impl Transformer {
     /// pool. The CPU products have a pool of their own and can be called from any thread.
     pub(crate) fn on_thread_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
-            rayon::scope(|_| work())
+            let (done, crossed) = rayon::scope(|_| host::counted_here(work));
+            host::add(crossed);
+            done
         } else {
             work()
         }
@@ -329,12 +335,12 @@ impl Transformer {
         match self.blueprint.logit_cap {
             // Without gradients on the CPU: the same function as the fused read-out, for equal bits.
             Some(cap)
-                if logits.device().is_cpu()
+                if self.statistics == StatisticsOn::Host
                     && !logits.track_op()
                     && logits.dtype() == DType::F32 =>
             {
                 let shape = logits.shape().clone();
-                let mut numbers = logits.flatten_all()?.to_vec1::<f32>()?;
+                let mut numbers = logits.flatten_all()?.host_vec1::<f32>()?;
                 kernels::vocabulary::soft_cap(&mut numbers, cap as f32);
                 Ok(Tensor::from_vec(numbers, shape, &self.device)?)
             }
@@ -394,6 +400,16 @@ impl Transformer {
         scaled(read, self.blueprint.logit_scale)
     }
 
+    /// As [`Transformer::weighted_logit_directions`] of weights `[n, vocab]` where they are, f32.
+    pub fn weighted_directions_on_device(&self, weights: &Tensor) -> Result<Tensor> {
+        let read = self.head.weighted_rows(weights)?;
+        let read = match &self.project_out {
+            Some(projection) => read.matmul(&projection.weight()?)?,
+            None => read,
+        };
+        scaled(read, self.blueprint.logit_scale)
+    }
+
     /// The means of the logit directions and of the biases of the first `known` tokens, which are subtracted from a token's to
     /// centre its logit.
     pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
@@ -402,7 +418,7 @@ impl Transformer {
         let bias = match &self.head.bias {
             Some(bias) => {
                 let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
-                known.mean_all()?.to_scalar::<f32>()?
+                known.mean_all()?.host_scalar::<f32>()?
             }
             None => 0.0,
         };
@@ -415,7 +431,7 @@ impl Transformer {
             return Ok(0.0);
         };
         let own = bias.to_dtype(DType::F32)?.get(token as usize)?;
-        Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
+        Ok(own.host_scalar::<f32>()? * self.blueprint.logit_scale as f32)
     }
 
     /// The vectors of `count` learned positions from `first` on, `[count, d_model]`, f32; none if positions are rotated.

@@ -8,8 +8,10 @@ use candle_core::{DType, Tensor};
 use super::blueprint::BlockOrder;
 use super::heads::Constants;
 use super::norm::Norm;
+use super::statistics::StatisticsOn;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 impl Transformer {
     /// The layers whose neurons can be addressed and attributed to logits: those with a dense MLP, unless the family norms the
@@ -49,11 +51,14 @@ impl Transformer {
     pub fn neuron_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let read = self.before_write(self.write_norm(layer), directions)?;
         let down = &self.dense(layer)?.down;
-        if !down.has_kernel() {
+        if !down.has_kernel() || self.statistics == StatisticsOn::Device {
             return Ok(read.matmul(&down.weight()?)?);
         }
         let rows = read.dim(0)?;
-        let read = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let read = read
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .host_vec1::<f32>()?;
         let views = self.on_thread_pool(|| down.adjoint(&read))?;
         let width = views.len() / rows.max(1);
         Ok(Tensor::from_vec(views, (rows, width), &self.device)?)
@@ -69,6 +74,14 @@ impl Transformer {
     pub fn write_factor(&self, layer: usize, mlp_out: &[f32]) -> f32 {
         self.write_norm(layer)
             .map_or(1.0, |norm| norm.inverse_scale_of(mlp_out))
+    }
+
+    /// The same of rows where they are: `[n, d_model]` to `[n, 1]`, f32.
+    pub fn write_factors(&self, layer: usize, mlp_out: &Tensor) -> Result<Tensor> {
+        match self.write_norm(layer) {
+            Some(norm) => norm.inverse_scale(mlp_out),
+            None => Ok(mlp_out.narrow(1, 0, 1)?.ones_like()?.to_dtype(DType::F32)?),
+        }
     }
 
     /// Whether [`Transformer::write_factor`] depends on the position.
