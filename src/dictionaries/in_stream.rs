@@ -120,7 +120,7 @@ pub fn in_stream(model: &Model, at: Address, rows: &Tensor) -> Result<Tensor> {
         StreamRole::Neurons => return Ok(rows.matmul(&transformer.value_vectors(layer)?.t()?)?),
         StreamRole::Heads => {
             let out = transformer.blocks[layer].attention.out.weight()?;
-            rows.matmul(&out.t()?)?
+            rows.matmul(&out.on_device(rows.device())?.t()?)?
         }
         StreamRole::Attention | StreamRole::Mlp => rows.clone(),
     };
@@ -131,7 +131,7 @@ pub fn in_stream(model: &Model, at: Address, rows: &Tensor) -> Result<Tensor> {
                 NormKind::Layer => written.broadcast_sub(&written.mean_keepdim(1)?)?,
                 NormKind::Rms | NormKind::Identity => written,
             };
-            centred.broadcast_mul(&norm.gain)?
+            centred.broadcast_mul(&norm.gain.on_device(centred.device())?)?
         }
     };
     Ok((normed * transformer.blueprint.residual_scale)?)

@@ -426,7 +426,9 @@ impl Program {
     pub fn settle(&mut self) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            let all: Vec<&Tensor> = pending.iter().map(|p| &p.values).collect();
+            let first = pending[0].values.device();
+            let all = pending.iter().map(|p| p.values.on_device(first));
+            let all = all.collect::<candle_core::Result<Vec<_>>>()?;
             let values = Tensor::cat(&all, 0)?.host_vec1::<f32>()?;
             let owners = pending
                 .iter()

@@ -35,7 +35,7 @@ pub(crate) fn prepare(
     named: &mut NamedVectors,
     control: Option<u64>,
 ) -> Result<Option<Placed>> {
-    let device = &named.lab.model.transformer.device.clone();
+    let device = &named.lab.model.transformer.placement.device_at(at).clone();
     let width = named.lab.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),

@@ -134,6 +134,20 @@ impl ToHost for Tensor {
     }
 }
 
+/// A tensor on the device of the next blocks, by way of the host: candle's own copy needs both in one context. Not counted as what the
+/// host reads.
+pub(crate) fn across(x: &Tensor, device: &Device) -> Result<Tensor> {
+    add(Crossings {
+        borders: 1,
+        border_bytes: size(x),
+        ..Crossings::default()
+    });
+    if x.device().same_device(device) {
+        return Ok(x.clone());
+    }
+    alone(x)?.to_device(&Device::Cpu)?.to_device(device)
+}
+
 /// The storage of a tensor, for kernels that compute where it lies: nothing is copied, and on a device it is none of the host's.
 pub(crate) fn lent(x: &Tensor) -> (impl Deref<Target = Storage> + '_, &Layout) {
     x.storage_and_layout()

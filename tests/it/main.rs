@@ -30,6 +30,7 @@ mod cli;
 mod conversations;
 mod crossings;
 mod demo;
+mod devices;
 mod dictionaries;
 mod doctor;
 mod documented;

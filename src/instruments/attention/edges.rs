@@ -90,6 +90,7 @@ fn weighted_value_norms(
     );
     let v = capture.get(Site::V.at(layer))?;
     let out = transformer.blocks[layer].attention.out.weight()?;
+    let out = out.on_device(v.device())?;
     let rows = (0..heads)
         .map(|head| {
             let v = v.narrow(1, head / group, 1)?.squeeze(1)?.contiguous()?;

@@ -225,6 +225,7 @@ impl GradientRows<'_> {
         };
         let mut total: Option<Tensor> = None;
         if let Some(above) = above {
+            let above = above.on_device(leaving.device())?;
             let product = leaving.to_dtype(DType::F32)?.mul(&(above / factor)?)?;
             total = Some(product.sum_all()?);
         }
@@ -305,6 +306,7 @@ impl GradientRows<'_> {
                 continue;
             }
             let whole = (of(gradients, &leaf)? * factor)?;
+            let whole = whole.on_device(self.last.device())?;
             let rows = self.at_positions(at, &whole, positions.clone())?;
             self.found.insert(at, rows);
         }

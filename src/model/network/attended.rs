@@ -111,7 +111,7 @@ impl Attended<'_> {
             Some(cap) => soft_cap(&scores, cap)?,
             None => scores,
         };
-        let scores = match pass.mask(blueprint.layers[layer].window)? {
+        let scores = match pass.mask(layer)? {
             Some(mask) => scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?,
             None => scores,
         };

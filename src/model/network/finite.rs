@@ -120,9 +120,9 @@ pub fn passed(verdicts: &[Tensor]) -> Result<bool> {
     let Some(first) = verdicts.first() else {
         return Ok(true);
     };
-    let sum = verdicts[1..]
-        .iter()
-        .try_fold(first.clone(), |sum, more| sum + more)?;
+    let sum = verdicts[1..].iter().try_fold(first.clone(), |sum, more| {
+        sum + more.on_device(first.device())?
+    })?;
     // False for NaN, which is equal to nothing.
     #[allow(clippy::float_cmp)]
     Ok(sum.host_scalar::<f32>()? == 0.0)

@@ -72,7 +72,8 @@ impl Transformer {
     pub fn head_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let block = &self.blocks[layer];
         let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;
-        Ok(read.matmul(&block.attention.out.weight()?)?)
+        let weight = block.attention.out.weight()?;
+        Ok(read.matmul(&weight.on_device(read.device())?)?)
     }
 
     /// The constant part of what attention adds, along directions `[n, d_model]`, `[n]` each: from the bias of the output
@@ -100,7 +101,10 @@ impl Transformer {
         directions: &Tensor,
     ) -> Result<Constants> {
         let dots = |vector: &Tensor, directions: &Tensor| -> Result<Vec<f32>> {
-            let column = vector.to_dtype(DType::F32)?.unsqueeze(1)?;
+            let column = vector
+                .to_dtype(DType::F32)?
+                .on_device(directions.device())?;
+            let column = column.unsqueeze(1)?;
             Ok(directions.matmul(&column)?.squeeze(1)?.host_vec1()?)
         };
         let none = vec![0.0; directions.dim(0)?];

@@ -15,6 +15,7 @@ use half::slice::HalfFloatSliceExt;
 use super::numbers::{elsewhere, on_numbers, plain, wide};
 use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::host::lent;
 use crate::model::kernels::vocabulary::Matrix;
 use crate::model::kernels::{self, PlainWeights, Product, StoredRows};
@@ -137,7 +138,7 @@ impl Linear {
 
     fn with_bias(&self, y: Tensor) -> Result<Tensor> {
         Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => y.broadcast_add(&bias.on_device(y.device())?)?,
             None => y,
         })
     }
@@ -148,7 +149,13 @@ impl Linear {
     }
 
     /// `x` `[.., in]` times some rows of the weight: `[.., rows]`, without the bias.
+    /// It is computed where the weight is, and is where `x` is: in a pass that is one device.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        let there = self.device();
+        if !x.device().same_device(there) {
+            let own = self.part(&x.on_device(there)?, rows)?;
+            return Ok(own.on_device(x.device())?);
+        }
         if self.is_for_kernels(x) {
             let mut products = products(x, &[(self, rows)])?;
             return products
@@ -190,6 +197,28 @@ impl Linear {
             StoredRows::Plain(numbers) => work(Matrix::Plain(numbers, self.input()?)),
             StoredRows::Packed(packed, _) => work(Matrix::Packed(packed)),
         }))
+    }
+
+    /// The device that the weight is on.
+    pub fn device(&self) -> &Device {
+        match &self.storage {
+            Storage::Dense(weight) => weight.device(),
+            Storage::Quantized(blocks) => blocks.device(),
+        }
+    }
+
+    /// The same matrix on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.on_device(device));
+        let storage = match &self.storage {
+            Storage::Dense(weight) => Storage::Dense(weight.on_device(device)?),
+            Storage::Quantized(blocks) => Storage::Quantized(blocks.on(device)?),
+        };
+        Ok(Self {
+            storage,
+            bias: bias.transpose()?,
+            out: self.out,
+        })
     }
 
     /// Whether there is a CPU kernel for the weight as it is stored.

@@ -20,6 +20,7 @@ pub mod mlp;
 pub mod names;
 pub mod norm;
 mod numbers;
+pub mod placement;
 pub mod quantized;
 pub mod readout;
 pub mod receivers;

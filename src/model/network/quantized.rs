@@ -100,6 +100,36 @@ impl Blocks {
         self.input
     }
 
+    /// The device that it is on.
+    pub fn device(&self) -> &Device {
+        match &self.weight {
+            BlockStorage::Here(_) => &Device::Cpu,
+            BlockStorage::Device(_, device) => device,
+        }
+    }
+
+    /// The same matrix on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        match &self.weight {
+            BlockStorage::Device(QMatMul::QTensor(blocks), own) if !own.same_device(device) => {
+                let bytes = block_bytes(blocks)?;
+                Self::from_bytes(blocks.dtype(), (self.out, self.input), &bytes, device)
+            }
+            BlockStorage::Device(QMatMul::Tensor(dense) | QMatMul::TensorF16(dense), own)
+                if !own.same_device(device) =>
+            {
+                Ok(Self {
+                    weight: BlockStorage::Device(
+                        QMatMul::Tensor(dense.on_device(device)?),
+                        device.clone(),
+                    ),
+                    ..self.clone()
+                })
+            }
+            BlockStorage::Here(_) | BlockStorage::Device(..) => Ok(self.clone()),
+        }
+    }
+
     /// The blocks in the form that the CPU kernels take; none on another device.
     pub fn here(&self) -> Option<&Packed> {
         match &self.weight {

@@ -36,13 +36,14 @@ impl Transformer {
     /// All value vectors of a layer, `[d_model, d_mlp]`, f32, including the gain of the norm of the MLP output, if there is
     /// one, and the residual multiplier.
     pub fn value_vectors(&self, layer: usize) -> Result<Tensor> {
-        let down = self.dense(layer)?.down.weight()?;
+        let down = self.dense(layer)?.down.weight()?.on_device(&self.device)?;
         self.added(layer, down.t()?)?.t().map_err(Error::from)
     }
 
     /// One value vector, `[d_model]`, f32: a column of [`Transformer::value_vectors`].
     pub fn value_vector(&self, layer: usize, neuron: usize) -> Result<Tensor> {
-        self.added(layer, self.dense(layer)?.down.column(neuron)?)
+        let column = self.dense(layer)?.down.column(neuron)?;
+        self.added(layer, column.on_device(&self.device)?)
     }
 
     /// What one unit of each neuron's activation adds along directions of the stream, computed as in
@@ -52,7 +53,10 @@ impl Transformer {
         let read = self.before_write(self.write_norm(layer), directions)?;
         let down = &self.dense(layer)?.down;
         if !down.has_kernel() || self.statistics == StatisticsOn::Device {
-            return Ok(read.matmul(&down.weight()?)?);
+            let read = read.on_device(down.device())?;
+            return Ok(read
+                .matmul(&down.weight()?)?
+                .on_device(directions.device())?);
         }
         let rows = read.dim(0)?;
         let read = read
@@ -103,7 +107,7 @@ impl Transformer {
     /// From a part of the MLP output, `[.., d_model]`, to what it adds to the stream, without the norm's scale.
     fn added(&self, layer: usize, written: Tensor) -> Result<Tensor> {
         let gained = match self.write_norm(layer) {
-            Some(norm) => written.broadcast_mul(&norm.gain)?,
+            Some(norm) => written.broadcast_mul(&norm.gain.on_device(written.device())?)?,
             None => written,
         };
         Ok((gained * self.blueprint.residual_scale)?)

@@ -319,7 +319,7 @@ impl Tap for CircuitTap<'_> {
                     Site::ResidMid
                 };
                 let own = self.streams(&jobs, stream.at(layer), norm.as_ref())?;
-                Ok(own.reshape(x.shape())?)
+                Ok(own.reshape(x.shape())?.on_device(x.device())?)
             }
             Site::MlpAdd => {
                 if !self.reading.contains(&true) {
@@ -362,24 +362,26 @@ impl Tap for CircuitTap<'_> {
 
     fn known(&mut self, at: Address) -> Result<Option<Tensor>> {
         let layer = usize::from(at.layer);
+        let there = self.transformer.placement.device_at(at);
         match at.site {
             Site::Q => {
                 self.project(layer)?;
-                Ok(self.projected.first().map(|(_, own)| own.clone()))
+                let own = self.projected.first().map(|(_, own)| own);
+                Ok(own.map(|own| own.on_device(there)).transpose()?)
             }
             Site::K | Site::V => {
                 let own = self.projected.iter().find(|(site, _)| *site == at);
-                Ok(own.map(|(_, own)| own.clone()))
+                Ok(own.map(|(_, own)| own.on_device(there)).transpose()?)
             }
             // Nobody looks at the stream of the pass itself: it stays that of the corrupted run, which is finite.
             Site::AttnOut => {
                 let shape = (self.rows.len(), self.tokens, self.model.card.d_model);
-                let (dtype, device) = (self.transformer.dtype(), &self.transformer.device);
+                let (dtype, device) = (self.transformer.dtype(), there);
                 Ok(Some(Tensor::zeros(shape, dtype, device)?))
             }
             Site::MlpOut if !self.reading.contains(&true) => {
                 let shape = (self.rows.len(), self.tokens, self.model.card.d_model);
-                let (dtype, device) = (self.transformer.dtype(), &self.transformer.device);
+                let (dtype, device) = (self.transformer.dtype(), there);
                 Ok(Some(Tensor::zeros(shape, dtype, device)?))
             }
             Site::Embed
