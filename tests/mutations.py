@@ -238,7 +238,7 @@ FAULTS = [
     ("vectors::brought::several", "src/edit/direction/mod.rs", "rows.find(|(a, _)| a.layer == address.layer)", "rows.next()"),
     ("honest::lockstep", "src/lab/row_programs.rs", "rows.start.min(batch)..rows.end.min(batch)", "rows.start.min(batch)..batch"),
     ("honest::lockstep", "src/lab/writer.rs", "companion.tokens.push(unedited);", "companion.tokens.push(choice.id);"),
-    ("honest::lockstep", "src/lab/writer.rs", "BaselineMode::Forced => (unedited, other(wanted, 0)),", "BaselineMode::Forced => (wanted, other(wanted, 0)),"),
+    ("honest::lockstep", "src/lab/token_choice.rs", "BaselineMode::Forced => (unedited, other(wanted, 0)),", "BaselineMode::Forced => (wanted, other(wanted, 0)),"),
     ("honest::a_lockstep_may", "src/lab/writer.rs", "        self.program.forget();\n", ""),
     ("honest::a_turned_value_is", "src/lab/apply.rs", "neurons.as_ref().map_or(&[], |n| n[i].as_slice())", "neurons.as_ref().map_or(&[], |n| n[0].as_slice())"),
     ("honest::a_turned_value_raises", "src/model/network/value_overlay.rs", "added.broadcast_mul(&open)?", "added"),

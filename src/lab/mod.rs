@@ -53,6 +53,7 @@ pub mod statistics;
 pub mod tap;
 pub mod target;
 pub mod token;
+mod token_choice;
 pub mod trials;
 pub mod unembed;
 pub mod writer;

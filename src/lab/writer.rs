@@ -17,18 +17,18 @@ use super::readout::{RowStats, tolerance};
 use super::row_programs::RowPrograms;
 use super::run::Run;
 use super::runner::{RowsBeside, read_on, read_on_beside, unedited};
-use super::sample::{NO_RANK, Sampling, kl, log_probs, rank};
+use super::sample::Sampling;
 use super::tap::{RecordedPositions, RunTap};
 pub use super::token::{BaselineMode, Choice, Other, WrittenToken};
-use super::unembed::{CaptureParts, captured, drawn, drawn_from};
+use super::token_choice::{BeforeToken, NextToken};
+use super::unembed::{CaptureParts, captured, drawn};
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
 use crate::model::host::ToHost;
-use crate::model::kernels::vocabulary::{OtherRow, RowQuestion};
 use crate::model::network::cache::Cache;
-use crate::model::network::readout::{ReadoutRequest, ReadoutRows, StatisticsOn, StrongestLookup};
+use crate::model::network::readout::{ReadoutRequest, ReadoutRows};
 use crate::model::network::site::{Address, Site};
 
 /// The unedited run in the second row of the batch.
@@ -276,145 +276,17 @@ impl Writer {
         self.run.tokens.len() < lab.model.card.context
     }
 
-    /// Chooses the next token of both runs. The strongest is found where the logits are; to draw one takes the whole row.
+    /// Chooses the next token of both runs.
     fn choose(&self, lab: &Lab) -> Result<NextToken> {
-        match lab.model.transformer.statistics {
-            StatisticsOn::Device if self.sampling.is_greedy() => self.strongest(lab),
-            StatisticsOn::Device | StatisticsOn::Host => {
-                let row = self.output()?;
-                let (choice, unedited) = self.draw(&row)?;
-                Ok(NextToken {
-                    choice,
-                    unedited,
-                    before: None,
-                    row,
-                })
-            }
-        }
-    }
-
-    /// The strongest tokens of both runs, with what is told of them, in one read-back of some dozens of numbers.
-    fn strongest(&self, lab: &Lab) -> Result<NextToken> {
-        let transformer = &lab.model.transformer;
         let companion = self.companion.as_ref();
-        let rows: Vec<&Tensor> = std::iter::once(&self.logits)
-            .chain(companion.map(|c| &c.logits))
-            .collect();
-        let rows = Tensor::stack(&rows, 0)?;
-        let numbers: Vec<usize> = (0..rows.dim(0)?).collect();
-        let own = RowQuestion {
-            against: companion.map(|_| OtherRow::Row(1)),
-            ..drawn_from()
-        };
-        let other = RowQuestion {
-            row: 1,
-            ..RowQuestion::default()
-        };
-        let lookup = |of: &usize| StrongestLookup {
-            of: *of,
-            known: transformer.head.out,
-            rows: &numbers,
-        };
-        let lookups: Vec<StrongestLookup> = numbers.iter().map(lookup).collect();
-        let request = ReadoutRequest {
-            questions: &[own, other][..numbers.len()],
-            known: lab.model.known_tokens(),
-            lookups: &lookups,
-            ..ReadoutRequest::default()
-        };
-        let mut read = transformer.logit_statistics(&rows, &request)?;
-        let looked = read.looked;
-        let of = |row: usize, id: u32| {
-            let found = looked.iter().find(|token| token.id == id);
-            found.map_or((f32::NAN, NO_RANK), |token| token.rows[row])
-        };
-        let logprob = |row: usize, id: u32| {
-            let total = read.sums[row].total;
-            (f64::from(of(row, id).0) - total) as f32
-        };
-        let wanted = looked[0].id;
-        let theirs = looked.get(1).map_or(wanted, |token| token.id);
-        let picked = self.pick(wanted, theirs, &logprob);
-        let kl = companion.map(|_| read.sums[0].kl as f32);
-        let (logit, rank) = of(0, picked.id);
-        let choice = Choice {
+        let before = BeforeToken {
             position: self.run.tokens.len(),
-            id: picked.id,
-            logprob: logprob(0, picked.id),
-            rank,
-            kl,
-            other: picked.other,
+            sampling: self.sampling,
+            beside: self.beside,
+            logits: &self.logits,
+            unedited: companion.map(|c| (&c.logits, c.ended.is_some())),
         };
-        let mut sums = read.sums.swap_remove(0);
-        sums.tokens = vec![(picked.id, logit, rank)];
-        Ok(NextToken {
-            choice,
-            unedited: picked.unedited,
-            before: Some(RowStats::of(sums, true, Vec::new())),
-            row: Vec::new(),
-        })
-    }
-
-    /// Which token the text goes on with, of the run's own choice and the unedited run's; `logprob` is told the row, 1 being the
-    /// unedited run's.
-    fn pick(&self, wanted: u32, theirs: u32, logprob: &dyn Fn(usize, u32) -> f32) -> PickedToken {
-        let Some(companion) = &self.companion else {
-            return PickedToken {
-                id: wanted,
-                unedited: wanted,
-                other: None,
-            };
-        };
-        let ended = companion.ended.is_some();
-        let unedited = if self.beside.is_lockstep() && !ended {
-            theirs
-        } else {
-            wanted
-        };
-        let other = |id: u32, row: usize| {
-            let logprob = logprob(row, id);
-            Some(Other { id, logprob })
-        };
-        let (id, other) = match self.beside {
-            BaselineMode::Nothing | BaselineMode::SameText => (wanted, None),
-            BaselineMode::OwnText if ended => (wanted, None),
-            BaselineMode::OwnText => (wanted, other(unedited, 1)),
-            BaselineMode::Forced => (unedited, other(wanted, 0)),
-        };
-        PickedToken {
-            id,
-            unedited,
-            other,
-        }
-    }
-
-    /// Draws the next token of both runs from the run's own row of logits, and the unedited run's.
-    fn draw(&self, row: &[f32]) -> Result<(Choice, u32)> {
-        let position = self.run.tokens.len();
-        let own = log_probs(row);
-        let wanted = self.sampling.choose(row, position)?;
-        let choice = |id: u32, kl: Option<f32>, other: Option<Other>| Choice {
-            position,
-            id,
-            logprob: own[id as usize],
-            rank: rank(&own, id),
-            kl,
-            other,
-        };
-        let Some(companion) = &self.companion else {
-            return Ok((choice(wanted, None, None), wanted));
-        };
-        let theirs = companion.logits.host_vec1::<f32>()?;
-        let base = log_probs(&theirs);
-        let theirs = if self.beside.is_lockstep() && companion.ended.is_none() {
-            self.sampling.choose(&theirs, position)?
-        } else {
-            wanted
-        };
-        let rows = [&own, &base];
-        let picked = self.pick(wanted, theirs, &|row, id| rows[row][id as usize]);
-        let choice = choice(picked.id, Some(kl(&base, &own)), picked.other);
-        Ok((choice, picked.unedited))
+        before.choose(lab)
     }
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
@@ -663,26 +535,6 @@ impl Writer {
             writer.read_anew(lab)
         })
     }
-}
-
-/// The next token of both runs, before it is read in.
-struct NextToken {
-    choice: Choice,
-    /// That of the unedited run.
-    unedited: u32,
-    /// The distribution that it was drawn from, where its logits stayed on the device.
-    before: Option<RowStats>,
-    /// Those logits, where they came to the host.
-    row: Vec<f32>,
-}
-
-/// Which token a text goes on with.
-struct PickedToken {
-    id: u32,
-    /// With which one the unedited run does.
-    unedited: u32,
-    /// What the other run says.
-    other: Option<Other>,
 }
 
 /// What a pass over one token gave.
