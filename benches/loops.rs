@@ -3,7 +3,12 @@
 //!
 //! Invariant: every turn reads another prompt, so that nothing of one turn serves the next, and what is found is what
 //! the loops have found. To time something else, add a loop to the script and a function to [`main`].
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)] // a benchmark that cannot start should stop
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods
+)] // a benchmark that cannot start should stop
 
 use std::collections::BTreeMap;
 use std::io::Write;

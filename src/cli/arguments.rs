@@ -29,7 +29,7 @@ use crate::text;
 /// Names that are flags already, so an instrument's parameter cannot use them.
 #[rustfmt::skip]
 pub const RESERVED: &[&str] = &[
-    "prompt", "ids", "messages", "chat", "system", "prefill", "template-arg", "bos", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "context",
+    "prompt", "ids", "messages", "chat", "system", "prefill", "template-arg", "bos", "edit", "preset", "seed", "format", "output", "force", "dtype", "device", "split", "context",
     "threads", "log-level", "model", "help", "version",
 ];
 
@@ -53,7 +53,7 @@ pub fn one_of<const N: usize>(
 }
 
 /// Flags for loading a model.
-pub fn loading() -> [Arg; 4] {
+pub fn loading() -> [Arg; 5] {
     [
         value(
             "dtype",
@@ -63,8 +63,15 @@ pub fn loading() -> [Arg; 4] {
         value(
             "device",
             "DEVICE",
-            "auto, cpu, cuda:N or metal [default: auto]",
+            "auto, cpu, cuda:N or metal; several as cuda:0-3 or cuda:0,2, the model's blocks over them in that order (cpu:0-3: logical devices of one CPU, to try it) [default: auto]",
         ),
+        value(
+            "split",
+            "N,N,...",
+            "Blocks on each of several devices, such as 20,20,20,20 [default: by their free memory; evenly where that is shared]",
+        )
+        .value_delimiter(',')
+        .value_parser(value_parser!(usize)),
         value(
             "context",
             "N",
@@ -211,6 +218,9 @@ pub fn options(matches: &ArgMatches) -> Options {
     Options {
         dtype: word("dtype"),
         device: word("device"),
+        split: matches
+            .get_many::<usize>("split")
+            .map_or_else(Vec::new, |counts| counts.copied().collect()),
         context: matches.get_one::<usize>("context").copied(),
         memory: None,
         config: crate::config::folder(),

@@ -23,6 +23,7 @@ use crate::lab::capture::Needs;
 use crate::lab::run::Run;
 use crate::lab::sample::Sampling;
 use crate::lab::writer::{BaselineMode, Writer};
+use crate::model::host::crossed;
 use crate::model::network::site::Site;
 
 pub const BENCH: Subcommand = Subcommand {
@@ -119,6 +120,10 @@ fn once(matches: &ArgMatches) -> Result<(f64, f64)> {
         if let Some(value) = matches.get_one::<String>(name) {
             process.arg(format!("--{name}={value}"));
         }
+    }
+    if let Some(counts) = matches.get_many::<usize>("split") {
+        let counts: Vec<String> = counts.map(ToString::to_string).collect();
+        process.arg(format!("--split={}", counts.join(",")));
     }
     for name in ["context", "threads"] {
         if let Some(value) = matches.get_one::<usize>(name) {
@@ -224,11 +229,16 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         round(&mut lab, &prompt, count.min(8), kind)?;
     }
     let mut speeds: [Vec<f64>; 6] = Default::default();
+    let mut read_back = None;
     for i in 0..ROUNDS {
         output_status(&format!("round {} of {ROUNDS}", i + 1));
         let mut spent = 0.0;
         for (i, kind) in &kinds {
+            let before = crossed();
             let seconds = round(&mut lab, &prompt, count, kind)?;
+            if *i == LIVE && !lab.model.transformer.device.is_cpu() {
+                read_back = Some(crossed() - before);
+            }
             spent += seconds;
             speeds[*i].push(count as f64 / seconds);
         }
@@ -273,6 +283,10 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         bare: median(&mut bare),
         live: median(&mut full),
         ratio: ratios[0],
+        read_back: read_back.map(|all| {
+            let each = |whole: usize| whole as f64 / count as f64;
+            (each(all.bytes), each(all.synchronisations))
+        }),
         view: median(&mut view),
         view_ratio: ratios[1],
         features: (!dictionaries.is_empty()).then(|| (median(&mut features), of_view)),
@@ -289,6 +303,9 @@ fn measure(matches: &ArgMatches) -> Result<BenchReport> {
         estimated_memory: lab.model.need.total(),
     })
 }
+
+/// Which of the kinds of rounds has all layers live.
+const LIVE: usize = 1;
 
 /// Which of the kinds of rounds has the features of dictionaries live; a brief measurement has no later ones.
 const FEATURES: usize = 3;

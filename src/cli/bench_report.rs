@@ -32,6 +32,9 @@ pub struct BenchReport {
     pub live: f64,
     /// Live over bare, the median over pairs of rounds.
     pub ratio: f64,
+    /// With those on, the bytes that a device gave to the host and how often it was waited for, by token, the reading of the prompt
+    /// included; none on a CPU, where the numbers are at hand.
+    pub read_back: Option<(f64, f64)>,
     /// Tokens a second with those on, of which the lens reads the layers that a screen of 80 columns and 24 lines shows; it reads
     /// the others when writing pauses.
     pub view: f64,
@@ -84,6 +87,8 @@ impl BenchReport {
             "live_tokens_per_second": self.live,
             "live_ratio": self.ratio,
             "live_instruments": self.instruments,
+            "read_back_bytes_per_token": self.read_back.map(|each| each.0),
+            "synchronisations_per_token": self.read_back.map(|each| each.1),
             "view_tokens_per_second": self.view,
             "view_ratio": self.view_ratio,
             "dictionaries": self.dictionaries,
@@ -138,6 +143,10 @@ impl BenchReport {
                 "generating, with features       {rate:.1} tokens/s, {ratio:.2} of live in 80x24\n"
             )
         });
+        let read_back = self.read_back.map_or(String::new(), |(bytes, waits)| {
+            let bytes = text::size(bytes as u64);
+            format!("read back a token, live         {bytes}, waited for {waits:.1} times\n")
+        });
         format!(
             "\
 model                           {}, {}, {parameters} parameters, {dtype} on {device}
@@ -147,7 +156,7 @@ process start to first token    {first_token_ms:.0} ms
 generating, plain               {bare:.1} tokens/s
 generating, live                {live:.1} tokens/s with {}
 live / plain                    {ratio:.2}
-generating, live in 80x24       {view:.1} tokens/s, {view_ratio:.2} of plain; the layers that do not fit are read when it pauses
+{read_back}generating, live in 80x24       {view:.1} tokens/s, {view_ratio:.2} of plain; the layers that do not fit are read when it pauses
 {features}generating, edited              {edited:.1} tokens/s under {} edits, {edited_ratio:.2} of plain
 generating, edited and unedited {accompanied:.1} tokens/s side by side, {accompanied_ratio:.2} of plain
 reading                         {prefill:.1} tokens/s over {prefill_tokens} tokens

@@ -13,6 +13,7 @@ use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 
 /// How many times as large as usual an activation may be: beyond that it is a sink of attention, and one such row outweighs all
@@ -40,7 +41,7 @@ pub fn values(capture: &Capture, at: Address) -> Result<Vec<f32>> {
         .get(at)?
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1()?)
+        .host_vec1()?)
 }
 
 /// The same without the first position, `[positions − 1, width]`.
@@ -51,7 +52,7 @@ pub fn values(capture: &Capture, at: Address) -> Result<Vec<f32>> {
 pub fn later_values(capture: &Capture, at: Address) -> Result<Vec<f32>> {
     let all = capture.get(at)?;
     let later = all.narrow(0, 1, all.dim(0)? - 1)?;
-    Ok(later.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    Ok(later.to_dtype(DType::F32)?.flatten_all()?.host_vec1()?)
 }
 
 /// What texts have at some addresses; blocks above the last of them are not computed.

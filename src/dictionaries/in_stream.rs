@@ -12,6 +12,7 @@ use super::Report;
 use super::opened::PlacedDictionary;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::heads::Constants;
 use crate::model::network::norm::Norm;
@@ -119,7 +120,7 @@ pub fn in_stream(model: &Model, at: Address, rows: &Tensor) -> Result<Tensor> {
         StreamRole::Neurons => return Ok(rows.matmul(&transformer.value_vectors(layer)?.t()?)?),
         StreamRole::Heads => {
             let out = transformer.blocks[layer].attention.out.weight()?;
-            rows.matmul(&out.t()?)?
+            rows.matmul(&out.on_device(rows.device())?.t()?)?
         }
         StreamRole::Attention | StreamRole::Mlp => rows.clone(),
     };
@@ -130,7 +131,7 @@ pub fn in_stream(model: &Model, at: Address, rows: &Tensor) -> Result<Tensor> {
                 NormKind::Layer => written.broadcast_sub(&written.mean_keepdim(1)?)?,
                 NormKind::Rms | NormKind::Identity => written,
             };
-            centred.broadcast_mul(&norm.gain)?
+            centred.broadcast_mul(&norm.gain.on_device(centred.device())?)?
         }
     };
     Ok((normed * transformer.blueprint.residual_scale)?)
@@ -235,7 +236,7 @@ pub fn stream_products(
     let direction = direction.unsqueeze(0)?;
     for target in written_targets(placed)? {
         let seen = seen_from(model, placed.writes[target], &direction)?;
-        let seen: Vec<f32> = seen.flatten_all()?.to_vec1()?;
+        let seen: Vec<f32> = seen.flatten_all()?.host_vec1()?;
         let target = &placed.dictionary.targets[target];
         let mut products = vec![0f32; features];
         target.decoder.add_products(&seen, &mut products, report)?;

@@ -8,6 +8,7 @@
 use candle_core::{Device, Tensor};
 
 use crate::error::Result;
+use crate::model::host::ToHost;
 
 /// Values below this share of the largest one are rounding: the matrix is in f32, and its square is decomposed.
 const ROUNDING: f64 = 1e-7;
@@ -31,7 +32,7 @@ impl Spectrum {
         let wide: Vec<f64> = weight.iter().map(|w| f64::from(*w)).collect();
         let wide = Tensor::from_vec(wide, (width, width), &Device::Cpu)?;
         let gram = wide.t()?.contiguous()?.matmul(&wide)?;
-        let (squares, vectors) = eigen(gram.flatten_all()?.to_vec1()?, width);
+        let (squares, vectors) = eigen(gram.flatten_all()?.host_vec1()?, width);
         let mut order: Vec<usize> = (0..width).collect();
         order.sort_by(|a, b| squares[*b].total_cmp(&squares[*a]));
         let value = |i: usize| squares[i].max(0.0).sqrt();

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
+use crate::model::host::ToHost;
 
 /// A tensor to be written.
 pub struct NamedTensor<'a> {
@@ -147,7 +148,7 @@ impl SavedTensors {
                 "`{name}` has shape {found:?}, but this model needs {shape:?}"
             )));
         }
-        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.host_vec1()?;
         if values.iter().any(|v: &f32| !v.is_finite()) {
             return Err(self.bad(format!(
                 "`{name}` holds a number that is not finite (NaN or infinity)"

@@ -19,6 +19,7 @@ use super::readout::RowStats;
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::PassSpan;
@@ -106,7 +107,7 @@ impl Program {
             return Ok(());
         };
         let read = tokens.narrow(1, 0, own.len())?;
-        let read = read.to_dtype(DType::U32)?.to_vec2::<u32>()?;
+        let read = read.to_dtype(DType::U32)?.host_vec2::<u32>()?;
         if read.iter().all(|row| row == own) {
             return Ok(());
         }
@@ -333,9 +334,13 @@ impl Program {
         span: PassSpan,
     ) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
-        let mut values = x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let mut values = x.flatten_all()?.to_dtype(DType::F32)?.host_vec1::<f32>()?;
         let neurons = match self.neurons(at) {
-            Some(held) => Some(held.to_dtype(DType::F32)?.flatten_to(1)?.to_vec2::<f32>()?),
+            Some(held) => Some(
+                held.to_dtype(DType::F32)?
+                    .flatten_to(1)?
+                    .host_vec2::<f32>()?,
+            ),
             None => None,
         };
         let mut before = vec![0f32; width];
@@ -421,8 +426,10 @@ impl Program {
     pub fn settle(&mut self) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if !pending.is_empty() {
-            let all: Vec<&Tensor> = pending.iter().map(|p| &p.values).collect();
-            let values = Tensor::cat(&all, 0)?.to_vec1::<f32>()?;
+            let first = pending[0].values.device();
+            let all = pending.iter().map(|p| p.values.on_device(first));
+            let all = all.collect::<candle_core::Result<Vec<_>>>()?;
+            let values = Tensor::cat(&all, 0)?.host_vec1::<f32>()?;
             let owners = pending
                 .iter()
                 .flat_map(|p| p.positions.iter().map(|position| (p.receipt, *position)));

@@ -8,6 +8,7 @@ use candle_core::{DType, Tensor};
 use super::apply::Program;
 use super::formulas::{self, DictionaryChange};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 use crate::model::network::tap::PassSpan;
 
@@ -49,7 +50,8 @@ impl Program {
         let inputs = self.inputs(change, at, x)?;
         let inputs = change.reads.iter().zip(inputs).map(|(read, input)| {
             // Its own address as the edits before this one left it.
-            let other = (*read != at).then(|| input.to_dtype(DType::F32)?.flatten_all()?.to_vec1());
+            let other =
+                (*read != at).then(|| input.to_dtype(DType::F32)?.flatten_all()?.host_vec1());
             Ok((other.transpose()?, input.dim(2)?))
         });
         let inputs = inputs.collect::<Result<Vec<(Option<Vec<f32>>, usize)>>>()?;

@@ -243,7 +243,8 @@ fn watch(
                     vector.len()
                 )));
             }
-            let vector = Tensor::new(unit(&vector), &named.lab.model.transformer.device)?;
+            let device = named.lab.model.transformer.placement.device_at(*at);
+            let vector = Tensor::new(unit(&vector), device)?;
             Watched::Along(*at, vector)
         }
         ConditionProbe::Feature(feature) => {

@@ -11,6 +11,7 @@ use super::features::FeatureReader;
 use super::formulas::has_length;
 use crate::edit::condition::Condition;
 use crate::error::Result;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 use crate::model::network::tap::PassSpan;
 
@@ -49,7 +50,7 @@ impl FeatureWatch {
         let tokens = x.dim(1)?;
         for (read, held) in self.reads.iter().zip(&mut self.values) {
             if *read == at {
-                *held = wide.flatten_all()?.to_vec1()?;
+                *held = wide.flatten_all()?.host_vec1()?;
             }
         }
         if self.values.iter().any(Vec::is_empty) {
@@ -126,7 +127,7 @@ impl ConditionWatch {
                     .flatten_from(2)?
                     .to_dtype(DType::F32)?;
                 let along = wide.broadcast_mul(vector)?.sum(D::Minus1)?;
-                Some(along.to_vec2::<f32>()?)
+                Some(along.host_vec2::<f32>()?)
             }
             Watched::Feature(feature) => feature.take(at, &x.detach(), rows)?,
             Watched::Probability(_) => None,

@@ -21,7 +21,9 @@ use super::sample::{NO_TOKEN, log_sum_exp, top};
 use super::target::LogitTarget;
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::finite;
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::site::Site;
 
 /// What an effect on a token is an effect on.
@@ -291,7 +293,7 @@ impl Lab {
             shares: Vec::new(),
         };
         let logits = model.transformer.uncapped(&last.contiguous()?)?;
-        for (i, row) in logits.to_vec2::<f32>()?.iter().enumerate() {
+        for (i, row) in logits.host_vec2::<f32>()?.iter().enumerate() {
             if !finite::distribution(row) {
                 return Err(not_finite(
                     &model.transformer,
@@ -337,6 +339,9 @@ impl Lab {
         scale: EffectScale,
     ) -> Result<EffectDirections> {
         let model = &self.model;
+        if model.transformer.statistics == StatisticsOn::Device {
+            return self.effect_directions_on_device(last, targets, scale);
+        }
         let count = last.dim(0)?;
         let mut out = EffectDirections {
             scale,
@@ -405,7 +410,7 @@ impl Lab {
 }
 
 /// Whether the direction depends on the run's own distribution.
-fn of_distribution(target: LogitTarget, scale: EffectScale) -> bool {
+pub(super) fn of_distribution(target: LogitTarget, scale: EffectScale) -> bool {
     scale == EffectScale::LogProb && target.minus.is_none()
 }
 
@@ -439,7 +444,11 @@ fn value(target: LogitTarget, scale: EffectScale, known: &[f32]) -> f32 {
 }
 
 /// The direction of a target on a scale that needs no distribution, and what the biases of the unembedding add.
-fn from_weights(model: &Model, target: LogitTarget, scale: EffectScale) -> Result<(Tensor, f32)> {
+pub(super) fn from_weights(
+    model: &Model,
+    target: LogitTarget,
+    scale: EffectScale,
+) -> Result<(Tensor, f32)> {
     let transformer = &model.transformer;
     let direction = target.direction(model)?;
     let bias = transformer.logit_bias(target.token)?;
@@ -459,7 +468,7 @@ fn weighted_bias(model: &Model, weights: &[f32]) -> Result<f32> {
     let Some(bias) = &transformer.head.bias else {
         return Ok(0.0);
     };
-    let bias = bias.to_dtype(candle_core::DType::F32)?.to_vec1::<f32>()?;
+    let bias = bias.to_dtype(candle_core::DType::F32)?.host_vec1::<f32>()?;
     let pairs = weights.iter().zip(&bias);
     let sum: f64 = pairs.map(|(w, b)| f64::from(*w) * f64::from(*b)).sum();
     Ok((sum * transformer.blueprint.logit_scale) as f32)

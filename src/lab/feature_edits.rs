@@ -149,7 +149,7 @@ pub(crate) fn prepare_features(
         )));
     };
     let width = named.lab.model.width(at.site);
-    let device = &named.lab.model.transformer.device.clone();
+    let device = &named.lab.model.transformer.placement.device_at(at).clone();
     let vectors_of = |list: &[u32]| -> Result<Vec<Vec<f32>>> {
         let each = list.iter().map(|f| dictionary.direction(target, *f));
         each.collect()

@@ -2,17 +2,23 @@
 //! them for everybody who looks, and who gets which answer.
 //!
 //! Invariant: a state is one row, however many look at it; what is asked and what becomes of the answers is that of a whole text
-//! ([`StateRows`]). The answer is known after the pass, so the logits in which its rank is counted are laid out. To let other states
-//! ride along, give them rows here.
+//! ([`StateRows`]). The answer is known after the pass: on the host the logits in which its rank is counted are laid out; on a device
+//! it is looked up where they are. To let other states ride along, give them rows here.
 
 use std::ops::Range;
+
+use candle_core::Tensor;
 
 use super::capture::{Needs, NormOf, StateStats};
 use super::readout::RowStats;
 use super::unembed::StateRows;
 use crate::error::{Error, Result};
+use crate::figure::Check;
+use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::kernels::vocabulary::RowQuestion;
-use crate::model::network::readout::ReadoutRows;
+use crate::model::network::readout::{ReadoutRows, StatisticsOn, StrongestLookup};
+use crate::model::network::reduced::largest_gap;
 use crate::model::network::site::{Address, Site};
 
 /// The rows of a pass.
@@ -21,6 +27,10 @@ pub(super) struct LensRows<'a> {
     pub at: Vec<Address>,
     /// Rows whose logits are laid out.
     pub whole: Vec<usize>,
+    /// Rows in which the answer is looked up on the device.
+    about: Vec<usize>,
+    known: usize,
+    on: StatisticsOn,
     /// By need.
     by_need: Vec<Option<StateRows<'a>>>,
     /// The row of the last state, where there are any.
@@ -36,12 +46,27 @@ pub(super) struct LensRead {
     pub laid_out: Vec<f32>,
     /// Where those of the last state are among them.
     last: Option<Range<usize>>,
+    /// Those on the device.
+    kept: Option<Tensor>,
 }
 
 impl LensRead {
-    /// The logits that the lens reads of the last state.
-    pub fn last(&self) -> Option<&[f32]> {
-        Some(&self.laid_out[self.last.clone()?])
+    /// The largest difference between what the lens reads of the last state and the model's own logits `[vocab]`; none where no state
+    /// was read.
+    ///
+    /// # Errors
+    ///
+    /// When the device does not give them.
+    pub fn check(&self, own: &Tensor, tolerance: f32) -> Result<Option<Check>> {
+        if let Some(kept) = &self.kept {
+            let error = largest_gap(own, kept)?;
+            return Ok(Some(Check { error, tolerance }));
+        }
+        let Some(last) = self.last.clone() else {
+            return Ok(None);
+        };
+        let own = own.host_vec1::<f32>()?;
+        Ok(Some(Check::of(&own, &self.laid_out[last], tolerance)))
     }
 }
 
@@ -51,8 +76,8 @@ impl<'a> LensRows<'a> {
     /// # Errors
     ///
     /// When a norm or a map of another kind is asked for, which is none of the model's own product.
-    pub fn of(needs: &'a [Needs], layers: usize, own: usize) -> Result<Self> {
-        let end = Site::ResidPost.at(layers - 1);
+    pub fn of(needs: &'a [Needs], model: &Model, own: usize) -> Result<Self> {
+        let end = Site::ResidPost.at(model.card.layers - 1);
         let mut at = Vec::new();
         for need in needs {
             let Some(readout) = &need.read else { continue };
@@ -76,18 +101,45 @@ impl<'a> LensRows<'a> {
         });
         let by_need: Vec<Option<StateRows>> = by_need.collect();
         let about_answers = by_need.iter().flatten().filter(|a| a.readout.answer);
-        let mut whole: Vec<usize> = about_answers.flat_map(|a| a.states.clone()).collect();
-        // It is compared with the model's own output.
-        whole.push(row(&end));
-        whole.sort_unstable();
-        whole.dedup();
+        let mut about: Vec<usize> = about_answers.flat_map(|a| a.states.clone()).collect();
+        let on = model.transformer.statistics;
         let last = row(&end);
+        if on == StatisticsOn::Host {
+            // It is compared with the model's own output.
+            about.push(last);
+        }
+        about.sort_unstable();
+        about.dedup();
+        let (whole, about) = match on {
+            StatisticsOn::Host => (about, Vec::new()),
+            StatisticsOn::Device => (Vec::new(), about),
+        };
         Ok(Self {
             at,
             whole,
+            about,
+            known: model.known_tokens(),
+            on,
             by_need,
             last,
         })
+    }
+
+    /// The answer, in all rows that are about it; on the host it is looked up afterwards.
+    pub fn lookups(&self) -> Vec<StrongestLookup<'_>> {
+        if self.about.is_empty() {
+            return Vec::new();
+        }
+        vec![StrongestLookup {
+            of: self.last,
+            known: self.known,
+            rows: &self.about,
+        }]
+    }
+
+    /// The row whose logits stay on the device, to be compared with the model's own.
+    pub fn keep(&self) -> Option<usize> {
+        (self.on == StatisticsOn::Device).then_some(self.last)
     }
 
     /// The questions of all needs, one need after the other.
@@ -113,7 +165,15 @@ impl<'a> LensRows<'a> {
                 let own = own.iter().zip(&mut sums);
                 let own = own.map(|(q, sums)| RowStats::of(sums, q.ranks, Vec::new()));
                 let own = own.collect();
-                rows.sort_with_answers(own, |row| Some(&output.whole[place(row)?]), &mut read);
+                let look = |answer: u32| match output.looked.first() {
+                    None => rows.look_in(answer, |row| Some(&output.whole[place(row)?])),
+                    Some(found) => {
+                        let at = |row: &usize| self.about.binary_search(row).ok();
+                        let own = rows.states.iter().filter_map(at);
+                        own.map(|at| found.rows[at]).collect()
+                    }
+                };
+                rows.sort_with_answers(own, look, &mut read);
             }
             states.push(read);
         }
@@ -121,6 +181,7 @@ impl<'a> LensRows<'a> {
             states,
             last: place(self.last),
             laid_out: output.whole,
+            kept: output.kept,
         }
     }
 }

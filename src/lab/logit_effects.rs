@@ -11,6 +11,8 @@ use super::sample::top;
 use crate::error::Result;
 use crate::figure::TableRow;
 use crate::model::Model;
+use crate::model::host::ToHost;
+use crate::model::network::reduced::strongest_of_rows;
 
 /// The number of tokens kept on each side.
 pub const SIDE: usize = 30;
@@ -93,6 +95,34 @@ pub fn logit_effects(
     model.transformer.on_thread_pool(|| {
         let values = before_unembedding(model, rows, reading)?;
         let logits = model.transformer.direct_logits(&values)?;
-        Ok((values.to_vec2()?, logits.to_vec2()?))
+        Ok((values.host_vec2()?, logits.host_vec2()?))
     })
+}
+
+/// The largest and the smallest entries of what one unit of each vector `[n, d_model]` adds to the logits, reduced where they are: what
+/// crosses does not grow with the vocabulary.
+///
+/// # Errors
+///
+/// Those of the tensor library.
+pub fn sides_on_device(
+    model: &Model,
+    rows: &Tensor,
+    reading: ValueNorm,
+) -> Result<Vec<TopAndBottom>> {
+    let values = before_unembedding(model, rows, reading)?;
+    let logits = model.transformer.direct_logits(&values)?;
+    let known = model.known_tokens().min(logits.dim(1)?);
+    let logits = logits.narrow(1, 0, known)?;
+    let both = Tensor::cat(&[&logits, &logits.neg()?], 0)?;
+    let mut promoted = strongest_of_rows(&both, SIDE)?;
+    let suppressed = promoted.split_off(promoted.len() / 2);
+    let sides = promoted.into_iter().zip(suppressed);
+    let signed = |side: Vec<(u32, f32)>| side.into_iter().map(|(id, z)| (id, -z)).collect();
+    Ok(sides
+        .map(|(promoted, suppressed)| TopAndBottom {
+            promoted,
+            suppressed: signed(suppressed),
+        })
+        .collect())
 }

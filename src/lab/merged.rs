@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::model::Card;
 use crate::model::checkpoint::changed::arithmetic::{AlongDirection, TensorChange};
 use crate::model::checkpoint::changed::stream::StreamPart;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::{BlockOrder, MlpKind};
 use crate::model::network::site::{Address, Site};
 
@@ -113,7 +114,7 @@ impl Merge<'_> {
                     let lab = self.lab()?;
                     let deltas = NamedVectors::new(lab, &[])
                         .turned(layer, &units, turn, edit.strength)?
-                        .to_vec2::<f32>()?;
+                        .host_vec2::<f32>()?;
                     let change = self.out.changes.entry(StreamPart::Mlp(layer)).or_default();
                     for (neuron, delta) in units.iter().zip(deltas) {
                         let neuron = *neuron as usize;

@@ -22,6 +22,7 @@ use crate::edit::op::{RelationTurn, UnitsTurn};
 use crate::edit::relation_map::RelationMap;
 use crate::edit::unit_set::UnitSet;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::tokenizer::Bos;
 use crate::model::{Card, Model};
@@ -77,7 +78,7 @@ impl<'a> NamedVectors<'a> {
         let mut inputs = Vec::new();
         for at in dictionary.reads() {
             let values = self.recorded(self.given.to_vec(), *at)?;
-            inputs.push(values.flatten_all()?.to_vec1::<f32>()?);
+            inputs.push(values.flatten_all()?.host_vec1::<f32>()?);
         }
         let inputs: Vec<&[f32]> = inputs.iter().map(Vec::as_slice).collect();
         let rows = Arc::new(dictionary.active(&inputs)?);
@@ -165,7 +166,7 @@ impl<'a> NamedVectors<'a> {
     /// is left out if there are others.
     pub(crate) fn mean(&mut self, at: Address) -> Result<(Vec<f32>, String)> {
         let values = self.recorded(self.given.to_vec(), at)?;
-        let values = values.flatten_from(1)?.to_vec2::<f32>()?;
+        let values = values.flatten_from(1)?.host_vec2::<f32>()?;
         let rows = &values[usize::from(values.len() > 1)..];
         let mut sums = vec![0f64; rows[0].len()];
         for row in rows {
@@ -191,7 +192,7 @@ impl<'a> NamedVectors<'a> {
         let tokens = self.lab.model.encode(text, false)?;
         let note = format!("values of another text of {} tokens", tokens.len());
         let rows = self.recorded(tokens, at)?.flatten_all()?;
-        Ok((rows.to_vec1()?, note))
+        Ok((rows.host_vec1()?, note))
     }
 
     /// `W†(o' − o)` for two subjects of a relation, `[d_model]`, and a note that says of what rank `W†` is and how long the
@@ -204,7 +205,7 @@ impl<'a> NamedVectors<'a> {
             let tokens = self.lab.model.encode(&text, false)?;
             let at = Site::ResidPost.at(self.lab.model.card.layers - 1);
             let rows = self.recorded(tokens, at)?;
-            Ok(rows.get(rows.dim(0)? - 1)?.to_vec1()?)
+            Ok(rows.get(rows.dim(0)? - 1)?.host_vec1()?)
         };
         let (before, after) = (object(from)?, object(to)?);
         let difference: Vec<f32> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
@@ -247,8 +248,8 @@ impl<'a> NamedVectors<'a> {
         }
         let size = unit_size(at.site, &self.lab.model);
         let rows = self.recorded(self.given.to_vec(), at)?.flatten_from(1)?;
-        let mean = rows.abs()?.mean(0)?.to_device(&Device::Cpu)?;
-        let mean = mean.to_vec1::<f32>()?;
+        let mean = rows.abs()?.mean(0)?.on_device(&Device::Cpu)?;
+        let mean = mean.host_vec1::<f32>()?;
         let sizes: Vec<f32> = mean.chunks(size).map(|c| c.iter().sum()).collect();
         known.borrow_mut().sizes.insert(at, sizes.clone());
         Ok(sizes)

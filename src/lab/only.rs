@@ -18,6 +18,7 @@ use super::circuit::mixed::{MixedStreams, add};
 use super::formulas::moved;
 use crate::edit::Edit;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::memory;
 use crate::model::network::receivers::Projection;
 use crate::model::network::site::{Address, Site};
@@ -68,7 +69,7 @@ impl PassUnder {
     /// The covered lines of a value, f32.
     fn pick(&self, x: &Tensor) -> Result<(Vec<f32>, usize)> {
         let rows = x.dim(0)? * x.dim(1)?;
-        let all = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let all = x.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
         let width = all.len() / rows.max(1);
         let mut own = Vec::with_capacity(self.lines.len() * width);
         for line in &self.lines {
@@ -80,7 +81,7 @@ impl PassUnder {
     /// The value with other covered lines.
     fn put(&self, x: &Tensor, lines: &[f32]) -> Result<Tensor> {
         let width = lines.len() / self.lines.len().max(1);
-        let mut all = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let mut all = x.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
         for (line, own) in self.lines.iter().zip(lines.chunks_exact(width.max(1))) {
             all[line * width..][..width].copy_from_slice(own);
         }
@@ -256,7 +257,10 @@ impl OnlyCircuit {
             None => rows,
         };
         let Some(of) = of else {
-            let own = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let own = rows
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .host_vec1::<f32>()?;
             return pass.put(&x, &own);
         };
         let width = transformer.blueprint.head_dim;
@@ -265,7 +269,10 @@ impl OnlyCircuit {
         for head in 0..receivers.len() {
             let read = rows.narrow(0, head * count, count)?;
             let made = transformer.projected_head(layer, of, head, &read)?;
-            let made = made.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            let made = made
+                .to_dtype(DType::F32)?
+                .flatten_all()?
+                .host_vec1::<f32>()?;
             for (into, made) in own.chunks_exact_mut(line).zip(made.chunks_exact(width)) {
                 into[head * width..][..width].copy_from_slice(made);
             }
@@ -393,7 +400,7 @@ impl OnlyCircuit {
         let written = written
             .to_dtype(DType::F32)?
             .flatten_all()?
-            .to_vec1::<f32>()?;
+            .host_vec1::<f32>()?;
         let d = transformer.blueprint.d_model;
         let scale = transformer.blueprint.residual_scale as f32;
         let each = pass.lines.len() * d;

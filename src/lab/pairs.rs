@@ -23,6 +23,7 @@ use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
 use crate::lab::target::LogitTarget;
 use crate::model::gaussian::normals;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 use crate::text::last_in;
 
@@ -216,7 +217,10 @@ pub fn span_of(lab: &Lab, tokens: &[u32], name: &str, text: &str) -> Result<Rang
 pub fn embedding_spread(lab: &Lab, tokens: &[u32]) -> Result<f64> {
     let transformer = &lab.model.transformer;
     let rows = transformer.embed_tokens(&Tensor::new(tokens, &transformer.device)?)?;
-    let rows = rows.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let rows = rows
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .host_vec1::<f32>()?;
     let count = rows.len() as f64;
     let mean = rows.iter().map(|v| f64::from(*v)).sum::<f64>() / count;
     let square: f64 = rows.iter().map(|v| (f64::from(*v) - mean).powi(2)).sum();
@@ -242,7 +246,7 @@ pub fn noised(
     let mut rng = StdRng::seed_from_u64(seed);
     let slot = |position: usize| {
         let row = embedded.narrow(0, position, 1)?.flatten_all()?;
-        let mut numbers = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let mut numbers = row.to_dtype(DType::F32)?.host_vec1::<f32>()?;
         for (number, noise) in numbers.iter_mut().zip(normals(&mut rng, width)) {
             *number += (f64::from(noise) * sigma) as f32;
         }
@@ -638,14 +642,14 @@ mod tests {
         let run = Run::plain((1..40).collect());
         let at = Site::Embed.at(0);
         let plain = lab.record(&run, &[at]).unwrap();
-        let plain = plain.get(at).unwrap().to_vec2::<f32>().unwrap();
+        let plain = plain.get(at).unwrap().host_vec2::<f32>().unwrap();
         let mut add = |seed| noised(&mut lab, &run, 3..39, 0.7, seed).unwrap();
         let (slots, again, other) = (add(5), add(5), add(6));
         assert_eq!((slots.len(), slots[0].position), (36, 3));
         let noise: Vec<f32> = slots
             .iter()
             .flat_map(|s| {
-                let row = s.value.to_vec1::<f32>().unwrap();
+                let row = s.value.host_vec1::<f32>().unwrap();
                 let own = plain[s.position].clone();
                 row.into_iter()
                     .zip(own)
@@ -660,7 +664,7 @@ mod tests {
             mean.abs() < 0.1 && (spread - 0.7).abs() < 0.07,
             "{mean} {spread}"
         );
-        let first = |slots: &[Patch]| slots[0].value.to_vec1::<f32>().unwrap();
+        let first = |slots: &[Patch]| slots[0].value.host_vec1::<f32>().unwrap();
         assert_eq!(first(&slots), first(&again));
         assert!(first(&slots) != first(&other));
         assert!(

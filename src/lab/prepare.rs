@@ -12,6 +12,7 @@ use crate::edit::Edit;
 use crate::edit::direction::{random_like, unit};
 use crate::edit::op::{CutEdges, Op, SetValue, UnitChoice};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// A prepared edit: the change, the address where it is made, and a note for the receipt.
@@ -34,7 +35,7 @@ pub(crate) fn prepare(
     named: &mut NamedVectors,
     control: Option<u64>,
 ) -> Result<Option<Placed>> {
-    let device = &named.lab.model.transformer.device.clone();
+    let device = &named.lab.model.transformer.placement.device_at(at).clone();
     let width = named.lab.model.width(at.site);
     let refused = |why: String| Error::BadEdit {
         edit: edit.to_string(),
@@ -135,7 +136,7 @@ pub(crate) fn prepare(
         let layer = usize::from(at.layer);
         (place, wide) = (Site::MlpOut.at(layer), named.lab.model.card.d_model);
         let deltas = named.turned(layer, &units.list, turn, edit.strength)?;
-        deltas.flatten_all()?.to_vec1()?
+        deltas.flatten_all()?.host_vec1()?
     } else if let Some(file) = mentioned.statistics {
         measured(file, named.statistic(file, at)?)?
     } else if let Some(text) = mentioned.text {

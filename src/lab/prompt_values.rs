@@ -15,6 +15,7 @@ use super::run::Run;
 use crate::edit::receipt::{Receipt, add_up};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Axis};
 
 /// The most bytes of values that are held at once, and the most tokens that are read: what is read when the user stops it is lost.
@@ -100,7 +101,10 @@ pub fn values(
 ) -> Result<Vec<f32>> {
     let all = capture.get(at)?;
     let own = all.narrow(0, prompt.positions.start, prompt.positions.len())?;
-    let own = own.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let own = own
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .host_vec1::<f32>()?;
     if role != PositionRole::ResponseMean {
         return Ok(own);
     }

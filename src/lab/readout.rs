@@ -218,6 +218,7 @@ pub(crate) fn read_questions(
         questions,
         whole,
         known: model.known_tokens(),
+        ..ReadoutRequest::default()
     };
     let output = model
         .transformer

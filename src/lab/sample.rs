@@ -3,7 +3,9 @@
 //! Invariant: the choice at a position depends on logits, settings, seed and position alone, so a rewound or a
 //! baseline run of the same seed draws the same numbers.
 
-use candle_core::Tensor;
+use std::cmp::Ordering;
+
+use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling as Kind};
 use serde::{Deserialize, Serialize};
 
@@ -39,10 +41,20 @@ impl Default for Sampling {
 const COLDEST: f64 = 1e-20;
 
 impl Sampling {
-    /// Draws a token for `position` from logits `[vocab]`, f32.
-    pub fn choose(&self, logits: &Tensor, position: usize) -> Result<u32> {
+    /// Whether it takes the most probable token.
+    pub fn is_greedy(&self) -> bool {
+        // Of a temperature that is not a number as well.
+        !matches!(
+            self.temperature.partial_cmp(&COLDEST),
+            Some(Ordering::Greater)
+        )
+    }
+
+    /// Draws a token for `position` from logits `[vocab]`.
+    #[allow(clippy::disallowed_methods)] // candle's sampler reads a row that is on the host already
+    pub fn choose(&self, logits: &[f32], position: usize) -> Result<u32> {
         let temperature = self.temperature;
-        let kind = match (temperature > COLDEST, self.top_k, self.top_p < 1.0) {
+        let kind = match (!self.is_greedy(), self.top_k, self.top_p < 1.0) {
             (false, _, _) => Kind::ArgMax,
             (true, 0, false) => Kind::All { temperature },
             (true, 0, true) => Kind::TopP {
@@ -60,7 +72,8 @@ impl Sampling {
             .seed
             .wrapping_mul(0x9e37_79b9_7f4a_7c15)
             .wrapping_add(position as u64);
-        Ok(LogitsProcessor::from_sampling(seed, kind).sample(logits)?)
+        let logits = Tensor::new(logits, &Device::Cpu)?;
+        Ok(LogitsProcessor::from_sampling(seed, kind).sample(&logits)?)
     }
 }
 
@@ -147,7 +160,6 @@ pub fn entropy(p: &[f32]) -> f32 {
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
-    use candle_core::Device;
 
     #[test]
     fn entropy_of_zero_logits_is_log_v_and_kl_of_itself_is_zero() {
@@ -208,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_seed_and_a_position_decide_the_draw() {
-        let logits = Tensor::new(&[0.0f32, 0.1, 0.2, 0.1], &Device::Cpu).unwrap();
+        let logits = [0.0f32, 0.1, 0.2, 0.1];
         let draw = |seed, position| {
             Sampling {
                 temperature: 1.0,
@@ -230,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_smallest_temperature_chooses_the_strongest() {
-        let logits = Tensor::new(&[0.0f32, 0.1, 0.2, 0.1], &Device::Cpu).unwrap();
+        let logits = [0.0f32, 0.1, 0.2, 0.1];
         for temperature in [1e-6, 1e-19, 1e-40, f64::MIN_POSITIVE] {
             let cold = Sampling {
                 temperature,

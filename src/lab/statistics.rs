@@ -19,6 +19,7 @@ use super::run::Run;
 use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Axis};
 use crate::text::{self, grouped};
 
@@ -173,7 +174,7 @@ impl Statistics {
             })?;
             for (sums, at) in sums.iter_mut().zip(wanted) {
                 let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
-                sums.take_piece(&rows.to_vec2::<f32>()?, how.skip);
+                sums.take_piece(&rows.host_vec2::<f32>()?, how.skip);
             }
         }
         if counted == 0 {

@@ -12,6 +12,7 @@ use super::finite_guard::Guard;
 use super::pass::{Knockout, Patch};
 use super::row_programs::RowPrograms;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::model::network::tap::{PassSpan, Tap, TapOutcome};
 
@@ -175,7 +176,8 @@ impl Tap for RunTap<'_> {
                 });
             }
             let kept = self.kept(at, &x)?;
-            self.recorded.insert(at, kept);
+            let placement = &self.guard.transformer().placement;
+            self.recorded.insert(at, placement.bring_home(at, &kept)?);
         }
         Ok(x)
     }
@@ -223,7 +225,8 @@ pub(crate) fn put(x: Tensor, patches: &[(usize, &Patch)], span: PassSpan) -> Res
     let lines = own.reshape((rows * tokens, ()))?;
     for (row, patch) in patches.iter().filter(|(_, patch)| inside(patch)) {
         let line = row * tokens + patch.position - span.start;
-        let value = patch.value.to_dtype(own.dtype())?.flatten_all()?;
+        let value = patch.value.to_dtype(own.dtype())?.on_device(own.device())?;
+        let value = value.flatten_all()?;
         match patch.head {
             None => lines.slice_set(&value.unsqueeze(0)?.contiguous()?, 0, line)?,
             Some(head) => {

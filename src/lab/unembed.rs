@@ -24,7 +24,9 @@ use crate::lab::readout::{
 };
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN};
+use crate::model::host::ToHost;
 use crate::model::kernels::vocabulary::{OtherRow, RowQuestion, ranks};
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::site::{Address, Axis, Site};
 
 /// Rows that go through the unembedding together: as many as have their logits for one strip of tokens near the processor.
@@ -46,7 +48,7 @@ impl Lab {
         // Tokens without probability have no part in it.
         let known = given.clamp(-1e4f32, 0f32)?;
         let each = (given.exp()? * (known - read)?)?;
-        Ok(f64::from(each.sum_all()?.to_scalar::<f32>()?))
+        Ok(f64::from(each.sum_all()?.host_scalar::<f32>()?))
     }
 
     /// One pass over a run, and what it leaves behind of some of its positions.
@@ -124,7 +126,7 @@ impl Lab {
         let other = other.transpose()?;
         let mut found = StateStats::of(readout);
         let total = positions.len().max(1);
-        let rows = if self.model.transformer.device.is_cpu() {
+        let rows = if self.model.transformer.statistics == StatisticsOn::Host {
             ROWS
         } else {
             self.room(4 * self.model.card.vocab).min(ROWS)
@@ -157,6 +159,16 @@ impl Lab {
             out.extend(read.output.into_iter().map(Some));
         }
         Ok(out)
+    }
+}
+
+/// What is asked of the distribution that a token was drawn from; the token itself is known with it.
+pub(crate) fn drawn_from<'a>() -> RowQuestion<'a> {
+    RowQuestion {
+        top: BEFORE,
+        ranks: true,
+        entropy: true,
+        ..RowQuestion::default()
     }
 }
 
@@ -304,30 +316,40 @@ impl StateRows<'_> {
         found.finals.extend(finals);
     }
 
-    /// As `sort`, for states of one position whose answer became known with them: it is looked up in their logits, which
-    /// `logits_of` finds.
-    pub fn sort_with_answers<'l>(
+    /// As `sort`, for states of one position whose answer became known with them: `look` finds its logit in each of their rows, and
+    /// how many tokens have a larger one there.
+    pub fn sort_with_answers(
         &self,
         mut stats: Vec<RowStats>,
-        logits_of: impl Fn(usize) -> Option<&'l [f32]>,
+        look: impl FnOnce(u32) -> Vec<(f32, u32)>,
         found: &mut StateStats,
     ) {
         let answer = stats.last().map_or(NO_TOKEN, |last| last.first().0);
-        if self.readout.answer {
-            let rows = self.states.iter().filter_map(|first| logits_of(*first));
-            let rows: Vec<&[f32]> = rows.filter(|row| (answer as usize) < row.len()).collect();
-            let above = if self.readout.ranks {
-                ranks(&rows, answer)
-            } else {
-                vec![0; rows.len()]
-            };
-            for ((row, logits), above) in stats.iter_mut().zip(rows).zip(above) {
+        if self.readout.answer && answer != NO_TOKEN {
+            for (row, (logit, above)) in stats.iter_mut().zip(look(answer)) {
+                let above = if self.readout.ranks { above } else { 0 };
                 let rank = if row.is_finite() { above } else { NO_RANK };
-                let logit = logits[answer as usize];
                 row.tokens = vec![TokenStats::of(answer, logit, row.total, rank)];
             }
         }
         self.sort(stats, None, found);
+    }
+
+    /// An answer's logit in rows of logits that are laid out, which `logits_of` finds, and its ranks where they are asked for.
+    pub fn look_in<'l>(
+        &self,
+        answer: u32,
+        logits_of: impl Fn(usize) -> Option<&'l [f32]>,
+    ) -> Vec<(f32, u32)> {
+        let rows = self.states.iter().filter_map(|first| logits_of(*first));
+        let rows: Vec<&[f32]> = rows.filter(|row| (answer as usize) < row.len()).collect();
+        let above = if self.readout.ranks {
+            ranks(&rows, answer)
+        } else {
+            vec![0; rows.len()]
+        };
+        let own = rows.iter().map(|row| row[answer as usize]);
+        own.zip(above).collect()
     }
 }
 
@@ -339,7 +361,7 @@ fn check(lab: &Lab, run: &Run, last: &Tensor, own: &[f32]) -> Result<Option<Chec
     }
     let row = last.narrow(0, last.dim(0)? - 1, 1)?.contiguous()?;
     let lens = lab.model.transformer.unembed(&row)?;
-    let lens = lens.flatten_all()?.to_vec1::<f32>()?;
+    let lens = lens.flatten_all()?.host_vec1::<f32>()?;
     let tolerance = tolerance(lab.model.transformer.dtype());
     Ok(Some(Check::of(own, &lens, tolerance)))
 }

@@ -17,15 +17,16 @@ use super::readout::{RowStats, tolerance};
 use super::row_programs::RowPrograms;
 use super::run::Run;
 use super::runner::{RowsBeside, read_on, read_on_beside, unedited};
-use super::sample::{Sampling, kl, log_probs, rank};
+use super::sample::Sampling;
 use super::tap::{RecordedPositions, RunTap};
 pub use super::token::{BaselineMode, Choice, Other, WrittenToken};
+use super::token_choice::{BeforeToken, NextToken};
 use super::unembed::{CaptureParts, captured, drawn};
 use crate::edit::Edit;
 use crate::edit::receipt::{FiredAt, Receipt};
 use crate::edit::schedule::Schedule;
 use crate::error::{Error, Result};
-use crate::figure::Check;
+use crate::model::host::ToHost;
 use crate::model::network::cache::Cache;
 use crate::model::network::readout::{ReadoutRequest, ReadoutRows};
 use crate::model::network::site::{Address, Site};
@@ -276,50 +277,28 @@ impl Writer {
     }
 
     /// Chooses the next token of both runs.
-    fn choose(&self) -> Result<(Choice, u32)> {
-        let position = self.run.tokens.len();
-        let own = log_probs(&self.logits.to_vec1::<f32>()?);
-        let wanted = self.sampling.choose(&self.logits, position)?;
-        let choice = |id: u32, kl: Option<f32>, other: Option<Other>| Choice {
-            position,
-            id,
-            logprob: own[id as usize],
-            rank: rank(&own, id),
-            kl,
-            other,
+    fn choose(&self, lab: &Lab) -> Result<NextToken> {
+        let companion = self.companion.as_ref();
+        let before = BeforeToken {
+            position: self.run.tokens.len(),
+            sampling: self.sampling,
+            beside: self.beside,
+            logits: &self.logits,
+            unedited: companion.map(|c| (&c.logits, c.ended.is_some())),
         };
-        let Some(companion) = &self.companion else {
-            return Ok((choice(wanted, None, None), wanted));
-        };
-        let base = log_probs(&companion.logits.to_vec1::<f32>()?);
-        let unedited = if self.beside.is_lockstep() && companion.ended.is_none() {
-            self.sampling.choose(&companion.logits, position)?
-        } else {
-            wanted
-        };
-        let other = |id: u32, of: &[f32]| {
-            let logprob = of[id as usize];
-            Some(Other { id, logprob })
-        };
-        let (id, other) = match self.beside {
-            BaselineMode::Nothing | BaselineMode::SameText => (wanted, None),
-            BaselineMode::OwnText if companion.ended.is_some() => (wanted, None),
-            BaselineMode::OwnText => (wanted, other(unedited, &base)),
-            BaselineMode::Forced => (unedited, other(wanted, &own)),
-        };
-        Ok((choice(id, Some(kl(&base, &own)), other), unedited))
+        before.choose(lab)
     }
 
     /// Chooses the next token, reads it in, and returns what was asked for at its position.
     /// When the pass is cancelled the token is not kept.
     pub fn step(&mut self, lab: &mut Lab, needs: &[Needs]) -> Result<WrittenToken> {
         let position = self.run.tokens.len();
-        let (choice, unedited) = self.choose()?;
-        let before = if needs.iter().any(|n| n.before) {
-            let row = self.output()?;
-            drawn(&[&row], &[choice.id], lab.model.known_tokens()).pop()
-        } else {
-            None
+        let next = self.choose(lab)?;
+        let (choice, unedited) = (next.choice, next.unedited);
+        let before = match (needs.iter().any(|n| n.before), next.before) {
+            (false, _) => None,
+            (true, Some(before)) => Some(before),
+            (true, None) => drawn(&[&next.row], &[choice.id], lab.model.known_tokens()).pop(),
         };
         self.run.tokens.push(choice.id);
         let mut rows = vec![self.run.tokens.clone()];
@@ -373,12 +352,11 @@ impl Writer {
         let run = Arc::new(self.run.clone());
         let position = run.tokens.len() - 1;
         // One comparison serves everybody who reads states of this position.
-        let check = match passed.read.last() {
-            Some(lens) if self.output_is_plain() => {
-                let tolerance = tolerance(lab.model.transformer.dtype());
-                Some(Check::of(&self.output()?, lens, tolerance))
-            }
-            Some(_) | None => None,
+        let check = if self.output_is_plain() {
+            let tolerance = tolerance(lab.model.transformer.dtype());
+            passed.read.check(&self.logits, tolerance)?
+        } else {
+            None
         };
         let rows = |at: Address| {
             let rows = passed.recorded.get(&at).ok_or_else(|| not_visited(at))?;
@@ -406,7 +384,7 @@ impl Writer {
     ///
     /// When the device does not give them.
     pub fn output(&self) -> Result<Vec<f32>> {
-        Ok(self.logits.to_vec1()?)
+        Ok(self.logits.host_vec1()?)
     }
 
     /// One pass over the newest token of every row.
@@ -416,7 +394,7 @@ impl Writer {
             self.scout = Some(scout);
             probed?;
         }
-        let beside = LensRows::of(needs, lab.model.card.layers, rows.len())?;
+        let beside = LensRows::of(needs, &lab.model, rows.len())?;
         let mut wanted: Vec<Address> = needs.iter().flat_map(|n| &n.record).copied().collect();
         wanted.extend(&beside.at);
         wanted.sort_unstable();
@@ -434,12 +412,15 @@ impl Writer {
             (logits, ReadoutRows::default())
         } else {
             let questions = beside.questions();
+            let lookups = beside.lookups();
             let request = RowsBeside {
                 at: &beside.at,
                 request: ReadoutRequest {
                     questions: &questions,
                     whole: &beside.whole,
                     known: lab.model.known_tokens(),
+                    lookups: &lookups,
+                    keep: beside.keep(),
                 },
                 space: std::mem::take(&mut self.laid_out),
             };

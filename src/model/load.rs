@@ -16,11 +16,14 @@ use super::checkpoint::folder;
 use super::checkpoint::gguf::config::describe;
 use super::checkpoint::gguf::{Checkpoint, Gguf, is_later_part};
 use super::checkpoint::weights::Weights;
+use super::device_memory::{self, BlocksOverDevices};
+use super::devices;
 use super::hub::{DownloadWatch, ModelSource, is_gguf, resolve};
 use super::memory::{self, MemoryPlan};
 use super::network::blueprint::Blueprint;
 use super::network::families;
 use super::network::linear::Precision;
+use super::network::placement::{NamedDevice, Placement};
 use super::tokenizer::template;
 use super::tokenizer::template::ChatTemplate;
 use super::tokenizer::{Older, Tokenizer, TokenizerFiles};
@@ -32,8 +35,10 @@ use crate::file;
 pub struct Options {
     /// `f32`, `f16`, `bf16` or `q8_0`; by default chosen for the device.
     pub dtype: Option<String>,
-    /// `auto`, `cpu`, `cuda:N` or `metal`.
+    /// `auto`, `cpu`, `cuda:N`, `metal`, or several as `cuda:0-3`.
     pub device: Option<String>,
+    /// How many blocks go to each of several devices; empty for a choice by their memory.
+    pub split: Vec<usize>,
     /// The most tokens in a run.
     pub context: Option<usize>,
     /// The memory limit in bytes; by default the free memory.
@@ -129,7 +134,8 @@ pub fn load_watched(
             None => Some(folder),
         },
     };
-    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let devices = devices_of(options)?;
+    let device = devices[0].device.clone();
     let (files, place) = match &folder {
         None => (demo_files()?, "(embedded demo model)".into()),
         Some(folder) => (folder_files(folder)?, folder.join("config.json")),
@@ -147,10 +153,11 @@ pub fn load_watched(
             .map_err(|e| explain_folder(e, given, Some(folder), &config))?,
     };
     let also = (folder.as_ref()).and_then(|f| folder::also_holds(f, &weights.files()));
-    let mut plan = plan(given, options, &blueprint, context, &device);
+    let mut plan = plan(given, options, &blueprint, context, &devices);
     plan.stored = weights.stored_bytes();
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
+    let (placement, spread) = placed(&plan, precision, devices, &options.split)?;
     weights.precision = precision;
     let older = files.older.found().filter(|_| files.tokenizer.is_none());
     let listed = (files.tokenizer.is_some() || older.is_some()).then(|| TokenizerFiles {
@@ -164,7 +171,8 @@ pub fn load_watched(
     });
     let (assembled, tokenizer) = std::thread::scope(|scope| {
         let tokenizer = listed.map(|listed| scope.spawn(move || Tokenizer::from_files(&listed)));
-        let assembled = Model::assemble(given.to_string(), family, blueprint, weights, context);
+        let name = given.to_string();
+        let assembled = Model::assemble(name, family, blueprint, weights, context, placement);
         let made = tokenizer.map(std::thread::ScopedJoinHandle::join);
         (assembled, made)
     });
@@ -180,7 +188,8 @@ pub fn load_watched(
     model.card.chat = model.template.is_some();
     model.need = need;
     let said = std::mem::take(&mut model.notes);
-    model.notes = note.into_iter().chain(also).chain(said).collect();
+    let notes = note.into_iter().chain(spread).chain(also).chain(said);
+    model.notes = notes.collect();
     model.notes.extend(model.past_range());
     model.notes.extend(families::remarks(&config, family));
     model.notes.extend(tokenizer_remarks(&model));
@@ -244,7 +253,8 @@ fn only_gguf(folder: &Path) -> Option<PathBuf> {
 }
 
 fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
-    let device = device(options.device.as_deref().unwrap_or("auto"))?;
+    let devices = devices_of(options)?;
+    let device = devices[0].device.clone();
     let gguf = Arc::new(Gguf::open(file)?);
     if let Some((what, next)) = other_gguf(&gguf) {
         return Err(Error::NotThisKind {
@@ -269,12 +279,14 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     let template = ChatTemplate::from_gguf(&gguf);
     let checkpoint = Checkpoint { gguf, names };
     let mut weights = Weights::gguf(checkpoint, Precision::Dense(DType::F32), &device);
-    let mut plan = plan(given, options, &blueprint, context, &device);
+    let mut plan = plan(given, options, &blueprint, context, &devices);
     plan.stored = Some(stored);
     let (precision, note) = plan.settle(asked, || weights.within_f16())?;
     let need = plan.need(precision);
+    let (placement, spread) = placed(&plan, precision, devices, &options.split)?;
     weights.precision = precision;
-    let assembled = Model::assemble(given.to_string(), family, blueprint, weights, context);
+    let name = given.to_string();
+    let assembled = Model::assemble(name, family, blueprint, weights, context, placement);
     let tokenizer =
         tokenizer.map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
     let mut model = assembled?;
@@ -282,7 +294,7 @@ fn load_gguf(given: &str, file: &Path, options: &Options) -> Result<Model> {
     model.card.chat = template.is_some();
     model.template = template;
     model.need = need;
-    model.notes.splice(0..0, note);
+    model.notes.splice(0..0, note.into_iter().chain(spread));
     model.notes.extend(model.past_range());
     model.notes.extend(tokenizer_remarks(&model));
     Ok(model)
@@ -331,59 +343,69 @@ fn other_gguf(gguf: &Gguf) -> Option<(String, String)> {
     Some((what.into(), next.into()))
 }
 
-/// The device of a flag; `auto` chooses an accelerator if this build supports one and it works.
-pub fn device(given: &str) -> Result<Device> {
-    let refuse = |why: &str| Error::Device {
-        device: given.to_string(),
-        why: why.to_string(),
+/// The devices that the options name; a split belongs to several.
+fn devices_of(options: &Options) -> Result<Vec<NamedDevice>> {
+    let devices = devices::parse(options.device.as_deref().unwrap_or("auto"))?;
+    if devices.len() == 1 && !options.split.is_empty() {
+        let given: Vec<String> = options.split.iter().map(ToString::to_string).collect();
+        return Err(Error::argument(
+            "--split",
+            given.join(","),
+            format!(
+                "several devices to split over, and --device names one ({}): name them as in cuda:0-1, or leave --split out",
+                devices::spelled(&devices)
+            ),
+        ));
+    }
+    Ok(devices)
+}
+
+/// Where the blocks go, and a note on it where that is several devices.
+fn placed(
+    plan: &MemoryPlan,
+    precision: Precision,
+    devices: Vec<NamedDevice>,
+    split: &[usize],
+) -> Result<(Placement, Option<String>)> {
+    let blocks = plan.blueprint.layers.len();
+    let mut devices = devices;
+    if devices.len() == 1
+        && let Some(device) = devices.pop()
+    {
+        return Ok((Placement::whole(device, blocks), None));
+    }
+    let over = BlocksOverDevices {
+        name: plan.name,
+        blueprint: plan.blueprint,
+        precision,
+        context: plan.context,
+        stored: plan.stored_for(precision),
     };
-    match given.split_once(':').unwrap_or((given, "0")) {
-        ("auto", _) => Ok(accelerator(0).unwrap_or(Device::Cpu)),
-        ("cpu", _) => Ok(Device::Cpu),
-        ("cuda", _) if !cfg!(feature = "cuda") => {
-            Err(refuse("this build has no CUDA (feature `cuda`)"))
-        }
-        ("metal", _) if !cfg!(feature = "metal") => {
-            Err(refuse("this build has no Metal (feature `metal`)"))
-        }
-        ("cuda" | "metal", number) => {
-            let number = number
-                .parse()
-                .map_err(|_| refuse("the part after the colon is not a number"))?;
-            accelerator(number).ok_or_else(|| refuse("it does not answer"))
-        }
-        _ => Err(Error::argument(
-            "--device",
-            given,
-            "auto, cpu, cuda:N or metal",
-        )),
-    }
+    let (placement, shares) = over.place(devices, split)?;
+    Ok((placement, Some(device_memory::sentence(&shares))))
 }
 
-fn accelerator(number: usize) -> Option<Device> {
-    if cfg!(feature = "cuda") {
-        Device::new_cuda(number).ok()
-    } else if cfg!(feature = "metal") {
-        Device::new_metal(number).ok()
-    } else {
-        None
-    }
-}
-
-/// The memory plan of a model on a device.
+/// The memory plan of a model on all of its devices together.
 fn plan<'a>(
     given: &'a str,
     options: &Options,
     blueprint: &'a Blueprint,
     context: usize,
-    device: &Device,
+    devices: &[NamedDevice],
 ) -> MemoryPlan<'a> {
+    let first = &devices[0].device;
+    // Logical devices of a CPU have one memory between them.
+    let free = if first.is_cpu() {
+        memory::available(first)
+    } else {
+        devices.iter().map(|d| memory::available(&d.device)).sum()
+    };
     MemoryPlan {
         name: given,
         blueprint,
         context,
-        place: memory::place(device),
-        available: options.memory.or_else(|| memory::available(device)),
+        place: memory::place(first),
+        available: options.memory.or(free),
         stored: None,
     }
 }

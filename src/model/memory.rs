@@ -78,10 +78,8 @@ pub fn need(
     let head = b.head_dim as u64;
     let kv = b.kv_heads as u64 * head;
     let inner = b.experts.map_or(0, |e| e.width * e.active).max(b.d_mlp) as u64;
-    let prompt = PROMPT.min(context);
     let rows = ROWS.max(layers + 1);
-    let scores = 4 * heads * prompt * prompt * 4;
-    let streams = prompt * (6 * d + 3 * inner + 2 * heads * head + 2 * kv) * wide;
+    let (streams, scores) = trunk(b, precision, context);
     let largest = matrices(b).iter().map(|m| m.rows * m.columns).max();
     // The copies: as in the file, in the compute dtype and, if one tensor is split into parts, one of the parts.
     let fused = d * (2 * inner).max(heads * head + 2 * kv);
@@ -102,6 +100,33 @@ pub fn need(
         loading: largest.unwrap_or(0).max(fused) * copies,
         program: PROGRAM + HELD_BACK + TOKEN * vocab,
     }
+}
+
+/// What a pass holds in the blocks: streams and projections, and scores.
+fn trunk(b: &Blueprint, precision: Precision, context: u64) -> (u64, u64) {
+    let wide = precision.compute().size_in_bytes() as u64;
+    let (d, heads, head) = (b.d_model as u64, b.heads as u64, b.head_dim as u64);
+    let kv = b.kv_heads as u64 * head;
+    let inner = b.experts.map_or(0, |e| e.width * e.active).max(b.d_mlp) as u64;
+    let prompt = PROMPT.min(context);
+    let streams = prompt * (6 * d + 3 * inner + 2 * heads * head + 2 * kv) * wide;
+    (streams, 4 * heads * prompt * prompt * 4)
+}
+
+/// The most that a pass holds in the blocks, without the vocabulary.
+pub(super) fn trunk_bytes(b: &Blueprint, precision: Precision, context: usize) -> u64 {
+    let (streams, scores) = trunk(b, precision, context as u64);
+    streams + scores
+}
+
+/// The bytes of the embedding, or of the unembedding.
+pub(super) fn end_bytes(b: &Blueprint, precision: Precision) -> u64 {
+    let matrix = MatrixSize {
+        rows: b.vocab as u64,
+        columns: b.d_embed as u64,
+        count: 1,
+    };
+    matrix_bytes(&matrix, precision)
 }
 
 /// A matrix shape, and how many matrices have it.
@@ -142,23 +167,25 @@ fn matrices(b: &Blueprint) -> Vec<MatrixSize> {
     all
 }
 
+/// The size of matrices of one shape in bytes, as a loader stores them.
+fn matrix_bytes(m: &MatrixSize, precision: Precision) -> u64 {
+    // Blocks are 32 wide; other widths stay dense.
+    let packed = match precision {
+        Precision::Dense(_) => false,
+        Precision::Q8 | Precision::Stored(_) => m.columns.is_multiple_of(32),
+    };
+    let row = if packed {
+        m.columns / 32 * 34
+    } else {
+        m.columns * precision.compute().size_in_bytes() as u64
+    };
+    m.rows * row * m.count
+}
+
 /// The size of the weights in bytes, as a loader stores them.
 fn weight_bytes(b: &Blueprint, precision: Precision) -> u64 {
     let wide = precision.compute().size_in_bytes() as u64;
-    let matrix = |m: &MatrixSize| {
-        // Blocks are 32 wide; other widths stay dense.
-        let packed = match precision {
-            Precision::Dense(_) => false,
-            Precision::Q8 | Precision::Stored(_) => m.columns.is_multiple_of(32),
-        };
-        let row = if packed {
-            m.columns / 32 * 34
-        } else {
-            m.columns * wide
-        };
-        m.rows * row * m.count
-    };
-    let blocks: u64 = matrices(b).iter().map(matrix).sum();
+    let blocks: u64 = matrices(b).iter().map(|m| matrix_bytes(m, precision)).sum();
     let (d, layers) = (b.d_model, b.layers.len());
     let (q, kv) = (b.heads * b.head_dim, b.kv_heads * b.head_dim);
     let learned = match b.positions {
@@ -224,14 +251,19 @@ pub struct MemoryPlan<'a> {
 impl MemoryPlan<'_> {
     /// The memory for the model if its matrices are stored in `precision`.
     pub fn need(&self, precision: Precision) -> MemoryNeed {
-        let stored = match (precision, self.place) {
+        let stored = self.stored_for(precision);
+        need(self.blueprint, precision, self.context, stored)
+    }
+
+    /// The size of the tensors in their file, if they stay as they are in this precision.
+    pub(super) fn stored_for(&self, precision: Precision) -> Option<u64> {
+        match (precision, self.place) {
             (Precision::Stored(_), _) | (Precision::Dense(DType::F32), DevicePlace::Cpu) => {
                 self.stored
             }
             // Converted or quantized matrices are counted by the blueprint.
             (Precision::Dense(_) | Precision::Q8, _) => None,
-        };
-        need(self.blueprint, precision, self.context, stored)
+        }
     }
 
     fn fits(&self, precision: Precision, times: u64) -> bool {

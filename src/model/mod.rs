@@ -4,8 +4,11 @@
 //! To add a family see [`crate::model::network::families`]; to add a site see [`crate::model::network::site`].
 
 pub mod checkpoint;
+mod device_memory;
+pub mod devices;
 pub mod folder_copy;
 pub mod gaussian;
+pub mod host;
 pub mod hub;
 pub mod kernels;
 pub mod known;
@@ -21,6 +24,7 @@ pub mod truncated_file;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::weights::Weights;
@@ -28,6 +32,7 @@ use crate::model::network::blueprint::{BlockOrder, Blueprint};
 use crate::model::network::cache::Cache;
 use crate::model::network::families::Family;
 use crate::model::network::linear::Precision;
+use crate::model::network::placement::Placement;
 use crate::model::network::site::{Address, Site};
 use crate::model::network::transformer::Transformer;
 use crate::model::tokenizer::encoding::{EncodedText, TextEncoding};
@@ -135,16 +140,37 @@ pub struct Model {
 impl Model {
     /// A random model of a family, small enough for tests: two or three layers, unusual widths, all biases nonzero.
     pub fn tiny(family: &'static Family, seed: u64) -> Result<Self> {
-        let config = (family.tiny)();
-        let blueprint = (family.blueprint)(&config)?;
+        Self::random(family, &(family.tiny)(), seed, &[])
+    }
+
+    /// A random model of a family in the shape that a configuration says, for tests; with a `split` over so many logical CPU devices.
+    pub fn random(
+        family: &'static Family,
+        config: &Value,
+        seed: u64,
+        split: &[usize],
+    ) -> Result<Self> {
+        let blueprint = (family.blueprint)(config)?;
         let weights = Weights::random(seed, Precision::Dense(DType::F32), &Device::Cpu);
-        let context = blueprint.context;
+        let (context, blocks) = (blueprint.context, blueprint.layers.len());
+        let last = split.len().saturating_sub(1);
+        let given = if last == 0 {
+            "cpu".to_owned()
+        } else {
+            format!("cpu:0-{last}")
+        };
+        let devices = devices::parse(&given)?;
+        let placement = match split {
+            [] | [_] => Placement::split(devices, &[blocks], blocks)?,
+            counts => Placement::split(devices, counts, blocks)?,
+        };
         Self::assemble(
             format!("tiny-{}", family.name),
             family,
             blueprint,
             weights,
             context,
+            placement,
         )
     }
 
@@ -155,12 +181,14 @@ impl Model {
         blueprint: Blueprint,
         weights: Weights,
         context: usize,
+        placement: Placement,
     ) -> Result<Self> {
         let revision = format!("{:016x}", weights.fingerprint());
-        let (transformer, notes) = Transformer::load(family, blueprint, weights, context)?;
+        let (transformer, notes) =
+            Transformer::load(family, blueprint, weights, context, placement)?;
         let card = Card {
             dtype: transformer.precision.name(),
-            device: device_name(&transformer.device),
+            device: devices::spelled(transformer.placement.devices()),
             ..Card::of(name, revision, &transformer.blueprint, context)
         };
         Ok(Self {
@@ -211,7 +239,8 @@ impl Model {
     /// An empty cache for `batch` rows.
     pub fn cache(&self, batch: usize) -> Result<Cache> {
         let t = &self.transformer;
-        Cache::new(&t.blueprint, batch, self.card.context, t.dtype(), &t.device)
+        let (context, dtype) = (self.card.context, t.dtype());
+        Cache::new(&t.blueprint, batch, context, dtype, &t.placement)
     }
 
     /// A sentence for a model in which the conversion to the dtype made finite weights infinite.
@@ -417,15 +446,6 @@ impl Remarks {
         let new = sentences.0[sentences.1..].to_vec();
         sentences.1 = sentences.0.len();
         new
-    }
-}
-
-/// `cpu`, `cuda:0`, `metal`.
-fn device_name(device: &Device) -> String {
-    match device.location() {
-        candle_core::DeviceLocation::Cpu => "cpu".into(),
-        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-        candle_core::DeviceLocation::Metal { .. } => "metal".into(),
     }
 }
 

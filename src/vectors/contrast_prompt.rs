@@ -14,6 +14,7 @@ use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::prompt_list::ListedPrompt;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 
 /// The positions of a prompt whose activations are averaged.
@@ -109,7 +110,7 @@ pub(super) fn vectors(
         .iter()
         .map(|at| {
             let rows = recording.get(*at)?.flatten_from(1)?.to_dtype(DType::F32)?;
-            let rows = rows.to_vec2::<f32>()?;
+            let rows = rows.host_vec2::<f32>()?;
             let share = 1.0 / prompt.positions.len() as f64;
             let mut sum = vec![0f64; rows[0].len()];
             for position in &prompt.positions {

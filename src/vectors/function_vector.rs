@@ -18,6 +18,7 @@ use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// A head: its layer and its index.
@@ -223,7 +224,7 @@ pub(crate) fn at_the_end(lab: &mut Lab, run: &Run, wanted: &[Address]) -> Result
 /// The values of all heads at a recorded address, concatenated.
 pub(crate) fn value(read: &Capture, at: Address) -> Result<Vec<f32>> {
     let value = read.get(at)?.to_dtype(DType::F32)?;
-    Ok(value.flatten_all()?.to_vec1()?)
+    Ok(value.flatten_all()?.host_vec1()?)
 }
 
 /// What is measured of an answer after a run, and its change when the output of each single head at the last token is replaced.

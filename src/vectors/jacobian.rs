@@ -12,6 +12,7 @@ use crate::lab::Lab;
 use crate::lab::gradient::{GradientRequest, Scalar};
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// The bytes of gradients that are held at once.
@@ -73,7 +74,11 @@ pub fn jacobian_rows(
         let gradient = read.gradient.unwrap_or_default();
         for (rows, layer) in out.iter_mut().zip(request.layers) {
             let own = of(gradient.get(Site::ResidPost.at(*layer))?)?;
-            rows.extend(own.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?);
+            rows.extend(
+                own.flatten_all()?
+                    .to_dtype(DType::F32)?
+                    .host_vec1::<f32>()?,
+            );
         }
     }
     Ok(out)

@@ -200,7 +200,7 @@ fn in_f64(of: &Transformer) -> Transformer {
     own.project_out.iter_mut().for_each(linear);
     linear(&mut own.embed);
     linear(&mut own.head);
-    for rope in &mut own.ropes {
+    for rope in own.ropes.iter_mut().flatten() {
         *rope = RopeTable::new(&rope.rope, own.context, DType::F64, &Device::Cpu).unwrap();
     }
     for block in &mut own.blocks {

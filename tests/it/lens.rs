@@ -534,6 +534,7 @@ fn rows_say_the_same_however_they_are_read() {
             questions: &questions,
             whole: &[3],
             known,
+            ..ReadoutRequest::default()
         };
         let x = numbers.reshape((3, 3, wide)).unwrap();
         let strips = transformer
@@ -552,6 +553,7 @@ fn rows_say_the_same_however_they_are_read() {
             questions: &beside,
             whole: &[5],
             known,
+            ..ReadoutRequest::default()
         };
         let (logits, beside) = transformer
             .read_out_beside(&own, &numbers, &asked, vec![9.0; 3], &mut NoTap)

@@ -11,6 +11,7 @@
     clippy::case_sensitive_file_extension_comparisons,
     clippy::manual_midpoint,
     clippy::format_collect,
+    clippy::disallowed_methods, // tests read what they want
     clippy::wildcard_enum_match_arm // a test says what it wants, and panics at all else
 )]
 
@@ -27,7 +28,9 @@ mod circuits;
 mod claims;
 mod cli;
 mod conversations;
+mod crossings;
 mod demo;
+mod devices;
 mod dictionaries;
 mod doctor;
 mod documented;

@@ -327,6 +327,12 @@ impl App {
                 .filter(|_| !at_work)
                 .unwrap_or_default();
             settings.options.dtype = own.dtype.or_else(|| then.dtype.clone());
+            // A split belongs to the devices that it was given with.
+            settings.options.split = if own.split.is_empty() && own.device.is_none() {
+                then.split.clone()
+            } else {
+                own.split
+            };
             settings.options.device = own.device.or_else(|| then.device.clone());
             settings.options.context = own.context.or(then.context);
         }

@@ -37,6 +37,8 @@ pub(super) enum RequestLine {
         dtype: Option<String>,
         #[serde(default)]
         device: Option<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        split: Vec<usize>,
         #[serde(default)]
         context: Option<usize>,
         #[serde(default)]
@@ -123,6 +125,7 @@ impl RequestLine {
                 model: model.clone(),
                 dtype: options.dtype.clone(),
                 device: options.device.clone(),
+                split: options.split.clone(),
                 context: options.context,
                 version: env!("CARGO_PKG_VERSION").into(),
             },
@@ -195,6 +198,7 @@ impl RequestLine {
                 model,
                 dtype,
                 device,
+                split,
                 context,
                 version: _,
             } => Request::Load {
@@ -202,6 +206,7 @@ impl RequestLine {
                 options: Options {
                     dtype,
                     device,
+                    split,
                     context,
                     ..Options::default()
                 },

@@ -16,6 +16,7 @@ use crate::lab::run::Run;
 use crate::lab::runner::read_on;
 use crate::lab::tap::{RecordedPositions, RunTap};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Linear;
 use crate::model::network::linear::Precision;
@@ -217,10 +218,10 @@ fn slack(model: &Model, exact: f32) -> f32 {
 }
 
 fn values(t: &Tensor) -> Result<Vec<f32>> {
-    Ok(t.to_device(&Device::Cpu)?
+    Ok(t.on_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1()?)
+        .host_vec1()?)
 }
 
 /// The largest of some differences; NaN counts as infinite.
@@ -416,7 +417,7 @@ fn first_middle_last(layers: &[usize]) -> Vec<usize> {
 
 /// `x Wᵀ + b`, with the input split into `pieces` parts whose products are summed: `[n, in] -> [n, out]`, f32.
 fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
-    let (weight, width) = (by.weight()?, x.dim(1)?);
+    let (weight, width) = (by.weight()?.on_device(x.device())?, x.dim(1)?);
     let size = width.div_ceil(pieces.max(1));
     let mut sum = Tensor::zeros((x.dim(0)?, by.out), DType::F32, x.device())?;
     for start in (0..width).step_by(size) {
@@ -425,7 +426,7 @@ fn summed(x: &Tensor, by: &Linear, pieces: usize) -> Result<Tensor> {
         sum = (sum + x.matmul(&weight.narrow(1, start, size)?.t()?)?)?;
     }
     Ok(match &by.bias {
-        Some(bias) => sum.broadcast_add(&bias.to_dtype(DType::F32)?)?,
+        Some(bias) => sum.broadcast_add(&bias.to_dtype(DType::F32)?.on_device(sum.device())?)?,
         None => sum,
     })
 }

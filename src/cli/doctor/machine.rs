@@ -5,8 +5,8 @@
 use serde_json::{Map, Value, json};
 
 use crate::cli::{bench_report, log, output};
+use crate::model::devices;
 use crate::model::hub::{cache_folder, cached_models};
-use crate::model::load::device;
 use crate::text;
 
 /// The facts, by name.
@@ -122,12 +122,20 @@ fn memory() -> String {
 
 fn devices() -> Vec<String> {
     let mut out = vec!["cpu".to_string()];
-    let extra = |name: &str| match device(name) {
+    let extra = |name: &str| match devices::parse(name) {
         Ok(_) => name.to_string(),
         Err(error) => format!("{name} ({error})"),
     };
     if cfg!(feature = "cuda") {
-        out.push(extra("cuda:0"));
+        // All that answer; of none the reason.
+        let names = (0..).map(|number| format!("cuda:{number}"));
+        let found: Vec<String> = names
+            .take_while(|name| devices::parse(name).is_ok())
+            .collect();
+        if found.is_empty() {
+            out.push(extra("cuda:0"));
+        }
+        out.extend(found);
     }
     if cfg!(feature = "metal") {
         out.push(extra("metal"));

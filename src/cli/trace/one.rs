@@ -19,6 +19,7 @@ use crate::file;
 use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::text;
 
 /// Writes the file of one prompt.
@@ -92,7 +93,7 @@ fn tensor(name: String, value: &Tensor) -> Result<TracedTensor> {
     let values = value
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1::<f32>()?;
+        .host_vec1::<f32>()?;
     Ok(TracedTensor {
         name,
         dtype: Dtype::F32,

@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::gguf::names::ARCHITECTURES;
+use crate::model::host::ToHost;
 use crate::model::network::address::site_named;
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Site};
@@ -547,7 +548,7 @@ fn whole(path: &Path) -> Result<Vec<u8>> {
 fn numbers(dtype: DType, bytes: &[u8]) -> Result<Vec<f32>> {
     let count = bytes.len() / dtype.size_in_bytes();
     let raw = Tensor::from_raw_buffer(bytes, dtype, &[count], &Device::Cpu)?;
-    Ok(raw.to_dtype(DType::F32)?.to_vec1()?)
+    Ok(raw.to_dtype(DType::F32)?.host_vec1()?)
 }
 
 /// Refuses a vector with a number that is not finite.

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::lab::sample::top;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::NormKind;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
@@ -61,7 +62,7 @@ impl Edges {
             }
         };
         Ok(Self {
-            values: values.flatten_all()?.to_vec1()?,
+            values: values.flatten_all()?.host_vec1()?,
             queries: capture.positions.clone(),
             sources,
         })
@@ -89,6 +90,7 @@ fn weighted_value_norms(
     );
     let v = capture.get(Site::V.at(layer))?;
     let out = transformer.blocks[layer].attention.out.weight()?;
+    let out = out.on_device(v.device())?;
     let rows = (0..heads)
         .map(|head| {
             let v = v.narrow(1, head / group, 1)?.squeeze(1)?.contiguous()?;
@@ -153,7 +155,7 @@ pub fn head_additions(
     let width = transformer.blueprint.head_dim;
     let row = |at: Address, position: usize| -> Result<Vec<f32>> {
         let row = recording.get(at)?.get(position)?.to_dtype(DType::F32)?;
-        Ok(row.flatten_all()?.to_vec1()?)
+        Ok(row.flatten_all()?.host_vec1()?)
     };
     let each = places.iter().map(|((layer, head), position)| {
         let z = row(Site::Z.at(*layer), *position)?;
@@ -179,7 +181,7 @@ pub fn largest_outputs(
     let added = head_additions(lab, recording, places)?;
     let each = places.iter().zip(&added).map(|((head, position), added)| {
         let stream = recording.get(Site::ResidPre.at(head.0))?.get(*position)?;
-        let stream: Vec<f32> = stream.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let stream: Vec<f32> = stream.to_dtype(DType::F32)?.flatten_all()?.host_vec1()?;
         Ok((*head, norm(added) / norm(&stream)))
     });
     let mut sizes = each.collect::<Result<Vec<_>>>()?;
@@ -208,7 +210,7 @@ pub fn head_outputs(
         values = values.broadcast_sub(&values.mean_keepdim(1)?)?;
     }
     let gained = values.broadcast_mul(&transformer.norm.gain)?;
-    let logits = transformer.direct_logits(&gained)?.to_vec2::<f32>()?;
+    let logits = transformer.direct_logits(&gained)?.host_vec2::<f32>()?;
     let known = model.known_tokens();
     let both = places.iter().zip(added).zip(logits);
     Ok(both

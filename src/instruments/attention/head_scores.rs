@@ -21,6 +21,7 @@ use crate::lab::capture::{After, Output};
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 use crate::model::tokenizer::Tokenizer;
 use crate::vectors::function_vector::{Head, highest};
@@ -151,7 +152,7 @@ impl HeadScores {
                     continue;
                 };
                 let probs = recording.get(*at)?.to_dtype(DType::F32)?;
-                let probs: Vec<f32> = probs.flatten_all()?.to_vec1()?;
+                let probs: Vec<f32> = probs.flatten_all()?.host_vec1()?;
                 let before = out.values[layer].clone();
                 let window = lab.model.transformer.blueprint.layers[layer].window;
                 for (query, sources) in read.iter().enumerate() {

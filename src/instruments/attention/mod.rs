@@ -36,6 +36,7 @@ use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::lab::trials::SweepCost;
 use crate::model::Card;
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
@@ -450,7 +451,7 @@ impl AttentionParams {
                 let probs = probs
                     .get(position)?
                     .to_dtype(DType::F32)?
-                    .to_vec1::<f32>()?;
+                    .host_vec1::<f32>()?;
                 let most = strongest(&probs, position, 1, self.apart());
                 *read = most.first().copied().unwrap_or_default();
             }

@@ -16,6 +16,7 @@ use crate::lab::capture::Capture;
 use crate::lab::pairs::MeasuredPair;
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::ranks::{correlation_interval, rank_correlation};
+use crate::model::host::ToHost;
 
 /// Nodes that were patched.
 #[derive(Clone, Debug, Default)]
@@ -157,7 +158,10 @@ fn patches(
             }
             NodeKind::Neurons => {
                 let read = |t: &Tensor, at: usize| -> Result<Vec<f32>> {
-                    Ok(t.get(at)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+                    Ok(t.get(at)?
+                        .to_dtype(DType::F32)?
+                        .flatten_all()?
+                        .host_vec1()?)
                 };
                 let mut row = read(own, *here)?;
                 row[column] = read(other, *there)?[column];

@@ -15,6 +15,7 @@ use crate::lab::gradient::GradientRequest;
 use crate::lab::pairs::MeasuredPair;
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// Scores by node.
@@ -122,7 +123,7 @@ fn recorded(lab: &mut Lab, run: &Run, at: &[Address]) -> Result<Capture> {
 /// The numbers of a value, `[positions, width]`.
 fn numbers(value: &Tensor) -> Result<Vec<Vec<f32>>> {
     let own = value.to_dtype(DType::F32)?;
-    Ok(own.flatten_from(1)?.to_vec2()?)
+    Ok(own.flatten_from(1)?.host_vec2()?)
 }
 
 fn gradient(slopes: &CleanSlopes, at: Address) -> Result<Tensor> {
@@ -203,7 +204,7 @@ fn with_softmax(
         })?;
         let change = (moved.get(probs)? - clean.values.get(probs)?)?;
         let terms = (change * gradient(clean, probs)?)?.to_dtype(DType::F64)?;
-        let by_head: Vec<f64> = terms.flatten_from(1)?.sum(1)?.to_vec1()?;
+        let by_head: Vec<f64> = terms.flatten_from(1)?.sum(1)?.host_vec1()?;
         for (column, heads) in by_head.chunks_exact(group).enumerate() {
             out[layer * nodes.columns + column] = clean.factor * heads.iter().sum::<f64>();
         }

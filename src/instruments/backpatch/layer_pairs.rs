@@ -18,6 +18,7 @@ use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::target::{first_token, id_of};
 use crate::model::Fingerprint;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// A source and a target layer.
@@ -107,7 +108,7 @@ pub fn trials(
             Vector::Other(states) => states[*source].clone(),
             Vector::Random(seed) => {
                 let own = &own[*source];
-                let numbers = own.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                let numbers = own.to_dtype(DType::F32)?.host_vec1::<f32>()?;
                 let seed = Fingerprint::of([seed, *source as u64, *target as u64]);
                 let drawn = random_like(&numbers, seed);
                 Tensor::new(drawn.as_slice(), own.device())?.to_dtype(own.dtype())?
@@ -137,7 +138,7 @@ pub fn draw_of((source, target): SourceAndTarget, draws: usize) -> usize {
 /// When a tensor operation fails.
 pub fn length(state: &Tensor) -> Result<f32> {
     let wide = state.flatten_all()?.to_dtype(DType::F32)?;
-    Ok(wide.sqr()?.sum(D::Minus1)?.sqrt()?.to_scalar()?)
+    Ok(wide.sqr()?.sum(D::Minus1)?.sqrt()?.host_scalar()?)
 }
 
 /// An answer to test for.

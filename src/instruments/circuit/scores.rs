@@ -21,6 +21,7 @@ use crate::lab::gradient::GradientRequest;
 use crate::lab::pairs::{MeasuredPair, Metric};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::adjoint::ReceiverAdjoint;
 use crate::model::network::linear::Linear;
 use crate::model::network::receivers::Projection;
@@ -169,7 +170,7 @@ fn add_scores(
             }
             let own = Tensor::from_vec(own, (receivers.len(), size), device)?;
             let writes = Linear::dense(writes.narrow(0, 0, reach)?, None)?;
-            let products = writes.product(&own)?.to_vec2::<f32>()?;
+            let products = writes.product(&own)?.host_vec2::<f32>()?;
             for (receiver, products) in receivers.iter().zip(products) {
                 let edges = graph.into_receiver(*receiver);
                 for (edge, product) in edges.zip(products) {
@@ -186,7 +187,7 @@ fn add_scores(
             None => Err(Error::Engine("a row without a gradient".into())),
         })
     };
-    let numbers = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.to_vec1()?) };
+    let numbers = |t: Tensor| -> Result<Vec<f32>> { Ok(t.flatten_all()?.host_vec1()?) };
     for layer in 0..graph.layers {
         let before = stacked(Site::ResidPre.at(layer))?;
         let middle = if graph.parallel {

@@ -21,6 +21,7 @@ use crate::instruments::residual::attribution::{Attribution, LogitPart, edited, 
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::model::Fingerprint;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// Draws of the control.
@@ -199,7 +200,7 @@ impl FeatureSum {
         let mut inside = 0;
         for split in splits {
             let scales = write_scales(split.at, of, lab, count)?;
-            let seen = seen_from(model, split.at, &sum.directions)?.to_vec2::<f32>()?;
+            let seen = seen_from(model, split.at, &sum.directions)?.host_vec2::<f32>()?;
             let directions: Vec<Vec<f32>> = seen
                 .into_iter()
                 .zip(&scales)

@@ -20,6 +20,7 @@ use crate::instruments::params::{Count, choices, params};
 use crate::instruments::{Draft, Measurement, Reads};
 use crate::lab::Lab;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::memory;
 use crate::model::network::finite::order;
 use crate::model::network::head_circuits::HeadInput;
@@ -144,7 +145,7 @@ impl CircuitSides {
         let width = products.dim(0)? / heads;
         let blocks = products.sqr()?.reshape((heads, width, heads, width))?;
         let squares = blocks.sum((1, 3))?;
-        Ok(squares.sqrt()?.flatten_all()?.to_vec1()?)
+        Ok(squares.sqrt()?.flatten_all()?.host_vec1()?)
     }
 
     /// The rows of one head on one side.
@@ -169,7 +170,7 @@ impl CircuitSides {
                 .index_select(&Tensor::new(places, device)?, 1)?
                 .broadcast_mul(&Tensor::new(signs, device)?)?;
             let square = writes.matmul(&mixed.t()?)?.sqr()?.sum_all()?;
-            Ok(f64::from(square.to_scalar::<f32>()?).sqrt())
+            Ok(f64::from(square.host_scalar::<f32>()?).sqrt())
         };
         (0..DRAWS).map(draw).collect()
     }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::edit::spectrum::eigen;
 use crate::error::Result;
+use crate::model::host::ToHost;
 
 /// The rows of one factor of one head, `[head_dim, d_model]`, row after row, in f64.
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ impl Factor {
         let own = all.get(head)?.to_dtype(DType::F64)?;
         Ok(Self {
             width: own.dim(1)?,
-            rows: own.to_device(&Device::Cpu)?.flatten_all()?.to_vec1()?,
+            rows: own.on_device(&Device::Cpu)?.flatten_all()?.host_vec1()?,
         })
     }
 

@@ -17,6 +17,7 @@ use crate::lab::Lab;
 use crate::lab::logit_effects::{TopAndBottom, ValueNorm, logit_effects};
 use crate::lab::run::Run;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::finite;
 use crate::model::network::head_circuits::HeadInput;
 use crate::vectors::function_vector::Head;
@@ -163,7 +164,7 @@ fn embedded(lab: &Lab, layer: usize, directions: &[&[f32]]) -> Result<Vec<TopAnd
         if let Some(norm) = norm {
             products = products.broadcast_mul(&norm.inverse_scale(&rows)?)?;
         }
-        for row in products.to_vec2::<f32>()? {
+        for row in products.host_vec2::<f32>()? {
             along.iter_mut().zip(row).for_each(|(all, x)| all.push(x));
         }
     }

@@ -33,6 +33,7 @@ use crate::lab::pass::{Pass, PassRow};
 use crate::lab::run::Run;
 use crate::lab::sample::{NO_RANK, NO_TOKEN, top};
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::finite::NOT_FINITE;
 use crate::model::network::site::Site;
 use crate::text;
@@ -231,7 +232,7 @@ impl DoseParams {
             let mut best = (f32::NEG_INFINITY, 0, 0);
             for (layer, _) in &local.activations {
                 let view = lab.model.transformer.neuron_views(*layer, &stream)?;
-                let effects = local.effects(*layer, &view.squeeze(0)?.to_vec1::<f32>()?);
+                let effects = local.effects(*layer, &view.squeeze(0)?.host_vec1::<f32>()?);
                 if let Some((unit, effect)) = top(&effects, effects.len(), 1).first()
                     && *effect > best.0
                 {
@@ -284,7 +285,7 @@ impl DoseParams {
                 let at = Site::Z.at(*layer);
                 let z = lab.record(run, &[at])?.get(at)?.narrow(0, last, 1)?;
                 let z = z.squeeze(0)?.to_dtype(DType::F32)?;
-                z.sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?
+                z.sqr()?.sum(1)?.sqrt()?.host_vec1::<f32>()?
             } else {
                 let local = neurons_at(lab, run, last)?.remove(0);
                 let cards = ValueCards::on(lab);

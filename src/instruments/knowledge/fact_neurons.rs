@@ -20,6 +20,7 @@ use crate::lab::Lab;
 use crate::lab::effect::{EffectScale, saturation};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 
 /// The mean number of neurons for a fact that is aimed at by moving the threshold: from, to.
@@ -153,7 +154,7 @@ pub fn ask(
         };
         let effects = chosen.iter().map(|layer| {
             let view = lab.model.transformer.neuron_views(*layer, &stream)?;
-            Ok(local.effects(*layer, &view.squeeze(0)?.to_vec1::<f32>()?))
+            Ok(local.effects(*layer, &view.squeeze(0)?.host_vec1::<f32>()?))
         });
         let effects: Vec<Vec<f32>> = effects.collect::<Result<_>>()?;
         let scores = match scoring {

@@ -21,6 +21,7 @@ use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 
 choices! {
@@ -133,7 +134,7 @@ fn of_layer(
             None => f64::from(gradient.scalar).exp(),
             Some(_) => 1.0,
         };
-        let slopes: Vec<f32> = gradient.get(at)?.flatten_all()?.to_vec1()?;
+        let slopes: Vec<f32> = gradient.get(at)?.flatten_all()?.host_vec1()?;
         let terms = sum.iter_mut().zip(slopes);
         terms.for_each(|(sum, slope)| *sum += factor * f64::from(slope));
     }
@@ -156,7 +157,7 @@ fn activations(lab: &Lab, local: &NeuronsAtPosition, layer: usize) -> Result<Ten
         .layer(layer)
         .ok_or_else(|| lab.model.transformer.no_neurons())?;
     let own = Tensor::new(acts, &Device::Cpu)?;
-    Ok(own.to_device(&lab.model.transformer.device)?)
+    Ok(own.on_device(&lab.model.transformer.device)?)
 }
 
 /// For every layer, what is lost when all of its neurons at the last position are 0.

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::lab::capture::StateMaps;
 use crate::model::Model;
 use crate::model::checkpoint::torch::{Pickled, facts};
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
@@ -280,7 +281,7 @@ impl LensFile {
         let stored = stored
             .ok_or_else(|| Error::bad_file(&self.path, format!("it lacks `{name}`"), NEXT))?;
         let tensor = stored.load()?.to_dtype(DType::F32)?;
-        let sum = tensor.abs()?.max_all()?.to_scalar::<f32>()?;
+        let sum = tensor.abs()?.max_all()?.host_scalar::<f32>()?;
         if !sum.is_finite() {
             let what = format!("its `{name}` holds a number that is not finite (NaN or infinity)");
             return Err(Error::bad_file(
@@ -289,7 +290,7 @@ impl LensFile {
                 "Fit or download it again.",
             ));
         }
-        Ok(tensor.to_device(like.device())?)
+        Ok(tensor.on_device(like.device())?)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::edit::direction::{Direction, DirectionOrigin};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::finite;
 use crate::model::network::site::Site;
 
@@ -34,7 +35,7 @@ pub fn token_direction(lab: &Lab, lens: &LensFile, target: LogitTarget) -> Resul
         if !lens.has_map(at)? {
             continue;
         }
-        let vector: Vec<f32> = lens.pulled_back(at, &read)?.flatten_all()?.to_vec1()?;
+        let vector: Vec<f32> = lens.pulled_back(at, &read)?.flatten_all()?.host_vec1()?;
         if !finite::all(&vector) {
             return Err(lab.not_finite(&format!("The token's direction at {at} is")));
         }

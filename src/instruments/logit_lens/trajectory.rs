@@ -22,6 +22,7 @@ use crate::lab::capture::{Capture, Needs, NormOf, Readout};
 use crate::lab::run::Run;
 use crate::lab::sample::NO_RANK;
 use crate::lab::target::first_token;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 params_over_prompts! {
@@ -152,7 +153,7 @@ impl Measurement for Trajectory {
 /// One recorded row, converted to f64.
 fn row(recording: &Capture, at: Address, position: usize) -> Result<Vec<f64>> {
     let row = recording.get(at)?.get(position)?;
-    let row = row.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let row = row.to_dtype(DType::F32)?.host_vec1::<f32>()?;
     Ok(row.into_iter().map(f64::from).collect())
 }
 

@@ -14,6 +14,7 @@ use crate::lab::capture::{Capture, Needs};
 use crate::lab::effect::{EffectDirections, EffectScale};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
@@ -75,7 +76,7 @@ impl NeuronsAtPosition {
         let rows = addresses(&model.card);
         let rows = rows.iter().map(|at| capture.get(*at));
         // One transfer from the device for all layers.
-        let rows = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 1)?.to_vec2::<f32>()?;
+        let rows = Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 1)?.host_vec2::<f32>()?;
         let positions = capture.positions.clone().zip(&rows);
         Ok(positions
             .map(|(p, row)| Self::read(row, p, model))

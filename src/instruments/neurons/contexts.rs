@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 use candle_core::DType;
 
@@ -187,7 +188,7 @@ impl ContextScan {
             .narrow(1, scanner.neuron as usize, 1)?
             .squeeze(1)?
             .to_dtype(DType::F32)?
-            .to_vec1::<f32>()?;
+            .host_vec1::<f32>()?;
         for (i, act) in acts.iter().enumerate().skip(1) {
             self.acts.push(*act);
             let strength = |act: f32| if scanner.negative { -act } else { act };

@@ -8,6 +8,7 @@
 
 pub mod at_position;
 pub mod contexts;
+mod on_device;
 pub mod promoters;
 pub mod triggers;
 pub mod value;
@@ -22,6 +23,7 @@ use crate::error::Result;
 use crate::figure::builders::entries;
 use crate::figure::{Anchor, Entry, Table, TablePage, TableRow, Unit};
 use crate::instruments::neurons::at_position::{NeuronsAtPosition, final_stream, needs};
+use crate::instruments::neurons::on_device::{ListedNeuron, NeuronListing};
 use crate::instruments::neurons::value_card::ValueCards;
 use crate::instruments::over_prompts::numbers::{
     ListAnswers, OverPrompts, PromptNumbers, PromptPart, RowOrder,
@@ -36,8 +38,10 @@ use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::LogitTarget;
 use crate::model::Card;
+use crate::model::host::ToHost;
 use crate::model::network::finite;
 use crate::model::network::finite::order;
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::site::Site;
 
 choices! {
@@ -118,28 +122,18 @@ impl Measurement for Neurons {
     }
 
     fn figure(params: &NeuronsParams, of: &Capture, lab: &mut Lab) -> Result<Draft> {
-        let positions = NeuronsAtPosition::of(of, &lab.model)?;
         let chosen = LogitTarget::chosen(params.token.as_deref(), &lab.model)?;
         let target = |i: usize| {
             let top_prediction = || of.read.answers.get(i).copied().unwrap_or_default();
             chosen.unwrap_or_else(|| LogitTarget::one(top_prediction()))
         };
-        let targets: Vec<LogitTarget> = (0..positions.len()).map(target).collect();
-        let last = final_stream(lab, &positions)?;
-        let along = lab.effect_weights(&last, Some(&targets), params.on)?;
-        let views = params.views(&last, &targets, lab)?;
-        let mut pages = Vec::with_capacity(positions.len());
-        for (i, local) in positions.iter().enumerate() {
-            lab.report(i as f32 / positions.len() as f32)?;
-            let fixed = along.fixed.get(&targets[i]);
-            let at = TargetAt {
-                target: targets[i],
-                weights: &along.weights[i],
-                direction: fixed.map(|(row, _)| row.to_vec1()).transpose()?,
-                views: views.iter().map(|rows| rows[i].as_slice()).collect(),
-            };
-            pages.push(params.page(local, &at, &of.run, lab)?);
-        }
+        let targets: Vec<LogitTarget> = (0..of.positions.len()).map(target).collect();
+        let on_device = lab.model.transformer.statistics == StatisticsOn::Device;
+        let (pages, certainty) = if on_device && !params.total {
+            params.pages_on_device(of, &targets, lab)?
+        } else {
+            params.pages(of, &targets, lab)?
+        };
         let mut columns = vec!["neuron", "act", "size", "effect"];
         columns.extend(params.total.then_some("total"));
         columns.extend(["promotes", "suppresses"]);
@@ -149,7 +143,7 @@ impl Measurement for Neurons {
             .note("size: |act|·‖v‖, the norm of the neuron's output; effect: direct effect on what the page names (before a soft-cap: on the logit), without the reaction of later layers")
             .notes(targets.iter().any(|t| t.minus.is_none()).then(|| params.on.note().to_string()))
             .note("promotes, suppresses: tokens, by direct logit attribution of the value vector times the sign of the activation")
-            .notes(saturation(&along.shares))
+            .notes(saturation(&certainty))
             .notes(params.total.then(|| total.to_string())))
     }
 }
@@ -166,6 +160,57 @@ struct TargetAt<'a> {
 }
 
 impl NeuronsParams {
+    /// A page for every position, ranked on the host, and the probabilities of the targets.
+    fn pages(
+        &self,
+        of: &Capture,
+        targets: &[LogitTarget],
+        lab: &mut Lab,
+    ) -> Result<(Vec<TablePage>, Vec<f32>)> {
+        let positions = NeuronsAtPosition::of(of, &lab.model)?;
+        let last = final_stream(lab, &positions)?;
+        let along = lab.effect_weights(&last, Some(targets), self.on)?;
+        let views = self.views(&last, targets, lab)?;
+        let mut pages = Vec::with_capacity(positions.len());
+        for (i, local) in positions.iter().enumerate() {
+            lab.report(i as f32 / positions.len() as f32)?;
+            let fixed = along.fixed.get(&targets[i]);
+            let at = TargetAt {
+                target: targets[i],
+                weights: &along.weights[i],
+                direction: fixed.map(|(row, _)| row.host_vec1()).transpose()?,
+                views: views.iter().map(|rows| rows[i].as_slice()).collect(),
+            };
+            pages.push(self.page(local, &at, &of.run, lab)?);
+        }
+        Ok((pages, along.shares))
+    }
+
+    /// The same, ranked where the activations are.
+    fn pages_on_device(
+        &self,
+        of: &Capture,
+        targets: &[LogitTarget],
+        lab: &mut Lab,
+    ) -> Result<(Vec<TablePage>, Vec<f32>)> {
+        let listing = NeuronListing {
+            count: self.count.0,
+            layer: self.layer.within(lab.model.card.layers)?,
+            by_effect: self.rank == NeuronRanking::Effect,
+            on: self.on,
+        };
+        let (listed, along) = on_device::listed(&listing, of, targets, lab)?;
+        let all = listed.iter().flatten();
+        let all: Vec<(u16, u32)> = all.map(|one| (one.layer, one.neuron)).collect();
+        let cards = ValueCards::on(lab);
+        cards.borrow_mut().prepare(&lab.model, &all)?;
+        let mut pages = Vec::with_capacity(listed.len());
+        for ((position, listed), target) in of.positions.clone().zip(&listed).zip(targets) {
+            pages.push(self.listing(&of.run, (position, *target), listed, &[], lab));
+        }
+        Ok((pages, along.shares))
+    }
+
     /// What one unit of each neuron adds along the directions of all positions, for every layer with neurons: `[positions, d_mlp]`
     /// each. Nothing where neurons are ranked otherwise: the few that are listed are read one by one.
     fn views(
@@ -182,7 +227,7 @@ impl NeuronsParams {
         let layers = lab.model.card.neuron_layers.iter();
         let views = layers.map(|layer| {
             let views = lab.model.transformer.neuron_views(*layer, &stream)?;
-            Ok(views.to_vec2::<f32>()?)
+            Ok(views.host_vec2::<f32>()?)
         });
         views.collect()
     }
@@ -215,30 +260,52 @@ impl NeuronsParams {
                 neurons.iter().map(dot).collect()
             }
         };
-        let mut rows = Vec::with_capacity(neurons.len());
-        for (i, &(layer, neuron)) in neurons.iter().enumerate() {
+        drop(cards);
+        let one = |(&(layer, neuron), dot): (&(u16, u32), &f32)| {
             let (at, unit) = (usize::from(layer), neuron as usize);
-            let (Some(card), Some((row, factor))) = (cards.get(layer, neuron), local.layer(at))
-            else {
+            let (row, factor) = local.layer(at)?;
+            let act = row[unit];
+            Some(ListedNeuron {
+                layer,
+                neuron,
+                act,
+                size: act.abs() * norms[at][unit] * factor,
+                effect: act * local.scale * factor * dot,
+            })
+        };
+        let listed: Vec<ListedNeuron> = neurons.iter().zip(&dots).filter_map(one).collect();
+        Ok(self.listing(run, (local.position, target), &listed, &totals, lab))
+    }
+
+    /// The table of the neurons at one position, whose cards are made.
+    fn listing(
+        &self,
+        run: &Run,
+        (position, target): (usize, LogitTarget),
+        listed: &[ListedNeuron],
+        totals: &[f32],
+        lab: &mut Lab,
+    ) -> TablePage {
+        let cards = ValueCards::on(lab);
+        let cards = cards.borrow();
+        let mut rows = Vec::with_capacity(listed.len());
+        for (i, one) in listed.iter().enumerate() {
+            let Some(card) = cards.get(one.layer, one.neuron) else {
                 continue;
             };
-            let act = row[unit];
-            let mut entries = entries![
-                format!("{layer}/{neuron}"),
-                act,
-                act.abs() * norms[at][unit] * factor,
-                act * local.scale * factor * dots[i],
-            ];
+            let name = format!("{}/{}", one.layer, one.neuron);
+            let mut entries = entries![name, one.act, one.size, one.effect];
             entries.extend(totals.get(i).copied().map(Entry::Number));
-            let anchor = Anchor::cell(at, local.position).with(Unit::Neuron(neuron));
-            rows.push(card.sides.listed(act, lab, TableRow::at(anchor, entries)));
+            let anchor = Anchor::cell(usize::from(one.layer), position);
+            let row = TableRow::at(anchor.with(Unit::Neuron(one.neuron)), entries);
+            rows.push(card.sides.listed(one.act, lab, row));
         }
         let title = format!(
             "after {} · effects on the {}",
-            lab.visible(run.tokens[local.position]),
+            lab.visible(run.tokens[position]),
             self.on.of(target, lab)
         );
-        Ok(TablePage::of(title, Anchor::position(local.position), rows))
+        TablePage::of(title, Anchor::position(position), rows)
     }
 
     /// The neurons of one position, strongest first.

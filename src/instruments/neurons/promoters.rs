@@ -16,6 +16,7 @@ use crate::lab::effect::{EffectDirections, EffectScale, saturation};
 use crate::lab::run::Run;
 use crate::lab::sample::top;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 
 params! {
@@ -70,7 +71,7 @@ impl Measurement for Promoters {
             }
             let mut view = (lab.model.transformer.neuron_views(*layer, &stream)?)
                 .squeeze(0)?
-                .to_vec1::<f32>()?;
+                .host_vec1::<f32>()?;
             let broken = view.iter().filter(|z| !z.is_finite()).count();
             if broken == view.len() {
                 return Err(lab.not_finite(&format!("The value vectors of layer {layer} are")));

@@ -14,9 +14,13 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::finite_guard::not_finite;
-use crate::lab::logit_effects::{HostRows, TopAndBottom, ValueNorm, logit_effects};
+use crate::lab::logit_effects::{
+    HostRows, TopAndBottom, ValueNorm, logit_effects, sides_on_device,
+};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::finite;
+use crate::model::network::readout::StatisticsOn;
 
 /// How many bytes of logits are kept.
 const KEPT: usize = 64 << 20;
@@ -25,7 +29,7 @@ const KEPT: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct ValueCard {
     /// The value vector multiplied by the final norm's gain, `[d_model]`. Its dot product with a token's logit direction,
-    /// divided by the final norm's scale, is the direct effect of one unit of activation.
+    /// divided by the final norm's scale, is the direct effect of one unit of activation. Empty where vectors stay on the device.
     pub gained: Vec<f32>,
     /// The tokens that it promotes and suppresses most, after the final norm's gain.
     pub sides: TopAndBottom,
@@ -39,6 +43,8 @@ pub struct ValueCards {
     /// What one unit of some neurons adds to every logit, `[vocab]` each: those of the latest cards, as many as there is room for.
     logits: HashMap<(u16, u32), Vec<f32>>,
     norms: Vec<Vec<f32>>,
+    /// Those of some layers, on the device.
+    norms_there: HashMap<usize, Tensor>,
 }
 
 impl ValueCards {
@@ -56,11 +62,28 @@ impl ValueCards {
                     return Ok(Vec::new());
                 }
                 let values = model.transformer.value_vectors(layer)?;
-                Ok(values.sqr()?.sum(0)?.sqrt()?.to_vec1()?)
+                Ok(values.sqr()?.sum(0)?.sqrt()?.host_vec1()?)
             };
             self.norms = (0..model.card.layers).map(of).collect::<Result<_>>()?;
         }
         Ok(&self.norms)
+    }
+
+    /// `‖v_i‖` of the neurons of these layers, one layer after the other, `[1, layers * d_mlp]`, on the device.
+    ///
+    /// # Errors
+    ///
+    /// When a layer has no neurons.
+    pub fn norms_on_device(&mut self, model: &Model, layers: &[usize]) -> Result<Tensor> {
+        for layer in layers {
+            if !self.norms_there.contains_key(layer) {
+                let values = model.transformer.value_vectors(*layer)?;
+                self.norms_there
+                    .insert(*layer, values.sqr()?.sum(0)?.sqrt()?);
+            }
+        }
+        let all: Vec<&Tensor> = layers.iter().map(|l| &self.norms_there[l]).collect();
+        Ok(Tensor::cat(&all, 0)?.unsqueeze(0)?)
     }
 
     /// Computes the missing cards, all in one product.
@@ -73,8 +96,17 @@ impl ValueCards {
         if missing.is_empty() {
             return Ok(());
         }
-        let (gained, logits) = read(model, &missing, ValueNorm::Gained)?;
         let known = model.known_tokens();
+        if model.transformer.statistics == StatisticsOn::Device {
+            let rows = stacked(model, &missing)?;
+            let sides = sides_on_device(model, &rows, ValueNorm::Gained)?;
+            for (key, sides) in missing.into_iter().zip(sides) {
+                let gained = Vec::new();
+                self.cards.insert(key, ValueCard { gained, sides });
+            }
+            return Ok(());
+        }
+        let (gained, logits) = read(model, &missing, ValueNorm::Gained)?;
         for ((key, gained), logits) in missing.into_iter().zip(gained).zip(logits) {
             self.keep(key, logits.clone());
             let sides = TopAndBottom::of(logits, known);
@@ -168,9 +200,15 @@ impl ValueCards {
 /// Value vectors in the chosen reading, `[n][d_model]`, and their products with the unembedding, `[n][vocab]`.
 fn read(model: &Model, neurons: &[(u16, u32)], reading: ValueNorm) -> Result<(HostRows, HostRows)> {
     let transformer = &model.transformer;
-    transformer.on_thread_pool(|| {
-        let column = |(l, i): &(u16, u32)| transformer.value_vector(usize::from(*l), *i as usize);
-        let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
-        logit_effects(model, &Tensor::stack(&columns, 0)?, reading)
-    })
+    transformer.on_thread_pool(|| logit_effects(model, &stacked(model, neurons)?, reading))
+}
+
+/// Value vectors as rows, `[n, d_model]`.
+fn stacked(model: &Model, neurons: &[(u16, u32)]) -> Result<Tensor> {
+    let column = |(l, i): &(u16, u32)| {
+        let (layer, neuron) = (usize::from(*l), *i as usize);
+        model.transformer.value_vector(layer, neuron)
+    };
+    let columns: Vec<Tensor> = neurons.iter().map(column).collect::<Result<_>>()?;
+    Ok(Tensor::stack(&columns, 0)?)
 }

@@ -20,6 +20,7 @@ use crate::lab::pairs::{Alignment, Metric, MetricKind, ensure_metric_separates, 
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 use crate::vectors::interval::MeanInterval;
 
@@ -536,7 +537,7 @@ fn random_perturbation(
     seed: u64,
     place: &[usize],
 ) -> Result<Tensor> {
-    let read = |t: &Tensor| t.to_dtype(DType::F32)?.to_vec1::<f32>();
+    let read = |t: &Tensor| t.to_dtype(DType::F32)?.host_vec1::<f32>();
     let (own, other) = (read(base)?, read(source)?);
     let change: Vec<f32> = own.iter().zip(&other).map(|(a, b)| b - a).collect();
     let place = place.iter().map(|p| *p as u64);

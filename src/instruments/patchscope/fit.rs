@@ -14,6 +14,7 @@ use crate::instruments::patchscope::map::{AffineMaps, Fit, MapOrigin, spelled};
 use crate::instruments::patchscope::ridge::{Affine, Regression};
 use crate::lab::Lab;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 
 /// The most positions that are used; the paper fits on 10 000.
@@ -109,7 +110,10 @@ fn collect_states(
         let tokens = lab.model.encode(prompt, false)?;
         let recording = lab.record(&Run::plain(tokens.clone()), wanted)?;
         for at in wanted {
-            let rows = recording.get(*at)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            let rows = recording
+                .get(*at)?
+                .to_dtype(DType::F32)?
+                .host_vec2::<f32>()?;
             for (i, row) in rows.iter().enumerate().skip(1).take(most - seen) {
                 let out = if prompts.len() >= HELD {
                     number % HELD == HELD - 1
@@ -170,7 +174,7 @@ fn unexplained_by(map: &Affine, x: &Tensor, known: &States, y: &Tensor) -> Resul
 fn unexplained(predicted: &Tensor, known: &States, y: &Tensor) -> Result<f64> {
     let mean = known.fitted.to_dtype(DType::F64)?.mean_keepdim(0)?;
     let y = y.to_dtype(DType::F64)?;
-    let square = |t: &Tensor| -> Result<f64> { Ok(t.sqr()?.sum_all()?.to_scalar()?) };
+    let square = |t: &Tensor| -> Result<f64> { Ok(t.sqr()?.sum_all()?.host_scalar()?) };
     let miss = square(&(&y - predicted.to_dtype(DType::F64)?)?)?;
     let all = square(&y.broadcast_sub(&mean)?)?;
     Ok(if all > 0.0 { miss / all } else { 0.0 })

@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 /// An affine map.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,7 +60,7 @@ impl Regression {
             .contiguous()?
             .matmul(&centred)?
             .flatten_all()?
-            .to_vec1()?;
+            .host_vec1()?;
         let trace: f64 = (0..width).map(|i| gram[i * width + i]).sum();
         let penalty = ridge * trace / width as f64;
         for i in 0..width {
@@ -96,15 +97,15 @@ impl Regression {
             .contiguous()?
             .matmul(&self.centred)?
             .flatten_all()?
-            .to_vec1()?;
+            .host_vec1()?;
         let mut weight = right;
         // Each row of the right-hand side belongs to one output coordinate.
         weight.par_chunks_mut(d).for_each(|row| self.solve(row));
         for i in 0..d {
             weight[i * d + i] += 1.0;
         }
-        let mean: Vec<f64> = self.mean.flatten_all()?.to_vec1()?;
-        let target: Vec<f64> = target.flatten_all()?.to_vec1()?;
+        let mean: Vec<f64> = self.mean.flatten_all()?.host_vec1()?;
+        let target: Vec<f64> = target.flatten_all()?.host_vec1()?;
         let bias = weight.chunks(d).zip(target).map(|(row, t)| {
             let moved: f64 = row.iter().zip(&mean).map(|(w, m)| w * m).sum();
             (t - moved) as f32
@@ -198,7 +199,7 @@ mod tests {
         let found = Regression::new(&x, 1e-9).unwrap().to(&y).unwrap();
         let wanted = |t: &Tensor| -> Vec<f32> {
             let t = t.to_dtype(DType::F32).unwrap();
-            t.flatten_all().unwrap().to_vec1().unwrap()
+            t.flatten_all().unwrap().host_vec1().unwrap()
         };
         assert!(gap(&found.weight, &wanted(&planted)) < 1e-5);
         assert!(gap(&found.bias, &wanted(&offset)) < 1e-5);

@@ -20,6 +20,7 @@ use crate::lab::Lab;
 use crate::lab::pass::Patch;
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 use crate::text;
 
@@ -131,7 +132,7 @@ impl PreparedTarget {
 
 fn row(values: &Tensor, position: usize) -> Result<Vec<f32>> {
     let row = values.narrow(0, position, 1)?.flatten_all()?;
-    Ok(row.to_dtype(DType::F32)?.to_vec1()?)
+    Ok(row.to_dtype(DType::F32)?.host_vec1()?)
 }
 
 /// Patches every source of a list into the plan's target, at every pair of layers.

@@ -23,6 +23,7 @@ use crate::lab::capture::{After, Output};
 use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::run::Run;
 use crate::model::Fingerprint;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 use crate::vectors::proportion::Proportion;
 use crate::vectors::relation::fit::best;
@@ -490,7 +491,7 @@ fn answers(
             let change = PlannedChange { seed, ..*change };
             let value = change.state(own, target);
             let value = Tensor::from_vec(value, own.states[change.place].len(), &Device::Cpu)?;
-            let value = value.to_device(&lab.model.transformer.device)?;
+            let value = value.on_device(&lab.model.transformer.device)?;
             let at = Site::ResidPost.at(plan.layers[change.place]);
             Ok(PassRow::patched(vec![Patch::new(at, own.at, value)]))
         });

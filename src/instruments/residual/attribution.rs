@@ -19,8 +19,10 @@ use crate::lab::capture::{Capture, Needs};
 use crate::lab::effect::{EffectDirections, EffectScale, saturation};
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::BlockOrder;
 use crate::model::network::linear::Precision;
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::site::{Address, Site};
 use crate::model::{Card, Model};
 
@@ -223,30 +225,27 @@ impl Attribution {
             ..
         } = along;
         let parts = stream_parts(model, capture)?;
-        let width = model.card.d_model;
-        let (seen, end) = (to_host(&directions)?, to_host(last)?);
-        // One read-back from the device for all parts.
         let rows: Vec<&Tensor> = parts.iter().map(|(_, rows)| rows).collect();
-        let values = to_host(&Tensor::stack(&rows, 0)?)?;
-        let values: Vec<&[f32]> = values.chunks(positions.len() * width).collect();
+        let rows = Tensor::stack(&rows, 0)?;
+        let sums = match model.transformer.statistics {
+            StatisticsOn::Host => sums_on_host(&rows, &directions, last)?,
+            StatisticsOn::Device => sums_on_device(&rows, &directions, last)?,
+        };
         let mut shares = Vec::with_capacity(positions.len());
         let mut check = Check {
             error: 0.0,
             tolerance: 0.0,
         };
         let mut stream_error = 0f32;
-        for i in 0..positions.len() {
-            let row = |of: &'_ [f32]| of[i * width..(i + 1) * width].to_vec();
-            let (u, end) = (row(&seen), row(&end));
-            let parts: Vec<Vec<f32>> = values.iter().map(|v| row(v)).collect();
-            let (mut own, gap) = parts_at_position(&parts, &u, &end);
+        for (i, sums) in sums.iter().enumerate() {
+            let (mut own, gap) = sums.parts();
             stream_error = stream_error.max(gap);
             own.extend(constants[i].iter().map(|effect| PartAtPosition {
                 effect: *effect,
                 ..PartAtPosition::default()
             }));
             let sum: f64 = own.iter().map(|s| f64::from(s.effect)).sum();
-            let length = u.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let length = sums.direction.sqrt();
             let mass: f64 = own.iter().map(|s| f64::from(s.size) * length).sum();
             let effects: f32 = own.iter().map(|s| s.effect.abs()).sum();
             check = check.worst(Check {
@@ -291,10 +290,10 @@ fn constant_parts(model: &Model) -> Vec<LogitPart> {
 
 /// The values of a tensor on the host, f32, row after row.
 pub(crate) fn to_host(t: &Tensor) -> Result<Vec<f32>> {
-    Ok(t.to_device(&Device::Cpu)?
+    Ok(t.on_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?
-        .to_vec1()?)
+        .host_vec1()?)
 }
 
 /// The directions of the targets pulled back through the final norm, `[positions, d_model]`, and the contributions of the
@@ -314,7 +313,7 @@ fn directions(
                 .after_norm
                 .matmul(&bias.unsqueeze(1)?)?
                 .squeeze(1)?
-                .to_vec1::<f32>()?,
+                .host_vec1::<f32>()?,
         ),
         None => None,
     };
@@ -376,53 +375,156 @@ fn stream_parts(model: &Model, capture: &Capture) -> Result<Vec<(LogitPart, Tens
     Ok(out)
 }
 
-/// The statistics of all parts at one position, for a direction `u`, and the error of their sum against the final stream `end`.
-fn parts_at_position(parts: &[Vec<f32>], u: &[f32], end: &[f32]) -> (Vec<PartAtPosition>, f32) {
-    let mut stream = vec![0f64; u.len()];
-    let whole: f64 = end.iter().map(|x| f64::from(*x).abs()).sum();
-    let mut near = Vec::with_capacity(parts.len());
-    let mut shares: Vec<PartAtPosition> = parts
-        .iter()
-        .map(|part| {
-            let (mut effect, mut square, mut dot, mut before, mut without) =
-                (0.0, 0.0, 0.0, 0.0, 0.0);
-            for (((c, u), x), end) in part.iter().zip(u).zip(&mut stream).zip(end) {
-                let c = f64::from(*c);
-                effect += c * f64::from(*u);
-                square += c * c;
-                dot += c * *x;
-                before += *x * *x;
-                without += (f64::from(*end) - c).abs();
-                *x += c;
-            }
-            near.push((whole - without).max(0.0));
-            let lengths = f64::sqrt(square) * f64::sqrt(before);
+/// Sums over the entries of one part.
+#[derive(Clone, Copy, Debug, Default)]
+struct PartSums {
+    /// With the direction.
+    effect: f64,
+    /// Of squares.
+    square: f64,
+    /// With the stream that it was added to.
+    dot: f64,
+    /// Of that stream's squares.
+    before: f64,
+    /// Of what is left of the final stream without it, absolute.
+    without: f64,
+}
+
+/// Sums over the entries of all parts at one position.
+#[derive(Clone, Debug, Default)]
+struct PositionSums {
+    parts: Vec<PartSums>,
+    /// Of the absolute entries of the final stream.
+    whole: f64,
+    /// The largest difference between the sum of all parts and the final stream, and that stream's largest entry.
+    gap: f64,
+    reach: f64,
+    /// Of the direction's squares.
+    direction: f64,
+}
+
+impl PositionSums {
+    /// The statistics of the parts, and the error of their sum relative to the final stream.
+    fn parts(&self) -> (Vec<PartAtPosition>, f32) {
+        let near = |part: &PartSums| (self.whole - part.without).max(0.0);
+        let total: f64 = self.parts.iter().map(near).sum();
+        let one = |part: &PartSums| {
+            let lengths = part.square.sqrt() * part.before.sqrt();
             PartAtPosition {
-                effect: effect as f32,
-                size: f64::sqrt(square) as f32,
+                effect: part.effect as f32,
+                size: part.square.sqrt() as f32,
                 cosine: if lengths > 0.0 {
-                    (dot / lengths) as f32
+                    (part.dot / lengths) as f32
                 } else {
                     0.0
                 },
-                share: 0.0,
+                share: if total > 0.0 {
+                    (near(part) / total) as f32
+                } else {
+                    0.0
+                },
             }
-        })
-        .collect();
-    let total: f64 = near.iter().sum();
-    for (share, near) in shares.iter_mut().zip(near) {
-        share.share = if total > 0.0 {
-            (near / total) as f32
-        } else {
-            0.0
         };
+        let error = self.gap as f32 / (self.reach as f32).max(f32::MIN_POSITIVE);
+        (self.parts.iter().map(one).collect(), error)
     }
-    let reach = end.iter().fold(0f32, |most, x| most.max(x.abs()));
-    let gap = stream
-        .iter()
-        .zip(end)
-        .map(|(sum, x)| (sum - f64::from(*x)).abs())
-        .reduce(|a, b| if b > a || b.is_nan() { b } else { a })
-        .unwrap_or_default();
-    (shares, gap as f32 / reach.max(f32::MIN_POSITIVE))
+}
+
+/// The sums of parts `[parts, positions, d_model]`, for directions and the final stream, `[positions, d_model]`: by position.
+fn sums_on_host(parts: &Tensor, directions: &Tensor, last: &Tensor) -> Result<Vec<PositionSums>> {
+    let (_, positions, width) = parts.dims3()?;
+    let (seen, end) = (to_host(directions)?, to_host(last)?);
+    // One read-back for all parts.
+    let values = to_host(parts)?;
+    let values: Vec<&[f32]> = values.chunks(positions * width).collect();
+    let at = |i: usize| {
+        let row = |of: &[f32]| of[i * width..(i + 1) * width].to_vec();
+        let (u, end) = (row(&seen), row(&end));
+        let mut stream = vec![0f64; width];
+        let sum = |part: &&[f32]| {
+            let mut out = PartSums::default();
+            for (((c, u), x), end) in row(part).iter().zip(&u).zip(&mut stream).zip(&end) {
+                let c = f64::from(*c);
+                out.effect += c * f64::from(*u);
+                out.square += c * c;
+                out.dot += c * *x;
+                out.before += *x * *x;
+                out.without += (f64::from(*end) - c).abs();
+                *x += c;
+            }
+            out
+        };
+        let parts = values.iter().map(sum).collect();
+        let gaps = stream
+            .iter()
+            .zip(&end)
+            .map(|(sum, x)| (sum - f64::from(*x)).abs());
+        PositionSums {
+            parts,
+            whole: end.iter().map(|x| f64::from(*x).abs()).sum(),
+            gap: gaps
+                .reduce(|a, b| if b > a || b.is_nan() { b } else { a })
+                .unwrap_or_default(),
+            reach: f64::from(end.iter().fold(0f32, |most, x| most.max(x.abs()))),
+            direction: u.iter().map(|v| f64::from(*v).powi(2)).sum(),
+        }
+    };
+    Ok((0..positions).map(at).collect())
+}
+
+/// The same where the parts are: five numbers a part come back, at once.
+fn sums_on_device(parts: &Tensor, directions: &Tensor, last: &Tensor) -> Result<Vec<PositionSums>> {
+    // Metal has no f64.
+    let dtype = if parts.device().is_metal() {
+        DType::F32
+    } else {
+        DType::F64
+    };
+    let wide = |t: &Tensor| t.to_dtype(dtype);
+    let (all, u, end) = (wide(parts)?, wide(directions)?, wide(last)?);
+    let (count, positions, _) = all.dims3()?;
+    let up_to = all.cumsum(0)?;
+    let before = (&up_to - &all)?;
+    let sums = [
+        all.broadcast_mul(&u)?.sum(2)?,
+        all.sqr()?.sum(2)?,
+        (&all * &before)?.sum(2)?,
+        before.sqr()?.sum(2)?,
+        all.broadcast_sub(&end)?.abs()?.sum(2)?,
+    ];
+    let gap = (up_to.get(count - 1)? - &end)?.abs()?;
+    // A maximum passes over what is not a number; a sum does not.
+    let gap = (gap.max(1)? + (gap * 0.0)?.sum(1)?)?;
+    let ends = [
+        end.abs()?.sum(1)?,
+        gap,
+        end.abs()?.max(1)?,
+        u.sqr()?.sum(1)?,
+    ];
+    let flat = sums.iter().chain(&ends).map(Tensor::flatten_all);
+    let flat = flat.collect::<candle_core::Result<Vec<_>>>()?;
+    let numbers = Tensor::cat(&flat, 0)?.to_dtype(DType::F64)?;
+    let numbers = numbers.host_vec1::<f64>()?;
+    let (sums, ends) = numbers.split_at(5 * count * positions);
+    let at = |i: usize| {
+        let part = |part: usize| {
+            let sum = |which: usize| sums[(which * count + part) * positions + i];
+            PartSums {
+                effect: sum(0),
+                square: sum(1),
+                dot: sum(2),
+                before: sum(3),
+                without: sum(4),
+            }
+        };
+        let end = |which: usize| ends[which * positions + i];
+        PositionSums {
+            parts: (0..count).map(part).collect(),
+            whole: end(0),
+            gap: end(1),
+            reach: end(2),
+            direction: end(3),
+        }
+    };
+    Ok((0..positions).map(at).collect())
 }

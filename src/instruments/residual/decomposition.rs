@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::lab::Lab;
 use crate::lab::capture::Capture;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::heads::Constants;
 use crate::model::network::site::{Address, Site};
 
@@ -170,7 +171,7 @@ impl Attribution {
         let acts = to_host(&rows(recording, Site::MlpAct.at(layer), self)?)?;
         let width = lab.model.card.d_mlp;
         let scales = if lab.model.card.norms_writes {
-            let out = rows(recording, Site::MlpOut.at(layer), self)?.to_vec2::<f32>()?;
+            let out = rows(recording, Site::MlpOut.at(layer), self)?.host_vec2::<f32>()?;
             let scale = |row: &Vec<f32>| f64::from(transformer.write_factor(layer, row));
             out.iter().map(scale).collect()
         } else {
@@ -210,7 +211,7 @@ impl Attribution {
         if !lab.model.card.norms_writes {
             return Ok(vec![1.0; self.positions.len()]);
         }
-        let out = rows(recording, Site::AttnOut.at(layer), self)?.to_vec2::<f32>()?;
+        let out = rows(recording, Site::AttnOut.at(layer), self)?.host_vec2::<f32>()?;
         let scale = |row: &Vec<f32>| f64::from(lab.model.transformer.attention_scale(layer, row));
         Ok(out.iter().map(scale).collect())
     }

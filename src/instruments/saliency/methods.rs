@@ -25,6 +25,7 @@ use crate::lab::pass::{Pass, PassRow, Patch};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::target::LogitTarget;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 use crate::model::{Fingerprint, Model};
 
@@ -326,7 +327,7 @@ fn point(share: f64, row: &Capture, embeddings: &Embeddings) -> Result<PathPoint
 /// `Σ_d a_id b_id` of every row.
 fn products(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     let sums = (a * b)?.to_dtype(DType::F64)?.sum(D::Minus1)?;
-    Ok(sums.to_vec1()?)
+    Ok(sums.host_vec1()?)
 }
 
 /// The tokens that are words: special ones stand in no text, and the one that begins it is a sink in some models, of a norm of
@@ -375,7 +376,7 @@ fn mean_of_table(model: &Model) -> Result<Vec<f32>> {
     for ids in words.chunks(ROWS) {
         let ids = Tensor::new(ids, &model.transformer.device)?;
         let rows = model.transformer.embed_tokens(&ids)?.to_dtype(DType::F64)?;
-        let own: Vec<f64> = rows.sum(0)?.to_vec1()?;
+        let own: Vec<f64> = rows.sum(0)?.host_vec1()?;
         sum.iter_mut().zip(own).for_each(|(sum, own)| *sum += own);
     }
     let count = words.len().max(1) as f64;

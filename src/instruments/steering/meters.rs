@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use candle_core::Tensor;
+
 use crate::edit::direction::{Direction, unit};
 use crate::error::{Error, Result};
 use crate::figure::{Anchor, AxisLabel, Body, Cell, Grid, Scale, Text};
@@ -20,6 +22,8 @@ use crate::lab::Lab;
 use crate::lab::capture::{Capture, Needs};
 use crate::lab::run::Run;
 use crate::model::Card;
+use crate::model::host::ToHost;
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::site::{Address, Axis, Site};
 use crate::text;
 
@@ -103,10 +107,18 @@ impl Measurement for Meters {
             return Ok(nothing(lab));
         }
         let mut cells: Vec<Vec<Cell>> = vec![Vec::with_capacity(meters.len()); of.positions.len()];
-        for meter in &meters {
-            let rows = of.get(params.site().at(meter.layer))?.to_vec2::<f32>()?;
-            for ((cells, row), position) in cells.iter_mut().zip(&rows).zip(of.positions.clone()) {
-                cells.push(cell(meter, row, position));
+        let rows = meters
+            .iter()
+            .map(|meter| of.get(params.site().at(meter.layer)));
+        let rows: Vec<&Tensor> = rows.collect::<Result<_>>()?;
+        let measured = match lab.model.transformer.statistics {
+            StatisticsOn::Host => measured_on_host(&meters, &rows)?,
+            StatisticsOn::Device => measured_on_device(&meters, &rows)?,
+        };
+        for (meter, measured) in meters.iter().zip(measured) {
+            let positions = of.positions.clone();
+            for ((cells, measured), position) in cells.iter_mut().zip(measured).zip(positions) {
+                cells.push(cell(meter, measured, position));
             }
         }
         // The first position would wash out all others.
@@ -158,14 +170,44 @@ fn numbers_at(params: &MetersParams, body: &Body, place: &PromptPlace) -> Result
 /// The numbers of a cell, by name.
 const NUMBERS: [&str; 4] = ["projection", "cosine", "‖h‖", "probe p"];
 
-/// The cell of a meter over one row of the stream; sums in f64.
-fn cell(meter: &DirectionMeter, row: &[f32], position: usize) -> Cell {
+/// The projection and the length of every row `[positions, d_model]`, by meter.
+type Measured = Vec<Vec<(f64, f64)>>;
+
+fn measured_on_host(meters: &[DirectionMeter], rows: &[&Tensor]) -> Result<Measured> {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
         products.sum()
     };
-    let projection = dot(row, &meter.along);
-    let length = dot(row, row).sqrt();
+    let of_meter = |(meter, rows): (&DirectionMeter, &&Tensor)| {
+        let rows = rows.host_vec2::<f32>()?;
+        let own = rows
+            .iter()
+            .map(|row| (dot(row, &meter.along), dot(row, row).sqrt()));
+        Ok(own.collect())
+    };
+    meters.iter().zip(rows).map(of_meter).collect()
+}
+
+/// The same in one read-back of two numbers a row.
+fn measured_on_device(meters: &[DirectionMeter], rows: &[&Tensor]) -> Result<Measured> {
+    let of_meter = |(meter, rows): (&DirectionMeter, &&Tensor)| {
+        let along = Tensor::new(meter.along.as_slice(), rows.device())?.unsqueeze(1)?;
+        let own = [rows.matmul(&along)?, rows.sqr()?.sum_keepdim(1)?.sqrt()?];
+        Ok(Tensor::cat(&own, 1)?)
+    };
+    let all = meters.iter().zip(rows).map(of_meter);
+    let all = Tensor::stack(&all.collect::<Result<Vec<_>>>()?, 0)?;
+    let positions = all.dim(1)?;
+    let numbers = all.flatten_all()?.host_vec1::<f32>()?;
+    let pairs: Vec<(f64, f64)> = numbers
+        .chunks_exact(2)
+        .map(|pair| (f64::from(pair[0]), f64::from(pair[1])))
+        .collect();
+    Ok(pairs.chunks(positions.max(1)).map(<[_]>::to_vec).collect())
+}
+
+/// The cell of a meter over one row of the stream; sums in f64.
+fn cell(meter: &DirectionMeter, (projection, length): (f64, f64), position: usize) -> Cell {
     let (value, anchor) = (projection as f32, Anchor::cell(meter.layer, position));
     let odds = |(length, bias): (f32, f32)| value * length + bias;
     let p = meter.probe.map(|probe| 1.0 / (1.0 + (-odds(probe)).exp()));

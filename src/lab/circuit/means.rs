@@ -15,6 +15,7 @@ use super::mixed::add;
 use super::states::NodeValues;
 use crate::error::Result;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 
 /// The means of what every sender writes into the stream, `[senders, d_model]` each, sender after sender.
@@ -90,7 +91,7 @@ impl SenderMeans {
                 let z: Vec<f32> = z.map(|x| x * scale).collect();
                 let z = Tensor::from_vec(z, (2, width), &model.transformer.device)?;
                 let written = model.transformer.head_product(layer, head, &z)?;
-                let written = written.to_vec2::<f32>()?;
+                let written = written.host_vec2::<f32>()?;
                 let both = own.iter_mut().zip(written);
                 both.for_each(|(own, written)| own.extend(written));
             }
@@ -135,7 +136,7 @@ impl MeanStreams {
                 return Ok(None);
             };
             let scaled = (bias.to_dtype(DType::F32)? * transformer.blueprint.residual_scale)?;
-            Ok(Some(scaled.to_vec1::<f32>()?))
+            Ok(Some(scaled.host_vec1::<f32>()?))
         });
         let biases = biases.collect::<Result<Vec<_>>>()?;
         let summed = |means: &[f32]| {

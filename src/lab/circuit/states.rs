@@ -13,6 +13,7 @@ use super::edges::EdgeSet;
 use super::graph::CircuitGraph;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 
 /// The values of a run at the sites where senders write and receivers read.
@@ -62,7 +63,7 @@ impl NodeValues {
             let own = recorded.get(&at);
             let own = own.ok_or_else(|| Error::Engine(format!("{at} was not recorded")))?;
             let own = own.to_dtype(DType::F32)?.flatten_all()?;
-            values.insert(at, own.to_vec1::<f32>()?);
+            values.insert(at, own.host_vec1::<f32>()?);
         }
         Ok(Self { tokens, values })
     }
@@ -115,7 +116,7 @@ impl NodeValues {
                 let own: Vec<f32> = own.map(|x| x * scale).collect();
                 let own = Tensor::from_vec(own, (self.tokens, width), &transformer.device)?;
                 let written = transformer.head_product(layer, head, &own)?;
-                out.push(written.flatten_all()?.to_vec1()?);
+                out.push(written.flatten_all()?.host_vec1()?);
             }
             out.push(value(Site::MlpAdd.at(layer))?);
         }

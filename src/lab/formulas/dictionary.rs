@@ -17,6 +17,7 @@ use crate::edit::direction::{norm, unit};
 use crate::error::{Error, Result};
 use crate::lab::features::{FeatureDictionary, FeatureReader};
 use crate::model::gaussian::normals;
+use crate::model::host::ToHost;
 use crate::model::network::site::Address;
 
 /// A change that a dictionary makes at one address.
@@ -127,7 +128,7 @@ impl DictionaryChange {
             .iter()
             .map(wide)
             .collect::<candle_core::Result<Vec<_>>>()?;
-        let host = |t: &Tensor| t.detach().flatten_all()?.to_vec1::<f32>();
+        let host = |t: &Tensor| t.detach().flatten_all()?.host_vec1::<f32>();
         let rows = inputs
             .iter()
             .map(host)

@@ -17,6 +17,7 @@ use candle_core::{D, DType, Device, Tensor};
 use super::knockout::KnockoutRule;
 use crate::edit::op::{DirectionTo, DirectionWithin, Op};
 use crate::error::Result;
+use crate::model::host::ToHost;
 
 pub(crate) use dictionary::{DictionaryChange, DictionaryOperation};
 pub(crate) use rows::HostRow;
@@ -40,7 +41,7 @@ impl<T: candle_core::WithDType> Numbers<T> {
         };
         Ok(Self {
             host,
-            tensor: tensor.to_device(device)?,
+            tensor: tensor.on_device(device)?,
         })
     }
 }
@@ -248,7 +249,7 @@ mod tests {
     fn after(edit: &str, directions: &[&[f32]], x: &[f32]) -> Vec<f32> {
         let change = prepared(edit, directions);
         let whole = change.on_tensor(&row(x), 0, None).unwrap();
-        let whole: Vec<f32> = whole.flatten_all().unwrap().to_vec1().unwrap();
+        let whole: Vec<f32> = whole.flatten_all().unwrap().host_vec1().unwrap();
         let mut own = x.to_vec();
         changed(&change, &mut own, 0, &[]);
         close(&own, &whole);
@@ -314,7 +315,7 @@ mod tests {
         };
         let x = Tensor::zeros((1, 3, 2), DType::F32, &Device::Cpu).unwrap();
         let whole = |start| change.on_tensor(&x, start, None).unwrap();
-        let rows = |start| whole(start).squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        let rows = |start| whole(start).squeeze(0).unwrap().host_vec2::<f32>().unwrap();
         assert_eq!(rows(1), [[2.0, 0.0], [2.0, 0.0], [2.0, 0.0]]);
         assert_eq!(rows(0)[0], [1.0, 0.0]);
         for (position, expected) in [(0, [1f32, 0.0]), (1, [2.0, 0.0]), (9, [2.0, 0.0])] {
@@ -348,7 +349,7 @@ mod tests {
             };
             let whole = change.on_tensor(&tensor(&x, width), 1, Some(&tensor(&act, 5)));
             let whole = whole.unwrap().flatten_all().unwrap();
-            let whole = whole.to_vec1::<f32>().unwrap();
+            let whole = whole.host_vec1::<f32>().unwrap();
             let mut own = x.clone();
             for (i, row) in own.chunks_exact_mut(width).enumerate() {
                 changed(&change, row, 1 + i % 3, &act[i * 5..(i + 1) * 5]);

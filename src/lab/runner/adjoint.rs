@@ -11,6 +11,7 @@ use candle_core::Tensor;
 use super::backward::{GradientRows, GraphTap, Seeds, branch, check_width};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::adjoint::{AdjointTap, BlockAdjoint, BlockValues, serves};
 use crate::model::network::context::PassContext;
 use crate::model::network::site::{Address, Axis, SITES, Site};
@@ -57,7 +58,7 @@ impl GradientRows<'_> {
         };
         let shape = self.shape(Site::ResidPost.at(block), span.len);
         let leaving: Vec<f32> = match above {
-            Some(above) => above.flatten_all()?.to_vec1()?,
+            Some(above) => above.flatten_all()?.host_vec1()?,
             None => vec![0.0; shape.iter().product()],
         };
         let adjoint =
@@ -136,7 +137,7 @@ fn products(value: &Tensor, places: Range<usize>, seeds: &Seeds) -> Result<Vec<f
         .narrow(1, places.start, places.len())?
         .flatten_from(2)?;
     let own = own.to_dtype(candle_core::DType::F32)?.sum(1)?;
-    let own: Vec<Vec<f32>> = own.to_vec2()?;
+    let own: Vec<Vec<f32>> = own.host_vec2()?;
     let vectors = || seeds.numbers.chunks_exact(seeds.width);
     let product = |x: &[f32], v: &[f32]| {
         let terms = x.iter().zip(v).map(|(x, v)| f64::from(*x) * f64::from(*v));

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::lab::gradient::{GradientRequest, Scalar};
 use crate::lab::tap::RunTap;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::cache::{BranchCache, Cache};
 use crate::model::network::context::PassContext;
 use crate::model::network::site::{Address, Axis, Site};
@@ -103,7 +104,7 @@ impl Seeds {
             Scalar::Logit(_) | Scalar::LogProbability(_) | Scalar::Kl(_) => return Ok(None),
         };
         let width = vectors.dim(1)?;
-        let numbers = vectors.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        let numbers = vectors.to_dtype(DType::F32)?.flatten_all()?.host_vec1()?;
         Ok(Some(Self { at, numbers, width }))
     }
 
@@ -182,7 +183,7 @@ impl GradientRows<'_> {
                 Tensor::cat(&each.collect::<Result<Vec<_>>>()?, 0)?
             }
         };
-        self.scalars = each.to_vec1()?;
+        self.scalars = each.host_vec1()?;
         let gradients = each.sum_all()?.backward()?;
         self.take(tap, &gradients, request.after..request.after + 1, 1.0)?;
         let own = of(&gradients, &leaf)?;
@@ -214,7 +215,7 @@ impl GradientRows<'_> {
         // Numbers of half precision end early: what goes back through them is brought to size before, and back after.
         let half = leaving.dtype() != DType::F32;
         let factor = match &above {
-            Some(above) if half => f64::from(above.abs()?.max_all()?.to_scalar::<f32>()?),
+            Some(above) if half => f64::from(above.abs()?.max_all()?.host_scalar::<f32>()?),
             Some(_) | None => 1.0,
         };
         let factor = if factor > 0.0 && factor.is_finite() {
@@ -224,6 +225,7 @@ impl GradientRows<'_> {
         };
         let mut total: Option<Tensor> = None;
         if let Some(above) = above {
+            let above = above.on_device(leaving.device())?;
             let product = leaving.to_dtype(DType::F32)?.mul(&(above / factor)?)?;
             total = Some(product.sum_all()?);
         }
@@ -233,7 +235,7 @@ impl GradientRows<'_> {
         {
             let own = found(tap, *at)?;
             let each = along(*at, &own, self.multiplied(), vector)?;
-            self.scalars = each.to_vec1()?;
+            self.scalars = each.host_vec1()?;
             let own = (each.sum_all()? / factor)?;
             total = Some(match total {
                 Some(total) => (total + own)?,
@@ -274,7 +276,7 @@ impl GradientRows<'_> {
         {
             let embedding = self.entering(0)?;
             let place = request.after - span.start;
-            self.scalars = along(*at, &embedding, place..place + 1, vector)?.to_vec1()?;
+            self.scalars = along(*at, &embedding, place..place + 1, vector)?.host_vec1()?;
             let own = vector.to_dtype(DType::F32)?.flatten_all()?;
             let own = own.reshape((1, 1, ()))?.repeat((self.count, 1, 1))?;
             let whole = Tensor::zeros(embedding.shape(), DType::F32, embedding.device())?;
@@ -304,6 +306,7 @@ impl GradientRows<'_> {
                 continue;
             }
             let whole = (of(gradients, &leaf)? * factor)?;
+            let whole = whole.on_device(self.last.device())?;
             let rows = self.at_positions(at, &whole, positions.clone())?;
             self.found.insert(at, rows);
         }
@@ -396,7 +399,7 @@ fn along(at: Address, value: &Tensor, places: Range<usize>, vector: &Tensor) -> 
         .flatten_from(1)?;
     let vector = vector.to_dtype(DType::F32)?.flatten_all()?;
     check_width(at, own.dim(1)?, vector.dim(0)?)?;
-    let vector = vector.to_device(own.device())?;
+    let vector = vector.on_device(own.device())?;
     Ok(own.broadcast_mul(&vector)?.sum(D::Minus1)?)
 }
 

@@ -29,6 +29,7 @@ pub(super) fn read_output<'a>(
         questions: &questions,
         whole: &whole,
         known: model.known_tokens(),
+        ..ReadoutRequest::default()
     };
     let output = model.transformer.read_out_statistics(x, &request, tap)?;
     let mut logits = output.whole.chunks_exact(vocab);

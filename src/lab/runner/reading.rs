@@ -7,6 +7,7 @@ use candle_core::{D, DType, Tensor, Var};
 
 use crate::error::{Error, Result};
 use crate::lab::Lab;
+use crate::model::host::ToHost;
 use crate::model::network::tap::GradientTap;
 
 impl Lab {
@@ -31,7 +32,7 @@ impl Lab {
             let own = gradients
                 .get(&leaf)
                 .ok_or_else(|| Error::Engine("a reading without a gradient".into()))?;
-            Ok((each.to_vec1()?, own.squeeze(0)?.to_dtype(DType::F32)?))
+            Ok((each.host_vec1()?, own.squeeze(0)?.to_dtype(DType::F32)?))
         })
     }
 }

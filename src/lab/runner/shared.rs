@@ -22,6 +22,7 @@ use crate::lab::readout::read_logits;
 use crate::lab::row_programs::RowPrograms;
 use crate::lab::tap::{RecordedPositions, RunTap, put};
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::cache::{BranchCache, Cache};
 use crate::model::network::finite;
 use crate::model::network::site::{Address, Axis, Site};
@@ -451,12 +452,13 @@ fn joined(
             })
             .filter(|(_, patch)| patch.is_block_input() && patch.entry(layers) == entry)
             .collect();
-        let joining = put(joining, &door, span)?;
+        let device = transformer.placement.device(entry);
+        let joining = put(joining, &door, span)?.on_device(device)?;
         stream = Some(match stream {
             None => joining,
             Some(x) => {
                 let x = transformer.through(reached..entry, x, &context, Some(&mut cache), tap)?;
-                Tensor::cat(&[&x, &joining], 0)?
+                Tensor::cat(&[&x.on_device(device)?, &joining], 0)?
             }
         });
         reached = entry;

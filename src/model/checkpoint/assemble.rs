@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::model::checkpoint::unread;
@@ -18,6 +18,8 @@ use crate::model::network::families::{Family, GateUp, MatrixLayout, Qkv};
 use crate::model::network::linear::Linear;
 use crate::model::network::mlp::{DenseMlp, Mixture, Mlp};
 use crate::model::network::norm::Norm;
+use crate::model::network::placement::{NamedDevice, Placement};
+use crate::model::network::readout::StatisticsOn;
 use crate::model::network::rope::RopeTable;
 use crate::model::network::transformer::{Block, SubNorms, Transformer};
 
@@ -29,7 +31,13 @@ impl Transformer {
         mut blueprint: Blueprint,
         mut weights: Weights,
         context: usize,
+        placement: Placement,
     ) -> Result<(Self, Vec<String>)> {
+        let (first, home) = (
+            placement.device(0).clone(),
+            placement.device(blueprint.layers.len()).clone(),
+        );
+        weights.device = first.clone();
         let names = &family.names;
         let mut notes = Vec::new();
         let probes = probes(family);
@@ -40,15 +48,21 @@ impl Transformer {
                 plain(&name)
             ));
         }
-        let (embed, head) = load_ends(family, &mut blueprint, &mut weights, &probes, &mut notes)?;
+        let (embed, head) = load_ends(
+            family,
+            &mut blueprint,
+            &mut weights,
+            (&first, &home),
+            &probes,
+            &mut notes,
+        )?;
         let b = &blueprint;
-        let projection = |name: &str, from: usize, to: usize| {
+        let projection = |weights: &Weights, name: &str, from: usize, to: usize| {
             (b.d_embed != b.d_model)
                 .then(|| weights.linear(name, from, to, MatrixLayout::OutIn, false))
                 .transpose()
         };
-        let project_in = projection(names.project_in, b.d_embed, b.d_model)?;
-        let project_out = projection(names.project_out, b.d_model, b.d_embed)?;
+        let project_in = projection(&weights, names.project_in, b.d_embed, b.d_model)?;
         let positions = match b.positions {
             PositionEncoding::Learned { offset } => Some(weights.get(
                 &format!("{}.weight", names.positions),
@@ -57,24 +71,32 @@ impl Transformer {
             PositionEncoding::Rotary(_) => None,
         };
         let blocks = (0..b.layers.len())
-            .map(|layer| load_block(family, b, &weights, layer))
+            .map(|layer| {
+                weights.device = placement.device(layer).clone();
+                load_block(family, b, &weights, layer)
+            })
             .collect::<Result<Vec<_>>>()?;
+        weights.device = home;
+        let project_out = projection(&weights, names.project_out, b.d_model, b.d_embed)?;
         let norm = if b.final_norm {
             load_norm(b.norm, b.d_model, &weights, names.norm_final)?
         } else {
             Norm::identity(b.d_model, &weights.device)?
         };
         let dtype = weights.precision.compute();
-        let ropes = match &b.positions {
+        let ropes = |device: &NamedDevice| match &b.positions {
             PositionEncoding::Rotary(ropes) => ropes
                 .iter()
-                .map(|rope| RopeTable::new(rope, context, dtype, &weights.device))
-                .collect::<Result<_>>()?,
-            PositionEncoding::Learned { .. } => Vec::new(),
+                .map(|rope| RopeTable::new(rope, context, dtype, &device.device))
+                .collect::<Result<_>>(),
+            PositionEncoding::Learned { .. } => Ok(Vec::new()),
         };
+        let ropes = placement.devices().iter().map(ropes);
+        let ropes = ropes.collect::<Result<_>>()?;
         notes.extend(unread::sentence(&weights.unread(), b.layers.len()));
         let (device, precision) = (weights.device.clone(), weights.precision);
         let damage = weights.damage();
+        let statistics = StatisticsOn::of(&device);
         let transformer = Self {
             blueprint,
             embed,
@@ -86,9 +108,11 @@ impl Transformer {
             head,
             ropes,
             device,
+            placement,
             precision,
             context,
             damage,
+            statistics,
         };
         Ok((transformer, notes))
     }
@@ -120,9 +144,11 @@ fn load_ends(
     family: &Family,
     b: &mut Blueprint,
     weights: &mut Weights,
+    (embed_device, home): (&Device, &Device),
     probes: &NameProbes<'_>,
     notes: &mut Vec<String>,
 ) -> Result<(Linear, Linear)> {
+    weights.device = home.clone();
     let names = &family.names;
     let embedding = format!("{}.weight", names.embed);
     let own = weights.find(probes.head_prefixes, &probes.head);
@@ -159,10 +185,6 @@ fn load_ends(
             }
         }
     };
-    let embed = match embed {
-        Some(embed) => embed,
-        None => weights.table(names.embed, vocab, width)?,
-    };
     if b.biases.head {
         let biases: Vec<String> = probes
             .head
@@ -173,6 +195,11 @@ fn load_ends(
         let name = found.unwrap_or_else(|| format!("{}.bias", at(&made_up)));
         head.bias = Some(weights.at_root(|w| w.get(&name, &[vocab]))?);
     }
+    weights.device = embed_device.clone();
+    let embed = match embed {
+        Some(embed) => embed.on(embed_device)?,
+        None => weights.table(names.embed, vocab, width)?,
+    };
     Ok((embed, head))
 }
 

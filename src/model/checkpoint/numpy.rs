@@ -12,6 +12,7 @@ use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 use super::torch::archive::{ArchiveEntry, directory_of};
 use super::torch::{SmallTensor, strided};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::memory_map::map_file;
 
 /// The most bytes to which the arrays of a file may unpack.
@@ -145,7 +146,7 @@ fn array(name: String, bytes: &[u8]) -> Result<SmallTensor, String> {
             .for_each(<[u8]>::reverse);
     }
     let numbers = Tensor::from_raw_buffer(&own, *dtype, &[data.len() / width], &Device::Cpu)
-        .and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>())
+        .and_then(|t| t.to_dtype(DType::F32)?.host_vec1::<f32>())
         .map_err(|e| format!("{what} cannot be read ({e})"))?;
     // From column-major to row-major order.
     let values = if header.column_major {

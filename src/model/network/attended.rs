@@ -13,6 +13,7 @@ use super::rope::Rotation;
 use super::site::Site::{AttnProbs, AttnScores};
 use super::tap::Tap;
 use crate::error::{Error, Result};
+use crate::model::host::lent;
 use crate::model::kernels::attention::{self, HeadShape, Segment, ToScores, Turn};
 use crate::model::kernels::rows;
 
@@ -110,7 +111,7 @@ impl Attended<'_> {
             Some(cap) => soft_cap(&scores, cap)?,
             None => scores,
         };
-        let scores = match pass.mask(blueprint.layers[layer].window)? {
+        let scores = match pass.mask(layer)? {
             Some(mask) => scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?,
             None => scores,
         };
@@ -170,7 +171,7 @@ pub fn by_head(x: &Tensor, turn: Option<&Rotation>, dtype: DType) -> Result<Tens
 /// Calls `work` with the keys (or values) of the stem, if any, followed by those of the rows.
 fn on_segments(stem: Option<&Tensor>, own: &Tensor, work: impl FnOnce(&[Segment])) -> Result<()> {
     let held = stem.into_iter().chain([own]);
-    let held: Vec<_> = held.map(|t| (t, t.storage_and_layout())).collect();
+    let held: Vec<_> = held.map(|t| (t, lent(t))).collect();
     let segments = held.iter().map(|(t, (storage, layout))| {
         let (runs, _, positions, width) = t.dims4()?;
         let stride = layout.stride();

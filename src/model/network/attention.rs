@@ -41,7 +41,6 @@ impl AttentionWeights {
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
         let shape = pass.blueprint;
-        let spec = shape.layers[layer];
         let (batch, tokens, _) = x.dims3()?;
         let (heads, kv_heads, width) = (shape.heads, shape.kv_heads, shape.head_dim);
         let differentiable = tap.differentiable();
@@ -63,7 +62,7 @@ impl AttentionWeights {
         let v = tap.visit(V.at(layer), v)?;
         let followed = [&q, &k, &v].iter().any(|t| t.track_op());
         let on_kernels = x.device().is_cpu() && !differentiable && !followed;
-        let turn = spec.rope.and_then(|i| pass.rotations.get(i));
+        let turn = pass.rotation(layer);
         let (q, k, v) = if on_kernels {
             let kept = k.dtype();
             (

@@ -10,6 +10,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::blueprint::Blueprint;
+use super::placement::Placement;
 use crate::error::Result;
 
 /// Keys (rotated) and values of one layer: `[batch, kv_heads, capacity, head_dim]` each.
@@ -61,18 +62,18 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// An empty cache for `batch` rows of at most `context` tokens.
+    /// An empty cache for `batch` rows of at most `context` tokens: keys and values lie beside their block.
     pub fn new(
         blueprint: &Blueprint,
         batch: usize,
         context: usize,
         dtype: DType,
-        device: &Device,
+        placement: &Placement,
     ) -> Result<Self> {
         let capacity = context.min(128);
         let shape = [batch, blueprint.kv_heads, capacity, blueprint.head_dim];
-        let layer = |_| LayerCache::zeros(shape, dtype, device).map(Some);
-        let layers = blueprint.layers.iter().map(layer);
+        let layer = |at| LayerCache::zeros(shape, dtype, placement.device(at)).map(Some);
+        let layers = (0..blueprint.layers.len()).map(layer);
         let layers = layers.collect::<Result<_>>()?;
         Ok(Self {
             layers,

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use candle_core::{Device, Tensor};
 
 use super::blueprint::Blueprint;
+use super::placement::Placement;
 use super::rope::Rotation;
 use super::tap::PassSpan;
 use crate::error::Result;
@@ -20,46 +21,57 @@ type Masks = Vec<(Option<usize>, Option<Tensor>)>;
 pub struct PassContext<'a> {
     /// The architecture.
     pub blueprint: &'a Blueprint,
-    device: &'a Device,
-    /// The rotations of these positions; [`super::blueprint::LayerSpec::rope`] is an index into them.
-    pub rotations: Vec<Rotation>,
+    placement: &'a Placement,
+    /// The rotations of these positions on each device.
+    rotations: Vec<Vec<Rotation>>,
     /// The positions of the pass.
     pub span: PassSpan,
-    masks: OnceLock<Masks>,
+    /// By device.
+    masks: Vec<OnceLock<Masks>>,
 }
 
 impl<'a> PassContext<'a> {
     pub fn new(
         blueprint: &'a Blueprint,
-        device: &'a Device,
-        rotations: Vec<Rotation>,
+        placement: &'a Placement,
+        rotations: Vec<Vec<Rotation>>,
         span: PassSpan,
     ) -> Self {
+        let devices = placement.devices().iter();
         Self {
             blueprint,
-            device,
+            placement,
             rotations,
             span,
-            masks: OnceLock::new(),
+            masks: devices.map(|_| OnceLock::new()).collect(),
         }
     }
 
-    /// The mask for a window, `[tokens, start + tokens]`: 0 where a query may attend, -inf elsewhere. None if every query may
-    /// attend to all positions.
-    pub(super) fn mask(&self, window: Option<usize>) -> Result<Option<Tensor>> {
-        let masks = if let Some(masks) = self.masks.get() {
+    /// The rotation of a layer's queries and keys, where the layer is; none where they are not rotated.
+    pub(super) fn rotation(&self, layer: usize) -> Option<&Rotation> {
+        let own = self.rotations.get(self.placement.of(layer))?;
+        own.get(self.blueprint.layers[layer].rope?)
+    }
+
+    /// The mask of a layer, `[tokens, start + tokens]`, where the layer is: 0 where a query may attend, -inf elsewhere. None if every
+    /// query may attend to all positions.
+    pub(super) fn mask(&self, layer: usize) -> Result<Option<Tensor>> {
+        let window = self.blueprint.layers[layer].window;
+        let held = &self.masks[self.placement.of(layer)];
+        let masks = if let Some(masks) = held.get() {
             masks
         } else {
+            let device = self.placement.device(layer);
             let windows: BTreeSet<_> = self.blueprint.layers.iter().map(|l| l.window).collect();
-            let made = windows.into_iter().map(|w| Ok((w, self.make(w)?)));
+            let made = windows.into_iter().map(|w| Ok((w, self.make(w, device)?)));
             let made = made.collect::<Result<Masks>>()?;
-            self.masks.get_or_init(|| made)
+            held.get_or_init(|| made)
         };
         let found = masks.iter().find(|(w, _)| *w == window);
         Ok(found.and_then(|(_, mask)| mask.clone()))
     }
 
-    fn make(&self, window: Option<usize>) -> Result<Option<Tensor>> {
+    fn make(&self, window: Option<usize>, device: &Device) -> Result<Option<Tensor>> {
         let span = self.span;
         let total = span.start + span.len;
         let narrow = window.filter(|w| *w < total);
@@ -72,6 +84,6 @@ impl<'a> PassContext<'a> {
         });
         let rows: Vec<f32> = rows.collect();
         let shape = (span.len, total);
-        Ok(Some(Tensor::from_vec(rows, shape, self.device)?))
+        Ok(Some(Tensor::from_vec(rows, shape, device)?))
     }
 }

@@ -11,6 +11,7 @@ use candle_core::{D, DType, Device, Storage, Tensor};
 use super::site::{Address, Site};
 use super::tap::Tap;
 use crate::error::{Error, Result};
+use crate::model::host::{ToHost, lent};
 
 /// A tensor of a checkpoint with values that are not finite.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ pub fn stream(x: &Tensor) -> Result<Tensor> {
 /// When the read-back from the device fails.
 pub fn rows(x: &Tensor) -> Result<Vec<bool>> {
     let squares = x.to_dtype(DType::F32)?.sqr()?.sum(D::Minus1)?;
-    let verdicts = (squares * 0.0)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+    let verdicts = (squares * 0.0)?.sum(D::Minus1)?.host_vec1::<f32>()?;
     Ok(verdicts.into_iter().map(f32::is_finite).collect())
 }
 
@@ -103,7 +104,7 @@ fn verdict(x: &Tensor) -> Result<Tensor> {
 /// Tests rows in host memory in place; none for a tensor on a device.
 fn on_host(x: &Tensor) -> Result<Option<bool>> {
     let width = x.dim(D::Minus1)?.max(1);
-    let (storage, layout) = x.storage_and_layout();
+    let (storage, layout) = lent(x);
     let (Storage::Cpu(held), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
         return Ok(None);
     };
@@ -119,12 +120,12 @@ pub fn passed(verdicts: &[Tensor]) -> Result<bool> {
     let Some(first) = verdicts.first() else {
         return Ok(true);
     };
-    let sum = verdicts[1..]
-        .iter()
-        .try_fold(first.clone(), |sum, more| sum + more)?;
+    let sum = verdicts[1..].iter().try_fold(first.clone(), |sum, more| {
+        sum + more.on_device(first.device())?
+    })?;
     // False for NaN, which is equal to nothing.
     #[allow(clippy::float_cmp)]
-    Ok(sum.to_scalar::<f32>()? == 0.0)
+    Ok(sum.host_scalar::<f32>()? == 0.0)
 }
 
 /// The sites of the residual stream.

@@ -12,6 +12,7 @@ use super::blueprint::{NormKind, QkNormOver};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::Result;
+use crate::model::host::ToHost;
 
 /// What a head reads the stream for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ impl Transformer {
             rows = norm.seen_from_behind(&rows)?;
         }
         let rows = rows.reshape((count, shape.head_dim, ()))?;
+        let rows = rows.on_device(&self.device)?;
         let owner: Vec<u32> = (0..shape.heads)
             .map(|head| (head * count / shape.heads) as u32)
             .collect();
@@ -63,7 +65,8 @@ impl Transformer {
             rows = norm.at_scale_one(&rows)?;
         }
         let rows = (rows * shape.residual_scale)?;
-        Ok(rows.reshape((shape.heads, shape.head_dim, ()))?)
+        let rows = rows.reshape((shape.heads, shape.head_dim, ()))?;
+        Ok(rows.on_device(&self.device)?)
     }
 }
 

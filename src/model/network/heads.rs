@@ -10,6 +10,7 @@ use super::blueprint::{BlockOrder, NormKind};
 use super::norm::Norm;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 /// The constant part of a sub-layer's output, projected on some directions: one number for each direction.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,7 +39,7 @@ impl Transformer {
         let weight = self.blocks[layer].attention.out.weight()?;
         let slice = weight.narrow(1, head * width, width)?.contiguous()?;
         let z = Tensor::new(z, weight.device())?.unsqueeze(1)?;
-        Ok(slice.matmul(&z)?.squeeze(1)?.to_vec1()?)
+        Ok(slice.matmul(&z)?.squeeze(1)?.host_vec1()?)
     }
 
     /// What a part of `attn_out`, `[d_model]`, adds to the stream: the part after the norm of the attention output, if the
@@ -51,7 +52,7 @@ impl Transformer {
                 .map(|w| (f64::from(*w) * factor) as f32)
                 .collect());
         };
-        let gain: Vec<f32> = norm.gain.to_dtype(DType::F32)?.to_vec1()?;
+        let gain: Vec<f32> = norm.gain.to_dtype(DType::F32)?.host_vec1()?;
         let middle = match norm.kind {
             NormKind::Layer => {
                 written.iter().map(|w| f64::from(*w)).sum::<f64>() / written.len() as f64
@@ -71,7 +72,8 @@ impl Transformer {
     pub fn head_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let block = &self.blocks[layer];
         let read = self.before_write(block.norms_attn.output.as_ref(), directions)?;
-        Ok(read.matmul(&block.attention.out.weight()?)?)
+        let weight = block.attention.out.weight()?;
+        Ok(read.matmul(&weight.on_device(read.device())?)?)
     }
 
     /// The constant part of what attention adds, along directions `[n, d_model]`, `[n]` each: from the bias of the output
@@ -99,8 +101,11 @@ impl Transformer {
         directions: &Tensor,
     ) -> Result<Constants> {
         let dots = |vector: &Tensor, directions: &Tensor| -> Result<Vec<f32>> {
-            let column = vector.to_dtype(DType::F32)?.unsqueeze(1)?;
-            Ok(directions.matmul(&column)?.squeeze(1)?.to_vec1()?)
+            let column = vector
+                .to_dtype(DType::F32)?
+                .on_device(directions.device())?;
+            let column = column.unsqueeze(1)?;
+            Ok(directions.matmul(&column)?.squeeze(1)?.host_vec1()?)
         };
         let none = vec![0.0; directions.dim(0)?];
         let scaled = match bias {

@@ -15,8 +15,13 @@ use half::slice::HalfFloatSliceExt;
 use super::numbers::{elsewhere, on_numbers, plain, wide};
 use super::quantized::{Blocks, mismatch};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
+use crate::model::host::lent;
 use crate::model::kernels::vocabulary::Matrix;
 use crate::model::kernels::{self, PlainWeights, Product, StoredRows};
+
+/// Rows of a weight that a device widens at a time.
+const WIDENED: usize = 8192;
 
 /// How the weight matrices of a model are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +138,7 @@ impl Linear {
 
     fn with_bias(&self, y: Tensor) -> Result<Tensor> {
         Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
+            Some(bias) => y.broadcast_add(&bias.on_device(y.device())?)?,
             None => y,
         })
     }
@@ -144,7 +149,13 @@ impl Linear {
     }
 
     /// `x` `[.., in]` times some rows of the weight: `[.., rows]`, without the bias.
+    /// It is computed where the weight is, and is where `x` is: in a pass that is one device.
     pub fn part(&self, x: &Tensor, rows: Range<usize>) -> Result<Tensor> {
+        let there = self.device();
+        if !x.device().same_device(there) {
+            let own = self.part(&x.on_device(there)?, rows)?;
+            return Ok(own.on_device(x.device())?);
+        }
         if self.is_for_kernels(x) {
             let mut products = products(x, &[(self, rows)])?;
             return products
@@ -188,6 +199,28 @@ impl Linear {
         }))
     }
 
+    /// The device that the weight is on.
+    pub fn device(&self) -> &Device {
+        match &self.storage {
+            Storage::Dense(weight) => weight.device(),
+            Storage::Quantized(blocks) => blocks.device(),
+        }
+    }
+
+    /// The same matrix on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.on_device(device));
+        let storage = match &self.storage {
+            Storage::Dense(weight) => Storage::Dense(weight.on_device(device)?),
+            Storage::Quantized(blocks) => Storage::Quantized(blocks.on(device)?),
+        };
+        Ok(Self {
+            storage,
+            bias: bias.transpose()?,
+            out: self.out,
+        })
+    }
+
     /// Whether there is a CPU kernel for the weight as it is stored.
     pub fn has_kernel(&self) -> bool {
         match &self.storage {
@@ -227,7 +260,7 @@ impl Linear {
     /// The lock on the weight's storage, with its layout; held while the kernels read it.
     fn hold(&self) -> Option<(impl Deref<Target = Stored> + '_, &Layout)> {
         match &self.storage {
-            Storage::Dense(weight) => Some(weight.storage_and_layout()),
+            Storage::Dense(weight) => Some(lent(weight)),
             Storage::Quantized(_) => None,
         }
     }
@@ -271,6 +304,29 @@ impl Linear {
             Storage::Dense(weight) => weight.index_select(ids, 0)?.to_dtype(dtype)?,
             Storage::Quantized(blocks) => blocks.rows(ids)?.to_dtype(dtype)?,
         })
+    }
+
+    /// Weighted sums of the rows of the weight, `[n, out]` to `[n, in]`, f32; some rows at a time are widened.
+    pub fn weighted_rows(&self, weights: &Tensor) -> Result<Tensor> {
+        let mut sum = Tensor::zeros(
+            (weights.dim(0)?, self.input()?),
+            DType::F32,
+            weights.device(),
+        )?;
+        for start in (0..self.out).step_by(WIDENED) {
+            let count = WIDENED.min(self.out - start);
+            let rows = match &self.storage {
+                Storage::Dense(weight) => weight.narrow(0, start, count)?.to_dtype(DType::F32)?,
+                Storage::Quantized(blocks) => {
+                    let ids =
+                        Tensor::arange(start as u32, (start + count) as u32, weights.device())?;
+                    blocks.rows(&ids)?
+                }
+            };
+            let own = weights.narrow(1, start, count)?.contiguous()?;
+            sum = (sum + own.matmul(&rows)?)?;
+        }
+        Ok(sum)
     }
 
     /// The whole weight, `[out, in]`, f32.

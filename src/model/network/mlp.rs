@@ -17,6 +17,7 @@ use super::numbers::{made, on_numbers, plain, wide};
 use super::site::Site::{MlpAct, MlpGate, MlpUp, Router};
 use super::tap::Tap;
 use crate::error::Result;
+use crate::model::host::ToHost;
 use crate::model::kernels::rows::{Gate, activated};
 
 /// The MLP sub-layer of a block.
@@ -133,7 +134,7 @@ impl Mixture {
         let weights = tap.visit(Router.at(layer), weights)?;
         let rows = x.reshape((batch * tokens, width))?;
         let weights = weights.reshape((batch * tokens, self.spec.count))?;
-        let values: Vec<Vec<f32>> = weights.to_dtype(DType::F32)?.to_vec2()?;
+        let values: Vec<Vec<f32>> = weights.to_dtype(DType::F32)?.host_vec2()?;
         let mut sum = rows.zeros_like()?;
         for (e, expert) in self.experts.iter().enumerate() {
             let chosen = (0..values.len()).filter(|row| values[*row][e] != 0.0);
@@ -158,7 +159,7 @@ impl Mixture {
         let probs = softmax(scores, differentiable)?;
         let (shape, count) = (probs.dims().to_vec(), self.spec.count);
         let values = probs.flatten_all()?.to_dtype(DType::F32)?;
-        let values = values.to_vec1::<f32>()?;
+        let values = values.host_vec1::<f32>()?;
         let mut chosen = vec![0f32; values.len()];
         let rows = values.chunks_exact(count);
         for (row, chosen) in rows.zip(chosen.chunks_exact_mut(count)) {

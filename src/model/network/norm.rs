@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use super::blueprint::{NormKind, NormSpec};
 use super::numbers::{made, on_numbers, plain, wide};
 use crate::error::Result;
+use crate::model::host::ToHost;
 use crate::model::kernels::rows;
 
 /// A norm with its learned gain, and bias for LayerNorm. Both are kept in f32.
@@ -59,6 +60,9 @@ impl Norm {
         if x.device().is_cpu() && !differentiable && !x.track_op() {
             return self.on_cpu(x);
         }
+        if !x.device().same_device(self.gain.device()) {
+            return self.on(x.device())?.forward(x, differentiable);
+        }
         let wide = x.to_dtype(wide(x.dtype()))?;
         let out = match (self.kind, &self.bias, differentiable) {
             (NormKind::Rms, _, false) => {
@@ -73,6 +77,16 @@ impl Norm {
             _ => self.plain(&wide, &self.gain, self.bias.as_ref())?,
         };
         Ok(out.to_dtype(dtype)?)
+    }
+
+    /// The same norm on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        let bias = self.bias.as_ref().map(|bias| bias.on_device(device));
+        Ok(Self {
+            gain: self.gain.on_device(device)?,
+            bias: bias.transpose()?,
+            ..self.clone()
+        })
     }
 
     /// The same norm without gain and bias.
@@ -178,7 +192,8 @@ impl Norm {
     /// gain. What it does to a term of a sum, but for the scale of the whole.
     pub fn at_scale_one(&self, rows: &Tensor) -> Result<Tensor> {
         let wide = rows.to_dtype(DType::F32)?;
-        Ok(self.centred(wide)?.broadcast_mul(&self.gain)?)
+        let gain = self.gain.on_device(wide.device())?;
+        Ok(self.centred(wide)?.broadcast_mul(&gain)?)
     }
 
     /// Rows less their mean, for LayerNorm; the others leave it.
@@ -204,7 +219,8 @@ impl Norm {
     /// f32. They are multiplied by the gain and, for LayerNorm, centred (centring the direction equals centring the input). The
     /// dot product with the input, times [`Norm::inverse_scale`], is the dot product with the output without the bias's part.
     pub fn seen_from_behind(&self, directions: &Tensor) -> Result<Tensor> {
-        self.centred(directions.broadcast_mul(&self.gain)?)
+        let gain = self.gain.on_device(directions.device())?;
+        self.centred(directions.broadcast_mul(&gain)?)
     }
 
     /// `1 / rms(x)` or `1 / std(x)` of one row that has been read back; sums in f64.

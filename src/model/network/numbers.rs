@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Error, Result};
+use crate::model::host::lent;
 use crate::model::kernels::attention::Kept;
 
 /// The error for a tensor that is not on the CPU.
@@ -15,7 +16,7 @@ pub(super) fn elsewhere() -> Error {
 
 /// Calls `work` with the numbers of a contiguous f32 tensor.
 pub(super) fn on_numbers<T>(x: &Tensor, work: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    let (storage, layout) = x.storage_and_layout();
+    let (storage, layout) = lent(x);
     let (Storage::Cpu(CpuStorage::F32(values)), true) = (&*storage, layout.is_contiguous()) else {
         return Err(elsewhere());
     };

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Module, Tensor};
 
 use super::numbers::elsewhere;
 use crate::error::{Error, Result};
+use crate::model::host::{ToHost, block_bytes};
 use crate::model::kernels::Packed;
 use crate::model::kernels::encoding::Encoding;
 
@@ -58,7 +59,7 @@ impl Blocks {
         let shape = weight.dims2()?;
         let blocks = QTensor::quantize(&weight.to_dtype(DType::F32)?, kind)?;
         if weight.device().is_cpu() {
-            return Self::from_bytes(kind, shape, &blocks.data()?, weight.device());
+            return Self::from_bytes(kind, shape, &block_bytes(&blocks)?, weight.device());
         }
         Ok(Self {
             weight: BlockStorage::Device(QMatMul::from_qtensor(blocks)?, weight.device().clone()),
@@ -99,6 +100,36 @@ impl Blocks {
         self.input
     }
 
+    /// The device that it is on.
+    pub fn device(&self) -> &Device {
+        match &self.weight {
+            BlockStorage::Here(_) => &Device::Cpu,
+            BlockStorage::Device(_, device) => device,
+        }
+    }
+
+    /// The same matrix on another device.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        match &self.weight {
+            BlockStorage::Device(QMatMul::QTensor(blocks), own) if !own.same_device(device) => {
+                let bytes = block_bytes(blocks)?;
+                Self::from_bytes(blocks.dtype(), (self.out, self.input), &bytes, device)
+            }
+            BlockStorage::Device(QMatMul::Tensor(dense) | QMatMul::TensorF16(dense), own)
+                if !own.same_device(device) =>
+            {
+                Ok(Self {
+                    weight: BlockStorage::Device(
+                        QMatMul::Tensor(dense.on_device(device)?),
+                        device.clone(),
+                    ),
+                    ..self.clone()
+                })
+            }
+            BlockStorage::Here(_) | BlockStorage::Device(..) => Ok(self.clone()),
+        }
+    }
+
     /// The blocks in the form that the CPU kernels take; none on another device.
     pub fn here(&self) -> Option<&Packed> {
         match &self.weight {
@@ -132,7 +163,7 @@ impl Blocks {
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match &self.weight {
             BlockStorage::Here(packed) => {
-                let ids = ids.to_vec1::<u32>()?;
+                let ids = ids.host_vec1::<u32>()?;
                 if let Some(id) = ids.iter().find(|id| **id as usize >= self.out) {
                     let rows = self.out;
                     return Err(Error::Engine(format!("row {id} of a table of {rows}")));
@@ -227,7 +258,7 @@ mod tests {
                 .unwrap()
                 .sum_all()
                 .unwrap()
-                .to_scalar::<f32>()
+                .host_scalar::<f32>()
                 .unwrap()
                 .sqrt()
         };

@@ -9,26 +9,17 @@ use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 use super::reduced::reduced;
 use super::site::Site::{FinalNorm, Logits, LogitsRaw};
+pub use super::statistics::{ReadoutRequest, StatisticsOn, StrongestLookup, StrongestToken};
 use super::tap::{Tap, TapOutcome};
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+use crate::model::host::{ToHost, lent};
 use crate::model::kernels::vocabulary::{
-    LaidOut, LogitScale, Reading, RowQuestion, RowSums, STRIP, Unembedding, read_rows,
+    LaidOut, LogitScale, Reading, RowSums, STRIP, Unembedding, read_rows,
 };
 
 /// Multiplications between two reports.
 const WORK: usize = 1 << 29;
-
-/// Rows that are read together, and what is wanted of them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReadoutRequest<'a> {
-    /// What is asked, each question of one row.
-    pub questions: &'a [RowQuestion<'a>],
-    /// Rows whose logits are laid out.
-    pub whole: &'a [usize],
-    /// How many tokens the tokenizer knows.
-    pub known: usize,
-}
 
 /// What rows say.
 #[derive(Debug, Default)]
@@ -37,6 +28,10 @@ pub struct ReadoutRows {
     pub sums: Vec<RowSums>,
     /// The logits of the rows that were to be laid out, `[rows, vocab]`.
     pub whole: Vec<f32>,
+    /// In the order of the lookups.
+    pub looked: Vec<StrongestToken>,
+    /// The logits that stay where they are, `[vocab]`.
+    pub kept: Option<Tensor>,
 }
 
 impl Transformer {
@@ -95,8 +90,17 @@ impl Transformer {
                 }
             }
             let logits = self.leave(self.raw(&y)?, tap)?;
-            laid_out(&logits, request)
+            self.laid_out(&logits, request)
         })
+    }
+
+    /// What is asked of rows of logits `[rows, vocab]` that are there already.
+    pub fn logit_statistics(
+        &self,
+        logits: &Tensor,
+        request: &ReadoutRequest,
+    ) -> Result<ReadoutRows> {
+        self.laid_out(logits, request)
     }
 
     /// Rows `[n, d_embed]`: of the first `own` the products with the unembedding, `[own, vocab]`, and what is asked.
@@ -109,8 +113,14 @@ impl Transformer {
         report: &mut dyn FnMut(f32) -> Result<()>,
     ) -> Result<(Tensor, ReadoutRows)> {
         let vocab = self.head.out;
+        if self.statistics == StatisticsOn::Device {
+            report(0.0)?;
+            let all = self.head.logits(rows)?;
+            let output = self.laid_out(&self.finish(all.clone())?, request)?;
+            return Ok((all.narrow(0, 0, own)?, output));
+        }
         let bias = self.head.bias.as_ref();
-        let bias = bias.map(|b| b.to_dtype(DType::F32)?.to_vec1::<f32>());
+        let bias = bias.map(|b| b.to_dtype(DType::F32)?.host_vec1::<f32>());
         let bias = bias.transpose()?;
         let scale = LogitScale {
             bias: bias.as_deref(),
@@ -149,54 +159,59 @@ impl Transformer {
             let output = ReadoutRows {
                 sums: sums?,
                 whole: space,
+                ..ReadoutRows::default()
             };
             return Ok((raw, output));
         }
         report(0.0)?;
         let all = self.head.logits(rows)?;
-        let output = laid_out(&self.finish(all.clone())?, request)?;
+        let output = self.laid_out(&self.finish(all.clone())?, request)?;
         Ok((all.narrow(0, 0, own)?, output))
     }
-}
 
-/// The same of logits `[.., vocab]` that are there: where they are.
-fn laid_out(logits: &Tensor, request: &ReadoutRequest) -> Result<ReadoutRows> {
-    let vocab = logits.dim(candle_core::D::Minus1)?;
-    if !logits.device().is_cpu() {
-        let rows = logits.reshape(((), vocab))?;
-        let which: Vec<u32> = request.whole.iter().map(|row| *row as u32).collect();
-        let whole = if which.is_empty() {
-            Vec::new()
-        } else {
-            let which = Tensor::new(which, rows.device())?;
-            on_host(&rows.index_select(&which, 0)?, <[f32]>::to_vec)?
-        };
-        return Ok(ReadoutRows {
-            sums: reduced(&rows, request.known, request.questions)?,
-            whole,
-        });
-    }
-    on_host(logits, |all| {
-        let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
-        ReadoutRows {
-            sums: read_rows(&rows, request.known, request.questions),
-            whole: request
-                .whole
-                .iter()
-                .flat_map(|row| rows[*row])
-                .copied()
-                .collect(),
+    /// The same of logits `[.., vocab]` that are there.
+    fn laid_out(&self, logits: &Tensor, request: &ReadoutRequest) -> Result<ReadoutRows> {
+        let vocab = logits.dim(candle_core::D::Minus1)?;
+        if self.statistics == StatisticsOn::Device {
+            let rows = logits.reshape(((), vocab))?;
+            let which: Vec<u32> = request.whole.iter().map(|row| *row as u32).collect();
+            let whole = if which.is_empty() {
+                Vec::new()
+            } else {
+                let which = Tensor::new(which, rows.device())?;
+                on_host(&rows.index_select(&which, 0)?, <[f32]>::to_vec)?
+            };
+            let (sums, looked) = reduced(&rows, request)?;
+            return Ok(ReadoutRows {
+                sums,
+                whole,
+                looked,
+                kept: request.keep.map(|row| rows.get(row)).transpose()?,
+            });
         }
-    })
+        on_host(logits, |all| {
+            let rows: Vec<&[f32]> = all.chunks_exact(vocab).collect();
+            ReadoutRows {
+                sums: read_rows(&rows, request.known, request.questions),
+                whole: request
+                    .whole
+                    .iter()
+                    .flat_map(|row| rows[*row])
+                    .copied()
+                    .collect(),
+                ..ReadoutRows::default()
+            }
+        })
+    }
 }
 
 /// Lends the numbers of a tensor, f32 and in order, here.
 pub fn on_host<R>(t: &Tensor, use_it: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let t = t
         .to_dtype(DType::F32)?
-        .to_device(&Device::Cpu)?
+        .on_device(&Device::Cpu)?
         .contiguous()?;
-    let (storage, layout) = t.storage_and_layout();
+    let (storage, layout) = lent(&t);
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
             Ok(use_it(&values[start..end]))

@@ -12,6 +12,7 @@ use super::linear::Linear;
 use super::norm::Norm;
 use super::transformer::{Block, Transformer};
 use crate::error::Result;
+use crate::model::host::ToHost;
 
 /// What is projected from the normed stream for attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +58,8 @@ impl Transformer {
             Projection::Key => (&attention.k, norms.map(|(_, k)| k)),
             Projection::Value => (&attention.v, None),
         };
+        let asked_from = normed.device();
+        let normed = &normed.on_device(linear.device())?;
         let width = shape.head_dim;
         let rows = head * width..(head + 1) * width;
         let last = normed.rank() - 1;
@@ -69,7 +72,7 @@ impl Transformer {
             // The norm sees all heads of this receiver's own stream.
             let whole = norm.forward(&linear.forward(normed)?, false)?;
             let own = clipped(whole)?.narrow(last, rows.start, width)?;
-            return Ok(own.contiguous()?);
+            return Ok(own.contiguous()?.on_device(asked_from)?);
         }
         let own = linear.part(normed, rows.clone())?;
         let own = match &linear.bias {
@@ -77,13 +80,14 @@ impl Transformer {
             None => own,
         };
         let own = clipped(own)?;
-        match (norm, over) {
-            (Some(norm), Some(QkNormOver::Head)) => norm.forward(&own, false),
+        let own = match (norm, over) {
+            (Some(norm), Some(QkNormOver::Head)) => norm.forward(&own, false)?,
             (Some(norm), Some(QkNormOver::HeadOwnGain)) => {
-                norm.of_head(head, width)?.forward(&own, false)
+                norm.of_head(head, width)?.forward(&own, false)?
             }
-            _ => Ok(own),
-        }
+            _ => own,
+        };
+        Ok(own.on_device(asked_from)?)
     }
 
     /// What a head writes for rows of its `z`, without the bias: `[n, head_dim] -> [n, d_model]`, f32, before the residual multiplier.

@@ -7,7 +7,9 @@
 
 use candle_core::{D, DType, Tensor};
 
+use super::statistics::{ReadoutRequest, StrongestLookup, StrongestToken};
 use crate::error::Result;
+use crate::model::host::ToHost;
 use crate::model::kernels::vocabulary::{OtherRow, RowQuestion, RowSums};
 
 /// In the place of a banned token's logit where it is multiplied by its probability, which is 0.
@@ -22,9 +24,9 @@ struct QuestionLayout {
 /// What rows of logits `[n, vocab]` say, of which the first `known` tokens can be among the strongest.
 pub(super) fn reduced(
     logits: &Tensor,
-    known: usize,
-    questions: &[RowQuestion],
-) -> Result<Vec<RowSums>> {
+    request: &ReadoutRequest,
+) -> Result<(Vec<RowSums>, Vec<StrongestToken>)> {
+    let (known, questions) = (request.known, request.questions);
     let logits = logits.to_dtype(DType::F32)?;
     let vocab = logits.dim(1)?;
     let mut pieces: Vec<Tensor> = Vec::new();
@@ -55,16 +57,87 @@ pub(super) fn reduced(
             tokens,
         });
     }
-    if pieces.is_empty() {
-        return Ok(Vec::new());
+    for lookup in request.lookups {
+        pieces.extend(looked_up(&logits, lookup)?);
     }
-    let numbers = Tensor::cat(&pieces, 1)?.flatten_all()?.to_vec1::<f32>()?;
+    if pieces.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let numbers = Tensor::cat(&pieces, 1)?.flatten_all()?.host_vec1::<f32>()?;
     let mut numbers = numbers.into_iter();
     let out = layouts
         .iter()
         .zip(questions)
         .map(|(layout, question)| layout.read(&mut numbers, question));
-    Ok(out.collect())
+    let out = out.collect();
+    let looked = request.lookups.iter().map(|lookup| {
+        let id = numbers.next().unwrap_or(f32::NAN) as u32;
+        let own: Vec<f32> = numbers.by_ref().take(2 * lookup.rows.len()).collect();
+        let (values, ranks) = own.split_at(own.len() / 2);
+        let rows = values.iter().zip(ranks).map(|(z, rank)| (*z, *rank as u32));
+        StrongestToken {
+            id,
+            rows: rows.collect(),
+        }
+    });
+    Ok((out, looked.collect()))
+}
+
+/// The number of a row's strongest token, its logits in other rows, and its ranks there.
+fn looked_up(logits: &Tensor, lookup: &StrongestLookup) -> Result<Vec<Tensor>> {
+    let vocab = logits.dim(1)?;
+    let of = logits.narrow(0, lookup.of, 1)?;
+    let at = of
+        .narrow(1, 0, lookup.known.min(vocab))?
+        .argmax_keepdim(1)?;
+    let mut out = vec![at.to_dtype(DType::F32)?];
+    if lookup.rows.is_empty() {
+        return Ok(out);
+    }
+    let which: Vec<u32> = lookup.rows.iter().map(|row| *row as u32).collect();
+    let rows = logits.index_select(&Tensor::new(which, logits.device())?, 0)?;
+    let count = rows.dim(0)?;
+    let own = rows.gather(&at.broadcast_as((count, 1))?.contiguous()?, 1)?;
+    let larger = rows.broadcast_gt(&own)?.to_dtype(DType::F32)?;
+    out.push(own.reshape((1, count))?);
+    out.push(larger.sum_keepdim(1)?.reshape((1, count))?);
+    Ok(out)
+}
+
+/// The strongest tokens of every row `[n, known]` with their values, strongest first, in one read-back; a row with a number that is
+/// none has none.
+pub fn strongest_of_rows(rows: &Tensor, count: usize) -> Result<Vec<Vec<(u32, f32)>>> {
+    let rows = rows.to_dtype(DType::F32)?;
+    let (n, known) = rows.dims2()?;
+    let count = count.min(known);
+    // Not-a-number hides from a maximum, and shows in a sum.
+    let sums = (&rows * 0.0)?.sum_keepdim(1)?;
+    let mut pieces = strongest(&rows, count)?;
+    pieces.push(sums);
+    let numbers = Tensor::cat(&pieces, 1)?.flatten_all()?.host_vec1::<f32>()?;
+    let width = 2 * count + 1;
+    let row = |i: usize| {
+        let own = &numbers[i * width..(i + 1) * width];
+        let (pairs, sum) = own.split_at(2 * count);
+        if !sum[0].is_finite() {
+            return Vec::new();
+        }
+        let pairs = pairs.chunks_exact(2);
+        pairs.map(|pair| (pair[0] as u32, pair[1])).collect()
+    };
+    Ok((0..n).map(row).collect())
+}
+
+/// The largest difference of two rows of logits `[vocab]`, in one read-back; not finite where something is not finite in either, except
+/// for minus infinity in both, which is a banned token.
+pub fn largest_gap(a: &Tensor, b: &Tensor) -> Result<f32> {
+    let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
+    let alike = (a.eq(&b)? * a.lt(f32::INFINITY)?)?;
+    let apart = alike.where_cond(&a.zeros_like()?, &(&a - &b)?.abs()?)?;
+    // Not-a-number hides from a maximum, and shows in a sum.
+    let ends = [apart.max(0)?, (apart * 0.0)?.sum_all()?];
+    let ends = Tensor::stack(&ends, 0)?.host_vec1::<f32>()?;
+    Ok(ends[0] + ends[1])
 }
 
 /// The sums of a distribution `[1, vocab]`, `[1, 1]` each.
@@ -110,16 +183,16 @@ fn against(logits: &Tensor, z: &Tensor, question: &RowQuestion) -> Result<Vec<Te
     Ok(vec![of_other.largest, of_other.total, weighted, gap])
 }
 
-/// The numbers and logits of the strongest tokens of `[1, known]`, one after the other.
+/// The numbers and logits of the strongest tokens of rows `[n, known]`, one after the other, `[n, 1]` each.
 fn strongest(z: &Tensor, count: usize) -> Result<Vec<Tensor>> {
-    let known = z.dim(1)?;
+    let (rows, known) = z.dims2()?;
     let mut left = z.clone();
     let mut out = Vec::with_capacity(2 * count);
     for _ in 0..count.min(known) {
         let at = left.argmax_keepdim(1)?;
         out.push(at.to_dtype(DType::F32)?);
         out.push(z.gather(&at, 1)?);
-        let ban = Tensor::full(f32::NEG_INFINITY, (1, 1), z.device())?;
+        let ban = Tensor::full(f32::NEG_INFINITY, (rows, 1), z.device())?;
         left = left.scatter_add(&at, &ban, 1)?;
     }
     Ok(out)
@@ -220,7 +293,37 @@ mod tests {
         let slices: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
         let expected = read_rows(&slices, known, &questions);
         let all = Tensor::from_vec(rows.concat(), (6, vocab), &Device::Cpu).unwrap();
-        let found = reduced(&all, known, &questions).unwrap();
+        let lookups = [
+            StrongestLookup {
+                of: 5,
+                known,
+                rows: &[1, 5],
+            },
+            StrongestLookup {
+                of: 0,
+                known: vocab,
+                rows: &[5],
+            },
+        ];
+        let request = ReadoutRequest {
+            questions: &questions,
+            known,
+            lookups: &lookups,
+            ..ReadoutRequest::default()
+        };
+        let (found, looked) = reduced(&all, &request).unwrap();
+        let best = expected[5].top[0].0;
+        let of = |row: usize, id: u32| {
+            let own = rows[row][id as usize];
+            (own, rows[row].iter().filter(|z| **z > own).count() as u32)
+        };
+        assert_eq!(looked[0].id, best);
+        assert_eq!(looked[0].rows, [of(1, best), of(5, best)]);
+        // Beyond what the tokenizer knows, where all of the vocabulary counts.
+        assert_eq!(
+            (looked[1].id, &looked[1].rows[..]),
+            (995, &[of(5, 995)][..])
+        );
         assert_eq!(found.len(), questions.len());
         for (i, (own, kernel)) in found.iter().zip(&expected).enumerate() {
             assert!(near(own.total, kernel.total), "{i}: {own:?} {kernel:?}");
@@ -243,5 +346,37 @@ mod tests {
             }
             assert_eq!(own.tokens.len(), kernel.tokens.len());
         }
+    }
+    #[test]
+    fn a_gap_is_that_of_the_check() {
+        let rows = [
+            [1.0f32, 2.0, f32::NEG_INFINITY],
+            [1.0, 2.5, f32::NEG_INFINITY],
+            [1.0, 2.0, 0.0],
+            [1.0, f32::NAN, f32::NEG_INFINITY],
+            [1.0, f32::INFINITY, f32::NEG_INFINITY],
+        ];
+        for a in &rows {
+            for b in &rows {
+                let tensor = |row: &[f32; 3]| Tensor::new(row, &Device::Cpu).unwrap();
+                let own = largest_gap(&tensor(a), &tensor(b)).unwrap();
+                let of_host = crate::figure::Check::of(a, b, 0.0).error;
+                assert_eq!(own.is_finite(), of_host.is_finite(), "{a:?} {b:?}");
+                assert!(!own.is_finite() || own == of_host, "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_strongest_of_many_rows_are_those_of_each() {
+        let rows = [
+            [3.0f32, -1.0, 7.0, 0.5],
+            [0.0, f32::NAN, 1.0, 2.0],
+            [-4.0, -3.0, -2.0, -1.0],
+        ];
+        let found = strongest_of_rows(&Tensor::new(&rows, &Device::Cpu).unwrap(), 2).unwrap();
+        assert_eq!(found[0], [(2, 7.0), (0, 3.0)]);
+        assert!(found[1].is_empty(), "a row with a number that is none");
+        assert_eq!(found[2], [(3, -1.0), (2, -2.0)]);
     }
 }

@@ -426,6 +426,7 @@ impl Rotation {
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
+    use crate::model::host::ToHost;
 
     fn read(config: &Value) -> Result<Rope> {
         crate::model::network::families::rope_of(config, "llama", 16)
@@ -508,13 +509,13 @@ mod tests {
             let gap = (fused.sub(&plain).unwrap().abs().unwrap())
                 .flatten_all()
                 .unwrap();
-            assert!(gap.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+            assert!(gap.max(0).unwrap().host_scalar::<f32>().unwrap() < 1e-6);
             let kept = |t: &Tensor| {
                 t.narrow(3, 8, 8)
                     .unwrap()
                     .flatten_all()
                     .unwrap()
-                    .to_vec1::<f32>()
+                    .host_vec1::<f32>()
                     .unwrap()
             };
             assert_eq!(kept(&fused), kept(&x));
@@ -524,13 +525,13 @@ mod tests {
                     .unwrap()
                     .flatten_all()
                     .unwrap()
-                    .to_vec1::<f32>()
+                    .host_vec1::<f32>()
                     .unwrap(),
                 x.narrow(3, 0, 8)
                     .unwrap()
                     .flatten_all()
                     .unwrap()
-                    .to_vec1::<f32>()
+                    .host_vec1::<f32>()
                     .unwrap()
             );
         }

@@ -18,13 +18,16 @@ use super::linear::{Linear, Precision};
 use super::mlp::Mlp;
 use super::norm::Norm;
 use super::numbers::wide;
+use super::placement::Placement;
 use super::rope::RopeTable;
 use super::site::Site::{
     AttnAdd, AttnIn, AttnOut, Embed, FinalNorm, Logits, LogitsRaw, MlpAdd, MlpIn, MlpNormed,
     MlpOut, ResidMid, ResidPost, ResidPre,
 };
+use super::statistics::StatisticsOn;
 use super::tap::{PassSpan, Tap, TapOutcome};
 use crate::error::Result;
+use crate::model::host::{self, ToHost};
 use crate::model::kernels;
 
 /// The norms around one sub-layer; the arrangement of the block decides which of them exist.
@@ -67,16 +70,20 @@ pub struct Transformer {
     pub project_out: Option<Linear>,
     /// `d_embed -> vocab`.
     pub head: Linear,
-    /// The rotations; [`super::blueprint::LayerSpec::rope`] is an index into them.
-    pub ropes: Vec<RopeTable>,
-    /// The device that holds the weights.
+    /// The rotations on each device of the placement; [`super::blueprint::LayerSpec::rope`] is an index into those of one.
+    pub ropes: Vec<Vec<RopeTable>>,
+    /// The device of the last block and of the unembedding, where values come that are taken.
     pub device: Device,
+    /// Which blocks are on which device.
+    pub placement: Placement,
     /// How weight matrices are stored.
     pub precision: Precision,
     /// The most positions that the tables cover.
     pub context: usize,
     /// The weights with values that are not finite.
     pub damage: Vec<NonFinite>,
+    /// Where statistics of the vocabulary are taken.
+    pub statistics: StatisticsOn,
 }
 
 impl Transformer {
@@ -116,7 +123,9 @@ impl Transformer {
     /// pool. The CPU products have a pool of their own and can be called from any thread.
     pub(crate) fn on_thread_pool<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         if self.device.is_cpu() {
-            rayon::scope(|_| work())
+            let (done, crossed) = rayon::scope(|_| host::counted_here(work));
+            host::add(crossed);
+            done
         } else {
             work()
         }
@@ -140,6 +149,7 @@ impl Transformer {
             cache.reserve(length)?;
         }
         let pass = self.prepare(span)?;
+        let tokens = &tokens.on_device(self.placement.device(0))?;
         let x = tap.visit(Embed.at(0), self.embedding(tokens, span)?)?;
         let blocks = blocks.min(self.blocks.len());
         let x = self.walk(0..blocks, x, &pass, cache.as_deref_mut(), tap)?;
@@ -155,21 +165,21 @@ impl Transformer {
 
     /// Masks and rotations of a pass over these positions.
     pub fn prepare(&self, span: PassSpan) -> Result<PassContext<'_>> {
-        let rotations = self
-            .ropes
-            .iter()
-            .map(|rope| rope.at(span.start, span.len))
-            .collect::<Result<_>>()?;
+        let of_device = |ropes: &Vec<RopeTable>| {
+            let each = ropes.iter().map(|rope| rope.at(span.start, span.len));
+            each.collect::<Result<_>>()
+        };
+        let rotations = self.ropes.iter().map(of_device).collect::<Result<_>>()?;
         Ok(PassContext::new(
             &self.blueprint,
-            &self.device,
+            &self.placement,
             rotations,
             span,
         ))
     }
 
-    /// Runs some of the blocks: from the stream that enters the first of them, `[batch, tokens, d_model]`, to the stream that
-    /// leaves the last. The caller must call [`Tap::begin`] and [`Cache::reserve`] before, and [`Cache::advance`] after it.
+    /// Runs some of the blocks: from the stream that enters the first of them, `[batch, tokens, d_model]`, on whatever device, to the
+    /// stream that leaves the last, on that block's. The caller must call [`Tap::begin`] and [`Cache::reserve`] before, and [`Cache::advance`] after it.
     pub fn through(
         &self,
         blocks: Range<usize>,
@@ -178,6 +188,7 @@ impl Transformer {
         cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
+        let x = x.on_device(self.placement.device(blocks.start))?;
         if tap.differentiable() {
             return self.on_thread_pool(|| self.walk(blocks, x, pass, cache, tap));
         }
@@ -192,15 +203,25 @@ impl Transformer {
         mut cache: Option<&mut Cache>,
         tap: &mut dyn Tap,
     ) -> Result<Tensor> {
+        let first = blocks.start;
         for i in blocks {
             tap.checkpoint()?;
+            if i > first {
+                let place = &self.placement;
+                x = place.cross(&x, place.of(i - 1), place.of(i))?;
+            }
             x = self.block(i, &self.blocks[i], x, pass, cache.as_deref_mut(), tap)?;
         }
         Ok(x)
     }
 
-    /// The scaled token embeddings, without learned positions: ids `[n]` to `[n, d_model]`.
+    /// The scaled token embeddings, without learned positions: ids `[n]` to `[n, d_model]`, on the device of the ids.
     pub fn embed_tokens(&self, ids: &Tensor) -> Result<Tensor> {
+        let own = ids.on_device(self.placement.device(0))?;
+        Ok(self.embedded(&own)?.on_device(ids.device())?)
+    }
+
+    fn embedded(&self, ids: &Tensor) -> Result<Tensor> {
         let x = projected(
             self.project_in.as_ref(),
             &self.embed.rows(ids, self.dtype())?,
@@ -211,7 +232,7 @@ impl Transformer {
     /// The stream that enters block 0, before any edit: `[batch, tokens]` to `[batch, tokens, d_model]`.
     fn embedding(&self, tokens: &Tensor, span: PassSpan) -> Result<Tensor> {
         let (batch, length) = tokens.dims2()?;
-        let x = self.embed_tokens(&tokens.flatten_all()?)?;
+        let x = self.embedded(&tokens.flatten_all()?)?;
         let x = x.reshape((batch, length, self.blueprint.d_model))?;
         Ok(match &self.positions {
             Some(positions) => {
@@ -329,12 +350,12 @@ impl Transformer {
         match self.blueprint.logit_cap {
             // Without gradients on the CPU: the same function as the fused read-out, for equal bits.
             Some(cap)
-                if logits.device().is_cpu()
+                if self.statistics == StatisticsOn::Host
                     && !logits.track_op()
                     && logits.dtype() == DType::F32 =>
             {
                 let shape = logits.shape().clone();
-                let mut numbers = logits.flatten_all()?.to_vec1::<f32>()?;
+                let mut numbers = logits.flatten_all()?.host_vec1::<f32>()?;
                 kernels::vocabulary::soft_cap(&mut numbers, cap as f32);
                 Ok(Tensor::from_vec(numbers, shape, &self.device)?)
             }
@@ -394,6 +415,16 @@ impl Transformer {
         scaled(read, self.blueprint.logit_scale)
     }
 
+    /// As [`Transformer::weighted_logit_directions`] of weights `[n, vocab]` where they are, f32.
+    pub fn weighted_directions_on_device(&self, weights: &Tensor) -> Result<Tensor> {
+        let read = self.head.weighted_rows(weights)?;
+        let read = match &self.project_out {
+            Some(projection) => read.matmul(&projection.weight()?)?,
+            None => read,
+        };
+        scaled(read, self.blueprint.logit_scale)
+    }
+
     /// The means of the logit directions and of the biases of the first `known` tokens, which are subtracted from a token's to
     /// centre its logit.
     pub fn mean_logit_direction(&self, known: usize) -> Result<(Tensor, f32)> {
@@ -402,7 +433,7 @@ impl Transformer {
         let bias = match &self.head.bias {
             Some(bias) => {
                 let known = bias.to_dtype(DType::F32)?.narrow(0, 0, known)?;
-                known.mean_all()?.to_scalar::<f32>()?
+                known.mean_all()?.host_scalar::<f32>()?
             }
             None => 0.0,
         };
@@ -415,7 +446,7 @@ impl Transformer {
             return Ok(0.0);
         };
         let own = bias.to_dtype(DType::F32)?.get(token as usize)?;
-        Ok(own.to_scalar::<f32>()? * self.blueprint.logit_scale as f32)
+        Ok(own.host_scalar::<f32>()? * self.blueprint.logit_scale as f32)
     }
 
     /// The vectors of `count` learned positions from `first` on, `[count, d_model]`, f32; none if positions are rotated.
@@ -424,7 +455,7 @@ impl Transformer {
             return Ok(None);
         };
         let rows = table.narrow(0, first + self.offset(), count)?;
-        Ok(Some(rows.to_dtype(DType::F32)?))
+        Ok(Some(rows.to_dtype(DType::F32)?.on_device(&self.device)?))
     }
 
     /// The number of unused rows in the table of learned positions.
@@ -441,6 +472,7 @@ impl Transformer {
         let regimes = self
             .ropes
             .iter()
+            .flatten()
             .map(|table| table.rope.scaling_regime(total));
         regimes.max().unwrap_or(0)
     }

@@ -35,6 +35,7 @@ impl Transformer {
         // `added` is a change of the stream; `mlp_out` still passes a gain and a multiplier, which are divided out.
         let raw = match &self.blocks[layer].norms_mlp.output {
             Some(norm) => {
+                let norm = norm.on(&self.device)?;
                 let silent = norm.gain.abs()?.lt(1e-6)?;
                 let gain = silent.where_cond(&norm.gain.ones_like()?, &norm.gain)?;
                 let open = silent.where_cond(&gain.zeros_like()?, &gain.recip()?)?;

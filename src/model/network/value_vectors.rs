@@ -8,8 +8,10 @@ use candle_core::{DType, Tensor};
 use super::blueprint::BlockOrder;
 use super::heads::Constants;
 use super::norm::Norm;
+use super::statistics::StatisticsOn;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 impl Transformer {
     /// The layers whose neurons can be addressed and attributed to logits: those with a dense MLP, unless the family norms the
@@ -34,13 +36,14 @@ impl Transformer {
     /// All value vectors of a layer, `[d_model, d_mlp]`, f32, including the gain of the norm of the MLP output, if there is
     /// one, and the residual multiplier.
     pub fn value_vectors(&self, layer: usize) -> Result<Tensor> {
-        let down = self.dense(layer)?.down.weight()?;
+        let down = self.dense(layer)?.down.weight()?.on_device(&self.device)?;
         self.added(layer, down.t()?)?.t().map_err(Error::from)
     }
 
     /// One value vector, `[d_model]`, f32: a column of [`Transformer::value_vectors`].
     pub fn value_vector(&self, layer: usize, neuron: usize) -> Result<Tensor> {
-        self.added(layer, self.dense(layer)?.down.column(neuron)?)
+        let column = self.dense(layer)?.down.column(neuron)?;
+        self.added(layer, column.on_device(&self.device)?)
     }
 
     /// What one unit of each neuron's activation adds along directions of the stream, computed as in
@@ -49,11 +52,17 @@ impl Transformer {
     pub fn neuron_views(&self, layer: usize, directions: &Tensor) -> Result<Tensor> {
         let read = self.before_write(self.write_norm(layer), directions)?;
         let down = &self.dense(layer)?.down;
-        if !down.has_kernel() {
-            return Ok(read.matmul(&down.weight()?)?);
+        if !down.has_kernel() || self.statistics == StatisticsOn::Device {
+            let read = read.on_device(down.device())?;
+            return Ok(read
+                .matmul(&down.weight()?)?
+                .on_device(directions.device())?);
         }
         let rows = read.dim(0)?;
-        let read = read.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let read = read
+            .to_dtype(DType::F32)?
+            .flatten_all()?
+            .host_vec1::<f32>()?;
         let views = self.on_thread_pool(|| down.adjoint(&read))?;
         let width = views.len() / rows.max(1);
         Ok(Tensor::from_vec(views, (rows, width), &self.device)?)
@@ -69,6 +78,14 @@ impl Transformer {
     pub fn write_factor(&self, layer: usize, mlp_out: &[f32]) -> f32 {
         self.write_norm(layer)
             .map_or(1.0, |norm| norm.inverse_scale_of(mlp_out))
+    }
+
+    /// The same of rows where they are: `[n, d_model]` to `[n, 1]`, f32.
+    pub fn write_factors(&self, layer: usize, mlp_out: &Tensor) -> Result<Tensor> {
+        match self.write_norm(layer) {
+            Some(norm) => norm.inverse_scale(mlp_out),
+            None => Ok(mlp_out.narrow(1, 0, 1)?.ones_like()?.to_dtype(DType::F32)?),
+        }
     }
 
     /// Whether [`Transformer::write_factor`] depends on the position.
@@ -90,7 +107,7 @@ impl Transformer {
     /// From a part of the MLP output, `[.., d_model]`, to what it adds to the stream, without the norm's scale.
     fn added(&self, layer: usize, written: Tensor) -> Result<Tensor> {
         let gained = match self.write_norm(layer) {
-            Some(norm) => written.broadcast_mul(&norm.gain)?,
+            Some(norm) => written.broadcast_mul(&norm.gain.on_device(written.device())?)?,
             None => written,
         };
         Ok((gained * self.blueprint.residual_scale)?)

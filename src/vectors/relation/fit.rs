@@ -12,6 +12,7 @@ use crate::edit::relation_map::{RelationPair, RelationPrompts};
 use crate::error::{Error, Result};
 use crate::lab::Lab;
 use crate::lab::readout::{RowRequest, Tokens};
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 use crate::vectors::proportion::Proportion;
 
@@ -233,7 +234,7 @@ impl RelationFit {
                 let weight = Tensor::from_slice(&self.weights[layer], (d, d), device)?;
                 let bias = Tensor::from_slice(&self.biases[layer], (1, d), device)?;
                 let out = (states.matmul(&weight.t()?)? * beta)?.broadcast_add(&bias)?;
-                Ok(out.to_vec2()?)
+                Ok(out.host_vec2()?)
             }
             RelationMethod::Bias => Ok(vec![self.biases[layer].clone(); subjects.len()]),
             RelationMethod::Lens | RelationMethod::Translation | RelationMethod::Fitted => {

@@ -12,6 +12,7 @@ use crate::lab::capture::Output;
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 use crate::text;
 
@@ -108,7 +109,7 @@ impl SubjectStates {
         })?;
         let row = |address: Address, position: usize| -> Result<Vec<f32>> {
             let row = read.get(address)?.get(position - read.positions.start)?;
-            Ok(row.to_dtype(DType::F32)?.to_vec1()?)
+            Ok(row.to_dtype(DType::F32)?.host_vec1()?)
         };
         let states = layers.iter().map(|l| row(Site::ResidPost.at(*l), at));
         let says = read.last().first();

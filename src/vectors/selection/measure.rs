@@ -20,6 +20,7 @@ use crate::lab::draws::{DRAWS, draw_seed};
 use crate::lab::pass::{Pass, PassRow};
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::{Address, Site};
 use crate::vectors::function_vector::add;
 use crate::vectors::labels::exchange;
@@ -111,7 +112,10 @@ impl<'a> CandidateMeasurer<'a> {
                 let row = recording
                     .get(at)?
                     .narrow(0, tokens.len() - best.position, 1)?;
-                Ok(row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?)
+                Ok(row
+                    .to_dtype(DType::F32)?
+                    .flatten_all()?
+                    .host_vec1::<f32>()?)
             };
             prompts.iter().map(row).collect()
         };

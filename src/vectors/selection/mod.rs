@@ -24,6 +24,7 @@ use crate::lab::pass::Pass;
 use crate::lab::readout::RowStats;
 use crate::lab::run::Run;
 use crate::lab::sample::log_probs;
+use crate::model::host::ToHost;
 use crate::model::network::finite::order;
 use crate::model::network::site::{Address, Site};
 
@@ -410,7 +411,10 @@ fn means(
             let rows = recording.get(*at)?;
             for (i, position) in rules.positions.iter().enumerate() {
                 let row = rows.narrow(0, tokens.len() - position, 1)?;
-                let row = row.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let row = row
+                    .to_dtype(DType::F32)?
+                    .flatten_all()?
+                    .host_vec1::<f32>()?;
                 add(&mut sums[i][layer], &row);
             }
         }

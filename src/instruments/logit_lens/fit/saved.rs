@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::file::{self, Overwrite};
 use crate::model::Card;
 use crate::model::checkpoint::torch::{Pickled, TorchValue, archive_with, facts};
+use crate::model::host::ToHost;
 use crate::text;
 
 const NEXT: &str = "Give another file, or --force to begin anew.";
@@ -126,7 +127,7 @@ pub fn resume(path: &Path, origin: &LensOrigin, card: &Card) -> Result<JacobianF
         let stored = opened
             .get(&name)?
             .ok_or_else(|| bad(format!("it lacks the matrix of block {block}")))?;
-        let mean: Vec<f32> = stored.load()?.flatten_all()?.to_vec1()?;
+        let mean: Vec<f32> = stored.load()?.flatten_all()?.host_vec1()?;
         if mean.len() != card.d_model * card.d_model || !mean.iter().all(|x| x.is_finite()) {
             return Err(bad(format!(
                 "its matrix of block {block} does not fit the model, or has a number that is not finite"

@@ -13,6 +13,7 @@ use crate::lab::Lab;
 use crate::lab::capture::{After, Output};
 use crate::lab::pass::Pass;
 use crate::lab::run::Run;
+use crate::model::host::ToHost;
 use crate::model::network::site::Site;
 
 const MOMENTUM: f64 = 0.9;
@@ -84,7 +85,10 @@ impl TunedFit {
     /// When the device cannot be read.
     pub fn map(&self, block: usize) -> Result<(Vec<f32>, Vec<f32>)> {
         let map = &self.maps[block];
-        Ok((map.weight.flatten_all()?.to_vec1()?, map.bias.to_vec1()?))
+        Ok((
+            map.weight.flatten_all()?.host_vec1()?,
+            map.bias.host_vec1()?,
+        ))
     }
 
     /// One step on a batch of texts.
@@ -121,7 +125,7 @@ impl TunedFit {
         }
         let mut square = 0f64;
         for gradient in weights.iter().chain(&biases) {
-            square += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            square += f64::from(gradient.sqr()?.sum_all()?.host_scalar::<f32>()?);
         }
         let mean = loss / count.max(1) as f64;
         if !mean.is_finite() || !square.is_finite() {

@@ -14,6 +14,7 @@ use crate::lab::circuit::mixed::MixedStreams;
 use crate::lab::circuit::states::CircuitRow;
 use crate::lab::finite_guard::Guard;
 use crate::model::Model;
+use crate::model::host::ToHost;
 use crate::model::network::norm::Norm;
 use crate::model::network::receivers::Projection;
 use crate::model::network::site::{Address, Site};
@@ -205,7 +206,7 @@ impl<'a> CircuitTap<'a> {
                 }
                 let x = streams.narrow(0, done * self.tokens, own * self.tokens)?;
                 let y = self.transformer.projected_head(layer, of, head, &x)?;
-                let y = y.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let y = y.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
                 for (i, (_, row)) in jobs[done..done + own].iter().enumerate() {
                     for token in 0..self.tokens {
                         let from = (i * self.tokens + token) * width;
@@ -225,7 +226,7 @@ impl<'a> CircuitTap<'a> {
     fn take_heads(&mut self, layer: usize, z: &Tensor) -> Result<()> {
         let width = self.transformer.blueprint.head_dim;
         let line = self.graph.heads * width;
-        let z = z.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let z = z.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
         let scale = self.transformer.blueprint.residual_scale as f32;
         for head in 0..self.graph.heads {
             let rows: Vec<usize> = (0..self.rows.len())
@@ -249,7 +250,7 @@ impl<'a> CircuitTap<'a> {
                 &self.transformer.device,
             )?;
             let written = self.transformer.head_product(layer, head, &changed)?;
-            let written = written.flatten_all()?.to_vec1::<f32>()?;
+            let written = written.flatten_all()?.host_vec1::<f32>()?;
             let sender = self.graph.sender_number(Sender::Head { layer, head });
             for (row, written) in rows.into_iter().zip(written.chunks_exact(self.each)) {
                 self.take(row, sender, written);
@@ -291,7 +292,7 @@ impl Tap for CircuitTap<'_> {
         let layer = usize::from(at.layer);
         match at.site {
             Site::Embed => {
-                let own = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let own = x.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
                 for (row, own) in own.chunks_exact(self.each).enumerate() {
                     let corrupted = self.rows[row].circuit.corrupted.at(at)?;
                     let change: Vec<f32> = own.iter().zip(corrupted).map(|(a, b)| a - b).collect();
@@ -318,13 +319,13 @@ impl Tap for CircuitTap<'_> {
                     Site::ResidMid
                 };
                 let own = self.streams(&jobs, stream.at(layer), norm.as_ref())?;
-                Ok(own.reshape(x.shape())?)
+                Ok(own.reshape(x.shape())?.on_device(x.device())?)
             }
             Site::MlpAdd => {
                 if !self.reading.contains(&true) {
                     return Ok(x);
                 }
-                let own = x.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let own = x.to_dtype(DType::F32)?.flatten_all()?.host_vec1::<f32>()?;
                 let sender = self.graph.sender_number(Sender::Mlp { layer });
                 for (row, own) in own.chunks_exact(self.each).enumerate() {
                     if self.reading[row] {
@@ -361,24 +362,26 @@ impl Tap for CircuitTap<'_> {
 
     fn known(&mut self, at: Address) -> Result<Option<Tensor>> {
         let layer = usize::from(at.layer);
+        let there = self.transformer.placement.device_at(at);
         match at.site {
             Site::Q => {
                 self.project(layer)?;
-                Ok(self.projected.first().map(|(_, own)| own.clone()))
+                let own = self.projected.first().map(|(_, own)| own);
+                Ok(own.map(|own| own.on_device(there)).transpose()?)
             }
             Site::K | Site::V => {
                 let own = self.projected.iter().find(|(site, _)| *site == at);
-                Ok(own.map(|(_, own)| own.clone()))
+                Ok(own.map(|(_, own)| own.on_device(there)).transpose()?)
             }
             // Nobody looks at the stream of the pass itself: it stays that of the corrupted run, which is finite.
             Site::AttnOut => {
                 let shape = (self.rows.len(), self.tokens, self.model.card.d_model);
-                let (dtype, device) = (self.transformer.dtype(), &self.transformer.device);
+                let (dtype, device) = (self.transformer.dtype(), there);
                 Ok(Some(Tensor::zeros(shape, dtype, device)?))
             }
             Site::MlpOut if !self.reading.contains(&true) => {
                 let shape = (self.rows.len(), self.tokens, self.model.card.d_model);
-                let (dtype, device) = (self.transformer.dtype(), &self.transformer.device);
+                let (dtype, device) = (self.transformer.dtype(), there);
                 Ok(Some(Tensor::zeros(shape, dtype, device)?))
             }
             Site::Embed

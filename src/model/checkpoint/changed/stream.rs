@@ -9,6 +9,7 @@ use super::arithmetic::StreamAxis;
 use crate::error::{Error, Result};
 use crate::model::checkpoint::assemble::{load_norm, probes};
 use crate::model::checkpoint::weights::Weights;
+use crate::model::host::ToHost;
 use crate::model::network::blueprint::{Blueprint, MlpKind, NormKind, PositionEncoding};
 use crate::model::network::families::{Family, MatrixLayout};
 
@@ -218,5 +219,5 @@ pub fn output_gain(
     }
     let base = names.block.replace("{}", &layer.to_string());
     let norm = load_norm(b.norm, b.d_model, weights, &format!("{base}.{name}"))?;
-    Ok(Some(norm.gain.to_vec1()?))
+    Ok(Some(norm.gain.host_vec1()?))
 }

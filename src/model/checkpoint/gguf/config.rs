@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::Gguf;
 use super::names::{Architecture, GgufNames, GgufPiece, architecture_of, stored};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 /// What to do about a file with inconsistent metadata.
 const OTHER: &str = "Take another file, or the model's safetensors files.";
@@ -108,7 +109,7 @@ impl GgufMetadata<'_> {
 
     /// The values of a small tensor, such as rope factors.
     fn values(&self, tensor: &str) -> Result<Option<Vec<f32>>> {
-        let numbers = |piece: GgufPiece<'_>| Ok(piece.unpack()?.flatten_all()?.to_vec1()?);
+        let numbers = |piece: GgufPiece<'_>| Ok(piece.unpack()?.flatten_all()?.host_vec1()?);
         stored(self.gguf, tensor).map(numbers).transpose()
     }
 

@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::Gguf;
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 
 /// A Hugging Face name and its GGUF name, both without `.weight` or `.bias`; `{}` is the index of an expert or a head, which
 /// GGUF stacks along the first axis.
@@ -499,7 +500,7 @@ fn interleave(piece: GgufPiece<'_>, heads: usize, head_dim: usize) -> Option<Ggu
 
 /// Subtracts one from a norm gain that is stored as `1 + gain`, f32.
 fn shift(piece: &GgufPiece<'_>) -> Result<GgufPiece<'static>> {
-    let gain = (piece.unpack()? - 1.0)?.flatten_all()?.to_vec1::<f32>()?;
+    let gain = (piece.unpack()? - 1.0)?.flatten_all()?.host_vec1::<f32>()?;
     Ok(GgufPiece {
         dtype: GgmlDType::F32,
         shape: piece.shape.clone(),
@@ -531,7 +532,7 @@ mod tests {
             .unwrap()
             .flatten_all()
             .unwrap()
-            .to_vec1()
+            .host_vec1()
             .unwrap()
     }
 

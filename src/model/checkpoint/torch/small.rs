@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use super::pickle::{Node, Pickle, ValueId};
 use super::{located, tensor, unpickled};
 use crate::error::{Error, Result};
+use crate::model::host::ToHost;
 use crate::model::memory_map::map_file;
 
 /// A tensor of a small file with its numbers.
@@ -54,7 +55,7 @@ pub fn values(path: &Path) -> Result<Vec<SmallTensor>> {
         found.push(SmallTensor {
             name,
             shape: place.shape,
-            values: raw.to_dtype(DType::F32)?.to_vec1()?,
+            values: raw.to_dtype(DType::F32)?.host_vec1()?,
         });
     }
     Ok(found)
@@ -174,7 +175,7 @@ pub fn capping(path: &Path) -> Result<Option<CappingConfig>> {
         let dtype = place.dtype?;
         let bytes = place.gather(&map[place.storage.clone()], dtype.size_in_bytes());
         let raw = Tensor::from_raw_buffer(&bytes, dtype, &[1], &Device::Cpu);
-        let numbers = raw.and_then(|t| t.to_dtype(DType::F32)?.to_vec1::<f32>());
+        let numbers = raw.and_then(|t| t.to_dtype(DType::F32)?.host_vec1::<f32>());
         numbers.ok()?.first().map(|cap| f64::from(*cap))
     };
     let mut found = CappingConfig::default();

@@ -26,6 +26,7 @@ use crate::model::checkpoint::weights::names::Renamed;
 use crate::model::checkpoint::weights::random::random;
 pub(super) use crate::model::checkpoint::weights::safetensors::check_header;
 use crate::model::checkpoint::weights::safetensors::{Mapped, WeightFiles, files_of};
+use crate::model::host::ToHost;
 use crate::model::network::families::MatrixLayout;
 use crate::model::network::finite::NonFinite;
 use crate::model::network::linear::{Linear, LoadedMatrix, Precision, select};
@@ -295,7 +296,7 @@ impl Weights {
         for start in (0..rows).step_by(ROWS) {
             let part = |t: &Tensor| -> Result<Vec<f32>> {
                 let part = t.narrow(0, start, ROWS.min(rows - start))?;
-                Ok(part.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+                Ok(part.to_dtype(DType::F32)?.flatten_all()?.host_vec1()?)
             };
             if part(&a)? != part(&b)? {
                 return Ok(false);
@@ -378,7 +379,7 @@ impl Weights {
             let stored = non_finite::count(&found)?;
             self.note_damage(full, if stored > 0 { stored } else { bad }, stored > 0);
         }
-        Ok(kept.to_device(&self.device)?)
+        Ok(kept.on_device(&self.device)?)
     }
 
     /// Records a tensor with values that are not finite.

@@ -8,6 +8,7 @@ use candle_core::{CpuStorage, DType, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::error::Result;
+use crate::model::host::{ToHost, lent};
 
 /// How many numbers are tested at once.
 const STRIP: usize = 1 << 18;
@@ -21,7 +22,7 @@ fn bad<T: Sync>(values: &[T], is_bad: impl Fn(&T) -> bool + Sync) -> usize {
 #[expect(clippy::wildcard_enum_match_arm, reason = "whole numbers are finite")]
 pub(crate) fn count(x: &Tensor) -> Result<usize> {
     let contiguous = x.contiguous()?;
-    let (storage, layout) = contiguous.storage_and_layout();
+    let (storage, layout) = lent(&contiguous);
     let (Storage::Cpu(held), Some((start, end))) = (&*storage, layout.contiguous_offsets()) else {
         return Ok(0);
     };
@@ -70,7 +71,10 @@ pub(crate) fn count_blocks(kind: GgmlDType, bytes: &[u8]) -> usize {
 pub(crate) fn past_q8(weight: &Tensor) -> Result<usize> {
     const MOST: f64 = 65504.0 * 127.0;
     let large = weight.to_dtype(DType::F32)?.abs()?.gt(MOST)?;
-    Ok(large.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? as usize)
+    Ok(large
+        .to_dtype(DType::F32)?
+        .sum_all()?
+        .host_scalar::<f32>()? as usize)
 }
 
 #[cfg(test)]
@@ -107,7 +111,7 @@ mod tests {
         ] {
             let weight = Tensor::ones((2, 256), DType::F32, &Device::Cpu).unwrap();
             let q = candle_core::quantized::QTensor::quantize(&weight, kind).unwrap();
-            let mut bytes = q.data().unwrap().into_owned();
+            let mut bytes = crate::model::host::block_bytes(&q).unwrap().into_owned();
             assert_eq!(count_blocks(kind, &bytes), 0, "{kind:?}");
             for at in scales(kind) {
                 let kept = bytes.clone();

@@ -165,8 +165,7 @@ impl<'a> AttentionAdjoint<'a> {
         spread: Spread,
     ) -> Result<Self> {
         let shape = pass.blueprint;
-        let spec = shape.layers[values.layer];
-        let turn = spec.rope.and_then(|i| pass.rotations.get(i));
+        let turn = pass.rotation(values.layer);
         let numbers = |t: &Tensor| on_numbers(&plain(t)?, <[f32]>::to_vec);
         let (q, k, v) = (values.get(Q)?, values.get(K)?, values.get(V)?);
         let rows = q.dim(0)?;
