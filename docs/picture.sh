@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes docs/screen.svg, the picture of README.md, anew:
+# Makes docs/screen.svg, the picture of README.md, and docs/moving.svg, an animation of how one comes there, anew:
 #
 #     docs/picture.sh FOLDER      FOLDER: HuggingFaceTB/SmolLM2-135M-Instruct, downloaded
 #
@@ -17,3 +17,8 @@ cd "$folder"
 "$binary" SmolLM2-135M-Instruct --no-session --config "$folder" --device cpu --dtype f32 --chat -p 'What is the capital of France?' -n 12 \
   --edit zero:1005@mlp_act.24 --shot screen.svg --shot-size 120x32 --shot-keys 'D End h h h'
 mv screen.svg "$root/docs/screen.svg"
+# The same as an animation, which begins with the unedited text: the edit is written, the prompt run again, and the difference shown.
+"$binary" SmolLM2-135M-Instruct --no-session --config "$folder" --device cpu --dtype f32 --chat -p 'What is the capital of France?' -n 12 \
+  --shot moving.svg --shot-size 120x32 --shot-seconds 2.5 \
+  --shot-keys 'Tab j j j j j j e z e r o : 1 0 0 5 @ m l p _ a c t . 2 4 Enter R b b D'
+mv moving.svg "$root/docs/moving.svg"

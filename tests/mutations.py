@@ -51,6 +51,17 @@ FAULTS = [
     ("app::search::words_begin", "src/app/search.rs", ".partition_point(|start| *start <= byte)", ".partition_point(|start| *start < byte)"),
     ("app::search::characters_that", "src/app/search.rs", "origin.resize(text.len(), start + offset);", "origin.resize(text.len(), offset);"),
     ("scripts::every_script", "src/app/search.rs", "at(hit) > here", "at(hit) >= here"),
+    # The screen that people live in: room by need, two prompts, models from inside, the mouse.
+    ("ui::figures::layout::rows_that_change_least", "src/ui/figures/layout.rs", "order.sort_by(|a, b| changes[*b].total_cmp(&changes[*a]).then(a.cmp(b)));", "order.sort_by(|a, b| changes[*a].total_cmp(&changes[*b]).then(a.cmp(b)));"),
+    ("figure::alignment::what_texts", "src/figure/alignment.rs", "let equal = to_x - x == to_y - y;", "let equal = to_x - x > 0;"),
+    ("figure::alignment::a_figure_of_another", "src/figure/alignment.rs", "wanted.position = Some(*self.positions.get(&position)?);", "wanted.position = Some(position);"),
+    ("engine::a_figure_of_another_text", "src/engine/worker/mod.rs", "..Run::plain(other.tokens.clone())", "..run.clone()"),
+    ("engine::models_of_a_folder", "src/model/known.rs", "(path.is_file() && is_gguf(path))", "path.is_file()"),
+    ("mouse::a_border_is_dragged", "src/app/pointer.rs", "self.layout.resized = before.0;", ""),
+    ("mouse::an_edit_is_chosen", "src/ui/panes/edits.rs", "let switch = Rect::new(inner.x + 2, y, 3, 1);", "let switch = Rect::new(inner.x + 6, y, 3, 1);"),
+    ("ui::decode::reports_of_the_mouse", "src/ui/decode.rs", "(32, \"M\") => PointerMove::Drag,", "(32, _) => PointerMove::Release,"),
+    ("claims::a_patchscope_at_the_end", "src/instruments/patchscope/subject.rs", "most(alone) >= most(whole) / 2.0", "most(alone) >= 0.0"),
+    ("export::screen::an_animation", "src/export/screen.rs", "let shown = if to == rows.len() { \"inline\" } else { \"none\" };", "let shown = \"none\";"),
     # What crosses to the host, and between devices.
     ("crossings::what_crosses", "src/lab/lens_rows.rs", "StatisticsOn::Device => (Vec::new(), about),", "StatisticsOn::Device => (about.clone(), about),"),
     ("crossings::a_device_shows", "src/model/network/reduced.rs", "let larger = rows.broadcast_gt(&own)?", "let larger = rows.broadcast_ge(&own)?"),
@@ -546,7 +557,7 @@ FAULTS = [
     ("attention::text_opens", "src/instruments/attention/edges.rs", "norm(added) / norm(&stream)", "norm(added)"),
     ("export::text::a_grid_opens", "src/export/text.rs", "opening.rows.binary_search(&row).is_ok()", "opening.rows.binary_search(&row).is_ok() || row > 0"),
     # Sessions that come back.
-    ("app::session::recorded::every_recorded", "src/app/session/lines.rs", "                until: question.until,\n            },\n            Request::Direction", "                until: None,\n            },\n            Request::Direction"),
+    ("app::session::recorded::every_recorded", "src/app/session/lines.rs", "                until: question.until,\n                other: question.other.clone(),", "                until: None,\n                other: question.other.clone(),"),
     ("app::session::recorded::the_screen_comes", "src/app/session/recorded.rs", "Line::Screen(screen) => out.screen = Some(*screen),", "Line::Screen(screen) => drop(screen),"),
     ("app::session::recorded::what_was_written", "src/app/session/recorded.rs", "requests.retain(|(number, _)| !failed.contains(number));", "requests.retain(|(number, _)| *number > 1 || !failed.contains(number));"),
     ("app::session::recorded::what_does_not", "src/app/session/lines.rs", "                arguments.forget_saved();", "                let _kept = &mut arguments;"),

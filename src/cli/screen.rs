@@ -128,6 +128,14 @@ pub fn arguments(command: Command) -> Command {
             .default_value("")
             .allow_hyphen_values(true),
         )
+        .arg(
+            hidden(
+                "shot-seconds",
+                "SECONDS",
+                "Makes an animation: the screen after every key, each for so many seconds",
+            )
+            .default_value("0"),
+        )
 }
 
 /// Whether a picture was requested, which needs no terminal.
@@ -145,6 +153,7 @@ pub fn options(matches: &ArgMatches) -> Result<ScreenOptions> {
             path,
             size: size(arguments::text(matches, "shot-size"))?,
             keys: arguments::text(matches, "shot-keys").to_string(),
+            seconds: seconds(arguments::text(matches, "shot-seconds"))?,
         }),
         None => None,
     };
@@ -210,6 +219,13 @@ fn resume(matches: &ArgMatches) -> Option<Resume> {
 /// Whether a session is to go on, which only the screen does.
 pub fn is_resumed(matches: &ArgMatches) -> bool {
     resume(matches).is_some()
+}
+
+/// Seconds that a screen is shown.
+fn seconds(given: &str) -> Result<f32> {
+    let read = given.parse().ok();
+    let read = read.filter(|seconds: &f32| (0.0..=60.0).contains(seconds));
+    read.ok_or_else(|| Error::argument("--shot-seconds", given, "seconds, from 0 to 60"))
 }
 
 fn size(given: &str) -> Result<(u16, u16)> {

@@ -29,14 +29,83 @@ struct CellStyle {
 /// Writes a buffer as an SVG image. `foreground` and `background` replace the terminal's own colours; with an empty title there
 /// is no title bar.
 pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> String {
-    let area = buffer.area;
-    let top = if title.is_empty() {
+    let mut out = head(buffer, background, foreground, title);
+    for y in 0..buffer.area.height {
+        out.push_str(&row(buffer, y, background, foreground, title));
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// Writes screens of one size as an SVG image that shows them in turn, each for so many seconds, and begins again. A line that stays is
+/// written once; where nothing moves, the last screen is shown.
+pub fn animation(
+    screens: &[(Buffer, f32)],
+    background: Rgb,
+    foreground: Rgb,
+    title: &str,
+) -> String {
+    let Some((last, _)) = screens.last() else {
+        return String::new();
+    };
+    let mut out = head(last, background, foreground, title);
+    let whole: f32 = screens.iter().map(|(_, seconds)| seconds).sum();
+    let mut begins = vec![0.0];
+    for (_, seconds) in screens {
+        begins.push(begins.last().copied().unwrap_or(0.0) + seconds / whole.max(f32::MIN_POSITIVE));
+    }
+    for y in 0..last.area.height {
+        let rows: Vec<String> = screens
+            .iter()
+            .map(|(screen, _)| row(screen, y, background, foreground, title))
+            .collect();
+        let mut from = 0;
+        while from < rows.len() {
+            let same = rows[from..].iter().take_while(|row| **row == rows[from]);
+            let to = from + same.count();
+            if rows[from].is_empty() {
+                // A line without anything on it.
+            } else if from == 0 && to == rows.len() {
+                out.push_str(&rows[from]);
+            } else {
+                let shown = if to == rows.len() { "inline" } else { "none" };
+                let times = match (from, to == rows.len()) {
+                    (0, _) => format!("values=\"inline;none\" keyTimes=\"0;{:.4}\"", begins[to]),
+                    (_, true) => {
+                        format!("values=\"none;inline\" keyTimes=\"0;{:.4}\"", begins[from])
+                    }
+                    (_, false) => format!(
+                        "values=\"none;inline;none\" keyTimes=\"0;{:.4};{:.4}\"",
+                        begins[from], begins[to]
+                    ),
+                };
+                let _ = write!(
+                    out,
+                    "<g display=\"{shown}\"><animate attributeName=\"display\" calcMode=\"discrete\" dur=\"{whole:.2}s\" repeatCount=\"indefinite\" {times}/>\n{}</g>\n",
+                    rows[from]
+                );
+            }
+            from = to;
+        }
+    }
+    out.push_str("</svg>\n");
+    out
+}
+
+/// The top of the screen, below the title bar, if there is one.
+fn top(title: &str) -> f32 {
+    if title.is_empty() {
         MARGIN
     } else {
         TITLE + MARGIN / 2.0
-    };
+    }
+}
+
+/// The beginning of an image: its size, its ground and its title.
+fn head(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> String {
+    let area = buffer.area;
     let wide = f32::from(area.width) * CELL.0 + 2.0 * MARGIN;
-    let high = f32::from(area.height) * CELL.1 + top + MARGIN;
+    let high = f32::from(area.height) * CELL.1 + top(title) + MARGIN;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {wide:.1} {high:.1}\" width=\"{wide:.0}\" height=\"{high:.0}\" \
          font-family=\"{FONTS}\" font-size=\"14\" xml:space=\"preserve\">\n"
@@ -57,27 +126,30 @@ pub fn svg(buffer: &Buffer, background: Rgb, foreground: Rgb, title: &str) -> St
             escape(title)
         );
     }
-    for y in 0..area.height {
-        let runs = runs(buffer, y, background, foreground);
-        let line = top + f32::from(y) * CELL.1;
-        for run in &runs {
-            if run.paint.back != background {
-                let _ = writeln!(
-                    out,
-                    "<rect x=\"{:.1}\" y=\"{line:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
-                    at(run.column),
-                    // Slightly wider, because otherwise seams are visible between runs of the same colour.
-                    run.columns as f32 * CELL.0 + 0.3,
-                    CELL.1 + 0.3,
-                    run.paint.back
-                );
-            }
-        }
-        for run in &runs {
-            write_text(&mut out, run, line);
+    out
+}
+
+/// One line of the screen.
+fn row(buffer: &Buffer, y: u16, background: Rgb, foreground: Rgb, title: &str) -> String {
+    let mut out = String::new();
+    let runs = runs(buffer, y, background, foreground);
+    let line = top(title) + f32::from(y) * CELL.1;
+    for run in &runs {
+        if run.paint.back != background {
+            let _ = writeln!(
+                out,
+                "<rect x=\"{:.1}\" y=\"{line:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{}\"/>",
+                at(run.column),
+                // Slightly wider, because otherwise seams are visible between runs of the same colour.
+                run.columns as f32 * CELL.0 + 0.3,
+                CELL.1 + 0.3,
+                run.paint.back
+            );
         }
     }
-    out.push_str("</svg>\n");
+    for run in &runs {
+        write_text(&mut out, run, line);
+    }
     out
 }
 
@@ -277,6 +349,47 @@ mod tests {
             "{out}"
         );
         assert!(out.contains("<title>a &lt;b&gt;</title>"));
+    }
+
+    #[test]
+    fn an_animation_shows_every_screen_in_its_time_and_writes_what_stays_once() {
+        let screen = |second: &str| {
+            let mut buffer = Buffer::empty(Rect::new(0, 0, 10, 2));
+            buffer.set_string(0, 0, "stays", Style::new());
+            buffer.set_string(0, 1, second, Style::new());
+            buffer
+        };
+        let screens = [
+            (screen("one"), 1.0),
+            (screen("two"), 2.0),
+            (screen("end"), 1.0),
+        ];
+        let out = animation(&screens, BACK, FRONT, "");
+        assert_eq!(out.matches(">stays<").count(), 1);
+        let times = |values: &str, keys: &str| {
+            format!("repeatCount=\"indefinite\" values=\"{values}\" keyTimes=\"{keys}\"/>")
+        };
+        for (word, shown, times) in [
+            ("one", "none", times("inline;none", "0;0.2500")),
+            ("two", "none", times("none;inline;none", "0;0.2500;0.7500")),
+            ("end", "inline", times("none;inline", "0;0.7500")),
+        ] {
+            let at = out.find(&format!(">{word}<")).unwrap_or_default();
+            let group = out[..at].rfind("<g display").unwrap_or_default();
+            let own = &out[group..at];
+            assert!(
+                own.starts_with(&format!("<g display=\"{shown}\">")),
+                "{own}"
+            );
+            assert!(
+                own.contains(&times) && own.contains("dur=\"4.00s\""),
+                "{own}"
+            );
+        }
+        // Of one screen it is the picture.
+        let one = animation(&screens[..1], BACK, FRONT, "t");
+        assert_eq!(one, svg(&screens[0].0, BACK, FRONT, "t"));
+        assert_eq!(animation(&[], BACK, FRONT, ""), "");
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Shot {
     pub size: (u16, u16),
     /// Keys to press after the first text was generated, as `keys.toml` spells them, separated by spaces.
     pub keys: String,
+    /// How many seconds each screen is shown in an animation of all of them; 0 for a picture of the last one.
+    pub seconds: f32,
 }
 
 /// A session that was left.
@@ -306,6 +308,13 @@ fn paint(app: &App, theme: &Theme, memory: &mut Memory) -> Buffer {
 
 /// Writes a picture of the app to a file.
 fn paint_buffer(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> Result<String> {
+    let (back, fore) = grounds(theme);
+    let svg = export::screen::svg(&paint(app, theme, memory), back, fore, "lmscope");
+    create(path, svg.as_bytes())
+}
+
+/// The colours in a picture that stand for the terminal's own: of the ground and of plain text.
+fn grounds(theme: &Theme) -> (export::colour::Rgb, export::colour::Rgb) {
     use export::colour::{Rgb, rgb};
     let (usual_back, usual_fore) = match theme.variant {
         ThemeVariant::Any | ThemeVariant::Dark => (Rgb::hex(0x16_18_1d), Rgb::hex(0xd6_da_e0)),
@@ -314,8 +323,7 @@ fn paint_buffer(app: &App, theme: &Theme, memory: &mut Memory, path: &Path) -> R
     let ground = theme.ground();
     let back = ground.bg.and_then(rgb).unwrap_or(usual_back);
     let fore = ground.fg.and_then(rgb).unwrap_or(usual_fore);
-    let svg = export::screen::svg(&paint(app, theme, memory), back, fore, "lmscope");
-    create(path, svg.as_bytes())
+    (back, fore)
 }
 
 /// Writes a new file, creating its folder; an existing file is not overwritten.

@@ -6,14 +6,22 @@
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use super::{LoopControl, Memory, OnTerminal, Shot, ThemeSet, paint_buffer, perform};
+use ratatui::buffer::Buffer;
+
+use super::{
+    LoopControl, Memory, OnTerminal, Shot, Theme, ThemeSet, create, grounds, paint, paint_buffer,
+    perform,
+};
 use crate::app::key::{Code, Key, chord};
 use crate::app::{App, AppSettings, Effect, Event};
 use crate::engine::{self, Handle, Update};
 use crate::error::{Error, Result};
+use crate::export;
 
 /// If the engine is silent for this long, nothing more is expected.
 const QUIET: Duration = Duration::from_millis(250);
+/// How many seconds of an animation a letter takes that is typed.
+const TYPED: f32 = 0.12;
 /// The longest wait for one step.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -54,6 +62,12 @@ pub fn run(shot: &Shot, settings: AppSettings, themes: &ThemeSet) -> Result<()> 
             .map_or_else(|| "no notice was shown".to_string(), |n| n.text.clone());
         return Err(Error::Engine(format!("no model was loaded: {why}")));
     }
+    let theme = themes.theme(&stage.app.settings.theme);
+    let mut screens = Vec::new();
+    let moves = shot.seconds > 0.0;
+    if moves && prompted {
+        screens.push((stage.paint(&theme), shot.seconds));
+    }
     let enter = (!prompted).then_some(Key::plain(Code::Enter));
     for key in enter.into_iter().chain(keys) {
         let effects = stage.app.update(Event::Key(key));
@@ -61,16 +75,34 @@ pub fn run(shot: &Shot, settings: AppSettings, themes: &ThemeSet) -> Result<()> 
             break;
         }
         stage.settle()?;
+        if moves {
+            // Letters that are typed are not waited for.
+            let typing = stage.app.overlay.is_some() || stage.app.writing;
+            let seconds = if typing { TYPED } else { shot.seconds };
+            screens.push((stage.paint(&theme), seconds));
+        }
     }
     // Notices from earlier steps are not part of the picture.
     stage.app.update(Event::Tick(Duration::from_hours(1)));
     let theme = themes.theme(&stage.app.settings.theme);
-    let done = paint_buffer(&stage.app, &theme, &mut stage.memory, &shot.path).map(|_| ());
+    let done = if moves {
+        screens.push((stage.paint(&theme), 2.0 * shot.seconds));
+        let (back, fore) = grounds(&theme);
+        let svg = export::screen::animation(&screens, back, fore, "lmscope");
+        create(&shot.path, svg.as_bytes())
+    } else {
+        paint_buffer(&stage.app, &theme, &mut stage.memory, &shot.path)
+    };
+    let done = done.map(|_| ());
     stage.engine.close();
     done
 }
 
 impl ScriptStage<'_> {
+    fn paint(&mut self, theme: &Theme) -> Buffer {
+        paint(&self.app, theme, &mut self.memory)
+    }
+
     fn perform(&mut self, effects: Vec<Effect>) -> LoopControl {
         for effect in effects {
             let theme = self.themes.theme(&self.app.settings.theme);
