@@ -23,9 +23,23 @@ use crate::text;
 /// The most earlier texts that are kept of each kind.
 const EARLIER: usize = 200;
 
+/// How many bytes they have at most, but for the newest, because they are written anew with every change of the screen.
+const EARLIER_BYTES: usize = 1 << 18;
+
 /// The newest of earlier texts.
 fn newest(earlier: &[String]) -> Vec<String> {
-    earlier[earlier.len().saturating_sub(EARLIER)..].to_vec()
+    let mut bytes = 0;
+    let fits = |(i, text): &(usize, &String)| {
+        bytes += text.len();
+        *i == 0 || bytes <= EARLIER_BYTES
+    };
+    let newest_first = earlier.iter().rev().take(EARLIER).enumerate();
+    let mut kept: Vec<String> = newest_first
+        .take_while(fits)
+        .map(|(_, text)| text.clone())
+        .collect();
+    kept.reverse();
+    kept
 }
 
 fn mark_in_words(mark: Mark) -> String {
@@ -278,5 +292,25 @@ impl App {
             }
         }
         effects
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_of_earlier_texts_are_kept_as_far_as_they_are_few_and_short() {
+        let texts = |count: usize, long: usize| -> Vec<String> {
+            (0..count).map(|i| format!("{i:>long$}")).collect()
+        };
+        let many = newest(&texts(EARLIER + 7, 3));
+        assert_eq!(many.len(), EARLIER);
+        assert_eq!(many.first().map(String::as_str), Some("  7"));
+        let long = newest(&texts(9, EARLIER_BYTES / 4));
+        assert_eq!(long.len(), 4);
+        assert!(long.last().is_some_and(|text| text.ends_with('8')));
+        assert_eq!(newest(&texts(2, EARLIER_BYTES * 2)).len(), 1);
+        assert!(newest(&[]).is_empty());
     }
 }

@@ -521,7 +521,7 @@ fn the_tour_goes_on_with_what_is_done() {
     terminal.press("b");
     terminal.wait("the Patchscope", |t| t.contains("tour 8/10"));
     terminal.press("1n");
-    terminal.wait("the ready prompts", |t| t.contains("Two hops"));
+    terminal.wait("the ready prompts", |t| t.contains("ready prompts"));
     terminal.press("\x1b[H");
     terminal.wait("the first one", |t| t.contains("> A fact"));
     terminal.press("\r");
