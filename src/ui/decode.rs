@@ -623,8 +623,8 @@ mod tests {
     fn what_is_no_key_is_dropped_whole() {
         let silent: &[&[u8]] = &[
             b"\x1b[1;1:3A",
-            b"\x1b[<0;12;5M",
-            b"\x1b[<0;12;5m",
+            b"\x1b[<2;12;5M",
+            b"\x1b[<35;12;5M",
             b"\x1b[M !q",
             b"\x1b[I",
             b"\x1b[O",
@@ -737,7 +737,7 @@ mod tests {
             events_in_words(out)
         };
         assert_eq!(expire_once(b"\x1b", b"[A"), ["Esc", "Up"]);
-        assert_eq!(expire_once(b"\x1b[<0;1;", b"5M"), Vec::<String>::new());
+        assert_eq!(expire_once(b"\x1b[<2;1;", b"5M"), Vec::<String>::new());
         assert_eq!(
             expire_once(b"\x1b", b"[200~dd\x1b[201~"),
             ["Esc", "paste \"dd\""]
