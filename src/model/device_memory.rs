@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn shares_are_the_whole_and_each_is_held_against_its_device() {
-        let b = blueprint(6, 500);
+        let b = blueprint(6, 5000);
         let (placement, shares) = over(&b).place(cpus(3), &[1, 3, 2]).unwrap();
         let whole = over(&b).whole();
         let weights: u64 = shares.iter().map(|share| share.need.weights).sum();

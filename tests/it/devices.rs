@@ -27,7 +27,7 @@ const EDITS: [&str; 6] = [
     "zero:1@z.0",
     "cut:1=0..2@attn_scores.1",
     "scale@writes*0.9",
-    "set:0.5@resid_pre.1:-1",
+    "set:3=0.5@resid_pre.1:last",
 ];
 
 /// A model whose every block is on a device of its own.
