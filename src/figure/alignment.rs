@@ -213,7 +213,18 @@ impl Figure {
         out.notes.pop();
         out.notes.push("this prompt minus the other one, at the tokens that stand for each other; – where there is none".into());
         out.name_both(other, positions);
+        out.leave_out_what_is_alone();
         Ok(out)
+    }
+
+    /// Cells without a counterpart have no number, and so say nothing.
+    fn leave_out_what_is_alone(&mut self) {
+        if let Body::Grid(grid) = &mut self.body {
+            let cells = grid.cells.iter_mut().flatten();
+            for cell in cells.filter(|cell| cell.value.is_nan()) {
+                (cell.label, cell.more, cell.ids) = (String::new(), Vec::new(), Vec::new());
+            }
+        }
     }
 
     /// Names the columns by the tokens of both texts, where these differ.
@@ -282,6 +293,13 @@ mod tests {
         }
     }
 
+    fn cells(figure: &Figure) -> &Grid {
+        let Body::Grid(grid) = &figure.body else {
+            unreachable!("a grid less a grid is one")
+        };
+        grid
+    }
+
     fn grid(tokens: &[&str], values: &[f32]) -> Figure {
         let columns = tokens.iter().enumerate();
         let columns = columns.map(|(i, t)| AxisLabel::of(*t, Anchor::position(i)));
@@ -313,9 +331,7 @@ mod tests {
         let other = grid(&["The", "United", "States", "is"], &[0.5, 0.1, 0.2, 0.3]);
         let positions = BTreeMap::from([(0, 0), (1, 2), (2, 3)]);
         let found = own.minus_text(&other, &positions).unwrap();
-        let Body::Grid(found) = &found.body else {
-            panic!("{found:?}")
-        };
+        let found = cells(&found);
         let value = |column: usize, row: usize| found.cells[column][row].value;
         assert!((value(0, 1)).abs() < 1e-6);
         assert!((value(1, 0) - 0.2).abs() < 1e-6 && (value(2, 1) - 1.2).abs() < 1e-6);
@@ -323,9 +339,7 @@ mod tests {
         assert_eq!(found.columns[2].label, "is");
         // A token that only this text has has no difference.
         let found = own.minus_text(&other, &BTreeMap::from([(0, 0)])).unwrap();
-        let Body::Grid(found) = &found.body else {
-            panic!("{found:?}")
-        };
+        let found = cells(&found);
         assert!(found.cells[2][0].value.is_nan() && !found.cells[0][0].value.is_nan());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what is named is there, each device once and all of one kind, or it is refused with what can be named. Logical CPU devices
 //! share the machine's memory and make nothing faster: they take the way that several GPUs take, on a machine that has none. To add a
-//! kind of device, add an arm in [`open`].
+//! kind of device, add an arm in `open`.
 
 use std::ops::RangeInclusive;
 

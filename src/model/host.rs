@@ -2,7 +2,7 @@
 //!
 //! Invariant: no other file calls candle's own ways (`to_vec*`, `to_scalar`, `to_device`, a tensor's storage): `clippy.toml` forbids them.
 //! A call of one of these functions waits for the device once. The counts are those of the thread, because one thread owns all
-//! tensors; [`counted_here`] carries them home from a pool's thread. To let numbers leave by another way, add it here, with its count.
+//! tensors; `counted_here` carries them home from a pool's thread. To let numbers leave by another way, add it here, with its count.
 #![allow(clippy::disallowed_methods)] // this is the place that they are kept for
 
 use std::borrow::Cow;

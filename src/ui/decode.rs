@@ -217,7 +217,7 @@ fn pointer(bytes: &[u8]) -> Option<Pointer> {
     let mut numbers = numbers.split(';').map(|n| n.parse::<u16>().ok());
     let (button, x, y) = (numbers.next()??, numbers.next()??, numbers.next()??);
     // Shift, Alt and Ctrl are 4, 8 and 16, motion is 32, the wheel 64.
-    let how = match (button & !28, last) {
+    let how = match (button & !0b1_1100, last) {
         (0, "M") => PointerMove::Press,
         (32, "M") => PointerMove::Drag,
         (0, "m") => PointerMove::Release,

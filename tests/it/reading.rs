@@ -185,7 +185,7 @@ fn a_figure_says_which_positions_it_holds() {
         "no other position's cell is shown"
     );
     let seen = screen(&app);
-    let held = "the lens shows positions 20-29 of 0-29; w measures at the cursor too";
+    let held = "the lens shows positions 20-29 of 0-29; w";
     assert!(seen.matches(held).count() >= 1, "{seen}");
     // No column is marked, and the cell pane is about the cursor's token.
     let lens = seen.lines().take(24).collect::<String>();

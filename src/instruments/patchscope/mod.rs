@@ -55,7 +55,8 @@ impl Measurement for Patchscope {
     }
 
     fn measure(params: &PatchscopeParams, run: &Run, lab: &mut Lab) -> Result<Draft> {
-        let plan = PatchscopePlan::new(params, run, lab)?;
+        let mut plan = PatchscopePlan::new(params, run, lab)?;
+        plan.key_word = subject::of_the_end(&plan, lab)?;
         let drawn = match (params.attributes.is_none(), params.show) {
             (true, PatchscopeView::Grid) => grid::draw(&plan, lab)?,
             (true, PatchscopeView::Curves) => curves::draw(&plan, lab)?,

@@ -6,11 +6,11 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::Patchscope;
 use super::parameters::{
     ControlSources, LayerOrEmbedding, LayerPair, MapChoice, PatchscopeParams, PatchscopeView,
     SourceTexts,
 };
-use super::{Patchscope, subject};
 use crate::error::{Error, Result};
 use crate::figure::Entry;
 use crate::instruments::lines;
@@ -129,7 +129,6 @@ impl<'a> PatchscopePlan<'a> {
             plan.with_placeholders(lab, source.positions.len())?;
         }
         plan.map = plan.mapped(lab)?;
-        plan.key_word = plan.word_that_decides(lab)?;
         Ok(plan)
     }
 
@@ -180,21 +179,6 @@ impl<'a> PatchscopePlan<'a> {
         targets.sort_unstable();
         targets.dedup();
         targets
-    }
-
-    /// The word before the last one that the state at the end of the run is about; none where the source stands elsewhere, or an
-    /// entity is named.
-    fn word_that_decides(&self, lab: &mut Lab) -> Result<Option<Range<usize>>> {
-        let matched = matches!(
-            self.params.control,
-            ControlSources::Matched | ControlSources::Both
-        );
-        match self.sources.first() {
-            Some(source) if source.own && matched && self.params.entity.is_none() => {
-                subject::of_the_end(self, source, lab)
-            }
-            Some(_) | None => Ok(None),
-        }
     }
 
     fn gather(&mut self, run: &Run, lab: &Lab) -> Result<()> {

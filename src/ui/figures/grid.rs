@@ -354,6 +354,11 @@ impl GridPainter<'_> {
             out.push_str(&fit(&cell.label, self.plan.token));
             return out;
         }
+        if cell.value.is_nan() && cell.label.is_empty() {
+            // Nothing was measured here, as opposed to something that is not a number.
+            out.push_str(&" ".repeat(self.plan.token + self.plan.number));
+            return out;
+        }
         let number = match self.grid.scale {
             Scale::Rank { .. } => rank(cell.value, self.plan.number),
             Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => {

@@ -300,12 +300,12 @@ mod tests {
 
     #[test]
     fn rows_that_change_least_are_folded_and_the_ends_and_the_cursor_never() {
+        use GridLine::{Folded, Row};
         let mut changes = vec![0.0; 30];
         changes[6] = 5.0;
         changes[7] = 4.0;
         changes[20] = 1.0;
         let rows = |lines: usize, cursor| folded_lines(&changes, lines, cursor);
-        use GridLine::{Folded, Row};
         assert_eq!(
             rows(9, None),
             [

@@ -23,6 +23,7 @@ use crate::app::mark::Mark;
 pub use crate::export::number::{compact, significant};
 
 /// How a figure is viewed.
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own that the user flips
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FigureView<'a> {
     /// The anchor of the cell under the cursor; without one, the newest columns are visible.

@@ -112,7 +112,7 @@ fn presets(canvas: &mut Canvas, area: Rect) {
         return canvas.lines(area, &[line]);
     }
     let below = match area.height {
-        16.. => 8,
+        14.. => 7,
         6.. => 2,
         _ => 0,
     };
