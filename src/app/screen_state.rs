@@ -26,6 +26,9 @@ const EARLIER: usize = 200;
 /// How many bytes they have at most, but for the newest, because they are written anew with every change of the screen.
 const EARLIER_BYTES: usize = 1 << 18;
 
+/// The most tokens of a text kept for comparison that a session has, for the same reason.
+const KEPT: usize = 1000;
+
 /// The newest of earlier texts.
 fn newest(earlier: &[String]) -> Vec<String> {
     let mut bytes = 0;
@@ -96,6 +99,8 @@ impl App {
             chat: turn.chat,
             plus: turn.plus,
         };
+        let kept = self.reference.as_ref();
+        let kept = kept.filter(|kept| kept.tokens.len() <= KEPT);
         ScreenLine {
             focus: self.layout.focus.name().into(),
             side: self.layout.last_side_pane.name().into(),
@@ -104,11 +109,8 @@ impl App {
             third: self.layout.third.into(),
             resized: self.layout.resized,
             zoom: self.layout.zoom,
-            reference: self
-                .reference
-                .as_ref()
-                .map_or_else(Vec::new, |kept| kept.tokens.clone()),
-            reference_prompt: self.reference.as_ref().map_or(0, |kept| kept.prompt),
+            reference: kept.map_or_else(Vec::new, |kept| kept.tokens.clone()),
+            reference_prompt: kept.map_or(0, |kept| kept.prompt),
             density: self.density,
             flip: self.flip,
             folded: self.folded,
