@@ -41,8 +41,18 @@ fn sample(process: u32, began: Instant) -> Sample {
         descriptors: std::fs::read_dir(format!("/proc/{process}/fd"))
             .unwrap()
             .count(),
-        threads: number("Threads:") as usize,
+        threads: threads(process),
     }
+}
+
+/// How many threads a process has, but for the tensor library's own pool, which is made once, when a product first needs it.
+fn threads(process: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let names = tasks.flatten().filter_map(|task| {
+        // A thread may end while it is looked at.
+        std::fs::read_to_string(task.path().join("comm")).ok()
+    });
+    names.filter(|name| !name.starts_with("candle-")).count()
 }
 
 /// The slope of the least-squares line through the memory of samples, MB an hour.
