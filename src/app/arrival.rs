@@ -1,12 +1,11 @@
-//! What figures cost, and which of them are measured when their pane is reached.
+//! What figures cost, and which of them can be measured where they are not there yet.
 //!
-//! Invariant: nothing that takes longer than a moment is measured unasked; what does says so before. To estimate another instrument, give it
-//! a cost.
+//! Invariant: nothing that is not cheap everywhere is measured unasked; what it takes is said before. To estimate another instrument, give
+//! it a cost.
 
 use std::time::Duration;
 
-use super::layout::Pane;
-use super::{App, Effect};
+use super::App;
 use crate::engine::PaneName;
 use crate::instruments::{Arguments, Instrument, instrument};
 use crate::lab::trials::SweepCost;
@@ -16,22 +15,6 @@ use crate::text;
 pub(super) const WORTH_WAITING: Duration = Duration::from_secs(1);
 
 impl App {
-    /// Shows an instrument's pane. A figure of the text that takes less than a second is measured at once.
-    pub(super) fn arrive(&mut self, slot: PaneName) -> Vec<Effect> {
-        self.set_focus(Pane::Figure(slot));
-        let Some(arguments) = self.measurable(slot) else {
-            return Vec::new();
-        };
-        let time = instrument(slot)
-            .ok()
-            .and_then(|of| self.cost_of(of, &arguments)?.1);
-        if time.is_some_and(|time| time < WORTH_WAITING) {
-            self.question(slot, arguments)
-        } else {
-            Vec::new()
-        }
-    }
-
     /// The arguments with which a figure that is not there can be measured of the text that is; none where it is there, is being made,
     /// failed, comes by itself, or is about no text.
     pub fn measurable(&self, slot: PaneName) -> Option<Arguments> {

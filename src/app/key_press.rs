@@ -71,6 +71,10 @@ impl App {
         if self.arrangement().is_none() && !matches!(key.code, Code::Char('q' | '?' | ':')) {
             return Vec::new();
         }
+        if key.code == Code::Esc && !self.pending.is_empty() {
+            self.pending.clear();
+            return Vec::new();
+        }
         self.pending.push(key);
         match self.keymap.look_up(self.context(), &self.pending) {
             Lookup::Command(row) => {

@@ -127,6 +127,16 @@ impl App {
         width.saturating_sub(3) / 2
     }
 
+    /// Whether the kept text begins with the same prompt as the one that is shown.
+    pub(super) fn same_prompt_as_reference(&self) -> bool {
+        let prompt = |text: &Transcript| -> Vec<u32> {
+            let tokens = text.tokens.iter().take(text.prompt);
+            tokens.map(|token| token.id).collect()
+        };
+        let kept = self.reference.as_ref().map(prompt);
+        kept.is_some_and(|kept| kept == prompt(&self.transcript))
+    }
+
     /// The beginning of the kept text's prompt, for titles.
     pub fn reference_excerpt(&self) -> Option<String> {
         let kept = self.reference.as_ref()?;

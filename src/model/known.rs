@@ -73,14 +73,16 @@ fn demo() -> Option<KnownModel> {
     })
 }
 
+/// Whether a path is that of a model: a folder in Hugging Face layout, or a GGUF file.
+pub fn is_model(path: &Path) -> bool {
+    (path.is_file() && is_gguf(path)) || (path.is_dir() && path.join("config.json").is_file())
+}
+
 /// The folders in Hugging Face layout and the GGUF files in a folder, by name.
 fn models_in(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.take(ENTRIES).map(|entry| entry.path());
-    let is_model = |path: &PathBuf| {
-        (path.is_file() && is_gguf(path)) || (path.is_dir() && path.join("config.json").is_file())
-    };
-    let mut found: Vec<PathBuf> = paths.filter(is_model).collect();
+    let mut found: Vec<PathBuf> = paths.filter(|path| is_model(path)).collect();
     found.sort();
     found
 }

@@ -31,7 +31,7 @@ rows! {
     "columns-right" [")"] |app, _| aside(app, true), "scrolls a table on by a column; the first one stays", within Context::Figure, when has_table;
     "measure" ["M"] measure, "measures the figure again, as it was asked for: of the text and the edits that are there now", within Context::Figure, when has_figure;
     "dictionary" [] dictionary, "shows the features of a dictionary: the folder or file of a sparse autoencoder or transcoder", takes "PATH", completes super::dictionaries;
-    "card" ["Enter"] open, "measures a figure that is not there yet; else opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "card", when opens;
+    "card" ["Enter"] open, "measures a figure that is not there yet; else opens the card under the cursor: of a feature, or of a head with what it attends to and promotes; in a graph also the neurons of an MLP; in a table of prompts the prompt", within Context::Figure, hint "open", when opens;
     "prune" ["["] |app, _| prune(app, false), "shows the next smaller circuit of a graph", within Context::Figure, hint "prune", when has_graph;
     "grow" ["]"] |app, _| prune(app, true), "shows the next larger circuit of a graph", within Context::Figure, hint "grow", when has_graph;
     "copy" ["y"] copy, "copies the token or cell under the cursor", when has_text;
@@ -121,11 +121,13 @@ fn turn(app: &mut App, by: usize) -> CommandResult {
         .position(|i| i.name() == app.layout.figure)
         .unwrap_or(0);
     let next = INSTRUMENTS[(at + by) % INSTRUMENTS.len()].name();
-    Ok(app.arrive(next))
+    app.set_focus(Pane::Figure(next));
+    Ok(vec![])
 }
 
 fn show(app: &mut App, text: &str) -> CommandResult {
-    Ok(app.arrive(instrument(text.trim())?.name()))
+    app.set_focus(Pane::Figure(instrument(text.trim())?.name()));
+    Ok(vec![])
 }
 
 /// The instrument that says how probable answers are.
@@ -479,6 +481,9 @@ fn difference(app: &mut App, _: &str) -> CommandResult {
         );
     }
     app.difference = !app.difference;
+    if app.difference && app.same_prompt_as_reference() && app.history.active() > 0 {
+        app.inform("the kept text has the same prompt, and both are read under the edits that are on: forget it with V, and D shows what the edits do");
+    }
     Ok(if app.difference {
         app.ask_unedited()
     } else {

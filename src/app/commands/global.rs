@@ -2,14 +2,15 @@
 //!
 //! Invariant: quitting never loses the session file. To add a command, add a row.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::{CommandResult, Context, Unavailable, has_model};
+use super::{CommandResult, Context, Unavailable, has_model, needs};
 use crate::app::layout::{Pane, Zoom};
 use crate::app::session::kept;
 use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
+use crate::model::known::is_model;
 
 rows! {
     "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter runs the selected command", hint "help";
@@ -35,7 +36,17 @@ rows! {
 fn models(app: &mut App, argument: &str) -> CommandResult {
     match argument.trim() {
         "" => Ok(app.ask_models()),
-        argument => app.open_model(argument),
+        argument => {
+            // What lies here and is no model is said before the present one makes room.
+            let path = Path::new(argument);
+            needs(
+                !path.exists() || is_model(path),
+                format!(
+                    "`{argument}` is no model: it is neither a folder with config.json nor a .gguf file"
+                ),
+            )?;
+            app.open_model(argument)
+        }
     }
 }
 

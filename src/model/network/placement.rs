@@ -54,7 +54,9 @@ impl Placement {
             );
             return Err(Error::argument("--split", given(), expected));
         }
-        let total: usize = counts.iter().sum();
+        let total = counts
+            .iter()
+            .fold(0usize, |all, own| all.saturating_add(*own));
         if total != blocks || counts.contains(&0) {
             let expected = format!(
                 "{} numbers above 0 that add up to the model's {blocks} blocks (these add up to {total}), such as {}",
@@ -187,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_split_that_does_not_fit_is_refused_with_one_that_does() {
-        for counts in [&[3, 3][..], &[7], &[7, 0], &[2, 2, 3]] {
+        for counts in [&[3, 3][..], &[usize::MAX, 1, 7], &[7], &[7, 0], &[2, 2, 3]] {
             let error = Placement::split(cpus(2), counts, 7)
                 .unwrap_err()
                 .to_string();
