@@ -127,14 +127,16 @@ impl App {
         width.saturating_sub(3) / 2
     }
 
-    /// Whether the kept text begins with the same prompt as the one that is shown.
-    pub(super) fn same_prompt_as_reference(&self) -> bool {
+    /// Says that a difference from the kept text is none of the edits, where both have the same prompt and edits are on.
+    pub(super) fn say_if_same_prompt(&mut self) {
         let prompt = |text: &Transcript| -> Vec<u32> {
             let tokens = text.tokens.iter().take(text.prompt);
             tokens.map(|token| token.id).collect()
         };
         let kept = self.reference.as_ref().map(prompt);
-        kept.is_some_and(|kept| kept == prompt(&self.transcript))
+        if kept.is_some_and(|kept| kept == prompt(&self.transcript)) && self.history.active() > 0 {
+            self.inform("the kept text has the same prompt, and both are read under the edits that are on: forget it with V, and D shows what the edits do");
+        }
     }
 
     /// The beginning of the kept text's prompt, for titles.

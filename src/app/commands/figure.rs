@@ -481,14 +481,11 @@ fn difference(app: &mut App, _: &str) -> CommandResult {
         );
     }
     app.difference = !app.difference;
-    if app.difference && app.same_prompt_as_reference() && app.history.active() > 0 {
-        app.inform("the kept text has the same prompt, and both are read under the edits that are on: forget it with V, and D shows what the edits do");
+    if !app.difference {
+        return Ok(vec![]);
     }
-    Ok(if app.difference {
-        app.ask_unedited()
-    } else {
-        vec![]
-    })
+    app.say_if_same_prompt();
+    Ok(app.ask_unedited())
 }
 
 fn copy(app: &mut App, _: &str) -> CommandResult {

@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_split_that_does_not_fit_is_refused_with_one_that_does() {
-        for counts in [&[3, 3][..], &[usize::MAX, 1, 7], &[7], &[7, 0], &[2, 2, 3]] {
+        for counts in [&[3, 3][..], &[usize::MAX, 8], &[7], &[7, 0], &[2, 2, 3]] {
             let error = Placement::split(cpus(2), counts, 7)
                 .unwrap_err()
                 .to_string();
