@@ -98,10 +98,25 @@ pub fn pair(
     let end = left.len().max(from + right.len());
     let both = |position: usize| {
         let index = position.checked_sub(from);
-        [left.get(position), index.and_then(|i| right.get(i))]
+        let other = index.and_then(|i| right.get(i));
+        [left.get(position), other].map(|piece| piece.map(String::as_str))
     };
+    lines_of_two(from..end, both, breaks, width, most)
+}
+
+/// Lines of two texts as ranges of places, of each of which `both` gives what either text has there: each side fits into `width` columns, no
+/// line has more than `most` places, and a place in `breaks` starts a new line. A line ends after a line break, and before a word if that
+/// is near.
+pub(super) fn lines_of_two<'a>(
+    places: Range<usize>,
+    both: impl Fn(usize) -> [Option<&'a str>; 2],
+    breaks: &[usize],
+    width: usize,
+    most: usize,
+) -> Vec<Range<usize>> {
+    let Range { start: from, end } = places;
     // A line break is shown as one column.
-    let wide = |piece: Option<&String>| {
+    let wide = |piece: Option<&str>| {
         piece.map_or(0, |p| {
             if p.contains('\n') {
                 text::width(&p.replace('\n', "⏎"))

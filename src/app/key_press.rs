@@ -158,7 +158,7 @@ impl App {
     }
 
     /// The effects of a command; an error becomes a notice.
-    fn settle(&mut self, outcome: CommandResult) -> Vec<Effect> {
+    pub(super) fn settle(&mut self, outcome: CommandResult) -> Vec<Effect> {
         outcome.unwrap_or_else(|Unavailable(why)| {
             self.warn(why);
             Vec::new()

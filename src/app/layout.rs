@@ -77,6 +77,11 @@ pub enum Pane {
 }
 
 impl LayoutRequest {
+    /// Whether the height of the text follows from its length; else those of cell and edits follow from what they hold.
+    pub fn divides_by_text(&self) -> bool {
+        self.size.0 < 100 || self.zoom != Zoom::Normal
+    }
+
     /// Chooses a figure. Where there is room for several, the one chosen before it moves below it.
     pub fn choose(&mut self, slot: PaneName) {
         self.figure = slot;
@@ -151,6 +156,17 @@ pub struct Resized {
     pub columns: i16,
     /// Rows of the text.
     pub rows: i16,
+}
+
+impl Resized {
+    /// With so many more columns and rows.
+    #[must_use]
+    pub fn by(self, columns: i16, rows: i16) -> Self {
+        Self {
+            columns: self.columns.saturating_add(columns),
+            rows: self.rows.saturating_add(rows),
+        }
+    }
 }
 
 /// A size with what the user has given to it, between two limits; the upper one yields.
@@ -324,7 +340,7 @@ fn left_side(left: Area, wish: &LayoutRequest) -> Vec<(Pane, Area)> {
     let cell = (cell.unwrap_or(16) + 2).clamp(5, (left.height * 2 / 5).max(5));
     let low = resized(
         edits + cell,
-        -wish.resized.rows,
+        wish.resized.rows.saturating_neg(),
         7,
         left.height.saturating_sub(5),
     );
@@ -400,7 +416,7 @@ mod tests {
 
         #[test]
         fn panes_fill_the_screen_without_overlap(width in 0u16..260, height in 0u16..90, focus in pane(), zoom in 0..3, tour: bool,
-            text in 0u16..300, cell in 0u16..40, edits in 0u16..40, columns in -200i16..200, more in -60i16..60) {
+            text in 0u16..300, cell in 0u16..40, edits in 0u16..40, columns: i16, more: i16) {
             let zoom = [Zoom::Normal, Zoom::Wide, Zoom::Full][zoom as usize];
             let beside = if focus == Pane::Transcript { Pane::Cell } else { focus };
             let wish = LayoutRequest { size: (width, height), focus, last_side_pane: beside, first: "lens", figure: "lens", second: "neurons", third: "patchscope", zoom,

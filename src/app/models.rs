@@ -3,9 +3,11 @@
 //! Invariant: the session of the model before is finished and kept; panes, theme, history and the last prompt stay, so that `R` runs the
 //! same prompt on the new model. To keep something else, add it to [`App::open_model`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::commands::{CommandResult, command};
+use super::cursor::Cursor;
 use super::palette::{PaletteItem, PaletteList};
 use super::session::lines::ScreenLine;
 use super::{App, AppSettings, Effect};
@@ -44,21 +46,9 @@ impl App {
         self.open_listing(PaletteList::Picker, "models", items);
     }
 
-    /// Opens another model in place of the present one, whose session is kept.
-    pub(super) fn open_model(&mut self, argument: &str) -> CommandResult {
-        if argument == self.settings.model && self.model.is_some() {
-            return Err("this model is loaded already".into());
-        }
-        let unkept = self.finish_session();
-        let at_work = self.model.is_some() || self.loading.is_some();
-        let options = &self.settings.options;
-        let settings = AppSettings {
-            model: argument.to_string(),
-            // The type of the weights was chosen for another model.
-            options: Options {
-                dtype: None,
-                ..options.clone()
-            },
+    /// The settings, without what was asked for at the start: for another session or model.
+    pub(super) fn settings_of_another(&self) -> AppSettings {
+        AppSettings {
             prompt: None,
             presets: Vec::new(),
             edits: Vec::new(),
@@ -66,33 +56,62 @@ impl App {
             labels: None,
             resume: None,
             tour: false,
-            sampling: self.history.sampling(),
             ..self.settings.clone()
+        }
+    }
+
+    /// Finishes the session and begins with these settings; returns what was before. The screen's size, the time and the notices go on.
+    pub(super) fn begin_another(&mut self, settings: AppSettings) -> Self {
+        let unkept = self.finish_session();
+        let mut before = std::mem::replace(self, Self::at_start(settings));
+        self.layout.size = before.layout.size;
+        self.revision = before.revision + 1;
+        self.now = before.now;
+        self.notices = std::mem::take(&mut before.notices);
+        if let Some(unkept) = unkept {
+            self.warn_loudly(unkept);
+        }
+        before
+    }
+
+    /// Opens another model in place of the present one, whose session is kept.
+    pub(super) fn open_model(&mut self, argument: &str) -> CommandResult {
+        if argument == self.settings.model && self.model.is_some() {
+            return Err("this model is loaded already".into());
+        }
+        let at_work = self.model.is_some() || self.loading.is_some();
+        let settings = AppSettings {
+            model: argument.to_string(),
+            // The type of the weights, and which device has which blocks, was chosen for another model.
+            options: Options {
+                dtype: None,
+                split: Vec::new(),
+                ..self.settings.options.clone()
+            },
+            sampling: self.history.sampling(),
+            ..self.settings_of_another()
         };
+        // What is about the model before, or numbers its tokens, does not stay.
         let screen = ScreenLine {
-            arguments: std::collections::BTreeMap::new(),
+            arguments: BTreeMap::new(),
+            views: BTreeMap::new(),
             marks: Vec::new(),
             examples: Vec::new(),
             selected: 0,
             difference: false,
             compare: false,
-            cursor: super::Cursor::default(),
+            cursor: Cursor::default(),
+            reference: Vec::new(),
+            reference_prompt: 0,
             ..self.screen_line()
         };
-        let before = std::mem::replace(self, Self::at_start(settings));
+        let before = self.begin_another(settings);
         self.restore_screen(&screen);
-        self.layout.size = before.layout.size;
-        self.revision = before.revision + 1;
-        self.now = before.now;
-        self.notices = before.notices;
         // A text is one for every model; ids and spliced tokens are not.
         self.last = before.last.filter(|last| match last {
             PromptSource::Text(_) | PromptSource::Chat(_) | PromptSource::Messages(_) => true,
             PromptSource::Ids(_) | PromptSource::Spliced { .. } => false,
         });
-        if let Some(unkept) = unkept {
-            self.warn_loudly(unkept);
-        }
         if self.last.is_some() {
             self.inform("R runs the last prompt on this model");
         }
@@ -149,4 +168,40 @@ fn in_words(model: &KnownModel, present: bool) -> String {
     }
     said.retain(|part| !part.is_empty());
     said.join(" · ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_chosen_for_one_model_is_not_for_another() {
+        let options = Options {
+            dtype: Some("f16".into()),
+            device: Some("cpu:0-1".into()),
+            split: vec![5, 3],
+            context: Some(64),
+            ..Options::default()
+        };
+        let (mut app, _) = App::new(AppSettings {
+            options,
+            theme: "nord".into(),
+            ..AppSettings::default()
+        });
+        let effects = app.open_model("/models/other.gguf").unwrap();
+        let load = effects.iter().find_map(|effect| {
+            if let Effect::Ask(Request::Load { model, options }) = effect {
+                Some((model.as_str(), options))
+            } else {
+                None
+            }
+        });
+        let (model, options) = load.unwrap();
+        assert_eq!(model, "/models/other.gguf");
+        assert_eq!((&options.dtype, options.split.is_empty()), (&None, true));
+        assert_eq!(options.device.as_deref(), Some("cpu:0-1"));
+        assert_eq!(options.context, Some(64));
+        assert_eq!(app.settings.theme, "nord");
+    }
 }

@@ -5,35 +5,55 @@
 use super::App;
 use super::layout::{self, Arrangement, ContentRows, LayoutRequest, Pane};
 
+fn rows(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
 impl App {
     /// The areas of all panes; none if the screen is too small.
     pub fn arrangement(&self) -> Option<Arrangement> {
+        let rows = if self.layout.divides_by_text() {
+            ContentRows {
+                text: self.text_rows(),
+                edits: self.edit_rows(),
+                ..ContentRows::default()
+            }
+        } else {
+            ContentRows {
+                cell: self.cell_rows(),
+                edits: self.edit_rows(),
+                ..ContentRows::default()
+            }
+        };
         let wish = LayoutRequest {
-            rows: self.content_rows(),
+            rows,
             ..self.layout
         };
         layout::arrange(&wish, self.tour.is_some())
     }
 
-    /// How many rows the contents of the panes have.
-    fn content_rows(&self) -> ContentRows {
-        let count = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+    /// How many rows the text has at the width of the screen; as many as there can be where it is long, or something else is in its place.
+    fn text_rows(&self) -> u16 {
         let width = usize::from(self.layout.size.0).saturating_sub(3).max(1);
-        // Of a long text it is enough to know that it is long.
         let long = self.transcript.tokens.len() > 16 * width;
-        let text = if long || self.writing || self.choosing() || self.compare {
-            u16::MAX
-        } else {
-            count(self.transcript.wrap(width).len() + self.transcript.boundaries.len())
-        };
+        if long || self.writing || self.choosing() || self.compare {
+            return u16::MAX;
+        }
+        rows(self.transcript.wrap(width).len() + self.transcript.boundaries.len())
+    }
+
+    fn edit_rows(&self) -> u16 {
         let edits = self.history.edits().iter().enumerate();
         let edits = edits.map(|(i, edit)| match (edit.on, i == self.history.selected) {
             (false, _) => 1,
             (true, false) => 3,
             (true, true) => 5,
         });
-        let edits: usize = edits.sum();
-        let cell = self.cell_under_cursor().map_or(3, |cell| {
+        rows(edits.sum::<usize>().max(3))
+    }
+
+    fn cell_rows(&self) -> u16 {
+        rows(self.cell_under_cursor().map_or(3, |cell| {
             let story = if cell.story.is_some() { 2 } else { 0 };
             let bars = cell.more.len() + usize::from(cell.axis.is_some());
             let at = cell
@@ -41,12 +61,7 @@ impl App {
                 .position
                 .map_or(self.cursor.position, |p| p as usize);
             3 + story + bars + cell.entries.len() + self.transcript.fired_at(at).len()
-        });
-        ContentRows {
-            text,
-            cell: count(cell),
-            edits: count(edits.max(3)),
-        }
+        }))
     }
 
     /// The panes in the order of Tab.

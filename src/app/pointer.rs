@@ -3,6 +3,7 @@
 //! Invariant: it does nothing that keys do not, and nothing while an overlay or the prompt has them. What stands where is said by the part that
 //! draws, in [`Pointer::what`]. To let it point at something else, add a variant of [`PointedAt`].
 
+use super::commands::edits::toggle_number;
 use super::cursor::{CursorMove, FigureCell};
 use super::layout::{Area, Pane};
 use super::{App, Effect};
@@ -121,11 +122,8 @@ impl App {
             PointedAt::Edit(index, switch) => {
                 self.history.selected = index.min(self.history.edits().len().saturating_sub(1));
                 if switch {
-                    return self.edit(|edits| {
-                        if let Some(edit) = edits.get_mut(index) {
-                            edit.on = !edit.on;
-                        }
-                    });
+                    let outcome = toggle_number(self, index + 1);
+                    return self.settle(outcome);
                 }
             }
         }
@@ -138,10 +136,10 @@ impl App {
         };
         let by = |to: u16, from: u16| (i32::from(to) - i32::from(from)) as i16;
         let before = (self.layout.resized, self.arrangement());
-        match border {
-            Border::Side => self.layout.resized.columns += by(at.0, from.0),
-            Border::Text => self.layout.resized.rows += by(at.1, from.1),
-        }
+        self.layout.resized = match border {
+            Border::Side => before.0.by(by(at.0, from.0), 0),
+            Border::Text => before.0.by(0, by(at.1, from.1)),
+        };
         if self.arrangement() == before.1 {
             // The border is as far as it goes, and waits there for the mouse.
             self.layout.resized = before.0;

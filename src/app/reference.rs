@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::App;
+use super::baseline::lines_of_two;
 use super::commands::CommandResult;
 use super::transcript::Transcript;
 use crate::engine::{FigureRequest, OtherText, PaneName};
@@ -15,9 +16,6 @@ use crate::figure::alignment::align;
 use crate::instruments::params::ParamKind;
 use crate::instruments::{Arguments, instrument};
 use crate::text;
-
-/// How many tokens a line may end earlier so that no word is cut.
-const WORD: usize = 5;
 
 /// Tokens of the kept text and of the shown one, in pairs.
 pub type TokenPairs = Vec<(Option<usize>, Option<usize>)>;
@@ -28,10 +26,9 @@ impl App {
         if self.transcript.busy() {
             return Err("the text is being written; wait until it is done".into());
         }
-        let ids = |text: &Transcript| -> Vec<u32> { text.tokens.iter().map(|t| t.id).collect() };
-        let kept = self.reference.as_ref().map(&ids);
+        let kept = self.reference.as_ref().map(Transcript::ids);
         self.forget_comparisons();
-        if kept.is_some_and(|kept| kept == ids(&self.transcript)) {
+        if kept.is_some_and(|kept| kept == self.transcript.ids()) {
             self.reference = None;
             self.inform("no text is kept any more; D and b compare with the unedited run");
         } else {
@@ -53,8 +50,7 @@ impl App {
     /// The tokens of the kept text and of the one that is shown, in pairs that stand for each other; none without a kept text.
     pub fn aligned(&self) -> Option<TokenPairs> {
         let kept = self.reference.as_ref()?;
-        let ids = |text: &Transcript| -> Vec<u32> { text.tokens.iter().map(|t| t.id).collect() };
-        Some(align(&ids(kept), &ids(&self.transcript)))
+        Some(align(&kept.ids(), &self.transcript.ids()))
     }
 
     /// For positions of the shown text those of the kept one that stand for them; none without a kept text.
@@ -71,55 +67,14 @@ impl App {
             return Vec::new();
         };
         let pairs = self.aligned().unwrap_or_default();
-        let piece = |text: &Transcript, at: Option<usize>| -> String {
-            let piece = at.and_then(|at| text.pieces.get(at).cloned());
-            piece.unwrap_or_default().replace('\n', "⏎")
+        let both = |at: usize| {
+            let (a, b) = pairs[at];
+            let left = a.and_then(|a| kept.pieces.get(a));
+            let right = b.and_then(|b| self.transcript.pieces.get(b));
+            [left, right].map(|piece| piece.map(String::as_str))
         };
-        let both = |pair: &(Option<usize>, Option<usize>)| {
-            [piece(kept, pair.0), piece(&self.transcript, pair.1)]
-        };
-        let mut lines: Vec<TokenPairs> = Vec::new();
-        let mut line: TokenPairs = Vec::new();
-        let mut used = [0, 0];
-        for pair in pairs {
-            let wide = both(&pair).map(|piece| text::width(&piece));
-            if used
-                .iter()
-                .zip(wide)
-                .any(|(used, wide)| used + wide > width)
-                && !line.is_empty()
-            {
-                let near = line.len().saturating_sub(WORD).max(1);
-                let begins = |pair: &(Option<usize>, Option<usize>)| {
-                    both(pair)
-                        .iter()
-                        .all(|p| p.is_empty() || p.starts_with(' '))
-                };
-                let here = begins(&pair);
-                let cut = (near..line.len()).rev().find(|i| begins(&line[*i]));
-                let rest = match cut.filter(|_| !here) {
-                    Some(cut) => line.split_off(cut),
-                    None => Vec::new(),
-                };
-                lines.push(std::mem::replace(&mut line, rest));
-                used = [0, 0];
-                for pair in &line {
-                    let wide = both(pair).map(|piece| text::width(&piece));
-                    used = [used[0] + wide[0], used[1] + wide[1]];
-                }
-            }
-            used = [used[0] + wide[0], used[1] + wide[1]];
-            let ends = both(&pair).iter().any(|piece| piece.ends_with('⏎'));
-            line.push(pair);
-            if ends {
-                lines.push(std::mem::take(&mut line));
-                used = [0, 0];
-            }
-        }
-        if !line.is_empty() {
-            lines.push(line);
-        }
-        lines
+        let lines = lines_of_two(0..pairs.len(), both, &[], width, usize::MAX);
+        lines.into_iter().map(|line| pairs[line].to_vec()).collect()
     }
 
     /// The columns of each of two texts side by side.
@@ -129,9 +84,10 @@ impl App {
 
     /// Says that a difference from the kept text is none of the edits, where both have the same prompt and edits are on.
     pub(super) fn say_if_same_prompt(&mut self) {
-        let prompt = |text: &Transcript| -> Vec<u32> {
-            let tokens = text.tokens.iter().take(text.prompt);
-            tokens.map(|token| token.id).collect()
+        let prompt = |text: &Transcript| {
+            let mut ids = text.ids();
+            ids.truncate(text.prompt);
+            ids
         };
         let kept = self.reference.as_ref().map(prompt);
         if kept.is_some_and(|kept| kept == prompt(&self.transcript)) && self.history.active() > 0 {
@@ -178,7 +134,7 @@ impl App {
             unedited: false,
             until,
             other: Some(OtherText {
-                tokens: kept.tokens.iter().map(|token| token.id).collect(),
+                tokens: kept.ids(),
                 prompt: kept.prompt,
             }),
             ..question

@@ -74,6 +74,11 @@ impl Transcript {
         }
     }
 
+    /// The ids of its tokens.
+    pub fn ids(&self) -> Vec<u32> {
+        self.tokens.iter().map(|token| token.id).collect()
+    }
+
     /// Appends a generated token.
     pub fn push(&mut self, token: Token, mode: BaselineMode) {
         if token.position < self.tokens.len() {

@@ -447,7 +447,8 @@ impl App {
         let (mut problem, mut anew, mut failed, mut saved) = (None, false, None, None);
         let title = figure.title.clone();
         let text = self.text_excerpt();
-        let counterparts = self.counterparts();
+        let two = unedited || self.shown.get(slot).is_some_and(|s| s.unedited.is_some());
+        let counterparts = two.then(|| self.counterparts()).flatten();
         self.change_figure(slot, |s| {
             s.working = None;
             failed = s.failed.take();
@@ -506,7 +507,7 @@ impl App {
     /// Columns that are there already, with the layers that were left for later.
     fn receive_completed(&mut self, slot: PaneName, column: Column) {
         let again = self.shown.get(slot).is_some_and(|s| s.difference.is_some());
-        let counterparts = self.counterparts();
+        let counterparts = again.then(|| self.counterparts()).flatten();
         self.change_figure(slot, |s| {
             if let (Some(figure), Ok(of)) = (&mut s.figure, instrument(slot)) {
                 complete(of, figure, column);

@@ -11,7 +11,7 @@ use super::{AxisLabel, Body, Cell, Figure, Grid};
 use crate::error::{Error, Result};
 
 /// The most pairs of tokens that are compared one by one between what two texts begin and end with in common.
-const MOST: usize = 4_000_000;
+const MOST: usize = 1_000_000;
 
 /// The positions of two texts that stand for each other: what they begin and end with in common, and between them a longest common
 /// subsequence; where as many differ on both sides between two such, these stand for each other too (`France` and `Japan`).
@@ -208,10 +208,8 @@ impl Figure {
             body,
             ..other.clone()
         };
-        let mut out = self.minus(&aligned)?;
-        // What `minus` says of edited runs is not so here.
-        out.notes.pop();
-        out.notes.push("this prompt minus the other one, at the tokens that stand for each other; – where there is none".into());
+        let said = "this prompt minus the other one, at the tokens that stand for each other; blank where there is none";
+        let mut out = self.less(&aligned, said)?;
         out.name_both(other, positions);
         out.leave_out_what_is_alone();
         Ok(out)

@@ -12,6 +12,14 @@ use crate::error::{Error, Result};
 impl Figure {
     /// This figure minus a baseline of the same shape.
     pub fn minus(&self, baseline: &Self) -> Result<Self> {
+        self.less(
+            baseline,
+            "edited run minus the unedited run of the same tokens",
+        )
+    }
+
+    /// The same, with a note that says of what it is the difference.
+    pub(super) fn less(&self, baseline: &Self, said: &str) -> Result<Self> {
         let body = match (&self.body, &baseline.body) {
             (Body::Grid(a), Body::Grid(b)) => Body::Grid(of_grids(a, b)?),
             (Body::Series(a), Body::Series(b)) if a.style == b.style => {
@@ -49,7 +57,7 @@ impl Figure {
             }
         };
         let mut notes = self.notes.clone();
-        notes.push("edited run minus the unedited run of the same tokens".into());
+        notes.push(said.into());
         let mut provenance = self.provenance.clone();
         provenance.texts.extend(baseline.provenance.texts.clone());
         Ok(Self {

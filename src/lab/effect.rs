@@ -181,6 +181,20 @@ pub struct EffectDirections {
     pub shares: Vec<f32>,
 }
 
+impl EffectDirections {
+    /// Those of no target yet, at rows of the final stream.
+    pub(super) fn at(last: &Tensor, scale: EffectScale) -> Self {
+        Self {
+            scale,
+            targets: Vec::new(),
+            after_norm: last.clone(),
+            values: Vec::new(),
+            biases: Vec::new(),
+            shares: Vec::new(),
+        }
+    }
+}
+
 /// Of which weighted sum of logits each target is, at some rows of the final stream.
 #[derive(Clone, Debug)]
 pub struct EffectWeights {
@@ -343,14 +357,7 @@ impl Lab {
             return self.effect_directions_on_device(last, targets, scale);
         }
         let count = last.dim(0)?;
-        let mut out = EffectDirections {
-            scale,
-            targets: Vec::new(),
-            after_norm: last.clone(),
-            values: Vec::new(),
-            biases: Vec::new(),
-            shares: Vec::new(),
-        };
+        let mut out = EffectDirections::at(last, scale);
         let mut directions = Vec::new();
         // A row of logits and one of weights.
         let most = self.room(8 * model.card.vocab);

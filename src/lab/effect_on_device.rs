@@ -34,14 +34,7 @@ impl Lab {
     ) -> Result<EffectDirections> {
         let model = &self.model;
         let count = last.dim(0)?;
-        let mut out = EffectDirections {
-            scale,
-            targets: Vec::new(),
-            after_norm: last.clone(),
-            values: Vec::new(),
-            biases: Vec::new(),
-            shares: Vec::new(),
-        };
+        let mut out = EffectDirections::at(last, scale);
         let (mut directions, mut numbers) = (Vec::new(), Vec::new());
         // A row of logits and what becomes of it on the way to weights.
         let most = self.room(24 * model.card.vocab);

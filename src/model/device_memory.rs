@@ -197,7 +197,8 @@ pub fn sentence(shares: &[DeviceShare]) -> String {
 mod tests {
     use super::*;
     use crate::model::network::families::FAMILIES;
-    use candle_core::{DType, Device};
+    use crate::model::network::placement::tests::cpus;
+    use candle_core::DType;
 
     fn blueprint(blocks: usize, vocab: usize) -> Blueprint {
         let family = FAMILIES.iter().find(|f| f.name == "llama").unwrap();
@@ -215,14 +216,6 @@ mod tests {
             context: 64,
             stored: None,
         }
-    }
-
-    fn cpus(count: usize) -> Vec<NamedDevice> {
-        let one = |number| NamedDevice {
-            name: format!("cpu:{number}"),
-            device: Device::Cpu,
-        };
-        (0..count).map(one).collect()
     }
 
     #[test]

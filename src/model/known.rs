@@ -74,8 +74,13 @@ fn demo() -> Option<KnownModel> {
 }
 
 /// Whether a path is that of a model: a folder in Hugging Face layout, or a GGUF file.
-pub fn is_model(path: &Path) -> bool {
+fn is_model(path: &Path) -> bool {
     (path.is_file() && is_gguf(path)) || (path.is_dir() && path.join("config.json").is_file())
+}
+
+/// Whether a path can be opened as a model: one, or a folder that holds a GGUF file.
+pub fn opens(path: &Path) -> bool {
+    is_model(path) || models_in(path).iter().any(|held| held.is_file())
 }
 
 /// The folders in Hugging Face layout and the GGUF files in a folder, by name.

@@ -9,6 +9,7 @@ use lmscope::engine::{
 use lmscope::figure::{Body, Figure};
 use lmscope::instruments::{Arguments, complete, grow, instrument};
 use lmscope::lab::prompt_list;
+use lmscope::model::known::opens;
 use lmscope::model::load::Options;
 use serde_json::json;
 
@@ -814,6 +815,10 @@ fn models_of_a_folder_are_listed_with_what_they_are() {
             (name.to_string_lossy().into_owned(), m.family.clone())
         })
         .collect();
+    // What the command line opens, :models opens too: also a folder that holds a GGUF file.
+    let path = folder.path();
+    assert!(opens(path) && opens(&half) && opens(&path.join("small.gguf")));
+    assert!(!opens(&path.join("notes.txt")));
     assert_eq!(here[0].0, "half");
     assert_eq!(here[1], ("small.gguf".to_string(), "gguf".to_string()));
     assert_eq!(here.len(), 2);

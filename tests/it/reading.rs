@@ -178,6 +178,15 @@ fn a_figure_says_which_positions_it_holds() {
         before.contains(" of 20-29") || before.contains("position 26-29"),
         "{before}"
     );
+    // Beside the cells stands the rank of the answer of the cursor's column, at every layer: the best one has the longest bar.
+    assert!(before.contains("rank of ␣Paris"), "{before}");
+    let bar = |layer: char| {
+        let row = before
+            .lines()
+            .find(|row| row.contains(&format!("│{layer}  ")));
+        row.unwrap().matches('█').count()
+    };
+    assert!(bar('7') > bar('3') && bar('3') > bar('0'), "{before}");
     press(&mut app, "g g");
     assert_eq!(app.cursor_focus("lens"), CursorFocus::Outside(20, 29));
     assert!(

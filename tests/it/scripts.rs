@@ -159,6 +159,11 @@ fn update(words: &str) -> Update {
             slot: Some("saliency"),
             message: rest.into(),
         },
+        "unedited-neurons" => Update::Figure {
+            slot: "neurons",
+            unedited: true,
+            figure: Box::new(neurons(0, number(rest))),
+        },
         "unedited-lens" => Update::Figure {
             slot: "lens",
             unedited: true,

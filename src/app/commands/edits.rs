@@ -136,7 +136,8 @@ fn toggle(app: &mut App, text: &str) -> CommandResult {
     toggle_number(app, number)
 }
 
-fn toggle_number(app: &mut App, number: usize) -> CommandResult {
+/// Turns the edit with this number, from 1 on, on or off.
+pub(in crate::app) fn toggle_number(app: &mut App, number: usize) -> CommandResult {
     let count = app.history.edits().len();
     let Some(index) = number.checked_sub(1).filter(|i| *i < count) else {
         return Err(Unavailable(format!(

@@ -10,7 +10,7 @@ use crate::app::session::kept;
 use crate::app::session::recorded::RecordedSession;
 use crate::app::{App, Effect, Overlay};
 use crate::engine::Request;
-use crate::model::known::is_model;
+use crate::model::known::opens;
 
 rows! {
     "help" ["?" "F1"] |app, _| { app.open_help(); Ok(vec![]) }, "shows what can be done here; Enter runs the selected command", hint "help";
@@ -40,9 +40,9 @@ fn models(app: &mut App, argument: &str) -> CommandResult {
             // What lies here and is no model is said before the present one makes room.
             let path = Path::new(argument);
             needs(
-                !path.exists() || is_model(path),
+                !path.exists() || opens(path),
                 format!(
-                    "`{argument}` is no model: it is neither a folder with config.json nor a .gguf file"
+                    "`{argument}` is no model: it is neither a folder with config.json or a .gguf file, nor such a file"
                 ),
             )?;
             app.open_model(argument)

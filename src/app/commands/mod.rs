@@ -15,7 +15,7 @@ macro_rules! rows {
 }
 
 mod directions;
-mod edits;
+pub(in crate::app) mod edits;
 mod experiment;
 mod figure;
 mod find;

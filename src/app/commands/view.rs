@@ -49,8 +49,7 @@ fn resize(app: &mut App, columns: i16, rows: i16) -> CommandResult {
     };
     let before = app.arrangement();
     let had = app.layout.resized;
-    app.layout.resized.columns += side * columns;
-    app.layout.resized.rows += text * rows;
+    app.layout.resized = had.by(side * columns, text * rows);
     if app.arrangement() == before {
         app.layout.resized = had;
         app.inform("The border is as far as it goes.");

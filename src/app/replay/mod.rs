@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use super::history::Experiment;
 use super::session::lines::ScreenLine;
 use super::session::recorded::RecordedSession;
-use super::{App, AppSettings, Effect, FigureProgress, mark, screen_state};
+use super::{App, Effect, FigureProgress, mark, screen_state};
 use crate::edit::Edit;
 use crate::engine::{Mode, PaneName, PromptSource, Request, Update};
 use crate::instruments::instrument;
@@ -301,17 +301,7 @@ impl Replay {
 impl App {
     /// Opens a session in place of the present one, which is kept.
     pub(super) fn open_session(&mut self, recorded: RecordedSession) -> Vec<Effect> {
-        let unkept = self.finish_session();
-        let mut settings = AppSettings {
-            prompt: None,
-            presets: Vec::new(),
-            edits: Vec::new(),
-            dictionaries: Vec::new(),
-            labels: None,
-            resume: None,
-            tour: false,
-            ..self.settings.clone()
-        };
+        let mut settings = self.settings_of_another();
         let load = recorded.requests.iter().find_map(|row| {
             if let Request::Load { model, options } = &row.request {
                 Some((model, options))
@@ -337,16 +327,8 @@ impl App {
             settings.options.context = own.context.or(then.context);
         }
         let folder = settings.session.clone();
-        let session = self.session.to_replay(folder, &recorded.path);
-        let before = std::mem::replace(self, Self::at_start(settings));
-        self.session = session;
-        self.layout.size = before.layout.size;
-        self.revision = before.revision + 1;
-        self.now = before.now;
-        self.notices = before.notices;
-        if let Some(unkept) = unkept {
-            self.warn_loudly(unkept);
-        }
+        let before = self.begin_another(settings);
+        self.session = before.session.to_replay(folder, &recorded.path);
         let prompts = recorded.requests.iter().filter_map(|row| {
             if let Request::Generate { prompt, .. } = &row.request {
                 Some(prompt)

@@ -134,12 +134,11 @@ mod tests {
     use super::super::lines::{of_request, of_screen};
     use super::*;
     use crate::app::cursor::Cursor;
-    use crate::app::layout::Zoom;
+    use crate::app::layout::{Resized, Zoom};
     use crate::app::{Density, TokenTint};
     use crate::edit::Edit;
     use crate::edit::unit_set::UnitSet;
-    use crate::engine::OtherText;
-    use crate::engine::{FigureRequest, Mode, PromptSource};
+    use crate::engine::{FigureRequest, Mode, OtherText, PromptSource, Token};
     use crate::instruments::Arguments;
     use crate::lab::sample::Sampling;
     use crate::lab::writer::BaselineMode;
@@ -247,6 +246,24 @@ mod tests {
     fn the_screen_comes_back() {
         let screen = ScreenLine {
             focus: "lens".into(),
+            third: "residual".into(),
+            resized: Resized {
+                columns: 8,
+                rows: -2,
+            },
+            folded: true,
+            reference: vec![Token {
+                position: 0,
+                id: 7,
+                bytes: b" a".to_vec(),
+                special: false,
+                logprob: None,
+                rank: None,
+                kl: None,
+                fired: Vec::new(),
+                other: None,
+            }],
+            reference_prompt: 1,
             zoom: Zoom::Wide,
             tint: TokenTint::Surprisal,
             density: Density::Colour,

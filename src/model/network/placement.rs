@@ -165,10 +165,11 @@ fn example(blocks: usize, devices: usize) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn cpus(count: usize) -> Vec<NamedDevice> {
+    /// Logical devices of the CPU.
+    pub(crate) fn cpus(count: usize) -> Vec<NamedDevice> {
         let one = |number| NamedDevice {
             name: format!("cpu:{number}"),
             device: Device::Cpu,

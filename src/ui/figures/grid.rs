@@ -221,8 +221,13 @@ impl GridPainter<'_> {
         else {
             return;
         };
-        let most = story.ranks.iter().copied().max().unwrap_or(1).max(100);
-        let share = 1.0 - (held.max(1) as f32).ln() / (most as f32 + 1.0).ln();
+        // As long as the cells are bright, where these show ranks; else on the scale of this column's.
+        let worst = story.ranks.iter().copied().max().unwrap_or(1).max(100) as f32;
+        let scale = match self.grid.scale {
+            Scale::Rank { .. } => self.grid.scale,
+            Scale::Unit | Scale::Range { .. } | Scale::Diverging { .. } => Scale::Rank { worst },
+        };
+        let share = scale.place(held as f32);
         let x = usize::from(self.area.right()) - self.plan.strip + 1;
         let number = rank(held as f32, 6);
         let number = format!("{number:>6} ");
