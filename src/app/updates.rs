@@ -483,7 +483,8 @@ impl App {
         if let Some(file) = saved {
             self.inform(format!("written: {file} ({title})"));
         }
-        if let Some(problem) = problem.filter(|_| self.difference) {
+        // Of a kept text its own figure is shown then, and the reason stands below it.
+        if let Some(problem) = problem.filter(|_| self.difference && self.reference.is_none()) {
             self.warn(problem);
         }
         if anew && self.difference && slot == self.layout.figure {

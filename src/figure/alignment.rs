@@ -201,7 +201,7 @@ impl Figure {
                     "it is `{}` in this prompt and `{}` in the other one",
                     value[0], value[1]
                 ),
-                next: "Name a token that both are read for with o".into(),
+                next: "The figure of the other prompt is shown instead; o names a token that both are read for".into(),
             });
         }
         let aligned = Self {
